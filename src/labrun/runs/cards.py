@@ -1,16 +1,16 @@
-"""A model's card, `outputs/model.json`: what a saved model is, how it is loaded, and what it takes.
+"""A model's card, `outputs/model.json`: what a saved model is, how to load it, and what input it takes.
 
-    file, sha256             the model's file, beside the card, and its digest
-    kind                     how the file is read: `estimator`, `network`, `chainer`, `pickle`, `tensors`, `file`
-    target, arguments        of a network: its class, and what it was built with
-    input_shape, class_names, scaling, columns   what it takes
-    feed, offered            `loaders` of a model that takes the batches of a data module, and what that one gave it
-    learns                   of a plain network with such batches or a loss of its own: `classes`, `labels`, `quantity`
-    class_weights            of such a network: what each class counted in its loss, where not all alike
+    file, sha256             the model's file, next to the card, and its digest
+    kind                     how to read the file: `estimator`, `network`, `chainer`, `pickle`, `tensors`, `file`
+    target, arguments        of a network: its class and its constructor's arguments
+    input_shape, class_names, scaling, columns   the input that it takes
+    feed, offered            `loaders` if the model takes a data module's batches, and the values that module offered it
+    learns                   of a plain network with such batches or a custom loss: `classes`, `labels`, `quantity`
+    class_weights            of such a network: the classes' weights in its loss, unless all are equal
     seal                     proof of who trained it, see `seals`
 
-A card travels with its run, so whoever reads one reads what others may have written: here every value is held against
-its type. What a card names is built by `labrun.trust` alone.
+A card travels with its run, so other users may have written it: this module checks the type of every value, and only
+`labrun.trust` builds the objects that a card refers to.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from labrun.runs import context
 
 NAME = "model.json"
 LARGEST = 2**26
-"""Bytes; a card of thousands of classes has a few hundred thousand."""
+"""Maximum size, bytes. A card with thousands of classes has a few hundred thousand."""
 
 
 def read(folder: Path, title: str) -> dict[str, Any]:
-    """The card in a folder.
+    """Read the card in a folder.
 
     Args:
-        folder: a run's `outputs/`, or a registered version's files.
-        title: what the model is called in messages.
+        folder: a run's `outputs/`, or the folder of a registered version.
+        title: name of the model in messages.
 
     Raises:
-        DataError: there is none, or it is damaged.
+        DataError: the card is missing or damaged.
     """
     path = folder / NAME
     try:
@@ -54,10 +54,10 @@ def _reason(error: Exception) -> str:
 
 
 def check(card: Any) -> dict[str, Any]:
-    """A card whose values are of the kinds that readers rely on.
+    """Check that a card's values have the types that readers rely on, and return the card.
 
     Raises:
-        ValueError: they are not; the message says which.
+        ValueError: a value has the wrong type; the message says which.
     """
     if not isinstance(card, dict):
         raise ValueError(f"it holds a {type(card).__name__}, and a card is a group of keys")
@@ -110,10 +110,10 @@ def _check_scaling(scaling: Any) -> None:
 
 
 def target(card: Mapping[str, Any]) -> str:
-    """The class that a card names for a network.
+    """Return the class of a network from its card.
 
     Raises:
-        DataError: it names none.
+        DataError: the card has no class.
     """
     found = card.get("target")
     if not isinstance(found, str):
@@ -122,10 +122,10 @@ def target(card: Mapping[str, Any]) -> str:
 
 
 def file(folder: Path, card: Mapping[str, Any], title: str) -> Path:
-    """The file that a card names, its digest checked: in the same folder, and no link that leads out of it.
+    """Return the path of a card's model file, after checking its digest and that no link leads out of the folder.
 
     Raises:
-        CorruptDataError: it is gone, it is not a plain file, or it was changed since it was saved.
+        CorruptDataError: the file is missing, is not a plain file, or has changed since it was saved.
     """
     path = folder / str(card["file"])
     if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):

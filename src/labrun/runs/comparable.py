@@ -1,4 +1,4 @@
-"""What of two runs compares: which keys of their configs, and whether their values of one metric do."""
+"""Decides what is comparable between runs: keys of their configs, and values of a metric."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from labrun.runs.record import COMPLETED, Record
 
 SHOWN = 3
 PARTS = ("test_", "val_", "train_")
-"""How metrics begin whose names say what they were measured on."""
+"""Prefixes of metrics whose names say what split they were measured on."""
 
 
 NOT_COMPARED = frozenset(
@@ -27,33 +27,33 @@ NOT_COMPARED = frozenset(
         "trusted",
     }
 )
-"""Nodes of a config that say where a run goes, how it is called and shown, and not what is tried in it."""
+"""Config nodes about where a run executes and how it is named and shown, not about the experiment."""
 DERIVED = re.compile(
     r"(.*\.)?(from|resume|script)\.(path|source|python)|script\.(source|python|environment)|.*\.dirpath"
 )
-"""Keys that labrun fills in: where things lie that other keys name."""
+"""Keys that labrun fills in: locations of things that other keys refer to."""
 
 
 def is_compared(key: str) -> bool:
-    """Whether a key of the config is an experiment's own."""
+    """Return whether a config key is part of the experiment."""
     return key.partition(".")[0] not in NOT_COMPARED and (key == "script.path" or not DERIVED.fullmatch(key))
 
 
 def mixture(found: Sequence[Record], metric: str) -> str | None:
-    """Why the values that runs have of a metric do not compare; None where they do, as far as the records tell."""
+    """Return why the runs' values of a metric are not comparable, or None if they are, according to the records."""
     told = reason(found, metric)
     return f"{metric} does not compare between these runs: {told}" if told else None
 
 
 def reason(found: Sequence[Record], metric: str) -> str:
-    """As `mixture`, without the metric's name; nothing where the values compare."""
+    """Return the reason of `mixture` without the metric's name, or "" if the values are comparable."""
     having = [record for record in found if record.status == COMPLETED and metric in record.metrics]
     return "; and ".join([*_several_data(having, metric), *_several_ways(having, metric)])
 
 
 def _several_data(found: Sequence[Record], metric: str) -> list[str]:
     having = [record for record in found if record.data]
-    # Records of older versions do not tell of their test part, nor what the user's own code gave.
+    # Records of older versions lack `own_test`, and the content digest of what the user's own code returned.
     whole = {_files(record) for record in having if record.data[0].get("own_test")}
     untold = {record.data[0].get("name") for record in having if not record.data[0].get("content")}
     runs: dict[str, list[Record]] = {}
@@ -85,7 +85,7 @@ UNSCORED = frozenset(
     "augmentation",
     "search_space",
 }
-"""Keys of a data set that leave the samples which are scored as they are, or whose effect a digest tells."""
+"""Dataset keys that do not affect the scored samples, or whose effect a digest covers."""
 NOTHING: tuple[object, ...] = (None, [], {})
 OF_A_SPLIT = frozenset({"split_seed", "test_size", "validation_size"})
 
@@ -95,15 +95,15 @@ def _files(record: Record) -> tuple[str, str]:
 
 
 def _scored_on(record: Record, metric: str, is_split: bool, is_told: bool) -> str:
-    """What a metric of a run was measured on: the data, and which part of them.
+    """Return a key for what a run's metric was measured on: the data and the split.
 
     Args:
-        record: the run's.
-        metric: its name.
-        is_split: whether labrun took the test part off the data.
-        is_told: whether all runs on data of that name tell what the user's own code returned.
+        record: the run's record.
+        metric: the metric's name.
+        is_split: whether labrun split the test part off the data.
+        is_told: whether all runs on data of that name recorded the content digest of what the user's code returned.
     """
-    if record.data[0].get("signed_by"):  # it brings its own loaders, and its digest is of all that it reads
+    if record.data[0].get("signed_by"):  # the data has its own loaders, and its digest covers all that they read
         return repr((record.data[0].get("name"), record.data[0].get("digest")))
     config, entry = record.config.get("dataset"), record.data[0]
     dataset = {str(key): value for key, value in config.items()} if isinstance(config, Mapping) else {}
@@ -132,11 +132,11 @@ def _way(folds: int) -> str:
 
 
 def _folds(record: Record) -> int:
-    """The folds whose mean the plain names of its metrics stand for; 1: the validation part; 0: the test part."""
+    """Return the number of folds that metrics without a prefix average over; 1: validation split; 0: test split."""
     model = record.config.get("model")
     folds = model.get("folds") if isinstance(model, Mapping) else None
     if not isinstance(model, Mapping) or not isinstance(folds, int):
         return 0
-    # A model of the user's own may have `folds`, too. A search tests its best pipeline alone.
+    # A user's own model may have `folds`, too. A search tests only its best pipeline.
     is_pipeline = str(model.get("_target_")).startswith("labrun.models.pipeline.")
     return folds if is_pipeline or any(name.startswith("test_") for name in record.metrics) else 0

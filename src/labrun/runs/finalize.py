@@ -1,4 +1,4 @@
-"""Closing the records of runs that could not do so themselves: killed, lost, or never begun."""
+"""Closes the records of runs that could not do so themselves: killed, lost, or never started."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from labrun.runs.record import EndReason, Record, RunPaths, Status
 OWN_FAULTS = frozenset(
     {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS, signal.SIGTRAP}
 )
-"""Signals that a process gets for what it has done itself."""
+"""Signals that a process receives because of its own actions."""
 
 
 def was_killed(record: Record) -> bool:
-    """Whether a run failed because somebody, or Slurm, has ended it: it may do well when it is tried again."""
+    """Return whether a run failed because a signal or Slurm ended it, so that a retry may succeed."""
     kind = (record.error or {}).get("type")
     return record.status == records.FAILED and (
         kind == EndReason.KILLED or (kind == EndReason.JOB_ENDED and bool(record.attempts))
@@ -28,13 +28,13 @@ def was_killed(record: Record) -> bool:
 
 
 def close_ended(run_dir: Path, status: int, reason: str | None, canceled: bool) -> Record:
-    """Close the record of a run whose process has ended, if the process did not do so itself.
+    """Close the record of a run whose process has ended, unless the process did so itself.
 
     Args:
-        run_dir: the run.
-        status: what `waitpid` gave.
-        reason: why it was ended, if by us.
-        canceled: whether it was asked to end.
+        run_dir: the run's directory.
+        status: exit status from `waitpid`.
+        reason: why labrun ended the process, or None if it did not.
+        canceled: whether the run was asked to end.
     """
     record = records.read(run_dir)
     if record.finished or record.status == records.PREEMPTED:
@@ -60,12 +60,12 @@ def _why_canceled(run_dir: Path, otherwise: str = "asked to end") -> str:
 
 
 def close_asked(run_dir: Path, record: Record, why: str) -> Record:
-    """Close the record of a run that was asked to end and could not write it: canceled, or stopped.
+    """Close the record of a run that was asked to end but could not do so itself, as canceled or stopped.
 
     Args:
-        run_dir: the run.
-        record: as it is.
-        why: it was canceled; the reason to stop lies with the request.
+        run_dir: the run's directory.
+        record: its current record.
+        why: reason for a cancellation; the reason for a stop is in the request.
     """
     stopped = recording.stop_reason(RunPaths(run_dir))
     if stopped is not None and not (RunPaths(run_dir).requests / "cancel").exists():
@@ -74,7 +74,7 @@ def close_asked(run_dir: Path, record: Record, why: str) -> Record:
 
 
 def close(run_dir: Path, record: Record, status: Status, kind: EndReason, message: str) -> Record:
-    """Write how a run ended that cannot write it itself."""
+    """Write the outcome of a run that cannot write it itself. Return the new record."""
     records.note_claimed(run_dir, record)
     record.status, record.ended = status, records.now()
     record.error = {"type": kind, "message": message, "traceback": ""}
@@ -88,9 +88,9 @@ def close(run_dir: Path, record: Record, status: Status, kind: EndReason, messag
 
 
 def close_unrun(run_dir: Path, why: str) -> None:
-    """Cancel a run that is not under way, or stop it, if that is what it was asked to."""
+    """Cancel a run that is not running, or stop it if its request says so."""
     record = records.read(run_dir)
-    if record.attempts:  # it was, and waited to go on
+    if record.attempts:  # it ran before and was waiting to resume
         close_asked(run_dir, record, _why_canceled(run_dir, why.removesuffix(" before it began")))
         return
     stopped = recording.stop_reason(RunPaths(run_dir))
@@ -101,7 +101,7 @@ def close_unrun(run_dir: Path, why: str) -> None:
 
 
 def requeue(run_dir: Path, record: Record) -> None:
-    """Put a run that has ended back in the queue, whatever the reason is noted with its last attempt."""
+    """Put a run that has ended back in the queue. Note the reason for its end with its last attempt."""
     if record.attempts and record.error is not None:
         record.attempts[-1]["reason"] = record.reason
     records.note_claimed(run_dir, record)
@@ -111,13 +111,13 @@ def requeue(run_dir: Path, record: Record) -> None:
 
 
 def forget_requests(run_dir: Path) -> None:
-    """Take away what asked a run to end: it is to run again."""
+    """Remove a run's requests to end, so that it can run again."""
     for name in ("cancel", "stop"):
         (RunPaths(run_dir).requests / name).unlink(missing_ok=True)
 
 
 def note_interrupted(run_dir: Path, record: Record, why: str) -> None:
-    """Put a run back in the queue whose attempt ended through no fault of its own."""
+    """Put a run back in the queue if its attempt ended through no fault of its own."""
     records.note_claimed(run_dir, record)
     record.status, record.ended, record.error = records.QUEUED, None, None
     if record.attempts and record.attempts[-1].get("ended") is None:
@@ -126,27 +126,27 @@ def note_interrupted(run_dir: Path, record: Record, why: str) -> None:
 
 
 def wait_gone(run_dir: Path, timeout_s: float = 10.0) -> None:
-    """Wait until a run's process, killed with its server, is gone: two must never write one run."""
+    """Wait until a run's process, killed with its fork server, is gone: two processes must never write one run."""
     end = time.monotonic() + timeout_s
     while records.process_lives(records.read(run_dir).process) and time.monotonic() < end:
         time.sleep(0.02)
 
 
 def request(run_dir: Path, why: str = "", name: str = "cancel") -> None:
-    """Leave a request to end, with its reason; the run's supervisor obeys within seconds.
+    """Request that a run end; its supervisor obeys within seconds.
 
     Args:
-        run_dir: the run.
+        run_dir: the run's directory.
         why: the reason, for its record.
-        name: `cancel`, or `stop`: for what is not a failure and is not to be run again.
+        name: `cancel`, or `stop` for a run that did not fail and should not run again.
     """
     folder = RunPaths(run_dir).requests
     with contextlib.suppress(OSError):
         folder.mkdir(exist_ok=True)
-        with atomic_write(folder / name) as file:  # whoever finds it finds its reason
+        with atomic_write(folder / name) as file:  # so that the request never appears without its reason
             file.write(why.encode())
 
 
 def is_asked_to_end(run_dir: Path) -> bool:
-    """Whether a request to cancel or to stop lies in a run's folder."""
+    """Return whether a run's folder holds a request to cancel or stop it."""
     return recording.is_asked_to_end(RunPaths(run_dir))

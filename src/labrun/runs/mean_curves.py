@@ -1,4 +1,4 @@
-"""The curves of runs with the same setting as one: their mean at each step, and how far they lie around it."""
+"""Averages the curves of runs with the same setting: mean and standard deviation at each step."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from labrun.runs.record import COMPLETED, Record
 from labrun.runs.repeats import Setting
 
 Line = Mapping[str, Any]
-"""Of `metrics.jsonl`."""
+"""A parsed line of `metrics.jsonl`."""
 ByStep = dict[int, Line]
 
 
 def of(
     settings: Sequence[Setting], read: Callable[[Record], Sequence[Line]]
 ) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
-    """A curve of each metric for each setting, of its completed runs.
+    """Average each metric's curve over the completed runs of each setting.
 
     Args:
-        settings: whose runs are averaged.
-        read: gives a run's metrics.
+        settings: the settings.
+        read: returns a run's metrics.
 
     Returns:
-        Lines as `report.compared_curves` takes them, by what is said of the setting and `(n=3)`; and what could not be
-        drawn, and why.
+        Lines for `report.compared_curves`, by the setting's label and `(n=3)`; and notes on what could not be drawn and
+        why.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     notes: list[str] = []
@@ -64,12 +64,15 @@ def _is_odd(line: Line, name: str) -> bool:
 
 
 def _by_step(lines: Sequence[Line]) -> dict[str, ByStep]:
-    """The finite values of each metric that has a curve; of several at a step the last."""
+    """Return the finite values by step of each metric that has a curve; the last value at a step counts."""
     return {name: {int(line["step"]): line for line in own} for name, own in report.curves_of(lines).items()}
 
 
 def _mean(name: str, runs: Sequence[ByStep]) -> list[dict[str, Any]]:
-    """The mean where all the runs have a value: elsewhere it would be of others, and jump; nothing of a single step."""
+    """Return the mean at the steps that all runs share; empty if these are fewer than two.
+
+    At other steps the mean would be over a different set of runs, and jump.
+    """
     shared = sorted(set.intersection(*(set(run) for run in runs)))
     if len(shared) < 2:
         return []

@@ -1,6 +1,6 @@
-"""How busy NVIDIA's GPUs are, from the driver's own library: a call takes microseconds, `nvidia-smi` half a second.
+"""Measures the load of NVIDIA GPUs with the driver's library. A call takes microseconds; `nvidia-smi`, half a second.
 
-Standard library alone: whoever measures may be a bare interpreter (`sidecar.py`).
+Uses only the standard library, since it also runs in a bare interpreter (`sidecar.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 LIBRARY = "libnvidia-ml.so.1"
 NO_DEVICE = ("", "-1", "nodevfiles", "none", "void")
-"""What ends the list in CUDA_VISIBLE_DEVICES."""
+"""Entries that end the list in CUDA_VISIBLE_DEVICES."""
 
 
 class _Utilization(ctypes.Structure):
@@ -26,16 +26,16 @@ class _Memory(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Load:
-    """What a GPU does now, for all who use it."""
+    """A GPU's current load from all processes."""
 
     busy: float | None
-    """Part of the time, 0 to 1; None where the device does not tell (a part of a GPU, for one)."""
+    """Fraction of the time, 0 to 1; None if the device does not report it (a MIG partition, for example)."""
     memory: int | None
     """Bytes in use."""
 
 
 def listed(text: str) -> Iterator[str]:
-    """The devices of CUDA_VISIBLE_DEVICES; as CUDA reads it, what is not a device ends the list."""
+    """Yield the devices in CUDA_VISIBLE_DEVICES. As in CUDA, an entry in `NO_DEVICE` ends the list."""
     for entry in map(str.strip, text.split(",")):
         if entry.lower() in NO_DEVICE:
             return
@@ -46,8 +46,8 @@ class Gpus:
     """Some of this machine's GPUs.
 
     Args:
-        names: as CUDA_VISIBLE_DEVICES has them; None: all.
-        library: in place of the driver's.
+        names: devices as in CUDA_VISIBLE_DEVICES; None means all.
+        library: replaces the driver's library.
     """
 
     def __init__(self, names: Sequence[str] | None, library: Any = None) -> None:
@@ -67,7 +67,7 @@ class Gpus:
         return len(self._handles)
 
     def read(self) -> list[Load]:
-        """What each does now, in their order."""
+        """Return the current load of each GPU, in order."""
         return [Load(None, None) if handle is None else self._load(handle) for handle in self._handles]
 
     def _all(self) -> list[str]:
@@ -89,7 +89,7 @@ class Gpus:
         return Load(rates.gpu / 100 if has_rates else None, int(memory.used) if has_memory else None)
 
     def close(self) -> None:
-        """Let go of the driver."""
+        """Release the driver."""
         if self._handles:
             self._handles = []
             with contextlib.suppress(OSError, AttributeError):

@@ -1,4 +1,4 @@
-"""A run's pictures: what they show is gathered where its model and its data are, and may be drawn elsewhere."""
+"""A run's pictures. Their data is gathered where the model and dataset are, and may be drawn in another process."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ ARRAYS = ("samples", "labels", "confusion", "weights", "true", "predicted")
 
 @dataclass
 class Pictures:
-    """What is drawn of one run; what it has not is not drawn.
+    """Data for the pictures of one run; missing parts are not drawn.
 
     Shapes:
         samples: (N, C, H, W) stored values, 0 to `scale`.
-        labels: (N,) class numbers.
-        confusion: (classes, classes), rows the true ones.
+        labels: (N,) class indices.
+        confusion: (classes, classes), one row per true class.
         weights: (classes, H * W), or one row for two classes.
-        true, predicted: (N,) of the test part, where a quantity is predicted.
+        true, predicted: (N,) values of the test split, for regression.
 
     Args:
-        title: of the run.
-        data: name of its data set.
-        class_names: one for each class.
-        scale: what a sample's brightest value is.
-        accuracy: on the test part.
+        title: the run's title.
+        data: the dataset's name.
+        class_names: one name per class.
+        scale: maximum value of a sample.
+        accuracy: accuracy on the test split.
         image_shape: (1, H, W), for `weights`.
-        quantity: the name of what is predicted, where it has one.
+        quantity: name of the regression target, if it has one.
     """
 
     title: str
@@ -54,7 +54,7 @@ class Pictures:
     quantity: str = ""
 
     def draw(self, run_dir: Path) -> None:
-        """Draw them into the run's `outputs/`, its curves too."""
+        """Draw the pictures, and the run's curves, into its `outputs/`."""
         with garbage.kept():
             self._draw(run_dir)
 
@@ -83,7 +83,7 @@ class Pictures:
             report.weight_images(self.weights, self.image_shape, self.class_names, outputs / "weights.png", title)
 
     def save(self, path: Path) -> None:
-        """Write them to a file."""
+        """Save the data to a file."""
         import numpy as np
 
         told = {key: value for key, value in vars(self).items() if key not in ARRAYS}
@@ -92,10 +92,10 @@ class Pictures:
 
 
 def load(path: Path) -> Pictures:
-    """Read what `Pictures.save` wrote.
+    """Read a file of `Pictures.save`.
 
     Raises:
-        RecordError: it cannot be read.
+        RecordError: the file cannot be read.
     """
     import numpy as np
 

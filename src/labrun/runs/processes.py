@@ -1,6 +1,6 @@
-"""What a process and all that it started use of the processor and the memory, as Linux tells it in `/proc`.
+"""Measures the processor time and memory of a process tree, from Linux's `/proc`.
 
-Standard library alone: whoever measures may be a bare interpreter (`sidecar.py`).
+Uses only the standard library, since it also runs in a bare interpreter (`sidecar.py`).
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True)
 class Stat:
-    """A process, by its line in `/proc/<pid>/stat`."""
+    """A process, from `/proc/<pid>/stat`."""
 
     parent: int
     cpu_s: float
-    """Processor time, with that of its children that have ended and were waited for."""
+    """Processor time, including that of children that ended and were waited for."""
     start: int
-    """When it began: tells it from another that has its number later."""
+    """Start time, in clock ticks since boot; distinguishes processes that reuse a PID."""
     resident: int
-    """Bytes of memory."""
+    """Resident memory, bytes."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process tree uses."""
+    """Resource usage of a process tree."""
 
     cpu_s: float
-    """Since each process of it began, with those that have ended."""
+    """Processor time since each process started, including ended ones, seconds."""
     memory: int
-    """Resident bytes. Pages that processes share count in each of them."""
+    """Resident memory, bytes. Shared pages count once per process."""
 
 
 def stat(pid: int) -> Stat | None:
-    """A process; None where there is none of that number (any more), or nothing that tells."""
+    """Return a process's statistics, or None if it does not exist (any more) or `/proc` cannot be read."""
     try:
         with open(f"{PROC}/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
@@ -49,11 +49,11 @@ def stat(pid: int) -> Stat | None:
 
 
 def tree(root: int, without: int | None = None) -> Iterator[int]:
-    """A process and its descendants.
+    """Yield the PIDs of a process and its descendants.
 
     Args:
         root: the process.
-        without: a child that is left out, with its own.
+        without: a descendant to leave out, along with its own descendants.
     """
     if not os.path.exists(f"{PROC}/{root}/task/{root}/children"):
         yield from _tree_of_all(root, without)
@@ -72,13 +72,13 @@ def _children(pid: int) -> list[int]:
         for thread in os.listdir(f"{PROC}/{pid}/task"):
             with open(f"{PROC}/{pid}/task/{thread}/children", "rb") as file:
                 found += map(int, file.read().split())
-    except (OSError, ValueError):  # it has just ended
+    except (OSError, ValueError):  # the process has just ended
         pass
     return found
 
 
 def _tree_of_all(root: int, without: int | None) -> Iterator[int]:
-    """As `tree`, where the kernel lists no children: from the parents of all processes."""
+    """Do what `tree` does on kernels that list no children, using the parents of all processes."""
     children: dict[int, list[int]] = {}
     for name in os.listdir(PROC):
         if name.isdecimal() and (found := stat(int(name))) is not None:
@@ -92,11 +92,11 @@ def _tree_of_all(root: int, without: int | None) -> Iterator[int]:
 
 
 def usage(root: int, start: int, without: int | None = None) -> Usage | None:
-    """What a process tree uses now; None where its first process has ended.
+    """Return the current usage of a process tree, or None if its root process has ended.
 
     Args:
-        root: the first process.
-        start: when it began (`Stat.start`).
+        root: the root process.
+        start: its start time (`Stat.start`).
         without: see `tree`.
     """
     found = [own for pid in tree(root, without) if (own := stat(pid)) is not None]
@@ -106,12 +106,12 @@ def usage(root: int, start: int, without: int | None = None) -> Usage | None:
 
 
 def has_open(root: int, prefix: str, without: int | None = None) -> bool:
-    """Whether a process of the tree has a file open whose path begins so."""
+    """Return whether a process of the tree has an open file whose path starts with `prefix`."""
     for pid in tree(root, without):
         try:
             for name in os.listdir(f"{PROC}/{pid}/fd"):
                 if os.readlink(f"{PROC}/{pid}/fd/{name}").startswith(prefix):
                     return True
-        except OSError:  # it has ended, or closed the file, or is another user's
+        except OSError:  # the process has ended, closed the file, or belongs to another user
             continue
     return False

@@ -1,16 +1,16 @@
-"""Proof that this user has trained a model in this workspace, with code that has not changed since.
+"""Proof that this user trained a model in this workspace, with code that has not changed since.
 
-Records, cards and archives can be written by anybody, so nothing that stands in them proves anything by itself. A run
-therefore seals the card of its model: HMAC-SHA256 under a key of the user's own, `~/.local/state/labrun/seal.key`
-(XDG_STATE_HOME), which no one else can read, and which no workspace and no archive holds. The seal covers
+Anybody can write records, cards and archives, so their content alone proves nothing. A run therefore seals its model's
+card with an HMAC-SHA256. The key is `~/.local/state/labrun/seal.key` (or below XDG_STATE_HOME); only the user can read
+it, and it is never part of a workspace or an archive. The seal covers
 
-- where the workspace lies, and the run's id;
+- the path of the workspace, and the run's ID;
 - the card: the model's class, its arguments, the digest of its file;
-- the source, by digest, of the user's own modules that define the classes, as the training began, and of all
-  that those import by a statement; of an installed package all of its sources.
+- digests, taken when training began, of the user's modules that define the classes, and of the user's modules that
+  these import with import statements; for an installed package, of all its sources.
 
-A run that came in an archive never counts, whatever its seal. Where there is no key (no home folder), nothing is
-sealed: then the user names what is trusted.
+A run from an archive is never trusted, whatever its seal. Without a key (no home folder) nothing is sealed, and the
+user must list what to trust.
 """
 
 from __future__ import annotations
@@ -34,35 +34,35 @@ from labrun.errors import ConfigError
 
 FIELD = "seal"
 UNSEALED = frozenset({FIELD, "dataset"})
-"""Keys of a card that the seal does not cover: itself, and what registering adds."""
+"""Keys of a card that the seal does not cover: the seal itself, and the key that registration adds."""
 KEY_BYTES = 32
 UNPROVEN = "nothing proves that you trained it in this workspace"
 EDITED = "its code is not the code that trained it any more"
 FROM_ARCHIVE = "its run came in an archive, and such runs are never trusted by themselves"
 LARGEST_SCHEMA = 2**28
 LIBRARIES = frozenset({"torch", "torchvision", "sklearn", "numpy", "scipy", "pytorch_lightning", "lightning", "pandas"})
-"""Of these, which have thousands of files, only the module that is named counts."""
+"""Packages with thousands of files, of which only the target's module is digested."""
 KNOWN_TYPES = ("sklearn.", "numpy.", "scipy.", "builtins.", "collections.", "functools.", "labrun.models.")
-"""Modules of types that skops, or labrun's own list, knows."""
+"""Module prefixes of types that skops or labrun already trusts."""
 
 
 class Proof:
-    """What a run seals its card with; made before it trains, so that the code is that which trained.
+    """Seals a run's card. Created before training, so that it digests the code that trained.
 
     Args:
         root: the workspace.
-        run_id: of the run.
-        config: the run's, as its record has it.
+        run_id: the run's ID.
+        config: the run's config, from its record.
     """
 
     def __init__(self, root: Path, run_id: str, config: Mapping[str, Any]) -> None:
         self._root, self._run, self._reads = root, run_id, _reading(config)
         self._targets = foreign(config["model"])
         self.code = code_of(self._targets)
-        """SHA-256 of each module that the model's code lies in; None if unknown."""
+        """SHA-256 of each module of the model's code; None if unknown."""
 
     def seal(self, card: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The seal of a card; None where nothing can be proven."""
+        """Return the seal of a card, or None without a key or known code."""
         key = None if self.code is None else _key(make=True)
         if key is None:
             return None
@@ -73,14 +73,14 @@ class Proof:
 def sealed(
     root: Path, run_id: str, config: Mapping[str, Any], card: Mapping[str, Any], code: Mapping[str, str]
 ) -> dict[str, Any] | None:
-    """The seal of a card whose run was carried out elsewhere, as it was told to from here; None where there is no key.
+    """Return the seal of a card whose run this workspace executed on another machine, or None without a key.
 
     Args:
         root: the workspace.
-        run_id: of the run.
-        config: the run's, as its record here has it.
-        card: of its model.
-        code: SHA-256 of each module that the model's code lies in; whoever calls this has made sure of it.
+        run_id: the run's ID.
+        config: the run's config, from its local record.
+        card: the card of its model.
+        code: SHA-256 of each module of the model's code, verified by the caller.
     """
     key = _key(make=True)
     if key is None:
@@ -90,7 +90,7 @@ def sealed(
 
 
 def foreign(node: Mapping[str, Any]) -> list[str]:
-    """The targets in a model's node that are not built unasked."""
+    """Return the targets in a model's config node that are not trusted by default."""
     try:
         named = dict.fromkeys(target for _, target in trust.named_targets(node, "model"))
     except ConfigError:
@@ -99,13 +99,13 @@ def foreign(node: Mapping[str, Any]) -> list[str]:
 
 
 def has_read(root: Path, card: Mapping[str, Any], run_id: str, config: Mapping[str, Any]) -> bool:
-    """Whether this user has run, in this workspace, what a record's config says of its data.
+    """Return whether this user has run, in this workspace, the data part of a record's config.
 
     Args:
         root: the workspace.
-        card: of the run's model.
-        run_id: the run's.
-        config: its record's.
+        card: the card of the run's model.
+        run_id: the run's ID.
+        config: the config in its record.
     """
     content = _proven(root, card)
     return content is not None and content["run"] == run_id and content.get("reads") == _reading(config)
@@ -117,12 +117,12 @@ def _reading(config: Mapping[str, Any]) -> str:
 
 
 def _proven(root: Path, card: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a card's seal says; None where it is not this user's, or of another workspace."""
+    """Return the content of a card's seal if it is valid for this user and workspace, else None."""
     seal = card.get(FIELD)
     if not isinstance(seal, Mapping) or not isinstance(seal.get("mac"), str):
         return None
     content = {key: seal.get(key) for key in ("run", "targets", "code")}
-    content |= {key: seal[key] for key in ("reads",) if key in seal}  # seals of older versions lack it
+    content |= {key: seal[key] for key in ("reads",) if key in seal}  # missing in seals of older versions
     key = _key(make=False)
     if key is None or not hmac.compare_digest(seal["mac"].encode(), _mac(key, root, card, content).encode()):
         return None
@@ -130,24 +130,24 @@ def _proven(root: Path, card: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def noted(attempts: Sequence[Mapping[str, Any]]) -> dict[str, str] | None:
-    """The digests of the model's code that a run's newest attempt trained with; None where no attempt came to that."""
+    """Return the digests of the model's code from the latest attempt that recorded them, or None if none did."""
     found = [one["model_code"] for one in attempts if isinstance(one.get("model_code"), Mapping)]
     return dict(found[-1]) if found else None
 
 
 def changed(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """The modules that differ, or that only one side has."""
+    """Return the modules whose digests differ or that only one side has."""
     return sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
 
 
 def refusal(root: Path, card: Mapping[str, Any], run_id: str | None, imported: bool = False) -> str:
-    """Why a card's model is not trusted by itself; empty where it is.
+    """Return why a card's model is not trusted automatically, or "" if it is.
 
     Args:
         root: the workspace.
-        card: of the model.
-        run_id: of the run that it is of; None: whatever the seal says.
-        imported: whether that run came in an archive.
+        card: the model's card.
+        run_id: ID of the run that produced the model; None accepts the run in the seal.
+        imported: whether that run came from an archive.
     """
     if imported:
         return FROM_ARCHIVE
@@ -165,7 +165,7 @@ def _mac(key: bytes, root: Path, card: Mapping[str, Any], content: Mapping[str, 
 
 
 def key_file() -> Path | None:
-    """Where the user's key lies; None where there is no home folder."""
+    """Return the path of the user's key, or None without a home folder."""
     given = os.environ.get("XDG_STATE_HOME", "")
     try:
         base = Path(given) if os.path.isabs(given) else Path.home() / ".local" / "state"
@@ -175,7 +175,7 @@ def key_file() -> Path | None:
 
 
 def _key(make: bool) -> bytes | None:
-    """The user's key; None where there is none that nobody else can read or replace."""
+    """Return the user's key, or None if it is missing or another user could read or replace it."""
     path = key_file()
     if path is None:
         return None
@@ -195,16 +195,16 @@ def _key(make: bool) -> bytes | None:
 
 
 def _make_key(path: Path) -> None:
-    """Put a new key in place, whole; who comes second takes the first one's."""
+    """Create a new key atomically, unless another process has just done so."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with contextlib.suppress(FileExistsError), atomic_write(path, only_new=True, mode=0o600) as file:
         file.write(os.urandom(KEY_BYTES))
 
 
 def code_of(named: Sequence[str]) -> dict[str, str] | None:
-    """SHA-256 of the modules that targets come from, and of the user's own modules that those import.
+    """Return the SHA-256 of the modules that define targets, and of the user's own modules that these import.
 
-    Nothing is imported. None where a target's module has no source that can be found.
+    Imports nothing. Returns None if the source of a target's module cannot be found.
     """
     found: dict[str, str] = {}
     waiting = []
@@ -235,7 +235,7 @@ def code_of(named: Sequence[str]) -> dict[str, str] | None:
 
 
 def _package_of(module: targets.Named) -> dict[str, str]:
-    """The digest of all sources of an installed package that a module is of; nothing for libraries of many files."""
+    """Return the digest of all sources of a module's installed package; empty for the packages in `LIBRARIES`."""
     depth = module.module.count(".") + (module.source is not None and module.source.name == "__init__.py")
     top = module.module.partition(".")[0]
     if module.source is None or not depth or top in LIBRARIES:
@@ -255,7 +255,7 @@ def _located(name: str) -> targets.Named | None:
 
 
 def _imported(content: bytes, module: targets.Named) -> Iterator[str]:
-    """The names that a module's statements import, wherever they stand, and the packages that it lies in."""
+    """Yield the names that a module imports anywhere in its code, and its parent packages."""
     parts = module.module.split(".")
     yield from (".".join(parts[:depth]) for depth in range(1, len(parts)))
     above = parts if module.source is not None and module.source.name == "__init__.py" else parts[:-1]
@@ -275,7 +275,7 @@ def _imported(content: bytes, module: targets.Named) -> Iterator[str]:
 
 
 def _is_installed(source: Path) -> bool:
-    """Whether a file belongs to an installed package, to Python, or to labrun."""
+    """Return whether a file belongs to an installed package, to Python, or to labrun."""
     every = sysconfig.get_paths()
     paths = {os.path.realpath(every[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     own = os.path.realpath(Path(__file__).parents[1])
@@ -286,11 +286,11 @@ def _is_installed(source: Path) -> bool:
 
 
 def needed(folder: Path, card: Mapping[str, Any]) -> list[str]:
-    """What has to be named (`trusted`) to load a model where it is not trusted by itself, as far as its files tell.
+    """Return the names to list in `trusted` to load a model that is not trusted automatically, according to its files.
 
     Args:
-        folder: holds the model's file.
-        card: its card.
+        folder: the folder that holds the model's file.
+        card: the model's card.
     """
     if card.get("kind") == "network":
         arguments = card.get("arguments")
@@ -301,7 +301,7 @@ def needed(folder: Path, card: Mapping[str, Any]) -> list[str]:
 
 
 def _skops_types(path: Path) -> Iterator[str]:
-    """The types in a file of skops that are neither scikit-learn's nor Python's own containers."""
+    """Yield the types in a skops file that are outside `KNOWN_TYPES`."""
     try:
         with zipfile.ZipFile(path) as archive, archive.open("schema.json") as file:
             waiting = [json.loads(file.read(LARGEST_SCHEMA))]
