@@ -35,7 +35,7 @@ class Parts:
         batch_size: samples per training step.
         eval_batch_size: samples per step of validation, test and prediction.
         num_workers: number of loader processes; 0: load in the run's own process.
-        shuffle: shuffle anew each epoch; None: shuffle if the data set is map-style and no sampler is given.
+        shuffle: reshuffle each epoch; None: do so if the data set is map-style and no sampler is given.
         drop_last: drop an incomplete last training batch.
         pin_memory: see `torch.utils.data.DataLoader`.
         collate_fn: merges samples into a batch; a function's dotted name, or `_target_` and arguments.

@@ -1,4 +1,4 @@
-"""A DataLoader that can go on in the middle of an epoch, and whose workers draw the same numbers when it does."""
+"""A DataLoader that can resume in mid-epoch, with workers that then draw the same random numbers as before."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from labrun.data import random_states
 
 
 class SeededBatch(list[int]):
-    """The indices of a batch. A worker that goes through them seeds its generators first.
+    """The indices of a batch. Iterating over them in a worker seeds the worker's generators first.
 
-    Workers may outlive an epoch, and which of them takes a batch is chance: so each batch brings its seed along.
-    In the process of the training itself nothing is seeded: its generators are in the checkpoints.
+    Workers may outlive an epoch, and which one gets a batch is a matter of chance, so each batch carries its own seed.
+    Nothing is seeded in the training process: the checkpoints hold the state of its generators.
     """
 
     seed: int = 0
@@ -33,11 +33,11 @@ class SeededBatch(list[int]):
 
 
 class Indices:
-    """The batches of indices of a loader, some of them skipped at the beginning.
+    """Iterator over a loader's index batches that can skip the first ones.
 
     Args:
-        batches: as its batch sampler gives them.
-        seed: of what workers draw; None: as Lightning seeds them.
+        batches: the index batches of the loader's batch sampler.
+        seed: seed of the workers' generators; None: Lightning seeds them.
     """
 
     def __init__(self, batches: Iterable[Any], seed: int | None) -> None:
@@ -57,7 +57,7 @@ class Indices:
         return self._held.pop() if self._held else next(self._left)
 
     def advance(self) -> None:
-        """Skip now, with the generators as they are now, and not as the first batch is asked for."""
+        """Skip now, with the current generator states, instead of when the first batch is requested."""
         if not self._held:
             self._held = [batch for batch in [next(self._left, None)] if batch is not None]
 
@@ -72,15 +72,15 @@ class Indices:
 
 
 class Loader(DataLoader[Any]):
-    """A DataLoader whose `state_dict` says how many batches were used: Lightning keeps it in its checkpoints.
+    """A DataLoader whose `state_dict`, stored in Lightning's checkpoints, counts the batches used.
 
-    A map-style data set goes on by skipping indices; nothing is loaded for that. An iterable one goes on if it has
-    `state_dict` and `load_state_dict` itself, and no workers, whose copies of it cannot be asked.
+    A map-style data set resumes by skipping indices, without loading the samples. An iterable one resumes if it has
+    `state_dict` and `load_state_dict` and there are no workers, since the state of their copies is out of reach.
 
     Args:
-        args: as `DataLoader` takes them.
-        seed: of what workers draw; None: as Lightning seeds them.
-        kwargs: as `DataLoader` takes them.
+        args: see `DataLoader`.
+        seed: seed of the workers' generators; None: Lightning seeds them.
+        kwargs: see `DataLoader`.
     """
 
     def __init__(self, *args: Any, seed: int | None = None, **kwargs: Any) -> None:
@@ -89,7 +89,7 @@ class Loader(DataLoader[Any]):
 
     @staticmethod
     def adopt(loader: Any) -> Any:
-        """Have a plain DataLoader be one that can go on; anything else stays what it is."""
+        """Turn a plain DataLoader into a resumable one; return anything else unchanged."""
         if type(loader) is DataLoader:
             loader.__class__ = Loader
             loader.seed = None
@@ -97,7 +97,7 @@ class Loader(DataLoader[Any]):
 
     @property
     def resumes(self) -> bool:
-        """Whether it can go on in the middle of an epoch."""
+        """Whether the loader can resume in mid-epoch."""
         return not self._streams or (self.num_workers == 0 and is_stateful(self.dataset))
 
     @property
@@ -109,26 +109,26 @@ class Loader(DataLoader[Any]):
         return super()._index_sampler if self._indices is None else self._indices
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next iteration is, from 0 on."""
+        """Set the epoch of the next iteration, from 0."""
         self._epoch = epoch
 
     _epoch = 0
     _indices: Indices | None = None
     _began: dict[str, Any] | None = None
-    """The random states when the iteration began: samplers draw their order from them."""
+    """The random states at the start of the iteration: samplers draw their order from them."""
     _resumed: dict[str, Any] | None = None
     _has_new_workers = True
-    """Whether the iteration began its workers, for whose seeds torch then draws a number, or took over those there."""
+    """Whether the iteration starts new workers (torch then draws a number for their seeds) or reuses existing ones."""
     _start: Any = None
-    """Where an iterable data set was when the iteration began."""
+    """State of an iterable data set at the start of the iteration."""
     _states: deque[tuple[int, Any, Any]] | None = None
-    """See `_counted`. Of its last batches, since one may have been fetched ahead."""
+    """States of the last few batches, since one may have been prefetched; see `_counted`."""
 
     def state_dict(self, used: int = 0) -> dict[str, Any]:
-        """Where the iteration is.
+        """Return the position of the iteration.
 
         Args:
-            used: how many batches of it were trained on.
+            used: number of its batches that were trained on.
         """
         state = {"epoch": self._epoch, "batches": used, "began": self._began, "has_new_workers": self._has_new_workers}
         if self._streams and self._states is not None:
@@ -137,12 +137,12 @@ class Loader(DataLoader[Any]):
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Begin the next iteration where it was left, if it is of the same epoch."""
+        """Resume at the saved position in the next iteration, if that is of the same epoch."""
         self._resumed = state
         tell_epoch(self, int(state["epoch"]))
 
     def rewind(self) -> None:
-        """Forget an iteration that was begun, and of which nothing was used."""
+        """Undo an iteration that was started but of which nothing was used."""
         if self._start is not None:
             self.dataset.load_state_dict(self._start)  # type: ignore[attr-defined]
 
@@ -171,12 +171,12 @@ class Loader(DataLoader[Any]):
         return self._counted(iterator, used, resumed.get("ahead") if resumed is not None and used else None)
 
     def _counted(self, iterator: Iterator[Any], used: int, ahead: dict[str, Any] | None) -> Iterator[Any]:
-        """Batches, and for each where the data set then is, and what the next one was drawn from.
+        """Yield the batches; record the data set's state after each, and the random states the next is drawn from.
 
         Args:
             iterator: over the batches.
-            used: how many there were before.
-            ahead: the random states that the first one is drawn from, if it was fetched ahead before the break.
+            used: number of batches before these.
+            ahead: random states to draw the first batch from, if it had been prefetched before the interruption.
         """
         self._states = deque([(used, None, None)], maxlen=4)
         while True:
@@ -194,7 +194,7 @@ class Loader(DataLoader[Any]):
 
 @contextlib.contextmanager
 def _apart(loader: Any, is_apart: bool) -> Iterator[None]:
-    """Inside, a loader that begins its workers draws their seeds from a generator of theirs, where it is to."""
+    """Within the context, draw the workers' seeds from a separate generator if `is_apart`."""
     before = loader.generator
     loader.generator = torch.Generator().manual_seed(0) if is_apart else before
     try:
@@ -204,14 +204,14 @@ def _apart(loader: Any, is_apart: bool) -> Iterator[None]:
 
 
 def take_over(loader: Any) -> None:
-    """Have the workers that a loader begins draw nothing from the training: without a break they would be there."""
+    """Keep newly started workers from drawing on the training's generator: uninterrupted, they would already exist."""
     is_plain = isinstance(loader, DataLoader) and loader.generator is None
     if is_plain and loader.num_workers and loader.persistent_workers:
         loader.generator = torch.Generator().manual_seed(0)
 
 
 def count(loader: Any) -> int | None:
-    """How many samples a loader gives; None where nothing tells."""
+    """Return the number of samples of a loader; None if unknown."""
     try:
         return len(loader.sampler)
     except (AttributeError, TypeError, NotImplementedError):
@@ -219,12 +219,12 @@ def count(loader: Any) -> int | None:
 
 
 def is_stateful(found: object) -> bool:
-    """Whether something tells where it is, and goes on from there."""
+    """Return whether an object can save and restore its position."""
     return callable(getattr(found, "state_dict", None)) and callable(getattr(found, "load_state_dict", None))
 
 
 def tell_epoch(loader: Any, epoch: int) -> None:
-    """Tell a loader, its samplers and its data set which epoch comes next, as far as they listen (`set_epoch`)."""
+    """Pass the next epoch to a loader, its samplers and its data set, as far as they have `set_epoch`."""
     batches = getattr(loader, "batch_sampler", None)
     parts = (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))
     for one in {id(one): one for one in (*parts, getattr(loader, "dataset", None))}.values():
@@ -233,7 +233,7 @@ def tell_epoch(loader: Any, epoch: int) -> None:
 
 
 def seen_twice(loader: Any) -> int:
-    """How many samples a sampler for several processes gives twice, so that each process has equally many."""
+    """Return how many samples a distributed sampler repeats so that every process gets the same number."""
     for one in (getattr(loader, "sampler", None), getattr(getattr(loader, "batch_sampler", None), "sampler", None)):
         if isinstance(one, DistributedSampler):
             return max(0, one.total_size - len(one.dataset))  # type: ignore[arg-type]
@@ -241,38 +241,40 @@ def seen_twice(loader: Any) -> int:
 
 
 def resumes(loader: Any, ranks: int = 1) -> bool:
-    """Whether a loader can go on in the middle of an epoch.
+    """Return whether a training loader can resume in mid-epoch.
 
     Args:
-        loader: of the training.
-        ranks: processes that train together: a checkpoint holds the first one's loader, and what streams has been
-            elsewhere in each.
+        loader: the training loader.
+        ranks: number of training processes. A checkpoint holds only the first one's loader, and an iterable data set
+            is at a different position in each.
     """
     streams = isinstance(getattr(loader, "dataset", None), IterableDataset)
     return is_stateful(loader) and getattr(loader, "resumes", True) and not (streams and ranks > 1)
 
 
 def draws_anew(loader: Any, in_mid_epoch: bool) -> bool:
-    """Whether the workers of a loader draw other numbers after a break than they would have without one."""
+    """Return whether the loader's workers draw different random numbers after an interruption than without one."""
     if not getattr(loader, "num_workers", 0) or getattr(loader, "seed", None) is not None:
         return False
     return in_mid_epoch or bool(getattr(loader, "persistent_workers", False))
 
 
 def keeps_old_copies(loader: Any) -> bool:
-    """Whether workers go on with copies of a data set that do not hear which epoch it is."""
+    """Return whether persistent workers keep copies of the data set that never learn the epoch."""
     told = getattr(loader, "dataset", None)
-    shares = type(told).__module__.partition(".")[0] == "datasets"  # Hugging Face's keep it in shared memory
+    shares = (
+        type(told).__module__.partition(".")[0] == "datasets"
+    )  # Hugging Face data sets keep the epoch in shared memory
     is_asked = bool(getattr(loader, "num_workers", 0) and getattr(loader, "persistent_workers", False))
     return is_asked and callable(getattr(told, "set_epoch", None)) and not shares
 
 
 def read_more_than_once(loader: Any, ranks: int) -> list[str]:
-    """Who reads all of an iterable data set, each for itself, as far as its source tells: `workers`, `processes`.
+    """Return who reads the whole of an iterable data set redundantly, judging by its source: `workers`, `processes`.
 
     Args:
-        loader: of the training.
-        ranks: processes that train together.
+        loader: the training loader.
+        ranks: number of training processes.
     """
     data = getattr(loader, "dataset", None)
     if not isinstance(data, IterableDataset):
@@ -280,7 +282,7 @@ def read_more_than_once(loader: Any, ranks: int) -> list[str]:
     text = _source(type(data))
     if text is None:
         return []
-    begin = getattr(loader, "worker_init_fn", None)  # Lightning's own seeds them, another one may share them out
+    begin = getattr(loader, "worker_init_fn", None)  # Lightning's only seeds, others may shard
     shares = begin is not None and getattr(begin, "func", begin).__name__ != "pl_worker_init_function"
     is_whole = getattr(loader, "num_workers", 0) > 1 and "worker_info" not in text and not shares
     found = ["workers"] if is_whole else []
@@ -288,7 +290,7 @@ def read_more_than_once(loader: Any, ranks: int) -> list[str]:
 
 
 def _source(kind: type) -> str | None:
-    """The source of a class, of those above it, and of the functions beside them; None where there is none to read."""
+    """Return the source of a class, its bases and their modules' functions; None if some source is unavailable."""
     found = []
     for one in kind.__mro__:
         if one.__module__.partition(".")[0] in ("builtins", "collections", "torch", "typing"):
@@ -304,7 +306,7 @@ def _source(kind: type) -> str | None:
 
 
 def adopted(loaders: Any, adopt: Callable[[Any], Any] = Loader.adopt) -> Any:
-    """Plain DataLoaders, alone or in lists and dicts, as ones that can go on (`Loader.adopt`)."""
+    """Make plain DataLoaders resumable (`Loader.adopt`), alone or in lists and dicts."""
     if isinstance(loaders, dict):
         return {name: adopted(one, adopt) for name, one in loaders.items()}
     if isinstance(loaders, list | tuple) and type(loaders) in (list, tuple):
@@ -313,10 +315,10 @@ def adopted(loaders: Any, adopt: Callable[[Any], Any] = Loader.adopt) -> Any:
 
 
 def copyable(loaders: Any) -> Any:
-    """DataLoaders that Lightning can make anew to predict with.
+    """Make DataLoaders that Lightning can re-create for prediction.
 
-    It would repeat the arguments that they were made with, and stumbles over a batch size that has no name,
-    `DataLoader(data, 100)`. Without that memory it takes their attributes.
+    Lightning repeats the recorded constructor arguments, and fails on a positional batch size, `DataLoader(data, 100)`.
+    Without the recorded arguments it uses the attributes instead.
     """
 
     def forget(loader: Any) -> Any:

@@ -1,8 +1,8 @@
-"""Batches cut from tensors in memory, instead of assembled image by image in worker processes; or from the disk.
+"""Loaders that slice batches from tensors in memory or from disk, instead of collating samples in worker processes.
 
-The whole part lies in memory as it was stored (uint8 for images). A few batches at a time are gathered by index,
-converted and normalised in one go, and then cut into views: small batches share the cost of the conversion, large
-ones stay in the processor's cache.
+The whole split is held in memory as stored (uint8 for images). A few batches at a time are gathered by index,
+converted and normalised together, and split into views: small batches share the cost of the conversion, and large
+batches stay in the processor's cache.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ from labrun.data.streamed import Rows
 from labrun.errors import LabrunError
 
 CHUNK_BYTES = 4 * 2**20
-"""How much float32 is converted at a time; about the size of a core's cache."""
+"""Bytes of float32 converted at a time; about the size of a core's cache."""
 PIECE_BYTES = 2**20
-"""How much of what is stored on the disk a process reads at a time."""
+"""Bytes that a process reads from the disk at a time."""
 AHEAD = 4
-"""So many pieces each process has read before they are asked for."""
+"""Pieces that each process reads ahead."""
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
-"""Takes float images (N, C, H, W) and a generator, gives images of the same shape."""
+"""Maps float images (N, C, H, W) and a generator to images of the same shape."""
 
 
 class BatchLoader:
-    """Iterates over one part of a data set in batches.
+    """Iterates over one split of a data set in batches.
 
     Shapes:
         yields `(x, y)`: x (B, ...) float32, y (B,) int64; the last batch may be smaller.
 
-    The order of epoch `e` depends on the seed and `e` alone, so that a run that resumes at an epoch sees what it
-    would have seen without the break.
+    The order of epoch `e` depends on the seed and `e` alone, so a run that resumes at an epoch sees the same batches as
+    an uninterrupted one.
 
     Args:
         part: the samples.
-        scaling: how stored values become the model's.
+        scaling: normalisation of the stored values.
         batch_size: samples per batch.
         shuffle: draw a new order each epoch.
-        seed: of the order and the augmentation.
+        seed: seed of the order and the augmentation.
         augmentation: applied to each converted chunk; None for evaluation.
-        rank, ranks: this process takes every `ranks`-th sample, padded so that all have equally many. None: as many
-            as there are processes in torch's default group when the iteration begins.
+        rank, ranks: this process takes every `ranks`-th sample, padded so that all processes get the same number.
+            `ranks=None`: rank and size of torch's default process group when the iteration starts.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class BatchLoader:
         self._given = 0
         self._resumed: dict[str, int] | None = None
         self.batch_sampler = SimpleNamespace(sampler=self)
-        """Lightning tells the epoch to whatever stands here."""
+        """Lightning calls `set_epoch` on the sampler found here."""
         per_batch = max(1, math.prod(part.x.shape[1:]) * 4 * batch_size)
         self._batches_per_chunk = max(1, CHUNK_BYTES // per_batch)
 
@@ -89,15 +89,15 @@ class BatchLoader:
         return math.ceil(self._count() / self.batch_size)
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next iteration is, from 0 on."""
+        """Set the epoch of the next iteration, from 0."""
         self._epoch = epoch
 
     def state_dict(self) -> dict[str, int]:
-        """Where in which epoch the iteration stands; Lightning keeps it in its checkpoints."""
+        """Return epoch and batch of the iteration; Lightning stores them in its checkpoints."""
         return {"epoch": self._epoch, "batches": self._given}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begin that epoch, if it comes next, where it was left."""
+        """Resume at the saved position, if the saved epoch is the next one."""
         self._resumed = dict(state)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -106,7 +106,7 @@ class BatchLoader:
         self._given = 0
         for batch in self._batches():
             self._given += 1
-            # What was seen is drawn again and dropped, so that the augmentation of the rest is what it would have been.
+            # Batches already seen are drawn again and dropped, so the remaining ones get the same augmentation.
             if self._given > skipped:
                 yield batch
 
@@ -130,12 +130,12 @@ class BatchLoader:
         return _tensor(x)
 
     def _stored(self, chunks: Sequence[slice | Tensor]) -> Iterator[Tensor]:
-        """The samples of each chunk, as they are stored."""
+        """Yield the samples of each chunk as stored."""
         return (self._x[chosen] for chosen in chunks)
 
     @property
     def _place(self) -> tuple[int, int]:
-        """This process's number, and of how many."""
+        """This process's rank, and the number of processes."""
         if self._given_place is not None:
             return self._given_place
         together = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -155,14 +155,14 @@ class BatchLoader:
 
 
 class StreamedLoader(BatchLoader):
-    """The same batches, to the last bit, of samples that stay on the disk.
+    """Yields bit-identical batches from samples that stay on disk.
 
-    Processes read some pieces of chunks ahead, as they are stored; the rest is done here. They live for one iteration.
+    Worker processes read pieces of chunks ahead, as stored; this process does the rest. Workers live for one iteration.
 
     Args:
         part: its samples are `labrun.data.streamed.Rows`.
-        scaling, batch_size: and the rest, see `BatchLoader`.
-        workers: how many processes read; 0: this one.
+        scaling, batch_size: see `BatchLoader`, also for the other arguments.
+        workers: number of reader processes; 0: read in this process.
     """
 
     def __init__(self, part: Part, scaling: Scaling, batch_size: int, *, workers: int = 0, **given: Any) -> None:
@@ -183,7 +183,7 @@ class StreamedLoader(BatchLoader):
             num_workers=self._workers,
             prefetch_factor=AHEAD if self._workers else None,
             worker_init_fn=_leave_interrupts,
-            generator=torch.Generator(),  # else the workers' seeds would be drawn from the training's
+            generator=torch.Generator(),  # keeps the workers' seeds off the training's generator
         )
         read = iter(loader)
         for of_one in pieces:
@@ -192,7 +192,7 @@ class StreamedLoader(BatchLoader):
 
 
 class _Pieces(Dataset[Any]):
-    """Samples by arrays of positions; an error of labrun's is given, and not raised: it passes as it is."""
+    """Samples by arrays of positions. Returns labrun's errors instead of raising them, so torch does not wrap them."""
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
@@ -220,26 +220,26 @@ def _positions(chosen: slice | Tensor) -> Tensor:
 
 
 def _leave_interrupts(_: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the run's own ends those that read for it."""
+    """Ignore Ctrl-C, which reaches every process of a terminal: the run's process stops its readers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _tensor(values: Any) -> Tensor:
     with warnings.catch_warnings():
-        # Arrays that were read from a file may be read-only; nothing here writes to them.
+        # Arrays read from a file may be read-only; this module never writes to them.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(values)
 
 
 def make_loader(part: Part, scaling: Scaling, batch_size: int, *, workers: int = 0, **given: Any) -> BatchLoader:
-    """Batches of a part, wherever its samples are; see `BatchLoader` and `StreamedLoader`."""
+    """Return the loader for a split, in memory or streamed; see `BatchLoader` and `StreamedLoader`."""
     if isinstance(part.x, Rows):
         return StreamedLoader(part, scaling, batch_size, workers=workers, **given)
     return BatchLoader(part, scaling, batch_size, **given)
 
 
 class RandomFlip:
-    """Mirrors each image left to right with a given probability."""
+    """Flips each image horizontally with a given probability."""
 
     def __init__(self, probability: float = 0.5) -> None:
         self.probability = probability
@@ -250,7 +250,7 @@ class RandomFlip:
 
 
 class RandomCrop:
-    """Shifts each image by up to `padding` pixels either way; what comes in from outside is its own edge, mirrored.
+    """Shifts each image by up to `padding` pixels in both directions, with reflection padding at the edges.
 
     Source: the augmentation of K. He et al., "Deep Residual Learning for Image Recognition", arXiv:1512.03385.
     """
@@ -272,10 +272,10 @@ class RandomCrop:
 
 
 class Compose:
-    """One augmentation after another.
+    """Applies augmentations in sequence.
 
     Args:
-        steps: the augmentations; null ones are left out.
+        steps: the augmentations; null ones are skipped.
     """
 
     def __init__(self, **steps: Augmentation | None) -> None:

@@ -1,6 +1,7 @@
-"""Whether a data set is held in memory, or its samples stay on the disk: a rule, and the memory that it goes by.
+"""The rule that decides whether a data set is held in memory or streamed from disk, and the limits it uses.
 
-The rule reads limits, never how much memory is free at the moment: the same run at the same place decides alike.
+The rule looks at memory limits, never at the memory that is free at the moment, so the same run on the same machine
+always decides the same way.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from labrun.checking import size_text
 from labrun.schema import Compute
 
 SHARE = 0.5
-"""Of a run's memory, at most so much is taken by arrays: while they are split they are there twice."""
+"""Largest share of a run's memory that arrays may take: splitting them holds two copies for a while."""
 ENDLESS = 2**60
-"""What some cgroups say where they set no limit."""
+"""Some cgroups report a value above this where they set no limit."""
 GROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 @dataclass(frozen=True)
 class Limit:
-    """How much memory a run may use, and what says so."""
+    """The memory that a run may use, and the source of the limit."""
 
     bytes: int
     why: str
@@ -39,18 +40,18 @@ class Reading:
     why: str
 
     def recorded(self) -> dict[str, Any]:
-        """As a run's record holds it."""
+        """Return the form stored in a run's record."""
         return {"in_memory": self.in_memory, "why": self.why}
 
 
 def limit(compute: Compute) -> Limit:
-    """The least of all that limits one run's memory here.
+    """Return the tightest memory limit of one run on this machine.
 
-    The machine's memory, a cgroup's and Slurm's are shared by the runs beside it: a run has as large a part of them as
-    it has of the cores. `compute.mem_gb` and the limits of a process (`ulimit -v`, `-d`) are its own.
+    Concurrent runs share the limits of the machine, the cgroup and Slurm: a run's share equals its share of the cores.
+    `compute.mem_gb` and the process limits (`ulimit -v`, `-d`) apply to the run alone.
 
     Args:
-        compute: the run's.
+        compute: the run's `compute` config.
     """
     found = [Limit(round(one.bytes * _part(compute)), one.why) for one in _shared()]
     if compute.mem_gb:
@@ -63,12 +64,12 @@ def limit(compute: Compute) -> Limit:
 
 
 def decide(setting: bool | str, needed: int, limit: Limit) -> Reading:
-    """Whether a data set is held in memory.
+    """Decide whether a data set is held in memory.
 
     Args:
         setting: `dataset.in_memory`.
-        needed: bytes of its arrays.
-        limit: of the run.
+        needed: size of its arrays, bytes.
+        limit: memory limit of the run.
     """
     if isinstance(setting, bool):
         return Reading(setting, f"dataset.in_memory={str(setting).lower()}")
@@ -95,7 +96,7 @@ def _shared() -> Iterator[Limit]:
 
 
 def _of_cgroups() -> Iterator[int]:
-    """The limits of the cgroups that this process is in, of version 2 and 1, from its own up to the root."""
+    """Yield the limits of this process's cgroups (versions 1 and 2), from its own up to the root."""
     try:
         lines = OWN_GROUPS.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -109,7 +110,7 @@ def _of_cgroups() -> Iterator[int]:
         for folder in (own, *own.parents):
             try:
                 text = (folder / name).read_text(encoding="utf-8").strip()
-            except OSError:  # a container may not see the groups above its own
+            except OSError:  # in a container the parent groups may be invisible
                 text = ""
             if text.isdigit():
                 yield int(text)

@@ -1,10 +1,10 @@
-"""Mounting: give a run a local path to read.
+"""Mounting: give a run a local path to read its data from.
 
-A local folder is used where it is, and not a byte of it is changed. Of a remote datastore the files are brought to a
-content-addressed cache, once for all runs that see it.
+A local folder is used in place and never modified. Files of a remote datastore are fetched into a content-addressed
+cache, once for all runs that share it.
 
-What is mounted, in this order: the asset that is registered under the name; else the folder of that name; else, for a
-data set, one of the folders that its reader knows.
+A name resolves to the first of these that exists: the asset registered under it; the folder of that name; for a data
+set, one of the folders that its reader knows.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ log = logging.getLogger(__name__)
 
 REFERENCE = re.compile(r"\$\{mount:([^{}]*)\}")
 SHOWN = 6
-"""So many of the things that lie in a mounted folder are named."""
+"""Entries of a mounted folder that the log lists."""
 
 
 @dataclass(frozen=True)
 class Mounted:
-    """What a run may read."""
+    """A mounted input of a run."""
 
     path: Path
     asset: Asset | None
@@ -53,7 +53,7 @@ class Mounted:
     datastore: str
 
     def described(self) -> dict[str, Any]:
-        """What the record says of it."""
+        """Return the entry for the run's record."""
         known: dict[str, Any] = {"datastore": self.datastore, "moved_bytes": self.moved}
         if self.asset is not None:
             known |= {"asset": self.asset.name, "version": self.asset.version, "number": self.asset.number}
@@ -61,15 +61,15 @@ class Mounted:
 
 
 def mount(datastore: Mapping[str, Any], dataset: Mapping[str, Any], reader: Reader | None = None) -> Mounted:
-    """The local folder below which a data set's reader looks.
+    """Mount a data set: provide the local folder that its reader reads from.
 
     Args:
         datastore: the config's `datastore`, resolved.
-        dataset: the config's `dataset`: its `asset` (else its `name`) and its `version` say what is mounted.
-        reader: the data set's; knows where files of its kind lie in a datastore that has no such asset.
+        dataset: the config's `dataset`: its `asset` (else its `name`) and its `version` select what is mounted.
+        reader: the data set's reader; knows where a datastore without such an asset keeps files of its kind.
 
     Raises:
-        MissingDataError: it is not there.
+        MissingDataError: the data are missing.
         CorruptDataError: a file of the asset has changed since it was registered.
         DataError: the datastore cannot be reached, or the cache has no room.
     """
@@ -88,7 +88,7 @@ def mount(datastore: Mapping[str, Any], dataset: Mapping[str, Any], reader: Read
 
 
 def mount_reference(text: str, datastore: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> Mounted:
-    """What `${mount:TEXT}` stands for: an asset of the run's datastore, or a folder or file of this or another one.
+    """Mount what `${mount:TEXT}` refers to: an asset of the run's datastore, or a folder or file of any datastore.
 
     Args:
         text: `NAME`, `NAME@VERSION`, `folder/file` or `DATASTORE/folder`.
@@ -101,7 +101,7 @@ def mount_reference(text: str, datastore: Mapping[str, Any], others: Mapping[str
 
 
 def referred(text: str, datastore: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> Mounting:
-    """As `mount_reference`, not carried out yet."""
+    """Like `mount_reference`, but return the `Mounting` without mounting it."""
     first, _, rest = text.partition("/")
     if rest and first in others:
         datastore, text = others[first], rest
@@ -112,7 +112,7 @@ def referred(text: str, datastore: Mapping[str, Any], others: Mapping[str, Mappi
 
 
 def local_root(datastore: Mapping[str, Any], dataset: Mapping[str, Any]) -> Path | None:
-    """As `mount`, for a folder of this machine, without a look at its files; None for a remote datastore."""
+    """Like `mount` for a local folder, but without checking its files; None for a remote datastore."""
     if not schema.is_local_datastore(datastore):
         return None
     name = str(dataset.get("asset") or dataset["name"])
@@ -122,12 +122,12 @@ def local_root(datastore: Mapping[str, Any], dataset: Mapping[str, Any]) -> Path
 
 
 GUARD = "\0"
-"""Stands in a `${mount:` that is meant as text, so that it is not carried out."""
+"""Inserted into an escaped `${mount:`, so that it is not mounted."""
 AS_TEXT = re.compile(r"(?<!\\)((?:\\\\)*)\\\$\{mount:")
 
 
 def guarded(value: Any) -> Any:
-    """A config's values as a record keeps them, each `\\${mount:` such that it stays text when the rest is resolved."""
+    """Return a config's values with each escaped `\\${mount:` marked, so it stays text when others are resolved."""
     if isinstance(value, str):
         return AS_TEXT.sub(rf"\1\\${{{GUARD}mount:", value) if "${mount:" in value else value
     if isinstance(value, Mapping):
@@ -138,7 +138,7 @@ def guarded(value: Any) -> Any:
 
 
 def resolved(value: Any, path_of: Callable[[str], str]) -> Any:
-    """A config's values, each `${mount:...}` replaced by its path."""
+    """Return a config's values with each `${mount:...}` replaced by its path."""
     if isinstance(value, str):
         found = REFERENCE.sub(lambda match: path_of(match[1].strip()), value)
         return found.replace(f"${{{GUARD}mount:", "${mount:")
@@ -150,7 +150,7 @@ def resolved(value: Any, path_of: Callable[[str], str]) -> Any:
 
 
 def references(value: Any) -> Iterator[str]:
-    """Every `${mount:...}` in a config's values."""
+    """Yield every `${mount:...}` in a config's values."""
     if isinstance(value, str):
         yield from (match.strip() for match in REFERENCE.findall(value))
     elif isinstance(value, Mapping):
@@ -162,15 +162,15 @@ def references(value: Any) -> Iterator[str]:
 
 
 class Mounting:
-    """One thing that is to be mounted.
+    """An input to be mounted.
 
     Args:
         node: the config's `datastore`, resolved.
-        name: how the user calls it.
-        version: of the asset; None: the newest.
-        places: folders of the datastore where it may be, if no asset has the name.
-        must_be_asset: a folder of that name will not do.
-        of_data_set: its reader finds the files below the root of a local datastore by itself.
+        name: the user's name for it.
+        version: version of the asset; None: the newest.
+        places: candidate folders in the datastore if no asset has the name.
+        must_be_asset: do not fall back to a folder of that name.
+        of_data_set: the input is a data set, whose reader finds its own files below the root of a local datastore.
     """
 
     def __init__(
@@ -187,10 +187,10 @@ class Mounting:
         self.store = stores.make(node)
 
     def carry_out(self) -> Mounted:
-        """Mount it, and say so."""
+        """Mount the input and log it."""
         began = time.monotonic()
         what = f"Mounting input '{self._name}' from datastore '{self.store.name}' ..."
-        if not self.store.is_local:  # which may take a while
+        if not self.store.is_local:  # may take a while
             log.info(what)
         asset = self.find_asset()
         if isinstance(self.store, LocalDatastore):
@@ -205,17 +205,17 @@ class Mounting:
         return found
 
     def find_asset(self) -> Asset | None:
-        """The asset of that name and version, if there is one.
+        """Return the asset of that name and version, if any.
 
         Raises:
-            MissingDataError: there is none, and one is asked for.
+            MissingDataError: there is none, and the user asked for an asset or a version.
         """
         if self._must_be_asset or self._version is not None:
             return assets.get(self.store, self._name, self._version)
         return assets.find(self.store, self._name)
 
     def look(self) -> None:
-        """Find out whether it can be mounted, without moving a byte.
+        """Check that the input can be mounted, without transferring anything.
 
         Raises: as `mount`.
         """
@@ -237,7 +237,7 @@ class Mounting:
         return store.path(place)
 
     def _exactly(self, store: LocalDatastore, asset: Asset, entries: Sequence[Entry], more: set[str]) -> Path:
-        """The asset's folder; where more has come to lie in it, a folder of links to what was registered."""
+        """Return the asset's folder; if it has unregistered files too, a folder of links to the registered ones."""
         if not more:
             return store.path(asset.path)
         key = hashlib.sha256(json.dumps([store.identity, asset.path, asset.version]).encode()).hexdigest()[:32]
@@ -279,7 +279,7 @@ class Mounting:
         return Mounted(path if self._of_data_set else path / place, None, moved, self.store.name)
 
     def _place(self) -> tuple[str, dict[str, FileInfo]]:
-        """The first of the places that has files, and what it has."""
+        """Return the first candidate folder that has files, with its files."""
         for place in self._places:
             files = self.store.files(clean(place))
             if place == ".":
@@ -297,10 +297,10 @@ class Mounting:
         )
 
     def _check_listed(self, asset: Asset, entries: Sequence[Entry]) -> None:
-        """Hold the place's own listing against the manifest; what may have changed is not taken from the cache.
+        """Compare the datastore's listing with the manifest, so that changed files are not served from the cache.
 
         Raises:
-            CorruptDataError: a file is gone, or has another size.
+            CorruptDataError: a file is missing, or its size or content has changed.
         """
         listed, seen = self.store.files(asset.path), assets.seen(self.store, asset)
         for entry in entries:
@@ -313,7 +313,7 @@ class Mounting:
                 self._check_content(asset, entry, name, found)
 
     def _check_content(self, asset: Asset, entry: Entry, name: str, found: FileInfo) -> None:
-        """A file that the place says is another than at registration: read it, once for as long as it stays so."""
+        """Check the content of a file whose token differs from registration; it is read once per new token."""
         from labrun.data.transfer import DigestCache, remote_sha256
 
         memory = DigestCache(self.store)
@@ -324,18 +324,18 @@ class Mounting:
 
 
 def check_local(store: LocalDatastore, asset: Asset, afresh: bool = False) -> tuple[list[Entry], set[str]]:
-    """Hold a local asset's files against its manifest.
+    """Compare a local asset's files with its manifest.
 
     Args:
         store: the datastore.
         asset: the asset.
-        afresh: read every byte, also of files whose size, times and inode are as they were.
+        afresh: read every byte, even of files whose size, times and inode are unchanged.
 
     Returns:
-        The manifest, and what else lies in the asset's folder.
+        The manifest, and the names of unregistered files in the asset's folder.
 
     Raises:
-        CorruptDataError: one is gone or has changed.
+        CorruptDataError: a file is missing or has changed.
     """
     entries, listed = assets.manifest(store, asset), store.files(asset.path)
     names = [f"{asset.path}/{entry.path}".lstrip("/") for entry in entries]
@@ -349,7 +349,7 @@ def check_local(store: LocalDatastore, asset: Asset, afresh: bool = False) -> tu
 
 
 def changed(asset: Asset, store: Datastore, name: str, what: str) -> CorruptDataError:
-    """The message for a file that is not what was registered."""
+    """Return the error for a file that differs from what was registered."""
     return CorruptDataError(
         f"{name} of asset {asset.title} in datastore '{store.name}' {what}. Put the old file back, or register the "
         f"folder as it is now: lab data upload FOLDER {asset.path} --datastore {store.name} --name {asset.name} "
@@ -358,7 +358,7 @@ def changed(asset: Asset, store: Datastore, name: str, what: str) -> CorruptData
 
 
 def cache_folder(node: Mapping[str, Any]) -> Path:
-    """Where files of a remote datastore are kept."""
+    """Return the cache folder for files of a remote datastore."""
     given = node.get("cache")
     if given:
         return Path(str(given)).expanduser().resolve()

@@ -1,4 +1,4 @@
-"""Whether samples are numbers alone, which most models need, and whether single precision tells them apart."""
+"""Checks that samples are purely numeric, as most models need, and that float32 can tell their values apart."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from labrun.data.wording import FILLED, few, option
 
 SHOWN = 5
 COARSE = 1e-4
-"""A larger share of a column's range that float32 does not tell apart is worth a word."""
+"""Rounding error of float32, as a fraction of a column's range, above which the user is warned."""
 
 
 def unfit(x: Any, origin: str) -> str | None:
-    """Why models that take numbers alone cannot be given these samples; None where they can."""
+    """Return why models that accept only numbers cannot use these samples; None if they can."""
     if hasattr(x, "iloc"):
         return not_numbers(x, list(x.columns), origin)
     values = x.data if hasattr(x, "indptr") else x
@@ -26,7 +26,7 @@ def unfit(x: Any, origin: str) -> str | None:
 
 
 def not_numbers(table: Any, features: Sequence[str], where: object) -> str | None:
-    """What makes columns more than numbers: text, or gaps; None where nothing does."""
+    """Return a message about text or missing values in the columns; None if all are plain numbers."""
     text = [name for name in features if table[name].dtype.kind not in "biuf"]
     if text:
         import pandas as pd
@@ -49,7 +49,7 @@ def not_numbers(table: Any, features: Sequence[str], where: object) -> str | Non
 
 
 def too_close(x: AnyArray, names: Sequence[str]) -> str | None:
-    """Which columns hold values that are hardly told apart once they are float32; None where none does.
+    """Return a warning about columns whose values nearly coincide as float32; None if there are none.
 
     Shapes:
         x: (N, F) finite numbers.
@@ -60,7 +60,7 @@ def too_close(x: AnyArray, names: Sequence[str]) -> str | None:
 
 
 class Closeness:
-    """As `too_close`, of samples that come in blocks."""
+    """Computes `too_close` for samples that arrive in blocks."""
 
     def __init__(self) -> None:
         self._lost: list[float] = []
@@ -69,7 +69,7 @@ class Closeness:
 
     @classmethod
     def of(cls, parts: Iterable[Closeness]) -> Closeness:
-        """Of columns that were looked at one by one."""
+        """Combine the results of columns that were checked one by one."""
         made = cls()
         for one in parts:
             made._lost += one._lost or [0.0]
@@ -78,7 +78,7 @@ class Closeness:
         return made
 
     def add(self, x: AnyArray) -> None:
-        """Look at further samples: (N, F)."""
+        """Take in further samples: (N, F)."""
         if x.dtype.itemsize < 8 or not len(x):
             return
         width = x.shape[1]
@@ -90,7 +90,7 @@ class Closeness:
             self._high[place] = max(self._high[place], float(column.max()))
 
     def told(self, names: Sequence[str]) -> str | None:
-        """A remark for the user, or None."""
+        """Return the warning for the user, or None."""
         found = []
         for name, lost, low, high in zip(names, self._lost, self._low, self._high, strict=False):
             if lost > COARSE * (high - low) > 0:

@@ -1,4 +1,4 @@
-"""What the user sees of a transfer: a bar at a terminal, else a line for each file."""
+"""Progress display of a transfer: a bar at a terminal, otherwise one line per file."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from labrun.checking import counted, size_text
 
 
 class View(Protocol):
-    """Is told how a transfer goes on; from any thread."""
+    """Receives the progress of a transfer, from any thread."""
 
     def begin(self, files: int, size: int) -> None:
-        """So many files and bytes are to be moved."""
+        """Start a transfer of this many files and bytes."""
 
     def heard(self, count: int) -> None:
-        """So many bytes have moved."""
+        """Add to the number of bytes transferred."""
 
     def done(self, name: str, size: int) -> None:
         """A file has arrived."""
 
 
 class Quiet:
-    """Counts, and shows nothing."""
+    """Counts files and bytes; displays nothing."""
 
     def __init__(self) -> None:
         self.bytes = self.files = 0
@@ -39,17 +39,17 @@ class Quiet:
         """Nothing to show."""
 
     def done(self, name: str, size: int) -> None:
-        """Count it."""
+        """Count the file."""
         with self._lock:
             self.files += 1
             self.bytes += size
 
 
 class Shown(Quiet):
-    """A bar with bytes, files and rate at a terminal; a line for each file where there is none.
+    """Shows a bar with bytes, files and rate at a terminal, otherwise one line per file.
 
     Args:
-        verb: what is done with the files: `uploaded`.
+        verb: past participle for the line, such as `uploaded`.
     """
 
     def __init__(self, verb: str) -> None:
@@ -91,12 +91,12 @@ class Shown(Quiet):
         self._bar.start()
 
     def heard(self, count: int) -> None:
-        """Let the bar grow."""
+        """Advance the bar."""
         if self._bar is not None:
             self._bar.advance(self._task, count)
 
     def done(self, name: str, size: int) -> None:
-        """Name the file."""
+        """Print the file's name."""
         super().done(name, size)
         with self._lock:
             self._told += 1
@@ -111,7 +111,7 @@ class Shown(Quiet):
 
     @property
     def summary(self) -> str:
-        """`9 files, 279.0 MB in 3.1 s (90.0 MB/s)`."""
+        """Summary such as `9 files, 279.0 MB in 3.1 s (90.0 MB/s)`."""
         seconds = max(time.monotonic() - self._began, 1e-3)
         rate = f" ({size_text(self.bytes / seconds)}/s)" if self.bytes else ""
         return f"{counted(self.files, 'file')}, {size_text(self.bytes)} in {seconds:.1f} s{rate}"

@@ -1,6 +1,6 @@
-"""The states of the random number generators: Python's, NumPy's, torch's, and those that loaders have of their own.
+"""Saving and restoring random number generators: Python's, NumPy's, torch's, and the loaders' own.
 
-They are kept as plain values and tensors, so that a checkpoint with them is read without unpickling any class.
+The states are plain values and tensors, so that a checkpoint with them can be read without unpickling any class.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import torch
 
 
 def capture(generators: Sequence[torch.Generator] = ()) -> dict[str, Any]:
-    """The states as they are now.
+    """Return the current states.
 
     Args:
-        generators: beside the global ones.
+        generators: generators to capture in addition to the global ones.
     """
     found: dict[str, Any] = {
         "python": random.getstate(),
@@ -26,7 +26,7 @@ def capture(generators: Sequence[torch.Generator] = ()) -> dict[str, Any]:
         "generators": [one.get_state() for one in generators],
     }
     numpy: Any = np.random.get_state()
-    if isinstance(numpy, tuple):  # else it was exchanged for a generator of another kind
+    if isinstance(numpy, tuple):  # otherwise the legacy bit generator was replaced
         name, keys, *rest = numpy
         found["numpy"] = (str(name), torch.from_numpy(keys.astype(np.int64)), *rest)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
@@ -35,11 +35,11 @@ def capture(generators: Sequence[torch.Generator] = ()) -> dict[str, Any]:
 
 
 def restore(state: dict[str, Any], generators: Sequence[torch.Generator] = ()) -> None:
-    """Have the generators go on from what `capture` found.
+    """Restore the states that `capture` returned.
 
     Args:
         state: from `capture`.
-        generators: as they were given there; left alone where their number is another one.
+        generators: the same ones as for `capture`; left alone if their number differs.
     """
     version, keys, gauss = state["python"]
     random.setstate((version, tuple(keys), gauss))
@@ -55,7 +55,7 @@ def restore(state: dict[str, Any], generators: Sequence[torch.Generator] = ()) -
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether nothing was drawn from the global generators of the processor between two states."""
+    """Return whether nothing was drawn from the global CPU generators between two states."""
     numpy = [state.get("numpy", ("", torch.empty(0))) for state in (one, other)]
     return (
         one["python"] == other["python"]
@@ -67,10 +67,10 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def isolated(state: dict[str, Any] | None, generators: Sequence[torch.Generator] = ()) -> Iterator[None]:
-    """Inside, the generators go on from a state; afterwards from where they were before.
+    """Run the context with the given generator states, then restore the previous ones.
 
     Args:
-        state: from `capture`; None: inside, they are as outside, and what is drawn counts.
+        state: from `capture`; None: leave the generators alone, so draws in the context persist.
         generators: see `restore`.
     """
     if state is None:
@@ -85,7 +85,7 @@ def isolated(state: dict[str, Any] | None, generators: Sequence[torch.Generator]
 
 
 def generators_of(loader: Any) -> list[torch.Generator]:
-    """The generators that a loader, and what chooses its samples, draw from instead of the global one."""
+    """Return the generators that a loader and its samplers use instead of the global one."""
     sampler, batches = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
     found: dict[int, torch.Generator] = {}
     for one in (loader, sampler, batches, getattr(batches, "sampler", None)):
@@ -96,7 +96,7 @@ def generators_of(loader: Any) -> list[torch.Generator]:
 
 
 def seed_worker(seed: int) -> None:
-    """Seed a worker's generators."""
+    """Seed the global generators of a worker process."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
