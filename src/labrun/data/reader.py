@@ -1,4 +1,4 @@
-"""A reader turns a path into arrays. The idea is here; its kinds are in `readers/`."""
+"""The `Reader` interface, which turns a path into arrays, and the splitting of its result. Readers: `readers/`."""
 
 from __future__ import annotations
 
@@ -38,46 +38,46 @@ GENERAL_KEYS = frozenset(
     }
     | {"augmentation", "search_space"}
 )
-"""Keys of a data set that labrun itself acts on; all others go to the reader."""
+"""Keys of `dataset` that labrun handles itself; all others are passed to the reader."""
 STREAMING = frozenset({"in_memory", "num_workers"})
-"""The same, but of readers that have such arguments they are theirs."""
+"""Keys that labrun handles unless the reader has arguments of these names."""
 
 
 AUTO = "auto"
-"""`dataset.in_memory`, where labrun decides."""
+"""Value of `dataset.in_memory` that leaves the decision to labrun."""
 
 
 class Reader(ABC):
     """Reads one kind of data set.
 
-    A reader is built from the config's `dataset` node, minus the keys that labrun acts on itself. It never writes.
+    A reader is built from the config's `dataset` node, minus the keys that labrun handles itself. It never writes.
     """
 
     known: Mapping[str, Any] | None = None
-    """For readers of tables: how a model's own table was read, where this one is for that model."""
+    """For tables read for a trained model: how the model's training table was read; otherwise None."""
 
     may_be_held = False
-    """Whether it starts no thread and calls no code of the user's: then a sweep's data are read once, for all runs."""
+    """Whether it starts no threads and calls no user code, so that a sweep can read its data once for all runs."""
 
     @property
     def is_own_code(self) -> bool:
-        """Whether the user's own code makes the data: then what it gives counts in a record, beside its files."""
+        """Whether user code produces the data; the record then holds a digest of its output as well as of its files."""
         return not type(self).__module__.startswith("labrun.")
 
     @abstractmethod
     def find(self, root: Path) -> bool:
-        """Whether the files of this data set are below a folder."""
+        """Return whether the folder holds the files of this data set."""
 
     @abstractmethod
     def read(self, root: Path) -> RawData:
         """Read everything into memory.
 
         Raises:
-            MissingDataError, CorruptDataError, DataError: the files are absent, damaged or of another kind.
+            MissingDataError, CorruptDataError, DataError: the files are missing, damaged or of another format.
         """
 
     def needed(self, root: Path) -> int | None:
-        """How many bytes the arrays would take that `read` gives; None where `stream` is not to be had.
+        """Return the size in bytes of the arrays that `read` would return; None if `stream` is unavailable.
 
         Raises:
             DataError: as `read`.
@@ -85,7 +85,7 @@ class Reader(ABC):
         return None
 
     def stream(self, root: Path) -> RawData:
-        """As `read`, with samples that stay on the disk (`labrun.data.streamed.Rows`).
+        """Like `read`, but with samples that stay on the disk (`labrun.data.streamed.Rows`).
 
         Raises:
             DataError: as `read`, or these files cannot be streamed; the message says what to do.
@@ -93,7 +93,7 @@ class Reader(ABC):
         raise DataError(f"dataset.in_memory=false: {type(self).__name__} reads into memory alone: leave it out")
 
     def files(self, root: Path) -> Sequence[Path]:
-        """The files that `read` reads, without reading them if possible.
+        """Return the files that `read` reads, without reading them if possible.
 
         Raises:
             DataError: as `read`.
@@ -101,34 +101,34 @@ class Reader(ABC):
         return self.read(root).files
 
     def places(self) -> Sequence[str] | None:
-        """Where the files lie in a datastore: folders or files below its root, the likeliest first.
+        """Return candidate folders or files below a datastore's root, likeliest first.
 
-        `.` stands for the root's own files, without its folders, and the empty name for all that there is. None: this
-        reader takes nothing from the datastore.
+        `.` stands for the files directly in the root, the empty name for everything below it. None: this reader takes
+        nothing from the datastore.
         """
         return ("",)
 
     def fetch(self, root: Path) -> None:  # noqa: B027 - most kinds cannot
-        """Bring absent files, if this kind can.
+        """Download missing files, if this kind can.
 
         Raises:
-            MissingDataError: it cannot; the message says how to bring the files by hand.
+            MissingDataError: it cannot; the message says how to put the files in place by hand.
         """
 
     def check_packages(self, root: Path) -> None:  # noqa: B027 - most kinds need none
-        """Whether the packages are installed that reading the files needs. They are there.
+        """Check that the packages needed to read the files are installed. The files exist.
 
         Raises:
-            MissingExtraError: one is not.
+            MissingExtraError: a package is missing.
         """
 
     @staticmethod  # noqa: B027 - most kinds need nothing
     def warm() -> None:
-        """Import what reading needs, ahead of many runs that read."""
+        """Import the libraries that reading needs, before runs are forked."""
 
 
 def make_reader(dataset: Mapping[str, Any]) -> Reader:
-    """The reader that a `dataset` node names.
+    """Build the reader for a `dataset` node.
 
     Raises:
         ConfigError: it cannot be built, or is not a `Reader`.
@@ -157,16 +157,16 @@ KNOWN_KINDS = {
     "tuple": "a tuple",
     "Bunch": "a dict",
 }
-"""What people have instead of a reader, by the name of its class."""
+"""Common objects that users pass in place of a reader, by class name."""
 
 
 def _no_reader(named: str, kind: type, is_made: bool = False) -> str:
-    """What to do with a `_target_` that is not a reader.
+    """Return the message for a `_target_` that is not a reader.
 
     Args:
         named: the `_target_`.
-        kind: the class that it names, or that of what it gave.
-        is_made: it is what it gave.
+        kind: the class it refers to, or the class of the object it returned.
+        is_made: whether `kind` is the class of a returned object.
     """
     what = next((KNOWN_KINDS[base.__name__] for base in kind.__mro__ if base.__name__ in KNOWN_KINDS), None)
     is_what = f"{'gives' if is_made else 'is'} {what or f'a {kind.__name__}'}"
@@ -188,16 +188,16 @@ def _no_reader(named: str, kind: type, is_made: bool = False) -> str:
 
 
 def prepare(dataset: Mapping[str, Any], root: Path) -> None:
-    """Make sure that the files are there, fetching them where that is allowed. Done once, before anything fans out.
+    """Ensure that the files exist, downloading them where allowed. Called once, before any run starts.
 
     Raises:
-        MissingDataError: they are absent and cannot be fetched.
+        MissingDataError: they are missing and cannot be downloaded.
     """
     reader = make_reader(dataset)
     if dataset.get("download", True) and not reader.find(root):
         reader.fetch(root)
     if not reader.find(root):
-        reader.read(root)  # it says what is missing
+        reader.read(root)  # raises and lists what is missing
     reader.check_packages(root)
 
 
@@ -209,18 +209,18 @@ def read(
     known: Mapping[str, Any] | None = None,
     limit: Limit | None = None,
 ) -> Arrays:
-    """Read a data set and split it as its config says.
+    """Read a data set and split it according to its config.
 
     Args:
         dataset: the config's `dataset` node, resolved.
         root: the mounted folder.
-        tables: whoever asks takes columns of text, and gaps.
-        sparse: and sparse matrices.
-        known: what a model's card says of the table that it was trained on; this one is read in the same way.
-        limit: of the run's memory, where whoever asks takes samples that stay on the disk; see `labrun.data.memory`.
+        tables: whether the caller accepts text columns and missing values.
+        sparse: whether the caller accepts sparse matrices.
+        known: the model card's description of the training table; this table is read in the same way.
+        limit: memory limit of the run, if the caller accepts streamed samples; see `labrun.data.memory`.
 
     Raises:
-        DataError, ConfigError: see `Reader.read`; a split leaves nothing; mean or std do not fit the channels.
+        DataError, ConfigError: see `Reader.read`; a split would be empty; mean or std do not match the channels.
     """
     reader = make_reader(dataset)
     if known is not None:
@@ -237,7 +237,7 @@ def read(
         raw = _dense(raw)
     seed = int(dataset.get("split_seed") or 0)
     train, test = raw.train, raw.test
-    # A quantity has no classes whose shares are to be kept.
+    # Regression has no classes to stratify by: put all samples in one stratum.
     strata = train.y if raw.class_names else np.zeros(len(train), np.int64)
     if test is None:
         kept, held = stratified_split(strata, float(dataset.get("test_size") or 0.2), seed)
@@ -270,10 +270,10 @@ def read(
 
 
 def reading(reader: Reader, dataset: Mapping[str, Any], root: Path, limit: Limit | None) -> Reading | None:
-    """Whether a data set is held in memory; None where there is no other way, and nobody has asked for one.
+    """Decide whether a data set is held in memory; None if the caller or the reader cannot stream.
 
     Args:
-        reader: of the data set.
+        reader: the data set's reader.
         dataset: the config's node, resolved.
         root: the mounted folder.
         limit: see `read`.
@@ -288,10 +288,10 @@ def reading(reader: Reader, dataset: Mapping[str, Any], root: Path, limit: Limit
 
 
 def _read(reader: Reader, root: Path) -> RawData:
-    """Everything, into memory.
+    """Read everything into memory.
 
     Raises:
-        DataError: it does not fit.
+        DataError: the data do not fit.
     """
     try:
         return reader.read(root)
@@ -304,14 +304,14 @@ def _read(reader: Reader, root: Path) -> RawData:
 
 
 def _checked(raw: RawData, origin: str) -> RawData:
-    """What the user's own reader gives, if it is what labrun takes.
+    """Validate the output of a user's reader and convert it to labrun's types.
 
     Raises:
-        DataError: it is not; the message says what is wrong.
+        DataError: it is invalid; the message says why.
     """
     if not isinstance(raw, RawData):
         raise DataError(f"{origin} returned a {type(raw).__name__}, not a labrun.data.arrays.RawData")
-    names: Any = raw.class_names  # of whatever type it is
+    names: Any = raw.class_names  # user code may return any type
     files: Any = raw.files
     if isinstance(names, str) or not all(isinstance(name, str) for name in _listed(names, f"{origin}: class_names")):
         raise DataError(f"{origin}: class_names is to be a tuple of text, empty where y is a quantity; it is {names!r}")
@@ -355,7 +355,7 @@ def _checked_part(part: Any, names: Sequence[str], what: str) -> Part:
     given: Any = part.x
     x: Any = given if hasattr(given, "iloc") else given.tocsr() if hasattr(given, "tocsr") else np.asarray(given)
     y, classes = np.asarray(part.y), len(names)
-    dtype = getattr(x, "dtype", None)  # a table has one for each column
+    dtype = getattr(x, "dtype", None)  # a DataFrame has one dtype per column instead
     if dtype is not None and dtype.kind not in "biuf":
         raise DataError(f"{what}.x holds {dtype}; wanted are numbers")
     if not (x.ndim == 2 or (x.ndim == 4 and x.shape[1] in (1, 3))):
@@ -379,7 +379,7 @@ def _checked_part(part: Any, names: Sequence[str], what: str) -> Part:
 
 
 def _dense(raw: RawData) -> RawData:
-    """The same with samples as plain arrays."""
+    """Return the data with sparse samples converted to dense arrays."""
     if not hasattr(raw.train.x, "toarray"):
         return raw
 
@@ -411,7 +411,7 @@ def _scaling(dataset: Mapping[str, Any], channels: int) -> Scaling:
 
 
 def manifest(files: Sequence[Path]) -> list[dict[str, Any]]:
-    """Name, size and SHA-256 of each file, sorted by name."""
+    """Return name, size and SHA-256 of each file, sorted by name."""
     base = Path(_common_folder(files))
     entries = [
         {"path": path.relative_to(base).as_posix(), "size": path.stat().st_size, "sha256": digest}
@@ -421,7 +421,7 @@ def manifest(files: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def manifest_digest(entries: Sequence[Mapping[str, Any]]) -> str:
-    """One digest for a whole manifest."""
+    """Return the digest of a manifest."""
     return hashlib.sha256(json.dumps(list(entries), sort_keys=True).encode()).hexdigest()
 
 

@@ -1,7 +1,7 @@
-"""Data that several runs read, read once in the process that they are forked from: each finds them in its memory.
+"""Data shared by several runs: read once in the process that the runs are forked from, and inherited in memory.
 
-Held are only data sets whose reader says that it may be read there (`Reader.may_be_held`), whose files are local and
-not too large. Before a run uses what is held, every file must still have the size, times and inode that it had.
+Only data sets whose reader allows it (`Reader.may_be_held`) and whose files are local and small enough are held. A run
+uses held data only if every file still has the same size, modification time and inode.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from labrun.data.arrays import Arrays, Part
 from labrun.data.memory import Limit, Reading
 
 HELD_BYTES = 512 * 2**20
-"""At most so much is held, of files and of arrays; what was read first goes first."""
+"""Limit on held data, for the files and for the arrays; the oldest data are dropped first."""
 
 SHARED = "read once for all runs of the sweep"
-"""Why what is held is in memory."""
+"""Recorded reason why held data are in memory."""
 
 Stamp = tuple[str, int, int, int]
 
@@ -41,10 +41,10 @@ _held: dict[str, _Held] = {}
 
 
 def hold(dataset: Mapping[str, Any], root: Path) -> bool:
-    """Read a data set for the runs to come; whether it is held.
+    """Read a data set for later runs; return whether it is now held.
 
     Raises:
-        DataError, ConfigError: as `reader.read`; each run that needs the data will say so.
+        DataError, ConfigError: as `reader.read`; each run that needs the data will raise it again.
     """
     made = reader.make_reader(dataset)
     if not made.may_be_held or dataset.get("in_memory") is False or not made.find(root):
@@ -54,7 +54,7 @@ def hold(dataset: Mapping[str, Any], root: Path) -> bool:
         return False
     arrays = reader.read(dataset, root)
     found = _Held(arrays, reader.manifest(arrays.files), _stamps(arrays.files))
-    if sorted(found.stamps) != sorted(stamps):  # the files changed meanwhile, or `files` told others
+    if sorted(found.stamps) != sorted(stamps):  # files changed while reading, or `files` listed others
         return False
     _held[_key(dataset, root)] = found
     while sum(one.bytes for one in _held.values()) > HELD_BYTES:
@@ -63,12 +63,12 @@ def hold(dataset: Mapping[str, Any], root: Path) -> bool:
 
 
 def is_held(dataset: Mapping[str, Any], root: Path) -> bool:
-    """Whether `read` has a data set in memory."""
+    """Return whether `read` holds a data set in memory."""
     return _key(dataset, root) in _held
 
 
 def is_empty() -> bool:
-    """Whether nothing is held."""
+    """Return whether nothing is held."""
     return not _held
 
 
@@ -80,7 +80,7 @@ def read(
     known: Mapping[str, Any] | None = None,
     limit: Limit | None = None,
 ) -> tuple[Arrays, list[dict[str, Any]]]:
-    """A data set and its manifest: what is held of it, or else read now.
+    """Return a data set and its manifest, from memory if held, otherwise read now.
 
     Args: as `reader.read`.
 

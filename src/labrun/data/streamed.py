@@ -1,7 +1,7 @@
-"""Samples that stay on the disk: they stand where arrays do, and are read a block at a time.
+"""Samples that stay on disk: they take the place of arrays and are read block by block.
 
-`Rows` knows positions alone, so that what is split, limited or shared out costs no memory; its `Source` reads them.
-A source may be read in several processes at once.
+`Rows` holds only positions, so splitting, limiting and sharding need no memory; its `Source` reads the samples.
+Several processes may read from a source at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from labrun.errors import CorruptDataError, DataError
 from labrun.runs import store
 
 BLOCK_BYTES = 8 * 2**20
-"""So much is read at a time where all samples are looked at."""
+"""Bytes read at a time when iterating over all samples."""
 FOLDER_VARIABLE = "TMPDIR"
 
 
@@ -32,9 +32,9 @@ class Source(ABC):
     """Reads samples of one shape by their positions.
 
     Args:
-        count: how many there are.
-        shape: of one sample.
-        dtype: of its values.
+        count: number of samples.
+        shape: shape of one sample.
+        dtype: type of its values.
     """
 
     def __init__(self, count: int, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
@@ -42,15 +42,15 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, positions: npt.NDArray[np.int64]) -> AnyArray:
-        """The samples at these positions: (N, *shape).
+        """Read the samples at the given positions: (N, *shape).
 
         Raises:
-            DataError: one cannot be read.
+            DataError: a sample cannot be read.
         """
 
 
 class Rows:
-    """Samples of a source, in an order. `rows[index]` reads them; `pick` only chooses."""
+    """Ordered selection of a source's samples. `rows[index]` reads them; `pick` only selects."""
 
     def __init__(self, source: Source, order: npt.NDArray[np.int64] | None = None) -> None:
         self._source, self._order = source, order
@@ -60,36 +60,36 @@ class Rows:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As an array has it: (N, ...)."""
+        """Shape as of an array: (N, ...)."""
         return (len(self), *self._source.shape)
 
     @property
     def ndim(self) -> int:
-        """How many dimensions there are, the samples' own included."""
+        """Number of dimensions, including those of a sample."""
         return 1 + len(self._source.shape)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the values."""
+        """Type of the values."""
         return self._source.dtype
 
     @property
     def nbytes(self) -> int:
-        """What they would take in memory."""
+        """Size that the samples would take in memory."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def __getitem__(self, index: Any) -> AnyArray:
         return self._source.read(self._positions(index))
 
     def pick(self, index: Any) -> Rows:
-        """The samples at these places, unread."""
+        """Select samples by position without reading them."""
         return Rows(self._source, self._positions(index))
 
     def blocks(self, size: int | None = None) -> Iterator[AnyArray]:
-        """All samples, in blocks of the given size.
+        """Yield all samples in blocks.
 
         Args:
-            size: None: about `BLOCK_BYTES`.
+            size: samples per block; None: about `BLOCK_BYTES`.
         """
         each = max(1, math.prod(self._source.shape) * self.dtype.itemsize)
         step = size or max(1, BLOCK_BYTES // each)
@@ -111,19 +111,19 @@ class Rows:
 
 
 class Files(Source):
-    """Samples that are a file each.
+    """Source with one file per sample.
 
     Args:
         paths: the files.
         shape, dtype: see `Source`.
-        load: reads one.
+        load: reads one file.
     """
 
     def __init__(
         self, paths: Sequence[Path], shape: tuple[int, ...], dtype: npt.DTypeLike, load: Callable[[Path], AnyArray]
     ) -> None:
         super().__init__(len(paths), shape, dtype)
-        # One array, and not an object for each: processes that are forked share it, and count no references in it.
+        # One array instead of many objects: forked processes then share it, as no reference counts are written.
         self._paths = np.array([os.fsencode(path) for path in paths])
         self._load = load
 
@@ -135,10 +135,10 @@ class Files(Source):
 
 
 class Kept:
-    """A file that stays open as long as something reads it, also in processes that are forked, spawned or sent it.
+    """A file kept open as long as it is in use, also in processes that are forked, spawned or receive it pickled.
 
     Args:
-        file: open for reading; it is closed.
+        file: open for reading; it is duplicated and closed.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -150,7 +150,7 @@ class Kept:
         weakref.finalize(self, os.close, number)
 
     def __reduce__(self) -> tuple[Callable[[Any], Kept], tuple[Any]]:
-        """Another process gets the open file itself: it may have no name any more."""
+        """Pass the open descriptor to the other process: the file may have been unlinked."""
         from multiprocessing import reduction
 
         return _received, (reduction.DupFd(self.number),)
@@ -163,16 +163,16 @@ def _received(passed: Any) -> Kept:
 
 
 class Records(Source):
-    """Samples that lie one after another in a file, as NumPy has them in an array.
+    """Samples stored contiguously in a file, in the layout of a NumPy array.
 
     Args:
-        file: holds them.
-        offset: where the first one begins.
-        count: how many there are.
-        stored: the shape of one.
-        dtype: of its values in the file. All but uint8 become float32.
-        channels_last: they are images (H, W, C), and become (C, H, W); those of (H, W) become (1, H, W).
-        name: of the file, for messages.
+        file: the file.
+        offset: byte offset of the first sample.
+        count: number of samples.
+        stored: shape of a stored sample.
+        dtype: type of the stored values. All but uint8 become float32.
+        channels_last: the samples are images (H, W, C), which become (C, H, W). Samples (H, W) always become (1, H, W).
+        name: name of the file, for messages.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ class Records(Source):
         return found if found.dtype == np.uint8 else found.astype(np.float32)
 
     def read_stored(self, positions: npt.NDArray[np.int64]) -> AnyArray:
-        """The samples as they are in the file: what lies together is read together."""
+        """Read the samples as stored; contiguous ones are read together."""
         raw = np.empty((len(positions), self._each), np.uint8)
         breaks = np.flatnonzero(np.diff(positions) != 1) + 1
         for start, stop in zip([0, *breaks], [*breaks, len(positions)], strict=True):
@@ -217,16 +217,16 @@ class Records(Source):
 
 
 def spool(needed: int, what: str) -> BinaryIO:
-    """An empty file for samples that cannot be read where they lie; gone as soon as nobody has it open.
+    """Return an empty temporary file for samples that cannot be read in place; it vanishes when it is closed.
 
-    It lies in TMPDIR where that is set, else in the workspace: `/tmp` may be memory.
+    It is created in TMPDIR if that is set, otherwise in the workspace, since `/tmp` may be in memory.
 
     Args:
-        needed: how many bytes it will hold.
-        what: will be in it, for messages.
+        needed: number of bytes that it will hold.
+        what: description of the content, for messages.
 
     Raises:
-        DataError: there is no room.
+        DataError: there is not enough space.
     """
     given = os.environ.get(FOLDER_VARIABLE)
     folder = Path(given) if given else store.state_folder(store.workspace())

@@ -1,4 +1,4 @@
-"""Moving files: a few at a time, each in chunks, each whole or absent under its final name."""
+"""File transfers: a few files at a time, in chunks, each complete or absent under its final name."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ WORKERS = 8
 LEFT_S = 60
 """Age from which an unchanged partial file counts as abandoned."""
 CHUNKS = 8
-"""So many chunks, of all files together, are in memory at a time."""
+"""Maximum number of chunks in memory, over all files."""
 SHOWN = 10
-"""So many names of files are given in a message."""
+"""File names listed in a message."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """A file that is to be moved."""
+    """A file to transfer."""
 
     name: str
-    """In the datastore."""
+    """Name in the datastore."""
     local: Path
     size: int
     sha256: str = ""
 
 
 class DigestCache:
-    """The SHA-256 of files of a datastore, as this workspace has sent or read them; each lasts while its token does.
+    """SHA-256 of datastore files that this workspace has sent or read; an entry is valid while the file's token is.
 
     Args:
         store: the datastore.
@@ -59,26 +59,26 @@ class DigestCache:
         self._known: dict[tuple[str, str, int], str] = {}
         with contextlib.suppress(OSError):
             for line in self._path.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError):  # a line that a kill cut off
+                with contextlib.suppress(ValueError):  # a line truncated by a kill
                     name, token, size, sha256 = json.loads(line)
                     self._known[name, token, size] = sha256
 
     def known(self, name: str, found: FileInfo) -> str | None:
-        """The SHA-256 of a file as it is now, if it is known."""
+        """Return the SHA-256 of the file's current content, if known."""
         return self._known.get((name, found.token, found.size)) if found.token else None
 
     def note(self, name: str, found: FileInfo, sha256: str) -> None:
-        """Remember it, for other processes too."""
+        """Save the digest, for other processes too."""
         if not found.token or self.known(name, found) == sha256:
             return
         self._known[name, found.token, found.size] = sha256
-        with contextlib.suppress(OSError):  # then the file is read again the next time
+        with contextlib.suppress(OSError):  # the file is then read again next time
             self._path.parent.mkdir(parents=True, exist_ok=True)
             append_line(self._path, json.dumps([name, found.token, found.size, sha256]), mode=0o666)
 
 
-class _Over(Exception):  # noqa: N818 - no error: another transfer has failed, or the user has stopped them all
-    """The rest need not go on."""
+class _Over(Exception):  # noqa: N818 - not an error: another transfer failed, or the user interrupted
+    """Aborts the remaining transfers."""
 
 
 def transfer_all(
@@ -88,9 +88,9 @@ def transfer_all(
     view: View,
     workers: int = WORKERS,
 ) -> None:
-    """Do something with each file of a datastore, a few at a time; the first error ends it, and is raised.
+    """Process the files of a datastore in parallel; the first error aborts the rest and is raised.
 
-    The threads do not outlive the process: at Ctrl-C it need not wait for a large file.
+    The threads are daemons, so Ctrl-C need not wait for a large file.
     """
     view.begin(len(items), sum(item.size for item in items))
     waiting: queue.SimpleQueue[Item] = queue.SimpleQueue()
@@ -112,7 +112,7 @@ def transfer_all(
                 view.done(item.name, item.size)
         except queue.Empty:
             pass
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+        except BaseException as error:  # noqa: BLE001 - passed to the waiting thread
             finished.put(error)
             return
         finished.put(None)
@@ -135,11 +135,11 @@ def transfer_all(
 
 
 def local_files(source: Path) -> dict[str, Path]:
-    """A folder's files by their names below it, or one file by its own name.
+    """Return a folder's files by relative name, or a single file by its own name.
 
     Raises:
-        MissingDataError: there is nothing there.
-        DataError: two names would be one, or a name cannot be kept.
+        MissingDataError: the source does not exist or holds no files.
+        DataError: a link loops, an entry is no regular file, or a name cannot be stored.
     """
     if source.is_file():
         return {source.name: source}
@@ -177,22 +177,22 @@ def upload(
     workers: int = WORKERS,
     memory: DigestCache | None = None,
 ) -> tuple[list[Entry], dict[str, str], int]:
-    """Send a folder's files, or one file.
+    """Upload a folder's files, or a single file.
 
     Args:
         store: the datastore.
-        source: the folder, or the file.
+        source: the folder or file.
         target: the folder in the datastore.
-        overwrite: put them over files of other content.
-        view: is notified of progress.
-        workers: files on their way at the same time.
-        memory: what earlier uploads have sent, so that it need not be read to be known.
+        overwrite: replace existing files of different content.
+        view: receives progress.
+        workers: number of concurrent transfers.
+        memory: digests of earlier uploads, so that unchanged remote files need not be read.
 
     Returns:
-        The files, how the place tells each of them apart now, and how many were there already.
+        The files, the datastore's token for each, and the number of files that existed already.
 
     Raises:
-        DataError: files of other content are there, before anything is sent; or something fails.
+        DataError: files of different content exist (raised before anything is sent), or a transfer fails.
     """
     files = local_files(source)
     _check_names(store, files)
@@ -220,7 +220,7 @@ def upload(
         sha256 = digest(item.local)
         try:
             found = store.send(item.local, item.name, heard, only_new=item.name not in there)
-        except FileExistsError:  # somebody else has sent it meanwhile
+        except FileExistsError:  # another process has uploaded it meanwhile
             now = store.find(item.name)
             if now is None or now.size != item.size or remote_sha256(store, item.name) != sha256:
                 raise DataError(
@@ -240,7 +240,7 @@ def upload(
 
 
 def _check_names(store: Datastore, names: Iterable[str]) -> None:
-    """Names that a place cannot keep, or keeps as others, are refused before anything is sent."""
+    """Reject names that some datastore cannot store or would change, before anything is sent."""
     bad = [
         name for name in names if any(not char.isprintable() for char in name) or (not store.is_local and "\\" in name)
     ]
@@ -252,14 +252,14 @@ def _check_names(store: Datastore, names: Iterable[str]) -> None:
 
 
 def download(store: Datastore, entries: Sequence[Item], overwrite: bool, view: View, workers: int = WORKERS) -> int:
-    """Fetch files to where their items say.
+    """Download files to the local paths of their items.
 
     Returns:
-        How many were there already, with the same content.
+        The number of files that existed already with the same content.
 
     Raises:
-        DataError: files of other content are there, before anything is fetched; the disk has no room; or something
-            fails.
+        DataError: files of different content exist or the disk lacks space (both raised before anything is fetched),
+            or a transfer fails.
     """
     wanted, other = [], []
     for item in entries:
@@ -295,7 +295,7 @@ def download(store: Datastore, entries: Sequence[Item], overwrite: bool, view: V
 
 @contextlib.contextmanager
 def arriving(path: Path) -> Iterator[BinaryIO]:
-    """An open file that comes to be under its name only if all goes well."""
+    """Open a file that gets its final name only if the block succeeds."""
     drop_left(path)
     try:
         with atomic_write(path, partial=partial_of(path, PARTIAL, prefix="")) as file:
@@ -305,7 +305,7 @@ def arriving(path: Path) -> Iterator[BinaryIO]:
 
 
 def drop_left(path: Path) -> None:
-    """Take away what killed processes of this machine left of a file that was to come to a path."""
+    """Remove partial files for a path left by killed processes of this machine."""
     for left in path.parent.glob(f"{glob.escape(path.name[:100])}.*-*{PARTIAL}"):
         pid = left.name.removesuffix(PARTIAL).rpartition(".")[2].partition("-")[0]
         with contextlib.suppress(OSError):
@@ -314,15 +314,15 @@ def drop_left(path: Path) -> None:
 
 
 def is_left(path: Path, pid: str) -> bool:
-    """Whether a partial file's process, of this machine, is gone, and nothing was written to it for a while."""
+    """Return whether a partial file is abandoned: its process, on this machine, is gone and it is old enough."""
     return pid.isdecimal() and time.time() - path.stat().st_mtime > LEFT_S and process_start(int(pid)) is None
 
 
 def check(path: Path, item: Item, store: Datastore) -> str:
-    """The SHA-256 of a file that has arrived.
+    """Verify a downloaded file and return its SHA-256.
 
     Raises:
-        CorruptDataError: it is not the one that it should be.
+        CorruptDataError: its size or digest is not the expected one.
     """
     size, found = path.stat().st_size, file_sha256(path)
     if size != item.size or (item.sha256 and found != item.sha256):
@@ -335,7 +335,7 @@ def check(path: Path, item: Item, store: Datastore) -> str:
 
 
 def remote_sha256(store: Datastore, name: str, heard: ProgressCallback = lambda count: None) -> str:
-    """The SHA-256 of a file of a datastore, read through once."""
+    """Read a datastore file in full and return its SHA-256."""
     import tempfile
 
     if store.is_local:
@@ -357,7 +357,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _free_bytes(folder: Path) -> int:
-    """The space that is left where a folder lies."""
+    """Return the free bytes on the file system of a folder, which may not exist yet."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free

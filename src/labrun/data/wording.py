@@ -1,4 +1,4 @@
-"""What messages about data have in common."""
+"""Shared wording of messages about data."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ QUANTITY = "A quantity is predicted with dataset.regression=true model=pipeline"
 
 
 def option(key: str, names: Sequence[str]) -> str:
-    """What is typed for a key of the data set that lists columns."""
+    """Return the command-line override that sets a `dataset` key to a list of columns."""
     words = [name if re.fullmatch(r"[A-Za-z_][\w ]*", name, re.ASCII) else f'"{name}"' for name in names]
     text = f"dataset.{key}=[{','.join(words)}]"
     return text if re.fullmatch(r"[\w.=,[\]]*", text) else f"'{text}'"
 
 
 def few(values: Any, count: int = 5) -> str:
-    """The first of a list, and how many there are."""
+    """Return the first values of a list, and the total if there are more."""
     listed = [str(value) for value in values]
     return ", ".join(listed[:count]) + (f", ... ({len(listed)} in all)" if len(listed) > count else "")

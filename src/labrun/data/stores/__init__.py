@@ -1,6 +1,6 @@
-"""Datastores: where data lie. One interface (`base.Datastore`), and a class for each kind.
+"""Datastores: storage for data. One interface (`base.Datastore`), and a class for each kind.
 
-A config's node `datastore` names its kind by `_target_`: this machine's folder, or the class of fsspec's file system.
+The `_target_` of the config's `datastore` node selects the kind: a local folder, or an fsspec file system class.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ KINDS = {
     "fsspec.implementations.sftp.SFTPFileSystem": "labrun.data.stores.sftp:SFTPDatastore",
     "fsspec.implementations.http.HTTPFileSystem": "labrun.data.stores.http:HTTPDatastore",
 }
-"""The class for each file system that we know more of than fsspec says; imported when it is needed."""
+"""The class for each file system that needs more than fsspec offers; imported on demand."""
 ANY = "labrun.data.stores.remote:RemoteDatastore"
-"""The class for any other one."""
+"""The class for every other file system."""
 
 
 def make(node: Mapping[str, Any]) -> Datastore:
-    """The datastore that a config's node `datastore` describes, with what it refers to resolved.
+    """Build the datastore that a resolved `datastore` node describes.
 
     Raises:
         ConfigError: it cannot be built.

@@ -1,6 +1,6 @@
-"""Azure Blob Storage: containers, through adlfs; whole files through Azure's own library.
+"""Azure Blob Storage: containers through adlfs, whole files through Azure's own library.
 
-adlfs does everything in one thread, and is half as fast with several files at a time.
+adlfs runs everything in one thread, which halves the speed with several files at a time.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from labrun.errors import DataError
 
 CREDENTIALS = ("account_key", "connection_string", "sas_token", "credential")
 RANGE_BYTES = 4 * CHUNK_BYTES
-"""What is asked for in one request where a file is read in ranges."""
+"""Bytes per request when a file is read in ranges."""
 TRIES = 4
-"""So many transfers in a row may break off before a single byte has come."""
+"""Attempts in a row that may fail without receiving a byte."""
 
 CHANGED, EMPTY = 412, 416
-"""What a server answers if a file is another one now, or has not the bytes that are asked for."""
+"""HTTP status codes: the file has changed; it does not have the requested range."""
 
 
 class AzureBlobDatastore(ObjectDatastore):
@@ -38,7 +38,7 @@ class AzureBlobDatastore(ObjectDatastore):
 
     def _connected(self, arguments: dict[str, Any]) -> Any:
         if not any(arguments.get(key) for key in CREDENTIALS):
-            arguments.setdefault("anon", False)  # the vendor's own chain: az login, a managed identity
+            arguments.setdefault("anon", False)  # Azure's default chain: az login, a managed identity
         return super()._connected(arguments)
 
     def _address(self, fs: Any) -> str | None:
@@ -52,7 +52,7 @@ class AzureBlobDatastore(ObjectDatastore):
             )
 
     def _fetch(self, path: str, target: BinaryIO, heard: ProgressCallback) -> None:
-        """What comes goes to the disk as it comes; the library's own way keeps it three times."""
+        """Write data to disk as they arrive; the library's own download holds them in memory three times."""
         fetching = _Fetching(self._blob(path), target.fileno(), heard)
         if self.streams <= 1:
             fetching.move(0, None)
@@ -78,7 +78,7 @@ class AzureBlobDatastore(ObjectDatastore):
 
     @functools.cached_property
     def _client(self) -> Any:
-        """Azure's own client, authenticated as adlfs has found out how to; safe to be used from several threads."""
+        """Azure's own client, which is thread-safe, with the credentials that adlfs resolved."""
         from azure.storage.blob import BlobServiceClient
 
         fs = self._fs
@@ -93,27 +93,27 @@ class AzureBlobDatastore(ObjectDatastore):
 
 
 class _Fetching:
-    """A blob on its way to a local file; ranges of it may be on their way at the same time.
+    """Download of a blob to a local file; several ranges may be in transit at once.
 
     Args:
-        blob: the library's client of it.
-        descriptor: of the file, open for writing.
+        blob: the library's client for the blob.
+        descriptor: descriptor of the local file, open for writing.
         heard: called with the number of bytes received.
     """
 
     def __init__(self, blob: Any, descriptor: int, heard: ProgressCallback) -> None:
-        # The generated client: `download_blob` reads whole chunks into memory before it gives them away.
+        # The generated client, because `download_blob` reads whole chunks into memory before it returns them.
         self._download = blob._client.blob.download
         self._name, self._descriptor, self._heard = blob.blob_name, descriptor, heard
         self._etag: str | None = None
         self.size = 0
-        """Of the whole blob; known once anything has come."""
+        """Size of the whole blob; known once data have arrived."""
 
     def move(self, start: int, end: int | None) -> None:
-        """Write what lies from `start` to `end` (None: to its end) to the same place of the file.
+        """Copy the bytes from `start` to `end` (None: the end of the blob) to the same offset of the file.
 
         Raises:
-            AzureError: it cannot be read.
+            AzureError: the blob cannot be read.
             DataError: it was changed meanwhile.
         """
         from azure.core.exceptions import HttpResponseError, ServiceResponseError
@@ -136,11 +136,11 @@ class _Fetching:
                 left = left - 1 if start == begun else TRIES
                 if not left:
                     raise
-                self._heard(0)  # it says if there is no more need
+                self._heard(0)  # raises if the transfer was aborted
                 time.sleep(0.5)
 
     def _ask(self, start: int, end: int | None) -> Iterator[bytes]:
-        """Ask for a range, or all of it; size and ETag are known then."""
+        """Request a range or the whole blob; set size and ETag."""
         from azure.core.exceptions import HttpResponseError
 
         given: dict[str, Any] = {"headers": {"If-Match": self._etag}} if self._etag else {}
@@ -168,7 +168,7 @@ class _Fetching:
 
 
 class _Since:
-    """Passes on what has moved since it was last called with the sum."""
+    """Converts cumulative progress into increments."""
 
     def __init__(self, heard: ProgressCallback) -> None:
         self._heard, self._before = heard, 0

@@ -1,17 +1,17 @@
-"""A datastore: the place where data lie. What every kind of them promises.
+"""The datastore interface: storage for data. Every implementation guarantees the following.
 
-- Names of files are relative to the datastore's root, with `/` between their parts. A name that is absolute or climbs
-  with `..` is refused.
-- Under its final name a file is whole or absent, also after kill -9. A file that is being written has a name that ends
-  in `PARTIAL`, or none at all.
-- A file that was to be new is never put over another one, whoever sends at the same time. Where a kind can only look
-  before it writes, its class says so.
-- A listing is never an old one. It leaves out `PARTIAL` files and the folder `STATE`.
-- A file's token changes when its content does, where the place has something of the kind.
-- Methods may be called from several threads at a time.
-- What a library raises arrives as a `DataError`; no message holds a secret.
+- File names are relative to the datastore's root, with `/` as separator. Absolute names and names with `..` are
+  rejected.
+- Under its final name a file is complete or absent, even after kill -9. While it is being written, its name ends in
+  `PARTIAL`, or it has no name.
+- `only_new` never overwrites an existing file, even under concurrent writes. A class that can only check before it
+  writes says so.
+- A listing is never stale. It omits `PARTIAL` files and the folder `STATE`.
+- A file's token changes when its content does, if the storage offers one.
+- Methods are thread-safe.
+- Library errors are raised as `DataError`; no message contains a secret.
 
-`tests/storage/test_contract.py` holds each kind that can be written against this, on a real server.
+`tests/storage/test_contract.py` checks these guarantees for each writable kind, on a real server.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from typing import BinaryIO
 from labrun.errors import ConfigError
 
 CHUNK_BYTES = 8 * 2**20
-"""How much of a file is in memory at a time."""
+"""Bytes of a file held in memory at a time."""
 PARTIAL = ".labrun-part"
-"""How the name of a file that is being written ends; such files are in no listing."""
+"""Suffix of files that are being written; listings omit them."""
 STATE = ".labrun"
-"""The folder below a datastore's root where its assets are registered; in no listing."""
+"""The folder below a datastore's root that holds the registered assets; listings omit it."""
 
 ProgressCallback = Callable[[int], None]
 """Progress callback: bytes moved since the last call; may raise to abort."""
@@ -41,54 +41,54 @@ class FileInfo:
 
     size: int
     token: str
-    """Changes when the file does: an ETag, or time and inode. Empty where the place tells nothing of the kind."""
+    """Changes when the file does: an ETag, or time and inode. Empty if the storage offers nothing like it."""
 
 
 class Datastore(ABC):
-    """A place with files.
+    """Storage that holds files.
 
     Args:
-        name: how the user calls it.
-        root: where in that place the names begin.
+        name: the user's name for it.
+        root: path within the storage that file names are relative to.
     """
 
     is_local = False
     is_read_only = False
     streams = 1
-    """Chunks of one file that may be on their way at the same time, where the place allows that."""
+    """Maximum number of concurrent chunks per file, if the storage supports it."""
 
     def __init__(self, name: str, root: str) -> None:
         self.name, self.root = name, root
 
-    def check_root(self) -> None:  # noqa: B027 - a folder that is not there yet is an empty one
-        """Whether there is such a place at all.
+    def check_root(self) -> None:  # noqa: B027 - a missing folder counts as empty
+        """Check that the datastore's root exists.
 
         Raises:
-            MissingDataError: there is not.
+            MissingDataError: it does not.
         """
 
     @abstractmethod
     def files(self, folder: str = "") -> dict[str, FileInfo]:
-        """Every file below a folder, by its name (relative to the root); nothing where there is no such folder.
+        """Return every file below a folder, by name relative to the root; empty if there is no such folder.
 
         Raises:
-            DataError: the place cannot be reached, or refuses.
+            DataError: the storage cannot be reached, or denies access.
         """
 
     @abstractmethod
     def find(self, name: str) -> FileInfo | None:
-        """One file, or None."""
+        """Look up one file; None if it does not exist."""
 
     @abstractmethod
     def folders(self, folder: str = "") -> list[str]:
-        """The names of what lies directly in a folder; folders end with a slash."""
+        """Return the names of the direct entries of a folder; those of folders end with a slash."""
 
     @abstractmethod
     def send(self, source: Path, name: str, heard: ProgressCallback, only_new: bool = False) -> FileInfo:
-        """Put a local file there, over one that is there already; what is there afterwards.
+        """Upload a local file, replacing an existing one; return the stored file's `FileInfo`.
 
         Raises:
-            FileExistsError: it was to be new, and is there.
+            FileExistsError: `only_new` is set and the file exists.
             DataError: it cannot be written.
         """
 
@@ -97,42 +97,42 @@ class Datastore(ABC):
         """Write a file's content to an open local file.
 
         Raises:
-            MissingDataError: it is not there.
+            MissingDataError: the file does not exist.
             DataError: it cannot be read.
         """
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """A small file's content.
+        """Return the content of a small file.
 
         Raises:
-            MissingDataError: it is not there.
+            MissingDataError: the file does not exist.
         """
 
     @abstractmethod
     def write(self, name: str, content: bytes, only_new: bool = False) -> bool:
-        """Write a small file in one step; False if it was to be new and was there."""
+        """Write a small file atomically; return False if `only_new` is set and the file exists."""
 
     @abstractmethod
     def remove(self, name: str) -> None:
-        """Remove a file; one that is not there is no mistake."""
+        """Remove a file; do nothing if it does not exist."""
 
     @property
     def identity(self) -> str:
-        """The same for two datastores that hold the same files; holds no secret."""
+        """Equal for two datastores that hold the same files; contains no secret."""
         return f"{type(self).__name__}:{self.root}"
 
 
 def is_inside(name: str) -> bool:
-    """Whether a name stays inside of a datastore: other places list what anybody has put there."""
+    """Return whether a name stays inside a datastore: listings may hold names that other tools created."""
     return not (name.startswith(("/", "\\")) or ".." in PurePosixPath(name).parts or "\0" in name)
 
 
 def clean(name: str) -> str:
-    """A name as it is used: no slash at its ends, no empty parts.
+    """Normalise a name: no leading or trailing slash, no empty parts.
 
     Raises:
-        ConfigError: it is absolute, or climbs out of the datastore.
+        ConfigError: it is absolute, or leads out of the datastore.
     """
     if not is_inside(name):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""A folder of a web server, read only."""
+"""A read-only folder of a web server."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ PATIENCE_S = 60
 
 
 class HTTPDatastore(RemoteDatastore):
-    """What a web server gives below an address, and the pages in which it lists that.
+    """Files below a URL of a web server, listed through the server's index pages.
 
     Raises:
-        ConfigError: the address has parameters.
+        ConfigError: the URL has query parameters.
     """
 
     package, extra = "aiohttp", "http"
@@ -35,7 +35,7 @@ class HTTPDatastore(RemoteDatastore):
     def _connected(self, arguments: dict[str, Any]) -> Any:
         import aiohttp
 
-        # Of its own it gives up on a file after five minutes, however well it comes.
+        # aiohttp's default aborts any download after five minutes, even one that makes progress.
         patience = aiohttp.ClientTimeout(total=None, sock_connect=REACH_S, sock_read=PATIENCE_S)
         arguments["client_kwargs"] = {"timeout": patience, **(arguments.get("client_kwargs") or {})}
         if token := arguments.pop("token", None):
@@ -43,7 +43,7 @@ class HTTPDatastore(RemoteDatastore):
         return super()._connected(arguments)
 
     def path(self, name: str) -> str:
-        """The address of a file of ours."""
+        """Return the URL of a file."""
         name = urllib.parse.quote(clean(name))
         return f"{self.root}/{name}" if name else self.root
 
@@ -54,6 +54,6 @@ class HTTPDatastore(RemoteDatastore):
         return super()._entries(f"{top}/")
 
     def _fetch(self, path: str, target: BinaryIO, heard: ProgressCallback) -> None:
-        # block_size=0: as one stream. Not every web server gives parts of a file.
+        # block_size=0: as one stream. Not every web server supports range requests.
         with self._fs.open(path, "rb", block_size=0) as content:
             copy(content, target, heard)

@@ -1,4 +1,4 @@
-"""A folder of this machine."""
+"""A datastore in a local folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from labrun.runs import context
 
 
 class LocalDatastore(Datastore):
-    """A folder of this machine."""
+    """A local folder."""
 
     is_local = True
 
@@ -25,7 +25,7 @@ class LocalDatastore(Datastore):
         self.folder = Path(self.root)
 
     def path(self, name: str) -> Path:
-        """Where a file lies.
+        """Return the path of a file.
 
         Raises:
             ConfigError: the name leads out of the datastore.
@@ -96,7 +96,7 @@ class LocalDatastore(Datastore):
 
 
 def _leads_back(place: str, name: str) -> bool:
-    """Whether a folder is a link to one that it lies in: a walk would never end."""
+    """Return whether a folder is a link to one of its parents, which would make a walk endless."""
     path = os.path.join(place, name)
     return os.path.islink(path) and Path(os.path.realpath(place)).is_relative_to(os.path.realpath(path))
 
@@ -107,13 +107,13 @@ def _of(path: Path) -> FileInfo:
 
 
 def _arriving(path: Path, only_new: bool) -> AbstractContextManager[BinaryIO]:
-    """A file that comes to be in one step; see `atomic_write`."""
+    """Open a file that appears atomically; see `atomic_write`."""
     return atomic_write(path, to_disk=True, only_new=only_new, partial=partial_of(path, PARTIAL, prefix=""))
 
 
 @contextlib.contextmanager
 def _telling(what: str) -> Iterator[None]:
-    """Turn the system's errors into ours; that a new file is there already is for the caller to see."""
+    """Translate OS errors into labrun's, except `FileExistsError`, which the caller handles."""
     try:
         yield
     except FileExistsError:
@@ -125,10 +125,10 @@ def _telling(what: str) -> Iterator[None]:
 
 
 def _plain(path: Path) -> BinaryIO:
-    """A file, open for reading; nobody may ever write to a pipe that lies in its place.
+    """Open a regular file for reading; opening a pipe in its place could block forever.
 
     Raises:
-        MissingDataError: what lies there is no plain file.
+        MissingDataError: it is not a regular file.
         OSError: it cannot be opened.
     """
     file = context.opened(path)

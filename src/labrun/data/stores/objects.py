@@ -1,4 +1,4 @@
-"""What the stores of objects have in common: containers or buckets, and in them names without real folders."""
+"""Common base of object stores: containers or buckets that hold names, without real folders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PORTS = {"http": 80, "https": 443}
 
 
 class ObjectDatastore(RemoteDatastore):
-    """Objects in a container; a file comes to be in one step, once all of it has arrived."""
+    """Objects in a container; a file appears atomically, once it has arrived completely."""
 
     def __init__(self, node: Mapping[str, Any]) -> None:
         super().__init__(node)
@@ -25,10 +25,10 @@ class ObjectDatastore(RemoteDatastore):
 
     @abstractmethod
     def _address(self, fs: Any) -> str | None:
-        """Hook: the server's address; None: the vendor's own."""
+        """Hook: return the server's address; None: the vendor's default."""
 
     def _check_reachable(self, fs: Any) -> None:
-        """The libraries try for minutes."""
+        """Connect with a short timeout, since the libraries retry for minutes."""
         address = self._address(fs)
         if not address or urllib.request.getproxies():
             return
@@ -45,17 +45,17 @@ class ObjectDatastore(RemoteDatastore):
         self._fs.pipe_file(path, content, **({"mode": "create"} if only_new else {}))
 
     def _make_top(self) -> None:
-        """Make the container, if it is not there yet."""
+        """Create the container if it does not exist."""
         with self._making_top:
             if not self._has_top and not self._fs.exists(top := self._top()):
                 try:
                     self._new_top(top)
                 except Exception:
                     self._fs.invalidate_cache()
-                    if not self._fs.exists(top):  # else another process was first
+                    if not self._fs.exists(top):  # otherwise another process was first
                         raise
             self._has_top = True
 
     def _new_top(self, top: str) -> None:
-        """Hook: make a container."""
+        """Hook: create a container."""
         self._fs.mkdir(top)

@@ -1,4 +1,4 @@
-"""Datastores that one of fsspec's file systems reaches; those that need more than that derive from this one."""
+"""Datastores on fsspec file systems; also the base class of those that need more than fsspec offers."""
 
 from __future__ import annotations
 
@@ -29,22 +29,21 @@ from labrun.errors import ConfigError, DataError, LabrunError, MissingDataError,
 log = logging.getLogger(__name__)
 
 OWN_KEYS = ("_target_", "name", "root", "cache", "cache_gb", "workers")
-"""Keys that labrun acts on; the others are the file system's arguments."""
+"""Keys that labrun handles itself; the others are arguments of the file system."""
 PLACE_KEYS = ("account_name", "endpoint_url", "host", "port")
-"""Keys that say which server it is."""
+"""Keys that identify the server."""
 REFUSED = ("auth", "credential", "permission", "forbidden", "denied", "403", "401", "signing", "padding")
-"""Words by which libraries say that it is the credentials."""
+"""Words in library errors that point to the credentials."""
 MASKED = 6
 """Minimum length of a secret to mask in messages; masking shorter ones would hit other words."""
 REACH_S = 15
-"""So long a server has to answer at all."""
+"""Connection timeout, seconds."""
 
 
 class RemoteDatastore(Datastore):
-    """Files behind one of fsspec's file systems.
+    """Files on an fsspec file system.
 
-    A kind of datastore derives from this class: it sets the attributes below, and overrides the methods that are called
-    hooks.
+    Each kind of datastore is a subclass that sets the attributes below and overrides the methods marked as hooks.
 
     Args:
         node: the config's `datastore`, resolved: `_target_` (the file system's class), `name`, `root` and the class's
@@ -55,9 +54,9 @@ class RemoteDatastore(Datastore):
     """
 
     package = ""
-    """What has to be installed; empty: the package that `_target_` begins with."""
+    """Required package; empty: the top-level package of `_target_`."""
     extra = ""
-    """The extra of labrun that brings it."""
+    """The extra of labrun that installs it."""
     tokens: ClassVar[tuple[str, ...]] = (
         "etag",
         "ETag",
@@ -70,11 +69,11 @@ class RemoteDatastore(Datastore):
         "checksum",
         "Last-Modified",
     )
-    """Where the file system tells what changes with a file's content: the first of these that it gives."""
+    """Keys of the file system's info that change with a file's content; the first one present is the token."""
     talkative: ClassVar[tuple[str, ...]] = ("fsspec", "asyncio", "urllib3")
-    """Libraries that log each request, with its headers, at the level that our own lines have."""
+    """Libraries that log each request with its headers at the level of labrun's own messages."""
     top_is = "folder"
-    """What the first part of the root is called."""
+    """Word for the first part of the root, for messages."""
 
     def __init__(self, node: Mapping[str, Any]) -> None:
         super().__init__(str(node["name"]), str(node["root"]).rstrip("/"))
@@ -86,13 +85,13 @@ class RemoteDatastore(Datastore):
 
     @property
     def identity(self) -> str:
-        """The same for two datastores that hold the same files; holds no secret."""
+        """Equal for two datastores that hold the same files; contains no secret."""
         place = [str(self._node.get(key) or "") for key in PLACE_KEYS]
         return ":".join([self._kind, *place, self.root])
 
     @property
     def _fs(self) -> Any:
-        """The file system, opened when it is first needed."""
+        """The file system, opened on first use."""
         with self._opening:
             if self._shared is None:
                 self._shared = self._open()
@@ -126,27 +125,27 @@ class RemoteDatastore(Datastore):
             ) from error
 
     def _connected(self, arguments: dict[str, Any]) -> Any:
-        """Hook: the file system, made from the node's keys."""
+        """Hook: build the file system from the node's keys."""
         return building.build(
             {"_target_": self._kind, **arguments}, "datastore", use_listings_cache=False, skip_instance_cache=True
         )
 
     def _check_reachable(self, fs: Any) -> None:
-        """Hook: find out within seconds whether anybody answers there.
+        """Hook: check within seconds that the server responds.
 
         Raises:
-            OSError: nobody does.
+            OSError: it does not.
         """
 
     def _top(self) -> str:
-        """Hook: what of the root has to be there already."""
+        """Hook: return the part of the root that must already exist."""
         return self.root
 
     def check_root(self) -> None:
-        """Whether there is such a place at all.
+        """Check that the datastore's root exists.
 
         Raises:
-            MissingDataError: the bucket, the container or the folder is not there.
+            MissingDataError: the bucket, container or folder does not exist.
         """
         top = self._top()
         with self._translating(f"cannot look for {top}"):
@@ -158,7 +157,7 @@ class RemoteDatastore(Datastore):
             )
 
     def path(self, name: str) -> str:
-        """How the file system knows a file of ours."""
+        """Return the file system's path of a file."""
         name = clean(name)
         return f"{self.root}/{name}" if name else self.root
 
@@ -168,14 +167,14 @@ class RemoteDatastore(Datastore):
             self._fs.invalidate_cache()
             try:
                 entries = self._fs.find(top, detail=True)
-                if not isinstance(entries, dict):  # adlfs: of a single file, its name alone
+                if not isinstance(entries, dict):  # adlfs returns only the name of a single file
                     entries = {name: self._fs.info(name) for name in entries}
             except FileNotFoundError:
                 return {}
         found = {}
         for path, info in entries.items():
             name = self._name(str(path))
-            # S3's own consoles mark a folder by an empty file whose name ends in a slash.
+            # The S3 console marks a folder by an empty file whose name ends in a slash.
             if name and not name.endswith((PARTIAL, "/")) and not name.startswith(f"{STATE}/"):
                 if is_inside(name):
                     found[name] = self._listed(name, info)
@@ -244,29 +243,29 @@ class RemoteDatastore(Datastore):
             self._drop_empty(clean(name).rpartition("/")[0])
 
     def _send(self, source: Path, path: str, heard: ProgressCallback, only_new: bool) -> None:
-        """Hook: put a local file there; it comes to be once all of it has arrived."""
+        """Hook: upload a local file; it appears once it has arrived completely."""
         with open(source, "rb") as content, self._in_one_step(path, only_new) as file:
             copy(content, file, heard)
 
     def _fetch(self, path: str, target: BinaryIO, heard: ProgressCallback) -> None:
-        """Hook: write a file's content to an open local one."""
+        """Hook: write a file's content to an open local file."""
         with self._fs.open(path, "rb", block_size=CHUNK_BYTES) as content:
             copy(content, target, heard)
 
     def _write(self, path: str, content: bytes, only_new: bool) -> None:
-        """Hook: write a small file in one step."""
+        """Hook: write a small file atomically."""
         with self._in_one_step(path, only_new) as file:
             file.write(content)
 
     def _drop_empty(self, folder: str) -> None:
-        """Hook: remove a folder, and those above it, where it is a real one and has become empty."""
+        """Hook: remove a folder and its parents if they are real folders and have become empty."""
 
     def _name(self, path: str) -> str:
-        """Hook: our name for what the file system lists."""
+        """Hook: return the datastore name for a path that the file system lists."""
         return path.lstrip("/").removeprefix(self._fs._strip_protocol(self.root).lstrip("/")).lstrip("/")
 
     def _entries(self, top: str) -> Any:
-        """Hook: what lies directly in a folder."""
+        """Hook: list the direct entries of a folder."""
         return self._fs.ls(top, detail=True)
 
     def _listed(self, name: str, info: Mapping[str, Any]) -> FileInfo:
@@ -279,19 +278,19 @@ class RemoteDatastore(Datastore):
         return FileInfo(int(info.get("size") or 0), token)
 
     def _make_parent(self, path: str) -> None:
-        """Hook: make the folders that a file is to lie in."""
+        """Hook: create the parent folders of a file."""
         folder = path.rpartition("/")[0]
         for again in (True, False):
             try:
                 self._fs.makedirs(folder, exist_ok=True)
                 return
-            except OSError:  # another thread or process has made a part of it meanwhile
+            except OSError:  # another thread or process has created part of it meanwhile
                 if not again and not self._fs.isdir(folder):
                     raise
 
     @contextlib.contextmanager
     def _in_one_step(self, path: str, only_new: bool) -> Iterator[Any]:
-        """Write a file under another name, then put it in place: also where kill -9 leaves what was written."""
+        """Write a file under a temporary name, then rename it, so that kill -9 leaves no incomplete file."""
         self._make_parent(path)
         partial = f"{path}.{os.getpid()}-{os.urandom(3).hex()}{PARTIAL}"
         try:
@@ -305,15 +304,15 @@ class RemoteDatastore(Datastore):
 
     @contextlib.contextmanager
     def _writing(self, partial: str, path: str) -> Iterator[Any]:
-        """Hook: write the file that is to be put in place at `path`."""
+        """Hook: open the partial file that will be renamed to `path`."""
         with self._fs.open(partial, "wb") as file:
             yield file
 
     def _put_in_place(self, partial: str, path: str, only_new: bool) -> None:
-        """Hook: give a file its name. Here it is looked whether the name is taken, which another may do meanwhile.
+        """Hook: rename a partial file. This default only checks first whether the name is taken, which can race.
 
         Raises:
-            FileExistsError: it was to be new, and is there.
+            FileExistsError: `only_new` is set and the file exists.
         """
         if only_new and self._fs.exists(path):
             raise FileExistsError(path)
@@ -325,7 +324,7 @@ class RemoteDatastore(Datastore):
 
     @contextlib.contextmanager
     def _translating(self, what: str) -> Iterator[None]:
-        """Turn whatever a library raises into one message without secrets; that a new file is there is not an error."""
+        """Translate library errors into labrun's, without secrets; `FileExistsError` passes through."""
         try:
             yield
         except (LabrunError, FileExistsError, InterruptedError):
@@ -346,11 +345,11 @@ class RemoteDatastore(Datastore):
         )
 
     def _is_missing(self, error: Exception) -> bool:
-        """Hook: whether a library's error says that a file is not there."""
+        """Hook: return whether a library's error means that a file does not exist."""
         return False
 
     def _is_taken(self, error: Exception) -> bool:
-        """Hook: whether a library's error says that a file that was to be new is there."""
+        """Hook: return whether a library's error means that a file to be created exists already."""
         return False
 
     def _without_secrets(self, text: str) -> str:

@@ -1,6 +1,6 @@
-"""S3, of Amazon or any server that speaks it: buckets, through s3fs; whole files through boto3.
+"""S3 and compatible servers: buckets through s3fs, whole files through boto3.
 
-s3fs does everything in one thread, and is half as fast with several files at a time.
+s3fs runs everything in one thread, which halves the speed with several files at a time.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ class S3Datastore(ObjectDatastore):
 
     @functools.cached_property
     def _careful_client(self) -> Any:
-        """A client that puts no file over another one."""
+        """A client that never overwrites a file."""
         client = self._new_client()
         for operation in ("PutObject", "CompleteMultipartUpload"):
             client.meta.events.register(f"provide-client-params.s3.{operation}", _if_new)
         return client
 
     def _new_client(self) -> Any:
-        """One of boto3's clients, which are safe to be used from several threads."""
+        """Create a boto3 client; these are thread-safe."""
         import boto3
         from botocore import UNSIGNED
         from botocore.config import Config
@@ -88,7 +88,7 @@ class S3Datastore(ObjectDatastore):
 
 
 def _if_new(params: dict[str, Any], **_: Any) -> dict[str, Any]:
-    """What a request that is to put a file in place says, so that nobody else's is put away by it."""
+    """Add the condition that makes a write fail if the file exists."""
     return {**params, "IfNoneMatch": "*"}
 
 

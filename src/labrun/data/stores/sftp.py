@@ -1,4 +1,4 @@
-"""A folder of a machine that answers SSH."""
+"""A folder on a machine reached over SSH (SFTP)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from labrun.data.stores.remote import RemoteDatastore
 from labrun.errors import DataError
 
 PIECE_BYTES = 2**15
-"""What SFTP gives for one request."""
+"""Bytes that SFTP returns per request."""
 TRIES = 6
 WAIT_S = 0.5
 
 
 class SFTPDatastore(RemoteDatastore):
-    """Files of another machine; each thread has a connection of its own, as paramiko's are not made to be shared."""
+    """Files on another machine. Each thread has its own connection, because paramiko's are not thread-safe."""
 
     package, extra = "paramiko", "sftp"
     tokens = ("mtime",)
@@ -66,7 +66,7 @@ class SFTPDatastore(RemoteDatastore):
             raise FileExistsError(path) from error
 
     def _drop_empty(self, folder: str) -> None:
-        """Folders are real ones there; an empty one would be listed."""
+        """SFTP folders are real, so an empty one would show up in listings."""
         while folder and not self._fs.ls(self.path(folder), detail=False):
             self._fs.rmdir(self.path(folder))
             folder = folder.rpartition("/")[0]
@@ -74,15 +74,15 @@ class SFTPDatastore(RemoteDatastore):
 
 @functools.cache
 def _file_system() -> Any:
-    """fsspec's class, which knows the hosts that this machine's `ssh` knows, and tries again at a busy one.
+    """Return a subclass of fsspec's class that uses `ssh`'s known hosts and retries when a server is busy.
 
-    Made when it is needed: paramiko may not be installed.
+    Defined on demand, because paramiko may not be installed.
     """
     import paramiko
     from fsspec.implementations.sftp import SFTPFileSystem
 
     class KnowingSFTP(SFTPFileSystem):  # type: ignore[misc]
-        """As fsspec's, whose `host_key_policy` would hold for every host: it loads no known ones."""
+        """fsspec's class loads no known hosts, so its `host_key_policy` would apply to every host."""
 
         def _connect(self) -> None:
             for left in reversed(range(TRIES)):
@@ -95,7 +95,7 @@ def _file_system() -> Any:
                 except (paramiko.AuthenticationException, paramiko.BadHostKeyException):
                     raise
                 except (paramiko.SSHException, EOFError, ConnectionResetError):
-                    # A server drops some of many connections that come at once (sshd's MaxStartups).
+                    # sshd drops some of many simultaneous connections (MaxStartups).
                     if not left:
                         raise
                     time.sleep(random.uniform(0.5, 1.5) * WAIT_S)
@@ -105,13 +105,13 @@ def _file_system() -> Any:
 
 
 def _copy_ahead(content: Any, target: BinaryIO, heard: ProgressCallback) -> None:
-    """Write a file of SFTP's to a local one; the pieces of a chunk are asked for all at once.
+    """Copy an SFTP file to a local one, requesting all pieces of a chunk at once.
 
-    paramiko's own `getfo` asks for the whole file, keeps whatever comes faster than it is written, and searches all of
-    that for each piece.
+    paramiko's own `getfo` requests the whole file, buffers data that arrive faster than they are written, and searches
+    the whole buffer for each piece.
 
     Raises:
-        DataError: it became shorter meanwhile.
+        DataError: the file was truncated meanwhile.
     """
     size = int(content.stat().st_size or 0)
     for start in range(0, size, CHUNK_BYTES):
