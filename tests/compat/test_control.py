@@ -269,9 +269,9 @@ def test_compute_targets_are_looked_up_in_the_config_and_in_the_table(
     assert compute.words("gpu", ws) == ["compute=gpu"], "a choice of conf/compute is what it says"
     made.delete()
     assert ws.compute_targets == {}
-    with pytest.raises(ComputeTargetException, match="give what AmlCompute.provisioning_configuration"):
+    with pytest.raises(ComputeTargetException, match="pass the result of AmlCompute.provisioning_configuration"):
         ComputeTarget.create(ws, "cluster", None)
-    with pytest.raises(ComputeTargetException, match="max_nodes is at least 1, and min_nodes"):
+    with pytest.raises(ComputeTargetException, match="max_nodes must be at least 1, and at least min_nodes"):
         ComputeTarget.create(ws, "cluster", AmlCompute.provisioning_configuration(min_nodes=2, max_nodes="1"))
     with pytest.raises(NotInLabrun, match=r"AmlCompute\.list_usages is part of Azure ML"):
         AmlCompute.list_usages(ws)

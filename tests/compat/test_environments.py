@@ -77,7 +77,7 @@ def test_environments_are_registered_with_versions(ws: Workspace, tmp_path: Path
     assert (copy.name, copy.version, newest.environment_variables["A"]) == ("other", None, "1")
     newest.save_to_directory("saved")
     assert Environment.load_from_directory("saved").environment_variables == {"A": "1"}
-    with pytest.raises(UserErrorException, match=r"'mine' of version 3. Registered here: mine"):
+    with pytest.raises(UserErrorException, match=r"'mine' of version 3. Registered: mine"):
         Environment.get(ws, "mine", "3")
     with pytest.raises(UserErrorException, match="can not start with the prefix"):
         Environment("AzureML-mine").register(ws)
@@ -115,8 +115,8 @@ def test_what_the_present_interpreter_has_otherwise_is_told_once(ws: Workspace, 
     assert made.labrun_words(ws) == made.labrun_words(ws) == []
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3, lines
-    assert lines[0].startswith("labrun: docker, as the environment 'told' has it, is not used")
-    assert "names no-such-package-of-labrun, which" in lines[1] and sys.executable in lines[1]
+    assert lines[0].startswith("labrun: docker of the environment 'told' is not used")
+    assert "lists no-such-package-of-labrun, missing from" in lines[1] and sys.executable in lines[1]
     present = f"Python {'.'.join(map(str, sys.version_info[:3]))} for python==3.6.*"
     assert present in lines[2] and "for hydra-core==0.1;" in lines[2] and "pytest" not in lines[2]
     assert installed.compared(conda.Wanted(None, ["pytest>=1", "x ; python_version<'3'", "-r a.txt"])) == ([], [])
@@ -138,7 +138,7 @@ def test_an_environment_as_words(ws: Workspace, monkeypatch: pytest.MonkeyPatch)
     made.python.interpreter_path = "/usr/bin/python3"
     assert made.labrun_words(ws) == ["script.python='/usr/bin/python3'", *variable]
     monkeypatch.setenv(environment.VARIABLE, "any")
-    with pytest.raises(UserErrorException, match=f"{environment.VARIABLE}=any: there are current"):
+    with pytest.raises(UserErrorException, match=f"{environment.VARIABLE}=any: choose current"):
         environment.way()
 
 

@@ -1,6 +1,6 @@
 """Compute targets: names for the choices of `compute=`.
 
-A name is first looked for in `conf/compute/NAME.yaml`, then in the workspace's own table, where `create` puts it.
+A name is looked up first in `conf/compute/NAME.yaml`, then in the workspace's table, where `create` stores targets.
 """
 
 from __future__ import annotations
@@ -25,25 +25,22 @@ VARIABLE = "LABRUN_AZUREML_COMPUTE"
 """The choice of `compute=` that created targets stand for."""
 DEFAULT = "local"
 HOST = "host"
-"""What the table keeps of a machine that was attached: what `compute.host` calls it."""
+"""The table key for an attached machine's name, as used in `compute.host`."""
 ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*")
 GPU_FAMILIES = ("standard_nc", "standard_nd", "standard_nv", "standard_ng")
 
 
 def stands_for() -> str:
-    """The choice of `compute=` that a target stands for which the project's own `conf/compute` does not have."""
+    """Return the choice of `compute=` for targets that the project's `conf/compute` does not define."""
     return os.environ.get(VARIABLE) or DEFAULT
 
 
 def words(target: Any, workspace: Workspace) -> list[str]:
-    """A compute target as words of labrun's command line.
+    """Return a compute target as arguments for the `labrun` command.
 
     Args:
         target: a `ComputeTarget`, its name, or None.
-        workspace: whose table is looked at.
-
-    Raises:
-        UserErrorException: it cannot be run on.
+        workspace: the workspace whose table is consulted.
     """
     name = getattr(target, "name", target)
     if name is None or name == "local":
@@ -63,24 +60,24 @@ def words(target: Any, workspace: Workspace) -> list[str]:
 def _tell_assumed(name: str) -> None:
     once(
         f"the compute target {name!r} was never created: it stands for compute={stands_for()} "
-        f"(conf/compute/{name}.yaml, or {VARIABLE}, says otherwise)"
+        f"(to change that, add conf/compute/{name}.yaml or set {VARIABLE})"
     )
 
 
 def assumed(workspace: Workspace, name: str) -> ComputeTarget:
-    """A target that a script takes for granted: in Azure somebody has created it by hand. It is put into the table."""
+    """Add a target that a script takes for granted to the table and return it. In Azure it was created by hand."""
     _tell_assumed(name)
     folder.put(workspace.folder, TABLE, name, {"kind": AmlCompute.kind})
     return ComputeTarget(workspace, name)
 
 
 def _choices() -> dict[str, str]:
-    """The choices of `compute=`, labrun's own and the project's."""
+    """Return the choices of `compute=`, both labrun's and the project's."""
     return dict(paths.groups().get("compute", {}))
 
 
 class Configuration:
-    """What `provisioning_configuration` and `attach_configuration` give; see `ComputeTarget.create`."""
+    """The result of `provisioning_configuration` and `attach_configuration`; see `ComputeTarget.create`."""
 
     def __init__(self, kind: str, **settings: Any) -> None:
         self.kind = kind
@@ -89,18 +86,18 @@ class Configuration:
             setattr(self, key, value)
 
     def validate_configuration(self) -> None:
-        """Nothing: everything is accepted."""
+        """Do nothing: every configuration is accepted."""
 
 
 class ComputeTarget(Advising):
-    """A compute target that exists.
+    """An existing compute target.
 
     Args:
-        workspace: where.
-        name: its name.
+        workspace: the workspace.
+        name: the target's name.
 
     Raises:
-        ComputeTargetException: there is none of this name.
+        ComputeTargetException: no target has this name.
     """
 
     kind: ClassVar[str] = "AmlCompute"
@@ -110,7 +107,7 @@ class ComputeTarget(Advising):
         if found is None:
             raise ComputeTargetException(
                 f"ComputeTargetNotFound: Compute Target with name {name} not found in provided workspace: create it, "
-                f"or say in conf/compute/{name}.yaml what it stands for"
+                f"or define it in conf/compute/{name}.yaml"
             )
         made = object.__new__(KINDS.get(str(found.get("kind")), cls) if cls is ComputeTarget else cls)
         return made
@@ -122,7 +119,7 @@ class ComputeTarget(Advising):
         self.tags = dict(self._entry.get("tags") or {})
 
     def __getnewargs__(self) -> tuple[Any, str]:
-        """What copies are made with."""
+        """Copy by workspace and name."""
         return self.workspace, self.name
 
     def __repr__(self) -> str:
@@ -131,7 +128,7 @@ class ComputeTarget(Advising):
             f"type={self.type}, provisioning_state=Succeeded, location=local, tags={self.tags})"
         )
 
-    # What it is
+    # Properties
 
     @property
     def id(self) -> str:
@@ -180,11 +177,11 @@ class ComputeTarget(Advising):
         return self.get_status()
 
     def get_status(self) -> Any:
-        """What the SDK tells of a cluster: ready, and no node in use that anybody pays for."""
+        """Return the status of an idle cluster that is ready."""
         return Status(self)
 
     def serialize(self) -> dict[str, Any]:
-        """All of it as one dictionary."""
+        """Return the target as a dictionary."""
         return {
             "id": self.id,
             "name": self.name,
@@ -201,7 +198,7 @@ class ComputeTarget(Advising):
         }
 
     def get_active_runs(self, *args: Any, **kwargs: Any) -> Any:
-        """The runs that go on on it, each as a `Run`."""
+        """Yield the workspace's active runs, each as a `Run`."""
         from labrun import api
         from labrun.azureml.run import wrapped
 
@@ -209,19 +206,19 @@ class ComputeTarget(Advising):
         return iter([wrapped(None, run) for run in found])
 
     def get_credentials(self) -> dict[str, Any]:
-        """Empty: nothing is kept."""
+        """Return nothing: labrun keeps no credentials."""
         return {}
 
     def add_identity(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: access is the file system's."""
+        """Do nothing: the file system controls access."""
 
     remove_identity = add_identity
 
     def refresh_state(self) -> None:
-        """Nothing: everything is read when it is asked for."""
+        """Do nothing: every value is read when it is needed."""
 
     def get(self) -> Any:
-        """The same."""
+        """Return this target."""
         return self
 
     def wait_for_completion(
@@ -232,16 +229,16 @@ class ComputeTarget(Advising):
         is_delete_operation: bool = False,
         **_: Any,
     ) -> None:
-        """Nothing to wait for: the machine is there."""
+        """Return at once: the machine already exists."""
         if show_output:
             print('Succeeded\nProvisioning operation finished, operation "Succeeded"')
 
     def list_nodes(self) -> Any:
-        """None: labrun does not keep nodes."""
+        """Return an empty list: labrun does not manage nodes."""
         return []
 
     def update(self, **settings: Any) -> None:
-        """Change what its configuration said, as `max_nodes`."""
+        """Change settings of its configuration, such as `max_nodes`."""
         new = {key: value for key, value in settings.items() if value is not None}
         if self.name not in _choices():
             own = self._entry
@@ -250,7 +247,7 @@ class ComputeTarget(Advising):
             )
 
     def delete(self, wait_for_completion: bool = False, show_output: bool = False) -> None:
-        """Take it out of the workspace's table; what `conf/compute` has stays."""
+        """Remove the target from the workspace's table; a file in `conf/compute` stays."""
         if self.name in _choices():
             once(f"the compute target {self.name} is conf/compute/{self.name}.yaml, which stays")
         folder.put(self.workspace.folder, TABLE, self.name, None)
@@ -258,7 +255,7 @@ class ComputeTarget(Advising):
     detach = delete
 
     def start(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the machine is on."""
+        """Do nothing: the machine is on."""
 
     stop = restart = start
 
@@ -266,25 +263,25 @@ class ComputeTarget(Advising):
 
     @staticmethod
     def create(workspace: Any, name: str, provisioning_configuration: Any) -> Any:
-        """Put a target into the workspace's table, and say once what it stands for.
+        """Add a target to the workspace's table and print once what it stands for.
 
         Raises:
-            ComputeTargetException: `provisioning_configuration` is none.
+            ComputeTargetException: `provisioning_configuration` is not a configuration, or its node counts are invalid.
         """
         return _put(workspace, name, provisioning_configuration, "provisioning_configuration")
 
     @staticmethod
     def attach(workspace: Any, name: str, attach_configuration: Any) -> Any:
-        """As `create`.
+        """Add a target like `create`.
 
         Raises:
-            ComputeTargetException: `attach_configuration` is none.
+            ComputeTargetException: `attach_configuration` is not a configuration, or its node counts are invalid.
         """
         return _put(workspace, name, attach_configuration, "attach_configuration")
 
     @staticmethod
     def list(workspace: Any) -> list[Any]:
-        """The targets of the workspace's table, and those of the project's own `conf/compute`."""
+        """Return the targets of the workspace's table and of the project's `conf/compute`."""
         made = workspace if isinstance(workspace, Workspace) else Workspace()
         own = paths.user_conf_dir()
         names = {path.stem for path in (own / "compute").glob("*.yaml")} if own else set()
@@ -292,25 +289,25 @@ class ComputeTarget(Advising):
 
     @classmethod
     def provisioning_configuration(cls, vm_size: str = "", **settings: Any) -> Configuration:
-        """What `create` takes.
+        """Return a configuration for `create`.
 
         Args:
-            vm_size: kept; labrun runs on the machines that there are.
-            **settings: `max_nodes` is how many runs go at once; the others are kept.
+            vm_size: kept, not used: labrun uses the machines that exist.
+            **settings: `max_nodes` limits how many runs go at once; the others are kept.
         """
-        if "cluster_max_nodes" in settings:  # the word of 2018
+        if "cluster_max_nodes" in settings:  # the SDK's name for it in 2018
             settings["max_nodes"] = settings.pop("cluster_max_nodes")
         return Configuration(cls.kind, vm_size=vm_size, **settings)
 
     @classmethod
     def attach_configuration(cls, *args: Any, **settings: Any) -> Configuration:
-        """What `attach` takes; a password is not kept."""
+        """Return a configuration for `attach`; passwords are not kept."""
         secret = ("password", "private_key_passphrase")
         return Configuration(cls.kind, **{key: value for key, value in settings.items() if key not in secret})
 
     @staticmethod
     def supported_vmsizes(workspace: Any, location: Any = None) -> Any:
-        """The one size that there is: this machine."""
+        """Return a single size: this machine."""
         import psutil
 
         memory = round(psutil.virtual_memory().total / 2**30, 1)
@@ -318,7 +315,7 @@ class ComputeTarget(Advising):
 
 
 class Status:
-    """The state of a target, as the SDK's `get_status()` has it."""
+    """The status of a target, as the SDK's `get_status()` returns it."""
 
     def __init__(self, target: ComputeTarget) -> None:
         self.allocation_state = "Steady"
@@ -337,7 +334,7 @@ class Status:
         )
 
     def serialize(self) -> dict[str, Any]:
-        """All of it as one dictionary."""
+        """Return the status as a dictionary."""
         settings = self.scale_settings
         return {
             "currentNodeCount": self.current_node_count,
@@ -368,31 +365,31 @@ class Status:
 
 
 class AmlCompute(ComputeTarget):
-    """A cluster: `max_nodes` runs at once on what it stands for."""
+    """A cluster. It runs up to `max_nodes` runs at once on the compute that it stands for."""
 
     kind = "AmlCompute"
 
 
 class BatchAiCompute(ComputeTarget):
-    """The cluster of 2018."""
+    """The SDK's cluster class of 2018."""
 
     kind = "BatchAI"
 
 
 class DsvmCompute(ComputeTarget):
-    """One virtual machine."""
+    """A virtual machine."""
 
     kind = "VirtualMachine"
 
 
 class ComputeInstance(ComputeTarget):
-    """One virtual machine for notebooks."""
+    """A virtual machine for notebooks."""
 
     kind = "ComputeInstance"
 
 
 class RemoteCompute(ComputeTarget):
-    """A machine of one's own that SSH reaches."""
+    """A user's own machine, reached by SSH."""
 
     kind = "VirtualMachine"
 
@@ -400,7 +397,7 @@ class RemoteCompute(ComputeTarget):
     def attach(  # type: ignore[override]
         workspace: Any, name: str, username: Any = None, address: Any = None, *_: Any, **kwargs: Any
     ) -> Any:
-        """As `ComputeTarget.attach`; the way of 2018 gives user name and address in its own arguments."""
+        """Attach like `ComputeTarget.attach`; in 2018 the user name and address were separate arguments."""
         if isinstance(username, Configuration):
             return ComputeTarget.attach(workspace, name, username)
         settings = RemoteCompute.attach_configuration(username=username, address=address, **kwargs)
@@ -416,7 +413,7 @@ KINDS: dict[str, type[ComputeTarget]] = {
 
 
 def _entry(workspace: Any, name: Any) -> dict[str, Any] | None:
-    """What is known of a target: of the table, or of `conf/compute`; None where there is none of that name."""
+    """Return a target's entry from `conf/compute` or the table; None if the name is unknown."""
     if name in _choices():
         return {"kind": "AmlCompute", "description": _choices()[str(name)]}
     made = workspace if isinstance(workspace, Workspace) else Workspace()
@@ -427,16 +424,18 @@ def _entry(workspace: Any, name: Any) -> dict[str, Any] | None:
 def _put(workspace: Any, name: str, configuration: Any, argument: str) -> Any:
     if not isinstance(configuration, Configuration):
         raise ComputeTargetException(
-            f"{argument} is {configuration!r}: give what AmlCompute.{argument}(vm_size=..., max_nodes=...) returns"
+            f"{argument} is {configuration!r}: pass the result of AmlCompute.{argument}(vm_size=..., max_nodes=...)"
         )
     fewest, most = (configuration.settings.get(key) for key in ("min_nodes", "max_nodes"))
     if most is not None and not max(1, int(fewest or 0)) <= int(most):
-        raise ComputeTargetException(f"max_nodes={most} and min_nodes={fewest}: max_nodes is at least 1, and min_nodes")
+        raise ComputeTargetException(
+            f"max_nodes={most} and min_nodes={fewest}: max_nodes must be at least 1, and at least min_nodes"
+        )
     if not isinstance(name, str) or not name:
-        raise UserErrorException(f"the compute target's name is {name!r}: give a text")
+        raise UserErrorException(f"the compute target's name is {name!r}: pass a non-empty string")
     made = workspace if isinstance(workspace, Workspace) else Workspace()
     if name in _choices():
-        once(f"the compute target {name} is conf/compute/{name}.yaml; what create() says of it is not used")
+        once(f"the compute target {name} is conf/compute/{name}.yaml; the settings given to create() are not used")
         return ComputeTarget(made, name)
     entry = {"kind": configuration.kind, **configuration.settings}
     host = _attached(name, entry) if argument == "attach_configuration" else None
@@ -453,9 +452,9 @@ def _put(workspace: Any, name: str, configuration: Any, argument: str) -> Any:
 
 
 def _attached(name: str, entry: Mapping[str, Any]) -> str | None:
-    """What `compute.host` calls a machine that is attached by its address; None where there is no such address.
+    """Return the name for `compute.host` of a machine attached by address; None without a usable name and address.
 
-    One that `lab remote` knows by this name is taken; else it is made known by it.
+    If `lab remote` already knows a machine by this name, that one is used; otherwise the machine is added to it.
     """
     address, user = str(entry.get("address") or ""), str(entry.get("username") or "")
     if not ADDRESS.fullmatch(address) or not remotes.NAME.fullmatch(name):
@@ -470,13 +469,13 @@ def _attached(name: str, entry: Mapping[str, Any]) -> str | None:
     other = f", not {wanted}" if known.address != wanted else ""
     once(
         f"the compute target {name} stands for compute={stands_for()} compute.host={name}: ssh {known.address}{other}. "
-        f"Where it asks for a password: lab remote connect {name}"
+        f"If it asks for a password: lab remote connect {name}"
     )
     return name
 
 
 def _ssh_config(name: str, key: str) -> Path:
-    """A configuration for ssh that names a key, beside the person's own."""
+    """Write an ssh configuration that adds a key to the user's own configuration, and return its path."""
     file = remotes.file().parent / f"{name}.ssh_config"
     file.parent.mkdir(parents=True, exist_ok=True)
     place = Path(key).expanduser().resolve()
@@ -485,7 +484,7 @@ def _ssh_config(name: str, key: str) -> Path:
 
 
 def _tell_of_gpus(name: str, size: str) -> None:
-    """Say where a target with GPUs stands for a machine without any."""
+    """Print a notice if a target with GPUs stands for a machine without any."""
     from labrun.backends import machine
 
     if stands_for() == DEFAULT and not machine.gpu_names():

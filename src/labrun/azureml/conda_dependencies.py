@@ -1,4 +1,4 @@
-"""`CondaDependencies`: the packages of an environment, in the form of a conda file."""
+"""`CondaDependencies`: the packages of an environment, structured like a conda file."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ FILE = "conda_dependencies.yml"
 
 
 class CondaDependencies:
-    """A list of packages that can be changed.
+    """An editable list of packages.
 
     Args:
-        conda_dependencies_file_path: begin with the content of a conda file.
-        _underlying_structure: begin with this content.
+        conda_dependencies_file_path: the conda file to start from.
+        _underlying_structure: the content to start from.
 
     Raises:
-        UserErrorException: the file cannot be read, or is not one of conda's.
+        UserErrorException: the file cannot be read or is not a conda file.
     """
 
     DEFAULT_NUMBER_OF_CONDA_PACKAGES = 0
@@ -45,14 +45,14 @@ class CondaDependencies:
         python_version: str | None = None,
         pin_sdk_version: bool = True,
     ) -> CondaDependencies:
-        """Packages by their names.
+        """Return dependencies made of package names.
 
         Args:
-            pip_indexurl: where pip looks.
-            pip_packages: None: `azureml-defaults`, which labrun supplies.
-            conda_packages: by conda's names.
-            python_version: None: any.
-            pin_sdk_version: not used: the SDK's packages are labrun's own.
+            pip_indexurl: the package index for pip.
+            pip_packages: pip packages; None: `azureml-defaults`, which labrun provides.
+            conda_packages: packages by their conda names.
+            python_version: None: any version.
+            pin_sdk_version: not used: labrun replaces the SDK's packages.
         """
         made = cls()
         if pip_packages is not None:
@@ -77,7 +77,7 @@ class CondaDependencies:
 
     @property
     def _pip(self) -> list[str]:
-        """The `pip` part, in place."""
+        """The `pip` list, editable in place."""
         for one in self._conda:
             if isinstance(one, dict) and "pip" in one:
                 one["pip"] = one["pip"] if isinstance(one["pip"], list) else []
@@ -108,113 +108,113 @@ class CondaDependencies:
         return self.get_python_version()
 
     def get_python_version(self) -> str | None:
-        """The Python that is named; None: any."""
+        """Return the Python version; None means any."""
         found = [version for name, version in map(conda.split, self.conda_packages) if name == "python"]
         return found[0].lstrip("=").removesuffix(".*") or None if found else None
 
     def set_python_version(self, version: str) -> None:
-        """Name a Python, as `3.6.2`."""
+        """Set the Python version, such as `3.6.2`."""
         self.remove_conda_package("python")
         self._conda.insert(0, f"python={version}")
 
     def add_conda_package(self, conda_package: str) -> None:
-        """Add a package of conda's, in place of an earlier one of its name."""
+        """Add a conda package, replacing an earlier one of the same name."""
         self.remove_conda_package(conda_package)
         place = next((place for place, one in enumerate(self._conda) if isinstance(one, dict)), len(self._conda))
         self._conda.insert(place, str(conda_package))
 
     def remove_conda_package(self, conda_package: str) -> None:
-        """Take a package of conda's away, by its name."""
+        """Remove a conda package by name."""
         name = conda.split(conda_package)[0]
         self._conda[:] = [one for one in self._conda if not isinstance(one, str) or conda.split(one)[0] != name]
 
     def add_pip_package(self, pip_package: str) -> None:
-        """Add a package of PyPI's, in place of an earlier one of its name."""
+        """Add a pip package, replacing an earlier one of the same name."""
         self.remove_pip_package(pip_package)
         self._pip.append(str(pip_package))
 
     def remove_pip_package(self, pip_package: str) -> None:
-        """Take a package of PyPI's away, by its name."""
+        """Remove a pip package by name."""
         name = conda.name_of(str(pip_package)) or str(pip_package)
         self._pip[:] = [one for one in self._pip if (conda.name_of(one) or one) != name]
 
     def add_channel(self, channel: str) -> None:
-        """Kept in the file, and not used: packages come from PyPI."""
+        """Add a channel. It is kept in the file but not used: packages come from PyPI."""
         channels = self._content.setdefault("channels", [])
         if channel not in channels:
             channels.append(channel)
 
     def remove_channel(self, channel: str) -> None:
-        """Take a channel away."""
+        """Remove a channel."""
         self._content["channels"] = [one for one in self.conda_channels if one != channel]
 
     def set_pip_index_url(self, index_url: str) -> None:
-        """Where pip looks."""
+        """Set the package index for pip."""
         self.set_pip_option(f"--index-url {index_url}")
 
     def set_pip_option(self, pip_option: str) -> None:
-        """An option of pip's, in place of an earlier one of its name."""
+        """Set a pip option, replacing an earlier one of the same name."""
         name = pip_option.replace("=", " ").split()[0]
         self._pip[:] = [one for one in self._pip if one.replace("=", " ").split()[:1] != [name]]
         self._pip.insert(0, pip_option)
 
     def set_pip_requirements(self, pip_requirements: Sequence[str]) -> None:
-        """The whole `pip` part."""
+        """Replace the whole `pip` list."""
         self._pip[:] = _texts(pip_requirements)
 
     def add_tensorflow_conda_package(self, core_type: str = "cpu", version: str | None = None) -> None:
-        """Add TensorFlow."""
+        """Add TensorFlow as a conda package."""
         self.add_conda_package("tensorflow" + (f"={version}" if version else ""))
 
     def add_tensorflow_pip_package(self, core_type: str = "cpu", version: str | None = None) -> None:
-        """Add TensorFlow."""
+        """Add TensorFlow as a pip package."""
         self.add_pip_package("tensorflow" + (f"=={version}" if version else ""))
 
     def as_dict(self) -> dict[str, Any]:
-        """The content of a conda file."""
+        """Return the content as a dictionary."""
         return copy.deepcopy(self._content)
 
     def serialize_to_string(self) -> str:
-        """The text of a conda file."""
+        """Return the content as YAML."""
         return yaml.safe_dump(self._content, sort_keys=False)
 
     def save(self, path: Any = None) -> str:
-        """Write a conda file; returns its path."""
+        """Write a conda file and return its path."""
         target = Path(path or FILE)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(self.serialize_to_string(), encoding="utf-8")
         return str(target)
 
     def save_to_file(self, base_directory: Any, conda_file_path: Any = None) -> str:
-        """Write a conda file below a folder; returns its path as it was given."""
+        """Write a conda file into a folder and return its path relative to that folder."""
         self.save(Path(base_directory) / (conda_file_path or FILE))
         return str(conda_file_path or FILE)
 
     def wanted(self) -> conda.Wanted:
-        """What an environment with these packages holds."""
+        """Return the requirements of an environment with these packages."""
         return conda.of(self._conda, azureml=True)
 
 
 def read(file: Path) -> dict[str, Any]:
-    """The content of a conda file.
+    """Return the content of a conda file.
 
     Raises:
-        UserErrorException: it cannot be read, or is none.
+        UserErrorException: the file cannot be read or is not a conda file.
     """
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserErrorException(f"the conda file {file} cannot be read: {error}") from error
     if not isinstance(content, Mapping) or not isinstance(content.get("dependencies", []), list):
-        raise UserErrorException(f"{file} is not a conda file: it has no list under `dependencies`")
+        raise UserErrorException(f"{file} is not a conda file: its `dependencies` is not a list")
     return dict(content)
 
 
 def from_pip_requirements(file: Path) -> CondaDependencies:
-    """The packages of a requirements file.
+    """Return the packages of a requirements file.
 
     Raises:
-        UserErrorException: it cannot be read.
+        UserErrorException: the file cannot be read.
     """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()

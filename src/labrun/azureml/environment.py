@@ -1,6 +1,6 @@
-"""`Environment`: what a script's interpreter has installed.
+"""`Environment`: the packages and variables of a script's interpreter.
 
-A run has the present interpreter, or one that is built as the environment asks: `LABRUN_AZUREML_ENVIRONMENTS`.
+`LABRUN_AZUREML_ENVIRONMENTS` decides whether runs use the current interpreter or one built from the environment.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ DEFINITION = "azureml_environment.json"
 
 
 def way() -> str:
-    """Whether runs have the present interpreter, or one that is built.
+    """Return `current` if runs use the current interpreter, `build` if they use a built one.
 
     Raises:
-        UserErrorException: the variable says something else.
+        UserErrorException: the environment variable has another value.
     """
     found = os.environ.get(VARIABLE) or CURRENT
     if found not in (CURRENT, BUILD):
-        raise UserErrorException(f"{VARIABLE}={found}: there are {CURRENT} (the present interpreter) and {BUILD}")
+        raise UserErrorException(f"{VARIABLE}={found}: choose {CURRENT} (the current interpreter) or {BUILD}")
     return found
 
 
@@ -60,7 +60,7 @@ class PythonSection:
 
     @property
     def conda_dependencies(self) -> CondaDependencies:
-        """The packages; made when they are first looked at."""
+        """The packages, created on first access."""
         if self._dependencies is None:
             self._dependencies = CondaDependencies(self.conda_dependencies_file)
         return self._dependencies
@@ -71,15 +71,15 @@ class PythonSection:
 
 
 PythonEnvironment = PythonSection
-"""The older name."""
+"""The older name of `PythonSection`."""
 
 
 class Environment:
-    """An environment by its name.
+    """A named environment.
 
     Args:
-        name: its name.
-        **kwargs: attributes, such as `environment_variables`.
+        name: the environment's name.
+        **kwargs: attributes to set, such as `environment_variables`.
     """
 
     def __init__(self, name: str | None = None, **kwargs: Any) -> None:
@@ -102,10 +102,10 @@ class Environment:
 
     @staticmethod
     def get(workspace: Any, name: str, version: str | None = None, label: str | None = None) -> Environment:
-        """A registered environment, or one of Azure's curated ones.
+        """Return a registered environment or one of Azure's curated ones.
 
         Raises:
-            UserErrorException: there is none of this name and version.
+            UserErrorException: no environment has this name and version.
         """
         versions = _versions(workspace, name)
         if versions:
@@ -118,31 +118,31 @@ class Environment:
             return made
         there = ", ".join(folder.read_table(_folder(workspace), TABLE)) or "none"
         which = f"{name!r}" if version is None or not versions else f"{name!r} of version {version}"
-        raise UserErrorException(f"Environment.get: there is no environment {which}. Registered here: {there}")
+        raise UserErrorException(f"Environment.get: there is no environment {which}. Registered: {there}")
 
     @staticmethod
     def list(workspace: Any) -> dict[str, Environment]:
-        """The registered environments, and some of Azure's curated ones, by their names."""
+        """Return the registered environments and some of Azure's curated ones by name."""
         own = {name: _from_dict(entry["versions"][-1]) for name, entry in _table(workspace).items()}
         return {**{name: made for name in curated.KNOWN if (made := _curated(name))}, **own}
 
     @staticmethod
     def from_conda_specification(name: str, file_path: Any) -> Environment:
-        """The environment of a conda file."""
+        """Return an environment with the packages of a conda file."""
         made = Environment(name)
         made.python.conda_dependencies = CondaDependencies(file_path)
         return made
 
     @staticmethod
     def from_pip_requirements(name: str, file_path: Any, pip_version: str | None = None) -> Environment:
-        """The environment of a requirements file."""
+        """Return an environment with the packages of a requirements file."""
         made = Environment(name)
         made.python.conda_dependencies = from_pip_requirements(local(file_path))
         return made
 
     @staticmethod
     def from_existing_conda_environment(name: str, conda_environment_name: str) -> Environment:
-        """Not in labrun, which asks conda nothing."""
+        """Raise: labrun does not call conda."""
         not_here(
             "Environment.from_existing_conda_environment()",
             f"env = Environment({name!r}); env.python.user_managed_dependencies = True; "
@@ -157,7 +157,7 @@ class Environment:
         conda_specification: Any = None,
         pip_requirements: Any = None,
     ) -> Environment:
-        """The packages that are named; the image is not used."""
+        """Return an environment with the given packages; the image is not used."""
         made = _with_files(name, conda_specification, pip_requirements)
         made.docker.base_image = image
         made.docker.base_image_registry = container_registry or ContainerRegistry()
@@ -167,24 +167,24 @@ class Environment:
     def from_dockerfile(
         name: str, dockerfile: Any, conda_specification: Any = None, pip_requirements: Any = None
     ) -> Environment:
-        """The packages that are named; the Dockerfile is not used."""
+        """Return an environment with the given packages; the Dockerfile is not used."""
         made = _with_files(name, conda_specification, pip_requirements)
         made.docker.base_image, made.docker.base_dockerfile = None, str(dockerfile)
         return made
 
     @staticmethod
     def from_docker_build_context(name: str, docker_build_context: Any) -> Environment:
-        """No packages: they are the Dockerfile's, which is not used."""
+        """Return an environment without packages: they are in the Dockerfile, which is not used."""
         made = Environment(name)
         made.docker.base_image, made.docker.build_context = None, docker_build_context
         return made
 
     @staticmethod
     def load_from_directory(path: Any) -> Environment:
-        """What `save_to_directory` wrote.
+        """Return the environment that `save_to_directory` wrote.
 
         Raises:
-            UserErrorException: there is nothing of the kind.
+            UserErrorException: the folder has no readable environment file.
         """
         file = Path(path) / DEFINITION
         try:
@@ -194,7 +194,7 @@ class Environment:
 
     @staticmethod
     def add_private_pip_wheel(workspace: Any, file_path: Any, exist_ok: bool = False) -> str:
-        """What `add_pip_package` takes for a wheel on this machine: its path.
+        """Return the path of a local wheel, which `add_pip_package` accepts.
 
         Raises:
             UserErrorException: there is no such file.
@@ -203,17 +203,17 @@ class Environment:
             raise UserErrorException(f"Environment.add_private_pip_wheel: there is no file {file_path}")
         return str(Path(file_path).resolve())
 
-    # What it offers
+    # Operations
 
     def clone(self, new_name: str) -> Environment:
-        """A copy of it, without a version."""
+        """Return a copy under another name, without a version."""
         return _from_dict({**self._to_dict(), "name": new_name, "version": None})
 
     def register(self, workspace: Any) -> Environment:
-        """Keep it under its name; a version is added where something has changed.
+        """Store the environment under its name. If its content has changed, it becomes a new version.
 
         Raises:
-            UserErrorException: the name is of Azure's own.
+            UserErrorException: the name is missing or is reserved for Azure.
         """
         if not self.name or self.name.lower().startswith(("azureml", "microsoft")):
             raise UserErrorException(
@@ -223,8 +223,8 @@ class Environment:
         content = self._to_dict()
         if self.environment_variables:
             once(
-                f"the environment {self.name!r} is kept with the values of {', '.join(self.environment_variables)}, in "
-                f"{folder.table_path(_folder(workspace), TABLE)}, which only you may read: keep secrets out of it"
+                f"the environment {self.name!r} is stored with the values of {', '.join(self.environment_variables)} "
+                f"in {folder.table_path(_folder(workspace), TABLE)}, which only you can read: keep secrets out of it"
             )
 
         def changed(entry: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -238,10 +238,10 @@ class Environment:
         return _from_dict(newest)
 
     def build(self, workspace: Any, image_build_compute: Any = None) -> ImageBuildDetails:
-        """Build it, unless the present interpreter is used; it is there when this returns.
+        """Build the environment and wait until it is ready; with the current interpreter, only check its packages.
 
         Raises:
-            UserErrorException: it cannot be built.
+            UserErrorException: the environment cannot be built.
         """
         if way() == BUILD and not self.python.user_managed_dependencies:
             try:
@@ -255,32 +255,32 @@ class Environment:
     build_local = build
 
     def get_image_details(self, workspace: Any) -> dict[str, Any]:
-        """There are no images."""
+        """Return image details without an image: labrun builds none."""
         return {
             "dockerImage": {"name": None},
             "ingredients": {"condaSpecification": str(self.python.conda_dependencies)},
         }
 
     def save_to_directory(self, path: Any, overwrite: bool = False) -> None:
-        """Write it into a folder, with its packages as a conda file beside it.
+        """Write the environment to a folder, along with a conda file of its packages.
 
         Raises:
-            UserErrorException: the folder is there, and is not to be overwritten.
+            UserErrorException: the folder exists and `overwrite` is False.
         """
         target = Path(path)
         if target.exists() and not overwrite:
-            raise UserErrorException(f"Environment.save_to_directory: {target} is there: overwrite=True replaces it")
+            raise UserErrorException(f"Environment.save_to_directory: {target} exists: overwrite=True replaces it")
         target.mkdir(parents=True, exist_ok=True)
         (target / DEFINITION).write_text(json.dumps(self._to_dict(), indent=4) + "\n", encoding="utf-8")
         self.python.conda_dependencies.save(target / "conda_dependencies.yml")
 
-    # How labrun carries it out
+    # Use by labrun
 
     def labrun_words(self, workspace: Workspace) -> list[str]:  # type: ignore[valid-type]
-        """It, as words of labrun's command line.
+        """Return the environment as arguments for the `labrun` command.
 
         Raises:
-            UserErrorException: its interpreter is not there.
+            UserErrorException: `LABRUN_AZUREML_ENVIRONMENTS` has an unknown value.
         """
         self._tell_docker()
         variables = [word(f"+compute.environment.{key}", str(v)) for key, v in self.environment_variables.items()]
@@ -295,12 +295,12 @@ class Environment:
         return variables
 
     def _wanted(self) -> conda.Wanted | None:
-        """Its packages; None where it names none, and no Python."""
+        """Return the required packages; None if the environment lists neither packages nor a Python version."""
         found = self.python.conda_dependencies.wanted()
         return found if found.lines or found.python else None
 
     def _file(self, workspace: Any) -> Path:
-        """Its conda file, for `script.requirements`."""
+        """Write its conda file for `script.requirements` and return the path."""
         text = self.python.conda_dependencies.serialize_to_string()
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in str(self.name))
@@ -312,22 +312,22 @@ class Environment:
     def _tell_docker(self) -> None:
         wish = self.docker.wish()
         if wish is not None:
-            once(f"{wish}, as the environment {self.name!r} has it, is not used: labrun runs Python without containers")
+            once(f"{wish} of the environment {self.name!r} is not used: labrun runs Python without containers")
 
     def _check(self) -> None:
-        """Say, once, what the present interpreter has otherwise than the environment asks."""
+        """Print once how the current interpreter differs from the environment."""
         wanted = self._wanted()
         if wanted is None:
             return
         missing, others = installed.compared(wanted)
-        how = f"{VARIABLE}={BUILD} (lab azureml run --environments {BUILD}) builds it as asked"
+        how = f"{VARIABLE}={BUILD} (lab azureml run --environments {BUILD}) builds it as specified"
         if missing:
             once(
-                f"the environment {self.name!r} names {', '.join(missing)}, which {sys.executable} does not have. "
+                f"the environment {self.name!r} lists {', '.join(missing)}, missing from {sys.executable}. "
                 f"If the script needs that: uv pip install {' '.join(missing)}; or {how}"
             )
         if others:
-            once(f"the environment {self.name!r} runs with the present interpreter: {', '.join(others)}; {how}")
+            once(f"the environment {self.name!r} runs with the current interpreter: {', '.join(others)}; {how}")
 
     def _to_dict(self) -> dict[str, Any]:
         python, docker = self.python, self.docker
@@ -350,19 +350,19 @@ class Environment:
 
 
 EnvironmentDefinition = Environment
-"""The name of 2018."""
+"""The SDK's name for it in 2018."""
 
 
 class ImageBuildDetails:
-    """What `build` gives; it is over."""
+    """The result of `build`, which has already finished."""
 
     def __init__(self, environment: Environment) -> None:
         self.environment, self.status, self.log = environment, "Succeeded", ""
 
     def wait_for_completion(self, show_output: bool = True) -> None:
-        """It is there."""
+        """Return at once: the environment is ready."""
         if show_output:
-            python = "built" if way() == BUILD else f"the present interpreter, {sys.executable}"
+            python = "built" if way() == BUILD else f"the current interpreter, {sys.executable}"
             print(f"Environment {self.environment.name}: {python}")
 
 
@@ -387,11 +387,11 @@ def _with_files(name: str, conda_specification: Any, pip_requirements: Any) -> E
 
 
 def of_run(workspace: Any, properties: Mapping[str, str]) -> Environment:
-    """The environment that a run's record names: as it was registered, else its name alone.
+    """Return the environment that a run's record names: the registered one, or else one with only the name.
 
     Args:
-        workspace: the run's.
-        properties: the record's.
+        workspace: the run's workspace.
+        properties: the record's properties.
     """
     name, version = properties.get(ENVIRONMENT_TAG) or "labrun", properties.get(VERSION_TAG)
     if version or not _versions(workspace, name):

@@ -1,4 +1,4 @@
-"""What the present interpreter has installed, held against what an environment asks for."""
+"""Comparison of the packages in the current interpreter with those that an environment requires."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ SAME = {
     "tensorflow": ("tensorflow-cpu", "tensorflow-gpu"),
     "mlflow-skinny": ("mlflow",),
 }
-"""Packages of the same modules."""
+"""Packages that provide the same modules."""
 
 
 def compared(wanted: conda.Wanted) -> tuple[list[str], list[str]]:
-    """What the present interpreter does not have, and what it has otherwise, in words."""
+    """Compare the current interpreter with the required packages.
+
+    Returns:
+        The names of missing packages, and a text such as `numpy 2.1 for numpy==1.26` for each version mismatch.
+    """
     here = ".".join(map(str, sys.version_info[:3]))
     missing, others = [], []
     try:

@@ -1,4 +1,4 @@
-"""Every name of the SDK that labrun carries out beyond a training script's own, and the module here that has it."""
+"""The SDK names that labrun implements beyond those of a training script, and the module that implements each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 PLACES = {
-    # runs and what starts them
+    # runs and submission
     "Workspace": "workspace",
     "Experiment": "experiment",
     "Run": "run",
@@ -65,7 +65,7 @@ PLACES = {
     "Environment": "environment",
     "EnvironmentDefinition": "environment",
     "PythonSection": "environment",
-    # searches for a model
+    # AutoML
     "AutoMLConfig": "automl",
     "AutoMLRun": "automl_run",
     "CONDA_ENV_FILE_PATH": "automl_constants",
@@ -105,7 +105,7 @@ PLACES = {
     "ImageBuildDetails": "environment",
     "PythonEnvironment": "environment",
     "ViewType": "experiment",
-    # accepted, without effect: there is nobody to sign in to
+    # accepted without effect: there is no service to sign in to
     "AzureCliAuthentication": "authentication",
     "InteractiveLoginAuthentication": "authentication",
     "MsiAuthentication": "authentication",
@@ -127,10 +127,10 @@ PLACES = {
 
 
 def has(module: str, name: str) -> bool:
-    """Whether a module of the SDK has a name here."""
+    """Return whether labrun implements a name of the SDK."""
     return name in PLACES
 
 
 def find(module: str, name: str) -> Any:
-    """What a module of the SDK has under a name that `has` knows."""
+    """Return the object for a name that `has` accepts."""
     return getattr(importlib.import_module(f"labrun.azureml.{PLACES[name]}"), name)
