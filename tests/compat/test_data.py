@@ -332,9 +332,9 @@ def test_a_data_set_is_registered_by_any_name_and_found_again(ws: Any, tmp_path:
     oldest.add_tags({"more": "1"}).update(description="changed")
     assert dataset.get_by_name(ws, "diabetes dataset", 1).tags == {"format": "CSV", "more": "1"}
     for call, message in (
-        (lambda: dataset.get_by_name(ws, "nobody"), "There are: all files, diabetes dataset"),
-        (lambda: dataset.get_by_name(ws, "all files", 7), "There are: 1"),
-        (lambda: rows.register(ws, "all-files"), "would both be all-files"),
+        (lambda: dataset.get_by_name(ws, "nobody"), "Registered: all files, diabetes dataset"),
+        (lambda: dataset.get_by_name(ws, "all files", 7), "Versions: 1"),
+        (lambda: rows.register(ws, "all-files"), "would both be stored as all-files"),
         (lambda: dataset.get_by_id(ws, "x"), "NAME:VERSION"),
     ):
         with pytest.raises(UserErrorException, match=message):

@@ -156,17 +156,17 @@ def test_what_varies_is_no_argument_of_the_estimator_besides(ws: Workspace) -> N
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: GridParameterSampling({"a": sampling.uniform(0, 1)}), r"a=uniform\(0, 1\), and it takes choice alone"),
-        (lambda: BayesianParameterSampling({"a": sampling.normal(0, 1)}), "takes choice, uniform, quniform alone"),
+        (lambda: GridParameterSampling({"a": sampling.uniform(0, 1)}), r"a=uniform\(0, 1\): it supports only choice"),
+        (lambda: BayesianParameterSampling({"a": sampling.normal(0, 1)}), "supports only choice, uniform, quniform"),
         (
             lambda: BayesianParameterSampling({"a": sampling.quniform(0, 10**6, 2)}),
             "over 100,000 values: give a larger",
         ),
-        (lambda: RandomParameterSampling({"a": [1, 2]}), "is none of choice"),
+        (lambda: RandomParameterSampling({"a": [1, 2]}), "must be choice"),
         (lambda: RandomParameterSampling({"a.b": sampling.choice(1)}), "'a.b' is not a name of an argument"),
         (lambda: RandomParameterSampling({}), "give a dictionary"),
         (lambda: sampling.choice([]), "nothing to choose from"),
-        (lambda: sampling.uniform(1, 0), "the lower bound is below"),
+        (lambda: sampling.uniform(1, 0), "the lower bound must be below"),
         (BanditPolicy, "give one of slack_factor and slack_amount"),
         (HyperDriveConfig, "give run_config="),
     ],

@@ -1,4 +1,4 @@
-"""`FileDataset` and `TabularDataset`: files, and rows in files, of datastores, of this machine, or registered."""
+"""`FileDataset` and `TabularDataset`: files, or rows in files, from a datastore, this machine or the registry."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ METADATA = ("Size", "LastModifiedTime", "CreationTime", "Extension", "CanSeek")
 
 
 class AbstractDataset:
-    """What data sets of both kinds have.
+    """Base class of both kinds of data set.
 
     Args:
         content: the files.
-        table: how they are read; None: they are files.
-        version: what is registered; None: nothing is, or it is a part of that.
+        table: the table definition (how the files are read); None for a file data set.
+        version: the registered version; None if it is not registered or only part of a registered one.
     """
 
     def __init__(
@@ -52,27 +52,27 @@ class AbstractDataset:
 
     @property
     def name(self) -> str | None:
-        """As it is registered."""
+        """The registered name; None if not registered."""
         return self._version.name if self._version else None
 
     @property
     def version(self) -> int | None:
-        """As it is registered."""
+        """The registered version number; None if not registered."""
         return self._version.number if self._version else None
 
     @property
     def description(self) -> str | None:
-        """As it is registered."""
+        """The registered description; None if not registered."""
         return self._version.description if self._version else None
 
     @property
     def tags(self) -> dict[str, str]:
-        """As it is registered."""
+        """The registered tags; empty if not registered."""
         return dict(self._version.tags) if self._version else {}
 
     @property
     def id(self) -> str:
-        """For `Dataset.get_by_id`: name and version; files that have none are registered without being listed."""
+        """The id for `Dataset.get_by_id`, `NAME:VERSION`. Unregistered files get a hidden registration."""
         if self._version is None:
             content = self._content if self._content.datastore else self._content.brought(Datastore())
             table = self._definition
@@ -83,7 +83,7 @@ class AbstractDataset:
 
     @property
     def data_changed_time(self) -> datetime.datetime | None:
-        """When the newest file was changed; None where the datastore does not tell."""
+        """The newest modification time; None if the datastore does not report it."""
         found = self._content.changed()
         return None if found is None else datetime.datetime.fromtimestamp(found, datetime.UTC)
 
@@ -98,46 +98,46 @@ class AbstractDataset:
         """Register it as a version of a data set.
 
         Raises:
-            UserErrorException: the name has other content, and no new version is asked for.
+            UserErrorException: the name already has other content and `create_new_version` is False.
         """
         place = workspace if isinstance(workspace, Workspace) else Workspace()
         if self._partition:
-            once("register: partition_format is not kept with a data set of files: give it again to from_files()")
+            once("register: a file data set does not keep its partition_format: pass it to from_files() again")
         made = dataset_table.add(place, name, self._content, self._definition, description, tags, create_new_version)
         return of(made)
 
     def unregister_all_versions(self) -> None:
-        """Forget the data set; the files stay."""
+        """Unregister all versions of the data set; the files stay."""
         if self._version is not None:
             dataset_table.forget(Workspace(), self._version.name)
 
     def update(self, description: str | None = None, tags: Mapping[str, Any] | None = None) -> Any:
-        """Another description, or other tags."""
+        """Change the description or the tags."""
         if self._version is None:
             raise UserErrorException("only a registered data set has a description and tags: register it first")
         self._version = dataset_table.tell(Workspace(), self._version, description, self.tags if tags is None else tags)
         return self
 
     def add_tags(self, tags: Mapping[str, Any] | None = None) -> Any:
-        """More tags."""
+        """Add tags."""
         return self.update(tags={**self.tags, **(tags or {})})
 
     def remove_tags(self, tags: Any = None) -> Any:
-        """Fewer tags, by their keys."""
+        """Remove tags by key."""
         return self.update(tags={key: value for key, value in self.tags.items() if key not in (tags or ())})
 
-    # For a run
+    # As a run's input
 
     def as_named_input(self, name: str) -> DatasetConsumptionConfig:
-        """The same, as an input of that name."""
+        """Return the data set as an input with this name."""
         return DatasetConsumptionConfig(name, self)
 
     def as_mount(self, path_on_compute: Any = None) -> DatasetConsumptionConfig:
-        """The same, as an input; labrun says where it lies."""
+        """Return the data set as an input to mount; labrun chooses the path."""
         return DatasetConsumptionConfig(self._input_name(), self, "mount", path_on_compute)
 
     def as_download(self, path_on_compute: Any = None) -> DatasetConsumptionConfig:
-        """The same, as an input; labrun says where it lies."""
+        """Return the data set as an input to download; labrun chooses the path."""
         return DatasetConsumptionConfig(self._input_name(), self, "download", path_on_compute)
 
     def _input_name(self) -> str:
@@ -145,37 +145,37 @@ class AbstractDataset:
         return "input_" + re.sub(r"\W+", "_", self.name or last or "data").strip("_")
 
     def labrun_mount(self) -> str:
-        """What its argument is."""
+        """Return the text that stands for the data in a run's config: a `${mount:...}` or a path."""
         return self._content.mount(Datastore())
 
     @property
     def labrun_name(self) -> str | None:
-        """As it is registered."""
+        """The registered name; None if not registered."""
         return self.name
 
     @property
     def labrun_table(self) -> dict[str, Any] | None:
-        """How a run reads it."""
+        """The table definition by which a run reads it; None for files."""
         return self._definition
 
     @property
     def labrun_alias(self) -> str | None:
-        """The name of an input that a run has to know how to read."""
+        """The input name of a tabular data set, which a run needs to find the table definition; None for files."""
         return None if self._definition is None else self._input_name()
 
     # As files
 
     def to_path(self) -> list[str]:
-        """The files, each with a leading slash, below the folder that they have in common."""
+        """Return the file paths relative to their common folder, each with a leading slash."""
         return [f"/{self._content.below(name)}" for name in self._content.files]
 
     def download(
         self, target_path: Any = None, overwrite: bool = False, ignore_not_found: bool = False, **kwargs: Any
     ) -> list[str]:
-        """Copies of all files, below a folder; a temporary one if none is named.
+        """Copy all files into a folder (default: a temporary one) and return the copies' paths.
 
         Raises:
-            UserErrorException: a file is there already, and `overwrite` is not given.
+            UserErrorException: a file already exists and `overwrite` is False.
         """
         target = Path(os.fsdecode(target_path) if target_path is not None else tempfile.mkdtemp(prefix="labrun-"))
         copies = []
@@ -189,16 +189,16 @@ class AbstractDataset:
         return copies
 
     def mount(self, mount_point: Any = None, **kwargs: Any) -> MountContext:
-        """A folder with the files, to be used by `with`, or between `start()` and `stop()`."""
+        """Return a context for a folder with the files: use `with`, or `start()` and `stop()`."""
         return MountContext(self._content, mount_point)
 
 
 class MountContext:
-    """A folder that has a data set's files: links to where they lie.
+    """A folder of links to a data set's files.
 
     Args:
         content: the files.
-        mount_point: where the folder is to be; None: a temporary one.
+        mount_point: the folder's path; None: a temporary folder.
     """
 
     def __init__(self, content: Content, mount_point: Any = None) -> None:
@@ -208,13 +208,13 @@ class MountContext:
 
     @property
     def mount_point(self) -> str:
-        """The folder; there from `start` on."""
+        """The folder's path. `start` fills the folder."""
         if self._made is None:
             self._made = self._given or Path(tempfile.mkdtemp(prefix="labrun-mount-"))
         return str(self._made)
 
     def start(self) -> None:
-        """Make the links."""
+        """Create the links."""
         for path, shown in self._content.local():
             link = Path(self.mount_point) / shown.lstrip("/")
             link.parent.mkdir(parents=True, exist_ok=True)
@@ -222,7 +222,7 @@ class MountContext:
                 link.symlink_to(os.path.abspath(path))
 
     def stop(self) -> None:
-        """Take the links away."""
+        """Remove the links."""
         for link in sorted(Path(self.mount_point).rglob("*"), reverse=True):
             if link.is_symlink():
                 link.unlink()
@@ -238,7 +238,7 @@ class MountContext:
 
 
 class FileDataset(AbstractDataset):
-    """Files."""
+    """A data set of files."""
 
     def _only(self, keep: Callable[[int], bool]) -> FileDataset:
         names = [name for place, name in enumerate(self._content.files) if keep(place)]
@@ -248,47 +248,49 @@ class FileDataset(AbstractDataset):
 
     @property
     def partition_keys(self) -> list[str]:
-        """The columns that `partition_format` makes of paths."""
+        """The columns that `partition_format` extracts from paths."""
         return partitions.keys(self._partition["format"]) if self._partition else []
 
     def get_partition_key_values(self, partition_keys: Any = None) -> list[dict[str, Any]]:
-        """The different values of these keys, or of all.
+        """Return the distinct values of these partition keys (default: of all).
 
         Raises:
-            UserErrorException: a name is none of them; a path is not like the format.
+            UserErrorException: a key is unknown, or a path does not match the format.
         """
         return partitions.different(self._partition, [(name, name) for name in self._content.files], partition_keys)
 
     def __getitem__(self, name: str) -> steps.Column:
-        """A key of `partition_format`, for `filter`."""
+        """Return a key of `partition_format` for `filter`."""
         return steps.Column(name)
 
     def file_metadata(self, col: str) -> steps.Column:
-        """What is known of each file, for `filter`.
+        """Return a metadata column of the files for `filter`.
 
         Args:
             col: `Size` in bytes, `LastModifiedTime`, `CreationTime`, `Extension` or `CanSeek`.
 
         Raises:
-            UserErrorException: it is none of these.
+            UserErrorException: there is no such column.
         """
         if col not in METADATA:
-            raise UserErrorException(f"file_metadata({col!r}): there are {', '.join(METADATA)}")
+            raise UserErrorException(f"file_metadata({col!r}): choose one of {', '.join(METADATA)}")
         return steps.Column(f"file_metadata.{col}")
 
     def filter(self, expression: Any) -> FileDataset:
-        """Only files of which a comparison is true: `files.filter(files.file_metadata('Size') > 1000)`.
+        """Return the files that satisfy a comparison: `files.filter(files.file_metadata('Size') > 1000)`.
 
         Raises:
-            UserErrorException: it is not a comparison, or names what is not known of the files.
+            UserErrorException: it is not a comparison, or it uses an unknown column.
         """
         if not isinstance(expression, steps.Condition):
-            raise UserErrorException(f"filter({expression!r}): give a comparison, as data.file_metadata('Size') > 1000")
+            raise UserErrorException(
+                f"filter({expression!r}): give a comparison, such as data.file_metadata('Size') > 1000"
+            )
         taken = steps.truth(self._known_of_files(), expression.told)
         return self._only(lambda place: bool(taken.iloc[place]))
 
     def _known_of_files(self) -> Any:
-        """A row for each file: the keys of its path, its metadata."""
+        """Return a data frame with a row per file: its partition keys and metadata."""
         import pandas
 
         files, store = self._content.files, self._content.store
@@ -304,39 +306,39 @@ class FileDataset(AbstractDataset):
         return pandas.DataFrame(told, index=range(len(files)))
 
     def take(self, count: int) -> FileDataset:
-        """The first files."""
+        """Return the first `count` files."""
         number = tabular.count_of("take", count)
         return self._only(lambda place: place < number)
 
     def skip(self, count: int) -> FileDataset:
-        """Without the first files."""
+        """Return all but the first `count` files."""
         number = tabular.count_of("skip", count)
         return self._only(lambda place: place >= number)
 
     def take_sample(self, probability: float, seed: Any = None) -> FileDataset:
-        """Each file with this probability."""
+        """Sample each file with this probability."""
         return self.random_split(tabular.share("take_sample", probability), seed)[0]
 
     def random_split(self, percentage: float, seed: Any = None) -> tuple[FileDataset, FileDataset]:
-        """Two data sets: each file is in the first with this probability, else in the second."""
+        """Split into two data sets: each file goes to the first with this probability, otherwise to the second."""
         part = tabular.share("random_split", percentage)
         first = steps.in_part(len(self._content.files), part, tabular.seed_of(seed), True)
         return self._only(lambda place: first[place]), self._only(lambda place: not first[place])
 
     def to_pandas_dataframe(self, *args: Any, **kwargs: Any) -> Any:
-        """The rows of its tables: for files that are some."""
+        """Return the rows of the files, which must be tables."""
         return TabularDataset(self._content).to_pandas_dataframe()
 
 
 class TabularDataset(tabular.Tabular, AbstractDataset):
-    """Rows, in one or several files."""
+    """A data set of rows in one or more files."""
 
     def __getitem__(self, name: str) -> steps.Column:
-        """A column, for `filter`."""
+        """Return a column for `filter`."""
         return steps.Column(name)
 
     def take_sample(self, probability: float, seed: Any = None) -> Any:
-        """The older name of `sample`."""
+        """Call `sample`; this is its older name."""
         return self.sample(probability, seed)
 
     def _table(self) -> Any:
@@ -348,7 +350,7 @@ class TabularDataset(tabular.Tabular, AbstractDataset):
         return self._content.local()
 
     def _with_table(self, table: Any) -> TabularDataset:
-        is_named = table["steps"] == self._table()["steps"]  # with_timestamp_columns only says more of the same
+        is_named = table["steps"] == self._table()["steps"]  # with_timestamp_columns adds metadata to the same rows
         return TabularDataset(self._content, table, self._version if is_named else None)
 
     def _of_folder(self, folder: str) -> FileDataset:
@@ -359,16 +361,16 @@ class DatasetConsumptionConfig:
     """A data set as a run's input.
 
     Args:
-        name: the input's.
-        dataset: the data set, or a registered one's name.
-        mode: kept.
-        path_on_compute: not used: labrun says where it lies.
+        name: the input's name.
+        dataset: the data set.
+        mode: kept, not used.
+        path_on_compute: not used: labrun chooses the path.
     """
 
     def __init__(self, name: str, dataset: Any, mode: str = "direct", path_on_compute: Any = None) -> None:
         if not re.fullmatch(r"[A-Za-z_]\w*", str(name), re.ASCII):
             raise UserErrorException(
-                f"{name!r} is not a name of an input: letters, digits and '_', a letter or '_' first"
+                f"{name!r} is not a valid input name: use letters, digits and '_', and begin with a letter or '_'"
             )
         self.name, self.dataset, self.mode, self.path_on_compute = name, dataset, mode, path_on_compute
 
@@ -376,15 +378,15 @@ class DatasetConsumptionConfig:
         return tabular.missing("DatasetConsumptionConfig", name)
 
     def as_mount(self, path_on_compute: Any = None) -> DatasetConsumptionConfig:
-        """To be mounted."""
+        """Return the input in mount mode."""
         return DatasetConsumptionConfig(self.name, self.dataset, "mount", path_on_compute)
 
     def as_download(self, path_on_compute: Any = None) -> DatasetConsumptionConfig:
-        """To be brought; labrun does that where the data are remote, and mounts them else."""
+        """Return the input in download mode. labrun downloads remote data and mounts local data in either mode."""
         return DatasetConsumptionConfig(self.name, self.dataset, "download", path_on_compute)
 
     def as_named_input(self, name: str) -> DatasetConsumptionConfig:
-        """Under another name."""
+        """Return the input under another name."""
         return DatasetConsumptionConfig(name, self.dataset, self.mode, self.path_on_compute)
 
     @property
@@ -394,22 +396,22 @@ class DatasetConsumptionConfig:
 
     @property
     def labrun_name(self) -> Any:
-        """As it is registered."""
+        """The data set's registered name; None if not registered."""
         return getattr(self.dataset, "labrun_name", None)
 
     @property
     def labrun_table(self) -> Any:
-        """How a run reads it."""
+        """The table definition by which a run reads it; None for files."""
         return getattr(self.dataset, "labrun_table", None)
 
     def labrun_mount(self) -> str:
-        """What its argument is."""
+        """Return the text that stands for the data in a run's config: a `${mount:...}` or a path."""
         found: str = self.dataset.labrun_mount()
         return found
 
 
 def of(version: Version) -> FileDataset | TabularDataset:
-    """What is registered, in the class of its kind."""
+    """Return a registered version as a `FileDataset` or a `TabularDataset`."""
     if version.table is None:
         return FileDataset(version.content, None, version)
     return TabularDataset(version.content, version.table, version)

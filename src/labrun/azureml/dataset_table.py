@@ -1,8 +1,8 @@
-"""Registered data sets: versions of assets, with what the SDK knows of them besides.
+"""Registered data sets: versions of assets, with the additional metadata of the SDK.
 
-An asset is a name, a version and files, and lies in its datastore. The workspace's table adds, by the data set's own
-name (which may hold blanks), how each version is read, its description and tags. An asset that `lab data upload`
-registered is a data set, too: of tables if all of its files are some.
+An asset has a name, a version and files, and is stored in its datastore. The workspace's table is keyed by the data
+set's name (which may contain spaces) and adds to each version how it is read, a description and tags. An asset that
+`lab data upload` registered is a data set too: a tabular one if all of its files are tables.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Version:
     number: int
     content: Content
     table: dict[str, Any] | None
-    """How it is read; None: it is of files."""
+    """The table definition (how its files are read); None for a file data set."""
     description: str = ""
     tags: dict[str, str] = field(default_factory=dict)
 
@@ -42,7 +42,7 @@ class Version:
 
 
 def names(workspace: Workspace) -> list[str]:
-    """All data sets: those of the table, and assets of the default datastore."""
+    """Return the names of all data sets: those in the table and the assets of the default datastore."""
     rows = {name: row for name, row in folder.read_table(workspace.folder, TABLE).items() if not row.get("hidden")}
     taken = {row["asset"] for row in rows.values()}
     try:
@@ -53,20 +53,20 @@ def names(workspace: Workspace) -> list[str]:
 
 
 def is_anonymous(name: str) -> bool:
-    """Whether an asset was made of files that were given no name."""
+    """Return whether an asset's name was generated for files without a name."""
     return name.startswith("data-") and len(name) == 17 and all(c in "0123456789abcdef" for c in name[5:])
 
 
 def versions(workspace: Workspace, name: str, default: Datastore | None = None) -> dict[int, Version]:
-    """The versions of a data set, the oldest first; none where there is no such data set.
+    """Return the versions of a data set, oldest first; empty if there is no such data set.
 
     Args:
-        workspace: where.
-        name: the data set's.
-        default: the default datastore, where it is at hand: its name takes a composed config.
+        workspace: the workspace.
+        name: the data set's name.
+        default: the default datastore, if the caller has it: finding it requires composing the config.
 
     Raises:
-        UserErrorException: its datastore cannot be reached.
+        UserErrorException: a datastore cannot be reached.
     """
     row = folder.read_table(workspace.folder, TABLE).get(name)
     found, seen = {}, set()
@@ -91,7 +91,7 @@ def versions(workspace: Workspace, name: str, default: Datastore | None = None) 
 def _add_plain(
     datastore: Datastore, name: str, row: Mapping[str, Any] | None, found: dict[int, Version], seen: set[Any]
 ) -> None:
-    """Versions that only their asset tells of."""
+    """Add the versions that exist only as assets, without a table entry."""
     for made in assets.versions(datastore.store, row["asset"] if row else place.asset_name(name)):
         if (datastore.name, made.number) in seen:
             continue
@@ -102,16 +102,16 @@ def _add_plain(
 
 
 def get(workspace: Workspace, name: str, version: Any = "latest") -> Version:
-    """A version of a data set.
+    """Return a version of a data set.
 
     Raises:
-        UserErrorException: there is none like it; the message says what there is.
+        UserErrorException: there is no such version; the message lists the existing ones.
     """
     found = versions(workspace, name)
     if not found:
         there = ", ".join(names(workspace)) or "none"
         raise UserErrorException(
-            f"Cannot find dataset registered with name {name!r} in the workspace. There are: {there}"
+            f"Cannot find dataset registered with name {name!r} in the workspace. Registered: {there}"
         )
     if version in (None, "latest"):
         return found[max(found)]
@@ -119,7 +119,7 @@ def get(workspace: Workspace, name: str, version: Any = "latest") -> Version:
         return found[int(version)]
     except (KeyError, ValueError):
         there = ", ".join(map(str, found))
-        message = f"Cannot find dataset {name!r} with version {version!r} in the workspace. There are: {there}"
+        message = f"Cannot find dataset {name!r} with version {version!r} in the workspace. Versions: {there}"
         raise UserErrorException(message) from None
 
 
@@ -136,23 +136,23 @@ def add(
     """Register files under a name.
 
     Args:
-        workspace: where.
-        name: the data set's.
+        workspace: the workspace.
+        name: the data set's name.
         content: the files.
-        table: how they are read; None: they are files.
-        description: of the version.
-        tags: of the version.
-        new_version: the name may have versions already.
-        hidden: no list shows it.
+        table: the table definition; None for a file data set.
+        description: the version's description.
+        tags: the version's tags.
+        new_version: allow adding a version to an existing data set.
+        hidden: leave the data set out of listings.
 
     Raises:
-        UserErrorException: the name has other content, or is too near to another's.
+        UserErrorException: the name already has other content, or maps to the same asset name as another data set.
     """
     _check_near(workspace, name)
     default = Datastore(workspace)
     if content.datastore is None:
         content = content.brought(default)
-    _ = content.entries()  # hashed before others have to wait
+    _ = content.entries()  # hash the files before taking the lock
     with folder.locked(workspace.folder, TABLE):
         _check_near(workspace, name)
         return _added(workspace, name, content, table, description, tags, new_version, hidden, default)
@@ -163,7 +163,7 @@ def _check_near(workspace: Workspace, name: str) -> None:
     rows = folder.read_table(workspace.folder, TABLE)
     near = [one for one, row in rows.items() if row["asset"] == asset_name and one != name]
     if near:
-        raise UserErrorException(f"{name!r} and {near[0]!r} would both be {asset_name} here: give another name")
+        raise UserErrorException(f"{name!r} and {near[0]!r} would both be stored as {asset_name}: give another name")
 
 
 def _added(
@@ -177,7 +177,7 @@ def _added(
     hidden: bool,
     default: Datastore,
 ) -> Version:
-    """As `add`, for files in a datastore; nobody else changes the table meanwhile."""
+    """Do the work of `add` for files in a datastore. The caller holds the table's lock."""
     asset_name = place.asset_name(name)
     before = versions(workspace, name, default)
     newest = before[max(before)] if before else None
@@ -212,7 +212,7 @@ def _added(
 
 
 def _is_same(version: Version, content: Content, table: Mapping[str, Any] | None) -> bool:
-    """Whether a version has these very files, read in the same way."""
+    """Return whether a version has exactly these files and the same table definition."""
     asset = version.content.asset
     same_table = version.table == (None if table is None else dict(table))
     if asset is None or not same_table or asset.path != content.base:
@@ -223,7 +223,7 @@ def _is_same(version: Version, content: Content, table: Mapping[str, Any] | None
 
 
 def tell(workspace: Workspace, version: Version, description: str | None, tags: Mapping[str, Any]) -> Version:
-    """Change what the table says of a version."""
+    """Set a version's description and tags in the table."""
     with folder.locked(workspace.folder, TABLE):
         row = dict(folder.read_table(workspace.folder, TABLE).get(version.name) or {})
         if str(version.number) not in row.get("versions", {}):

@@ -1,4 +1,4 @@
-"""HyperDrive: a script's hyperparameters, searched by labrun's own sweeps."""
+"""HyperDrive: searches for a script's hyperparameters, run as labrun sweeps."""
 
 from __future__ import annotations
 
@@ -24,40 +24,41 @@ if TYPE_CHECKING:
     from labrun.azureml.experiment import Experiment
 
 LONGEST_MIN = 10080
-"""The SDK's default limit, a week: as good as none."""
+"""The SDK's default time limit in minutes, a week; treated as no limit."""
 
 
 class PrimaryMetricGoal(enum.Enum):
-    """Whether the metric is to be large or small."""
+    """Whether to maximize or minimize the metric."""
 
     MAXIMIZE = "MAXIMIZE"
     MINIMIZE = "MINIMIZE"
 
     @staticmethod
     def from_str(goal: str) -> PrimaryMetricGoal:
-        """By its name."""
+        """Return the goal with this name, in upper or lower case."""
         return PrimaryMetricGoal[goal.upper()]
 
 
 class HyperDriveConfig(Config):
-    """What `Experiment.submit` takes to search for a script's hyperparameters.
+    """The configuration of a hyperparameter search, for `Experiment.submit`.
 
     Args:
-        hyperparameter_sampling: what varies, and how it is chosen.
-        primary_metric_name: what the script logs.
-        primary_metric_goal: whether that is to be large or small.
-        max_total_runs: at most so many runs; None: labrun's own number, of a grid all.
-        max_concurrent_runs: at most so many at once.
-        max_duration_minutes: no run begins after this, and those that go on are stopped.
-        policy: which runs are ended early.
-        estimator: the script, or
-        run_config: a `ScriptRunConfig`.
-        resume_from: searches over the same space, whose results the sampling is told, and whose runs may be the best.
-        resume_child_runs: runs of those whose hyperparameters are tried first, from the beginning.
-        pipeline: not in labrun.
+        hyperparameter_sampling: the search space and the sampling method.
+        primary_metric_name: the name of a metric that the script logs.
+        primary_metric_goal: whether to maximize or minimize it.
+        max_total_runs: maximum number of runs; None: labrun's default, or the whole grid.
+        max_concurrent_runs: maximum number of concurrent runs.
+        max_duration_minutes: time limit of the search in minutes; then active runs stop and no new ones start.
+        policy: the early termination policy.
+        estimator: the script, as an `Estimator`.
+        run_config: the script, as a `ScriptRunConfig`; takes precedence over `estimator`.
+        resume_from: earlier searches over the same space. The sampling learns from their results, and their runs count
+            when the best run is chosen.
+        resume_child_runs: runs of earlier searches whose hyperparameters are tried first, each from scratch.
+        pipeline: not supported by labrun.
 
     Raises:
-        UserErrorException: there is no script, or something is none of the SDK's own.
+        UserErrorException: the script or the metric is missing, or an argument has the wrong type.
     """
 
     run_type = "hyperdrive"
@@ -87,13 +88,13 @@ class HyperDriveConfig(Config):
             )
         if not isinstance(hyperparameter_sampling, HyperParameterSampling):
             raise UserErrorException(
-                "HyperDriveConfig: hyperparameter_sampling is RandomParameterSampling({...}) or alike"
+                "HyperDriveConfig: hyperparameter_sampling must be RandomParameterSampling({...}) or similar"
             )
         if policy is not None and not isinstance(policy, EarlyTerminationPolicy):
-            raise UserErrorException(f"HyperDriveConfig: policy={policy!r} is BanditPolicy(...) or alike")
+            raise UserErrorException(f"HyperDriveConfig: policy={policy!r}: give BanditPolicy(...) or similar")
         if not primary_metric_name:
             raise UserErrorException(
-                "HyperDriveConfig: primary_metric_name is the name of a metric that the script logs"
+                "HyperDriveConfig: primary_metric_name must be the name of a metric that the script logs"
             )
         self.resume_from = _several(resume_from, "resume_from", sweeps=True)
         self.resume_child_runs = _several(resume_child_runs, "resume_child_runs", sweeps=False)
@@ -112,7 +113,7 @@ class HyperDriveConfig(Config):
         return self.policy
 
     def words(self, experiment: Experiment) -> list[str]:
-        """What is typed after `labrun`."""
+        """Return the arguments for the `labrun` command."""
         goal = str(getattr(self.primary_metric_goal, "value", self.primary_metric_goal)).lower()
         limits = {
             "max_trials": self.max_total_runs,
@@ -131,17 +132,15 @@ class HyperDriveConfig(Config):
         ]
 
     def _former(self) -> list[str]:
-        """What former searches give, as words of labrun's command line."""
+        """Return the arguments of the `labrun` command that refer to earlier searches."""
         sampling = self.hyperparameter_sampling
         if sampling.sweep == "grid":
             if self.resume_from or self.resume_child_runs:
-                once("HyperDriveConfig: a grid tries every combination, whatever former searches have found")
+                once("HyperDriveConfig: a grid tries every combination, whatever earlier searches found")
             return []
         found = [word("sweep.learn_from", [str(run._folder) for run in self.resume_from])] if self.resume_from else []
         if self.resume_child_runs:
-            once(
-                "HyperDriveConfig: resume_child_runs are tried first, and begin anew: labrun keeps no state of scripts"
-            )
+            once("HyperDriveConfig: resume_child_runs are tried first, each from scratch: labrun keeps no script state")
             names = {key(name) for name in sampling.parameter_space}
             each = [run._work.record.config["script"].get("arguments") or {} for run in self.resume_child_runs]
             first = [
@@ -151,37 +150,37 @@ class HyperDriveConfig(Config):
         return found
 
     def _script(self) -> Any:
-        """The script; of an estimator without those arguments that vary, as in the SDK: each is given once."""
+        """Return the script. As in the SDK, an estimator's own value of a searched argument is dropped."""
         given = getattr(self.run_config, "script_params", None) or {}
         varied = {name.lstrip("-") for name in self.hyperparameter_sampling.parameter_space}
         twice = [name for name in given if name.lstrip("-") in varied]
         if not twice:
             return self.run_config
-        once(f"HyperDriveConfig: {', '.join(twice)} of script_params vary, and are not given besides")
+        once(f"HyperDriveConfig: the search sets {', '.join(twice)}; the values in script_params are not used")
         made = copy.copy(self.run_config)
         made.script_params = {name: value for name, value in given.items() if name not in twice}
         return made
 
     def variables(self) -> dict[str, str]:
-        """The script's."""
+        """Return the script's environment variables."""
         return dict(self.run_config.variables())
 
     def _notes(self) -> dict[str, str]:
-        """Those of its script, under its own type."""
+        """Return the script's notes with the search's own type."""
         return {**self.run_config._notes(), TYPE_TAG: self.run_type}
 
     def submitted(self, experiment: Experiment, tags: Any, parent: str | None = None, **kwargs: Any) -> Any:
-        """Submit it, and give its run."""
+        """Submit the search and return its run."""
         run = super().submitted(experiment, tags, parent, **kwargs)
         run.hyperdrive_config = self
         return run
 
 
 def _several(given: Any, what: str, sweeps: bool) -> list[Run]:
-    """One run, or a list of them.
+    """Return one run or a list of runs as a list.
 
     Raises:
-        UserErrorException: something is none.
+        UserErrorException: an item is not a search or not a run of a search, whichever `sweeps` requires.
     """
     found = [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
     for one in found:
@@ -192,18 +191,18 @@ def _several(given: Any, what: str, sweeps: bool) -> list[Run]:
 
 
 HyperDriveRunConfig = HyperDriveConfig
-"""The name of 2018."""
+"""The SDK's name for it in 2018."""
 
 
 class HyperDriveRun(Run):
-    """A search, and its runs."""
+    """A search and its runs."""
 
     hyperdrive_config: HyperDriveConfig | None = None
-    """What was submitted; None for a search that was found later."""
+    """The submitted configuration; None for a search that was looked up later."""
 
     @property
     def _objective(self) -> tuple[str | None, bool]:
-        """The metric, and whether it is to be large."""
+        """The metric's name and whether to maximize it."""
         for child in self._work.get_children():
             sweep = child.record.config["sweep"]
             metric = sweep["metric"] if isinstance(sweep["metric"], str) else sweep["metric"][0]
@@ -214,15 +213,15 @@ class HyperDriveRun(Run):
     def get_children_sorted_by_primary_metric(
         self, top: int = 0, reverse: bool = False, discard_no_metric: bool = False
     ) -> list[dict[str, Any]]:
-        """Its runs, the best first.
+        """Return the runs, best first.
 
         Args:
-            top: so many alone; 0: all.
-            reverse: the worst first.
-            discard_no_metric: without those that logged no such metric; they are last otherwise.
+            top: maximum number of runs; 0: all.
+            reverse: worst first.
+            discard_no_metric: leave out runs that did not log the metric; otherwise they come last.
 
         Returns:
-            For each `run_id`, `hyperparameters` (as JSON), `best_primary_metric` and `status`.
+            For each run a dict of `run_id`, `hyperparameters` (as JSON), `best_primary_metric` and `status`.
         """
         metric, maximize = self._objective
         rows: list[dict[str, Any]] = []
@@ -244,14 +243,14 @@ class HyperDriveRun(Run):
     def get_best_run_by_primary_metric(
         self, include_failed: bool = True, include_canceled: bool = True, include_resume_from_runs: bool = True
     ) -> Run | None:
-        """The run with the best value that it logged; None where none logged one.
+        """Return the run that logged the best value; None if no run logged the metric.
 
-        While the search goes on, it is the best so far; its end is waited for where no run has logged a value yet.
+        During the search this is the best run so far. If no run has logged a value yet, wait for the search to end.
 
         Args:
-            include_failed: also of those that failed.
-            include_canceled: also of those that were canceled, or ended early.
-            include_resume_from_runs: also of the searches that it went on from.
+            include_failed: include failed runs.
+            include_canceled: include runs that were canceled or stopped early.
+            include_resume_from_runs: include runs of the searches in `resume_from`.
         """
         left_out = {*([] if include_failed else ["Failed"]), *([] if include_canceled else ["Canceled"])}
         found = []
@@ -259,7 +258,7 @@ class HyperDriveRun(Run):
             rows = search.get_children_sorted_by_primary_metric(discard_no_metric=True)
             found += [(row["best_primary_metric"], row, search) for row in rows if row["status"] not in left_out]
         if not found and not self._work.is_over:
-            once(f"no run of the search {self.id} has logged {self._objective[0]!r} yet; its end is waited for")
+            once(f"no run of the search {self.id} has logged {self._objective[0]!r} yet; waiting for it to end")
             self._work.wait_for_completion(show_output=False, raise_on_error=False)
             return self.get_best_run_by_primary_metric(include_failed, include_canceled, include_resume_from_runs)
         if not found:
@@ -269,7 +268,7 @@ class HyperDriveRun(Run):
         return wrapped(search._experiment, work)
 
     def _went_on_from(self) -> list[HyperDriveRun]:
-        """The searches that this one was told of, as far as they are still there; and those that these were told of."""
+        """Return the searches in `resume_from` that still exist, and recursively those that they resumed from."""
         found: list[HyperDriveRun] = []
         children = self._work.get_children()
         for folder in (children[0].record.config["sweep"].get("learn_from") or []) if children else []:
@@ -279,18 +278,18 @@ class HyperDriveRun(Run):
         return found
 
     def get_hyperparameters(self) -> dict[str, str]:
-        """Those of each run, as JSON, by the run's id."""
+        """Return each run's hyperparameters as JSON, by run id."""
         children = self._work.get_children()
         return {kinds.id_of(child): json.dumps(self._hyperparameters(child.record.config)) for child in children}
 
     def get_metrics(self, name: str | None = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """What each run logged, by the run's id; without those that logged nothing."""
+        """Return each run's metrics by run id, without the runs that logged nothing."""
         children = [wrapped(self._experiment, child) for child in self._work.get_children()]
         each = {child.id: child.get_metrics(name) for child in children}
         return {run_id: found for run_id, found in each.items() if found}
 
     def get_properties(self) -> dict[str, str]:
-        """`primary_metric_config`, and when the search is over `score` and `best_child_run_id`, ..."""
+        """Return `primary_metric_config` and more; after the search has ended also `score` and `best_child_run_id`."""
         metric, maximize = self._objective
         goal = {"name": metric, "goal": "maximize" if maximize else "minimize"}
         about = {"azureml.runsource": "hyperdrive", "runTemplate": "HyperDrive"}
@@ -301,7 +300,7 @@ class HyperDriveRun(Run):
         return {**super().get_properties(), **about, "primary_metric_config": json.dumps(goal), **best}
 
     def get_diagnostics(self) -> dict[str, Any]:
-        """How many runs there are of each status, and the best."""
+        """Return the number of runs per status, and the best run's id."""
         best = self.get_best_run_by_primary_metric()
         statuses = [child.get_status() for child in self.get_children()]
         return {
@@ -310,7 +309,7 @@ class HyperDriveRun(Run):
         }
 
     def _hyperparameters(self, config: Any) -> dict[str, Any]:
-        """By the names that the sampling has, where that is known."""
+        """Return a run's hyperparameters, under the sampling's names if the sampling is known."""
         names: dict[str, str] = {}
         if self.hyperdrive_config is not None:
             names = {key(name): name for name in self.hyperdrive_config.hyperparameter_sampling.parameter_space}
@@ -319,7 +318,7 @@ class HyperDriveRun(Run):
 
 
 def best_value(run_dir: Path, metric: str | None, maximize: bool) -> float | None:
-    """The best value of a metric that a run has logged; None where it has none."""
+    """Return the best value that a run has logged for a metric; None if it logged none."""
     lines = context.read_metrics(run_dir) if metric is not None else []
     found = [float(line["value"]) for line in lines if line["name"] == metric and math.isfinite(line["value"])]
     return None if not found else (max if maximize else min)(found)

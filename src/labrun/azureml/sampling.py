@@ -1,4 +1,4 @@
-"""What HyperDrive's `choice`, `uniform` and so on, its samplers and its policies are in labrun's words."""
+"""HyperDrive's parameter expressions, samplers and policies, translated to labrun's command line."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from labrun.azureml.words import literal, word
 from labrun.compat.azureml.exceptions import UserErrorException
 
 SIGMAS, SIGMAS_OF_MULTIPLES = 8, 4
-"""How many standard deviations on each side of the mean a normal distribution has here: beyond eight none of a thousand
-billion values lies; multiples, which are counted, end where one of 15,000 values would lie beyond."""
+"""Standard deviations on each side of the mean at which a normal distribution is cut off. Fewer than one value in 10^12
+lies beyond eight. Multiples, which are enumerated, are cut off where one value in 15,000 would lie beyond."""
 LARGEST_EXPONENT = 700
-"""Numbers have exponents of e up to about 709."""
+"""Largest exponent of e, a little below the float limit of about 709."""
 MOST_MULTIPLES = 100_000
-"""More of them are drawn from an interval, whose combinations are not counted."""
+"""Above this number, multiples become an interval, whose combinations are not counted."""
 SAMPLER = "labrun.search.draws.DrawnSampler"
 NAME = re.compile(r"-{0,2}[A-Za-z_][A-Za-z0-9_-]*")
 
 
 @dataclass(frozen=True)
 class Expression:
-    """How a hyperparameter varies.
+    """The range or distribution of a hyperparameter.
 
     Args:
         kind: the SDK's name.
         given: its arguments.
-        text: in Hydra's grammar.
-        draw: how a random search draws it where the grammar cannot say it; see `labrun.search.draws`.
+        text: the expression in Hydra's grammar.
+        draw: how a random search draws it, if Hydra's grammar cannot express that; see `labrun.search.draws`.
     """
 
     kind: str
@@ -42,15 +42,15 @@ class Expression:
         return f"{self.kind}({', '.join(map(repr, self.given))})"
 
     def __iter__(self) -> Any:
-        """As the SDK has it: a pair of the kind and its arguments."""
+        """Iterate as in the SDK: over the kind and the list of its arguments."""
         return iter([self.kind, [list(self.given)]])
 
 
 def choice(*options: Any) -> Expression:
-    """One of several values: `choice(1, 2)`, `choice([1, 2])`, `choice(range(3))`.
+    """Choose one of several values: `choice(1, 2)`, `choice([1, 2])`, `choice(range(3))`.
 
     Raises:
-        UserErrorException: there are none.
+        UserErrorException: no values are given.
     """
     values = list(options)
     if len(options) == 1 and not isinstance(options[0], (str, bytes, Mapping)) and hasattr(options[0], "__iter__"):
@@ -61,64 +61,64 @@ def choice(*options: Any) -> Expression:
 
 
 def uniform(min_value: float, max_value: float) -> Expression:
-    """Any number between two bounds."""
+    """Draw uniformly between two bounds."""
     low, high = _bounds("uniform", min_value, max_value)
     return Expression("uniform", (min_value, max_value), f"interval({low!r},{high!r})")
 
 
 def quniform(min_value: float, max_value: float, q: float) -> Expression:
-    """Multiples of q between two bounds."""
+    """Draw uniformly between two bounds, rounded to multiples of q."""
     low, high = _bounds("quniform", min_value, max_value)
     return _multiples("quniform", (min_value, max_value, q), ("uniform", low, high), low, high)
 
 
 def loguniform(min_value: float, max_value: float) -> Expression:
-    """A number whose logarithm is uniform; the bounds are exponents of e."""
+    """Draw a number whose logarithm is uniform; the bounds are exponents of e."""
     low, high = (math.exp(bound) for bound in _bounds("loguniform", min_value, max_value))
     return Expression("loguniform", (min_value, max_value), f"tag(log,interval({low!r},{high!r}))")
 
 
 def qloguniform(min_value: float, max_value: float, q: float) -> Expression:
-    """Multiples of q, between two exponents of e."""
+    """Draw like `loguniform`, rounded to multiples of q."""
     low, high = _bounds("qloguniform", min_value, max_value)
     return _multiples("qloguniform", (min_value, max_value, q), ("loguniform", low, high), _exp(low), _exp(high))
 
 
 def normal(mu: float, sigma: float) -> Expression:
-    """A number of a normal distribution."""
+    """Draw from a normal distribution."""
     low, high = _around("normal", mu, sigma, SIGMAS)
     return Expression("normal", (mu, sigma), f"interval({low!r},{high!r})", ("normal", mu, sigma, None))
 
 
 def qnormal(mu: float, sigma: float, q: float) -> Expression:
-    """Multiples of q, of a normal distribution."""
+    """Draw like `normal`, rounded to multiples of q."""
     low, high = _around("qnormal", mu, sigma, SIGMAS_OF_MULTIPLES)
     return _multiples("qnormal", (mu, sigma, q), ("normal", mu, sigma), low, high)
 
 
 def lognormal(mu: float, sigma: float) -> Expression:
-    """A number whose logarithm is of a normal distribution."""
+    """Draw a number whose logarithm is normally distributed."""
     low, high = map(_exp, _around("lognormal", mu, sigma, SIGMAS))
     text = f"tag(log,interval({low!r},{high!r}))"
     return Expression("lognormal", (mu, sigma), text, ("lognormal", mu, sigma, None))
 
 
 def qlognormal(mu: float, sigma: float, q: float) -> Expression:
-    """Multiples of q, whose logarithm is of a normal distribution."""
+    """Draw like `lognormal`, rounded to multiples of q."""
     low, high = map(_exp, _around("qlognormal", mu, sigma, SIGMAS_OF_MULTIPLES))
     return _multiples("qlognormal", (mu, sigma, q), ("lognormal", mu, sigma), low, high)
 
 
 def randint(upper: int) -> Expression:
-    """A whole number from 0 on, below the bound."""
+    """Draw an integer from 0 up to, but excluding, `upper`."""
     if int(upper) < 1:
-        raise UserErrorException(f"randint({upper}): the upper bound is at least 1")
+        raise UserErrorException(f"randint({upper}): the upper bound must be at least 1")
     return Expression("randint", (upper,), f"range(0,{int(upper)})")
 
 
 def _around(kind: str, mu: float, sigma: float, sigmas: float) -> tuple[float, float]:
     if not sigma > 0:
-        raise UserErrorException(f"{kind}({mu}, {sigma}): sigma is above 0")
+        raise UserErrorException(f"{kind}({mu}, {sigma}): sigma must be above 0")
     return float(mu) - sigmas * float(sigma), float(mu) + sigmas * float(sigma)
 
 
@@ -127,11 +127,11 @@ def _exp(exponent: float) -> float:
 
 
 def _multiples(kind: str, given: tuple[Any, ...], draw: tuple[Any, ...], low: float, high: float) -> Expression:
-    """The multiples of q, the last that is given, to which values between two bounds are rounded."""
+    """Return the expression for values between two bounds, rounded to multiples of q (the last of `given`)."""
     step = given[-1]
     if not step > 0:
-        raise UserErrorException(f"{kind}(..., q={step}): q is above 0")
-    # A bound that lies half way between two multiples is of the one inside.
+        raise UserErrorException(f"{kind}(..., q={step}): q must be above 0")
+    # A bound halfway between two multiples is rounded to the one inside the bounds.
     first = math.floor(low / step + 0.5)
     last = max(first, math.ceil(high / step - 0.5))
     whole = float(step).is_integer()
@@ -146,30 +146,30 @@ def _multiples(kind: str, given: tuple[Any, ...], draw: tuple[Any, ...], low: fl
 
 def _bounds(kind: str, low: float, high: float) -> tuple[float, float]:
     if not float(low) < float(high):
-        raise UserErrorException(f"{kind}({low}, {high}): the lower bound is below the upper one")
+        raise UserErrorException(f"{kind}({low}, {high}): the lower bound must be below the upper one")
     return float(low), float(high)
 
 
 def _value(value: Any) -> str:
-    """One value of a choice; True and False are words for the script, as in Azure."""
-    value = value.item() if hasattr(value, "item") else value  # of NumPy
+    """Return one value of a choice as an override. As in Azure, the script receives `True` and `False` as text."""
+    value = value.item() if hasattr(value, "item") else value  # a NumPy scalar
     return literal(value if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value))
 
 
 class HyperParameterSampling:
-    """Hyperparameters, and how they are chosen.
+    """A search space and a sampling method.
 
     Args:
-        parameter_space: by their names, as `--learning-rate`.
+        parameter_space: an expression per argument name, such as `--learning-rate`.
         properties: not used.
 
     Raises:
-        UserErrorException: a name will not do, or something is not an expression.
+        UserErrorException: a name is invalid, or a value is not an expression that this method supports.
     """
 
     sweep = "random"
     only: tuple[str, ...] = ()
-    """Expressions that it takes; none: all."""
+    """The kinds of expression that it supports; empty: all."""
 
     def __init__(self, parameter_space: Mapping[str, Any], properties: Any = None, **kwargs: Any) -> None:
         kind = type(self).__name__
@@ -179,9 +179,9 @@ class HyperParameterSampling:
             if not NAME.fullmatch(str(name)):
                 raise UserErrorException(f"{kind}: {name!r} is not a name of an argument that labrun can pass")
             if not isinstance(value, Expression):
-                raise UserErrorException(f"{kind}: {name}={value!r} is none of choice(...), uniform(...), ...")
+                raise UserErrorException(f"{kind}: {name}={value!r} must be choice(...), uniform(...), ...")
             if self.only and value.kind not in self.only:
-                raise UserErrorException(f"{kind}: {name}={value!r}, and it takes {', '.join(self.only)} alone")
+                raise UserErrorException(f"{kind}: {name}={value!r}: it supports only {', '.join(self.only)}")
             if self.only and value.draw and value.text.startswith("interval"):
                 raise UserErrorException(
                     f"{kind}: {name}={value!r} has over {MOST_MULTIPLES:,} values: give a larger q"
@@ -189,64 +189,64 @@ class HyperParameterSampling:
         self.parameter_space = self._parameter_space = dict(parameter_space)
 
     def words(self) -> list[str]:
-        """The space, as words of labrun's command line."""
+        """Return the search space as arguments for the `labrun` command."""
         return [
             f"sweep={self.sweep}",
             *(f"script.arguments.{key(name)}={value.text}" for name, value in self.parameter_space.items()),
         ]
 
     def _draws(self) -> list[str]:
-        """What a random search is to draw in its own way, as words of labrun's command line."""
+        """Return the draws that Hydra's grammar cannot express, as arguments for the `labrun` command."""
         draws = {f"script.arguments.{key(name)}": one.draw for name, one in self.parameter_space.items() if one.draw}
         return [f"sweep.sampler._target_={SAMPLER}", word("+sweep.sampler.draws", draws)] if draws else []
 
 
 class GridParameterSampling(HyperParameterSampling):
-    """Every combination."""
+    """Tries every combination."""
 
     sweep = "grid"
     only = ("choice",)
 
 
 class RandomParameterSampling(HyperParameterSampling):
-    """Combinations by chance."""
+    """Tries random combinations."""
 
     def words(self) -> list[str]:
-        """The space, as words of labrun's command line."""
+        """Return the search space as arguments for the `labrun` command."""
         return [*super().words(), *self._draws()]
 
 
 class BayesianParameterSampling(HyperParameterSampling):
-    """Combinations by what was found so far: labrun's `sweep=tpe`."""
+    """Chooses combinations by the results so far, with labrun's `sweep=tpe`."""
 
     sweep = "tpe"
     only = ("choice", "uniform", "quniform")
 
 
 def key(name: str) -> str:
-    """A hyperparameter's key below `script.arguments`, which puts two dashes before it."""
+    """Return a hyperparameter's key in `script.arguments`, which adds the two dashes itself."""
     return name.removeprefix("--")
 
 
 class EarlyTerminationPolicy:
-    """Which running trials are ended.
+    """Base class of the policies that stop running trials early.
 
     Args:
-        choice: the option of labrun's `sweep/early_termination`.
-        **settings: its keys.
+        choice: the option of labrun's `sweep/early_termination`; None: no policy.
+        **settings: that option's keys.
     """
 
     def __init__(self, choice: str | None, **settings: Any) -> None:
         self._choice, self._settings = choice, {key: value for key, value in settings.items() if value is not None}
 
     def to_json(self) -> dict[str, Any]:
-        """As the SDK tells it."""
+        """Return the policy in the SDK's form."""
         kind = type(self).__name__.removesuffix("Policy").removesuffix("Termination") or "No"
         told = {"name": {"No": "Default"}.get(kind, kind), "properties": dict(self._settings)}
         return {"policy": told}
 
     def words(self) -> list[str]:
-        """As words of labrun's command line."""
+        """Return the policy as arguments for the `labrun` command."""
         if self._choice is None:
             return []
         settings = (f"sweep.early_termination.{key}={literal(value)}" for key, value in self._settings.items())
@@ -254,10 +254,10 @@ class EarlyTerminationPolicy:
 
 
 class BanditPolicy(EarlyTerminationPolicy):
-    """Ends what is further from the best than the slack allows.
+    """Stops runs that fall further behind the best run than the slack allows.
 
     Raises:
-        UserErrorException: not one of `slack_factor` and `slack_amount` is given.
+        UserErrorException: neither or both of `slack_factor` and `slack_amount` are given.
     """
 
     def __init__(
@@ -281,7 +281,7 @@ class BanditPolicy(EarlyTerminationPolicy):
 
 
 class MedianStoppingPolicy(EarlyTerminationPolicy):
-    """Ends what is below the median of the others' averages."""
+    """Stops runs that are worse than the median of the others' running averages."""
 
     def __init__(self, evaluation_interval: int = 1, delay_evaluation: int = 0) -> None:
         self.evaluation_interval, self.delay_evaluation = evaluation_interval, delay_evaluation
@@ -289,7 +289,7 @@ class MedianStoppingPolicy(EarlyTerminationPolicy):
 
 
 class TruncationSelectionPolicy(EarlyTerminationPolicy):
-    """Ends the lowest part of those that have come as far."""
+    """Stops the worst share of the runs that have reached the same interval."""
 
     def __init__(
         self,
@@ -310,7 +310,7 @@ class TruncationSelectionPolicy(EarlyTerminationPolicy):
 
 
 class NoTerminationPolicy(EarlyTerminationPolicy):
-    """Ends nothing."""
+    """Stops no runs."""
 
     def __init__(self) -> None:
         super().__init__(None)
