@@ -1,4 +1,4 @@
-"""Building what a config names: the one place where a `_target_` becomes an object."""
+"""Building objects from config nodes: the only place where a `_target_` becomes an object."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from labrun.errors import ConfigError, LabrunError
 RESOLVERS = frozenset(
     {"oc.env", "oc.decode", "oc.select", "oc.create", "oc.deprecated", "oc.dict.keys", "oc.dict.values", "mount"}
 )
-"""What a frozen config may refer to. The user's code may make others known (`eval` is a popular one), and a config that
-somebody else wrote must not call them."""
+"""Resolvers that a frozen config may use. User code may register others (`eval` is a popular one), and a config from
+someone else must not call them."""
 _REFERENCE = re.compile(r"(?<!\\)(?:\\\\)*\$\{([^:}]*)(:?)")
 KNOWN_PACKAGES = ("labrun.", "torch.", "torchvision.", "sklearn.", "pytorch_lightning.", "lightning.")
 
 
 def looked_up(node: Mapping[str, Any]) -> dict[str, Any]:
-    """A config in which what refers to something else, such as a variable of the environment, has its value here.
+    """Return a config with its references, such as environment variables, resolved on this machine.
 
     Raises:
-        ConfigError: a variable is not set here.
+        ConfigError: a referenced environment variable is not set on this machine.
     """
     if "${" not in repr(node):
         return dict(node)
@@ -47,10 +47,10 @@ def looked_up(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_references(value: Any) -> None:
-    """Whether a config refers to nothing but the environment and mounts.
+    """Check that a config refers only to environment variables and mounts.
 
     Raises:
-        ConfigError: it refers to something else.
+        ConfigError: it has another kind of reference.
     """
     if isinstance(value, Mapping):
         for key, item in value.items():
@@ -69,10 +69,10 @@ def check_references(value: Any) -> None:
 
 
 def locate(target: str, key: str) -> Callable[..., Any]:
-    """The object that a `_target_` names.
+    """Import the object at a `_target_`.
 
     Raises:
-        ConfigError: it cannot be imported; the message says which part is missing.
+        ConfigError: it cannot be imported or called; the message says why.
     """
     from hydra.utils import get_object
 
@@ -99,13 +99,13 @@ def locate(target: str, key: str) -> Callable[..., Any]:
 
 
 def signature(target: Callable[..., Any]) -> inspect.Signature | None:
-    """The signature of a target; None where Python cannot tell (some C code).
+    """Return the signature of a target; None if it has none that Python can inspect (some C code).
 
-    Kept: where Python has to parse it, it touches every loaded module, and a forked process then copies their pages.
+    Cached, because parsing a signature may touch every loaded module, whose pages a forked process then copies.
     """
     try:
         return _signature(target)
-    except TypeError:  # it cannot be hashed
+    except TypeError:  # the target is not hashable
         return _signature.__wrapped__(target)
 
 
@@ -118,29 +118,29 @@ def _signature(target: Callable[..., Any]) -> inspect.Signature | None:
 
 
 def parameters(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """The parameters of a target, by name; empty where Python cannot tell."""
+    """Return the parameters of a target by name; empty if Python cannot inspect them."""
     found = signature(target)
     return {} if found is None else found.parameters
 
 
 def must_be_given(target: Callable[..., Any], name: str) -> bool:
-    """Whether a target has a parameter of that name, without a default."""
+    """Whether a target has a parameter of this name without a default."""
     found = parameters(target).get(name)
     return found is not None and found.default is inspect.Parameter.empty
 
 
 def build(node: Mapping[str, Any], key: str, *args: Any, **offered: Any) -> Any:
-    """Build what a node names. The only place where a config becomes an object.
+    """Build the object that a node describes. This is the only place where a config becomes an object.
 
-    It is given what Hydra's `instantiate` would give it, with `_convert_: all` unless the node says otherwise: plain
-    dicts and lists.
+    The target receives the same arguments as from Hydra's `instantiate` with `_convert_: all`, that is, plain dicts
+    and lists, unless the node sets another `_convert_`.
 
     Args:
         node: `_target_` and its arguments (plain, resolved values).
-        key: where the node stands in the config, for messages.
-        args: positional arguments, before the node's own.
-        offered: arguments that are passed only if the target has a parameter of that name and the node does not
-            give it (or gives null): `input_shape`, `num_classes`, `seed`.
+        key: config key of the node, for messages.
+        args: positional arguments; they replace the node's `_args_`.
+        offered: arguments that are passed only if the target has a parameter of that name and the node leaves it out
+            or null: `input_shape`, `num_classes`, `seed`.
 
     Raises:
         ConfigError: the target cannot be imported, or does not take these arguments.
@@ -154,7 +154,7 @@ def build(node: Mapping[str, Any], key: str, *args: Any, **offered: Any) -> Any:
     for name, value in offered.items():
         if name in known and given.get(name) is None:
             given[name] = value
-    positional = args or tuple(node.get("_args_") or ())  # Hydra, too, has those of a call come first
+    positional = args or tuple(node.get("_args_") or ())  # as in Hydra, those of the call take precedence
     _bind(target, positional, given, key, partial=bool(node.get("_partial_")))
     reserved = {name: value for name, value in node.items() if str(name).startswith("_")}
     plain = {name: value for name, value in given.items() if _is_plain(value)}
@@ -162,10 +162,10 @@ def build(node: Mapping[str, Any], key: str, *args: Any, **offered: Any) -> Any:
     nested = "_target_" in repr(list(plain.values()))
     try:
         if nested or set(reserved) - {"_target_", "_partial_"}:
-            # It resolves what it is given, and what comes of that once more: a text with `${` in it is to stay one.
+            # `instantiate` resolves interpolations twice; escape twice, so that text with `${` in it stays as it is.
             escaped = exact.escaped(exact.escaped({**reserved, **plain}))
             return instantiate({"_convert_": "all", **escaped}, *args, **live)
-        # What `instantiate` comes to where nothing is nested, without making an OmegaConf of it first.
+        # Same as `instantiate` for a node without nested ones, without the detour through OmegaConf.
         own = {name: copy.deepcopy(value) if name in plain else value for name, value in given.items()}
         return functools.partial(target, *args, **own) if node.get("_partial_") else target(*args, **own)
     except Exception as error:

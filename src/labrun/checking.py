@@ -1,4 +1,4 @@
-"""Holding plain values against a dataclass: types, ranges, unknown keys; every mistake as a sentence."""
+"""Checks of plain values against a dataclass: types, ranges, unknown keys. Each mistake is reported as a sentence."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Range:
     below: float | None = None
 
     def holds(self, value: float) -> bool:
-        """Whether a number lies within the bounds (NaN and infinities never do)."""
+        """Whether a number is within the bounds (NaN and infinities never are)."""
         return (
             math.isfinite(value)
             and (self.at_least is None or value >= self.at_least)
@@ -40,7 +40,7 @@ class Range:
 
 @dataclass(frozen=True)
 class SecretMark:
-    """Marks a field whose value no message may show."""
+    """Marks a field whose value must not appear in messages."""
 
 
 SECRET = re.compile(
@@ -49,22 +49,22 @@ SECRET = re.compile(
 )
 NOT_SECRET = ("_filename", "_file", "_path", "_policy", "_id", "_type", "_url", "_host")
 ADDRESS = re.compile(r"://[^/\s]*@|[?&][\w-]+=")
-"""A user or a password in an address, or parameters, where shared access signatures stand."""
+"""Finds a user name or password in a URL, or query parameters, which may hold a shared access signature."""
 REFERENCE = re.compile(r"\$\{oc\.env:\s*[A-Za-z_][A-Za-z0-9_]*\s*(,\s*(null|''|\"\")?\s*)?\}")
 
 
 def is_secret(key: str) -> bool:
-    """Whether an argument holds a secret, by its name."""
+    """Whether an argument holds a secret, judging by its name."""
     return SECRET.search(key) is not None and not key.lower().endswith(NOT_SECRET)
 
 
 def literal_secrets(node: Mapping[str, Any], cls: type | None, path: str) -> Iterator[str]:
-    """Every secret that is written out where only a reference to the environment may stand.
+    """Yield a message for each secret that is written out instead of referring to an environment variable.
 
     Args:
-        node: the keys and their values, references unresolved.
-        cls: the dataclass that marks the secret ones; None: recognized by name, at any depth.
-        path: the group's own dotted key.
+        node: the keys and their values, with references unresolved.
+        cls: the dataclass that marks the secret fields; None: recognize them by name, at any depth.
+        path: the dotted key of the group.
     """
     hints = {} if cls is None else typing.get_type_hints(cls, include_extras=True)
     for key, value in node.items():
@@ -93,12 +93,12 @@ def _literal(value: Any, path: str, marked: bool) -> Iterator[str]:
 
 
 def check_fields(node: Mapping[str, Any], cls: type, path: str, open_ended: bool = False) -> Iterator[str]:
-    """Every mistake in a group of keys.
+    """Yield a message for each mistake in a group of keys.
 
     Args:
         node: the keys and their values.
-        cls: the dataclass that says what they may be; its field `from_` stands for the key `from`.
-        path: the group's own dotted key, or nothing at the top.
+        cls: the dataclass that defines the allowed keys and values; its field `from_` stands for the key `from`.
+        path: the dotted key of the group; empty at the top level.
         open_ended: allow keys that the dataclass does not have.
     """
     hints, known = _keys(cls)
@@ -129,7 +129,7 @@ OF_TRAINER = frozenset(
         "reload_dataloaders_every_n_epochs",
     )
 )
-"""Arguments of Lightning's Trainer that `trainer` has no key for."""
+"""Arguments of Lightning's Trainer without a key of their own in `trainer`."""
 LED = {
     "trainer._target_": "labrun makes Lightning's Trainer itself: leave _target_ out",
     "trainer.default_root_dir": "everything goes to the run's folder: leave it out",
@@ -140,11 +140,11 @@ LED = {
     "trainer.enable_progress_bar": "a line per epoch takes its place: see callbacks.print_report",
     "trainer.enable_model_summary": "+callbacks.summary._target_=pytorch_lightning.callbacks.ModelSummary shows one",
 }
-"""Where a key of lightning-hydra-template's `trainer` has gone."""
+"""Advice for keys that `trainer` has in lightning-hydra-template, but not in labrun."""
 
 
 def _led(key: str) -> str | None:
-    """Where a key of Lightning's Trainer belongs; None: it is none."""
+    """Return advice on where to put a key of Lightning's Trainer; None if it is not one."""
     name = key.removeprefix("trainer.")
     if key in LED or name == key or name not in OF_TRAINER:
         return LED.get(key)
@@ -153,7 +153,7 @@ def _led(key: str) -> str | None:
 
 @functools.cache
 def _keys(cls: type) -> tuple[dict[str, Any], dict[str, Field[Any]]]:
-    """A dataclass's hints by field, and its fields by key. A sweep asks for each of its runs."""
+    """Return a dataclass's type hints by field name, and its fields by key. Cached for the many runs of a sweep."""
     known = {f.name.removesuffix("_") if f.name == "from_" else f.name: f for f in fields(cls)}
     return typing.get_type_hints(cls, include_extras=True), known
 
@@ -174,7 +174,7 @@ def _check(value: Any, hint: Any, path: str) -> Iterator[str]:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is what a type hint says, bounds included."""
+    """Whether a value matches a type hint, including its bounds."""
     origin = typing.get_origin(hint)
     if hint is Any:
         return True
@@ -221,7 +221,7 @@ def _expectation(hint: Any) -> str:
 
 
 def _of_the_shell(value: Any) -> str:
-    """Where a variable of the shell has not become a value, or an empty one."""
+    """Return a hint for a value that looks like an unset or unexpanded shell variable; else an empty string."""
     if value == "":
         return ". Nothing stands after the '=': is a variable of the shell empty?"
     if isinstance(value, str) and (found := re.fullmatch(r"\$\{?(\w+)\}?", value)):
@@ -235,18 +235,18 @@ def _show(value: Any) -> str:
 
 
 def pairs(text: str) -> dict[str, str]:
-    """`{"list": "ls"}` of `"list:ls"`: a table of other words in a few lines."""
+    """Parse a compact table of synonyms: `"list:ls"` becomes `{"list": "ls"}`."""
     return {word.partition(":")[0]: word.partition(":")[2] for word in text.split()}
 
 
 def suggest(word: str, choices: typing.Iterable[str]) -> str:
-    """` Did you mean 'x'?` for the nearest choice, or nothing."""
+    """Return ` Did you mean 'x'?` for the closest choice; an empty string if none is close."""
     near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
 def names_a_folder(name: str) -> bool:
-    """Whether a run's name can be a folder's: not empty, without a slash, and no dot at its beginning."""
+    """Whether a run's name can be a folder name: not blank, no slash, no leading dot."""
     return bool(name.strip()) and not name.startswith(".") and not set(name) & set("/\\\0\n")
 
 
@@ -254,17 +254,17 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def is_file_name(text: object) -> bool:
-    """Whether that names a file in a folder, and leads nowhere else."""
+    """Whether a value is a plain file name, without any folder."""
     return isinstance(text, str) and text not in ("", ".", "..") and "\0" not in text and PurePath(text).name == text
 
 
 def is_below(text: object) -> bool:
-    """Whether that names a file in a folder or in one below it, with `/` between, and leads nowhere else."""
+    """Whether a value is a relative path, with `/` as separator, that stays within its folder."""
     return isinstance(text, str) and bool(text) and all(is_file_name(part) for part in text.split("/"))
 
 
 def is_sha256(text: object) -> bool:
-    """Whether that is a SHA-256 digest as labrun writes it: 64 hexadecimal digits."""
+    """Whether a value is a SHA-256 digest as labrun writes it: 64 lower-case hexadecimal digits."""
     return isinstance(text, str) and SHA256.fullmatch(text) is not None
 
 
@@ -272,7 +272,7 @@ UNITS = ((2**40, "TB"), (2**30, "GB"), (2**20, "MB"), (2**10, "KB"))
 
 
 def size_text(count: float) -> str:
-    """`31.0 MB`; a KB is 1,024 bytes."""
+    """Format a number of bytes, as in `31.0 MB`; a KB is 1,024 bytes."""
     for unit, name in UNITS:
         if count >= unit:
             return f"{count / unit:.1f} {name}"
@@ -280,12 +280,12 @@ def size_text(count: float) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """`1 file`, `4 files`."""
+    """Format a number with its noun, as in `1 file`, `4 files`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def shape_text(shape: Sequence[int]) -> str:
-    """`1x28x28 (grey, 28 high, 28 wide)` for messages."""
+    """Format a shape for messages, as in `1x28x28 (grey, 28 high, 28 wide)`."""
     text = "x".join(str(size) for size in shape)
     if len(shape) != 3:
         return f"{text} (features)"
@@ -295,12 +295,12 @@ def shape_text(shape: Sequence[int]) -> str:
 
 
 def dotted(node: Any, prefix: str = "", leaves: bool = False) -> Iterator[str]:
-    """Every key of nested mappings, with all keys above it.
+    """Yield the dotted path of every key in nested mappings.
 
     Args:
         node: the outermost mapping.
-        prefix: what stands before each key.
-        leaves: only keys that hold no mapping.
+        prefix: text before each path.
+        leaves: yield only keys whose value is not a mapping.
     """
     for key, value in node.items() if isinstance(node, Mapping) else ():
         if not (leaves and isinstance(value, Mapping)):

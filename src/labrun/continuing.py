@@ -1,4 +1,4 @@
-"""Whether a training goes on, and a model is scored, with the data and the code that it began with."""
+"""Checks that data and code are unchanged when training resumes, and data when a model is scored."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ log = logging.getLogger(__name__)
 
 
 NOTED = ("name", "digest", "content", "train", "validation", "test")
-"""What an attempt notes of the data that it trains with."""
+"""Keys of a data entry that an attempt records for the data it trains on."""
 READ_FROM = {"fingerprint()": "the fingerprint", "config and code": "config or code"}
-"""What the digest of a data set with loaders of its own is of, where not of its files."""
+"""Sources of the digest of a data set with its own loaders, if not its files, as shown in messages."""
 NOT_READ = frozenset(
     {"name", "download", "verify", "in_memory", "num_workers", "validation_size", "max_samples", "scale", "mean", "std"}
 ) | {
     "augmentation",
     "search_space",
 }
-"""Keys of a data set that decide neither which samples there are, nor which of them are the test part."""
+"""`dataset` keys that affect neither the samples nor the choice of the test split."""
 
 
 def begin(config: Mapping[str, Any], record: Record, code: Mapping[str, str] | None, paths: RunPaths) -> None:
-    """Note what this attempt trains with, data and code of the model, and check it (`check_training`).
+    """Check the data and the model code of this attempt (`check_training`), then record them.
 
     Args:
-        config: resolved.
-        record: the run's, with what this attempt has read; changed.
+        config: the resolved config.
+        record: the run's record, with the data that this attempt has read; updated in place.
         code: SHA-256 of each module of the model; None if unknown.
-        paths: the run's.
+        paths: paths of the run.
 
     Raises:
         ConfigError: see `check_training`.
     """
     check_training(config, record, code, paths)
-    # Only now: an attempt that is refused has trained with nothing.
+    # Recorded only after the check: a refused attempt has not trained on anything.
     read = [{key: entry[key] for key in NOTED if key in entry} for entry in record.data]
     record.attempts[-1] |= {"model_code": code, "read": read}
 
@@ -53,18 +53,20 @@ def _entries(found: Any) -> list[Mapping[str, Any]]:
 
 
 def check_training(config: Mapping[str, Any], record: Record, code: Mapping[str, str] | None, paths: RunPaths) -> None:
-    """See to it that a training goes on only with the data and the model's code that it began with.
+    """Check that training resumes only with the data and the model code that it started with.
 
-    A run whose last attempt had others begins anew; another run's checkpoint is refused.
+    If they have changed since the last attempt, the run's own checkpoints are moved aside, so that training starts
+    over. If they differ from those of the run in `trainer.resume`, resuming is refused.
 
     Args:
-        config: resolved.
-        record: the run's; its earlier attempts tell what each trained with.
-        code: of the model, as it is now.
-        paths: the run's.
+        config: the resolved config.
+        record: the run's record; its earlier attempts hold the data and code that each trained with.
+        code: SHA-256 of each module of the model as it is now; None if unknown.
+        paths: paths of the run.
 
     Raises:
-        ConfigError: it was to go on from a run that read other data, or several processes would have to begin anew.
+        ConfigError: the run in `trainer.resume` read other data, or a run of several processes would have to start
+            over.
     """
     own = paths.checkpoints / "last.ckpt"
     if own.is_file():
@@ -97,15 +99,15 @@ def check_training(config: Mapping[str, Any], record: Record, code: Mapping[str,
 
 
 def check_scoring(config: Mapping[str, Any], record: Record, is_split: bool) -> None:
-    """Whether the test part of what a model was trained on is still the one that it never saw.
+    """Check that the test split still holds only samples that the model was not trained on.
 
     Args:
-        config: resolved.
-        record: the scoring run's, with what it has read.
-        is_split: whether labrun takes the test part off the data.
+        config: the resolved config.
+        record: record of the scoring run, with the data that it has read.
+        is_split: whether labrun splits the test part off the data.
 
     Raises:
-        ConfigError: the data have changed, and labrun would split them anew.
+        ConfigError: the data have changed, so labrun would split them differently than for training.
     """
     source = config["from"]
     trained = records.read(Path(source["path"]))
@@ -125,7 +127,7 @@ def check_scoring(config: Mapping[str, Any], record: Record, is_split: bool) -> 
 
 def _source(dataset: Any) -> str:
     node = dataset if isinstance(dataset, Mapping) else {}
-    # Keys that later versions brought stand at their empty defaults.
+    # Keys added in later versions have empty defaults; ignoring those keeps old records comparable.
     kept = {key: value for key, value in node.items() if key not in NOT_READ and value not in (None, [], {})}
     return exact.canonical(kept)
 
@@ -136,10 +138,10 @@ def _place(datastore: Any) -> str:
 
 
 def what_differs(then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> str:
-    """In which way two runs read other data; empty where they read the same.
+    """Describe how the data of two runs differ; empty if they are the same.
 
-    If the user's own code makes the data, its result counts, not the file that defines it. Records of
-    older versions know nothing of that.
+    For data made by the user's code, the resulting arrays are compared if both records have their digest (older
+    records do not), otherwise the files.
     """
     for old, new in zip(then, now, strict=False):
         sizes = [

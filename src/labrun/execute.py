@@ -1,7 +1,7 @@
-"""One run, from top to bottom: frozen config -> mount -> arrays -> task -> closed record.
+"""Execution of one run, from top to bottom: frozen config -> mount -> arrays -> task -> finished record.
 
-Everything a run needs is in its directory, so an executor passes nothing but the path; the same function serves the
-user's own process, a pool's child and a Slurm job.
+A run directory holds everything that the run needs, so an executor passes only its path. The same function is used in
+the user's own process, in a worker of the pool and in a Slurm job.
 """
 
 from __future__ import annotations
@@ -31,23 +31,24 @@ from labrun.tasks import base, evaluating, reading
 log = logging.getLogger(__name__)
 
 SIGNED = ("dataset", "model", "trainer", "callbacks", "script", "seed")
-"""What a run's signature covers: all that its task reads."""
+"""Config keys covered by a run's signature: everything that its task reads."""
 
 
 UNSIGNED_TRAINER = ("resume", "resume_code", "threads")
-"""Of a trainer's node, what changes no result but by the rounding of sums."""
+"""Keys of the `trainer` node that do not change the result, except for rounding."""
 UNSIGNED_DATASET = ("asset", "version", "in_memory", "num_workers")
-"""Which version of an asset it was, and where it lay, is in the data's digest. How it is read changes no sample."""
+"""Keys of the `dataset` node that are not signed: the data digest covers the asset's content, and the way the data are
+read changes no sample."""
 LATER = ("numbers", "categories", "dates", "decimal", "encoding", "header", "sheet", "skip_rows", "parts")
-"""Keys of data sets that came later: where they say nothing, what was signed before them stays valid."""
+"""`dataset` keys added in later versions. They are signed only if set, so that older signatures stay valid."""
 UNSIGNED = ("source", "python", "requirements")
-"""Of a script's node: where things lie. What is in them is in digests."""
+"""Keys of the `script` node that hold paths. Digests cover the content of those files."""
 LATER_OF_SCRIPTS = ("command", "inputs", "processes", "tables")
-"""Keys of scripts that came later, as `LATER`."""
+"""`script` keys added in later versions; see `LATER`."""
 
 
 Around = Callable[[Record, Path], AbstractContextManager[None]]
-"""What a run's record and folder go through before its work, and after it."""
+"""Returns a context manager that is active during the work of a run, given the run's record and directory."""
 
 
 def _nothing(record: Record, run_dir: Path) -> AbstractContextManager[None]:
@@ -57,20 +58,20 @@ def _nothing(record: Record, run_dir: Path) -> AbstractContextManager[None]:
 def execute(
     run_dir: Path, capture: bool = True, pictures: bool = True, to_disk: bool = True, around: Around = _nothing
 ) -> Record:
-    """Carry out a submitted run.
+    """Execute a submitted run.
 
     Args:
-        run_dir: its directory, with the record that the submitter wrote.
-        capture: copy what is printed to `driver.log` (see `Recording`).
-        pictures: draw the report at the end, unless the config says otherwise.
+        run_dir: the run directory, with the record that the submitter wrote.
+        capture: copy the printed output to `driver.log` (see `Recording`).
+        pictures: draw the report when the run ends, unless the config says otherwise.
         to_disk: see `Recording`.
-        around: what stands around its work; an error of it is the run's.
+        around: context in which the work is done; an error it raises fails the run.
 
     Returns:
-        The closed record.
+        The finished record.
 
     Raises:
-        Whatever the run raised; the record holds it too.
+        BaseException: the error of the run; it is also in the record.
     """
     with Recording(run_dir, capture, announced=False, to_disk=to_disk) as recording:
         _carry_out(recording, pictures, around)
@@ -94,7 +95,7 @@ def _carry_out(recording: Recording, pictures: bool, around: Around) -> None:
 
 
 def _is_at_hand(config: Mapping[str, Any]) -> bool:
-    """Whether all that a run reads is in memory: one writing of its record, a moment later, will do then."""
+    """Whether all that a run reads is in memory. Then its record need not be written before the data are read."""
     if not base.of(config).reads or shared_cache.is_empty() or any(references(config)):
         return False
     root = local_root(config["datastore"], config["dataset"])
@@ -102,27 +103,27 @@ def _is_at_hand(config: Mapping[str, Any]) -> bool:
 
 
 def keep_mounts() -> None:
-    """Have OmegaConf leave `${mount:...}` as it stands: it is carried out where the run is."""
+    """Make OmegaConf leave `${mount:...}` unresolved: mounts are made on the machine that executes the run."""
     OmegaConf.register_new_resolver(
         "mount", lambda *parts: "${mount:" + ",".join(str(part) for part in parts) + "}", replace=True
     )
 
 
 def here(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Resolve what belongs to the place of execution: references to the environment. Mounts stay references.
+    """Resolve the environment references of a config on this machine. Mounts stay references.
 
     Raises:
-        ConfigError: a variable is not set here.
+        ConfigError: a referenced environment variable is not set on this machine.
     """
     keep_mounts()
     return looked_up(guarded(config))
 
 
 def mount_inputs(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Mount what `${mount:...}` names anywhere in a config.
+    """Mount every `${mount:...}` in a config.
 
     Returns:
-        The config with paths in their place, and what the record says of each.
+        The config with paths instead of the references, and an entry per mount for the record.
 
     Raises:
         DataError: see `labrun.data.mount`.
@@ -134,25 +135,26 @@ def mount_inputs(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[s
 
 
 def assist(run_dir: Path) -> None:
-    """Take part in a run of several processes, as one that is not the first: train along, and record nothing."""
+    """Execute a run as a rank other than 0: take part in the training, and record nothing."""
     record = records.read(run_dir)
     config, inputs = mount_inputs(here(record.config))
     base.of(config).assist(RunPaths(run_dir), record, config, inputs)
 
 
 def redraw(run_dir: Path) -> None:
-    """Draw a finished run's pictures, from its record, its saved model and the data.
+    """Draw the pictures of a finished run from its record, its saved model and its data.
 
-    Raises: as `pictures_of`.
+    Raises:
+        DataError, ConfigError: see `pictures_of`.
     """
     pictures_of(run_dir).draw(run_dir)
 
 
 def pictures_of(run_dir: Path) -> Pictures:
-    """What a finished run's pictures show, from its record, its saved model and the data.
+    """Collect the content of a finished run's pictures from its record, its saved model and its data.
 
     Raises:
-        DataError, ConfigError: the data or the model cannot be loaded any more.
+        DataError, ConfigError: the data or the model can no longer be loaded.
     """
     record = records.read(run_dir)
     if not record.config.get("dataset") or schema.has_loaders(record.config["dataset"]):
@@ -169,11 +171,14 @@ def pictures_of(run_dir: Path) -> Pictures:
 
 
 def signature(config: Mapping[str, Any], data: list[dict[str, Any]], code: Mapping[str, Any] | None) -> str:
-    """SHA-256 over what the task reads, the data and the code; never over the difference from the defaults."""
+    """Return the SHA-256 of the task's settings, its data and its code.
+
+    All settings count, not only those that differ from the defaults.
+    """
     signed = {key: config.get(key) for key in SIGNED}
     signed["trainer"] = {key: value for key, value in config["trainer"].items() if key not in UNSIGNED_TRAINER}
     signed["model"] = {key: value for key, value in (config.get("model") or {}).items() if key != "search_space"}
-    # A data set that brings its own loaders: what its arguments mean is its own matter.
+    # The arguments of a data set with its own loaders are all signed: labrun does not know their meaning.
     unsigned = () if schema.has_loaders(config.get("dataset")) else UNSIGNED_DATASET
     signed["dataset"] = {
         key: value
@@ -182,7 +187,7 @@ def signature(config: Mapping[str, Any], data: list[dict[str, Any]], code: Mappi
     }
     signed["data"] = [entry.get("content") or entry["digest"] for entry in data if "digest" in entry]
     signed["code"] = (code or {}).get("sources")
-    if config.get("script"):  # its own folder is all the code there is
+    if config.get("script"):  # its code is its folder alone
         signed["script"] = {
             key: value
             for key, value in config["script"].items()
@@ -195,12 +200,13 @@ def signature(config: Mapping[str, Any], data: list[dict[str, Any]], code: Mappi
 
 
 def settings_digest(config: Mapping[str, Any]) -> str | None:
-    """SHA-256 over what a run's task reads, data and code aside, with the environment's values of now.
+    """Return the SHA-256 of the settings that a task reads, without data and code, environment references resolved.
 
-    None where it refers to none: its config says it all then.
+    Returns:
+        The digest in hex; None if the settings hold no such reference, so that the config alone determines them.
 
     Raises:
-        ConfigError: a variable is not set here.
+        ConfigError: a referenced environment variable is not set on this machine.
     """
     signed = {key: config.get(key) for key in SIGNED}
     if "${oc." not in exact.canonical(signed):

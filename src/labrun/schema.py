@@ -1,11 +1,11 @@
-"""What a configuration may hold: a dataclass per conf group.
+"""Schema of the configuration: a dataclass per conf group.
 
-Hydra composes the YAML files; `validate` then holds the composed config against the dataclasses below and tells
-every mistake at once. Only the standard library, Hydra's `instantiate` and OmegaConf are used here, so that a
-config is checked in milliseconds, before torch or scikit-learn are imported.
+Hydra composes the YAML files. `validate` then checks the composed config against the dataclasses below and reports
+all mistakes at once. This module imports only the standard library, Hydra's `instantiate` and OmegaConf, so a config
+is checked in milliseconds, before torch or scikit-learn is imported.
 
-A node with a `_target_` that is not ours (the user's own model, any optimizer of torch) is open: its keys are the
-target's own arguments, and `build` binds them against its signature before it calls it.
+A node whose `_target_` is not labrun's (the user's own model, any torch optimizer) is open: its keys are arguments of
+the target, and `build` binds them to the target's signature before calling it.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from labrun.plugins import BACKENDS, TASKS, TRACKERS
 
 LOCAL_DATASTORE = "labrun.data.stores.local.LocalDatastore"
 FORMER_DATASTORES = {"labrun.data.datastore.LocalDatastore": LOCAL_DATASTORE}
-"""Names of kinds of datastore that records and configs of earlier versions hold."""
+"""Targets of datastores in records and configs of earlier versions, mapped to their current names."""
 DATASETS = "labrun.data.datasets.Datasets"
-"""The data set that is made of `torch.utils.data.Dataset`s."""
+"""Target of a data set built from `torch.utils.data.Dataset`s."""
 
 Component = dict[str, Any]
-"""A node that names what to build: `_target_` and the arguments for it."""
+"""A node that describes an object to build: its `_target_` and arguments."""
 
 Secret = Annotated[str, SecretMark()]
-"""Text that no record, log or command line may hold: a config can only refer to the environment for it."""
+"""Text that no record, log or command line may contain: a config has to refer to an environment variable."""
 
 Positive = Annotated[float, Range(above=0)]
 NotNegative = Annotated[float, Range(at_least=0)]
@@ -42,12 +42,12 @@ Count = Annotated[int, Range(at_least=1)]
 CountOrZero = Annotated[int, Range(at_least=0)]
 Fraction = Annotated[float, Range(above=0, below=1)]
 Size = Annotated[float, Range(at_least=0)]
-"""A part of the data: below 1 a fraction, from 1 on a number of samples; 0 is none."""
+"""Size of a split: a fraction if below 1, otherwise a number of samples; 0 means no such split."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What every data set has (`conf/dataset/`)."""
+    """Keys common to all data sets (`conf/dataset/`)."""
 
     _target_: str
     name: str
@@ -66,14 +66,14 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Digits(Dataset):
-    """The 1,797 digits of 8x8 pixels that ship with scikit-learn."""
+    """The 1,797 images of 8x8 pixels that ship with scikit-learn."""
 
     test_size: Fraction = 0.2
 
 
 @dataclass(frozen=True)
 class ImageFolder(Dataset):
-    """A folder per class, below `train/` and `test/` or not."""
+    """Images in one folder per class, optionally below `train/` and `test/`."""
 
     path: str | None = None
     test_size: Fraction = 0.2
@@ -97,7 +97,7 @@ class Npz(Dataset):
 
 @dataclass(frozen=True)
 class Csv(Dataset):
-    """A table (CSV, Parquet, Excel), one column of which is the class, or a quantity."""
+    """A table (CSV, Parquet, Excel) with one target column: a class label or a quantity."""
 
     path: str = ""
     target: str | None = None
@@ -129,7 +129,7 @@ class GetData(Dataset):
 
 @dataclass(frozen=True)
 class DataModule:
-    """What labrun reads of a data set that brings its own loaders: a `LightningDataModule`. The rest is its own."""
+    """A `LightningDataModule`, which has its own loaders. labrun reads these keys; all others are its arguments."""
 
     _target_: str
     name: str | None = None
@@ -139,7 +139,7 @@ class DataModule:
 
 @dataclass(frozen=True)
 class TorchDatasets(DataModule):
-    """`torch.utils.data.Dataset`s, one for each part, and how they are batched (`conf/dataset/torch.yaml`)."""
+    """One `torch.utils.data.Dataset` per split, and the batching options (`conf/dataset/torch.yaml`)."""
 
     train: Component | None = None
     validation: Component | None = None
@@ -160,7 +160,7 @@ class TorchDatasets(DataModule):
 
 @dataclass(frozen=True)
 class Datastore:
-    """Where the data are (`conf/datastore/`): here a folder of this machine."""
+    """A datastore (`conf/datastore/`); this class is a local folder."""
 
     name: str
     root: str
@@ -169,7 +169,7 @@ class Datastore:
 
 @dataclass(frozen=True)
 class RemoteDatastore(Datastore):
-    """What every datastore has that fsspec reaches."""
+    """Keys common to all datastores that are reached through fsspec."""
 
     cache: str | None = None
     cache_gb: Positive | None = None
@@ -193,7 +193,7 @@ class AzureBlob(RemoteDatastore):
 
 @dataclass(frozen=True)
 class S3(RemoteDatastore):
-    """S3, of Amazon or any other server that speaks it."""
+    """Amazon S3, or any server with an S3-compatible API."""
 
     endpoint_url: str | None = None
     region: str | None = None
@@ -206,7 +206,7 @@ class S3(RemoteDatastore):
 
 @dataclass(frozen=True)
 class Sftp(RemoteDatastore):
-    """A folder of a machine that answers SSH."""
+    """A folder on a machine reachable over SSH."""
 
     host: str = ""
     port: Annotated[int, Range(at_least=1, at_most=65535)] = 22
@@ -220,14 +220,14 @@ class Sftp(RemoteDatastore):
 
 @dataclass(frozen=True)
 class Http(RemoteDatastore):
-    """A web server's folder, read only."""
+    """A folder on a web server, read-only."""
 
     token: Secret | None = None
 
 
 @dataclass(frozen=True)
 class Model:
-    """What every model has (`conf/model/`): the target's own arguments, and how it is trained."""
+    """Keys common to all models (`conf/model/`): the training options. Other keys are arguments of the target."""
 
     _target_: str
     name: str | None = None
@@ -243,7 +243,7 @@ class Model:
 
 @dataclass(frozen=True)
 class LogisticRegression(Model):
-    """scikit-learn's logistic regression, by its regularization rate."""
+    """scikit-learn's logistic regression, parameterized by its regularization rate."""
 
     regularization: Positive = 0.01
     max_iter: Count = 100
@@ -268,7 +268,7 @@ class Pipeline(Model):
 
 @dataclass(frozen=True)
 class Ensemble(Model):
-    """A soft vote of pipelines."""
+    """A soft-voting ensemble of pipelines."""
 
     members: list[dict[str, Any]] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
@@ -282,7 +282,7 @@ class Ensemble(Model):
 
 @dataclass(frozen=True)
 class MnistDNN(Model):
-    """Chainer's multi-layer perceptron."""
+    """The multi-layer perceptron of Chainer's MNIST example."""
 
     units: Count = 100
 
@@ -315,7 +315,7 @@ Precision = Literal[
 
 @dataclass(frozen=True)
 class Trainer:
-    """How a network is trained (`conf/trainer/`); scikit-learn models read nothing of it."""
+    """Training options of a network (`conf/trainer/`). scikit-learn models ignore them."""
 
     max_epochs: Count = 10
     batch_size: Count = 128
@@ -340,23 +340,23 @@ class Trainer:
 
     @classmethod
     def of(cls, node: Mapping[str, Any]) -> Trainer:
-        """See `Compute.of`; what a frozen run goes on from is a `Resumed`."""
+        """Build from a validated node, as `Compute.of` does. `resume` is dropped: see `Resumed` for a frozen run's."""
         return cls(**{**_here(cls, node), "resume": None})
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """The run that a training goes on from: what freezing puts in the place of `trainer.resume`."""
+    """The run that training resumes from. Freezing replaces `trainer.resume` with this."""
 
     id: str
     path: Path
     """Its checkpoint."""
     edited: list[str] = field(default_factory=list)
-    """Modules of the model that have changed since it began."""
+    """Modules of the model whose source has changed since that run started."""
 
     @classmethod
     def of(cls, trainer: Mapping[str, Any]) -> Resumed | None:
-        """The one of a frozen node `trainer`; None where a training begins."""
+        """Return the `Resumed` of a frozen `trainer` node; None if training starts from scratch."""
         node = trainer.get("resume")
         if not isinstance(node, Mapping):
             return None
@@ -369,13 +369,13 @@ class Resumed:
 
 
 def _here(cls: type, node: Mapping[str, Any]) -> dict[str, Any]:
-    """What a node has of a dataclass's fields, looked up here what is a reference to the environment."""
+    """Return the node's values for the fields of a dataclass, with environment references resolved on this machine."""
     return looked_up({f.name: node[f.name] for f in fields(cls) if f.name in node and f.name != "environment"})
 
 
 @dataclass(frozen=True)
 class Compute:
-    """What a run needs, and where it goes (`conf/compute/`)."""
+    """Where a run is executed, and the resources it needs (`conf/compute/`)."""
 
     target: Annotated[str, BACKENDS]
     host: str | None = None
@@ -403,22 +403,22 @@ class Compute:
 
     @classmethod
     def of(cls, node: Mapping[str, Any]) -> Compute:
-        """A node `compute` that was validated, now or by an earlier version; what it refers to is looked up here.
+        """Build from a `compute` node that this or an earlier version validated; resolve its environment references.
 
         Raises:
-            ConfigError: a variable is not set here.
+            ConfigError: a referenced environment variable is not set on this machine.
         """
-        environment = node.get("environment", {})  # of which records have names alone
+        environment = node.get("environment", {})  # not resolved: records keep only the variables' names
         return cls(**{"target": "auto", **_here(cls, node), "environment": environment})
 
     @property
     def ranks(self) -> int:
-        """How many processes a run has, over all its nodes."""
+        """Number of processes of a run, over all its nodes."""
         return self.nodes * self.tasks_per_node
 
     @property
     def on_a_node(self) -> tuple[int, int]:
-        """The cores and the GPUs that a run takes of each of its nodes."""
+        """CPU cores and GPUs that a run uses on each of its nodes."""
         return self.cpus_per_run * self.tasks_per_node, self.gpus_per_run
 
 
@@ -434,19 +434,19 @@ SPECIAL = (
     "extra",
     "srun_args",
 )
-"""Keys of `compute` that only some backends know."""
+"""Keys of `compute` that only some backends support."""
 
 
 Goal = Literal["auto", "maximize", "minimize"]
 
 
 VALIDATED = ("labrun.data.readers.GetData", "labrun.data.readers.Npz")
-"""Readers that may find a validation part."""
+"""Readers whose data may include a validation split."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """How a sweep goes (`conf/sweep/`)."""
+    """Options of a sweep (`conf/sweep/`)."""
 
     sampler: Component | None = None
     max_trials: Count | None = None
@@ -492,12 +492,12 @@ class Script:
 
 
 NO_TRACKER = "none"
-"""The run directories alone."""
+"""No tracker: runs are kept only in their run directories."""
 
 
 @dataclass(frozen=True)
 class Tracking:
-    """Where runs are shown (`conf/tracking/`)."""
+    """The tracker that displays the runs (`conf/tracking/`)."""
 
     kind: Annotated[str, TRACKERS]
     uri: str | None = None
@@ -507,7 +507,7 @@ class Tracking:
 
     @classmethod
     def of(cls, node: Mapping[str, Any]) -> Tracking:
-        """See `Compute.of`."""
+        """Build from a validated node, as `Compute.of` does."""
         return cls(**{"kind": NO_TRACKER, **_here(cls, node)})
 
 
@@ -538,9 +538,9 @@ class Config:
 
 
 KEYS = frozenset({*(f.name for f in fields(Config) if f.name != "from_"), "from"})
-"""What may stand at the top of a configuration."""
+"""Keys allowed at the top level of a configuration."""
 OPEN = "vars"
-"""The node at the top that holds what the user likes, for interpolation."""
+"""The top-level node for the user's own values, to be used in interpolations."""
 
 
 TARGETS: dict[str, type] = {
@@ -559,7 +559,7 @@ TARGETS: dict[str, type] = {
     "labrun.models.mnist_dnn.MnistDNN": MnistDNN,
     "labrun.models.cifar10_cnn.Cifar10CNN": Cifar10CNN,
 }
-"""Our own targets, and the dataclass that says what each may be given."""
+"""labrun's own targets, each with the dataclass of its keys."""
 
 DATASTORES: dict[str, type] = {
     LOCAL_DATASTORE: Datastore,
@@ -568,17 +568,17 @@ DATASTORES: dict[str, type] = {
     "fsspec.implementations.sftp.SFTPFileSystem": Sftp,
     "fsspec.implementations.http.HTTPFileSystem": Http,
 }
-"""The kinds of datastore that are known; any other file system of fsspec may stand there, with its own arguments."""
+"""Datastore targets that have a schema. Any other fsspec file system is accepted, with its own arguments."""
 
 
 def has_loaders(dataset: Mapping[str, Any] | None) -> bool:
-    """Whether a data set brings its own loaders of batches: then it is not read into arrays."""
+    """Whether a data set has its own batch loaders, and so is not read into arrays."""
     target = str((dataset or {}).get("_target_"))
     return target == DATASETS or (not target.startswith("labrun.") and targets.is_data_module(target))
 
 
 def is_estimator(target: str) -> bool:
-    """Whether a model's `_target_` is known to be no network, as far as the sources tell."""
+    """Whether a model's `_target_` is a scikit-learn estimator, as far as the source code shows."""
     if TARGETS.get(target) in (LogisticRegression, Pipeline, Ensemble):
         return True
     return any(name.partition(".")[0] == "sklearn" for name in targets.ancestors(target))
@@ -592,10 +592,10 @@ OWN_VALUES = "Values of your own stand below dataset.vars, and are referred to a
 
 
 def validate(config: Mapping[str, Any]) -> None:
-    """Hold a resolved config (plain dicts and lists) against the schema.
+    """Check a resolved config (plain dicts and lists) against the schema.
 
     Raises:
-        ConfigError: with every mistake in it: the key, what was given, what is allowed.
+        ConfigError: lists every mistake: the key, the value given, the values allowed.
     """
     problems = list(check_fields(config, Config, ""))
     task = TASKS.find(config.get("task", "fit"))
@@ -613,7 +613,7 @@ def validate(config: Mapping[str, Any]) -> None:
             target = TARGETS.get(node["_target_"])
             usual = DataModule if group == "dataset" and has_loaders(node) else general
             if group == "dataset" and "name" not in node and target is None and usual is Dataset:
-                problems += list(_not_there(node["_target_"]))  # whoever names a data module need not name the set
+                problems += list(_not_there(node["_target_"]))  # a data module needs no `name`
             found = check_fields(node, target or usual, group, open_ended=target is None)
             problems += [f"{one} {OWN_VALUES}" if target is TorchDatasets and NO_KEY in one else one for one in found]
         elif isinstance(node, Mapping):
@@ -652,7 +652,7 @@ def _not_there(target: str) -> Iterator[str]:
 
 
 def check_pair(dataset: Mapping[str, Any], model: Mapping[str, Any]) -> Iterator[str]:
-    """Why a data set does not go with a model that is known to be no network: it takes arrays in memory alone."""
+    """Yield the reasons why an estimator cannot use a data set: estimators take only arrays in memory."""
     target = str(model.get("_target_"))
     if has_loaders(dataset):
         if TARGETS.get(target) in (LogisticRegression, Pipeline, Ensemble):
@@ -671,7 +671,12 @@ IN_MEMORY_ALONE = (
 
 
 def _check_parts(node: Any, wanted: str | None) -> Iterator[str]:
-    """Every mistake in which data sets of torch's there are."""
+    """Yield the mistakes in the splits and samplers of a `TorchDatasets` node.
+
+    Args:
+        node: the `dataset` node.
+        wanted: the split that the task needs, if any.
+    """
     if not isinstance(node, Mapping) or node.get("_target_") != DATASETS:
         return
     for part in ("train", "validation", "test", "predict", "sampler", "batch_sampler"):
@@ -683,11 +688,11 @@ def _check_parts(node: Any, wanted: str | None) -> Iterator[str]:
 
 
 LEARNING = ("loss", "metrics", "class_weight", "target")
-"""Keys of a model's node that say what a plain network learns; of a class that has such arguments they are its own."""
+"""Keys of a model node that configure the training of a plain network. A class with such parameters receives them."""
 
 
 def _check_learning(node: Mapping[str, Any]) -> Iterator[str]:
-    """Every mistake in what a plain network is to learn. What a class takes itself is left to it."""
+    """Yield the mistakes in the `LEARNING` keys. Keys that the class itself takes are not checked."""
     if all(node.get(key) is None for key in LEARNING):
         return
     target = str(node.get("_target_"))
@@ -695,7 +700,7 @@ def _check_learning(node: Mapping[str, Any]) -> Iterator[str]:
         name.partition(".")[0] in targets.PYTORCH for name in targets.ancestors(target)
     )
     if not is_torchs:
-        return  # an estimator, say, whose `loss` and `class_weight` are its own: building it tells
+        return  # for example, an estimator with its own `loss` and `class_weight`: checked when it is built
     idle = [key for key in LEARNING if node.get(key) is not None and key != "class_weight"]
     if idle and TARGETS.get(target) in (LogisticRegression, Pipeline, Ensemble):
         yield f"{', '.join(f'model.{key}' for key in idle)}: only networks have that, and this model is none"
@@ -704,7 +709,7 @@ def _check_learning(node: Mapping[str, Any]) -> Iterator[str]:
 
 
 def learning_mistakes(node: Mapping[str, Any]) -> Iterator[str]:
-    """Every mistake in `loss`, `metrics`, `class_weight` and `target` of a plain network."""
+    """Yield the mistakes in `loss`, `metrics`, `class_weight` and `target` of a plain network."""
     parts, metrics = {"model.loss": node.get("loss")}, node.get("metrics")
     if metrics is not None and not isinstance(metrics, Mapping):
         yield "model.metrics: name each, as in model.metrics.f1._target_=torchmetrics.classification.MulticlassF1Score"
@@ -733,18 +738,18 @@ def _check_threads(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def datastore_target(node: Mapping[str, Any]) -> str:
-    """The kind that a node `datastore` names, by its present name."""
+    """Return the `_target_` of a `datastore` node, under its current name."""
     target = str(node.get("_target_", LOCAL_DATASTORE))
     return FORMER_DATASTORES.get(target, target)
 
 
 def is_local_datastore(node: Mapping[str, Any]) -> bool:
-    """Whether a node `datastore` is a folder of this machine."""
+    """Whether a `datastore` node is a local folder."""
     return datastore_target(node) == LOCAL_DATASTORE
 
 
 def check_datastore(node: Any) -> Iterator[str]:
-    """Every mistake in a resolved node `datastore`."""
+    """Yield the mistakes in a resolved `datastore` node."""
     if not isinstance(node, Mapping):
         return
     known = DATASTORES.get(datastore_target(node))
@@ -752,10 +757,10 @@ def check_datastore(node: Any) -> Iterator[str]:
 
 
 def check_secrets(node: Mapping[str, Any], path: str = "datastore") -> None:
-    """Whether every secret of a datastore, its references unresolved, is left to the environment.
+    """Check that an unresolved `datastore` node takes all its secrets from environment variables.
 
     Raises:
-        ConfigError: one is written out, or a reference has one for its default; the message does not repeat it.
+        ConfigError: a secret is written out, or is the default of a reference. The message does not contain it.
     """
     known = DATASTORES.get(datastore_target(node))
     problems = list(literal_secrets(node, known, path))
