@@ -1,4 +1,4 @@
-"""`python -m labrun` is `labrun`."""
+"""Entry point of `python -m labrun`, the same as `labrun`."""
 
 from labrun.app import main
 from labrun.warm.client import ended

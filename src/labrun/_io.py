@@ -1,4 +1,4 @@
-"""What several rooms do with files, each once. Scripts' own interpreters import it too: Python 3.6, no library."""
+"""Shared file operations. Scripts' own interpreters import this too: Python 3.6, standard library only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 
 def partial_of(path: Path, suffix: str = ".partial", prefix: str = ".") -> Path:
-    """A name beside a file that no other writer takes, of the same process or another one."""
+    """Return the path of a temporary file in the same folder, unique to this writer."""
     return path.with_name(f"{prefix}{path.name[:100]}.{os.getpid()}-{os.urandom(3).hex()}{suffix}")
 
 
@@ -19,18 +19,18 @@ def partial_of(path: Path, suffix: str = ".partial", prefix: str = ".") -> Path:
 def atomic_write(
     path: Path, to_disk: bool = False, only_new: bool = False, partial: Path | None = None, mode: int = 0o666
 ) -> Iterator[BinaryIO]:
-    """A file, open for writing, that takes its name in one step once it is whole; after an error nothing is left of it.
+    """Open a file for writing and move it into place atomically once it is complete; after an error, delete it.
 
     Args:
-        path: the file; what is there is replaced.
-        to_disk: wait until the disk has the content: it then survives a power failure.
-        only_new: leave what is there.
-        partial: its name until then; None: a hidden one beside it.
-        mode: its permissions, less the umask.
+        path: the file; an existing one is replaced.
+        to_disk: sync the content to disk, so that it survives a power failure.
+        only_new: do not replace an existing file.
+        partial: path of the temporary file; None: a hidden file in the same folder.
+        mode: permissions, before the umask is applied.
 
     Raises:
-        FileExistsError: it was to be new, and is there.
-        OSError: it cannot be written.
+        FileExistsError: with `only_new`, the file exists.
+        OSError: the file cannot be written.
     """
     partial = partial or partial_of(path)
     try:
@@ -56,16 +56,16 @@ def _drop(path: Path) -> None:
 
 
 def append_line(path: str | os.PathLike[str], text: str, mode: int = 0o644, durable: bool = False) -> None:
-    """Add a line to a file, such as one of JSON; it is made where it is not there.
+    """Append a line to a file, such as JSON lines. The file is created if it does not exist.
 
     Args:
         path: the file.
-        text: the line, without its end.
-        mode: the permissions of a new file, less the umask.
-        durable: wait until the disk has the line; and begin one of its own where a power failure has torn the last.
+        text: the line, without its newline.
+        mode: permissions of a new file, before the umask is applied.
+        durable: sync the line to disk, and start a new line if a power failure left the last one incomplete.
 
     Raises:
-        OSError: it cannot be written as a whole.
+        OSError: the line cannot be written completely.
     """
     access = os.O_RDWR if durable else os.O_WRONLY
     descriptor = os.open(path, access | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, mode)
@@ -85,10 +85,10 @@ def _is_torn(descriptor: int) -> bool:
 
 
 def write_line(descriptor: int, text: str) -> None:
-    """Add a line to a file that is open for appending, in one write: lines of several processes do not mix.
+    """Append a line to an open file in a single write, so that lines of several processes do not mix.
 
     Raises:
-        OSError: it cannot be written as a whole.
+        OSError: the line cannot be written completely.
     """
     data = f"{text}\n".encode()
     if os.write(descriptor, data) != len(data):
@@ -96,17 +96,17 @@ def write_line(descriptor: int, text: str) -> None:
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's content, in hex digits.
+    """Return the SHA-256 of a file's content, in hex.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
         return sha256_of(file)
 
 
 def sha256_of(file: BinaryIO) -> str:
-    """As `file_sha256`, of a file that is open for reading."""
+    """Return the SHA-256 of a file that is open for reading, in hex."""
     import hashlib
 
     return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # its type has no `readinto`

@@ -1,10 +1,10 @@
-"""A metric's direction: whether large or small values of it are good. The one place that tells, by the metric's name.
+"""Direction of a metric, from its name: whether it is to be maximized or minimized. No other module guesses it.
 
-A name is cut into words (at `/`, `_`, `-`, `.`, spaces, digits and where capitals begin) and read as a noun phrase: the
-longest known phrase wins over the words in it (`error rate`, `log likelihood`), the last word that tells anything over
-those before it (`accuracy_loss` is a loss), and what stands after a preposition is left out (`fpr_at_95_tpr` is an
-FPR). A name that tells nothing, or two things (`neg_acc`: the accuracy of the negative samples, or minus the
-accuracy?), has no direction: whoever needs one has to ask.
+A name is split into words (at `/`, `_`, `-`, `.`, spaces, digits and capitals) and read as a noun phrase. The longest
+known phrase wins over the words in it (`error rate`, `log likelihood`). The last known word wins over those before it
+(`accuracy_loss` is a loss). Words after a preposition are ignored (`fpr_at_95_tpr` is an FPR). An unknown or ambiguous
+name (`neg_acc`: accuracy on the negative samples, or minus the accuracy?) has no direction; the caller must ask the
+user for one.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ loglikelihood loglik logprob elbo evidence reward rew return profit profitloss p
 sharpe sharperatio ctr utility fitness success winrate win correct pass solved improvement novelty uniqueness validity
 throughput fps speed speedup bandwidth goodput mfu
 """)
-"""Phrases without the gaps between their words, in the singular."""
+"""Phrases in the singular, written without spaces."""
 
 _SMALL = _all("""
 loss error err errorrate mse rmse mae mape smape wape rmsle msle nmse nrmse mdae medae mase rmsd sse rss wer cer ter
@@ -54,28 +54,28 @@ sec secs ms millisecond minutes walltime memory overhead
 """)
 
 _WEAK = frozenset(("score", "quality", "performance"))
-"""Large is good, if nothing else in the name tells (a Brier score is to be small)."""
+"""Words that mean maximize, unless another word in the name decides (a Brier score is minimized)."""
 
 _UNSURE = _all("logscore logarithmicscore survivaltime heatmap featuremap timealive lifetime")
-"""Phrases of known words that tell nothing: a log score is defined both ways."""
+"""Phrases without a direction, although their words are known: a log score is defined with either sign."""
 _NEGATIONS = _all(
     "neg negative negated minus inverse inv inverted reciprocal complement not non vs versus over "
     "corrected avoided prevented resolved saved saving savings free alive survival survived until till"
 )
-"""With one of them beside what is known, a name says two things."""
+"""Words that make a name with a known phrase ambiguous."""
 _AFTER = _all(
     "ratio delta diff difference change reduction decrease increase std stdev stddev var variance sigma weight coef "
     "coefficient lambda scale threshold norm gradient rank entropy size mode covered traveled travelled"
 )
-"""After what is known they make something else of it: the spread of an accuracy, the weight of a loss."""
+"""Words that turn the known phrase before them into another quantity: accuracy std, loss weight."""
 
 _KNOWN: dict[str, Direction] = {**dict.fromkeys(_LARGE, MAX), **dict.fromkeys(_SMALL, MIN)}
 _LOSSES = frozenset(("loss", "error", "err"))
-"""Where one of them stands before what is to be large, either may be meant: `loss_dice`."""
+"""Words that make a name ambiguous before a phrase to be maximized: `loss_dice`."""
 _MINIMIZED = frozenset(("likelihood", "loglikelihood", "loglik", "logprob", "elbo"))
-"""What is minimized under the name of its negative."""
+"""Quantities whose negative is commonly minimized, as in `neg_log_likelihood`."""
 _LONGEST = 4
-"""Words in a phrase."""
+"""Maximum number of words in a phrase."""
 _SPLITS = ("", "train", "training", "val", "valid", "validation", "test", "eval", "dev")
 
 _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
@@ -87,28 +87,28 @@ _TURNED = re.compile(
     r"(?:time|steps?|epochs?|iterations?|iters?|samples|tokens|episodes?|seconds|minutes|hours)[_ -]?to[_ -]",
     re.I,
 )
-"""A sign before what is known, one divided by it, or the time until it is reached (until a failure more is good)."""
+"""A minus sign, a reciprocal, or the time until an event, for which more may be better (time to failure)."""
 _SCORER = re.compile(
     r"(?:^|[^a-z])(?:neg(?:ative)?_(?:mean_absolute_error|(?:root_)?mean_squared(?:_log)?_error|median_absolute_error|"
     r"mean_absolute_percentage_error|mean_(?:poisson|gamma)_deviance|max_error|log_?loss|brier_score|"
     r"negative_likelihood_ratio|r?mse|r?msle|mape|mae)|d2_(?:absolute|pinball|tweedie|log_loss|brier)\w*)(?![a-z])",
     re.I,
 )
-"""scikit-learn's scorers, of which large is good whatever the words in them: minus an error, its explained part."""
+"""scikit-learn's scorers, all of which are maximized although they are named after errors."""
 
 
 @cache
 def of(metric: str) -> Direction | None:
-    """Whether a metric's values are to be large or small, by its name; None where that tells nothing.
+    """Return whether a metric is to be maximized or minimized, from its name; None if the name does not decide.
 
     Args:
-        metric: as a run logs it: `val/MulticlassAccuracy`, `AUC_weighted`, `test_loss`.
+        metric: the name as logged, such as `val/MulticlassAccuracy`, `AUC_weighted`, `test_loss`.
     """
     if _TURNED.search(metric):
         return None
     if _SCORER.search(metric):
         return MAX
-    if rate := _RATE.search(metric):  # images per second; but errors per second
+    if rate := _RATE.search(metric):  # images per second: maximize; errors per second: minimize
         return of(metric[: rate.start()]) or MAX
     if minus := _ONE_MINUS.search(metric):
         rest = of(metric[minus.end() :])
@@ -121,17 +121,17 @@ def of(metric: str) -> Direction | None:
 
 
 def opposite(one: Direction) -> Direction:
-    """The other direction."""
+    """Return the opposite direction."""
     return MIN if one == MAX else MAX
 
 
 def words(one: Direction) -> str:
-    """A direction as text."""
+    """Return a direction as text for messages."""
     return "the larger the better" if one == MAX else "the smaller the better"
 
 
 def _read(text: str) -> tuple[Direction | None, bool]:
-    """A noun phrase's direction; and where there is none, whether what follows the phrase may tell it."""
+    """Return the direction of a noun phrase, and whether, if it has none, the rest of the name may decide."""
     phrases = list(_phrases([word.lower() for word in _WORD.findall(text)]))
     known = [place for place, phrase in enumerate(phrases) if phrase in _KNOWN]
     negations = [place for place, phrase in enumerate(phrases) if phrase in _NEGATIONS]
@@ -154,7 +154,7 @@ def _read(text: str) -> tuple[Direction | None, bool]:
 
 
 def _phrases(found: list[str]) -> Iterator[str]:
-    """Words in their order, those that belong together as one."""
+    """Yield words in order, with known phrases joined into one."""
     place = 0
     while place < len(found):
         for length in range(min(_LONGEST, len(found) - place), 0, -1):
@@ -169,7 +169,7 @@ def _phrases(found: list[str]) -> Iterator[str]:
 
 
 def _known(phrase: str) -> str | None:
-    """A phrase as the tables have it: without a plural's ending, or the part of the data before it (`valloss`)."""
+    """Return a phrase as listed in the tables, without a plural ending or a leading split name (`valloss`)."""
     for prefix in _SPLITS:
         if phrase.startswith(prefix):
             own = phrase[len(prefix) :]

@@ -1,18 +1,19 @@
 """Every error that labrun raises on purpose.
 
-    LabrunError                 the root: the user can act on it; shown as one message, without a traceback
-    |-- ConfigError             the configuration asks for something that cannot be
-    |   `-- UntrustedError      a saved model is of classes that are not built unasked
-    |-- DataError               the data cannot be used
-    |   |-- MissingDataError    files that should be there are not
-    |   |-- CorruptDataError    files are there, but are not what they claim to be
-    |   `-- UnfitError          data and model are fine, but do not go together
-    |-- MissingExtraError       an optional package is needed and not installed
-    |-- RecordError             a run's record cannot be found, read or written
-    |   `-- DamagedRecordError  it is there, and cannot be read
-    `-- RunFailedError          the run's own code failed
+    LabrunError                   root; the user can act on it; shown as one message, without a traceback
+    |-- ConfigError               the configuration is invalid
+    |   `-- UntrustedError        a saved model has classes that need the user's trust to be built
+    |-- DataError                 the data cannot be used
+    |   |-- DoubtfulDecimalError  numbers of a table can be read with either decimal sign
+    |   |-- MissingDataError      required files are missing
+    |   |-- CorruptDataError      files exist, but are truncated, altered or of the wrong kind
+    |   `-- UnfitError            the data do not suit the model
+    |-- MissingExtraError         a required optional package is not installed
+    |-- RecordError               a run's record cannot be found, read or written
+    |   `-- DamagedRecordError    the record exists, but cannot be read
+    `-- RunFailedError            the run's own code failed
 
-A message says what was given, what was expected, and what to do.
+Each message says what was given, what was expected, and what to do.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class LabrunError(Exception):
 
 
 class ConfigError(LabrunError):
-    """One or more mistakes in a configuration, all told at once."""
+    """One or more mistakes in a configuration, reported together."""
 
     def __init__(self, problems: str | Sequence[str]) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
@@ -39,23 +40,23 @@ class ConfigError(LabrunError):
 
 
 BY_OVERRIDE, BY_OPTION, BY_ARGUMENT, BY_VARIABLE = "labrun", "lab", "Python", "mlflow models serve"
-"""Where the user names what is trusted."""
+"""Places where the user can name trusted classes."""
 TRUSTING: Mapping[str, Callable[[Sequence[str]], str]] = {
     BY_OVERRIDE: lambda names: shlex.quote(f"trusted=[{','.join(names)}]"),
     BY_OPTION: lambda names: " ".join(f"--trusted {shlex.quote(name)}" for name in names),
     BY_ARGUMENT: lambda names: f"trusted={list(names)!r}",
     BY_VARIABLE: lambda names: f"LABRUN_TRUSTED={shlex.quote(','.join(names))}",
 }
-"""What is typed there."""
+"""Functions that format trusted names for each place, ready to type."""
 
 
 class UntrustedError(ConfigError):
-    """A saved model is of classes that are not built unasked.
+    """A saved model has classes that are built only if the user trusts them.
 
     Args:
-        what: sentences that say so.
-        names: all that has to be named for it to be built.
-        way: a key of `TRUSTING`.
+        what: sentences that say which classes, and why.
+        names: all names that the user has to trust for the model to be built.
+        way: a key of `TRUSTING`: where the user can name them.
     """
 
     def __init__(self, what: str, names: Sequence[str], way: str = BY_OVERRIDE) -> None:
@@ -63,16 +64,16 @@ class UntrustedError(ConfigError):
         super().__init__(f"{what}. If you trust whoever made the run, name it: {TRUSTING[way](self.names)}")
 
     def said(self, way: str) -> UntrustedError:
-        """The same, with what is typed elsewhere."""
+        """Return this error with advice for another place."""
         return UntrustedError(self.what, self.names, way)
 
     def because(self, reason: str) -> UntrustedError:
-        """The same, with why it is not trusted by itself."""
+        """Return this error with the reason why the model is not trusted automatically."""
         return UntrustedError(f"{self.what}. It is not trusted by itself: {reason}", self.names, self.way)
 
 
 class DataError(LabrunError):
-    """The data cannot be used as they are."""
+    """The data cannot be used."""
 
 
 DECIMAL: Mapping[str, Callable[[str], str]] = {
@@ -80,15 +81,15 @@ DECIMAL: Mapping[str, Callable[[str], str]] = {
     BY_OPTION: lambda word: f"--decimal {word}",
     BY_ARGUMENT: lambda word: f"model.decimal = {word!r}",
 }
-"""How the user says the decimal sign of a table, in words: point, comma."""
+"""Functions that format the option for a table's decimal sign (`point`, `comma`) for each place, ready to type."""
 
 
 class DoubtfulDecimalError(DataError):
-    """Numbers of a table may be read with either decimal sign.
+    """Numbers of a table can be read with either decimal sign.
 
     Args:
-        what: a sentence that says so, the reading with a point first.
-        way: a key of `DECIMAL`.
+        what: a sentence that gives both readings, the one with a point first.
+        way: a key of `DECIMAL`: where the user can choose.
     """
 
     def __init__(self, what: str, way: str = BY_OVERRIDE) -> None:
@@ -96,20 +97,20 @@ class DoubtfulDecimalError(DataError):
         super().__init__(f"{what}: say {DECIMAL[way]('point')} for the first, {DECIMAL[way]('comma')} for the second")
 
     def said(self, way: str) -> DoubtfulDecimalError:
-        """The same, with what is typed elsewhere."""
+        """Return this error with advice for another place."""
         return DoubtfulDecimalError(self.what, way)
 
 
 class MissingDataError(DataError):
-    """Files that a data set needs are not there."""
+    """Files that a data set needs are missing."""
 
 
 class CorruptDataError(DataError):
-    """A file is not what it claims to be: truncated, altered, or of another data set."""
+    """A file is truncated, altered, or belongs to another data set."""
 
 
 class UnfitError(DataError):
-    """A model and a data set do not go together."""
+    """A model cannot be used with a data set."""
 
 
 class MissingExtraError(LabrunError):
@@ -127,11 +128,11 @@ class RecordError(LabrunError):
 
 
 class DamagedRecordError(RecordError):
-    """A record is there, and cannot be read.
+    """A record exists, but cannot be read.
 
     Args:
-        path: the file.
-        why: what is wrong with it.
+        path: the record file.
+        why: the reason, for the message.
     """
 
     def __init__(self, path: Path, why: str) -> None:
@@ -143,7 +144,7 @@ class RunFailedError(LabrunError):
     """The run's own code failed; its record and its log hold the details.
 
     Args:
-        message: how it ended.
+        message: how the run ended.
         trace: the traceback that it printed, if any.
     """
 

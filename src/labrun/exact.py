@@ -1,7 +1,7 @@
-"""A configuration's values as JSON, and back, exactly.
+"""Lossless conversion of config values to JSON and back.
 
-JSON has text alone for keys, and neither NaN nor infinities. What it has no form for is written as an object of one
-key that begins with `!`, and read back as it was:
+JSON keys are always text, and JSON has no NaN or infinities. A value that JSON cannot represent is written as an object
+with a single key that begins with `!`, and is restored on reading:
 
 ```
 {"!float": "nan"}                    nan, inf, -inf
@@ -10,11 +10,10 @@ key that begins with `!`, and read back as it was:
 {"!path": "/data"}                   a pathlib.Path
 ```
 
-Everything else is written as it is, so that other tools read it without knowing of this. A mapping that would look like
-one of these is written as pairs.
+All other values are written as plain JSON, so other tools can read them without knowing this format. A mapping that
+would look like one of these objects is written as pairs.
 
-Text is kept as OmegaConf has it: a `${...}` that stands there is an interpolation, and one that is meant as text has a
-backslash before it (`escaped`).
+Text follows OmegaConf's syntax: `${...}` is an interpolation; a literal one is escaped with a backslash (`escaped`).
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ MARK = "!"
 FLOAT, MAP, BYTES, PATH = "!float", "!map", "!bytes", "!path"
 INTERPOLATION = re.compile(r"(\\*)\$\{")
 LIVE = re.compile(r"(\\*)\$\{(?=(?:oc\.env|oc\.decode|mount):)")
-"""References that records have always kept; see `escaped_before`."""
+"""References that records of every format keep unresolved; see `escaped_before`."""
 
 
 def encoded(value: Any) -> Any:
-    """A value as JSON can hold it; what it has no form for is left as it is (see `unfit`)."""
+    """Convert a value for JSON. A value of an unsupported type is returned unchanged (see `unfit`)."""
     if isinstance(value, Mapping):
         if all(type(key) is str for key in value) and not _looks_tagged(value):
             return {key: encoded(item) for key, item in value.items()}
@@ -52,10 +51,10 @@ def encoded(value: Any) -> Any:
 
 
 def decoded(value: Any) -> Any:
-    """What `encoded` was given.
+    """Return the value that `encoded` was given.
 
     Raises:
-        ValueError: a tag has something else than what is written below it.
+        ValueError: a tag is unknown, or its content is invalid.
     """
     if isinstance(value, list):
         return [decoded(item) for item in value]
@@ -79,7 +78,7 @@ def decoded(value: Any) -> Any:
 
 
 def may_be_tagged(text: bytes) -> bool:
-    """Whether JSON may hold something that `decoded` changes: most holds nothing, and need not be walked through."""
+    """Whether JSON text may contain a tag. Most texts do not, and need no `decoded`."""
     return b'"!' in text or b"\\u0021" in text
 
 
@@ -88,29 +87,29 @@ def _looks_tagged(value: Mapping[Any, Any]) -> bool:
 
 
 def canonical(value: Any) -> str:
-    """A value as one text, for digests and for keys of dictionaries: the same for the same values."""
+    """Return a value as text, for digests and dictionary keys: equal values give equal texts."""
     return json.dumps(encoded(value), sort_keys=True, default=str)
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are the same; NaN is the same as NaN."""
+    """Whether two values are equal, with NaN equal to NaN."""
     return bool(one == other) or canonical(one) == canonical(other)
 
 
 def escaped(value: Any) -> Any:
-    """Values whose texts mean what they say, such that OmegaConf gives them back: `${x}` becomes `\\${x}`."""
+    """Escape interpolations in texts, so that OmegaConf returns them literally: `${x}` becomes `\\${x}`."""
     return _texts(value, lambda text: INTERPOLATION.sub(r"\1\1\\${", text))
 
 
 def shown(text: str) -> str:
-    """A text as a record keeps it, for people: what was escaped as it is meant, references as they stand."""
+    """Return a record's text for display: escaped interpolations unescaped, references unchanged."""
     return INTERPOLATION.sub(
         lambda match: f"{match[1][: len(match[1]) // 2]}${{" if len(match[1]) % 2 else match[0], text
     )
 
 
 def escaped_before(value: Any) -> Any:
-    """Values of a record of before format 2: of their interpolations only references were to be resolved."""
+    """Escape the values of a record older than format 2, in which only the references in `LIVE` were interpolations."""
     return _texts(value, _escaped_but_references)
 
 
@@ -130,7 +129,7 @@ def _texts(value: Any, change: Any) -> Any:
 
 
 def unfit(value: Any, path: str) -> Iterator[str]:
-    """Every value that no record can hold: where it stands, and what it is."""
+    """Yield a description of each value that a record cannot hold, with its path."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from unfit(key, f"{path} (a key)")

@@ -1,4 +1,4 @@
-"""When Python looks for garbage: not while much is made that stays."""
+"""Control of Python's garbage collector."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
-    """Inside, no garbage is looked for: where many objects are made at once, that takes a third of the time."""
+    """Disable garbage collection in the context. It takes a third of the time when many objects are created at once."""
     searching = gc.isenabled()
     gc.disable()
     try:

@@ -1,18 +1,18 @@
-"""Which labrun this is. Imports next to nothing: `labrun --version` answers at once."""
+"""Version of the installed package. Imports almost nothing, so that `labrun --version` is fast."""
 
 from __future__ import annotations
 
 
 def number() -> str:
-    """The version of the installed package."""
+    """Return the version of the installed package."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
         return version("labrun")
-    except PackageNotFoundError:  # the sources, without being installed
+    except PackageNotFoundError:  # running from the sources, without an installation
         return "of a folder"
 
 
 def text() -> str:
-    """`labrun 1.0.0`."""
+    """Return name and version, as in `labrun 1.0.0`."""
     return f"labrun {number()}"
