@@ -1,11 +1,11 @@
-"""Values of the environment that a config refers to, and texts without them.
+"""Masking of environment variables' values in texts.
 
-A secret reaches a run by a reference, `${oc.env:NAME}`, and records keep the reference. An error's message may hold the
-value all the same: whoever was given it repeats it. So each value that was looked up in this process is noted, and
-`masked` puts `***` in its place before a text goes into a record, a log of labrun's own, or on the screen.
+A secret reaches a run through a reference, `${oc.env:NAME}`, and records keep the reference. An error message may still
+contain the value, because the code that received it may repeat it. So this module notes each value that is looked up in
+this process, and `masked` replaces it with `***` before a text goes into a record, labrun's own log or to the terminal.
 
-Not every value can be masked, or a text would be all stars: see `is_masked`. What the user's code prints itself is
-none of labrun's, and stays as it is.
+Not every value can be masked, or texts would become unreadable: see `is_masked`. Output of the user's code is not
+masked.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from labrun import terminal
 
 STARS = "***"
 SHORTEST = 4
-"""Characters: a shorter value is part of too many words."""
+"""Minimum length of a masked value, in characters: a shorter one occurs in too many words."""
 WHOLE = 8
-"""Characters: a shorter value is masked only where it stands by itself, and is not part of a word."""
+"""Length below which a value is masked only as a whole word, in characters."""
 DIGITS = 6
-"""A number with fewer digits is a setting, as most are."""
+"""Minimum number of digits of a masked number: shorter ones are most likely settings."""
 WORDS = frozenset(
     {"true", "false", "null", "none", "auto", "default", "debug", "info", "warning", "error", "cuda", "test", "train"}
     | {"main", "latest", "localhost", "production", "development", "utf-8"}
 )
-"""Settings, which are not secrets."""
+"""Common settings, which are never masked."""
 OPEN = frozenset(
     {"HOME", "USER", "LOGNAME", "HOSTNAME", "HOST", "SHELL", "PWD", "OLDPWD", "PATH", "LANG", "TERM", "TMPDIR", "TZ"}
     | {"EDITOR", "DISPLAY", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV"}
 )
-"""Variables that say who and where one is."""
+"""Variables about the user and the machine, which are never masked."""
 LINE = 8
-"""Characters of a line that is masked by itself, of a value of several lines."""
+"""Minimum length of a line that is masked separately, in a value of several lines."""
 REFERENCE = re.compile(r"oc\.env:\s*([A-Za-z_][A-Za-z0-9_]*)")
 
 _noted: dict[str, re.Pattern[str]] = {}
-"""By the value: what finds it."""
+"""The noted values, each with the pattern that finds it."""
 _lock = threading.Lock()
 
 
 def is_masked(name: str, value: str) -> bool:
-    """Whether a variable's value is masked.
+    """Whether the value of an environment variable is masked.
 
-    Not those of fewer than four characters, numbers of fewer than six digits, words such as `true` and `auto`, paths
-    that exist on this machine, and variables such as HOME and USER.
+    Values of fewer than four characters, numbers of fewer than six digits, words such as `true` and `auto`, paths that
+    exist on this machine, and variables such as HOME and USER are not.
     """
     text = value.strip()
     if len(text) < SHORTEST or text.lower() in WORDS or name in OPEN:
@@ -66,7 +66,7 @@ def is_masked(name: str, value: str) -> bool:
 
 
 def note(name: str, value: object) -> None:
-    """Note a variable's value: from now on texts are without it, if it is one that `is_masked`."""
+    """Note the value of a variable, so that `masked` replaces it from now on if `is_masked` allows."""
     text = str(value)
     if text in _noted or not is_masked(name, text):
         return
@@ -78,7 +78,7 @@ def note(name: str, value: object) -> None:
 
 
 def note_config(config: Mapping[str, Any]) -> None:
-    """Note every variable that a config refers to, and every one that it gives to its runs, as it is here and now."""
+    """Note the current values of all variables that a config refers to or sets for its runs."""
     for name in dict.fromkeys(_names(config)):
         if name in os.environ:
             note(name, os.environ[name])
@@ -101,7 +101,7 @@ def _names(value: Any) -> Iterator[str]:
 
 
 def _spellings(value: str) -> Iterator[str]:
-    """What of a value is masked by itself: all of it, the password of an address, each line."""
+    """Yield the parts of a value that are masked separately: all of it, the password of a URL, each line."""
     yield value
     with contextlib.suppress(ValueError):
         password = urllib.parse.urlsplit(value).password if "://" in value else None
@@ -111,7 +111,7 @@ def _spellings(value: str) -> Iterator[str]:
 
 
 def _pattern(value: str) -> re.Pattern[str]:
-    """What finds a value, however each of its characters is written."""
+    """Return a pattern that finds a value, however its characters are escaped."""
     text = "".join(map(_written, re.findall(r"\\+|.", value, re.DOTALL)))
     if len(value) >= WHOLE:
         return re.compile(text)
@@ -120,15 +120,15 @@ def _pattern(value: str) -> re.Pattern[str]:
 
 
 NAMED = {"\n": "n", "\r": "r", "\t": "t", "\f": "f", "\b": "b", "\a": "a", "\v": "v", "\0": "0", "\x1b": "e"}
-"""What follows a backslash, in Python, JSON or YAML."""
+"""Letters of backslash escapes in Python, JSON or YAML."""
 ENTITIES = {'"': "quot", "&": "amp", "<": "lt", ">": "gt", "'": "apos"}
 
 
 @functools.cache
 def _written(sign: str) -> str:
-    """A pattern for a character: itself, or as Python, JSON (in JSON), YAML, HTML, a shell or an address write it.
+    """Return a pattern for a character, plain or as escaped by Python, (nested) JSON, YAML, HTML, a shell or a URL.
 
-    Several backslashes are taken together; repetitions have an end: no text takes long.
+    Consecutive backslashes are matched as one unit, and all repetitions are bounded, so that matching stays fast.
     """
     if sign.startswith("\\") and len(sign) > 1:
         return rf"(?:\\{{{len(sign)},{16 * len(sign)}}}+|(?:%(?:25){{0,3}}5(?i:c)){{{len(sign)}}})"
@@ -137,7 +137,7 @@ def _written(sign: str) -> str:
     data, code = sign.encode("utf-8", "surrogatepass"), ord(sign)
     coded = [f"u{code:04x}", f"U{code:08x}", r"\\{1,16}+".join(f"x{byte:02x}" for byte in data)]
     coded += [f"x{code:02x}"] if code < 256 else []
-    if code > 0xFFFF:  # as JSON has it
+    if code > 0xFFFF:  # a surrogate pair, as in JSON
         pair = sign.encode("utf-16-be")
         coded.append(rf"u{pair[:2].hex()}\\{{1,16}}+u{pair[2:].hex()}")
     forms = [
@@ -153,7 +153,7 @@ def _written(sign: str) -> str:
 
 
 def masked(text: str) -> str:
-    """A text with stars in the place of every value that was noted."""
+    """Return a text with every noted value replaced by `***`."""
     for _, pattern in sorted(_noted.items(), key=lambda item: -len(item[0])):
         text = pattern.sub(STARS, text)
     return text
@@ -161,13 +161,13 @@ def masked(text: str) -> str:
 
 @contextlib.contextmanager
 def in_logs() -> Iterator[None]:
-    """Inside, what labrun logs is masked, and is nothing that a terminal obeys."""
+    """In the context, mask labrun's log messages, and escape control characters in them."""
     before = logging.getLogRecordFactory()
 
     def make(*arguments: Any, **more: Any) -> logging.LogRecord:
         record = before(*arguments, **more)
         if record.name.partition(".")[0] == "labrun":
-            with contextlib.suppress(TypeError, ValueError):  # whoever shows it says what is wrong with it
+            with contextlib.suppress(TypeError, ValueError):  # a bad format: the handler reports it
                 text = record.getMessage()
                 if (without := terminal.lines(masked(text))) != text:
                     record.msg, record.args = without, ()
@@ -182,19 +182,19 @@ def in_logs() -> Iterator[None]:
 
 
 def register() -> None:
-    """Have OmegaConf's references to the environment noted, in this process."""
+    """Replace OmegaConf's `oc.env` resolver with `env`, which notes the values it returns."""
     from omegaconf import OmegaConf
 
     OmegaConf.register_new_resolver("oc.env", env, replace=True)
 
 
 def forget() -> None:
-    """Forget what was noted: for tests, and for a process that goes on to other work."""
+    """Forget all noted values: for tests, and for a process that starts other work."""
     _noted.clear()
 
 
 def env(key: str, *default: Any) -> Any:
-    """OmegaConf's resolver `oc.env`, which notes what it gives."""
+    """Resolve `oc.env` as OmegaConf does, and note the value."""
     from omegaconf.resolvers import oc
 
     found = oc.env(key, *default)

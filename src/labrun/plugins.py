@@ -1,4 +1,4 @@
-"""Classes by name: labrun's own, and those that installed packages bring by entry points."""
+"""Plugin registries: named classes of labrun's own, and those that installed packages provide as entry points."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from labrun.errors import ConfigError
 
 
 class Plugins:
-    """One object for each name, made when it is first asked for.
+    """A registry with one instance per name, created on first use.
 
     Args:
-        group: of entry points.
-        base: the class that all derive from, as `module:Class`.
-        own: labrun's, as `module:Class` by name.
-        key: the config's key that holds a name, for messages.
-        also: values of the key that name no class.
-        hidden: names of labrun's own that the key may not hold: another key chooses them.
+        group: the entry point group.
+        base: the common base class, as `module:Class`.
+        own: labrun's own classes by name, as `module:Class`.
+        key: the config key that holds a name, for messages.
+        also: other values of the key, without a class.
+        hidden: names of labrun's own classes that the key must not hold, because another key selects them.
     """
 
     def __init__(
@@ -39,40 +39,40 @@ class Plugins:
 
     @cached_property
     def _others(self) -> dict[str, metadata.EntryPoint]:
-        """Those of installed packages; looked up only where a name is none of ours."""
+        """Entry points of installed packages, by name; looked up only for names that are not labrun's own."""
         return {entry.name: entry for entry in metadata.entry_points(group=self._group)}
 
     def names(self) -> list[str]:
-        """Every name: labrun's own first."""
+        """Return all names, labrun's own first."""
         return [*self._own, *sorted(set(self._others) - set(self._own))]
 
     def values(self) -> list[str]:
-        """All that the key may hold."""
+        """Return all values that the key may have."""
         return [*self._also, *(name for name in self.names() if name not in self._hidden)]
 
     def holds(self, value: Any) -> bool:
-        """Whether the key may hold a value; packages are looked up only for what is none of ours."""
+        """Whether the key may have this value. Entry points are looked up only for names that are not labrun's own."""
         if not isinstance(value, str) or value in self._hidden:
             return False
         return value in self._own or value in self._also or value in self._others
 
     def refusal(self, name: Any, key: str) -> str:
-        """What is said of a value that the key cannot hold."""
+        """Return the error message for a value that the key cannot have."""
         known = self.values()
         return f"{key}={name!r}: expected one of {', '.join(known)}.{checking.suggest(str(name), known)}"
 
     def get(self, name: str) -> Any:
-        """The object of that name.
+        """Return the object of a name.
 
         Raises:
-            ConfigError: there is none, or its package cannot be used.
+            ConfigError: the name is unknown, or its package cannot be used.
         """
         if name not in self._made:
             self._made[name] = self._make(name)
         return self._made[name]
 
     def find(self, name: Any) -> Any | None:
-        """The same; None where there is none, or its package cannot be used."""
+        """Return the object of a name; None if the name is unknown, or its package cannot be used."""
         try:
             return self.get(name) if self.holds(name) else None
         except ConfigError:
@@ -83,7 +83,7 @@ class Plugins:
             raise ConfigError(self.refusal(name, self.key))
         try:
             made = (_load(self._own[name]) if name in self._own else self._others[name].load())()
-        except Exception as error:  # whatever a package of somebody else's does
+        except Exception as error:  # a third-party package can raise anything
             if name in self._own:
                 raise
             raise ConfigError(f"{self.key}={name!r}: its package fails: {type(error).__name__}: {error}") from error
@@ -93,15 +93,15 @@ class Plugins:
         return made
 
     def all_known(self) -> Iterator[Any]:
-        """Every object whose package can be used."""
+        """Yield every object whose package can be used."""
         for name in self.names():
             try:
                 yield self.get(name)
-            except ConfigError:  # reported when somebody names it
+            except ConfigError:  # reported when the user selects it
                 continue
 
     def forget(self) -> None:
-        """Look everything up anew: packages were installed, or taken away."""
+        """Clear all caches, after packages were installed or removed."""
         self._made.clear()
         self.__dict__.pop("_others", None)
 
@@ -124,7 +124,7 @@ BACKENDS = Plugins(
     also=["auto"],
     hidden=["remote"],
 )
-"""Where runs go: see `labrun.backends.registry`."""
+"""The backends, which execute runs: see `labrun.backends.registry`."""
 TRACKERS = Plugins(
     "labrun.trackers",
     "labrun.tracking.base:Tracker",
@@ -132,11 +132,11 @@ TRACKERS = Plugins(
     key="tracking.kind",
     also=["none"],
 )
-"""Views of the records: see `labrun.tracking.registry`."""
+"""The trackers, which display records: see `labrun.tracking.registry`."""
 TASKS = Plugins(
     "labrun.tasks",
     "labrun.tasks.base:TaskType",
     {name: f"labrun.tasks.kinds:{name.capitalize()}" for name in ("fit", "evaluate", "predict", "script")},
     key="task",
 )
-"""What a run does: see `labrun.tasks.base`."""
+"""The task types: see `labrun.tasks.base`."""

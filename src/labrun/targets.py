@@ -1,6 +1,6 @@
-"""What can be said of a `_target_` before anything is imported: from the module's source, as it lies on the disk.
+"""Static inspection of `_target_`s: everything is read from module sources, and nothing is imported.
 
-Otherwise a user who mistyped a class would wait for PyTorch before hearing of it.
+So a user who mistypes a class name sees the error at once, without waiting for PyTorch to load.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from labrun.checking import suggest
 from labrun.errors import ConfigError
 
 LIBRARIES = {"torch": "PyTorch", "pytorch_lightning": "Lightning", "lightning": "Lightning", "sklearn": "scikit-learn"}
-"""What takes seconds to import, and is worth a word before the silence."""
+"""Libraries that take seconds to import, with the name shown while they load."""
 NEEDED = {
     "WandbLogger": ("wandb", "uv sync --extra wandb, or pip install wandb"),
     "TensorBoardLogger": ("tensorboard", "pip install tensorboard"),
     "CometLogger": ("comet_ml", "pip install comet-ml"),
     "NeptuneLogger": ("neptune", "pip install neptune"),
 }
-"""Packages that Lightning's loggers need and that need not be installed, and how they come."""
+"""Optional packages required by Lightning's loggers, and how to install them."""
 DYNAMIC = ("globals()", "exec(", "sys.modules", "__getattr__", "import *", "vars()")
-"""Where one of these stands, a module may hold names that its source does not show."""
+"""Source texts that mean a module may define names dynamically, so that its names are unknown."""
 LISTED = 12
 PYTORCH = frozenset({"torch", "torchvision", "pytorch_lightning", "lightning"})
 MOST_READ = 12
-"""Sources that are read to find out what a target imports."""
+"""Maximum number of sources to read for one target."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """What a `_target_` names.
+    """The location of a `_target_`.
 
     Args:
-        module: the dotted name of the module that it leads to.
-        source: that module's file; None if it is not Python source, or unknown.
-        names: what is wanted of the module, from the outside in.
+        module: dotted name of its module.
+        source: source file of the module; None if it is not Python source, or unknown.
+        names: attribute path within the module, outermost first.
     """
 
     module: str
@@ -51,15 +51,15 @@ class Named:
 
 
 def check(target: str, key: str) -> None:
-    """Whether what a `_target_` names can be there, without importing it.
+    """Check that a `_target_` can exist, without importing it.
 
     Args:
-        target: dotted.
-        key: the config's key above it, for the message.
+        target: the dotted name.
+        key: config key of the node with the target, for messages.
 
     Raises:
-        ConfigError: there is no such module, or its source has no such name. What its source does not tell is left
-            to the import.
+        ConfigError: there is no such module, or its source has no such name. Names that the source does not reveal
+            are left to the import.
     """
     check_module(target, key)
     _check_package(target, key)
@@ -77,10 +77,10 @@ def check(target: str, key: str) -> None:
 
 
 def check_module(target: str, key: str) -> None:
-    """Whether the package that a `_target_` names is there at all.
+    """Check that the top-level package of a `_target_` exists.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it does not.
     """
     top = target.partition(".")[0]
     try:
@@ -100,7 +100,7 @@ def _check_package(target: str, key: str) -> None:
 
 
 def locate(target: str) -> Named:
-    """The module that a `_target_` leads to. Only files are looked at: no package above it is imported."""
+    """Find the module of a `_target_`, from files alone: not even the packages that contain it are imported."""
     parts = target.split(".")
     spec = importlib.util.find_spec(parts[0]) if parts[0] not in sys.modules else sys.modules[parts[0]].__spec__
     if spec is None:
@@ -118,21 +118,22 @@ def locate(target: str) -> Named:
 
 
 def takes(target: str, name: str) -> bool:
-    """Whether a class, or a function, has an argument of that name, as far as its source says so by itself."""
+    """Whether the source of a class or a function itself shows a parameter of this name."""
     found = locate(target)
     source = _read(found) if len(found.names) == 1 else None
     return source is not None and name in source.arguments.get(found.names[0], ())
 
 
 def unknown_arguments(target: str, given: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Arguments that a class or a function does not take, and those that it takes, as far as its source tells.
+    """Compare argument names with the parameters of a class or a function, as its source shows them.
 
     Args:
-        target: dotted.
+        target: the dotted name.
         given: names of arguments.
 
     Returns:
-        Two empty lists where the source does not tell: it takes any name, or inherits its arguments.
+        The names that it does not take, and all that it takes. Both are empty if the source does not determine them:
+        it takes any name, or inherits its parameters.
     """
     found = locate(target)
     source = _read(found) if len(found.names) == 1 else None
@@ -143,16 +144,16 @@ def unknown_arguments(target: str, given: Iterable[str]) -> tuple[list[str], lis
 
 
 def ancestors(target: str) -> frozenset[str]:
-    """The names of the classes that a class is derived from, itself first; of a function, of what it says it returns.
+    """Return a class and its base classes; for a function, those of its annotated return type.
 
-    Read from the sources, so that nothing is imported. Where a class comes from a package of PyTorch's, its name is
-    enough; what the sources do not tell is left out.
+    The names are read from the sources, and nothing is imported. Bases of classes from PyTorch's and similar libraries
+    are not followed, and bases that the sources do not reveal are left out.
 
     Args:
-        target: dotted.
+        target: the dotted name.
 
     Returns:
-        Dotted names, as the modules import them: `lightning.LightningDataModule`, `torch.utils.data.Dataset`.
+        Dotted names as imported in the sources: `lightning.LightningDataModule`, `torch.utils.data.Dataset`.
     """
     found: set[str] = set()
     waiting = [target]
@@ -167,22 +168,22 @@ def ancestors(target: str) -> frozenset[str]:
 
 
 def is_data_module(target: str) -> bool:
-    """Whether a `_target_` is, or says that it returns, a `LightningDataModule`."""
+    """Whether a `_target_` is a `LightningDataModule`, or a function annotated to return one."""
     found = (name.split(".") for name in ancestors(target))
     return any(parts[0] in PYTORCH and parts[-1] == "LightningDataModule" for parts in found)
 
 
 def is_plain_network(target: str) -> bool:
-    """Whether a `_target_` is a class of PyTorch's modules, as far as the sources tell, and no `LightningModule`."""
+    """Whether a `_target_` is a PyTorch module but not a `LightningModule`, as far as the sources show."""
     found = [name.split(".") for name in ancestors(target) if name != target]
     return any(parts[0] in PYTORCH for parts in found) and all(parts[-1] != "LightningModule" for parts in found)
 
 
 def quoted(target: str, names: tuple[str, ...]) -> str | None:
-    """The first of some names that the source of a class, and of those it is derived from, holds.
+    """Return the first of several names that occurs in the source of a class or of its bases; None if none does.
 
-    It stands there in quotes, or an f-string makes it: `f"{part}/loss"`, where `"val"` stands in quotes. Where neither
-    is so, what else is in their files counts.
+    A name occurs as a string literal, or as an f-string that can produce it: `f"{part}/loss"` if `"val"` also occurs.
+    If the classes contain none of the names, the whole files are searched.
     """
     classes = files = ""
     for named in map(locate, sorted(ancestors(target))):
@@ -210,14 +211,14 @@ def quoted(target: str, names: tuple[str, ...]) -> str | None:
 
 @dataclass(frozen=True)
 class Source:
-    """What a module's source says at its top.
+    """Top-level definitions in the source of a module.
 
     Args:
-        imported: what each name that it imports stands for, dotted.
-        bases: of each class what it is derived from, of each function what it says it returns, as it stands there.
-        arguments: of each class and function those that it takes.
-        classes: the names of its classes.
-        signatures: the arguments again, in their order; None where there may be others.
+        imported: dotted origin of each imported name.
+        bases: base classes of each class, return annotation of each function, as written.
+        arguments: parameter names of each class and function.
+        classes: names of the classes.
+        signatures: parameter names in order; None if there may be others.
     """
 
     imported: Mapping[str, str]
@@ -228,7 +229,7 @@ class Source:
 
 
 def _read(named: Named) -> Source | None:
-    """What the source of a module says; None where there is none to be read."""
+    """Parse the source of a module; None if there is none, or it cannot be read."""
     if named.source is None:
         return None
     try:
@@ -240,17 +241,17 @@ def _read(named: Named) -> Source | None:
 
 @functools.lru_cache(maxsize=256)
 def _parsed(source: Path, module: str, stamp: tuple[int, int, int]) -> Source:
-    """Read once, as long as the stamp of the file is the same: a sweep asks again for each of its runs.
+    """Parse a source file. Cached by the file's stamp, because a sweep needs it for each of its runs.
 
     Raises:
-        OSError, ValueError, SyntaxError: it cannot be read.
+        OSError, ValueError, SyntaxError: the file cannot be read or parsed.
     """
     body = ast.parse(source.read_text(encoding="utf-8")).body
     tops = [one for one in reversed(body) if isinstance(one, ast.ClassDef | ast.FunctionDef)]
     return Source(
         _names(body, source, module),
         {one.name: [ast.unparse(base).strip("'\"") for base in _derived_from(one)] for one in reversed(tops)},
-        {one.name: _arguments(one) for one in tops},  # of two with one name, the first
+        {one.name: _arguments(one) for one in tops},  # the first definition of a name wins
         frozenset(one.name for one in tops if isinstance(one, ast.ClassDef)),
         {one.name: _signature(one) for one in tops},
     )
@@ -277,7 +278,7 @@ def _signature(node: ast.ClassDef | ast.FunctionDef) -> tuple[str, ...] | None:
     )
     if made is None or node.decorator_list or made.decorator_list or made.args.kwarg is not None:
         return None
-    if isinstance(node, ast.ClassDef) and node.keywords:  # of another metaclass
+    if isinstance(node, ast.ClassDef) and node.keywords:  # a metaclass may change the signature
         return None
     return tuple(arg.arg for arg in (*made.args.args, *made.args.kwonlyargs) if arg.arg != "self")
 
@@ -286,7 +287,7 @@ def _bases(target: str) -> list[str]:
     named = locate(target)
     if len(named.names) != 1 or (source := _read(named)) is None:
         return []
-    if named.names[0] in source.imported:  # a package that hands on what a module of its own has
+    if named.names[0] in source.imported:  # a name that a package re-exports
         return [source.imported[named.names[0]]]
     return [
         f"{named.module}.{text}"
@@ -298,7 +299,7 @@ def _bases(target: str) -> list[str]:
 
 
 def _names(body: list[ast.stmt], source: Path, module: str) -> dict[str, str]:
-    """What each name that a module imports stands for, dotted."""
+    """Return the dotted origin of each name that a module imports."""
     found = {}
     for one in body:
         if isinstance(one, ast.Import):
@@ -313,7 +314,7 @@ def _names(body: list[ast.stmt], source: Path, module: str) -> dict[str, str]:
 
 
 def _beside(one: ast.ImportFrom, source: Path, module: str) -> str:
-    """The module that a `from ... import` names, dotted; relative ones counted from where it stands."""
+    """Return the dotted module of a `from ... import`, with relative imports resolved."""
     above = module.split(".") if source.name == "__init__.py" else module.split(".")[:-1]
     return ".".join(filter(None, [*(above[: len(above) - one.level + 1] if one.level else []), one.module]))
 
@@ -330,11 +331,11 @@ def _module_in(places: list[Path], name: str) -> tuple[Path | None, list[Path]] 
 
 
 def _offered(source: Path) -> set[str] | None:
-    """The names that a module's source binds at its top; None if unknown."""
+    """Return the names that a module's source binds at the top level; None if unknown."""
     try:
         text = source.read_text(encoding="utf-8")
         tree = ast.parse(text)
-    except (OSError, ValueError, SyntaxError):  # the import says what is wrong there
+    except (OSError, ValueError, SyntaxError):  # the import will report it
         return None
     if any(word in text for word in DYNAMIC):
         return None
@@ -354,7 +355,7 @@ def _bound(node: ast.AST) -> Iterator[str]:
 
 
 def announce(*targets: str) -> None:
-    """Say that a library is being loaded, if importing what targets name takes seconds. To standard output."""
+    """Print that a library is being loaded, if importing the targets will take seconds."""
     wanted = set()
     for target in targets:
         named = locate(target)
@@ -368,7 +369,7 @@ def announce(*targets: str) -> None:
 
 @functools.cache
 def needs_torch(target: str) -> bool:
-    """Whether importing what a target names imports PyTorch, as far as the sources nearest to it say so."""
+    """Whether importing a target also imports PyTorch, judging by the sources of its own package and of labrun."""
     top = target.partition(".")[0]
     waiting, seen = [target], set[str]()
     while waiting and len(seen) < MOST_READ:
@@ -384,18 +385,18 @@ def needs_torch(target: str) -> bool:
 
 
 def say(library: str) -> None:
-    """Say that a library is being loaded."""
+    """Print that a library is being loaded."""
     if sys.stdout is not None:
-        with contextlib.suppress(OSError):  # nobody reads it any more, or the disk behind it is full
+        with contextlib.suppress(OSError):  # a closed pipe, or a full disk
             print(f"Loading {library} ...", flush=True)
 
 
 def _imported(source: Path, module: str = "") -> set[str]:
-    """The modules that a module imports at its top.
+    """Return the modules that a module imports at the top level.
 
     Args:
-        source: its file.
-        module: its own dotted name, for what it imports from beside itself.
+        source: its source file.
+        module: its dotted name, to resolve relative imports.
     """
     try:
         body = ast.parse(source.read_text(encoding="utf-8")).body

@@ -1,8 +1,8 @@
-"""Text as a terminal may have it: what records, archives, datastores and registries say is shown, and never obeyed.
+"""Safe terminal output: text from records, archives, datastores and registries must not control the terminal.
 
-A terminal takes control characters for commands: they set its title, move over what was written before, fill its input,
-or turn the order of letters round. `plain` shows them as escapes. `guarded` does the same to all that a command prints,
-so that no line of it has to be remembered; what is to stay as it is goes through `raw`.
+Terminals interpret control characters: they can set the title, overwrite earlier output, inject input, or reverse the
+text direction. `plain` replaces them with visible escapes. `guarded` applies this to everything that a command prints,
+so that no print statement can forget it; output that must stay unchanged goes through `raw`.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 KEPT = frozenset("\u200c\u200d")
-"""Joiners without a width of their own: scripts and pictures are made with them."""
+"""Zero-width joiners, which some scripts and emoji need."""
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def plain(text: str, keep: str = "") -> str:
-    """A text without what a terminal takes for a command: control characters (C0, DEL, C1), so every escape sequence;
-    what turns the direction of writing; what is not a character. They are shown as `\\x1b`, `\\u202e`.
+    """Replace control characters (C0, DEL, C1, thus all escape sequences), bidirectional controls and non-characters
+    in a text with visible escapes such as `\\x1b` and `\\u202e`.
 
     Args:
-        text: any.
-        keep: control characters that stay: line ends, in a text of several lines.
+        text: any text.
+        keep: control characters to keep, such as line ends in a text of several lines.
     """
     if text.translate(dict.fromkeys(map(ord, keep))).isprintable() if keep else text.isprintable():
         return text
@@ -34,19 +34,19 @@ def plain(text: str, keep: str = "") -> str:
 
 
 def lines(text: str) -> str:
-    """As `plain`, of a text of several lines: their ends and tabs stay."""
+    """Apply `plain` to a text of several lines, keeping line ends and tabs."""
     return plain(text, "\n\t")
 
 
 def cell(value: Any) -> Any:
-    """A value for a CSV file: exact, but for control characters other than line ends and tabs, which are escapes."""
+    """Escape the control characters in a value for a CSV file, except newlines and tabs."""
     if not isinstance(value, str) or value.isprintable():
         return value
     return "".join(escaped(c) if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t" else c for c in value)
 
 
 def log(text: str) -> str:
-    """What a run printed, for a view beside the log itself: colours taken out, a line that is written over below it."""
+    """Prepare a run's log for display: remove colours, and replace carriage returns with newlines."""
     return COLOURS.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -55,16 +55,16 @@ def _is_harmless(character: str) -> bool:
 
 
 def escaped(character: str) -> str:
-    """A character as its code."""
+    """Return the escape of a character, such as `\\x1b`."""
     code = ord(character)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 class Guarded(io.TextIOBase):
-    """A standard stream that shows what it is given as `lines` has it.
+    """A standard stream that passes all text through `lines`.
 
     Args:
-        stream: the stream itself.
+        stream: the underlying stream.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -96,25 +96,25 @@ class Guarded(io.TextIOBase):
 
     @property
     def buffer(self) -> Any:
-        """The bytes below, for who must write those."""
+        """The underlying binary buffer."""
         return self.stream.buffer
 
     def reconfigure(self, **how: Any) -> None:
-        """Change how it is buffered."""
+        """Reconfigure the underlying stream."""
         self.stream.reconfigure(**how)  # type: ignore[attr-defined]
 
     def close(self) -> None:
-        """Never: it is the process's own."""
+        """Do nothing: the stream belongs to the process."""
 
 
 def raw(stream: Any) -> Any:
-    """A standard stream as it is: for programs, and for what a run printed itself."""
+    """Return the unguarded stream, for machine-readable output and for output of runs."""
     return stream.stream if isinstance(stream, Guarded) else stream
 
 
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
-    """Inside, nothing reaches the terminal but through `lines` and `raw`."""
+    """In the context, guard standard output and standard error; only `raw` bypasses this."""
     before = (sys.stdout, sys.stderr)
     sys.stdout, sys.stderr = Guarded(before[0]), Guarded(before[1])
     try:

@@ -1,9 +1,10 @@
-"""What may be built because a file says so that others may have written: classes of models, and nothing else.
+"""Safe building of models from untrusted files: only model classes are built without the user's consent.
 
-A model's card and a run's record name what is to be built, by `_target_`. Both travel: in archives, in shared folders.
-So a name is resolved first, and the object decides: a class of a network or of an estimator whose own module and name
-are labrun's, scikit-learn's or torch's. No function is called, whatever its name begins with, and the same holds for
-each node among the arguments. What else is to be built the user has to name (`trusted`).
+A model's card and a run's record contain `_target_`s to build, and both may come from others, in archives or shared
+folders. So each name is resolved first, and the object itself is checked: it must be the class of a network or an
+estimator whose own module and name belong to labrun, scikit-learn or torch. Functions are not called, whatever their
+names begin with, except torchvision's own model builders. The same holds for each node among the arguments. The user
+has to name every other target (`trusted`).
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from labrun import building, targets
 from labrun.errors import ConfigError, LabrunError, UntrustedError
 
 MODEL_PACKAGES = ("labrun.models", "sklearn", "torch.nn", "torchvision.models")
-"""Where classes of models lie that may be built unasked."""
+"""Packages whose model classes are built without the user's consent."""
 DEEPEST = 50
-"""Levels of nodes within nodes: no model has as many."""
+"""Maximum nesting depth of a node; no real model reaches it."""
 
 
 def named_targets(node: Any, key: str, depth: int = 0) -> Iterator[tuple[str, str]]:
-    """Every `_target_` in a node, at any depth, with the key of the node that has it.
+    """Yield every `_target_` in a node, at any depth, as pairs of the key of its node and the target.
 
     Raises:
-        ConfigError: one is not text, or the node is too deep.
+        ConfigError: a target is not text, or the node is nested too deeply.
     """
     if depth > DEEPEST:
         raise ConfigError(f"{key}: its values lie more than {DEEPEST} levels deep, and no model's do")
@@ -44,16 +45,16 @@ def named_targets(node: Any, key: str, depth: int = 0) -> Iterator[tuple[str, st
 
 
 def check_model(node: Mapping[str, Any], key: str, trusted: Sequence[str], may_import: bool = True) -> None:
-    """Whether a saved model's node may be built: every target in it is a model's class, or one that the user names.
+    """Check that a saved model may be built: every target in its node is a model class, or trusted by the user.
 
     Args:
         node: `_target_` and its arguments.
-        key: where it stands, for messages.
-        trusted: targets that the user names, as the node spells them.
-        may_import: look at the objects themselves; else only at the names, as far as those tell.
+        key: config key of the node, for messages.
+        trusted: targets that the user trusts, spelled as in the node.
+        may_import: check the imported objects; False: check only the names, as far as they suffice.
 
     Raises:
-        UntrustedError: it may not; the message names every target that is in the way, and what each is.
+        UntrustedError: it may not; the message names every untrusted target, and the reason for each.
     """
     unknown = {
         target: why
@@ -70,11 +71,11 @@ def check_model(node: Mapping[str, Any], key: str, trusted: Sequence[str], may_i
 
 
 def refusal(target: str, may_import: bool = True) -> str:
-    """Why a target is not a class of a model that may be built unasked; empty where it is one.
+    """Return why a target may not be built without the user's consent; empty if it may.
 
     Args:
-        target: dotted.
-        may_import: import it to decide; otherwise allow what cannot be decided without.
+        target: the dotted name.
+        may_import: import it to decide; False: allow a target that cannot be checked without importing it.
     """
     if not _is_in(target, MODEL_PACKAGES):
         return f"no class of {', '.join(MODEL_PACKAGES)}"
@@ -108,10 +109,10 @@ def _own_name(found: Any) -> str:
 
 
 def _resolved(target: str) -> Any:
-    """The object behind a dotted name, followed without leaving the package that the name begins with.
+    """Resolve a dotted name to an object, without leaving its top-level package.
 
     Raises:
-        ConfigError: there is none, or the name leads out of the package.
+        ConfigError: there is no such object, or the name leads out of the package.
     """
     first, *rest = target.split(".")
     found: Any = _module(first, target)
@@ -129,7 +130,7 @@ def _resolved(target: str) -> Any:
 
 
 def _module_or_offered(module: ModuleType, part: str, name: str, target: str) -> Any:
-    """A module below another one, or what a module gives that loads its names when they are asked for."""
+    """Return an attribute that a module loads lazily, or else the submodule of this name."""
     try:
         return getattr(module, part)
     except AttributeError:
@@ -148,41 +149,41 @@ def _module(name: str, target: str) -> ModuleType:
 
 
 def _is_model(found: type) -> bool:
-    """Whether a class is one of a network or of an estimator."""
+    """Whether a class is a torch module or a scikit-learn estimator."""
     torch, base = sys.modules.get("torch"), sys.modules.get("sklearn.base")
     kinds = ([] if torch is None else [torch.nn.Module]) + ([] if base is None else [base.BaseEstimator])
     return any(issubclass(found, kind) for kind in kinds)
 
 
 def _is_builder(found: Any) -> bool:
-    """Whether it is one of torchvision's own functions that build its networks, such as `resnet18`."""
+    """Whether an object is one of torchvision's own model builder functions, such as `resnet18`."""
     module = sys.modules.get("torchvision.models._api")
     known = getattr(module, "BUILTIN_MODELS", {})
     return callable(found) and any(found is one for one in known.values())
 
 
 def _without_download(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that keep torchvision from fetching weights: the saved ones take their place."""
+    """Return the arguments that keep torchvision from downloading weights, which the saved ones replace."""
     wanted = [key for key in ("weights", "weights_backbone") if given.get(key) is not None]
     made: dict[str, Any] = dict.fromkeys(wanted)
-    if "weights" in wanted and name in ("googlenet", "inception_v3"):  # with weights these turn the channels, too
+    if "weights" in wanted and name in ("googlenet", "inception_v3"):  # with weights, these also transform the input
         made |= {"transform_input": given.get("transform_input", True), "init_weights": False}
     return made
 
 
 def build_model(node: Mapping[str, Any], key: str, trusted: Sequence[str], **offered: Any) -> Any:
-    """Build a saved model's node, once `check_model` allows it.
+    """Build a saved model after `check_model`.
 
-    Nothing in it is interpolated, and nothing is built that was not checked.
+    No interpolation is resolved, and only checked nodes are built.
 
     Args:
         node: `_target_` and its arguments, plain values.
-        key: where it stands, for messages.
+        key: config key of the node, for messages.
         trusted: see `check_model`.
-        offered: arguments that are passed where the target has a parameter of that name and the node has no value.
+        offered: arguments that are passed if the target has a parameter of that name and the node has no value for it.
 
     Raises:
-        ConfigError: it may not be built, or cannot be.
+        ConfigError: the model may not be built, or building it fails.
     """
     check_model(node, key, trusted)
     found = _callable(node["_target_"], key)
