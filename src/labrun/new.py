@@ -1,6 +1,6 @@
-"""`labrun new FOLDER`: a small project that runs at once, to be changed into one's own.
+"""The command `labrun new FOLDER`: it writes a small working project as a starting point for the user's own.
 
-The files lie in `project/` beside this module, as text with `@NAME@` and the like in them. Standard library only.
+The templates are in `project/`, next to this module, with placeholders such as `@NAME@`. Standard library only.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ FILES = {
     "@PACKAGE@/model.py": "model.py.txt",
     "tests/test_project.py": "test_project.py.txt",
 }
-"""Each file of a project, and the text that it is made of."""
+"""Files of a project, each with its template."""
 TABLE = "data/moons.csv"
 ROWS = 400
 NAME = re.compile(r"[A-Za-z](?:[A-Za-z0-9_-]*[A-Za-z0-9])?")
 LONGEST = 60
 RESERVED = frozenset({"conf", "data", "outputs", "multirun", "tests", "test", "site", "con", "nul", "aux", "prn"})
-"""Names of folders that a project has beside its package, or that mean something to a system."""
+"""Names that a package must not have: other folders of a project, and names reserved by an operating system."""
 USER_ERROR = 2
 
 
 def is_asked(arguments: list[str]) -> bool:
-    """Whether a command line of `labrun` asks for a new project."""
+    """Whether a `labrun` command line is `labrun new`."""
     return arguments[1:2] == [WORD]
 
 
@@ -59,7 +59,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main() -> None:
-    """The command `labrun new`."""
+    """Run the command `labrun new`."""
     parser = _Parser(
         prog="labrun new",
         description="Write a small project that runs at once: a data set, a model, an experiment, a test.",
@@ -75,16 +75,16 @@ def main() -> None:
 
 
 def make(folder: str) -> str:
-    """Write a project.
+    """Write a new project.
 
     Args:
-        folder: where to, as the user typed it.
+        folder: its folder, as the user typed it.
 
     Returns:
-        What was written, and what to type next.
+        A text that lists the files and the next commands to type.
 
     Raises:
-        ConfigError: the folder has files, its name will not do, or it cannot be written.
+        ConfigError: the folder is not empty, its name is invalid, or it cannot be written.
     """
     if not folder.strip() or "\0" in folder:
         raise ConfigError("labrun new takes one folder: labrun new my_project")
@@ -111,10 +111,10 @@ def _filled(text: str, words: dict[str, str]) -> str:
 
 
 def _package(name: str, folder: str, place: Path) -> str:
-    """What a project's package is called.
+    """Return the package name of a project.
 
     Raises:
-        ConfigError: it cannot be, or something else that is installed is called so.
+        ConfigError: the name is invalid, or already taken, for example by an installed package.
     """
     if not NAME.fullmatch(name) or len(name) > LONGEST:
         near = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_").lower()[:LONGEST].strip("_")
@@ -138,7 +138,7 @@ def _package(name: str, folder: str, place: Path) -> str:
 
 
 def _taken(package: str, place: Path) -> str:
-    """Why a package cannot be called so; empty where it can."""
+    """Return why a package cannot have this name; empty if it can."""
     if keyword.iskeyword(package) or keyword.issoftkeyword(package) or package in ("true", "false", "none"):
         return "that is a word of Python's own"
     if package in sys.stdlib_module_names:
@@ -156,7 +156,7 @@ def _plain(name: str) -> str:
 
 
 def _is_importable(package: str, place: Path) -> bool:
-    """Whether there is a module of that name, but for what lies in the working folder or beside the new one."""
+    """Whether a module of this name can be imported, other than from the working folder or next to the new project."""
     try:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError, AttributeError):
@@ -169,10 +169,10 @@ def _is_importable(package: str, place: Path) -> bool:
 
 
 def _check_empty(place: Path, folder: str) -> None:
-    """Whether a project may be written to a folder: it is not there yet, or empty but for git's own.
+    """Check that a folder is new, or empty except for `.git`.
 
     Raises:
-        ConfigError: it may not.
+        ConfigError: it is not.
     """
     if place.is_dir():
         try:
@@ -189,10 +189,10 @@ def _check_empty(place: Path, folder: str) -> None:
 
 
 def _write(place: Path, texts: dict[str, str]) -> None:
-    """Write all files; where that fails, none is left.
+    """Write all files; on failure, remove those already written.
 
     Raises:
-        ConfigError: it failed.
+        ConfigError: a file cannot be written.
     """
     made: list[Path] = []
     try:
@@ -219,7 +219,7 @@ def _cannot(place: Path, error: OSError) -> ConfigError:
 
 
 def table() -> str:
-    """The points of two half moons, as CSV; the same each time."""
+    """Return points of two half moons as CSV; always the same ones."""
     draw = random.Random(0)
     lines = ["east,north,moon"]
     for row in range(ROWS):
@@ -231,7 +231,7 @@ def table() -> str:
 
 
 def _source() -> str:
-    """Where this very labrun came from, for uv; nothing where it came from a package index."""
+    """Return the uv source of the installed labrun, as TOML; empty if it came from a package index."""
     try:
         told = json.loads(metadata.distribution("labrun").read_text("direct_url.json") or "{}")
         address = str(told.get("url") or "")

@@ -1,7 +1,7 @@
-"""Runs and sweeps in a notebook: one page of HTML that needs no server and no widget, and stays in the saved notebook.
+"""HTML view of runs and sweeps in a notebook. It needs no server or widget, and is kept in the saved notebook.
 
-What is chosen (a metric, a run) is chosen by radio buttons and style sheets; a few lines of script remember the choice
-while the page is refreshed, and where scripts are not run nothing is missing but that.
+The user selects a metric or a run with radio buttons and CSS. A short script remembers the selection across refreshes;
+without scripts, only that is lost.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from labrun.runs.repeats import Setting
 
 LOG_LINES = 30
 DETAILED = 60
-"""So many runs of a sweep are shown with their config and log."""
+"""Maximum number of a sweep's runs shown with their config and log."""
 COLOURS: Mapping[str, str] = {
     records.COMPLETED: "#1a7f37",
     records.FAILED: "#cf222e",
@@ -38,7 +38,7 @@ COLOURS: Mapping[str, str] = {
 
 
 class ShownRun(Protocol):
-    """What a page says of a run; `labrun.Run` has it."""
+    """The part of `labrun.Run` that a page uses."""
 
     @property
     def folder(self) -> Path: ...
@@ -72,23 +72,23 @@ class ShownSweep(Protocol):
 
 
 def run_page(run: ShownRun, mark: str | None = None) -> str:
-    """A run as HTML.
+    """Render a run as HTML.
 
     Args:
-        run: what is shown.
-        mark: the page's own name among the others of its notebook.
+        run: the run.
+        mark: id of the page, unique in its notebook; None: a new one.
     """
     return _page(_run(run), mark or new_mark())
 
 
 def sweep_page(sweep: ShownSweep, mark: str | None = None) -> str:
-    """A sweep as HTML; see `run_page`."""
+    """Render a sweep as HTML; see `run_page`."""
     mark = mark or new_mark()
     return _page(_sweep(sweep, mark), mark)
 
 
 def new_mark() -> str:
-    """A name for a page that no other one has."""
+    """Return a unique id for a page."""
     return f"labrun-{uuid.uuid4().hex[:8]}"
 
 
@@ -124,7 +124,7 @@ def _status(status: str) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
-    """Cells are HTML already."""
+    """Render a table. The cells must already be HTML."""
     top = "<tr>" + "".join(f"<th>{cell}</th>" for cell in head) + "</tr>" if head else ""
     return f"<table>{top}{''.join('<tr>' + ''.join(f'<td>{c}</td>' for c in row) + '</tr>' for row in rows)}</table>"
 
@@ -202,13 +202,13 @@ def _sweep(sweep: ShownSweep, mark: str) -> str:
 
 
 def _best_first(children: Sequence[ShownRun], metric: str) -> Sequence[ShownRun]:
-    """Runs by their values; as they come where nothing tells which are good."""
+    """Sort runs by a metric, best first; keep their order if its direction is unknown."""
     _, wanted = store.asked(metric, [run.record for run in children])
     return children if wanted is None else sorted(children, key=lambda run: -store.score(run.record, metric, wanted))
 
 
 def _picture_of(children: Sequence[ShownRun], settings: Sequence[Setting]) -> str:
-    """Curves of the runs together, of at most a dozen; where settings have several seeds, their means."""
+    """Draw the curves of up to 12 runs in one picture; the mean curves if settings have several seeds."""
     if settings:
         folders = {run.id: run.folder for run in children}
         means, _ = mean_curves.of(settings[:12], lambda record: context.read_metrics(folders[record.id]))
@@ -251,7 +251,7 @@ def _children(children: Sequence[ShownRun], states: Sequence[str], metric: str) 
 
 
 def _over_seed(settings: Sequence[Setting], metric: str) -> str:
-    """The means over the seeds, where a setting has several."""
+    """Render a table of means over the seeds; empty if no setting has several seeds."""
     if not settings:
         return ""
     rows = []
@@ -270,7 +270,7 @@ def _child(run: ShownRun) -> str:
 
 
 def _chooser(group: str, choices: Sequence[tuple[str, str]], title: str) -> str:
-    """Radio buttons, each of which shows its own part."""
+    """Render radio buttons, each of which shows its content."""
     return "".join(_choices(group, choices, title)) if choices else ""
 
 

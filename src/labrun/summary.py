@@ -1,4 +1,4 @@
-"""What a run shows of itself: the lines on its data, its pictures, the table at its end."""
+"""Output of a run: the log lines about its data, its pictures, and the final table."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from labrun.tracking import registry as trackers
 log = logging.getLogger(__name__)
 
 SHOWN = 10
-"""So many classes are named in the log."""
+"""Maximum number of class names in the log line."""
 
 
 def tell_data(arrays: Arrays) -> None:
-    """Log what a data set holds, and what the user should know of it."""
+    """Log the content of a data set, and notes for the user about it."""
     names = list(arrays.class_names)
     shown = names if len(names) <= SHOWN else [*names[: SHOWN - 2], "...", names[-1]]
     log.info("Data: %s%s", data_line(arrays), f": {', '.join(shown)}" if names else "")
@@ -39,7 +39,7 @@ def tell_data(arrays: Arrays) -> None:
 
 
 def data_line(arrays: Arrays) -> str:
-    """A data set in a line: its parts, the shape of a sample, its classes."""
+    """Describe a data set in one line: its splits, sample shape and classes."""
     held = "" if arrays.validation is None else f"{len(arrays.validation):,} validation, "
     aim = f"{arrays.num_classes} classes" if arrays.num_classes else "a quantity"
     return (
@@ -49,7 +49,7 @@ def data_line(arrays: Arrays) -> str:
 
 
 def gather(work: Task, scores: Scores | None, arrays: Arrays, record: Record) -> Pictures:
-    """What the pictures of one run show."""
+    """Collect the content of a run's pictures."""
     shown = Pictures(title(record), arrays.name, tuple(arrays.class_names), arrays.scaling.scale)
     if arrays.are_images and arrays.num_classes:
         order = report.shown_samples(arrays.train.y)
@@ -68,7 +68,7 @@ def gather(work: Task, scores: Scores | None, arrays: Arrays, record: Record) ->
 
 
 def write_confusion(scores: Scores, arrays: Arrays, paths: RunPaths) -> None:
-    """Write the counts of true and predicted classes to the run's `outputs/`, where there are classes."""
+    """Write the confusion matrix to the run's `outputs/`, if the task is a classification."""
     paths.outputs.mkdir(parents=True, exist_ok=True)
     if scores.confusion is None:
         return
@@ -79,7 +79,7 @@ def write_confusion(scores: Scores, arrays: Arrays, paths: RunPaths) -> None:
 def show_scores(
     work: Task, scores: Scores | None, arrays: Arrays, record: Record, paths: RunPaths, pictures: bool
 ) -> None:
-    """Write what a model's scores are made of, and draw the run's pictures if they are wanted."""
+    """Write the confusion matrix of a model, and draw the run's pictures if enabled."""
     if scores is not None:
         write_confusion(scores, arrays, paths)
     if draws(record.config, pictures):
@@ -87,17 +87,17 @@ def show_scores(
 
 
 def draws(config: Mapping[str, Any], pictures: bool) -> bool:
-    """Whether a run draws its pictures: `auto` leaves it to whoever carries it out."""
+    """Whether a run draws its pictures. With `report=auto`, its executor decides (`pictures`)."""
     return bool(config["report"] == "all" or (config["report"] == "auto" and pictures))
 
 
 def title(record: Record) -> str:
-    """A run in the titles of its pictures."""
+    """Return the title of a run's pictures."""
     return f"{record.name} ({record.id})"
 
 
 def finish_script(record: Record, paths: RunPaths, pictures: bool) -> None:
-    """Draw and print what there is to show of a script."""
+    """Draw the pictures of a finished script, and print its final table."""
     if draws(record.config, pictures):
         Pictures(title(record)).draw(paths.root)
     took = records.seconds_between(str(record.started), records.now())
@@ -105,14 +105,14 @@ def finish_script(record: Record, paths: RunPaths, pictures: bool) -> None:
 
 
 def tell_result(record: Record, data: str, seconds: float, paths: RunPaths, predictions: str = "") -> None:
-    """Print the table at a run's end.
+    """Print the final table of a run.
 
     Args:
-        record: the run's.
-        data: what it read, in a line.
-        seconds: how long the task took.
-        paths: the run's.
-        predictions: how many there are, and where; empty where the task was another.
+        record: record of the run.
+        data: description of its data, in one line.
+        seconds: duration of the task.
+        paths: paths of the run.
+        predictions: number of predictions and their file; empty for other tasks.
     """
     total = records.seconds_between(str(record.started), records.now())
     source = record.config.get("from")
@@ -136,7 +136,7 @@ def _tell(record: Record, paths: RunPaths, about: list[tuple[str, str]], took: s
         ("time", took),
         ("folder", str(paths.root)),
     ]
-    with contextlib.suppress(Exception):  # a view that is not to be had here is not a failure of the run
+    with contextlib.suppress(Exception):  # an unavailable tracker must not fail the run
         tracker = trackers.named(Tracking.of(record.config["tracking"]))
         if tracker is not None:
             rows += [(tracker.label, tracker.shown(store.workspace(), record, paths.root))]
