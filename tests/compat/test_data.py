@@ -72,7 +72,7 @@ def test_uploads_and_downloads_print_what_the_sdk_prints(ws: Any, tmp_path: Path
     for call in (lambda: store.upload("no"), lambda: store.upload_files(["no.csv"]), lambda: store.path("../up")):
         with pytest.raises(UserErrorException):
             call()
-    with pytest.raises(UserErrorException, match="does not lie below relative_root"):
+    with pytest.raises(UserErrorException, match="is not below relative_root"):
         store.upload_files(["raw/a.csv"], relative_root="data")
 
 

@@ -1,4 +1,4 @@
-"""`DataReference` and `DataPath`: a folder or file of a datastore; `OutputFileDatasetConfig`: one that a run writes."""
+"""`DataReference` and `DataPath`, a folder or file in a datastore; `OutputFileDatasetConfig`, a run's output folder."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from labrun.azureml.datastore import Datastore
 
 PREFIX = "$AZUREML_DATAREFERENCE_"
-"""How the text of a reference begins."""
+"""The prefix of a reference's text form."""
 
 
 class DataPath(Advising):
-    """A folder or file of a datastore.
+    """A folder or file in a datastore.
 
     Args:
         datastore: the datastore.
-        path_on_datastore: in it.
+        path_on_datastore: the path in it.
         name: not used.
     """
 
@@ -35,28 +35,28 @@ class DataPath(Advising):
 
     @property
     def datastore_name(self) -> str:
-        """The datastore's."""
+        """The datastore's name."""
         return self.datastore.name
 
     @staticmethod
     def create_from_data_reference(data_reference: DataReference) -> DataPath:
-        """The same place."""
+        """Return the path of a reference."""
         return DataPath(data_reference.datastore, data_reference.path_on_datastore)
 
     def create_data_reference(
         self, data_reference_name: str | None = None, datapath_compute_binding: Any = None
     ) -> DataReference:
-        """The same, for a run."""
+        """Return a reference to this path, for a run."""
         mode = getattr(datapath_compute_binding, "mode", None) or "mount"
         return DataReference(self.datastore, data_reference_name, self.path_on_datastore, mode)
 
 
 class DataPathComputeBinding:
-    """How a run gets a `DataPath`.
+    """The way in which a run accesses a `DataPath`.
 
     Args:
         mode: `mount`, `download` or `upload`.
-        path_on_compute: not used: labrun says where it lies.
+        path_on_compute: not used: labrun chooses the path.
         overwrite: not used.
     """
 
@@ -64,25 +64,27 @@ class DataPathComputeBinding:
         self.mode, self.path_on_compute, self.overwrite = mode, path_on_compute, overwrite
 
     def create_data_reference(self, data_reference_name: str | None = None, datapath: Any = None) -> DataReference:
-        """A `DataPath`, for a run."""
+        """Return a reference to a `DataPath`, for a run."""
         made: DataReference = datapath.create_data_reference(data_reference_name, self)
         return made
 
     @staticmethod
     def create_from_data_reference(data_reference: DataReference) -> DataPathComputeBinding:
-        """As a reference has it."""
+        """Return the binding of a reference."""
         return DataPathComputeBinding(data_reference.mode, data_reference.path_on_compute, data_reference.overwrite)
 
 
 class DataReference(Advising):
-    """A folder or file of a datastore, as a run gets it: among its arguments, in place of its text there, or by name.
+    """A folder or file in a datastore, for a run.
+
+    It can be an argument of the script, be part of an argument in its text form, or be an input with a name.
 
     Args:
         datastore: the datastore.
-        data_reference_name: the input's name; None: made of the path.
-        path_on_datastore: in the datastore.
+        data_reference_name: the input's name; None: derived from the path.
+        path_on_datastore: the path in the datastore.
         mode: `mount`, `download` or `upload`.
-        path_on_compute: not used: labrun says where it lies.
+        path_on_compute: not used: labrun chooses the path.
         overwrite: not used.
     """
 
@@ -109,7 +111,7 @@ class DataReference(Advising):
         path_on_datastore: str | None = None,
         **kwargs: Any,
     ) -> DataReference:
-        """One in the default datastore, where none is given."""
+        """Return a reference, by default into the default datastore."""
         from labrun.azureml.datastore import Datastore as Default
 
         return DataReference(datastore or Default(), data_reference_name, path_on_datastore, mode, **kwargs)
@@ -122,42 +124,42 @@ class DataReference(Advising):
 
     @property
     def labrun_alias(self) -> str | None:
-        """The input's name."""
+        """The input's name; None for an output."""
         return None if self.mode == "upload" else self.data_reference_name
 
     def labrun_mount(self) -> str:
-        """What its argument is."""
+        """Return the text that stands for it in a run's config: a `${mount:...}`, or the folder to write to."""
         if self.mode == "upload":
             return output_folder(self.datastore, self.path_on_datastore, f"{self!r}")
         return reference(self.datastore, self.path_on_datastore)
 
     def path(self, path: str | None = None, data_reference_name: str | None = None) -> DataReference:
-        """A folder or file below it."""
+        """Return a reference to a folder or file below it."""
         below = f"{self.path_on_datastore}/{path or ''}"
         return DataReference(self.datastore, data_reference_name, below, self.mode)
 
     def as_mount(self) -> DataReference:
-        """For a run to read."""
+        """Return the reference in mount mode."""
         return self._with("mount")
 
     def as_download(self, path_on_compute: Any = None, overwrite: bool = False) -> DataReference:
-        """For a run to read: also mounted."""
+        """Return the reference in download mode, which labrun treats like mount mode."""
         return self._with("download", path_on_compute)
 
     def as_upload(self, path_on_compute: Any = None, overwrite: bool = False) -> DataReference:
-        """For a run to write."""
+        """Return the reference in upload mode, for a run to write to."""
         return self._with("upload", path_on_compute)
 
     def _with(self, mode: str, path_on_compute: Any = None) -> DataReference:
         return DataReference(self.datastore, self.data_reference_name, self.path_on_datastore, mode, path_on_compute)
 
     def to_config(self) -> DataReference:
-        """Itself: `run_config.data_references` takes it."""
+        """Return the reference itself, which `run_config.data_references` accepts."""
         return self
 
 
 class DataReferenceConfiguration(DataReference):
-    """The same, for `run_config.data_references`: of a datastore that is named; None: the default one."""
+    """A `DataReference` for `run_config.data_references`, by datastore name (None: the default datastore)."""
 
     def __init__(
         self,
@@ -172,13 +174,13 @@ class DataReferenceConfiguration(DataReference):
 
 
 class OutputFileDatasetConfig(Advising):
-    """A folder that a run writes, and others read afterwards.
+    """A folder that a run writes and later runs read.
 
     Args:
         name: the output's name.
-        destination: a datastore and a path in it; None: `dataset/ID/NAME` in the default one.
-        source: not used: labrun says where it lies.
-        partition_format: not in labrun.
+        destination: a datastore and a path in it; None: `dataset/ID/NAME` in the default datastore.
+        source: not used: labrun chooses the path.
+        partition_format: not supported, not used.
     """
 
     def __init__(
@@ -200,26 +202,26 @@ class OutputFileDatasetConfig(Advising):
         return str(self.datastore._clean(text))
 
     def labrun_mount(self) -> str:
-        """What its argument is: with `{run-id}` in it another folder for each run that it is given to."""
+        """Return the folder to write to. If the path contains `{run-id}`, each run gets a folder of its own."""
         if self._is_given:
             self.path_on_datastore = self._drawn()
         self._is_given = True
         return output_folder(self.datastore, self.path_on_datastore, f"OutputFileDatasetConfig({self.name!r})")
 
     def as_mount(self, *args: Any, **kwargs: Any) -> OutputFileDatasetConfig:
-        """Itself."""
+        """Return the output itself."""
         return self
 
     def as_upload(self, *args: Any, **kwargs: Any) -> OutputFileDatasetConfig:
-        """Itself: what the run writes is in the datastore at once."""
+        """Return the output itself: the run writes directly to the datastore."""
         return self
 
     def as_input(self, name: str | None = None) -> Any:
-        """What the run has written, as another run's input."""
+        """Return the written folder as an input for another run."""
         return DataReference(self.datastore, name or self.name, self.path_on_datastore)
 
     def register_on_complete(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Not in labrun: whoever waits for the run registers."""
+        """Raise: labrun leaves the registration to the program that waits for the run."""
         not_here(
             f"OutputFileDatasetConfig.register_on_complete({name!r})",
             "when the run has completed: Dataset.File.from_files((datastore, path)).register(ws, name)",
@@ -227,23 +229,23 @@ class OutputFileDatasetConfig(Advising):
 
 
 def reference(datastore: Datastore, path: str) -> str:
-    """`${mount:...}` for a folder or file of a datastore."""
+    """Return the `${mount:...}` text for a folder or file in a datastore."""
     return f"${{mount:{datastore.name}/{path or '.'}}}"
 
 
 def output_folder(datastore: Datastore, path: str, what: str) -> str:
-    """The local folder that a run may write to.
+    """Create the local folder that a run may write to and return its path.
 
     Raises:
-        NotInLabrun: the datastore is not this machine's.
+        NotInLabrun: the datastore is not on this machine.
     """
     if not isinstance(datastore.store, LocalDatastore):
         not_here(
             f"{what}, an output in the datastore {datastore.name},",
-            "have the script write to ./outputs, and upload that when the run has completed: run.download_files(), "
+            "let the script write to ./outputs, and upload that when the run has completed: run.download_files(), "
             "datastore.upload()",
         )
     folder: Path = datastore.store.path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    once(f"{what}: the run writes to {folder} itself")
+    once(f"{what}: the run writes directly to {folder}")
     return str(folder)

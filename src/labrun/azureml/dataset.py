@@ -1,4 +1,4 @@
-"""`Dataset`: how data sets are made and found."""
+"""`Dataset`: the entry point for creating and finding data sets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from labrun.runs import context
 
 
 class Dataset(metaclass=Missing):
-    """The SDK's entry to data."""
+    """The SDK's entry point to data."""
 
     File = FileDatasetFactory
     Tabular = TabularDatasetFactory
@@ -36,10 +36,10 @@ class Dataset(metaclass=Missing):
 
     @classmethod
     def get_by_name(cls, workspace: Any, name: str, version: Any = "latest") -> Any:
-        """A registered data set; inside of a run, an input of that name comes first.
+        """Return a registered data set. Inside a run, an input with that name takes precedence.
 
         Raises:
-            UserErrorException: there is none like it.
+            UserErrorException: there is no such data set or version.
         """
         if name in _inputs() and version in (None, "latest"):
             pinned = _pinned(_workspace(workspace), name)
@@ -48,28 +48,28 @@ class Dataset(metaclass=Missing):
 
     @classmethod
     def get_by_id(cls, workspace: Any, id: str, **kwargs: Any) -> Any:
-        """A data set by its `id`; inside of a run also by an argument's path, since labrun passes that as argument.
+        """Return a data set by its `id`; inside a run also by its path, which labrun passes as argument instead.
 
         Raises:
-            UserErrorException: there is none like it.
+            UserErrorException: there is no such data set or version.
         """
         if context.current() is not None and (found := input_by_id(id)) is not None:
             return found
         name, _, version = str(id).rpartition(":")
         if not name or not version.isdecimal():
-            raise UserErrorException(f"{id!r} is not an id of a data set: those of labrun are NAME:VERSION")
+            raise UserErrorException(f"{id!r} is not a data set id: labrun's ids have the form NAME:VERSION")
         return _read(dataset_table.get(_workspace(workspace), name, version))
 
     @classmethod
     def get_all(cls, workspace: Any) -> Mapping[str, Any]:
-        """All registered data sets by name."""
+        """Return all registered data sets by name."""
         return Registered(_workspace(workspace))
 
     get = get_by_name
 
 
 class Registered(Mapping[str, Any]):
-    """All registered data sets by name, the newest version of each; inside of a run, its inputs first.
+    """The newest version of every registered data set by name. Inside a run, its inputs take precedence.
 
     Args:
         workspace: the workspace.
@@ -97,12 +97,12 @@ class Registered(Mapping[str, Any]):
 
 
 def _inputs() -> dict[str, str]:
-    """The inputs of the run that this script belongs to, if any."""
+    """Return the inputs of the run that this script belongs to; empty outside a run."""
     return place.inputs() if context.current() is not None else {}
 
 
 def _pinned(workspace: Workspace, name: str) -> Version | None:
-    """The version that an input mounts, if the workspace knows more of it than the input does: how it is read."""
+    """Return the version that an input mounts, if only the workspace knows how to read it; otherwise None."""
     run = context.current()
     if run is None or name in place.tables():
         return None
@@ -122,7 +122,7 @@ def _workspace(given: Any) -> Workspace:
 
 
 def _read(version: Version) -> FileDataset | TabularDataset:
-    """A data set; a run that asks for one has it in its record."""
+    """Return a version as a data set. Inside a run, note it as an input of the run."""
     run, asset = context.current(), version.content.asset
     if run is not None and asset is not None and version.content.datastore is not None:
         store = version.content.store

@@ -1,4 +1,4 @@
-"""`Dataset.File` and `Dataset.Tabular`: data sets made of paths."""
+"""`Dataset.File` and `Dataset.Tabular`: factories that create data sets from paths."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from labrun.runs import store as workspaces
 
 
 def content_of(call: str, path: Any, validate: bool = True) -> Content:
-    """The files that a call names.
+    """Return the files that a call's `path` argument selects.
 
     Args:
-        call: for messages.
-        path: a local path, a web address, `(datastore, path)`, a `DataPath`, or a list of one of these kinds.
-        validate: look whether there are any.
+        call: the call's name, for messages.
+        path: a local path, a URL, `(datastore, path)`, a `DataPath`, or a list of these.
+        validate: check that there are any files.
 
     Raises:
-        UserErrorException: there is nothing, or no such path.
+        UserErrorException: the list is empty, a path has the wrong type, or there are no such files.
     """
     given = path if isinstance(path, list) else [path]
     if not given:
@@ -49,7 +49,7 @@ def content_of(call: str, path: Any, validate: bool = True) -> Content:
 
 
 def _place(call: str, given: Any) -> tuple[Datastore | None, str]:
-    """A path's datastore, or None for this machine, and its name from the root."""
+    """Return a path's datastore (None for this machine) and its name relative to the root."""
     if isinstance(given, (DataPath, DataReference)):
         return given.datastore, given.path_on_datastore
     if isinstance(given, Datastore):
@@ -67,7 +67,7 @@ def _place(call: str, given: Any) -> tuple[Datastore | None, str]:
 
 
 def _from_web(address: str) -> str:
-    """A local copy of a file of the web; an earlier one where it cannot be reached any more."""
+    """Download a file from the web and return the local path. If it cannot be reached, use an earlier copy."""
     key = hashlib.sha256(address.encode()).hexdigest()[:16]
     folder = workspaces.state_folder(Workspace().folder) / "azureml" / "web" / key
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def _from_web(address: str) -> str:
         earlier = [path for path in folder.iterdir() if not path.name.endswith(".part")]
         if not earlier:
             raise
-        once(f"{address} cannot be reached now: the copy that was made before is used")
+        once(f"{address} cannot be reached now: using the earlier copy")
         return str(earlier[0])
 
 
@@ -88,13 +88,13 @@ class FileDatasetFactory:
     def from_files(
         path: Any, validate: bool = True, partition_format: Any = None, is_file: bool = False
     ) -> FileDataset:
-        """A data set of files.
+        """Return a data set of files.
 
         Args:
-            path: as of `content_of`.
-            validate: look whether there are any.
-            partition_format: what the paths say, as `/{person}/{day:yyyy-MM-dd}/*.wav`; see `partitions.py`.
-            is_file: not used: labrun looks.
+            path: see `content_of`.
+            validate: check that there are any files.
+            partition_format: the columns in the paths, such as `/{person}/{day:yyyy-MM-dd}/*.wav`; see `partitions.py`.
+            is_file: not used: labrun checks this itself.
         """
         content = content_of("Dataset.File.from_files()", path, validate)
         made = FileDataset(content)
@@ -111,14 +111,14 @@ class FileDatasetFactory:
         overwrite: bool = False,
         show_progress: bool = True,
     ) -> FileDataset:
-        """Send a folder's files to a datastore, and give the data set of what lies there.
+        """Upload a folder's files to a datastore and return the data set of the target folder.
 
         Args:
-            src_dir: the folder.
+            src_dir: the local folder.
             target: `(datastore, path)`, a `DataPath` or a datastore.
-            pattern: only files like it, as `*.csv`.
-            overwrite: put them over those that are there.
-            show_progress: print a line for each.
+            pattern: only files that match it, such as `*.csv`.
+            overwrite: replace existing files.
+            show_progress: print a line per file.
         """
         datastore, folder = _target("upload_directory", target)
         if pattern is None:
@@ -147,20 +147,20 @@ class TabularDatasetFactory:
         empty_as_string: bool = False,
         encoding: str = "utf8",
     ) -> TabularDataset:
-        """Rows of text files.
+        """Return the rows of delimited text files.
 
         Args:
-            path: as of `content_of`.
-            validate: look whether there are any.
-            include_path: a column `Path`.
-            infer_column_types: False: every column is text.
-            set_column_types: a `DataType` by the column's name.
-            separator: between columns.
-            header: False, or one of `PromoteHeadersBehavior`.
-            partition_format: columns that are made of the paths; see `partitions.py`.
-            support_multi_line: not needed: a value in quotes may go over several lines.
-            empty_as_string: in columns of text, an empty cell is an empty text, not None.
-            encoding: of the text.
+            path: see `content_of`.
+            validate: check that there are any files.
+            include_path: add a column `Path`.
+            infer_column_types: False: read every column as text.
+            set_column_types: a `DataType` per column name.
+            separator: the column separator.
+            header: True, False, or one of `PromoteHeadersBehavior`.
+            partition_format: columns to extract from the paths; see `partitions.py`.
+            support_multi_line: not needed: a quoted value may always span several lines.
+            empty_as_string: read an empty cell of a text column as an empty string, not as None.
+            encoding: the text encoding.
         """
         definition = delimited(
             separator,
@@ -182,7 +182,7 @@ class TabularDatasetFactory:
         set_column_types: Mapping[str, Any] | None = None,
         partition_format: Any = None,
     ) -> TabularDataset:
-        """Rows of Parquet files."""
+        """Return the rows of Parquet files."""
         told = common(set_column_types, include_path, partition_format)
         content = content_of("Dataset.Tabular.from_parquet_files()", path, validate)
         return _tabular(content, {"format": "parquet", **told}, validate)
@@ -197,7 +197,7 @@ class TabularDatasetFactory:
         invalid_lines: str = "error",
         encoding: str = "utf8",
     ) -> TabularDataset:
-        """Rows of files with a JSON object a line."""
+        """Return the rows of files with one JSON object per line."""
         told = common(set_column_types, include_path, partition_format)
         content = content_of("Dataset.Tabular.from_json_lines_files()", path, validate)
         table = {"format": "json", "invalid_lines": invalid_lines, "encoding": encoding, **told}
@@ -205,7 +205,7 @@ class TabularDatasetFactory:
 
     @staticmethod
     def from_sql_query(*args: Any, **kwargs: Any) -> Any:
-        """Not in labrun: there are no databases among its datastores."""
+        """Raise: labrun has no database datastores."""
         not_here("Dataset.Tabular.from_sql_query()", "pandas.read_sql, and register_pandas_dataframe() of the rows")
 
     @staticmethod
@@ -218,15 +218,15 @@ class TabularDatasetFactory:
         show_progress: bool = True,
         **kwargs: Any,
     ) -> TabularDataset:
-        """Write a data frame to a datastore as Parquet, and register it.
+        """Write a data frame to a datastore as Parquet and register it.
 
         Args:
             dataframe: the rows.
             target: `(datastore, path)`, a `DataPath` or a datastore.
-            name: of the data set; one that is there gets a new version.
-            description: of the version.
-            tags: of the version.
-            show_progress: print the SDK's lines.
+            name: the data set's name; an existing one gets a new version.
+            description: the version's description.
+            tags: the version's tags.
+            show_progress: print the SDK's progress lines.
             **kwargs: not used.
         """
         datastore, folder = _target("register_pandas_dataframe", target)
@@ -245,20 +245,20 @@ class TabularDatasetFactory:
 
     @staticmethod
     def register_dask_dataframe(*args: Any, **kwargs: Any) -> Any:
-        """Not in labrun."""
+        """Raise: labrun does not support Dask."""
         not_here("Dataset.Tabular.register_dask_dataframe()", "register_pandas_dataframe() of its compute()")
 
     @staticmethod
     def register_spark_dataframe(*args: Any, **kwargs: Any) -> Any:
-        """Not in labrun."""
+        """Raise: labrun does not support Spark."""
         not_here("Dataset.Tabular.register_spark_dataframe()", "register_pandas_dataframe() of its toPandas()")
 
 
 def _tabular(content: Content, table: dict[str, Any], validate: bool) -> TabularDataset:
-    """A data set of tables; where columns are made of paths, these are like the format.
+    """Return a tabular data set. With `validate`, check that the paths match its partition format.
 
     Raises:
-        UserErrorException: one is not.
+        UserErrorException: a path does not match.
     """
     made = TabularDataset(content, below(table, content.base) if "partition" in table else table)
     if made.partition_keys and validate:

@@ -1,4 +1,4 @@
-"""`Datastore`: a choice of conf/datastore, under the SDK's names."""
+"""`Datastore`: an entry of conf/datastore under the SDK's names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from labrun.data.stores.base import Datastore as Store
 
 AZURES_OWN = ("workspaceblobstore", "workspacefilestore", "workspaceworkingdirectory", "workspaceartifactstore")
-"""Datastores that every workspace of Azure has; here they are the default one."""
+"""Datastores that every Azure workspace has; in labrun they stand for the default datastore."""
 SETTINGS, DEFAULT = "settings", "default_datastore"
 UPLOADS = "uploads"
 
@@ -41,17 +41,17 @@ class Datastore(Advising):
 
     Args:
         workspace: the workspace.
-        name: a file of conf/datastore, without its suffix; None: the default one.
+        name: the name of a file in conf/datastore, without its suffix; None: the default datastore.
 
     Raises:
-        UserErrorException: there is none of that name.
+        UserErrorException: no datastore has this name.
     """
 
     def __init__(self, workspace: Any = None, name: str | None = None, **kwargs: Any) -> None:
         self.workspace = workspace if isinstance(workspace, Workspace) else Workspace()
         if name in AZURES_OWN and not _is_there(str(name)):
             default = default_name(self.workspace)
-            once(f"the datastore {name} is {default} here, the default of the config")
+            once(f"the datastore {name} stands for {default}, the config's default")
             name = default
         self.name = name or default_name(self.workspace)
         self.node = _node(self.workspace, self.name)
@@ -70,67 +70,67 @@ class Datastore(Advising):
 
     @functools.cached_property
     def store(self) -> Store:
-        """What labrun has for it."""
+        """labrun's datastore object."""
         return stores.make(self.node)
 
     @property
     def datastore_type(self) -> str:
-        """`AzureBlob`, or labrun's kind."""
+        """The type: `AzureBlob`, or labrun's name for it."""
         return shown_kind(self.node)
 
     @property
     def container_name(self) -> str:
-        """The container; of a folder of this machine, the folder."""
+        """The container; for a local datastore, its folder."""
         root = str(self.node.get("root") or "")
         return root if self.store.is_local else root.partition("/")[0]
 
     @property
     def account_name(self) -> str:
-        """The storage account; of any other kind, the datastore's name."""
+        """The storage account; for other types, the datastore's name."""
         return str(self.node.get("account_name") or self.name)
 
     @property
     def is_default(self) -> bool:
         return self.name == default_name(self.workspace)
 
-    # All of them
+    # Lookup and registration
 
     @classmethod
     def get(cls, workspace: Any, datastore_name: str) -> Datastore:
-        """A datastore by name.
+        """Return a datastore by name.
 
         Raises:
-            UserErrorException: there is none of that name.
+            UserErrorException: no datastore has this name.
         """
         return cls(workspace, datastore_name)
 
     @classmethod
     def get_default(cls, workspace: Any) -> Datastore:
-        """The one that runs use by default."""
+        """Return the datastore that runs use by default."""
         return cls(workspace)
 
     @classmethod
     def set_default(cls, workspace: Workspace, name: str) -> None:
-        """Have `get_default` give another."""
+        """Set the datastore that `get_default` returns."""
         folder.put(workspace.folder, SETTINGS, DEFAULT, {"name": cls(workspace, name).name})
 
     def set_as_default(self) -> None:
-        """Have `get_default` give this one."""
+        """Make this the datastore that `get_default` returns."""
         self.set_default(self.workspace, self.name)
 
     @classmethod
     def list(cls, workspace: Any) -> list[Datastore]:
-        """The default one, and those of the workspace's own conf/datastore."""
+        """Return the default datastore and those in the workspace's conf/datastore."""
         own = paths.user_conf_dir()
         names = sorted(path.stem for path in (own / "datastore").glob("*.yaml")) if own else []
         found = [cls(workspace)]
         return found + [cls(workspace, name) for name in names if name != found[0].name]
 
     def unregister(self) -> None:
-        """Remove the file that `register_...` has written; the data stay.
+        """Remove the file that `register_...` wrote; the data stay.
 
         Raises:
-            UserErrorException: the file is a person's own, or labrun's.
+            UserErrorException: the file was written by the user or belongs to labrun.
         """
         remove(self.name)
 
@@ -150,21 +150,21 @@ class Datastore(Advising):
         skip_validation: bool = False,
         **kwargs: Any,
     ) -> Datastore:
-        """Write conf/datastore/NAME.yaml for a container of Azure Blob Storage, without its secret.
+        """Write conf/datastore/NAME.yaml for an Azure Blob Storage container, without its secret.
 
         Args:
             workspace: the workspace.
             datastore_name: the file's name.
             container_name: the container.
             account_name: the storage account.
-            sas_token: is kept as a variable of the environment, by its name alone.
-            account_key: as `sas_token`.
+            sas_token: a secret; the file contains only the name of its environment variable.
+            account_key: a secret, handled like `sas_token`.
             protocol: `http` or `https`.
-            endpoint: other than `core.windows.net`.
-            overwrite: not needed: the same call gives the same file.
-            create_if_not_exists: not needed: an upload makes the container.
-            skip_validation: the container is not looked at in any case.
-            **kwargs: whatever else the SDK takes; not used.
+            endpoint: an endpoint other than `core.windows.net`.
+            overwrite: not needed: the same call writes the same file.
+            create_if_not_exists: not needed: an upload creates the container.
+            skip_validation: not needed: the container is never checked.
+            **kwargs: other arguments of the SDK; not used.
         """
         registered(
             datastore_name,
@@ -188,7 +188,7 @@ class Datastore(Advising):
         protocol: str | None = None,
         **kwargs: Any,
     ) -> Datastore:
-        """As `register_azure_blob_container`: its file systems are containers, read by a service principal."""
+        """Register like `register_azure_blob_container`: a file system is a container, read by a service principal."""
         registered(
             datastore_name,
             "adlfs.AzureBlobFileSystem",
@@ -214,10 +214,10 @@ class Datastore(Advising):
         endpoint: str | None = None,
         **kwargs: Any,
     ) -> Datastore:
-        """Write conf/datastore/NAME.yaml for a share that this machine has mounted; its keys are the mount's.
+        """Write conf/datastore/NAME.yaml for a file share that this machine has mounted. The mount holds the key.
 
         Raises:
-            NotInLabrun: it is not mounted.
+            NotInLabrun: the share is not mounted.
         """
         source = f"//{account_name}.file.{endpoint or 'core.windows.net'}/{file_share_name}"
         folder = mounted(source)
@@ -232,12 +232,12 @@ class Datastore(Advising):
 
     @classmethod
     def register_azure_data_lake(cls, *args: Any, **kwargs: Any) -> Any:
-        """Not in labrun: Azure has ended it."""
+        """Raise: Azure has retired Data Lake Storage Gen1."""
         not_here("Datastore.register_azure_data_lake()", "Datastore.register_azure_data_lake_gen2()")
 
     @classmethod
     def _database(cls, *args: Any, **kwargs: Any) -> Any:
-        """Not in labrun: a datastore holds files."""
+        """Raise: a labrun datastore holds files."""
         not_here(
             "A database as a datastore", "pandas.read_sql, and Dataset.Tabular.register_pandas_dataframe() of the rows"
         )
@@ -248,7 +248,7 @@ class Datastore(Advising):
 
     @classmethod
     def register_dbfs(cls, *args: Any, **kwargs: Any) -> Any:
-        """Not in labrun."""
+        """Raise: labrun does not support DBFS or HDFS."""
         not_here("Datastore.register_dbfs()", "copy the files to a datastore of conf/datastore")
 
     register_hdfs = register_dbfs
@@ -258,10 +258,10 @@ class Datastore(Advising):
     def upload(
         self, src_dir: Any, target_path: str | None = None, overwrite: bool = False, show_progress: bool = True
     ) -> DataReference:
-        """Send a folder's files; those that are there already stay, unless `overwrite`.
+        """Upload a folder's files, skipping existing files unless `overwrite` is True.
 
         Raises:
-            UserErrorException: there is no such folder, or the datastore cannot be written.
+            UserErrorException: there is no such folder, or the datastore is not writable.
         """
         source = local(src_dir)
         try:
@@ -278,10 +278,10 @@ class Datastore(Advising):
         overwrite: bool = False,
         show_progress: bool = True,
     ) -> DataReference:
-        """Send files; they keep their paths below `relative_root`, by default the folder that they have in common.
+        """Upload files under their paths relative to `relative_root` (default: their common folder).
 
         Raises:
-            UserErrorException: one is not a file, or the datastore cannot be written.
+            UserErrorException: a file does not exist or lies outside `relative_root`, or the datastore is not writable.
         """
         given = [local(one).absolute() for one in files]
         absent = [str(path) for path in given if not path.is_file()]
@@ -291,14 +291,14 @@ class Datastore(Advising):
         root = local(relative_root).absolute() if relative_root is not None else Path(common)
         outside = [str(path) for path in given if not path.is_relative_to(root)]
         if outside:
-            raise UserErrorException(f"upload_files: {', '.join(outside)} does not lie below relative_root={root}")
+            raise UserErrorException(f"upload_files: {', '.join(outside)} is not below relative_root={root}")
         named = {path.relative_to(root).as_posix(): path for path in given}
         return self._send(named, target_path, overwrite, show_progress)
 
     def _send(self, files: dict[str, Path], target_path: str | None, overwrite: bool, show: bool) -> DataReference:
         target = self._clean(target_path)
         if self.store.is_read_only:
-            raise UserErrorException(f"the datastore {self.name} can only be read")
+            raise UserErrorException(f"the datastore {self.name} is read-only")
         named = {f"{target}/{name}".lstrip("/"): path for name, path in files.items()}
         try:
             send_all(self.store, named, overwrite, show)
@@ -309,7 +309,7 @@ class Datastore(Advising):
         return self.path(target)
 
     def _without_uploads(self, source: Path, files: dict[str, Path]) -> dict[str, Path]:
-        """A folder's files, but for those below it that earlier uploads have put into this datastore."""
+        """Return a folder's files without those that earlier uploads have put there."""
         if not self.store.is_local:
             return files
         top = source.resolve()
@@ -320,16 +320,16 @@ class Datastore(Advising):
         }
         if len(kept) < len(files):
             shown = ", ".join(str(one.relative_to(top)) for one in below)
-            once(f"upload: what earlier uploads have put into {source} is left out: {shown}")
+            once(f"upload: skipping what earlier uploads put into {source}: {shown}")
         return kept
 
     def download(
         self, target_path: Any, prefix: str | None = None, overwrite: bool = False, show_progress: bool = True
     ) -> int:
-        """Fetch the files whose names begin with `prefix`; those that are there already stay, unless `overwrite`.
+        """Download the files whose names begin with `prefix`, skipping existing files unless `overwrite` is True.
 
         Returns:
-            How many were fetched.
+            The number of downloaded files.
 
         Raises:
             UserErrorException: the datastore cannot be reached.
@@ -343,21 +343,21 @@ class Datastore(Advising):
             raise UserErrorException(f"download from the datastore {self.name}: {error}") from error
 
     def path(self, path: str | None = None, data_reference_name: str | None = None) -> DataReference:
-        """A folder or file of it, for a run."""
+        """Return a reference to a folder or file, for a run."""
         from labrun.azureml.data_reference import DataReference
 
         return DataReference(self, data_reference_name, self._clean(path))
 
     def as_mount(self) -> DataReference:
-        """All of it, for a run to read."""
+        """Return a reference to the whole datastore, for a run to read."""
         return self.path().as_mount()
 
     def as_download(self, path_on_compute: Any = None) -> DataReference:
-        """All of it, for a run to read."""
+        """Return a reference to the whole datastore, for a run to read."""
         return self.path().as_download(path_on_compute)
 
     def as_upload(self, path_on_compute: Any = None) -> DataReference:
-        """All of it, for a run to write."""
+        """Return a reference to the whole datastore, for a run to write to."""
         return self.path().as_upload(path_on_compute)
 
     def _clean(self, path: str | None) -> str:
@@ -368,7 +368,7 @@ class Datastore(Advising):
 
 
 def default_name(workspace: Workspace) -> str:
-    """The default datastore: the one that was set, else the config's; inside of a run, the run's own."""
+    """Return the default datastore's name: inside a run, the run's; else the one set by `set_default` or the config."""
     run = context.current()
     if run is not None:
         return str(place.record(run.run_dir).get("config", {}).get("datastore", {}).get("name") or "local")
@@ -380,7 +380,7 @@ def _is_there(name: str) -> bool:
 
 
 def _node(workspace: Workspace, name: str) -> dict[str, Any]:
-    """The config's node of a datastore, resolved."""
+    """Return a datastore's resolved config node."""
     try:
         run = context.current()
         if run is None:
@@ -400,7 +400,7 @@ def _node(workspace: Workspace, name: str) -> dict[str, Any]:
 
 
 def _address(account: str, protocol: str | None, endpoint: str | None) -> dict[str, Any]:
-    """Keys for a server other than Azure's own."""
+    """Return the config keys for a custom server; empty for Azure's own."""
     if endpoint in (None, "core.windows.net") and protocol in (None, "https"):
         return {}
     host = f"{account}.blob.{endpoint or 'core.windows.net'}"

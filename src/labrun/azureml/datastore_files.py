@@ -1,7 +1,7 @@
-"""Datastores that a control script registers: files in the workspace's conf/datastore, without their secrets.
+"""Datastores that a control script registers: files in the workspace's conf/datastore, without secrets.
 
-A secret stays in the environment, and the file names its variable: the one that the script took it from, else
-`LABRUN_NAME_KEY`, which is set for the runs of this process and has to be set for other commands.
+A secret stays in an environment variable, which the file refers to. It is the variable from which the script took the
+secret, or else `LABRUN_NAME_KEY`. The latter is set in this process and its runs; users set it for other commands.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ KINDS = {
 
 
 def shown_kind(node: Mapping[str, Any]) -> str:
-    """A datastore's type: Azure's word where it has one."""
+    """Return a datastore's type, by Azure's name if Azure has one."""
     return "Local" if schema.is_local_datastore(node) else KINDS.get(schema.datastore_target(node), "Custom")
 
 
 def registered(name: str, target: str, keys: Mapping[str, Any], secrets: Mapping[str, str | None]) -> None:
-    """Write a datastore's file, unless a person has one of that name.
+    """Write a datastore's config file, unless a user-written file of that name exists.
 
     Args:
-        name: the datastore's.
-        target: its kind.
-        keys: what is in the file; `address` is a server's, which needs a connection string.
-        secrets: what is not.
+        name: the datastore's name.
+        target: its class, for `_target_`.
+        keys: the settings for the file. `address` is a custom server, which requires a connection string.
+        secrets: the secrets, which the file only refers to.
 
     Raises:
-        UserErrorException: the name cannot be a file's.
+        UserErrorException: the name is invalid, or an `address` is given without an account key.
     """
     if not NAME.fullmatch(name):
-        raise UserErrorException(f"{name!r} cannot be the name of a datastore: letters, digits, '_' and '-'")
+        raise UserErrorException(f"{name!r} is not a valid datastore name: use letters, digits, '_' and '-'")
     path = _path(name)
     if path.is_file() and not path.read_text(encoding="utf-8").startswith(MARK):
-        once(f"the datastore {name} is what conf/datastore/{name}.yaml says; register_... does not change it")
+        once(f"the datastore {name} is defined in conf/datastore/{name}.yaml; register_... does not change it")
         return
     node = {"_target_": target, "name": name, **{key: value for key, value in keys.items() if value is not None}}
     variables = {key: _variable(name, key, value) for key, value in secrets.items() if value}
@@ -64,7 +64,7 @@ def registered(name: str, target: str, keys: Mapping[str, Any], secrets: Mapping
         variable = _set(f"LABRUN_{_upper(name)}_CONNECTION", _connection(address, node, str(secrets["account_key"])))
         node["connection_string"] = f"${{oc.env:{variable}}}"
     else:
-        raise UserErrorException(f"the datastore {name}: an endpoint of one's own needs account_key")
+        raise UserErrorException(f"the datastore {name}: a custom endpoint needs account_key")
     path.parent.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(node, sort_keys=False, allow_unicode=True)
     head = f"{MARK}...: see it with `lab data ls --datastore {name}`. Secrets come from the environment.\n"
@@ -73,10 +73,10 @@ def registered(name: str, target: str, keys: Mapping[str, Any], secrets: Mapping
 
 
 def remove(name: str) -> None:
-    """Take away what `registered` has written.
+    """Remove a file that `registered` has written.
 
     Raises:
-        UserErrorException: the file is not of that kind.
+        UserErrorException: there is no such file, or a user wrote it.
     """
     path = _path(name)
     if not path.is_file() or not path.read_text(encoding="utf-8").startswith(MARK):
@@ -85,7 +85,7 @@ def remove(name: str) -> None:
 
 
 def mounted(source: str) -> str | None:
-    """The folder where this machine has mounted a share, if it has."""
+    """Return the folder where this machine has mounted a share; None if it is not mounted."""
     try:
         lines = MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -105,7 +105,7 @@ def _connection(address: str, node: Mapping[str, Any], key: str) -> str:
 
 
 def _variable(name: str, key: str, value: str) -> str:
-    """The variable of the environment that holds a secret: the script's own, else one that is set now."""
+    """Return the environment variable that holds a secret. If there is none, set one."""
     for variable, content in os.environ.items():
         if content == value:
             return variable
@@ -115,7 +115,7 @@ def _variable(name: str, key: str, value: str) -> str:
 def _set(variable: str, value: str) -> str:
     if os.environ.get(variable) != value:
         os.environ[variable] = value
-        once(f"the secret is not written: it is the variable {variable} in this process; set that for other commands")
+        once(f"the secret is not written to a file: this process has it in {variable}; set that for other commands")
     return variable
 
 

@@ -1,4 +1,4 @@
-"""The SDK's classes of datastores, for `isinstance`: labrun has one class, and tells by what lies behind it."""
+"""The SDK's datastore classes, for `isinstance` only: labrun has one class and compares its `datastore_type`."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ class AbstractDatastore(metaclass=_Kind):
 
 
 class AzureBlobDatastore(metaclass=_Kind):
-    """One of Azure Blob Storage."""
+    """A datastore in Azure Blob Storage."""
 
     kinds = ("AzureBlob",)
 
 
 class AzureDataLakeGen2Datastore(metaclass=_Kind):
-    """One of Data Lake Storage Gen2, which is Blob Storage."""
+    """A datastore in Data Lake Storage Gen2, which is Blob Storage."""
 
     kinds = ("AzureBlob",)
 
 
 class AzureFileDatastore(metaclass=_Kind):
-    """One of a file share, which labrun reads where it is mounted."""
+    """A file share, which labrun reads from its mount point."""
 
     kinds = ("Local",)
