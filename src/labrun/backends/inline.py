@@ -87,7 +87,7 @@ class InlineExecutor:
         record = records.read(run_dir)
         log.info("[%s] %s", (record.sweep or {}).get("number"), " ".join(record.overrides))
         before = dict(os.environ)
-        # As many threads as in the pool. Otherwise sums are computed in another order, and rounding changes the results.
+        # As many threads as in the pool: with another number, sums would round differently and the results differ.
         threads.limit_run(needs.cpus, needs.environment)
         try:
             execute.execute(run_dir, pictures=needs.pictures, around=hydra_job.around)

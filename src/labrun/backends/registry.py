@@ -36,8 +36,8 @@ def all_known() -> Iterator[Backend]:
 def chosen(compute: Compute, sweep: bool) -> Backend:
     """Return the backend that executes the runs.
 
-    `auto` selects this process for a single run, and the local pool for a sweep or if the settings need a supervisor. With
-    `compute.host` it is the remote backend; the controller on that machine then chooses among the backends there.
+    `auto` selects this process for a single run, and the local pool for a sweep or if the settings need a supervisor.
+    With `compute.host` it is the remote backend; the controller on that machine then chooses among the backends there.
 
     Raises:
         ConfigError: see `get`.

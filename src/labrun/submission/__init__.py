@@ -1,1 +1,1 @@
-"""From a composed config to frozen runs: what a run needs is captured here, before anything starts."""
+"""Turns composed configs into frozen runs: captures everything that a run needs before anything starts."""

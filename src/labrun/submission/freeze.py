@@ -1,7 +1,7 @@
-"""Freezing: what a run is, fixed at the moment it is submitted, so that later edits change nothing.
+"""Freezing: a run is fixed completely when it is submitted, so that later edits have no effect on it.
 
-Resolved are all interpolations but two kinds: references to the environment (`${oc.env:...}`), which may be secrets
-and are kept as references, and mounts, which belong to the place of execution.
+All interpolations are resolved except two kinds: references to the environment (`${oc.env:...}`), which may be secrets
+and are kept as references, and mounts, which are resolved where the run is executed.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ ID_BYTES = 4
 
 
 def new_id() -> str:
-    """A run's random id: eight hexadecimal digits, the first a letter, so that no part of it reads as a number."""
+    """Return a random run id: eight hexadecimal digits, the first a letter, so that no prefix of it is a number."""
     return secrets.choice("abcdef") + secrets.token_hex(ID_BYTES)[1:]
 
 
 def prepare(values: Mapping[str, Any]) -> None:
-    """Bring the data where they are absent and may be fetched: once, before anything fans out.
+    """Fetch missing data if possible, once, before any run starts; build a script's environment.
 
     Args:
         values: a settled config.
 
     Raises:
-        MissingDataError: they are absent and cannot be fetched.
+        MissingDataError: the data are missing and cannot be fetched.
     """
     from labrun.data import mount, reader
 
@@ -67,7 +67,7 @@ def prepare(values: Mapping[str, Any]) -> None:
         environments.prepare(values["script"])
         return
     if schema.has_loaders(values["dataset"]):
-        return  # a data module prepares its data itself, where the run is
+        return  # a data module prepares its data itself, where the run is executed
     there = execute.here({key: values[key] for key in ("dataset", "datastore")})
     root = mount.local_root(there["datastore"], there["dataset"])
     if root is not None and not any(mount.references(there["dataset"])):
@@ -76,18 +76,18 @@ def prepare(values: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What does not change between the runs of one command."""
+    """Provenance that all runs of one command share."""
 
     git: dict[str, Any] | None
     code: dict[str, Any]
     packages: dict[str, str] = field(default_factory=dict)
     host: dict[str, Any] | None = None
     pinned: dict[str, Any] = field(default_factory=dict)
-    """Versions of assets, as they were looked up for the first run that reads them."""
+    """Versions of assets, looked up for the first run that reads them."""
 
 
 def capture_provenance(root: Path, all_of_it: bool = False) -> Provenance:
-    """Gather it: the git state and a snapshot of the code; with `all_of_it` also packages and host.
+    """Capture the git state and a snapshot of the code; with `all_of_it` also the packages and the host.
 
     Raises:
         ConfigError, RecordError: see `snapshot.take`.
@@ -103,17 +103,17 @@ def capture_provenance(root: Path, all_of_it: bool = False) -> Provenance:
 
 
 def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, around: Provenance) -> Record:
-    """The record of a run that is about to be submitted.
+    """Return the record of a run that is about to be submitted.
 
     Args:
         config: the composed config, without the `hydra` node.
         run_id: the new run's id.
-        overrides: what the user typed, task overrides only.
+        overrides: the user's task overrides.
         root: the workspace.
-        around: what does not change between the runs of one command.
+        around: provenance that all runs of one command share.
 
     Raises:
-        ConfigError, RecordError: mistakes in the config; a run it refers to does not exist.
+        ConfigError, RecordError: the config is invalid, or refers to a run that does not exist.
     """
     kept, parent = settled(config, overrides, root, around.pinned)
     variables = kept["compute"]["environment"]
@@ -123,10 +123,10 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
             f"or take it from where you type: ${{oc.env:{hidden[0]}}}"
         )
     kept["compute"]["environment"] = by_name(variables)
-    # How the sweep went on is not part of the run: the command that repeats it must not go on with a sweep.
+    # The sweep's settings are not part of the run: the command that repeats the run must not resume a sweep.
     overrides = [override for override in hide_environment(overrides) if top_key(override) != "sweep"]
     code = around.code
-    if kept.get("script") and "script" not in code:  # a run that is repeated as it was brings its own
+    if kept.get("script") and "script" not in code:  # a rerun with the frozen code has its own
         code = {**code, **scripts.code(kept["script"], root)}
     return Record(
         id=run_id,
@@ -150,7 +150,7 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
 
 
 def _settings(kept: Mapping[str, Any], variables: Mapping[str, str]) -> str | None:
-    """See `execute.settings_digest`; with the run's own variables, which come before this process's."""
+    """Return `execute.settings_digest` with the run's own variables, which override those of this process."""
     before = dict(os.environ)
     os.environ.update(variables)
     try:
@@ -161,7 +161,7 @@ def _settings(kept: Mapping[str, Any], variables: Mapping[str, str]) -> str | No
 
 
 def environment(config: DictConfig) -> dict[str, str]:
-    """The variables that a run is given, with their values: for its process alone, never for a record."""
+    """Return a run's own variables with their values, for its process only, never for a record."""
     node = OmegaConf.select(config, "compute.environment")
     return {str(name): str(value) for name, value in node.items()} if node else {}
 
@@ -169,13 +169,13 @@ def environment(config: DictConfig) -> dict[str, str]:
 def settled(
     config: DictConfig, overrides: list[str], root: Path, pinned: dict[str, Any] | None = None
 ) -> tuple[dict[str, Any], str | None]:
-    """The config as the record keeps it, and the id of the run that it goes on from or scores.
+    """Return the config as the record keeps it, and the id of the run that it resumes from or scores.
 
     Args:
         config: the composed config, without the `hydra` node.
-        overrides: what the user typed, task overrides only.
+        overrides: the user's task overrides.
         root: the workspace.
-        pinned: versions of assets that this command has looked up already; it adds those that it looks up.
+        pinned: versions of assets that this command has already looked up; newly looked up ones are added.
 
     Raises:
         ConfigError, RecordError: see `freeze`.
@@ -189,7 +189,7 @@ def settled(
         _settle_loaders(kept, values)
     for group, defaults in (("compute", schema.Compute(target="auto")), ("sweep", schema.Sweep())):
         kept[group] = {**dataclasses.asdict(defaults), **kept.get(group, {})}
-    # How much a run gets, and where, is decided where it is submitted.
+    # The resources and the backend are fixed at submission.
     kept["compute"] |= {k: exact.escaped(v) for k, v in values["compute"].items() if not isinstance(v, list | dict)}
     monitored.settle(kept, overrides)
     objective.settle(kept)
@@ -215,7 +215,7 @@ def settled(
         tasks.refuse_ranks(compute, f"model={tasks.model_name(values['model'])}")
     if kept.get("script"):
         scripts.settle(kept["script"], values["script"])
-    # Which run is meant is known now, also where the environment names it.
+    # References to runs are resolved now, even if they come from the environment.
     kept["from"], kept["trainer"]["resume"] = values.get("from"), values["trainer"].get("resume")
     parent = _settle_references(kept, overrides, root)
     inputs.settle(kept, pinned)
@@ -227,10 +227,10 @@ def settled(
 
 
 def _refuse_empty(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Answer `KEY={}` for a node that stays as it was.
+    """Refuse `KEY={}` for a node that is not empty, because Hydra would leave it unchanged.
 
     Raises:
-        ConfigError: there is one.
+        ConfigError: there is such an override.
     """
     for text in overrides:
         key, _, value = text.partition("=")
@@ -241,7 +241,7 @@ def _refuse_empty(config: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def _check_metrics(kept: Mapping[str, Any]) -> None:
-    """Refuse a metric that no pipeline has, before a search of many begins.
+    """Refuse a metric that pipelines do not support, before a search starts.
 
     Raises:
         ConfigError: see `scoring.check`.
@@ -253,7 +253,7 @@ def _check_metrics(kept: Mapping[str, Any]) -> None:
 
 
 def _settle_loaders(kept: dict[str, Any], values: Mapping[str, Any]) -> None:
-    """Name a data set that brings its own loaders, and have `debug=...` limit its batches: it cuts no samples."""
+    """Name a data set with its own loaders, and apply `debug=...` to its batches, because its samples cannot be cut."""
     dataset, trainer = kept["dataset"], kept["trainer"]
     target = str(dataset["_target_"])
     dataset["name"] = dataset.get("name") or target.rpartition(".")[2]
@@ -272,11 +272,11 @@ def _settle_loaders(kept: dict[str, Any], values: Mapping[str, Any]) -> None:
 
 
 OWN_LAUNCHERS = ("spawn", "fork", "notebook", "auto", "dp")
-"""In names of Lightning's strategies: those that begin their processes themselves, or need but one."""
+"""Words in names of Lightning strategies that start their processes themselves, or need only one."""
 
 
 def _has_a_process_for_each_gpu(kept: Mapping[str, Any]) -> bool:
-    """Whether a run's GPUs get a process each: a network is trained on several, and nobody has said it otherwise."""
+    """Return whether to start one process per GPU: the run trains a network on several, and no setting forbids it."""
     compute, options = schema.Compute.of(kept["compute"]), kept["trainer"].get("options") or {}
     if compute.gpus_per_run < 2 or compute.tasks_per_node > 1 or not base.of(kept).trains:
         return False
@@ -289,14 +289,14 @@ def _has_a_process_for_each_gpu(kept: Mapping[str, Any]) -> bool:
 
 
 NETWORKS = ("torch", "torchvision", "pytorch_lightning", "lightning")
-"""Packages that networks are made with."""
+"""Packages that provide the base classes of networks."""
 
 
 def _is_network(target: str) -> bool:
-    """Whether a target may be a network: the class says it; of a function, what its module has imported.
+    """Return whether a target may be a network, by its class, or for a function by the imports of its module.
 
-    Not whether torch is loaded: in a process that has carried out other runs it is. Where the sources tell, nothing is
-    imported.
+    Whether torch is loaded is no evidence: it is loaded in any process that has executed other runs. If the sources
+    decide the question, nothing is imported.
     """
     if any(name.partition(".")[0] in NETWORKS for name in targets.ancestors(target)):
         return True
@@ -311,7 +311,7 @@ def _is_network(target: str) -> bool:
 
 
 def _uses_networks(module: ModuleType, depth: int) -> bool:
-    """Whether a module, or one that it has something of, has something of the packages of networks."""
+    """Return whether a module, or a module that it imports from, imports from the network packages."""
     named = {
         value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
         for value in vars(module).values()
@@ -324,9 +324,9 @@ def _uses_networks(module: ModuleType, depth: int) -> bool:
 
 
 def check_targets(values: Mapping[str, Any]) -> None:
-    """Whether what a config names can be there: told before anything is imported, which takes seconds.
+    """Check that the targets in a config can exist, before any import, which takes seconds.
 
-    For code as it is now: what is frozen may differ from it.
+    This checks the current code, which frozen code may differ from.
 
     Raises:
         ConfigError: see `targets.check`.
@@ -343,7 +343,7 @@ def check_targets(values: Mapping[str, Any]) -> None:
     nodes |= {f"model.{part}": model.get(part) for part in ("optimizer", "scheduler", "loss")}
     for key, node in nodes.items():
         if isinstance(node, Mapping) and isinstance(node.get("_target_"), str):
-            # Lightning's own callbacks and loggers are those of the package that trains, whichever is named.
+            # Lightning's callbacks and loggers come from the package that trains, whatever the target says.
             is_lightnings = key.partition(".")[0] in ("callbacks", "logger")
             targets.check(Package().target(node["_target_"]) if is_lightnings else node["_target_"], key)
 
@@ -352,10 +352,10 @@ OF_HYDRA = frozenset({"_target_", "_args_", "_partial_", "_recursive_", "_conver
 
 
 def _check_arguments(nodes: Mapping[str, Any]) -> None:
-    """Whether what builds each part of a data set takes the arguments that it is given, as far as its source tells.
+    """Check the arguments of each part of a data set against its target's signature, if the source shows it.
 
     Raises:
-        ConfigError: one does not.
+        ConfigError: a target does not accept an argument.
     """
     problems = []
     for key, node in nodes.items():
@@ -390,13 +390,13 @@ def _tags(tags: Any) -> dict[str, str]:
 
 
 def _settle_references(config: dict[str, Any], overrides: list[str], root: Path) -> str | None:
-    """Turn `last` and the like into one run, and take over what the new run inherits from it; returns its id."""
+    """Resolve references such as `last` to one run, and inherit settings from it. Return its id."""
     if base.of(config).scores:
         run_dir, source = _scored(root, str(config["from"]))
         card = tasks.load_card(RunPaths(run_dir), source.id)
         is_proven = not source.imported and seals.has_read(root, card, source.id, source.config)
         _inherit(config, source, overrides, is_proven, run_dir)
-        if card.get("kind") != "estimator":  # what an estimator's file holds, its loading tells
+        if card.get("kind") != "estimator":  # an estimator's file is checked when it is loaded
             node = {**tasks.card_arguments(card), "_target_": cards.target(card)}
 
             def check(names: Sequence[str] | None) -> None:
@@ -445,10 +445,10 @@ def _settle_references(config: dict[str, Any], overrides: list[str], root: Path)
 
 
 def _scored(root: Path, reference: str) -> tuple[Path, Record]:
-    """The run whose model a reference means: a run's, or that of a registered model (`name/3`, `name@alias`).
+    """Return the run for a reference to a run or to a registered model (`name/3`, `name@alias`).
 
     Raises:
-        RecordError: there is none.
+        RecordError: there is no such run.
     """
     suitable, wanted = _has_model, "a finished run with a model"
     is_name = reference.startswith("models:") or journal.parts(reference)[0] in journal.read(root).versions
@@ -473,14 +473,14 @@ def _scored(root: Path, reference: str) -> tuple[Path, Record]:
 
 
 def _edited_code(source: Record, model: Mapping[str, Any]) -> list[str]:
-    """The modules of a model that are not what a run trained with; empty where its record does not tell."""
+    """Return a model's modules that have changed since a run trained with them; empty if its record does not tell."""
     then = seals.noted(source.attempts)
     now = seals.code_of(seals.foreign(model))
     return [] if then is None or now is None else seals.changed(then, now)
 
 
 SHOWN = 4
-"""So many differences are listed."""
+"""Maximum number of differences in a message."""
 
 
 def _differences(old: Any, new: Any, key: str) -> Iterator[str]:
@@ -492,7 +492,7 @@ def _differences(old: Any, new: Any, key: str) -> Iterator[str]:
 
 
 UNREAD = frozenset({"download", "verify", "asset", "version", "in_memory", "num_workers"})
-"""Keys of a data set that change no sample."""
+"""Keys of a data set that do not affect its samples."""
 
 
 def _what_is_read(dataset: Mapping[str, Any]) -> dict[str, Any]:
@@ -504,16 +504,16 @@ SPLIT_KEYS = ("split_seed", "test_size", "validation_size")
 
 
 def place_scored_data(config: DictConfig, task: Any, reference: Any, overrides: Sequence[str]) -> None:
-    """Have what was typed below `dataset` be composed with the data of the run that is to be scored.
+    """Make overrides below `dataset` apply to the data of the run to be scored.
 
     Args:
-        config: as it is composed, before what was typed is applied; changed.
-        task: what it is to do.
-        reference: the run that it names.
-        overrides: all that was typed.
+        config: the composed config before overrides are applied; changed in place.
+        task: the config's task.
+        reference: the reference to the run.
+        overrides: all overrides.
 
     Raises:
-        RecordError: there is no such run, and something depends on it here; else that is told later.
+        RecordError: there is no such run, and an override depends on it; otherwise the error is raised later.
     """
     if not records.is_scoring(task) or not isinstance(reference, str) or scored_data.chooses(overrides):
         return
@@ -526,19 +526,18 @@ def place_scored_data(config: DictConfig, task: Any, reference: Any, overrides: 
 
 
 def _inherit(config: dict[str, Any], scored: Record, overrides: list[str], is_proven: bool, run_dir: Path) -> None:
-    """Fill a scoring run's config from the run that it scores: its model, and its data unless others are chosen.
+    """Fill a scoring run's config from the scored run: its model, and its data unless others are selected.
 
     Args:
-        config: the scoring run's; changed.
-        scored: the other run's record.
-        overrides: what was typed.
+        config: the scoring run's config; changed in place.
+        scored: the scored run's record.
+        overrides: the user's overrides.
         is_proven: see `inherited.check`.
-        run_dir: the other run's folder.
+        run_dir: the scored run's folder.
 
-    Raises:
-        ConfigError: an override would change the model, or which samples are the test part; what reads the data is
-            nobody's that is trusted.
-        RecordError: the run's config is not a run's.
+        Raises:
+            ConfigError: an override would change the model or the test split, or the data's reader is not trusted.
+            RecordError: the record's config is not that of a run.
     """
     source = scored.config
     for key in ("model", "dataset", "datastore"):
@@ -571,7 +570,7 @@ def _inherit(config: dict[str, Any], scored: Record, overrides: list[str], is_pr
 
 
 def _tell_other_data(config: Mapping[str, Any], source: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """Say where an experiment's data are not those that a scored run was trained with: their name may be the same."""
+    """Warn if an experiment's data are not those that the scored run was trained with, which may have the same name."""
     typed = {override.lstrip("+").partition("=")[0] for override in overrides}
     if "experiment" not in typed or "dataset" in typed:
         return
@@ -586,7 +585,7 @@ def _tell_other_data(config: Mapping[str, Any], source: Mapping[str, Any], overr
 
 
 def _tell_limit(config: Mapping[str, Any], source: Mapping[str, Any]) -> None:
-    """Say where a run was scored on fewer batches than it is now: Lightning's options are not taken over from it."""
+    """Warn if the limit on test batches differs from the scored run's: Lightning's options are not inherited."""
     name = "limit_test_batches"
     scored, now = (((one.get("trainer") or {}).get("options") or {}).get(name) for one in (source, config))
     if base.of(config).part == "test" and scored != now:
@@ -606,7 +605,7 @@ def _tell_limit(config: Mapping[str, Any], source: Mapping[str, Any]) -> None:
 def _with_typed(
     config: Mapping[str, Any], source: Mapping[str, Any], overrides: Sequence[str], group: str, run_dir: Path
 ) -> dict[str, Any]:
-    """A group of the scored run's config, with what was typed of it, and what refers to that; see `scored_data`."""
+    """Return a group of the scored run's config with the user's overrides and their consequences; see `scored_data`."""
     typed = scored_data.typed_below(overrides, group)
     places = [one.lstrip("+").partition("=")[0].split(".")[1:] for one in typed if not one.startswith("~")]
     further = scored_data.consequences(run_dir, group, typed)
@@ -614,7 +613,7 @@ def _with_typed(
 
 
 def _with_values(node: Mapping[str, Any], places: Sequence[Sequence[str]], values: Mapping[str, Any]) -> dict[str, Any]:
-    """A node in which the values at some dotted places are those of another."""
+    """Return a copy of a node in which the values at some key paths are taken from another node."""
     result = dict(node)
     for first, *rest in places:
         if rest:
@@ -642,7 +641,7 @@ def _has_checkpoint(run_dir: Path, record: Record) -> bool:
 
 
 def git_state(folder: Path, root: Path) -> dict[str, Any] | None:
-    """Commit, branch and whether anything is changed; None outside git. No address of a remote: it may hold a token."""
+    """Return commit, branch and whether files are changed; None outside git. A remote's URL could contain a token."""
 
     def ask(*arguments: str) -> str | None:
         try:
@@ -664,6 +663,6 @@ def git_state(folder: Path, root: Path) -> dict[str, Any] | None:
 
 
 def submit(record: Record, run_dir: Path) -> None:
-    """Write a frozen run into its folder; from then on the folder alone says what is to be done."""
+    """Write a frozen run to its folder, which from then on describes the work completely."""
     recording.create(run_dir, record)
     store.keep_out_of_git(store.workspace())

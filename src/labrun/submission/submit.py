@@ -1,4 +1,4 @@
-"""Submitting: the runs of a sweep, or a single run that does not stay in this process."""
+"""Submission of a sweep's runs, or of a single run that is executed outside this process."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ CANCELED = 130
 
 @dataclass
 class Job:
-    """A run that is about to be submitted: its record, its folder, what Hydra saves beside it, its variables."""
+    """A run that is about to be submitted: its record, its folder, Hydra's files for it, and its variables."""
 
     record: Record
     run_dir: Path
     hydra: dict[str, str]
     environment: dict[str, str] = field(default_factory=dict)
     subfolder: str | None = hydra_files.SUBFOLDER
-    """Where in its folder what Hydra saves goes (`hydra.output_subdir`)."""
+    """The subfolder for Hydra's files (`hydra.output_subdir`)."""
     is_done: bool = False
-    """It completed in an earlier session of this sweep."""
+    """Whether it completed in an earlier session of this sweep."""
 
 
 class Freezer:
-    """Freezes the jobs of a sweep, while the pool's server, started with the first of them, imports what they need.
+    """Freezes the jobs of a sweep while the pool's server, started with the first job, imports their modules.
 
     Args:
         sweep_dir: the sweep's folder.
@@ -69,15 +69,15 @@ class Freezer:
             self.head.close(at_once=kind is not None)
 
     def state(self) -> object:
-        """What one job leaves for those that are frozen after it."""
+        """Return the state that one job leaves for the jobs frozen after it."""
         return self._around.pinned, self.head is None
 
     def freeze(self, config: DictConfig, run_dir: Path | None = None) -> Job:
-        """Freeze one composed job; `HydraConfig` must hold it.
+        """Freeze one composed job, whose config must be set in `HydraConfig`.
 
         Args:
-            config: the whole config, Hydra's node too.
-            run_dir: its folder; by default what `hydra.sweep.subdir` says.
+            config: the complete config, including Hydra's node.
+            run_dir: the run's folder; by default `hydra.sweep.subdir` in the sweep's folder.
 
         Raises:
             ConfigError, RecordError: see `freeze.freeze`.
@@ -106,7 +106,7 @@ class Freezer:
 
 
 def targets(submitted: Sequence[Job]) -> list[str]:
-    """What the runs' processes need imported."""
+    """Return the targets that the runs' processes import."""
     configs = [job.record.config for job in submitted]
     nodes = [config.get("dataset") for config in configs]
     nodes += [node for config in configs if not schema.is_local_datastore(node := config.get("datastore") or {})]
@@ -115,7 +115,7 @@ def targets(submitted: Sequence[Job]) -> list[str]:
 
 
 def _is_models(config: Mapping[str, Any]) -> bool:
-    """Whether a scored model's class may be imported ahead: its name comes from another run's record."""
+    """Return whether a scored model's class may be imported in advance: its name comes from another run's record."""
     target = str((config.get("model") or {}).get("_target_"))
     return target in config["trusted"] or not trust.refusal(target, may_import=False)
 
@@ -123,24 +123,24 @@ def _is_models(config: Mapping[str, Any]) -> bool:
 def carry_out(
     submitted: Sequence[Job], folder: Path, head: Head | None = None, prepare: Callable[[], None] | None = None
 ) -> list[Record]:
-    """Submit and execute every job; whatever one of them does, the others run.
+    """Submit and execute every job; the failure of one does not affect the others.
 
     Args:
-        submitted: the jobs, frozen.
-        folder: the sweep's, or the run's own if it is not a sweep.
-        head: what the backend has started ahead; the caller closes it.
-        prepare: writes what lies in the folder beside the runs, once nothing is refused any more.
+        submitted: the frozen jobs.
+        folder: the sweep's folder, or the run's if it is not a sweep.
+        head: result of the backend's `start_ahead`; the caller closes it.
+        prepare: writes further files to the folder, after all checks have passed.
 
     Returns:
-        The records, in the order of the jobs; with `compute.detach` as they are once the runs are on their way.
+        The records, in the order of the jobs; with `compute.detach`, as they are right after submission.
 
     Raises:
-        DataError, RecordError: the data are absent, or the folder cannot be written; nothing has run then.
-        ConfigError: `compute` asks for what cannot be had.
+        DataError, RecordError: the data are missing, or the folder cannot be written; nothing has run then.
+        ConfigError: `compute` requests resources that are not available.
         SystemExit: after Ctrl-C (130).
     """
     config = submitted[0].record.config
-    asked = {objective.of(job.record.config)[0] for job in submitted}  # before older records take their place
+    asked = {objective.of(job.record.config)[0] for job in submitted}  # before older records replace these
     is_sweep = submitted[0].record.sweep is not None
     backend = check(submitted)
     wanted = config["sweep"]["resume"] is not None and is_sweep
@@ -172,7 +172,7 @@ def carry_out(
 
 
 def _as_it_is(job: Job) -> Record:
-    """A run's record now; as it was submitted if somebody has removed the run since."""
+    """Return a run's current record, or the submitted one if the run has been removed since."""
     try:
         return records.read(job.run_dir)
     except RecordError:
@@ -180,16 +180,16 @@ def _as_it_is(job: Job) -> Record:
 
 
 def write(job: Job) -> None:
-    """Put a frozen run in its folder: from then on it alone says what is to be done."""
+    """Write a frozen run to its folder, which from then on describes the work completely."""
     freeze.submit(job.record, job.run_dir)
     hydra_files.save_of_run(job.hydra, job.run_dir, job.subfolder)
 
 
 def check(submitted: Sequence[Job]) -> Backend:
-    """Whether what the runs of a sweep ask for can be had, and goes together.
+    """Check that the requests of a sweep's runs can be met and are compatible with each other.
 
     Returns:
-        Where they go.
+        The backend that will execute them.
 
     Raises:
         DataError, ConfigError: see `carry_out`.
@@ -245,7 +245,7 @@ def _attached(
 
 
 def _cancel(folder: Path, plan: sweep_state.Plan, runs: Sequence[Path] = ()) -> NoReturn:
-    """After Ctrl-C: close what has not begun, show what there is, and end."""
+    """Handle Ctrl-C: close the runs that have not started, show the results so far, and exit."""
     controller.cancel_rest(folder, plan, "the sweep was canceled before it began")
     if runs:
         results.tell(folder, runs, None)
@@ -254,15 +254,15 @@ def _cancel(folder: Path, plan: sweep_state.Plan, runs: Sequence[Path] = ()) -> 
 
 
 def make_plan(submitted: Sequence[Job], folder: Path, runs: Sequence[Path], backend: Backend) -> sweep_state.Plan:
-    """What the controller of a sweep's folder must know.
+    """Return the plan for the controller of a sweep's folder.
 
     Args:
-        submitted: the jobs, frozen.
-        folder: the sweep's.
-        runs: every run of it.
-        backend: where they go.
+        submitted: the frozen jobs.
+        folder: the sweep's folder.
+        runs: all its runs.
+        backend: the backend that executes them.
     """
-    # What is done may have gone elsewhere, under other limits.
+    # A finished run may have been executed by another backend, under other limits.
     record = next((job.record for job in submitted if not job.is_done), submitted[0].record)
     config, compute = record.config, Compute.of(record.config["compute"])
     needs = [Compute.of(job.record.config["compute"]).on_a_node for job in submitted]
@@ -303,7 +303,7 @@ def _check_folders(submitted: Sequence[Job], fresh: bool) -> None:
 
 @contextlib.contextmanager
 def in_charge(folder: Path, backend: Backend, fresh: bool = False) -> Iterator[None]:
-    """Inside, nobody else goes on with a sweep; see `check_left`. A fresh one has nobody yet."""
+    """Hold a sweep's lease, so that no other process resumes it; see `check_left`. A fresh sweep needs no check."""
     if not fresh:
         check_left(folder, backend)
     own = lease.Lease(SweepState(folder))
@@ -314,10 +314,10 @@ def in_charge(folder: Path, backend: Backend, fresh: bool = False) -> Iterator[N
 
 
 def _resume(submitted: Sequence[Job], folder: Path, backend: Backend) -> list[Path]:
-    """Give each job the run that it repeats, and put what is not completed back in the queue.
+    """Assign each job the run that it repeats, and queue all incomplete runs again.
 
     Returns:
-        Every run of the sweep: those that it had, then the new ones.
+        Every run of the sweep: the existing ones, then the new ones.
     """
     old = resume.earlier(folder)
     _check_same(submitted, old, folder)
@@ -338,7 +338,7 @@ def _resume(submitted: Sequence[Job], folder: Path, backend: Backend) -> list[Pa
                 job.record.code = old[0].record.code
             runs.append(job.run_dir)
             continue
-        # Read again: looking at the data took its time, and a run with Slurm may have ended since.
+        # Read the record again: hashing the data took a while, and a Slurm run may have ended since.
         job.run_dir, then = one.run_dir, records.read(one.run_dir)
         job.is_done = then.status in (records.COMPLETED, records.STOPPED)
         taken += job.is_done
@@ -360,7 +360,7 @@ def _resume(submitted: Sequence[Job], folder: Path, backend: Backend) -> list[Pa
 
 
 def _move(record: Record, old: Path, new: Path) -> None:
-    """Have a frozen run's configuration name another folder of its own (`${hydra:runtime.output_dir}`)."""
+    """Replace the run's folder in a frozen run's configuration (`${hydra:runtime.output_dir}`)."""
 
     def moved(value: Any) -> Any:
         if isinstance(value, dict):
@@ -383,14 +383,14 @@ def _check_same(submitted: Sequence[Job], old: Sequence[resume.PreviousRun], fol
 
 
 def check_left(folder: Path, backend: Backend) -> None:
-    """Whether a sweep has been left, so that it can be gone on with; what runs elsewhere of it is ended.
+    """Check that no controller drives a sweep, so that it can be resumed, and end its runs in other backends.
 
     Args:
-        folder: the sweep's.
-        backend: where it goes on.
+        folder: the sweep's folder.
+        backend: the backend that will resume it.
 
     Raises:
-        RecordError: another controller is at it.
+        RecordError: another controller is active.
     """
     holder = lease.living(SweepState(folder))
     if holder is not None:
@@ -402,7 +402,7 @@ def check_left(folder: Path, backend: Backend) -> None:
 
 
 def _end_elsewhere(folder: Path, backend: Backend) -> None:
-    """What other backends may still run of a sweep, or begin again by themselves: its runs go on here now."""
+    """End all runs of a sweep that other backends may still run or requeue, since this one takes over."""
 
     def unfinished() -> set[Path]:
         return {one.run_dir for one in resume.earlier(folder) if not one.record.finished}
@@ -415,7 +415,7 @@ def _end_elsewhere(folder: Path, backend: Backend) -> None:
 
 
 def answer(record: Record, run_dir: Path) -> None:
-    """Say how a single run that went elsewhere ended.
+    """Report how a single run that was executed outside this process ended.
 
     Raises:
         SystemExit: it failed (1) or was canceled (130).

@@ -1,1 +1,1 @@
-"""The pool on this machine: runs are forked from a server that has imported what they need."""
+"""The local pool: runs are forked from a server that has already imported the modules they need."""

@@ -1,4 +1,4 @@
-"""This machine's pool as a backend."""
+"""The local pool as a backend."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ log = logging.getLogger(__name__)
 
 
 class Local(Backend):
-    """A pool of processes on this machine, forked from one that has imported everything."""
+    """Executes runs in a pool of local processes, forked from a server that has imported their modules."""
 
     name = "local"
     starts_ahead = True
     settings = frozenset({"tasks_per_node"})
 
     def problems(self, compute: Compute) -> Iterator[str]:
-        """What this machine lacks."""
+        """Yield a message for everything that this machine lacks."""
         return machine.problems(compute)
 
     def summary(self, compute: Compute) -> str:
-        """Cores and memory, or GPUs."""
+        """Describe this machine's cores and memory, or its GPUs."""
         return machine.summary(compute)
 
     def capacity(self, needs: Sequence[tuple[int, int]], compute: Compute) -> Capacity:
-        """As many as the cores and the GPUs carry, unless `max_parallel` says it."""
+        """Return as many runs as the cores and GPUs allow, or `max_parallel` if it is set."""
         cores = machine.cores() if compute.max_parallel is None else None
         gpus = machine.visible_gpus() if any(count for _, count in needs) else None
         there = Slots(sys.maxsize, machine.cores(), gpus, compute.runs_per_gpu)
@@ -50,7 +50,7 @@ class Local(Backend):
         return Capacity(most, cores)
 
     def start_ahead(self, compute: Compute, path: Sequence[str], targets: Sequence[str]) -> Server:
-        """The fork server, which imports while the runs are being frozen."""
+        """Start the fork server, which imports modules while the runs are being frozen."""
         return Server(path, targets, compute.python, os.getcwd(), threads=compute.cpus_per_run)
 
     def executor(self, folder: Path, plan: Plan, count: int, head: Head | None = None) -> LocalPool:
@@ -69,7 +69,7 @@ class Local(Backend):
         return LocalPool(start, places, plan.draws)
 
     def room(self, settings: Mapping[str, Any]) -> int:
-        """As many calls as the cores or the GPUs carry."""
+        """Return as many calls as the cores or GPUs allow, or `max_parallel` if it is set."""
         cpus, gpus = settings["cpus_per_run"], settings["gpus_per_run"]
         carried = len(machine.visible_gpus()) // gpus if gpus else machine.cores() // cpus
         return max(1, int(settings["max_parallel"] or carried))
@@ -80,7 +80,7 @@ class Local(Backend):
 
 
 class LocalCalls:
-    """Calls of an application, forked from a server that has imported its modules; see `Calls`."""
+    """Executes an application's calls, forked from a server that has imported its modules; see `Calls`."""
 
     poll_s = 0.02
 
@@ -88,7 +88,7 @@ class LocalCalls:
         from labrun.backends.local.executor import LabrunExecutor
 
         self._executor = LabrunExecutor(folder)
-        self._executor.imports_from_cwd = False  # as the application itself
+        self._executor.imports_from_cwd = False  # like the application itself
         self._executor.update_parameters(
             timeout_min=settings["timeout_min"],
             mem_gb=settings["mem_gb"],
@@ -104,7 +104,7 @@ class LocalCalls:
         return list(self._executor.map_array(function, payloads))
 
     def ends(self, jobs: Mapping[int, Any]) -> dict[int, str | None]:
-        """The jobs that have ended: the pool knows."""
+        """Return the jobs that have ended, from the pool's state."""
         found: dict[int, str | None] = {}
         for number, job in jobs.items():
             if all(job.task(task).paths.result_pickle.exists() for task in range(job.num_tasks)):
@@ -114,7 +114,7 @@ class LocalCalls:
         return found
 
     def cancel(self, jobs: Sequence[Any]) -> None:
-        """Ask the jobs to stop, and wait for them, unless Ctrl-C comes again."""
+        """Ask the jobs to stop, and wait for them until the user presses Ctrl-C again."""
         for job in jobs:
             job.cancel(check=False)
         if not all(job.done() for job in jobs):

@@ -1,7 +1,7 @@
-"""What a process does for a call of a plain application: submitit's work, on our pickle.
+"""Executes a call of a plain application in its own process: submitit's work, on our pickle.
 
-It is forked from a server that has imported what is needed (`carry_out`), or an interpreter of its own, or a Slurm
-job's, that executes this module (`main`).
+The process is either forked from a server that has imported the needed modules (`carry_out`), or it is a new
+interpreter, locally or in a Slurm job, that executes this module (`main`).
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from labrun.errors import LabrunError
 from labrun.tasks.threads import number
 
 REQUEUE = 144
-"""Exit code of a call that has saved its state and is to go on from there."""
+"""Exit code of a call that has saved its state and must be resumed from it."""
 SEEN_S = 60.0
-"""How long a pickle that was just written may take to be seen through a network file system."""
+"""How long a new pickle may take to become visible on a network file system, in seconds."""
 
 _is_seeded = False
-"""Whether what was imported has seeded numpy's own generator: each call goes on from there then."""
+"""Whether an imported module has seeded numpy's global generator; each call then continues from that state."""
 
 
 def preload(modules: Sequence[str]) -> None:
-    """Import what calls will need."""
-    get_job_environments()  # each call asks which of them it is in
+    """Import the modules that calls will need."""
+    get_job_environments()  # each call looks up its own environment among these
     drawn = random_state()
     for name in modules:
-        # A module's own errors, sys.exit in it too: the call that needs it meets them again, and tells them.
+        # Ignore a module's own errors, sys.exit included: the call that needs the module will raise and report them.
         with contextlib.suppress(BaseException):
             importlib.import_module(name)
     global _is_seeded
@@ -48,7 +48,7 @@ def preload(modules: Sequence[str]) -> None:
 
 
 def random_state() -> bytes | None:
-    """What numpy's own generator would draw next; None without numpy."""
+    """Return the state of numpy's global generator; None if numpy is not imported."""
     if "numpy" not in sys.modules:
         return None
     import numpy.random
@@ -57,29 +57,30 @@ def random_state() -> bytes | None:
 
 
 def carry_out(message: Mapping[str, Any]) -> int:
-    """Carry out one task of a call, in a forked process, as submitit's own executors do it; the exit code.
+    """Execute one task of a call in a forked process, as submitit's executors do. Return the exit code.
 
     Args:
-        message: `call`: the executor's folder; `run`: its id; `rank`: of the task; `variables`: all that the task has;
-            `cwd`: its folder; `threads`: how many the libraries may use (None: as its variables say).
+        message: `call`: the executor's folder; `run`: the call's id; `rank`: the task's rank; `variables`: the task's
+        whole environment; `cwd`: its working folder; `threads`: threads that the libraries may use (None: as the
+        variables say).
 
     Raises:
-        LabrunError: its pickle could be another user's.
+        LabrunError: another user could have written the pickle.
     """
     os.environ.clear()
     os.environ.update(message["variables"])
     time.tzset()
-    # Kept back until there is a handler for it: importing what the function needs may take its time.
+    # Block the signal until there is a handler for it: importing the function's modules may take a while.
     signal.pthread_sigmask(signal.SIG_BLOCK, {JobEnvironment._usr_sig()})
     os.chdir(message["cwd"])
     check_own(JobPaths(message["call"], message["run"], message["rank"]).submitted_pickle)
     limit_threads(message["threads"] or number(os.environ.get("OMP_NUM_THREADS")) or 1)
-    if "numpy.random" in sys.modules and not _is_seeded:  # each draws its own, as in an interpreter of its own
+    if "numpy.random" in sys.modules and not _is_seeded:  # each call draws different numbers, as in a new interpreter
         sys.modules["numpy.random"].seed()
     let_workers_be_ended()
     try:
         process_job(message["call"])
-    except Exception:  # noqa: BLE001 - submitit has put it in the result
+    except Exception:  # noqa: BLE001 - submitit has stored it in the result
         return 1
     except SystemExit as end:
         if end.code == REQUEUE:
@@ -90,19 +91,19 @@ def carry_out(message: Mapping[str, Any]) -> int:
 
 
 def let_workers_be_ended() -> None:
-    """Have processes that a call forks obey SIGTERM.
+    """Make processes that a call forks obey SIGTERM.
 
-    submitit has its jobs pass that signal by, their workers inherit this, and `multiprocessing`, which ends its workers
-    so, then waits for one for ever.
+    submitit makes its jobs ignore that signal, and their workers inherit this. `multiprocessing` ends its workers with
+    SIGTERM and would then wait for them forever.
     """
     os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def main(folder: str) -> None:
-    """Carry out this job's call, in an interpreter of its own.
+    """Execute this job's call in a new interpreter.
 
     Raises:
-        LabrunError: its pickle could be another user's.
+        LabrunError: another user could have written the pickle.
     """
     os.environ["SUBMITIT_FOLDER"] = folder
     pickled: Path = JobEnvironment().paths.submitted_pickle

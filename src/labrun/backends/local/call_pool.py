@@ -1,4 +1,4 @@
-"""The pool of calls (`calls.py`): a supervisor with a thread of its own, so that its caller need not poll."""
+"""The pool of calls (`calls.py`): a supervisor that runs in its own thread, so that its caller need not poll."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from labrun.backends.local.slots import Slots
 from labrun.backends.local.supervisor import Supervisor
 
 IDLE_SERVERS = 3
-"""How many servers without a call are kept: submissions may go to and fro between two environments."""
+"""Number of servers to keep without a call: submissions may alternate between two environments."""
 
 _POOLS: weakref.WeakSet[CallPool] = weakref.WeakSet()
 
 
 def pool_of(job_id: str) -> CallPool | None:
-    """The pool of this process that looks after a call."""
+    """Return this process's pool that manages a call; None if there is none."""
     return next((pool for pool in list(_POOLS) if pool.call(job_id) is not None), None)
 
 
 class CallPool(Supervisor[Call]):
-    """Carries out calls.
+    """Executes calls.
 
     Args:
-        places: what the calls share.
+        places: the slots that the calls share.
     """
 
     every_s: ClassVar[float] = 0.5
@@ -46,7 +46,7 @@ class CallPool(Supervisor[Call]):
         _POOLS.add(self)
         atexit.register(self._wait_at_exit)
 
-    # ---- what the caller does
+    # ---- called by the submitting thread
 
     def submit(self, calls: Sequence[Call]) -> None:
         """Put calls in the queue."""
@@ -62,22 +62,22 @@ class CallPool(Supervisor[Call]):
         self._wake()
 
     def call(self, job_id: str) -> Call | None:
-        """What is known of a call; None: it is not of this pool, or this process was forked from the pool's."""
+        """Return a call; None if it is not in this pool, or if this process was forked from the pool's process."""
         return self._calls.get(job_id) if os.getpid() == self._pid else None
 
     def cancel(self, job_id: str) -> None:
-        """Ask a call to stop; one that waits is canceled at once."""
+        """Ask a running call to stop; cancel a waiting one at once."""
         with self._lock:
             if job_id in self._calls:
                 self._cancel(self._calls[job_id])
 
     def interrupt(self, job_id: str) -> None:
-        """Have a call save its state: tell its tasks, and nothing that they started."""
+        """Make a call save its state: signal its tasks, but no process that they started."""
         with self._lock:
             self._calls[job_id].signal(save_signal(), alone=True)
 
     def close(self) -> None:
-        """End the servers and all that still runs."""
+        """End the servers and all running calls."""
         self._ending = True
         self._wake()
         self._thread.join(timeout=5)
@@ -86,11 +86,11 @@ class CallPool(Supervisor[Call]):
         os.write(self._wake_write, b"x")
 
     def _wait_at_exit(self) -> None:
-        """Nothing that was submitted is lost because the script has come to its end."""
+        """Wait for submitted calls when the script ends, so that none is lost."""
         left = [call for call in self._calls.values() if not call.done.is_set()]
         if not left or self._ending or os.getpid() != self._pid:
             return
-        if issubclass(getattr(sys, "last_type", None) or Exception, KeyboardInterrupt):  # what ended the script
+        if issubclass(getattr(sys, "last_type", None) or Exception, KeyboardInterrupt):  # Ctrl-C ended the script
             sys.stderr.write(f"labrun: {len(left)} submitted jobs that have not ended end now\n")
             self.close()
             return
@@ -101,7 +101,7 @@ class CallPool(Supervisor[Call]):
         except KeyboardInterrupt:
             self.close()
 
-    # ---- the thread
+    # ---- called by the pool's thread
 
     def _serve(self) -> None:
         # Servers start in this thread: the kernel ends a server when the thread that started it ends.
@@ -114,7 +114,7 @@ class CallPool(Supervisor[Call]):
                     self._begin()
                     self._close_idle()
         finally:
-            # Whatever happened: nobody waits for ever.
+            # In every case, mark all calls as ended, so that nobody waits for them forever.
             with self._lock:
                 for server in self.servers.values():
                     server.close(at_once=True)
@@ -124,7 +124,7 @@ class CallPool(Supervisor[Call]):
                         call.close(CANCELLED)
 
     def _close_idle(self) -> None:
-        """End servers that nothing waits for, but the newest."""
+        """End idle servers, except the most recently used ones."""
         if len(self.servers) <= IDLE_SERVERS:
             return
         wanted = {call.key for call in (*self._queue, *self._running.values())}

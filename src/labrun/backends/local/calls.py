@@ -1,11 +1,11 @@
-"""Calls of pickled functions on this machine, as payloads of a supervisor: what submitit's executor hands over.
+"""Calls of pickled functions on this machine, as payloads of a supervisor; submitit's executor submits them.
 
-A call is one function in one or more tasks. Each task is forked from a server that has imported what was asked for
-(`call.carry_out`), or becomes an interpreter of its own where `setup` or `python` ask for that. It runs with the
-variables, the folder and the import path that the process had when it submitted the call.
+A call is one function in one or more tasks. Each task is forked from a server that has imported the requested modules
+(`call.carry_out`), or starts its own interpreter if `setup` or `python` is set. It runs with the environment variables,
+the working folder and the import path that the submitting process had at that time.
 
-Beside each call lies `<id>_state.json` (its state, its processes, and which process looks after it), so that any
-process can wait for it; `<id>_cancel` asks for its end.
+The file `<id>_state.json` in the call's folder holds its state, its processes and the process that manages it, so that
+any process can wait for the call. The file `<id>_cancel` requests its cancellation.
 """
 
 from __future__ import annotations
@@ -39,42 +39,42 @@ from labrun.runs import recording
 PENDING, RUNNING, FINISHED, CANCELLED = "PENDING", "RUNNING", "FINISHED", "CANCELLED"
 OPEN = (PENDING, RUNNING)
 AT_START = ("PYTHON", "LD_", "DYLD_", "LC_", "LANG", "OMP_", "MKL_", "OPENBLAS_", "GOMP_", "KMP_", "MALLOC_")
-"""Variables that an interpreter and the libraries below numpy read once, when they start."""
+"""Prefixes of variables that an interpreter and numpy's native libraries read only once, at startup."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The state of the process that submits calls, as far as they depend on it."""
+    """The part of the submitting process's state that its calls depend on."""
 
     cwd: str
     path: tuple[str, ...]
-    """Where modules are imported from."""
+    """The import path."""
     environment: Mapping[str, str]
     modules: tuple[str, ...] = ()
-    """Imported once, ahead of the calls."""
+    """Modules to import once, before the calls."""
     setup: tuple[str, ...] = ()
-    """Shell commands before each task; any of them that fails ends it."""
+    """Shell commands to run before each task; the task ends if one of them fails."""
     python: str | None = None
-    """A command that starts another interpreter, as a shell would split it."""
+    """A shell-quoted command that starts another interpreter."""
 
     @property
     def starts_interpreter(self) -> bool:
-        """Whether each task needs an interpreter of its own."""
+        """Whether each task starts its own interpreter."""
         return bool(self.setup) or self.python is not None
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """Calls with the same key may be forked from the same server."""
+        """The key of the server: calls with the same key may be forked from the same server."""
         if self.starts_interpreter:
             return (PROGRAM,)
         told = [(name, value) for name, value in self.environment.items() if self.modules or name.startswith(AT_START)]
         return self.path, self.modules, tuple(sorted(told))
 
     def server(self) -> Server:
-        """A new server for such calls.
+        """Start a new server for such calls.
 
         Raises:
-            OSError: it does not start.
+            OSError: the server does not start.
         """
         if self.starts_interpreter:  # the variables may be meant for another Python
             plain = {name: value for name, value in self.environment.items() if not name.startswith("PYTHON")}
@@ -82,7 +82,7 @@ class Origin:
         return Server(self.path, self.modules, cwd=self.cwd, kind=CALL, environment=self.environment)
 
     def command(self, folder: Path) -> list[str]:
-        """What starts an interpreter for a task of a call in that folder."""
+        """Return the command that starts an interpreter for a task of a call in that folder."""
         if self.python is None:
             command = [sys.executable, "-u", "-m", "labrun.backends.local.call", str(folder)]
         else:
@@ -92,28 +92,28 @@ class Origin:
 
 @dataclass(eq=False, kw_only=True)
 class Call(Payload):
-    """One call: its result lies in a file, its state in another, and here."""
+    """One call. Its result is stored in a file; its state in another file and in this object."""
 
     folder: Path
     origin: Origin
     name: str = "submitit"
     signal_delay_s: float = 30.0
-    """So long before its time is up it is asked to save its state (SIGUSR2)."""
+    """How long before its timeout it is asked to save its state (SIGUSR2)."""
     threads: int | None = None
-    """What the libraries may use; None: what its variables say."""
+    """Threads that the libraries may use; None: as its variables say."""
     joined: bool = False
-    """Whether its standard error goes where its standard output does."""
+    """Whether its standard error goes to the file of its standard output."""
     state: str = PENDING
     warned: bool = False
     """Whether it was asked to save its state."""
     done: threading.Event = field(default_factory=threading.Event)
 
     def paths(self, rank: int = 0) -> utils.JobPaths:
-        """Where a task's files are."""
+        """Return the paths of a task's files."""
         return utils.JobPaths(self.folder, self.id, rank)
 
     def message(self, rank: int) -> dict[str, Any]:
-        """See `call.carry_out`, and `forkserver.child`."""
+        """Return the message for `call.carry_out` and `forkserver.child`."""
         origin, paths = self.origin, self.paths(rank)
         place = self.place.environment if self.place else {}
         message: dict[str, Any] = {
@@ -129,7 +129,7 @@ class Call(Payload):
         return message
 
     def _variables(self, rank: int) -> dict[str, str]:
-        """What tells a task which one it is: submitit's own names where the interpreter is another one."""
+        """Return the variables that identify a task; with another interpreter they have submitit's own names."""
         kind = "labrun" if self.origin.python is None else "local"
         prefix = f"SUBMITIT_{kind.upper()}_"
         is_ours = self.origin.starts_interpreter and self.origin.python is None
@@ -146,17 +146,17 @@ class Call(Payload):
         }
 
     def is_asked_to_end(self) -> bool:
-        """Whether another process asks for its end."""
+        """Whether another process has requested its cancellation."""
         return cancel_file(self.paths()).exists()
 
     def beat(self) -> None:
-        """Note its processes; have it save its state shortly before its time is up."""
+        """Record its processes, and ask it to save its state shortly before its timeout."""
         if self.state == PENDING and len(self.pids) == self.tasks:
             self.state, self.warned = RUNNING, False
             self.note()
         if self.reason is not None or self.canceled or self.state == PENDING:
             return
-        if REQUEUE in self.codes:  # it goes on with all its tasks
+        if REQUEUE in self.codes:  # it is resumed with all its tasks
             self.kill()
         seconds, limit_s = time.monotonic() - self.began, self.needs.timeout_s
         if limit_s is not None and not self.warned and 0 < limit_s - self.signal_delay_s < seconds <= limit_s:
@@ -165,11 +165,11 @@ class Call(Payload):
 
     @property
     def codes(self) -> list[int]:
-        """The exit codes of tasks that have ended; below zero: the signal that ended it."""
+        """Exit codes of the ended tasks; a negative one is the signal that ended the task."""
         return [os.waitstatus_to_exitcode(status) for status in self.statuses.values()]
 
     def ended(self) -> Again:
-        """Say how; one that has saved its state goes on from there when its turn comes."""
+        """Record how it ended; queue it again if it has saved its state."""
         if self.server is not None:
             self.server.deaths = 0
         if self.reason is None and not self.canceled and REQUEUE in self.codes:
@@ -186,49 +186,52 @@ class Call(Payload):
         return None
 
     def lost(self, is_guilty: bool) -> Again:
-        """It has failed: what it has done already is unknown."""
+        """Mark it as failed: how far it got is unknown."""
         self.close("FAILED (its fork server died)")
         return None
 
     def unrun(self, why: str, is_refused: bool) -> None:
-        """Say so."""
+        """Mark it as failed or canceled."""
         self.close(f"FAILED ({why})" if is_refused else CANCELLED)
 
     def close(self, state: str) -> None:
-        """It has ended, or will not begin; a call that was canceled is that, however it has ended."""
+        """Record its final state; a canceled call counts as canceled, however it ended."""
         self.state = CANCELLED if self.canceled else state
         self.note()
         self.done.set()
 
     def note(self) -> None:
-        """Write its state beside it."""
+        """Write its state file."""
         file, owner = state_file(self.paths()), records.process_identity()
         processes = [{**owner, "pid": pid, "start_time": records.process_start(pid)} for pid in self.living]
         noted = {"state": self.state, "name": self.name, "owner": owner, "processes": processes}
-        with contextlib.suppress(OSError), atomic_write(file) as written:  # who waits in this process does not need it
+        with (
+            contextlib.suppress(OSError),
+            atomic_write(file) as written,
+        ):  # waiters in this process do not need the file
             written.write(json.dumps(noted).encode())
 
 
 def save_signal() -> signal.Signals:
-    """What has a call save its state; submitit lets a variable choose."""
+    """Return the signal that makes a call save its state; submitit reads it from an environment variable."""
     return signal.Signals(JobEnvironment._usr_sig())
 
 
 def state_file(paths: utils.JobPaths) -> Path:
-    """Where a call's state is noted."""
+    """Return the path of a call's state file."""
     return Path(paths.folder) / f"{paths.job_id}_state.json"
 
 
 def cancel_file(paths: utils.JobPaths) -> Path:
-    """What asks for a call's end."""
+    """Return the path of the file that requests a call's cancellation."""
     return Path(paths.folder) / f"{paths.job_id}_cancel"
 
 
 def noted_state(paths: utils.JobPaths) -> str:
-    """A call's state, for a process that does not look after it.
+    """Return a call's state, for a process that does not manage it.
 
     Returns:
-        As noted; UNKNOWN where nothing is; FAILED with the reason where its supervisor and its processes are gone.
+        The recorded state; UNKNOWN if there is none; FAILED with the reason if its supervisor and processes are gone.
     """
     try:
         noted = json.loads(state_file(paths).read_text(encoding="utf-8"))
@@ -244,17 +247,17 @@ def noted_state(paths: utils.JobPaths) -> str:
 
 
 def tail(file: Path, lines: int = 40) -> str:
-    """The last lines of what a call printed; empty where there is nothing."""
+    """Return the last lines of a call's output; empty if there is none."""
     with contextlib.suppress(OSError):
         return "\n".join(file.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
     return ""
 
 
 def import_path(with_cwd: bool) -> list[str]:
-    """This process's import path, as it is now, for another process in any folder.
+    """Return this process's current import path as absolute paths, for a process in another folder.
 
     Args:
-        with_cwd: the working folder comes first, as `python -m` has it: so a snapshot counts that was changed to.
+        with_cwd: put the working folder first, as `python -m` does, so that modules come from a snapshot if that is it.
     """
 
     def entries() -> Iterator[str]:
@@ -267,10 +270,10 @@ def import_path(with_cwd: bool) -> list[str]:
 
 
 def visible(numbers: Sequence[int]) -> tuple[str, ...]:
-    """The GPUs with these numbers, of those that this process may see.
+    """Return the GPUs with these numbers among those that are visible to this process.
 
     Raises:
-        ValueError: there are not that many.
+        ValueError: a number is too large.
     """
     there = machine.visible_gpus()
     if any(number >= len(there) for number in numbers):

@@ -1,7 +1,7 @@
 """The local pool as a submitit executor: `submitit.AutoExecutor(folder, cluster="labrun")`, for any Python function.
 
-Functions go through pickles, as everywhere in submitit; they lie in a folder of mode 0700, and neither a submitted
-function nor a result is loaded that somebody else owns or may write.
+Functions are pickled, as everywhere in submitit. The pickles are stored in a folder of mode 0700, and a submitted
+function or a result is never loaded if another user owns the file or may write it.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from labrun.backends.local.slots import Slots
 from labrun.tasks.threads import VARIABLES
 
 POLL_S = 0.2
-"""How often a process that does not look after a call asks for its state."""
+"""Interval at which a process that does not manage a call polls its state, in seconds."""
 
 
 class LabrunJob(core.Job[Any]):  # type: ignore[misc]
-    """A call in the pool; made of its folder and id, or unpickled, in any process of this machine too."""
+    """A call in the pool. Any process on this machine can create it from its folder and id, or unpickle it."""
 
     def _call(self) -> Call | None:
         pool = call_pool.pool_of(self.job_id)
         return None if pool is None else pool.call(self.job_id)
 
     def done(self, force_check: bool = False) -> bool:
-        """Whether it has ended, however."""
+        """Return whether it has ended, in whatever state."""
         call = self._call()
         if call is not None and call.done.is_set():
             return True
         if self._sub_jobs:
             return all(job.done() for job in self._sub_jobs)
-        if call is not None:  # a task of several may have ended before the others
+        if call is not None:  # one of several tasks may have ended before the others
             return call.tasks > 1 and self.paths.result_pickle.exists()
         return self.paths.result_pickle.exists() or self.state not in OPEN
 
@@ -65,7 +65,7 @@ class LabrunJob(core.Job[Any]):  # type: ignore[misc]
         return self.get_info()["jobState"]
 
     def get_info(self, mode: str = "force") -> dict[str, str]:
-        """The state (`jobState`), as submitit's own jobs give it, and what ended it (`reason`), where something did."""
+        """Return the state (`jobState`), as submitit's own jobs do, and the reason for a failure (`reason`), if any."""
         call = self._call()
         state = calls.noted_state(self.paths) if call is None else call.state
         if call is None and state in (*OPEN, "UNKNOWN") and self.paths.result_pickle.exists():
@@ -75,11 +75,11 @@ class LabrunJob(core.Job[Any]):  # type: ignore[misc]
 
     @property
     def end(self) -> str:
-        """The state and the reason for it, in words."""
+        """The state, with its reason in parentheses."""
         return " ".join(f"({word})" if place else word for place, word in enumerate(self.get_info().values()))
 
     def cancel(self, check: bool = True) -> None:
-        """Ask it to stop; within ten seconds it is ended."""
+        """Ask it to stop; it is killed if it has not stopped within ten seconds."""
         pool = call_pool.pool_of(self.job_id)
         if pool is not None:
             pool.cancel(self.job_id)
@@ -87,17 +87,17 @@ class LabrunJob(core.Job[Any]):  # type: ignore[misc]
             calls.cancel_file(self.paths).touch()
 
     def _interrupt(self, timeout: bool = False) -> None:
-        """Have it save its state and go on from there, as before its time is up (to try that out)."""
+        """Make it save its state and resume, as it does before its timeout (for testing)."""
         pool = call_pool.pool_of(self.job_id)
         if pool is None:
             raise RuntimeError(f"job {self.job_id}: only the process that submitted it can interrupt it")
         pool.interrupt(self.job_id)
 
     def submission(self) -> utils.DelayedSubmission:
-        """What was submitted, with `function`, `args` and `kwargs`.
+        """Return the submission, with `function`, `args` and `kwargs`.
 
         Raises:
-            LabrunError: somebody else could have written it.
+            LabrunError: another user could have written it.
         """
         check_own(self.paths.submitted_pickle)
         return super().submission()
@@ -113,15 +113,15 @@ class LabrunJob(core.Job[Any]):  # type: ignore[misc]
         return outcome
 
     def __del__(self) -> None:
-        # submitit's own asks a watcher, which there is not.
+        # submitit's own method asks a watcher, which this job does not have.
         if self.__dict__.get("_cancel_at_deletion") and not self.done():
             self.cancel(check=False)
 
 
 class LabrunJobEnvironment(JobEnvironment):  # type: ignore[misc]
-    """What a call can ask of where it runs."""
+    """The environment of a call's job, for code inside the call."""
 
-    _env = {  # noqa: RUF012 - as submitit has it
+    _env = {  # noqa: RUF012 - as in submitit
         "job_id": "SUBMITIT_LABRUN_JOB_ID",
         "num_tasks": "SUBMITIT_LABRUN_NTASKS",
         "num_nodes": "SUBMITIT_LABRUN_JOB_NUM_NODES",
@@ -132,7 +132,9 @@ class LabrunJobEnvironment(JobEnvironment):  # type: ignore[misc]
 
     def _handle_signals(self, paths: utils.JobPaths, submission: utils.DelayedSubmission) -> None:
         super()._handle_signals(paths, submission)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {self._usr_sig()})  # what came while the function was loaded, too
+        signal.pthread_sigmask(
+            signal.SIG_UNBLOCK, {self._usr_sig()}
+        )  # delivers a signal that arrived while the function was loaded, too
 
     def _requeue(self, countdown: int) -> None:
         sys.stdout.write(f"Requeued job {self.job_id} ({countdown} remaining timeouts)\n")
@@ -168,27 +170,27 @@ PARAMETERS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "runs_per_gpu": ("a whole number, at least 1", lambda value: _number(value, 1, is_whole=True)),
     "modules": ("a list of module names", _texts),
 }
-"""What may be asked for: in words, and as a check. None is the default of each."""
+"""The parameters, each with a description of its values and a check. Each defaults to None."""
 OWN = ("signal_delay_s", "visible_gpus", "setup", "max_parallel", "runs_per_gpu", "modules")
-"""Those that `AutoExecutor` takes with `labrun_` before them."""
+"""Parameters that `AutoExecutor` takes with the prefix `labrun_`."""
 SIGNAL_DELAY_S = 30
 
 
 class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
     """Runs functions on this machine, a bounded number at a time, each in a process forked from a warm server.
 
-    A job runs with the variables, the working folder and the import path that this process has when it is submitted.
+    A job runs with the environment variables, the working folder and the import path of this process at submission.
 
-    Parameters (`update_parameters`; `AutoExecutor` wants `labrun_` before those marked with *): `name`, `timeout_min`,
-    `signal_delay_s`* (30), `mem_gb`, `tasks_per_node`, `cpus_per_task`, `gpus_per_node`, `visible_gpus`*,
-    `stderr_to_stdout`, `setup`*, `max_parallel`*, `runs_per_gpu`* and `modules`* (imported once, ahead). Without
-    `timeout_min` a job may take any time.
+    Parameters (`update_parameters`; `AutoExecutor` requires the prefix `labrun_` for those marked with *): `name`,
+    `timeout_min` (default: no limit), `signal_delay_s`* (30), `mem_gb`, `tasks_per_node`, `cpus_per_task`,
+    `gpus_per_node`, `visible_gpus`*, `stderr_to_stdout`, `setup`*, `max_parallel`*, `runs_per_gpu`* and `modules`*
+    (imported once, in advance).
 
     Args:
         folder: for pickles and logs; `%j` stands for a job's id.
-        max_num_timeout: how often a job that has a `checkpoint` method goes on after its time was up.
-        max_pickle_size_gb: more than this is not submitted at once.
-        python: a command that starts the jobs' interpreter; it needs submitit. Each job starts it then.
+        max_num_timeout: how often a job with a `checkpoint` method is resumed after a timeout.
+        max_pickle_size_gb: largest total size of one submission.
+        python: a command that starts another interpreter, which needs submitit; each job then starts its own.
     """
 
     job_class = LabrunJob
@@ -207,7 +209,7 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
 
     @classmethod
     def affinity(cls) -> int:
-        """Never chosen unless named."""
+        """Return 0: the executor is used only if it is selected by name."""
         return 0
 
     @classmethod
@@ -281,10 +283,10 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
 
     @staticmethod
     def _check(wanted: Mapping[str, Any], gpus: int, cpus: int, tasks: int, seen: Sequence[str]) -> None:
-        """Whether this machine has what is asked for.
+        """Check that this machine has the requested resources.
 
         Raises:
-            ValueError: it has not; all of it.
+            ValueError: it lacks some; the message lists all of them.
         """
         problems = []
         if gpus > len(seen):
@@ -298,10 +300,10 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
             raise ValueError("\n".join(problems))
 
     def _check_size(self, pickled: Path, count: int) -> None:
-        """Refuse a submission of too much.
+        """Refuse a submission that is too large.
 
         Raises:
-            RuntimeError: as submitit's own executors raise it.
+            RuntimeError: it is too large, as in submitit's own executors.
         """
         size_gb = pickled.stat().st_size / 1024**3
         if count * size_gb > self.max_pickle_size_gb:
@@ -312,7 +314,7 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
             )
 
     def close(self) -> None:
-        """End the pool and what still runs in it."""
+        """End the pool and all its running jobs."""
         if self._pool is not None:
             self._pool.close()
 

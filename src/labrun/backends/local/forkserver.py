@@ -1,14 +1,14 @@
-"""The fork server: imports what runs or calls need, once, computes nothing, and forks a process for each task.
+"""The fork server: imports the modules that runs or calls need once, and forks a process for each task.
 
-Started by path in a fresh interpreter, with the standard library alone; the first message says where to import from
-(the frozen code), so that edits made while runs wait change nothing.
+The server computes nothing. It is started by path in a new interpreter, with only the standard library; the first
+message holds the import path (the frozen code), so that edits made while runs wait have no effect.
 
 Messages are lines of JSON over a socket. To the server: `{"path": [...], "preload": [...]}` (see `preload`), then
 `{"run": id, "rank": n, "out": file, "err": file, ...}` for each task (see `child`; with `"data": {...}`: data that
-later runs read too); `{"many": true}` before many of them. From it: `{"ready": seconds}`,
+later runs read too); `{"many": true}` before a large number of tasks. From it: `{"ready": seconds}`,
 `{"run": id, "rank": n, "pid": n}`, `{"pid": n, "status": wait status}`. When the socket closes, every child is killed.
 
-While there is nothing else to do, a process is forked ahead: the next task finds it made.
+An idle server forks a spare process in advance, for the next task.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PR_SET_PDEATHSIG = 1
 MADV_COLLAPSE = 25
 LARGE_PAGE = 2**21
 RUN, CALL, PROGRAM = "run", "call", "program"
-"""What the children of a server do: runs of labrun's own, calls of any function, programs with nothing imported."""
+"""Kinds of servers, by what their children execute: labrun's runs, calls of any function, or separate programs."""
 
 
 class Channel:
@@ -45,12 +45,12 @@ class Channel:
         """Send one message.
 
         Raises:
-            OSError: the other side is gone.
+            OSError: the other end is closed.
         """
         self.connection.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self) -> list[dict[str, Any]] | None:
-        """All whole messages that are there; None once the other side is gone."""
+        """Return all complete messages; None once the other end is closed."""
         try:
             data = self.connection.recv(65536)
         except OSError:
@@ -81,14 +81,14 @@ class Children:
         self.spare: tuple[int, Channel] | None = None
 
     def fork_ahead(self) -> None:
-        """Make the next task's process."""
+        """Fork a spare process for the next task."""
         ours, theirs = socket.socketpair()
         pid = fork(lambda: first_message(theirs), self._own_group, [*self._closed, ours.fileno()])
         theirs.close()
         self.spare = pid, Channel(ours)
 
     def forget_spare(self) -> None:
-        """The server has changed since it was forked: the next task is not to be the one that it was then."""
+        """Kill the spare process, because the server's state has changed since it was forked."""
         if self.spare is not None:
             (pid, channel), self.spare = self.spare, None
             channel.connection.close()
@@ -96,7 +96,7 @@ class Children:
             os.waitpid(pid, 0)
 
     def start(self, message: dict[str, Any]) -> int:
-        """Have a process for a task; its pid."""
+        """Assign a task to the spare process, or fork one. Return its pid."""
         pid = self._use_spare(message) or fork(lambda: message, self._own_group, self._closed)
         self._pids.add(pid)
         return pid
@@ -107,7 +107,7 @@ class Children:
         (pid, channel), self.spare = self.spare, None
         try:
             channel.send(message)
-        except OSError:  # somebody has ended it
+        except OSError:  # the spare process was killed
             os.waitpid(pid, 0)
             return None
         finally:
@@ -115,7 +115,7 @@ class Children:
         return pid
 
     def reap(self) -> list[tuple[int, int]]:
-        """Every task's process that has ended since, with its wait status."""
+        """Return the pid and wait status of each task's process that has ended since the last call."""
         ended = []
         for pid in list(self._pids):
             found, status = os.waitpid(pid, os.WNOHANG)
@@ -125,17 +125,17 @@ class Children:
         return ended
 
     def kill(self) -> None:
-        """End them all."""
+        """Kill all of them."""
         self.forget_spare()
         for pid in self._pids:
             os.kill(pid, signal.SIGKILL)
 
 
 def first_message(connection: socket.socket) -> dict[str, Any]:
-    """Wait for a message; if the other side goes, this process ends."""
+    """Wait for a message and return it; exit the process if the other end is closed."""
     with connection:
         channel = Channel(connection)
-        while True:  # a long one comes in parts
+        while True:  # a long message arrives in parts
             received = channel.receive()
             if received is None:
                 os._exit(0)
@@ -144,17 +144,17 @@ def first_message(connection: socket.socket) -> dict[str, Any]:
 
 
 def serve(channel: Channel, parent: int | None, own_group: bool = True) -> None:
-    """Answer messages until the controller is gone.
+    """Process messages until the controller is gone.
 
     Args:
-        channel: to the controller.
-        parent: its process; None: the kernel ends this one in another way.
+        channel: the channel to the controller.
+        parent: the controller's pid; None: the kernel ends this process in another way.
         own_group: see `fork`.
     """
     if parent is not None:
         die_with_parent(parent)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        # A cluster signals every process of a job: what is to be done then is the supervisor's to say.
+        # A cluster signals every process of a job; only the supervisor decides how to respond.
         signal.signal(number, signal.SIG_IGN)
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_read, False)
@@ -195,14 +195,14 @@ def serve(channel: Channel, parent: int | None, own_group: bool = True) -> None:
 def preload(
     path: list[str], preload: list[str], keep: bool = False, threads: int | None = None, kind: str = RUN
 ) -> float:
-    """Import what will be needed. What cannot be imported is left to whoever needs it, who says why.
+    """Import modules in advance. If an import fails, the run or call that needs the module reports the error.
 
     Args:
-        path: where to import from.
+        path: the import path.
         preload: targets of runs, or modules of calls.
-        keep: this interpreter's own packages come after `path`, which is then the frozen code alone.
-        threads: how many threads the libraries may use, told before they are loaded: then a run need not tell them.
-        kind: what the children do.
+        keep: append this interpreter's own packages to `path`, which then holds only the frozen code.
+        threads: threads that the libraries may use; set before they are loaded, so that runs need not set it.
+        kind: what the children execute.
 
     Returns:
         Seconds.
@@ -222,7 +222,9 @@ def preload(
         from labrun.backends.local import call
 
         call.preload(preload)
-    if threads is not None and "threadpoolctl" in sys.modules:  # forked from a warm interpreter, which has them all
+    if (
+        threads is not None and "threadpoolctl" in sys.modules
+    ):  # forked from a warm interpreter, which has already loaded them
         from labrun.backends.local.threads import limit_threads
 
         limit_threads(threads)
@@ -232,9 +234,9 @@ def preload(
 
 
 def use_large_pages() -> None:
-    """Have the kernel put this process's memory in pages of 2 MiB: a fork copies, and its end gives back, far fewer.
+    """Ask the kernel to put this process's memory into pages of 2 MiB: a fork and its exit then handle far fewer pages.
 
-    Linux from 6.1 on; elsewhere nothing happens.
+    Needs Linux 6.1 or later; has no effect on other systems.
     """
     if sys.platform != "linux":
         return
@@ -246,7 +248,7 @@ def use_large_pages() -> None:
             word, *rest = line.split()
             if "-" in word and len(rest) >= 4 and not word.endswith(":"):
                 begin, end = (int(part, 16) for part in word.split("-"))
-                if not (rest[0].startswith("rw") and rest[3] == "0"):  # a file's, or not to be written
+                if not (rest[0].startswith("rw") and rest[3] == "0"):  # backed by a file, or not writable
                     end = 0
             elif word == "Rss:" and 1024 * int(rest[0]) > (end - begin) // 2 > 0:
                 first, last = -(-begin // LARGE_PAGE), end // LARGE_PAGE
@@ -255,7 +257,7 @@ def use_large_pages() -> None:
 
 
 def hold(data: dict[str, Any]) -> None:
-    """Read data that several runs are to read, so that each finds them in its memory. What goes wrong, they tell."""
+    """Read data that several runs will read, so that each has it in memory after its fork. The runs report errors."""
     from labrun.backends.local import worker
 
     with contextlib.suppress(Exception):
@@ -265,12 +267,12 @@ def hold(data: dict[str, Any]) -> None:
 
 
 def fork(said: Callable[[], dict[str, Any]], own_group: bool, closed: Sequence[int]) -> int:
-    """Fork one task's process; returns its pid, in the server.
+    """Fork one task's process. Return its pid, in the server.
 
     Args:
-        said: gives the message that says which task it is, in the new process; may wait for it.
-        own_group: with a process group of its own; in a cluster's job, which signals all of its processes, without.
-        closed: what is the server's alone.
+        said: called in the new process; returns the task's message, and may wait for it.
+        own_group: give the process its own process group; false in a cluster job, which signals all its processes.
+        closed: the server's own file descriptors, to be closed in the child.
     """
     server = os.getpid()
     pid = os.fork()
@@ -287,7 +289,7 @@ def fork(said: Callable[[], dict[str, Any]], own_group: bool, closed: Sequence[i
                 signal.signal(number, signal.SIG_DFL)
             os.setpgid(0, 0)
         else:
-            # Blocked, and not only ignored: Lightning puts a handler of its own in place.
+            # Block the signals rather than ignore them: Lightning installs its own handler.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR2})
         for descriptor in closed:
             os.close(descriptor)
@@ -295,7 +297,7 @@ def fork(said: Callable[[], dict[str, Any]], own_group: bool, closed: Sequence[i
         code = child(message)
     except KeyboardInterrupt:
         code = 130
-    except BaseException:  # noqa: BLE001 - a run's record says what became of it; of a call only its log can
+    except BaseException:  # noqa: BLE001 - a run's record holds the error; a call has only its log
         if "call" in message:
             traceback.print_exc()
             sys.stderr.flush()
@@ -304,11 +306,11 @@ def fork(said: Callable[[], dict[str, Any]], own_group: bool, closed: Sequence[i
 
 
 def child(message: dict[str, Any]) -> int:
-    """One task, in a process of its own; the exit code.
+    """Execute one task in this process. Return the exit code.
 
     Args:
-        message: `out` and `err`: files for what it prints. With `command`: the program that this process becomes, and
-            its `variables` and `cwd`; with `call`: see `call.carry_out`; else: see `worker.carry_out`.
+        message: `out` and `err`: files for its output. With `command`: the program that replaces this process, with its
+        `variables` and `cwd`; with `call`: see `call.carry_out`; otherwise: see `worker.carry_out`.
     """
     print_to(message["out"], message["err"])
     if "command" in message:
@@ -323,9 +325,9 @@ def child(message: dict[str, Any]) -> int:
 
 
 def become(command: list[str], variables: dict[str, str], cwd: str) -> int:
-    """Execute another program in this process; returns only where it cannot be started."""
+    """Replace this process with another program; return an exit code only if the program cannot be started."""
     for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)  # what is ignored would be ignored by the program, too
+        signal.signal(number, signal.SIG_DFL)  # the program would inherit ignored signals
     try:
         os.chdir(cwd)
         os.execvpe(command[0], command, variables)
@@ -336,17 +338,17 @@ def become(command: list[str], variables: dict[str, str], cwd: str) -> int:
 
 
 def print_to(out: str, err: str) -> None:
-    """Send standard output and error to files; standard input is empty."""
+    """Redirect standard output and error to files, and make standard input empty."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
     for target, path in ((0, os.devnull), (1, out), (2, err)):
         os.dup2(os.open(path, flags if target else os.O_RDONLY, 0o644), target)
     for number, name in ((1, "stdout"), (2, "stderr")):
-        if getattr(sys, name) is None:  # the caller had closed it
+        if getattr(sys, name) is None:  # the caller had closed this stream
             setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the controller ended first
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the controller exited first
         serve(Channel(socket.socket(fileno=int(sys.argv[1]))), os.getppid(), own_group=sys.argv[2:] != ["in-job"])
-    os._exit(0)  # the libraries that were imported need not be tidied up
+    os._exit(0)  # skip the cleanup of imported libraries

@@ -1,7 +1,7 @@
-"""Functions as bytes, with the files that they stand in: tracebacks elsewhere show their lines.
+"""Pickles of functions that keep the names of their source files, so that tracebacks in other processes show the lines.
 
-cloudpickle writes `<dynamic-code>` in the place of a file's name, since 3.1.3. No pickle is loaded that somebody else
-could have written (`check_own`).
+Since version 3.1.3, cloudpickle replaces a file's name with `<dynamic-code>`. A pickle that another user could have
+written is never loaded (`check_own`).
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 def dumps(value: Any) -> bytes:
-    """As `cloudpickle.dumps`.
+    """Pickle a value, like `cloudpickle.dumps`, but with file names.
 
     Raises:
-        pickle.PicklingError, TypeError, AttributeError: it holds what cannot be pickled.
+        pickle.PicklingError, TypeError, AttributeError: it holds an object that cannot be pickled.
     """
     file = io.BytesIO()
     _Pickler(file).dump(value)
@@ -43,10 +43,10 @@ def dumps(value: Any) -> bytes:
 
 
 def check_own(path: Path) -> None:
-    """Refuse a pickle that somebody else could have written.
+    """Refuse a pickle that another user could have written.
 
     Raises:
-        LabrunError: it, or its folder, is not this user's own, or others may write it.
+        LabrunError: the file or its folder belongs to another user, or others may write it.
     """
     for place in (path.parent, path):
         if place.exists() and not machine.same_owner(place) and not (place == path and _is_out_of_reach(path)):
@@ -54,6 +54,6 @@ def check_own(path: Path) -> None:
 
 
 def _is_out_of_reach(path: Path) -> bool:
-    """Whether a file that its group may write, as most systems' umask leaves it, lies where nobody else comes."""
+    """Return whether a file is safe although its group may write it (a common umask): its folder is private."""
     status = path.stat()
     return status.st_uid == os.getuid() and not status.st_mode & 0o002 and machine.is_private(path.parent)

@@ -1,7 +1,7 @@
-"""The local pool: runs as payloads of a supervisor, forked from a server that has imported everything.
+"""The local pool: runs as payloads of a supervisor, forked from a server that has imported their modules.
 
-The controller polls it. A run's process writes its record; the pool beats its heart, and closes the record of a run
-whose process was killed.
+The controller polls the pool. A run's process writes its record; the pool updates the heartbeat, and closes the record
+of a run whose process was killed.
 """
 
 from __future__ import annotations
@@ -44,27 +44,27 @@ from labrun.runs.system_metrics import SystemMetrics
 log = logging.getLogger(__name__)
 
 PARTING_S = 30.0
-"""How long the other processes of a run may go on when the first one, which writes the record, is done."""
+"""How long a run's other processes may continue after the first one, which writes the record, is done, in seconds."""
 MANY = 50
-"""So many waiting runs are worth the second that it takes to make each fork cheaper. A warm interpreter has done so."""
+"""From this many waiting runs on, cheaper forks are worth one second of preparation. A warm interpreter has done it."""
 
 
 @dataclass(eq=False, kw_only=True)
 class Run(Payload):
-    """A run: its record tells what became of it."""
+    """A run; its record holds the outcome."""
 
     settings: ClassVar[str] = "compute."
 
     run_dir: Path
     tries: int = 0
-    """How often it has ended here, for its retries: what an earlier session tried does not count."""
+    """Attempts in this session, compared with the allowed retries; earlier sessions do not count."""
     port: int = 0
-    """Where its processes meet, if it has several."""
+    """The rendezvous port of its processes, if it has several."""
     broken_at: float | None = None
-    """When the first of several processes had ended, or any had failed."""
+    """When the first of several processes ended, or any of them failed."""
 
     def message(self, rank: int) -> dict[str, Any]:
-        """See `worker.carry_out`."""
+        """Return the message for `worker.carry_out`."""
         environment = {**self.needs.environment, **(self.place.environment if self.place else {})}
         if self.tasks > 1:
             self.port = self.port if rank else free_port()
@@ -74,18 +74,18 @@ class Run(Payload):
         return printing_to_log(self.run_dir, rank) | told
 
     def is_asked_to_end(self) -> bool:
-        """Whether a request lies in its folder."""
+        """Whether its folder holds a cancel request."""
         return is_asked_to_end(self.run_dir)
 
     def beat(self) -> None:
-        """Beat its heart."""
+        """Update its heartbeat."""
         with contextlib.suppress(OSError):
             RunPaths(self.run_dir).heartbeat.write_text(f"{time.time():.3f}\n", encoding="ascii")
-        if self.is_leaving:  # again: one that was just beginning may not have heard it
+        if self.is_leaving:  # repeated, because a process that was just starting may have missed it
             self.signal(recording.LEAVE_SIGNAL, alone=True)
 
     def hold_to_limits(self) -> None:
-        """End it if it takes more than it may, and what is left of several processes: they may wait for ever."""
+        """End it if it exceeds its limits, and end the remaining ones of several processes: they may wait forever."""
         super().hold_to_limits()
         has_failed = any(self.statuses.values())
         if self.tasks == 1 or not self.living or not (has_failed or 0 in self.statuses):
@@ -95,7 +95,7 @@ class Run(Payload):
             self.kill()
 
     def ended(self) -> Again:
-        """Close its record, if it could not do so itself; once more where it has retries left."""
+        """Close its record, if its process could not, and retry a failed run that has retries left."""
         if self.in_job:
             _end_programs_of(self.run_dir)
         self.broken_at = None
@@ -117,7 +117,7 @@ class Run(Payload):
         return None
 
     def _closed(self) -> records.Record:
-        """Its record, closed; of several processes the first to fail is why."""
+        """Close its record and return it; if several processes failed, the first failure is the reason."""
         failed = next((rank for rank, status in self.statuses.items() if status), 0)
         record = records.read(self.run_dir)
         if (
@@ -134,13 +134,13 @@ class Run(Payload):
         return close_ended(self.run_dir, self.statuses[0], self.reason, self.canceled)
 
     def lost(self, is_guilty: bool) -> Again:
-        """It died with its server, through no fault of its own, and runs again; unless it always does."""
+        """Run it again, as the server's death is usually not its fault; fail it if it keeps killing the server."""
         wait_gone(self.run_dir)
         record = records.read(self.run_dir)
         if record.finished:
             records.force_to_disk(self.run_dir)
             if record.status == records.COMPLETED and self.server is not None:
-                self.server.deaths = 0  # it came to its end, and the server could not tell any more
+                self.server.deaths = 0  # it completed before the server could report that
             return None
         if self.canceled:
             close_ended(self.run_dir, signal.SIGKILL, None, canceled=True)
@@ -152,11 +152,11 @@ class Run(Payload):
                 self.server.deaths = 0
             return None
         note_interrupted(self.run_dir, record, "the fork server died")
-        # The others first, lest one that ends its own server keeps them from ever being run.
+        # The other runs go first, so that a run that kills its server cannot block them forever.
         return "first" if self.deaths == 1 else "last"
 
     def unrun(self, why: str, is_refused: bool) -> None:
-        """Record it."""
+        """Close its record as failed or canceled."""
         if is_refused:
             close(self.run_dir, records.read(self.run_dir), records.FAILED, EndReason.NO_DEVICE, why)
         else:
@@ -165,30 +165,30 @@ class Run(Payload):
 
 @dataclass(eq=False, kw_only=True)
 class Gathering(Payload):
-    """Gathers what a finished run's pictures show, where the libraries are that its model needs."""
+    """Gathers the data for a finished run's pictures, in a process that has the libraries of its model."""
 
     run_dir: Path
     file: Path
 
     def message(self, rank: int) -> dict[str, Any]:
-        """See `worker.carry_out`."""
+        """Return the message for `worker.carry_out`."""
         return printing_to_log(self.run_dir) | {"environment": {}, "threads": 1, "gather": str(self.file)}
 
 
 def printing_to_log(run_dir: Path, rank: int = 0) -> dict[str, Any]:
-    """Where a run's process prints."""
+    """Return the log files of a run's process."""
     return dict.fromkeys(("out", "err"), str(run_dir / (f"driver.{rank}.log" if rank else "driver.log")))
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens on."""
+    """Return a free local port."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
 
 
 def meeting(rank: int, ranks: int, port: int) -> dict[str, str]:
-    """What torch reads of the processes that train together on one machine."""
+    """Return the variables from which torch learns about processes that train together on one machine."""
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
     return place | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
 
@@ -197,9 +197,9 @@ class LocalPool(Supervisor[Run | Gathering]):
     """Runs submitted runs on this machine.
 
     Args:
-        start: gives the server, with the first run's threads.
-        places: what the runs share.
-        draws: a run's pictures are asked for in the end (`draw`).
+        start: starts the server; takes the thread count of the first run.
+        places: the slots that the runs share.
+        draws: whether `draw` will be called when the runs have ended.
     """
 
     def __init__(self, start: Callable[[int], Server], places: Slots, draws: bool = False) -> None:
@@ -208,34 +208,34 @@ class LocalPool(Supervisor[Run | Gathering]):
         self._system = SystemMetrics()
 
     def submit(self, run_dir: Path, needs: Resources) -> None:
-        """Put a run, whose record is written, in the queue."""
+        """Add a run, whose record is written, to the queue."""
         self._queue.append(Run(id=str(run_dir), run_dir=run_dir, needs=needs, tasks=needs.ranks))
         self._server(self._queue[0])
 
     def poll(self, timeout_s: float = 0.5) -> list[Path]:
-        """Let the runs go on for a while.
+        """Let the runs proceed for a while.
 
         Returns:
-            The runs that have ended since, their records closed.
+            The runs that have ended since the last call, with closed records.
 
         Raises:
-            LabrunError: the server cannot be kept alive.
+            LabrunError: the server keeps dying.
         """
         if self._draws and not any(server.is_ready for server in self.servers.values()):
-            self._draws = False  # while the server imports, there is nothing else to do
+            self._draws = False  # use the time while the server imports
             with contextlib.suppress(Exception):  # problems with matplotlib are reported when pictures are drawn
                 report.warm()
         return [run.run_dir for run in self.step(timeout_s)]
 
     def draw(self, run_dir: Path, timeout_s: float = 120.0) -> bool:
-        """Draw a finished run's pictures; whether it worked: else the run's log says why not."""
+        """Draw a finished run's pictures. Return whether that succeeded; if not, the run's log says why."""
         file = run_dir / ".pictures.npz"
         try:
             is_gathered = self._gather(run_dir, file, timeout_s)
             if is_gathered:
                 pictures.load(file).draw(run_dir)
             return is_gathered
-        except Exception:  # noqa: BLE001 - a sweep's end must not hang on matplotlib's settings
+        except Exception:  # noqa: BLE001 - matplotlib's settings must not break the end of a sweep
             with contextlib.suppress(OSError), open(run_dir / "driver.log", "a", encoding="utf-8") as output:
                 output.write(masking.masked(traceback.format_exc()))
             return False
@@ -253,14 +253,14 @@ class LocalPool(Supervisor[Run | Gathering]):
         return False
 
     def leave(self) -> None:
-        """Begin nothing more, and ask what runs to save its state and make room."""
+        """Start no more runs, and ask the active ones to save their state and exit."""
         self._queue.clear()
         for run in self._running.values():
             run.is_leaving = True
             run.signal(recording.LEAVE_SIGNAL, alone=True)
 
     def drop(self) -> list[Path]:
-        """Kill what still runs and forget it: its record is the caller's to close."""
+        """Kill and forget the active runs, and return them; the caller closes their records."""
         dropped = list(self._running.values())
         self._running.clear()
         for run in dropped:
@@ -270,7 +270,7 @@ class LocalPool(Supervisor[Run | Gathering]):
         return [run.run_dir for run in dropped]
 
     def cancel_all(self, at_once: bool = False, why: str = "canceled before it began") -> None:
-        """Cancel what waits, and ask what runs to stop; or end it at once."""
+        """Cancel waiting runs, and ask active runs to stop, or end them at once."""
         for waiting in list(self._queue):
             self._cancel(waiting, why)
         for run in self._running.values():
@@ -283,7 +283,7 @@ class LocalPool(Supervisor[Run | Gathering]):
                 run.ask()
 
     def close(self) -> None:
-        """End the server and everything that still runs."""
+        """End the server and all active runs."""
         self._system.close()
         for server in self.servers.values():
             server.close()
@@ -316,9 +316,9 @@ class LocalPool(Supervisor[Run | Gathering]):
 
 
 def _end_programs_of(run_dir: Path) -> None:
-    """End what a run started and did not wait for, in a cluster's job, where it has no process group.
+    """Kill programs that a run started but did not wait for, in a cluster job, where the run has no process group.
 
-    Its programs carry its folder in their environment.
+    The programs are recognized by the run's folder in their environment.
     """
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):

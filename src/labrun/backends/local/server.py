@@ -1,6 +1,6 @@
-"""A fork server, as its supervisor holds it: started, sent messages, and started again when it dies.
+"""The supervisor's handle of a fork server: starts it, sends it messages, and restarts it when it dies.
 
-The process itself is `forkserver.py`.
+The process itself executes `forkserver.py`.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ Process = subprocess.Popen[bytes] | stock.Child
 log = logging.getLogger(__name__)
 
 RESTARTS = 5
-"""How often a server is started again without a run or a call that goes well in between."""
+"""How often a server is restarted without a successful run or call in between."""
 
 
 @dataclass(eq=False)
 class Server:
-    """A process that imports what runs or calls need, once, and forks a process for each of their tasks.
+    """A process that imports the modules of runs or calls once, and forks a process for each of their tasks.
 
     Args:
-        path: where it imports from.
-        preload: targets of runs, or modules of calls, to import ahead.
+        path: its import path.
+        preload: targets of runs, or modules of calls, to import in advance.
         python: its interpreter, whose own packages come after `path`.
         cwd: its working folder; the caller's by default.
-        in_job: inside a cluster's job: nothing gets a process group of its own, which would outlive the job.
-        threads: how many the libraries may use; None: as their variables say.
-        kind: what its children do (`forkserver.RUN`, `CALL`, `PROGRAM`).
-        environment: its variables; the caller's by default.
+        in_job: inside a cluster job, where no process gets its own process group, which would outlive the job.
+        threads: threads that the libraries may use; None: as their variables say.
+        kind: what its children execute (`forkserver.RUN`, `CALL`, `PROGRAM`).
+        environment: its environment variables; the caller's by default.
 
     Raises:
-        OSError: it does not start.
+        OSError: the process does not start.
     """
 
     path: Sequence[str]
@@ -57,14 +57,14 @@ class Server:
     environment: Mapping[str, str] | None = None
     is_ready: bool = field(default=False, init=False)
     is_broken: bool = field(default=False, init=False)
-    """Whether it died too often to be started again."""
+    """Whether it died too often to be restarted."""
     held: list[Mapping[str, Any]] = field(default_factory=list, init=False)
-    """Data that it was told to read for several runs."""
+    """Data that it has read for several runs."""
     used: float = field(default_factory=time.monotonic, init=False)
     deaths: int = field(default=0, init=False)
-    """How often it died since a run or a call last went well."""
+    """How often it has died since the last successful run or call."""
     _unready: int = field(default=0, init=False)
-    """How often, one after the other, it died before it was ready."""
+    """How often in a row it has died before it was ready."""
 
     def __post_init__(self) -> None:
         self._start()
@@ -78,7 +78,7 @@ class Server:
         self.import_ahead(self.preload)
 
     def _from_stock(self, variables: Mapping[str, str]) -> tuple[Process, socket.socket] | None:
-        """A fork of the warm interpreter; None where there is none, or other code was frozen than it has imported."""
+        """Fork the warm interpreter; None if there is none, or if it has imported other code than the frozen one."""
         if self.kind != RUN or self.python is not None or self.in_job:
             return None
         keeper = stock.FULL if any(map(targets.needs_torch, self.preload)) else stock.LIGHT
@@ -89,7 +89,7 @@ class Server:
             return None
 
     def _interpreter(self, variables: Mapping[str, str]) -> tuple[Process, socket.socket]:
-        """A new one."""
+        """Start a new interpreter."""
         if self.kind == RUN and not self.in_job:
             targets.announce(*self.preload)
         ours, theirs = socket.socketpair()
@@ -112,7 +112,7 @@ class Server:
         return process, ours
 
     def import_ahead(self, preload: Sequence[str]) -> None:
-        """Have it import these."""
+        """Make the server import these targets or modules."""
         self.preload = list(preload)
         message = {"path": list(self.path), "preload": self.preload, "keep": self.python is not None}
         message |= {"threads": self.threads} if self.kind == RUN else {"kind": self.kind}
@@ -124,20 +124,20 @@ class Server:
         return isinstance(self.process, stock.Child)
 
     def send(self, message: dict[str, Any]) -> None:
-        """Send a message; a dead server is noticed when its next answer is read."""
+        """Send a message. A dead server is noticed when its next answer is read."""
         with contextlib.suppress(OSError):
             self.channel.send(message)
 
     def bury(self) -> None:
-        """Note that it died; nothing of it is left then."""
+        """Record that it died, and end its remains."""
         self.close()
         self.deaths += 1
         self._unready = 0 if self.is_ready else self._unready + 1
-        if self._unready > 1:  # what it was importing ended it, say: each run imports by itself then, and tells
+        if self._unready > 1:  # an import may have killed it: then each run imports for itself and reports the error
             self.preload = []
 
     def start_again(self) -> None:
-        """Start it after its death, unless that does not help (`is_broken`)."""
+        """Restart it after its death, unless it has died too often (`is_broken`)."""
         self.is_broken = self.deaths > RESTARTS
         if not self.is_broken:
             try:
@@ -146,10 +146,10 @@ class Server:
                 self.is_broken = True
 
     def close(self, at_once: bool = False) -> None:
-        """End it and everything that it runs. May be called twice.
+        """End it and all its children. May be called twice.
 
         Args:
-            at_once: do not wait until it has imported what it was told to: nothing will run.
+            at_once: do not wait for its imports to finish, as nothing will run.
         """
         self.channel.connection.close()
         if not at_once:
@@ -161,11 +161,11 @@ class Server:
 
 
 BEFORE = {"local/forkserver.py": "forkserver.py", "slurm/job.py": "cluster_job.py"}
-"""Where code that was frozen before the backends had a room of their own has these files, in `launch/`."""
+"""Names of these files in `launch/`, where they were in code frozen before the package `backends` existed."""
 
 
 def frozen_file(path: Sequence[str], name: str) -> Path:
-    """A file of `labrun.backends`: its frozen copy, where the path has one."""
+    """Return a file of `labrun.backends`: the frozen copy if the path has one."""
     copies = (
         Path(entry, "labrun", room, file)
         for entry in path

@@ -1,4 +1,4 @@
-"""What the runs of one machine share: places, cores, GPUs."""
+"""Slots: the cores and GPUs that the runs of one machine share."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Slot:
-    """What one run has while it goes on."""
+    """The cores and GPUs that one run holds while it is active."""
 
     cores: int = 0
-    """Of those that are counted."""
+    """Number of cores; 0 if cores are not counted."""
     gpus: tuple[str, ...] | None = None
-    """Its GPUs, as CUDA_VISIBLE_DEVICES takes them; None: it is not told any, and sees those that the caller sees."""
+    """Its GPUs, in the form of CUDA_VISIBLE_DEVICES; None: none are assigned, and it sees those of the caller."""
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that tell it."""
+        """Environment variables that assign the GPUs to the run."""
         return {} if self.gpus is None else {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus)}
 
 
 class Slots:
-    """Hands out what is there, in the order of asking.
+    """Assigns slots to runs, in the order of their requests.
 
     Args:
-        parallel: runs at once, at most.
-        cores: those that runs without a GPU share; None: they are not counted.
-        gpus: those that may be used; None: runs are assigned none.
-        share: runs that share a GPU, where each needs one.
+        parallel: maximum number of runs at once.
+        cores: number of cores that runs without a GPU share; None: cores are not counted.
+        gpus: the GPUs to assign; None: runs are assigned none.
+        share: number of runs that share a GPU, if each needs one.
     """
 
     def __init__(
@@ -40,22 +40,22 @@ class Slots:
         self._taken: list[Slot] = []
 
     def limit(self, parallel: int, cores: int | None) -> None:
-        """From now on; see `Slots`."""
+        """Set new limits from now on; see `Slots`."""
         self._parallel, self._cores = parallel, cores
 
     def carries(self, cpus: int, gpus: int) -> int:
-        """How many runs with the same needs there can be at once."""
+        """Return how many runs with these needs can be active at once."""
         if gpus and self._users is not None:
             return min(self._parallel, len(self._users) // gpus * (self._share if gpus == 1 else 1))
         return self._parallel if self._cores is None else min(self._parallel, max(1, self._cores // cpus))
 
     def take(self, cpus: int, gpus: int, among: Sequence[str] | None = None) -> Slot | None:
-        """A place for a run; None: it must wait until another has left.
+        """Return a slot for a run; None if it must wait until another run has left.
 
         Args:
-            cpus: its cores.
-            gpus: how many GPUs it needs.
-            among: the GPUs that it may have; None: any.
+            cpus: number of cores that it needs.
+            gpus: number of GPUs that it needs.
+            among: the GPUs that it may use; None: any.
         """
         if len(self._taken) >= self._parallel:
             return None
@@ -81,7 +81,7 @@ class Slots:
         return place
 
     def leave(self, place: Slot) -> None:
-        """Give it back."""
+        """Release a slot."""
         self._taken.remove(place)
         for name in place.gpus or ():
             assert self._users is not None

@@ -1,9 +1,9 @@
 """The supervisor: executes payloads, a limited number at once, in processes forked from servers.
 
-It owns the life of these processes: it forks one for each task of a payload as soon as there is a slot, beats their
-hearts, obeys requests, holds them to their limits, ends what they left behind, and starts a server again that has died.
-When it ends, they end. What a process does, and what becomes of it, is its payload's to say: a run (`pool.py`) has a
-record, a call (`calls.py`) a result and a file with its state.
+It owns the life cycle of these processes. It forks one for each task of a payload as soon as there is a slot, updates
+heartbeats, obeys requests, enforces limits, kills leftover child processes, and restarts a server that has died. When
+the supervisor ends, its processes end. The payload determines what a process does and how its outcome is stored: a run
+(`pool.py`) has a record, a call (`calls.py`) has a result and a state file.
 """
 
 from __future__ import annotations
@@ -26,91 +26,91 @@ from labrun.backends.local.server import Server
 from labrun.backends.local.slots import Slot, Slots
 
 GRACE_S = 10.0
-"""How long after it was asked to stop a payload is killed."""
+"""Time between the request to stop and the killing of a payload, in seconds."""
 SUSPECT = 3
-"""After this many deaths of a server, a payload that was running at each of them runs alone: it may be the cause."""
+"""After this many deaths of its server a payload runs alone, because it may be the cause."""
 
 Again = Literal["first", "last"] | None
-"""Whether a payload whose processes have ended runs again: before, or after, all that wait."""
+"""Whether an ended payload runs again: before ("first") or after ("last") all waiting ones, or not at all (None)."""
 
 
 @dataclass(eq=False, kw_only=True)
 class Payload(ABC):
-    """What a supervisor carries out, in one process or several."""
+    """A unit of work for a supervisor, executed in one or more processes."""
 
     id: str
     needs: Resources
-    """Of all its tasks together."""
+    """Total over all its tasks."""
     key: Hashable = ""
     """Payloads with the same key are forked from the same server."""
     tasks: int = 1
     among: tuple[str, ...] | None = None
-    """The GPUs that it may have; None: any."""
+    """The GPUs that it may use; None: any."""
     server: Server | None = None
     place: Slot | None = None
-    """What it has of the machine; None while it waits, and once its processes have ended."""
+    """Its slot; None while it waits, and once its processes have ended."""
     pids: dict[int, int] = field(default_factory=dict)
-    """The processes of its tasks, by rank."""
+    """Pids of its tasks, by rank."""
     statuses: dict[int, int] = field(default_factory=dict)
-    """What `waitpid` gave for those that have ended, by rank, in the order of their ends."""
+    """Wait statuses of the ended tasks, by rank, in the order in which they ended."""
     deaths: int = 0
-    """How often its server died while it was under way."""
+    """How often its server died while it was active."""
     began: float = 0.0
     asked_at: float | None = None
-    """When it was asked to stop."""
+    """When it was first asked to stop."""
     reason: str | None = None
-    """Why it was ended, if by its supervisor."""
+    """Why its supervisor ended it, if it did."""
     canceled: bool = False
     is_leaving: bool = False
-    """It was asked to make room: it does not go on here."""
+    """Whether it was asked to save its state and exit; it is then not run again by this supervisor."""
 
     settings: ClassVar[str] = ""
-    """What stands before the names of its limits, in messages."""
+    """Prefix for the names of its limits in messages."""
 
-    # ---- what it does, and what becomes of it
+    # ---- its work and its outcome
 
     @abstractmethod
     def message(self, rank: int) -> dict[str, Any]:
-        """The message to the process of a task (`forkserver.child`)."""
+        """Return the message for the process of a task (`forkserver.child`)."""
 
     def is_asked_to_end(self) -> bool:
-        """Whether another process has left a request to end it."""
+        """Return whether another process has requested its end."""
         return False
 
-    def beat(self) -> None:  # noqa: B027 - nothing need be done
-        """Its processes are known, or go on: called at first, and every few moments."""
+    def beat(self) -> None:  # noqa: B027 - optional
+        """Update its heartbeat or state. Called once all its processes have started, and periodically after that."""
 
     def ended(self) -> Again:
-        """All its processes have ended: close its books. May be done again: Ctrl-C may come at any moment."""
+        """Record the outcome when all its processes have ended. Must be idempotent: Ctrl-C can interrupt it."""
         return None
 
     def lost(self, is_guilty: bool) -> Again:
-        """Its processes have ended with their server.
+        """Handle the loss of its processes, which died with their server.
 
         Args:
-            is_guilty: it was alone, and has been there often enough.
+            is_guilty: it ran alone, and too many servers have died under it.
         """
         return None
 
-    def unrun(self, why: str, is_refused: bool) -> None:  # noqa: B027 - nothing need be done
-        """It will not begin: it is refused, or canceled."""
+    def unrun(self, why: str, is_refused: bool) -> None:  # noqa: B027 - optional
+        """Record that it will not start, because it is refused or canceled."""
 
     # ---- its processes
 
     @property
     def living(self) -> list[int]:
-        """Those that have not ended."""
+        """Pids of the tasks that have not ended."""
         return [pid for rank, pid in self.pids.items() if rank not in self.statuses]
 
     @property
     def in_job(self) -> bool:
-        """Whether they have no process groups (see `Server`)."""
+        """Whether its processes have no process groups (see `Server`)."""
         return self.server is not None and self.server.in_job
 
     def signal(self, number: signal.Signals, alone: bool = False) -> None:
-        """Signal its processes, and what they started unless `alone`."""
+        """Signal its processes and, unless `alone`, the processes that they started."""
         for pid in self.living:
-            for send in (os.kill,) if alone else (os.killpg, os.kill):  # a new process has no group for a moment
+            for send in (os.kill,) if alone else (os.killpg, os.kill):  # a new process has no group at first
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     send(pid, number)
                     break
@@ -122,7 +122,7 @@ class Payload(ABC):
             self.signal(signal.SIGINT, alone=self.in_job)
 
     def kill(self) -> None:
-        """End its processes at once, and what they started."""
+        """Kill its processes and the processes that they started."""
         started: list[psutil.Process] = []
         for pid in self.living if self.in_job else ():
             with contextlib.suppress(psutil.Error):
@@ -133,7 +133,7 @@ class Payload(ABC):
                 process.kill()
 
     def hold_to_limits(self) -> None:
-        """End it if it takes more than it may."""
+        """End it if it exceeds a limit."""
         if len(self.pids) < self.tasks or self.reason is not None:
             return
         seconds, limit_s, limit_gb = time.monotonic() - self.began, self.needs.timeout_s, self.needs.mem_gb
@@ -149,15 +149,15 @@ P = TypeVar("P", bound=Payload)
 
 
 class Supervisor(Generic[P]):
-    """Carries out payloads.
+    """Executes payloads.
 
     Args:
-        places: what the payloads share.
-        start: starts a server for payloads like this one; may raise OSError.
+        places: the slots that the payloads share.
+        start: starts a server for payloads like the given one; may raise OSError.
     """
 
     every_s: ClassVar[float] = 2.0
-    """How often hearts are beaten, and limits and the requests to what waits are looked at."""
+    """Interval between heartbeats, and between checks of limits and of requests to waiting payloads, in seconds."""
 
     def __init__(self, places: Slots, start: Callable[[P], Server]) -> None:
         self.places, self._start = places, start
@@ -165,30 +165,30 @@ class Supervisor(Generic[P]):
         self._queue: deque[P] = deque()
         self._running: dict[str, P] = {}
         self._over: list[P] = []
-        """What has ended, or will not begin, and was not told yet."""
+        """Payloads that have ended, or will not start, and were not yet returned by `step`."""
         self._unheard: deque[tuple[Server, Mapping[str, Any] | None]] = deque()
         self._next_look = 0.0
 
     @property
     def busy(self) -> bool:
-        """Whether any payload is waiting or under way."""
+        """Whether any payload is waiting or active."""
         return bool(self._queue or self._running or self._over)
 
     def step(self, timeout_s: float) -> list[P]:
-        """Let the payloads go on for a while; those that have ended since, their books closed."""
+        """Let the payloads proceed for a while. Return those that have ended since the last call, outcomes recorded."""
         self._begin()
         self._listen(0.0 if self._over else timeout_s)
         return self._settle()
 
     def _begin(self) -> None:
-        """Begin what there are slots for, and obey requests: what is ended early should end at once."""
+        """Start payloads while there are slots, and obey requests to active payloads without delay."""
         self._fill()
         for payload in self._running.values():
             if not payload.canceled and payload.is_asked_to_end():
                 self._cancel(payload)
 
     def _listen(self, timeout_s: float, *others: int) -> bool:
-        """Wait until a server answers; whether there is something to be read from one of the others."""
+        """Wait for an answer from a server. Return whether one of the other descriptors is readable."""
         alive = [server for server in self.servers.values() if not server.is_broken]
         channels = {server.channel.connection.fileno(): server for server in alive}
         ready = select.select([*channels, *others], [], [], timeout_s)[0]
@@ -198,14 +198,14 @@ class Supervisor(Generic[P]):
         return any(other in ready for other in others)
 
     def _settle(self) -> list[P]:
-        """Deal with what was heard; the payloads that are over."""
-        while self._unheard:  # each is taken off once it is dealt with: Ctrl-C may come at any moment
+        """Process the received messages. Return the payloads that are over."""
+        while self._unheard:  # remove each after processing it: Ctrl-C can interrupt at any time
             self._hear(*self._unheard[0])
             self._unheard.popleft()
         ended = [payload for payload in self._running.values() if len(payload.statuses) == payload.tasks]
         for payload in ended:
             self._free(payload)
-        self._fill()  # before their book-keeping, which waits for the disk
+        self._fill()  # before `ended`, which waits for the disk
         for payload in ended:
             self._put(payload, payload.ended())
         if time.monotonic() >= self._next_look:
@@ -216,7 +216,7 @@ class Supervisor(Generic[P]):
         return over
 
     def _fill(self) -> None:
-        """Begin payloads, in their order, as long as there is a slot for the next."""
+        """Start payloads in order, as long as there is a slot for the next one."""
         while self._queue:
             payload = self._queue[0]
             try:
@@ -255,7 +255,7 @@ class Supervisor(Generic[P]):
         self._running[payload.id] = payload
         data, more = payload.needs.data, {}
         if data is not None and data not in server.held and any(one.needs.data == data for one in self._queue):
-            server.held.append(data)  # it reads them now, since what waits reads them too
+            server.held.append(data)  # the server reads the data now, since waiting payloads will read it too
             more = {"data": data}
         for rank in range(payload.tasks):
             server.send({**payload.message(rank), **more, "run": payload.id, "rank": rank})
@@ -266,7 +266,7 @@ class Supervisor(Generic[P]):
         self._over.append(payload)
 
     def _cancel(self, payload: P, why: str = "canceled before it began") -> None:
-        """Ask a payload to stop; one that waits is canceled at once."""
+        """Ask an active payload to stop; cancel a waiting one at once."""
         if payload.id in self._running:
             payload.canceled = True
             payload.ask()
@@ -274,7 +274,7 @@ class Supervisor(Generic[P]):
             self._unrun(payload, why, is_refused=False)
 
     def _hear(self, server: Server, message: Mapping[str, Any] | None) -> None:
-        """Deal with a server's message; None: it is dead."""
+        """Process a server's message; None: the server is dead."""
         if message is None:
             self._died(server)
         elif "ready" in message:
@@ -287,20 +287,20 @@ class Supervisor(Generic[P]):
             self._task_ended(server, message["pid"], message["status"])
 
     def _ready(self, server: Server, seconds: float) -> None:
-        """A server has imported what it was told to."""
+        """Mark a server as ready: it has finished its imports."""
         server.is_ready = True
 
     def _forked(self, payload: P, rank: int, pid: int) -> None:
         payload.pids[rank] = pid
         if len(payload.pids) == payload.tasks:
             payload.beat()
-        if payload.asked_at is not None:  # before its process was known
+        if payload.asked_at is not None:  # it was asked to stop before its pid was known
             payload.signal(signal.SIGINT, alone=payload.in_job)
 
     def _task_ended(self, server: Server, pid: int, status: int) -> None:
         if not server.in_job:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)  # what it started and left behind
+                os.killpg(pid, signal.SIGKILL)  # leftover child processes
         for payload in self._running.values():
             for rank, one in payload.pids.items() if payload.server is server else ():
                 if one == pid and rank not in payload.statuses:
@@ -308,13 +308,13 @@ class Supervisor(Generic[P]):
                     return
 
     def _free(self, payload: P) -> None:
-        """A payload's processes are no more: its place is free."""
+        """Release the slot of a payload whose processes have ended."""
         if payload.place is not None:
             self.places.leave(payload.place)
             payload.place = None
 
     def _put(self, payload: P, again: Again) -> None:
-        """A payload that is not under way any more is over, or waits again."""
+        """Move a payload that is no longer active to the ended ones, or back to the queue."""
         del self._running[payload.id]
         if again is None:
             self._over.append(payload)
@@ -324,7 +324,7 @@ class Supervisor(Generic[P]):
         (self._queue.appendleft if again == "first" else self._queue.append)(payload)
 
     def _died(self, server: Server) -> None:
-        """Start a server again."""
+        """Handle a server's death: queue or fail its payloads, and restart it."""
         lost = [payload for payload in self._running.values() if payload.server is server]
         server.bury()
         for payload in lost:
@@ -341,7 +341,7 @@ class Supervisor(Generic[P]):
             if payload.asked_at is not None and time.monotonic() - payload.asked_at > GRACE_S:
                 payload.kill()
                 beside = [one for one in self._running.values() if one.server is payload.server and one.pids]
-                # Not even forked yet: the server hangs, or reads data. It may be ended if nothing else ends with it.
+                # Nothing was forked yet: the server hangs or reads data. Kill it if its other payloads must stop too.
                 if payload.server and not payload.pids and all(one.asked_at is not None for one in beside):
                     payload.server.process.kill()
         for payload in list(self._queue):
@@ -350,7 +350,7 @@ class Supervisor(Generic[P]):
 
 
 def memory_gb(pid: int) -> float:
-    """Memory of a process and its children: shared pages, which forks have many of, count by their share."""
+    """Return the memory of a process and its children in GiB; shared pages, common in forks, count proportionally."""
     total = 0
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid)

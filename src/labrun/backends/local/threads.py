@@ -1,4 +1,4 @@
-"""Keeping the libraries to the threads that a run may use."""
+"""Limits on the number of threads that libraries use in a run."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from labrun.tasks.threads import VARIABLES, number, set_variables
 
 
 def limit_run(count: int, environment: Mapping[str, str], set_before: str | None = None) -> None:
-    """Give a run in this process its variables, and keep the libraries to its threads.
+    """Set a run's variables in this process, and limit the libraries to its threads.
 
     Args:
         count: threads that its `compute` allows.
-        environment: the run's own variables; OMP_NUM_THREADS among them comes before `count`.
-        set_before: OMP_NUM_THREADS as it was when the libraries were loaded: they need no telling where it is the same.
+        environment: the run's own variables; an OMP_NUM_THREADS in it takes precedence over `count`.
+        set_before: OMP_NUM_THREADS when the libraries were loaded; if it equals the count, they need no new limit.
     """
     count = number(environment.get(VARIABLES[0])) or count
     if set_before == str(count):
@@ -27,12 +27,12 @@ def limit_run(count: int, environment: Mapping[str, str], set_before: str | None
 
 
 def own_variables(compute: Compute) -> dict[str, str]:
-    """The thread variables that a run's config gives it, as they stand in this process: records hold names alone."""
+    """Return the thread variables in a run's config, with their values in this process: records hold only the names."""
     return {name: os.environ[name] for name in VARIABLES if name in compute.environment and name in os.environ}
 
 
 def limit_threads(count: int) -> None:
-    """Limit the loaded libraries, and child processes, to this many threads."""
+    """Limit the loaded libraries and future child processes to this many threads."""
     set_variables(count)
     from threadpoolctl import threadpool_limits
 

@@ -1,4 +1,4 @@
-"""What a forked process does: import ahead, keep to its threads, execute its run."""
+"""The work of the fork server and its children: import modules, limit threads, execute a run."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from labrun.tasks.threads import wait_asleep
 
 
 def preload(targets: Sequence[str]) -> None:
-    """Import what runs of these models and data sets will need. Nothing is computed: threads do not survive a fork.
+    """Import the modules that runs of these targets need. Compute nothing, because threads do not survive a fork.
 
-    A target that cannot be imported is left to its run, which says why: so is one whose module ends the process.
+    A target that cannot be imported, or whose module exits, is left to its run, which reports the error.
     """
     models = []
     for name in targets:
@@ -40,9 +40,9 @@ def preload(targets: Sequence[str]) -> None:
                 continue
             else:
                 models.append(target)
-    import psutil  # noqa: F401 - each run says what process it is
+    import psutil  # noqa: F401 - each run records its process
 
-    import labrun.config.hydra_job  # what stands around each run
+    import labrun.config.hydra_job  # wraps each run
     import labrun.tasks.kinds
     import labrun.tasks.script
 
@@ -57,18 +57,18 @@ def preload(targets: Sequence[str]) -> None:
 
 
 def _is_file_system(target: object) -> bool:
-    """Whether it is one of fsspec's, which a remote datastore needs."""
+    """Return whether a target is a file system of fsspec, which a remote datastore needs."""
     return isinstance(target, type) and any(base.__module__.startswith("fsspec.") for base in target.__mro__)
 
 
 def hold(data: Mapping[str, Any]) -> None:
-    """Read a data set for the runs that are forked from here on.
+    """Read a data set for the runs that will be forked from this process.
 
     Args:
         data: the nodes `dataset` and `datastore` of their config.
 
     Raises:
-        DataError, ConfigError: it cannot be read.
+        DataError, ConfigError: the data cannot be read.
     """
     if schema.has_loaders(data["dataset"]):
         return
@@ -79,12 +79,12 @@ def hold(data: Mapping[str, Any]) -> None:
 
 
 def carry_out(message: Mapping[str, Any]) -> int:
-    """Execute the message sent to a forked process of the pool; returns the exit code.
+    """Execute the message sent to a forked process of the pool. Return the exit code.
 
     Args:
-        message: `run`: the run's folder; `environment`: its variables; `threads`: how many the libraries may use;
-            `pictures`: whether it draws them; `rank` and `ranks`: which of the run's processes this is, of how many.
-            With `gather`: only write what its pictures show to that file.
+        message: `run`: the run's folder; `environment`: its variables; `threads`: threads that the libraries may use;
+        `pictures`: whether it draws its pictures; `rank` and `ranks`: this process's rank and the number of processes
+        of the run. With `gather`: only write the data for its pictures to that file.
     """
     set_before = os.environ.get("OMP_NUM_THREADS")
     os.environ.update(message["environment"])
@@ -99,9 +99,9 @@ def carry_out(message: Mapping[str, Any]) -> int:
 
 
 def run(run_dir: str, pictures: bool) -> int:
-    """Execute one run; the exit code: 0 completed, 1 failed, 130 canceled. Its record says the rest.
+    """Execute one run. Return the exit code: 0 completed, 1 failed, 130 canceled; the record holds the details.
 
-    The pool forces the record to the disk, while the next run has this one's place already.
+    The pool forces the record to disk later, when the next run already has this one's slot.
     """
     from labrun.config import hydra_job
 
@@ -111,7 +111,7 @@ def run(run_dir: str, pictures: bool) -> int:
 
 
 def assist(run_dir: str, threads: int) -> int:
-    """Train along in a run of several processes; the exit code."""
+    """Train as a further process of a run with several processes. Return the exit code."""
     from labrun.config import hydra_job
 
     wait_asleep()
@@ -126,7 +126,7 @@ def assist(run_dir: str, threads: int) -> int:
 
 
 def gather(run_dir: str, file: str) -> int:
-    """Write what a finished run's pictures show to a file; the exit code: 0, or 1 where its log says why not."""
+    """Write the data for a finished run's pictures to a file. Return the exit code: 0, or 1 with the reason logged."""
 
     def work() -> None:
         with _as_its_job(Path(run_dir)):
@@ -136,14 +136,14 @@ def gather(run_dir: str, file: str) -> int:
 
 
 def _as_its_job(run_dir: Path) -> contextlib.AbstractContextManager[None]:
-    """Inside, a finished run's model finds what it found in the run: Hydra's config, the folder."""
+    """Recreate the environment that a finished run's model had in the run: Hydra's config and the folder."""
     from labrun.config import hydra_job
 
     return hydra_job.along(records.read(run_dir), run_dir)
 
 
 def draw_quietly(run_dir: Path) -> bool:
-    """Draw a finished run's pictures in this process, without telling how; whether it worked."""
+    """Draw a finished run's pictures in this process, without progress messages. Return whether that succeeded."""
     ours = logging.getLogger("labrun")
     before = ours.level
     ours.setLevel(logging.WARNING)

@@ -1,7 +1,7 @@
-"""Runs as Slurm jobs, submitted through submitit: arrays, several runs in one job, and what Slurm says of them.
+"""Runs as Slurm jobs, submitted through submitit as arrays or as jobs of several runs, and the tracking of these jobs.
 
-A job executes `job.py` on a manifest in JSON; nothing is pickled. Which run went into which job stands in
-`jobs.jsonl`, written before and after each sbatch, so that another controller finds its jobs again.
+A job executes `job.py` with a JSON manifest; nothing is pickled. The journal `jobs.jsonl` maps runs to jobs. It is
+written before and after each sbatch, so that a later controller finds the jobs again.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from labrun.schema import SPECIAL, Compute
 log = logging.getLogger(__name__)
 
 TRIALS = 10
-"""How many trials of a search, or calls of an application, are with Slurm at once unless somebody says it."""
+"""Default number of trials of a search, or calls of an application, that are submitted to Slurm at once."""
 SETTLE_S = 5.0
-"""How long a job may be gone before the record of its run is closed from here."""
+"""How long a job must be gone before the controller closes the record of its run, in seconds."""
 
 
 @dataclass
@@ -59,13 +59,13 @@ class _Active:
 
 @dataclass
 class Settings:
-    """What a sweep's jobs have in common.
+    """Settings that a sweep's jobs share.
 
     Args:
-        state: the folder's.
-        name: shown in squeue.
-        path: where the runs' processes import from.
-        preload: what a job's pool imports ahead.
+        state: the state of the sweep's folder.
+        name: the name shown by squeue.
+        path: the import path of the runs' processes.
+        preload: targets that a job's pool imports in advance.
         cwd: the working folder of the jobs.
     """
 
@@ -89,14 +89,14 @@ class SlurmJobs:
         self._stamps: dict[Path, int] = {}
         self._known = known_jobs(settings.state.jobs)
         self._limits: dict[str, int] = {}
-        """How many runs of each array run at once."""
+        """Number of runs of each array that may be active at once."""
         self._full_at = 0
-        """So many runs were with Slurm when others had to wait for them."""
+        """Number of submitted runs when others had to wait for them; 0 if none had to."""
         self._tries: dict[Path, int] = {}
-        """How often each run of several processes was tried again in this session."""
+        """Retries of each run with several processes in this session."""
 
     def submit(self, run_dir: Path, needs: Resources) -> None:
-        """Put a run, whose record is written, among those that the next poll submits; or take up its job again."""
+        """Queue a run, whose record is written, for submission by the next poll, or track its existing job again."""
         job = self._known.pop(run_dir, None)
         state = states([job]).get(job, "GONE") if job else "GONE"
         if job and state not in OVER:
@@ -112,14 +112,14 @@ class SlurmJobs:
 
     @property
     def busy(self) -> bool:
-        """Whether any run is waiting or under way."""
+        """Whether any run is waiting or active."""
         return bool(self._waiting or self._active or self._closed)
 
     def poll(self, timeout_s: float = 0.5) -> list[Path]:
-        """Submit what waits, then look what has ended.
+        """Submit waiting runs, then return those that have ended.
 
         Raises:
-            LabrunError: sbatch refuses the jobs; its words are in the message.
+            LabrunError: sbatch refuses the jobs; the message contains its reason.
         """
         if self._waiting and not (self._full_at and len(self._active) == self._full_at):
             waiting, self._waiting = self._waiting, []
@@ -130,7 +130,7 @@ class SlurmJobs:
         for active in list(self._active.values()):
             if self._changed(active.run_dir) and (record := records.read(active.run_dir)).finished:
                 if self._has_tries_left(active, record) or _is_tried_again(active, record):
-                    continue  # its job may still write; once that is over, `_ask` looks at it
+                    continue  # its job may still write; `_ask` handles it when the job is over
                 ended.append(active.run_dir)
                 del self._active[active.run_dir]
         if time.monotonic() >= self._next_ask and self._active:
@@ -139,13 +139,13 @@ class SlurmJobs:
         return ended
 
     def _has_tries_left(self, active: _Active, record: Record) -> bool:
-        """Whether a failed run of several processes is tried again, in another job: none of them can do so alone."""
+        """Return whether a failed run of several processes is retried in another job; none of them can retry alone."""
         several = Compute.of(record.config["compute"]).ranks > 1
         tries = self._tries.get(active.run_dir, 0)
         return record.status == records.FAILED and several and not active.canceled and tries < active.needs.retries
 
     def cancel(self, run_dir: Path, why: str = "canceled before it began") -> None:
-        """Ask a run to stop; one that waits is canceled at once."""
+        """Ask an active run to stop; cancel a waiting one at once."""
         active = self._active.get(run_dir)
         if active is None:
             for entry in [entry for entry in self._waiting if entry[0] == run_dir]:
@@ -159,7 +159,7 @@ class SlurmJobs:
         self._drop_pending(why)
 
     def cancel_all(self, at_once: bool = False, why: str = "canceled before it began") -> None:
-        """Cancel what waits, and ask what runs to stop; or end it at once."""
+        """Cancel waiting runs, and ask active runs to stop, or end them at once."""
         for run_dir, _ in list(self._waiting):
             self.cancel(run_dir, why)
         for active in self._active.values():
@@ -171,14 +171,14 @@ class SlurmJobs:
             self._drop_pending(why)
 
     def draw(self, run_dir: Path) -> bool:
-        """Draw a finished run's pictures, here: this machine sees the folder, but may lack what the nodes have."""
+        """Draw a finished run's pictures on this machine, which has the folder but may lack the nodes' software."""
         return worker.draw_quietly(run_dir)
 
     def close(self) -> None:
-        """Nothing to give back: the jobs live with Slurm."""
+        """Do nothing: Slurm owns the jobs."""
 
     def _drop_pending(self, why: str) -> None:
-        """Cancel the jobs that have not begun and whose runs are all canceled."""
+        """Cancel pending jobs whose runs are all canceled."""
         present = states({active.job for active in self._active.values()})
         by_job: dict[str, list[_Active]] = {}
         for active in self._active.values():
@@ -202,7 +202,7 @@ class SlurmJobs:
         return before != stamp
 
     def _ask(self) -> list[Path]:
-        """Close the records of runs whose job is gone without having closed them."""
+        """Close the records of runs whose jobs have gone without closing them. Return these runs."""
         present = states({active.job for active in self._active.values()})
         ended: list[Path] = []
         for active in list(self._active.values()):
@@ -231,7 +231,7 @@ class SlurmJobs:
         if record.finished:
             return [active.run_dir]
         told = f"its Slurm job {active.job} ended as {state}"
-        if state == "GONE" and not record.attempts:  # a waiting part of an array that is canceled leaves no trace
+        if state == "GONE" and not record.attempts:  # a pending array task that is canceled leaves no trace
             told = f"Slurm does not know its job {active.job} any more, and it never began"
             active.canceled = True
         if active.canceled or state == "CANCELLED":
@@ -252,7 +252,7 @@ class SlurmJobs:
         return [active.run_dir]
 
     def _submit_all(self, waiting: Sequence[tuple[Path, Resources]]) -> None:
-        """One array for all runs that ask for the same."""
+        """Submit one array for all runs with the same requirements."""
         groups: dict[str, list[tuple[Path, Resources, Compute]]] = {}
         most = partitions.largest_array()
         for run_dir, needs in waiting:
@@ -274,7 +274,7 @@ class SlurmJobs:
         self._full_at = len(self._active) if self._waiting else 0
 
     def _share(self, compute: Compute, runs: int) -> Compute | None:
-        """A group's part of `max_parallel`, which is one for the whole sweep; None: it waits until others end."""
+        """Apply what is left of the sweep's `max_parallel` to a group; None: the group must wait for other runs."""
         most = compute.max_parallel
         if most is None:
             return compute
@@ -326,7 +326,7 @@ class SlurmJobs:
 
 
 def _slots(compute: Compute, runs: int) -> int:
-    """How many runs of a job run at once."""
+    """Return how many runs of a job are active at once."""
     if runs == 1:
         return 1
     cpus = compute.cpus_per_run
@@ -343,9 +343,9 @@ def _slots(compute: Compute, runs: int) -> int:
 
 
 def _parameters(compute: Compute, jobs: int, runs: int, slots: int, settings: Settings, token: str) -> dict[str, Any]:
-    """Parameters for submitit's executor."""
+    """Return the parameters for submitit's executor."""
     own: dict[str, Any] = {"chdir": settings.cwd, "requeue": True, **partitions.sbatch_options(compute.extra)}
-    if compute.environment and str(own.get("export", "ALL")).upper() != "ALL":  # the run's variables are let through
+    if compute.environment and str(own.get("export", "ALL")).upper() != "ALL":  # pass the run's variables through
         kept = [] if str(own["export"]).upper() in ("NONE", "NIL") else str(own["export"]).split(",")
         own["export"] = ",".join([*kept, *compute.environment])
     per_job = max(1, (compute.max_parallel or jobs * slots) // slots)
@@ -375,7 +375,7 @@ def _parameters(compute: Compute, jobs: int, runs: int, slots: int, settings: Se
     for key in ("partition", "account", "qos"):
         if getattr(compute, key) is not None:
             parameters[key] = getattr(compute, key)
-    for key in ("mem", "gpus_per_node", "cpus_per_task"):  # sbatch uses the last one given: ours
+    for key in ("mem", "gpus_per_node", "cpus_per_task"):  # sbatch uses the last value, which would be ours
         if key.replace("_", "-") in own:
             parameters.pop(key, None)
     if "cpus-per-task" in own:
@@ -384,7 +384,7 @@ def _parameters(compute: Compute, jobs: int, runs: int, slots: int, settings: Se
 
 
 def _is_tried_again(active: _Active, record: Record) -> bool:
-    """Whether a failed run is about to be tried again by the pool in its own job, which counts the tries by itself."""
+    """Return whether the pool in a failed run's own job is about to retry it; that pool counts the retries itself."""
     if record.status != records.FAILED or active.canceled or Compute.of(record.config["compute"]).ranks > 1:
         return False
     jobs = [attempt.get("job") or {} for attempt in record.attempts]
@@ -392,24 +392,24 @@ def _is_tried_again(active: _Active, record: Record) -> bool:
 
 
 class Slurm(Backend):
-    """Jobs on the cluster that this machine is part of."""
+    """Executes runs as jobs on the Slurm cluster that this machine belongs to."""
 
     name = "slurm"
     program = "sbatch"
     outlives_controller = True
     settings = frozenset(SPECIAL)
-    once_per_sweep = ()  # each job has its own
+    once_per_sweep = ()  # each job has its own settings
 
     def problems(self, compute: Compute) -> Iterable[str]:
-        """What no partition, or not the one that is named, can give, and what sbatch refuses."""
+        """Yield a message for everything that the partition cannot provide or sbatch refuses."""
         return partitions.problems(compute)
 
     def folder_problem(self, run_dir: Path, compute: Compute) -> str | None:
-        """A per cent sign is a pattern to Slurm."""
+        """Refuse paths with a percent sign, which Slurm treats as a pattern."""
         return f"{run_dir}: Slurm takes a % in the path of a job's files for a pattern" if "%" in str(run_dir) else None
 
     def summary(self, compute: Compute) -> str:
-        """The partitions; why there are none."""
+        """Describe the partitions, or say why there are none."""
         try:
             there = "; ".join(partitions.describe(one) for one in partitions.partitions())
         except partitions.NoClusterError as error:
@@ -417,15 +417,15 @@ class Slurm(Backend):
         return f"partitions {there}"
 
     def status(self) -> list[str]:
-        """The partitions, their nodes, and this user's jobs."""
+        """Return lines on the partitions, their nodes and this user's jobs."""
         return ["Slurm", *(f"  {line}" for line in partitions.status())]
 
     def capacity(self, needs: Sequence[tuple[int, int]], compute: Compute) -> Capacity:
-        """As many as the cluster carries: nothing here counts them."""
+        """Return `max_parallel`, or the number of runs: the cluster decides how many are active."""
         return Capacity(compute.max_parallel or len(needs))
 
     def trials(self, wanted: int | None, plan: Plan, compute: Compute) -> int:
-        """Ten, unless the sweep or `max_parallel` says otherwise: what is submitted early is asked for early."""
+        """Return ten unless the sweep or `max_parallel` says otherwise: trials submitted early are proposed early."""
         return min(wanted or TRIALS, compute.max_parallel or wanted or TRIALS)
 
     def executor(self, folder: Path, plan: Plan, count: int, head: Head | None = None) -> SlurmJobs:
@@ -433,13 +433,13 @@ class Slurm(Backend):
         return SlurmJobs(Settings(SweepState(folder), plan.name, plan.path, plan.preload, plan.cwd, plan.python))
 
     def attached(self, folder: Path) -> set[Path]:
-        """The runs whose jobs of an earlier session wait or run."""
+        """Return the runs whose jobs from an earlier session are pending or running."""
         known = known_jobs(SweepState(folder).jobs)
         found = states(known.values())
         return {run for run, job in known.items() if found.get(job, "GONE") not in OVER}
 
     def release(self, folder: Path, unfinished: Callable[[], set[Path]]) -> list[str]:
-        """Cancel jobs of an earlier session, which Slurm may still run, or requeue by itself."""
+        """Cancel jobs of an earlier session, which Slurm may still run or requeue."""
         ledger = SweepState(folder).jobs
         if not ledger.exists():
             return []
@@ -447,16 +447,16 @@ class Slurm(Backend):
         return sorted(end_jobs({job for run, job in known_jobs(ledger).items() if run in left}))
 
     def is_over(self, job: str) -> bool | None:
-        """As squeue, or the accounting, has it."""
+        """Return whether a job has ended, according to squeue or accounting; None if unknown."""
         if shutil.which("squeue") is None:
             return None
         state = states([job]).get(job, "GONE")
         return None if state == "UNKNOWN" else state in OVER
 
     def cancel_unpolled(self, folder: Path, run_dir: Path) -> bool | None:
-        """A job that waits is canceled; one that runs has a supervisor that obeys the request."""
+        """Cancel a pending job; the supervisor of a running one obeys the request itself."""
         ledger = SweepState(folder).jobs
-        # Whoever else writes there could name any of the user's jobs.
+        # Another user who can write the ledger could insert any of this user's jobs.
         job = known_jobs(ledger).get(run_dir) if others([ledger]) is None else None
         if job is None:
             return None
@@ -467,7 +467,7 @@ class Slurm(Backend):
         return None if state in OVER else False
 
     def room(self, settings: Mapping[str, Any]) -> int:
-        """As many calls as are asked for, else ten."""
+        """Return `max_parallel`, or ten."""
         return int(settings["max_parallel"] or TRIALS)
 
     def calls(self, folder: Path, settings: Mapping[str, Any], modules: Sequence[str]) -> Calls:

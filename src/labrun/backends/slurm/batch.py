@@ -1,4 +1,4 @@
-"""One sbatch through submitit, around a command of ours."""
+"""Submission of one of our commands with sbatch, through submitit."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from labrun.errors import LabrunError
 
 
 class _Batch(SlurmExecutor):  # type: ignore[misc]
-    """submitit's sbatch files and submission."""
+    """Uses submitit's sbatch files and submission."""
 
     def submit_command(self, command: str, count: int) -> str:
-        """Submit; returns the job's id, of an array's if `count` is above 1."""
+        """Submit a command. Return the id of the job, or of the array if `count` is above 1."""
         if count > 1:
             self.parameters["map_count"] = count
         return str(self._submit_command(command).job_id)  # private: the public call pickles a function
 
 
 def submit(folder: Path, command: str, count: int, parameters: Mapping[str, Any], variables: Mapping[str, str]) -> str:
-    """Submit a command as one job, or as an array of them; the id.
+    """Submit a command as one job or as an array. Return its id.
 
     Args:
-        folder: for the batch file and the logs.
-        command: what each job executes.
-        count: how many jobs.
-        parameters: submitit's.
-        variables: the jobs' own.
+        folder: folder for the batch file and the logs.
+        command: the command that each job executes.
+        count: number of jobs.
+        parameters: submitit's parameters.
+        variables: environment variables of the jobs.
 
     Raises:
-        LabrunError: sbatch refuses; its words are in the message.
+        LabrunError: sbatch refuses; the message contains its reason.
     """
     batch = _Batch(folder=folder)
     batch.update_parameters(**parameters)
-    # submitit prints what sbatch says against it, and the error holds it too
+    # submitit prints sbatch's error, which the exception contains as well
     with submitting(variables, parameters), contextlib.redirect_stderr(io.StringIO()):
         try:
             return batch.submit_command(command, count)

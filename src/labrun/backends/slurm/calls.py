@@ -22,15 +22,15 @@ from labrun.errors import LabrunError
 from labrun.schema import Compute
 
 LEAVING_S = 10
-"""How long before its time is up a job is ended, so that it can say so."""
+"""How long before its time limit a job is ended, so that it can report the reason, in seconds."""
 REQUEUES = 1000
-"""How often a cluster may take a job's place away."""
+"""How often a job may be preempted or requeued."""
 RESULT_S = 15.0
-"""How long after a job's end its result may take to be seen through a network file system."""
+"""How long after a job's end its result may take to become visible on a network file system, in seconds."""
 
 
 class CallExecutor(SlurmExecutor):  # type: ignore[misc]
-    """submitit's, but for what its jobs execute."""
+    """submitit's executor, but with labrun's command in its jobs."""
 
     @property
     def _submitit_command_str(self) -> str:
@@ -38,10 +38,10 @@ class CallExecutor(SlurmExecutor):  # type: ignore[misc]
 
 
 class OnCluster:
-    """A function that begins anew where the cluster took its place away, and ends when its time is up.
+    """A function that starts again after preemption, and ends at its time limit.
 
     Args:
-        timeout_min: how long it may take; None: as long as the cluster gives it.
+        timeout_min: its time limit in minutes; None: the cluster's limit.
     """
 
     def __init__(self, function: Callable[[bytes], Any], timeout_min: float | None) -> None:
@@ -83,10 +83,12 @@ class OnCluster:
                 timer.cancel()
 
     def checkpoint(self, payload: bytes) -> Any:
-        """What submitit puts back in the queue; it takes short jobs that were preempted for late ones: Slurm knows.
+        """Return the call for submitit to requeue, unless Slurm reports a timeout.
+
+        submitit itself mistakes a short job that was preempted for one that has timed out.
 
         Raises:
-            TimeoutError: its time is up.
+            TimeoutError: the time limit is reached.
         """
         from submitit.helpers import DelayedSubmission
 
@@ -106,7 +108,7 @@ class SlurmCalls:
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self._timeout_min = settings["timeout_min"]
         self._since: dict[int, float] = {}
-        """When a job that left no result yet was first seen to have ended."""
+        """When each job without a result was first seen to have ended."""
         self._states: dict[str, str] = {}
         self._next_look = 0.0
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -116,10 +118,10 @@ class SlurmCalls:
         self._executor.update_parameters(**{key: value for key, value in given.items() if value is not None})
 
     def submit(self, function: Callable[[bytes], Any], payloads: Sequence[bytes]) -> list[Any]:
-        """An array of jobs.
+        """Submit an array of jobs.
 
         Raises:
-            LabrunError: sbatch refuses them, in its words.
+            LabrunError: sbatch refuses them; the message contains its reason.
         """
         try:
             with submitting({}, self._executor.parameters):
@@ -128,7 +130,7 @@ class SlurmCalls:
             raise LabrunError(refusal(error)) from error
 
     def ends(self, jobs: Mapping[int, Any]) -> dict[int, str | None]:
-        """The jobs that have ended. Without accounting, submitit learns only from its result that a job has."""
+        """Return the jobs that have ended. Without accounting, submitit would only see this from a job's result."""
         if time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + ASK_S
             self._states = states({job.job_id for job in jobs.values()})
@@ -144,16 +146,16 @@ class SlurmCalls:
         return found
 
     def cancel(self, jobs: Sequence[Any]) -> None:
-        """Cancel the jobs; Slurm ends them by itself."""
+        """Cancel the jobs; Slurm ends them."""
         for job in jobs:
             job.cancel(check=False)
 
     def close(self) -> None:
-        """Nothing to give back: the jobs live with Slurm."""
+        """Do nothing: Slurm owns the jobs."""
 
 
 def _parameters(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters for submitit's executor."""
+    """Return the parameters for submitit's executor."""
     compute = Compute.of(settings)
     return {
         "job_name": folder.parent.name,

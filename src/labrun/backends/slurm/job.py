@@ -1,9 +1,9 @@
-"""What a Slurm job executes: the same local pool, inside the job's allocation, over the runs that it was given.
+"""The program of a Slurm job: executes the job's runs in a local pool, inside the job's allocation.
 
-Started by path with the standard library alone; the manifest says where to import from (the frozen code). The first
-process of a job supervises: it holds the runs to their limits, and when Slurm takes the job's place (preemption, time
-limit) it has the runs save their state and puts the job back in the queue. The other processes of a run over several
-nodes or tasks train along.
+It is started by path, with only the standard library; the manifest holds the import path (the frozen code). The first
+process of a job is its supervisor. It enforces the runs' limits, and when Slurm ends the job early (preemption, time
+limit) it makes the runs save their state and requeues the job. The other processes of a run with several nodes or tasks
+only train.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from pathlib import Path
 from typing import Any
 
 SAVE_S = 25.0
-"""How long a run has for saving its state, at most."""
+"""Maximum time for a run to save its state, in seconds."""
 
 
 class Why(StrEnum):
-    """Why the runs of a job must leave its place."""
+    """Why the runs of a job must stop."""
 
     PREEMPTED = "preempted"
     REQUEUED = "requeued"
-    """By somebody."""
+    """By a user or an administrator."""
     TIMEOUT = "timeout"
     CANCELED = "canceled"
     BROKEN = "broken"
@@ -40,7 +40,7 @@ class Why(StrEnum):
 
 
 def main(manifest_path: str) -> int:
-    """Carry out this job's part of the manifest; the exit code."""
+    """Execute this job's part of the manifest. Return the exit code."""
     manifest = json.loads(Path(manifest_path).read_text(encoding="utf-8"))
     sys.path[:] = [*manifest["path"], *sys.path] if manifest["own_python"] else manifest["path"]
     runs = manifest["jobs"][int(os.environ["SLURM_ARRAY_TASK_ID"]) if len(manifest["jobs"]) > 1 else 0]
@@ -53,13 +53,13 @@ def main(manifest_path: str) -> int:
 
 
 def job_id() -> str:
-    """This job's id, as squeue shows it."""
+    """Return this job's id, as squeue shows it."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 
 
 def ask(*command: str) -> str:
-    """What a command prints; nothing if it fails."""
+    """Return the output of a command; empty if it fails."""
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -68,7 +68,7 @@ def ask(*command: str) -> str:
 
 
 def meet(rank: int, ranks: int) -> None:
-    """Say to torch who the processes of this run are and where they meet. A node's name need not resolve."""
+    """Set torch's rendezvous variables for the processes of this run. Use an address: a node's name may not resolve."""
     first = (ask("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split() or ["localhost"])[0]
     address = re.search(r"NodeAddr=(\S+)", ask("scontrol", "show", "node", first))
     os.environ.update(
@@ -82,7 +82,7 @@ def meet(rank: int, ranks: int) -> None:
 
 
 def take_part(run_dir: str, rank: int) -> int:
-    """Be one of the other processes of a run: train along; its log is `driver.<rank>.log`."""
+    """Train as a further process of a run; its log is `driver.<rank>.log`."""
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     log = os.open(os.path.join(run_dir, f"driver.{rank}.log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -91,16 +91,16 @@ def take_part(run_dir: str, rank: int) -> int:
     from labrun.backends.local import worker
 
     code = worker.assist(run_dir, int(os.environ.get("SLURM_CPUS_PER_TASK", "1")))
-    os._exit(code)  # at once, as the first process's child does: nothing is left to be tidied up
+    os._exit(code)  # exit at once, as the first process's child does: nothing needs cleanup
 
 
 class JobSupervisor:
-    """The first process of a job.
+    """The supervisor in the first process of a job.
 
     Args:
-        manifest: what the submitter wrote.
+        manifest: the manifest, written by the submitter.
         runs: this job's runs.
-        ranks: the processes of its run, if it has several.
+        ranks: number of processes of its run.
     """
 
     def __init__(self, manifest: dict[str, Any], runs: list[Path], ranks: int = 1) -> None:
@@ -108,10 +108,10 @@ class JobSupervisor:
         self.signaled: signal.Signals | None = None
         self.began = time.time()
         self.due: float | None = None
-        """When the runs have had their time (seconds since the epoch), as soon as that is known."""
+        """When the runs reach their time limit, in seconds since the epoch; None while unknown."""
 
     def supervise(self) -> int:
-        """Run the runs; returns 0, or 1 if one of them failed, or if its other processes would wait for ever."""
+        """Execute the runs. Return 0, or 1 if one has failed or if its other processes would wait forever."""
         from labrun.backends.base import resources
         from labrun.backends.local.pool import LocalPool
         from labrun.backends.local.server import Server
@@ -134,7 +134,7 @@ class JobSupervisor:
         newest = newest_submission(Path(self.manifest["ledger"]))
         mine = [run for run in self.runs if self._is_mine(run, newest)]
         if not mine:
-            return int(self.ranks > 1)  # srun ends the others then
+            return int(self.ranks > 1)  # with 1, srun ends the other processes
         alone, limit = len(self.runs) == 1, self.manifest["timeout_min"]
         gpus = visible_gpus() if self.manifest["gpus_per_run"] and len(self.runs) > 1 else None
         places = Slots(self.manifest["parallel"], gpus=gpus, share=self.manifest["runs_per_gpu"])
@@ -147,7 +147,7 @@ class JobSupervisor:
 
         pool = LocalPool(start, places)
         for run in mine:
-            # a run that has the job to itself is not killed at its limit by the pool, but goes on from its checkpoint
+            # the pool does not kill a run that has the job to itself at its limit: the run resumes from its checkpoint
             pool.submit(run, resources(records.read(run), alone=alone, once=self.ranks > 1))
         while pool.busy:
             if alone and limit is not None and self.due is None and records.read(mine[0]).status == records.RUNNING:
@@ -168,11 +168,11 @@ class JobSupervisor:
         self.signaled = signal.Signals(number)
 
     def _is_mine(self, run: Path, newest: Mapping[Path, str]) -> bool:
-        """Whether this job is the one to run it: not done, not canceled, not submitted again since, not running.
+        """Return whether this job must execute a run: not finished, canceled, resubmitted in another job or running.
 
         Args:
-            run: its folder.
-            newest: the token of each run's newest submission.
+            run: the run's folder.
+            newest: the token of each run's latest submission.
         """
         from labrun.runs import record as records
         from labrun.runs.finalize import close_unrun, is_asked_to_end, note_interrupted
@@ -196,7 +196,7 @@ class JobSupervisor:
         return True
 
     def _asked_for_room(self) -> Why | None:
-        """Why the runs must leave now, if they must (see `why_signaled`): Slurm warns of the time limit early."""
+        """Return why the runs must stop now (see `why_signaled`), or None: Slurm warns of the time limit early."""
         if self.signaled is not None:
             number, self.signaled = self.signaled, None
             shown = shown_job(self.job)
@@ -206,7 +206,7 @@ class JobSupervisor:
                 and int(os.environ.get("SLURM_NTASKS", "1")) > 1
                 and shown.get("JobState") == "RUNNING"
             ):
-                why = Why.BROKEN  # nobody canceled the job: srun ends the other processes when one has failed
+                why = Why.BROKEN  # the job was not canceled: srun ends the other processes when one has failed
             print(f"signal {number.name}: {why}", flush=True)
             if why != Why.TIMEOUT or number != signal.SIGUSR2:
                 return why
@@ -214,7 +214,7 @@ class JobSupervisor:
         return None if self.due is None or time.time() < self.due else Why.TIMEOUT
 
     def _make_room(self, pool: Any, mine: list[Path], why: Why) -> None:
-        """Checkpoint and requeue on preemption or timeout, or end for good."""
+        """Save the runs' state and requeue the job on preemption or timeout; otherwise end the runs."""
         from labrun.runs import record as records
         from labrun.runs.finalize import close
         from labrun.runs.record import RunPaths
@@ -249,7 +249,7 @@ class JobSupervisor:
             ask("scontrol", "requeue", self.job)
 
     def _put_back(self, run: Path, why: Why) -> None:
-        """A run that did not leave by itself was killed: it starts again, or from its last checkpoint."""
+        """Mark a run that had to be killed as preempted; it starts again, from its last checkpoint if it has one."""
         from labrun.runs import record as records
 
         record = records.read(run)
@@ -259,11 +259,11 @@ class JobSupervisor:
             records.write(run, record)
 
     def _has_advanced(self, run: Path, mine: list[Path]) -> bool:
-        """Whether another round makes sense: it saved a state in this one, or other runs of the job were done."""
+        """Return whether to requeue: the run saved a checkpoint this time, or other runs of the job were completed."""
         from labrun.runs import record as records
         from labrun.runs.record import RunPaths
 
-        for saved in RunPaths(run).checkpoints.glob("*"):  # ours, or a script's own
+        for saved in RunPaths(run).checkpoints.glob("*"):  # written by labrun or by a script
             with contextlib.suppress(OSError):
                 if saved.stat().st_mtime > self.began - 5:
                     return True
@@ -286,16 +286,16 @@ class JobSupervisor:
 
 
 def shown_job(job: str) -> dict[str, str]:
-    """What scontrol shows of a job; nothing if it does not answer."""
+    """Return the fields that scontrol shows for a job; empty if it does not answer."""
     return dict(re.findall(r"(\w+)=(\S+)", ask("scontrol", "show", "job", job)))
 
 
 def why_signaled(number: signal.Signals, shown: Mapping[str, str]) -> Why:
-    """What a signal means.
+    """Return the meaning of a signal to a job.
 
     Args:
         number: the signal.
-        shown: what scontrol shows of the job (`shown_job`).
+        shown: the fields that scontrol shows for the job (`shown_job`).
     """
     if int(shown.get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
         return Why.REQUEUED
@@ -307,7 +307,7 @@ def why_signaled(number: signal.Signals, shown: Mapping[str, str]) -> Why:
 
 
 def time_of(shown: str | None) -> float:
-    """A moment as scontrol shows it, in seconds since the epoch; 0 if it shows none."""
+    """Convert a time from scontrol to seconds since the epoch; 0 if there is none."""
     try:
         return datetime.datetime.fromisoformat(shown or "").timestamp()
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a Slurm cluster offers, by partition, and what it refuses."""
+"""The partitions of a Slurm cluster, and checks of requests against them and against sbatch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from labrun.schema import Compute
 
 @dataclass(frozen=True)
 class Partition:
-    """What a partition of the cluster offers, at most, on one node."""
+    """A partition of the cluster: its largest resources on one node."""
 
     name: str
     default: bool
@@ -34,11 +34,11 @@ class Partition:
 
 
 class NoClusterError(ConfigError):
-    """This machine is part of no cluster that answers.
+    """This machine does not belong to a cluster that responds.
 
     Args:
-        why: what shows it.
-        way: what to do.
+        why: the evidence.
+        way: the remedy.
     """
 
     def __init__(self, why: str, way: str) -> None:
@@ -47,10 +47,10 @@ class NoClusterError(ConfigError):
 
 
 def partitions() -> list[Partition]:
-    """The cluster's partitions, by sinfo.
+    """Return the cluster's partitions, according to sinfo.
 
     Raises:
-        NoClusterError: there is no sinfo, or no cluster answers it.
+        NoClusterError: sinfo is missing, or no cluster responds to it.
     """
     for program in ("sbatch", "sinfo"):
         if shutil.which(program) is None:
@@ -100,7 +100,7 @@ def _gpus_of(gres: str) -> int:
 
 
 def _minutes(limit: str) -> float | None:
-    """Slurm's `days-hours:minutes:seconds` in minutes; None for no limit."""
+    """Convert Slurm's `days-hours:minutes:seconds` to minutes; None for no limit."""
     if not limit or limit in ("infinite", "n/a", "UNLIMITED", "NOT_SET"):
         return None
     days, _, rest = limit.rpartition("-")
@@ -110,9 +110,10 @@ def _minutes(limit: str) -> float | None:
 
 
 def chosen_partition(compute: Compute, there: Sequence[Partition] | None = None) -> Partition | None:
-    """The partition that a job would go to: as named, or the cluster's default; of several names what any of them has.
+    """Return a job's partition: the selected one or the cluster's default; the largest values of several selected ones.
 
-    None: there is none of that name, or no default.
+    Returns:
+        The partition; None if the selected one does not exist, or there is no default.
     """
     there = partitions() if there is None else there
     named = compute.partition or os.environ.get("SBATCH_PARTITION")
@@ -136,15 +137,15 @@ def chosen_partition(compute: Compute, there: Sequence[Partition] | None = None)
 
 
 def longest_min(compute: Compute) -> float:
-    """How long a job may last that names no limit: as its partition says, else a year."""
+    """Return the limit in minutes of a job without its own limit: that of its partition, or a year."""
     one = chosen_partition(compute)
     return 365 * 24 * 60 if one is None or one.limit_min is None else one.limit_min
 
 
 def walls_min(compute: Compute) -> set[float]:
-    """The limits of time that accounting sets for such a job: of its quality of service and of the caller's accounts.
+    """Return the time limits (minutes) that accounting sets for a job's quality of service and the caller's accounts.
 
-    Which of them is enforced only Slurm knows: they serve to stay below one that was meant. None without accounting.
+    Only Slurm knows which of them it enforces; they help to stay below a likely limit. Empty without accounting.
     """
     qualities, rows = _accounting()
     mine = [row for row in rows if row[1] in ("", getpass.getuser())]
@@ -163,7 +164,7 @@ def walls_min(compute: Compute) -> set[float]:
 
 @functools.cache
 def _accounting() -> tuple[dict[str, str], list[list[str]]]:
-    """Each quality of service with its limit of time; account, user, limit and default quality of each association."""
+    """Return the time limit by quality of service, and [account, user, time limit, default quality] by association."""
     asked = ["sacctmgr", "-n", "-P", "show"]
     listed = (run_command([*asked, "qos", "format=Name,MaxWall"]) or "").splitlines()
     qualities = dict(line.strip().split("|") for line in listed if line.count("|") == 1)
@@ -173,13 +174,13 @@ def _accounting() -> tuple[dict[str, str], list[list[str]]]:
 
 @functools.cache
 def largest_array() -> int:
-    """How many jobs an array may have, at most 1,000."""
+    """Return how many jobs an array may have, at most 1,000."""
     found = re.search(r"MaxArraySize\s*=\s*(\d+)", run_command(["scontrol", "show", "config"]) or "")
     return max(1, min(1000, int(found[1]) if found else 1000))
 
 
 def problems(compute: Compute) -> Iterable[str]:
-    """What the cluster cannot give, or refuses, of what a run asks for.
+    """Yield a message for each request of a run that the cluster cannot meet or refuses.
 
     Raises:
         ConfigError: there is no cluster.
@@ -227,7 +228,7 @@ def problems(compute: Compute) -> Iterable[str]:
 
 
 def sbatch_options(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as submitit takes them: null and true are a bare option, false is none, a list stands with commas."""
+    """Convert options for submitit: null and true are a bare flag, false is dropped, lists are joined with commas."""
     options: dict[str, Any] = {}
     for key, value in extra.items():
         plain = ",".join(map(str, value)) if isinstance(value, list) else value
@@ -237,9 +238,9 @@ def sbatch_options(extra: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refused_by_sbatch(compute: Compute) -> Iterable[str]:
-    """Which options sbatch does not know or take, in its own words; nothing is submitted.
+    """Yield sbatch's own errors for options that it rejects, without submitting a job.
 
-    What may change until the job's turn comes, such as nodes that are down, is not a reason: the job would wait.
+    Conditions that may change before the job starts, such as nodes that are down, do not count: the job would wait.
     """
     named = {key: getattr(compute, key) for key in ("account", "qos") if getattr(compute, key) is not None}
     asked = {f"compute.{key}={value}": {key: value} for key, value in named.items()}
@@ -261,7 +262,7 @@ def _refused_by_sbatch(compute: Compute) -> Iterable[str]:
 
 
 def _basic_options(compute: Compute) -> dict[str, Any]:
-    """sbatch options for one run's needs, unless `extra` sets them."""
+    """Return the sbatch options for one run's resources, which `extra` may override."""
     options: dict[str, Any] = {
         "nodes": compute.nodes,
         "ntasks-per-node": compute.tasks_per_node,
@@ -277,7 +278,7 @@ def _basic_options(compute: Compute) -> dict[str, Any]:
 
 
 def _refusal(compute: Compute, options: Mapping[str, Any]) -> str:
-    """What sbatch says against options that cannot be had, now or ever; nothing if they can."""
+    """Return sbatch's error for options that it will never accept; empty if it accepts them."""
     flags = [f"--{key}" if value is True else f"--{key}={value}" for key, value in options.items()]
     partition = [] if compute.partition is None else [f"--partition={compute.partition}"]
     command = ["sbatch", "--test-only", "--wrap=true", *partition, *flags]
@@ -295,35 +296,35 @@ def _refusal(compute: Compute, options: Mapping[str, Any]) -> str:
 
 
 def _all_up(compute: Compute) -> bool:
-    """Whether no node of the partition is down: what is not to be had then will never be."""
+    """Return whether all nodes of the partition are up: what is unavailable then will never be available."""
     one = chosen_partition(compute)
     states = (run_command(["sinfo", "-h", "-N", "-o", "%T", "-p", one.name]) or "").split() if one is not None else []
     up = ("idle", "mixed", "allocated", "completing", "planned")
-    return bool(states) and all(state.rstrip("-") in up for state in states)  # "mixed-": planned for another job, too
+    return bool(states) and all(state.rstrip("-") in up for state in states)  # "mixed-": also planned for another job
 
 
 def describe(one: Partition) -> str:
-    """A partition in a few words."""
+    """Describe a partition in a few words."""
     gpus = f", {one.gpus} GPUs" if one.gpus else ""
     return f"{one.name} ({one.nodes} nodes of up to {one.cpus} cores, {one.memory_gb:.1f} GB{gpus})"
 
 
 ABOUT_CLUSTERS = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT"})
-"""Slurm's variables that say which cluster is meant, and who asks."""
+"""Slurm's variables that identify the cluster and the user."""
 
 
 def is_of_a_job(variable: str) -> bool:
-    """Whether a variable tells of a cluster's job that this process is in itself: no job of its own may inherit it."""
+    """Return whether a variable describes a cluster job around this process; new jobs must not inherit it."""
     return variable.startswith(("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")) and variable not in ABOUT_CLUSTERS
 
 
 def whole_minutes(seconds: float) -> int:
-    """Seconds as Slurm's minutes, rounded up."""
+    """Convert seconds to Slurm's minutes, rounded up."""
     return max(1, math.ceil(seconds / 60))
 
 
 def status() -> list[str]:
-    """The partitions with their nodes, cores and GPUs, and this user's jobs, in lines."""
+    """Return lines on the partitions (nodes, cores, GPUs) and on this user's jobs."""
     if shutil.which("sinfo") is None:
         return ["none: there is no sinfo on this machine"]
     answer = run_command(["sinfo", "-h", "-o", "%P|%a|%D|%T|%C|%m|%G|%l"])

@@ -1,4 +1,4 @@
-"""What Slurm says of jobs, and the journal of which run went into which job."""
+"""States of Slurm jobs, and the journal that maps runs to jobs."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from labrun.errors import LabrunError, RecordError
 from labrun.runs import context
 
 ASK_S = 5.0
-"""How often squeue is asked."""
+"""Interval between calls of squeue, in seconds."""
 OVER = frozenset(
     {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
     | {"PREEMPTED", "REVOKED", "GONE"}
 )
-"""States after which Slurm does nothing more with a job (GONE: it does not know it any more)."""
+"""Final states of a job (GONE: Slurm no longer knows it)."""
 
 
 FOLLOWING = re.compile(r"slurmstepd|srun: (error: .*[Ee]xited with|launch/slurm|got |Terminating|Job step|Force)")
-"""Lines of Slurm's own programs that only say that a job's process has ended."""
+"""Lines of Slurm's own programs that only report the end of a job's process."""
 
 
 def is_job(job: object) -> bool:
-    """Whether that is a job's id, or one of an array: it becomes a word of a command."""
+    """Return whether a value is the id of a job or of an array task, and safe as an argument of a command."""
     return isinstance(job, str) and re.fullmatch(r"[0-9]+([_+][0-9]+)?", job) is not None
 
 
 def append(path: Path, line: Mapping[str, Any]) -> None:
-    """Add a line of JSON to a journal, in one write."""
+    """Append a line of JSON to a journal, in one write."""
     append_line(path, json.dumps(line), mode=0o600)
 
 
 def read_journal(ledger: Path) -> tuple[dict[str, list[list[str]]], dict[str, tuple[str, bool]]]:
-    """What a journal holds, by the submissions' tokens, oldest first; a torn line is left out.
+    """Read a journal, keyed by the submissions' tokens, oldest first. Incomplete lines are skipped.
 
     Returns:
-        The runs of each submission, job by job; and its id, and whether that is an array's, where it was written.
+        The runs of each submission, grouped by job; and, if recorded, its job id and whether it is an array.
     """
     intents: dict[str, list[list[str]]] = {}
     ids: dict[str, tuple[str, bool]] = {}
@@ -65,13 +65,13 @@ def read_journal(ledger: Path) -> tuple[dict[str, list[list[str]]], dict[str, tu
 
 
 def newest_submission(ledger: Path) -> dict[Path, str]:
-    """The token of the newest submission of each run."""
+    """Return the token of each run's latest submission."""
     intents, _ = read_journal(ledger)
     return {Path(run): token for token, jobs in intents.items() for members in jobs for run in members}
 
 
 def known_jobs(ledger: Path) -> dict[Path, str]:
-    """The newest job of each run, by the journal; a submission whose id was never written is looked for in squeue."""
+    """Return each run's latest job from the journal; look up submissions without a recorded id in squeue."""
     intents, ids = read_journal(ledger)
     if set(intents) - set(ids):
         for found in (run_command(["squeue", "-h", "-t", "all", "-o", "%A|%F|%k"]) or "").splitlines():
@@ -87,11 +87,11 @@ def known_jobs(ledger: Path) -> dict[Path, str]:
 
 
 def states(jobs: Iterable[str]) -> dict[str, str]:
-    """What Slurm says of jobs: squeue first, then, for those that it has forgotten, sacct where there is accounting.
+    """Return the states of jobs from squeue, or from sacct (if there is accounting) for jobs that squeue has forgotten.
 
     Returns:
-        The state of each; a job that nobody knows is left out. Empty where the cluster does not answer at all: every
-        job then counts as unknown, not as gone, so the caller gets `UNKNOWN` for each.
+        The state of each job; jobs that Slurm no longer knows are left out. If the cluster does not respond, every job
+        is `UNKNOWN`, rather than gone.
     """
     wanted = set(filter(is_job, jobs))
     if not wanted:
@@ -116,7 +116,7 @@ def states(jobs: Iterable[str]) -> dict[str, str]:
 
 
 def last_lines(output: Path) -> str:
-    """The last two lines of what a job printed; what Slurm says of its end only where there is nothing else."""
+    """Return the last two lines of a job's output, without Slurm's own lines unless there are no others."""
     lines: list[str] = []
     with contextlib.suppress(OSError):
         lines = [line.strip() for line in output.read_text(encoding="utf-8", errors="replace").splitlines()]
@@ -125,19 +125,19 @@ def last_lines(output: Path) -> str:
 
 
 def refusal(error: Exception) -> str:
-    """Why sbatch did not take a job, in its own words where it has any."""
+    """Return why sbatch refused a job, in sbatch's own words if possible."""
     said = " ".join(line for line in str(error).splitlines() if "sbatch: error" in line)
     return f"Slurm refused the jobs: {(said or str(error)).strip()}"
 
 
 def end_jobs(jobs: Iterable[str], patience_s: float = 60.0) -> set[str]:
-    """Cancel those jobs that are not over, and wait until they are.
+    """Cancel the jobs that have not ended, and wait until they have.
 
     Returns:
-        Those that were canceled.
+        The jobs that were canceled.
 
     Raises:
-        LabrunError: some are still there after a minute.
+        LabrunError: some have not ended in time.
     """
     wanted = {job for job, state in states(jobs).items() if state not in OVER}
     scancel(wanted)
@@ -150,6 +150,6 @@ def end_jobs(jobs: Iterable[str], patience_s: float = 60.0) -> set[str]:
 
 
 def scancel(jobs: Iterable[str]) -> None:
-    """Cancel jobs; those that are gone already do not matter."""
+    """Cancel jobs; ignore those that are already gone."""
     for job in filter(is_job, jobs):
         run_command(["scancel", job])

@@ -30,21 +30,21 @@ SBATCH_VARIABLES = {
         "COMMENT",
     ),
 }
-"""Which of sbatch's own variables would say otherwise than a parameter."""
+"""sbatch's own variables that would override a parameter, by parameter."""
 
 
 def signal_delay_s(compute: Compute) -> int:
-    """How long before its time is up a job begins to save. Slurm may tell it up to a minute earlier than that."""
+    """Return how long before its time limit a job saves its state, in seconds. Slurm may signal a minute earlier."""
     limit = compute.timeout_min or partitions.longest_min(compute)
     return int(min(90, max(10, 15 * limit)))
 
 
 def minutes_asked(compute: Compute, rounds: int) -> int | None:
-    """A job's limit: what its runs may take, and, unless that is forbidden, the time to begin and to save beyond it.
+    """Return a job's time limit in minutes: that of its runs plus, unless not allowed, the time to start and to save.
 
     Args:
-        compute: the runs'; None where it sets no limit.
-        rounds: runs one after the other.
+        compute: the runs' settings; without a limit the result is None.
+        rounds: number of runs that follow one another.
     """
     if compute.timeout_min is None:
         return None
@@ -56,11 +56,11 @@ def minutes_asked(compute: Compute, rounds: int) -> int | None:
 
 @contextlib.contextmanager
 def submitting(variables: Mapping[str, str], parameters: Mapping[str, Any]) -> Iterator[None]:
-    """Inside, sbatch passes this process's environment on to the job; no variable stands in a file.
+    """Make sbatch pass this process's environment to the job inside the context; variables are never written to a file.
 
     Args:
-        variables: the job's own.
-        parameters: for submitit. sbatch would put variables such as SBATCH_PARTITION before the file's lines.
+        variables: the job's own variables.
+        parameters: parameters for submitit; variables such as SBATCH_PARTITION, which would override them, are removed.
     """
     before = dict(os.environ)
     told = {
