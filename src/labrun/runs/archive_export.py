@@ -1,7 +1,6 @@
-"""Moving runs between machines: an archive of their folders and of their code, each file with its digest.
+"""Exports runs for another machine: an archive of their folders and code, with a digest of each file.
 
-This module writes archives; `labrun.runs.archive_import` reads them, and holds every name and value in them against
-what this one writes.
+`labrun.runs.archive_import` reads archives, and accepts only names and values that this module would write.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ def export(root: Path, chosen: Sequence[tuple[Path, Record]], target: Path) -> i
 
     Args:
         root: the workspace.
-        chosen: the runs; they have ended.
+        chosen: the runs, which must have ended.
         target: the archive, `.tar` or `.tar.gz`.
 
     Returns:
         The number of files.
 
     Raises:
-        RecordError: the archive is there already, or cannot be written.
+        RecordError: the archive already exists, or cannot be written.
     """
     if target.exists():
         raise RecordError(f"{target} is there already: choose another file with -o")
@@ -67,7 +66,7 @@ def export(root: Path, chosen: Sequence[tuple[Path, Record]], target: Path) -> i
 
 
 class _Digested:
-    """A file whose digest is known once it was read."""
+    """File that computes its digest while it is read."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.digest = file, hashlib.sha256()
@@ -86,7 +85,7 @@ def _relative(root: Path, folder: Path) -> str:
 
 
 def _place(root: Path, run_dir: Path, record: Record) -> str:
-    """Where a run lies in an archive: as in the workspace; one in a folder that the user chose, where runs lie."""
+    """Return a run's folder in the archive: as in the workspace, or a standard location for a folder the user chose."""
     if not records.is_named_safely(record):
         raise RecordError(
             f"{run_dir} holds a run whose id is {record.id!r:.60} and whose name is {record.name!r:.60}: labrun gives "
@@ -125,13 +124,13 @@ def _files(root: Path, chosen: Sequence[tuple[Path, Record]]) -> Iterator[tuple[
 def _below(
     folder: Path, prefix: str, not_taken: Collection[str] = (), compiled: bool = True
 ) -> Iterator[tuple[str, Path]]:
-    """A folder's files, and what they are called in an archive; no links.
+    """Yield the archive name and the path of each file in a folder, except links.
 
     Args:
-        folder: whose files.
-        prefix: what the folder is called in the archive.
-        not_taken: names at its top that are left out.
-        compiled: with what Python has compiled since.
+        folder: the folder.
+        prefix: its name in the archive.
+        not_taken: names of top-level entries to leave out.
+        compiled: include Python's bytecode.
     """
     for top, names, files in os.walk(folder):
         left_out = not_taken if Path(top) == folder else ()

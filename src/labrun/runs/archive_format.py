@@ -1,9 +1,9 @@
-"""What an archive of runs is: a tar file with what `MANIFEST` names, and nothing else.
+"""Format of an archive of runs: a tar file that holds the manifest and exactly the files listed in it.
 
-outputs/<name>/<run>/...           runs, as they lie in a workspace
-multirun/<name>/<sweep>/<n>/...    and those of sweeps; beside them `SWEEP_FILES`
-code/<digest>/...                  the code that they name, each folder called by its digest
-labrun-export.json                 `format`, `runs` (`id`, `name`, `folder`), `files` (`sha256`, `size` of each)
+outputs/<name>/<run>/...           runs, laid out as in a workspace
+multirun/<name>/<sweep>/<n>/...    runs of sweeps, next to the sweep's `SWEEP_FILES`
+code/<digest>/...                  the runs' code; each folder's name is its digest
+labrun-export.json                 the manifest: `format`, `runs` (`id`, `name`, `folder`), `files` (`sha256`, `size`)
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from labrun.runs.custom_locations import LAUNCH
 MANIFEST = "labrun-export.json"
 FORMAT = 1
 NOT_TAKEN = frozenset({LAUNCH, "heartbeat", "requests"})
-"""At the top of a run's folder, what says something of the machine that it was on, and nothing of the run."""
+"""Top-level entries of a run's folder that concern only its machine."""
 REPOSITORY = ".git"
-"""Left out wherever it lies: git runs what the configuration of a repository says, as soon as somebody is in it."""
+"""Excluded at any depth: in such a folder, git executes commands from the repository's configuration."""
 SWEEP_FILES = ("results.csv", "results_over_seed.csv", "report.html", "best.yaml", "multirun.yaml")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an archive may hold."""
+    """Limits on the content of an archive."""
 
     gb: float = 50.0
-    """Gigabytes (2**30 bytes), unpacked."""
+    """Unpacked size, GB (2**30 bytes)."""
     ratio: float = 100.0
-    """Times its own size."""
+    """Unpacked size relative to the archive's."""
     files: int = 500_000

@@ -1,8 +1,8 @@
-"""Taking in an archive of runs that somebody else may have written: all of it, or nothing.
+"""Imports an archive of runs, which may come from an untrusted source. Imports all of it, or nothing.
 
-The archive is unpacked into a folder of its own, `outputs/.labrun/import-<id>`; every name and every value that this
-workspace will rely on is looked at there. Then the moves are written down, and made. What a kill leaves is taken away
-by the next import, or by `lab runs gc`; where the moves were written down by then, they are finished.
+The archive is unpacked into a new folder, `outputs/.labrun/import-<id>`, where every name and value that the workspace
+will rely on is checked. Then the list of moves is written to that folder, and the moves are made. If an import is
+killed, the next import or `lab runs gc` removes the folder, after finishing the moves if their list was written.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ from labrun.runs.record import Record
 
 LARGEST_MANIFEST = 2**28
 LARGEST_HEADER = 2**20
-"""Bytes of an entry's name and its like, which Python reads into memory at once."""
+"""Maximum bytes of an entry's name and extended headers, which Python reads into memory whole."""
 DEEPEST = 64
-"""Folders within folders."""
+"""Maximum depth of folders."""
 RATIO_FROM = 2**26
-"""Bytes from which on it matters how much smaller the archive is than what it holds."""
+"""Unpacked bytes from which the compression ratio is limited."""
 ROOM = 2**26
-"""Bytes that stay free on the disk."""
+"""Bytes to keep free on the disk."""
 FOLDER = "import-"
 MOVES = "moves.json"
 COMPRESSIONS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open))
-"""How a file begins, and what reads it."""
+"""Magic bytes of a compressed file, and the function that opens it."""
 
 
 def import_(root: Path, source: Path, limits: Limits | None = None) -> tuple[list[str], list[str]]:
-    """Take in an archive: all of it, or nothing.
+    """Import an archive: all of it, or nothing.
 
     Args:
         root: the workspace.
         source: the archive.
-        limits: what it may hold.
+        limits: limits on its content.
 
     Returns:
-        The ids of the runs that came in, and of those that were here already and stay as they are.
+        The IDs of the imported runs, and of runs that the workspace already had, which stay unchanged.
 
     Raises:
-        RecordError: it is not an archive of ours, holds what does not belong there, is damaged or too large; or the
-            workspace cannot be written. Nothing was taken in then.
+        RecordError: it is not an archive of labrun's, has unexpected content, is damaged or too large, or the workspace
+            is not writable. Nothing was imported then.
     """
     state = store.state_folder(root)
     with _alone(state) as is_alone:
@@ -76,7 +76,7 @@ def import_(root: Path, source: Path, limits: Limits | None = None) -> tuple[lis
 
 @contextlib.contextmanager
 def _alone(state: Path) -> Iterator[bool]:
-    """One import at a time; whether this is the one."""
+    """Hold the lock that allows one import at a time. Yield whether it was acquired."""
     from filelock import FileLock, Timeout
 
     try:
@@ -95,11 +95,11 @@ def _alone(state: Path) -> Iterator[bool]:
 
 
 def left(root: Path, finish: bool = False) -> list[Path]:
-    """Folders that imports left which were killed; none while another import is going on.
+    """Return the folders that killed imports left behind; none while another import is in progress.
 
     Args:
         root: the workspace.
-        finish: first finish those whose moves were written down.
+        finish: first finish the imports whose list of moves was written.
     """
     state = store.state_folder(root)
     if not any(state.glob(f"{FOLDER}*")):
@@ -121,7 +121,7 @@ def _finish(root: Path) -> None:
 
 
 def _make_moves(root: Path, place: Path) -> bool:
-    """Make what is left of the moves that were written down; whether there were any. The folder is gone then."""
+    """Make the remaining moves of an import and remove its folder. Return False if no list of moves was written."""
     try:
         moves = json.loads(context.content(place / MOVES))
         pairs = [(place / str(name), root / str(target)) for name, target in moves]
@@ -137,13 +137,13 @@ def _make_moves(root: Path, place: Path) -> bool:
 
 
 class _Arrival:
-    """One archive on its way in.
+    """Import of one archive.
 
     Args:
         root: the workspace.
         source: the archive.
-        place: the folder that it is unpacked to.
-        limits: what it may hold.
+        place: the folder to unpack it to.
+        limits: limits on its content.
     """
 
     def __init__(self, root: Path, source: Path, place: Path, limits: Limits) -> None:
@@ -151,7 +151,7 @@ class _Arrival:
         self._code = store.state_folder(root).relative_to(root) / "code"
 
     def carry_out(self) -> tuple[list[str], list[str]]:
-        """Unpack, look, move."""
+        """Unpack the archive, check it, and move its content into the workspace."""
         here = {record.id for _, record in store.listing(self._root).runs}
         digests, manifest = self._unpack()
         runs = self._checked(digests, manifest)
@@ -166,12 +166,12 @@ class _Arrival:
         return RecordError(f"{self._source} {what}: nothing was taken in")
 
     def _unpack(self) -> tuple[dict[str, str], Any]:
-        """Every file of the archive, in its folder: the digest of each, and the manifest."""
+        """Unpack every file of the archive. Return the digest of each, and the manifest."""
         digests: dict[str, str] = {}
         manifest: Any = None
         count = 0
         try:
-            # As a stream: what is read is counted, and nothing is read twice.
+            # Streamed, so that all bytes read count towards the limits and none are read twice.
             with (
                 _opened(self._source, self._limits, self._place) as stream,
                 tarfile.open(fileobj=stream, mode="r|", tarinfo=_Entry, bufsize=2**20) as archive,
@@ -207,7 +207,7 @@ class _Arrival:
         return digests, manifest
 
     def _put(self, name: str, content: IO[bytes]) -> str:
-        """Write one file; its digest."""
+        """Write one file and return its digest."""
         digest = hashlib.sha256()
         path = self._place / name
         with _writing():
@@ -224,10 +224,10 @@ class _Arrival:
         return digest.hexdigest()
 
     def _safe(self, entry: tarfile.TarInfo) -> str:
-        """An entry's name, if it is a plain file below the folder.
+        """Return an entry's name if it is a plain file inside the folder.
 
         Raises:
-            RecordError: a link, a device, an absolute path, or one that climbs out.
+            RecordError: it is a link, a device, or has a path that is not allowed.
         """
         name = PurePosixPath(entry.name)
         if entry.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or entry.issparse() or entry.size < 0:
@@ -243,10 +243,10 @@ class _Arrival:
         return str(name)
 
     def _checked(self, digests: Mapping[str, str], manifest: Any) -> dict[str, PurePosixPath]:
-        """The runs of the archive, once the manifest and the files fit together.
+        """Check that the manifest and the files match, and return the folders of the archive's runs by ID.
 
         Raises:
-            RecordError: they do not.
+            RecordError: they do not match.
         """
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise RecordError(
@@ -273,7 +273,7 @@ class _Arrival:
         return runs
 
     def _check_names(self, names: Mapping[str, str], folders: set[PurePosixPath]) -> None:
-        """Whether every file belongs to a run, to a sweep of one, or to code.
+        """Check that every file belongs to a run, to a run's sweep, or to code.
 
         Raises:
             RecordError: one does not.
@@ -296,10 +296,10 @@ class _Arrival:
                 raise self._refused(f"holds {name!r:.200}: that is of the machine where the run was, and never moves")
 
     def _settle(self, run_id: str, folder: PurePosixPath) -> None:
-        """Look at a run's record, and put what is true here in the place of what was true there.
+        """Check a run's record and adapt it to this workspace.
 
         Raises:
-            RecordError: it is not a record of labrun's.
+            RecordError: the record is missing, damaged or invalid, or its run cannot be moved to its folder.
         """
         run_dir, target = self._place / folder, self._root / folder
         try:
@@ -335,7 +335,7 @@ class _Arrival:
         records.write(run_dir, record, to_disk=False)
 
     def _check_record(self, record: Record, folder: PurePosixPath) -> None:
-        """Whether names and digests in a record are what labrun makes: they become paths.
+        """Check that the names and digests in a record, which become paths, are valid.
 
         Raises:
             RecordError: one is not.
@@ -362,10 +362,10 @@ class _Arrival:
             raise self._refused(f"holds the record {folder}/run.json with {wrong}")
 
     def _code_moves(self) -> Iterator[tuple[PurePosixPath, Path]]:
-        """Code that is not here yet, once it is what its name says.
+        """Yield the moves of code that the workspace lacks, after checking its digest.
 
         Raises:
-            RecordError: it is other code.
+            RecordError: the digest differs.
         """
         for folder in sorted((self._place / "code").glob("*")):
             if not files.is_tree(folder, folder.name):
@@ -383,10 +383,10 @@ class _Arrival:
                     yield sweep / name, Path(sweep / name)
 
     def _move(self, moves: list[tuple[PurePosixPath, Path]]) -> None:
-        """Put everything in its place; where that fails, everything back.
+        """Make all moves, or undo them if one fails.
 
         Raises:
-            RecordError: the workspace cannot be written.
+            RecordError: the workspace is not writable.
         """
         if not moves:
             return
@@ -399,7 +399,7 @@ class _Arrival:
             for name, relative in moves:
                 target = self._root / relative
                 target.parent.mkdir(parents=True, exist_ok=True)
-                if os.path.lexists(target):  # it has come meanwhile
+                if os.path.lexists(target):  # created in the meantime
                     raise FileExistsError(17, "it is there already", str(target))
                 (self._place / name).rename(target)
                 done.append((self._place / name, target))
@@ -408,12 +408,12 @@ class _Arrival:
             for name_, target in reversed(done):
                 with contextlib.suppress(OSError):
                     target.rename(name_)
-                    target.parent.rmdir()  # if nothing else lies there
+                    target.parent.rmdir()  # only if it is empty
             raise RecordError(records.cannot_write(self._root, error)) from error
 
 
 def _repository(names: Collection[str]) -> str | None:
-    """A file that makes its folder a repository in git's eyes, also one without a working tree; None if none does."""
+    """Return a file that makes its folder a git repository, with or without a working tree; None if there is none."""
     for name in names:
         path = PurePosixPath(name)
         if any(part.casefold() == REPOSITORY for part in path.parts):
@@ -426,7 +426,7 @@ def _repository(names: Collection[str]) -> str | None:
 
 
 def _is_place(folder: object) -> bool:
-    """Whether a folder is one where runs lie, spelled as labrun spells it."""
+    """Return whether a folder is a standard location for a run, in normalized form."""
     if not isinstance(folder, str) or "\0" in folder:
         return False
     path = PurePosixPath(folder)
@@ -436,7 +436,7 @@ def _is_place(folder: object) -> bool:
 
 
 class _WriteError(RecordError):
-    """The workspace cannot be written."""
+    """The workspace is not writable."""
 
 
 @contextlib.contextmanager
@@ -448,9 +448,9 @@ def _writing() -> Iterator[None]:
 
 
 class _Entry(tarfile.TarInfo):
-    """An entry whose name has a bound: Python reads it into memory, however long it is, before anybody sees it.
+    """Entry that limits the size of its name, which Python otherwise reads into memory whatever its length.
 
-    There is no public way to hear of such an entry first.
+    There is no public hook to intercept such an entry earlier.
     """
 
     _NAMES = (
@@ -468,17 +468,17 @@ class _Entry(tarfile.TarInfo):
 
 
 class _Counted:
-    """What an archive holds once it is decompressed, as far as it may be read."""
+    """Decompressed stream of an archive that enforces the limits."""
 
     def __init__(self, stream: IO[bytes], source: Path, size: int, limits: Limits, room: int) -> None:
         self._stream, self._source, self._size, self._limits, self._room = stream, source, size, limits, room
         self._read = 0
 
     def read(self, size: int) -> bytes:
-        """The next bytes.
+        """Return the next bytes.
 
         Raises:
-            RecordError: they are more than an archive may hold.
+            RecordError: the content exceeds a limit.
         """
         data = self._stream.read(min(size, 2**20))
         while len(data) < size and (more := self._stream.read(min(size - len(data), 2**20))):
@@ -499,15 +499,15 @@ class _Counted:
 
 @contextlib.contextmanager
 def _opened(source: Path, limits: Limits, place: Path) -> Iterator[Any]:
-    """The archive, decompressed as it is read.
+    """Open an archive as a stream that is decompressed as it is read.
 
     Args:
         source: the archive.
-        limits: what it may hold.
-        place: where that goes.
+        limits: limits on its content.
+        place: the folder that it is unpacked to.
 
     Raises:
-        RecordError: it is not a plain file.
+        RecordError: the archive is not a plain file.
     """
     file = context.opened(source)
     if file is None:

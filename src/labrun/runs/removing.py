@@ -1,7 +1,7 @@
-"""Taking runs away: only what is a run of this workspace, and only what nothing else needs.
+"""Removes runs: only runs of this workspace, and only if nothing else needs them.
 
-A run's folder is renamed first, so that no reader ever sees half a run; a kill in between leaves a folder that the
-next clean-up takes.
+A run's folder is first renamed, so that readers never see a partly removed run. If the removal is killed, the next
+clean-up removes the renamed folder.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from labrun.runs.record import Record
 REMOVED = ".removed-"
 LIVE = frozenset({records.QUEUED, records.RUNNING, records.PREEMPTED, records.UNREACHABLE})
 UNUSED_S = 3600.0
-"""A code snapshot that was used within this time may be of a run that is just being submitted."""
+"""A code snapshot used within this time may belong to a run whose submission is in progress, seconds."""
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Why a run is not to be removed."""
+    """Reason to keep a run."""
 
     run: Record
     text: str
@@ -42,14 +42,14 @@ def reasons(
     registered: Mapping[str, Sequence[str]],
     has_controller: Callable[[Path], bool],
 ) -> dict[Path, Reason]:
-    """Why some of the chosen runs must stay.
+    """Return the reasons for which some of the chosen runs must not be removed.
 
     Args:
         root: the workspace.
-        chosen: the runs that are to go.
-        shown: the status as readers see it.
-        registered: run ids and the model versions that were made of them.
-        has_controller: whether a sweep's folder has a controller, who would miss its runs.
+        chosen: the runs to remove.
+        shown: returns a run's displayed status.
+        registered: model versions registered from a run, by its ID.
+        has_controller: returns whether a sweep's folder has an active controller, which needs its runs.
     """
     leaving = {record.id for _, record in chosen}
     children: dict[str, list[str]] = {}
@@ -75,9 +75,9 @@ def reasons(
 
 
 def is_ours(root: Path, run_dir: Path) -> bool:
-    """Whether a folder lies where runs lie, without a link on the way, and holds a record of ours.
+    """Return whether a folder is at a standard location for runs, reached without links, and holds a record.
 
-    Of one that the user chose, also whether nothing else lies in it.
+    A folder that the user chose must also contain nothing but the run.
     """
     inside = Path(os.path.abspath(run_dir))
     top = Path(os.path.realpath(root))
@@ -90,17 +90,17 @@ def is_ours(root: Path, run_dir: Path) -> bool:
 
 
 def remove(root: Path, run_dir: Path) -> None:
-    """Take a run's folder away, and what it leaves empty: the sweep's folder, the experiment's.
+    """Remove a run's folder, and the folders of its sweep and experiment if they are then empty.
 
     Raises:
-        RecordError: it is not a run's folder of this workspace, or cannot be removed.
+        RecordError: the folder is not that of a run in this workspace, or cannot be removed.
     """
     if not is_ours(root, run_dir):
         raise RecordError(f"{run_dir} is not a run's folder below {root}/outputs or {root}/multirun")
     parent = run_dir.parent
     chosen = run_dir in set(custom_locations.run_dirs(store.state_folder(root)))
     _take_away(run_dir)
-    if chosen:  # nor is what lies around it ours
+    if chosen:  # its parent folders belong to the user
         return
     if parent.parent.parent.name == "multirun" and not any(parent.glob("*/run.json")):
         _take_away(parent)
@@ -110,23 +110,23 @@ def remove(root: Path, run_dir: Path) -> None:
 
 
 def note(root: Path, gone: Sequence[tuple[str, Path]]) -> None:
-    """Remember runs that were removed, for whoever shows them elsewhere: see `noted`.
+    """Note removed runs, so that other views of them can be updated: see `noted`.
 
     Args:
         root: the workspace.
-        gone: the id and the folder of each.
+        gone: ID and folder of each run.
     """
     lines = "".join(json.dumps({"id": run_id, "folder": str(folder)}) + "\n" for run_id, folder in gone)
-    with contextlib.suppress(OSError), open(_notes(root), "ab") as file:  # the folders are gone all the same
+    with contextlib.suppress(OSError), open(_notes(root), "ab") as file:  # the removal itself has succeeded
         file.write(lines.encode())
 
 
 def noted(root: Path, offset: int) -> tuple[list[tuple[str, str]], int]:
-    """The runs that were removed since, the id and the folder of each, and how far the notes go.
+    """Return the ID and folder of each run removed since the last call, and the new offset into the notes.
 
     Args:
         root: the workspace.
-        offset: how far the notes went the last time.
+        offset: the offset that the last call returned.
     """
     try:
         data = context.content(_notes(root))[offset:]
@@ -156,7 +156,7 @@ def _take_away(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Garbage:
-    """A folder that nothing names any more."""
+    """A folder that nothing refers to any more."""
 
     path: Path
     what: str
@@ -164,7 +164,7 @@ class Garbage:
 
 
 def garbage(root: Path, found: index.Listing, leaving: Sequence[Path] = ()) -> list[Garbage]:
-    """What lies in the workspace for no run: rests of removals, code snapshots and environments that none names.
+    """Find garbage: leftovers of removals and imports, and code snapshots and environments that no run refers to.
 
     Args:
         root: the workspace.
@@ -177,7 +177,7 @@ def garbage(root: Path, found: index.Listing, leaving: Sequence[Path] = ()) -> l
     listed = [Garbage(path, "the rest of a removal", folder_size(path)) for path in rests]
     listed += [Garbage(path, "the rest of an import", folder_size(path)) for path in archive_import.left(root)]
     if found.damaged:
-        return listed  # what a damaged record names cannot be known
+        return listed  # a damaged record may refer to any of the rest
     kept: set[str] = set()
     for run_dir, record in found.runs:
         if run_dir not in leaving:
@@ -194,7 +194,8 @@ def garbage(root: Path, found: index.Listing, leaving: Sequence[Path] = ()) -> l
 def _rests(root: Path) -> Iterator[Path]:
     for pattern in (f"outputs/*/{REMOVED}*", f"multirun/*/{REMOVED}*", f"multirun/*/*/{REMOVED}*"):
         yield from root.glob(pattern)
-    # Beside runs in a folder that the user chose; never where only a plan leads, which others may have written.
+    # Also next to runs in a folder that the user chose, but never outside it because of a plan, which others may have
+    # written.
     for noted in custom_locations.noted(store.state_folder(root)):
         parents = {run_dir.parent for run_dir in custom_locations.runs_in(noted) if run_dir.is_relative_to(noted)}
         for parent in parents | ({noted.parent} if os.path.isfile(noted / "run.json") else set()):
@@ -202,7 +203,7 @@ def _rests(root: Path) -> Iterator[Path]:
 
 
 def folder_size(folder: Path) -> int:
-    """Bytes of a folder's files."""
+    """Return the total size of a folder's files in bytes."""
     total = 0
     for top, _, names in os.walk(folder):
         for name in names:
@@ -214,10 +215,10 @@ def folder_size(folder: Path) -> int:
 
 
 def clear(item: Garbage) -> None:
-    """Take garbage away.
+    """Remove garbage.
 
     Raises:
-        RecordError: it cannot be removed.
+        RecordError: the folder cannot be removed.
     """
     if REMOVED in item.path.name:
         shutil.rmtree(item.path, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""Runs that repeat one setting, with other seeds say: their mean, their standard deviation, and how many they are.
+"""Runs that repeat a setting, for example with different seeds: their mean, standard deviation and number.
 
-A setting is all that a run was given, without the keys that the mean is taken over. Within one sweep the overrides tell
-it. Elsewhere the config does: what was typed may be the same, and a file have changed between two commands.
+A setting is everything that a run was given except the keys to average over. Within a sweep, the overrides define it.
+Across commands the config does, because a config file may have changed between two commands with the same overrides.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from labrun.runs import comparable, report
 from labrun.runs.record import COMPLETED, Record, flat_config
 
 SEED = "seed"
-"""What a sweep's runs are repeated over, where nobody says otherwise."""
+"""The key to average over by default in a sweep."""
 NAMED = 5
-"""Runs that a note names."""
+"""Maximum runs listed in a note."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What the runs of a setting have of one metric."""
+    """A metric's values in the runs of a setting."""
 
     values: tuple[float, ...]
-    """Those in the mean: finite ones, of completed runs."""
+    """The values in the mean: the finite ones of completed runs."""
     of: int
-    """Runs of the setting."""
+    """Number of runs of the setting."""
     not_finite: Mapping[str, str]
-    """What else completed runs have, by their ids: `NaN`, `Infinity`."""
+    """The other values of completed runs, by run ID: `NaN`, `Infinity`."""
     mixture: str
-    """Why the values do not compare, where they do not: there is no mean then."""
+    """Why the values are not comparable, so that there is no mean; "" if they are."""
 
     @property
     def n(self) -> int:
-        """Runs in the mean."""
+        """Number of runs in the mean."""
         return len(self.values)
 
     @property
@@ -48,19 +48,19 @@ class Summary:
 
     @property
     def std(self) -> float | None:
-        """Of the sample (n - 1); None of a single value."""
+        """Sample standard deviation (n - 1); None for fewer than two values."""
         return _bounded(statistics.stdev, self.values) if self.n > 1 else None
 
     @property
     def count(self) -> str:
-        """`3`, or `2 of 3` where some are not in the mean."""
+        """`3`, or `2 of 3` if some runs are not in the mean."""
         return str(self.n) if self.n == self.of else f"{self.n} of {self.of}"
 
 
 def _bounded(of: Any, values: Sequence[float]) -> float:
     try:
         return float(of(values))
-    except OverflowError:  # a record may be anybody's
+    except OverflowError:  # others may have written the record
         return math.inf
 
 
@@ -69,21 +69,21 @@ class Setting:
     """Runs with the same setting."""
 
     runs: tuple[Record, ...]
-    """One for each value of the keys that the mean is taken over."""
+    """One run for each value of the keys to average over."""
     doubles: tuple[Record, ...]
-    """Others with the same values, which do not count: they would make the deviation smaller than it is."""
+    """Further runs with the same values, which do not count because they would lower the standard deviation."""
     overrides: tuple[str, ...]
-    """Of the first run, without those keys."""
+    """Overrides of the first run, without the keys to average over."""
     config: Mapping[str, str]
-    """By dotted keys; without those keys, what follows them, and what says only where a run goes."""
+    """Config by dotted key, without the keys to average over, keys that follow them, and keys that are not compared."""
 
     @cached_property
     def metrics(self) -> list[str]:
-        """Names, of completed runs."""
+        """Names of the metrics of completed runs."""
         return list(dict.fromkeys(name for one in self.runs if one.status == COMPLETED for name in one.metrics))
 
     def summary(self, metric: str) -> Summary:
-        """What its runs have of a metric."""
+        """Summarize a metric over the runs."""
         found = {one.id: number(one.metrics.get(metric)) for one in self.runs if one.status == COMPLETED}
         there = {run: value for run, value in found.items() if value is not None}
         finite = tuple(value for value in there.values() if math.isfinite(value))
@@ -93,7 +93,7 @@ class Setting:
 
 
 def number(value: object) -> float | None:
-    """A metric's value as records hold it: those that are not finite as text; None where it is not a number."""
+    """Convert a metric's value from a record, where non-finite values are text; None if it is not a number."""
     if isinstance(value, str) and value in NOT_FINITE:
         return NOT_FINITE[value]
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
@@ -107,13 +107,13 @@ def _spelled(value: float) -> str:
 
 
 def plain_key(text: str) -> str:
-    """The key of an override as configs have it: `model/optimizer` is `model.optimizer`."""
+    """Return the config key of an override: `model.optimizer` for `model/optimizer`."""
     key, _, package = text.partition("=")[0].lstrip("+~").partition("@")
     return (package or key).replace("/", ".")
 
 
 def of_seeds(found: Sequence[Record]) -> list[Setting]:
-    """The settings of a sweep whose runs are repeated with several seeds; none where no setting is."""
+    """Return the settings of a sweep if it repeats any of them with several seeds, else an empty list."""
     if len({_at(one, SEED) for one in found}) < 2:
         return []
     settings = group(found, [SEED])
@@ -121,14 +121,14 @@ def of_seeds(found: Sequence[Record]) -> list[Setting]:
 
 
 def group(found: Sequence[Record], over: Sequence[str]) -> list[Setting]:
-    """Runs by their settings, in the order of the first ones.
+    """Group runs by setting, in order of first appearance.
 
     Args:
-        found: with their configs.
-        over: keys that do not belong to the setting.
+        found: records with their configs.
+        over: keys to average over.
 
     Raises:
-        RecordError: none of the runs has such a key.
+        RecordError: none of the runs has one of the keys.
     """
     keys = [plain_key(key) for key in over]
     for key in over:
@@ -149,7 +149,7 @@ def _check(found: Sequence[Record], key: str) -> None:
 
 
 def values(setting: Setting, key: str) -> list[str]:
-    """The values of a key that a setting's runs have, in their order."""
+    """Return the distinct values of a key in a setting's runs, in order."""
     return list(dict.fromkeys(str(_at(record, plain_key(key))) for record in setting.runs))
 
 
@@ -165,7 +165,7 @@ def _setting(own: Sequence[Record], keys: Sequence[str], config: Mapping[str, st
 
 
 def _counts(record: Record) -> tuple[bool, str]:
-    """Which of two runs with the same values counts: one that is completed, then the newer."""
+    """Sort key: of runs with the same values, a completed one counts, then the newest."""
     return record.status == COMPLETED, record.created
 
 
@@ -174,13 +174,13 @@ def _without(overrides: Sequence[str], keys: Sequence[str]) -> list[str]:
 
 
 def _belongs(key: str, keys: Sequence[str], typed: set[str]) -> bool:
-    """Whether a key is one of the keys, or lies in a group that is, with no other that was typed in between."""
+    """Return whether a key is one of `keys` or inside one, with no typed key in between."""
     above = [one for one in {*keys, *typed} if key == one or key.startswith(f"{one}.")]
     return bool(above) and max(above, key=len) in keys
 
 
 def _at(record: Record, key: str) -> str | None:
-    """A run's value of a key, as text: as it was typed, else as its config has it; None where it has none."""
+    """Return a run's value of a key as text: as typed, else from its config; None if it has none."""
     typed = [text.partition("=")[2] for text in record.overrides if plain_key(text) == key]
     if typed:
         return typed[-1]
@@ -193,10 +193,10 @@ def _at(record: Record, key: str) -> str | None:
 
 
 def _configs(found: Sequence[Record], keys: Sequence[str]) -> list[Mapping[str, str]]:
-    """The config of each run's setting: of a sweep's runs that differ in `keys` alone, the first one's.
+    """Return the config of each run's setting; runs of a sweep that differ only in `keys` share that of the first.
 
-    A key that follows the others (`dataset.split_seed: ${seed}`) belongs to no setting; nor, within one sweep, does
-    what else is made of them (`run-${seed}`).
+    Keys that follow `keys` (`dataset.split_seed: ${seed}`) are not part of a setting. Within a sweep, neither are
+    values derived from them (`run-${seed}`).
     """
     configs = [
         {key: value for key, value in flat_config(record.config) if comparable.is_compared(key)} for record in found
@@ -218,8 +218,10 @@ def _configs(found: Sequence[Record], keys: Sequence[str]) -> list[Mapping[str, 
 
 
 def _swept_beside(found: Sequence[Record]) -> set[tuple[str, str]]:
-    """Overrides that only some of a sweep's runs have, of keys outside the experiment (`compute.cpus_per_run`): whoever
-    swept over them wants them apart."""
+    """Return overrides of keys outside the experiment (`compute.cpus_per_run`) that only some runs of a sweep have.
+
+    The user swept over them, so they distinguish settings.
+    """
     by_folder: dict[str, list[list[str]]] = {}
     for record in found:
         if record.sweep:
@@ -234,14 +236,14 @@ def _swept_beside(found: Sequence[Record]) -> set[tuple[str, str]]:
 
 
 def _following(configs: Sequence[Mapping[str, str]], rows: Sequence[list[str | None]], typed: set[str]) -> set[str]:
-    """Keys that nobody typed, and that have the values of one of the rows in every run."""
+    """Return the keys that were not typed and whose values equal one of the rows in every run."""
     varied = [row for row in rows if len(set(row)) > 1]
     names = {key for config in configs for key in config} - typed if varied else set()
     return {key for key in names if [config.get(key) for config in configs] in varied}
 
 
 def labels(settings: Sequence[Setting]) -> list[str]:
-    """What each setting is called beside the others: by its overrides; no two alike."""
+    """Return a unique label for each setting, from the overrides that distinguish it."""
     own, _ = report.differing([list(one.overrides) for one in settings]) if len(settings) > 1 else ([[]], [])
     names = {one.runs[0].name for one in settings}
     said = [
@@ -254,14 +256,14 @@ def labels(settings: Sequence[Setting]) -> list[str]:
 
 
 def table(settings: Sequence[Setting]) -> list[dict[str, Any]]:
-    """As `rows`, each with the overrides of its setting, by their keys as they were typed."""
+    """Return `rows` as dicts that also hold the overrides of each setting, under their keys as typed."""
     names, cells = rows(settings)
     given = [dict(text.lstrip("+").partition("=")[::2] for text in one.overrides) for one in settings]
     return [{**own, **dict(zip(names, row, strict=True))} for own, row in zip(given, cells, strict=True)]
 
 
 def rows(settings: Sequence[Setting]) -> tuple[list[str], list[list[float | int | None]]]:
-    """A table of all metrics: the columns' names, and a row for each setting; None where there is no value."""
+    """Return a table of all metrics: the column names, and one row per setting with None for missing values."""
     metrics = sorted({name for one in settings for name in one.metrics})
     names = ["runs", *(f"{metric}_{what}" for metric in metrics for what in ("mean", "std", "n"))]
     found: list[list[float | int | None]] = []
@@ -272,7 +274,7 @@ def rows(settings: Sequence[Setting]) -> tuple[list[str], list[list[float | int 
 
 
 def notes(settings: Sequence[Setting], metrics: Sequence[str]) -> list[str]:
-    """What whoever reads the means must know: what was left out of them, and why."""
+    """Return notes for the reader of the means: what was left out and why, and whether the code differed."""
     found: dict[str, None] = {}
     for one, label in zip(settings, labels(settings), strict=True):
         if one.doubles:

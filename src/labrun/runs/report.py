@@ -1,4 +1,4 @@
-"""Tables and pictures that the user looks at. Matplotlib's object interface: no window, no global state."""
+"""Tables and pictures for the user. Uses Matplotlib's object interface, so no windows and no global state."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labrun.runs import axes as scales
 from labrun.runs.axes import unit
 from labrun.terminal import plain
 
-if TYPE_CHECKING:  # loaded where it is used: `lab runs` shows tables without it
+if TYPE_CHECKING:  # imported only where used: `lab runs` shows tables without NumPy
     import numpy as np
     import numpy.typing as npt
 
@@ -24,7 +24,7 @@ DPI = 110
 
 
 def table(rows: Sequence[tuple[str, str]]) -> str:
-    """Two columns as text, between rules."""
+    """Format two columns as text between horizontal rules."""
     names = [plain(name) for name, _ in rows]
     width = max(map(len, names))
     lines = []
@@ -36,7 +36,7 @@ def table(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Format a duration in the most readable unit."""
     for limit, name, size in ((90, "s", 1), (5400, "min", 60), (172800, "h", 3600)):
         if seconds < limit:
             return f"{seconds / size:.{int(name == 'h')}f} {name}"
@@ -44,7 +44,7 @@ def duration(seconds: float) -> str:
 
 
 def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Rows as lines, each column as wide as its widest cell."""
+    """Yield rows as lines, with each column as wide as its widest cell."""
     shown = [[plain(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     for row in shown:
@@ -52,39 +52,39 @@ def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def tags(given: Mapping[str, str]) -> str:
-    """Tags in one line, as `lab runs tag` takes them."""
+    """Format tags on one line, in the syntax of `lab runs tag`."""
     return " ".join(f"{key}={value}" if value else key for key, value in given.items())
 
 
 def number(value: float) -> str:
-    """A number as people read it: four significant places, no exponent where there need be none."""
-    return f"{value:.4f}" if 0.01 <= abs(value) < 1 else f"{value + 0.0:.4g}"  # no minus before a zero
+    """Format a number with four significant digits, without an exponent where possible."""
+    return f"{value:.4f}" if 0.01 <= abs(value) < 1 else f"{value + 0.0:.4g}"  # + 0.0 turns -0.0 into 0.0
 
 
 def tested(training: Mapping[str, Any]) -> str:
-    """Which epoch's weights were tested: `7 of 12, the best by val/acc (the larger the better)`."""
+    """Describe which epoch's weights were tested: `7 of 12, the best by val/acc (the larger the better)`."""
     told = f"{training.get('tested')} of {training.get('epochs')}, {training.get('why')}"
     return f"{told}; stopped early" if training.get("stopped_early") else told
 
 
 GOING_ON = re.compile(r"\+{0,2}trainer\.(resume|resume_code)=")
-"""What a command says of the run that it goes on with."""
+"""Overrides that select the run to resume."""
 
 
 def going_on(record: Record) -> str:
-    """The command that goes on with a run's training; of one that ended, for as many epochs again."""
+    """Return the command that resumes a run's training; for a finished run, with twice the epochs."""
     try:
         words = [word for word in shlex.split(record.command) if not GOING_ON.match(word)]
         if record.finished:
             words = [word for word in words if "trainer.max_epochs=" not in word]
             words.append(f"trainer.max_epochs={2 * int(record.config['trainer']['max_epochs'])}")
-    except (ValueError, KeyError, TypeError):  # the record may be anybody's
+    except (ValueError, KeyError, TypeError):  # others may have written the record
         words = ["labrun"]
     return shlex.join([*words, f"trainer.resume={record.id}"])
 
 
 def trouble(training: Mapping[str, Any] | None) -> str | None:
-    """What is wrong with a training that ended in NaN; None where nothing is."""
+    """Return a warning if training ended in NaN or infinity, else None."""
     found = (training or {}).get("not_finite")
     if not isinstance(found, Mapping):
         return None
@@ -100,11 +100,11 @@ def sample_grid(
     title: str,
     order: npt.NDArray[np.intp] | slice | None = None,
 ) -> Path:
-    """Images with their labels: those at the places in `order`, else 30, of each class in turn.
+    """Draw images with their labels: those at the positions in `order`, by default 30, cycling through the classes.
 
     Shapes:
         x: (N, C, H, W) stored values, 0 to `scale`; C is 1 or 3.
-        y: (N,) class numbers.
+        y: (N,) class indices.
     """
     import numpy as np
 
@@ -121,12 +121,12 @@ def sample_grid(
 
 
 def shown_samples(y: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
-    """Positions of 30 samples, of each class in turn."""
+    """Return the positions of 30 samples, cycling through the classes."""
     return _classes_in_turn(y)[:30]
 
 
 def warm() -> None:
-    """Import what pictures need, and read the font: by drawing one into memory."""
+    """Import what pictures need and load the font, by drawing a picture into memory."""
     import io
 
     figure = _figure(1.0, 1.0)
@@ -135,7 +135,7 @@ def warm() -> None:
 
 
 def _classes_in_turn(y: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
-    """Positions, the first of every class, then the second of every class, and so on; as they come where mixed."""
+    """Return positions that cycle through the classes; in the original order if the first 30 contain every class."""
     import numpy as np
 
     if len(np.unique(y[:30])) == len(np.unique(y)):
@@ -148,15 +148,15 @@ def _classes_in_turn(y: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
 
 
 def learning_curves(metrics: Sequence[Mapping[str, Any]], path: Path, title: str) -> Path | None:
-    """Every metric with more than one step, training and validation of the same quantity in one frame.
+    """Draw every metric with more than one step; the splits of the same quantity share a panel.
 
     Args:
         metrics: lines of `metrics.jsonl`.
         path: the picture's file.
-        title: stands above it.
+        title: the picture's title.
 
     Returns:
-        The file, or None where there is no curve to draw.
+        The file, or None if there is no curve to draw.
     """
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for line in metrics:
@@ -186,19 +186,19 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]], path: Path, title: str
 
 
 FRAMES = 24
-"""A picture has no more of them."""
+"""Maximum panels in a picture."""
 _PART = re.compile(
     r"^(?:train|training|val|valid|validation|test)[_/.-](?=.)|(?<=.)[_/.-](?:train|training|val|valid|validation|test)$"
 )
 
 
 def quantity(name: str) -> str:
-    """What a metric measures, on whichever part of the data: `loss` for `train_loss`, `val/loss` and `loss/val`."""
+    """Strip the split from a metric's name: `loss` for `train_loss`, `val/loss` and `loss/val`."""
     return _PART.sub("", name) or name
 
 
 def confusion_matrix(counts: npt.NDArray[np.int64], class_names: Sequence[str], path: Path, title: str) -> Path:
-    """How often each true class (rows) was given each class (columns).
+    """Draw how often each true class (rows) was predicted as each class (columns).
 
     Shapes:
         counts: (classes, classes).
@@ -242,7 +242,7 @@ def confusion_matrix(counts: npt.NDArray[np.int64], class_names: Sequence[str], 
 def weight_images(
     weights: npt.NDArray[Any], image_shape: Sequence[int], class_names: Sequence[str], path: Path, title: str
 ) -> Path:
-    """One picture per class of what speaks for it (blue) and against it (red).
+    """Draw one image per class of the weights for it (blue) and against it (red).
 
     Shapes:
         weights: (classes, H * W), or one row for two classes.
@@ -262,22 +262,22 @@ def weight_images(
 
 
 def _margins(height: int, width: int) -> tuple[int, int]:
-    """What a mosaic leaves free above each image, for its name, and beside it; in the image's own pixels."""
+    """Return a mosaic's margins above each image, for its name, and to its side, in pixels of the image."""
     return max(2, round(0.3 * height)), max(1, round(0.12 * width))
 
 
 def _mosaic(
     figure: Any, images: npt.NDArray[Any], columns: int, names: Sequence[str], font: int, **colours: Any
 ) -> None:
-    """Images beside and below each other, in one frame: a frame for each takes ten times as long to draw.
+    """Draw a grid of images as a single one: separate axes for each take ten times as long to draw.
 
     Args:
-        figure: to draw into.
+        figure: the figure to draw into.
         images: (N, C, H, W); C is 1 or 3.
-        columns: in a row.
-        names: what stands above each.
+        columns: images per row.
+        names: the text above each image.
         font: its size.
-        colours: as `imshow` takes them.
+        colours: keyword arguments of `imshow`.
     """
     import numpy as np
 
@@ -298,7 +298,7 @@ def _mosaic(
             fontsize=font,
             in_layout=False,
         )
-    # What is not a number is left white.
+    # NaN stays white.
     shown = mosaic.squeeze(-1) if channels == 1 else np.nan_to_num(mosaic, nan=1.0)
     axes.imshow(shown, **colours)
     axes.set_axis_off()
@@ -306,7 +306,7 @@ def _mosaic(
 
 def _figure(width: float, height: float) -> Any:
     quiet = logging.getLogger("matplotlib")
-    if quiet.level == logging.NOTSET:  # with hydra.verbose=true it tells of every font of the machine
+    if quiet.level == logging.NOTSET:  # with hydra.verbose=true it would log every font on the machine
         quiet.setLevel(logging.INFO)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -319,7 +319,7 @@ def _figure(width: float, height: float) -> Any:
 def _save(figure: Any, path: Path, title: str) -> Path:
     figure.suptitle(_label(title), fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # What `savefig` does for a PNG, without the trial run before it, which takes as long as the drawing itself.
+    # Like `savefig` for a PNG, but without its dry run, which takes as long as the drawing itself.
     figure.canvas.draw()
     from matplotlib.image import imsave
 
@@ -332,21 +332,21 @@ def _short(text: str, length: int) -> str:
 
 
 def _middle(text: str, length: int) -> str:
-    """A text without its middle where it is too long: names differ at their ends."""
+    """Shorten a long text in the middle, since names differ at their ends."""
     return _label(text if len(text) <= length else f"{text[: length // 2 - 1]}…{text[-length // 2 :]}")
 
 
 def _label(text: str) -> str:
-    """A text as a picture takes it: nothing in it is a formula, or a character that no font has."""
+    """Escape a text for Matplotlib: no formulas, no characters that fonts lack."""
     return plain(text).replace("$", r"\$")
 
 
 Curves = dict[str, list[Mapping[str, Any]]]
-"""The finite values of each metric, in the order of their steps."""
+"""The lines with finite values of each metric, by step."""
 
 
 def curves_of(metrics: Sequence[Mapping[str, Any]]) -> Curves:
-    """The metrics with more than one step, and more than one finite value.
+    """Return the metrics with finite values at more than one step.
 
     Args:
         metrics: lines of `metrics.jsonl`.
@@ -360,12 +360,12 @@ def curves_of(metrics: Sequence[Mapping[str, Any]]) -> Curves:
 
 
 def terminal_curves(metrics: Sequence[Mapping[str, Any]], width: int = 78, height: int = 16) -> str:
-    """Each curve as text, for a terminal; nothing where there is none.
+    """Draw each curve as text for a terminal; "" if there is none.
 
     Args:
         metrics: lines of `metrics.jsonl`.
-        width: in characters.
-        height: in lines.
+        width: characters.
+        height: lines.
     """
     import plotext
 
@@ -383,22 +383,22 @@ def terminal_curves(metrics: Sequence[Mapping[str, Any]], width: int = 78, heigh
 
 
 COMPARED = 20
-"""Lines that a legend names."""
+"""Maximum entries of a legend."""
 LEGEND = 120
-"""Characters of a name in it."""
+"""Maximum characters of an entry."""
 
 
 def compared_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, title: str = "") -> Path | None:
-    """The curves of several runs, a frame for each metric that any of them has, a line for each run.
+    """Draw the curves of several runs: one panel per metric, one line per run.
 
     Args:
-        runs: lines of `metrics.jsonl`, by what is to be said of their run; or those of a mean (`mean_curves.of`), with
-            their standard deviation as a band.
+        runs: lines of `metrics.jsonl` by the run's label, or those of a mean (`mean_curves.of`), whose standard
+            deviation is drawn as a band.
         path: the picture's file.
-        title: stands above it; by default what the runs are called, or how many they are.
+        title: the picture's title; by default the number of runs.
 
     Returns:
-        The file, or None where there is no curve to draw.
+        The file, or None if there is no curve to draw.
     """
     from matplotlib import colormaps
 
@@ -412,7 +412,7 @@ def compared_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path,
     step = math.ceil(len(found) / COMPARED)
     named = list(found)[::step]
     said = [_middle(run, LEGEND) for run in named]
-    each = 0.068 * max(map(len, said)) + 0.6  # inches of an entry in the legend
+    each = 0.068 * max(map(len, said)) + 0.6  # width of a legend entry, inches
     width = max(5.2 * across, min(each + 0.2, 10.4))
     beside = max(1, min(len(said), int(width / each)))
     figure = _figure(width, 3.6 * down + 0.7 + 0.2 * math.ceil(len(said) / beside))
@@ -443,28 +443,28 @@ def compared_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path,
 
 
 def _draw_band(axes: Any, at: Sequence[float], lines: Sequence[Mapping[str, Any]], colour: Any) -> None:
-    """One standard deviation on both sides of a mean; nothing around a single run's curve."""
+    """Draw a band of one standard deviation around a mean; nothing around a single run's curve."""
     if all("std" in line for line in lines):
         low, high = zip(*((line["value"] - line["std"], line["value"] + line["std"]) for line in lines), strict=True)
         axes.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
 POINTS = 5000
-"""Samples that a scatter plot shows at most; the same ones each time."""
+"""Maximum samples in a scatter plot; the choice is deterministic."""
 
 
 def predictions(true: npt.NDArray[Any], predicted: npt.NDArray[Any], path: Path, title: str, name: str = "") -> Path:
-    """Of a predicted quantity: predicted against true values, the residuals over what was predicted, and how many.
+    """Draw a regression's predicted over true values, residuals over predicted values, and histogram of residuals.
 
     Shapes:
         true, predicted: (N,).
 
     Args:
-        true: the values that there are; what is not finite is left out.
-        predicted: the model's.
+        true: the true values; samples with non-finite values are left out.
+        predicted: the model's predictions.
         path: the picture's file.
-        title: stands above it.
-        name: of the quantity.
+        title: the picture's title.
+        name: the name of the target.
     """
     import numpy as np
     from matplotlib.ticker import SymmetricalLogLocator
@@ -492,7 +492,7 @@ def predictions(true: npt.NDArray[Any], predicted: npt.NDArray[Any], path: Path,
     if is_wide and low > 0:
         axes.set_xscale("log")
         axes.set_yscale("log")
-    elif is_wide:  # what was predicted may be below 0 all the same
+    elif is_wide:  # predictions may still be negative
         for set_scale in (axes.set_xscale, axes.set_yscale):
             set_scale("symlog", linthresh=float(true.min()))
     axes.legend(fontsize=8)
@@ -524,25 +524,25 @@ def predictions(true: npt.NDArray[Any], predicted: npt.NDArray[Any], path: Path,
 
 
 WIDE = 1000
-"""Positive values that lie so far apart are shown on a logarithmic axis."""
+"""Ratio of the largest to the smallest positive value above which an axis is logarithmic."""
 
 
 def _is_wide(values: Any) -> bool:
-    """Whether values are above 0 and lie far apart."""
+    """Return whether values are positive and span a wide range."""
     return len(values) > 1 and min(values) > 0 and max(values) / min(values) > WIDE
 
 
 def _fit_scale(axes: Any, values: Sequence[float]) -> None:
-    """A logarithmic axis for values that a linear one would press together."""
+    """Use a logarithmic axis for values with a wide range."""
     if _is_wide([value for value in values if math.isfinite(value)]):
         axes.set_yscale("log")
 
 
 def differing(overrides: Sequence[Sequence[str]]) -> tuple[list[list[str]], list[str]]:
-    """What tells runs apart that are listed together: the overrides of each that not all have, and those that all have.
+    """Split the overrides of runs into those that distinguish each run and those that all runs share.
 
     Args:
-        overrides: of each run, as they were typed.
+        overrides: the overrides of each run, as typed.
     """
     if len(overrides) < 2:
         return [list(own) for own in overrides], []

@@ -1,15 +1,15 @@
-"""What runs use of their machine, measured while they go on by their supervisor: `tracking.system=true`.
+"""Resource usage of runs, measured by their supervisor while they run: `tracking.system=true`.
 
-A thread of the supervisor (the sidecar of an inline run, the pool, a Slurm job's first process) reads `/proc` and the
-driver of the GPUs, and appends to the run's `metrics.jsonl`; a run costs nothing more, and one that hangs is measured
-too. The first values come after a second; of a run that ends sooner, one at its end. Standard library alone.
+A thread of the supervisor (the sidecar of an inline run, the pool, or the first process of a Slurm job) reads `/proc`
+and the GPU driver, and appends to the run's `metrics.jsonl`. This costs the run itself nothing and also covers a run
+that hangs. The first measurement is written after one second, or at the end of a shorter run. Standard library only.
 
-system/cpu              processor time per second, of the run's process and all that it started: 1 is a core
-system/memory_gb        resident memory of the same, GB (2**30 bytes)
-system/gpu0             how busy the run's first GPU is, 0 to 1; system/gpu1 the second, ...
-system/gpu0_memory_gb   its memory in use, by whomever
-system/disk_gb          what the run's folder takes
-system/disk_free_gb     what is left on its disk
+system/cpu              processor time per second of the run's process tree; 1 means one core
+system/memory_gb        resident memory of the process tree, GB (2**30 bytes)
+system/gpu0             utilization of the run's first GPU, 0 to 1; system/gpu1 the second, ...
+system/gpu0_memory_gb   its memory in use by all processes, GB
+system/disk_gb          size of the run's folder, GB
+system/disk_free_gb     free space on its disk, GB
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from labrun.runs.processes import Usage
 
 GB = 2**30
 EARLY_S = (0.2, 0.5)
-"""When a run that has just begun is measured without writing it down: it may end before the first value is due."""
+"""Times of early measurements, held back in case the run ends before the first one that is written."""
 FIRST_S = 1.0
 SHORTEST_S = 0.1
-"""Processor time is counted in hundredths of a second: over less, it says nothing."""
+"""Minimum interval for processor time, which has a resolution of 10 ms."""
 WALK_SHARE = 500
 """Pause between scans of a folder, in durations of a scan: below 0.2 % of a core for ten thousand files."""
 DEVICES, DRIVER = "/dev/nvidia", "/dev/nvidiactl"
-"""How the devices begin that a process has open which uses a GPU; the one that is there where there are any."""
+"""Path prefix of the devices that a process using a GPU has open, and the device that exists if there is any GPU."""
 
 
 class Cpu:
@@ -48,16 +48,16 @@ class Cpu:
         self._is_less = False
 
     def cores(self, used_s: float, now: float) -> float | None:
-        """Cores in use since the last answer; None if too little time has passed, or unknown.
+        """Return the average cores in use since the last result; None if too little time has passed, or unknown.
 
         Args:
             used_s: see `Usage.cpu_s`.
-            now: by the monotonic clock.
+            now: time of the monotonic clock.
         """
         if now - self._at < SHORTEST_S:
             return None
         if used_s < self._used_s and not self._is_less:
-            # A child has ended that nobody has waited for yet: its time is in none of the processes for a moment.
+            # The time of a child that ended but was not yet waited for is briefly in none of the processes.
             self._is_less = True
             return None
         cores = max(0.0, used_s - self._used_s) / (now - self._at)
@@ -66,7 +66,7 @@ class Cpu:
 
 
 class Disk:
-    """What a folder takes, and what is left beside it."""
+    """Size of a folder, and free space on its disk."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -74,7 +74,7 @@ class Disk:
         self._next = 0.0
 
     def read(self) -> dict[str, float]:
-        """Both, in GB; the folder's size as it was when it was walked last."""
+        """Return both in GB; the folder's size is that of the last scan."""
         found: dict[str, float] = {}
         with contextlib.suppress(OSError):
             if time.monotonic() >= self._next:
@@ -87,10 +87,10 @@ class Disk:
 
 
 def _size(folder: Path) -> int:
-    """Bytes on the disk of a folder's files; what links lead to does not count."""
+    """Return the disk usage of a folder's files in bytes; links are not followed."""
     total, waiting = 0, [str(folder)]
     while waiting:
-        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:  # it may be removed meanwhile
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:  # it may have been removed
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
@@ -100,7 +100,7 @@ def _size(folder: Path) -> int:
 
 
 class Gpus:
-    """The GPUs of a run: opened when they are first asked for, which takes the driver a moment.
+    """The GPUs of a run, opened on first use because the driver takes a moment.
 
     Args:
         pid: the run's process.
@@ -112,7 +112,7 @@ class Gpus:
         self._opened: nvml.Gpus | None = None
 
     def read(self) -> dict[str, float]:
-        """How busy each is, and its memory in use."""
+        """Return the utilization and the used memory of each GPU."""
         if self._opened is None and self._are_used():
             self._opened = nvml.Gpus(self._visible() if self._names is None else self._names)
         found: dict[str, float] = {}
@@ -131,21 +131,21 @@ class Gpus:
         return None if told is None else list(nvml.listed(told))
 
     def close(self) -> None:
-        """Let go of the driver."""
+        """Release the driver."""
         if self._opened is not None:
             self._opened.close()
 
 
 class Watched:
-    """One run under way.
+    """Measures one run.
 
     Args:
-        run_dir: the run.
+        run_dir: the run's directory.
         pid: its process.
-        every_s: seconds between two values.
-        gpus: those that were set aside for it, as CUDA_VISIBLE_DEVICES has them, in their order; None: none were, so
-            those that this process may see count, once the run uses any.
-        attempt: of the run; None: the one that the process claims.
+        every_s: interval of measurements, seconds.
+        gpus: the GPUs allocated to the run, as in CUDA_VISIBLE_DEVICES; None if none were allocated, which measures
+            the GPUs visible to this process once the run uses one.
+        attempt: number of the run's attempt; None for the one that the process claims.
     """
 
     def __init__(
@@ -166,14 +166,14 @@ class Watched:
 
     @property
     def due(self) -> float:
-        """When it is to be measured, by the monotonic clock."""
+        """Time of the next measurement, by the monotonic clock."""
         return self._began + self._next
 
     def measure(self) -> bool:
-        """Measure it, and write that down unless that is too early; whether its process lives."""
+        """Measure the run, and write the values unless it is too early. Return whether its process is alive."""
         with self._lock:
             is_early = self._next < FIRST_S
-            while self.due <= time.monotonic():  # what was missed, while the machine slept, is left out
+            while self.due <= time.monotonic():  # skip measurements missed while the machine slept
                 self._next = next(self._times)
             usage = self._usage()
             if self._is_over or (usage is None and sys.platform == "linux"):
@@ -184,7 +184,7 @@ class Watched:
             return True
 
     def end(self) -> None:
-        """Write down what there is, if nothing is yet: the run has ended."""
+        """End measuring: write the values held so far if none have been written yet."""
         with self._lock:
             if not self._is_over and not self._has_written:
                 if (usage := self._usage()) is not None:
@@ -197,7 +197,7 @@ class Watched:
         return None if self._start is None else processes.usage(self._pid, self._start, without=os.getpid())
 
     def _memory(self, usage: Usage | None) -> dict[str, float]:
-        # What has ended, and nobody has waited for yet, has no memory: that is not a value of the run's.
+        # A process that ended but was not yet waited for has no memory; its 0 is not a valid value.
         return {} if usage is None or not usage.memory else {"memory_gb": usage.memory / GB}
 
     def _take(self, usage: Usage | None) -> None:
@@ -206,7 +206,7 @@ class Watched:
         self._held |= {**self._memory(usage), **self._gpus.read(), **self._disk.read()}
 
     def _own_attempt(self) -> int | None:
-        """The number of the attempt that is this process's; None before it has claimed one, or once it is overtaken."""
+        """Return the number of the process's attempt; None before it claims one, or once a newer attempt exists."""
         newest = _newest(self._run_dir)
         if self._attempt is None:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -218,18 +218,18 @@ class Watched:
         if attempt is None:
             return
         values = {f"system/{name}": round(value, 6) for name, value in sorted(self._held.items())}
-        with contextlib.suppress(OSError):  # a full disk; a run that somebody has removed
+        with contextlib.suppress(OSError):  # full disk, or removed run
             context.log_system(self._run_dir, attempt, _seconds(self._run_dir), values)
             self._has_written = True
         self._held = {}
 
 
 LARGEST = 2**16
-"""Bytes of a claim."""
+"""Maximum size of a claim, bytes."""
 
 
 def _newest(run_dir: Path) -> int:
-    """The number of the newest attempt, or 0."""
+    """Return the number of the latest attempt, or 0."""
     try:
         return max((int(name) for name in os.listdir(run_dir / "attempts") if name.isdecimal()), default=0)
     except OSError:
@@ -237,7 +237,7 @@ def _newest(run_dir: Path) -> int:
 
 
 def _seconds(run_dir: Path) -> int:
-    """Since the run first began: steps rise, whichever attempt it is."""
+    """Return whole seconds since the run's first attempt started, so that steps increase across attempts."""
     try:
         return max(0, int(time.time() - (run_dir / "attempts" / "1").stat().st_mtime))
     except OSError:
@@ -245,7 +245,7 @@ def _seconds(run_dir: Path) -> int:
 
 
 class SystemMetrics:
-    """The thread that measures a supervisor's runs. It begins with the first run."""
+    """Thread that measures a supervisor's runs. It starts with the first run."""
 
     def __init__(self) -> None:
         self._watched: dict[Path, Watched] = {}
@@ -257,7 +257,7 @@ class SystemMetrics:
     def watch(
         self, run_dir: Path, pid: int, every_s: float, gpus: Sequence[str] | None = None, attempt: int | None = None
     ) -> None:
-        """Measure a run from now on; see `Watched`."""
+        """Start measuring a run; see `Watched`."""
         with self._lock:
             self._watched[run_dir] = Watched(run_dir, pid, every_s, gpus, attempt)
         if self._thread is None:
@@ -266,21 +266,21 @@ class SystemMetrics:
         self._changed.set()
 
     def forget(self, run_dir: Path) -> None:
-        """A run has ended."""
+        """Stop measuring a run that has ended."""
         with self._lock:
             watched = self._watched.pop(run_dir, None)
         if watched is not None:
             watched.end()
 
     def close(self) -> None:
-        """End the thread: nothing is supervised any more."""
+        """End the thread and all measurements."""
         self._is_closed = True
         self._changed.set()
         for run_dir in list(self._watched):
             self.forget(run_dir)
 
     def _run(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # the main thread is to be woken by them
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # signals must wake the main thread
         while not self._is_closed:
             self._changed.clear()
             due = min((one.due for one in self._there().values()), default=None)
@@ -294,7 +294,7 @@ class SystemMetrics:
             return dict(self._watched)
 
     def _drop(self, run_dir: Path, watched: Watched) -> None:
-        """Forget a run whose process is gone, unless another attempt has taken its place."""
+        """Stop measuring a run whose process is gone, unless another attempt has replaced it."""
         with self._lock:
             if self._watched.get(run_dir) is watched:
                 del self._watched[run_dir]
