@@ -1,7 +1,7 @@
-"""Conda's environment files, as far as PyPI has what they name: the `pip` part, and packages of conda's by their names.
+"""Conversion of conda environment files to PyPI requirements: the `pip` part, and conda packages by their names.
 
-What is not a package of PyPI (compilers, CUDA, R) is left out, and reported. For scripts of Azure, its own packages are
-left out as well: labrun supplies azureml.
+Packages that are not on PyPI (compilers, CUDA, R) are left out and reported. For Azure scripts, Azure's own packages
+are left out as well, because labrun supplies azureml.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ ON_PYPI = {
     "tensorflow-base": "tensorflow",
     "tensorflow-gpu": "tensorflow",
 }
-"""Conda's name of a package, and PyPI's where it is another one."""
+"""PyPI names of packages that have another name in conda."""
 
 NOT_PYTHON = re.compile(
     r"r(-.*)?|_.*|lib.*|(gcc|gxx|gfortran|binutils|sysroot)(_.*)?|cuda.*|cudnn|nccl|mkl|blas|openblas|openmpi|mpich|"
     r"openssl|ca-certificates|readline|sqlite|tk|xz|zlib|bzip2|ncurses|git|nodejs|openjdk|make|swig|ffmpeg|glib|conda|"
     r"hdf5|intel-openmp|pytorch-mutex"
 )
-"""Conda's packages that are not package of PyPI."""
+"""Conda packages that are not on PyPI."""
 
 INSTALLERS = ("pip", "setuptools", "wheel")
 
@@ -56,22 +56,22 @@ AZURE = {
     "azureml-train-automl": ["pandas", "scikit-learn"],
     "azureml-train-automl-runtime": ["pandas", "scikit-learn"],
 }
-"""Packages of Azure's, and what scripts use of that which came with them."""
+"""Azure's packages, each with the dependencies that scripts use directly."""
 
 
 @dataclass
 class Wanted:
-    """What an environment is to hold."""
+    """The requirements of an environment."""
 
     python: str | None = None
-    """Which Python, as pip has it: `==3.6.2.*`, or `>=3.6,<3.9`."""
+    """Python version in pip's syntax: `==3.6.2.*`, or `>=3.6,<3.9`."""
     lines: list[str] = field(default_factory=list)
-    """As in a requirements file."""
+    """Lines of a requirements file."""
     left_out: list[str] = field(default_factory=list)
-    """What PyPI does not have."""
+    """Packages that are not on PyPI."""
 
     def add(self, line: str, azureml: bool) -> None:
-        """Add a requirement; Azure's own packages as what scripts use of them."""
+        """Add a requirement; replace Azure's own packages by the dependencies that scripts use."""
         name = name_of(line)
         own = azureml and name is not None and (name == "azureml" or name.startswith("azureml-"))
         for one in AZURE.get(name or "", []) if own else [line]:
@@ -80,24 +80,24 @@ class Wanted:
 
     @property
     def names(self) -> dict[str, str]:
-        """Each requirement that has a name, by that."""
+        """The requirements that have a name, by name."""
         return {name: line for line in self.lines if (name := name_of(line))}
 
 
 def is_conda(file: Path) -> bool:
-    """Whether a file of requirements is one of conda's."""
+    """Return whether a requirements file is a conda file."""
     return file.suffix in SUFFIXES
 
 
 def read(file: Path, azureml: bool = False) -> Wanted:
-    """What a conda file, or a requirements file, asks for.
+    """Return the requirements in a conda file or a requirements file.
 
     Args:
         file: the file.
         azureml: leave Azure's own packages out.
 
     Raises:
-        ConfigError: it cannot be read, or holds something else.
+        ConfigError: the file cannot be read, or has another content.
     """
     if not is_conda(file):
         wanted = Wanted()
@@ -119,12 +119,12 @@ def read(file: Path, azureml: bool = False) -> Wanted:
 
 
 def of(dependencies: Sequence[Any], azureml: bool = False, folder: Path | None = None) -> Wanted:
-    """What a conda file's `dependencies` ask for.
+    """Return the requirements in the `dependencies` of a conda file.
 
     Args:
-        dependencies: specifications of conda's, and mappings with the key `pip`.
+        dependencies: conda specifications, and mappings with the key `pip`.
         azureml: leave Azure's own packages out.
-        folder: what paths in the `pip` part are relative to.
+        folder: the folder for relative paths in the `pip` part.
     """
     wanted = Wanted()
     for one in dependencies:
@@ -143,7 +143,7 @@ def of(dependencies: Sequence[Any], azureml: bool = False, folder: Path | None =
 
 
 def split(text: str) -> tuple[str, str]:
-    """A specification of conda's as a name and, as pip has it, a version: `numpy=1.19` is any 1.19.
+    """Convert a conda specification to a name and a version in pip's syntax: `numpy=1.19` means any 1.19.
 
     Channel and build are dropped.
     """
@@ -162,13 +162,13 @@ def split(text: str) -> tuple[str, str]:
 
 
 def name_of(line: str) -> str | None:
-    """The name that a requirement begins with, as PyPI compares it; None for options, paths and addresses."""
+    """Return the normalized name of a requirement; None for options, paths and URLs."""
     found = re.match(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*(\[|[=<>!~;@ ]|$)", line)
     return re.sub(r"[-_.]+", "-", found[1]).lower() if found else None
 
 
 def absolute(line: str, folder: Path) -> str:
-    """A line of requirements whose path, if it has one, does not depend on where it stands."""
+    """Return a requirements line with its path, if it has one, made absolute."""
     found = re.match(r"(-r|-c|-e|-f|--requirement|--constraint|--editable|--find-links)[ =]\s*(\S+)(.*)", line)
     if found and (folder / found[2].partition("[")[0]).exists():
         return f"{found[1]} {(folder / found[2]).resolve()}{found[3]}"

@@ -1,6 +1,6 @@
-"""Environments of scripts: built once for the content of each file that asks for one, before any run begins.
+"""Environments of scripts, built once per content of a requirements file, before any run starts.
 
-A file is one of pip's, or one of conda's; see `conda`.
+A file is either a pip requirements file or a conda file; see `conda`.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ COMPLETE = ".complete"
 
 @dataclass(frozen=True)
 class Plan:
-    """What an environment is built from.
+    """The inputs of an environment.
 
     Args:
-        file: as it was named.
-        python: the interpreter that it is built for.
-        lines: the requirements; None: the file itself is pip's.
-        told: what is other than the file says.
+        file: the requirements file.
+        python: the interpreter that the environment is built for.
+        lines: the requirements; None: the file itself is a pip requirements file.
+        told: warnings about differences from the file.
     """
 
     file: Path
@@ -45,7 +45,7 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """What it is called: SHA-256 over what is asked for, what that includes, and the interpreter."""
+        """The environment's name: a SHA-256 over the requirements, the files they include, and the interpreter."""
         total = hashlib.sha256(f"{_python_name(self.python)}\n".encode())
         if self.lines is None:
             included = _included(self.file.resolve(), [])
@@ -63,14 +63,14 @@ class Plan:
 
 
 def plan(file: Path, azureml: bool = False) -> Plan:
-    """What is to be built for a file.
+    """Return the plan of the environment for a file.
 
     Args:
-        file: one of pip's or of conda's.
-        azureml: leave Azure's own packages out: labrun supplies them.
+        file: a pip requirements file or a conda file.
+        azureml: leave out Azure's own packages, because labrun supplies them.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: the file cannot be read.
     """
     if not conda.is_conda(file) and not (azureml and "azureml" in file.read_text(encoding="utf-8", errors="replace")):
         return Plan(file, sys.executable)
@@ -95,7 +95,7 @@ def _python_name(python: str) -> str:
 
 
 def digest_of(file: Path, azureml: bool = False) -> str:
-    """What the environment of a file is called.
+    """Return the digest that names the environment of a file.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -104,7 +104,7 @@ def digest_of(file: Path, azureml: bool = False) -> str:
 
 
 def _included(file: Path, known: list[Path]) -> list[Path]:
-    """A requirements file, and those that it includes by `-r` and `-c`."""
+    """Return a requirements file and the files that it includes with `-r` and `-c`."""
     if file in known or not file.is_file():
         return known
     known.append(file)
@@ -116,10 +116,10 @@ def _included(file: Path, known: list[Path]) -> list[Path]:
 
 
 def files(file: Path, azureml: bool = False) -> list[Path]:
-    """All files that an environment is built from: the one that is named, and those that it includes.
+    """Return all files that an environment is built from: the given one and those that it includes.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: the file cannot be read.
     """
     lines = plan(file, azureml).lines or ()
     others = [Path(line[3:].strip()) for line in lines if line.startswith(("-r ", "-c "))]
@@ -135,10 +135,10 @@ LOCAL = re.compile(
 
 
 def local_lines(file: Path, azureml: bool = False) -> list[str]:
-    """The requirements that name a folder or file of this machine.
+    """Return the requirements that refer to local folders or files.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: the file cannot be read.
     """
     lines = list(plan(file, azureml).lines or ())
     for one in files(file, azureml) if not lines else files(file, azureml)[1:]:
@@ -147,10 +147,10 @@ def local_lines(file: Path, azureml: bool = False) -> list[str]:
 
 
 def prepare(script: Mapping[str, Any]) -> None:
-    """Build the environment that a script asks for, unless it is there; and see whether its interpreter starts.
+    """Build the environment of a script unless it exists, and check that the script's interpreter starts.
 
     Raises:
-        ConfigError: it cannot be built; the message says why, and where the log is.
+        ConfigError: the interpreter does not start, or the build fails; the message has the reason and the log's path.
     """
     if script.get("python"):
         check_interpreter(interpreter(str(script["python"])) or str(script["python"]))
@@ -160,10 +160,10 @@ def prepare(script: Mapping[str, Any]) -> None:
 
 
 def build(wanted: Plan) -> Path:
-    """Build an environment, unless it is there; returns its folder.
+    """Build an environment unless it exists. Return its folder.
 
     Raises:
-        ConfigError: it cannot be built; the message says why, and where the log is.
+        ConfigError: the build fails; the message has the reason and the log's path.
     """
     from filelock import FileLock
 
@@ -172,7 +172,7 @@ def build(wanted: Plan) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_suffix(".lock")):
         if (target / COMPLETE).exists():
-            os.utime(target)  # in use: a clean-up leaves it alone
+            os.utime(target)  # mark it as in use, so that a clean-up keeps it
             return target
         for line in wanted.told:
             log.warning("%s: %s", wanted.file.name, line)
@@ -216,22 +216,22 @@ def _build(wanted: Plan, target: Path, output: Path) -> None:
 
 
 def interpreter(name: str) -> str | None:
-    """The interpreter that a path, a folder or a command's name means; None if it is none."""
+    """Return the interpreter for a path, a folder or a command's name; None if there is none."""
     place = Path(name).expanduser()
     for path in (place / "bin" / "python", place):
         if path.is_file() and os.access(path, os.X_OK):
-            return os.path.abspath(path)  # not resolved: a virtual environment's is a link to another
+            return os.path.abspath(path)  # not resolved: in a virtual environment it is a link to another interpreter
     return shutil.which(name) if os.sep not in name else None
 
 
 def check_interpreter(python: str) -> None:
-    """Whether an interpreter starts.
+    """Check that an interpreter starts.
 
     Raises:
         ConfigError: it does not.
     """
     try:
-        # -I: a PYTHONPATH of this process is for its own version of Python.
+        # -I: this process's PYTHONPATH is for its own Python version.
         answer = subprocess.run(
             [python, "-I", "-c", "import sys"], capture_output=True, text=True, timeout=60, check=False
         )
@@ -239,4 +239,4 @@ def check_interpreter(python: str) -> None:
         raise ConfigError(f"script.python={python} does not start: {error}") from error
     if answer.returncode:
         last = (answer.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ConfigError(f"script.python={python} is not Python interpreter: {last}")
+        raise ConfigError(f"script.python={python} is not a Python interpreter: {last}")

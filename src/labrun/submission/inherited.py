@@ -1,4 +1,4 @@
-"""What a run takes over from another run's record: a record may be anybody's, so what it names is not built unasked."""
+"""Checks of what a run inherits from another run's record: anybody may have written it, so its targets need trust."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from labrun.errors import BY_OVERRIDE, TRUSTING, ConfigError
 from labrun.runs.record import Record
 
 RUNS_CODE = frozenset({"labrun.data.readers.GetData"})
-"""Readers of labrun's own that execute a file which the record names."""
+"""labrun's own readers that execute a file given in the record."""
 READERS = frozenset(name for name in schema.TARGETS if name.startswith("labrun.data.readers.")) - RUNS_CODE
 DATASTORES = frozenset(schema.DATASTORES) | frozenset(schema.FORMER_DATASTORES)
-"""Kinds of datastore of labrun's own."""
+"""labrun's own datastore targets."""
 FOR_TRAINING = frozenset({"augmentation", "search_space"})
-"""Of a data set's node, what scoring builds nothing of."""
+"""Keys of a data set's node that scoring does not build."""
 
 
 LEARNED_WITH = ("torch.nn.", "torchmetrics.")
-"""Packages whose losses and metrics are built unasked."""
+"""Packages whose losses and metrics need no trust."""
 
 
 def check_learning(source: Record, trusted: Sequence[str]) -> None:
-    """Whether the loss and the metrics of another run's model may be built again: torch's, or named by the user.
+    """Check that the loss and the metrics of another run's model may be built: they are torch's or listed by the user.
 
     Raises:
-        ConfigError: the record names something else.
+        ConfigError: the record has other targets.
     """
     node = {key: source.config["model"].get(key) for key in ("loss", "metrics")}
     building.check_references(node)
@@ -43,19 +43,20 @@ def check_learning(source: Record, trusted: Sequence[str]) -> None:
 
 
 def check(source: Record, group: str, trusted: Sequence[str], is_proven: bool) -> None:
-    """Whether a group of another run's config may be taken over: its readers, its datastore.
+    """Check that a group of another run's config, with its readers or its datastore, may be inherited.
 
-    Labrun's own readers and kinds of datastore may, what the user's own `conf/` names, what `trusted` names, and all
-    that this user has run in this workspace. What executes a file that the record names is in no `conf/` enough.
+    Allowed are labrun's own readers and datastores, targets in the user's own `conf/`, targets in `trusted`, and every
+    config that this user has run in this workspace. For targets that execute a file given in the record, an entry in
+    `conf/` is not enough.
 
     Args:
         source: the other run.
         group: `dataset` or `datastore`.
-        trusted: further targets, as the record spells them.
-        is_proven: whether the run's seal says that this user has run that very config here.
+        trusted: further allowed targets, as spelled in the record.
+        is_proven: whether the run's seal proves that this user has run this exact config here.
 
     Raises:
-        ConfigError: it may not; the message says what to choose instead.
+        ConfigError: it may not be inherited; the message says what to choose instead.
     """
     node = {key: value for key, value in source.config[group].items() if key not in FOR_TRAINING}
     building.check_references(node)
@@ -87,7 +88,7 @@ def check(source: Record, group: str, trusted: Sequence[str], is_proven: bool) -
 
 
 def _own_targets() -> Iterator[str]:
-    """Every `_target_` in the user's own configs."""
+    """Yield every `_target_` in the user's own configs."""
     import yaml
 
     folder = paths.user_conf_dir()

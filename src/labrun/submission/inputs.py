@@ -1,4 +1,4 @@
-"""What a run will read, settled when it is submitted: which datastores it names, and which version of each asset."""
+"""A run's inputs, resolved at submission: the datastores that it uses, and the version of each asset."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ OWN = "datastore"
 
 
 def settle(config: dict[str, Any], pinned: dict[str, Any] | None = None) -> None:
-    """Name the newest version of each asset that a config mounts, and keep the datastores that its mounts name.
+    """Pin the newest version of each asset that a config mounts, and store the datastores that its mounts use.
 
-    A run that waits in a queue then reads what was there when it was submitted.
+    A run that waits in a queue then reads the data of the time of its submission.
 
     Args:
-        config: as a record keeps it; changed in place.
-        pinned: what was looked up already.
+        config: the config for the record; changed in place.
+        pinned: versions that were already looked up.
 
     Raises:
-        ConfigError: a mount names nothing.
+        ConfigError: a mount is empty.
         DataError: a datastore cannot be reached, or has no such asset or folder.
     """
     from labrun.data import mount, reader
@@ -48,7 +48,7 @@ def settle(config: dict[str, Any], pinned: dict[str, Any] | None = None) -> None
     there = execute.here({OWN: config[OWN], "datastores": others, "dataset": config.get("dataset")})
     new = {text: _pin(text, there, pinned) for text in texts}
     config.update(mount.resolved(mount.guarded(config), lambda text: "${mount:" + new[text] + "}"))
-    if not there["dataset"] or schema.has_loaders(there["dataset"]):  # what that one reads, its mounts say
+    if not there["dataset"] or schema.has_loaders(there["dataset"]):  # its mounts list its inputs
         return
     made = None if schema.is_local_datastore(there[OWN]) else reader.make_reader(there["dataset"])
     if made is None or made.places() is not None or there["dataset"].get("asset"):
@@ -58,11 +58,11 @@ def settle(config: dict[str, Any], pinned: dict[str, Any] | None = None) -> None
 
 
 def settle_files(dataset: dict[str, Any], node: Mapping[str, Any]) -> None:
-    """The user's own file that is not in the datastore, and lies in the working folder: that one is meant.
+    """Make a data set's paths absolute for files that exist in the working folder but not in the datastore.
 
     Args:
         dataset: the data set's node; changed in place.
-        node: its datastore's, resolved.
+        node: the datastore's node, resolved.
     """
     if not str(dataset.get("_target_", "")).startswith("labrun.data.readers."):
         return
@@ -99,7 +99,7 @@ def _look(node: dict[str, Any], dataset: dict[str, Any], made: Any, pinned: dict
 
 
 def _pin(text: str, there: dict[str, Any], pinned: dict[str, Any]) -> str:
-    """The same mount, with the version of its asset."""
+    """Return a mount reference with the version of its asset added."""
     from labrun.data import mount
 
     key = exact.canonical([there[OWN], there["datastores"], text])
@@ -112,15 +112,15 @@ def _pin(text: str, there: dict[str, Any], pinned: dict[str, Any]) -> str:
 
 
 def load(name: str, keep_environment: bool = False, changes: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The node of a datastore, from its file alone.
+    """Return the node of a datastore, read only from its file.
 
     Args:
         name: the option of the group `datastore`.
-        keep_environment: leave references to the environment as they stand.
-        changes: `key=value` for its keys.
+        keep_environment: keep references to the environment unresolved.
+        changes: overrides of its keys, as `key=value`.
 
     Raises:
-        ConfigError: there is no such datastore, or its keys are not what they may be.
+        ConfigError: there is no such datastore, or its keys are invalid.
     """
     path = next(
         (
@@ -170,7 +170,7 @@ def load(name: str, keep_environment: bool = False, changes: tuple[str, ...] = (
 
 
 def default_name() -> str:
-    """The datastore that runs have by default: the user's own config's choice, or ours."""
+    """Return the default datastore of runs, from the user's config or from ours."""
     for folder in (paths.user_conf_dir(), paths.conf_dir()):
         path = folder / "config.yaml" if folder else None
         if path is None or not path.is_file():
@@ -183,7 +183,7 @@ def default_name() -> str:
 
 @functools.lru_cache(maxsize=16)
 def _default_of(path: Path, changed_ns: int, size: int) -> str | None:
-    """The datastore among a config's defaults; kept while the file stays as it is, since reading takes 15 ms."""
+    """Return the datastore in a config's defaults; cached until the file changes, since reading takes 15 ms."""
     defaults = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     for entry in defaults.get("defaults", []) if isinstance(defaults, dict) else []:
         if isinstance(entry, dict):

@@ -1,7 +1,7 @@
-"""Settings that count once for a sweep: one that a run's own configuration sets otherwise is refused, not dropped.
+"""Settings that apply once per sweep: a run whose configuration has another value is refused.
 
-They come from the sweep's own configuration, which is composed without the options that vary: what a swept experiment
-says of them would otherwise be read by nobody.
+They come from the sweep's own configuration, which is composed without the options that vary. Without this check, their
+values in a swept experiment would be silently ignored.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from labrun.config import composed
 from labrun.errors import ConfigError
 
 OF_HYDRA = (("sweep", "dir"), ("sweeper",), ("launcher",))
-"""Of Hydra's node."""
+"""Such settings in Hydra's node."""
 
 
 def check(master: DictConfig, config: DictConfig) -> None:
-    """Whether a run's configuration says of the sweep what the sweep's own says.
+    """Check that a run's configuration has the same sweep settings as the sweep's configuration.
 
     Args:
-        master: the sweep's.
-        config: the run's, Hydra's node too.
+        master: the sweep's configuration.
+        config: the run's configuration, including Hydra's node.
 
     Raises:
-        ConfigError: it says something else, with each key and what to type.
+        ConfigError: settings differ; the message lists each key and what to type.
     """
     problems = []
     if _raw(config.sweep) != _raw(master.sweep):
@@ -38,7 +38,7 @@ def check(master: DictConfig, config: DictConfig) -> None:
             changed = _differences(then, now, "sweep")
             problems += [_refused(f"{key}={_shown(new)}", f"{key}={_shown(old)}") for key, old, new in changed]
     for node, *keys in OF_HYDRA:
-        if node == "sweep" and master.sweep.get("resume") is not None:  # the folder is that of the sweep that goes on
+        if node == "sweep" and master.sweep.get("resume") is not None:  # the folder is that of the resumed sweep
             continue
         values = [_raw(one.hydra[node]) for one in (config, master)]
         if len({str(value.get(keys[0]) if keys else value) for value in values}) > 1:
