@@ -1,4 +1,4 @@
-"""The kinds of data set that labrun reads."""
+"""Readers for the kinds of data set that labrun supports."""
 
 from labrun.data.readers.cifar import Cifar10
 from labrun.data.readers.digits import Digits

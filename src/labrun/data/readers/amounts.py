@@ -1,11 +1,11 @@
-"""Numbers as people write them: thousands marked, signs of currencies, per cent, decimal commas."""
+"""Parsing of formatted numbers: thousands separators, currency symbols, per cent, decimal commas."""
 
 from __future__ import annotations
 
 import re
 
 SIGNS = ("$", "€", "£", "¥", "₹", "%", "USD", "EUR", "GBP", "CHF", "JPY")
-"""What may stand before or after each number of a column."""
+"""Units that may precede or follow the numbers of a column."""
 PLAIN = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 GROUP = "[ \u00a0\u202f\u2009'\u2019_]"
 WITH_POINT = re.compile(
@@ -25,15 +25,15 @@ EITHER_POINT = re.compile(r"[+-]?(?:[1-9]\d{0,2}(?:\.\d{3})?|0)")
 
 BEHIND = re.compile(r"^\d.*[.,]\d\d-$")
 DECIMALS = {"point": ".", "comma": ","}
-"""Words for the decimal signs, one of which a command line has to quote twice."""
+"""Names of the decimal separators; a literal comma would have to be quoted twice on the command line."""
 EDGES = frozenset("0123456789.,")
 
 
 def bare_of(text: str) -> tuple[str, str]:
-    """A number without its sign of a currency or per cent, and that sign; brackets mean that it is negative."""
+    """Split a number from its currency or per cent sign; a number in parentheses is negative."""
     if text[:1] in EDGES and text[-1:] in EDGES:
         return text, ""
-    text = text.replace("\u2212", "-")  # the sign for minus that word processors set
+    text = text.replace("\u2212", "-")  # the minus sign that word processors insert
     minus = ""
     if BEHIND.search(text):  # as SAP writes 12,50-
         text = f"-{text[:-1]}"
@@ -51,12 +51,12 @@ def bare_of(text: str) -> tuple[str, str]:
 
 
 def unit_of(text: str) -> str:
-    """The sign of a currency, or per cent, that a number has."""
+    """Return the currency or per cent sign of a number, or an empty string."""
     return bare_of(text)[1]
 
 
 def number(text: str, decimal: str) -> float | None:
-    """What a text is as a number, with thousands marked or not; None where it is none. `12 %` is 12."""
+    """Parse a text as a number, with or without thousands separators; None if it is not one. `12 %` is 12."""
     if PLAIN.fullmatch(text) and decimal == ".":
         return float(text)
     bare, _ = bare_of(text)

@@ -1,7 +1,7 @@
-"""Arrays of an `.npz` file that stay on the disk: where they begin, what is wrong with their values.
+"""Streaming of arrays in `.npz` files: where their data start, and checks of their values.
 
-Each is read once from its beginning to its end, so that its checksum is compared and its values are looked at. A packed
-one is unpacked on the way, into a file that is gone with the run.
+Each array is read once in full, to verify its checksum and check its values. A compressed array is decompressed at the
+same time, into a temporary file that disappears with the run.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from labrun.errors import CorruptDataError, DataError
 
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 LOCAL_HEADER = 30
-"""Bytes of a zip archive's header of a member, before its name."""
+"""Bytes of a zip member's local header before its name."""
 DAMAGED = (OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class Scan:
-    """What is wrong with the numbers of an array, found out in blocks.
+    """Checks the numbers of an array block by block.
 
     Args:
-        shape, dtype: of the array.
+        shape, dtype: shape and type of the array.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -39,7 +39,7 @@ class Scan:
         self.closeness = Closeness() if len(shape) == 2 else None
 
     def add(self, block: AnyArray) -> None:
-        """Look at further samples."""
+        """Check further samples."""
         if self._columns is not None:
             found = ~np.isfinite(block.reshape(len(block), -1))
             self.wrong += int(found.sum())
@@ -50,7 +50,7 @@ class Scan:
 
     @property
     def columns(self) -> list[int]:
-        """Where there are values that are not finite numbers."""
+        """Indices of columns with values that are not finite."""
         return [] if self._columns is None else np.flatnonzero(self._columns).tolist()
 
 
@@ -67,11 +67,11 @@ class Stored:
 
     @property
     def ndim(self) -> int:
-        """As an array has it."""
+        """Number of dimensions."""
         return len(self.shape)
 
     def rows(self, channels_last: bool = False) -> Rows:
-        """Its samples, as labrun holds them; see `Records`."""
+        """Return the samples as streamed rows; see `Records`."""
         return Rows(
             Records(self.file, self.offset, self.shape[0], self.shape[1:], self.dtype, channels_last, self.name)
         )
@@ -79,7 +79,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class _Header:
-    """What the beginning of an array's file says."""
+    """Header of an `.npy` member."""
 
     shape: tuple[int, ...]
     by_columns: bool
@@ -97,10 +97,10 @@ class _Header:
 
 
 def needed(path: Path) -> int:
-    """How many bytes the arrays take in memory, with those of float32 that are made of them.
+    """Return the bytes that the arrays take in memory, including their float32 copies.
 
     Raises:
-        CorruptDataError: it is not an `.npz` file.
+        CorruptDataError: the file is not an `.npz` file.
     """
     with _opened(path) as archive:
         headers = [_header(archive, info) for info in archive.infolist()]
@@ -108,15 +108,15 @@ def needed(path: Path) -> int:
 
 
 def arrays(path: Path, samples: Collection[str]) -> dict[str, AnyArray | Stored]:
-    """The arrays of an `.npz` file, those of samples unread.
+    """Return the arrays of an `.npz` file; arrays of samples stay on disk.
 
     Args:
         path: the file.
-        samples: what arrays of samples may be called.
+        samples: possible names of the arrays of samples.
 
     Raises:
-        CorruptDataError: it is no such file, is damaged, or holds Python objects.
-        DataError: an array lies there by columns; there is no room to unpack it.
+        CorruptDataError: the file is not an `.npz` file, is damaged, or holds Python objects.
+        DataError: an array is stored in column order, or there is no space to decompress it.
     """
     found: dict[str, AnyArray | Stored] = {}
     with _opened(path) as archive:
@@ -131,7 +131,7 @@ def arrays(path: Path, samples: Collection[str]) -> dict[str, AnyArray | Stored]
 
 
 class _opened:  # noqa: N801 - a context manager, called as a function
-    """A zip archive, whose errors become labrun's."""
+    """Opens a zip archive and translates its errors into labrun's."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -180,7 +180,7 @@ def _stored(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, header:
 
 
 def _begin(file: BinaryIO, info: zipfile.ZipInfo) -> int:
-    """Where a member's own bytes begin: behind its header, its name and what stands beside that."""
+    """Return the offset of a member's data, after its local header, name and extra field."""
     file.seek(info.header_offset)
     head = file.read(LOCAL_HEADER)
     return (
@@ -200,4 +200,4 @@ def _blocks(archive: zipfile.ZipFile, info: zipfile.ZipInfo, header: _Header) ->
                 raise EOFError(f"{info.filename} ends early")
             yield np.frombuffer(raw, header.dtype).reshape(count, *header.shape[1:])
             left -= count
-        stream.read(1)  # the checksum is compared at the end
+        stream.read(1)  # zipfile checks the CRC at the end

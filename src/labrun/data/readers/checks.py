@@ -1,4 +1,4 @@
-"""Checksums of published files, and the sentence for one that does not match."""
+"""Checksums of published files, and the error for a mismatch."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from labrun.errors import CorruptDataError
 
 
 def md5(path: Path) -> str:
-    """The MD5 of a file's content."""
+    """Return the MD5 of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def mismatch(path: Path, data_set: str, expected: str, found: str, hint: str = "") -> CorruptDataError:
-    """The error for a file whose checksum is not the published one."""
+    """Return the error for a file whose checksum is not the published one."""
     return CorruptDataError(
         f"{path} is not {data_set}'s file: expected MD5 {expected}, found {found} ({path.stat().st_size:,} bytes). "
         + (
@@ -27,5 +27,5 @@ def mismatch(path: Path, data_set: str, expected: str, found: str, hint: str = "
 
 
 def is_absolute(path: str | None) -> bool:
-    """Whether a path says all by itself where a file lies."""
+    """Return whether a path does not depend on the datastore: it is absolute or a `${mount:...}`."""
     return path is not None and (path.startswith("${mount:") or Path(path).expanduser().is_absolute())

@@ -1,4 +1,4 @@
-"""CIFAR-10, as its authors publish it."""
+"""CIFAR-10 in the format published by its authors."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ CHECKSUMS = {
     "test_batch": "40351d587109b95175f43aff81a1287e",
     "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
 }
-"""MD5 of each file, as torchvision checks them."""
+"""MD5 of each file, the values that torchvision checks."""
 
 
 class Cifar10(Reader):
     """50,000 + 10,000 colour images of 32x32 pixels, ten classes.
 
-    The batches are pickles, and a pickle can run code: one whose checksum is not the published one is never loaded
-    by Python's own unpickler, but by one that builds nothing but arrays and text.
+    The batches are pickles, and unpickling can run code. They are therefore loaded by a restricted unpickler that
+    builds only arrays and text.
 
     Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", University of Toronto, 2009.
     """
@@ -57,7 +57,7 @@ class Cifar10(Reader):
         return tuple(folder / name for name in CHECKSUMS)
 
     def _complete(self, root: Path) -> Path:
-        """The folder with all the files."""
+        """Return the folder that holds all the files."""
         folder = self._folder(root)
         if folder is None:
             raise MissingDataError(download.how_to_bring("CIFAR-10", root, [f"{FOLDER}/{name}" for name in CHECKSUMS]))
@@ -109,12 +109,12 @@ def _read_batch(path: Path, classes: int) -> Part:
 
 
 class _Bytes:
-    """Stands in for a uint8 array while a batch is unpickled: NumPy's own rebuilding trusts what a file says."""
+    """Stands in for a uint8 array during unpickling, because NumPy's own reconstruction trusts the file's contents."""
 
     values: AnyArray
 
     def __init__(self, *_: object) -> None:
-        """NumPy's arguments, an empty array's, say nothing."""
+        """Ignore NumPy's arguments, which describe an empty array."""
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, _, by_columns, raw = state
@@ -128,14 +128,14 @@ class _Bytes:
 
 
 class _Uint8:
-    """Stands in for the type of such an array, the only one that a batch has."""
+    """Stands in for the dtype uint8, the only one in a batch."""
 
     def __init__(self, code: object, *_: object) -> None:
         if code not in ("u1", "|u1"):
             raise pickle.UnpicklingError(f"it holds an array of {code!r}, and CIFAR-10's are of 'u1'")
 
     def __setstate__(self, state: object) -> None:
-        """Byte order and alignment: a byte has none."""
+        """Ignore byte order and alignment, which bytes do not have."""
 
 
 def _from_buffer(raw: bytes, dtype: object, shape: tuple[int, ...], order: str) -> _Bytes:
@@ -143,12 +143,12 @@ def _from_buffer(raw: bytes, dtype: object, shape: tuple[int, ...], order: str) 
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """How Python 3 writes bytes for protocol 2."""
+    """Decode bytes as Python 3 pickles them with protocol 2."""
     return text.encode("latin1")
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Builds what CIFAR's batches consist of, and nothing else."""
+    """Unpickler restricted to the types that occur in CIFAR-10 batches."""
 
     ALLOWED: ClassVar[dict[tuple[str, str], Any]] = {
         ("numpy", "ndarray"): _Bytes,

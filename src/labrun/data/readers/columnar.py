@@ -1,7 +1,8 @@
-"""Tables in Parquet files whose rows stay on the disk: columns of numbers, understood as `columns` understands them.
+"""Streaming of Parquet tables: numeric columns only, interpreted as in `columns`.
 
-A file is read twice, a block of rows at a time: first to learn what its columns hold, then to write its numbers, row by
-row, where they can be read in any order. Blocks do not tell text from dates: the user must leave both out.
+A file is read twice, block by block: first to find out what its columns hold, then to write its numbers row by row
+to a file that can be read in any order. Text and dates cannot be told apart block by block, so the user must exclude
+both.
 """
 
 from __future__ import annotations
@@ -36,21 +37,21 @@ from labrun.errors import CorruptDataError, DataError
 MAGIC = b"PAR1"
 BLOCK_ROWS = 2**15
 CELL_BYTES = 120
-"""What a cell takes while a table is read into memory: it is text before it is a number."""
+"""Bytes per cell while a table is read into memory: cells are text before they become numbers."""
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether a file is one, by its first bytes."""
+    """Return whether a file is a Parquet file, by its first bytes."""
     with open(path, "rb") as file:
         return file.read(len(MAGIC)) == MAGIC
 
 
 class Numbers:
-    """What the values of one column of numbers are like, found out in blocks.
+    """Properties of a numeric column, collected block by block.
 
     Args:
-        name: the column's.
-        is_whole: they are integers.
+        name: name of the column.
+        is_whole: whether its values are integers.
     """
 
     def __init__(self, name: str, is_whole: bool) -> None:
@@ -61,7 +62,7 @@ class Numbers:
         self.counts_on, self._last = is_whole, np.zeros(0)
 
     def add(self, values: npt.NDArray[np.float64], is_training: bool) -> None:
-        """Further values, NaN for a gap; those of the training part come first."""
+        """Take in further values, NaN where missing; the training split must come first."""
         if not len(values):
             return
         absent = np.isnan(values)
@@ -75,7 +76,7 @@ class Numbers:
         self.count += len(values)
 
     def _count_on(self, values: npt.NDArray[np.float64]) -> None:
-        """Whether each value is one more than that before, from 0 or 1 on."""
+        """Update whether the values count up by one from 0 or 1."""
         if self.counts_on:
             begins = self.count > 0 or values[0] in (0, 1)
             steps = np.diff(np.concatenate([self._last, values]))
@@ -83,15 +84,15 @@ class Numbers:
 
 
 class Parquet:
-    """A Parquet file, a block of rows at a time.
+    """A Parquet file, read in blocks of rows.
 
     Args:
         path: the file.
 
     Raises:
         MissingExtraError: pyarrow is not installed.
-        CorruptDataError: it cannot be read.
-        DataError: it has no column that a table may have.
+        CorruptDataError: the file cannot be read.
+        DataError: it has no usable column, or two of the same name.
     """
 
     def __init__(self, path: Path) -> None:
@@ -101,12 +102,12 @@ class Parquet:
 
         self.path, self._arrow = path, arrow
         try:
-            self._file = arrow.parquet.ParquetFile(path, pre_buffer=False)  # else it keeps all that it has read
+            self._file = arrow.parquet.ParquetFile(path, pre_buffer=False)  # pre_buffer keeps everything that was read
         except (arrow.ArrowException, OSError, ValueError) as error:
             raise CorruptDataError(f"{path} is not a readable Parquet file: {' '.join(str(error).split())}") from error
         self.rows = int(self._file.metadata.num_rows)
         self.columns: list[str] = []
-        """Their names, as `delimited` has them."""
+        """Names of the usable columns, normalised as in `delimited`."""
         self.left_out: list[str] = []
         self._types: dict[str, Any] = {}
         self._own: dict[str, str] = {}
@@ -124,28 +125,28 @@ class Parquet:
             raise DataError(f"{path} has no column of numbers, or two of the same name: {few(self.columns)}")
 
     def is_number(self, name: str) -> bool:
-        """Whether a column holds numbers, or true and false."""
+        """Return whether a column is numeric or boolean."""
         types, kind = self._arrow.types, self._types[name]
         return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind))
 
     def is_whole(self, name: str) -> bool:
-        """Whether it holds integers."""
+        """Return whether a column holds integers."""
         return bool(self._arrow.types.is_integer(self._types[name]))
 
     def has_no_twin(self, name: str) -> bool:
-        """Whether each row has a value of its own in a column, which is read as a whole."""
+        """Return whether the values of a column are all present and unique; reads the whole column."""
         from pyarrow import compute
 
         column = self._file.read(columns=[self._own[name]]).column(0)
         return not column.null_count and compute.count_distinct(column).as_py() == len(column)
 
     def blocks(self, numbers: Sequence[str], target: str | None = None, is_quantity: bool = False) -> Iterator[Any]:
-        """Values by column, some rows at a time: (N,) float64 with NaN for a gap; lists of text.
+        """Yield blocks of rows as values by column: (N,) float64 with NaN where missing, or lists of text.
 
         Args:
-            numbers: columns of numbers.
-            target: the column that is to be predicted: text, unless it is a quantity in a column of numbers.
-            is_quantity: see there.
+            numbers: names of numeric columns.
+            target: the target column; read as text, unless it is numeric and `is_quantity` is set.
+            is_quantity: whether the task is regression.
         """
         as_text = target is not None and not (is_quantity and self.is_number(target))
         for columns in self._columns([*numbers, *([] if target is None or target in numbers else [target])]):
@@ -155,7 +156,7 @@ class Parquet:
             }
 
     def texts(self, names: Sequence[str]) -> Iterator[Any]:
-        """Some columns as pandas.DataFrames of text, as `delimited` gives the whole."""
+        """Yield blocks of the given columns as pandas.DataFrames of text, in the format of `delimited`."""
         import pandas as pd
 
         for columns in self._columns(names):
@@ -179,10 +180,10 @@ def _texts(column: Any) -> list[str]:
 
 
 class Target:
-    """The column that is to be predicted, found out in blocks: a code for each row, and what the codes stand for.
+    """The target column, collected block by block: a code for each row, and the text of each code.
 
     Args:
-        is_quantity: it is one, and no class.
+        is_quantity: whether the target is a quantity instead of a class.
     """
 
     def __init__(self, is_quantity: bool) -> None:
@@ -193,7 +194,7 @@ class Target:
         self.lost = 0
 
     def add(self, values: Any) -> npt.NDArray[np.bool_]:
-        """Further values; which of them are there."""
+        """Take in further values; return the mask of those present."""
         if self._is_quantity and isinstance(values, np.ndarray):
             there = ~np.isnan(values)
             self._numbers = True
@@ -214,28 +215,28 @@ class Target:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many rows have each text."""
+        """Number of rows for each text."""
         found = np.bincount(self.codes, minlength=len(self._codes))
         return dict(zip(self._codes, found.tolist(), strict=True))
 
     @property
     def texts(self) -> list[str]:
-        """What the codes stand for."""
+        """The text of each code."""
         return list(self._codes)
 
     @property
     def codes(self) -> npt.NDArray[np.int32]:
-        """(N,) of each row that has a value."""
+        """(N,) codes of the rows that have a value."""
         return np.concatenate(self._parts)
 
     @property
     def quantities(self) -> npt.NDArray[np.float64] | None:
-        """(N,) where the file has them as numbers."""
+        """(N,) target values; None if the file stores them as text."""
         return np.concatenate(self._parts).astype(np.float64) if self._numbers else None
 
 
 def needed(path: Path) -> int:
-    """How many bytes reading a file into memory takes at its height."""
+    """Return the peak memory, in bytes, of reading a file into memory."""
     found = Parquet(path)
     return found.rows * len(found.columns) * CELL_BYTES
 
@@ -243,20 +244,20 @@ def needed(path: Path) -> int:
 def understand(
     files: Sequence[Parquet], target: str, is_quantity: bool, said: Settings, known: Understood | None
 ) -> tuple[Understood, list[Target], list[str]]:
-    """Find out what the columns of a table's parts hold; the first part is that of training.
+    """Determine how to read the columns of a table's splits; the first split is the training data.
 
     Args:
-        files: the parts.
-        target: the column that is to be predicted.
-        is_quantity: it is one, and no class.
-        said: by the user.
-        known: how a model's own table was read: this one is read alike.
+        files: the splits.
+        target: the target column.
+        is_quantity: whether the target is a quantity instead of a class.
+        said: the user's settings.
+        known: how the model's training table was read, to read this one in the same way.
 
     Returns:
-        How the table is read; the target of each part; remarks for the user.
+        How the table is read; the target of each split; notes for the user.
 
     Raises:
-        DataError: it has columns of text or dates, or gaps.
+        DataError: the table has text or date columns, or missing values.
     """
     first = files[0]
     names = known.names if known is not None else [n for n in first.columns if n not in (target, *said.ignore)]
@@ -280,7 +281,7 @@ def understand(
 
 
 def _tells_rows_apart(column: Numbers, file: Parquet) -> bool:
-    """Whether a column numbers the rows; see `columns`."""
+    """Return whether a column identifies rows; see `columns`."""
     return column.counts_on or bool(
         ID_NAME.search(column.name) and file.is_whole(column.name) and file.has_no_twin(column.name)
     )
@@ -326,7 +327,7 @@ def _understood(
         for name in free
         if name in ids or found[name].gaps == found[name].count
     }
-    if not set(names) - set(reasons):  # there is nothing else to learn from
+    if not set(names) - set(reasons):  # no other features are left
         reasons = {name: why for name, why in reasons.items() if why == EMPTY}
     left_out |= reasons
     columns = [Column(name, NUMBER, lenient=name in said.numbers) for name in names if name not in reasons]
@@ -336,13 +337,13 @@ def _understood(
 
 
 def rows(file: Parquet, names: Sequence[str], target: str, is_quantity: bool) -> Rows:
-    """The numbers of a table's rows that have a target, in a file that is gone with the run.
+    """Write the numbers of all rows that have a target to a temporary file that disappears with the run.
 
     Raises:
-        DataError: there is no room for it.
+        DataError: there is not enough space.
     """
     seen, count = Target(is_quantity), 0
-    # What lies there row by row is read in any order; a Parquet file lies there by columns.
+    # Row order allows random access to samples; a Parquet file is stored by columns.
     with spool(file.rows * len(names) * 4, f"{file.path.name}, unpacked,") as unpacked:
         for block in file.blocks(names, target, is_quantity):
             there = seen.add(block[target])

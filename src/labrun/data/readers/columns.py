@@ -1,7 +1,7 @@
-"""What the columns of a table hold: numbers, categories, dates, what tells rows apart; found out, told, kept.
+"""Detection of column types in a table: numbers, categories, dates, row identifiers.
 
-Guessed is only what is sure; what may be one thing or another is asked, by a message that names the key. What was
-understood goes into the record and into the model's card, so that a table that comes later is read in the same way.
+Only unambiguous columns are inferred. Ambiguous ones raise an error that states which config key decides. The result
+is stored in the record and in the model's card, so that later tables are read in the same way.
 """
 
 from __future__ import annotations
@@ -66,18 +66,18 @@ GAPS = frozenset(
         "k.a.",
     }
 )
-"""What stands in a column of numbers or dates where there is none, in lower case."""
+"""Markers of missing values in columns of numbers or dates, in lower case."""
 TRUTH = {"true": 1.0, "false": 0.0}
 MOSTLY, HALF = 0.8, 0.5
-"""A column of text in which more than the first share of the values reads as numbers may be meant as numbers: it is
-asked. More than the second tells the decimal sign."""
+"""Shares of a text column's values that parse as numbers. Above the first, the column may be meant as numbers, and the
+user is asked. Above the second, the column counts for detecting the decimal separator."""
 FEWEST = 10
-"""In a table of fewer rows nothing is taken for an identifier."""
+"""Minimum number of rows for a column to be taken for an identifier."""
 SHOWN = 8
 IGNORED, LOOKS_LIKE_ID, EMPTY = "ignored", "looks like an id", "without any value"
+"""Reasons why a column is not used."""
 IGNORED_ID = "ignored, an id"
-"""A column that somebody has left out, and that would look like an id: it goes beside predictions all the same."""
-"""Why a column is not used."""
+"""Reason for a column that the user excluded and that looks like an id; it is still written next to predictions."""
 ID_NAME = re.compile(
     r"(?i:(?:^|[\s_.-])(?:id|uid|uuid|guid|pk|idx|index|rowid|row[ _]?(?:number|num|no|nr)|unnamed: ?\d+)$)"
     r"|[a-z](?:Id|ID)$"
@@ -88,14 +88,14 @@ UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user says of a table's columns.
+    """The user's settings for a table's columns.
 
     Args:
-        ignore: left out.
-        numbers: numbers; what is none there is a gap.
-        categories: categories, whatever stands there.
-        dates: how the dates of a column are written, as for `strptime`.
-        decimal: the decimal sign, `.` or `,`; None: found out.
+        ignore: columns to exclude.
+        numbers: columns of numbers; values that are not numbers count as missing.
+        categories: columns of categories, whatever their values.
+        dates: date format of each date column, as for `strptime`.
+        decimal: the decimal separator, `.` or `,`; None: detect it.
     """
 
     ignore: Sequence[str] = ()
@@ -110,12 +110,12 @@ class Column:
     """How one column is read.
 
     Args:
-        name: the column's.
+        name: name of the column.
         kind: `number`, `category` or `date`.
-        lenient: what is not a number is a gap, since the user has said that these are numbers.
-        form: of dates: `ISO8601`, or as for `strptime`.
-        start: of dates: the day from which days are counted.
-        levels: of a category: how many values there are.
+        lenient: treat values that are not numbers as missing, because the user declared the column numeric.
+        form: for dates: `ISO8601`, or a `strptime` format.
+        start: for dates: the day from which days are counted.
+        levels: for categories: number of distinct values.
     """
 
     name: str
@@ -128,24 +128,24 @@ class Column:
 
 @dataclass
 class Understood:
-    """How a table is read: the columns that are used, in their order, and why the others are not."""
+    """How a table is read: the columns used, in order, and why the others are not."""
 
     columns: list[Column]
     left_out: dict[str, str]
     decimal: str = "."
     marks_thousands: bool = False
-    """Whether the other sign marks thousands: it does in the table, or the user has said the decimal sign."""
+    """Whether the other separator marks thousands: it does in the table, or the user set the decimal separator."""
     notes: list[str] = field(default_factory=list)
     looked_at: Any = field(default=None, repr=False, compare=False)
-    """The table that was understood, and of it the columns of plain numbers: they need not be read twice."""
+    """The analysed table; `numbers` holds its plain numeric columns, so that they need not be parsed twice."""
     numbers: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Understood:
-        """From a card or record.
+        """Build it from the content of a card or record.
 
         Raises:
-            DataError: it is damaged.
+            DataError: the content is damaged.
         """
         try:
             columns = [Column(**column) for column in content["columns"]]
@@ -155,18 +155,18 @@ class Understood:
             raise DataError(f"what is known of the table's columns is damaged: {error}") from error
 
     def content(self) -> dict[str, Any]:
-        """For a card or record; see `of`."""
+        """Return the content for a card or record; see `of`."""
         columns = [{key: value for key, value in asdict(one).items() if value} for one in self.columns]
         marks = {"marks_thousands": True} if self.marks_thousands else {}
         return {"columns": columns, "left_out": self.left_out, "decimal": self.decimal, **marks}
 
     @property
     def names(self) -> list[str]:
-        """Of the columns that are used."""
+        """Names of the columns that are used."""
         return [column.name for column in self.columns]
 
     def line(self) -> str:
-        """All of it in one line."""
+        """Return a one-line summary."""
         parts = []
         for kind, noun in ((NUMBER, "numbers"), (CATEGORY, "categories"), (DATE, "dates")):
             names = [_described(column) for column in self.columns if column.kind == kind]
@@ -185,14 +185,14 @@ class Understood:
         return "; ".join(parts)
 
     def apply(self, table: Any, where: object) -> Any:
-        """A table read in this way: columns of float64, and of text with None for gaps.
+        """Read a table in this way: columns of float64, and of text with None where missing.
 
         Args:
-            table: a pandas.DataFrame of text, or one whose columns have types of their own already.
-            where: it comes from, for messages.
+            table: a pandas.DataFrame of text, or one with typed columns.
+            where: origin of the table, for messages.
 
         Raises:
-            DataError: it lacks a column, or a column holds something else than it should; the message names them.
+            DataError: the table lacks a column, or a column holds unexpected values; the message lists them.
         """
         import pandas as pd
 
@@ -221,18 +221,18 @@ def _described(column: Column) -> str:
 
 
 def understand(table: Any, said: Settings, where: object, first: int | None = None, quantity: Any = None) -> Understood:
-    """Find out what each column of a table of text holds.
+    """Determine what each column of a table of text holds.
 
     Args:
-        table: a pandas.DataFrame of text, blanks around it left out; without the target.
-        said: by the user.
-        where: the table comes from, for messages.
-        first: number of rows of the training part, which alone decides whether a column identifies rows.
-        quantity: the column that is to be predicted, if it is one of numbers: it has the same decimal sign.
+        table: a pandas.DataFrame of stripped text, without the target.
+        said: the user's settings.
+        where: origin of the table, for messages.
+        first: number of rows of the training split, which alone decides whether a column identifies rows.
+        quantity: the target column if it is numeric; it shares the table's decimal separator.
 
     Raises:
-        ConfigError: a key names no column, or one twice.
-        DataError: it is doubtful what a column holds: asked, with the keys that say it.
+        ConfigError: a key refers to an unknown column, or two keys to the same one.
+        DataError: a column is ambiguous; the message states the keys that decide.
     """
     check_keys(table, said, where)
     uniques: dict[str, list[str]] = {}
@@ -277,7 +277,7 @@ def understand(table: Any, said: Settings, where: object, first: int | None = No
     if problems:
         raise DataError(problems[0] if len(problems) == 1 else "\n  ".join(problems))
     if not columns and any(why == LOOKS_LIKE_ID for why in left_out.values()):
-        # There is nothing else to learn from.
+        # No other features are left, so keep the columns that look like ids.
         for name in [name for name, why in left_out.items() if why == LOOKS_LIKE_ID]:
             del left_out[name]
             kept = _present(uniques[name])
@@ -286,7 +286,7 @@ def understand(table: Any, said: Settings, where: object, first: int | None = No
     for one in columns:
         numbers = plain[one.name]
         if numbers is not None and len(numbers) == len(uniques[one.name]):
-            continue  # all of them are numbers
+            continue  # every value is a number
         absent = [text for text in uniques[one.name] if (text.lower() in GAPS if one.kind != CATEGORY else not text)]
         gaps[one.name] = int(table[one.name].isin(absent).sum()) if absent else 0
     if any(gaps.values()):
@@ -308,7 +308,7 @@ def understand(table: Any, said: Settings, where: object, first: int | None = No
 
 
 def of_frame(frame: Any) -> Understood:
-    """How a table is read whose columns have types of their own: each as it is, dates as days since 1970."""
+    """Return how a typed table is read: each column by its type, dates as days since 1970."""
     columns, notes = [], []
     for name in frame.columns:
         values = frame[name]
@@ -324,10 +324,10 @@ def of_frame(frame: Any) -> Understood:
 
 
 def check_keys(table: Any, said: Settings, where: object) -> None:
-    """Whether what the user says of columns names some, and each once.
+    """Check that the user's settings refer to existing columns, each under one key only.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: they do not.
     """
     from labrun.checking import suggest
 
@@ -346,10 +346,10 @@ def check_keys(table: Any, said: Settings, where: object) -> None:
 
 
 def _values(column: Any) -> tuple[list[str], npt.NDArray[np.float64] | None]:
-    """The texts of a column, each at least once, and what is not a gap among them as numbers if all are plain ones."""
+    """Return a column's texts (all, or the distinct ones), and the present values as numbers if all are plain."""
     texts = column.tolist()
     numbers = _plain(texts)
-    if numbers is None:  # else nothing is won by looking for the different ones
+    if numbers is None:  # otherwise deduplicating would gain nothing
         texts = column.unique().tolist()
         numbers = _plain(_present(texts))
     return texts, numbers
@@ -360,17 +360,17 @@ def _present(texts: list[str]) -> list[str]:
 
 
 def _plain(kept: list[str]) -> npt.NDArray[np.float64] | None:
-    """Texts as numbers, if all are plain ones, without any sign but a decimal point."""
+    """Parse texts as numbers if all are plain, with no separator other than a decimal point; otherwise None."""
     if not kept or not all(map(PLAIN.fullmatch, kept[:10])):
         return None
     return _at_once(kept)
 
 
 def _at_once(texts: list[Any]) -> npt.NDArray[np.float64] | None:
-    """Texts as Python reads numbers, if it takes all of them, and all are finite."""
+    """Parse texts with Python's `float` if that accepts all of them and all are finite; otherwise None."""
     try:
         found = np.fromiter(map(float, texts), np.float64, len(texts))
-        is_plain = bool(np.isfinite(found).all()) and "_" not in "".join(texts)  # Python takes 1_0 for 10
+        is_plain = bool(np.isfinite(found).all()) and "_" not in "".join(texts)  # Python parses 1_0 as 10
     except (ValueError, TypeError):
         return None
     return found if is_plain else None
@@ -387,13 +387,13 @@ def _guessed(
     notes: list[str],
     where: object,
 ) -> Iterator[Column]:
-    """The column as it looks, if that is sure; else a problem."""
+    """Yield the inferred column if it is unambiguous; otherwise add a problem."""
     if all(value.lower() in TRUTH for value in kept):
         yield Column(name, NUMBER)
         return
     is_fraction = plain is not None and bool((plain % 1 != 0).any())
     if not is_fraction and any(map(CODE.fullmatch, kept)) and all(value.isdigit() for value in kept):
-        yield Column(name, CATEGORY, levels=len(set(values) - {""}))  # codes: 007 is not 7
+        yield Column(name, CATEGORY, levels=len(set(values) - {""}))  # leading zeros mark codes: 007 is not 7
         return
     form = form_of(name, kept, problems, where)
     if form is not None:
@@ -455,7 +455,7 @@ CODE = re.compile(r"[+-]?0\d+")
 
 
 def _tells_rows_apart(name: str, column: Any, plain: npt.NDArray[np.float64] | None) -> bool:
-    """Whether a column numbers the rows, or has a text of its own for each."""
+    """Return whether a column identifies rows: it numbers them, or has a unique text for each."""
     count = len(column)
     if count < FEWEST or (plain is not None and (plain % 1 != 0).any()) or not column.is_unique:
         return False
@@ -479,15 +479,15 @@ def _tells_rows_apart(name: str, column: Any, plain: npt.NDArray[np.float64] | N
 
 
 def decimal_of(known: Understood, table: Any, where: object) -> tuple[str | None, str | None]:
-    """The decimal sign of a table of which it is known what its columns hold.
+    """Detect the decimal separator of a table whose column types are known.
 
     Args:
-        known: what they hold.
-        table: a pandas.DataFrame; columns that are of numbers already tell nothing.
-        where: it comes from, for messages.
+        known: the column types.
+        table: a pandas.DataFrame; columns that are already numeric give no evidence.
+        where: origin of the table, for messages.
 
     Returns:
-        The sign, None where nothing tells; what is doubtful, in a sentence with the reading with a point first.
+        The separator, None without evidence; the ambiguity as a sentence, with the decimal point reading first.
     """
     written: dict[str, list[str]] = {}
     plain: dict[str, npt.NDArray[np.float64] | None] = {}
@@ -502,7 +502,7 @@ def decimal_of(known: Understood, table: Any, where: object) -> tuple[str | None
         return found, doubt
     for name, texts in written.items():
         value = next((one for one in texts if POINT_OR_THOUSANDS.fullmatch(one)), None)
-        if value is not None and separator == ",":  # between the columns, so not within numbers
+        if value is not None and separator == ",":  # commas separate columns, so not decimals
             return ".", None
         if value is not None:
             return None, f"{where}: {value!r} in the column {name!r} may be {value} or {value.replace('.', '')}"
@@ -510,7 +510,7 @@ def decimal_of(known: Understood, table: Any, where: object) -> tuple[str | None
 
 
 def sign_of(table: Any, said: Settings, where: object) -> str | None:
-    """The decimal sign of a table by itself; None where nothing in it tells."""
+    """Detect the decimal separator of a table from its content alone; None without clear evidence."""
     found = {name: _values(table[name]) for name in table.columns if name not in said.ignore}
     written, plain = ({name: pair[place] for name, pair in found.items()} for place in (0, 1))
     sign, doubt = _decimal(written, plain, replace(said, decimal=None), where, table.attrs.get("separator"))  # type: ignore[arg-type]
@@ -520,7 +520,7 @@ def sign_of(table: Any, said: Settings, where: object) -> str | None:
 def _decimal(
     uniques: Mapping[str, list[str]], plain: Mapping[str, Any], said: Settings, where: object, separator: str | None
 ) -> tuple[str | None, str | None]:
-    """The decimal sign of a table, None where nothing tells; what is doubtful, the reading with a point first."""
+    """Return the decimal separator, None without evidence; and any ambiguity, the decimal point reading first."""
     if said.decimal is not None:
         return said.decimal, None
     comma: dict[str, str] = {}
@@ -529,7 +529,7 @@ def _decimal(
     for name, values in uniques.items():
         if name in said.categories or name in said.dates:
             continue
-        kept = values  # a point says that it is the decimal sign, if there is one that surely is
+        kept = values  # plain numbers are evidence only if one has an unambiguous decimal point
         forms = [(point, SURELY_POINT)]
         if plain[name] is None:
             present = [bare_of(value)[0] for value in _present(values)]
@@ -553,13 +553,13 @@ def _decimal(
         )
     if comma:
         return ",", None
-    # Where commas stand between the columns, one within a number marks thousands.
+    # If commas separate the columns, a comma within a number marks thousands.
     if either and not point and separator != ",":
         name, value = next(iter(either.items()))
         return ".", (
             f"{where}: {value!r} in the column {name!r} may be {value.replace(',', '')} or {value.replace(',', '.')}"
         )
-    if separator == ";" and not point:  # between the columns of files with decimal commas
+    if separator == ";" and not point:  # typical of files with decimal commas
         for name, values in uniques.items():
             if plain[name] is None or name in said.categories or name in said.dates:
                 continue
@@ -590,18 +590,18 @@ def _gap(value: Any) -> bool:
 
 
 def _words(values: Any) -> Any:
-    """A column of categories: text, None for a gap."""
+    """Return a column of categories: text, None where missing."""
     import pandas as pd
 
     def word(value: Any) -> str | None:
         if pd.isna(value) or (isinstance(value, str) and not value.strip()):
             return None
         if isinstance(value, float | np.floating) and float(value).is_integer():
-            return str(int(value))  # pandas makes 1.0 of a column's 1 where another row has a gap
+            return str(int(value))  # pandas turns 1 into 1.0 if the column has missing values
         text = str(value).strip()
-        return text if text.isascii() else unicodedata.normalize("NFC", text)  # what looks alike is alike
+        return text if text.isascii() else unicodedata.normalize("NFC", text)  # equal glyphs compare equal
 
-    known: dict[str, str | None] = {}  # most categories come again and again
+    known: dict[str, str | None] = {}  # most categories repeat many times
     made = []
     for value in values.tolist():
         if type(value) is not str:
@@ -614,12 +614,12 @@ def _words(values: Any) -> Any:
 
 
 def _floats(values: Any, column: Column, decimal: str, where: object) -> Any:
-    """A column of numbers: float64, NaN for a gap."""
+    """Return a column of numbers: float64, NaN where missing."""
     import pandas as pd
 
     if not _is_text(values) and values.dtype.kind in "biuf":
         return pd.Series(values.to_numpy(np.float64, na_value=np.nan), index=values.index)
-    if decimal == ".":  # of text, first what needs no further look
+    if decimal == ".":  # fast path for plain numbers
         if (found := _at_once(values.tolist())) is not None:
             return pd.Series(found, index=values.index)
         made = np.array(pd.to_numeric(values, errors="coerce"), np.float64)
@@ -635,7 +635,7 @@ def _texts_as_floats(values: Any, column: Column, decimal: str, where: object) -
     import pandas as pd
 
     codes, uniques = pd.factorize(values, use_na_sentinel=True)
-    made = np.full(len(uniques) + 1, np.nan)  # the last one: code -1, a gap
+    made = np.full(len(uniques) + 1, np.nan)  # last entry: code -1, missing
     for place, value in enumerate(uniques):
         if _gap(value):
             continue
@@ -658,7 +658,7 @@ def _texts_as_floats(values: Any, column: Column, decimal: str, where: object) -
 
 
 def _days(values: Any, column: Column, where: object) -> Any:
-    """A column of dates: days since its first one, float64, NaN for a gap."""
+    """Return a column of dates as days since `column.start`: float64, NaN where missing."""
     import pandas as pd
 
     if values.dtype.kind == "M":
@@ -668,7 +668,7 @@ def _days(values: Any, column: Column, where: object) -> Any:
         texts = texts.where(~texts.str.lower().isin(GAPS), None) if texts.notna().any() else texts
         times = pd.to_datetime(texts, format=column.form, errors="coerce", utc=True)
         wrong = texts[times.isna() & texts.notna()]
-        if len(wrong) and texts.dropna().str.fullmatch(ISO_DAY).all():  # which no other form is taken for
+        if len(wrong) and texts.dropna().str.fullmatch(ISO_DAY).all():  # unambiguous, whatever the form
             times = pd.to_datetime(texts, format=ISO, errors="coerce", utc=True)
             wrong = texts[times.isna() & texts.notna()]
         if len(wrong):

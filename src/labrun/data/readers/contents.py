@@ -1,4 +1,4 @@
-"""The bytes of a table's file: unpacked, told apart, and decoded; what is doubtful is asked."""
+"""Decompression, format detection and decoding of table files; ambiguous cases raise an error that asks the user."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pathlib import Path
 from labrun.errors import ConfigError, CorruptDataError, DataError
 
 TEXT, PARQUET, EXCEL = "text", "Parquet", "Excel"
-"""What a table is kept in."""
+"""File formats of tables."""
 SUFFIXES = (".csv", ".tsv", ".tab", ".parquet", ".pq", ".xlsx", ".xlsm", ".xls")
 ALSO = (".txt", ".dat")
 PACKED = (".gz", ".bz2", ".xz", ".zip")
-"""How the names of tables end, and of text that may be one; and what may come after that."""
+"""File name suffixes of tables; of text files that may be tables; of compression, which may follow either."""
 UNPACK = ((b"\x1f\x8b", gzip.decompress), (b"BZh", bz2.decompress), (b"\xfd7zXZ\0", lzma.decompress))
-"""How a packed file begins, and what unpacks it."""
+"""Magic bytes of each compression, and the function that decompresses it."""
 ZIP = b"PK\x03\x04"
 TO_CSV = "Save it as .csv, .xlsx or .parquet"
 OTHERS = (
@@ -33,7 +33,7 @@ OTHERS = (
     (b"\x93NUMPY", "an array of NumPy's. Save it with numpy.savez, and say dataset=npz"),
     (b"%PDF", f"a PDF. {TO_CSV}"),
 )
-"""How files begin that hold tables, too, and that are not read; and what to do."""
+"""Magic bytes of unsupported table formats, with a description and advice for the message."""
 BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -46,11 +46,11 @@ SAMPLE_BYTES = 2**16
 SHOWN = 40
 SIGNS = "€‚„†‡ˆ‰‹›“”•˜¡¢£¤¥¦§¨©«¬®¯°±²³´¶¸¹»¼½¾¿"
 ODD = re.compile(rf"[^\W\d_](?:[{SIGNS}]|(?<=[a-z])[ŒŠŸŽÀ-ÖØ-Ý])[^\W\d_]")
-"""Within words: signs that stand in none, or a capital letter after a small one. The text is in another encoding."""
+"""Matches symbols, or a capital after a lower-case letter, inside a word: signs that the encoding is wrong."""
 
 
 def is_table(path: Path, surely: bool = False) -> bool:
-    """Whether a file's name is a table's, packed or not; `surely`: and no other text's."""
+    """Return whether a file name is that of a table, compressed or not; `surely` excludes general text files."""
     name = path.name.lower()
     for ending in PACKED:
         name = name.removesuffix(ending)
@@ -58,11 +58,11 @@ def is_table(path: Path, surely: bool = False) -> bool:
 
 
 def unpacked(path: Path) -> bytes:
-    """A file's content; that of the only file in it where it is packed.
+    """Read a file, decompressing it if necessary.
 
     Raises:
-        CorruptDataError: it cannot be read, or is damaged.
-        DataError: it holds several files.
+        CorruptDataError: the file cannot be read, or is damaged.
+        DataError: it is an archive of several files.
     """
     try:
         content = path.read_bytes()
@@ -80,10 +80,10 @@ def unpacked(path: Path) -> bytes:
 
 
 def kind(content: bytes, path: Path) -> str:
-    """What a table is kept in: `TEXT`, `PARQUET` or `EXCEL`.
+    """Detect the format of a table: `TEXT`, `PARQUET` or `EXCEL`.
 
     Raises:
-        DataError: in something that labrun does not read; the message says what to do.
+        DataError: labrun does not read this format; the message says what to do.
     """
     if content.startswith(b"PAR1"):
         return PARQUET
@@ -118,24 +118,24 @@ def _only_member(content: bytes, path: Path) -> bytes:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         try:
             return archive.read(names[0])
-        except (RuntimeError, NotImplementedError) as error:  # it has a password; packed in a way that is not known
+        except (RuntimeError, NotImplementedError) as error:  # password, or unsupported compression
             raise DataError(f"{path}: {error}: unpack it first") from error
 
 
 def decoded(content: bytes, path: Path, encoding: str | None = None) -> tuple[str, str | None]:
-    """Bytes as text.
+    """Decode bytes to text.
 
     Args:
-        content: of the file.
-        path: for messages.
-        encoding: None: what a byte order mark says, UTF-8, UTF-16 or UTF-32 without a mark, else cp1252.
+        content: content of the file.
+        path: path of the file, for messages.
+        encoding: None: that of the byte order mark, else UTF-8, UTF-16 or UTF-32 without a mark, else cp1252.
 
     Returns:
-        The text; what was found out, where it is not UTF-8.
+        The text; a note on the encoding if it is not UTF-8.
 
     Raises:
-        CorruptDataError: it is not text, or none in this encoding.
-        DataError: it may be in any of several encodings.
+        CorruptDataError: it is not text, or not in this encoding.
+        DataError: the encoding is ambiguous.
         ConfigError: there is no such encoding.
     """
     mark = next((name for mark, name in BOMS if content.startswith(mark)), None)
@@ -188,7 +188,7 @@ def _as_said(content: bytes, path: Path, encoding: str, mark: str | None) -> str
 
 
 def _with_zeros(content: bytes, path: Path) -> tuple[str, str]:
-    """UTF-16 or UTF-32 without a mark: there the zeros stand in the same places of each character."""
+    """Decode UTF-16 or UTF-32 without a byte order mark, detected by the position of zero bytes."""
     sample = content[:SAMPLE_BYTES]
     for name, width, highest, lowest in (
         ("utf-32-le", 4, 3, 0),
@@ -211,14 +211,14 @@ def _with_zeros(content: bytes, path: Path) -> tuple[str, str]:
 
 
 def _is_doubtful(text: str) -> bool:
-    """Whether a text that is taken for cp1252 is hardly one: words of foreign letters alone, or signs within words."""
+    """Return whether cp1252 is an unlikely encoding: words mostly of non-ASCII letters, or symbols inside words."""
     words = {word for word in re.findall(r"[^\W\d_]{2,}", text) if not word.isascii()}
     foreign = sum(2 * sum(not sign.isascii() for sign in word) > len(word) for word in words)
     return 2 * foreign > len(words) or ODD.search(text) is not None
 
 
 def _odd_word(text: str) -> str:
-    """A word that shows why."""
+    """Return a word that looks wrong in cp1252."""
     odd = ODD.search(text)
     words = [match for match in re.finditer(WORD, text) if not match[0].isascii()]
     return next(match[0] for match in words if odd is None or match.end() > odd.start())[:SHOWN]

@@ -1,4 +1,4 @@
-"""Dates as people write them, and how they were written: found out where that is sure, else asked."""
+"""Date formats: detected if unambiguous; otherwise the user is asked."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ COMPACT_DATE = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01]
 
 
 def form_of(name: str, kept: list[str], problems: list[str], where: object) -> str | None:
-    """How the dates of a column are written; None where it holds none, or where it has to be asked."""
+    """Detect the date format of a column; None if it holds no dates, or if it is ambiguous (a problem is added)."""
     if all(COMPACT_DATE.fullmatch(value) for value in kept) and len(kept) > 2:
         return "%Y%m%d"
     if not kept or not all(MAY_BE_DATE.fullmatch(value) for value in kept):
@@ -47,7 +47,7 @@ def form_of(name: str, kept: list[str], problems: list[str], where: object) -> s
     for form in forms:
         times = times_of(kept, form)
         if not times.isna().any():
-            found.setdefault(str(times.tolist()), form)  # two forms that mean the same are one
+            found.setdefault(str(times.tolist()), form)  # formats with equal results count once
     if len(found) > 1:
         first, second = list(found.values())[:2]
         problems.append(
@@ -59,12 +59,12 @@ def form_of(name: str, kept: list[str], problems: list[str], where: object) -> s
 
 
 def times_of(values: list[str], form: str) -> Any:
-    """Texts as times in UTC; not a time where one is none of that form."""
+    """Parse texts as times in UTC; NaT where one does not match the format."""
     import pandas as pd
 
     return pd.to_datetime(pd.Series(values, dtype=object), format=form, errors="coerce", utc=True)
 
 
 def fits(values: list[str], form: str) -> bool:
-    """Whether all of them are times of a form."""
+    """Return whether all values match a format."""
     return not times_of(values, form).isna().any()

@@ -1,4 +1,4 @@
-"""A table's file as cells of text: how it is written, its separator and its first line found out, or asked for."""
+"""Reads a table file into cells of text. Detects encoding, separator and header, or asks the user if ambiguous."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from labrun.data.readers import contents, sheets
 from labrun.errors import ConfigError, CorruptDataError, DataError
 
 SEPARATORS = ("\t", ";", "|", ",")
-"""The likelier first: a comma also stands in numbers and in text."""
+"""Likeliest first: commas also occur in numbers and in text."""
 SPACES = " "
 SAMPLE_CHARACTERS = 2**16
 ALIKE = 0.9
-"""So large a share of a sample's lines has as many values as the first, where a separator is the right one."""
+"""Minimum share of a sample's lines with as many values as the first, for a separator to be accepted."""
 NAMED_SEPARATORS = {
     r"\t": "\t",
     "tab": "\t",
@@ -32,10 +32,10 @@ NAMED_SEPARATORS = {
     "semicolon": ";",
     "pipe": "|",
 }
-"""Words for what a command line has to quote."""
+"""Names for separators that would need quoting on the command line."""
 WORDS = {"\t": "tabs", SPACES: "blanks", ",": "commas", ";": "semicolons", "|": "|"}
 EXCELS_HINT = re.compile(r'"?sep=(.)"?[ ;,]*(?:\r\n|\r|\n)', re.I)
-"""Excel's own first line; what is behind the separator was added by programs that took it for a row."""
+"""Excel's separator hint in the first line; text after it was added by programs that took the hint for a row."""
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -47,23 +47,23 @@ def read(
     sheet: str | int | None = None,
     skip_rows: int | None = None,
 ) -> tuple[Any, list[str]]:
-    """The cells of a file, blanks around them left out.
+    """Read the stripped cells of a file.
 
     Args:
-        path: the file: text, also packed, Parquet or Excel.
-        separator: between the columns; None: found out. Also `\\t`, `\\s+`, and a word for it.
-        encoding: of the text; None: what a byte order mark says, UTF-8, UTF-16, or else cp1252, with a remark.
-        header: whether the first line names the columns; None: it does, unless it looks like the others: then it is
-            asked.
-        sheet: of an Excel file; None: the only one with values.
+        path: the file: text (possibly compressed), Parquet or Excel.
+        separator: column separator; None: detect it. `\\t`, `\\s+` and names such as `comma` are accepted too.
+        encoding: text encoding; None: that of the byte order mark, else UTF-8, UTF-16, else cp1252 with a note.
+        header: whether the first line holds the column names; None: it does, but if it looks like the lines below it,
+            the user is asked.
+        sheet: sheet of an Excel file; None: the only one with values.
         skip_rows: number of lines, or rows of an Excel file, above the table.
 
     Returns:
-        A pandas.DataFrame of text, empty where a cell is, its separator in `attrs`; remarks for the user.
+        A pandas.DataFrame of text, empty for empty cells, with the separator in `attrs`; notes for the user.
 
     Raises:
-        CorruptDataError, DataError: it is no such file; its lines differ in length.
-        ConfigError: `separator`, `encoding` or `sheet` is none, or not of such a file.
+        CorruptDataError, DataError: the file is not a table; its lines differ in length.
+        ConfigError: `separator`, `encoding` or `sheet` is invalid or does not apply to this file.
         MissingExtraError: the package that reads it is not installed.
     """
     found = _found_cells(path, separator, encoding, sheet, skip_rows)
@@ -104,7 +104,7 @@ def first_row(
     sheet: str | int | None = None,
     skip_rows: int | None = None,
 ) -> list[str]:
-    """What stands in a file's first row: names, or values.
+    """Return the cells of a file's first row: names, or values.
 
     Raises:
         As `read`.
@@ -114,13 +114,13 @@ def first_row(
 
 @dataclass
 class _Cells:
-    """All rows of a file, from the first with a value on.
+    """All rows of a file, starting with the first that has a value.
 
     Args:
-        rows: of text, all equally long.
-        kind: what they are kept in, see `contents`.
-        sign: the separator; None where there is none.
-        notes: remarks for the user.
+        rows: rows of text, all of the same length.
+        kind: file format, see `contents`.
+        sign: the separator; None if the format has none.
+        notes: notes for the user.
     """
 
     rows: list[list[str]]
@@ -191,10 +191,10 @@ def _given(separator: str) -> str:
 
 
 def _found(text: str, path: Path) -> str:
-    """The separator with which a file's first lines have equally many values, and more than one.
+    """Find the separator that splits a file's first lines into equally many values, more than one.
 
     Raises:
-        DataError: two of them do, and neither has more numbers between its separators.
+        DataError: two separators do, and neither gives more numbers than the other.
     """
     sample = text[:SAMPLE_CHARACTERS]
     if len(text) > len(sample):
@@ -220,10 +220,10 @@ def _found(text: str, path: Path) -> str:
 
 
 def _check_above(sample: str, path: Path) -> None:
-    """Whether the table begins with the first line.
+    """Check that the table starts in the first line.
 
     Raises:
-        DataError: all lines below the first ones have equally many values, and more than one.
+        DataError: only the lines after the first ones have equally many values, more than one.
     """
     for sign in SEPARATORS:
         rows, reader, line = list[tuple[int, list[str]]](), _reader(sample, sign), 0
@@ -242,17 +242,17 @@ def _check_above(sample: str, path: Path) -> None:
 
 
 def _share(sample: str, sign: str) -> float:
-    """Of the lines with values, those that have as many as the first; 0 where that one has a single one."""
+    """Return the share of non-empty lines with as many values as the first; 0 if the first has only one."""
     widths = [len(row) for row in _parsed(sample, sign) if any(row)]
     if not widths or widths[0] < 2:
         return 0.0
-    if len(set(widths[1:])) == 1 and widths[1] == widths[0] + 1:  # each line ends in one, or has a name of its own
+    if len(set(widths[1:])) == 1 and widths[1] == widths[0] + 1:  # trailing separators, or row names
         return 1.0
     return sum(width == widths[0] for width in widths) / len(widths)
 
 
 def _numbers(sample: str, sign: str) -> float:
-    """Of the values below the first line, those that are numbers."""
+    """Return the share of values below the first line that are numbers."""
     cells = [cell for row in list(_parsed(sample, sign))[1:] for cell in row]
     return sum(map(is_number, cells)) / max(1, len(cells))
 
@@ -263,7 +263,7 @@ def _parsed(text: str, sign: str) -> Iterator[list[str]]:
 
 
 def _reader(text: str, sign: str) -> Any:
-    """The csv module's, which counts lines."""
+    """Return a csv reader, whose `line_num` counts lines."""
     lines: Any = io.StringIO(text, newline="")
     if sign == SPACES:
         lines = (" ".join(line.split()) for line in lines)
@@ -271,7 +271,7 @@ def _reader(text: str, sign: str) -> Any:
 
 
 def _rows(text: str, sign: str, path: Path) -> list[list[str]]:
-    """The cells of each line that is not empty."""
+    """Return the cells of each non-empty line."""
     reader = _reader(text, sign)
     try:
         rows = [row for row in reader if row]
@@ -283,7 +283,7 @@ def _rows(text: str, sign: str, path: Path) -> list[list[str]]:
 
 
 def _check_widths(rows: list[list[str]], path: Path, sign: str) -> None:
-    """Whether all lines have as many values; a separator at the end of each is not a further column."""
+    """Check that all lines have equally many values; drop the empty column made by trailing separators."""
     width, below = len(rows[0]), Counter(map(len, rows[1:]))
     if set(below) <= {width}:
         return
@@ -324,7 +324,7 @@ def _names(first: Sequence[str], path: Path, is_sure: bool) -> list[str]:
 
 
 def _looks_like_data(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether at least half of the columns begin with a number and go on with numbers."""
+    """Return whether at least half of the columns hold numbers in the first line and below it."""
     first, below = rows[0], rows[1:101]
     numbers = [place for place, cell in enumerate(first) if is_number(cell)]
     if not numbers or 2 * len(numbers) < len(first):
@@ -332,10 +332,10 @@ def _looks_like_data(rows: Sequence[Sequence[str]]) -> bool:
     values = [first[place] for place in numbers]
     start = int(values[0]) if values[0].isdigit() else -1
     if start in (0, 1) and values == [str(start + place) for place in range(len(values))]:
-        return False  # columns that are called by their places
+        return False  # columns named by their positions
     return all(sum(is_number(row[place]) or not row[place] for row in below) >= ALIKE * len(below) for place in numbers)
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is a plain number."""
+    """Return whether a text is a plain number."""
     return NUMBER.fullmatch(text) is not None or NUMBER.fullmatch(text.replace(",", ".", 1)) is not None

@@ -1,4 +1,4 @@
-"""The digits that ship with scikit-learn: real handwriting, no download."""
+"""The handwritten digits that ship with scikit-learn, so nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from labrun.data.reader import Reader
 
 
 class Digits(Reader):
-    """1,797 grey images of 8x8 pixels, values 0 to 16, ten classes.
+    """1,797 greyscale images of 8x8 pixels, values 0 to 16, ten classes.
 
     Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository
-    (the test part of it), as `sklearn.datasets.load_digits` gives it.
+    (its test set), from `sklearn.datasets.load_digits`.
     """
 
     may_be_held = True

@@ -1,4 +1,4 @@
-"""A folder of images with a folder per class."""
+"""Images in one folder per class."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ from labrun.runs.recording import storable
 log = logging.getLogger(__name__)
 
 GREY_MODES = frozenset({"1", "L", "LA"})
-DEEP_MODES = ("RGB;16", "RGBA;16", "RGBX;16", "LA;16")  # Pillow would take their upper bytes without a word
+DEEP_MODES = ("RGB;16", "RGBA;16", "RGBX;16", "LA;16")  # Pillow would silently drop the lower bytes
 COLOUR_MODES = frozenset({"RGB", "RGBA", "P", "CMYK", "YCbCr"})
 MEMORY_SHARE = 0.6
 Found = tuple[tuple[str, ...], dict[str, list[tuple[Path, int]]], list[str]]
 
 
 class ImageFolder(Reader):
-    """`train/<class>/*.png` and `test/<class>/*.png`, or `<class>/*.png` alone, which is then split by a seed.
+    """`train/<class>/*.png` and `test/<class>/*.png`, or just `<class>/*.png`, which is then split with a seed.
 
-    The parts' folders may have other names (`Training`, `seg_train`, `valid`, ...) and lie a folder deeper; see
-    `labrun.data.readers.parts`. Where it is doubtful what is a part and what a class, it is asked.
+    The folders of the splits may have other names (`Training`, `seg_train`, `valid`, ...) and be nested a level deeper;
+    see `labrun.data.readers.parts`. If splits and classes cannot be told apart, the user is asked.
 
-    Sizes and colours are reported, not guessed: images of one size and kind are taken as they are; mixed ones are
-    refused with the counts until the config says what they should become.
+    Sizes and colours are never guessed: images of one size and kind are used unchanged. Mixed ones are rejected, with
+    counts, until the config sets a common size or number of channels.
 
     Args:
-        path: the folder, below the datastore's root or absolute; null is the root itself.
-        image_size: what all images are resized to: a number, or [height, width].
-        channels: 1 makes all grey, 3 makes all colour.
-        parts: the folder of each part, `train`, `validation`, `test`; False: there are none; None: found out.
+        path: the folder, below the datastore's root or absolute; null: the root itself.
+        image_size: size to resize all images to: a number, or [height, width].
+        channels: 1 converts all images to greyscale, 3 to colour.
+        parts: the folder of each split, `train`, `validation`, `test`; False: there are no splits; None: detect them.
     """
 
     may_be_held = True
@@ -106,7 +106,7 @@ class ImageFolder(Reader):
         )
 
     def _listed(self, root: Path) -> Found:
-        """The classes, each part's files with their class, and what to tell of where they lie; listed once."""
+        """Return the classes, each split's files with their class index, and notes; listed only once."""
         if root not in self._found:
             self._found[root] = self._list(root)
         return self._found[root]
@@ -126,7 +126,7 @@ class ImageFolder(Reader):
         return (root / self.path).resolve() if self.path else root
 
     def _decide(self, paths: list[Path]) -> list[str]:
-        """Fix size and channels for all images, or refuse; returns what to tell."""
+        """Determine size and channels for all images, or raise; return notes for the user."""
         sizes: Counter[tuple[int, int]] = Counter()
         modes: Counter[str] = Counter()
         example: dict[object, Path] = {}
@@ -233,7 +233,7 @@ def _image_files(folder: Path, names: tuple[str, ...]) -> list[tuple[Path, int]]
 
 
 def _header(path: Path) -> tuple[tuple[int, int], str]:
-    """Height, width and mode, from the file's head alone."""
+    """Read height, width and mode from the file's header alone."""
     from PIL import Image, UnidentifiedImageError
 
     try:

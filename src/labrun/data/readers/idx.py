@@ -57,11 +57,11 @@ FASHION_GZ: Checksums = dict(
         strict=True,
     )
 )
-"""Published MD5 values, as torchvision checks them. Fashion-MNIST's uncompressed files have none."""
+"""Published MD5 values, which torchvision checks too. Fashion-MNIST publishes none for its uncompressed files."""
 
 
 class _IdxReader(Reader):
-    """What MNIST and its successors share."""
+    """Common base of MNIST and its successors."""
 
     may_be_held = True
     title: str
@@ -91,7 +91,7 @@ class _IdxReader(Reader):
         return tuple(self._chosen(root).values())
 
     def _chosen(self, root: Path) -> dict[str, Path]:
-        """The four files that are read, by their names as published."""
+        """Return the four files to read, by their published names."""
         folder = self._folder(root)
         if folder is None:
             wanted = [f"{self.folders[1]}/{name}.gz" for name in FILES]
@@ -118,7 +118,7 @@ class _IdxReader(Reader):
         return RawData(parts[0], parts[1], self.class_names, tuple(used), notes=tuple(notes))
 
     def _folder(self, root: Path) -> Path | None:
-        """The first folder with all four files, else the first with any of them."""
+        """Return the first folder with all four files, otherwise the one with the most of them."""
         folders = [root / folder for folder in self.folders]
         scores = [sum(bool(_variants(folder, name)) for name in FILES) for folder in folders]
         for wanted in (4, 3, 2, 1):
@@ -127,13 +127,13 @@ class _IdxReader(Reader):
         return None
 
     def _best(self, paths: list[Path]) -> Path:
-        """Of the files that may hold one part, the one that can be checked best."""
+        """Return the candidate file with a published checksum, if any."""
         if self.raw_md5 is not None:
             return paths[0]
         return next((candidate for candidate in paths if candidate.suffix == ".gz"), paths[0])
 
     def _content(self, name: str, path: Path, notes: list[str]) -> bytes:
-        """A file's content, checked and unpacked."""
+        """Read, verify and decompress a file."""
         content = path.read_bytes()
         found = hashlib.md5(content, usedforsecurity=False).hexdigest()
         if self.verify and found in self.other_md5:
@@ -153,7 +153,7 @@ class _IdxReader(Reader):
                 "bytes). It was truncated or altered: delete it, and it is fetched anew"
             ) from error
         if self.verify and found != published:
-            # Packed again by somebody: the content decides, where its checksum is known.
+            # The file was recompressed: compare the checksum of its content, if one is published.
             inner = hashlib.md5(unpacked, usedforsecurity=False).hexdigest()
             if inner in self.other_md5:
                 raise self._other_set(path, inner)
@@ -170,7 +170,7 @@ class _IdxReader(Reader):
 
 
 class Mnist(_IdxReader):
-    """60,000 + 10,000 grey images of 28x28 pixels, the digits 0 to 9.
+    """60,000 + 10,000 greyscale images of 28x28 pixels, the digits 0 to 9.
 
     Source: Y. LeCun, C. Cortes, C. J. C. Burges, "The MNIST database of handwritten digits".
     """
@@ -186,7 +186,7 @@ class Mnist(_IdxReader):
 
 
 class FashionMnist(_IdxReader):
-    """60,000 + 10,000 grey images of 28x28 pixels, ten kinds of clothing.
+    """60,000 + 10,000 greyscale images of 28x28 pixels, ten kinds of clothing.
 
     Source: H. Xiao, K. Rasul, R. Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning
     Algorithms", arXiv:1708.07747.
@@ -214,14 +214,14 @@ class FashionMnist(_IdxReader):
 
 
 def _variants(folder: Path, name: str) -> list[Path]:
-    """The files that may hold one part: unpacked before packed, the full name before the short one."""
+    """Return the existing candidates for a file: uncompressed before compressed, full name before short name."""
     short = name.rsplit("-idx", 1)[0]
     stems = (name, name.replace("-idx", ".idx"), short)
     return [path for suffix in ("", ".gz") for stem in stems if (path := folder / f"{stem}{suffix}").is_file()]
 
 
 def _parse(content: bytes, path: Path, dimensions: int) -> AnyArray:
-    """An idx file: two zero bytes, the type (8: uint8), the number of dimensions, their sizes, the values."""
+    """Parse an idx file: two zero bytes, the type (8: uint8), the number of dimensions, their sizes, the values."""
     header = 4 + 4 * dimensions
     if len(content) < header or content[:4] != bytes((0, 0, 8, dimensions)):
         raise CorruptDataError(f"{path} is not an idx file of uint8 with {dimensions} dimension(s)")

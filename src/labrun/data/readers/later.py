@@ -1,4 +1,4 @@
-"""A table that comes after the one that a model was trained on: read alike, but for its decimal sign."""
+"""Reading a table for a trained model: the same as the training table, except for the decimal separator."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ NAMES = {".": "points", ",": "commas"}
 
 
 def applied(known: Understood, table: Any, where: object, decimal: str | None = None) -> tuple[Any, str, list[str]]:
-    """A table's columns as those of the model's own table were read, its decimal sign found out anew.
+    """Read a table's columns in the same way as the training table, but detect its decimal separator again.
 
-    Where nothing in it tells the sign, it has that of the model's own table.
+    Without evidence, the separator of the training table applies.
 
     Args:
-        known: how the model's own table was read.
+        known: how the training table was read.
         table: a pandas.DataFrame.
-        where: it comes from, for messages.
-        decimal: its decimal sign, where that is known.
+        where: origin of the table, for messages.
+        decimal: its decimal separator, if known.
 
     Returns:
-        See `Understood.apply`; the decimal sign; remarks for the user.
+        See `Understood.apply`; the decimal separator; notes for the user.
 
     Raises:
         DataError: see `Understood.apply`.
-        DoubtfulDecimalError: it may have either sign, and the model's own table has no thousands that would tell.
+        DoubtfulDecimalError: both separators are possible, and the training table has no thousands separators to
+            decide.
     """
     if decimal is not None:
         read = known if decimal == known.decimal else replace(known, decimal=decimal)

@@ -1,4 +1,4 @@
-"""The user's own data as arrays: an `.npz` file, or a Python file that makes them."""
+"""User-supplied arrays: an `.npz` file, or a Python script that returns them."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ NAMES = {
     "x_valid": ("X_valid", "x_valid", "X_val", "x_val"),
     "y_valid": ("y_valid", "Y_valid", "Y_val", "y_val"),
 }
-"""What the arrays may be called."""
+"""Accepted names of the arrays."""
 AS_IT_IS, GREY, CHANNELS_LAST = "as it is", "grey", "channels last"
-"""How samples lie in an array."""
+"""Layouts of samples in an array."""
 
 
 class Npz(Reader):
     """An `.npz` file with X and y, or with X_train, y_train, X_test and y_test; X_valid and y_valid for validation.
 
-    X is (N, F) numbers, (N, H, W) grey or (N, H, W, C) colour images; y (N,) class numbers or names. Nothing is
-    unpickled.
+    X is (N, F) numbers, (N, H, W) greyscale or (N, H, W, C) colour images; y is (N,) class numbers or names. Nothing
+    is unpickled.
 
     Args:
-        path: the file, below the datastore or absolute (when submitted: in the working folder, too).
-        regression: y is a quantity, and no class.
+        path: the file, below the datastore or absolute (at submission also relative to the working folder).
+        regression: whether y is a quantity instead of a class.
     """
 
     may_be_held = True
@@ -88,16 +88,15 @@ class Npz(Reader):
 
 
 class GetData(Reader):
-    """A Python file with a function `get_data()` that returns the arrays by name, as Azure ML's AutoML had it.
+    """A Python script with a function `get_data()` that returns the arrays by name, as in Azure ML's AutoML.
 
-    It returns `{"X": ..., "y": ...}`, or train and test parts (`X_train`, `y_train`, `X_test`, `y_test`), and a
-    validation part (`X_valid`, `y_valid`) if there is one. It runs in the folder where the command was started. The
-    record has two digests of it: that of the file, and that of what the
-    function gave.
+    It returns `{"X": ..., "y": ...}`, or train and test data (`X_train`, `y_train`, `X_test`, `y_test`), optionally
+    with validation data (`X_valid`, `y_valid`). It runs in the folder where the command was started. The record holds
+    two digests: of the script, and of the returned data.
 
     Args:
-        script: the file; a relative path is looked for where the run imports from, so in the frozen code.
-        regression: y is a quantity, and no class.
+        script: the file; a relative path is resolved against the run's import path, which is the frozen code.
+        regression: whether y is a quantity instead of a class.
     """
 
     def __init__(self, script: str, regression: bool = False) -> None:
@@ -141,7 +140,7 @@ class GetData(Reader):
         given = Path(self.script).expanduser()
         if given.is_absolute():
             return given
-        interpreters = {str(path) for path in sysconfig.get_paths().values()}  # statistics.py is the user's own
+        interpreters = {str(path) for path in sysconfig.get_paths().values()}  # so that a user's statistics.py wins
         own = [entry for entry in sys.path if entry not in interpreters and "lib-dynload" not in entry]
         return next((Path(p, given) for p in [*own, "."] if Path(p, given).is_file()), given)
 
@@ -153,17 +152,17 @@ def from_arrays(
     regression: bool = False,
     refusal: str | None = None,
 ) -> RawData:
-    """Check arrays by name, and make a data set of them.
+    """Validate named arrays and build a data set from them.
 
     Args:
-        arrays: X and y, or X_train and so on, by any of the usual names.
-        origin: where they come from, for messages.
-        files: what was read.
-        regression: y is a quantity.
-        refusal: why models that take numbers alone cannot be given these samples, if that is known.
+        arrays: X and y, or X_train etc., under any of the accepted names.
+        origin: origin of the arrays, for messages.
+        files: the files that were read.
+        regression: whether y is a quantity.
+        refusal: why models that accept only numbers cannot use these samples, if known.
 
     Raises:
-        DataError: an array is missing, of the wrong shape or kind, or leaves fewer than two classes.
+        DataError: an array is missing or of the wrong shape or type, or there are fewer than two classes.
     """
     found = {key: next((arrays[n] for n in names if n in arrays), None) for key, names in NAMES.items()}
     whole = found["x"] is not None and found["x_train"] is None
@@ -236,12 +235,12 @@ def from_arrays(
 
 
 def check_classes(classes: Sequence[Any], count: int, origin: str) -> None:
-    """Whether the values of a target are classes.
+    """Check that the values of a target are classes.
 
     Args:
-        classes: the different ones, in order.
-        count: how many labels there are.
-        origin: where they come from, for messages.
+        classes: the distinct values, in order.
+        count: number of labels.
+        origin: origin of the labels, for messages.
 
     Raises:
         DataError: they are not.
@@ -256,7 +255,7 @@ def check_classes(classes: Sequence[Any], count: int, origin: str) -> None:
 
 
 def in_order(y: AnyArray) -> tuple[list[Any], AnyArray]:
-    """The classes of labels, in the order of their numbers if all are some, and each label's place among them.
+    """Return the sorted classes of labels, numerically if all are numbers, and the class index of each label.
 
     Shapes:
         y: (N,) numbers or text.
@@ -271,10 +270,10 @@ def in_order(y: AnyArray) -> tuple[list[Any], AnyArray]:
 
 
 def _samples(value: Any, what: str) -> tuple[AnyArray, list[str], str | None]:
-    """Samples as labrun holds them: (N, F) float32, or images (N, C, H, W); sparse ones stay so.
+    """Convert samples to labrun's format: (N, F) float32, or images (N, C, H, W); sparse matrices stay sparse.
 
     Returns:
-        The samples, notes for the user, and why they cannot be given to models that take numbers alone.
+        The samples, notes for the user, and why models that accept only numbers cannot use them.
     """
     if isinstance(value, archive.Stored):
         return _streamed(value, what)
@@ -315,7 +314,7 @@ def _samples(value: Any, what: str) -> tuple[AnyArray, list[str], str | None]:
 
 
 def _streamed(value: archive.Stored, what: str) -> tuple[Any, list[str], str | None]:
-    """As `_samples`, of an array that stays on the disk."""
+    """Like `_samples`, for an array that stays on disk."""
     scan = value.scan
     if scan.wrong:
         told = _not_finite(what, scan.wrong, scan.columns)
@@ -331,10 +330,10 @@ def _not_finite(what: str, count: int, columns: list[int]) -> str:
 
 
 def _layout(shape: tuple[int, ...], what: str) -> tuple[str, list[str]]:
-    """How samples lie in an array of this shape, and what to tell of it.
+    """Determine the layout of samples from the array's shape, with notes for the user.
 
     Raises:
-        DataError: they are neither rows nor images.
+        DataError: the samples are neither rows nor images.
     """
     if len(shape) == 3:
         return GREY, [f"{what}: read as grey images of {shape[1]}x{shape[2]}"]
@@ -346,7 +345,7 @@ def _layout(shape: tuple[int, ...], what: str) -> tuple[str, list[str]]:
 
 
 def samples_of(value: Any, what: str) -> tuple[AnyArray, str | None]:
-    """Samples as labrun holds them, and why they cannot be given to models that take numbers alone; see `_samples`."""
+    """Convert samples, and return why models that accept only numbers cannot use them, or None; see `_samples`."""
     x, _, refusal = _samples(value, what)
     return x, refusal
 
@@ -368,7 +367,7 @@ def _sparse(value: Any, what: str) -> Any:
 
 
 def _as_table(x: Any) -> Any:
-    """An array as a table: its columns are called by their places, and those that hold numbers are numbers."""
+    """Convert an array to a table with columns named by position, numeric where all their values are."""
     import pandas as pd
 
     if hasattr(x, "toarray"):
@@ -384,7 +383,7 @@ def _as_table(x: Any) -> Any:
 
 
 def _quantities(value: Any, count: int, what: str) -> AnyArray:
-    """What a regression is to predict: (N,) float64."""
+    """Return the regression target: (N,) float64."""
     y = _column(value, count, what, "number")
     if y.dtype.kind not in "biuf":
         raise DataError(f"{what} holds {y.dtype}; with dataset.regression=true it holds numbers")
@@ -394,7 +393,7 @@ def _quantities(value: Any, count: int, what: str) -> AnyArray:
 
 
 def _column(value: Any, count: int, what: str, noun: str) -> AnyArray:
-    """One value for each sample, also from a table of one column."""
+    """Return one value per sample, also from a table with one column."""
     y = _array(value, what)
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
@@ -433,15 +432,15 @@ def _labels(value: Any, count: int, what: str) -> AnyArray:
 
 
 def place_of(root: Path, path: str) -> Path:
-    """Where a data set's file lies: below the root, or where its absolute path says."""
+    """Return the path of a data set's file: below the root, or absolute."""
     return (root / Path(path).expanduser()).resolve()
 
 
 def must_exist(path: Path, key: str) -> Path:
-    """A file that a key names.
+    """Return the path if the file exists; `key` is the config key that sets it.
 
     Raises:
-        MissingDataError: it is not there.
+        MissingDataError: the file does not exist.
     """
     if not path.is_file():
         raise MissingDataError(f"{path} does not exist: say where the file is with {key} (and datastore.root)")

@@ -1,4 +1,4 @@
-"""Which folders of images are the parts of a data set, and which are its classes."""
+"""Decides which folders of images are the splits of a data set, and which are its classes."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ NAMES = {
     "validation": re.compile(rf"(seg)?(cross)?(val|valid|validate|validation|dev){ENDING}"),
     "test": re.compile(rf"(seg)?(test(ing)?|eval|evaluation){ENDING}"),
 }
-"""What a part's folder may be called, in lower case and without blanks, `_` and `-`."""
+"""Accepted folder names of each split, in lower case and without blanks, `_`, `.` and `-`."""
 DEEPEST = 4
 
 
 @dataclass
 class Layout:
-    """Where the parts of a data set lie: in each folder, a folder per class."""
+    """The folder of each split of a data set, with one folder per class in it."""
 
     parts: dict[str, Path]
     notes: list[str] = field(default_factory=list)
 
 
 def layout(folder: Path, said: Mapping[str, str] | bool | None) -> Layout:
-    """Which folder holds which part.
+    """Determine which folder holds which split.
 
     Args:
-        folder: the data set's.
-        said: the folders of the parts by the user, False if there are none; None: found out by their names.
+        folder: the data set's folder.
+        said: the user's folder for each split; False: there are no splits; None: detect them by name.
 
     Raises:
-        ConfigError: `said` is none of those.
-        MissingDataError: a folder that it names is not there.
-        DataError: it is doubtful which folders are parts and which are classes.
+        ConfigError: `said` is invalid.
+        MissingDataError: a folder in `said` does not exist.
+        DataError: splits and classes cannot be told apart.
     """
     if isinstance(said, Mapping):
         return Layout(_said(folder, said))
@@ -133,18 +133,18 @@ def _question(folder: Path, what: str, folders: list[Path]) -> str:
 
 
 def part_of(name: str) -> str | None:
-    """Which part a folder of this name would be."""
+    """Return the split that a folder name stands for, or None."""
     plain = re.sub(r"[\s_.-]", "", name.lower())
     return next((part for part, form in NAMES.items() if form.fullmatch(plain)), None)
 
 
 def _resembles(name: str) -> str | None:
-    """The part that a folder's name hints at: good enough for a proposal."""
+    """Return the split that a folder name vaguely resembles, for a suggestion in a message."""
     return next((part for part in PARTS if part[:5] in name.lower()), None)
 
 
 def _below(folder: Path) -> tuple[Path, list[str]]:
-    """The folder itself, or the one within it where there is nothing else, as archives have it; and what to tell."""
+    """Return the folder, or the only folder nested in it, as archives often have; with notes for the user."""
     place = folder
     for _ in range(DEEPEST):
         inner = subfolders(place)
@@ -161,7 +161,7 @@ def _has_classes(folder: Path) -> bool:
 
 
 def _the_same_classes(children: list[Path]) -> list[Path]:
-    """Folders that hold no image themselves, but each folders of the same names with images."""
+    """Return folders that hold no images directly, but contain image folders of the same names."""
     inner = {child: names_in(_below(child)[0]) for child in children if not _images_directly(child)}
     inner = {child: names for child, names in inner.items() if len(names) > 1 and _has_classes(_below(child)[0])}
     for child, names in inner.items():
@@ -186,7 +186,7 @@ def _first_image(folder: Path) -> Path | None:
 
 
 def images(folder: Path) -> Iterator[Path]:
-    """The images in a folder and below it, without what is hidden."""
+    """Yield the images in a folder and below it, except hidden ones."""
     for path in folder.rglob("*"):
         hidden = any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
         if not hidden and path.suffix.lower() in SUFFIXES and path.is_file():
@@ -194,12 +194,12 @@ def images(folder: Path) -> Iterator[Path]:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, by name, without what is hidden."""
+    """Return the subfolders of a folder, sorted by name, except hidden ones."""
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
 
 
 def names_in(folder: Path) -> set[str]:
-    """Their names."""
+    """Return the names of the subfolders."""
     return {path.name for path in subfolders(folder)}
 
 

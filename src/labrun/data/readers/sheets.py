@@ -1,6 +1,6 @@
-"""Tables in Parquet and Excel files as cells of text, which are then understood as those of a text file are.
+"""Reads Parquet and Excel tables into cells of text, to be interpreted like those of a text file.
 
-Numbers become the shortest text that reads as the same number, dates ISO 8601, and what is missing an empty cell.
+Numbers become the shortest text that parses to the same number, dates ISO 8601, and missing values empty cells.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Cells = tuple[list[list[str]], list[str]]
 
 
 def parquet(content: bytes, path: Path) -> Cells:
-    """The rows of a Parquet file, the names of its columns first; remarks for the user.
+    """Return the rows of a Parquet file, starting with the column names; and notes for the user.
 
     Raises:
         MissingExtraError: pyarrow is not installed.
-        CorruptDataError: it cannot be read.
-        DataError: no column holds values that a table may.
+        CorruptDataError: the file cannot be read.
+        DataError: it has no usable column.
     """
     try:
         import pyarrow as arrow
@@ -58,18 +58,18 @@ def parquet(content: bytes, path: Path) -> Cells:
 
 
 def excel(content: bytes, path: Path, sheet: str | int | None = None) -> Cells:
-    """The rows of a sheet of an Excel file, as wide as its widest one; remarks for the user.
+    """Return the rows of a sheet of an Excel file, padded to the widest row; and notes for the user.
 
     Args:
-        content: of the file.
-        path: for messages.
-        sheet: its name, or its number from 1 on; None: the only one with values.
+        content: content of the file.
+        path: path of the file, for messages.
+        sheet: name or number of the sheet, counting from 1; None: the only one with values.
 
     Raises:
         MissingExtraError: openpyxl is not installed.
-        CorruptDataError: it cannot be read.
+        CorruptDataError: the file cannot be read.
         ConfigError: there is no such sheet.
-        DataError: several sheets have values; formulas have none.
+        DataError: several sheets have values, none has, or a formula has no stored value.
     """
     try:
         import openpyxl
@@ -101,7 +101,7 @@ def excel(content: bytes, path: Path, sheet: str | int | None = None) -> Cells:
 
 
 def check_package(path: Path) -> None:
-    """Whether the package is installed that reads a file, as far as its first bytes tell; nothing is imported.
+    """Check, without importing it, that the package for a file's format is installed, judging by the first bytes.
 
     Raises:
         MissingExtraError: it is not.
@@ -110,7 +110,7 @@ def check_package(path: Path) -> None:
         begin = file.read(4)
     kind = contents.PARQUET if begin == b"PAR1" else contents.EXCEL if begin == contents.ZIP else None
     if kind == contents.EXCEL and not path.suffix.lower().startswith(".xls"):
-        return  # packed text, most likely
+        return  # most likely compressed text
     if kind is not None and not _is_installed(PACKAGES[kind]):
         raise _missing(kind, path)
 
@@ -118,7 +118,7 @@ def check_package(path: Path) -> None:
 def _is_installed(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
-    except ValueError:  # what stands for it says that it cannot be imported
+    except ValueError:  # an import blocker has replaced the module
         return False
 
 
@@ -127,7 +127,7 @@ def _missing(kind: str, path: Path) -> MissingExtraError:
 
 
 class _Error(str):
-    """The text of a cell whose formula has failed."""
+    """Text of a cell with an Excel error."""
 
 
 ERROR = _Error("#ERROR")
@@ -151,10 +151,10 @@ def _rows(sheet: Any) -> list[list[str]]:
 
 
 def _check_formulas(content: bytes, path: Path, name: str, rows: list[list[str]]) -> None:
-    """Whether each formula has a value: programs that write Excel files often write none.
+    """Check that each formula has a stored value: programs that write Excel files often omit it.
 
     Raises:
-        DataError: one has not.
+        DataError: a value is missing.
     """
     if all(all(row) for row in rows):
         return
@@ -171,7 +171,7 @@ def _check_formulas(content: bytes, path: Path, name: str, rows: list[list[str]]
 
 
 def text(value: Any) -> str:
-    """A cell's value as text; nothing for what is missing."""
+    """Return a cell's value as text, empty if it is missing."""
     if value is None or value != value:
         return ""
     if isinstance(value, bool):

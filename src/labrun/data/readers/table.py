@@ -1,4 +1,4 @@
-"""A table in a file as a data set: one column is the class, or the quantity, that is to be predicted."""
+"""A table file as a data set: one column is the target, a class or a quantity."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from labrun.data.wording import QUANTITY, few
 from labrun.errors import ConfigError, DataError
 
 TOTALS = frozenset({"total", "totals", "sum", "grand total", "summe", "gesamt", "gesamtsumme", "somme", "totale"})
-"""What stands beside a total, below a table."""
+"""Labels of a total row below a table."""
 SEVERAL = 3
-"""In a table of at least this many columns, a row without any value is not a sample."""
+"""In a table of at least this many feature columns, rows without any feature are dropped."""
 MANY = 20
-"""More classes than this, all of them numbers, may be a quantity."""
+"""If there are more classes than this and all are numbers, the target may be a quantity."""
 
 
 class Csv(Reader):
     """A table: one column is the class, the others are numbers, categories or dates.
 
-    The labels are the text that stands in the file, but for blanks around it: `NA`, `None`, `01` and `1.0` are labels
-    like others. What the columns hold is found out and told (see `labrun.data.readers.columns`).
+    Labels are the stripped text in the file: `NA`, `None`, `01` and `1.0` are ordinary labels. Column types are
+    detected and reported (see `labrun.data.readers.columns`).
 
     Args:
-        path: the file, below the datastore or absolute (when submitted: in the working folder, too).
+        path: the file, below the datastore or absolute (at submission also relative to the working folder).
         target: the column with the class; null: the last one.
-        separator: between the columns; null: found out.
-        test_path: a second file with the test part.
-        ignore: columns to leave out (identifiers, dates).
-        regression: the column is a quantity, and no class.
-        numbers, categories, dates, decimal: what columns hold, see `columns.Settings`.
+        separator: column separator; null: detect it.
+        test_path: a second file with the test data.
+        ignore: columns to exclude (identifiers, dates).
+        regression: whether the target is a quantity instead of a class.
+        numbers, categories, dates, decimal: column types, see `columns.Settings`.
         encoding, header, sheet, skip_rows: see `delimited.read`.
     """
 
@@ -82,7 +82,7 @@ class Csv(Reader):
             "skip_rows": skip_rows,
         }
         self.known: Mapping[str, Any] | None = None
-        """What a model's card says of the table that it was trained on: this one is then read in the same way."""
+        """The model card's description of the training table; if set, this table is read in the same way."""
 
     @staticmethod
     def warm() -> None:
@@ -153,10 +153,10 @@ class Csv(Reader):
     def _coded(
         self, targets: Sequence[columnar.Target], target: str, paths: Sequence[Path]
     ) -> tuple[list[AnyArray], tuple[str, ...]]:
-        """The target of each part, and the names of its classes; see `from_arrays`.
+        """Return the target of each split, and the class names; see `from_arrays`.
 
         Raises:
-            DataError: it is of the other kind, or has a single class.
+            DataError: the target does not suit `regression`, has only one class, or has unknown classes.
         """
         for found, path in zip(targets, paths, strict=True):
             if not len(found):
@@ -198,7 +198,7 @@ class Csv(Reader):
         if self.known is not None:
             known = Understood.of(self.known)
         else:
-            if len(features) > 1:  # parts with different decimal signs are understood one by one
+            if len(features) > 1:  # splits with different decimal separators are read one by one
                 signs = [kinds.sign_of(table, self.settings, path) for table, path in zip(features, paths, strict=True)]
                 alike = None in signs or len(set(signs)) == 1
                 if not alike:
@@ -263,10 +263,10 @@ class Csv(Reader):
         return target
 
     def _with_target(self, table: Any, target: str, path: Path) -> tuple[Any, str | None]:
-        """The rows that have a value in the column that is to be predicted, and how many have none.
+        """Return the rows that have a target value, and a note on how many have none.
 
         Raises:
-            DataError: none has one.
+            DataError: no row has one.
         """
         texts = table[target].tolist()
         kept = [bool(text) and not (self.regression and text.lower() in kinds.GAPS) for text in texts]
@@ -282,10 +282,10 @@ class Csv(Reader):
         return made, f"left out: {counted(kept.count(False), 'row')} without a value of {target}, the target"
 
     def _labels(self, column: Any, path: Path, decimal: str) -> AnyArray:
-        """The column that is to be predicted: (N,) text, or float64 quantities.
+        """Return the target: (N,) text, or float64 quantities.
 
         Raises:
-            DataError: it is of the other kind.
+            DataError: its values do not suit `regression`.
         """
         name, texts = column.name, column.tolist()
         if self.regression:
@@ -308,7 +308,7 @@ class Csv(Reader):
 
 
 def _without_features(rows: Any, path: Path) -> str:
-    """Rows that nothing can be learned from, such as a total below the table."""
+    """Return the note on rows without features, such as a total below the table."""
     cell = next(((value, name) for name, value in rows.iloc[0].items() if value), None)
     such = "" if cell is None else f", such as that with {cell[0]!r} in {cell[1]!r}"
     return f"left out: {counted(len(rows), 'row')} without a value in any column to learn from{such} ({path.name})"
@@ -316,7 +316,7 @@ def _without_features(rows: Any, path: Path) -> str:
 
 @dataclass(frozen=True)
 class _Named:
-    """Values under a column's name."""
+    """Values with a column name."""
 
     name: str
     values: list[str]
@@ -326,7 +326,7 @@ class _Named:
 
 
 def _doubts(counts: Counter[str], target: str) -> list[str]:
-    """What may be wrong with the labels of a classifier."""
+    """Return notes on suspicious labels of a classifier."""
     notes = []
     gaps = [label for label in counts if label.lower() in kinds.GAPS]
     if gaps:
@@ -347,10 +347,10 @@ def _doubts(counts: Counter[str], target: str) -> list[str]:
 def _of_known_classes(
     arrays: Mapping[str, Any], classes: Sequence[str], files: tuple[Path, ...], refusal: str | None, where: object
 ) -> RawData:
-    """A data set whose classes a model's card names: it may lack some of them, and has no others.
+    """Build a data set with the classes of a model's card; some of them may be absent.
 
     Raises:
-        DataError: it has others.
+        DataError: the data have other classes.
     """
     from labrun.data.readers.own import samples_of
 
