@@ -1,1 +1,1 @@
-"""The models that labrun brings. Each takes its input shape and number of classes from the data."""
+"""Built-in models. Each takes its input shape and number of classes from the data."""

@@ -1,4 +1,4 @@
-"""Logistic regression with the gradient summed block by block: the same fit, on all cores, several times as fast."""
+"""Logistic regression with a blockwise gradient: the same fit on all cores, several times faster."""
 
 from __future__ import annotations
 
@@ -19,31 +19,30 @@ Floats = npt.NDArray[np.float32]
 _Block = tuple[npt.NDArray[np.intp], Floats, npt.NDArray[np.intp]]
 
 BLOCK_ROWS = 512
-"""Rows that are taken at once: they and their scores stay in a core's cache between the two products."""
+"""Rows per block: they and their scores stay in a core's cache between the two products."""
 GROUP = 4
-"""Blocks that a thread takes at once; fixed, so that sums are taken in one order whatever the number of threads."""
+"""Blocks per thread task; fixed, so that the order of summation does not depend on the number of threads."""
 WORTH_IT = 4_000_000
-"""Numbers in X from which on the blocks pay for being cut."""
+"""Size of X, in elements, from which blocking pays off."""
 
 
 class BlockedLogisticRegression(LogisticRegression):  # type: ignore[misc]
     """scikit-learn's logistic regression (lbfgs), with loss and gradient computed in one pass over blocks of rows.
 
-    The objective, the starting point, the optimizer (scipy's L-BFGS-B), its settings and its stopping rule are
-    scikit-learn's (`sklearn.linear_model._logistic`); sums are taken in another order, so the coefficients agree to
-    rounding. What saves the time: both matrix products of a block use it while it is in the cache; blocks run on
-    all the threads that BLAS may use; and rows of one class lie together, so that the columns that are zero in the
-    whole of a block (the rim of a digit's picture) are left out of it. The result does not depend on the number of
-    threads.
+    The objective, starting point, optimizer (scipy's L-BFGS-B), its settings and stopping rule are scikit-learn's
+    (`sklearn.linear_model._logistic`). The order of summation differs, so the coefficients agree up to rounding. It is
+    faster because both matrix products use a block while it is in the cache, because blocks run on all threads
+    available to BLAS, and because rows are sorted by class, so that columns that are zero throughout a block (the
+    margins of digit images) can be skipped. The result does not depend on the number of threads.
 
-    Data that do not gain by it (few, binary, not float32, with weights) are fitted by scikit-learn itself.
+    Data that would not benefit (small, binary, not float32, weighted) are fitted by scikit-learn itself.
     """
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> BlockedLogisticRegression:  # noqa: N803
         """Fit to X (rows, features) and y (rows,).
 
         Raises:
-            ValueError: as scikit-learn does, on X or y that is no such thing.
+            ValueError: X or y is invalid, as in scikit-learn.
         """
         classes = np.unique(y)
         if sample_weight is not None or not self._gains(X, classes):
@@ -82,7 +81,7 @@ class BlockedLogisticRegression(LogisticRegression):  # type: ignore[misc]
 
 
 class _Objective:
-    """Mean multinomial log loss plus the L2 penalty, of coefficients (classes, features + 1), the intercepts last."""
+    """Mean multinomial log loss plus L2 penalty. Coefficients are (classes, features + 1), with the intercepts last."""
 
     def __init__(
         self,
@@ -111,7 +110,7 @@ class _Objective:
         self.groups = [blocks[n : n + GROUP] for n in range(0, len(blocks), GROUP)]
 
     def __call__(self, flat: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
-        """The objective and its gradient, flat as they came."""
+        """Return the objective and its gradient, flat like the argument."""
         coefficients = flat.reshape(self.shape)
         weights = np.ascontiguousarray(coefficients[:, :-1].T, dtype=np.float32)
         intercepts = coefficients[:, -1:].astype(np.float32)
@@ -119,7 +118,7 @@ class _Objective:
         def some(blocks: Sequence[_Block]) -> tuple[float, Floats]:
             loss, gradient = 0.0, np.zeros((self.features + 1, len(weights.T)), np.float32)
             for columns, x, labels in blocks:
-                # the products in the shapes that BLAS is fastest at, the softmax along the long axis
+                # products in the layout that is fastest for BLAS, softmax along the long axis
                 scores = np.ascontiguousarray((x @ weights.take(columns, axis=0)).T)
                 scores += intercepts
                 scores -= scores.max(axis=0)
@@ -145,7 +144,7 @@ class _Objective:
 
 @contextmanager
 def _one_blas_thread_each() -> Iterator[Callable[[Callable[[Any], Any], list[Any]], Iterator[Any]]]:
-    """As many threads as BLAS may use now, each of which calls BLAS for itself; yields their `map`."""
+    """Start as many threads as BLAS may use, each with single-threaded BLAS; yield the pool's `map`."""
     allowed = max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(allowed) as threads:
         yield threads.map

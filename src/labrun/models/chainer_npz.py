@@ -1,4 +1,4 @@
-"""Chainer's npz layout: `l1/W`, `l1/b`, ... without Chainer.
+"""Reading and writing Chainer's npz layout (`l1/W`, `l1/b`, ...) without Chainer.
 
 Source: `chainer.serializers.save_npz` of Chainer 7: one array per parameter, under its path in the model.
 """
@@ -21,7 +21,7 @@ PREFIXES = ("", "predictor/", "updater/model:main/predictor/", "updater/model:ma
 
 
 def save(path: Path, model: nn.Module) -> Path:
-    """Write a model's parameters as Chainer would.
+    """Write a model's parameters in Chainer's layout.
 
     Args:
         path: the file, ending in `.npz`.
@@ -34,17 +34,17 @@ def save(path: Path, model: nn.Module) -> Path:
 
 
 def load(path: Path | str, model: nn.Module) -> nn.Module:
-    """Read parameters that Chainer, or `save`, wrote, into a model of the same shape.
+    """Load parameters written by Chainer or `save` into a model of the same shape. Never unpickles anything.
 
     Args:
-        path: the file; a bare model's, an `L.Classifier`'s, or a trainer's snapshot.
-        model: takes the values.
+        path: the file of a bare model, an `L.Classifier` or a trainer's snapshot.
+        model: the model that receives the values.
 
     Returns:
         The same model.
 
     Raises:
-        DataError: the file has no such arrays, or of another shape. Pickled content is never loaded.
+        DataError: arrays are missing or have the wrong shape.
     """
     arrays = read(path)
     wanted = {name: chainer_name(name) for name, _ in model.named_parameters()}
@@ -64,7 +64,7 @@ def load(path: Path | str, model: nn.Module) -> nn.Module:
 
 
 def read(path: Path | str) -> dict[str, npt.NDArray[Any]]:
-    """All arrays of such a file, by name.
+    """Return all arrays of such a file by name.
 
     Raises:
         DataError: the file is not an npz file.
@@ -77,6 +77,6 @@ def read(path: Path | str) -> dict[str, npt.NDArray[Any]]:
 
 
 def chainer_name(name: str) -> str:
-    """`l1.weight` becomes `l1/W`."""
+    """Convert a parameter name: `l1.weight` becomes `l1/W`."""
     *path, last = name.split(".")
     return "/".join([*path, NAMES.get(last, last)])

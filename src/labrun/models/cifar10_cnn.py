@@ -23,7 +23,7 @@ class Cifar10CNN(Network):
         input_shape: (C, H, W) of one image.
         num_classes: number of classes.
         conv1_channels, conv2_channels: filters of the two convolutions.
-        kernel_size: of both.
+        kernel_size: kernel size of both convolutions.
         fc1_units, fc2_units: widths of the two hidden fully connected layers.
     """
 
@@ -48,7 +48,7 @@ class Cifar10CNN(Network):
 
     @staticmethod
     def check(input_shape: tuple[int, ...], num_classes: int, kernel_size: int = 5) -> str | None:
-        """Images, and large enough that something is left after two convolutions and two poolings."""
+        """Return why the input does not fit: it must be images large enough for two convolutions and poolings."""
         smallest = next(s for s in range(1, 10_000) if _pooled(_pooled(s, kernel_size), kernel_size) >= 1)
         if len(input_shape) == 3 and min(input_shape[1:]) >= smallest:
             return None

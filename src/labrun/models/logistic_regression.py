@@ -1,4 +1,4 @@
-"""scikit-learn's logistic regression, by its regularization rate, as the Azure ML tutorial has it."""
+"""scikit-learn's logistic regression, parametrised by a regularization rate as in the Azure ML tutorial."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def logistic_regression(
     backend: str = "sklearn",
     seed: int = 42,
 ) -> Any:
-    """A logistic regression whose inverse strength is `C = 1 / regularization`.
+    """Build a logistic regression with `C = 1 / regularization`.
 
     The rate is logged as the metric `regularization rate`.
 
     Args:
-        regularization: the L2 penalty's weight, above 0.
-        max_iter: iterations at most.
-        tol: the gradient below which the fit has converged.
-        solver: one of scikit-learn's; or `auto`, which is lbfgs with the gradient summed block by block on data that
-            are large enough to gain by it (`labrun.models.blocks`; `benchmarks/results/logistic_regression.md`).
+        regularization: weight of the L2 penalty, above 0.
+        max_iter: maximum number of iterations.
+        tol: gradient below which the fit has converged.
+        solver: one of scikit-learn's; or `auto`: lbfgs, with a blockwise gradient if the data are large enough to
+            benefit (`labrun.models.blocks`; `benchmarks/results/logistic_regression.md`).
         backend: `sklearn`, or `intelex` for Intel's extension (an extra).
-        seed: for the solvers that draw at random.
+        seed: seed of randomised solvers.
 
     Returns:
         An unfitted scikit-learn classifier.
@@ -54,7 +54,7 @@ def logistic_regression(
 
 
 def portable(model: Any) -> Any:
-    """The same fitted model as scikit-learn's own class, which needs neither us nor an extension to load."""
+    """Convert a fitted model to scikit-learn's own class, which loads without labrun or an extension."""
     LogisticRegression = linear_model.LogisticRegression  # noqa: N806
     extension = type(model).__module__.startswith(("sklearnex.", "daal4py.")) and hasattr(model, "coef_")
     if not isinstance(model, BlockedLogisticRegression) and not extension:

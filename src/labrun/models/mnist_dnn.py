@@ -14,8 +14,8 @@ from labrun.models.network import Network
 class MnistDNN(Network):
     """Three fully connected layers with ReLU: inputs - units - units - classes.
 
-    LeCun-normal weights and zero biases, as Chainer's `L.Linear` has them. The first layer takes its size from the
-    data, whatever their shape.
+    LeCun-normal weights and zero biases, as in Chainer's `L.Linear`. The size of the first layer follows from the
+    shape of the data.
 
     Shapes:
         input: (N, *input_shape).

@@ -1,4 +1,4 @@
-"""What a network of labrun's own may do beside computing scores. A plain `torch.nn.Module` serves as well."""
+"""Optional base class of networks, with hooks beyond computing scores. A plain `torch.nn.Module` works too."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import nn
 
 
 class Network(nn.Module):
-    """A network that knows what it can be used with, and in which other forms it can be saved."""
+    """A network that can check its input and export itself in further formats."""
 
     @staticmethod
     def check(input_shape: tuple[int, ...], num_classes: int) -> str | None:
-        """Why the network cannot work with such data, or None if it can."""
+        """Return why the network cannot handle such data, or None if it can."""
         return None
 
     def export(self, folder: Path) -> list[Path]:
-        """Write the model in further forms into a folder; returns the files written."""
+        """Write the model to a folder in further formats; return the files written."""
         return []

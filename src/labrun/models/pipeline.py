@@ -1,4 +1,4 @@
-"""A pipeline of scikit-learn: what makes numbers of a table, a preprocessor, and an estimator."""
+"""scikit-learn pipelines: encoding of tables, a preprocessor, and an estimator."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from labrun.building import build, locate, parameters
 from labrun.errors import ConfigError
 
 OWN_KEYS = ("search_space", "regressor", "dense", "sparse")
-"""Keys of a part that say something about it, and are not arguments: its form for regression, whether it wants dense
-samples, and what takes its place where samples are sparse."""
+"""Keys of a step that are not arguments: its search space, its regression variant, whether it needs dense samples, and
+its replacement for sparse samples."""
 MOST_CATEGORIES = 50
-"""Maximum number of columns that one column becomes; rare values share one."""
+"""Maximum number of one-hot columns per column; rare values share one."""
 
 
 def pipeline(
@@ -35,28 +35,28 @@ def pipeline(
     is_sparse: bool = False,
     columns: Mapping[str, list[str]] | None = None,
 ) -> Pipeline:
-    """Build one, unfitted.
+    """Build an unfitted pipeline.
 
     Args:
-        preprocessor: the node of the preprocessor, `_target_` and arguments; `_target_: null` is none.
-        estimator: the node of the classifier, with its `regressor` for quantities.
-        preprocess: whether a table's gaps are filled and its text is one-hot encoded.
-        folds: of the cross-validation; for the task that carries it out.
-        cv_samples: how many samples that takes at most; for the task too.
-        metric: the primary one; for that task too.
-        refit: whether it is fitted to all training data in the end; likewise.
-        seed: of every part that draws at random.
-        is_regression: a quantity is predicted.
-        is_sparse: the samples are a sparse matrix.
-        columns: of a table, the names of the columns of `numbers` and of `categories`.
+        preprocessor: config node of the preprocessor, `_target_` and arguments; `_target_: null`: no preprocessor.
+        estimator: config node of the classifier, with its `regressor` for regression.
+        preprocess: whether to fill a table's missing values and one-hot encode its text.
+        folds: number of cross-validation folds; used by the task.
+        cv_samples: maximum number of samples for cross-validation; used by the task.
+        metric: the primary metric; used by the task.
+        refit: whether to refit on all training data after cross-validation; used by the task.
+        seed: seed of every randomised step.
+        is_regression: whether the target is a quantity.
+        is_sparse: whether the samples are a sparse matrix.
+        columns: for a table, the names of its `numbers` and `categories` columns.
 
     Raises:
-        ConfigError: a part cannot be built.
+        ConfigError: a step cannot be built.
     """
     steps: list[tuple[str, Any]] = []
     if columns is not None and preprocess:
         steps.append(("table", _of_table(columns)))
-        # One-hot columns are kept dense: most preprocessors want that, and there are few columns.
+        # One-hot columns are kept dense: most preprocessors need that, and there are few columns.
         is_sparse = False
     middle = _part(preprocessor, "model.preprocessor", seed, is_sparse)
     if middle is not None:
@@ -78,7 +78,7 @@ def pipeline(
         from sklearn.compose import TransformedTargetRegressor
         from sklearn.preprocessing import StandardScaler
 
-        # Networks and support vector machines want quantities of about 1.
+        # Neural networks and support vector machines need targets of unit scale.
         last = TransformedTargetRegressor(last, transformer=StandardScaler())
     elif not hasattr(last, "predict_proba") and hasattr(last, "decision_function"):
         last = Calibrated(last, seed)
@@ -86,7 +86,7 @@ def pipeline(
 
 
 def _instead(node: Mapping[str, Any], other: Any, key: str) -> dict[str, Any]:
-    """A part's other form: a target, or keys; of the part's own arguments it keeps those that it takes."""
+    """Return a step's variant, given as a target or as keys; a new target keeps the arguments that it accepts."""
     given = dict(other) if isinstance(other, Mapping) else {"_target_": str(other)}
     if "_target_" not in given:
         return {**node, **given}
@@ -119,33 +119,33 @@ def _of_table(columns: Mapping[str, list[str]]) -> Any:
 
 
 class AsText(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Values of any kind as text, gaps as a word of their own."""
+    """Converts values of any kind to text, missing values to a special word."""
 
     GAP = "(none)"
 
     def fit(self, x: Any, y: Any = None) -> AsText:
-        """Learns nothing."""
+        """Only record the number of features."""
         self.n_features_in_ = x.shape[1]
         return self
 
     def transform(self, x: Any) -> npt.NDArray[Any]:
-        """(N, F) objects."""
+        """Return (N, F) objects."""
         import pandas as pd
 
         values = np.asarray(x, dtype=object)
         return np.where(pd.isna(values), self.GAP, values.astype(str).astype(object))
 
     def get_feature_names_out(self, names: Any = None) -> Any:
-        """The columns keep their names."""
+        """Return the names unchanged."""
         return names
 
 
 class Truncated(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """The largest singular vectors, as many as a share of the columns.
+    """Truncated SVD whose number of components is a share of the number of columns.
 
     Args:
-        share: above 0, at most 1; no more than `MOST` vectors are taken.
-        random_state: of the random projections.
+        share: above 0, at most 1; at most `MOST` components are kept.
+        random_state: seed of the random projections.
     """
 
     MOST = 200
@@ -155,7 +155,7 @@ class Truncated(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
 
     def fit(self, x: Any, y: Any = None) -> Truncated:
-        """Find them."""
+        """Compute the components."""
         from sklearn.decomposition import TruncatedSVD
 
         count = max(1, min(self.MOST, round(self.share * x.shape[1]), x.shape[1] - 1, x.shape[0] - 1))
@@ -164,37 +164,37 @@ class Truncated(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def transform(self, x: Any) -> npt.NDArray[Any]:
-        """(N, vectors)."""
+        """Return (N, components)."""
         return np.asarray(self.svd_.transform(x))
 
 
 def columns_of(table: Any) -> dict[str, list[str]]:
-    """The columns of a pandas.DataFrame: those that hold numbers, and those that hold anything else."""
+    """Return the columns of a pandas.DataFrame: those that hold numbers, and all others."""
     numbers = [str(name) for name in table.columns if table[name].dtype.kind in "iuf"]
     return {"numbers": numbers, "categories": [str(name) for name in table.columns if str(name) not in numbers]}
 
 
 def dense(x: Any) -> Any:
-    """A sparse matrix as an array."""
+    """Convert a sparse matrix to an array."""
     return x.toarray() if hasattr(x, "toarray") else x
 
 
 def ridge(C: float = 1.0, max_iter: int | None = None) -> Ridge:  # noqa: N803 - as scikit-learn calls it
-    """Ridge regression, by the inverse of its penalty as the classifiers have it."""
+    """Build a ridge regression parametrised, like the classifiers, by the inverse penalty `C`."""
     return Ridge(alpha=1.0 / C, max_iter=max_iter)
 
 
 class Calibrated(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A classifier with a decision function, made to give probabilities: the softmax of its scaled decisions.
+    """Adds probabilities to a classifier that has only a decision function: the softmax of its scaled decisions.
 
-    The scale is found on a held-out fifth; then the classifier is fitted to everything. Two fits, where
-    `CalibratedClassifierCV` takes six. Predictions are the classifier's own.
+    The scale is fitted on a held-out fifth of the data; then the classifier is fitted to all of them. That takes two
+    fits, where `CalibratedClassifierCV` takes six. Predictions are the classifier's own.
 
     Source of the one-parameter scale: C. Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
 
     Args:
         estimator: the classifier.
-        seed: of what is held out.
+        seed: seed of the held-out split.
     """
 
     def __init__(self, estimator: Any, seed: int = 0) -> None:
@@ -226,7 +226,7 @@ class Calibrated(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             warnings.simplefilter("ignore")
             trial = clone(self.estimator).fit(_rows(x, kept), y[kept])
         scores, own = _decisions(trial, _rows(x, held)), codes[held]
-        # Not quite sure of any label, as Platt has it: else samples that are told apart would make the scale infinite.
+        # Smoothed labels, after Platt: with hard ones, perfectly separated samples would make the scale infinite.
         wanted = np.full(scores.shape, 1 / (len(own) + scores.shape[1]))
         wanted[np.arange(len(own)), own] += 1 - wanted.sum(axis=1)
 
@@ -237,15 +237,15 @@ class Calibrated(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return float(np.exp(minimize_scalar(loss, bounds=(-7.0, 7.0), method="bounded").x))
 
     def decision_function(self, x: Any) -> npt.NDArray[Any]:
-        """The classifier's own."""
+        """Return the classifier's own decisions."""
         return np.asarray(self.estimator_.decision_function(x))
 
     def predict(self, x: Any) -> npt.NDArray[Any]:
-        """The classifier's own."""
+        """Return the classifier's own predictions."""
         return np.asarray(self.estimator_.predict(x))
 
     def predict_proba(self, x: Any) -> npt.NDArray[np.float64]:
-        """(N, classes) probabilities."""
+        """Return (N, classes) probabilities."""
         logits = _decisions(self.estimator_, x) * self.scale_
         chances = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(chances / chances.sum(axis=1, keepdims=True))
@@ -256,7 +256,7 @@ def _rows(x: Any, index: npt.NDArray[Any]) -> Any:
 
 
 def _decisions(model: Any, x: Any) -> npt.NDArray[np.float64]:
-    """(N, classes) decisions, from one column for two classes, or from one for each pair of classes."""
+    """Return (N, classes) decisions, also for models with one column for two classes or one per pair of classes."""
     found = np.asarray(model.decision_function(x), dtype=np.float64)
     if found.ndim == 1:
         return np.stack([-found, found], axis=1) / 2
@@ -284,20 +284,20 @@ def ensemble(
     is_sparse: bool = False,
     columns: Mapping[str, list[str]] | None = None,
 ) -> Any:
-    """Several pipelines whose probabilities, or values, are averaged.
+    """Build an ensemble that averages the probabilities, or values, of several pipelines.
 
     Args:
-        members: `preprocessor` and `estimator` of each, as `pipeline` takes them.
-        weights: of each.
-        preprocess: whether a table's gaps are filled and its text is one-hot encoded.
-        folds: for the task.
-        cv_samples: for the task.
-        metric: for the task.
-        refit: for the task.
-        seed: of every part that draws at random.
-        is_regression: a quantity is predicted.
-        is_sparse: the samples are a sparse matrix.
-        columns: of a table, see `pipeline`.
+        members: `preprocessor` and `estimator` of each pipeline, see `pipeline`.
+        weights: weight of each pipeline.
+        preprocess: whether to fill a table's missing values and one-hot encode its text.
+        folds: used by the task.
+        cv_samples: used by the task.
+        metric: used by the task.
+        refit: used by the task.
+        seed: seed of every randomised step.
+        is_regression: whether the target is a quantity.
+        is_sparse: whether the samples are a sparse matrix.
+        columns: for a table, see `pipeline`.
     """
     from sklearn.ensemble import VotingClassifier, VotingRegressor
 
