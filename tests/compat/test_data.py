@@ -93,7 +93,7 @@ def test_datastores_are_the_files_of_the_config(ws: Any, tmp_path: Path, capsys:
     assert (store.name, store.datastore_type, store.container_name) == ("local", "Local", str(tmp_path / "data"))
     assert isinstance(store.account_name, str) and list(ws.datastores) == ["local"]
     assert datastore.get(ws, "workspaceblobstore") == datastore(ws, "local") == store
-    assert "workspaceblobstore is local here" in capsys.readouterr().err
+    assert "workspaceblobstore maps to local" in capsys.readouterr().err
     with pytest.raises(UserErrorException, match="Could not find the datastore nowhere"):
         datastore.get(ws, "nowhere")
     with pytest.raises(NotInLabrun, match="register_azure_data_lake_gen2"):

@@ -51,7 +51,7 @@ class Datastore(Advising):
         self.workspace = workspace if isinstance(workspace, Workspace) else Workspace()
         if name in AZURES_OWN and not _is_there(str(name)):
             default = default_name(self.workspace)
-            once(f"the datastore {name} stands for {default}, the config's default")
+            once(f"the datastore {name} maps to {default}, the config's default")
             name = default
         self.name = name or default_name(self.workspace)
         self.node = _node(self.workspace, self.name)
