@@ -1,1 +1,1 @@
-"""What a run does: fit a model, or evaluate one. A task never knows where it runs."""
+"""Tasks: the work of a run, such as fitting or evaluating a model. A task never knows where it runs."""

@@ -1,7 +1,8 @@
-"""A script on several machines of one Slurm job: each machine starts its processes, and the first speaks for the run.
+"""Coordinates a script on several machines of one Slurm job. Each machine starts processes; the first owns the record.
 
-The first prepares the working folder, tells the others so, and waits for them in the end. What they tell each other
-lies in the run's `requests/`, under the job's id, so that a job that is put back in the queue begins anew.
+The first machine prepares the working folder, signals the others, and waits for them at the end. The machines
+communicate through files in the run's `requests/`, named after the job and its restart count, so that a requeued job
+starts afresh.
 """
 
 from __future__ import annotations
@@ -20,34 +21,34 @@ POLL_S = 0.1
 
 
 def machines(config: Mapping[str, Any]) -> int:
-    """How many machines a run's script is started on."""
+    """Return the number of machines that a run's script starts on."""
     return int(config["compute"].get("nodes") or 1)
 
 
 def place() -> int:
-    """Which of them this is."""
+    """Return the rank of this machine, starting at 0."""
     return int(os.environ.get("NODE_RANK") or 0)
 
 
 def tell_ready(paths: RunPaths, attempt: int) -> None:
-    """The working folder is there; the others may start their processes, for this attempt."""
+    """Signal that the working folder is ready and the others may start their processes for this attempt."""
     _write(_mark(paths, "ready"), str(attempt))
 
 
 def wait_until_ready(paths: RunPaths) -> int:
-    """Wait for the first machine, whose end ends this one; returns the attempt."""
+    """Wait for the first machine and return the attempt. There is no timeout: this machine ends with the first."""
     while (text := _read(_mark(paths, "ready"))) is None:
         time.sleep(POLL_S)
     return int(text)
 
 
 def tell_ended(paths: RunPaths, failure: str) -> None:
-    """This machine's processes have ended; empty: well."""
+    """Signal that this machine's processes have ended, with the failure or "" for success."""
     _write(_mark(paths, f"ended-{place()}"), failure)
 
 
 def wait_for_others(paths: RunPaths, count: int) -> str:
-    """Wait until the other machines' processes have ended; returns why one of them failed, or nothing."""
+    """Wait until the other machines' processes have ended. Return why one of them failed, or ""."""
     for number in range(1, count):
         while (text := _read(_mark(paths, f"ended-{number}"))) is None:
             time.sleep(POLL_S)

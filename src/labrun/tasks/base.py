@@ -1,10 +1,10 @@
-"""The contract of a task: what a run does, as `task=` names it.
+"""The contract of a task: the work of a run, selected with `task=`.
 
-A task is given a run whose mounts are carried out. It reads the data, says so in the record, does its work, and ends
-with the table that people see. It never knows where it runs.
+A task receives a run whose mounts are in place. It reads the data, notes that in the record, does its work, and
+finally prints the summary table. It never knows where it runs.
 
-One that is not labrun's own is found by its entry point in the group `labrun.tasks` (`labrun.plugins`). Nothing but
-the standard library and the schema is imported here: whoever checks a config asks it.
+Tasks of other packages are found by their entry point in the group `labrun.tasks` (`labrun.plugins`). This module
+imports only the standard library and the schema, because checking a config imports it.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is being carried out."""
+    """A run in progress."""
 
     recording: Recording
     signed: Mapping[str, Any]
-    """Its config, in which mounts are references still."""
+    """Its config, with mounts still as references."""
     config: Mapping[str, Any]
-    """The same with paths in their place."""
+    """Its config, with mounts replaced by paths."""
     inputs: list[dict[str, Any]]
-    """What was mounted, as the record says it."""
+    """The mounted data, in the form of the record's `data`."""
     pictures: bool
-    """Whether whoever carries it out wants its pictures drawn."""
+    """Whether to draw the run's pictures."""
     sign: Callable[[list[dict[str, Any]]], str]
-    """The signature of a run that has read these data."""
+    """Returns the signature of a run that has read the given data."""
 
     @property
     def record(self) -> Record:
@@ -48,45 +48,45 @@ class Run:
         return self.recording.paths
 
     def note_data(self, *read: dict[str, Any]) -> None:
-        """Say in the record what was read, beside what was mounted, and sign it."""
+        """Add the data that was read to the mounted data in the record, and sign the record."""
         self.record.data = [*read, *self.inputs]
         self.record.signature = self.sign(self.record.data)
         self.recording.write()
 
 
 class TaskType(ABC):
-    """What a run does; see the module."""
+    """Base class of tasks; see the module."""
 
     name: ClassVar[str]
-    """As `task` has it."""
+    """The value of `task` that selects it."""
     trains: ClassVar[bool] = False
-    """Whether it fits the model that its config names."""
+    """Whether it fits the model in its config."""
     scores: ClassVar[bool] = False
-    """Whether its model is another run's, which `from` names."""
+    """Whether it uses the model of another run, given by `from`."""
     reads: ClassVar[bool] = True
-    """Whether labrun reads a data set for it, and makes a model: `dataset` and `model` are chosen then."""
+    """Whether labrun reads a data set and builds a model for it, from `dataset` and `model`."""
     part: ClassVar[str | None] = None
-    """The part of the data that it cannot do without."""
+    """The split that it requires."""
 
     def problems(self, config: Mapping[str, Any]) -> Iterator[str]:
-        """Every mistake in a config that this task alone sees."""
+        """Yield the mistakes in a config that only this task can detect."""
         return iter(())
 
     @abstractmethod
     def run(self, run: Run) -> None:
-        """Do it, whole."""
+        """Do all of the run's work."""
 
     def assist(  # noqa: B027 - most have one process
         self, paths: RunPaths, record: Record, config: Mapping[str, Any], inputs: list[dict[str, Any]]
     ) -> None:
-        """Take part in it as one of several processes that is not the first: record nothing."""
+        """Take part as a process other than the first; record nothing."""
 
 
 def of(config: Mapping[str, Any]) -> TaskType:
-    """The task of a config.
+    """Return the task of a config.
 
     Raises:
-        ConfigError: there is none of that name, or its package cannot be used.
+        ConfigError: there is no task of that name, or its package cannot be used.
     """
     found: TaskType = TASKS.get(str(config["task"]))
     return found

@@ -1,4 +1,4 @@
-"""labrun's own tasks. What carries them out is imported when it is needed."""
+"""labrun's own tasks. Their implementations are imported on demand."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class Fit(TaskType):
-    """Train a model, score it on the test part, and save it."""
+    """Train a model, score it on the test split, and save it."""
 
     name = "fit"
     trains = True
     part = "train"
 
     def problems(self, config: Mapping[str, Any]) -> Iterator[str]:
-        """A model and a data set that are known not to go together."""
+        """Yield why the model and the data set are incompatible, as far as the config shows it."""
         dataset, model = config.get("dataset"), config.get("model")
         if isinstance(dataset, Mapping) and isinstance(model, Mapping):
             yield from schema.check_pair(dataset, model)
@@ -33,21 +33,21 @@ class Fit(TaskType):
         fitting.fit(run)
 
     def assist(self, paths: RunPaths, record: Record, config: Mapping[str, Any], inputs: list[dict[str, Any]]) -> None:
-        """Train along."""
+        """Take part in the training."""
         from labrun.tasks import fitting
 
         fitting.assist(config, paths)
 
 
 class _Scoring(TaskType):
-    """What is done with another run's model."""
+    """Base class of tasks that use another run's model."""
 
     scores = True
     aim: str
-    """What that model is for, in messages."""
+    """The purpose of that model, for messages."""
 
     def problems(self, config: Mapping[str, Any]) -> Iterator[str]:
-        """Nothing says which run is meant."""
+        """Yield a problem if the config has no `from`."""
         if not config.get("from"):
             yield f"task={self.name} needs the run whose model {self.aim}: from=last, or from=<run id>"
 
@@ -67,7 +67,7 @@ class Evaluate(_Scoring):
 
 
 class Predict(_Scoring):
-    """Write what a finished run's model says of a data set."""
+    """Write the predictions of a finished run's model for a data set."""
 
     name = "predict"
     aim = "is to predict"
@@ -80,13 +80,13 @@ class Predict(_Scoring):
 
 
 class Script(TaskType):
-    """Run a script or a command of the user's."""
+    """Run a user's script or command."""
 
     name = "script"
     reads = False
 
     def problems(self, config: Mapping[str, Any]) -> Iterator[str]:
-        """What is wrong with the script, and what goes with none."""
+        """Yield mistakes in the script's node, and groups that cannot be combined with a script."""
         node = config.get("script")
         if not isinstance(node, Mapping):
             yield "task=script needs the script: say experiment=script script.path=train.py"
@@ -127,7 +127,7 @@ class Script(TaskType):
         summary.finish_script(run.record, run.paths, run.pictures)
 
     def assist(self, paths: RunPaths, record: Record, config: Mapping[str, Any], inputs: list[dict[str, Any]]) -> None:
-        """Start its processes here, too."""
+        """Start the script's processes on this machine, too."""
         from labrun.tasks import script
 
         script.assist(config, inputs, record, paths)

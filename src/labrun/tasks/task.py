@@ -1,4 +1,4 @@
-"""A task: something that can be fitted to data and scored on them. The idea; its kinds stand beside it."""
+"""Base class of models that can be fitted to data and scored; the implementations are in the modules next to it."""
 
 from __future__ import annotations
 
@@ -27,88 +27,88 @@ from labrun.runs.record import RunPaths
 log = logging.getLogger(__name__)
 
 TRAINING_KEYS = frozenset({"name", "optimizer", "scheduler", "search_space"})
-"""Keys of a model's node that say how it is trained, not what it is. (`lr` is passed on if the target takes it; what an
-optimizer and a scheduler come to, too.)"""
+"""Keys of a model's config node that configure its training, not the model itself. (`lr`, and the optimizer and
+scheduler once built, are passed to the target if it accepts them.)"""
 
 MODEL_CARD = cards.NAME
 CARD_FORMAT = 2
-"""Since 2, `arguments` are written as `labrun.exact` says, `_args_` and the like among them."""
+"""Format 2 encodes `arguments` with `labrun.exact`, including `_args_` and similar keys."""
 QUANTITY = "networks, model=pipeline and scikit-learn's regressors predict quantities"
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How a model did on one part of the data."""
+    """Scores of a model on one split."""
 
     accuracy: float | None
-    """None where a quantity is predicted."""
+    """None for regression."""
     loss: float | None
-    """Mean cross-entropy, where the model gives probabilities."""
+    """Mean cross-entropy, if the model predicts probabilities."""
     confusion: npt.NDArray[np.int64] | None = field(repr=False)
-    """(classes, classes): rows are the true classes, columns the predicted ones; None where there are none."""
+    """(classes, classes): rows are the true classes, columns the predicted ones; None for regression."""
     more: Mapping[str, float] = field(default_factory=dict)
     """Further metrics, by name."""
     predicted: npt.NDArray[Any] | None = field(default=None, repr=False)
-    """(N,) where a quantity is predicted."""
+    """(N,) predictions of a regression."""
     prefix: str = ""
-    """Put before `accuracy` where that name means something else: the accuracy in cross-validation."""
+    """Prefix for `accuracy` where the plain name means something else: the accuracy in cross-validation."""
 
 
 class Task(ABC):
-    """A model, ready to be fitted to one data set and scored on it."""
+    """A model, ready to be fitted to a data set and scored on it."""
 
     is_final = True
-    """Whether what is fitted is to be tested and saved; a pipeline may be cross-validated alone."""
+    """Whether to test and save the fitted model; a pipeline may only be cross-validated."""
 
     is_shared = False
-    """Whether several processes may train it together."""
+    """Whether several processes can train it together."""
 
     @property
     def threads(self) -> dict[str, Any] | None:
-        """How many threads it computes with and why, as the record holds it; None: as many as are allowed."""
+        """The record's `threads`: how many it uses and why; None means all that are allowed."""
         return None
 
     @property
     def training(self) -> dict[str, Any] | None:
-        """How the training went, as the record holds it; None where there are no epochs."""
+        """The record's `training`; None for a model without epochs."""
         return None
 
     @abstractmethod
     def fit(self, arrays: Arrays, paths: RunPaths, resume_from: Path | None) -> None:
-        """Train on `arrays.train`; log metrics to the run's context."""
+        """Train on `arrays.train`, and log metrics to the run's context."""
 
     @abstractmethod
     def score(self, part: Part, arrays: Arrays) -> Scores:
-        """Score the model on a part of the data."""
+        """Score the model on a split."""
 
     tested: Mapping[str, float] = MappingProxyType({})
-    """What the model's own test steps have logged."""
+    """Metrics that the model's own test steps logged."""
 
     def test(self, arrays: Arrays, paths: RunPaths) -> Scores | None:
-        """Carry out the model's own test steps, if it has some, and score the test part; None where only they can."""
+        """Run the model's own test steps, if any, and score the test split; None if only these steps can score it."""
         return self.score(arrays.test, arrays)
 
     def assist_test(self, paths: RunPaths) -> None:  # noqa: B027 - most have none
-        """Take part in the test steps, as one of several processes that is not the first."""
+        """Take part in the test steps as a process other than the first."""
 
     @abstractmethod
     def save(self, arrays: Arrays, paths: RunPaths) -> dict[str, Any]:
-        """Write the model into the run's `outputs/`; returns what its card says of it."""
+        """Write the model to the run's `outputs/`. Return entries for its card."""
 
     def weight_images(self) -> npt.NDArray[Any] | None:
-        """(classes, features) weights that can be looked at as images, for linear models."""
+        """Return (classes, features) weights to display as images, for linear models."""
         return None
 
 
 def own_arguments(node: Mapping[str, Any], target: Callable[..., Any]) -> dict[str, Any]:
-    """What of a model's node goes to the class that it names; the rest says how it is trained."""
+    """Return the part of a model's node that is passed to its class; the rest configures its training."""
     known = schema.parameters(target)
     left = {key for key in ("lr", *schema.LEARNING) if key not in known}
     return {key: value for key, value in node.items() if key not in TRAINING_KEYS and key not in left}
 
 
 def training_parts(target: Callable[..., Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """For a module that trains by itself, and asks for them: the optimizer and the scheduler of its config."""
+    """Return the config's optimizer and scheduler for a module that trains itself and accepts them as arguments."""
     known, node = schema.parameters(target), config["model"]
     parts: dict[str, Any] = {"scheduler": None} if must_be_given(target, "scheduler") else {}
     if "optimizer" in known and is_named(node.get("optimizer")):
@@ -119,14 +119,14 @@ def training_parts(target: Callable[..., Any], config: Mapping[str, Any]) -> dic
 
 
 def refuse_ranks(compute: schema.Compute, what: str) -> None:
-    """Answer a run that asks for several processes and can use but one.
+    """Check that a run that can use only one process does not request several.
 
     Args:
-        compute: the run's.
-        what: what it is.
+        compute: the run's `compute`.
+        what: description of the run's work, for the message.
 
     Raises:
-        ConfigError: it asks for several.
+        ConfigError: it requests several.
     """
     if compute.ranks > 1:
         raise ConfigError(
@@ -136,17 +136,17 @@ def refuse_ranks(compute: schema.Compute, what: str) -> None:
 
 
 def is_named(node: Any) -> bool:
-    """Whether a node says what is to be built."""
+    """Return whether a config node has a `_target_` to build."""
     return isinstance(node, Mapping) and bool(node.get("_target_"))
 
 
 def optimizer_of(node: Mapping[str, Any]) -> Any:
-    """What makes an optimizer, when called with the parameters that it is to change."""
+    """Return a factory that builds the optimizer from the parameters to optimize."""
     return schema.build({"_partial_": True, **node}, "model.optimizer")
 
 
 def scheduler_of(node: Mapping[str, Any] | None, max_epochs: int) -> Any:
-    """What makes a scheduler, when called with its optimizer; None where the learning rate stays."""
+    """Return a factory that builds the scheduler from its optimizer; None for a constant learning rate."""
     if not is_named(node):
         return None
     own = {key: value for key, value in (node or {}).items() if key != "interval"}
@@ -154,29 +154,29 @@ def scheduler_of(node: Mapping[str, Any] | None, max_epochs: int) -> Any:
 
 
 def is_pipeline(node: Mapping[str, Any]) -> bool:
-    """Whether a model's node is of labrun's own pipelines, which are cross-validated and take tables."""
+    """Return whether a model's node is one of labrun's pipelines, which are cross-validated and take tables."""
     return str(node.get("_target_", "")).startswith("labrun.models.pipeline.")
 
 
 def is_network_class(target: Callable[..., Any]) -> bool:
-    """Whether a target is a class of torch modules; never imports torch."""
+    """Return whether a target is a subclass of `torch.nn.Module`, without importing torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(target, type) and issubclass(target, torch.nn.Module)
 
 
 def is_network(model: Any) -> bool:
-    """Whether a model is a torch module; never imports torch."""
+    """Return whether a model is a torch module, without importing torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(model, torch.nn.Module)
 
 
 def model_name(node: Mapping[str, Any]) -> str:
-    """The model's name in messages and tables."""
+    """Return the model's name for messages and tables."""
     return str(node.get("name") or str(node["_target_"]).rsplit(".", 1)[-1])
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python's, NumPy's and, where it is loaded, torch's generators."""
+    """Seed the random number generators of Python, NumPy and, if it is imported, torch."""
     import random
 
     random.seed(seed)
@@ -187,11 +187,11 @@ def seed_everything(seed: int) -> None:
 
 
 def log_scores(scores: Scores, tested: Collection[str] = ()) -> None:
-    """Every classifier logs its final test value as `accuracy`, every regressor as `r2`.
+    """Log test scores: every classifier has an `accuracy`, every regressor an `r2`.
 
     Args:
-        scores: of the test part.
-        tested: what the model's own test steps have logged under these names stays.
+        scores: the scores on the test split.
+        tested: metrics that the model's own test steps logged, which are not overwritten.
     """
     found: dict[str, float] = {}
     if scores.accuracy is not None:
@@ -213,10 +213,10 @@ def log_scores(scores: Scores, tested: Collection[str] = ()) -> None:
 
 
 def confusion(y_true: npt.NDArray[Any], y_pred: npt.NDArray[Any], classes: int) -> npt.NDArray[np.int64]:
-    """Counts of (true, predicted) pairs.
+    """Return the confusion matrix: counts of (true, predicted) pairs.
 
     Shapes:
-        y_true, y_pred: (N,) class numbers.
+        y_true, y_pred: (N,) class indices.
         returns: (classes, classes).
     """
     pairs = y_true.astype(np.int64) * classes + y_pred.astype(np.int64)
@@ -224,13 +224,13 @@ def confusion(y_true: npt.NDArray[Any], y_pred: npt.NDArray[Any], classes: int) 
 
 
 def quantities(y: npt.NDArray[Any], predicted: npt.NDArray[Any], name: str) -> Scores:
-    """How well quantities are predicted: `r2`, `rmse` and `mae`.
+    """Score a regression by `r2`, `rmse` and `mae`.
 
     Shapes:
         y, predicted: (N,).
 
     Raises:
-        UnfitError: the model does not predict one number per sample.
+        UnfitError: the predictions are not one finite number per sample.
     """
     if predicted.shape != y.shape or predicted.dtype.kind not in "biuf" or not np.isfinite(predicted).all():
         raise UnfitError(f"model '{name}' does not predict one number per sample, but the shape {predicted.shape}")
@@ -249,15 +249,15 @@ def write_card(
     kept: Mapping[str, Any],
     proof: seals.Proof | None = None,
 ) -> dict[str, Any]:
-    """Write, beside a saved model, the card that tells how to load and feed it.
+    """Write a saved model's card, which tells how to load the model and what input it takes.
 
     Args:
-        paths: the run's.
-        saved: what saving the model has returned.
-        config: the run's, with nothing left to resolve.
-        about: what the model takes (`taken_by`).
-        kept: the record's `model`, with its references to the environment: those stay what they are.
-        proof: seals the card.
+        paths: the run's paths.
+        saved: the card's entries that `Task.save` returned.
+        config: the run's fully resolved config.
+        about: the card's entries on the model's input (`taken_by`).
+        kept: the record's `model`, whose references to the environment stay unresolved.
+        proof: seals the card, if given.
 
     Returns:
         The card, without its seal.
@@ -286,7 +286,7 @@ def write_card(
 
 
 def taken_by(arrays: Arrays) -> dict[str, Any]:
-    """What a card says of the samples that a model takes."""
+    """Return a card's entries on the samples that a model takes."""
     return {
         "input_shape": list(arrays.input_shape),
         "class_names": list(arrays.class_names),
@@ -301,10 +301,10 @@ def taken_by(arrays: Arrays) -> dict[str, Any]:
 
 
 def check_card(card: Mapping[str, Any], arrays: Arrays, run_id: str) -> Arrays:
-    """A data set as a saved model counts its classes: by their names, where the two have names in common.
+    """Return a data set with its classes numbered as in a saved model, matched by name if the names overlap.
 
     Raises:
-        UnfitError: shapes or numbers of classes differ; it has classes that the model does not know.
+        UnfitError: the shapes or the numbers of classes differ, or the model does not know some of the classes.
     """
     names, own = [str(name) for name in card.get("class_names") or []], list(arrays.class_names)
     strange = sorted(set(own) - set(names))
@@ -343,16 +343,16 @@ def _kinds(names: Sequence[str]) -> str:
 
 
 def card_scaling(card: Mapping[str, Any], own: Scaling) -> Scaling:
-    """How a saved model wants its samples: its own mean and std, after the data set's own range of stored values."""
+    """Return the scaling for a saved model: the data set's range of stored values, and the model's mean and std."""
     saved = card["scaling"]
     return Scaling(own.scale, tuple(map(float, saved["mean"])), tuple(map(float, saved["std"])))
 
 
 def card_arguments(card: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that a card has for its model, references to the environment looked up here.
+    """Return the model's arguments from its card, with references to the environment resolved on this machine.
 
     Raises:
-        ConfigError: a variable is not set here.
+        ConfigError: an environment variable is not set.
         DataError: the card is damaged.
     """
     given = card.get("arguments") or {}
@@ -367,10 +367,10 @@ def card_arguments(card: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_card(paths: RunPaths, run_id: str) -> dict[str, Any]:
-    """A finished run's model card, its file's digest checked.
+    """Read a finished run's model card, and check the digest of the model's file.
 
     Raises:
-        DataError: the run has saved no model, or the file was changed since.
+        DataError: the run has saved no model, or the file has changed since.
     """
     title = f"run {run_id}"
     card = cards.read(paths.outputs, title)
