@@ -1,4 +1,4 @@
-"""A first look at data: random samples with their labels, class counts, shapes, range of values."""
+"""A preview of data: random samples with their labels, class counts, shapes and the range of values."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ from labrun.submission import inputs
 from labrun.tasks import reading
 
 KINDS = ("Mnist", "Cifar10", "Npz", "Csv", "ImageFolder")
-"""The readers that are tried for an asset that no data set is named after."""
+"""Readers to try for an asset without a data set config of its name."""
 COLUMNS = 8
-"""So many columns of a table are shown."""
+"""Maximum number of table columns to show."""
 
 
 @dataclass
 class Samples:
-    """Some samples of a data set. In a notebook it shows itself."""
+    """Samples of a data set, with a rich display in notebooks."""
 
     arrays: Arrays
     order: AnyArray
-    """Positions in the training part."""
+    """Their indices in the training split."""
 
     @property
     def shown(self) -> int:
-        """How many there are."""
+        """Number of samples."""
         return len(self.order)
 
     @property
     def are_images(self) -> bool:
-        """Whether they can be drawn, with the names of their classes."""
+        """Whether they are images with classes, which `save` can draw."""
         return self.arrays.are_images and self.arrays.num_classes > 0
 
     @property
     def text(self) -> str:
-        """What the data hold, and the samples themselves where they are rows of a table."""
+        """A summary of the data, followed by the samples if they are not images."""
         arrays = self.arrays
         parts = {"train": arrays.train, "validation": arrays.validation, "test": arrays.test}
         there = {name: part for name, part in parts.items() if part is not None}
@@ -67,7 +67,7 @@ class Samples:
         return report.table(rows) + ("" if self.are_images else "\n" + self._rows())
 
     def save(self, path: Path) -> bool:
-        """Draw them; False where they are not images.
+        """Draw the samples to a file. Return False if they are not images.
 
         Raises:
             DataError: the file cannot be written.
@@ -110,14 +110,14 @@ class Samples:
 def samples(
     name: str, datastore: Mapping[str, Any], count: int = 30, seed: int | None = None, keys: Sequence[str] = ()
 ) -> Samples:
-    """Random samples of the training part.
+    """Return random samples of the training split.
 
     Args:
-        name: a data set of `conf/dataset`, or an asset (`NAME@VERSION`).
-        datastore: the node of the datastore, resolved.
-        count: how many, at most as many as there are.
-        seed: of the choice.
-        keys: `key=value` for keys of the data set.
+        name: a data set in `conf/dataset`, or an asset (`NAME@VERSION`).
+        datastore: the datastore's node, resolved.
+        count: maximum number of samples.
+        seed: seed of the random choice.
+        keys: overrides of the data set's keys, as `key=value`.
 
     Raises:
         ConfigError, DataError: there is no such data set, or it cannot be read.
@@ -157,7 +157,7 @@ def _read(name: str, datastore: Mapping[str, Any], keys: Sequence[str]) -> Array
 
 
 def _asset(name: str, version: str, datastore: Mapping[str, Any]) -> Arrays:
-    """An asset, read by the first reader that knows such files."""
+    """Read an asset with the first reader that recognizes its files."""
     store = stores.make(datastore)
     asset = assets.find(store, name, version or None)
     if asset is None:

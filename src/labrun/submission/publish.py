@@ -1,4 +1,4 @@
-"""Telling where the runs lie, as soon as they are submitted."""
+"""Publication of the runs' folder as soon as they are submitted."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from labrun.runs import store
 from labrun.runs.sweep_state import SweepState
 
 VARIABLE = "LABRUN_ANNOUNCE"
-"""The file that the folder's path is written to."""
+"""Variable with the file to which the folder's path is written."""
 PARENT = "LABRUN_PARENT"
-"""The id of the run that what is submitted belongs to."""
+"""Variable with the id of the parent run."""
 
 
 def announce(folder: Path, runs: Sequence[str] = (".",)) -> None:
-    """Say that a run, or a sweep, is submitted: to listings, and to the program that started `labrun`.
+    """Publish a submitted run or sweep to listings, and to the program that started `labrun`.
 
-    To that once, and to nobody that this process starts.
+    That program receives only the first folder; processes that this one starts do not inherit the variable.
 
     Args:
-        folder: the sweep's, or the run's.
-        runs: the folders of its runs, relative to that one.
+        folder: the folder of the sweep or the run.
+        runs: the folders of its runs, relative to `folder`.
     """
     store.note(folder, runs)
     above = parent()
@@ -35,5 +35,5 @@ def announce(folder: Path, runs: Sequence[str] = (".",)) -> None:
 
 
 def parent() -> str | None:
-    """The run that what is submitted now belongs to; None where nobody names one, and for all that comes later."""
+    """Return the id of the parent run on the first call; None if there is none, and on later calls."""
     return os.environ.pop(PARENT, None) or None

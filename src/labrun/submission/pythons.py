@@ -1,4 +1,4 @@
-"""Python interpreters of this machine, by their version: pyenv's, uv's, conda's, and those on the path."""
+"""Local Python interpreters by version: those of pyenv, uv and conda, and those on the PATH."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from pathlib import Path
 Version = tuple[int, ...]
 
 MINORS = range(6, 16)
-"""Of Python 3: those that are looked for when a range is asked for."""
+"""Minor versions of Python 3 to look for when a range is requested."""
 
 
 def find(wanted: str) -> str | None:
-    """An interpreter of a version.
+    """Find an interpreter of a version.
 
     Args:
-        wanted: `3.6`, or `3.6.2` and `==3.6.2.*`: that one, else the newest 3.6; or a range as `>=3.6,<3.9`: this
-            interpreter where it lies in it, else the newest that does.
+        wanted: `3.6`, or `3.6.2` and `==3.6.2.*`: that version, else the newest 3.6; or a range such as `>=3.6,<3.9`:
+            this interpreter if its version is in the range, else the newest one in the range.
 
     Returns:
-        Its path; None where there is none.
+        The interpreter's path; None if there is none.
     """
     exact = re.fullmatch(r"=*([\d.]+?)(\.\*)?", wanted)
     if exact is None:
@@ -51,13 +51,13 @@ def _within(wanted: str) -> str | None:
 
 
 def _of_minor(minor: Version) -> dict[str, Version]:
-    """The interpreters of a minor version, with their own."""
+    """Return the interpreters of a minor version, with their full versions."""
     found = {path: _version_of(path) for path in dict.fromkeys(_places(minor))}
     return {path: one for path, one in found.items() if one is not None and one[:2] == minor}
 
 
 def _places(minor: Version) -> Iterator[str]:
-    """Where an interpreter of a minor version may lie; this one first."""
+    """Yield possible paths of interpreters of a minor version, this one first."""
     name = "python" + ".".join(map(str, minor))
     yield sys.executable
     home = Path.home()
@@ -75,7 +75,7 @@ def _places(minor: Version) -> Iterator[str]:
 
 @lru_cache
 def _version_of(path: str) -> Version | None:
-    """The version that an interpreter says it has; None where it does not start, as one of pyenv's shims may."""
+    """Return the version that an interpreter reports; None if it does not start, as may happen with pyenv's shims."""
     code = "import sys; print(*sys.version_info[:3])"
     try:
         done = subprocess.run([path, "-IS", "-c", code], capture_output=True, text=True, timeout=60, check=True)

@@ -1,4 +1,4 @@
-"""Running a run again: from its frozen config and code, with overrides on top."""
+"""Reruns: a new run from the frozen config and code of another one, with overrides."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from labrun.submission import freeze, snapshot, submit
 
 @dataclass
 class Rerun:
-    """A run that is to be repeated, ready to be submitted."""
+    """A rerun that is ready to be submitted."""
 
     job: submit.Job
 
@@ -38,21 +38,21 @@ class Rerun:
         return self.job.run_dir
 
     def carry_out(self) -> Record:
-        """Submit and execute it: in the pool where it ran inline, since only there the frozen code is imported."""
+        """Submit and execute it; an inline run is repeated in the pool, since only the pool imports the frozen code."""
         return submit.carry_out([self.job], self.job.run_dir)[0]
 
 
 def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> Rerun:
-    """Freeze a run's repetition; nothing is written yet.
+    """Freeze a rerun without writing anything.
 
     Args:
-        run_dir: the run that is repeated.
-        overrides: on top of its config, in Hydra's grammar.
-        new_code: take the code as it is now.
+        run_dir: the run to repeat.
+        overrides: overrides of its config, in Hydra's grammar.
+        new_code: use the current code.
 
     Raises:
-        ConfigError: an override is none, or the config does not hold any more.
-        RecordError: the frozen code is gone.
+        ConfigError: an override is invalid, or the config is no longer valid.
+        RecordError: the frozen code is missing.
     """
     root, old = store.workspace(), records.read(run_dir)
     _check(old)
@@ -68,7 +68,7 @@ def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> 
     composed["compute"] = compute
     script = (old.code or {}).get("script")
     if script and not new_code:
-        # Its frozen copy, wherever the folder is now.
+        # Use the frozen copy, wherever it is stored now.
         composed["script"] = {**composed["script"], "source": str(_kept(script, root, old))}
     composed.pop("datastores", None)
     around = freeze.capture_provenance(root, all_of_it=True) if new_code else _as_it_was(old, root)
@@ -94,7 +94,7 @@ def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> 
 
 @contextlib.contextmanager
 def _importing(code: Mapping[str, Any]) -> Iterator[None]:
-    """Inside, modules are found in the frozen code: what lies here now may be other code, or none."""
+    """Import modules from the frozen code inside the context; the current code may be different or missing."""
     before = list(sys.path)
     sys.path[:] = snapshot.import_path(code)
     try:
@@ -104,10 +104,10 @@ def _importing(code: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _check(old: Record) -> None:
-    """Whether a record's config is one of a run, as far as the schema does not look at it.
+    """Check the parts of a record's config that the schema does not check.
 
     Raises:
-        RecordError: it is not.
+        RecordError: the config is not that of a run.
     """
     if old.task == records.PROGRAM:
         raise RecordError(f"run {old.id} was a program's own, which labrun did not start: run that again")
@@ -132,16 +132,16 @@ def _as_typed(name: str, node: Mapping[str, Any]) -> Any:
 
 
 def _environment(names: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """The values of the run's variables: records have only their names; those of this process stand in.
+    """Return the run's variables with values of this process, since records have only the names.
 
     Args:
-        names: with what the record holds of each.
-        overrides: what is typed on top.
+        names: the variables in the record.
+        overrides: the overrides of the rerun.
     """
     typed = [text.lstrip("+~").partition("=")[0] for text in overrides]
     prefix = "compute.environment"
     given = set(names) if prefix in typed else {key.removeprefix(f"{prefix}.") for key in typed if prefix in key}
-    names = {name: "" if name in given else value for name, value in names.items()}  # its place, for what is typed
+    names = {name: "" if name in given else value for name, value in names.items()}  # a placeholder for the override
     missing = variables.missing(names)
     if missing:
         raise ConfigError(
@@ -156,7 +156,7 @@ def _as_it_was(old: Record, root: Path) -> freeze.Provenance:
 
 
 def _kept(code: Mapping[str, Any], root: Path, old: Record) -> Path:
-    """Where a snapshot lies: in this workspace, or in the one that the record names, if it is what its digest says."""
+    """Return the folder of a snapshot: in this workspace, or the recorded folder if it matches the digest."""
     digest, told = str(code.get("digest")), Path(str(code.get("folder") or ""))
     if checking.is_sha256(digest):
         own = store.state_folder(root) / "code" / digest
@@ -171,10 +171,10 @@ def _kept(code: Mapping[str, Any], root: Path, old: Record) -> Path:
 
 
 def apply(config: Any, overrides: Sequence[str]) -> None:
-    """Put overrides on top of a composed config, as Hydra does: `key=value`, `+key=value`, `~key`, `group=option`.
+    """Apply overrides to a composed config, as Hydra does: `key=value`, `+key=value`, `~key`, `group=option`.
 
     Raises:
-        ConfigError: an override is none, sweeps, or names no key.
+        ConfigError: an override is invalid, is a sweep, or has an unknown key.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -217,7 +217,7 @@ def _delete(config: Any, key: str) -> None:
 
 
 def _option(group: str, override: str) -> Any:
-    """The node that an option of a group gives, composed as `labrun` would, resolved."""
+    """Return the node for an option of a group, composed and resolved as by `labrun`."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException

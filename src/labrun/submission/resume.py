@@ -1,4 +1,4 @@
-"""Going on with a sweep: which of its runs are done, by signature, and which are to be run."""
+"""Resuming a sweep: which of its runs are completed, by signature, and which must still run."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class PreviousRun:
-    """A run of the sweep that is gone on with."""
+    """A run of the sweep that is resumed."""
 
     run_dir: Path
     record: Record
 
 
 def find_sweep(root: Path, reference: str, name: str, composed: Path | None = None) -> Path:
-    """The folder of the sweep that the user names.
+    """Return the folder of the sweep that a reference means.
 
     Args:
         root: the workspace.
         reference: `last` (of this name), or a folder.
         name: the sweep's `name`.
-        composed: where a sweep of this command would lie (`hydra.sweep.dir`): if there is one, it is the last.
+        composed: the folder of this command's sweep (`hydra.sweep.dir`); a sweep in it counts as the last one.
 
     Raises:
-        RecordError: there is none.
+        RecordError: there is no such sweep.
     """
     if reference != "last":
         for folder in (Path(reference).expanduser(), root / reference):
@@ -71,14 +71,14 @@ def _is_sweep(folder: Path) -> bool:
 
 
 def _name(folder: Path) -> str | None:
-    """Of which name a sweep's runs are; None where that cannot be read."""
+    """Return the name of a sweep's runs; None if it cannot be read."""
     with contextlib.suppress(RecordError):
         return next((one.record.name for one in earlier(folder)), None)
     return None
 
 
 def _begun(folder: Path) -> str:
-    """When a sweep was submitted, in UTC: its folder's name is of the local clock, which may be set, or travel."""
+    """Return when a sweep was submitted, in UTC; its folder's name has local time, which may jump or change zones."""
     with contextlib.suppress(RecordError):
         for name in sweep_state.read_plan(folder).runs:
             with contextlib.suppress(RecordError):
@@ -88,7 +88,7 @@ def _begun(folder: Path) -> str:
 
 
 def earlier(folder: Path) -> list[PreviousRun]:
-    """The runs that a sweep has so far."""
+    """Return the existing runs of a sweep."""
     return [
         PreviousRun(run_dir, record) for run_dir, record in sweep_state.readable(folder, sweep_state.read_plan(folder))
     ]
@@ -97,20 +97,20 @@ def earlier(folder: Path) -> list[PreviousRun]:
 def match(
     new: Sequence[Record], old: Sequence[PreviousRun], path: Sequence[str] | None = None
 ) -> list[PreviousRun | None]:
-    """For each new run the old one that it repeats, if any; each old one is taken once.
+    """Return for each new run the old run that it repeats, if any. Each old run is matched once.
 
-    The model's code does not count here: what is completed stays, whatever has been edited since. Data count.
+    Changes of the model's code are ignored: completed runs are kept whatever was edited since. Changes of data count.
 
     Args:
         new: the runs of the command.
-        old: those that the sweep has.
-        path: where the runs import from that are still to be done; None: as this process does.
+        old: the existing runs of the sweep.
+        path: the import path of the runs that must still run; None: that of this process.
     """
     digests: dict[str, list[dict[str, Any]]] = {}
     by_signature: dict[str, list[PreviousRun]] = {}
     for one in old:
         if one.record.imported and one.record.status != records.COMPLETED:
-            continue  # its record would say what is run: the command's own run is begun anew
+            continue  # its record would determine what runs: start the command's own run instead
         if one.record.finished and one.record.status == records.COMPLETED:
             data = [entry for entry in one.record.data if "digest" in entry]
         else:
@@ -137,25 +137,25 @@ def match(
 
 
 def with_compute(old: Sequence[str], new: Sequence[str]) -> list[str]:
-    """A run's overrides, those of `compute` as they are now: it is gone on with under these."""
+    """Return a run's overrides with those of `compute` replaced by the new ones, under which the run is resumed."""
     return [text for text in old if top_key(text) != "compute"] + [text for text in new if top_key(text) == "compute"]
 
 
 def _signature(record: Record, data: list[dict[str, Any]]) -> str:
-    """What two runs have in common that repeat each other; of the environment, what it gave when each was submitted."""
+    """Return a signature that equal runs share; values from the environment count as they were at submission."""
     settings = record.settings or execute.signature(execute.here(record.config), [], None)
     return " ".join([settings, *(str(entry.get("content") or entry["digest"]) for entry in data)])
 
 
 def _of_before(record: Record, data: list[dict[str, Any]]) -> str:
-    """The signature of older versions, whose records have no digest of what the user's own code gave."""
+    """Return the signature in older versions, whose records have no digest of data produced by the user's code."""
     return _signature(record, [{"digest": entry["digest"]} for entry in data])
 
 
 def _data_now(
     config: Mapping[str, Any], known: dict[str, list[dict[str, Any]]], path: Sequence[str] | None
 ) -> list[dict[str, Any]]:
-    """The digest of what a run would read now."""
+    """Return the digest of the data that a run would read now."""
     if not config.get("dataset"):
         return []
     there = execute.here({key: config[key] for key in ("dataset", "datastore", "datastores") if key in config})
@@ -209,17 +209,17 @@ LONGEST_S = 900.0
 
 
 def _answered(work: str, given: Any, path: Sequence[str]) -> dict[str, Any]:
-    """The digests of what the user's own code gives, in a process that imports the code that the runs will have.
+    """Return the digests of data produced by the user's own code, from a process that imports the code of the runs.
 
     Args:
-        work: makes `found` of `given`.
+        work: code that computes `found` from `given`.
         given: plain values.
-        path: what that process imports from.
+        path: the import path of that process.
 
     Raises:
-        DataError: it gives nothing; the runs that need the data say why.
+        DataError: the code fails; the runs that need the data will report the reason.
     """
-    written = json.dumps([[*path], given])  # by a pipe: values of variables are in it
+    written = json.dumps([[*path], given])  # sent through a pipe, because it contains values of variables
     command = [sys.executable, "-c", FRAME.format(work)]
     dataset = given["dataset"] if isinstance(given, dict) else given[0]
     try:
@@ -235,7 +235,7 @@ def _answered(work: str, given: Any, path: Sequence[str]) -> dict[str, Any]:
 
 
 def tell_changes(new: Sequence[Record], old: Sequence[PreviousRun], fresh_code: bool) -> None:
-    """Say what is different from when the sweep was submitted: code, packages, machine."""
+    """Warn about differences since the sweep was submitted: code, packages, machine."""
     if not new or not old:
         return
     then, now = old[0].record, new[0]
@@ -259,7 +259,7 @@ def tell_changes(new: Sequence[Record], old: Sequence[PreviousRun], fresh_code: 
 
 
 def _changed_files(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Python and YAML files that differ between two snapshots."""
+    """Return the Python and YAML files that differ between two snapshots."""
     texts: list[dict[str, bytes]] = []
     for code in (then, now):
         top = Path(str(code.get("folder", "/nowhere")))

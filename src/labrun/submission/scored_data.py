@@ -1,8 +1,8 @@
-"""The data of a run that is scored, with some of their keys changed: `task=predict from=RUN dataset.path=new.csv`.
+"""The data of a scored run with overridden keys: `task=predict from=RUN dataset.path=new.csv`.
 
-What is typed below `dataset` and `datastore` is meant of that run's data, and not of those that the config has by
-default. So it is composed with what the run's record has; where a key is referred to by others in the run's own config
-(`${dataset.vars.path}`), those change as well.
+Overrides below `dataset` and `datastore` apply to that run's data rather than to the config's default. They are
+therefore composed with the data in the run's record. If other keys in the run's own config refer to an overridden key
+(`${dataset.vars.path}`), they change as well.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from labrun.errors import ConfigError
 
 GROUPS = ("dataset", "datastore")
 OPEN_PARTS = ("train", "validation", "test", "predict")
-"""Of PyTorch's data sets, the keys that take any name below them."""
+"""Keys of PyTorch data sets that accept any keys below them."""
 
 
 def chooses(overrides: Sequence[str], group: str = "dataset") -> bool:
-    """Whether other data than those of the scored run are chosen."""
+    """Return whether the overrides select other data than those of the scored run."""
     return bool({"experiment", "dataset", group} & set(map(_key, overrides)))
 
 
 def typed_below(overrides: Sequence[str], group: str) -> list[str]:
-    """What was typed of the keys of a group that is that of the scored run; nothing where another one is chosen."""
+    """Return the overrides of keys in a group of the scored run; empty if another option of it is selected."""
     if chooses(overrides, group):
         return []
     return [one for one in overrides if _key(one).startswith(f"{group}.")]
@@ -45,16 +45,16 @@ def _key(override: str) -> str:
 
 
 def place(config: DictConfig, source: Mapping[str, Any], run_dir: Path, overrides: Sequence[str]) -> None:
-    """Put a run's data into a config that is composed, before what was typed is applied to it.
+    """Put a run's data into a composed config before the overrides are applied to it.
 
     Args:
-        config: changed.
+        config: the composed config; changed in place.
         source: the scored run's config.
         run_dir: its folder.
-        overrides: all that was typed.
+        overrides: all overrides.
 
     Raises:
-        ConfigError: the run's config refers to what no record may refer to.
+        ConfigError: the run's config contains references that records may not contain.
     """
     for group in GROUPS:
         if chooses(overrides, group) or not isinstance(source.get(group), Mapping):
@@ -76,7 +76,7 @@ def _open(config: DictConfig, group: str) -> None:
 
 
 def consequences(run_dir: Path, group: str, typed: Sequence[str]) -> list[tuple[str, Any]]:
-    """The keys of a run's data that refer to what was typed, and what they come to then.
+    """Return the keys of a run's data that refer to overridden keys, with their new values.
 
     Args:
         run_dir: the scored run's folder.
@@ -84,7 +84,7 @@ def consequences(run_dir: Path, group: str, typed: Sequence[str]) -> list[tuple[
         typed: overrides of its keys.
 
     Returns:
-        Each key, without the group, and its value as a record keeps it.
+        Each key, without the group, and its value in the form for a record.
     """
     file = run_dir / SUBFOLDER / "config.yaml"
     if not typed or not file.is_file():
@@ -96,7 +96,7 @@ def consequences(run_dir: Path, group: str, typed: Sequence[str]) -> list[tuple[
     parsed = OverridesParser.create().parse_overrides(list(typed))
     try:
         _apply(parsed, after, group)
-    except HydraException:  # told where the config itself is composed
+    except HydraException:  # reported when the config itself is composed
         return []
     names = {one.key_or_group for one in parsed}
     pairs = [(key, _value(before, f"{group}.{key}"), _value(after, f"{group}.{key}")) for key in keys]
@@ -104,7 +104,7 @@ def consequences(run_dir: Path, group: str, typed: Sequence[str]) -> list[tuple[
 
 
 def with_further(node: Mapping[str, Any], further: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """A node of a record with other values for some keys."""
+    """Return a copy of a record's node with other values for some keys."""
     if not further:
         return dict(node)
     found = OmegaConf.create(dict(node))
@@ -130,7 +130,7 @@ def _loaded(file: Path) -> DictConfig | None:
 
 
 def _referring(node: Any, above: str = "") -> Iterator[str]:
-    """The places of texts that refer to something."""
+    """Yield the key paths of strings that contain references."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             yield from _referring(value, f"{above}.{key}".lstrip("."))
@@ -142,7 +142,7 @@ def _referring(node: Any, above: str = "") -> Iterator[str]:
 
 
 def _value(config: DictConfig, key: str) -> Any:
-    """What a key comes to; nothing where that cannot be told here."""
+    """Return the value of a key; None if it cannot be resolved on this machine."""
     try:
         return composed.kept_value(config, key)
     except ConfigError:

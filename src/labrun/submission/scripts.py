@@ -1,4 +1,4 @@
-"""A script, settled when it is submitted: where it lies, what it needs, and a copy of its folder."""
+"""Resolution of a script at submission: its path, its requirements, and a copy of its folder."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from labrun.errors import ConfigError
 from labrun.submission import environments, snapshot
 
 NO_SOURCES = frozenset(map(Path, ("/", "/etc", "/home", "/opt", "/root", "/tmp", "/usr", "/usr/bin", "/var", "/bin")))
-"""Folders that a script may lie in, and that nobody wants copied."""
+"""Folders that may contain a script but must not be copied."""
 
 
 def settle(kept: dict[str, Any], values: Mapping[str, Any]) -> None:
-    """Make the paths of a script's config absolute, the script's own relative to its source folder.
+    """Make the paths in a script's config absolute, and the script's own path relative to its source folder.
 
     Args:
-        kept: the node `script` as the record keeps it; changed in place.
-        values: the same, resolved.
+        kept: the node `script` for the record; changed in place.
+        values: the same node, resolved.
 
-    Raises:
-        ConfigError: a file is not there, or is not what it should be.
+        Raises:
+            ConfigError: a file is missing or invalid.
     """
     problems = []
     source = Path(values["source"]).expanduser().resolve() if values.get("source") else None
@@ -68,7 +68,7 @@ def settle(kept: dict[str, Any], values: Mapping[str, Any]) -> None:
 
 
 def _problems_of_source(source: Path, values: Mapping[str, Any]) -> list[str]:
-    """Why a folder cannot be the one that each run gets a copy of."""
+    """Return why a folder cannot be the source folder, of which each run gets a copy; empty if it can."""
     if not source.is_dir():
         return [f"script.source={values['source']}: there is no such folder"]
     if source in NO_SOURCES or source == Path.home():
@@ -80,13 +80,13 @@ def _problems_of_source(source: Path, values: Mapping[str, Any]) -> list[str]:
 
 
 def _mounted(text: Any) -> str:
-    """An input's value: a name alone is that of an asset or folder of the datastore."""
+    """Return an input's value; a bare name becomes a mount of an asset or folder of the datastore."""
     plain = str(text)
     return plain if "${" in plain or plain.startswith("/") else f"${{mount:{plain}}}"
 
 
 def code(kept: Mapping[str, Any], root: Path) -> dict[str, Any]:
-    """What the record's `code` says of a script: its folder's snapshot, its environment.
+    """Return the entries for a script in the record's `code`: its folder's snapshot and its environment.
 
     Raises:
         ConfigError, RecordError: see `snapshot.take_folder`.

@@ -1,4 +1,4 @@
-"""Work on many items, shared out to forks of this process: what they compute comes back, and nothing else of them."""
+"""Work on many items, distributed to forks of this process, from which only the results are used."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 LEAST = 12
-"""Items that are worth a fork."""
+"""Minimum number of items per fork."""
 
 
 def shared_out(
     items: Sequence[Item], work: Callable[[Sequence[Item]], Result], state: Callable[[], Any], least: int = LEAST
 ) -> list[Result]:
-    """What `work` gives for parts of the items, in their order; the last part is done by this process itself.
+    """Return the results of `work` for parts of the items, in order. This process does the last part itself.
 
-    What a fork cannot do alone is done again here: where it says something to the user, where what others build on
-    changes in it, and where it fails.
+    It also repeats a fork's part if the fork prints anything, changes the state that later items depend on, or fails.
 
     Args:
-        items: cut into as many parts as there are cores, at most.
-        work: takes some of them one after the other; what it gives can be pickled.
-        state: what work on one item leaves for those after it; where that changes in a fork, it is lost.
-        least: items of a part.
+        items: the items, split into at most as many parts as there are cores.
+        work: processes some of the items in order; its result must be picklable.
+        state: returns the state that one item leaves for the next ones; changes in a fork are lost.
+        least: minimum number of items per part.
     """
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" and threading.active_count() == 1 else 1
     count = max(1, min(cores, len(items) // least))
@@ -57,7 +56,7 @@ def shared_out(
 def _forked(
     part: Sequence[Item], work: Callable[[Sequence[Item]], Result], state: Callable[[], Any]
 ) -> tuple[int, int]:
-    """A fork that works on a part: its pid, and the pipe that its answer comes through."""
+    """Fork a process that works on a part. Return its pid and the pipe for its result."""
     theirs, ours = os.pipe()
     pid = os.fork()
     if pid:
@@ -79,7 +78,7 @@ def _forked(
 def _answer(pipe: int) -> tuple[Any] | None:
     with open(pipe, "rb", closefd=False) as file:
         try:
-            found: tuple[Any] = pickle.load(file)  # noqa: S301 - of a fork of this process
+            found: tuple[Any] = pickle.load(file)  # noqa: S301 - written by a fork of this process
             return found
         except (EOFError, pickle.UnpicklingError):
             return None

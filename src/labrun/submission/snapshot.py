@@ -1,9 +1,9 @@
-"""The code as it was when the run was submitted: copied once per digest, and named by it in the record.
+"""Snapshots of the code at submission, copied once per digest; the record refers to them by digest.
 
-What is taken: in a git work tree the tracked files as they are now, those of its submodules too, and the untracked ones
-that git does not ignore; elsewhere the folder's own modules, packages and configs. What never is: secrets (by name, and
-private keys), links out of the tree, what `.labignore` names, and files too large to be code. Of a script's folder
-nothing is taken that its `.amlignore` names.
+In a git work tree, a snapshot contains the tracked files in their current state, those of submodules too, and untracked
+files that git does not ignore. Elsewhere it contains the folder's own modules, packages and configs. It never contains
+secrets (recognized by name, and private keys), links out of the tree, files listed in `.labignore`, or files too large
+to be code. From a script's folder, files listed in its `.amlignore` are excluded, too.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ SECRET_FOLDERS = frozenset({".aws", ".azure", ".ssh", ".gnupg", ".kube", ".confi
 SOURCE_SUFFIXES = frozenset({".py", ".yaml", ".yml"})
 SKIPPED_FOLDERS = frozenset({"__pycache__", ".venv", "venv", "node_modules", "outputs", "multirun", "data"})
 NO_CODE = frozenset({"__pycache__", ".venv", "venv", "node_modules", "site-packages"})
-"""Of those, what is not code of a package's either."""
+"""Folders that are skipped inside packages, too."""
 LARGEST_FILE = 5 * 2**20
 LARGEST_TOTAL = 200 * 2**20
 IGNORE_FILE = ".labignore"
 CARRIED = "LABRUN_CARRIED_CODE"
-"""The variable that holds, in a search that was carried to another machine, what records say of its code and git."""
+"""Variable that holds the records' code and git information in a search that was transferred to another machine."""
 
 
 def take_folder(folder: Path, root: Path) -> dict[str, Any]:
-    """Copy all of a script's folder that is not too large, secret or ignored into the workspace's store.
+    """Copy a script's folder, except files that are too large, secret or ignored, to the workspace's store.
 
     Args:
         folder: the script's source folder.
@@ -72,7 +72,7 @@ def take_folder(folder: Path, root: Path) -> dict[str, Any]:
     Raises:
         ConfigError, RecordError: see `take`.
     """
-    # A folder that git ignores as a whole has its script, too.
+    # If git ignores the whole folder, fall back to all its files.
     listed = list(_git_files(folder, root) if _git_top(folder) else ()) or list(_all_files(folder))
     is_ignored = ignore_rules.of(folder)
     files, total = _chosen(folder, [path for path in listed if not is_ignored(path)])
@@ -81,11 +81,11 @@ def take_folder(folder: Path, root: Path) -> dict[str, Any]:
 
 
 def _keep(base: Path, files: list[Path], root: Path) -> tuple[str, Path]:
-    """Copy files into the store, unless they are there; their digest, and where the copy lies."""
+    """Copy files to the store unless they exist there. Return their digest and the copy's folder."""
     digest = tree_digest(base, files)
     target = store.state_folder(root) / "code" / digest
     if target.is_dir():
-        os.utime(target)  # in use: a clean-up leaves it alone until the run is there that names it
+        os.utime(target)  # mark it as in use, so that a clean-up keeps it until the run refers to it
     else:
         _copy(base, files, target)
     return digest, target
@@ -93,7 +93,7 @@ def _keep(base: Path, files: list[Path], root: Path) -> tuple[str, Path]:
 
 def _all_files(folder: Path) -> Iterator[Path]:
     for top, names, files in os.walk(folder):
-        # A package may be called `data`: of it the modules are code.
+        # A package may be called `data`; its modules are code.
         in_data = "data" in Path(top).relative_to(folder).parts
         packages = {name for name in names if (in_data or name == "data") and any(Path(top, name).glob("*.py"))}
         names[:] = [name for name in names if name in packages or not (in_data or name in SKIPPED_FOLDERS)]
@@ -105,18 +105,18 @@ def _all_files(folder: Path) -> Iterator[Path]:
 
 
 def take(folder: Path, root: Path) -> dict[str, Any]:
-    """Copy a folder's code into the workspace's store, unless it is there already.
+    """Copy a folder's code to the workspace's store, unless it already exists there.
 
     Args:
         folder: the working folder.
         root: the workspace.
 
     Returns:
-        The record's `code`: digest of all, digest of the sources alone (Python and YAML: what a run's signature
-        covers), number of files, bytes, and where the copy lies.
+        The record's `code`: digest of all files, digest of the sources only (Python and YAML, which a run's signature
+        covers), number of files, bytes, and the copy's folder.
 
-    Raises:
-        ConfigError: the code is larger than a snapshot may be.
+        Raises:
+            ConfigError: the code is too large for a snapshot.
         RecordError: the copy cannot be written.
     """
     top = _git_top(folder)
@@ -136,10 +136,10 @@ def take(folder: Path, root: Path) -> dict[str, Any]:
 
 
 def _chosen(base: Path, listed: list[Path]) -> tuple[list[Path], int]:
-    """The files that a snapshot takes, and their bytes.
+    """Return the files of a snapshot, and their total size in bytes.
 
     Raises:
-        ConfigError: they are more than a snapshot may take.
+        ConfigError: they are too large for a snapshot.
     """
     listed, far = _through_links(base, listed)
     chosen = [path for path in without_runs(base, listed) if _wanted(base, path)]
@@ -167,7 +167,7 @@ def _chosen(base: Path, listed: list[Path]) -> tuple[list[Path], int]:
 
 
 def _through_links(base: Path, listed: list[Path]) -> tuple[list[Path], list[Path]]:
-    """What is listed, and what lies behind links to folders of the tree; and the links to folders elsewhere."""
+    """Return the listed files with those behind links to folders in the tree, and the links to folders elsewhere."""
     links = [path for path in listed if (base / path).is_symlink() and (base / path).is_dir()]
     found, far = [path for path in listed if path not in links], []
     for link in links:
@@ -181,14 +181,14 @@ def _through_links(base: Path, listed: list[Path]) -> tuple[list[Path], list[Pat
 
 
 def import_path(code: Mapping[str, Any], own: bool = True) -> list[str]:
-    """`sys.path` with every folder of the user's tree replaced by its copy in the snapshot.
+    """Return `sys.path` with every folder of the user's tree replaced by its copy in the snapshot.
 
-    A run from elsewhere, and one that is repeated from another folder, has another tree than the one here: that counts
-    as the user's, too, so that no code of today takes the place of the frozen one.
+    If a run comes from another machine, or is repeated from another folder, its tree is not the current one. The
+    current tree then counts as the user's as well, so that current code never replaces the frozen code.
 
     Args:
-        code: the record's.
-        own: with this interpreter's packages; without them only what lies in the snapshot.
+        code: the record's `code`.
+        own: keep this interpreter's packages; otherwise return only folders in the snapshot.
     """
     base, folder, here = Path(code["base"]), Path(code["folder"]), Path.cwd()
     trees = [base] if here.is_relative_to(base) else [base, _git_top(here) or here]
@@ -230,7 +230,7 @@ def _git_top(folder: Path) -> Path | None:
 
 
 def _git_files(base: Path, root: Path) -> Iterator[Path]:
-    """What git knows and does not ignore, but for the workspace's runs, which many a repository does not ignore."""
+    """Yield the files that git tracks or does not ignore, except the workspace's runs, which are often not ignored."""
     own = _own_folders(base, root)
     tracked, others = (
         [path for path in map(Path, _git_names(base, *which)) if not any(map(path.is_relative_to, own))]
@@ -240,20 +240,20 @@ def _git_files(base: Path, root: Path) -> Iterator[Path]:
     for path in others:
         if (base / path).is_dir() and not (
             base / path
-        ).is_symlink():  # a clone inside this one, of which git lists the folder alone
+        ).is_symlink():  # a nested clone, of which git lists only the folder
             yield from (path / below for below in _git_files(base / path, root))
         else:
             yield path
 
 
 def without_runs(base: Path, listed: Iterable[Path]) -> list[Path]:
-    """Files without those of runs, sweeps and workspaces, wherever the user has put them.
+    """Return files without those of runs, sweeps and workspaces, wherever the user has put them.
 
-    Runs that hold the code that holds the earlier runs grow with every run.
+    Otherwise each snapshot would contain the earlier runs with their snapshots, and grow with every run.
 
     Args:
         base: the tree.
-        listed: files in it, by their paths from there.
+        listed: files in the tree, as relative paths.
     """
     known = {Path(): False}
 
@@ -271,10 +271,10 @@ def without_runs(base: Path, listed: Iterable[Path]) -> list[Path]:
 
 
 def is_changed(folder: Path, root: Path) -> bool:
-    """Whether anything in the git work tree around a folder differs from the commit, but for runs.
+    """Return whether the git work tree around a folder differs from its commit, apart from runs.
 
     Args:
-        folder: in the work tree.
+        folder: a folder in the work tree.
         root: the workspace.
     """
     top = _git_top(folder)
@@ -287,7 +287,7 @@ def is_changed(folder: Path, root: Path) -> bool:
 
 
 def _own_folders(base: Path, root: Path) -> list[str]:
-    """Where the workspace's runs lie, from a tree's top."""
+    """Return the folders of the workspace's runs, relative to a tree."""
     return [os.path.relpath(os.path.realpath(root / name), os.path.realpath(base)) for name in store.PLACES]
 
 
@@ -305,9 +305,9 @@ def _git(folder: Path, *arguments: str) -> bytes | None:
 
 
 def _source_files(base: Path) -> Iterator[Path]:
-    """Outside git: the folder's own modules, its packages, and its configs; never a whole home folder.
+    """Yield a folder's modules, packages and configs, for a folder outside git; never a whole home folder.
 
-    A folder of modules is a package without `__init__.py` too; below it only folders of modules are looked into.
+    A folder of modules without `__init__.py` counts as a package, too; only folders of modules are searched below it.
     """
     yield from (path.relative_to(base) for path in base.glob("*.py"))
     whole = {path.parent for path in base.glob("*/__init__.py") if path.parent.name not in store.PLACES}
@@ -323,7 +323,7 @@ def _source_files(base: Path) -> Iterator[Path]:
 
 
 def _wanted(base: Path, path: Path) -> bool:
-    """A regular file inside the tree, whose name is not a secret's."""
+    """Return whether a path is a regular file inside the tree that is not a secret."""
     if _is_secret(path):
         return False
     full = base / path
@@ -335,14 +335,14 @@ def _leads_out(base: Path, path: Path) -> bool:
 
 
 def _is_key(path: Path) -> bool:
-    """A file with a private key in it, whatever its name: a service account's JSON, too."""
+    """Return whether a file contains a private key, whatever its name (such as a service account's JSON)."""
     if path.suffix in SOURCE_SUFFIXES:
         return False
     try:
         with open(path, "rb") as file:
             content = file.read(LARGEST_FILE)
     except OSError:
-        return True  # what cannot be read cannot be taken either
+        return True  # an unreadable file cannot be copied either
     return bool(re.search(rb"-----BEGIN [A-Z ]*PRIVATE KEY", content))
 
 
