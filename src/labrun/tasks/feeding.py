@@ -1,4 +1,4 @@
-"""Samples for a saved model from files that people have: tables, arrays, images."""
+"""Reads samples for a saved model from users' files: tables, arrays, images."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from labrun.tasks.saved import BATCH, Saved
 
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 ARRAYS = ("X", "x", "data", "images", "X_test", "x_test", "test_images", "test_data")
-"""What the samples may be called in an `.npz`, the likeliest first."""
+"""Names that the samples may have in an `.npz`, the most likely first."""
 SAMPLES = ("x", "x_train", "x_valid", "x_test")
-"""The keys of `own.NAMES` that are samples."""
+"""The keys of `own.NAMES` that stand for samples."""
 
 
 @dataclass(frozen=True)
 class Fed:
-    """Samples, and what is known of them beside.
+    """Samples, and further information on them.
 
     Args:
-        samples: as the model takes them.
-        names: of each sample: an image's file; empty where they have none.
-        inputs: a table as it stands in the file, text in every cell, a row for each sample.
+        samples: the samples in the form that the model takes.
+        names: the image file of each sample; empty for other samples.
+        inputs: the table from the file, one row per sample, with all cells as text.
         notes: remarks for the user.
     """
 
@@ -40,7 +40,7 @@ class Fed:
     notes: Sequence[str] = ()
 
     def identifiers(self, saved: Saved) -> list[str]:
-        """The columns of the table that tell its rows apart, and that the model does not take."""
+        """Return the table's ID columns, which identify its rows and are not inputs of the model."""
         if self.inputs is None:
             return []
         left_out = saved.table.left_out if saved.table is not None else {}
@@ -53,16 +53,16 @@ class Fed:
 
 
 def read(path: Path, saved: Saved, form: Mapping[str, Any] | None = None) -> Fed:
-    """The samples of a file or of a folder of images.
+    """Read the samples of a file or a folder of images.
 
     Args:
         path: a table (see `delimited.read`), an `.npz` or `.npy` file, an image, or a folder of images.
-        saved: the model that is to take them.
-        form: `separator`, `encoding`, `sheet` and `skip_rows` of a table, as `delimited.read` takes them, where known.
+        saved: the model for the samples.
+        form: `separator`, `encoding`, `sheet` and `skip_rows` of a table for `delimited.read`, where known.
 
     Raises:
-        DataError: there is no such file, it cannot be read, or it holds nothing that the model takes.
-        ConfigError: `form` says what the file has not.
+        DataError: the file does not exist, cannot be read, or holds nothing that the model takes.
+        ConfigError: `form` does not apply to the file.
     """
     form = form or {}
     if form and not (path.is_file() and contents.is_table(path)):
@@ -88,10 +88,10 @@ def read(path: Path, saved: Saved, form: Mapping[str, Any] | None = None) -> Fed
 
 
 def blocks(path: Path, saved: Saved) -> Iterator[Fed]:
-    """The samples of a Parquet or an `.npz` file that stay on the disk, some at a time; see `read`.
+    """Yield the samples of a Parquet or `.npz` file in blocks, without loading the whole file; see `read`.
 
     Raises:
-        DataError: as `read`.
+        DataError: see `read`.
     """
     if columnar.is_parquet(path):
         file = columnar.Parquet(path)
@@ -110,7 +110,7 @@ def blocks(path: Path, saved: Saved) -> Iterator[Fed]:
 
 
 def _others(taken: str, names: Iterable[str]) -> list[str]:
-    """What to say of other parts of an archive, for which nothing is predicted."""
+    """Return a note on the other arrays of samples in an archive, which are not predicted."""
     left = [name for name in names if name != taken and any(name in own.NAMES[part] for part in SAMPLES)]
     return [f"predicted for {taken}, and not for {', '.join(left)}"] if left else []
 
@@ -146,7 +146,7 @@ def _images(files: Sequence[Path], saved: Saved) -> npt.NDArray[np.uint8]:
 
 
 def _highest(saved: Saved) -> float | None:
-    """What stands for white in the model's data, where that is not an image's own 255 (the digits have 16)."""
+    """Return the maximum pixel value in the model's data if it is not 255, as in images (the digits data has 16)."""
     scale = float((saved.card.get("scaling") or {}).get("scale", 255.0))
     return None if scale in (1.0, 255.0) else scale
 
@@ -187,7 +187,7 @@ def _of_cells(cells: Any, notes: list[str], path: Path, saved: Saved, has_header
         if not has_header:
             samples = samples.set_axis(known, axis=1)
         return Fed(samples, inputs=cells if has_header else None, notes=[*notes, *told])
-    # Of before labrun kept how a model's table was read, or of no table at all.
+    # The model is from before labrun stored how its table was read, or was not trained on a table.
     typed = _typed(cells)
     inputs = cells if has_header else None
     if saved.columns is not None and has_header:
@@ -202,7 +202,7 @@ def _of_cells(cells: Any, notes: list[str], path: Path, saved: Saved, has_header
 
 
 def _typed(cells: Any) -> Any:
-    """Columns of numbers where all that is in them is one, as pandas has them; gaps where nothing is."""
+    """Convert columns that hold only numbers to numbers; missing values become NaN or None."""
     import pandas as pd
 
     made = {}
@@ -216,9 +216,9 @@ def _typed(cells: Any) -> Any:
 
 
 def _features(table: Any, saved: Saved, has_header: bool) -> tuple[Any, list[str]]:
-    """The columns that the model takes, without the one that it is to predict.
+    """Return the columns that the model takes, without the target.
 
-    Without names, they stand in the order of the model's own table: all of its columns, or those that it takes.
+    Columns without names must be in the order of the model's training table: all its columns, or only the inputs.
     """
     if saved.columns is not None:
         wanted: int | None = len(saved.columns)

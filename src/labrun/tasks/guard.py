@@ -1,8 +1,7 @@
-"""The process between a run and its script: it ends all that the script started when the run is gone.
+"""Process between a run and its script. When the run is gone, it kills everything that the script started.
 
-Started by path under a bare interpreter (`python -IS guard.py PARENT_PID COMMAND ...`), with the standard library
-alone, as the leader of a process group of its own. The script is its child; its exit code, or the signal that ended
-it, becomes this process's own.
+Started by path under a bare interpreter (`python -IS guard.py PARENT_PID COMMAND ...`), so it imports only the standard
+library. It leads its own process group. The script is its child, whose exit code or signal it adopts.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ def _end_all(number: int, frame: FrameType | None) -> None:
 def main(parent: int, command: list[str]) -> int:
     """Start the script and wait for it."""
     signal.signal(signal.SIGHUP, _end_all)
-    if sys.platform == "linux":  # told by SIGHUP when the run's process is gone, however it went
+    if sys.platform == "linux":  # the kernel sends SIGHUP when the run's process ends, for whatever reason
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGHUP)
     if os.getppid() != parent:
         return 1
-    # The run signals the whole group: the script hears it, and this process waits for what it makes of it.
+    # The run signals the whole group: the script handles the signal, and this process waits for the result.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda number, frame: None)
     try:

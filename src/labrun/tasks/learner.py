@@ -1,8 +1,8 @@
-"""Training a plain network of any kind: what it is fed with, what its loss is, and how it is measured.
+"""Trains plain networks of any kind: takes batches apart, and chooses the loss and the metrics.
 
-A network that classifies labrun's own arrays is trained by `labrun.tasks.lightning.Classifier`, which is faster. This
-one takes batches of any structure, any loss and any metrics, and chooses them by the first batch where the config says
-nothing; what it has chosen is in the log.
+`labrun.tasks.classifier.Classifier` trains networks that classify labrun's own arrays, and is faster. This module takes
+batches of any structure, any loss and any metrics. Whatever the config leaves open is chosen by the first batch and
+logged.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from labrun.tasks.task import is_named
 log = logging.getLogger(__name__)
 
 TARGET_KEYS = ("labels", "label", "targets", "target", "y")
-"""What the target may be called in a batch that is a dict."""
+"""Names that the target may have in a dict batch."""
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 IGNORED = -100
-"""The class number that torch's cross-entropy leaves out."""
+"""The class index that torch's cross-entropy ignores."""
 OF_CLASSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
-"""Losses whose target holds class numbers."""
+"""Losses whose target holds class indices."""
 OF_LABELS = (
     "BCEWithLogitsLoss",
     "BCELoss",
@@ -45,19 +45,19 @@ OF_LABELS = (
     "binary_cross_entropy_with_logits",
     "multilabel_soft_margin_loss",
 )
-"""Losses whose target holds a 0 or 1 for each label, as floats."""
+"""Losses whose target holds 0 or 1 for each label, as floats."""
 OF_QUANTITIES = (
     *("MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "PoissonNLLLoss"),
     *("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "poisson_nll_loss"),
 )
-"""Losses whose target holds quantities, also as integers."""
+"""Losses whose target holds quantities, possibly as integers."""
 DEFAULT_OPTIMIZER = {"_target_": "torch.optim.Adam", "_partial_": True}
 DEFAULT_LR = 1e-3
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch taken apart: what the network is called with, and what it is to give."""
+    """A batch split into the network's arguments and the target."""
 
     args: tuple[Any, ...]
     named: Mapping[str, Any]
@@ -65,20 +65,20 @@ class Batch:
 
     @property
     def size(self) -> int:
-        """How many samples it has."""
+        """Number of samples."""
         return len(self.target)
 
 
 def taken_apart(batch: Any, network: nn.Module, target: str | None) -> Batch:
-    """A batch of any structure, as inputs and a target.
+    """Split a batch of any structure into inputs and a target.
 
     Args:
         batch: a tuple `(input, ..., target)`, a dict with the target under one of `TARGET_KEYS`, or a tensor.
-        network: takes the inputs; of a dict those that its `forward` names.
-        target: `input`: the network is to give back its (first) input.
+        network: receives the inputs; from a dict, those that are parameters of its `forward`.
+        target: `input` if the network is to reproduce its (first) input.
 
     Raises:
-        UnfitError: there is no target, or nothing of a dict is what the network takes.
+        UnfitError: there is no target, or `forward` takes nothing from a dict.
     """
     if isinstance(batch, Tensor):
         return Batch((batch,), {}, batch)
@@ -104,7 +104,7 @@ def _target_key(batch: Mapping[str, Any]) -> str | None:
 
 
 def _inputs_of_dict(batch: Mapping[str, Any], network: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What of a dict the network is called with: by place, and by name."""
+    """Return the network's positional and keyword arguments from a dict batch."""
     key = _target_key(batch)
     inputs = {name: value for name, value in batch.items() if name != key}
     known = inspect.signature(network.forward).parameters
@@ -137,10 +137,10 @@ def _of_dict(batch: Mapping[str, Any], network: nn.Module, wanted: str | None) -
 
 
 def scores_of(output: Any) -> Tensor:
-    """The tensor of scores in what a network gives.
+    """Return the tensor of scores in a network's output.
 
     Raises:
-        UnfitError: it gives none.
+        UnfitError: the output has none.
     """
     if isinstance(output, Mapping) and "logits" in output:
         output = output["logits"]
@@ -154,7 +154,7 @@ def scores_of(output: Any) -> Tensor:
 
 
 def classes_are_last(scores: Tensor, target: Tensor) -> bool | None:
-    """Whether scores of classes are (N, ..., C), and not (N, C, ...); None where their shape does not tell.
+    """Return whether class scores are (N, ..., C) rather than (N, C, ...), or None if their shape is ambiguous.
 
     Raises:
         UnfitError: they are neither.
@@ -169,15 +169,15 @@ def classes_are_last(scores: Tensor, target: Tensor) -> bool | None:
 
 
 def asked(network: nn.Module, batch: Any, target: str | None = None) -> Tensor:
-    """The scores that a network gives for a batch, with a target or without.
+    """Return a network's scores for a batch with or without a target.
 
     Args:
-        network: a plain one.
-        batch: as `taken_apart` takes it; a tuple of as many parts as `forward` has to be given is all input.
+        network: a plain network.
+        batch: see `taken_apart`; if a tuple has exactly as many parts as `forward` requires, all are inputs.
         target: see `taken_apart`.
 
     Raises:
-        UnfitError: the batch holds nothing that the network takes, or it gives no scores.
+        UnfitError: the network takes nothing from the batch, or its output has no scores.
     """
     if isinstance(batch, Tensor):
         return scores_of(network(batch))
@@ -193,12 +193,12 @@ def asked(network: nn.Module, batch: Any, target: str | None = None) -> Tensor:
 
 
 class Lesson:
-    """A plain network's loss and metrics: the config's, or by the first batch.
+    """A plain network's loss and metrics: those of the config, or chosen by the first batch.
 
     Args:
         node: the config's `model`, without the keys that the network takes itself.
-        classes: how many classes the data have, where that is known.
-        weights: of each class in the loss; None: all count alike.
+        classes: number of classes in the data, if known.
+        weights: class weights of the loss; None weighs all classes equally.
     """
 
     def __init__(self, node: Mapping[str, Any], classes: int | None, weights: Tensor | None) -> None:
@@ -210,16 +210,16 @@ class Lesson:
         self.kind = ""
         self.classes_last = False
         self.known_last: bool | None = None
-        """`classes_last` of a saved network, as its card says."""
+        """`classes_last` of a saved network, from its card."""
         self._guessed: tuple[int, ...] | None = None
-        """The shape of the scores from which `classes_last` was guessed."""
+        """Shape of the ambiguous scores from which `classes_last` was guessed."""
 
     def settle(self, scores: Tensor, target: Tensor, computes_own: bool) -> None:
-        """Choose what the config leaves open.
+        """Build the loss and the metrics, choosing those that the config leaves open.
 
         Raises:
-            UnfitError: nothing tells what the loss is to be.
-            ConfigError: what the config names cannot be built.
+            UnfitError: the loss cannot be inferred, or does not fit the scores and the target.
+            ConfigError: the config's loss or metrics cannot be built.
         """
         known, why = self._kind_of(scores, target)
         self.kind, self.is_settled = known, True
@@ -262,7 +262,7 @@ class Lesson:
             self.metrics = self._default_metrics(known, scores, target)
 
     def _look(self, scores: Tensor, target: Tensor) -> None:
-        """Find out which axis is that of the classes; a guess is told, and later batches may correct it."""
+        """Determine the class axis. A guess is logged, and a later batch may correct it."""
         found = classes_are_last(scores, target)
         found = self.known_last if found is None else found
         if found is None:
@@ -276,15 +276,15 @@ class Lesson:
             self._guessed, self.classes_last = None, found
 
     def _second(self, scores: Tensor, target: Tensor) -> Tensor:
-        """Scores of classes as torch's losses take them.
+        """Move the class axis of scores to position 1, where torch's losses expect it.
 
         Shapes:
-            scores: (N, C, ...), or (N, ..., C) as sequence models give them.
+            scores: (N, C, ...), or (N, ..., C) from sequence models.
             target: (N, ...).
             returns: (N, C, ...).
 
         Raises:
-            UnfitError: they do not go together.
+            UnfitError: the shapes do not match.
         """
         found = classes_are_last(scores, target)
         if found is not None and self._guessed is not None:
@@ -373,10 +373,10 @@ class Lesson:
         return made
 
     def loss_of(self, scores: Tensor, target: Tensor) -> Tensor:
-        """The loss of a batch.
+        """Return the loss of a batch.
 
         Raises:
-            UnfitError: shapes that do not go together, which torch would stretch to fit.
+            UnfitError: the shapes do not match; torch would broadcast them.
         """
         if isinstance(self.loss, OF_CLASSES) or (self.kind == "classes" and not isinstance(self.loss, nn.Module)):
             scores = self._second(scores, target) if scores.ndim == target.ndim + 1 else scores
@@ -389,7 +389,7 @@ class Lesson:
         return found
 
     def measured(self, metric: Any, scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """What a metric is given: classes second for those of classification, equal shapes for those of quantities."""
+        """Return a metric's inputs: class axis second for classification, equal shapes for regression."""
         if type(metric).__module__.startswith("torchmetrics.classification") and self.kind == "classes":
             return self._second(scores, target), target
         if self.kind == "quantity":
@@ -408,7 +408,7 @@ def _are_bits(target: Tensor) -> bool:
 
 
 def _flattens(shape: Sequence[int], flat: Sequence[int]) -> bool:
-    """Whether neighbouring sizes of a shape, multiplied, give the other one; sizes of 1 do not count."""
+    """Return whether merging adjacent axes of a shape yields the other shape; axes of size 1 are ignored."""
     left = [size for size in shape if size != 1]
     for size in [size for size in flat if size != 1]:
         product = left.pop(0) if left else 0
@@ -420,7 +420,7 @@ def _flattens(shape: Sequence[int], flat: Sequence[int]) -> bool:
 
 
 def _alike(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores in the shape of their target, which has the scores' type."""
+    """Return the scores in the target's shape, and the target in the scores' dtype."""
     if scores.shape != target.shape:
         if not (_flattens(scores.shape, target.shape) or _flattens(target.shape, scores.shape)):
             raise UnfitError(
@@ -434,8 +434,9 @@ def _alike(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 class Learner(pl.LightningModule):
     """Trains a plain network by its `Lesson`.
 
-    Logs `train_loss` and `val_loss`, the metrics as `train_NAME` and `val_NAME` (step: the epoch), and of the test
-    part `test_loss` and the metrics under their own names; with `trainer.log_every_n_batches` also `loss`.
+    Logs `train_loss` and `val_loss`, and the metrics as `train_NAME` and `val_NAME` (step: the epoch). For the test
+    split it logs `test_loss`, and the metrics under their own names. With `trainer.log_every_n_batches` it also logs
+    `loss`.
     """
 
     def __init__(self, network: nn.Module, config: Mapping[str, Any], lesson: Lesson) -> None:
@@ -449,7 +450,7 @@ class Learner(pl.LightningModule):
 
     @property
     def learns(self) -> dict[str, Any]:
-        """What a card says of its target; nothing where no batch has been seen."""
+        """The card's entries on the target; empty if no batch has been seen."""
         lesson = self._lesson
         named = getattr(lesson.loss, "__name__", type(lesson.loss).__name__)
         if not lesson.kind:
@@ -500,10 +501,10 @@ class Learner(pl.LightningModule):
         self._tell("test")
 
     def _tell(self, stage: str) -> None:
-        """Log an epoch's metrics of each loader, of all processes together: they agree on them by themselves."""
+        """Log an epoch's metrics of each loader. torchmetrics synchronizes them across processes."""
         own = {loader: metrics for (name, loader), metrics in self._metrics.items() if name == stage}
         for loader, metrics in own.items():
-            ending = f"{OF_A_LOADER}{loader}" if len(own) > 1 else ""  # as Lightning calls the losses
+            ending = f"{OF_A_LOADER}{loader}" if len(own) > 1 else ""  # Lightning's suffix for the losses
             for name, metric in metrics.items():
                 value = metric.compute()
                 metric.reset()
@@ -522,11 +523,11 @@ class Learner(pl.LightningModule):
         return self._metrics[stage, loader]
 
     def gathered(self) -> dict[str, Any]:
-        """The metrics of this epoch, for a checkpoint in its middle."""
+        """Return the state of this epoch's metrics, for a checkpoint within the epoch."""
         return {name: metric_state(metric) for name, metric in self._metrics.get(("train", 0), {}).items()}
 
     def gather_on(self, values: dict[str, Any]) -> None:
-        """Have the metrics go on from what `gathered` gave, once the first batch has told which there are."""
+        """Restore the metrics' state from `gathered`, as soon as the first batch has determined the metrics."""
         self._before = dict(values)
 
     def configure_optimizers(self) -> Any:
@@ -534,14 +535,14 @@ class Learner(pl.LightningModule):
 
 
 MOST = 100
-"""A metric gives no more numbers than these."""
+"""Maximum numbers from one metric."""
 
 
 def _numbers(name: str, value: Any, kind: str) -> Iterator[tuple[str, Tensor]]:
-    """The numbers of a metric: one, one for each class or output (`NAME_0`), or those of a dict (`NAME_KEY`).
+    """Yield a metric's numbers: one, one per class or output (`NAME_0`), or those of a dict (`NAME_KEY`).
 
     Raises:
-        ConfigError: it gives something else.
+        ConfigError: the metric returns something else.
     """
     if isinstance(value, Tensor) and value.numel() == 1:
         yield name, value
@@ -556,7 +557,7 @@ def _numbers(name: str, value: Any, kind: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def optimizers(parameters: Any, node: Mapping[str, Any], max_epochs: int) -> Any:
-    """The optimizer and the scheduler that a model's config names, as Lightning takes them."""
+    """Return the optimizer and scheduler of a model's config, in the form that Lightning expects."""
     lr = node.get("lr")
     optimizer = tasks.optimizer_of(node.get("optimizer") or {**DEFAULT_OPTIMIZER, "lr": lr or DEFAULT_LR})(parameters)
     scheduler = node.get("scheduler")
@@ -568,6 +569,6 @@ def optimizers(parameters: Any, node: Mapping[str, Any], max_epochs: int) -> Any
 
 
 def _own_loss(output: Any) -> Tensor | None:
-    """The loss that a network has computed itself, as those of Hugging Face do."""
+    """Return the loss that a network computed itself, as Hugging Face's do; None if it did not."""
     found = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
     return found if isinstance(found, Tensor) else None

@@ -1,4 +1,4 @@
-"""From a config to a model, and from a model to the task that is around it."""
+"""Builds a model from a config, and wraps it in a task."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ log = logging.getLogger(__name__)
 
 
 def make(config: Mapping[str, Any], arrays: Arrays) -> Task:
-    """Build the model that a config names, for these data.
+    """Build the model of a config for a data set, and return its task.
 
     Raises:
-        ConfigError: it cannot be built, or is neither a torch module nor a scikit-learn classifier.
-        UnfitError: model and data do not go together.
+        ConfigError: the model cannot be built, or is neither a torch module nor a scikit-learn estimator.
+        UnfitError: the model does not fit the data.
     """
     node = config["model"]
     target = schema.locate(str(node["_target_"]), "model")
@@ -42,7 +42,7 @@ def make(config: Mapping[str, Any], arrays: Arrays) -> Task:
         own,
         "model",
         input_shape=arrays.input_shape,
-        # A network gives one number where a quantity is to be predicted.
+        # A network has one output for regression.
         num_classes=arrays.num_classes or (1 if is_network_class(target) else 0),
         seed=int(config["seed"]),
         is_regression=arrays.num_classes == 0,
@@ -54,7 +54,7 @@ def make(config: Mapping[str, Any], arrays: Arrays) -> Task:
 
 
 def wrap(model: Any, config: Mapping[str, Any], arrays: Arrays) -> Task:
-    """The task for a model that is built already."""
+    """Return the task for a model that is already built."""
     name = model_name(config["model"])
     if is_network(model):
         if "pytorch_lightning" not in sys.modules:
@@ -90,10 +90,10 @@ def wrap(model: Any, config: Mapping[str, Any], arrays: Arrays) -> Task:
 
 
 def _refuse_learning(node: Mapping[str, Any], name: str) -> None:
-    """Answer keys that say what a network learns, for a model that is none.
+    """Check that the config of a model other than a network has no keys about a network's learning.
 
     Raises:
-        ConfigError: there is one.
+        ConfigError: it has one.
     """
     known = schema.parameters(schema.locate(str(node["_target_"]), "model"))
     of_networks = [key for key in schema.LEARNING if key != "class_weight"]
@@ -105,10 +105,10 @@ def _refuse_learning(node: Mapping[str, Any], name: str) -> None:
 
 
 def _weigh_classes(model: Any, node: Mapping[str, Any], arrays: Arrays, name: str) -> None:
-    """Have each part of an estimator that can weigh classes do so, where the config says it.
+    """Set `class_weight` on every part of an estimator that accepts it, if the config requests it.
 
     Raises:
-        UnfitError: there are no classes, no such part, or another number of weights.
+        UnfitError: there are no classes, no part accepts it, or the number of weights is wrong.
     """
     wanted = node.get("class_weight")
     own = schema.parameters(schema.locate(str(node["_target_"]), "model"))
@@ -148,7 +148,7 @@ def _columns(arrays: Arrays) -> dict[str, list[str]] | None:
 def _not_a_classifier(model: Any) -> str | None:
     base = sys.modules.get("sklearn.base")
     if base is None or not isinstance(model, base.BaseEstimator):
-        return None  # a class of one's own, with fit and predict: its predictions are held against the classes later
+        return None  # a custom class with fit and predict: its predictions are checked against the classes later
     return "a regressor" if base.is_regressor(model) else "a clusterer" if base.is_clusterer(model) else None
 
 

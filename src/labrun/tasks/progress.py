@@ -1,4 +1,4 @@
-"""What a checkpoint of Lightning's says of where in a training it was written."""
+"""Reads the progress of training from a Lightning checkpoint."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def is_of_an_epochs_end(checkpoint: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint is a whole state to go on from, with all of its epoch done."""
+    """Return whether a checkpoint is a complete state to resume from, written at the end of an epoch."""
     try:
         epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
         return bool(epochs["processed"] == epochs["ready"] and checkpoint["optimizer_states"] is not None)
@@ -16,7 +16,7 @@ def is_of_an_epochs_end(checkpoint: Mapping[str, Any]) -> bool:
 
 
 def is_midway(checkpoint: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint was written with some of an epoch's batches left."""
+    """Return whether a checkpoint was written before the last batch of an epoch."""
     try:
         is_last = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
     except (KeyError, TypeError):
@@ -25,7 +25,7 @@ def is_midway(checkpoint: Mapping[str, Any]) -> bool:
 
 
 def epochs_in(checkpoint: Mapping[str, Any]) -> int:
-    """How many epochs had ended when a checkpoint was written."""
+    """Return the number of epochs completed when a checkpoint was written."""
     try:
         return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
     except (KeyError, TypeError, ValueError):
@@ -33,7 +33,7 @@ def epochs_in(checkpoint: Mapping[str, Any]) -> int:
 
 
 def in_words(checkpoint: Mapping[str, Any]) -> str:
-    """Where in which epoch a checkpoint was written."""
+    """Describe the position in training at which a checkpoint was written."""
     try:
         batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"]
     except (KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Counting what a network computes, for the number of threads (see `labrun.tasks.threads`)."""
+"""Counts a network's operations, to choose the number of threads (see `labrun.tasks.threads`)."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode  # where the manual, "Extending PyTorch", has it
+from torch.utils._python_dispatch import TorchDispatchMode  # the import path in PyTorch's manual, "Extending PyTorch"
 from torch.utils.flop_counter import flop_registry
 
 from labrun.tasks.threads import Work
 
 FLOPS: dict[str, Callable[..., int]] = {str(operation): count for operation, count in flop_registry.items()}
-"""Floating-point operations (two per multiply-add) of torch's products, by the operation's name and its arguments."""
+"""Maps an operation's name to a function that counts its floating-point operations (two per multiply-add)."""
 
 
 LSTM = "aten.mkldnn_rnn_layer"
-"""A layer over a whole sequence, on the processor. torch does not count it."""
+"""An RNN layer over a whole sequence on the CPU, which torch's registry does not count."""
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the products that are computed inside it."""
+    """Counts the matrix products computed within its context."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -39,7 +39,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             sequence, weight, recurrent_weight = args[:3]
             steps, batch = sequence.shape[:2]
             self.flops += 2 * steps * batch * (weight.numel() + recurrent_weight.numel())
-            self.products += steps  # one waits for the other
+            self.products += steps  # the steps are sequential
         return result
 
     @property
@@ -48,13 +48,12 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class Watch:
-    """Counts the products of a network's layers while it computes, by hooks on them: nothing else is changed.
+    """Counts the products of a network's layers during a forward pass, with hooks that change nothing else.
 
-    For networks whose batches nobody can make up. Only torch's own layers are seen; a product that a network computes
-    by itself is not.
+    For networks whose input cannot be made up. Counts only torch's layers, not products in the network's own code.
 
     Args:
-        network: may be compiled inside; a module that is compiled itself is not watched.
+        network: may contain compiled modules, but these are not counted.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -66,7 +65,7 @@ class Watch:
         ]
 
     def end(self) -> Work | None:
-        """Take the hooks away; the work of what was computed, None if nothing was seen."""
+        """Remove the hooks. Return the work that was counted, or None if there was none."""
         for handle in self._handles:
             handle.remove()
         return Work(self.multiply_adds, self.products) if self.products else None
@@ -77,7 +76,7 @@ class Watch:
             return
         if isinstance(layer, nn.RNNBase):
             weights = sum(parameter.numel() for parameter in layer.parameters() if parameter.ndim > 1)
-            places = first.numel() // first.shape[-1]  # samples times places of the sequence
+            places = first.numel() // first.shape[-1]  # samples times sequence length
             steps = first.shape[1 if layer.batch_first else 0] if first.ndim == 3 else first.shape[0]
             self._add(places * weights, steps * layer.num_layers)
         elif isinstance(layer, nn.MultiheadAttention):
@@ -95,19 +94,20 @@ def try_out(network: nn.Module, sample: Tensor) -> tuple[Tensor, Work | None]:
     """Compute the scores of one sample, and count the work.
 
     Args:
-        network: in evaluation mode.
+        network: the network, in evaluation mode.
         sample: a batch of one.
 
     Returns:
-        The scores, and the work; None if it cannot be counted.
+        The scores, and the work or None if it cannot be counted.
 
-    Raises: whatever the network raises.
+    Raises:
+        Exception: whatever the network raises.
     """
     counter = _Counter()
     try:
-        # With gradients, as in training: without, torch fuses whole layers into operations that nobody counts.
+        # With gradients, as in training: without them, torch fuses layers into operations that the registry lacks.
         with torch.enable_grad(), counter:
             return network(sample).detach(), counter.work
-    except Exception:  # noqa: BLE001 - not every network can be watched; if this one is at fault, it fails again
+    except Exception:  # noqa: BLE001 - not every network can be counted; if the network itself is at fault, it fails again
         with torch.no_grad():
             return network(sample), None
