@@ -1,4 +1,4 @@
-"""`labrun`: Hydra's main, and a run in this process; wiring only."""
+"""The command `labrun`: Hydra's main, and the execution of an inline run. Wiring only."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ from labrun.submission.publish import announce
 log = logging.getLogger(__name__)
 CANCELED = 130
 RUN_HERE = {"labrun.tasks.estimator", "labrun.tasks.lightning"}
-"""What a process has loaded that has carried out a run itself, and with it the user's code."""
+"""Modules that are loaded if this process has executed a run itself, and thus user code."""
 
 
 def run(config: DictConfig) -> dict[str, Any]:
-    """One run, in this process unless `compute` sends it elsewhere; its metrics."""
+    """Execute one run, in this process unless `compute` says otherwise, and return its metrics."""
     try:
         with _where_it_was_typed(HydraConfig.get().runtime.cwd):
             return _run(config, HydraConfig.get())
@@ -64,7 +64,7 @@ def run(config: DictConfig) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _where_it_was_typed(folder: str) -> Iterator[None]:
-    """Inside, the working folder is the command's: Hydra has gone to the run's where `hydra.job.chdir` says so."""
+    """In the context, work in the folder where the command was typed; `hydra.job.chdir` makes Hydra leave it."""
     before = os.getcwd()
     os.chdir(folder)
     try:
@@ -103,9 +103,9 @@ def _run(config: DictConfig, hydra_config: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _taken_back(run_dir: Path, subfolder: str | None) -> Iterator[None]:
-    """Where a run is refused or interrupted inside: what Hydra has put into its folder is taken away again.
+    """Remove Hydra's files from the run directory if the run is refused or interrupted in the context.
 
-    A record that is there already is closed: nobody would ever begin that run.
+    If the record has been written already, close it, because nothing will ever start that run.
     """
     try:
         yield
@@ -120,7 +120,7 @@ def _taken_back(run_dir: Path, subfolder: str | None) -> Iterator[None]:
 
 
 def _whole(config: DictConfig) -> DictConfig:
-    """The config with Hydra's own node, as it was composed."""
+    """Return the config together with its `hydra` node."""
     whole: Any = copy.deepcopy(HydraConfig.instance().cfg)
     with open_dict(whole), read_write(whole):
         whole.merge_with(config)
@@ -129,7 +129,7 @@ def _whole(config: DictConfig) -> DictConfig:
 
 
 def carry_out(record: Record, run_dir: Path, root: Path) -> Record:
-    """Execute a submitted run in this process, tracked."""
+    """Execute a submitted run in this process, and feed its tracker."""
     from labrun.backends.local import threads
     from labrun.execute import execute
     from labrun.tasks.threads import wait_asleep
@@ -162,22 +162,22 @@ def carry_out(record: Record, run_dir: Path, root: Path) -> Record:
 
 
 def main() -> None:
-    """The command `labrun`."""
+    """Run the command `labrun`."""
     if new.is_asked(sys.argv):
         new.main()
         return
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
         os.environ["LABRUN_DEBUG"] = os.environ["HYDRA_FULL_ERROR"] = "1"
-        # Hydra's own word of an error that is shown anyway, and masked then.
+        # Hydra would print an error that labrun shows anyway, masked.
         warnings.filterwarnings("ignore", message=r"Callback Preflight\.", category=UserWarning)
     open_standard_streams()
     if "--version" in sys.argv[1:]:
         print(version.text())
         return
-    logging.raiseExceptions = False  # `labrun ... | head`: nobody reads what is logged any more
+    logging.raiseExceptions = False  # `labrun ... | head`: the pipe may be closed while logging
     register()
-    gc.freeze()  # what is loaded by now stays: it is not to be searched for garbage again and again
+    gc.freeze()  # everything loaded so far stays loaded, so the garbage collector can skip it
     try:
         check_encoding()
         check_flags(sys.argv[1:])
@@ -203,4 +203,4 @@ def main() -> None:
     finally:
         tidy()
         if not RUN_HERE & set(sys.modules):
-            gc.freeze()  # the interpreter need not look through all that was loaded, once more, for what is garbage
+            gc.freeze()  # saves the garbage collection at exit

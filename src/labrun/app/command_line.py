@@ -1,4 +1,4 @@
-"""What is looked at before Hydra: standard streams, the words of the command, the config files."""
+"""Checks before Hydra starts: standard streams, command-line arguments and config files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from labrun.runs import custom_locations, recording, store
 
 
 def open_standard_streams() -> None:
-    """Give standard input, output and error that the caller closed (`>&-`) to nothing: they must not become files."""
+    """Redirect standard streams closed by the caller (`>&-`) to the null device, so that no file gets their number."""
     for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(descriptor)
@@ -30,7 +30,7 @@ def open_standard_streams() -> None:
 
 
 def config_dir(arguments: Sequence[str]) -> Path | None:
-    """The folder that `--config-dir` names, if it does."""
+    """Return the folder given with `--config-dir`, if any."""
     for place, word in enumerate(arguments):
         flag, equals, value = word.partition("=")
         if flag in ("--config-dir", "-cd"):
@@ -39,23 +39,25 @@ def config_dir(arguments: Sequence[str]) -> Path | None:
 
 
 def check_yaml(arguments: Sequence[str] = ()) -> dict[Path, str]:
-    """Whether every config file can be read as YAML: Hydra would answer with a traceback.
+    """Check that every config file is valid YAML, because Hydra would fail with a traceback.
 
     Args:
-        arguments: of the command.
+        arguments: command-line arguments.
 
     Returns:
-        The text of each.
+        The text of each file.
 
     Raises:
-        ConfigError: with the file, the line and what is wrong there.
+        ConfigError: names the file, the line and the mistake.
     """
     import yaml
 
     texts = {}
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     extra = config_dir(arguments)
-    if extra is not None and custom_locations.is_of_runs(extra):  # Hydra reads what is asked for of a run's own
+    if extra is not None and custom_locations.is_of_runs(
+        extra
+    ):  # Hydra reads only the selected files of a run's configs
         extra = None
     for folder in (paths.conf_dir(), paths.user_conf_dir(), extra):
         for path in sorted(folder.rglob("*.yaml")) if folder else []:
@@ -75,7 +77,7 @@ def check_yaml(arguments: Sequence[str] = ()) -> dict[Path, str]:
 
 
 def _not_taken(content: Any, place: str = "") -> str | None:
-    """Where a YAML file holds what it may, and Hydra takes not; None if nowhere."""
+    """Return where a YAML file has content that YAML allows and Hydra does not; None if nowhere."""
     if isinstance(content, set):
         return f"{place} is a set"
     if isinstance(content, list):
@@ -92,13 +94,13 @@ def _not_taken(content: Any, place: str = "") -> str | None:
 
 
 def may_set_mode(arguments: Sequence[str], texts: Mapping[Path, str]) -> bool:
-    """Whether the config may say by itself that the command is a sweep (`hydra.mode`).
+    """Whether the config itself may make the command a sweep (`hydra.mode`).
 
-    Hydra composes it once to find out, and then again to use it, which is a quarter of a warm command's time.
+    To find out, Hydra composes the config once more than needed, which takes a quarter of a warm command's time.
 
     Args:
-        arguments: of the command.
-        texts: of the config files.
+        arguments: command-line arguments.
+        texts: texts of the config files.
     """
     everything = [*arguments, *texts.values()]
     if any(word in text for text in everything for word in ("searchpath", "--config", "@hydra")):
@@ -114,10 +116,10 @@ def may_set_mode(arguments: Sequence[str], texts: Mapping[Path, str]) -> bool:
 
 
 def check_flags(words: Sequence[str]) -> None:
-    """Answer what argparse would answer with a list of all options.
+    """Report mistakes in command-line flags, for which argparse would print a list of all options.
 
     Raises:
-        SystemExit: a flag is none, lacks its value, or does not go with another.
+        SystemExit: a flag is unknown, lacks its value, or conflicts with another.
     """
     if any(word.startswith("-") for word in words):
         from labrun import mistakes
@@ -128,7 +130,7 @@ def check_flags(words: Sequence[str]) -> None:
 
 
 def check_encoding() -> None:
-    """Answer what no record can hold: words and folders whose names are not UTF-8.
+    """Check that arguments and folder names are UTF-8, because a record can hold nothing else.
 
     Raises:
         SystemExit: one of them is not.

@@ -1,4 +1,4 @@
-"""What labrun changes in Hydra, in this process alone."""
+"""labrun's changes to Hydra. They affect only this process."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ from labrun.submission import freeze
 
 
 class JobCallbacks(Callbacks):
-    """Hydra's callbacks: called in the process that executes a job, and at its end, however it ends."""
+    """Hydra's callbacks. They are called in the process that executes the job, and also when it fails."""
 
     current: JobCallbacks | None = None
     is_elsewhere = False
-    """Whether the single run that is about to begin goes to another process (`config.hydra_job.around`)."""
+    """Whether the single run about to start is executed by another process (`config.hydra_job.around`)."""
 
     def __init__(self, config: DictConfig | None = None) -> None:
         super().__init__(config)
         JobCallbacks.current, JobCallbacks.is_elsewhere = self, False
 
     def on_job_start(self, config: DictConfig, *, task_function: Any, **kwargs: Any) -> None:
-        """Hydra calls it before the run."""
+        """Call the callbacks before the run."""
         if not self.is_elsewhere:
             super().on_job_start(config=config, task_function=task_function, **kwargs)
 
     def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
-        """Hydra calls it after a run that did not end the process."""
+        """Call the callbacks after a run that has not ended the process."""
         if not self.is_elsewhere:
             super().on_job_end(config=config, job_return=job_return, **kwargs)
 
     @classmethod
     def tell_failure(cls, error: BaseException) -> None:
-        """Tell them of a run that failed: labrun ends the process itself then, and Hydra tells nobody."""
+        """Call the callbacks for a failed run. labrun then ends the process itself, so Hydra does not call them."""
         if cls.current is None:
             return
         config = HydraConfig.instance().cfg.hydra._get_parent()  # type: ignore[union-attr]
@@ -61,7 +61,7 @@ class JobCallbacks(Callbacks):
 
 @contextlib.contextmanager
 def telling_jobs() -> Iterator[None]:
-    """Have Hydra tell its callbacks of single runs as `JobCallbacks` does."""
+    """In the context, make Hydra call its callbacks through `JobCallbacks`."""
     vars(hydra_app)["Callbacks"] = JobCallbacks
     try:
         yield
@@ -71,7 +71,7 @@ def telling_jobs() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_asking_for_mode() -> Iterator[None]:
-    """Have Hydra take it that no config says `hydra.mode`."""
+    """In the context, make Hydra assume that no config sets `hydra.mode`."""
     before = Hydra.get_mode
     Hydra.get_mode = lambda self, config_name, overrides: None  # type: ignore[method-assign]
     try:
@@ -82,10 +82,10 @@ def without_asking_for_mode() -> Iterator[None]:
 
 @contextlib.contextmanager
 def leaving_keys_to_runs() -> Iterator[None]:
-    """Have a sweep over groups, or over runs to score, take keys that its own config has not, and its runs have.
+    """In the context, accept keys in a sweep over groups, or over runs to score, that only its runs' configs have.
 
-    Hydra composes the sweep's own config without the groups that vary, and refuses a key below them there. Each run is
-    composed with all that was typed before any starts: what none of its files has is refused then.
+    Hydra composes the config of the sweep without the varied groups, and so rejects keys below them. The config of each
+    run is composed with all overrides before the first run starts, and unknown keys are rejected then.
     """
     load, put = ConfigLoaderImpl._load_configuration_impl, ConfigLoaderImpl._apply_overrides_to_config
     is_sweep = varied = False
@@ -143,14 +143,14 @@ def _chooses_several(loader: ConfigLoaderImpl, override: str) -> bool:
 
 
 def _has_space_of_groups(cfg: DictConfig) -> bool:
-    """Whether the config itself says what varies, and groups may be among it: they are keys without a dot."""
+    """Whether the config itself defines a search space that may vary groups, which are keys without a dot."""
     spaces = [OmegaConf.select(cfg, key) for key in ("sweep.space", "hydra.sweeper.params")]
     return any("." not in str(key) for space in spaces if OmegaConf.is_dict(space) for key in space)
 
 
 @contextlib.contextmanager
 def with_own_messages() -> Iterator[None]:
-    """Have Hydra's mistakes reach `main`, which tells them in labrun's words; other errors are shown as Hydra does."""
+    """In the context, pass Hydra's config errors on to `main`, which explains them. Hydra shows all other errors."""
     before = utils.run_and_report
 
     def report(work: Callable[[], Any]) -> Any:
@@ -186,14 +186,14 @@ def with_own_messages() -> Iterator[None]:
 
 
 def tell_hydras(error: Exception) -> NoReturn:
-    """Explain an error of Hydra's; a sweep's final message is shown unchanged.
+    """Explain a Hydra error to the user. The final message of a sweep is shown unchanged.
 
     Raises:
         SystemExit: always.
     """
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         raise error
-    if type(error) is CompactHydraException:  # ours: of runs that did not complete
+    if type(error) is CompactHydraException:  # raised by labrun for runs that did not complete
         sys.stderr.write(f"{shown(str(error))}\n")
         sys.exit(1)
     from labrun import mistakes

@@ -1,4 +1,4 @@
-"""The answer to mistakes, before anything is written."""
+"""Checks of a command before anything is written."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from labrun.submission import freeze
 from labrun.tracking import registry as trackers
 
 PROBE_BYTES = 2**18
-"""What a run writes at the very least: configs, record, log."""
+"""Minimum disk space that a run needs, in bytes: configs, record, log."""
 _made: list[Path] = []
-"""Folders that `check_writable` has made, the deepest first."""
+"""Folders that `check_writable` has created, deepest first."""
 
 
 class Preflight(Callback):
-    """Answers mistakes before anything is written: Hydra calls it before it makes the run's folder."""
+    """Checks a command before anything is written. Hydra calls it before creating the run directory."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Validate the config, bring the data, and try whether the run's folder can be made."""
+        """Validate the config, prepare the data, and check that the run directory can be created."""
         HydraConfig.instance().set_config(config)
         with UserErrors():
             check_choices(config)
@@ -60,7 +60,7 @@ class Preflight(Callback):
                 )
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Try whether the sweep's folder can be made; its runs are validated before the first one starts."""
+        """Check that the sweep's folder can be created. Its runs are validated later, before the first one starts."""
         HydraConfig.instance().set_config(config)
         with UserErrors():
             check_choices(config)
@@ -75,10 +75,10 @@ class Preflight(Callback):
 
 
 def check_choices(config: DictConfig) -> None:
-    """Whether every option of a group was chosen as one: `model.optimizer=adam` would put a text in its place.
+    """Check that no option of a group was set as a key: `model.optimizer=adam` would replace the node with text.
 
     Raises:
-        ConfigError: one was set as a key.
+        ConfigError: an option was set as a key.
     """
     overrides = composed.task_overrides(config.hydra)
     if any(_may_be_a_choice(text) for text in overrides):
@@ -90,23 +90,23 @@ def check_choices(config: DictConfig) -> None:
 
 
 def _may_be_a_choice(override: str) -> bool:
-    """Whether a key is set to plain text where there is a folder of options. Each command asks: no file is read."""
+    """Whether an override sets a key that is also a group to plain text. Reads no file, to be fast."""
     key, _, value = override.lstrip("+").partition("=")
     return "." in key and value[:1] not in ("", "{", "$") and value != "null" and paths.is_group(key.replace(".", "/"))
 
 
 def tidy() -> None:
-    """Take away again what `check_writable` has made, where nothing has come into it."""
+    """Remove the folders that `check_writable` has created, if they are still empty."""
     while _made:
         with contextlib.suppress(OSError):
             _made.pop(0).rmdir()
 
 
 def check_writable(run_dir: Path) -> None:
-    """Whether a run's folder can be made.
+    """Check that a run directory can be created.
 
     Raises:
-        RecordError: it cannot, or a run lies there already.
+        RecordError: it cannot, or it already holds a run.
     """
     records.check_place(run_dir.absolute())
     if (run_dir / "run.json").exists():

@@ -1,4 +1,4 @@
-"""What our configs refer to, made known to Hydra."""
+"""Resolvers and other objects that labrun's configs need, registered with Hydra."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from labrun.runs import record as records
 from labrun.submission import freeze
 
 OPEN = {"script": ("arguments", "inputs", "metrics", "tables"), "dataset": ("train", "validation", "test", "predict")}
-"""Of each group, the keys below which the user names what a component of their own takes."""
+"""Keys of each group below which the user may add any key."""
 
 
 class UserConf(SearchPathPlugin):
-    """Puts the user's own configs in front of ours. Registered in this process alone, by `main`."""
+    """Puts the user's own configs before labrun's. `register` registers it in this process only."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         own = paths.user_conf_dir()
@@ -35,11 +35,11 @@ class UserConf(SearchPathPlugin):
 
 
 def default_name(root: DictConfig) -> str:
-    """The resolver `labrun_name`: the experiment's name, else data set and model."""
+    """Resolve `labrun_name`: the name of the experiment, else data set and model."""
     hydra_config = root.hydra if "hydra" in root else HydraConfig.get()
     choices = dict(hydra_config.runtime.choices)
     for override in composed.task_overrides(hydra_config):
-        # A swept choice is in no single config, but it names the sweep.
+        # A swept choice has no single value, but is part of the sweep's name.
         key, _, value = override.partition("=")
         if key in ("experiment", "dataset", "model") and "," in value:
             choices[key] = value.replace(",", "+")
@@ -53,9 +53,8 @@ def default_name(root: DictConfig) -> str:
 
 
 def default_cpus(_parent_: Any = None) -> int:
-    """The resolver `labrun_cpus`: all cores for a run that says nothing of them; those of `compute.host`, if it is set.
-
-    In a sweep one.
+    """Resolve `labrun_cpus`, the default number of cores per run: all cores of this machine, or of `compute.host` if
+    that is set; 1 in a sweep.
     """
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         return 1
@@ -66,12 +65,12 @@ def default_cpus(_parent_: Any = None) -> int:
 
     try:
         return int(backend.facts(remotes.get(str(host)))["cores"])
-    except LabrunError:  # an unknown or unreachable one is reported before anything runs
+    except LabrunError:  # an unknown or unreachable host is reported before anything runs
         return 1
 
 
 def groups_text(root: DictConfig) -> str:
-    """The resolver `labrun_groups`: each config group and its options, for `--help`."""
+    """Resolve `labrun_groups`: each config group with its options, for `--help`."""
     lines = []
     sources = root.hydra.runtime.get("config_sources") or () if "hydra" in root else ()
     for group, options in paths.groups([Path(one.path) for one in sources if one.schema == "file"]).items():
@@ -81,25 +80,25 @@ def groups_text(root: DictConfig) -> str:
 
 
 def register() -> None:
-    """Make known to Hydra, in this process, what our configs refer to."""
+    """Register labrun's resolvers, search path and open nodes with Hydra, in this process."""
     masking.register()
     OmegaConf.register_new_resolver("labrun_id", freeze.new_id, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("labrun_cpus", default_cpus, replace=True)
     OmegaConf.register_new_resolver("labrun_groups", lambda *, _root_: groups_text(_root_), replace=True)
     OmegaConf.register_new_resolver("labrun_name", lambda *, _root_: default_name(_root_), replace=True)
     if str(Path.cwd()) not in sys.path:
-        # Last, so that the user's module is found and never hides an installed package.
+        # Last, so that the user's modules are found but never hide an installed package.
         sys.path.append(str(Path.cwd()))
-    Plugins.instance().register(UserConf)  # which looks for the user's own plug-ins, too
-    # For each look at a group Hydra copies its sources, this store of all configs among them: 150 times for `--help`.
-    # Nothing is put into such a copy, and what is loaded from it is copied by itself.
+    Plugins.instance().register(UserConf)  # creating the instance also loads the user's own plug-ins
+    # Hydra copies its config sources, including this store, for each look-up of a group: 150 times for `--help`.
+    # Sharing the store is safe: nothing is added to the copies, and configs are copied when loaded from them.
     ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
     for group, keys in OPEN.items():
         ConfigStore.instance().store(name="_open", node=open_node(*keys), group=group)
 
 
 def open_node(*keys: str) -> DictConfig:
-    """A config whose keys take any name below them; a YAML file cannot say so."""
+    """Return a config that accepts any name below its keys, which a YAML file cannot express."""
     node = OmegaConf.create({key: {} for key in keys})
     for key in keys:
         OmegaConf.set_struct(node[key], False)

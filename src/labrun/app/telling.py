@@ -1,4 +1,4 @@
-"""Errors as people see them: one message, and the exit code."""
+"""Display of errors to the user: one message, and an exit code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ USER_ERROR = 2
 
 
 class UserErrors:
-    """Shows a `LabrunError` as one message and ends with exit code 2; LABRUN_DEBUG=1 or --debug shows the traceback."""
+    """Shows a `LabrunError` as one message and exits with code 2; LABRUN_DEBUG=1 or --debug shows the traceback."""
 
     def __enter__(self) -> None:
         return None
@@ -25,11 +25,11 @@ class UserErrors:
 
 
 def shown(text: str) -> str:
-    """A text as the terminal has it: without values of the environment, and without what a terminal obeys."""
+    """Return a text for the terminal, with secrets masked and control characters escaped."""
     return terminal.lines(masking.masked(text))
 
 
 def refuse(text: str) -> NoReturn:
-    """One message, and exit code 2."""
+    """Print a message to standard error, and exit with code 2."""
     sys.stderr.write(f"labrun: {shown(text)}\n")
     sys.exit(USER_ERROR)

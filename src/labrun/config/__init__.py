@@ -1,1 +1,1 @@
-"""The configuration: where its files are, and what Hydra does around a job."""
+"""The configuration: locations of its files, conversion to plain values, and Hydra's handling of jobs."""

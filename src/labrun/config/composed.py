@@ -1,7 +1,7 @@
-"""What Hydra has composed, as plain values: resolved for a run, or as a record keeps it.
+"""Conversion of a composed config to plain values: fully resolved for a run, or as stored in a record.
 
-A record resolves all interpolations but two kinds: references to the environment (`${oc.env:...}`), which may be
-secrets and are kept as references, and mounts, which belong to the place of execution.
+A record has all interpolations resolved except two kinds: references to environment variables (`${oc.env:...}`), which
+may be secrets, and mounts, which are made on the machine that executes the run.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from labrun.errors import ConfigError
 
 
 def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:
-    """A config as plain dicts and lists, interpolations resolved.
+    """Return a config as plain dicts and lists, with interpolations resolved.
 
     Args:
-        config: as Hydra composed it; its `hydra` node is left out.
+        config: the config that Hydra composed; its `hydra` node is left out.
         keep_environment: leave `${oc.env:...}` as text, for records.
 
     Raises:
-        ConfigError: an interpolation leads nowhere, or a value is still missing (`???`).
+        ConfigError: an interpolation cannot be resolved, a value is missing (`???`), or no record can hold it.
     """
     left_out = {"hydra", *own_nodes(config)}
     with _resolving(keep_environment):
@@ -50,9 +50,9 @@ def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:
 
 
 def own_nodes(config: DictConfig) -> set[str]:
-    """The user's own nodes at the top of a config: `vars`, and what another value refers to; a mistyped key is neither.
+    """Return the user's own top-level keys: `vars`, and any unknown key that another value refers to.
 
-    They hold values for interpolation. What they come to stands where they are used: no record holds the nodes.
+    They hold values for interpolation, so records do not need them. Other unknown keys are mistakes.
     """
     unknown = {str(key) for key in config} - schema.KEYS - {"hydra"}
     if not unknown:
@@ -70,7 +70,7 @@ def own_nodes(config: DictConfig) -> set[str]:
 
 
 def _references(value: Any) -> Iterator[str]:
-    """Every text in a config that refers to something."""
+    """Yield every text in a config that contains an interpolation."""
     if isinstance(value, Mapping):
         for item in value.values():
             yield from _references(item)
@@ -83,7 +83,7 @@ def _references(value: Any) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _resolving(keep_environment: bool) -> Iterator[None]:
-    """Inside, interpolations can be resolved; what is wrong with one is a `ConfigError`."""
+    """Register the resolvers for the context, and turn interpolation errors into `ConfigError`s."""
     execute.keep_mounts()
     masking.register()
     if keep_environment:
@@ -109,10 +109,10 @@ def _resolving(keep_environment: bool) -> Iterator[None]:
 
 
 def kept(node: Any) -> Any:
-    """A node of a composed config as records keep values: resolved, but for references to the environment.
+    """Return a node of a composed config as stored in records: resolved, except for environment references.
 
     Raises:
-        ConfigError: an interpolation leads nowhere, or a value is still missing (`???`).
+        ConfigError: an interpolation cannot be resolved, a value is missing (`???`), or no record can hold it.
     """
     with _resolving(keep_environment=True):
         found = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
@@ -123,10 +123,10 @@ def kept(node: Any) -> Any:
 
 
 def kept_value(config: DictConfig, key: str) -> Any:
-    """The value of one dotted key, as records keep it.
+    """Return the value of a dotted key as stored in records.
 
     Raises:
-        ConfigError: an interpolation leads nowhere.
+        ConfigError: an interpolation cannot be resolved.
     """
     with _resolving(keep_environment=True):
         found = OmegaConf.select(config, key)
@@ -135,21 +135,21 @@ def kept_value(config: DictConfig, key: str) -> Any:
 
 
 def without_spaces(value: Any) -> Any:
-    """Values without any component's `search_space`: it is the sweep's, and no part of what is built or signed."""
+    """Remove every component's `search_space`. It belongs to the sweep, and is neither built nor signed."""
     if isinstance(value, dict):
         return {key: without_spaces(item) for key, item in value.items() if key != "search_space"}
     return value
 
 
 REFERENCE_BEGINS = "\0reference{"
-"""What stands for the `${` of a reference while the rest is resolved: it tells it from a `${` that is meant as text."""
+"""Placeholder for the `${` of a kept reference during resolution, to distinguish it from a literal `${`."""
 SIMPLE = re.compile(r"[A-Za-z_/][A-Za-z0-9_/.:@-]*", re.ASCII)
-"""What OmegaConf's grammar takes for text without quotes, unless it is one of the words below."""
+"""Text that OmegaConf's grammar accepts without quotes, except for `WORDS`."""
 WORDS = frozenset({"null", "true", "false", "nan", "inf"})
 
 
 def _env_reference(*arguments: Any) -> str:
-    """What stays of `${oc.env:...}`; its default as it was meant, quoted where that is needed."""
+    """Return the text that replaces `${oc.env:...}` during resolution, with its default quoted if necessary."""
     return f"{REFERENCE_BEGINS}oc.env:{','.join(map(_argument, arguments))}}}"
 
 
@@ -172,7 +172,7 @@ def _decode_unless_reference(text: str | None, *, _parent_: Any, _node_: Any) ->
 
 
 def _as_text(value: Any) -> Any:
-    """Resolved values as a record keeps them: references as they were, any other `${` marked as text."""
+    """Restore the references in resolved values, and escape every other `${`."""
     if isinstance(value, str):
         if REFERENCE_BEGINS not in value:
             return exact.escaped(value)
@@ -188,10 +188,10 @@ BEGINNING = re.compile(r"(\\*)(\$\{|" + re.escape(REFERENCE_BEGINS) + ")")
 
 
 def validated(config: DictConfig) -> dict[str, Any]:
-    """Resolve a config fully and hold it against the schema.
+    """Resolve a config completely, and check it against the schema.
 
     Raises:
-        ConfigError: with every mistake in it.
+        ConfigError: lists every mistake.
     """
     values = resolved(config, keep_environment=False)
     schema.validate(values)
@@ -199,7 +199,7 @@ def validated(config: DictConfig) -> dict[str, Any]:
 
 
 def validated_and_kept(config: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The config as the run will see it, held against the schema, and as its record keeps it."""
+    """Return a config as the run will see it, checked against the schema, and as its record stores it."""
     kept = resolved(config, keep_environment=True)
     if "${" in repr(kept):
         return validated(config), kept
@@ -208,14 +208,14 @@ def validated_and_kept(config: DictConfig) -> tuple[dict[str, Any], dict[str, An
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
-    """The config without Hydra's own node."""
+    """Return a config without its `hydra` node."""
     kept = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     assert isinstance(kept, DictConfig)
     return kept
 
 
 def task_overrides(hydra_config: Any) -> list[str]:
-    """What the user typed, as typed: a reference to the environment stays a reference.
+    """Return the task overrides as typed, with references unresolved.
 
     Args:
         hydra_config: the `hydra` node.

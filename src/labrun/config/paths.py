@@ -1,4 +1,4 @@
-"""Where config files lie: those that labrun ships, and the user's own."""
+"""Locations of config files: labrun's and the user's own."""
 
 from __future__ import annotations
 
@@ -10,34 +10,36 @@ from typing import Any
 from labrun.runs import custom_locations
 
 PREFLIGHT = "labrun.app.Preflight"
-"""The callback by which a config shows that it is labrun's, and not another application's."""
+"""Target of the callback that distinguishes labrun's configs from those of other applications."""
 _home: ContextVar[Path | None] = ContextVar("home", default=None)
 
 
 def home() -> Path:
-    """The folder that the user's `conf/` and relative datastores lie in: the working folder, but see `set_home`."""
+    """Return the folder that contains the user's `conf/` and relative datastores: the one of `set_home`, else the
+    working folder.
+    """
     return _home.get() or Path.cwd()
 
 
 def set_home(folder: Path | None) -> None:
-    """Say that another folder than the working one is meant: for `lab` below a workspace. None: the working one."""
+    """Set the folder that `home` returns, for `lab` in a subfolder of a workspace; None: the working folder."""
     _home.set(folder)
 
 
 def conf_dir() -> Path:
-    """The configs that labrun ships: beside the package when installed, at the top of a clone otherwise."""
+    """Return the folder of labrun's configs: in the package if installed, else at the top of the clone."""
     shipped = Path(__file__).parents[1] / "conf"
     return shipped if shipped.is_dir() else Path(__file__).parents[3] / "conf"
 
 
 def user_conf_dir() -> Path | None:
-    """The user's own `conf/`, unless that is ours."""
+    """Return the user's own `conf/`; None if there is none, or if it is labrun's."""
     own = home() / "conf"
     return own if own.is_dir() and not own.samefile(conf_dir()) else None
 
 
 def groups(more: Sequence[Path] = ()) -> dict[str, dict[str, str]]:
-    """Each config group, its options, and the first comment of each file; the user's own files come before ours.
+    """Return each config group with its options and the first comment of each file. The user's files hide labrun's.
 
     Args:
         more: further folders of configs (`--config-dir`, `hydra.searchpath`).
@@ -55,12 +57,12 @@ def groups(more: Sequence[Path] = ()) -> dict[str, dict[str, str]]:
 
 
 def is_group(name: str) -> bool:
-    """Whether there is a folder of options of that name. Reads none of them."""
+    """Whether there is a folder of options with this name. Reads no file."""
     return any((folder / name).is_dir() for folder in (conf_dir(), user_conf_dir()) if folder)
 
 
 def option(group: str, name: str) -> dict[str, Any]:
-    """What a config file says itself, without what it builds on; nothing if it cannot be read."""
+    """Return the content of a config file, without its defaults; empty if it cannot be read."""
     import yaml
 
     for folder in (user_conf_dir(), conf_dir()):
