@@ -1,1 +1,1 @@
-"""Carrying out the runs of a folder: one controller at a time, whatever backend they go to."""
+"""Execution of a folder's runs by one controller at a time, with any backend."""

@@ -1,4 +1,4 @@
-"""Ending runs by request, whoever controls them, or nobody."""
+"""Cancellation of runs, whether or not a controller drives them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from labrun.runs.sweep_state import SweepState
 
 POLL_S = 0.5
 CANCEL_S = 20.0
-"""How long the runs may take to stop before it is said that they still do."""
+"""How long to wait for runs to stop before reporting those that are still active, in seconds."""
 
 
 def end_runs(unfinished: Sequence[Path], patience_s: float = CANCEL_S) -> list[Path]:
-    """Ask runs to stop, and wait; those that still have not."""
+    """Ask runs to stop, and wait. Return those that have not stopped in time."""
     shown = StatusResolver()
     for run_dir in unfinished:
         finalize.request(run_dir)
@@ -35,11 +35,11 @@ def end_runs(unfinished: Sequence[Path], patience_s: float = CANCEL_S) -> list[P
 
 
 def _end_uncontrolled(run_dir: Path, record: Record, shown: StatusResolver, home: SweepState) -> None:
-    """What no controller will cancel: a run that waits for nobody, in a job that waits, or that is lost."""
+    """Cancel a run without a controller, if it has not started, its job is pending, or its process is lost."""
     found = [one.cancel_unpolled(home.folder, run_dir) for one in registry.all_known() if one.outlives_controller]
     is_gone = False if False in found else True if True in found else None
     if is_gone is False or (is_gone is None and shown(run_dir, record) in (records.RUNNING, records.UNREACHABLE)):
-        return  # its own supervisor obeys
+        return  # its own supervisor obeys the request
     record = records.read(run_dir)
     if not record.finished:
         finalize.close(

@@ -1,7 +1,7 @@
-"""Carrying out the runs of a folder: one run, or a sweep's. Everything that is needed lies in the folder.
+"""The controller executes the runs of a folder: a single run, or those of a sweep. The folder holds all it needs.
 
-The submitter writes each run's record and the folder's plan; then a controller, here or in a process of its own,
-takes the lease and has an executor run what is not finished. Another controller can take over at any time.
+The submitter writes each run's record and the folder's plan. Then a controller, in the same process or in another one,
+takes the lease and passes unfinished runs to an executor. Another controller can take over at any time.
 """
 
 from __future__ import annotations
@@ -28,44 +28,44 @@ from labrun.runs.sweep_state import Plan, SweepState, note_given_up, read_plan, 
 log = logging.getLogger(__name__)
 
 DETACHED = "LABRUN_DETACHED"
-"""A variable of detached controllers: nobody waits at a terminal for what they bring."""
+"""Variable that marks detached controllers, which have no terminal."""
 
 
 class View(Protocol):
-    """What is shown of the runs while they go on."""
+    """Displays the progress of runs."""
 
     def update(self, running: bool = True) -> None:
-        """Look at the records and show what has changed."""
+        """Read the records and display changes."""
 
     def ended(self, run_dir: Path, record: Record) -> None:
-        """A run has ended."""
+        """Handle the end of a run."""
 
 
 class Feed(Protocol):
-    """Where a search's runs come from, one by one."""
+    """Supplies the runs of a search, one by one."""
 
     @property
     def is_open(self) -> bool:
-        """Whether there is more to come."""
+        """Whether there will be more runs."""
 
     @property
     def patience_s(self) -> float:
-        """How long it may take until it looks again."""
+        """Maximum time between two calls of `look`, in seconds."""
 
     def more(self) -> Sequence[tuple[Path, Mapping[str, str]]]:
-        """Runs that are to begin now, their records written, with their own variables."""
+        """Return runs to start now, with their records written, and their own variables."""
 
     def ended(self, run_dir: Path, record: Record) -> None:
-        """A run has ended."""
+        """Handle the end of a run."""
 
     def look(self) -> None:
-        """Look at what goes on, and ask what is not worth it to stop."""
+        """Inspect active runs, and ask unpromising ones to stop."""
 
     def close(self, why: str) -> None:
-        """Nothing more is to begin."""
+        """Supply no more runs."""
 
     def done(self) -> None:
-        """All runs have ended; the controller still holds its lease."""
+        """Handle the end of all runs, while the controller still holds its lease."""
 
 
 def run(
@@ -75,21 +75,21 @@ def run(
     head: Head | None = None,
     feed: Feed | None = None,
 ) -> Executor:
-    """Run what is not finished in a folder, until all is.
+    """Execute all unfinished runs of a folder.
 
     Args:
         folder: a sweep or a run, with its plan and its records.
         view: is notified of events.
         environment: the runs' own variables, which records do not hold.
-        head: what the backend has started ahead (`Backend.start_ahead`).
-        feed: brings further runs while these go on.
+        head: result of `Backend.start_ahead`.
+        feed: supplies further runs while these are active.
 
     Returns:
-        The executor, for what comes after the runs; the caller closes it.
+        The executor, for use after the runs; the caller closes it.
 
     Raises:
-        RecordError: another controller is at it, or has taken over.
-        LabrunError: the runs cannot be carried out; those that had not begun are canceled.
+        RecordError: another controller is active, or has taken over.
+        LabrunError: the runs cannot be executed; those that had not started are canceled.
         KeyboardInterrupt: after Ctrl-C, once the runs have stopped.
     """
     plan = read_plan(folder)
@@ -111,7 +111,7 @@ def run(
 
 
 def _pending(folder: Path, plan: Plan) -> list[Path]:
-    """What is to be run, in order; a run that a dead controller left behind goes back in the queue."""
+    """Return the runs to execute, in order; runs that a dead controller left behind are queued again."""
     pending = []
     outlives = registry.get(plan.target).outlives_controller
     for run_dir, record in readable(folder, plan):
@@ -185,7 +185,7 @@ def _drive(
 
 
 def _stop(runner: Executor, view: View) -> None:
-    """Ctrl-C once asks the runs to stop; a second time ends them."""
+    """Ask the runs to stop after Ctrl-C; end them at once when it is pressed again."""
     log.info("Asking the runs to stop; Ctrl-C again ends them at once")
     at_once = False
     while True:
@@ -200,7 +200,7 @@ def _stop(runner: Executor, view: View) -> None:
 
 
 def cancel_rest(folder: Path, plan: Plan, why: str) -> None:
-    """Close the records of runs that will not begin."""
+    """Close the records of runs that will not start."""
     for run_dir, record in readable(folder, plan):
         if record.status == records.QUEUED:
             finalize.close_unrun(run_dir, why)
@@ -212,16 +212,16 @@ def detach(
     command: Sequence[str] | None = None,
     patience_s: float = 120.0,
 ) -> None:
-    """Start a controller that outlives this terminal, and wait until it has taken up the runs.
+    """Start a controller that outlives this terminal, and wait until it has taken over the runs.
 
     Args:
-        folder: the runs'.
+        folder: the folder of the runs.
         environment: the runs' own variables.
-        command: a search's own arguments; None: the runs are all there.
-        patience_s: how long to wait.
+        command: the arguments of a search; None: all runs already exist.
+        patience_s: maximum time to wait, in seconds.
 
     Raises:
-        LabrunError: it could not; with its own words.
+        LabrunError: it could not take over; the message contains its error.
     """
     import subprocess
 

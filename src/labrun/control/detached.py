@@ -1,4 +1,4 @@
-"""The controller of detached runs: a process of its own that survives the terminal. Usage: detached FOLDER"""
+"""The controller of detached runs, in a separate process that survives the terminal. Usage: detached FOLDER"""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from labrun.tracking.feed import follow
 
 
 class Begun:
-    """A view that also says, once, that the runs are on their way."""
+    """A view that also signals, once, that the controller has taken over the runs."""
 
     def __init__(self, folder: Path, view: controller.View) -> None:
         self._flag, self._view = SweepState(folder).begun, view
@@ -39,7 +39,7 @@ class Begun:
 
 
 def main() -> None:
-    """Take up the runs of the folder that is named, and see them through."""
+    """Execute the runs of the folder given on the command line."""
     folder = Path(sys.argv[1])
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -56,12 +56,12 @@ def main() -> None:
 def take_over(
     folder: Path, environment: Mapping[Path, Mapping[str, str]], view: controller.View, head: Head | None = None
 ) -> list[Record]:
-    """Control a folder's runs from here, and do the book-keeping at the end.
+    """Control a folder's runs in this process, and write the results at the end.
 
     Args:
-        folder: the runs'.
+        folder: the folder of the runs.
         environment: the runs' own variables.
-        view: is told what happens.
+        view: is notified of events.
         head: see `controller.run`; the caller closes it.
 
     Raises:

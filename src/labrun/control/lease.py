@@ -1,8 +1,8 @@
-"""One controller at a time for a sweep, by a lease in its folder.
+"""A lease in a sweep's folder that ensures a single controller at a time.
 
-Controllers are numbered: `controllers/<k>` is claimed by exclusive creation, and the newest number holds the lease.
-Who finds a newer one than his own lets go. A controller lives as long as its process does (on its own host) or as
-long as its heartbeat is young (seen from another).
+Controllers are numbered: each claims `controllers/<k>` by exclusive creation, and the highest number holds the lease.
+A controller that finds a higher number than its own stops. A controller counts as alive while its process exists (seen
+from its own host) or while its heartbeat is recent (seen from another host).
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Lease:
     """The right to control the runs of a folder.
 
     Args:
-        state: of the folder.
+        state: the folder's state.
 
-    Raises:
-        RecordError: another controller holds it, alive.
+        Raises:
+            RecordError: another controller that is alive holds the lease.
     """
 
     def __init__(self, state: SweepState) -> None:
@@ -62,10 +62,10 @@ class Lease:
         self.beat()
 
     def beat(self) -> None:
-        """Show that this controller lives.
+        """Update this controller's heartbeat.
 
         Raises:
-            OvertakenError: a newer one holds the lease.
+            OvertakenError: a newer controller holds the lease.
         """
         if time.monotonic() < self._next_beat:
             return
@@ -78,13 +78,13 @@ class Lease:
             os.utime(self._folder / str(self.number))
 
     def release(self) -> None:
-        """Give it back: from now on nobody controls the runs."""
+        """Release the lease; from now on no controller drives the runs."""
         with contextlib.suppress(OSError):
             os.replace(self._folder / str(self.number), self._folder / f"{self.number}.ended")
 
 
 def newest(state: SweepState) -> int:
-    """The newest controller's number, ended or not; 0 before the first."""
+    """Return the number of the newest controller, active or ended; 0 if there was none."""
     try:
         names = [path.name.partition(".")[0] for path in state.controllers.iterdir()]
     except (FileNotFoundError, NotADirectoryError):
@@ -93,7 +93,7 @@ def newest(state: SweepState) -> int:
 
 
 def living(state: SweepState) -> dict[str, Any] | None:
-    """The process that controls the runs now; None if none does, or if it is this one's own past."""
+    """Return the process that controls the runs now; None if there is none alive."""
     path = state.controllers / str(newest(state))
     try:
         holder: dict[str, Any] = json.loads(context.content(path))

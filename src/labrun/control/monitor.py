@@ -1,4 +1,4 @@
-"""What the user sees while runs go on: a live table on a terminal, plain lines elsewhere."""
+"""Progress display of active runs: a live table on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ log = logging.getLogger(__name__)
 
 REFRESH_S = 1.0
 SHOWN = 20
-"""Running runs that the live table lists."""
+"""Maximum number of active runs in the live table."""
 TAIL_BYTES = 4096
 
 
 @dataclass
 class Tally:
-    """How far a sweep is."""
+    """Numbers of a sweep's runs by status."""
 
     total: int
     queued: int = 0
@@ -40,7 +40,7 @@ class Tally:
     other: int = 0
 
     def line(self) -> str:
-        """In one line."""
+        """Format the numbers in one line."""
         parts = [f"{self.completed} completed"]
         parts += [f"{self.failed} failed"] if self.failed else []
         parts += [f"{self.other} canceled or stopped"] if self.other else []
@@ -48,7 +48,7 @@ class Tally:
 
 
 class Lines:
-    """A line for each run that ends."""
+    """Prints a line for each run that ends."""
 
     def __init__(self, folder: Path, total: int | None = None) -> None:
         self._folder = folder
@@ -56,17 +56,17 @@ class Lines:
         self._done = 0
 
     def update(self, running: bool = True) -> None:
-        """Nothing happens between the lines."""
+        """Do nothing between the lines."""
 
     def ended(self, run_dir: Path, record: Record) -> None:
-        """Tell it."""
+        """Print the run's line."""
         self._done += 1
         of = "" if self._total is None else f"/{self._total}"
         log.info("%d%s  %s", self._done, of, ending(record))
 
 
 def ending(record: Record) -> str:
-    """How a run ended, in one line."""
+    """Describe how a run ended, in one line."""
     by = objective.of(record.config)[0].metric
     value = record.metrics.get(by)
     if isinstance(value, float) and record.status != records.FAILED:
@@ -79,11 +79,11 @@ def ending(record: Record) -> str:
 
 
 class Follow:
-    """One run that goes on elsewhere: what it prints is shown here as it comes.
+    """Shows the output of one run that another process executes, as it is written.
 
     Args:
         run_dir: the run.
-        is_raw: as it is, whatever a terminal makes of it.
+        is_raw: pass the output through unchanged, including terminal control sequences.
     """
 
     def __init__(self, run_dir: Path, is_raw: bool = False) -> None:
@@ -92,7 +92,7 @@ class Follow:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def update(self, running: bool = True) -> None:
-        """Show what is new."""
+        """Show new output."""
         try:
             file = context.opened(self._log)
         except OSError:
@@ -108,7 +108,7 @@ class Follow:
         view.flush()
 
     def ended(self, run_dir: Path, record: Record) -> None:
-        """Show the rest."""
+        """Show the remaining output."""
         self.update()
 
 
@@ -128,7 +128,7 @@ class Live:
         self._records: dict[Path, tuple[int, Record]] = {}
         self._began, self._next = time.monotonic(), 0.0
         self._done_before: int | None = None
-        # What is logged while the table stands is printed above it.
+        # Log messages are printed above the table.
         self._live = RichLive(
             console=Console(file=terminal.raw(sys.stdout)),
             auto_refresh=False,
@@ -138,7 +138,7 @@ class Live:
         self._live.start()
 
     def update(self, running: bool = True) -> None:
-        """Read what has changed and draw the table; `running=False` for the last time."""
+        """Read changed records and draw the table; `running=False` draws it for the last time."""
         if running and time.monotonic() < self._next:
             return
         self._next = time.monotonic() + REFRESH_S
@@ -147,12 +147,12 @@ class Live:
             self._live.stop()
 
     def ended(self, run_dir: Path, record: Record) -> None:
-        """Report failures at once; the table has the rest."""
+        """Report a failure at once; the table shows other ends."""
         if record.status == records.FAILED:
             log.info("%s", ending(record))
 
     def table(self) -> Any:
-        """The present state, as rich draws it."""
+        """Return the current state as a rich renderable."""
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
@@ -188,7 +188,7 @@ class Live:
         return Group(*lines)
 
     def _read(self, run_dir: Path) -> Record | None:
-        """A run's record; None for one that somebody has removed meanwhile."""
+        """Return a run's record; None if the run was removed meanwhile."""
         path = records.RunPaths(run_dir).record
         try:
             stamp = path.stat().st_mtime_ns
@@ -211,7 +211,7 @@ class Live:
 
 
 def count(present: list[Record]) -> Tally:
-    """How far a sweep is, by its records."""
+    """Count a sweep's runs by status."""
     tally = Tally(len(present))
     for record in present:
         kinds = {records.QUEUED: "queued", records.PREEMPTED: "queued", records.RUNNING: "running"}
@@ -222,7 +222,7 @@ def count(present: list[Record]) -> Tally:
 
 
 def progress(run_dir: Path) -> tuple[str, str]:
-    """A running run's epoch and its last metric, from the end of its metrics."""
+    """Return an active run's epoch and last metric, from the end of its metrics file."""
     try:
         file = context.opened(run_dir / context.METRICS_FILE)
     except OSError:
@@ -248,7 +248,7 @@ def progress(run_dir: Path) -> tuple[str, str]:
 
 @contextmanager
 def shown(folder: Path, run_dirs: list[Path]) -> Iterator[Lines | Live | Follow]:
-    """The view that fits: of a sweep a live table on a terminal, lines elsewhere; of a single run what it prints."""
+    """Provide a suitable view: the output of a single run; for a sweep a live table on a terminal, otherwise lines."""
     view: Lines | Live | Follow
     if run_dirs == [folder]:
         view = Follow(folder)

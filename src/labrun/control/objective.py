@@ -1,4 +1,4 @@
-"""What a sweep's runs are compared by: its metrics, and whether each is to be large or small."""
+"""A sweep's objectives: the metrics by which its runs are compared, and their directions."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ class Objective:
     metric: str
     maximize: bool
     is_told: bool = True
-    """Whether the goal is known: a single run may do without one."""
+    """Whether the direction is known; a single run needs none."""
 
     def score(self, value: float) -> float:
-        """A value of the metric as a score: more is better; what is not finite tells nothing, and is worst."""
+        """Convert a value of the metric to a score: higher is better, and a value that is not finite is the worst."""
         if not math.isfinite(value):
             return -math.inf
         return value if self.maximize else -value
 
 
 def settle(config: dict[str, Any]) -> None:
-    """Put the metrics and goals that `auto` stands for into a config; changes it.
+    """Replace `auto` in a config's metrics and goals, in place.
 
     Raises:
-        ConfigError: there are not as many goals as metrics, or a metric stands twice.
+        ConfigError: the numbers of goals and metrics differ, or a metric is listed twice.
     """
     sweep = config["sweep"]
     several = isinstance(sweep["metric"], list)
@@ -54,7 +54,7 @@ def settle(config: dict[str, Any]) -> None:
 
 
 def _goal(metric: str, config: Mapping[str, Any]) -> str:
-    """What `auto` stands for; itself where nothing tells, which matters to a sweep alone (see `check`)."""
+    """Return the goal for `auto`, or `auto` if it is unknown, which only a sweep refuses (see `check`)."""
     trainer = config.get("trainer") or {}
     said = trainer.get("monitor_mode") if metric == trainer.get("monitor") else None
     found = said if said in GOALS else direction.of(metric)
@@ -62,10 +62,10 @@ def _goal(metric: str, config: Mapping[str, Any]) -> str:
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """Whether a sweep can tell which of its runs is the best.
+    """Check that the directions of a sweep's metrics are known.
 
     Raises:
-        ConfigError: the name of its metric does not tell whether it is to be large or small, and nobody said it.
+        ConfigError: neither the config nor the metric's name determines whether large or small values are good.
     """
     sweep = config["sweep"]
     metrics, goals = sweep["metric"], sweep["goal"]
@@ -81,7 +81,7 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def told(config: Mapping[str, Any]) -> dict[str, str]:
-    """The directions that a settled config says, of those metrics whose names tell another one or none."""
+    """Return the directions in a settled config that the metrics' names do not imply."""
     said = {one.metric: direction.MAX if one.maximize else direction.MIN for one in of(config) if one.is_told}
     trainer = config.get("trainer") or {}
     if monitored.reads_trainer(config) and trainer.get("monitor_mode") in GOALS:
@@ -92,7 +92,7 @@ def told(config: Mapping[str, Any]) -> dict[str, str]:
 def _usual(config: Mapping[str, Any]) -> str:
     model = config.get("model")
     if not model:
-        return "accuracy"  # what a script logs is not known before it runs
+        return "accuracy"  # a script's metrics are not known before it runs
     if isinstance(model.get("metric"), str):
         return str(model["metric"])
     if model.get("folds") is not None and config["dataset"].get("regression"):
@@ -107,7 +107,7 @@ def _usual(config: Mapping[str, Any]) -> str:
 
 
 def of(config: Mapping[str, Any]) -> list[Objective]:
-    """The objectives of a run's config, `auto` settled."""
+    """Return the objectives in a run's settled config."""
     sweep = config.get("sweep", {})
     metrics, goals = sweep.get("metric", "accuracy"), sweep.get("goal", "maximize")
     if not isinstance(metrics, list):
@@ -120,7 +120,7 @@ def of(config: Mapping[str, Any]) -> list[Objective]:
 
 
 def values(record: Record) -> list[float] | None:
-    """A run's final value of each metric, or None if it lacks one."""
+    """Return a run's final value of each metric; None if it lacks one."""
     found = [record.metrics.get(one.metric) for one in of(record.config)]
     if any(value is None or isinstance(value, bool) for value in found):
         return None
@@ -131,11 +131,11 @@ def values(record: Record) -> list[float] | None:
 
 
 USUAL = ("accuracy", "r2", "val_accuracy", "val_loss")
-"""What runs are compared by whose own objectives differ, if all have it."""
+"""Metrics by which runs with different objectives are compared, if all of them have the metric."""
 
 
 def common(found: Sequence[Record]) -> Objective:
-    """What a sweep's runs are compared by: their objective, or where `auto` stood for several, what all have.
+    """Return the objective for comparing a sweep's runs: their own, or a metric that all have if theirs differ.
 
     Args:
         found: at least one run.
@@ -156,11 +156,11 @@ def _number(record: Record, metric: str) -> float | None:
 
 
 def no_best(finished: Sequence[Record], metric: str) -> str:
-    """Why none of a sweep's runs is the best.
+    """Say why a sweep has no best run.
 
     Args:
         finished: the runs; none of them is completed with a finite value of the metric.
-        metric: what they are compared by.
+        metric: the metric by which they are compared.
     """
     completed = [record for record in finished if record.status == records.COMPLETED]
     if not completed:
@@ -172,11 +172,11 @@ def no_best(finished: Sequence[Record], metric: str) -> str:
 
 
 def rank(record: Record, by: Objective | None = None) -> float:
-    """What a sweep's runs are sorted by, the best largest: the first metric, of completed runs.
+    """Return the sort key of a run in its sweep, from its first metric: higher is better, -inf if not completed.
 
     Args:
-        record: the run's.
-        by: what the sweep's runs have in common (`common`); None: the run's own.
+        record: the run's record.
+        by: the sweep's common objective (`common`); None: the run's own objective.
     """
     if by is not None and by != of(record.config)[0]:
         value = _number(record, by.metric)

@@ -1,4 +1,4 @@
-"""Which runs: by name, and by what they are. The same for the command line and for Python."""
+"""Selection of runs by name and by properties, for the command line and the Python API."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ class Condition:
     value: str
 
     def holds(self, found: Any) -> bool:
-        """Whether a value is like that: as numbers where both are, else as text; what is missing never is.
+        """Return whether a value meets the condition; numbers are compared as such, a missing value never meets it.
 
         Raises:
-            RecordError: more or less than something that is not a number.
+            RecordError: an order comparison with something that is not a number.
         """
         if found is None:
             return False
@@ -75,10 +75,10 @@ class Condition:
 
 
 def condition(text: str) -> Condition:
-    """A condition, from its text.
+    """Parse a condition.
 
     Raises:
-        RecordError: it is none.
+        RecordError: the text is not a condition.
     """
     match = CONDITION.fullmatch(text)
     if match is None:
@@ -93,7 +93,7 @@ def condition(text: str) -> Condition:
 
 @dataclass(frozen=True)
 class Filters:
-    """What the runs that are meant have in common, and their order."""
+    """Filters for the selection of runs, and their order."""
 
     experiment: str | None = None
     status: str | None = None
@@ -115,12 +115,12 @@ def _number(value: Any) -> float | None:
 
 
 def _text(value: Any) -> str:
-    """As YAML has it, whether Python or the user wrote it."""
+    """Return a value's text in YAML's spelling, whether Python or the user wrote it."""
     return {"True": "true", "False": "false", "None": "null", "none": "null"}.get(str(value), str(value))
 
 
 class StatusResolver:
-    """Statuses as readers show them; a backend is asked once for each job, and only if a run needs it."""
+    """Resolves the displayed status of runs; asks a backend at most once per job, and only if necessary."""
 
     def __init__(self) -> None:
         self._over: dict[tuple[str, str], bool | None] = {}
@@ -130,8 +130,8 @@ class StatusResolver:
         return records.shown_status(run_dir, record, self._is_over)
 
     def once(self, run_dir: Path, record: Record) -> str:
-        """The status as it was shown first."""
-        if record.finished:  # most are, and a path's own hash takes as long as the rest of a row
+        """Return the status that was first resolved for a run."""
+        if record.finished:  # true of most runs, and hashing a path takes as long as the rest of a row
             return record.status
         if run_dir not in self._known:
             self._known[run_dir] = self(run_dir, record)
@@ -148,11 +148,11 @@ class StatusResolver:
 
 
 def named(root: Path, name: str) -> list[Pair]:
-    """The runs that one name means: one, or all of a sweep's folder."""
+    """Return the runs that a name means: a single run, or all runs of a sweep's folder."""
 
     name = store.spelled_out(root, name)
     for folder in (Path(name).expanduser(), root / name):
-        if os.path.isfile(folder / "run.json"):  # False too of a name that no file can have
+        if os.path.isfile(folder / "run.json"):  # also False for a name that is invalid for a file
             break
         if not os.path.isdir(folder):
             continue
@@ -164,16 +164,16 @@ def named(root: Path, name: str) -> list[Pair]:
 
 
 def filtered(found: Sequence[Pair], filters: Filters, shown: StatusResolver, in_order: bool = False) -> list[Pair]:
-    """Those of the runs that every filter leaves, in the order that was asked for: newest first by itself.
+    """Return the runs that pass every filter, in the requested order; by default newest first.
 
     Args:
         found: the runs.
-        filters: what they are to be like.
-        shown: tells their statuses.
-        in_order: they are in the order that somebody named them in, and stay so unless another is asked for.
+        filters: the filters and the order.
+        shown: resolves their statuses.
+        in_order: keep the given order, in which the user named the runs, unless another one is requested.
 
     Raises:
-        RecordError: a condition or the order names what no run has.
+        RecordError: no run has the key of a condition or of the order.
     """
     chosen = [pair for pair in found if filters.experiment in (None, pair[1].name)]
     for tag in filters.tags:
@@ -196,10 +196,10 @@ def _held(chosen: list[Pair], one: Condition, shown: StatusResolver, all_of_them
 
 
 def _in_configs(chosen: Sequence[Pair], key: str) -> list[Any]:
-    """What stands at a key of the runs' configs; None where one has no such key.
+    """Return the value of a key in each run's config; None if a config lacks it.
 
     Raises:
-        RecordError: none has.
+        RecordError: all configs lack it.
     """
 
     configs = [dict(flat_config(records.read(run_dir).config)) for run_dir, _ in chosen]
@@ -223,7 +223,7 @@ def _no_such(key: str, chosen: Sequence[Pair], more: Sequence[str] = ()) -> str:
 
 
 def metric_of(pair: Pair, name: str) -> Any:
-    """A metric of a run, or None; what its supervisor measured (`system/memory_gb`) at its largest."""
+    """Return a run's metric, or None; of a system metric (`system/memory_gb`) its extreme value."""
     run_dir, record = pair
     if name in record.metrics or not context.is_system_name(name):
         return record.metrics.get(name)
@@ -232,7 +232,7 @@ def metric_of(pair: Pair, name: str) -> Any:
 
 
 def value(pair: Pair, key: str, shown: StatusResolver) -> Any:
-    """A metric or a field of a run, or None."""
+    """Return a metric or a field of a run; None if it has none."""
     run_dir, record = pair
     if key in record.metrics or context.is_system_name(key):
         return metric_of(pair, key)
@@ -246,11 +246,11 @@ def value(pair: Pair, key: str, shown: StatusResolver) -> Any:
 
 
 def ordered(chosen: list[Pair], key: str, shown: StatusResolver) -> list[Pair]:
-    """By a metric the best first, by a time the newest, by what was measured the largest, by other fields and keys of
-    the config from small to large.
+    """Sort runs by a key: by a metric best first, by a time newest first, by a system metric largest first, by other
+    fields and keys of the config in ascending order.
 
     Raises:
-        RecordError: no run has such a thing.
+        RecordError: no run has the key.
     """
     metric, wanted = store.asked(key, [record for _, record in chosen])
     if any(metric in record.metrics for _, record in chosen):
@@ -268,5 +268,5 @@ def ordered(chosen: list[Pair], key: str, shown: StatusResolver) -> list[Pair]:
     if context.is_system_name(key) and chosen and not having:
         raise RecordError(_no_such(key, chosen))
     largest_first = key in TIMES or context.is_system_name(key)
-    having.sort(key=lambda entry: entry[0], reverse=largest_first)  # each key's values are of one kind
+    having.sort(key=lambda entry: entry[0], reverse=largest_first)  # the values of a key all have one type
     return [pair for _, pair in having] + [pair for found, pair in values if found is None]

@@ -1,6 +1,6 @@
-"""What a sweep leaves at its end: the table, best first, `results.csv`, and the best run's pictures.
+"""Results of a sweep: a table (best run first), `results.csv`, and the best run's pictures.
 
-Where it has several seeds of a setting, also a table of the means, and `results_over_seed.csv`.
+If a setting has several seeds, also a table of means and `results_over_seed.csv`.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def tell(
     draw: Callable[[Path], object] | None,
     wanted: objective.Objective | None = None,
 ) -> list[Record]:
-    """Print the table, write the file, draw the pictures.
+    """Print the table, write the CSV file, and draw the best run's pictures.
 
     Args:
-        folder: of the sweep, or of a single run, which needs no table.
-        run_dirs: the runs, in their order.
-        draw: draws one run's pictures; may say False for "could not". None: there is nobody to do it.
-        wanted: what they are compared by; None: what they have in common.
+        folder: the folder of the sweep, or of a single run, which gets no table.
+        run_dirs: the runs, in order.
+        draw: draws one run's pictures, and returns False on failure; None: no pictures.
+        wanted: the objective by which they are compared; None: their common one.
 
     Returns:
         The records.
@@ -83,10 +83,10 @@ def tell(
 
 
 def tell_over_seed(finished: Sequence[Record], wanted: objective.Objective, folder: Path) -> str:
-    """Print the means over the seeds, the best first, and write their file, where a setting has several seeds.
+    """Print the means over seeds, best first, and write their file, if a setting has several seeds.
 
     Returns:
-        What the list of the sweep's files has to say of it.
+        Text for the list of the sweep's files.
     """
     settings = repeats.of_seeds(finished)
     if not settings:
@@ -117,7 +117,7 @@ OVER_SEED = "results_over_seed.csv"
 
 
 def say(text: str) -> None:
-    """Print; a reader who has gone (`labrun ... | head`), or a disk that is full, ends nothing."""
+    """Print text; ignore a closed pipe (`labrun ... | head`), and only report other errors such as a full disk."""
     try:
         print(terminal.lines(text), flush=True)
     except OSError as error:
@@ -139,7 +139,7 @@ def _draw_best(run_dir: Path, draw: Callable[[Path], object]) -> None:
 
 
 def write_csv(finished: Sequence[Record], path: Path) -> None:
-    """A line per run: its last metrics, and its overrides."""
+    """Write a line per run with its last metrics and its overrides."""
     names = sorted({name for record in finished for name in record.metrics})
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -151,7 +151,7 @@ def write_csv(finished: Sequence[Record], path: Path) -> None:
 
 
 def write_over_csv(settings: Sequence[repeats.Setting], path: Path) -> None:
-    """A line per setting: how many runs it has; mean, standard deviation and number of each metric; its overrides."""
+    """Write a line per setting: number of runs; mean, standard deviation and count of each metric; overrides."""
     names, rows = repeats.rows(settings)
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -161,5 +161,5 @@ def write_over_csv(settings: Sequence[repeats.Setting], path: Path) -> None:
 
 
 def failure(record: Record) -> str:
-    """Why a run did not complete, in one line."""
+    """Say why a run did not complete, in one line."""
     return f"{record.status}: {record.reason}"
