@@ -61,7 +61,7 @@ def test_settings_become_words(experiment: Experiment) -> None:
     assert config.words(experiment) == words, "the same data are kept once"
     more = config.words_of_more(experiment, Path("multirun/a"), iterations=9, X=X, y=Y)
     assert set(more) - set(words) == {"sweep.max_trials=9", "sweep.resume='multirun/a'"}
-    with pytest.raises(UserErrorException, match="with the samples that it began with"):
+    with pytest.raises(UserErrorException, match="can only continue with the same samples"):
         config.words_of_more(experiment, Path("multirun/a"), X=X + 1, y=Y)
     gaps = AutoMLConfig("classification", X=np.where(X == 3, np.nan, X), y=Y, preprocess=True)
     assert "model.preprocess=true" in gaps.words(experiment), "no estimator takes NaN as it is"
@@ -93,8 +93,8 @@ def test_words_of_2018_and_a_project_folder(experiment: Experiment, capsys: pyte
     )
     assert "model/estimator=logistic_regression,random_forest" in words
     told = capsys.readouterr().err
-    assert "ElasticNet stands for labrun's logistic_regression" in told and "unheard_of is not known" in told
-    assert "enable_onnx_compatible_models is not used: labrun saves models by skops" in told
+    assert "ElasticNet stands for labrun's logistic_regression" in told and "unheard_of is unknown" in told
+    assert "enable_onnx_compatible_models is not used: labrun saves models with skops" in told
     assert "debug_log" not in told and read_back(words)["X"].shape == (4, 2)
 
 
@@ -125,15 +125,15 @@ def test_tables_keep_their_gaps_and_their_words(experiment: Experiment) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"X": X}, "give training_data= and label_column_name=, or X= and y=.*there is X"),
-        ({"X": X, "y": Y[:2]}, "X has 6 rows, and y has 2"),
+        ({"X": X}, "give training_data= and label_column_name=, or X= and y=.*given: X"),
+        ({"X": X, "y": Y[:2]}, "X has 6 rows, but y has 2"),
         ({"training_data": FRAME, "label_column_name": "no"}, "has no column 'no'.*number, word, label"),
         ({"data_script": "no.py"}, "there is no data_script no.py"),
-        ({"X": X, "y": Y, "allowed_models": ["Forest"]}, "'Forest' is none of .*RandomForest"),
-        ({"X": X, "y": Y, "allowed_models": ["KNN"], "blocked_models": ["KNN"]}, "leave no model over"),
+        ({"X": X, "y": Y, "allowed_models": ["Forest"]}, "'Forest' must be one of .*RandomForest"),
+        ({"X": X, "y": Y, "allowed_models": ["KNN"], "blocked_models": ["KNN"]}, "leave no models to try"),
         ({"X": X, "y": Y, "X_valid": X, "y_valid": Y, "n_cross_validations": 3}, "exclude each other"),
-        ({"X": X, "y": Y, "validation_size": 20}, "validation_size=20 lies between 0 and 1"),
-        ({"X": X, "y": Y, "n_cross_validations": 1}, "n_cross_validations=1 is a whole number from 2 on"),
+        ({"X": X, "y": Y, "validation_size": 20}, "validation_size=20 must be between 0 and 1"),
+        ({"X": X, "y": Y, "n_cross_validations": 1}, "n_cross_validations=1 must be an integer of at least 2"),
     ],
 )
 def test_mistakes_are_told(experiment: Experiment, settings: dict[str, Any], message: str) -> None:
@@ -180,7 +180,7 @@ def test_shares_are_held_out(experiment: Experiment) -> None:
 
 
 def test_other_tasks_and_metrics_are_refused() -> None:
-    with pytest.raises(UserErrorException, match="'r2_score' is none of AUC_weighted"):
+    with pytest.raises(UserErrorException, match="'r2_score' must be one of AUC_weighted"):
         AutoMLConfig("classification", primary_metric="r2_score", X=X, y=Y)
     with pytest.raises(NotInLabrun, match="task='forecasting'"):
         AutoMLConfig("forecasting", X=X, y=Y)

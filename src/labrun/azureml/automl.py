@@ -1,4 +1,4 @@
-"""`AutoMLConfig` and its run: a search over pipelines of scikit-learn, carried out by `sweep=automl`."""
+"""`AutoMLConfig`: a search over scikit-learn pipelines, run by `sweep=automl`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ESTIMATORS = {
     "XGBoostClassifier": "gradient_boosting",
     "XGBoostRegressor": "gradient_boosting",
 }
-"""The SDK's models, and what is nearest to each of labrun's `model/estimator`."""
+"""The SDK's models, and the closest option of labrun's `model/estimator` for each."""
 FORMER = {
     "bernoullinb": "BernoulliNaiveBayes",
     "dt": "DecisionTree",
@@ -64,13 +64,14 @@ FORMER = {
     "tfdnn": "TensorFlowDNN",
     "tflinear": "TensorFlowLinearClassifier",
 }
-"""Names that the models had in 2018, and those of their classes, as `_plain` writes them."""
+"""The models' names from 2018 and their class names, as normalized by `_plain`."""
 UNKNOWN = ("averagedperceptron", "prophet", "autoarima", "catboost", "tabnet")
-"""Models of the SDK that nothing of labrun's is near to."""
+"""Models of the SDK that have no counterpart in labrun."""
 ALL = tuple(sorted({*ESTIMATORS.values()}))
 DEFAULT_ITERATIONS, FOLDS = 20, 5
 LANDMARKS, PATIENCE = 20, 10
-"""The iterations that early stopping does not look at, and those in a row that end a search: the SDK's."""
+"""The SDK's early stopping: the first iterations, which it ignores, and the iterations without improvement that end a
+search."""
 OLD = {
     "max_time_sec": "iteration_timeout_seconds",
     "exit_score": "experiment_exit_score",
@@ -81,7 +82,7 @@ OLD = {
     "whitelist_models": "allowed_models",
     "n_cross_validation": "n_cross_validations",
 }
-"""Words of former releases."""
+"""Argument names from earlier SDK releases."""
 WITHOUT_EFFECT = frozenset(
     """
     debug_log verbosity model_explainability enable_tf enable_voting_ensemble
@@ -91,7 +92,7 @@ WITHOUT_EFFECT = frozenset(
     experiment_name model_types enable_cache cache_store enable_code_generation scenario name data_script_path
     """.split()  # noqa: SIM905 - one a line is longer than this page
 )
-"""What decides nothing here."""
+"""Settings that have no effect in labrun."""
 USED = frozenset(
     """
     primary_metric run_configuration weight_column_name sample_weight cv_splits_indices data_script training_data
@@ -103,7 +104,7 @@ USED = frozenset(
     """.split()  # noqa: SIM905
 )
 PRIMARY = {"classification": "accuracy", "regression": "normalized_root_mean_squared_error"}
-"""The SDK's primary metric where none is named."""
+"""The SDK's default primary metric."""
 SDK_METRICS = {
     "classification": (
         "AUC_weighted",
@@ -119,20 +120,21 @@ SDK_METRICS = {
         "spearman_correlation",
     ),
 }
-"""What the SDK offers for `primary_metric`."""
+"""The SDK's choices for `primary_metric`."""
 
 
 class AutoMLConfig(Config):
-    """What `Experiment.submit` takes to search for a model.
+    """The configuration of an AutoML search, for `Experiment.submit`.
 
     Args:
         task: `classification` or `regression`.
         path: the project's folder, for `data_script`.
-        **settings: the SDK's other words, those of former releases too; what has no effect here is told, once.
+        **settings: the SDK's other arguments, including those of earlier releases. A notice is printed once for each
+            one that labrun does not use.
 
     Raises:
-        UserErrorException: a setting is none, or says something that labrun cannot do.
-        NotInLabrun: the task is another.
+        UserErrorException: the primary metric is unknown.
+        NotInLabrun: the task is neither classification nor regression.
     """
 
     run_type = "automl"
@@ -141,7 +143,7 @@ class AutoMLConfig(Config):
         if task not in PRIMARY:
             absent.not_here(
                 f"AutoMLConfig(task={task!r})",
-                "classification and regression; write a forecast in a script of your own",
+                "classification or regression; write a forecast as your own script",
             )
         self.task, self.path = task, Path(path or ".")
         self.user_settings = {OLD.get(name, name): value for name, value in settings.items()}
@@ -154,21 +156,21 @@ class AutoMLConfig(Config):
         )
         if self.primary_metric not in known:
             raise UserErrorException(
-                f"AutoMLConfig: primary_metric={self.primary_metric!r} is none of {', '.join(known)}"
+                f"AutoMLConfig: primary_metric={self.primary_metric!r} must be one of {', '.join(known)}"
             )
         self.run_config = self.user_settings.get("run_configuration")
         self._data: automl_data.Data | None = None
         for name in sorted(self.user_settings.keys() - USED - WITHOUT_EFFECT):
-            once(f"AutoMLConfig: {name} is not known here, and not used")
+            once(f"AutoMLConfig: {name} is unknown and not used")
         if self.user_settings.get("enable_onnx_compatible_models"):
-            once("AutoMLConfig: enable_onnx_compatible_models is not used: labrun saves models by skops, not as ONNX")
+            once("AutoMLConfig: enable_onnx_compatible_models is not used: labrun saves models with skops, not as ONNX")
         for name in sorted(self.user_settings.keys() & {"weight_column_name", "sample_weight", "cv_splits_indices"}):
             if self.user_settings[name] is not None:
-                once(f"AutoMLConfig: {name} is not used: labrun weighs all samples alike, and draws the folds itself")
+                once(f"AutoMLConfig: {name} is not used: labrun weights all samples equally and draws its own folds")
 
     @property
     def data(self) -> automl_data.Data:
-        """The samples, looked for when they are first needed."""
+        """The samples and targets, read on first access."""
         if self._data is None:
             self._data = automl_data.Data(self._parts(), self.is_regression)
         return self._data
@@ -179,7 +181,7 @@ class AutoMLConfig(Config):
             return automl_data.of_script(Path(str(given["data_script"])), self.path)
         if given.get("training_data") is None:
             if self._dropped():
-                once("AutoMLConfig: FeaturizationConfig.drop_columns is for training_data; X is taken whole")
+                once("AutoMLConfig: FeaturizationConfig.drop_columns applies to training_data; all of X is used")
             return {name: given.get(name) for name in ("X", "y", "X_valid", "y_valid")}
         label = str(given.get("label_column_name") or "")
         weights = given.get("weight_column_name")
@@ -192,7 +194,7 @@ class AutoMLConfig(Config):
         return parts
 
     def _dropped(self) -> list[str]:
-        """The columns that a `FeaturizationConfig` leaves out; what else it says is told."""
+        """Return the columns that a `FeaturizationConfig` drops, and print a notice of its other settings."""
         config = self.user_settings.get("featurization")
         if not isinstance(config, FeaturizationConfig):
             return []
@@ -200,7 +202,7 @@ class AutoMLConfig(Config):
         return [str(name) for name in config.drop_columns]
 
     def words(self, experiment: Experiment) -> list[str]:
-        """What is typed after `labrun`."""
+        """Return the arguments for the `labrun` command."""
         given = self.user_settings
         script = self.data.keep(experiment.workspace.folder)
         preprocess = bool(given.get("preprocess")) or str(given.get("featurization", "auto")) != "off"
@@ -213,7 +215,7 @@ class AutoMLConfig(Config):
             *self._comparison(),
             f"model.preprocess={'true' if preprocess and self._is_raw else 'false'}",
             "sweep=automl",
-            "sweep/early_termination=none",  # each iteration of the SDK has its score
+            "sweep/early_termination=none",  # in the SDK every iteration has a score
             f"sweep.metric={self.primary_metric}",
             *self._limits(),
             *self._models(),
@@ -221,7 +223,7 @@ class AutoMLConfig(Config):
         ]
 
     def _comparison(self) -> list[str]:
-        """By which samples the pipelines are compared, and which ones test the best."""
+        """Return the arguments for the validation and test splits, and print which data each uses."""
         parts, folds, size = (
             self.data.parts,
             self.user_settings.get("n_cross_validations"),
@@ -229,38 +231,38 @@ class AutoMLConfig(Config):
         )
         held = self._share("test_size")
         if "X_test" not in parts and "X_valid" in parts:
-            once("AutoMLConfig: the validation data test the best pipeline, too: there are no test data")
+            once("AutoMLConfig: no test data: the validation data also test the best pipeline")
         elif "X_test" not in parts:
-            once(f"AutoMLConfig: {held or 'a fifth'} of the data is held out, and tests the best pipeline")
+            once(f"AutoMLConfig: {held or 'a fifth'} of the data is held out to test the best pipeline")
         own = [word("dataset.test_size", held)] if held and "X_test" not in parts else []
         if "X_valid" in parts:
             if folds is not None or size:
                 other = "n_cross_validations" if folds is not None else "validation_size"
                 raise UserErrorException(
-                    f"AutoMLConfig: {other} and validation data exclude each other: pipelines are compared by one of "
-                    "them. Leave one out"
+                    f"AutoMLConfig: {other} and validation data exclude each other: only one of them can be used to "
+                    "compare pipelines. Leave one out"
                 )
             return [*own, "model.folds=1"]
         if size and folds is None:
             return [*own, word("dataset.validation_size", size), "model.folds=1"]
         if size:
-            once("AutoMLConfig: validation_size is not used: n_cross_validations says how the pipelines are compared")
+            once("AutoMLConfig: validation_size is not used: n_cross_validations decides how pipelines are compared")
         if folds in (None, "auto"):
-            once(f"AutoMLConfig: the pipelines are compared in {FOLDS} folds: n_cross_validations says otherwise")
+            once(f"AutoMLConfig: the pipelines are compared in {FOLDS} folds; n_cross_validations changes that")
             return [*own, f"model.folds={FOLDS}"]
         if not isinstance(folds, int) or folds < 2:
             raise UserErrorException(
-                f"AutoMLConfig: n_cross_validations={folds!r} is a whole number from 2 on, or 'auto'"
+                f"AutoMLConfig: n_cross_validations={folds!r} must be an integer of at least 2, or 'auto'"
             )
         return [*own, f"model.folds={folds}"]
 
     def _share(self, name: str) -> float | None:
-        """A share of the samples that is held out; None where none is."""
+        """Return the setting for a held-out share of the samples; None if there is none."""
         given = self.user_settings.get(name)
         if given in (None, 0):
             return None
         if not isinstance(given, (int, float)) or not 0 < given < 1:
-            raise UserErrorException(f"AutoMLConfig: {name}={given!r} lies between 0 and 1")
+            raise UserErrorException(f"AutoMLConfig: {name}={given!r} must be between 0 and 1")
         return float(given)
 
     @property
@@ -268,18 +270,18 @@ class AutoMLConfig(Config):
         return self.user_settings.get("compute_target") or getattr(self.run_config, "target", None)
 
     def _notes(self) -> dict[str, str]:
-        """Its type and its target's name."""
+        """Return the notes, including the target's name."""
         target = self._target
         return {**super()._notes(), **({TARGET_TAG: str(getattr(target, "name", target))} if target else {})}
 
     @property
     def _is_raw(self) -> bool:
-        """Whether the samples are a table, or have gaps."""
+        """Whether the samples are a table or have missing values."""
         x = self.data.parts["X"]
         return hasattr(x, "columns") or (isinstance(x, np.ndarray) and x.dtype.kind == "f" and bool(np.isnan(x).any()))
 
     def _limits(self) -> list[str]:
-        """How many pipelines, how many at once, and how long."""
+        """Return the arguments for the number of trials, their concurrency and the time limits."""
         given = self.user_settings
         minutes = given.get("experiment_timeout_minutes")
         if minutes is None and given.get("experiment_timeout_hours") is not None:
@@ -302,30 +304,30 @@ class AutoMLConfig(Config):
         ]
 
     def _patience(self, count: Any) -> list[str]:
-        """When the search ends early, where it makes as many iterations as that takes."""
+        """Return the arguments for early stopping; empty if it is off or the search is too short for it."""
         given = self.user_settings
         patience = int(given.get("early_stopping_n_iters") or PATIENCE)
         if given.get("enable_early_stopping", True) is False or (count and int(count) <= LANDMARKS + patience):
             return []
         once(
             f"AutoMLConfig: after {LANDMARKS} iterations the search ends when {patience} in a row are no better; "
-            "enable_early_stopping=False makes them all"
+            "enable_early_stopping=False runs them all"
         )
         return [f"sweep.patience={patience}", f"sweep.patience_from={LANDMARKS}"]
 
     def _models(self) -> list[str]:
-        """The estimators that are allowed, where not all are."""
+        """Return the argument for the allowed estimators; empty if all are allowed."""
         allowed = _estimators(self.user_settings.get("allowed_models"), "allowed_models")
         blocked = _estimators(self.user_settings.get("blocked_models"), "blocked_models")
         chosen = [name for name in allowed or ALL if name not in blocked]
         if not chosen:
-            raise UserErrorException("AutoMLConfig: allowed_models and blocked_models leave no model over")
+            raise UserErrorException("AutoMLConfig: allowed_models and blocked_models leave no models to try")
         return [] if set(chosen) == set(ALL) else [f"model/estimator={','.join(chosen)}"]
 
     def submitted(
         self, experiment: Experiment, tags: Mapping[str, str], parent: str | None = None, **kwargs: Any
     ) -> AutoMLRun:
-        """Search: on this machine the call ends with the search, as the SDK has it; elsewhere at once."""
+        """Submit the search. As in the SDK, the call waits for a search on this machine but not for any other."""
         run = AutoMLRun(experiment, work=self._begun(experiment, tags, parent), run_type=self.run_type)
         run.automl_config = self
         is_local = getattr(self._target, "name", self._target) in (None, "local")
@@ -334,46 +336,46 @@ class AutoMLConfig(Config):
         return run
 
     def going_on(self, run: AutoMLRun, **settings: Any) -> AutoMLRun:
-        """Go on with a search that has ended; see `words_of_more`."""
+        """Continue a search that has ended; see `words_of_more`."""
         work = submit(run.experiment, self.words_of_more(run.experiment, run._work.folder, **settings), {})
         made = AutoMLRun(run.experiment, work=work, run_type=self.run_type)
         made.automl_config = self
         return made
 
     def words_of_more(self, experiment: Experiment, folder: Path, **settings: Any) -> list[str]:
-        """What is typed after `labrun` to go on with a search.
+        """Return the arguments for the `labrun` command that continues a search.
 
         Args:
-            experiment: the search's.
-            folder: the search's.
-            **settings: limits in place of those that it had, and the samples that it has.
+            experiment: the search's experiment.
+            folder: the search's folder.
+            **settings: new limits, and optionally the same samples again.
 
         Raises:
-            UserErrorException: the samples are others.
+            UserErrorException: the samples differ.
         """
         config = copy.copy(self)
         config.user_settings, config._data = {**self.user_settings, **settings, "enable_early_stopping": False}, None
         words, before = config.words(experiment), self.words(experiment)
         if words[2] != before[2]:
             raise UserErrorException(
-                f"AutoMLRun: the search {folder.name} goes on with the samples that it began with; to search with "
-                "others, submit another AutoMLConfig"
+                f"AutoMLRun: the search {folder.name} can only continue with the same samples; to search with others, "
+                "submit another AutoMLConfig"
             )
         return [*words, word("sweep.resume", str(folder))]
 
 
 def _estimators(names: Any, what: str) -> list[str]:
-    """labrun's names of the SDK's models; those that it has not are told.
+    """Return labrun's names for the SDK's models, and print a notice of those that labrun lacks.
 
     Raises:
-        UserErrorException: a name is not one of the SDK's.
+        UserErrorException: a name is not one of the SDK's models.
     """
     found = []
     known = {_plain(name): name for name in ESTIMATORS} | FORMER
     for name in [getattr(one, "name", one) for one in names or ()]:
         own = ESTIMATORS.get(known.get(_plain(name), "")) or (str(name) if name in ALL else None)
         if own is None and not _plain(name).startswith(UNKNOWN):
-            raise UserErrorException(f"AutoMLConfig: {what}: {name!r} is none of {', '.join(sorted(ESTIMATORS))}")
+            raise UserErrorException(f"AutoMLConfig: {what}: {name!r} must be one of {', '.join(sorted(ESTIMATORS))}")
         if own is None:
             once(f"AutoMLConfig: {what}: labrun has no {name}")
         elif what == "allowed_models" and own.replace("_", "") != str(name).lower():
@@ -383,16 +385,16 @@ def _estimators(names: Any, what: str) -> list[str]:
 
 
 def _plain(name: Any) -> str:
-    """A model's name without what its forms differ in: `kNN regressor`, `KNeighborsRegressor`."""
+    """Normalize a model's name, so that variants such as `KNN` and `kNN regressor` compare equal."""
     letters = re.sub("[^a-z]", "", str(name).lower())
     return re.sub("(wrapper|classifier|regressor)+$", "", letters)
 
 
 def get_primary_metrics(task: str) -> list[str]:
-    """The primary metrics of a task, as the SDK lists them."""
+    """Return the SDK's primary metrics for a task."""
     return list(SDK_METRICS.get(task, ()))
 
 
 def get_sdk_dependencies(*args: Any, **kwargs: Any) -> dict[str, str]:
-    """The packages that searches need, and the versions of this interpreter."""
+    """Return the packages that searches need, with the versions installed in this interpreter."""
     return {name: importlib.metadata.version(name) for name in ("labrun", *NEEDED)}

@@ -1,15 +1,15 @@
-"""Names that scripts take from the SDK's constants of AutoML, in place of texts."""
+"""The SDK's AutoML constants, which scripts use in place of strings."""
 
 from __future__ import annotations
 
 CONDA_ENV_FILE_PATH = "outputs/conda_env_v_1_0_0.yml"
 MODEL_PATH = "outputs/model.pkl"
 SCORING_FILE_PATH = "outputs/scoring_file_v_1_0_0.py"
-"""Files that each iteration has."""
+"""Files of each iteration."""
 
 
 class Metric:
-    """Primary metrics, and what else is measured."""
+    """Names of the primary metrics and of the other metrics."""
 
     AUCMacro = "AUC_macro"
     AUCMicro = "AUC_micro"
@@ -48,7 +48,7 @@ class SupportedModels:
     """The models of `allowed_models` and `blocked_models`."""
 
     class Classification:
-        """Of classes."""
+        """Models for classification."""
 
         AveragedPerceptron = "AveragedPerceptronClassifier"
         BernoulliNB = "BernoulliNaiveBayes"
@@ -66,7 +66,7 @@ class SupportedModels:
         XGBClassifier = "XGBoostClassifier"
 
     class Regression:
-        """Of quantities."""
+        """Models for regression."""
 
         DecisionTree = "DecisionTree"
         ElasticNet = "ElasticNet"

@@ -1,4 +1,4 @@
-"""The data of an `AutoMLConfig`: kept in the workspace, and given to labrun by a `get_data()` of its own."""
+"""The data of an `AutoMLConfig`: stored in the workspace with a generated `get_data()` script that labrun runs."""
 
 from __future__ import annotations
 
@@ -61,27 +61,27 @@ NAMES = {
     "y_test": ("y_test",),
 }
 MANY = 50
-"""A column of more different texts is told of, if most samples have one of their own."""
+"""A text column with more distinct values than this triggers a notice, if they exceed half the samples."""
 LAYOUT = 2
-"""Of the files; another one has other digests."""
+"""Version of the file layout. It is part of the digest."""
 
 
 class Data:
-    """Samples and targets, and where they are kept.
+    """Samples and targets, and their files.
 
     Args:
-        parts: `X` and `y`, and the same with `_valid` and with `_test` where there are any: arrays or data frames.
-        is_regression: y is a quantity.
+        parts: `X` and `y`, and optionally the same with `_valid` and `_test`: arrays or data frames.
+        is_regression: y holds quantities, not classes.
 
     Raises:
-        UserErrorException: X or y is missing, or they do not go together.
+        UserErrorException: X or y is missing, their lengths differ, or no sample has a target.
     """
 
     def __init__(self, parts: Mapping[str, Any], is_regression: bool) -> None:
         given = {key: _value(parts, names) for key, names in NAMES.items()}
         if given["X"] is None or given["y"] is None:
             raise UserErrorException(
-                "AutoMLConfig: give training_data= and label_column_name=, or X= and y=, or data_script=; there is "
+                "AutoMLConfig: give training_data= and label_column_name=, or X= and y=, or data_script=; given: "
                 f"{', '.join(key for key, value in given.items() if value is not None) or 'none of them'}"
             )
         for x, y in (("X", "y"), ("X_valid", "y_valid"), ("X_test", "y_test")):
@@ -89,14 +89,14 @@ class Data:
         self.parts = {key: _plain(value, key) for key, value in given.items() if value is not None}
         rows, targets = self.parts["X"].shape[0], len(self.parts["y"])
         if rows != targets:
-            raise UserErrorException(f"AutoMLConfig: X has {rows} rows, and y has {targets}")
+            raise UserErrorException(f"AutoMLConfig: X has {rows} rows, but y has {targets}")
         _tell_texts(self.parts["X"])
         labels = self.parts["y"]
         self.labels = [] if is_regression else [label.item() for label in np.unique(labels)]
-        """The classes as they were given, for what a fitted model predicts."""
+        """The original class labels, for the predictions of a fitted model."""
 
     def keep(self, workspace: Path) -> Path:
-        """Write them below the workspace, under their digest; returns the file with `get_data()`."""
+        """Write the data into the workspace under their digest and return the path of the `get_data()` script."""
         texts = {name: _columns(value) for name, value in self.parts.items()}
         digest = hashlib.sha256(json.dumps([LAYOUT, texts]).encode())
         arrays = {name: _arrays(value) for name, value in self.parts.items()}
@@ -114,10 +114,10 @@ class Data:
             listed = {name: (name, columns) for name, columns in texts.items()}
             if "X_valid" in self.parts or "X_test" in self.parts:
                 listed |= {"X_train": listed.pop("X"), "y_train": listed.pop("y")}
-            if "X_test" not in self.parts and "X_valid" in self.parts:  # labrun tests every model, the SDK none
+            if "X_test" not in self.parts and "X_valid" in self.parts:  # labrun needs a test set; the SDK does not
                 listed |= {"X_test": listed["X_valid"], "y_test": listed["y_valid"]}
             (place / "parts.json").write_text(json.dumps(listed), encoding="utf-8")
-            with atomic_write(script) as file:  # last: with it the data are whole
+            with atomic_write(script) as file:  # last: its existence marks the data as complete
                 file.write(SCRIPT.encode())
         return script
 
@@ -127,10 +127,10 @@ def _value(parts: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def _with_labels(x: Any, y: Any) -> tuple[Any, Any]:
-    """Samples without those that have no target, which the SDK leaves out, too; it is told.
+    """Drop the samples without a target, as the SDK does, and print a notice.
 
     Raises:
-        UserErrorException: none has one.
+        UserErrorException: no sample has a target.
     """
     if x is None or y is None:
         return x, y
@@ -146,12 +146,12 @@ def _with_labels(x: Any, y: Any) -> tuple[Any, Any]:
         raise UserErrorException(
             f"AutoMLConfig: none of the {rows} samples has a target; give data whose label column has values"
         )
-    once(f"AutoMLConfig: {int((~known).sum())} samples have no target, and are left out")
+    once(f"AutoMLConfig: {int((~known).sum())} samples have no target and are left out")
     return (x[known] if hasattr(x, "columns") or _is_sparse(x) else np.asarray(x)[known]), y[known]
 
 
 def _tell_texts(x: Any) -> None:
-    """Tell of columns of text that nearly every row has a value of its own in: the SDK makes features of the words."""
+    """Print a notice of text columns with mostly distinct values: the SDK would make features of their words."""
     if not hasattr(x, "columns"):
         return
     for name in x.columns:
@@ -160,8 +160,8 @@ def _tell_texts(x: Any) -> None:
         levels = x[name].dropna().astype(str).nunique()
         if levels > MANY and 2 * levels > len(x):
             once(
-                f"AutoMLConfig: column {name}: {levels} different texts in {len(x)} samples count as whole values; "
-                "labrun makes no features of their words: leave the column out, or give numbers made of it"
+                f"AutoMLConfig: column {name} has {levels} different texts in {len(x)} samples. labrun treats each as "
+                "one value and makes no features of its words: leave the column out, or convert it to numbers"
             )
 
 
@@ -170,7 +170,7 @@ def _is_sparse(value: Any) -> bool:
 
 
 def _plain(value: Any, key: str) -> Any:
-    """An array, a sparse matrix or a data frame: of the SDK's data sets, of lists and of series."""
+    """Convert data sets of the SDK, lists and series to an array, a sparse matrix or a data frame."""
     if hasattr(value, "to_pandas_dataframe"):
         value = value.to_pandas_dataframe()
     if key.startswith("y"):
@@ -194,7 +194,7 @@ def _columns(value: Any) -> list[str] | None:
 
 
 def _arrays(value: Any) -> dict[str, Any]:
-    """What an `.npz` file holds without pickles: numbers as they are, all else as text."""
+    """Return the arrays for an `.npz` file without pickles: numbers unchanged, everything else as text."""
     if _is_sparse(value):
         parts = {name: getattr(value, name) for name in ("data", "indices", "indptr")}
         return {**parts, "shape": np.asarray(value.shape)}
@@ -213,16 +213,16 @@ def _arrays(value: Any) -> dict[str, Any]:
 
 
 def of_table(table: Any, label: str, what: str, without: Sequence[str] = ()) -> tuple[Any, Any]:
-    """Samples and targets of a table.
+    """Split a table into samples and targets.
 
     Args:
-        table: a data frame, or one of the SDK's tables.
-        label: the column of the targets.
-        what: what the table is called in messages.
-        without: columns that are not part of the samples.
+        table: a data frame or a tabular data set of the SDK.
+        label: the target column.
+        what: the table's name, for messages.
+        without: columns to leave out of the samples.
 
     Raises:
-        UserErrorException: it has no such column.
+        UserErrorException: there is no such target column.
     """
     frame = table.to_pandas_dataframe() if hasattr(table, "to_pandas_dataframe") else table
     if label not in frame.columns:
@@ -234,7 +234,7 @@ def of_table(table: Any, label: str, what: str, without: Sequence[str] = ()) -> 
 
 
 def of_script(script: Path, path: Path) -> dict[str, Any]:
-    """What the `get_data()` of a script returns; it runs in the project's folder, as the SDK has it.
+    """Run a script's `get_data()` and return its result. As in the SDK, it runs in the project's folder.
 
     Raises:
         UserErrorException: there is no such script, or it has no `get_data()` that returns a dictionary.
@@ -257,7 +257,7 @@ def of_script(script: Path, path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _at(place: Path) -> Any:
-    """Inside, the working folder is another, and its modules can be imported."""
+    """Change to another working folder, and make its modules importable, inside the context."""
     before = os.getcwd()
     os.chdir(place)
     sys.path.insert(0, str(place))

@@ -1,4 +1,4 @@
-"""`AutoMLRun`, its iterations, and the fitted pipelines that they give."""
+"""`AutoMLRun`, its iterations, and their fitted pipelines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from labrun.search import automl as search
 PICKLE, PACKAGES = automl_constants.MODEL_PATH, automl_constants.CONDA_ENV_FILE_PATH
 SCORING = (automl_constants.SCORING_FILE_PATH, "outputs/scoring_file_v_2_0_0.py")
 NEEDED = ("scikit-learn", "numpy", "pandas", "scipy", "joblib", "skops")
-"""The packages that a fitted pipeline needs beside labrun."""
+"""The packages that a fitted pipeline needs besides labrun."""
 SCORE = '''"""Answers requests with the fitted pipeline of an AutoML run, by labrun."""
 
 import json
@@ -49,24 +49,24 @@ def run(data):
     return json.dumps({"result": model.predict(rows).tolist()})
 '''
 SOURCE = {"azureml.runsource": "automl"}
-"""The property by which notebooks find the searches among the runs of an experiment."""
+"""The property by which notebooks find searches among an experiment's runs."""
 PARTS = {"algorithm": "estimator", "preprocessor": "preprocessor"}
-"""The SDK's words for the parts of a pipeline, and labrun's."""
+"""The SDK's names for the parts of a pipeline, and labrun's."""
 ALIASES = {"r2": "r2_score", "rmse": "root_mean_squared_error", "mae": "mean_absolute_error"}
-"""labrun's names of metrics, and the SDK's."""
+"""labrun's metric names, and the SDK's."""
 
 
 class IterationRun(Run):
     """One pipeline of a search."""
 
     def get_metrics(self, name: str | None = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Its scores in cross-validation, under the SDK's names."""
+        """Return its cross-validation scores, also under the SDK's names."""
         found = dict(self._work.metrics)
         found |= {ALIASES[own]: value for own, value in found.items() if own in ALIASES}
         return {key: value for key, value in found.items() if name in (None, key)}
 
     def get_properties(self) -> dict[str, str]:
-        """`iteration` from 0 on, `run_algorithm`, `run_preprocessor`, `score`, ..."""
+        """Return the properties: `iteration` (from 0), `run_algorithm`, `run_preprocessor`, `score`, ..."""
         record = self._work.record
         metric = str(record.config["sweep"]["metric"])
         number = int(record.sweep["number"])
@@ -83,7 +83,7 @@ class IterationRun(Run):
         }
 
     def get_tags(self) -> dict[str, str]:
-        """Those that were set, and `run_algorithm`, `run_preprocessor`."""
+        """Return the tags, including `run_algorithm` and `run_preprocessor`."""
         return {**self._parts(), **super().get_tags()}
 
     def _parts(self) -> dict[str, str]:
@@ -91,24 +91,24 @@ class IterationRun(Run):
         return {f"run_{sdk}": search.short(model[own]) for sdk, own in PARTS.items()}
 
     def get_file_names(self) -> list[str]:
-        """Its files; the SDK has the fitted pipeline of each iteration that completed, and what serves it."""
+        """Return its file names. As in the SDK, a completed iteration has its fitted pipeline and scoring files."""
         found = super().get_file_names()
         return sorted({*found, PICKLE, PACKAGES, *SCORING}) if self._work.status == records.COMPLETED else found
 
     def download_file(self, name: str, output_file_path: Any = None, **_: Any) -> None:
-        """Copy one of its files; `outputs/model.pkl`, which joblib loads, and the like are made when asked for."""
+        """Copy one of its files. The SDK's files, such as `outputs/model.pkl` (for joblib), are created on demand."""
         self._make(name)
         super().download_file(name, output_file_path)
 
     def download_files(self, prefix: str | None = None, *args: Any, **kwargs: Any) -> None:
-        """Copy its files below a folder; see `Run.download_files`."""
+        """Copy its files into a folder; see `Run.download_files`."""
         for name in self.get_file_names():
             if name.startswith(prefix or ""):
                 self._make(name)
         super().download_files(prefix, *args, **kwargs)
 
     def _make(self, name: str) -> None:
-        """Have a file that the SDK has of each iteration."""
+        """Create one of the files that each iteration has in the SDK, unless it exists."""
         if name not in (PICKLE, PACKAGES, *SCORING) or name in super().get_file_names():
             return
         if name == PACKAGES:
@@ -139,7 +139,7 @@ class IterationRun(Run):
         *more: Any,
         **kwargs: Any,
     ) -> Any:
-        """Register its fitted pipeline, which the SDK has as `outputs/model.pkl`; or another of its files."""
+        """Register its fitted pipeline (the SDK's `outputs/model.pkl`) or another of its files."""
         if model_path not in (None, PICKLE) or model_path in super().get_file_names():
             return super().register_model(model_name, model_path, tags, properties, *more, **kwargs)
         from labrun.azureml import registering
@@ -153,15 +153,15 @@ class AutoMLRun(Run):
 
     model_id: str | None = None
     automl_config: Any = None
-    """What was submitted; None for a search that was found later."""
+    """The submitted configuration; None for a search that was looked up later."""
 
     @property
     def run_id(self) -> str:
-        """Its id."""
+        """The run's id."""
         return self.id
 
     def _trials(self) -> list[Any]:
-        """labrun's runs of the pipelines, in their order; not the last fits of the best."""
+        """Return labrun's runs of the pipelines in order, without the final fit of the best one."""
         children = self._work.get_children()
         return [one for one in children if isinstance((one.record.sweep or {}).get("number"), int)]
 
@@ -174,7 +174,7 @@ class AutoMLRun(Run):
         status: str | None = None,
         **_: Any,
     ) -> Iterator[Run]:
-        """The iterations, the newest first: all, or those with these tags, these properties, this status."""
+        """Yield the iterations, newest first, optionally only those with these tags, properties, type or status."""
         for work in reversed(self._trials()):
             run = IterationRun(self._experiment, work=work, run_type="azureml.scriptrun")
             fits = type in (None, run.type) and status in (None, run.get_status())
@@ -182,7 +182,7 @@ class AutoMLRun(Run):
                 yield run
 
     def get_properties(self) -> dict[str, str]:
-        """What was asked for: `primary_metric`, `num_iterations`, `AMLSettingsJsonString`, ..."""
+        """Return the search's settings: `primary_metric`, `num_iterations`, `AMLSettingsJsonString`, ..."""
         first = self._trials()[0].record.config if self._trials() else {}
         if not first:
             return super().get_properties()
@@ -209,7 +209,7 @@ class AutoMLRun(Run):
         }
 
     def get_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The best pipeline's."""
+        """Return the best pipeline's metrics."""
         found: dict[str, Any] = self._best(None).get_metrics() if self._trials() else {}
         return found
 
@@ -224,7 +224,7 @@ class AutoMLRun(Run):
         return IterationRun(self._experiment, work=work, run_type="azureml.scriptrun")
 
     def get_best_child(self, metric: str | None = None, onnx_compatible: bool = False, **kwargs: Any) -> IterationRun:
-        """The best iteration by the primary metric, or by another."""
+        """Return the best iteration by the primary metric or another metric."""
         if onnx_compatible:
             absent.not_here("get_best_child(onnx_compatible=True)", absent.ONNX)
         return self._best(metric)
@@ -232,9 +232,9 @@ class AutoMLRun(Run):
     def get_output(
         self, iteration: int | None = None, metric: str | None = None, return_onnx_model: bool = False, **kwargs: Any
     ) -> tuple[Run, FittedModel]:
-        """The best run and its fitted model, or those of an iteration, or by another metric.
+        """Return the best iteration, by the primary or another metric, or a given one, with its fitted model.
 
-        A pipeline other than the best is fitted now: the search has cross-validated it alone.
+        A pipeline other than the best is fitted now, because the search only cross-validated it.
 
         Raises:
             UserErrorException: there is no such iteration, or none has ended.
@@ -242,7 +242,7 @@ class AutoMLRun(Run):
         if return_onnx_model:
             absent.not_here("get_output(return_onnx_model=True)", absent.ONNX)
         if not self._work.is_over:
-            once(f"AutoMLRun.get_output(): the search {self.id} goes on; its end is waited for")
+            once(f"AutoMLRun.get_output(): the search {self.id} is still running; waiting for it to end")
             self._work.wait_for_completion(show_output=False, raise_on_error=False)
         run = self._iteration(iteration) if iteration is not None else self._best(metric)
         fitted = self._fitted(run, iteration is None and metric is None)
@@ -256,13 +256,13 @@ class AutoMLRun(Run):
         raise UserErrorException(f"AutoMLRun {self.id}: there is no iteration {number}; it has {len(trials)}")
 
     def _fitted(self, run: IterationRun, is_best: bool = False) -> Path:
-        """The folder of the run that has a pipeline's fitted model.
+        """Return the folder of the run with a pipeline's fitted model, fitting the pipeline if necessary.
 
         Args:
-            run: of the pipeline.
-            is_best: it is known to be the best.
+            run: the pipeline's run.
+            is_best: the caller knows that it is the best.
         """
-        if not self._work.is_over:  # the best is fitted when the search ends
+        if not self._work.is_over:  # the best pipeline is fitted at the end of the search
             self._work.wait_for_completion(raise_on_error=False)
         best = Path(self._work.folder) / search.BEST
         is_best = (best / "run.json").is_file() and (is_best or run.id == self._best(None).id)
@@ -294,7 +294,7 @@ class AutoMLRun(Run):
         metric: str | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Register the fitted model of the best iteration, or of another; its name is `model_id`, too."""
+        """Register the fitted model of the best or another iteration, and store its name in `model_id`."""
         from labrun.azureml import registering
 
         run = self._iteration(iteration) if iteration is not None else self._best(metric)
@@ -307,7 +307,7 @@ class AutoMLRun(Run):
     def wait_for_completion(
         self, show_output: bool = False, wait_post_processing: bool = False, raise_on_error: bool = True, **_: Any
     ) -> dict[str, Any]:
-        """Wait until the search has ended; the table of iterations is printed as it comes.
+        """Wait until the search has ended; with `show_output`, print the table of iterations as it grows.
 
         Raises:
             ActivityFailedException: no iteration completed.
@@ -321,22 +321,22 @@ class AutoMLRun(Run):
     def continue_experiment(
         self, *args: Any, show_output: bool = False, iterations: int | None = None, **settings: Any
     ) -> AutoMLRun:
-        """Try more pipelines, and wait for them.
+        """Try more pipelines and wait for them.
 
         Args:
-            *args: `X` and `y`: the samples that the search began with.
+            *args: `X` and `y`, the same samples as before.
             show_output: print the table of iterations.
-            iterations: how many more; None: as many as the search was to have.
-            **settings: those samples by their names, and other limits, as `experiment_timeout_hours`.
+            iterations: the number of additional iterations; None: as many as the search was submitted with.
+            **settings: the same samples as keywords, and new limits such as `experiment_timeout_hours`.
 
         Raises:
             NotInLabrun: another program submitted the search.
-            UserErrorException: the samples are others.
+            UserErrorException: the samples differ.
         """
         if self.automl_config is None:
             absent.not_here(
                 f"continue_experiment() of {self.id}, a search of another program,",
-                "submit another AutoMLConfig, or go on with the command that `lab runs show` has, and sweep.resume",
+                "submit another AutoMLConfig, or repeat the command that `lab runs show` prints with sweep.resume",
             )
         more = iterations or self.automl_config.user_settings.get("iterations") or len(self._trials())
         settings |= dict(zip("Xy", args, strict=False))
@@ -346,14 +346,14 @@ class AutoMLRun(Run):
         return made
 
     def cancel_iteration(self, iteration: int) -> None:
-        """End one iteration; the search goes on."""
+        """Cancel one iteration; the search continues."""
         self._iteration(iteration).cancel()
 
     def clean_preprocessor_cache(self) -> None:
-        """Nothing: labrun keeps none."""
+        """Do nothing: labrun has no such cache."""
 
     def summary(self) -> list[list[Any]]:
-        """For each algorithm how often it was tried, and its best score; failed iterations are `Failed`, NaN."""
+        """Return for each algorithm its name, the number of trials and the best score (failures: `Failed`, NaN)."""
         metric = self.get_properties().get("primary_metric", "")
         best = min if direction.of(metric) == direction.MIN else max
         scores: dict[str, list[float]] = {}
@@ -364,19 +364,19 @@ class AutoMLRun(Run):
         return [[name, len(found), best(found)] for name, found in scores.items()]
 
     def get_guardrails(self, *args: Any, **kwargs: Any) -> list[Any]:
-        """None: the checks of the data are in the log."""
+        """Return an empty list: the log has the data checks."""
         return []
 
     def get_run_sdk_dependencies(self, *args: Any, **kwargs: Any) -> dict[str, str]:
-        """The packages that the search used."""
+        """Return the packages that the search used, with their versions."""
         return dict(self._trials()[0].record.packages) if self._trials() else {}
 
 
 class FittedModel:
-    """A fitted pipeline, as `get_output` gives it: scikit-learn's, with the classes as they were given.
+    """A fitted pipeline, as returned by `get_output`: scikit-learn's pipeline with the original class labels.
 
     Args:
-        folder: of the run that saved it.
+        folder: the folder of the run that saved it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -391,13 +391,13 @@ class FittedModel:
 
     @property
     def steps(self) -> list[tuple[str, Any]]:
-        """Its steps, by the SDK's names: the first is the `datatransformer`."""
+        """The steps under the SDK's names; the first is the `datatransformer`."""
         model, names = self._saved.model, self._saved.columns
         return fitted_steps.of(model, list(names or (f"column{place}" for place in range(model.n_features_in_))))
 
     @property
     def named_steps(self) -> dict[str, Any]:
-        """Its steps by name."""
+        """The steps by name."""
         from sklearn.utils import Bunch
 
         found: dict[str, Any] = Bunch(**dict(self.steps))
@@ -409,7 +409,7 @@ class FittedModel:
         return getattr(self._saved.model, name)
 
     def predict(self, X: Any) -> Any:  # noqa: N803 - as scikit-learn calls it
-        """Labels, or quantities: (N,).
+        """Predict labels or quantities, shape (N,).
 
         Args:
             X: (N, F) numbers, or a data frame with the columns of the training data.
@@ -420,7 +420,7 @@ class FittedModel:
         return np.asarray([self._labels.get(str(label), label) for label in found])
 
     def predict_proba(self, X: Any) -> Any:  # noqa: N803
-        """The probability of each class: (N, classes)."""
+        """Predict the probability of each class, shape (N, classes)."""
         return self._saved.predict_proba(X)
 
     @property
@@ -429,7 +429,7 @@ class FittedModel:
         return np.asarray([self._labels.get(name, name) for name in self._saved.class_names])
 
     def score(self, X: Any, y: Any) -> float:  # noqa: N803
-        """Accuracy, or R2."""
+        """Return the accuracy or, for a regression, R2."""
         said, wanted = self.predict(X), np.asarray(y).ravel()
         if self._labels:
             return float(np.mean(said == wanted))

@@ -1,4 +1,4 @@
-"""`FeaturizationConfig`: what an `AutoMLConfig` is told of its columns."""
+"""`FeaturizationConfig`: column settings for an `AutoMLConfig`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from labrun.azureml.telling import once
 
 
 class FeaturizationConfig:
-    """How columns become features. labrun drops columns as it is told; of the rest it says once that it is not used.
+    """Settings for turning columns into features. labrun uses only `drop_columns` and prints a notice of the others.
 
     Args:
-        blocked_transformers: told, and not used.
-        column_purposes: told, and not used.
-        transformer_params: told, and not used.
-        drop_columns: columns that are not part of the samples.
-        **kwargs: told, and not used.
+        blocked_transformers: kept, not used.
+        column_purposes: kept, not used.
+        transformer_params: kept, not used.
+        drop_columns: columns to leave out of the samples.
+        dataset_language: kept, not used.
+        prediction_transform_type: kept, not used.
+        **kwargs: not used.
     """
 
     def __init__(
@@ -36,27 +38,27 @@ class FeaturizationConfig:
         self.dataset_language, self.prediction_transform_type = dataset_language, prediction_transform_type
 
     def add_blocked_transformers(self, transformers: str | Sequence[str]) -> None:
-        """Told, and not used."""
+        """Add blocked transformers, which labrun does not use."""
         self.blocked_transformers += [transformers] if isinstance(transformers, str) else list(transformers)
 
     def add_column_purpose(self, column_name: str, feature_type: str) -> None:
-        """Told, and not used."""
+        """Set a column's purpose, which labrun does not use."""
         self.column_purposes[column_name] = feature_type
 
     def add_drop_columns(self, drop_columns: str | Sequence[str]) -> None:
-        """Columns that are not part of the samples."""
+        """Add columns to leave out of the samples."""
         self.drop_columns += [drop_columns] if isinstance(drop_columns, str) else list(drop_columns)
 
     def add_transformer_params(self, transformer: str, cols: Sequence[str], params: dict[str, Any]) -> None:
-        """Told, and not used."""
+        """Add a transformer's parameters, which labrun does not use."""
         self.transformer_params.setdefault(transformer, []).append((list(cols), dict(params)))
 
     def remove_column_purpose(self, column_name: str) -> None:
-        """As if it had not been said."""
+        """Remove a column's purpose."""
         self.column_purposes.pop(column_name, None)
 
     def tell(self) -> None:
-        """Say once what has no effect."""
+        """Print once which settings have no effect."""
         parts = {
             "blocked_transformers": self.blocked_transformers,
             "column_purposes": self.column_purposes,
@@ -67,6 +69,6 @@ class FeaturizationConfig:
         unused = [name for name, value in parts.items() if value]
         if unused:
             once(
-                f"FeaturizationConfig: {', '.join(unused)} is not used: gaps are filled and words are encoded "
-                "as model.preprocess does it"
+                f"FeaturizationConfig: {', '.join(unused)} is not used: model.preprocess fills missing values and "
+                "encodes words"
             )

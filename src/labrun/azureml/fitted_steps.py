@@ -1,4 +1,4 @@
-"""The steps of an AutoML search's fitted model under the SDK's names: `datatransformer` first, the estimator last."""
+"""The steps of a fitted AutoML pipeline under the SDK's names: `datatransformer` first, the estimator last."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from labrun.azureml.advice import Advising
 
 NAME = "datatransformer"
 TABLE = "table"
-"""labrun's step that makes numbers of a table."""
+"""labrun's step that converts a table to numbers."""
 
 
 class DataTransformer(Advising):
-    """What makes numbers of a table's columns; numbers stay as they are.
+    """Converts the columns of a table to numbers; numeric samples stay as they are.
 
     Args:
-        step: scikit-learn's, fitted; None: the samples are numbers already.
-        columns: of the samples.
+        step: the fitted scikit-learn transformer; None: the samples are already numeric.
+        columns: the samples' column names.
     """
 
     def __init__(self, step: Any, columns: list[str]) -> None:
@@ -26,19 +26,19 @@ class DataTransformer(Advising):
         return f"DataTransformer({self._step!r})"
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Its settings."""
+        """Return its parameters."""
         return {} if self._step is None else dict(self._step.get_params(deep))
 
     def transform(self, X: Any) -> Any:  # noqa: N803 - as scikit-learn calls it
-        """The samples as numbers: (N, features)."""
+        """Return the samples as numbers, shape (N, features)."""
         return X if self._step is None else self._step.transform(X)
 
     def get_engineered_feature_names(self) -> list[str]:
-        """What its numbers are called."""
+        """Return the names of its output features."""
         return self._columns if self._step is None else [str(name) for name in self._step.get_feature_names_out()]
 
     def get_featurization_summary(self, is_user_friendly: bool = True) -> list[dict[str, Any]]:
-        """For each column its kind, and what is made of it."""
+        """Return for each column its type and the features made from it."""
         made: dict[str, int] = dict.fromkeys(self._columns, 0)
         for name in self.get_engineered_feature_names():
             own = [one for one in made if name == one or name.startswith(f"{one}_")]
@@ -60,11 +60,11 @@ class DataTransformer(Advising):
 
 
 def of(model: Any, columns: list[str]) -> list[tuple[str, Any]]:
-    """The steps of a fitted pipeline.
+    """Return the steps of a fitted pipeline.
 
     Args:
-        model: scikit-learn's pipeline.
-        columns: of the samples that it takes.
+        model: the scikit-learn pipeline.
+        columns: the column names of its input.
     """
     own = list(model.steps)
     table = next((step for name, step in own if name == TABLE), None)
