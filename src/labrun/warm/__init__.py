@@ -1,6 +1,7 @@
-"""The warm interpreter: a process of the user's that has imported the libraries, and forks for each command.
+"""The warm interpreter: a background process of the user that has imported the libraries and forks for each command.
 
-`client.py` is what the console scripts start, `server.py` the process that forks, `session.py` how the forked process
-becomes the command, `wire.py` their messages, `identity.py` what makes two interpreters equal, `fingerprint.py` whether
-what was imported is still what lies on the disk, and `stock.py` the process that a sweep's pool is made of. Linux only.
+`client.py` is the entry point of the console scripts, `server.py` the process that forks, `session.py` turns the forked
+process into the command, `wire.py` holds their messages, `identity.py` decides whether two interpreters are equal,
+`fingerprint.py` detects changes on disk since the imports, and `stock.py` forks the server of a sweep's pool. Linux
+only.
 """

@@ -1,10 +1,11 @@
-"""The console scripts `labrun` and `lab`: hand the command to a warm interpreter, or carry it out here.
+"""The console scripts `labrun` and `lab`: run the command in a warm interpreter, or in this process.
 
-A command is handed over in three steps: the request, with every open descriptor; the answer of the forked process,
-which is ready and has done nothing yet; the word to go. Until that word the command can still be carried out here;
-after it, it runs there, once, and this process only passes signals on and ends as the command ends.
+A command is handed over in three steps. The client sends the request with all open descriptors. The forked process
+answers that it is ready, without having done anything. The client sends the signal to start. Until then the command can
+still run in this process. After it, the command runs in the forked process, exactly once; this process only forwards
+signals and exits with the command's exit status.
 
-Imports as little as possible: the user waits for it at each command.
+This module imports as little as possible, because the user waits for it at each command.
 """
 
 from __future__ import annotations
@@ -21,23 +22,23 @@ if TYPE_CHECKING:
     from types import FrameType
 
 COLD = frozenset({"warm", "ui", "shell", "connect"})
-"""Words of `lab` that are not for a warm interpreter: one controls it, one is a server itself, and a shell, or what ssh
-asks, needs this terminal as its own, which no process of a warm interpreter has."""
+"""Subcommands of `lab` that never run in a warm interpreter: `warm` controls it, `ui` is a server itself, and a shell
+and ssh's prompts need this terminal as their controlling terminal, which a warm interpreter's processes lack."""
 CANCELED = 130
 ANSWER_S = 20.0
-"""How long a server may take until the command is carried out here instead."""
+"""How long to wait for a server before the command runs in this process instead, in seconds."""
 
 
 _facts: dict[str, object] | None = None
 
 
 def started_with() -> dict[str, object]:
-    """The facts of this interpreter, as it was started (see `identity.facts`)."""
+    """Return the facts of this interpreter at its start (see `identity.facts`)."""
     return identity.facts(dict(os.environ)) if _facts is None else _facts
 
 
 def labrun() -> None:
-    """The command `labrun`."""
+    """Entry point of the command `labrun`."""
     if "--version" in sys.argv[1:]:
         _say_version()
     else:
@@ -45,7 +46,7 @@ def labrun() -> None:
 
 
 def lab() -> None:
-    """The command `lab`."""
+    """Entry point of the command `lab`."""
     if sys.argv[1:2] == ["--version"]:
         _say_version()
     else:
@@ -53,9 +54,9 @@ def lab() -> None:
 
 
 def ended(work: Callable[[], None]) -> None:
-    """Carry a command out, and end the process without taking the interpreter apart if it failed with PyTorch loaded.
+    """Run a command, and exit without the interpreter's cleanup if it failed with PyTorch loaded.
 
-    What an error keeps alive, the libraries below PyTorch list line by line as leaked, and bury the message.
+    Otherwise PyTorch's native libraries would list all objects that the error keeps alive as leaks, which hides it.
     """
     try:
         work()
@@ -76,7 +77,7 @@ def ended(work: Callable[[], None]) -> None:
 
 
 def _say_version() -> None:
-    """Immediately: nobody should wait for Hydra to learn labrun's version."""
+    """Print the version at once, without importing Hydra."""
     from labrun import version
 
     os.write(1, f"{version.text()}\n".encode())
@@ -115,12 +116,12 @@ def _here(module: str) -> None:
 
 
 def _wanted(module: str) -> bool:
-    """By itself for the user at a terminal; `LABRUN_WARM` says otherwise."""
+    """Return whether to use a warm interpreter: by default at a terminal, unless `LABRUN_WARM` says otherwise."""
     if module == "labrun.cli" and COLD.intersection(sys.argv):
         return False
-    if module == "labrun.app" and sys.argv[1:2] == ["new"]:  # it imports nothing that is worth a warm interpreter
+    if module == "labrun.app" and sys.argv[1:2] == ["new"]:  # its imports are not worth a warm interpreter
         return False
-    if any(not os.path.isabs(place) for place in sys.path):  # what lies in the working folder could be imported
+    if any(not os.path.isabs(place) for place in sys.path):  # a module in the working folder could be imported
         return False
     switch = os.environ.get(identity.SWITCH_VARIABLE, "")
     if switch in ("0", "1"):
@@ -138,7 +139,7 @@ def _is_terminal(descriptor: int) -> bool:
 
 
 def _ask(place: str, facts: dict[str, object], module: str) -> tuple[socket.socket, int, int] | None:
-    """Ask the server for a process: its connection, pid and pidfd once it is ready. None: it is not to be had."""
+    """Request a process from the server. Return its connection, pid and pidfd once it is ready; None if refused."""
     connection = wire.connect(place, identity.name_of(facts))
     if connection is None:
         return None
@@ -165,23 +166,23 @@ def _ask(place: str, facts: dict[str, object], module: str) -> tuple[socket.sock
                 return connection, int(str(answer[0]["pid"])), answer[1][0]
     except OSError:
         pass
-    connection.close()  # a process that was forked all the same ends, having done nothing
+    connection.close()  # a process that was forked nevertheless exits without having done anything
     return None
 
 
 def _inherited(own: int) -> Iterator[int]:
-    """The descriptors that this process was given, and a program that it starts would be."""
+    """Yield the inheritable descriptors of this process."""
     for name in os.listdir("/proc/self/fd"):
         descriptor = int(name)
         try:
             if descriptor != own and os.get_inheritable(descriptor):
                 yield descriptor
-        except OSError:  # the listing's own
+        except OSError:  # the descriptor of the listing itself
             continue
 
 
 def _follow(connection: socket.socket, pid: int, pidfd: int) -> None:
-    """Have the process go, pass on signals until the command has ended, then end as it did."""
+    """Start the command, forward signals until it has ended, then exit with its status."""
     import select
     import signal
 
@@ -189,12 +190,12 @@ def _follow(connection: socket.socket, pid: int, pidfd: int) -> None:
         _quietly(lambda: signal.pidfd_send_signal(pidfd, number))
 
     def together(number: int, frame: FrameType | None) -> None:
-        """What a terminal sends to all of a command's processes."""
-        if not select.select([pidfd], [], [], 0)[0]:  # its pid is nobody else's while it lives
+        """Forward a signal that a terminal sends to all of a command's processes."""
+        if not select.select([pidfd], [], [], 0)[0]:  # while it lives, its pid cannot be reused
             _quietly(lambda: os.killpg(pid, number))
 
     def stop(number: int, frame: FrameType | None) -> None:
-        # A command without a terminal of its own would pass SIGTSTP by.
+        # A command without a controlling terminal would ignore SIGTSTP.
         together(signal.SIGSTOP, frame)
         os.kill(os.getpid(), signal.SIGSTOP)
         together(signal.SIGCONT, frame)
@@ -202,11 +203,11 @@ def _follow(connection: socket.socket, pid: int, pidfd: int) -> None:
     signals = {signal.SIGINT: together, signal.SIGQUIT: together, signal.SIGHUP: together, signal.SIGTSTP: stop}
     signals |= dict.fromkeys((signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGALRM), alone)
     for number, handler in signals.items():
-        if signal.getsignal(number) != signal.SIG_IGN:  # ignored from the start, as under nohup: so it is there
+        if signal.getsignal(number) != signal.SIG_IGN:  # else the command ignores it, too (nohup)
             signal.signal(number, handler)
     try:
         connection.sendall(b"!")
-    except OSError:  # it was killed while it waited
+    except OSError:  # the process was killed while it waited
         pass
     code = status = None
     while (answer := wire.receive(connection)) is not None:
@@ -218,14 +219,14 @@ def _follow(connection: socket.socket, pid: int, pidfd: int) -> None:
     if code is not None:
         os._exit(int(str(code)))
     if status is None:
-        # Both are gone: the command ended without a word, and nobody is left to say how.
+        # The command and the server are both gone, so its status is unknown.
         os.write(2, b"labrun: the command was killed, together with its warm interpreter\n")
         os._exit(128 + signal.SIGKILL)
     _end_as(int(str(status)))
 
 
 def _end_as(status: int) -> None:
-    """End as a process that a parent would see with this wait status."""
+    """Exit such that the parent sees this wait status."""
     import resource
     import signal
 

@@ -1,4 +1,4 @@
-"""Whether what was imported is still what lies on the disk, and what the environment told the imports."""
+"""Detection of changes since the imports: files on disk, and environment variables that the imports have read."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from labrun.warm.identity import counts, read, stamp
 
 Stamp = tuple[int, int, int] | None
 COPIED = 0.5
-"""Code that reads this share of all variables copies them."""
+"""Code that reads at least this share of all variables is assumed to copy the environment."""
 CLOCK_S = 2.0
-"""A file's time may be that much behind the clock that imports are timed with."""
+"""Maximum lag of file times behind the clock that times the imports, in seconds."""
 
 
 class Fingerprint:
-    """What a process's imports came from: files, installed distributions, folders that are searched.
+    """The sources of a process's imports: files, installed distributions, and searched folders.
 
-    Made in two steps: what is searched before the imports, what was found after them. It is open while they go on.
+    It is made in two steps: the searched folders before the imports, the found files after them. It must be open in
+    between.
     """
 
     def __init__(self) -> None:
@@ -30,7 +31,7 @@ class Fingerprint:
         self._searched = _searched()
         self._files: dict[str, Stamp] = {}
         self._sightings = Sightings()
-        for path in _loaded_files():  # seen after their import: nothing of theirs has changed since it began
+        for path in _loaded_files():  # already imported: unchanged since the import started
             if _touched_ns(path) < self._began_ns:
                 self._sightings.note(path)
 
@@ -42,7 +43,7 @@ class Fingerprint:
         sys.meta_path.remove(self._sightings)
 
     def close(self) -> str | None:
-        """Take in what has been imported by now; says what changed meanwhile, and None if nothing did."""
+        """Record all imports so far. Return what has changed meanwhile, or None."""
         self._files = {path: stamp(path) for path in _loaded_files()}
         for path, now in self._files.items():
             if self._has_changed(path, now):
@@ -50,10 +51,10 @@ class Fingerprint:
         return self._changed_place()
 
     def _has_changed(self, path: str, now: Stamp) -> bool:
-        """Whether a file may be another than the one that was imported; yes, when in doubt.
+        """Return whether a file may differ from the imported one; True when in doubt.
 
-        A file that was seen before its import, and is still the same file of the same size and time, has not changed:
-        the time of its last change of any kind does not count, since installing a package elsewhere links its files.
+        A file that was stamped before its import is unchanged if its inode, size and modification time are the same.
+        Its ctime is ignored, since installing a package in another environment links its files and changes it.
         """
         if now is None:
             return True
@@ -62,7 +63,7 @@ class Fingerprint:
         return _touched_ns(path) >= self._began_ns
 
     def changed(self) -> str | None:
-        """What is no longer as it was imported; None if all is."""
+        """Return a file or folder that has changed since the imports; None if nothing has."""
         for path, before in self._files.items():
             if stamp(path) != before:
                 return path
@@ -70,7 +71,7 @@ class Fingerprint:
 
     @property
     def files(self) -> Mapping[str, Stamp]:
-        """Each file that was imported."""
+        """The imported files with their stamps."""
         return self._files
 
     def _changed_place(self) -> str | None:
@@ -79,14 +80,14 @@ class Fingerprint:
 
 
 class Sightings:
-    """Stamps each module's file just before it is imported. First among the finders; finds nothing itself."""
+    """The first finder, which finds nothing itself, but stamps each module's file just before its import."""
 
     def __init__(self) -> None:
         self.stamps: dict[str, Stamp] = {}
-        """By path: the stamp before the first import from it."""
+        """Stamps before the first import from a file, by path."""
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> None:
-        """Called by the import of each module."""
+        """Stamp the file of a module that is about to be imported."""
         spec = PathFinder.find_spec(name, path)
         if spec is None or spec.origin is None or not os.path.isabs(spec.origin):
             return
@@ -95,12 +96,12 @@ class Sightings:
             self.note(os.path.join(os.path.dirname(spec.origin), "mpl-data", "matplotlibrc"))
 
     def note(self, path: str) -> None:
-        """Take in a file as it is now, unless it was seen before."""
+        """Stamp a file, unless it already has a stamp."""
         self.stamps.setdefault(path, stamp(path))
 
 
 def _touched_ns(path: str) -> int:
-    """When a file was last changed in any way, also by being put in another's place; now, where it is absent."""
+    """Return when a file was last changed in any way, including its replacement; the current time if it is missing."""
     try:
         found = os.stat(path)
     except OSError:
@@ -117,13 +118,13 @@ def _loaded_files() -> Iterator[str]:
 
 
 def _settings() -> list[str]:
-    """Files that matplotlib reads as it is imported."""
+    """Return the settings files that matplotlib reads when it is imported."""
     matplotlib = sys.modules.get("matplotlib")
     return [str(matplotlib.matplotlib_fname())] if matplotlib is not None else []
 
 
 def _searched() -> dict[str, Any]:
-    """What each folder of `sys.path` offers to an import: names, installed distributions, `.pth` files."""
+    """Return what each folder of `sys.path` offers to imports: names, installed distributions, `.pth` files."""
     return {place: _offered(place) for place in sys.path}
 
 
@@ -140,11 +141,11 @@ def _offered(place: str) -> list[tuple[str, Stamp]]:
 
 
 class Reads:
-    """Notes which variables are read through `os.environ` while it is open, and what they held."""
+    """Records which variables are read through `os.environ` while it is open, and their values."""
 
     def __init__(self) -> None:
         self._read: dict[tuple[Any, int], set[str]] = {}
-        """Their names, by the place in the code that read them."""
+        """Names of the variables, by the code location that read them."""
         self._before = dict(os.environ)
 
     def __enter__(self) -> Reads:
@@ -163,8 +164,8 @@ class Reads:
         type(os.environ).__getitem__ = self._getitem  # type: ignore[method-assign]
 
     def differing(self, environment: Mapping[str, str]) -> str | None:
-        """A variable that was read, outside the key, and is another in that environment; None: there is none."""
-        # Who copies them all looks for names that start in some way afterwards: those are in the key.
+        """Return a variable outside the key that was read and differs in another environment; None if there is none."""
+        # Code that copies all variables then looks for names with certain prefixes, which are in the key.
         most = COPIED * len(self._before)
         chosen = [names for names in self._read.values() if len(names & set(self._before)) < max(2, most)]
         names = {name for some in chosen for name in some if isinstance(name, str) and not counts(name)}
@@ -172,7 +173,7 @@ class Reads:
 
 
 def surroundings(pid: int) -> dict[str, object]:
-    """What the kernel holds a process to, in which two commands may differ and which cannot be handed over.
+    """Return the kernel's settings of a process that can differ between commands and cannot be transferred.
 
     Raises:
         OSError: there is no such process.

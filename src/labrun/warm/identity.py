@@ -1,8 +1,8 @@
-"""Which warm interpreter a command may use, and where it listens. Standard library only, and little of it.
+"""The key that determines which warm interpreter a command may use, and the folder of its socket.
 
-A server is found by its key: everything that shapes an interpreter before a line of the user's code runs. What is
-not in the key is either handed over with each command (arguments, environment, working folder, streams, limits) or
-compared by the server, which refuses when in doubt.
+The key consists of everything that shapes an interpreter before any of the user's code runs. Anything else is either
+transferred with each command (arguments, environment, working folder, streams, limits) or compared by the server, which
+refuses when in doubt. This module uses only a small part of the standard library.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PROTOCOL = 1
 FOLDER_VARIABLE = "LABRUN_WARM_DIR"
 SWITCH_VARIABLE = "LABRUN_WARM"
 LONGEST_PATH = 100
-"""Bytes; a Unix socket's path may have 107, and a name is put in place of another that is longer."""
+"""Longest path of the folder, in bytes: a Unix socket's path may have 107, and a file name is appended."""
 
 PREFIXES = (
     "AOT",
@@ -92,19 +92,19 @@ NAMES = frozenset(
         "XDG_DATA_HOME",
     }
 )
-"""Variables that libraries, also those written in C, read while they are imported."""
+"""Variables that libraries, including native ones, read while they are imported."""
 
 
 def counts(name: str) -> bool:
-    """Whether a variable of that name can change what an import does."""
+    """Return whether a variable can affect imports and is therefore part of the key."""
     return name in NAMES or name.startswith(PREFIXES)
 
 
 def facts(environment: dict[str, str]) -> dict[str, object]:
-    """Everything that tells this interpreter from another; two that agree can stand in for each other.
+    """Return the facts that identify this interpreter; two interpreters with equal facts are interchangeable.
 
     Args:
-        environment: the variables that this process was started with.
+        environment: the variables with which this process was started.
     """
     return {
         "protocol": PROTOCOL,
@@ -123,14 +123,14 @@ def facts(environment: dict[str, str]) -> dict[str, object]:
 
 
 def name_of(found: dict[str, object]) -> str:
-    """The name that a server with these facts listens under; the server compares the facts themselves."""
+    """Return the socket name of a server with these facts; the server also compares the facts themselves."""
     return f"{zlib.crc32(marshal.dumps(found, 2)):08x}"
 
 
 def stamp(path: str) -> tuple[int, int, int] | None:
-    """What changes when a file does; None where it is absent.
+    """Return a value that changes when a file changes; None if it is missing.
 
-    Not the time of its last change of any kind: a package manager changes that when it links the same file elsewhere.
+    It excludes the ctime, which a package manager changes when it links the same file elsewhere.
     """
     try:
         found = os.stat(path)
@@ -140,7 +140,7 @@ def stamp(path: str) -> tuple[int, int, int] | None:
 
 
 def read(path: str) -> str:
-    """A small file's text; empty where it cannot be read."""
+    """Return the text of a small file; empty if it cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             return file.read()
@@ -149,7 +149,7 @@ def read(path: str) -> str:
 
 
 def folder() -> str | None:
-    """The private folder where servers listen, made if need be; None where there is none to be trusted."""
+    """Return the private folder of the servers' sockets, created if necessary; None if none can be trusted."""
     named = os.environ.get(FOLDER_VARIABLE)
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     place = named or (f"{runtime}/labrun" if _is_private(runtime) else f"/tmp/labrun-{os.getuid()}")
@@ -165,7 +165,7 @@ def folder() -> str | None:
 
 
 def _is_private(place: str) -> bool:
-    """A folder of this user's own, no link, which nobody else can enter."""
+    """Return whether a path is a folder of this user, not a link, that nobody else can access."""
     try:
         found = os.lstat(place)
     except OSError:

@@ -1,9 +1,9 @@
-"""The warm interpreter itself: imports what commands need, computes nothing, and forks a process for each command.
+"""The warm interpreter itself: imports the modules that commands need, and forks a process for each command.
 
-Started by `starting.py`; listens in a folder that only its user can enter, and heeds that user's processes alone. It
-ends after ten idle minutes, and as soon as anything that it has imported has changed: when in doubt, a command starts
-cold. No command depends on it once it runs: a killed server costs the exit code of a command that is killed with it,
-and nothing else.
+It computes nothing. `starting.py` starts it. It listens in a folder that only its user can access, and serves only that
+user's processes. It ends after ten idle minutes, and as soon as anything that it has imported has changed; when in
+doubt, a command starts cold. A running command does not depend on the server: if the server is killed, only the exit
+code of a command that is killed with it is lost.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 IDLE_S = 600.0
 IDLE_VARIABLE = "LABRUN_WARM_IDLE_S"
 PATIENCE_S = 2.0
-"""How long a client that has connected may take to say what it wants."""
+"""Time limit for a connected client to send its request, in seconds."""
 HYDRAS_OWN = (
     "bash_completion",
     "basic_launcher",
@@ -48,7 +48,7 @@ HYDRAS_OWN = (
     "structured_config_source",
     "zsh_completion",
 )
-"""The plug-ins that come with Hydra; others are the user's own, and imported by each command."""
+"""Hydra's own plug-ins; others belong to the user and are imported by each command."""
 LIBRARIES = (
     "torch",
     "torchvision",
@@ -71,8 +71,8 @@ LIBRARIES = (
     "torch.utils.serialization.config",
     "pytorch_lightning.plugins.environments",
 )
-"""What commands import sooner or later, beside `LIGHT`. MLflow is not among them: what needs it runs for long; and
-plotext asks for the terminal's width when it is imported, which is another for each command."""
+"""Modules that commands import sooner or later, in addition to `LIGHT`. MLflow is excluded because commands that need
+it run for a long time; plotext because it reads the terminal's width, which differs between commands, on import."""
 LIGHT = (
     "labrun.backends.local.worker",
     "sklearn.datasets",
@@ -86,16 +86,16 @@ LIGHT = (
     "matplotlib.pyplot",
     "matplotlib.backends.backend_agg",
 )
-"""What runs without PyTorch need, too: it comes first."""
+"""Modules that runs without PyTorch need, too; they are imported first."""
 NOT_OURS = ("labrun.compat.azureml.site", "labrun.compat.elsewhere", "labrun.warm")
-"""Of our own modules, what stands in for other packages, and this one."""
+"""labrun's modules that are not imported: replacements of other packages, and this package."""
 HIGH = 300
-"""The server's own descriptors come after those that commands bring along."""
+"""Lowest number for the server's own descriptors, above those that commands bring."""
 
 
 @dataclass
 class Command:
-    """A command that was forked for."""
+    """A command that a forked process executes."""
 
     connection: socket.socket
     arguments: list[str]
@@ -103,7 +103,7 @@ class Command:
 
 
 def main() -> None:
-    """Import, then serve until there is no more use for it."""
+    """Import the modules, then serve until idle or out of date."""
     began = time.monotonic()
     given: dict[str, Any] = marshal.loads(sys.stdin.buffer.read())
     _log_to_stderr()
@@ -113,7 +113,7 @@ def main() -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return  # another one serves, or is about to
+        return  # another server is active, or is starting
     os.ftruncate(lock, 0)
     os.write(lock, str(os.getpid()).encode())
     own = identity.facts(dict(os.environ))
@@ -148,7 +148,7 @@ def main() -> None:
 
 
 def _log_to_stderr() -> None:
-    """For this module alone: a command sets up its logging itself, and must find none."""
+    """Set up logging for this module only: a command sets up its own logging, and must not find any."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(handler)
@@ -157,7 +157,7 @@ def _log_to_stderr() -> None:
 
 
 def _nicely(work: Callable[[], None], niceness: int) -> None:
-    """Work in a thread of its own: only a thread can be nice without its process, and its children, staying so."""
+    """Do work at a lower priority in a new thread, because a process and its children could not raise theirs again."""
 
     def whole() -> None:
         with contextlib.suppress(OSError):
@@ -170,7 +170,7 @@ def _nicely(work: Callable[[], None], niceness: int) -> None:
 
 
 def _import_light() -> None:
-    # as runs have it, before OpenMP is loaded; each command's own variables come later
+    # as in runs, before OpenMP is loaded; each command's own variables are set later
     importlib.import_module("labrun.tasks.threads").wait_asleep()
     _import(LIGHT)
     importlib.import_module("labrun.tasks.estimator").warm()
@@ -187,12 +187,12 @@ def _import(names: Iterable[str]) -> None:
     for name in names:
         try:
             importlib.import_module(name)
-        except Exception as error:  # noqa: BLE001 - who needs it meets the error, and tells
+        except Exception as error:  # noqa: BLE001 - a command that needs the module will raise and report the error
             log.info("%s: %s: %s", name, type(error).__name__, error)
 
 
 def _settle() -> None:
-    """Make forks cheap."""
+    """Prepare the process's memory for cheap forks."""
     gc.collect()
     gc.freeze()
     importlib.import_module("labrun.backends.local.forkserver").use_large_pages()
@@ -213,12 +213,12 @@ class Server:
     """Answers requests.
 
     Args:
-        place: the folder where it listens.
-        facts: what makes this interpreter equal to a client's.
-        fingerprint: of what was imported.
+        place: the folder of its socket.
+        facts: facts that a client's interpreter must share.
+        fingerprint: the fingerprint of the imports.
         reads: the variables that the imports have read.
         keepers: see `stock`.
-        lock: the descriptor that keeps other servers of the same facts away.
+        lock: descriptor of the lock against other servers with the same facts.
     """
 
     def __init__(
@@ -251,7 +251,7 @@ class Server:
         self._node = os.stat(self._path).st_ino
 
     def serve(self) -> None:
-        """Serve until nobody has asked for ten minutes, or what was imported has changed, and no command is left."""
+        """Serve until it is idle for ten minutes, or imported files have changed, and all commands have ended."""
         signal.set_wakeup_fd(self._woken)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.signal(signal.SIGTERM, lambda number, frame: self._end())
@@ -274,10 +274,10 @@ class Server:
             elif not self._commands:
                 self._end()
         log.info("Ended, after %d commands", self._served)
-        os._exit(0)  # the libraries that were imported need not be tidied up
+        os._exit(0)  # skip the cleanup of imported libraries
 
     def _end(self) -> None:
-        """No more commands."""
+        """Accept no more commands."""
         if not self._ends:
             self._ends = True
             with contextlib.suppress(OSError):
@@ -332,7 +332,7 @@ class Server:
         }
 
     def _check(self, request: dict[str, Any], peer: int) -> None:
-        """Whether a fork of this process can be that command.
+        """Check that a fork of this process can execute a command.
 
         Raises:
             RefusedError: it cannot.

@@ -1,8 +1,8 @@
-"""How a process that the warm interpreter has forked becomes the command, as if a shell had started it.
+"""Turns a process forked by the warm interpreter into the command, as if a shell had started it.
 
 The forked process takes over the command's descriptors, working folder, variables, limits, signals and arguments,
-says that it is ready, and waits for the word to go. From then on the kernel kills it if the client is killed, and
-nothing ties it to the server.
+reports that it is ready, and waits for the client's signal to start. From then on the kernel kills it if the client is
+killed, and it is independent of the server.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from labrun.warm.identity import read
 F_SETSIG = 10
 HIGH = 400
 FLUSH_FAILED = 120
-"""What Python itself exits with when its output cannot be written out in the end."""
+"""Python's own exit code when it cannot flush its output at exit."""
 IGNORED_BY_PYTHON = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
 LIMITS = tuple(sorted(value for name, value in vars(resource).items() if name.startswith("RLIMIT_")))
 
 
 class RefusedError(Exception):
-    """A command cannot be had by a fork of this process; the message says why."""
+    """A fork of this process cannot execute a command; the message says why."""
 
 
 def check(request: dict[str, Any], peer: int) -> None:
-    """Whether a fork of this process can take over all that the command has.
+    """Check that a fork of this process can take over the command's descriptors, priority and limits.
 
     Args:
-        request: the client's.
+        request: the client's request.
         peer: its pid.
 
     Raises:
@@ -62,13 +62,13 @@ _held: frozenset[int] = frozenset()
 
 
 def hold_descriptors() -> None:
-    """Note which descriptors the imports have left open: a command's own cannot be put in their place."""
+    """Record which descriptors the imports have left open, because a command's descriptors cannot replace them."""
     global _held
     _held = frozenset(int(name) for name in os.listdir("/proc/self/fd"))
 
 
 def limits_of(peer: int) -> dict[int, tuple[int, int]]:
-    """A process's resource limits."""
+    """Return a process's resource limits."""
     return {number: resource.prlimit(peer, number) for number in LIMITS}
 
 
@@ -79,14 +79,14 @@ def become(
     limits: dict[int, tuple[int, int]],
     held: list[int],
 ) -> None:
-    """Carry out the command and end this process.
+    """Execute the command and exit.
 
     Args:
-        connection: to the client, and shared with the server.
-        request: what the client asked for.
-        descriptors: its working folder, and its open descriptors in the request's order.
-        limits: the client's.
-        held: what is the server's alone.
+        connection: the connection to the client, shared with the server.
+        request: the client's request.
+        descriptors: the client's working folder, then its open descriptors in the order of the request.
+        limits: the client's resource limits.
+        held: the server's own descriptors, to be closed.
     """
     peer = _peer(connection)
     connection = socket.socket(fileno=moved(connection.detach()))
@@ -101,7 +101,7 @@ def become(
     os.close(pidfd)
     connection.settimeout(None)
     if connection.recv(1) != b"!":
-        os._exit(0)  # the client has given up, or was killed: it carries the command out itself, or nobody does
+        os._exit(0)  # the client has given up and runs the command itself, or was killed
     die_with(connection)
     code = _carry_out(str(request["module"]))
     with contextlib.suppress(OSError):
@@ -114,26 +114,26 @@ def _peer(connection: socket.socket) -> int:
 
 
 def moved(descriptor: int, lowest: int = HIGH) -> int:
-    """The same descriptor under another number, out of the way of those that commands bring along."""
+    """Move a descriptor to a number that does not collide with those of commands."""
     found = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, lowest)
     os.close(descriptor)
     return found
 
 
 def take_signals(status: str) -> None:
-    """Ignore and block what the process does that a status (proc(5)) is of; everything else has its usual effect."""
+    """Ignore and block the same signals as the process with this status (proc(5)); reset the others to defaults."""
     masks = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
     ignored, blocked = (int(masks[name].strip(), 16) for name in ("SigIgn", "SigBlk"))
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         is_ignored = bool(ignored >> (number - 1) & 1) or number in IGNORED_BY_PYTHON
         usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-        with contextlib.suppress(OSError, ValueError):  # the C library keeps some for itself
+        with contextlib.suppress(OSError, ValueError):  # the C library reserves some
             signal.signal(number, signal.SIG_IGN if is_ignored else usual)
     signal.pthread_sigmask(signal.SIG_SETMASK, [n for n in signal.valid_signals() if blocked >> (n - 1) & 1])
 
 
 def take_descriptors(given: list[int], numbers: list[int]) -> None:
-    """Put each descriptor under the number that it has where the command was started; the first is its folder."""
+    """Give each descriptor the number that it has in the client; the first one is the working folder."""
     here, *others = [moved(descriptor) for descriptor in given]
     os.fchdir(here)
     os.close(here)
@@ -141,12 +141,12 @@ def take_descriptors(given: list[int], numbers: list[int]) -> None:
         os.dup2(descriptor, number, inheritable=True)
         os.close(descriptor)
     for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if number not in numbers:  # closed where the command was started
+        if number not in numbers:  # closed in the client
             os.close(number)
             setattr(sys, name, None)
             setattr(sys, f"__{name}__", None)
         elif number:
-            # The streams stay the same objects, which libraries may have kept; only where they lead has changed.
+            # Keep the stream objects, which libraries may hold; only their targets have changed.
             getattr(sys, name).reconfigure(line_buffering=number == 2 or os.isatty(number))
 
 
@@ -161,7 +161,7 @@ def _take_place(request: dict[str, Any], peer: int, limits: dict[int, tuple[int,
 
 
 def take_limits(peer: int, limits: dict[int, tuple[int, int]]) -> None:
-    """Have a process's umask, resource limits and priority.
+    """Adopt a process's umask, resource limits and priority.
 
     Args:
         peer: its pid.
@@ -178,25 +178,25 @@ def take_limits(peer: int, limits: dict[int, tuple[int, int]]) -> None:
 
 
 def forget_main() -> None:
-    """Begin as an interpreter does: an empty `__main__`, folders not looked at yet, random numbers of one's own."""
+    """Reset to the state of a new interpreter: an empty `__main__`, no cached folder listings, a new random seed."""
     sys.modules["__main__"] = types.ModuleType("__main__")
     importlib.invalidate_caches()
-    if "numpy.random" in sys.modules:  # Python's own generator does so by itself
+    if "numpy.random" in sys.modules:  # Python's own generator reseeds itself after a fork
         sys.modules["numpy.random"].seed()
 
 
 def die_with(connection: socket.socket) -> None:
-    """Have the kernel kill this process when the other end of the connection closes."""
+    """Make the kernel kill this process when the other end of the connection closes."""
     fcntl.fcntl(connection, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(connection, F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(connection, fcntl.F_SETFL, fcntl.fcntl(connection, fcntl.F_GETFL) | os.O_ASYNC)
     with contextlib.suppress(BlockingIOError):
-        if connection.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) == b"":  # killed just before
+        if connection.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) == b"":  # the other end was closed just before
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _carry_out(module: str) -> int:
-    """The command's main, and what an interpreter does at its end; the exit code."""
+    """Run the command's main and the interpreter's usual exit steps. Return the exit code."""
     code = 0
     try:
         importlib.import_module(module).main()
@@ -207,14 +207,14 @@ def _carry_out(module: str) -> int:
         _finish()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
-    except BaseException:  # noqa: BLE001 - as the interpreter does it
+    except BaseException:  # noqa: BLE001 - as in the interpreter
         sys.excepthook(*sys.exc_info())
         code = 1
     return FLUSH_FAILED if not _finish() and not code else code
 
 
 def leave(end: SystemExit) -> NoReturn:
-    """End this process as an exit does, but for what the interpreter would take apart."""
+    """Exit this process, but skip the interpreter's cleanup of objects."""
     code = _code_of(end)
     _finish()
     os._exit(code)
@@ -231,8 +231,8 @@ def _code_of(end: SystemExit) -> int:
 
 
 def _finish() -> bool:
-    """Wait for threads, run what was registered for the end, write out what is left; whether that could be."""
-    threading._shutdown()  # type: ignore[attr-defined] # as multiprocessing ends the processes that it forks
+    """Wait for threads, run exit handlers, and flush the output. Return whether all output could be written."""
+    threading._shutdown()  # type: ignore[attr-defined] # as multiprocessing does in its forked processes
     atexit._run_exitfuncs()
     is_written = True
     for stream in (sys.stdout, sys.stderr):

@@ -1,4 +1,4 @@
-"""Starting a warm interpreter in the background, once a command was cold."""
+"""Start of a warm interpreter in the background, after a cold command."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ import sys
 from labrun.warm import identity
 
 BACKGROUND = 15
-"""How nice the importing is, when nobody waits for it."""
+"""Niceness of imports in the background."""
 TOLD = "told"
-"""In the servers' folder: the line about the warm interpreter was shown already."""
+"""File in the servers' folder that marks that the note about the warm interpreter was shown."""
 
 
 def start(place: str, facts: dict[str, object], environment: dict[str, str]) -> None:
-    """Start a server with these facts in the background, unless one is there, and say so once to the user.
+    """Start a server with these facts in the background unless one exists, and tell the user the first time.
 
     Args:
-        place: the private folder where servers listen.
-        facts: of this interpreter, as it was started.
-        environment: the variables that it was started with.
+        place: the private folder of the servers' sockets.
+        facts: the facts of this interpreter at its start.
+        environment: the variables with which it was started.
     """
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        spawn(place, facts, environment, BACKGROUND).returncode = 0  # it outlives this process: nobody waits for it
+        spawn(place, facts, environment, BACKGROUND).returncode = 0  # it outlives this process: do not wait for it
         _tell(place)
 
 
 def spawn(place: str, facts: dict[str, object], environment: dict[str, str], niceness: int) -> subprocess.Popen[bytes]:
-    """Start a server's process; it ends at once where another one serves. See `start`.
+    """Start a server process, which exits at once if another one serves. See `start`.
 
     Raises:
         OSError: it cannot be started.
     """
-    # The same flags, so that the server's interpreter is what this one was; multiprocessing starts its own in this way.
+    # Pass the same flags, so that the server's interpreter equals this one; multiprocessing does the same.
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     with open(f"{place}/{identity.name_of(facts)}.log", "ab") as log:
         process = subprocess.Popen(
@@ -54,7 +54,7 @@ def spawn(place: str, facts: dict[str, object], environment: dict[str, str], nic
 
 
 def _tell(place: str) -> None:
-    """Said once: the user should know what process of theirs that is."""
+    """Tell the user once about the new process."""
     if not os.isatty(2):
         return
     try:

@@ -1,9 +1,9 @@
-"""Where a sweep's pool comes from without importing: keepers, forked before any command and never used themselves.
+"""Keepers: processes forked before any command, which fork the server of a sweep's pool without new imports.
 
-The pool's fork server has to begin where a new interpreter would, with the frozen code and nothing else of the
-person's. A keeper forks one for a command that asks. It is used only where the frozen code, as far as it is loaded
-already, is the same to the byte. There are two keepers, since each run is a fork: with PyTorch in its memory, that
-takes three times as long as without.
+The pool's fork server must start like a new interpreter, with the frozen code and none of the user's other state. A
+keeper executes no command; it only forks such a server on request. This is used only if the loaded modules are
+byte-identical to the frozen code. There are two keepers because each run is a fork, which takes three times as long
+with PyTorch in memory as without.
 """
 
 from __future__ import annotations
@@ -26,49 +26,49 @@ from labrun.warm.fingerprint import Fingerprint
 from labrun.warm.identity import read, stamp
 
 LIGHT, FULL = "light", "full"
-"""The keeper that has scikit-learn, and the one that has PyTorch and everything else."""
+"""The keeper with scikit-learn, and the one with PyTorch and everything else."""
 PATIENCE_S = 10.0
-"""How long a keeper may take to fork."""
+"""Time limit for a keeper to fork, in seconds."""
 MOST = 65536
-"""Bytes of a question to a keeper."""
+"""Maximum size of a request to a keeper, in bytes."""
 
 offered: dict[str, socket.socket] = {}
-"""The keepers that this process can ask; none but in a command that the warm interpreter was forked for."""
+"""The keepers that this process can use; empty unless the warm interpreter was forked for this command."""
 imported: Fingerprint | None = None
-"""The files that they have imported, or more."""
+"""Fingerprint of at least the files that the keepers have imported."""
 
 
 class Child:
-    """A process that a keeper has forked, with what `subprocess.Popen` offers for one.
+    """A process that a keeper has forked, with the needed part of the interface of `subprocess.Popen`.
 
     Args:
-        pidfd: names it.
-        life: the kernel kills it when this end is closed, with this process's end at the latest.
+        pidfd: its pidfd.
+        life: a socket; the kernel kills the process when this end is closed, at the latest when this process ends.
     """
 
     def __init__(self, pidfd: int, life: socket.socket) -> None:
         self._pidfd, self._life = pidfd, life
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait for its end.
+        """Wait until the process ends.
 
         Raises:
-            subprocess.TimeoutExpired: it has not come in time.
+            subprocess.TimeoutExpired: it has not ended in time.
         """
         if not select.select([self._pidfd], [], [], timeout)[0]:
             raise subprocess.TimeoutExpired("fork server", timeout or 0.0)
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill it."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
 
 def keep(closed: Sequence[int]) -> socket.socket:
-    """Fork a keeper, which stays as this process is now; gives the connection to ask it.
+    """Fork a keeper with the current state of this process. Return the connection for requests.
 
     Args:
-        closed: descriptors that are none of its business.
+        closed: descriptors that the keeper must close.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if os.fork() == 0:
@@ -86,13 +86,13 @@ def keep(closed: Sequence[int]) -> socket.socket:
 def begin(
     keeper: str, path: Sequence[str], environment: Mapping[str, str], folder: str | None
 ) -> tuple[Child, socket.socket] | None:
-    """A fork server (`labrun.backends.local.forkserver`), and the connection that it hears; None: it has to be started.
+    """Fork a fork server (`labrun.backends.local.forkserver`). Return it and its connection; None if not possible.
 
     Args:
         keeper: `LIGHT` or `FULL`.
-        path: `sys.path` with the frozen code in it, entry by entry (`labrun.submission.snapshot.import_path`).
-        environment: its variables.
-        folder: its working folder; None: this process's.
+        path: `sys.path` with entries replaced by the frozen code (`labrun.submission.snapshot.import_path`).
+        environment: its environment variables.
+        folder: its working folder; None: that of this process.
 
     Raises:
         OSError: the keeper is gone.
@@ -119,11 +119,11 @@ def begin(
 
 
 def frozen_folders(path: Sequence[str], imported: Fingerprint) -> dict[str, str] | None:
-    """The frozen copy of each folder that modules were imported from; None: what is loaded is not what is frozen.
+    """Return the frozen copy of each folder of loaded modules; None if a loaded module differs from the frozen code.
 
     Args:
-        path: `sys.path` with the frozen code in it, entry by entry (`labrun.submission.snapshot.import_path`).
-        imported: the files that are loaded.
+        path: `sys.path` with entries replaced by the frozen code (`labrun.submission.snapshot.import_path`).
+        imported: the fingerprint of the loaded files.
     """
     if len(path) != len(sys.path):
         return None
@@ -131,7 +131,7 @@ def frozen_folders(path: Sequence[str], imported: Fingerprint) -> dict[str, str]
     copies = {live: copy for live, copy in pairs if live != copy}
     found, real_folder = {}, functools.cache(os.path.realpath)
     for file, then in imported.files.items():
-        folder, name = os.path.split(file)  # thousands of files lie in a few hundred folders
+        folder, name = os.path.split(file)  # cached: thousands of files are in a few hundred folders
         real = os.path.join(real_folder(folder), name)
         if os.path.islink(real):
             real = os.path.realpath(real)
@@ -146,7 +146,7 @@ def frozen_folders(path: Sequence[str], imported: Fingerprint) -> dict[str, str]
 
 
 def _is_installed(file: str, place: str) -> bool:
-    """In an environment that lies below the code: that is not part of it."""
+    """Return whether a file belongs to an environment inside the code's folder, which is not part of the code."""
     return "site-packages" in file[len(place) :].split(os.sep) or file.startswith(f"{sys.prefix}{os.sep}")
 
 
@@ -159,8 +159,8 @@ def _are_equal(one: str, other: str) -> bool:
 
 
 def _answer(connection: socket.socket) -> None:
-    """Fork for each who asks, until nobody is left who could."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel takes what has ended away
+    """Fork a server for each request, until all clients have closed the connection."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps ended children
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     while True:
@@ -178,7 +178,7 @@ def _answer(connection: socket.socket) -> None:
 
 
 def _serve(question: dict[str, Any], descriptors: list[int]) -> None:
-    """Be a fork server for the command that has asked, under its conditions."""
+    """Act as a fork server for the requesting command, with its descriptors, signals and limits."""
     forkserver = importlib.import_module("labrun.backends.local.forkserver")
     channel, life = (socket.socket(fileno=session.moved(descriptor)) for descriptor in descriptors[:2])
     os.setsid()
@@ -198,7 +198,7 @@ def _serve(question: dict[str, Any], descriptors: list[int]) -> None:
     os.environ.clear()
     os.environ.update(told["environment"])
     os.chdir(told["folder"])
-    for module in list(sys.modules.values()):  # what is not loaded yet is found in the frozen code
+    for module in list(sys.modules.values()):  # further modules are imported from the frozen code
         places = getattr(module, "__path__", None)
         if isinstance(places, list):
             places[:] = [told["frozen"].get(place, place) for place in places]

@@ -1,6 +1,6 @@
-"""Messages between a command and its warm interpreter, over a socket in a folder that only their user can enter.
+"""Messages between a command and its warm interpreter, over a socket in a folder that only their user can access.
 
-Imports as little as possible, as `client.py` does.
+This module imports as little as possible, like `client.py`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     import socket
 
 MOST_DESCRIPTORS = 200
-"""With one message."""
+"""Maximum number of descriptors per message."""
 
 
 def connect(place: str, name: str) -> socket.socket | None:
-    """A connection to the server of that name; None where none listens."""
+    """Connect to the server with this name. Return the connection; None if no server listens."""
     import socket
 
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -30,10 +30,10 @@ def connect(place: str, name: str) -> socket.socket | None:
 
 
 def send(connection: socket.socket, message: dict[str, object], descriptors: list[int] | None = None) -> None:
-    """Send one message: its length, then its content. `marshal`, since both sides are one interpreter.
+    """Send one message: its length, then its content in `marshal` format, as both sides run the same interpreter.
 
     Raises:
-        OSError: the other side is gone.
+        OSError: the other end is closed.
     """
     import array
     import socket
@@ -44,15 +44,15 @@ def send(connection: socket.socket, message: dict[str, object], descriptors: lis
     if descriptors:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
     sent = connection.sendmsg([data], ancillary)
-    if sent < len(data):  # else the other side may have answered, and gone, by now
+    if sent < len(data):  # otherwise the other side may already have answered and closed the connection
         connection.sendall(data[sent:])
 
 
 def receive(connection: socket.socket) -> tuple[dict[str, object], list[int]] | None:
-    """One message, and the descriptors that came with it; None once the other side is gone.
+    """Receive one message and its descriptors; None once the other end is closed.
 
     Raises:
-        TimeoutError: nothing came within the connection's time.
+        TimeoutError: no message has arrived within the connection's timeout.
     """
     import array
     import socket

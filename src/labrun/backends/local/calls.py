@@ -205,10 +205,7 @@ class Call(Payload):
         file, owner = state_file(self.paths()), records.process_identity()
         processes = [{**owner, "pid": pid, "start_time": records.process_start(pid)} for pid in self.living]
         noted = {"state": self.state, "name": self.name, "owner": owner, "processes": processes}
-        with (
-            contextlib.suppress(OSError),
-            atomic_write(file) as written,
-        ):  # waiters in this process do not need the file
+        with contextlib.suppress(OSError), atomic_write(file) as written:  # waiters in this process do not need it
             written.write(json.dumps(noted).encode())
 
 

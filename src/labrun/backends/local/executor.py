@@ -132,9 +132,7 @@ class LabrunJobEnvironment(JobEnvironment):  # type: ignore[misc]
 
     def _handle_signals(self, paths: utils.JobPaths, submission: utils.DelayedSubmission) -> None:
         super()._handle_signals(paths, submission)
-        signal.pthread_sigmask(
-            signal.SIG_UNBLOCK, {self._usr_sig()}
-        )  # delivers a signal that arrived while the function was loaded, too
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {self._usr_sig()})  # delivers a signal that arrived during loading
 
     def _requeue(self, countdown: int) -> None:
         sys.stdout.write(f"Requeued job {self.job_id} ({countdown} remaining timeouts)\n")

@@ -222,9 +222,7 @@ def preload(
         from labrun.backends.local import call
 
         call.preload(preload)
-    if (
-        threads is not None and "threadpoolctl" in sys.modules
-    ):  # forked from a warm interpreter, which has already loaded them
+    if threads is not None and "threadpoolctl" in sys.modules:  # forked from a warm interpreter, which has loaded them
         from labrun.backends.local.threads import limit_threads
 
         limit_threads(threads)
