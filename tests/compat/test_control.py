@@ -348,7 +348,7 @@ def test_a_kernel_is_installed(lab_here: Command, tmp_path: Path, monkeypatch: p
     spec = json.loads((tmp_path / "kernels" / "mine" / "kernel.json").read_text())
     assert spec["argv"][:3] == [sys.executable, "-m", "labrun.azureml.kernel"]
     refused = lab_here("azureml", "kernel", "--name", "../mine")
-    assert refused.returncode != 0 and "--name '../mine': give ASCII letters" in refused.stderr
+    assert refused.returncode != 0 and "--name '../mine': use ASCII letters" in refused.stderr
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "file"))
     refused = lab_here("azureml", "kernel")

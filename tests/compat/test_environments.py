@@ -205,7 +205,11 @@ def test_a_command_as_words(ws: Workspace, tmp_path: Path, command: Any, words: 
 @pytest.mark.parametrize(
     ("config", "words", "told"),
     [
-        (PyTorchConfiguration(process_count=2, node_count=2), ["script.processes=2"], "node_count=2: a script has one"),
+        (
+            PyTorchConfiguration(process_count=2, node_count=2),
+            ["script.processes=2"],
+            "node_count=2: a script runs on one",
+        ),
         (MpiConfiguration(3), ["script.processes=3"], "mpirun -n 3 python SCRIPT.py"),
         (PyTorchConfiguration(), [], ""),
     ],
@@ -278,7 +282,7 @@ def test_several_machines_are_used_where_there_are_some_and_workers_of_tensorflo
             words(PyTorchConfiguration(process_count=3, node_count=2), target)
         given = RunConfiguration()
         given.node_count = 2
-        with pytest.raises(UserErrorException, match=rf"node_count=2 on compute={target}, and one process: say how"):
+        with pytest.raises(UserErrorException, match=rf"node_count=2 on compute={target}, but one process: give the"):
             ScriptRunConfig(script="train.py", run_config=given, compute_target=target).words(Experiment(ws, "x"))
         given.communicator = "ParameterServer"
         with pytest.raises(UserErrorException, match="TensorFlow's workers run on one machine"):

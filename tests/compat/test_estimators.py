@@ -56,7 +56,7 @@ def test_an_estimator_as_words(ws: Workspace) -> None:
     ]
     named = Estimator("src", entry_script="train.py", inputs=[Data()])
     assert "script.inputs={rows:'${mount:rows@1}'}" in named.words(Experiment(ws, "x"))
-    with pytest.raises(UserErrorException, match="SKLearn: entry_script= names the script"):
+    with pytest.raises(UserErrorException, match="SKLearn: give the script, entry_script="):
         SKLearn("src")
     with pytest.raises(UserErrorException, match=r"no script none.py in the source directory src"):
         Estimator("src", entry_script="none.py").words(Experiment(ws, "x"))

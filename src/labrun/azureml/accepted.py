@@ -1,4 +1,4 @@
-"""Settings of the SDK that have no effect here: they keep what they are given, and scripts may read it back."""
+"""Settings of the SDK that have no effect in labrun. They keep their values, so that scripts can read them back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Setting:
-    """Accepted, without effect.
+    """Base class of settings that are accepted without effect.
 
     Args:
         *args: not kept.
@@ -45,13 +45,13 @@ class KubernetesComputeConfiguration(Setting):
 
 
 class ResourceConfiguration(Setting):
-    """Accepted, without effect: kept with a model for whoever serves it."""
+    """Accepted, without effect: labrun does not serve models."""
 
     def __init__(self, cpu: Any = None, memory_in_gb: Any = None, gpu: Any = None) -> None:
         super().__init__(cpu=cpu, memory_in_gb=memory_in_gb, gpu=gpu)
 
     def serialize(self) -> dict[str, Any]:
-        """What it was given."""
+        """Return the given values as a dictionary."""
         return {"cpu": vars(self)["cpu"], "memoryInGB": vars(self)["memory_in_gb"], "gpu": vars(self)["gpu"]}
 
 

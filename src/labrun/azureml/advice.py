@@ -1,4 +1,4 @@
-"""What objects of the SDK answer for the members that labrun does not have."""
+"""Base classes whose unknown members raise an error that points to the documentation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PAGE = "docs/coming-from-azureml.md lists what labrun has"
 
 
 class AdvisingType(type):
-    """The type of such classes: it refuses what is asked of the class itself, as `AmlCompute.list_usages(ws)`."""
+    """Metaclass of `Advising`: handles unknown members of the class itself, such as `AmlCompute.list_usages`."""
 
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("_"):
@@ -19,9 +19,9 @@ class AdvisingType(type):
 
 
 class Advising(metaclass=AdvisingType):
-    """Refuses unknown members with advice in place of a bare AttributeError."""
+    """Raises an error with advice for an unknown member, in place of a bare AttributeError."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # what notebooks and copies ask every object for
+        if name.startswith("_"):  # notebooks and `copy` probe every object for these
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         raise NoSuchMemberError(f"{type(self).__name__}.{name} is part of Azure ML and not of labrun: {PAGE}")

@@ -1,4 +1,4 @@
-"""Ways to sign in, and what the SDK reported of its use: accepted, and without effect."""
+"""The SDK's authentication classes and its usage reporting, accepted without effect."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from typing import Any
 
 
 class Authentication:
-    """Nobody is signed in: a workspace is a folder, and access to it is the file system's."""
+    """Base class of the authentication classes. None signs in: the file system controls access to a workspace."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.tenant_id = kwargs.get("tenant_id")
 
     def get_authentication_header(self) -> dict[str, str]:
-        """Empty: there is no service that would ask for it."""
+        """Return an empty header: there is no service to authenticate to."""
         return {}
 
     def get_token(self, *args: Any, **kwargs: Any) -> None:
-        """None: there is no token."""
+        """Return None: there is no token."""
 
 
 AbstractAuthentication = Authentication
-"""The class that all of them are of."""
+"""The SDK's base class."""
 
 
 class ArmTokenAuthentication(Authentication):
@@ -52,4 +52,4 @@ class TokenAuthentication(Authentication):
 
 
 def set_diagnostics_collection(send_diagnostics: bool = True, verbosity: Any = None) -> None:
-    """Accepted, without effect: labrun reports to nobody."""
+    """Accepted, without effect: labrun does not report usage."""

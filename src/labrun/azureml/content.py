@@ -1,4 +1,4 @@
-"""The files of a data set: what patterns select in a datastore, or a registered asset; and how a run gets them."""
+"""The files of a data set: those that patterns select in a datastore, or a registered asset, and their mounts."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from labrun.data.transfer import WORKERS, DigestCache, Item
 from labrun.errors import DataError
 
 MANAGED = "managed-dataset"
-"""The folder of a datastore for files that came from elsewhere."""
+"""The folder in a datastore for files copied from outside it."""
 GLOB = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True)
 class Content:
-    """Files.
+    """A selection of files.
 
     Args:
-        datastore: where they lie; None: on this machine, outside of every datastore.
-        patterns: folders, files and patterns, from the root; on this machine, from `/`.
-        chosen: only these of them, by their full names.
-        asset: what is registered; the patterns are its folder then.
-        single: a single file was named: a run gets its path, not its folder's.
+        datastore: the datastore that holds them; None: this machine, outside any datastore.
+        patterns: folders, files and patterns, relative to the datastore's root (on this machine, to `/`).
+        chosen: restricts the selection to these full names.
+        asset: the registered asset, if any; the patterns are then its folder.
+        is_single: the user named a single file, so a run gets that file's path instead of its folder's.
     """
 
     datastore: Datastore | None
@@ -54,15 +54,15 @@ class Content:
 
     @property
     def store(self) -> Store:
-        """What labrun has for the place."""
+        """labrun's datastore object; the file system root for files of this machine."""
         return LocalDatastore("local", "/") if self.datastore is None else self.datastore.store
 
     @functools.cached_property
     def files(self) -> dict[str, FileInfo]:
-        """The files by their full names, in order.
+        """The files by full name, in order.
 
         Raises:
-            UserErrorException: there are none, or the place cannot be reached.
+            UserErrorException: there are no files, or the datastore cannot be reached.
         """
         try:
             found = self._all()
@@ -92,32 +92,32 @@ class Content:
 
     @functools.cached_property
     def base(self) -> str:
-        """The folder that all of them have in common."""
+        """The common folder of all files."""
         if self.asset is not None:
             return self.asset.path
         tops = [posixpath.dirname(one) if one in self.files else base_of(one) for one in self.patterns]
         return posixpath.commonpath(tops) if all(tops) else ""
 
     def below(self, name: str) -> str:
-        """A file's name below the common folder."""
+        """Return a file's name relative to the common folder."""
         return name[len(self.base) :].lstrip("/")
 
     def only(self, names: Sequence[str]) -> Content:
-        """Some of them."""
+        """Return the selection restricted to these files."""
         return dataclasses.replace(self, chosen=tuple(names), is_single=False)
 
     def changed(self) -> float | None:
-        """When the newest of them was changed, in seconds since 1970; None where the place is another machine's."""
+        """Return the newest modification time in seconds since 1970; None if the datastore is not local."""
         store = self.store
         if not isinstance(store, LocalDatastore):
             return None
         return max((store.path(name).stat().st_mtime for name in self.files), default=None)
 
     def local(self) -> list[tuple[str, str]]:
-        """For each file, where it lies on this machine, and its name below the common folder, with a slash before it.
+        """Return each file's local path and its name relative to the common folder, with a leading slash.
 
         Raises:
-            UserErrorException: they cannot be brought here, or have changed since they were registered.
+            UserErrorException: the files cannot be downloaded, or have changed since they were registered.
         """
         names = list(self.files)
         try:
@@ -127,7 +127,7 @@ class Content:
         return [(str(folder / self.below(name)), f"/{self.below(name)}") for name in names]
 
     def _folder(self) -> Path:
-        """A local folder that has them, below the common one."""
+        """Return the local copy of the common folder, downloading it if necessary."""
         if self.asset is not None and self.datastore is not None:
             version = self.asset.number
             return Mounting(self.datastore.node, self.asset.name, version, [self.asset.name]).carry_out().path
@@ -145,10 +145,10 @@ class Content:
         return cache.view(key.hexdigest()[:32], wanted, store, int(node.get("workers") or WORKERS))[0]
 
     def mount(self, default: Datastore) -> str:
-        """What a run's argument is: a mount, with the version of what is registered.
+        """Return the text that stands for the files in a run's config: a mount (versioned if registered), or a path.
 
         Args:
-            default: the datastore for files of this machine that several runs could not find again.
+            default: the datastore that receives local files which a single path cannot describe.
         """
         if self.asset is not None and self.chosen is None:
             assert self.datastore is not None
@@ -159,19 +159,19 @@ class Content:
             return reference(self.datastore, self.patterns[0])
         if plain:
             path = f"/{self.patterns[0]}"
-            once(f"{path} is in no datastore: the run reads it where it lies, and its record holds no version of it")
+            once(f"{path} is not in a datastore: the run reads it in place, and its record has no version of the data")
             return path
         return self.registered(self.anonymous_name(), default)[0].mount(default)
 
     def anonymous_name(self) -> str:
-        """A name for files that have none."""
+        """Return a name derived from the files' digest."""
         return f"data-{manifest_digest([vars(one) for one in self.entries()])[:12]}"
 
     def entries(self) -> list[Entry]:
-        """The files with their checksums, in the order of their names.
+        """Return the files with their checksums, sorted by name.
 
         Raises:
-            UserErrorException: one cannot be read.
+            UserErrorException: a file cannot be read.
         """
         names = sorted(self.files)
         try:
@@ -194,14 +194,14 @@ class Content:
         return found
 
     def registered(self, name: str, default: Datastore) -> tuple[Content, bool]:
-        """The files as a version of an asset, and whether it is new.
+        """Register the files as a version of an asset; return it and whether it is new.
 
         Args:
-            name: the asset's.
-            default: the datastore for files of this machine, which are sent there.
+            name: the asset's name.
+            default: the datastore to which files of this machine are copied.
 
         Raises:
-            UserErrorException: the datastore cannot be written.
+            UserErrorException: the datastore is not writable.
         """
         if self.datastore is None:
             return self.brought(default).registered(name, default)
@@ -222,7 +222,7 @@ class Content:
         )
 
     def brought(self, default: Datastore) -> Content:
-        """Files of this machine in a datastore."""
+        """Copy files of this machine to a datastore and return the copied files."""
         entries = self.entries()
         folder = f"{MANAGED}/{manifest_digest([vars(one) for one in entries])[:12]}"
         items = [
@@ -238,18 +238,18 @@ class Content:
             transfer.transfer_all(default.store, items, send, Quiet())
         except DataError as error:
             raise UserErrorException(str(error)) from error
-        once(f"{counted(len(entries))} of /{self.base} are copied to the datastore {default.name}, {folder}")
+        once(f"copied {counted(len(entries))} of /{self.base} to {folder} in the datastore {default.name}")
         is_one = self._names_one_file()
         return Content(default, (f"{folder}/{entries[0].path}" if is_one else folder,))
 
 
 def counted(number: int) -> str:
-    """So many files."""
+    """Return a count of files as text, such as `2 files`."""
     return "1 file" if number == 1 else f"{number} files"
 
 
 def base_of(pattern: str) -> str:
-    """The folder before a pattern's first wildcard; without one, the pattern itself."""
+    """Return the folder before a pattern's first wildcard, or the pattern itself if it has none."""
     parts = pattern.split("/")
     for place, part in enumerate(parts):
         if GLOB.search(part):
@@ -258,7 +258,10 @@ def base_of(pattern: str) -> str:
 
 
 def translated(pattern: str) -> re.Pattern[str]:
-    """A pattern of the SDK: `**` over any depth, `*` and `?` within a name. A folder is all that is in it."""
+    """Return an SDK pattern as a regular expression.
+
+    `**` matches any depth, `*` and `?` match within a name, and a folder stands for everything in it.
+    """
     if not GLOB.search(pattern):
         return re.compile(re.escape(pattern) + "/.*" if pattern else ".*")
     found = ""

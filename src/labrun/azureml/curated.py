@@ -1,4 +1,4 @@
-"""Azure's curated environments, by what their names say: `AzureML-sklearn-0.24-ubuntu18.04-py37-cpu`."""
+"""Azure's curated environments, derived from their names, such as `AzureML-sklearn-0.24-ubuntu18.04-py37-cpu`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKAGES = {
     "tutorial": ["scikit-learn", "pandas", "matplotlib"],
     "vowpalwabbit": ["vowpalwabbit"],
 }
-"""A family, and its packages; the first is the one whose version the name has."""
+"""The packages per family. The version in the environment's name is that of the first."""
 
 KNOWN = (
     "AzureML-Minimal",
@@ -34,16 +34,16 @@ KNOWN = (
     "AzureML-TensorFlow-2.2-CPU",
     "AzureML-tensorflow-2.4-ubuntu18.04-py37-cuda11-gpu",
 )
-"""Those that `Environment.list` names."""
+"""The curated environments that `Environment.list` returns."""
 
 PREFIX = "azureml-"
 
 
 def dependencies(name: str) -> tuple[list[str], str | None] | None:
-    """What a curated environment holds.
+    """Return the packages of a curated environment.
 
     Returns:
-        Its requirements, and its Python; None where the name is that of no known family.
+        Its requirements and its Python version; None if the name belongs to no known family.
     """
     text = name.lower()
     if not text.startswith(PREFIX):
@@ -53,7 +53,7 @@ def dependencies(name: str) -> tuple[list[str], str | None] | None:
     if family is None:
         return None
     packages = list(PACKAGES[family])
-    version = re.match(r"-?(\d+(?:\.\d+)*)", rest.removeprefix(family))  # Scikit-learn0.24-Cuda11, too
+    version = re.match(r"-?(\d+(?:\.\d+)*)", rest.removeprefix(family))  # also Scikit-learn0.24-Cuda11
     if packages and version:
         packages[0] += f"=={version[1]}.*"
     python = re.search(r"-py(\d)\.?(\d+)", rest)

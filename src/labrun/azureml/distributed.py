@@ -1,6 +1,6 @@
-"""Several processes of a script, as `MpiConfiguration`, `PyTorchConfiguration` and `TensorflowConfiguration` ask for.
+"""Multi-process runs: `MpiConfiguration`, `PyTorchConfiguration` and `TensorflowConfiguration`.
 
-They run side by side: on one machine where there is one, and on as many as they ask for where there are several.
+On a compute target with several nodes, the processes run on as many nodes as requested; otherwise all on one machine.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from labrun.config import paths
 from labrun.tasks.ranks import TF_VARIABLE
 
 COMMUNICATORS = ("Mpi", "IntelMpi", "OpenMpi", "Nccl", "Gloo")
-"""Of a `RunConfiguration` in the old way: its `mpi` says how many processes."""
+"""Communicators of an old-style `RunConfiguration`, whose `mpi` holds the number of processes."""
 
 
 class MpiConfiguration:
-    """So many processes on each node."""
+    """A number of processes per node."""
 
     def __init__(self, process_count_per_node: int = 1, node_count: int = 1) -> None:
         self.process_count_per_node, self.node_count = process_count_per_node, node_count
 
     def processes(self, nodes: int) -> int:
-        """In all, on so many nodes."""
+        """Return the total number of processes on this many nodes."""
         return int(self.process_count_per_node or 1) * nodes
 
 
 class PyTorchConfiguration:
-    """So many processes in all; by default one on each node."""
+    """A total number of processes; by default one per node."""
 
     def __init__(
         self, communication_backend: str = "Nccl", process_count: int | None = None, node_count: int = 1
@@ -41,21 +41,21 @@ class PyTorchConfiguration:
         self.process_count = process_count
 
     def processes(self, nodes: int) -> int:
-        """In all, on so many nodes."""
+        """Return the total number of processes on this many nodes."""
         return int(self.process_count or nodes)
 
 
 class TensorflowConfiguration:
-    """Workers, which TensorFlow finds by TF_CONFIG; the first of them is the chief."""
+    """Workers, which find each other through TF_CONFIG; the first is the chief."""
 
     def __init__(self, worker_count: int = 1, parameter_server_count: int | None = None) -> None:
         self.worker_count, self.node_count = worker_count, 1
         self.servers = parameter_server_count
-        """As given; None: nobody asked for any."""
+        """The requested parameter servers; None if not given."""
 
     @property
     def parameter_server_count(self) -> int:
-        """As given, or the SDK's default, which is one."""
+        """The requested number, or the SDK's default of one."""
         return 1 if self.servers is None else self.servers
 
     @parameter_server_count.setter
@@ -63,20 +63,20 @@ class TensorflowConfiguration:
         self.servers = value
 
     def processes(self, nodes: int) -> int:
-        """In all, on so many nodes."""
+        """Return the total number of processes, whatever the number of nodes."""
         return int(self.worker_count or 1)
 
 
 def words(config: Any, run_config: Any, target: Sequence[str]) -> list[str]:
-    """How many processes, as words of labrun's command line.
+    """Return the number of processes and nodes as arguments for the `labrun` command.
 
     Args:
         config: one of the classes above, or None.
-        run_config: the run's, which says it in the old way: `communicator`, `node_count`, `mpi`, `tensorflow`.
-        target: the words of its compute target.
+        run_config: the run's settings, for the old style: `communicator`, `node_count`, `mpi`, `tensorflow`.
+        target: the compute target's arguments for the `labrun` command.
 
     Raises:
-        UserErrorException: it asks for several machines where there are some, or for parameter servers.
+        UserErrorException: the processes cannot be distributed over the nodes, or parameter servers are requested.
     """
     nodes = int(run_config.node_count or 1)
     if config is None and run_config.communicator in COMMUNICATORS:
@@ -85,7 +85,7 @@ def words(config: Any, run_config: Any, target: Sequence[str]) -> list[str]:
         config = run_config.tensorflow
     is_tensorflow = isinstance(config, TensorflowConfiguration)
     if is_tensorflow and config.servers is None and config.worker_count > 1:
-        once(f"{config.worker_count} workers run and no parameter server, as parameter_server_count=0 asks for")
+        once(f"{config.worker_count} workers run without a parameter server, as with parameter_server_count=0")
     if is_tensorflow and config.servers:
         raise UserErrorException(
             f"parameter_server_count={config.parameter_server_count}: labrun starts no parameter servers. Use workers "
@@ -99,13 +99,13 @@ def words(config: Any, run_config: Any, target: Sequence[str]) -> list[str]:
         return []
     if count % nodes:
         raise UserErrorException(
-            f"process_count={count} on node_count={nodes} machines: give a multiple of {nodes}, each has as many"
+            f"process_count={count} on node_count={nodes} machines: give a multiple of {nodes}, the same number on each"
         )
     if isinstance(config, MpiConfiguration):
         where = "side by side" if nodes == 1 else f"on {nodes} machines"
         once(
-            f"{count} processes run {where}, and find RANK, LOCAL_RANK, WORLD_SIZE and OMPI_COMM_WORLD_RANK; "
-            f"there is no MPI: a script with mpi4py or Horovod wants command='mpirun -n {count} python SCRIPT.py'"
+            f"{count} processes run {where}, with RANK, LOCAL_RANK, WORLD_SIZE and OMPI_COMM_WORLD_RANK set; "
+            f"there is no MPI: a script with mpi4py or Horovod needs command='mpirun -n {count} python SCRIPT.py'"
         )
     is_gpu = any(text in ("compute=gpu", "compute=slurm_gpu") for text in target)
     return [
@@ -117,31 +117,31 @@ def words(config: Any, run_config: Any, target: Sequence[str]) -> list[str]:
 
 
 def _has_nodes(nodes: int, count: int, target: Sequence[str], is_tensorflow: bool) -> bool:
-    """Whether several machines are used; where there is one, its processes run side by side, which is told.
+    """Return whether the target has several nodes. If not, print a notice that the processes share one machine.
 
     Raises:
-        UserErrorException: there are several, and the script would not use them.
+        UserErrorException: the target has several nodes, but the script would not use them.
     """
     name = target[0].partition("=")[2]
     if "nodes" not in registry.get(_backend(name)).settings:
-        how = f"its {count} processes run there side by side" if count > 1 else "and one process, as it names no others"
-        once(f"node_count={nodes}: a script has one machine here, {how}")
+        how = f"where its {count} processes run side by side" if count > 1 else "in one process, as it asks for no more"
+        once(f"node_count={nodes}: a script runs on one machine, {how}")
         return False
     if is_tensorflow:
         raise UserErrorException(
-            f"node_count={nodes} on compute={name}: TensorFlow's workers run on one machine. Ask for them there: "
+            f"node_count={nodes} on compute={name}: TensorFlow's workers run on one machine. Request them with "
             f"TensorflowConfiguration(worker_count={max(count, nodes)}) and node_count=1"
         )
     if count == 1:
         raise UserErrorException(
-            f"node_count={nodes} on compute={name}, and one process: say how many there are, as "
-            f"MpiConfiguration(node_count={nodes}) or PyTorchConfiguration(node_count={nodes}), or say node_count=1"
+            f"node_count={nodes} on compute={name}, but one process: give the number of processes, as in "
+            f"MpiConfiguration(node_count={nodes}) or PyTorchConfiguration(node_count={nodes}), or set node_count=1"
         )
     return True
 
 
 def _backend(name: str) -> str:
-    """What a choice of `compute=` runs on: said by its file, or by one that it builds on."""
+    """Return the backend of a choice of `compute=`, from its file or one that it extends."""
     told = paths.option("compute", name)
     if told.get("target"):
         return str(told["target"])

@@ -1,4 +1,4 @@
-"""Docker's settings: kept as they are given, and not used. labrun runs scripts in Python environments."""
+"""Docker settings, which are kept but not used: labrun runs scripts in Python environments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DEFAULT_GPU_IMAGE = "azureml/openmpi4.1.0-cuda11.1-cudnn8-ubuntu20.04"
 
 
 class DockerSection:
-    """The settings of an environment."""
+    """The Docker settings of an environment."""
 
     def __init__(self, **kwargs: Any) -> None:
         self.enabled = False
@@ -29,7 +29,7 @@ class DockerSection:
             setattr(self, name, value)
 
     def wish(self) -> str | None:
-        """What would be used in Azure, in words; None where nothing was asked for."""
+        """Return a description of the requested container; None if none is requested."""
         if self.base_dockerfile or self.build_context:
             return "a Dockerfile"
         if self.base_image and self.base_image != DEFAULT_CPU_IMAGE and self.base_image != DEFAULT_GPU_IMAGE:
@@ -38,11 +38,11 @@ class DockerSection:
 
 
 DockerEnvironment = DockerSection
-"""The older name."""
+"""The older name of `DockerSection`."""
 
 
 class DockerConfiguration:
-    """The settings of a run."""
+    """The Docker settings of a run."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""`Estimator` and those of frameworks: a script with what it needs, as the SDK had it before `ScriptRunConfig`."""
+"""`Estimator` and its framework subclasses: the SDK's way to describe a script run before `ScriptRunConfig`."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ if TYPE_CHECKING:
 
 
 class Estimator(Config):
-    """What `Experiment.submit` takes to run a script.
+    """The configuration of a script run, for `Experiment.submit`.
 
     Args:
-        source_directory: the folder that the run gets a copy of; None: the current one.
-        compute_target: where it runs; None: as `local`.
-        entry_script: the script, below that folder.
-        script_params: its arguments by their names; one whose value is '' or None is a flag.
-        inputs: data sets and references that the script finds by their names.
-        node_count: of machines; labrun has one.
-        process_count_per_node: of processes, side by side.
-        distributed_backend: `mpi` and so on; the processes are told their ranks.
-        distributed_training: `MpiConfiguration` and the like, in place of these.
-        use_gpu: not used: the compute target says whether there is one.
-        conda_packages: what the environment holds besides, by conda's names.
-        pip_packages: the same, by PyPI's.
-        conda_dependencies_file: a conda file, in their place; below the folder, or a path.
-        pip_requirements_file: a requirements file, besides.
-        conda_dependencies_file_path: the older name.
-        pip_requirements_file_path: the older name.
-        environment_definition: an `Environment`, in place of all of these.
-        environment_variables: for the script.
-        framework_version: of the framework's package.
-        user_managed: the present interpreter, whatever is named.
-        max_run_duration_seconds: a limit.
-        resume_from: a run; not used.
-        custom_docker_image: not used, and told.
-        **kwargs: whatever else the SDK's constructor takes of machines and Docker; not used.
+        source_directory: the folder that is copied into the run; None: the current one.
+        compute_target: the compute target; None: `local`.
+        entry_script: the script's path, relative to that folder.
+        script_params: the script's arguments by name; one whose value is '' or None is a flag.
+        inputs: data sets and data references that the script finds by name.
+        node_count: the number of machines; see `distributed`.
+        process_count_per_node: the number of processes per machine.
+        distributed_backend: not used; see `distributed`.
+        distributed_training: an `MpiConfiguration` or similar, in place of the three arguments above.
+        use_gpu: not used: the compute target decides whether there is a GPU.
+        conda_packages: additional packages by their conda names.
+        pip_packages: additional packages by their PyPI names.
+        conda_dependencies_file: a conda file that replaces the framework's packages; relative to the folder, or a path.
+        pip_requirements_file: a requirements file with additional packages.
+        conda_dependencies_file_path: the older name of `conda_dependencies_file`.
+        pip_requirements_file_path: the older name of `pip_requirements_file`.
+        environment_definition: an `Environment`, in place of all package arguments.
+        environment_variables: environment variables for the script.
+        framework_version: the version of the framework's package.
+        user_managed: use the current interpreter, whatever packages are listed.
+        max_run_duration_seconds: time limit in seconds.
+        resume_from: not used.
+        custom_docker_image: not used; a notice is printed.
+        **kwargs: other arguments of the SDK for machines and Docker; not used.
 
     Raises:
-        UserErrorException: no script is named, or a file is not there.
+        UserErrorException: no script is given, or a file does not exist.
     """
 
     packages: ClassVar[Sequence[str]] = ()
-    """The framework's; the first is the one whose version is `framework_version`."""
+    """The framework's packages; `framework_version` is the version of the first."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Estimator(Config):
         **kwargs: Any,
     ) -> None:
         if entry_script is None:
-            raise UserErrorException(f"{type(self).__name__}: entry_script= names the script")
+            raise UserErrorException(f"{type(self).__name__}: give the script, entry_script='train.py'")
         if script_params is not None and not isinstance(script_params, Mapping):
             raise UserErrorException(
                 f"{type(self).__name__}: script_params={script_params!r}: give a dictionary, {{'--rate': 0.1}}"
@@ -98,7 +98,7 @@ class Estimator(Config):
             distributed_backend, node_count, process_count_per_node, kwargs
         )
         if use_gpu:
-            once("use_gpu=True is not used: whether there is a GPU is for the compute target to say (--compute gpu)")
+            once("use_gpu=True is not used: the compute target decides whether there is a GPU (--compute gpu)")
         self.run_config = RunConfiguration()
         self.run_config.target = compute_target if compute_target is not None else "local"
         self.run_config.node_count = int(node_count or 1)
@@ -142,18 +142,18 @@ class Estimator(Config):
         return made
 
     def _file(self, name: Any) -> Path:
-        """A file that is named below the folder, or by a path of its own."""
+        """Return a file's path, relative to the source folder if it exists there."""
         below = Path(self.source_directory, local(name, self.source_directory))
         return below if below.is_file() else local(name)
 
     @property
     def conda_dependencies(self) -> CondaDependencies:
-        """Its packages, which can be changed."""
+        """The environment's packages, which can be edited."""
         found: CondaDependencies = self.run_config.environment.python.conda_dependencies
         return found
 
     def words(self, experiment: Experiment) -> list[str]:
-        """What is typed after `labrun`."""
+        """Return the arguments for the `labrun` command."""
         arguments: list[Any] = []
         for name, value in self.script_params.items():
             arguments += [name] if value is None or (isinstance(value, str) and value == "") else [name, value]
@@ -168,7 +168,7 @@ class Estimator(Config):
 
 
 def _processes(backend: str | None, nodes: int, per_node: int, others: Mapping[str, Any]) -> Any:
-    """What the older arguments say of processes; None where they ask for one."""
+    """Return the process configuration of the older arguments; None for a single process."""
     workers, servers = others.get("worker_count", 1), others.get("parameter_server_count")
     if workers > 1 or servers:
         return TensorflowConfiguration(workers, servers)
@@ -202,16 +202,16 @@ class SKLearn(Estimator):
 
 
 class Mpi(MpiConfiguration):
-    """The name of 2019."""
+    """The SDK's name for it in 2019."""
 
 
 class Nccl(PyTorchConfiguration):
-    """The name of 2019; the processes are those of the nodes."""
+    """The SDK's name for it in 2019, with one process per node."""
 
 
 class Gloo(PyTorchConfiguration):
-    """The name of 2019; the processes are those of the nodes."""
+    """The SDK's name for it in 2019, with one process per node."""
 
 
 class ParameterServer(TensorflowConfiguration):
-    """The name of 2019."""
+    """The SDK's name for it in 2019."""

@@ -1,4 +1,4 @@
-"""Runs without a script: `experiment.start_logging()`, and runs below others that a control script begins."""
+"""Runs without a script: `experiment.start_logging()`, and child runs started by a control script."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ TYPE = "azureml.interactive"
 
 
 class InteractiveRun(Run):
-    """A run that this program is, until it completes it; afterwards a run as others are."""
+    """A run that consists of this program until the program completes it; afterwards a run like any other."""
 
     _outputs: tuple[Path, float] | None = None
-    """Where the program writes what becomes the run's, and since when."""
+    """The program's output folder and the run's start time; files written since then become the run's."""
 
     def __enter__(self) -> InteractiveRun:
         self._work.__enter__()
@@ -34,31 +34,31 @@ class InteractiveRun(Run):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Complete it; failed, or canceled, where an error ends the block."""
+        """End the run: completed, or failed or canceled if an exception ends the block."""
         self._capture()
         self._work.__exit__(kind, error, trace)
 
     def complete(self, _set_status: bool = True) -> None:
-        """End it well; what it asked to have registered is."""
+        """End the run as completed and register the models that it promised."""
         self._capture()
         self._work.complete()
 
     def fail(self, error_details: Any = None, error_code: Any = None, _set_status: bool = True) -> None:
-        """End it as failed."""
+        """End the run as failed."""
         self._capture()
         self._work.fail(error_details if error_details is not None else "the program called run.fail()")
 
     def cancel(self) -> None:
-        """End it as canceled."""
+        """End the run as canceled."""
         self._work.cancel()
 
     def wait_for_completion(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """End it well, where it still goes on: nobody else would; see `Run.wait_for_completion`."""
+        """Complete the run if it is still active, since nothing else would; see `Run.wait_for_completion`."""
         self.complete()
         return super().wait_for_completion(*args, **kwargs)
 
     def _capture(self) -> None:
-        """Take what the program wrote to its `./outputs` since it began the run, as the SDK does at a run's end."""
+        """Copy the files written to `./outputs` since the run's start, as the SDK does at a run's end."""
         if self._outputs is None or not self._work.is_open:
             return
         folder, since = self._outputs
@@ -76,7 +76,7 @@ class InteractiveRun(Run):
         *more: Any,
         **kwargs: Any,
     ) -> Any:
-        """Register one of its files: at once where it has ended, else as it completes."""
+        """Register one of the run's files: at once if the run has ended, otherwise when it completes."""
         if not self._work.is_open:
             return super().register_model(model_name, model_path, tags, properties, *more, **kwargs)
         own = context.RunContext(self._folder)
@@ -94,19 +94,19 @@ def start(
     tags: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> InteractiveRun:
-    """A run of this program.
+    """Start a run that consists of this program.
 
     Args:
-        experiment: that it belongs to.
-        outputs: a folder whose files become the run's.
-        snapshot_directory: whose code is kept with it; None: none.
-        display_name: how it is shown.
-        parent: the id of the run that it belongs to.
-        tags: for the run.
-        **kwargs: whatever else the SDK takes; not used.
+        experiment: the experiment.
+        outputs: a folder to copy into the run's `outputs`.
+        snapshot_directory: the folder whose code is stored with the run; None: no code.
+        display_name: the run's display name.
+        parent: the parent run's id.
+        tags: tags of the run.
+        **kwargs: other arguments of the SDK; not used.
 
     Raises:
-        UserErrorException: there is no such folder.
+        UserErrorException: labrun cannot start the run, for example because the folder does not exist.
     """
     shown = {DISPLAY_NAME: display_name} if display_name else {}
     code = None if snapshot_directory is None else os.fspath(snapshot_directory)
@@ -123,7 +123,7 @@ def start(
 
 
 def _written(folder: Path, since: float) -> Iterator[Path]:
-    """The files below a folder that are newer, without labrun's records, which may lie there, too."""
+    """Yield the files in a folder that are newer than `since`, without labrun's records, which may be there too."""
     for top in sorted(folder.glob("[!.]*")):
         if not any(top.glob("*/run.json")):
             files = [top, *sorted(top.rglob("*"))]
@@ -131,44 +131,44 @@ def _written(folder: Path, since: float) -> Iterator[Path]:
 
 
 def child(run: Run, name: Any = None, run_id: Any = None, outputs: Any = None, **kwargs: Any) -> InteractiveRun:
-    """A run below another, which may have ended.
+    """Start a child run. The parent may have ended.
 
     Args:
-        run: that one.
-        name: how the new one is shown.
-        run_id: not used: labrun gives ids.
-        outputs: a folder whose files become the run's.
+        run: the parent.
+        name: the child's display name.
+        run_id: not used: labrun assigns the ids.
+        outputs: a folder to copy into the child's `outputs`.
         **kwargs: `tags`.
 
     Raises:
-        UserErrorException: a sweep's runs are its own.
+        UserErrorException: the parent is a sweep.
     """
     if run._is_sweep:
-        raise UserErrorException("child_run: the runs below a sweep are those that it tries")
+        raise UserErrorException("child_run: a sweep creates its own child runs")
     made = start(run.experiment, outputs, None, None if name is None else str(name), run._work.id, kwargs.get("tags"))
     children_note(run, made)
     return made
 
 
 def children_note(run: Run, made: Run) -> None:
-    """Keep with a run that another belongs to it."""
+    """Note a child run in its parent."""
     children.note(run._folder, made._folder, run.experiment.workspace.folder)
 
 
 def of(run: Run) -> list[Path]:
-    """The folders of the runs that were submitted below a run, beside those whose records name it."""
+    """Return the folders of the child runs noted in a run; others name it only in their own records."""
     return children.folders(run._folder, run.experiment.workspace.folder)
 
 
 def submitted(run: Run, config: Any, tags: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
-    """Submit a configuration as a run below another."""
+    """Submit a configuration as a child run."""
     made = run.experiment.submit(config, tags, parent=run._work.id, **kwargs)
     children_note(run, made)
     return made
 
 
 def works_below(run: Run) -> list[Any]:
-    """labrun's runs below a run, the oldest first: those whose records name it, and those that it has noted."""
+    """Return labrun's child runs of a run, oldest first: those whose records name it and those noted in it."""
     found = {work.folder: work for work in run._work.get_children()}
     for folder in of(run):
         found.setdefault(folder.resolve(), None)
@@ -177,7 +177,7 @@ def works_below(run: Run) -> list[Any]:
 
 
 def _begun(work: Any) -> tuple[str, str]:
-    """When a run, or the first run of a sweep, was made: two of one second have their order, too."""
+    """Return the creation time of a run or of a sweep's first run, with the folder name to break ties."""
     runs = work.get_children() if isinstance(work, api.Sweep) else [work]
     return min((str(run.record.created) for run in runs), default=""), work.folder.name
 

@@ -1,4 +1,4 @@
-"""The kernel of `lab azureml kernel`: IPython's own, with `azureml` importable from the first cell on."""
+"""The kernel of `lab azureml kernel`: IPython's kernel, with `azureml` importable from the first cell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which class of the SDK a run is shown as."""
+"""The SDK's class, type and id for a labrun run or sweep."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ CLASSES = {
     "hyperdrive": ("hyperdrive", "HyperDriveRun"),
     "automl": ("automl_run", "AutoMLRun"),
 }
-"""A type, and the module and class that has it; every other type is a `Run`."""
+"""The module and class for a run type; every other type is a `Run`."""
 
 
 def of(experiment: Any, work: Any, run_type: str | None) -> Any:
-    """A run or sweep of labrun in the class of its type."""
+    """Wrap a labrun run or sweep in the class for its type."""
     from labrun import api
     from labrun.azureml.run import Run
 
@@ -31,7 +31,7 @@ def of(experiment: Any, work: Any, run_type: str | None) -> Any:
 
 
 def type_of(sweep: Any) -> str:
-    """The type of a sweep: as it was submitted; of one that no control script has submitted, by its first run."""
+    """Return a sweep's type: the submitted one or, if no control script submitted it, judged by its first run."""
     told = folder.read_table(root_of(sweep.folder), SEARCHES).get(sweep.id) or {}
     if TYPE_TAG in told:
         return str(told[TYPE_TAG])
@@ -40,7 +40,7 @@ def type_of(sweep: Any) -> str:
 
 
 def id_of(work: Any) -> str:
-    """The id of a run or sweep of labrun, as the SDK has it."""
+    """Return the id of a labrun run or sweep in the SDK's form."""
     from labrun import api
 
     if isinstance(work, api.Sweep):

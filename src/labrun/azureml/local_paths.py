@@ -1,4 +1,4 @@
-r"""Paths of this machine, also as a notebook from Windows writes them: `.\src`, `data\raw.csv`."""
+r"""Local paths, including those written on Windows, such as `.\src` and `data\raw.csv`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 
 def local(given: Any, folder: Any = ".") -> Path:
-    """A path as it was given; one with backslashes that is not there with slashes, if that is there.
+    """Return a path. If it does not exist but would with slashes for its backslashes, return that one.
 
     Args:
-        given: relative to the working folder.
-        folder: that it is relative to, in place of the working folder.
+        given: the path.
+        folder: the folder that it is relative to.
     """
     text = os.fsdecode(given)
     path, other = Path(text).expanduser(), Path(slashes(text)).expanduser()
@@ -20,5 +20,5 @@ def local(given: Any, folder: Any = ".") -> Path:
 
 
 def slashes(text: str) -> str:
-    """A path with slashes for backslashes."""
+    """Replace backslashes with slashes."""
     return text.replace("\\", "/")

@@ -1,6 +1,7 @@
-"""Where MLflow in a control script or notebook goes: to runs of labrun, of the experiment that it names.
+"""MLflow tracking endpoint for a control script or notebook: each MLflow run becomes a labrun run.
 
-`mlflow.set_tracking_uri(ws.get_mlflow_tracking_uri())` and `mlflow.start_run()` begin a run as `labrun.start_run` does.
+After `mlflow.set_tracking_uri(ws.get_mlflow_tracking_uri())`, `mlflow.start_run()` starts a run like
+`labrun.start_run`, with MLflow's experiment name as its name.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _addresses: dict[Path, str] = {}
 
 
 def address(workspace: Path) -> str:
-    """The address of a workspace, which answers as long as this process lives; inside of a run, that run's own."""
+    """Return a workspace's tracking URI, served for the lifetime of this process; inside a run, the run's own URI."""
     own = os.environ.get("MLFLOW_TRACKING_URI")
     if context.current() is not None and own:
         return own
@@ -47,7 +48,7 @@ def address(workspace: Path) -> str:
 
 
 class WorkspaceBook:
-    """Experiments by name, and a run of labrun for each that MLflow creates.
+    """Answers MLflow's API calls for a workspace. Experiments are names, and each MLflow run is a labrun run.
 
     Args:
         workspace: the folder of the runs.
@@ -63,11 +64,11 @@ class WorkspaceBook:
         self._registry = Registry(workspace, self._place_of, self._is_open)
 
     def carry_out(self, name: str, content: Answer) -> Answer:
-        """One call of the API.
+        """Answer one API call.
 
         Raises:
-            UnknownCallError: it is not answered here.
-            KeyError, TypeError, ValueError: it is not as it should be.
+            UnknownCallError: labrun does not support the call.
+            KeyError, TypeError, ValueError: the call's content is malformed.
         """
         with self._lock:
             if name.startswith("experiments/"):
@@ -90,7 +91,7 @@ class WorkspaceBook:
             return answer
 
     def _every(self, content: Answer) -> list[Answer]:
-        """The runs of the experiments that are asked for, the newest first; as this program's own are known to it."""
+        """Return the runs of the requested experiments, newest first. This program's own runs have its live state."""
         wanted = {str(one) for one in content.get("experiment_ids") or self._names}
         own = {run.id: state for run, state in self._runs.values()}
         found = []
@@ -105,10 +106,10 @@ class WorkspaceBook:
         return found
 
     def _of_another(self, name: str, run_id: str, content: Answer) -> Answer:
-        """What is asked of a run that this program has not begun.
+        """Answer a call about a run that this program did not start.
 
         Raises:
-            RefusedCallError: there is none, or it is to be changed.
+            RefusedCallError: there is no such run, or the call would change it.
         """
         try:
             work = api.get_run(run_id[:8] if MLFLOWS_ID.fullmatch(run_id) else run_id, root=self._workspace)
@@ -121,11 +122,11 @@ class WorkspaceBook:
         if name == "metrics/get-history":
             return mlflow_runs.history(work.folder, str(content["metric_key"]))
         raise RefusedCallError(
-            "INVALID_STATE", f"{name}: the run {run_id} is not of this program, which cannot change it"
+            "INVALID_STATE", f"{name}: another program started the run {run_id}; this program cannot change it"
         )
 
     def _place_of(self, model_id: str) -> str:
-        """The address of the files of a logged model."""
+        """Return the URI of a logged model's files."""
         _, state = self._runs[self._owner(f"logged-models/{model_id}")]
         answer = state.carry_out(f"logged-models/{model_id}", {})
         return str(answer["model"]["info"]["artifact_uri"])
@@ -147,7 +148,7 @@ class WorkspaceBook:
         raise UnknownCallError
 
     def _id_of(self, name: str) -> str:
-        """An experiment's id; one that nobody has named before is there as well: it is but a name."""
+        """Return an experiment's id, assigning one to a new name: an experiment is only a name."""
         for number, known in self._names.items():
             if known == name:
                 return number
@@ -171,7 +172,7 @@ class WorkspaceBook:
         return state.carry_out("runs/get", {"run_id": state.run_id})
 
     def _owner(self, name: str) -> str:
-        """The run whose logged model a call is about."""
+        """Return the id of the run that owns a call's logged model."""
         for run_id, (_, state) in self._runs.items():
             if state.has_model(name[13:].strip("/").partition("/")[0]):
                 return run_id
@@ -188,6 +189,6 @@ class WorkspaceBook:
             run.cancel()
 
     def keep(self) -> None:
-        """Leave the params of runs that still go on with them."""
+        """Write the parameters of the active runs to their records."""
         for _, state in self._runs.values():
             state.keep()

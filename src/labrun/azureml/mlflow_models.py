@@ -1,4 +1,4 @@
-"""MLflow's registry in a control program: `mlflow.register_model` makes versions of labrun's registered models."""
+"""MLflow's model registry for a control program: `mlflow.register_model` adds versions to labrun's registry."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from labrun.runs import context
 from labrun.tasks.mlflow_endpoint import Answer, RefusedCallError, UnknownCallError
 
 NAMES = ("registered-models/", "model-versions/")
-"""The calls that are about models begin so."""
+"""Prefixes of the API calls about registered models."""
 
 
 class Registry:
-    """Answers the calls of MLflow's API that are about registered models.
+    """Answers MLflow's API calls about registered models.
 
     Args:
         workspace: the folder of the runs.
-        place_of: gives the address of the files of a model that MLflow 3 has logged, by its id.
-        is_open: whether a run, by its folder, goes on in this program.
+        place_of: maps the id of a model logged by MLflow 3 to the URI of its files.
+        is_open: returns whether the run in a folder is still active in this program.
     """
 
     def __init__(self, workspace: Path, place_of: Callable[[str], str], is_open: Callable[[Path], bool]) -> None:
         self._workspace, self._place_of, self._is_open = workspace, place_of, is_open
         self._empty: set[str] = set()
-        """Models that were created and have no version yet."""
+        """Models that were created but have no version yet."""
         self._promised: dict[tuple[str, str], Answer] = {}
 
     def carry_out(self, call: str, content: Answer) -> Answer:
-        """One call.
+        """Answer one API call.
 
         Raises:
-            UnknownCallError: it is not answered here.
-            RefusedCallError: it cannot be carried out; the message says why.
+            UnknownCallError: labrun does not support the call.
+            RefusedCallError: the call fails; the message says why.
         """
         try:
             if call.startswith("model-versions/"):
@@ -58,7 +58,7 @@ class Registry:
         if verb == "create":
             journal.check_name(name)
             if name in known:
-                raise RefusedCallError("RESOURCE_ALREADY_EXISTS", f"there is a model {name!r} already")
+                raise RefusedCallError("RESOURCE_ALREADY_EXISTS", f"the model {name!r} already exists")
             self._empty.add(name)
             return {"registered_model": self._model(name)}
         if name not in known:
@@ -122,7 +122,7 @@ class Registry:
         wanted = re.fullmatch(r"\s*(name|run_id)\s*=\s*['\"]([^'\"]*)['\"]\s*", text)
         if text and wanted is None:
             raise RefusedCallError(
-                "INVALID_PARAMETER_VALUE", f"{text!r}: labrun finds versions by name='NAME' or run_id='ID' alone"
+                "INVALID_PARAMETER_VALUE", f"{text!r}: labrun finds versions only by name='NAME' or run_id='ID'"
             )
         key, value = ("", "") if wanted is None else wanted.groups()
         every = [one for versions in journal.read(self._workspace).versions.values() for one in versions.values()]
@@ -147,7 +147,7 @@ class Registry:
         }
 
     def _folder(self, version: Version) -> Path:
-        """Where MLflow finds the model: what was registered, if that is a model of MLflow's, else the version's own."""
+        """Return the model's folder for MLflow: the registered content if it is an MLflow model, else the version's."""
         content = journal.content(self._workspace, version) / Path(version.file).name
         is_mlflows = (content / "MLmodel").is_file()
         return content if is_mlflows else journal.folder(self._workspace, version.name, version.number)

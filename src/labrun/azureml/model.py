@@ -1,4 +1,4 @@
-"""`Model`: registered models as a control script sees them, and registers more."""
+"""`Model`: registered models, as a control script looks them up and registers them."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ class Model(training.Model, Advising):
         sample_output_dataset: Any = None,
         resource_configuration: Any = None,
     ) -> Any:
-        """Register a local file or folder; inside of a run, when that run completes.
+        """Register a local file or folder; inside a run, when that run completes.
 
         Args:
-            workspace: where.
-            model_path: the file or the folder.
+            workspace: the workspace.
+            model_path: the file or folder.
             model_name: the model's name.
-            tags: of the version.
-            properties: of the version.
-            description: of the version.
+            tags: the version's tags.
+            properties: the version's properties.
+            description: the version's description.
             datasets: not kept.
             model_framework: kept.
             model_framework_version: kept.
@@ -67,9 +67,9 @@ class Model(training.Model, Advising):
             resource_configuration: not kept.
 
         Raises:
-            ModelNameException: the name will not do.
+            ModelNameException: the name is invalid.
             ModelPathNotFoundException: there is no such file.
-            UserErrorException: something else is wrong.
+            UserErrorException: labrun cannot register it for another reason.
         """
         unused = {"datasets": datasets, "child_paths": child_paths, "resource_configuration": resource_configuration}
         unused |= {"sample_input_dataset": sample_input_dataset, "sample_output_dataset": sample_output_dataset}
@@ -102,13 +102,13 @@ class Model(training.Model, Advising):
         latest: bool = False,
         **kwargs: Any,
     ) -> Models:
-        """The registered versions, the newest first; see `labrun.compat.azureml.training.model.Model.list`."""
+        """Return the registered versions, newest first; see `labrun.compat.azureml.training.model.Model.list`."""
         found = training.listed(name, latest, tags, properties, _own(_root(workspace), run_id))
         return [Model(workspace, one["name"], version=one["number"]) for one in found]
 
     @property
     def run_id(self) -> str | None:
-        """The id of the run that it was made of, in the SDK's form; None of a local file."""
+        """The id, in the SDK's form, of the run that it was registered from; None for a local file."""
         if self._run is None:
             return None
         try:
@@ -123,18 +123,18 @@ class Model(training.Model, Advising):
 
     @property
     def run(self) -> Any:
-        """The run that it was made of; None of a local file."""
+        """The run that it was registered from; None for a local file."""
         from labrun.azureml.run import Run
 
         return Run.get(self.workspace, self._run) if self._run else None
 
     @property
     def datasets(self) -> dict[str, Any]:
-        """None: the record of its run has the data that it was trained on."""
+        """Empty: the record of its run lists the training data."""
         return {}
 
     def add_tags(self, tags: Any) -> None:
-        """Set tags; others stay."""
+        """Set tags; other tags stay."""
         self._tell(lambda told: dataclasses.replace(told, tags={**told.tags, **registered.texts(tags)}))
 
     def add_tag(self, key: str, value: Any = None) -> None:
@@ -142,13 +142,13 @@ class Model(training.Model, Advising):
         self.add_tags({key: value})
 
     def remove_tags(self, tags: Any) -> None:
-        """Take tags away, by their keys."""
+        """Remove tags by key."""
         gone = [tags] if isinstance(tags, str) else [str(tag) for tag in tags]
         kept = {key: value for key, value in self.tags.items() if key not in gone}
         self._tell(lambda told: dataclasses.replace(told, tags=kept))
 
     def add_properties(self, properties: Any) -> None:
-        """Set properties; one that is set is never changed."""
+        """Add properties; an existing property never changes."""
         new = registered.texts(properties)
         self._tell(lambda told: dataclasses.replace(told, properties={**new, **told.properties}))
 
@@ -160,7 +160,7 @@ class Model(training.Model, Advising):
         model_framework_version: str | None = None,
         **_: Any,
     ) -> None:
-        """Change what is told of it: tags in place of those that it has, description, framework."""
+        """Change the description or framework, or replace all tags."""
         own = registered.about(tags, {}, description, model_framework, model_framework_version)
         self._tell(
             lambda told: About(
@@ -171,13 +171,13 @@ class Model(training.Model, Advising):
         )
 
     def update_tags_properties(self, add_tags: Any = None, remove_tags: Any = None, add_properties: Any = None) -> None:
-        """Several changes at once."""
+        """Add and remove tags, and add properties."""
         self.add_tags(add_tags or {})
         self.remove_tags(remove_tags or [])
         self.add_properties(add_properties or {})
 
     def delete(self) -> None:
-        """Remove the version, files and all."""
+        """Remove the version and its files."""
         try:
             models.remove(self._root, [journal.find(self._root, f"{self.name}/{self.version}")])
         except LabrunError as error:
@@ -192,7 +192,7 @@ class Model(training.Model, Advising):
 
 
 def _own(root: Path, run_id: Any) -> Any:
-    """labrun's id of a run that is given by its id in the SDK's form; else what is given."""
+    """Convert a run id in the SDK's form to labrun's; return any other value unchanged."""
     try:
         return store.find(root, run_id)[1].id if run_id and sdk_ids.parts(run_id) else run_id
     except LabrunError:

@@ -1,4 +1,4 @@
-"""Files on their way to and from a datastore, with the lines that the SDK prints."""
+"""Uploads to and downloads from a datastore, with the SDK's progress lines."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from labrun.data.transfer import Item
 
 
 class _Lines:
-    """Prints the SDK's lines.
+    """Prints the SDK's progress lines.
 
     Args:
         verb: `Upload` or `Download`.
-        locals: the local path of each file of the datastore.
-        total: how many files there are, those included that are there already.
-        show: print at all.
+        locals: the local path per file name in the datastore.
+        total: the number of files, including those that already exist.
+        show: False: print nothing.
     """
 
     def __init__(self, verb: str, locals: Mapping[str, str], total: int, show: bool) -> None:
@@ -34,17 +34,17 @@ class _Lines:
             print(line, flush=True)
 
     def begin(self, files: int, size: int) -> None:
-        """Nothing: it is said already."""
+        """Do nothing: the constructor printed the first line."""
 
     def heard(self, count: int) -> None:
-        """Nothing: whole files are told."""
+        """Do nothing: only whole files are reported."""
 
     def skipped(self, name: str) -> None:
-        """A file that is there already."""
+        """Report a file that already exists."""
         self._say(f"Target already exists. Skipping {self._verb.lower()} for {name}")
 
     def done(self, name: str, size: int) -> None:
-        """A file has arrived."""
+        """Report a file that has been transferred."""
         with self._lock:
             self._count += 1
             path = self._locals[name]
@@ -52,21 +52,21 @@ class _Lines:
             self._say(f"{self._verb}ed {path}, {self._count} files out of an estimated total of {self._total}")
 
     def end(self) -> None:
-        """All have."""
+        """Report the number of transferred files."""
         self._say(f"{self._verb}ed {self._count} files")
 
 
 def send_all(store: Store, files: Mapping[str, Path], overwrite: bool, show: bool) -> None:
-    """Send files.
+    """Upload files.
 
     Args:
         store: the datastore.
         files: the local file for each name in the datastore.
-        overwrite: put them over those that are there.
-        show: print the SDK's lines.
+        overwrite: replace existing files.
+        show: print the SDK's progress lines.
 
     Raises:
-        DataError: the datastore cannot be written.
+        DataError: the datastore is not writable.
     """
     lines = _Lines("Upload", {name: str(path) for name, path in files.items()}, len(files), show)
     items = []
@@ -85,20 +85,20 @@ def send_all(store: Store, files: Mapping[str, Path], overwrite: bool, show: boo
 
 
 def fetch_all(store: Store, files: Mapping[str, FileInfo], target: Path, overwrite: bool, show: bool) -> int:
-    """Fetch files to their names below a local folder.
+    """Download files into a local folder, under their names.
 
     Args:
         store: the datastore.
-        files: what to fetch.
-        target: the folder.
-        overwrite: put them over those that are there.
-        show: print the SDK's lines.
+        files: the files to download.
+        target: the local folder.
+        overwrite: replace existing files.
+        show: print the SDK's progress lines.
 
     Returns:
-        How many were fetched.
+        The number of downloaded files.
 
     Raises:
-        DataError: the datastore cannot be read, or the disk not be written.
+        DataError: the datastore cannot be read, or the local folder is not writable.
     """
     lines = _Lines("Download", {name: str(target / name) for name in files}, len(files), show)
     items = []

@@ -1,4 +1,4 @@
-"""Notebooks: carried out and saved with their outputs; and a kernel in which `azureml` can be imported."""
+"""Execution of notebooks, and installation of a kernel in which `azureml` can be imported."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ NAME = "labrun-azureml"
 
 
 def execute(path: Path, target: Path) -> int:
-    """Carry out a notebook from its first cell to its last, and save it with its outputs.
+    """Execute all cells of a notebook in order and save it with its outputs.
 
-    It works in its own folder; inside of a run in the run's, whose `outputs` are kept.
+    The working folder is the notebook's folder or, inside a run, the run's, so that its `outputs` are kept.
 
     Args:
         path: the notebook.
-        target: where it is saved, also when a cell fails.
+        target: the path to save it to, even if a cell fails.
 
     Returns:
         0.
 
     Raises:
-        ConfigError: it is none, or what carries notebooks out is not installed.
+        ConfigError: the file is not a notebook, or the packages to execute notebooks are not installed.
         RunFailedError: a cell failed; the message is its error.
     """
     try:
@@ -41,7 +41,7 @@ def execute(path: Path, target: Path) -> int:
         from traitlets.config import Config
     except ImportError as error:
         raise ConfigError(
-            f"notebooks need packages that are not here ({error.name}): pip install nbclient ipykernel"
+            f"notebooks need packages that are not installed ({error.name}): pip install nbclient ipykernel"
         ) from error
     logging.getLogger("traitlets").setLevel(logging.WARNING)
     try:
@@ -56,8 +56,8 @@ def execute(path: Path, target: Path) -> int:
             kernel_name=NAME,
             timeout=None,
             resources={"metadata": {"path": str(Path.cwd() if context.current() else path.absolute().parent)}},
-            # Sockets in a folder of this user: other users of the machine could send code to a port. By an absolute
-            # path: the kernel works in the notebook's folder, and this process in another.
+            # Use sockets in a folder of this user: other users of the machine could send code to a port. The path must
+            # be absolute because the kernel has another working folder than this process.
             config=Config({"KernelManager": {"transport": "ipc", "ip": str(Path(folder, "kernel"))}}),
         )
         failed: list[int] = []
@@ -68,7 +68,7 @@ def execute(path: Path, target: Path) -> int:
         except CellExecutionError as error:
             which = f"cell {failed[-1]}" if failed else "a cell"
             raise RunFailedError(f"{path}: {which} failed: {error.ename}: {error.evalue}", str(error)) from error
-        except RuntimeError as error:  # no answer from the kernel, or it died
+        except RuntimeError as error:  # the kernel does not answer or has died
             raise RunFailedError(f"{path}: {error}") from error
         finally:
             nbformat.write(notebook, target)  # type: ignore[no-untyped-call]
@@ -77,12 +77,12 @@ def execute(path: Path, target: Path) -> int:
 
 
 def _short_folder() -> str | None:
-    """Where temporary folders are made: the path of a socket has 107 bytes at most."""
+    """Return a short parent for temporary folders if needed: a socket's path is limited to 107 bytes."""
     return "/tmp" if len(os.fsencode(tempfile.gettempdir())) > 70 else None
 
 
 def _show(cell: Any) -> None:
-    """What a cell printed, as it ends."""
+    """Print a cell's output when the cell has ended."""
     for output in cell.get("outputs", ()):
         text = output.get("text") or (output.get("data") or {}).get("text/plain") or ""
         sys.stdout.write(text if text.endswith("\n") or not text else f"{text}\n")
@@ -101,18 +101,20 @@ def _write_spec(folder: Path) -> None:
 
 
 def install_kernel(name: str) -> str:
-    """Install a kernel for this user in which `azureml` can be imported; returns a line that says where.
+    """Install a kernel for this user in which `azureml` can be imported; return a message with its folder.
 
     Raises:
-        ConfigError: what Jupyter needs is not installed, the name will not do, or Jupyter's folder cannot be written.
+        ConfigError: a package is missing, the name is invalid, or Jupyter's folder is not writable.
     """
     try:
         import ipykernel  # noqa: F401
         from jupyter_client.kernelspec import KernelSpecManager
     except ImportError as error:
-        raise ConfigError(f"a kernel needs packages that are not here ({error.name}): pip install ipykernel") from error
+        raise ConfigError(
+            f"a kernel needs packages that are not installed ({error.name}): pip install ipykernel"
+        ) from error
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
-        raise ConfigError(f"lab azureml kernel: --name {name!r}: give ASCII letters, digits, '-', '.' and '_'")
+        raise ConfigError(f"lab azureml kernel: --name {name!r}: use ASCII letters, digits, '-', '.' and '_'")
     with tempfile.TemporaryDirectory() as folder:
         _write_spec(Path(folder) / name)
         try:

@@ -1,4 +1,4 @@
-"""Models that control scripts register."""
+"""Registration of models by control scripts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from labrun.registry import models
 
 KEPT = ("description", "model_framework", "model_framework_version")
 AFTER = ("model_framework", "model_framework_version", "description")
-"""What follows `properties` in the SDK."""
+"""The positional arguments after `properties` in the SDK's signature."""
 
 
 def of_run(
@@ -25,19 +25,19 @@ def of_run(
     *more: Any,
     **kwargs: Any,
 ) -> Any:
-    """Register a file or a folder of a run; see `Run.register_model`.
+    """Register a file or folder of a run; see `Run.register_model`.
 
     Raises:
-        ModelNameException: the name will not do.
+        ModelNameException: the name is invalid.
         ModelPathNotFoundException: there is no such file.
-        UserErrorException: the run goes on, or its file cannot be taken.
+        UserErrorException: the run is still active, or its file cannot be registered.
     """
     registered.check_name(model_name)
     kwargs |= dict(zip(AFTER, more, strict=False))
     told = registered.about(tags, properties, *[kwargs.get(name) for name in KEPT])
     root = run.experiment.workspace
     try:
-        # Without a path the SDK takes what is called as the model is; else it is what labrun saved, or `outputs`.
+        # Without a path, the SDK takes the file named like the model. Otherwise: labrun's saved model, or `outputs`.
         path = model_path or files.named(run._folder, model_name)
         path = path or (None if run._work.record.model else "outputs")
         path = None if path is None else files.stored_name(run._folder, path)

@@ -1,4 +1,4 @@
-"""What a control script is told of how labrun carries its calls out: each thing once a process."""
+"""Notices on how labrun handles a control script's calls, each printed once per process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _told: set[str] = set()
 
 
 def once(message: str) -> None:
-    """One line, the first time that it is due."""
+    """Print a notice, unless this process has already printed it."""
     if message not in _told:
         _told.add(message)
         notice.warn(message)

@@ -1,4 +1,4 @@
-"""`Tensorboard` and `export_to_tensorboard`: runs in TensorBoard."""
+"""`Tensorboard` and `export_to_tensorboard`, which show runs in TensorBoard."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ START_S = 120
 
 
 class Tensorboard:
-    """A TensorBoard that shows what runs have written to their `logs`, also while they write.
+    """A TensorBoard that shows the `logs` of runs, also while the runs are writing.
 
     Args:
-        runs: the runs; those below them are shown, too.
-        local_root: a folder that is shown besides; None: none.
-        port: of its address. If 6006, the SDK's default, is taken, the next free one.
+        runs: the runs; their child runs are shown too.
+        local_root: the log directory, to which links to the runs' logs are added; None: a temporary one.
+        port: the port. If 6006, the SDK's default, is taken, the next free port is used.
     """
 
     def __init__(self, runs: Any, local_root: Any = None, port: int = PORT) -> None:
@@ -37,10 +37,10 @@ class Tensorboard:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, start_browser: bool = False) -> str:
-        """Start it; returns its address.
+        """Start TensorBoard and return its address.
 
         Raises:
-            UserErrorException: the port is taken, or it does not start; the message is its own.
+            UserErrorException: the port is taken, or TensorBoard does not start; the message is TensorBoard's.
         """
         self.stop()
         with socket.socket() as attempt:
@@ -61,7 +61,7 @@ class Tensorboard:
         return address
 
     def _address(self, output: Any) -> str:
-        """What it prints once it can be reached."""
+        """Wait for TensorBoard to print its address and return it."""
         assert self._process is not None
         until = time.monotonic() + START_S
         while True:
@@ -77,7 +77,7 @@ class Tensorboard:
             time.sleep(0.1)
 
     def stop(self) -> None:
-        """End it."""
+        """Stop TensorBoard."""
         atexit.unregister(self.stop)
         if self._process is not None:
             self._process.terminate()
@@ -86,13 +86,13 @@ class Tensorboard:
 
 
 def export_to_tensorboard(run_data: Any, logdir: Any, logger: Any = None, recursive: bool = True) -> None:
-    """Write the numbers that runs logged into files of TensorBoard: a folder for each run.
+    """Write the numeric metrics of runs to TensorBoard files, one folder per run.
 
     Args:
-        run_data: a run, several, or an experiment.
-        logdir: the folder that these folders are put in.
+        run_data: a run, a list of runs, or an experiment.
+        logdir: the parent of the runs' folders.
         logger: not used.
-        recursive: also what the runs below them logged.
+        recursive: include child runs.
     """
     from tensorboard.summary import Writer
 
@@ -119,7 +119,7 @@ def _several(given: Any) -> Iterable[Any]:
 
 
 def _all(given: Any) -> Iterator[Any]:
-    """Runs, and those below them."""
+    """Yield the runs and their child runs."""
     for run in _several(given):
         yield run
         yield from run.get_children(recursive=True)

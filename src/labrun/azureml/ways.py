@@ -1,4 +1,4 @@
-"""The ways in: a script, a notebook, a kernel."""
+"""Entry points that make `azureml` importable: for a script, a notebook or a kernel."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from labrun.compat.azureml import runner
 
 
 def install() -> None:
-    """Make `azureml` importable in this process and in those that it starts."""
+    """Make `azureml` importable in this process and its child processes."""
     if runner.SITE not in sys.path:
         sys.path.append(runner.SITE)
         before = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join([runner.SITE, before] if before else [runner.SITE])
-    # What the packages that labrun needs say of ipywidgets is not an output of the notebook's own.
+    # Hide the warning about ipywidgets: it comes from labrun's dependencies, not from the notebook.
     warnings.filterwarnings("ignore", message="IProgress not found")
     from labrun.compat.azureml import finder, legacy
 
@@ -25,9 +25,9 @@ def install() -> None:
 
 
 def run_script(path: Path, arguments: list[str]) -> None:
-    """Run a control script as `python PATH ARGUMENTS` would, in this process.
+    """Run a control script in this process, as `python PATH ARGUMENTS` would.
 
     Raises:
-        SystemExit: as the script ends.
+        SystemExit: the script exits.
     """
     runner.main([str(path), *arguments])

@@ -1,4 +1,4 @@
-"""How runs show themselves: `RunDetails(run).show()`, live in a notebook, and the small tables of `display(run)`."""
+"""Views of runs in notebooks: the live page of `RunDetails(run).show()` and the small tables of `display(run)`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RunDetails:
         self._run = run_instance
 
     def show(self, render_lib: Any = None, widget_settings: Any = None) -> None:
-        """Show the run; the page follows it while the notebook goes on. Outside of a notebook, one look as text."""
+        """Show the run. In a notebook the page updates in the background; elsewhere, print the current state once."""
         work = getattr(self._run, "_work", None)
         if work is None:  # the run of the script itself
             print(repr(self._run))
@@ -37,12 +37,12 @@ class RunDetails:
         _Live(work).start()
 
     def get_widget_data(self, widget_settings: Any = None) -> dict[str, Any]:
-        """What the page shows."""
+        """Return the data that the page shows."""
         return {"run_properties": self._run.get_details(), "status": self._run.get_status()}
 
 
 class _Live:
-    """A page that is drawn anew until its run has ended; the cell that shows it is over at once."""
+    """A page that is redrawn until its run has ended. The cell that shows it finishes at once."""
 
     def __init__(self, work: Any) -> None:
         from IPython.display import HTML, display
@@ -53,7 +53,7 @@ class _Live:
         self._view = display(HTML(api.page(work, self._mark)), display_id=True)
 
     def start(self) -> None:
-        """Follow the run, beside whatever the notebook does."""
+        """Follow the run in a background thread."""
         threading.Thread(target=self._follow, daemon=True, name="RunDetails").start()
 
     def _follow(self) -> None:
@@ -65,7 +65,7 @@ class _Live:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as HTML; addresses are links."""
+    """Return rows as an HTML table, with addresses as links."""
     heads = "".join(f"<th>{html.escape(str(name))}</th>" for name in rows[0])
     lines = "".join("<tr>" + "".join(f"<td>{_cell(value)}</td>" for value in row.values()) + "</tr>" for row in rows)
     return f'<table style="width:100%"><tr>{heads}</tr>{lines}</table>'

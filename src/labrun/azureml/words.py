@@ -1,4 +1,4 @@
-"""Values of a control script as words of labrun's command line."""
+"""Conversion of a control script's values to arguments for the `labrun` command (Hydra overrides)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from labrun.config.hydra_files import quoted
 
 
 def word(key: str, value: Any) -> str:
-    """`key=value`; a text stays a text, whatever it looks like."""
+    """Return `key=value`. A string stays a string, whatever it looks like."""
     return f"{key}={literal(value)}"
 
 
 def literal(value: Any) -> str:
-    """A value as Hydra's grammar has it.
+    """Return a value in Hydra's override grammar.
 
     Args:
-        value: a number, a text, None, a list or a mapping of these; a `Reference` is put as it is.
+        value: a number, a string, None, or a list or mapping of these; the `${...}` in a `Reference` is not escaped.
     """
     if value is None:
         return "null"
@@ -44,21 +44,21 @@ ESCAPED = frozenset("()[]{}:=, \\\t")
 
 
 def key_of(name: str) -> str:
-    """A name as Hydra's grammar has it before the colon of a mapping: there are no quotes there.
+    """Return a mapping key in Hydra's override grammar, which allows no quotes there.
 
     Raises:
-        UserErrorException: it holds a character that cannot stand there.
+        UserErrorException: the name is empty or has a character that Hydra does not allow.
     """
     bad = sorted({letter for letter in name if not PLAIN.match(letter) and letter not in ESCAPED})
     if bad or not name:
-        raise UserErrorException(f"{name!r} cannot be a name here: {' '.join(bad) or 'an empty text'} is not allowed")
+        raise UserErrorException(f"{name!r} is not a valid name: {' '.join(bad) or 'an empty name'} is not allowed")
     return "".join(f"\\{letter}" if letter in ESCAPED else letter for letter in name)
 
 
 def sequence(values: Sequence[Any]) -> str:
-    """A list as Hydra's grammar has it."""
+    """Return a list in Hydra's override grammar."""
     return "[" + ",".join(literal(value) for value in values) + "]"
 
 
 class Reference(str):
-    """A text whose `${...}` is meant, as `${mount:cifar10}`."""
+    """A string whose `${...}` is to be resolved, such as `${mount:cifar10}`."""
