@@ -31,8 +31,8 @@ def test_a_scikit_learn_script_of_2018(bench: Any, well: Any, few_digits: Path) 
     assert accuracy > 0.8 and bench.metrics()["regularization rate"] == [(0, 0.5)]
     assert (bench.run_dir / "outputs" / "sklearn_mnist_model.pkl").is_file()
     assert [line for line in done.stderr.splitlines() if line.startswith("labrun:")] == [
-        "labrun: sklearn.externals.joblib is gone since scikit-learn 0.23; the package joblib is given instead",
-        "labrun: np.float is gone since NumPy 1.24; the builtin float is given instead",
+        "labrun: sklearn.externals.joblib was removed in scikit-learn 0.23; using the package joblib instead",
+        "labrun: np.float was removed in NumPy 1.24; using the builtin float instead",
     ]
 
 
@@ -253,4 +253,4 @@ def test_logistic_regression_as_it_was_called_in_2019(bench: Any, well: Any) -> 
     )
     done = well(bench.run(script))
     told = [line for line in done.stderr.splitlines() if line.startswith("labrun:")]
-    assert len(told) == 4 and "for several classes is gone since scikit-learn 1.8" in told[1]
+    assert len(told) == 4 and "for several classes was removed in scikit-learn 1.8" in told[1]

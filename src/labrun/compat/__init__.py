@@ -1,1 +1,1 @@
-"""What scripts written for other systems need to run here unchanged; the standard library and `runs.context` alone."""
+"""Support for running scripts of other systems unchanged, using only the standard library and `runs.context`."""

@@ -1,6 +1,7 @@
-"""What the SDK has and labrun does not: it can be imported, and using it says what to do instead.
+"""Stand-ins for names of the SDK that labrun lacks: they can be imported, and using one says what to do instead.
 
-A script often imports more than it needs, so an import alone must not fail; and a call that did nothing would be a lie.
+Scripts often import more than they need, so an import alone must not fail. A call that silently does nothing would
+mislead.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ INSTEAD = {
     "randint": _SWEEP,
     "uniform": _SWEEP,
 }
-"""A class or function of the SDK, and what to do here."""
+"""The replacement in labrun for a class or function of the SDK."""
 
 BY_MODULE = {
     "azureml.pipeline": "labrun has no pipelines yet: submit one run after another, and wait_for_completion() between",
@@ -92,17 +93,17 @@ BY_MODULE = {
     "azureml.monitoring": _SERVE,
     "mlflow.azureml": _SERVE,
 }
-"""The beginning of a module's name, and what to do here in place of anything in it."""
+"""The replacement in labrun for everything in modules with a name prefix."""
 
 GENERAL = "training scripts have Run, Dataset and Model.get_model_path; for the rest see `labrun --help`, `lab --help`"
 
 
 def not_here(what: str, instead: str) -> NoReturn:
-    """Say that labrun does not have something, and what it has.
+    """Raise an error that labrun lacks something, with a replacement.
 
     Args:
         what: the call, as the script wrote it.
-        instead: what to do.
+        instead: what to do instead.
 
     Raises:
         NotInLabrun: always.
@@ -111,17 +112,17 @@ def not_here(what: str, instead: str) -> NoReturn:
 
 
 def datastore_way(what: str) -> NoReturn:
-    """Refuse something that changes or reads a datastore by hand."""
+    """Raise for a call that reads or changes a datastore, with advice on datastores."""
     not_here(what, _DATASTORE)
 
 
 def submit_way(what: str) -> NoReturn:
-    """Refuse something that starts a run from inside a script."""
+    """Raise for a call that starts a run from inside a script, with advice on submitting."""
     not_here(what, _SUBMIT)
 
 
 class Absent(type):
-    """The type of stand-ins: classes, so that annotations and `isinstance` work; any other use is refused."""
+    """Metaclass of stand-ins. They are classes, so that annotations and `isinstance` work; any other use raises."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         cls._refuse(f"{cls.__name__}(...)")
@@ -136,7 +137,7 @@ class Absent(type):
 
 
 def advice(module: str, name: str) -> str:
-    """What to do in place of a name of the SDK."""
+    """Return what to do in place of a name of the SDK."""
     if name in INSTEAD:
         return INSTEAD[name]
     fitting = [start for start in BY_MODULE if module == start or module.startswith(start + ".")]
@@ -147,12 +148,12 @@ _made: dict[str, type] = {}
 
 
 def stand_in(module: str, name: str) -> Any:
-    """What `from azureml.core import Name` gives where labrun has no such name: always the same class for one name.
+    """Return the stand-in for a name that labrun lacks: always the same class for the same name.
 
-    The name of an error gives an error, so that `except Name:` is valid; nothing raises it.
+    An error name becomes an error class, so that `except Name:` is valid; nothing raises it.
 
     Raises:
-        AttributeError: the name is private, so that its absence means something.
+        AttributeError: the name is private, so its absence is meaningful.
     """
     if name.startswith("_"):
         raise AttributeError(f"module {module!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""`pkg_resources` as notebooks of 2018 to 2021 use it: which packages are installed, and in which versions."""
+"""The part of `pkg_resources` that notebooks from 2018 to 2021 use: installed packages and their versions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 
-class DistributionNotFound(Exception):  # noqa: N818 - its name there
+class DistributionNotFound(Exception):  # noqa: N818 - its name in pkg_resources
     """A package is not installed."""
 
 
@@ -14,7 +14,7 @@ class Distribution:
     """An installed package.
 
     Args:
-        found: what importlib knows of it.
+        found: the distribution object of importlib.metadata.
     """
 
     def __init__(self, found: Any) -> None:
@@ -23,12 +23,12 @@ class Distribution:
 
 
 def get_distribution(dist: str) -> Distribution:
-    """An installed package by its name.
+    """Return an installed package by name.
 
     Raises:
-        DistributionNotFound: there is none.
+        DistributionNotFound: the package is not installed.
     """
-    import importlib.metadata  # Python 3.6 and 3.7 have none; their setuptools have pkg_resources itself
+    import importlib.metadata  # missing in Python 3.6 and 3.7, whose setuptools still have pkg_resources
 
     try:
         return Distribution(importlib.metadata.distribution(dist))

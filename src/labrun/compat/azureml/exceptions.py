@@ -7,9 +7,9 @@ class AzureMLException(Exception):  # noqa: N818 (the SDK's own name)
     """Root of the SDK's errors.
 
     Args:
-        message: what is wrong.
-        inner_exception: what it came from.
-        **kwargs: whatever else the SDK's constructor takes; not kept.
+        message: the error message.
+        inner_exception: the cause.
+        **kwargs: other arguments of the SDK's constructor; not kept.
     """
 
     def __init__(self, message: str = "", inner_exception: BaseException | None = None, **kwargs: object) -> None:
@@ -23,31 +23,31 @@ class NotInLabrun(AzureMLException):
 
 
 class NoSuchMemberError(NotInLabrun, AttributeError):
-    """Also an AttributeError, so that `hasattr` is answered."""
+    """Also an AttributeError, so that `hasattr` returns False."""
 
 
 class NoSuchInputError(NotInLabrun, KeyError):
-    """Also a KeyError: inputs are looked for by their names."""
+    """Also a KeyError, because inputs are looked up by name."""
 
     def __str__(self) -> str:
         return self.message
 
 
 class UserErrorException(AzureMLException):
-    """The call is wrong: a name, an argument, a path."""
+    """A name, an argument or a path of a call is wrong."""
 
 
 class DatasetTimestampMissingError(UserErrorException):
-    """Rows are asked for by their time, and no column is known to hold it."""
+    """Rows are selected by time, but no column is known to hold timestamps."""
 
 
 class WebserviceException(AzureMLException):
-    """What the SDK raises for models, and for web services.
+    """The SDK's error for models and web services.
 
     Args:
-        message: what is wrong.
-        status_code: of the service that answered; labrun has none.
-        **kwargs: whatever else the SDK's constructor takes; not kept.
+        message: the error message.
+        status_code: the service's status code; labrun has no services.
+        **kwargs: other arguments of the SDK's constructor; not kept.
     """
 
     def __init__(self, message: str = "", status_code: int | None = None, **kwargs: object) -> None:
@@ -60,7 +60,7 @@ class ModelNotFoundException(WebserviceException):
 
 
 class ModelNameException(WebserviceException, UserErrorException):
-    """A model cannot have this name."""
+    """The model name is invalid."""
 
 
 class ModelPathNotFoundException(WebserviceException, UserErrorException):
@@ -68,11 +68,11 @@ class ModelPathNotFoundException(WebserviceException, UserErrorException):
 
 
 class TrainingException(AzureMLException):
-    """A run cannot be started, or not be followed."""
+    """A run cannot be started or followed."""
 
 
 class RunEnvironmentException(TrainingException):
-    """The script asked for the run that it belongs to, and there is none."""
+    """The script asked for its run but does not belong to one."""
 
 
 class ExperimentExecutionException(TrainingException):
@@ -88,11 +88,11 @@ class ProjectSystemException(AzureMLException):
 
 
 class ActivityFailedException(AzureMLException):
-    """A run that was waited for failed.
+    """A run failed while a program waited for it.
 
     Args:
-        message: why.
-        error_details: the same, under the SDK's name.
+        message: the reason.
+        error_details: the reason, under the SDK's name; default: the message.
     """
 
     def __init__(self, message: str = "", error_details: str = "", **kwargs: object) -> None:

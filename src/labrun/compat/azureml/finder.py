@@ -1,7 +1,7 @@
-"""The modules `azureml.*`: made when they are imported, their names looked up when they are used.
+"""The modules `azureml.*`, created on import. Their names are looked up on use.
 
-A name is first looked for in `labrun.azureml`, which an interpreter without labrun does not have, then among those of
-`training`; what neither has is a stand-in. An import alone never fails.
+A name is looked up first in `labrun.azureml` (if the interpreter has labrun), then in `training`. A name that neither
+has becomes a stand-in, so an import alone never fails.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ TRAINING = {
     "_OfflineRun": "offline",
     "_SubmittedRun": "run",
 }
-"""Names that every interpreter has, and their modules in `training`."""
+"""Names that are available in every interpreter, and their modules in `training`."""
 
 VERSION = "1.60.0"
-"""The last release of the SDK: scripts print it, and some compare it."""
+"""The reported SDK version: scripts print it, and some compare it."""
 
 CONSTANTS = {"VERSION": VERSION, "__version__": VERSION}
 
@@ -60,10 +60,10 @@ STARS = {
     "azureml.train.dnn": "Chainer Gloo Mpi Nccl ParameterServer PyTorch TensorFlow",
     "azureml.widgets": "RunDetails",
 }
-"""What `from azureml.train.hyperdrive import *` gives."""
+"""The `__all__` of modules, for imports such as `from azureml.train.hyperdrive import *`."""
 
 BESIDE = ("msrest", "msrest.exceptions", "azure", "azure.common")
-"""Packages that came with the SDK, of which scripts import the errors that they catch; one that is installed counts."""
+"""Packages that came with the SDK, from which scripts import errors to catch. An installed package takes precedence."""
 
 AS = {
     "HttpOperationError": "UserErrorException",
@@ -74,23 +74,23 @@ AS = {
     "ServiceException": "UserErrorException",
     "ErrorResponseException": "UserErrorException",
 }
-"""Errors of those packages and of the SDK's client, and what labrun raises where these raised them."""
+"""Errors of those packages and of the SDK's client, and the errors that labrun raises in their place."""
 
 PRIVATE = ("_common", "_restclient")
-"""Private modules that scripts import errors from."""
+"""Private modules from which scripts import errors."""
 
 INNER = ("_internal", "_many_models", "_vendor")
-"""Private modules below public ones that the SDK's own notebooks import from."""
+"""Private submodules from which the SDK's own notebooks import."""
 
 MISSING = {"mlflow"}
-"""Not even a stand-in: MLflow loads this plug-in of its own accord, and goes on without it if it cannot be imported."""
+"""Modules that must not be importable: MLflow loads this plug-in automatically, and works without it if that fails."""
 
 
 def find(module: str, name: str) -> Any:
-    """What a module of the SDK has under a name.
+    """Return the object that a module of the SDK has under a name.
 
     Raises:
-        AttributeError: the name is private, and labrun has none like it.
+        AttributeError: the name is private, and labrun does not have it.
     """
     if name in CONSTANTS and module.count(".") <= 1:
         return CONSTANTS[name]
@@ -109,13 +109,13 @@ def find(module: str, name: str) -> Any:
     if name[0].isupper() and hasattr(exceptions, name):
         return getattr(exceptions, name)
     if name.islower() and not name.startswith("_") and name not in absent.INSTEAD:
-        # `import azureml.core` gave all of the SDK's modules below it.
+        # In the SDK, `import azureml.core` also imported its submodules.
         return importlib.import_module(f"{module}.{name}")
     return absent.stand_in(module, name)
 
 
 def _error(module: str, name: str) -> Any:
-    """What a package beside the SDK has under a name: an error, or a module below it."""
+    """Return an error or a submodule of a package that came with the SDK."""
     exceptions = importlib.import_module("labrun.compat.azureml.exceptions")
     if hasattr(exceptions, AS.get(name, name)):
         return getattr(exceptions, AS.get(name, name))
@@ -123,16 +123,16 @@ def _error(module: str, name: str) -> Any:
         return importlib.import_module(f"{module}.{name}")
     if name.endswith(("Error", "Exception")):
         return absent.stand_in(module, name)
-    raise AttributeError(f"module {module!r} has no attribute {name!r}: labrun has its errors alone")
+    raise AttributeError(f"module {module!r} has no attribute {name!r}: labrun has only its errors")
 
 
 def whole() -> Any:
-    """The table of what `labrun.azureml` has; None where labrun is not installed, as in a script's own interpreter."""
+    """Return the module `labrun.azureml.names`; None if the interpreter does not have labrun installed."""
     return None if hasattr(sys.modules["labrun"], "ELSEWHERE") else importlib.import_module("labrun.azureml.names")
 
 
 def _is_own(name: str) -> bool:
-    """Whether a script inside of a run asks for `Run`: its own needs no library, and nothing is imported before it."""
+    """Return whether a script in a run asks for `Run`: its own run needs no library and no further imports."""
     return name == "Run" and context.current() is not None
 
 
@@ -143,13 +143,13 @@ class _Module(ModuleType):
         return find(self.__name__, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What was taken for a module is a function that labrun does not have."""
+        """Raise: the name that was taken for a module is a function that labrun does not have."""
         name = self.__name__.rpartition(".")[2]
         absent.not_here(f"{name}()", absent.advice(self.__name__, name))
 
 
 class _Modules(MetaPathFinder, Loader):
-    """Finds every module of the SDK; each is a package, since it may have others below it."""
+    """Finds every module of the SDK. Each is a package because it may have submodules."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -157,7 +157,7 @@ class _Modules(MetaPathFinder, Loader):
         top, *below = fullname.split(".")
         if fullname in BESIDE:
             return ModuleSpec(fullname, self, is_package=True)
-        if top == "mlflow" and below[:1] == ["azureml"]:  # which MLflow had until 2023, to deploy models
+        if top == "mlflow" and below[:1] == ["azureml"]:  # part of MLflow until 2023, to deploy models
             return ModuleSpec(fullname, self, is_package=True)
         if top != "azureml" or not below or below[0] in MISSING:
             return None
@@ -169,12 +169,12 @@ class _Modules(MetaPathFinder, Loader):
         return _Module(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing of its own: see `_Module`."""
-        if module.__name__ == "azureml.core":  # it imported this, and scripts that `import urllib` count on it
+        """Execute nothing: `_Module` looks names up on use."""
+        if module.__name__ == "azureml.core":  # the SDK imported this, and scripts that `import urllib` rely on it
             importlib.import_module("urllib.request")
 
 
 def install() -> None:
-    """Answer for modules of `azureml`, after every other finder."""
+    """Install the finder for `azureml` modules after all others."""
     if not any(isinstance(finder, _Modules) for finder in sys.meta_path):
         sys.meta_path.append(_Modules())

@@ -1,7 +1,7 @@
-"""Calls that scripts of 2018 make and that their libraries have dropped since: given again, with one warning each.
+"""Restores library calls that scripts from 2018 make and that have since been removed, with one warning each.
 
-Nothing is imported for it: a module of the list is found when the script asks for it and no other finder has it, and
-a library is extended right after the script has imported it.
+Nothing is imported for this: a removed module is found when the script imports it and no other finder has it, and a
+library is extended right after the script has imported it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ MODULES = {
     "sklearn.externals.six": ("six", "scikit-learn 0.23", "the package six"),
     "sklearn.cross_validation": ("sklearn.model_selection", "scikit-learn 0.20", "sklearn.model_selection"),
     "sklearn.grid_search": ("sklearn.model_selection", "scikit-learn 0.20", "sklearn.model_selection"),
-    "pkg_resources": ("labrun.compat.azureml.distributions", "setuptools 82", "a part of it, by importlib.metadata,"),
+    "pkg_resources": ("labrun.compat.azureml.distributions", "setuptools 82", "importlib.metadata for parts of it"),
     "sklearn.learning_curve": ("sklearn.model_selection", "scikit-learn 0.20", "sklearn.model_selection"),
 }
-"""The module that is gone: what stands in for it, since when, and in words."""
+"""Removed modules: the replacement, the release that removed them, and the replacement's description."""
 
 BUILTINS = {
     "bool": "bool",
@@ -40,7 +40,7 @@ BUILTINS = {
     "long": "int",
     "unicode": "str",
 }
-"""Names that NumPy had for Python's own types until 1.24."""
+"""NumPy's names for Python's builtin types, removed in 1.24."""
 
 RENAMED = {
     "float_": "float64",
@@ -56,14 +56,14 @@ RENAMED = {
     "sometrue": "any",
     "alltrue": "all",
 }
-"""Second names that NumPy had for its own functions and types until 2.0."""
+"""NumPy's aliases for its own functions and types, removed in 2.0."""
 
 
 def install() -> None:
-    """Supply the calls in this process, from now on."""
+    """Restore the calls in this process."""
     if any(isinstance(finder, _GoneModules) for finder in sys.meta_path):
         return
-    # Last: it answers only where the installed library has no such module.
+    # Last, so that it is used only if the installed library has no such module.
     sys.meta_path.append(_GoneModules())
     sys.meta_path.insert(0, _Extending())
     for name, extend in EXTENDED.items():
@@ -72,7 +72,7 @@ def install() -> None:
 
 
 class _GoneModules(MetaPathFinder, Loader):
-    """Finds modules that are gone, and gives another in their place."""
+    """Finds removed modules and substitutes their replacements."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -84,13 +84,13 @@ class _GoneModules(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         name, since, given = MODULES[module.__name__]
-        # Replaced here and not returned by create_module: that would overwrite the other module's own __spec__.
+        # Replace it here: returning it from create_module would overwrite the replacement's own __spec__.
         sys.modules[module.__name__] = importlib.import_module(name)
-        warn(f"{module.__name__} is gone since {since}; {given} is given instead")
+        warn(f"{module.__name__} was removed in {since}; using {given} instead")
 
 
 class _Extending(MetaPathFinder):
-    """Lets a module be found and loaded as always, and extends it right after."""
+    """Lets the other finders load a module and extends it right afterwards."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -106,7 +106,7 @@ class _Extending(MetaPathFinder):
         load = loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
-            # The loader stays what it was: others read resources and sources through it.
+            # Keep the original loader: others read resources and sources through it.
             del loader.exec_module
             load(module)
             extend(module)
@@ -116,7 +116,7 @@ class _Extending(MetaPathFinder):
 
 
 def _extend_numpy(numpy: ModuleType) -> None:
-    """Answer for the names that this NumPy does not have any more."""
+    """Restore the names that the installed NumPy no longer has."""
     known = getattr(numpy, "__getattr__", None)
 
     def look_up(name: str) -> Any:
@@ -126,19 +126,19 @@ def _extend_numpy(numpy: ModuleType) -> None:
             raise AttributeError(f"module 'numpy' has no attribute {name!r}")
         try:
             with warnings.catch_warnings():
-                # NumPy's own warning names the lines here, and says what the one below says.
+                # NumPy's own warning would point at this file and repeat the one below.
                 warnings.simplefilter("ignore")
                 if known is not None:
                     return known(name)
         except AttributeError:
             pass
         if name in BUILTINS:
-            value, told = getattr(builtins, BUILTINS[name]), f"1.24; the builtin {BUILTINS[name]}"
+            value, told = getattr(builtins, BUILTINS[name]), f"1.24; using the builtin {BUILTINS[name]}"
         else:
-            value, told = getattr(numpy, RENAMED[name]), f"2.0; np.{RENAMED[name]}"
-        # Kept: the next access does not come here, so it is told once.
+            value, told = getattr(numpy, RENAMED[name]), f"2.0; using np.{RENAMED[name]}"
+        # Stored, so that the next access does not come here and the warning is printed only once.
         setattr(numpy, name, value)
-        warn(f"np.{name} is gone since NumPy {told} is given instead")
+        warn(f"np.{name} was removed in NumPy {told} instead")
         return value
 
     numpy.__dict__["__getattr__"] = look_up
@@ -151,26 +151,26 @@ def _extend_logistic_regression(module: ModuleType) -> None:
 
 
 def _extend_encoders(module: ModuleType) -> None:
-    """Let `OneHotEncoder` take `sparse`, which is `sparse_output` today."""
+    """Let `OneHotEncoder` accept `sparse`, now called `sparse_output`."""
     kind: Any = module.__dict__["OneHotEncoder"]
     begin = kind.__init__
     if "sparse" in inspect.signature(begin).parameters:
         return
     tell = functools.lru_cache(maxsize=None)(warn)
 
-    # The signature stays that of today, by which scikit-learn knows the parameters.
+    # Keep today's signature, from which scikit-learn derives the parameters.
     @functools.wraps(begin)
     def old_init(self: Any, *args: Any, **kwargs: Any) -> None:
         if "sparse" in kwargs:
             kwargs["sparse_output"] = kwargs.pop("sparse")
-            tell("OneHotEncoder(sparse=) is gone since scikit-learn 1.4; sparse_output= is given instead")
+            tell("OneHotEncoder(sparse=) was removed in scikit-learn 1.4; using sparse_output= instead")
         begin(self, *args, **kwargs)
 
     kind.__init__ = old_init
 
 
 def _extend_errors(module: ModuleType) -> None:
-    """Let errors take `squared=False`: those that do are functions of their own today."""
+    """Let error metrics accept `squared=False`, for which there are separate functions now."""
     for name in ("mean_squared_error", "mean_squared_log_error"):
         plain, root = (module.__dict__.get(one) for one in (name, f"root_{name}"))
         if plain is not None and root is not None and "squared" not in inspect.signature(plain).parameters:
@@ -184,7 +184,7 @@ def _with_squared(name: str, plain: Any, root: Any) -> Any:
     def old(*args: Any, **kwargs: Any) -> Any:
         if kwargs.pop("squared", True):
             return plain(*args, **kwargs)
-        tell(f"{name}(squared=False) is gone since scikit-learn 1.6; {root.__name__}() is given instead")
+        tell(f"{name}(squared=False) was removed in scikit-learn 1.6; using {root.__name__}() instead")
         return root(*args, **kwargs)
 
     return old
@@ -203,4 +203,4 @@ EXTENDED: dict[str, Callable[[ModuleType], None]] = {
     "sklearn.metrics._regression": _extend_errors,
     "sklearn.preprocessing._encoders": _extend_encoders,
 }
-"""What is done to a module as soon as it has been loaded."""
+"""The extension to apply to a module right after it is loaded."""

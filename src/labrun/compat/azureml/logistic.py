@@ -1,6 +1,6 @@
-"""`LogisticRegression` as scripts of 2019 call it: `multi_class`, and liblinear for several classes, gone since 1.8.
+"""`LogisticRegression` as scripts from 2019 call it: `multi_class` and multiclass liblinear, both removed in 1.8.
 
-Imported only once the script itself has imported scikit-learn.
+Imported only after the script itself has imported scikit-learn.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from labrun.compat.azureml.notice import warn
 
 
 def extend(module: ModuleType) -> None:
-    """Give the class its old argument and its old way with several classes back.
+    """Restore the class's old argument and its old handling of several classes.
 
     Args:
-        module: `sklearn.linear_model._logistic`; one that still has both is left alone.
+        module: `sklearn.linear_model._logistic`; not changed if it still has both.
     """
     kind: Any = module.LogisticRegression
     if "multi_class" in inspect.signature(kind.__init__).parameters:
@@ -25,14 +25,14 @@ def extend(module: ModuleType) -> None:
     begin, fit, predict_proba = kind.__init__, kind.fit, kind.predict_proba
     tell = functools.lru_cache(maxsize=None)(warn)
 
-    # The signature stays that of today, by which scikit-learn knows the parameters.
+    # Keep today's signature, from which scikit-learn derives the parameters.
     @functools.wraps(begin)
     def old_init(self: Any, *args: Any, **kwargs: Any) -> None:
         if "multi_class" in kwargs:
             way = kwargs.pop("multi_class")
             self._one_vs_rest = way == "ovr"
-            given = "one model per class is fitted" if self._one_vs_rest else "it is left out"
-            tell(f"LogisticRegression(multi_class={way!r}) is gone since scikit-learn 1.8; {given}")
+            given = "fitting one model per class" if self._one_vs_rest else "ignoring it"
+            tell(f"LogisticRegression(multi_class={way!r}) was removed in scikit-learn 1.8; {given}")
         begin(self, *args, **kwargs)
 
     @functools.wraps(fit)
@@ -44,8 +44,8 @@ def extend(module: ModuleType) -> None:
             return fit(self, X, y, sample_weight)
         if self.solver == "liblinear":
             tell(
-                "LogisticRegression(solver='liblinear') for several classes is gone since scikit-learn 1.8; one model "
-                "per class is fitted, as then"
+                "LogisticRegression(solver='liblinear') for several classes was removed in scikit-learn 1.8; fitting "
+                "one model per class, as it did"
             )
         return _fit_each(self, fit, X, numpy.asarray(y), classes, sample_weight)
 
@@ -61,12 +61,12 @@ def _one_vs_rest(model: Any) -> bool:
 
 
 def _fit_each(model: Any, fit: Any, x: Any, y: Any, classes: Any, sample_weight: Any) -> Any:
-    """One model per class against the rest, put together into the one that the script has."""
+    """Fit one model per class against the rest, and merge them into the script's model."""
     import numpy
     from sklearn.base import clone
     from sklearn.utils.class_weight import compute_class_weight
 
-    # As liblinear does it: a class counts with its weight where it is the one, with 1 among the rest.
+    # Like liblinear: a class has its own weight in its own model and weight 1 among the rest.
     weights = compute_class_weight(model.class_weight, classes=classes, y=y)
     parts = []
     for label, weight in zip(classes, weights):  # noqa: B905 (`strict` is not in Python 3.8)

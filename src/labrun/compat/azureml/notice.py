@@ -1,4 +1,4 @@
-"""What a script that calls something of old is told."""
+"""Notices that labrun prints for a script."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import sys
 
 
 def warn(message: str) -> None:
-    """One line to the person who reads the log."""
+    """Write one line to stderr."""
     sys.stderr.write(f"labrun: {message}\n")

@@ -1,7 +1,7 @@
-"""Run one script as `python script.py` would, with `azureml` importable and calls long gone supplied.
+"""Run one script as `python script.py` would, with `azureml` importable and removed library calls restored.
 
-Started as `python runner.py script.py arguments...` by the interpreter of the script, which may have no labrun and may
-be as old as Python 3.6. That reads this file as it is: annotations are plain names here.
+The script's interpreter starts this as `python runner.py script.py arguments...`. It may lack labrun and may be as old
+as Python 3.6, so this file must be valid Python 3.6: its annotations are plain names.
 """
 
 import builtins
@@ -19,7 +19,7 @@ ELSEWHERE = os.path.join(os.path.dirname(HERE), "elsewhere")
 
 USAGE = """usage: python -m labrun.compat.azureml SCRIPT [ARGUMENTS ...]
 
-Runs a script that imports azureml.core, by hand and without a run: what it logs is printed, nothing is recorded.
+Runs a script that imports azureml.core by hand, without a run: it prints metrics and records nothing.
     python -m labrun.compat.azureml src/train.py --data_path ./data
 In a run, with everything recorded:
     labrun experiment=script script.path=src/train.py script.azureml=true script.arguments.data_path=./data
@@ -27,10 +27,10 @@ In a run, with everything recorded:
 
 
 def main(arguments: "list[str]") -> None:
-    """Run the script that the first argument names, with the others as its own.
+    """Run the script given by the first argument, with the others as its arguments.
 
     Raises:
-        SystemExit: 2 without a script; 1 where the script called `run.fail()`; else whatever the script raises.
+        SystemExit: 2 without a script; 1 if the script called `run.fail()`; otherwise the script's own exit.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stderr.write(USAGE)
@@ -59,8 +59,8 @@ def main(arguments: "list[str]") -> None:
 def run_as_main(script: str) -> None:
     """Execute a script in a new module `__main__`.
 
-    The module stays in place afterwards, unlike with `runpy`: threads and exit handlers of the script go on using it,
-    and so do the workers that `multiprocessing` spawns from it.
+    Unlike with `runpy`, the module stays in place afterwards: the script's threads and exit handlers still use it, and
+    so do the workers that `multiprocessing` spawns from it.
     """
     path = os.path.abspath(script)
     module = ModuleType("__main__")
@@ -70,11 +70,11 @@ def run_as_main(script: str) -> None:
     with open(path, "rb") as file:
         code = compile(file.read(), path, "exec", dont_inherit=True)
     sys.modules["__main__"] = module
-    exec(code, module.__dict__)  # noqa: S102 (the script is what we are asked to run)
+    exec(code, module.__dict__)  # noqa: S102 (running the script is the purpose)
 
 
 def _prepare_path(script: str) -> None:
-    """The script's folder first, as Python has it, then `azureml`; the same for the processes that it starts."""
+    """Put the script's folder first on the path, as Python does, then `azureml`; child processes also get `azureml`."""
     if sys.path and os.path.abspath(sys.path[0] or os.curdir) == HERE:
         del sys.path[0]
     added = [SITE]
@@ -86,18 +86,18 @@ def _prepare_path(script: str) -> None:
 
 
 def _show_error(kind: Any, error: BaseException, trace: Any) -> None:
-    """The script's own traceback: without the frames that lead to its first line."""
+    """Print the script's traceback without labrun's frames above its first line."""
     inner = trace
     while inner is not None and inner.tb_frame.f_code is not run_as_main.__code__:
         inner = inner.tb_next
     if inner is not None:
-        # What is shown is the error's own traceback, not the argument.
+        # The hook prints the error's own traceback and ignores the argument.
         error = error.with_traceback(inner.tb_next)
     sys.__excepthook__(kind, error, error.__traceback__)
 
 
 def _exit_if_failed() -> None:
-    """Exit code 1 if the script, or a process of it, has called `run.fail()` in this attempt."""
+    """Exit with code 1 if the script or one of its processes called `run.fail()` in this attempt."""
     run_dir = os.environ.get("LABRUN_RUN_DIR")
     if not run_dir:
         return

@@ -1,6 +1,6 @@
-"""pandas as notebooks of 2018 call it: names that are gone, and arguments that have to be named since 2.0.
+"""pandas as notebooks from 2018 call it: removed names, and positional arguments that are keyword-only since 2.0.
 
-Imported only once the script itself has imported pandas.
+Imported only after the script itself has imported pandas.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ METHODS = (
     *("all", "any", "max", "mean", "median", "min", "prod", "std", "sum", "var"),
     *("drop", "drop_duplicates", "dropna", "reset_index", "set_index", "sort_index", "sort_values"),
 )
-"""Methods of tables that took their arguments by place, in the order that these still have."""
+"""Methods of data frames and series that took positional arguments. Their order has not changed."""
 FILLS = {"ffill": "ffill", "pad": "ffill", "bfill": "bfill", "backfill": "bfill"}
 
 
 def extend(pandas: ModuleType) -> None:
-    """Give pandas its old calls back; what it still has is left alone.
+    """Restore pandas' old calls. Calls that it still has are not changed.
 
     Args:
         pandas: the package.
@@ -45,7 +45,7 @@ def extend(pandas: ModuleType) -> None:
 
 
 def _extend_options(pandas: Any, tell: Any) -> None:
-    """Take -1 for the width of a column that has no bound."""
+    """Accept -1 for an unlimited column width."""
     set_option = pandas.set_option
 
     @functools.wraps(set_option)
@@ -55,7 +55,7 @@ def _extend_options(pandas: Any, tell: Any) -> None:
         except ValueError:
             if len(args) != 2 or args[1] != -1 or not str(args[0]).endswith("max_colwidth"):
                 raise
-            tell(f"pandas.set_option({args[0]!r}, -1) is gone since pandas 2.0; None is set instead")
+            tell(f"pandas.set_option({args[0]!r}, -1) was removed in pandas 2.0; using None instead")
             return set_option(args[0], None)
 
     pandas.set_option = old
@@ -65,7 +65,7 @@ def _extend_options(pandas: Any, tell: Any) -> None:
 
 
 def _extend_method(kind: Any, name: str, tell: Any) -> None:
-    """Let a method, or a function of the package, take by place what has to be named today."""
+    """Let a method or function accept positional arguments that are keyword-only today."""
     method = getattr(kind, name, None)
     listed = inspect.signature(method).parameters.values() if method is not None else ()
     count = sum(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) for one in listed)
@@ -79,14 +79,14 @@ def _extend_method(kind: Any, name: str, tell: Any) -> None:
         if more and len(more) == len(args) - count and not kwargs.keys() & more.keys():
             args, kwargs = args[:count], {**kwargs, **more}
             told = ", ".join(f"{key}={value!r}" for key, value in more.items())
-            tell(f"{kind.__name__}.{name}() takes its arguments by their names since pandas 2.0; {told} is given")
+            tell(f"{kind.__name__}.{name}() requires keyword arguments since pandas 2.0; using {told}")
         return method(*args, **kwargs)  # type: ignore[misc]
 
     setattr(kind, name, old)
 
 
 def _extend_fillna(kind: Any, tell: Any) -> None:
-    """Let `fillna` take `method="ffill"`."""
+    """Let `fillna` accept `method="ffill"`."""
     fillna = kind.fillna
     if "method" in inspect.signature(fillna).parameters:
         return
@@ -96,7 +96,7 @@ def _extend_fillna(kind: Any, tell: Any) -> None:
         way = FILLS.get(kwargs.pop("method", None))
         if way is None:
             return fillna(self, value, *args, **kwargs)
-        tell(f"{kind.__name__}.fillna(method=) is gone since pandas 3.0; {way}() is given instead")
+        tell(f"{kind.__name__}.fillna(method=) was removed in pandas 3.0; using {way}() instead")
         return getattr(self, way)(**kwargs)
 
     kind.fillna = old
@@ -104,7 +104,7 @@ def _extend_fillna(kind: Any, tell: Any) -> None:
 
 def _renamed(kind: str, name: str, method: Any, tell: Any) -> Any:
     def old(self: Any, *args: Any, **kwargs: Any) -> Any:
-        tell(f"{kind}.{name}() is gone since pandas 2.0; {kind}.{method.__name__}() is given instead")
+        tell(f"{kind}.{name}() was removed in pandas 2.0; using {kind}.{method.__name__}() instead")
         return method(self, *args, **kwargs)
 
     return old
@@ -114,7 +114,7 @@ def _append(pandas: ModuleType, kind: str, tell: Any) -> Any:
     def append(
         self: Any, other: Any, ignore_index: bool = False, verify_integrity: bool = False, sort: bool = False
     ) -> Any:
-        tell(f"{kind}.append() is gone since pandas 2.0; pandas.concat() is given instead")
+        tell(f"{kind}.append() was removed in pandas 2.0; using pandas.concat() instead")
         others = list(other) if isinstance(other, (list, tuple)) else [other]
         if kind == "DataFrame":
             others = [one if isinstance(one, pandas.DataFrame) else pandas.DataFrame([one]) for one in others]

@@ -1,7 +1,7 @@
-"""Runs at the start of each Python that a script starts: spawned workers need the calls long gone as their parent.
+"""Runs at the start of each Python process of a script: spawned workers need the removed calls like their parent.
 
 Python runs only the first `sitecustomize` on its path, so this one then runs the next.
-Python 3.6 reads this file as it is.
+This file must be valid Python 3.6.
 """
 
 import importlib.machinery
@@ -23,7 +23,7 @@ def _run_next() -> None:
 try:
     from labrun.compat.azureml import legacy
 except ImportError:
-    # An interpreter that was started without our path, or with `-I`: it has no azureml either.
+    # The interpreter was started without our path, or with `-I`: it has no azureml either.
     pass
 else:
     legacy.install()

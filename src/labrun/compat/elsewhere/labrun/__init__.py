@@ -1,7 +1,7 @@
-"""labrun for an interpreter that does not have it installed: what a script calls from inside a run.
+"""The part of labrun that scripts call inside a run, for an interpreter without labrun.
 
 This folder's parent is put on that interpreter's path. The modules are those of the real package, found relative to
-this file; only the ones that use nothing but the standard library can be imported. Python 3.6 reads this file as it is.
+this file; only those that need nothing beyond the standard library can be imported. This file must be valid Python 3.6.
 """
 
 import os
@@ -20,11 +20,11 @@ from labrun.runs.context import log
 __all__ = ["log"]
 
 ELSEWHERE = True
-"""This is not the whole package."""
+"""Marks this package as incomplete."""
 
 
 def __getattr__(name: str) -> Any:
     raise AttributeError(
-        f"labrun.{name} needs labrun installed in this interpreter; a script's own interpreter is given labrun.log and "
+        f"labrun.{name} needs labrun installed in this interpreter; without it, a script has labrun.log and "
         "labrun.runs.context"
     )

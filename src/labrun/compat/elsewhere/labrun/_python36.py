@@ -1,6 +1,7 @@
-"""labrun's modules under Python 3.6: imported without their annotations, whose `__future__` began with 3.7.
+"""Imports labrun's modules under Python 3.6, without their annotations, whose `__future__` import needs 3.7.
 
-The rest of their syntax is what 3.6 reads. This file, and those that run before it, have plain names as annotations.
+The rest of their syntax is valid Python 3.6. This file, and those that run before it, use only plain names as
+annotations.
 """
 
 import ast
@@ -10,7 +11,7 @@ from typing import Any
 
 
 class _Unannotated(ast.NodeTransformer):
-    """Takes annotations away, and the import that puts off their evaluation."""
+    """Removes annotations and the `__future__` import."""
 
     def visit_ImportFrom(self, node: Any) -> Any:
         return None if node.module == "__future__" else node
@@ -33,7 +34,7 @@ class _Unannotated(ast.NodeTransformer):
 
 
 class _Loader(SourceFileLoader):
-    """Compiles a module without its annotations; Python keeps the bytecode as it keeps others."""
+    """Compiles a module without its annotations; Python caches the bytecode as usual."""
 
     def source_to_code(self, data: Any, path: Any, *, _optimize: int = -1) -> Any:  # type: ignore[override]
         tree = ast.fix_missing_locations(_Unannotated().visit(ast.parse(data, path)))
@@ -41,7 +42,7 @@ class _Loader(SourceFileLoader):
 
 
 class _Finder:
-    """Finds the modules of labrun."""
+    """Finds labrun's modules."""
 
     @staticmethod
     def find_spec(fullname: str, path: Any = None, target: Any = None) -> Any:
@@ -52,5 +53,5 @@ class _Finder:
 
 
 def install() -> None:
-    """Answer for labrun's modules before any other finder."""
+    """Install the finder before all others."""
     sys.meta_path.insert(0, _Finder)

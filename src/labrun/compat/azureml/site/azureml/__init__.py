@@ -1,4 +1,4 @@
-"""The Azure ML SDK v1, as far as labrun carries it out: see `labrun.compat.azureml.finder`."""
+"""The Azure ML SDK v1, as far as labrun implements it: see `labrun.compat.azureml.finder`."""
 
 import importlib
 from typing import Any
@@ -9,7 +9,7 @@ finder.install()
 
 
 def __getattr__(name: str) -> Any:
-    """Its modules: `import azureml.core` gave all of them."""
+    """Import a submodule: in the SDK, `import azureml.core` imported all of them."""
     try:
         return importlib.import_module(f"{__name__}.{name}")
     except ImportError as error:
