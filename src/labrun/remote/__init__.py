@@ -1,1 +1,1 @@
-"""Runs on another machine that SSH reaches: carried there as frozen folders, and mirrored back."""
+"""Runs on remote machines over SSH: frozen folders are transferred to a machine, and their results mirrored back."""

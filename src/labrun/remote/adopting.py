@@ -1,6 +1,6 @@
-"""Runs that another laptop carried to a machine: what lies there, and having it here, too.
+"""Adoption of runs that another laptop sent to a remote machine: listing them, and mirroring them locally.
 
-A folder that is taken in here is a mirror like that of the laptop that sent it: either may look, cancel and tag.
+An adopted folder is a mirror like the one on the laptop that sent it; both can show, cancel and tag the runs.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from labrun.runs import record as records
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """A folder of runs on a machine."""
+    """A folder of runs on a remote machine."""
 
     workspace: str
-    """Relative to the machine's folder, as `folder`."""
+    """Path relative to the machine's folder, like `folder`."""
     folder: str
     runs: dict[str, list[str | None]]
-    """By name: id, status, and when it was submitted."""
+    """Id, status and submission time of each run, by name."""
     search: bool
     living: bool
-    """Whether its controller there lives."""
+    """Whether its remote controller is alive."""
 
     @property
     def name(self) -> str:
-        """Its path in a workspace."""
+        """Its path relative to its workspace."""
         return self.folder.removeprefix(f"{self.workspace}/")
 
     @property
     def created(self) -> str:
-        """When the first of its runs was submitted."""
+        """The submission time of its first run."""
         return min((str(created) for _, _, created in self.runs.values() if created), default="")
 
     def is_called(self, text: str) -> bool:
-        """Whether a person may mean it: by its path, the end or a part of it, or by the beginning of a run's id."""
+        """Return whether a user's text refers to it: its path, an end or a part of that, or a prefix of a run's id."""
         ids = [str(run_id) for run_id, _, _ in self.runs.values() if run_id]
         is_part = text in self.name.split("/")
         is_end = f"/{self.folder}".endswith((f"/{text.strip('/')}", f"-{text}"))
@@ -51,26 +51,26 @@ class Folder:
 
 
 def folders(channel: Channel) -> list[Folder]:
-    """What lies on a machine, the newest first."""
+    """Return the folders of runs on a machine, newest first."""
     answer = channel.call("folders")
     found = [Folder(**{key: one[key] for key in Folder.__dataclass_fields__}) for one in answer["folders"]]
     return sorted(found, key=lambda one: one.created, reverse=True)
 
 
 def is_here(one: Folder, root: Path) -> bool:
-    """Whether this workspace has it."""
+    """Return whether this workspace already mirrors a folder."""
     link = links.read(root / one.name)
     return link is not None and link.folder == one.folder
 
 
 def take(channel: Channel, one: Folder, root: Path) -> list[Path]:
-    """Have a folder of there here: its runs, their code, and all that comes while they go on.
+    """Mirror a remote folder locally: its runs, their code, and all later changes.
 
     Returns:
-        The runs' folders.
+        The local folders of the runs.
 
     Raises:
-        RecordError: other runs lie at its place here.
+        RecordError: the local path holds other runs.
     """
     parts = Path(one.name).parts
     if ".." in parts or not any(custom_locations.is_usual((*parts, *more)) for more in ((), ("0",))):
@@ -82,7 +82,7 @@ def take(channel: Channel, one: Folder, root: Path) -> list[Path]:
             link = _begin(channel, one, root, folder)
         elif link.folder != one.folder:
             raise RecordError(f"{folder} holds other runs, of {link.folder} on {link.remote}")
-        if is_mine:  # else a command at work brings them
+        if is_mine:  # otherwise an active command does so
             mirror.bring(channel, folder, link)
     found = [folder / run for run in mirror.runs_of(folder, link)]
     for run_dir in found:
@@ -98,7 +98,7 @@ def _begin(channel: Channel, one: Folder, root: Path, folder: Path) -> Link:
     link.place = channel.remote.folder
     mirror.pull(channel, folder, one.folder, [".launch/plan.json", ".hydra", "multirun.yaml"])
     plan, code = sweep_state.read_plan(folder), store.state_folder(root) / "code"
-    plan.target = links.CLUSTER  # the plan of there says what its own controller does
+    plan.target = links.CLUSTER  # the remote plan is for the remote controller
     plan.path = [place for place in link.here(plan.path, folder) if Path(place).is_relative_to(code)]
     plan.cwd = link.here(plan.cwd, folder)
     plan.write(folder)
@@ -109,7 +109,7 @@ def _begin(channel: Channel, one: Folder, root: Path, folder: Path) -> Link:
 
 
 def _take_rest(channel: Channel, run_dir: Path, folder: Path, link: Link) -> None:
-    """What the laptop that sent a run has of it: what Hydra saved, and its code."""
+    """Fetch what the sending laptop already has of a run: Hydra's files, and its code."""
     run = run_dir.relative_to(folder).as_posix()
     mirror.pull(channel, run_dir, f"{link.folder}/{run}", [".hydra"])
     code = records.read(run_dir).code or {}

@@ -1,4 +1,4 @@
-"""Another machine as a backend: `compute.host`. Its own controller carries the runs out; here they are mirrored."""
+"""The remote backend (`compute.host`): a controller on the remote machine executes the runs; they are mirrored here."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ from labrun.schema import SPECIAL, Compute
 log = logging.getLogger(__name__)
 
 FAST_S, GATHER_S, SLOW_S = 0.3, 1.0, 5.0
-"""Between two looks: at one run and at several, while they end often; and else. An end is told at once."""
+"""Intervals between polls, in seconds: of a single run; of several that end often; otherwise. Ends are seen at once."""
 LATE = 0.1
-"""How late a look may come, as a part of the time that nothing has changed."""
+"""Interval between polls as a fraction of the time since the last change."""
 ALONE_S, WATCHED_S = 30.0, 15.0
-"""Between two looks of a detached controller while nobody looks here; and how long somebody counts who has looked."""
+"""Poll interval of a detached controller while nobody reads its runs; and how long a reader counts after a read."""
 SENDING_S = 120.0
-"""How long a machine may be out of reach before the runs are on their way."""
+"""How long a machine may be unreachable before the runs are submitted, in seconds."""
 ENDING_S = 20.0
-"""How long a run may take to stop that nobody here controls."""
+"""Time for a run without a local controller to stop, in seconds."""
 LOOKS_ALONE = 3
-"""How many looks must find a controller dead."""
+"""Number of polls in a row that must find a controller dead."""
 TAKEN_UP = 5
-"""How often a controller there is started again that has died."""
+"""How often a dead remote controller is restarted."""
 LONGEST_PAUSE_S = 60.0
 
 
 def facts(remote: Remote) -> Mapping[str, Any]:
-    """What a machine has, as far as it is known; asked once where it is not."""
+    """Return the known facts of a machine; query it if there are none."""
     return remote.facts or channel.facts(remote)
 
 
 class Elsewhere(Backend):
-    """A machine that SSH reaches."""
+    """Executes runs on a remote machine over SSH."""
 
     name = "remote"
     outlives_controller = True
@@ -62,7 +62,7 @@ class Elsewhere(Backend):
     settings = frozenset(SPECIAL)
 
     def problems(self, compute: Compute) -> Iterator[str]:
-        """What that machine lacks, as far as it can be told from here; its own controller checks the rest."""
+        """Yield what the remote machine lacks, as far as known locally; its own controller checks the rest."""
         host = compute.host
         if host is None:
             raise ConfigError("compute.target=remote: name the machine instead, as in compute.host=NAME")
@@ -73,7 +73,7 @@ class Elsewhere(Backend):
         if remote.python is None:
             environment.check_platform(host, found)
         lacking = list(self._lacking(compute, found))
-        if lacking and remote.facts:  # it may have more than when it was last asked
+        if lacking and remote.facts:  # it may have more than at the last query
             lacking = list(self._lacking(compute, channel.facts(remote)))
         yield from lacking
 
@@ -93,7 +93,7 @@ class Elsewhere(Backend):
             yield f"compute.gpus_per_run={compute.gpus_per_run}: {host} has {gpus or 'no'} GPU{'s' * (gpus > 1)}"
 
     def folder_problem(self, run_dir: Path, compute: Compute) -> str | None:
-        """A sweep goes on there where it was, once all that goes on of it is over."""
+        """Return why a folder's runs, which were sent to a machine before, cannot be submitted; None if they can."""
         for folder in (run_dir.parent, run_dir):
             link = links.read(folder)
             if link is None:
@@ -111,12 +111,12 @@ class Elsewhere(Backend):
         return None
 
     def run_problems(self, record: Record) -> Iterator[str]:
-        """What it names that lies on this machine alone, and is not carried."""
+        """Yield a message for each local item in the config that is not transferred."""
         for why in carry.refusals(record):
             yield f"{why}: leave compute.host={record.config['compute']['host']} out"
 
     def summary(self, compute: Compute) -> str:
-        """The machine, and what it had when it was last asked."""
+        """Describe the machine by its facts from the last query."""
         host = compute.host
         if host is None:
             return "no compute.host"
@@ -124,14 +124,14 @@ class Elsewhere(Backend):
         return f"{host}: {_shown(found)}" if found else f"{host}: not asked yet ('lab remote doctor {host}')"
 
     def status(self) -> list[str]:
-        """The machines, and what they had when they were last asked."""
+        """Return lines on the known machines, with their facts from the last query."""
         known = remotes.known()
         lines = [f"  {name:<9}{_shown(one.facts) if one.facts else 'not asked yet'}" for name, one in known.items()]
         return ["machines that SSH reaches (when they were last asked)", *lines] if lines else []
 
     def capacity(self, needs: Sequence[tuple[int, int]], compute: Compute) -> Capacity:
-        """As many as its cores carry, as far as it can be told from here."""
-        if compute.host is None:  # of runs that are done, and were elsewhere
+        """Return as many runs as the machine's cores allow, as far as known locally."""
+        if compute.host is None:  # only finished runs, which ran elsewhere
             return Capacity(compute.max_parallel or 1)
         cores = facts(remotes.get(compute.host))["cores"]
         most = max((max(1, cores // max(1, cpus)) for cpus, _ in needs), default=1)
@@ -142,7 +142,7 @@ class Elsewhere(Backend):
         return Carried(folder, plan)
 
     def attached(self, folder: Path) -> set[Path]:
-        """Those that were carried and have not ended, as far as it is known here."""
+        """Return the transferred runs that have not ended, as far as known locally."""
         found = links.read(folder)
         if found is None or found.state not in (links.STARTING, links.STARTED):
             return set()
@@ -150,7 +150,7 @@ class Elsewhere(Backend):
         return {(folder / run).resolve() for run in set(runs) - set(found.pulled)}
 
     def release(self, folder: Path, unfinished: Callable[[], set[Path]]) -> list[str]:
-        """End there what still runs of a folder, and bring it: its runs go elsewhere now."""
+        """End a folder's remote runs, and mirror them, because another backend takes over."""
         found = links.read(folder)
         if found is None:
             return []
@@ -159,7 +159,7 @@ class Elsewhere(Backend):
         return [found.remote] if was_live else []
 
     def is_over(self, job: str) -> bool | None:
-        """As far as it was mirrored: what cannot be reached is not lost."""
+        """Return whether a run has ended, as far as mirrored: a run on an unreachable machine is not lost."""
         run_dir = Path(job.partition(":")[2])
         try:
             return records.read(run_dir).finished if run_dir.is_absolute() else None
@@ -167,7 +167,7 @@ class Elsewhere(Backend):
             return None
 
     def cancel_unpolled(self, folder: Path, run_dir: Path) -> bool | None:
-        """Pass the request on, and see what comes of it."""
+        """Forward the request, and wait for its effect."""
         found = links.read(folder)
         if found is None or found.state not in (links.STARTING, links.STARTED):
             return None
@@ -191,11 +191,11 @@ def _shown(found: Mapping[str, Any]) -> str:
 
 
 class Carried:
-    """The runs of a folder, there; see `Executor`.
+    """Executor of a folder's runs on a remote machine; see `Executor`.
 
     Args:
-        folder: the sweep's, or the run's.
-        plan: the folder's.
+        folder: the folder of the sweep or the run.
+        plan: the folder's plan.
     """
 
     def __init__(self, folder: Path, plan: Plan) -> None:
@@ -218,17 +218,17 @@ class Carried:
 
     @property
     def busy(self) -> bool:
-        """Whether any run has not been told as ended."""
+        """Whether any run was not yet reported as ended."""
         return bool(self._runs) and not self._is_given_up
 
     def submit(self, run_dir: Path, needs: Resources) -> None:
-        """Take a run; it is carried with the others, at the next `poll`."""
+        """Take a run, which the next `poll` transfers together with the others."""
         self._runs[os.path.relpath(run_dir, self._folder)] = run_dir
         if needs.environment:
             self._environment[run_dir] = needs.environment
 
     def poll(self, timeout_s: float = 0.5) -> list[Path]:
-        """Carry what was not carried yet; bring what is new."""
+        """Transfer runs that are not on the machine yet, and mirror changes."""
         if self._link is None or self._link.state in (links.CARRYING, links.STARTING):
             self._send()
         elif self._link.state == links.OVER and self._runs:
@@ -244,7 +244,7 @@ class Carried:
         return self._ended()
 
     def _rest(self, wait_s: float, timeout_s: float) -> bool:
-        """Wait for the next look, for a while; whether it is time for it, as something has happened here or there."""
+        """Wait a while for the next poll. Return whether it is due, on time or because of a local or remote event."""
         rest_s = min(wait_s, timeout_s)
         if self._channel is None or self._link is None or self._pause > SLOW_S:
             time.sleep(rest_s)
@@ -269,17 +269,17 @@ class Carried:
         return [self._runs.pop(run) for run in ended]
 
     def _send(self) -> None:
-        """Carry everything, and start the controller there.
+        """Transfer everything, and start the remote controller.
 
         Raises:
-            LabrunError: nothing has begun.
+            LabrunError: no run has started.
         """
         hosts = (records.read(run_dir).config["compute"]["host"] for run_dir in self._runs.values())
-        name = next(filter(None, hosts), None) or (self._link.remote if self._link else None)  # older runs go along
+        name = next(filter(None, hosts), None) or (self._link.remote if self._link else None)  # older runs may lack it
         if name is None:
             raise LabrunError(f"the runs of {self._folder} do not say which machine they go to")
         if self._link is not None and self._link.state == links.CARRYING and self._link.remote != name:
-            self._link = None  # nothing has begun on the other one
+            self._link = None  # nothing has started on the other machine
         remote = self._link.machine if self._link is not None else remotes.get(name)
 
         def attempt() -> None:
@@ -298,10 +298,10 @@ class Carried:
                 raise not_begun(error) from None
             if self._link.state != links.STARTING or not isinstance(error, UnreachableError):
                 raise
-            self._missed = time.monotonic()  # it may have begun there: the next look tells
+            self._missed = time.monotonic()  # it may have started there: the next poll will show
 
     def _forget(self) -> None:
-        """Nothing of this has begun there; what was there before stays there."""
+        """Restore the previous link, since nothing of this submission has started; earlier runs stay on the machine."""
         if self._before is None:
             links.drop(self._folder)
         else:
@@ -309,7 +309,7 @@ class Carried:
         self._link, self._before = self._before, None
 
     def _begin_anew(self, link: Link) -> None:
-        """All of it was over: what is to run again is carried again."""
+        """Prepare another transfer of runs that must run again, after all had ended."""
         self._before = copy.deepcopy(link)
         link.state, link.left = links.CARRYING, []
         for run in self._runs:
@@ -333,7 +333,7 @@ class Carried:
         except UnreachableError:
             raise
         except LabrunError:
-            if has_begun:  # what ended there, or goes on, stays
+            if has_begun:  # keep ended and active runs
                 raise
             carry.take_back(conversation, link)
             link.state = links.CARRYING
@@ -342,10 +342,10 @@ class Carried:
         links.write(self._folder, link)
 
     def _look(self) -> None:
-        """Bring what is new. What keeps it from coming is told; the runs go on there.
+        """Mirror changes. Report what prevents this; the runs continue remotely.
 
         Raises:
-            LabrunError: the controller there dies again and again.
+            LabrunError: the remote controller keeps dying.
         """
         assert self._link is not None
         try:
@@ -355,14 +355,14 @@ class Carried:
             self._drop_channel()
             self._miss(error)
             return
-        except BaseException:  # Ctrl-C amid an answer: the rest of it must not pass for the next one
+        except BaseException:  # Ctrl-C in the middle of an answer: the rest must not be read as the next one
             self._drop_channel()
             raise
         if self._missed is not None:
             self._tell(f"{self._link.remote} answers again", once=False)
             self._missed, self._pause = None, FAST_S
         if self._taken_up and any(records.read(self._folder / run).finished for run in changed):
-            self._taken_up = 0  # it gets on
+            self._taken_up = 0  # it makes progress
         self._see_through(lives)
         self._looked = now = time.monotonic()
         self._changed = now if changed else self._changed
@@ -370,13 +370,13 @@ class Carried:
         self._next = now + self._pause
 
     def _pause_s(self, now: float) -> float:
-        """Until the next look: a part of the time that nothing has changed; longer while nobody waits for it."""
+        """Return the time until the next poll: a fraction of the time since the last change; longer if nobody waits."""
         is_alone = self._is_detached and now - self._begun > ALONE_S and links.asked_s(self._folder) > WATCHED_S
         shortest, longest = (ALONE_S, LONGEST_PAUSE_S) if is_alone else (self._fast_s, SLOW_S)
         return min(longest, max(shortest, LATE * (now - self._changed)))
 
     def _see_through(self, lives: bool) -> None:
-        """Start the controller there again if it has died before its runs were done."""
+        """Restart the remote controller if it has died before its runs have ended."""
         assert self._link is not None
         is_left = not lives and self._link.state == links.STARTED and bool(set(self._runs) - set(self._link.pulled))
         self._alone = self._alone + 1 if is_left else 0
@@ -411,7 +411,7 @@ class Carried:
             sys.stderr.write(f"labrun: {text}\n")
 
     def cancel_all(self, at_once: bool = False, why: str = "canceled before it began") -> None:
-        """Ask the runs there to stop; at once: wait no longer for them."""
+        """Ask the remote runs to stop; with `at_once`, stop waiting for them."""
         if self._link is None or self._link.state not in (links.STARTING, links.STARTED):
             for run_dir in self._runs.values():
                 if not records.read(run_dir).finished:
@@ -428,7 +428,7 @@ class Carried:
             )
 
     def draw(self, run_dir: Path) -> bool:
-        """Its controller there draws the pictures: bring them."""
+        """Fetch the pictures, which the remote controller draws."""
         link, end = self._link, time.monotonic() + ENDING_S
         if link is None:
             return False
@@ -449,6 +449,6 @@ class Carried:
             self._channel = None
 
     def close(self) -> None:
-        """End the conversation; the runs go on."""
+        """Close the channel; the runs continue."""
         self._drop_channel()
         self._lock.__exit__(None, None, None)

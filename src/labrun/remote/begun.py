@@ -1,4 +1,4 @@
-"""Large files that another machine sends: what has come of one when the connection is cut is kept, and added to."""
+"""Resumable downloads: what has arrived of a large file is kept when the connection breaks, and completed later."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ FOLDER = ".coming"
 
 
 class Begun:
-    """The files of a folder that have come in part. Each is another process's while that brings it.
+    """The partial files of a folder. Each is locked by the process that downloads it.
 
     Args:
-        folder: it is to hold the files once they are whole.
+        folder: the folder that will hold the complete files.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / FOLDER
         self._files: dict[str, BinaryIO] = {}
         self.offered: dict[str, list[int]] = {}
-        """By name: its size and its time in nanoseconds there, and how many bytes are here."""
+        """By name: the remote size, the remote time in nanoseconds, and the number of bytes that are here."""
 
     def __enter__(self) -> Begun:
         for note in self._folder.glob("*.json"):
@@ -51,21 +51,21 @@ class Begun:
 
     @contextlib.contextmanager
     def writing(self, place: Path, name: str, size: int, time: int, start: int) -> Iterator[BinaryIO]:
-        """A file to add what comes to; it takes its place once it is whole.
+        """Open a file for the rest of a download; it is moved to its path when it is complete.
 
         Args:
-            place: its path.
-            name: by which it is offered.
-            size: its size there.
-            time: of its last change there, in nanoseconds.
-            start: so many bytes are here.
+            place: its final path.
+            name: its name in `offered`.
+            size: its remote size, in bytes.
+            time: its remote modification time, in nanoseconds.
+            start: number of bytes that are already here.
         """
         part = self._folder / f"{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.part"
         if name not in self._files and size >= WORTH:
             file = self._taken(part)
             if file is not None:
                 self._files[name] = file
-        if name not in self._files:  # a small one, or one that another process brings, too
+        if name not in self._files:  # a small file, or one that another process also downloads
             with atomic_write(place) as whole:
                 yield whole
             return
@@ -81,7 +81,7 @@ class Begun:
 
     @staticmethod
     def _taken(part: Path) -> BinaryIO | None:
-        """A part, locked; None if another process has it, or has just made it whole."""
+        """Open and lock a partial file; None if another process holds it or has just completed it."""
         with contextlib.ExitStack() as stack:
             try:
                 part.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

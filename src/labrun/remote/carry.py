@@ -1,9 +1,9 @@
-"""Carrying a folder of frozen runs to another machine, and starting its controller there. Each step may be repeated.
+"""Transfer of a folder of frozen runs to a remote machine, and start of its controller. Each step may be repeated.
 
-1. Code, labrun itself and the environment, each by its digest, unless they are there.
-2. The folder, whole, by one rename: from then on it is there, or it is not.
-3. The controller, a process of its own. It takes the folder's lease, so that there is one, and begins what has not
-   ended; a run's attempts are claimed by exclusive creation. So an answer that was lost is asked for again.
+1. Send the code, labrun itself and the environment, each by digest, unless they are already there.
+2. Send the complete folder, which takes its place by one rename: it exists completely or not at all.
+3. Start the controller in a separate process. It takes the folder's lease, so that it is the only one, and starts
+   unfinished runs; a run's attempts are claimed by exclusive creation. A request with a lost answer can be repeated.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from labrun.submission import environments, snapshot
 log = logging.getLogger(__name__)
 
 EARLIER = 4
-"""How many earlier states of the code are looked at, for what has changed."""
+"""Number of earlier code snapshots to compare, in order to send only differences."""
 BEGIN_S = 600.0
-"""How long the controller there may take to look at everything, data fetched included."""
+"""Time for the remote controller to check everything, including fetching data, in seconds."""
 
 ERRAND_S = 120.0
-"""How long it may take to end runs there that nobody controls."""
+"""Time to end remote runs without a controller, in seconds."""
 
 
 def fresh(folder: Path, name: str, channel: Channel) -> Link:
-    """The link of a folder that was never carried."""
+    """Create the link of a folder that was never transferred."""
     root = store.workspace()
     workspace = links.workspace_there(root)
     link = Link(name, workspace, links.folder_there(folder, root, workspace), str(root), channel.root)
@@ -56,7 +56,7 @@ def fresh(folder: Path, name: str, channel: Channel) -> Link:
 
 
 def refusals(record: Record) -> list[str]:
-    """What a run names that is on this machine alone, and is not carried."""
+    """Return a message for each local item that a run refers to and that is not transferred."""
     found, script = [], record.config.get("script") or {}
     if script.get("python"):
         found.append(f"script.python={script['python']} is an interpreter of this machine")
@@ -71,17 +71,17 @@ def refusals(record: Record) -> list[str]:
 
 @dataclass(frozen=True)
 class Interpreter:
-    """What controls the runs there, and where they import from before its own folders."""
+    """The interpreter of the remote controller, and the import path that precedes its own folders."""
 
     python: str
     path: list[str]
 
 
 def send(channel: Channel, folder: Path, link: Link, plan: Plan, run_dirs: Sequence[Path]) -> Interpreter:
-    """Have everything there that the runs need, and the folder.
+    """Send everything that the runs need, and the folder.
 
     Raises:
-        LabrunError: it cannot be had there.
+        LabrunError: something cannot be provided on the machine.
     """
     found = [(run_dir, records.read(run_dir)) for run_dir in run_dirs]
     interpreter = send_code(channel, link, [record for _, record in found], plan)
@@ -92,7 +92,7 @@ def send(channel: Channel, folder: Path, link: Link, plan: Plan, run_dirs: Seque
 
 
 def send_code(channel: Channel, link: Link, found: Sequence[Record], plan: Plan) -> Interpreter:
-    """Have labrun, the code of the runs and the environment there."""
+    """Send labrun and the runs' code, and provide the environment."""
     own, path, outside = _own_packages(plan), *_import_path(plan, link, found)
     trees = {f"{link.workspace}/{_relative(one)}": one for one in {*_code(found), *outside}}
     earlier = {f"{link.workspace}/{_relative(one)}": one for one in _earlier_code()}
@@ -112,12 +112,12 @@ def send_code(channel: Channel, link: Link, found: Sequence[Record], plan: Plan)
 
 
 def _send_tree(channel: Channel, here: Path, there: str, bases: Mapping[str, Path]) -> None:
-    """Send frozen code: what has changed since it was sent in another state, if that is less."""
+    """Send frozen code, or only its differences from an earlier snapshot on the machine if they are smaller."""
     files: packed.Files = packed.folder(here)
     found = [(name, *packed.changes(here, base)) for name, base in bases.items()]
     name, new, gone = min(found, key=lambda one: _bytes(one[1]), default=("", {}, []))
     if name and 2 * _bytes(new) < _bytes(files):
-        with contextlib.suppress(RefusedError):  # it is not what it was: then all of it
+        with contextlib.suppress(RefusedError):  # the earlier snapshot has changed there: send everything
             put(channel, new, there, marked=True, base=name, gone=gone, digest=here.name)
             return
     put(channel, files, there, marked=True)
@@ -128,14 +128,14 @@ def _bytes(files: packed.Files) -> int:
 
 
 def put(channel: Channel, files: packed.Files, there: str, **arguments: Any) -> dict[str, Any]:
-    """Have files in a folder there; `arguments` are those of the request (`Helper.do_put`)."""
+    """Put files into a remote folder; `arguments` are those of the request (`Helper.do_put`)."""
     file, size = packed.archive(files)
     with file:
         return channel.send("put", file, size, to=there, **arguments)
 
 
 def _earlier_code() -> list[Path]:
-    """The states of the code that were frozen last."""
+    """Return the most recent code snapshots."""
     frozen = (store.state_folder(store.workspace()) / "code").glob("[!.]*")
     return sorted(frozen, key=lambda path: -path.stat().st_mtime)[:EARLIER]
 
@@ -149,26 +149,26 @@ def _relative(path: Path) -> str:
 
 
 def _code(found: Sequence[Record]) -> list[Path]:
-    """The code that was frozen for the runs."""
+    """Return the code snapshots of the runs."""
     folders = {str((record.code or {}).get("folder")) for record in found}
     folders |= {str(record.code["script"]["folder"]) for record in found if record.code and "script" in record.code}
     return [Path(one) for one in sorted(folders) if one != "None"]
 
 
 def _own_packages(plan: Plan) -> dict[str, packed.Files]:
-    """What the packages that are folders of code here say of themselves, by where it goes there."""
+    """Return the metadata of packages that are installed locally as folders of code, by their remote folder."""
     files = editable.told() if plan.python is None else {}
     return {f"told/{packed.digest(files)[:16]}": files} if files else {}
 
 
 def _import_path(plan: Plan, link: Link, found: Sequence[Record]) -> tuple[list[str], list[Path]]:
-    """Where the runs import from there, before the interpreter's own folders.
+    """Return the runs' remote import path before the interpreter's own folders.
 
-    What neither lies in the frozen code nor belongs to this interpreter is frozen, too: a package that is installed as
-    a folder, say.
+    Folders that are neither in the frozen code nor part of this interpreter are frozen, too, such as a package that is
+    installed as a folder.
 
     Returns:
-        The folders there; and what was frozen for it here.
+        The remote folders; and the local snapshots that were made for them.
     """
     root, path, frozen = store.workspace(), [], []
     code = store.state_folder(root) / "code"
@@ -185,7 +185,7 @@ def _import_path(plan: Plan, link: Link, found: Sequence[Record]) -> tuple[list[
 
 
 def _frozen(place: Path, found: Sequence[Record]) -> str:
-    """A folder of packages; the one in the runs' frozen code, if it belongs to that."""
+    """Return a folder of packages, or its copy in the runs' frozen code if it belongs to that."""
     for code in (record.code for record in found if record.code):
         if place.is_relative_to(code["base"]):
             return str(Path(code["folder"], place.relative_to(code["base"])))
@@ -207,13 +207,13 @@ def _send_folder(channel: Channel, folder: Path, link: Link, plan: Plan, found: 
 
 
 def put_folder(channel: Channel, link: Link, parts: Mapping[str, Any], runs: Sequence[str]) -> None:
-    """Have a folder there; one that nobody has begun yet, or whose runs are to begin again, has these runs then."""
+    """Send a folder; if it exists there and its runs have not started, or must start again, renew its files."""
     file, size = packed.archive(parts)
     with file:
         told = channel.send("put", file, size, to=link.folder, mark=[f"{run}/run.json" for run in runs])
     is_new = told["new"]
     link.is_new = link.is_new or is_new
-    if is_new:  # the records of there say what those of here say
+    if is_new:  # remote and local records are equal
         link.marks |= dict(zip(runs, told["marks"], strict=True))
     if is_new or link.state != links.CARRYING:
         return
@@ -224,19 +224,19 @@ def put_folder(channel: Channel, link: Link, parts: Mapping[str, Any], runs: Seq
 
 
 def take_back(channel: Channel, link: Link) -> None:
-    """Take away a folder that was made there, and whose runs have not begun."""
+    """Remove a remote folder that was created for runs that have not started."""
     if link.is_new:
         channel.call("remove", folder=link.folder)
 
 
 def whole_run(folder: Path, link: Link, run_dir: Path) -> dict[str, Path | bytes]:
-    """A search's run, with what it has made: what ends a search reads that."""
+    """Return the files of a search's run including its outputs, which the end of a search reads."""
     made = packed.under("outputs", packed.folder(run_dir / "outputs"))
     return {**made, **packed.run_files(run_dir, _record_there(records.read(run_dir), folder, link))}
 
 
 def _record_there(record: Record, folder: Path, link: Link) -> bytes:
-    """A record with the paths of there."""
+    """Return a record's text with remote paths."""
     copy = dataclasses.replace(
         record,
         config=link.config_there(record.config, folder, data.settled(data.read_of(record))),
@@ -253,7 +253,7 @@ def _record_there(record: Record, folder: Path, link: Link) -> bytes:
 
 
 def code_there(code: Mapping[str, Any] | None, folder: Path, link: Link) -> dict[str, Any] | None:
-    """What a record says of its code, with the paths of there."""
+    """Return a record's `code` with remote paths."""
     if code is None:
         return None
     there: dict[str, Any] = link.there(code, folder)
@@ -263,11 +263,11 @@ def code_there(code: Mapping[str, Any] | None, folder: Path, link: Link) -> dict
 def start(
     channel: Channel, folder: Path, link: Link, there: Interpreter, own: Mapping[Path, Mapping[str, str]]
 ) -> None:
-    """Start the controller there, unless one is at it; returns once it has taken the runs up.
+    """Start the remote controller unless one is active. Return once it has taken over the runs.
 
     Raises:
-        RefusedError: it says that it cannot; nothing has run then.
-        UnreachableError: the connection is gone; whether it was started is not known.
+        RefusedError: it reports that it cannot; nothing has run then.
+        UnreachableError: the connection is lost; whether it was started is unknown.
     """
     found = [records.read(folder / run) for run in link.runs or ()]
     begin(
@@ -280,7 +280,7 @@ def start(
 
 
 def variables(link: Link, there: Interpreter, found: Sequence[Record]) -> dict[str, str]:
-    """The variables of the process there: where it imports from, and those that the runs' configs refer to."""
+    """Return the variables of the remote process: its import path, and those that the runs' configs refer to."""
     text = "".join(json.dumps([record.config, record.overrides], default=str) for record in found)
     named = {name for name in masking.REFERENCE.findall(text) if name not in masking.OPEN and name in os.environ}
     return {
@@ -299,7 +299,7 @@ def begin(
     stdin: str,
     cwd: str | None = None,
 ) -> None:
-    """Start a process that controls a folder there, and wait until it has begun; see `start`."""
+    """Start a process that controls a remote folder, and wait until it has taken over; see `start`."""
     claim, output = f"{link.folder}/.launch/far", f"{link.folder}/.launch/controller.log"
     waiting: dict[str, Any] = {
         "claim": claim,
@@ -328,7 +328,7 @@ def begin(
         if not told["lives"]:
             reason = _reason(text)
             if "are controlled by process" in reason or "another controller has" in reason:
-                return  # an earlier try has come through
+                return  # an earlier attempt has succeeded
             is_lacking = reason.startswith(("ModuleNotFoundError", "ImportError"))
             raise RefusedError(f"{link.remote}: {reason}{f'. {lacks}' * is_lacking}")
         if time.monotonic() > end:
@@ -337,7 +337,7 @@ def begin(
 
 
 def carry_out(channel: Channel, link: Link, command: Sequence[str], variables: Mapping[str, str], stdin: str) -> None:
-    """Have something done to a folder there, and wait until it is.
+    """Run a command on a remote folder, and wait until it has ended.
 
     Raises:
         RefusedError: it takes too long.
@@ -359,7 +359,7 @@ def carry_out(channel: Channel, link: Link, command: Sequence[str], variables: M
 
 
 def _reason(text: str) -> str:
-    """What a controller said last: its message of several lines, or the last one."""
+    """Return a controller's last message, which may have several lines, or else its last line."""
     _, mark, message = f"\n{text}".rpartition("\nlabrun: ")
     lines = [line for line in text.splitlines() if line.strip()]
     return message.strip() if mark else lines[-1] if lines else "its controller ended at once, and said nothing"

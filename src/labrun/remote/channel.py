@@ -1,4 +1,4 @@
-"""One conversation with the helper on another machine (`helper.py`), over one channel of the shared connection."""
+"""A channel to the helper on a remote machine (`helper.py`), over the shared SSH connection."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from labrun.remote.ssh import UnreachableError
 
 CHUNK = 1 << 16
 QUIET_S = 60.0
-"""How long the other side may be silent while it owes an answer."""
+"""How long the other side may be silent while an answer is due, in seconds."""
 LONGEST_PAUSE_S = 30.0
-"""Between two tries to reach a machine."""
+"""Longest pause between two attempts to reach a machine, in seconds."""
 PYTHONS = "python3 /usr/bin/python3 /usr/local/bin/python3 python3.12 python3.11 python3.10 python3.9 python3.8 python"
 REACH = (
     "for p in {pythons}; do if command -v $p >/dev/null 2>&1 && "
@@ -35,29 +35,29 @@ REACH = (
     'exec $p -c "import sys, zlib; exec(zlib.decompress(sys.stdin.buffer.read({count})))"; fi; done; '
     "echo labrun-no-python >&2; exit 96"
 )
-"""For `sh -c`, in single quotes: the first Python that is new enough reads the helper, and becomes it."""
+"""Script for `sh -c`, in single quotes: the first Python that is new enough reads and executes the helper."""
 
 AT_ONCE = 200
-"""So many files are asked for in one request."""
+"""Maximum number of files per request."""
 DIGESTS_S = 3600.0
-"""How long a machine may read large files to tell their digests."""
+"""Time for a machine to compute the digests of large files, in seconds."""
 METER_S = 10.0
-"""Between two lines of a `Meter`."""
+"""Interval between two lines of a `Meter`, in seconds."""
 
 Progress = Callable[[int], None]
 Result = TypeVar("Result")
 
 
 class RefusedError(LabrunError):
-    """The other side cannot do what it was asked to."""
+    """The other side refuses or cannot fulfill a request."""
 
 
 class Meter:
-    """Says every few seconds, on standard error, how far something is that takes long.
+    """Prints the progress of a long transfer on standard error every few seconds.
 
     Args:
-        what: `sending data to box`.
-        total: bytes.
+        what: description, such as `sending data to box`.
+        total: total number of bytes.
     """
 
     def __init__(self, what: str, total: int) -> None:
@@ -65,7 +65,7 @@ class Meter:
         self._next = time.monotonic() + METER_S
 
     def __call__(self, count: int) -> None:
-        """So many more bytes have been moved."""
+        """Count further transferred bytes."""
         self._moved += count
         if time.monotonic() > self._next and self._moved < self._total:
             self._next = time.monotonic() + METER_S
@@ -73,26 +73,26 @@ class Meter:
 
 
 def streamed(program: Path) -> tuple[bytes, str]:
-    """A program's source, to be written to standard input there, and the script for `sh -c` that becomes it."""
+    """Return a program's source, for standard input on the machine, and the script for `sh -c` that executes it."""
     source = zlib.compress(program.read_bytes())
     return source, REACH.format(pythons=PYTHONS, count=len(source))
 
 
 class Channel:
-    """A helper there, and what it is asked.
+    """A helper process on a remote machine, and requests to it.
 
     Args:
         remote: the machine.
-        quiet_s: how long it may be silent while it owes an answer; None: `QUIET_S`.
+        quiet_s: how long it may be silent while an answer is due, in seconds; None: `QUIET_S`.
 
     Raises:
         UnreachableError: there is no connection.
-        RefusedError: there is no Python.
+        RefusedError: the machine has no suitable Python.
     """
 
     def __init__(self, remote: Remote, quiet_s: float | None = None) -> None:
         self.remote, self._quiet_s = remote, QUIET_S if quiet_s is None else quiet_s
-        self._errors: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - ssh's master keeps it open, so no pipe
+        self._errors: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - not a pipe: ssh's master keeps it open
         source, script = streamed(Path(__file__).parent / "helper.py")
         words = [*ssh.command(remote), remote.address, f"exec sh -c '{script}'"]
         try:
@@ -105,25 +105,25 @@ class Channel:
         self._began = self._moved = time.monotonic()
         self._left = self._said = b""
         self.is_watching = False
-        """Whether the answer to `watch` has not come."""
+        """Whether the answer to `watch` is outstanding."""
         nonce = uuid.uuid4().hex
         try:
             began = time.time()
             greeting = {"do": "hello", "bytes": 0, "root": remote.folder, "python": remote.python}
-            # At once, for a round trip less.
+            # Send all at once, which saves a round trip.
             self._write(b"".join([source, *(json.dumps(one).encode() + b"\n" for one in ({"nonce": nonce}, greeting))]))
             self._wait_for(f"\n#labrun {nonce}#\n".encode())
             received = time.time()
             hello, _ = self._hello()
             ahead_s = hello["now"] - received
             self.ahead_s: float = ahead_s if abs(ahead_s) > received - began else 0.0
-            """By how much the clock there is ahead of the one here."""
+            """How far the remote clock is ahead of the local one, in seconds."""
         except BaseException:
             self.close()
             raise
         self.root: str = hello["root"]
         self.python: str | None = hello["python"]
-        """The path of `remote.python`."""
+        """The remote path of `remote.python`."""
 
     def __enter__(self) -> Channel:
         return self
@@ -134,7 +134,7 @@ class Channel:
         self.close()
 
     def close(self) -> None:
-        """End the conversation; the shared connection stays."""
+        """Close the channel; the shared connection stays open."""
         with contextlib.suppress(OSError):
             if self._process.stdin is not None:
                 self._process.stdin.close()
@@ -148,35 +148,35 @@ class Channel:
         self._errors.close()
 
     def call(self, do: str, quiet_s: float | None = None, **arguments: Any) -> dict[str, Any]:
-        """Ask, and wait for the answer, which has no bytes of its own.
+        """Send a request, and return its answer, ignoring any bytes after it.
 
         Raises:
-            UnreachableError: the connection is gone.
-            RefusedError: it cannot be done.
+            UnreachableError: the connection is lost.
+            RefusedError: the request is refused.
         """
         answer, count = self.ask(do, quiet_s, **arguments)
         self._read(count)
         return answer
 
     def ask(self, do: str, quiet_s: float | None = None, **arguments: Any) -> tuple[dict[str, Any], int]:
-        """Ask; the answer, and how many bytes come after it (`read`)."""
+        """Send a request. Return its answer and the number of bytes that follow it (`read`)."""
         self._write(json.dumps({"do": do, "bytes": 0, **arguments}).encode() + b"\n")
         return self._answer(quiet_s)
 
     def watch(self, patience_s: float, gather_s: float, folders: Sequence[str]) -> None:
-        """Ask for word of what happens in folders (`Helper.do_watch`), and go on: `has_word` tells whether it came.
+        """Request notification of events in folders (`Helper.do_watch`) without waiting for it; see `has_word`.
 
-        Whatever else is asked ends it.
+        Any other request ends the watch.
         """
         told = {"patience_s": patience_s, "gather_s": gather_s, "folders": list(folders)}
         self._write(json.dumps({"do": "watch", "bytes": 0, **told}).encode() + b"\n")
         self.is_watching = True
 
     def has_word(self, seconds: float) -> bool:
-        """Whether the answer to `watch` comes within a time.
+        """Wait up to some seconds for the answer to `watch`. Return whether it has arrived.
 
         Raises:
-            UnreachableError: the connection is gone.
+            UnreachableError: the connection is lost.
         """
         assert self._process.stdout is not None
         if not self._left and not select.select([self._process.stdout], [], [], seconds)[0]:
@@ -192,7 +192,7 @@ class Channel:
     def send(
         self, do: str, file: BinaryIO, size: int, progress: Progress | None = None, /, **arguments: Any
     ) -> dict[str, Any]:
-        """Ask, with bytes of a file after it."""
+        """Send a request followed by the bytes of a file. Return its answer."""
         self._write(json.dumps({"do": do, "bytes": size, **arguments}).encode() + b"\n")
         left = size
         while left:
@@ -208,11 +208,11 @@ class Channel:
         return answer
 
     def read(self, count: int) -> bytes:
-        """Bytes after an answer."""
+        """Read bytes after an answer."""
         return self._read(count)
 
     def read_into(self, file: BinaryIO, count: int, progress: Progress) -> None:
-        """Bytes after an answer, into a file."""
+        """Read bytes after an answer into a file."""
         while count:
             data = self._some(min(CHUNK, count), self._quiet_s)
             file.write(data)
@@ -236,7 +236,7 @@ class Channel:
             raise RefusedError(f"{error}{choose}") from error
 
     def no_room(self, why: str) -> RefusedError:
-        """That the disk there is full, or too small."""
+        """Return the error for a remote disk that is full or too small."""
         return RefusedError(f"{self.remote.name}: {why}. Free some space there, or choose {self._another_folder()}")
 
     def _another_folder(self) -> str:
@@ -288,7 +288,7 @@ class Channel:
         return line
 
     def _wait_for(self, mark: bytes) -> None:
-        """Let pass what the login shell prints."""
+        """Skip the output of the login shell."""
         data, end = b"", time.monotonic() + 2 * self._quiet_s
         while mark not in data:
             self._said = data = data[-(1 << 16) :] + self._some(CHUNK, self._quiet_s)
@@ -309,7 +309,7 @@ class Channel:
         except subprocess.TimeoutExpired:
             code = None
         self._errors.seek(0)
-        text = (self._said + b"\n" + self._errors.read()).decode(errors="replace")  # no shell tells why on its output
+        text = (self._said + b"\n" + self._errors.read()).decode(errors="replace")  # nologin explains itself on stdout
         if code == 96 or "labrun-no-python" in text:
             return RefusedError(
                 f"{self.remote.name} has no Python 3.8 or later on its PATH: install python3 there, or load its module "
@@ -319,7 +319,7 @@ class Channel:
 
 
 def digests(channel: Channel, files: Sequence[str]) -> dict[str, str | None]:
-    """The SHA-256 of files there, by their paths; None without the file."""
+    """Return the SHA-256 of remote files, by path; None for a missing file."""
     found: dict[str, str | None] = {}
     for start in range(0, len(files), AT_ONCE):
         found |= channel.call("digests", DIGESTS_S, files=files[start : start + AT_ONCE])["digests"]
@@ -327,7 +327,7 @@ def digests(channel: Channel, files: Sequence[str]) -> dict[str, str | None]:
 
 
 def not_begun(error: LabrunError) -> LabrunError:
-    """An error because of which nothing has begun; of a machine that does not answer, with what to do."""
+    """Return an error that has prevented the start of runs; for an unreachable machine, add what to do."""
     if type(error) is not UnreachableError:
         return error
     return UnreachableError(
@@ -336,15 +336,16 @@ def not_begun(error: LabrunError) -> LabrunError:
 
 
 def persistent(action: Callable[[], Result], patience_s: float, tell: Callable[[str], None]) -> Result:
-    """Call a function again while the machine cannot be reached, for a while; a login that has expired ends it.
+    """Retry a function for a while if the machine is unreachable, but not if a login has expired.
 
     Args:
-        action: may be called any number of times.
-        patience_s: for how long; anew when the machine was reached for a time, as while an environment is built.
-        tell: is told why, each time.
+        action: the function; must be repeatable.
+        patience_s: how long to retry, in seconds; starts again if the machine was reached for a while, for example
+            during the build of an environment.
+        tell: called with the reason before each retry.
 
     Raises:
-        UnreachableError: it still cannot be.
+        UnreachableError: the machine is still unreachable.
     """
     end, pause = time.monotonic() + patience_s, 1.0
     while True:
@@ -363,10 +364,10 @@ def persistent(action: Callable[[], Result], patience_s: float, tell: Callable[[
 
 
 def facts(remote: Remote, full: bool = False) -> Mapping[str, Any]:
-    """What a machine has, asked anew; in full with what `remote.python` has, and the cluster.
+    """Query a machine's facts; with `full`, include the packages of `remote.python` and the cluster.
 
     Raises:
-        LabrunError: it cannot be reached, or used.
+        LabrunError: the machine cannot be reached or used.
     """
     with Channel(remote) as channel:
         found: dict[str, Any] = channel.call("hello", root=remote.folder, facts=True, full=full, python=remote.python)[

@@ -1,7 +1,7 @@
-"""Two machines' clocks: a mirrored record tells its times by the clock of the machine that it is on.
+"""Clock differences: each copy of a mirrored record has its times in terms of the clock of its own machine.
 
-Everything that compares a time with the present (ages, `rm --older-than`, the newest run) then compares moments of one
-clock. How long a run took, and how old a heartbeat is, are durations of one clock already.
+Code that compares a time with the present (ages, `rm --older-than`, the newest run) then compares times of a single
+clock. A run's duration and a heartbeat's age are already durations on a single clock.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from labrun.runs.record import Record
 
 
 def note(link: Link, ahead_s: float) -> None:
-    """Note by how much the clock there is ahead, if that is much, and other than was noted."""
+    """Record how far the remote clock is ahead, if the difference is large and has changed."""
     if abs(ahead_s - link.ahead_s) > links.CLOCKS_S:
         link.ahead_s = ahead_s if abs(ahead_s) > links.CLOCKS_S else 0.0
 
 
 def turn(record: Record, seconds: float, created: bool = False) -> None:
-    """Tell a record's times by a clock that is that much ahead of the one that they were told by.
+    """Convert a record's times to a clock that is ahead of their own clock by some seconds.
 
     Args:
-        record: changed in place.
-        seconds: may be negative.
-        created: also when it was submitted.
+        record: the record; changed in place.
+        seconds: the difference; may be negative.
+        created: convert the submission time as well.
     """
     if not seconds:
         return
