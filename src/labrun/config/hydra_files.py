@@ -1,4 +1,4 @@
-"""What Hydra itself saves of a job in `.hydra/`; variables for the runs by name only."""
+"""The files that Hydra saves of a job in `.hydra/`, with the values of the runs' environment variables hidden."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from labrun.runs import record as records
 from labrun.runs.record import HIDDEN
 
 REFERENCE = re.compile(r"""(["']?)\$\{oc\.env:\s*\w+\s*\}\1""")
-"""One variable of the environment, and nothing else: no default, which would be a value of its own."""
+"""A reference to one environment variable, without a default, which would be a literal value."""
 
 
 VARIABLES = (("compute", "environment"), ("hydra", "job", "env_set"))
-"""Nodes that give a run variables: labrun's own, and Hydra's."""
+"""Nodes that set environment variables of a run: labrun's and Hydra's."""
 SUBFOLDER = ".hydra"
-"""Where Hydra's files of a run lie, unless `hydra.output_subdir` says otherwise."""
+"""Folder of Hydra's files in a run directory, unless `hydra.output_subdir` names another."""
 KEPT = Path(custom_locations.LAUNCH, "hydra")
-"""Where they lie for labrun's own use then."""
+"""Folder of labrun's own copy in that case."""
 
 
 def hide_environment(overrides: Sequence[str]) -> list[str]:
-    """Overrides as records hold them: variables for the runs by name only, or as a reference to the environment."""
+    """Return overrides as stored in records: values of environment variables are hidden unless they are references."""
     return [
         with_variables(text, lambda name, value: value if REFERENCE.fullmatch(value) else HIDDEN) for text in overrides
     ]
 
 
 def by_reference(overrides: Sequence[str]) -> list[str]:
-    """Overrides as records hold them, to be typed again: variables whose values they have not come from where that is.
+    """Return a record's overrides for typing again: hidden variables become references to those of the same name.
 
-    Several that were given as one have no names here, and stay hidden: such a command is refused.
+    Variables that were given together in one override have no name here and stay hidden; such a command is refused.
     """
     return [
         with_variables(text, lambda name, value: f"${{oc.env:{name}}}" if name and value == HIDDEN else value)
@@ -53,11 +53,11 @@ def by_reference(overrides: Sequence[str]) -> list[str]:
 
 
 def with_variables(override: str, change: Callable[[str, str], str]) -> str:
-    """An override, the values of those variables changed that it gives to the runs; any other as it is.
+    """Change the value in an override that sets environment variables of the runs; return any other unchanged.
 
     Args:
-        override: as it was typed.
-        change: gives the new value for a name and a value; the name is empty where several are given as one.
+        override: the override as typed.
+        change: returns the new value for a name and a value; the name is empty if the override sets several at once.
     """
     key, equals, value = override.partition("=")
     path = tuple(key.lstrip("+~").split("."))
@@ -69,26 +69,26 @@ def with_variables(override: str, change: Callable[[str, str], str]) -> str:
 
 
 def quoted(text: str) -> str:
-    """A text as Hydra's grammar takes any."""
+    """Quote a text for Hydra's override grammar."""
     return "'" + re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text) + "'"
 
 
 def by_name(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """Variables for the runs as records hold them; see `hide_environment`."""
+    """Return environment variables of the runs as stored in records; see `hide_environment`."""
     return {name: value if REFERENCE.fullmatch(str(value)) else HIDDEN for name, value in environment.items()}
 
 
 def top_key(override: str) -> str:
-    """The group at the top that an override is about: `compute` for `+compute.extra.x=1`, and for `compute=slurm`."""
+    """Return the top-level key of an override: `compute` for both `+compute.extra.x=1` and `compute=slurm`."""
     return override.lstrip("+~").partition("=")[0].replace("/", ".").split(".")[0]
 
 
 def texts(config: DictConfig, of_sweep: bool = False) -> dict[str, str]:
-    """What Hydra itself saves of a job, or of a sweep, file by file; variables for the runs by name only.
+    """Return the content of the files that Hydra saves of a job or a sweep, with environment variables hidden.
 
     Args:
-        config: the whole config, Hydra's own node too.
-        of_sweep: the sweep's `multirun.yaml`.
+        config: the whole config, including the `hydra` node.
+        of_sweep: return the `multirun.yaml` of a sweep.
     """
     own = {str(key): _unresolved(config._get_node(key)) for key in config if key != "hydra"}
     hydra = _unresolved(config.hydra)
@@ -112,12 +112,12 @@ def texts(config: DictConfig, of_sweep: bool = False) -> dict[str, str]:
 
 
 def plain(config: Mapping[str, Any], overrides: Sequence[str], source: Path) -> dict[str, str]:
-    """What stands in `.hydra/` for a run that was not composed by Hydra: its config, and another run's `hydra.yaml`.
+    """Return the content of `.hydra/` for a run that Hydra did not compose: its config, and another run's `hydra.yaml`.
 
     Args:
-        config: as its record has it.
-        overrides: as its record has them.
-        source: the other run's `.hydra`.
+        config: the config in its record.
+        overrides: the overrides in its record.
+        source: `.hydra` folder of the other run.
     """
     found = {"config.yaml": as_yaml(dict(config)), "overrides.yaml": as_yaml(list(overrides))}
     with contextlib.suppress(OSError, ValueError):
@@ -126,7 +126,11 @@ def plain(config: Mapping[str, Any], overrides: Sequence[str], source: Path) -> 
 
 
 def save(files: Mapping[str, str], folder: Path) -> None:
-    """Write what `texts` gave."""
+    """Write the files of `texts` to a folder.
+
+    Raises:
+        RecordError: the folder cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
@@ -136,12 +140,12 @@ def save(files: Mapping[str, str], folder: Path) -> None:
 
 
 def save_of_run(files: Mapping[str, str], run_dir: Path, subfolder: str | None = SUBFOLDER) -> None:
-    """Put a run's files where `hydra.output_subdir` says; labrun's own copy lies apart then.
+    """Write a run's files to `hydra.output_subdir`. If that is not `.hydra`, also write a copy for labrun.
 
     Args:
-        files: what `texts` gave.
-        run_dir: the run's.
-        subfolder: the value of `hydra.output_subdir`; None: the user wants none.
+        files: the files of `texts`.
+        run_dir: the run directory.
+        subfolder: the value of `hydra.output_subdir`; None: write only labrun's copy.
 
     Raises:
         RecordError: the folder cannot be written.
@@ -153,7 +157,7 @@ def save_of_run(files: Mapping[str, str], run_dir: Path, subfolder: str | None =
 
 
 def remove_of_run(run_dir: Path, subfolder: str | None = SUBFOLDER) -> None:
-    """Take a run's files away again, and its folder where nothing else is in it; see `save_of_run`."""
+    """Remove the files of `save_of_run`, and the run directory if it is then empty."""
     for folder in {run_dir / (subfolder or SUBFOLDER), run_dir / KEPT}:
         for name in ("config.yaml", "hydra.yaml", "overrides.yaml"):
             with contextlib.suppress(OSError):
@@ -165,46 +169,46 @@ def remove_of_run(run_dir: Path, subfolder: str | None = SUBFOLDER) -> None:
 
 
 def of_run(run_dir: Path) -> Path:
-    """Where the files of a run lie."""
+    """Return the folder with Hydra's files of a run."""
     own = run_dir / KEPT
     return own if own.is_dir() else run_dir / SUBFOLDER
 
 
 def command(hydra: DictConfig, overrides: Sequence[str]) -> str:
-    """The command that composes a job's configuration again, as one run.
+    """Return the command that composes the config of a job again, as a single run.
 
     Args:
-        hydra: Hydra's node of the job.
-        overrides: the job's own, as its record has them.
+        hydra: the `hydra` node of the job.
+        overrides: the task overrides in its record.
     """
     words = [*flags(hydra), *by_reference([*own_overrides(hydra), *overrides])]
-    given = [text for text in typed(hydra) if text.startswith("hydra.mode=")]  # Hydra notes what it took, too
+    given = [text for text in typed(hydra) if text.startswith("hydra.mode=")]  # Hydra also records the mode in effect
     if (hydra.mode is not None and not given) or "hydra.mode=RUN" in sys.argv:
-        words.append("hydra.mode=RUN")  # its files say that it is a sweep
+        words.append("hydra.mode=RUN")  # its config files set the mode to a sweep
     return shlex.join(["labrun", *words])
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the configs of a sweep come from, for a file that builds on them."""
+    """Sources of a sweep's configs, for a config file that builds on them."""
 
     primary: str = "config"
-    """The config file that all others are composed into."""
+    """The primary config."""
     main: str | None = None
-    """Its folder, unless that is labrun's."""
+    """Its folder, unless it is labrun's."""
     searchpath: tuple[str, ...] = ()
-    """Further places where configs are looked for."""
+    """Further entries of the search path."""
     overrides: tuple[str, ...] = ()
-    """What was typed of Hydra's own node and belongs to a job."""
+    """Typed overrides of the `hydra` node that belong to a job."""
     is_closed: bool = False
-    """No other file can build on it: it sets the search path itself."""
+    """Whether the primary config sets the search path, so that no other file can build on it."""
 
 
 def origin(hydra: DictConfig, is_closed: bool) -> Origin:
-    """Where the configs of a sweep come from.
+    """Return the sources of a sweep's configs.
 
     Args:
-        hydra: the sweep's own node.
+        hydra: the `hydra` node of the sweep.
         is_closed: see `Origin`.
     """
     given = flags(hydra)
@@ -216,7 +220,7 @@ def origin(hydra: DictConfig, is_closed: bool) -> Origin:
 
 
 def flags(hydra: DictConfig) -> list[str]:
-    """Where the configs of a job came from, as flags of the command; nothing of what is so by itself."""
+    """Return the command-line flags that select the sources of a job's configs, without the defaults."""
     from labrun.config import paths
 
     main, extra = _source(hydra, "main"), _source(hydra, "command-line")
@@ -242,18 +246,18 @@ SWEEPS_OWN = (
     "hydra/launcher",
     "hydra/sweeper",
 )
-"""Overrides of Hydra's node that say where runs go, or are a sweep's."""
+"""Prefixes of `hydra` overrides that set output folders or belong to a sweep, not to a job."""
 
 
 def typed(hydra: DictConfig) -> list[str]:
-    """What was typed of Hydra's own node; a reference in it stays one."""
+    """Return the overrides of the `hydra` node as typed, with references unresolved."""
     found = OmegaConf.to_container(hydra.overrides.hydra, resolve=False)
     assert isinstance(found, list)
     return [str(text) for text in found]
 
 
 def own_overrides(hydra: DictConfig) -> list[str]:
-    """What was typed of Hydra's own node and belongs to a job: its callbacks, its logging, the search path."""
+    """Return the typed `hydra` overrides that belong to a job: callbacks, logging, search path."""
     return [text for text in hide_environment(typed(hydra)) if not text.lstrip("+~").startswith(SWEEPS_OWN)]
 
 
@@ -264,19 +268,19 @@ def _unresolved(node: Any) -> Any:
 
 
 class _Dumper(getattr(yaml, "CDumper", yaml.Dumper)):  # type: ignore[misc]
-    """OmegaConf's way of writing YAML, in C where that is there: ten times as fast."""
+    """A dumper that writes YAML like OmegaConf, in C if available, which is ten times as fast."""
 
 
 _Dumper.add_representer(str, OmegaConfDumper.str_representer)
 
 
 def as_yaml(content: Any) -> str:
-    """Values as YAML that OmegaConf reads as they are: the text `1e5` in quotes, which YAML itself would not need."""
+    """Write values as YAML that OmegaConf reads back unchanged, which means quotes even around the text `1e5`."""
     return str(yaml.dump(content, default_flow_style=False, allow_unicode=True, sort_keys=False, Dumper=_Dumper))
 
 
 class _Value:
-    """A value that is distinguished by its text."""
+    """A hashable wrapper that compares a value by its `repr`."""
 
     def __init__(self, value: Any) -> None:
         self.value, self._shown = value, repr(value)
@@ -290,17 +294,17 @@ class _Value:
 
 @functools.lru_cache(maxsize=256)
 def _yaml_of_key(key: str, kept: _Value, above: str | None = None) -> str:
-    """The lines of one key; from one run of a sweep to the next, most are the same."""
+    """Return the YAML lines of one key. Cached, because most keys are the same in all runs of a sweep."""
     if above is None:
         return as_yaml({key: kept.value})
     return as_yaml({above: {key: kept.value}}).partition("\n")[2]
 
 
 def value_here(name: str, value: str) -> str:
-    """The value of a variable that the search gave its runs: its record has only the name.
+    """Return the value of a variable that a search sets for its runs, of which its record holds only the name.
 
     Raises:
-        ConfigError: it is not set here.
+        ConfigError: it is not set on this machine.
     """
     if value != HIDDEN:
         return value

@@ -1,8 +1,8 @@
-"""What Hydra's manual says of a job, for a run that another process carries out: callbacks, logging, folder, variables.
+"""Hydra's job features for runs executed by another process: callbacks, logging, working folder, variables.
 
-In a single run in its own process Hydra sees to all of it. What a job was given stands in its record (`Record.hydra`),
-so that a repetition of the run has it too. Its variables (`hydra.job.env_set`) are the run's own, as those of
-`compute.environment` are.
+For a single inline run, Hydra provides them itself. A job's settings are stored in its record (`Record.hydra`), so that
+a rerun has them too. Its variables (`hydra.job.env_set`) become environment variables of the run, like those of
+`compute.environment`.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from labrun.runs.record import Record
 
 @functools.cache
 def plain_logging() -> dict[str, Any]:
-    """The job logging that labrun ships: its words as they are, on standard output."""
+    """Return labrun's own job logging: plain messages on standard output."""
     path = paths.conf_dir() / "hydra" / "job_logging" / "labrun.yaml"
     return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
 def settings(hydra: DictConfig) -> dict[str, Any] | None:
-    """What a job's Hydra node asks for beside the call, as the record keeps it; None where that is nothing.
+    """Return the job features that a `hydra` node enables, as stored in the record; None if there are none.
 
     Args:
-        hydra: the node, in its config; `hydra.runtime.output_dir` is the run's folder.
+        hydra: the node, in its config; `hydra.runtime.output_dir` is the run directory.
 
     Raises:
-        ConfigError: an interpolation in it leads nowhere; a handler of its logging does not exist.
+        ConfigError: an interpolation cannot be resolved, or a logging handler does not exist.
     """
     found: dict[str, Any] = {}
     callbacks = {
@@ -66,15 +66,15 @@ def settings(hydra: DictConfig) -> dict[str, Any] | None:
 
 
 def has_own_logging(hydra: DictConfig) -> bool:
-    """Whether a job logs otherwise than labrun's own do."""
+    """Whether a job has another logging config than labrun's."""
     return bool(OmegaConf.to_container(hydra.job_logging, resolve=False) != plain_logging())
 
 
 def check_logging(hydra: DictConfig) -> None:
-    """Whether what a job logging names exists: told before anything runs.
+    """Check the logging config of a job, before anything runs.
 
     Raises:
-        ConfigError: a handler's or a formatter's class cannot be imported, or a name leads nowhere.
+        ConfigError: the class of a handler or a formatter cannot be imported, or a name or a folder does not exist.
     """
     given: Any = OmegaConf.to_container(hydra.job_logging, resolve=False)
     maker = logging.config.DictConfigurator({})
@@ -100,11 +100,11 @@ def check_logging(hydra: DictConfig) -> None:
 
 
 def make_log_folders(wanted: Mapping[str, Any], run_dir: Path) -> None:
-    """Make the folders of log files that are to lie in a run's own folder.
+    """Create the folders for log files inside the run directory.
 
     Args:
-        wanted: a job logging, resolved.
-        run_dir: the run's.
+        wanted: the resolved logging config of the job.
+        run_dir: the run directory.
     """
     for _, path in _log_files(wanted):
         if path.is_relative_to(run_dir):
@@ -112,16 +112,16 @@ def make_log_folders(wanted: Mapping[str, Any], run_dir: Path) -> None:
 
 
 def _log_files(wanted: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
-    """The files that the handlers of a job logging write, by the handlers' names."""
+    """Yield the log files of a logging config, as pairs of handler name and path."""
     for name, node in (wanted.get("handlers") or {}).items():
         if isinstance(node.get("filename"), str) and "${" not in node["filename"]:
             yield name, Path(node["filename"]).absolute()
 
 
 def configure_own_log(hydra: DictConfig) -> None:
-    """Have a sweep's own words shown as labrun shows them: `hydra.job_logging` is for its jobs, each in its folder.
+    """Use labrun's logging for the messages of a sweep itself; `hydra.job_logging` is only for its jobs.
 
-    Nothing is shown where the user wants none of it (`hydra/hydra_logging=none`, `disabled`).
+    Does nothing if the user has turned these messages off (`hydra/hydra_logging=none`, `disabled`).
     """
     own = OmegaConf.select(hydra, "hydra_logging.root")
     if own is not None and own.get("handlers"):
@@ -130,7 +130,7 @@ def configure_own_log(hydra: DictConfig) -> None:
 
 @contextlib.contextmanager
 def given_variables(config: DictConfig, hydra: DictConfig) -> Iterator[None]:
-    """Inside, `hydra.job.env_set` is part of `compute.environment`, which counts where both name a variable."""
+    """In the context, merge `hydra.job.env_set` into `compute.environment`, which takes precedence."""
     own = OmegaConf.to_container(hydra.job.env_set, resolve=False) if hydra.job.env_set else None
     if not isinstance(own, dict) or not own or "compute" not in config:
         yield
@@ -154,10 +154,10 @@ def given_variables(config: DictConfig, hydra: DictConfig) -> Iterator[None]:
 
 @contextlib.contextmanager
 def around(record: Record, run_dir: Path) -> Iterator[None]:
-    """Inside, a run goes on as a job of Hydra's does; for one that another process was to carry out.
+    """In the context, provide Hydra's job features, for a run that is not executed by Hydra's own process.
 
     Raises:
-        ConfigError: its logging or a callback of its own cannot be had here.
+        ConfigError: its logging or one of its callbacks cannot be set up.
     """
     told = record.hydra or {}
     config = _Lazily(record, run_dir)
@@ -167,14 +167,14 @@ def around(record: Record, run_dir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def along(record: Record, run_dir: Path) -> Iterator[None]:
-    """Inside, a process trains along in a run that another one supervises."""
+    """In the context, provide the job config and the working folder for a rank other than 0."""
     with _Lazily(record, run_dir).published(), folder(record.hydra or {}, run_dir):
         yield
 
 
 @contextlib.contextmanager
 def folder(told: Mapping[str, Any], run_dir: Path) -> Iterator[None]:
-    """Inside, the user's code works in the run's folder, if `hydra.job.chdir` says so; the workspace stays."""
+    """In the context, work in the run directory if `hydra.job.chdir` is set; the workspace stays the same."""
     if not told.get("chdir"):
         yield
         return
@@ -193,7 +193,7 @@ def folder(told: Mapping[str, Any], run_dir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _logging(told: Mapping[str, Any], run_dir: Path) -> Iterator[None]:
-    """Inside, the loggers are as the job wants them."""
+    """In the context, apply the logging config of the job."""
     wanted, verbose = told.get("job_logging"), told.get("verbose", False)
     if wanted is None and not verbose:
         yield
@@ -202,7 +202,7 @@ def _logging(told: Mapping[str, Any], run_dir: Path) -> Iterator[None]:
     handlers, level = list(root.handlers), root.level
     enabled = [name for name, one in root.manager.loggerDict.items() if not getattr(one, "disabled", True)]
     made: Any = OmegaConf.create(execute.here({"job_logging": wanted or plain_logging()}))
-    if made.job_logging.get("root") is None:  # Hydra leaves all as it was then: here, as in a new interpreter
+    if made.job_logging.get("root") is None:  # Hydra keeps the existing setup then, which is empty in a new interpreter
         root.handlers, root.level = [], logging.WARNING
     make_log_folders(made.job_logging, run_dir)
     try:
@@ -221,7 +221,7 @@ def _logging(told: Mapping[str, Any], run_dir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _callbacks(told: Mapping[str, Any], config: _Lazily) -> Iterator[None]:
-    """Inside is what the callbacks' `on_job_start` and `on_job_end` stand around; one that fails is a warning."""
+    """Call the callbacks' `on_job_start` before the context and `on_job_end` after it; a failure is only a warning."""
     nodes = execute.here(told["callbacks"]) if told.get("callbacks") else {}
     if not nodes:
         yield
@@ -241,16 +241,16 @@ def _callbacks(told: Mapping[str, Any], config: _Lazily) -> Iterator[None]:
 
 
 def run(config: DictConfig) -> None:
-    """What callbacks receive as the task function: the run is executed from its record."""
+    """Do nothing: callbacks receive this as the task function, but the run is executed from its record."""
 
 
 def returned(config: DictConfig, status: JobStatus, value: Any) -> JobReturn:
-    """What a callback receives when a job ends.
+    """Return the `JobReturn` that callbacks receive when a job ends.
 
     Args:
-        config: the whole config, Hydra's node too.
-        status: how it ended.
-        value: its metrics, or its error.
+        config: the whole config, including the `hydra` node.
+        status: status of the job.
+        value: metrics of the job, or its error.
     """
     found = JobReturn()
     found.overrides = composed.task_overrides(config.hydra)
@@ -261,11 +261,11 @@ def returned(config: DictConfig, status: JobStatus, value: Any) -> JobReturn:
 
 
 class _Lazily:
-    """The config of a job, Hydra's node too; it is put together when somebody asks for it.
+    """The config of a job, including the `hydra` node, composed on first use.
 
     Args:
-        record: the run's.
-        run_dir: its folder.
+        record: record of the run.
+        run_dir: the run directory.
     """
 
     def __init__(self, record: Record, run_dir: Path) -> None:
@@ -273,7 +273,7 @@ class _Lazily:
 
     @functools.cached_property
     def composed(self) -> DictConfig:
-        """The whole config: the task's as its record has it, Hydra's as it was saved."""
+        """The whole config: the task's from the record, and the saved `hydra` node."""
         setup_globals()
         execute.keep_mounts()
         record, hydra = self._record, OmegaConf.structured(HydraConf)
@@ -283,7 +283,7 @@ class _Lazily:
             ("groups", ""),
             ("cpus", record.config["compute"]["cpus_per_run"]),
         ):
-            if not OmegaConf.has_resolver(f"labrun_{name}"):  # in a process that composes nothing itself
+            if not OmegaConf.has_resolver(f"labrun_{name}"):  # in a process without labrun's resolvers
                 OmegaConf.register_new_resolver(f"labrun_{name}", lambda value=value: value)
         saved = hydra_files.of_run(self._run_dir) / "hydra.yaml"
         with open_dict(hydra):
@@ -299,7 +299,7 @@ class _Lazily:
 
     @contextlib.contextmanager
     def published(self) -> Iterator[None]:
-        """Inside, `HydraConfig.get()` gives the job's own node."""
+        """In the context, make `HydraConfig.get()` return the job's `hydra` node."""
         instances: dict[type, Any] = Singleton._instances
         before = HydraConfig.instance()
         instances[HydraConfig] = _Published(self)
@@ -310,7 +310,7 @@ class _Lazily:
 
 
 class _Published:
-    """What stands in for the one instance of `HydraConfig`."""
+    """Replacement for the singleton instance of `HydraConfig`."""
 
     def __init__(self, lazily: _Lazily) -> None:
         self._lazily = lazily
@@ -323,7 +323,7 @@ class _Published:
         return hydra
 
     def set_config(self, config: DictConfig) -> None:
-        """As Hydra's own: the user's code may compose something of its own."""
+        """Set the config as Hydra does, in case the user's code composes a config."""
         real = object.__new__(HydraConfig)
         real.set_config(config)
         self.cfg = real.cfg

@@ -1,7 +1,7 @@
-"""What was mistyped on `labrun`'s command line, in one message: what was given, what is allowed, what to type.
+"""Explanation of mistakes on `labrun`'s command line, in one message: what was given, what is allowed, what to type.
 
-Hydra answers a mistake with the words of its parser, or with a hint that suits any application. Here the words are held
-against what can be chosen and set in this one. A command that a message offers has been composed before it is shown.
+Hydra reports a mistake in the terms of its parser, or with a generic hint. This package compares the arguments with the
+options and keys that exist. A command that a message suggests has been composed successfully before it is shown.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from labrun.mistakes import choices, composed, flags, grammar
 from labrun.mistakes.mistake import Mistake, mended, message
 
 HYDRAS = (HydraException, OmegaConfBaseException)
-"""What Hydra raises while it reads a command line and composes."""
+"""Errors that Hydra raises while it parses a command line and composes."""
 AGAIN = 3
-"""What a mended command is looked through for mistakes that the first ones hid."""
+"""Maximum number of times a corrected command is checked for further mistakes."""
 NOISE = ("See https://", "To append to", "Config search path", "\t", "full_key:", "object_type=", "reference_type=")
-"""Lines of Hydra's messages that help nobody here."""
+"""Beginnings of lines in Hydra's messages that do not help the user."""
 
 
 def in_words(words: Sequence[str]) -> str | None:
-    """What can be said of a command line before anything is composed; None: nothing is wrong with it so far."""
+    """Return a message about mistakes that are visible without composing; None if there are none."""
     found = flags.check(words)
     if not found:
         return None
@@ -37,11 +37,11 @@ def in_words(words: Sequence[str]) -> str | None:
 
 
 def explained(error: BaseException, words: Sequence[str]) -> str:
-    """What an error of Hydra's means, by the words that led to it.
+    """Explain an error of Hydra's from the command line that caused it.
 
     Args:
         error: one of `HYDRAS`.
-        words: the command line, without the program.
+        words: the command-line arguments.
     """
     values = flags.split(words).values
     if isinstance(error, MissingConfigException) and values.get("--config-name") == error.missing_cfg_file:
@@ -69,10 +69,10 @@ def explained(error: BaseException, words: Sequence[str]) -> str:
 
 
 def in_overrides(words: Sequence[str]) -> str | None:
-    """What is wrong with overrides that Hydra takes and that do not do what they say; None: nothing.
+    """Return a message about overrides that Hydra accepts but that do not do what they seem to; None if there are none.
 
     Args:
-        words: the command line.
+        words: the command-line arguments.
     """
     with composed.kept():
         found = choices.groups_as_keys(words)
@@ -80,24 +80,24 @@ def in_overrides(words: Sequence[str]) -> str | None:
 
 
 def unreadable(overrides: Sequence[str], error: BaseException) -> str:
-    """What is wrong with overrides that no command line has: of a search space in YAML, of a run that runs again.
+    """Return a message about overrides from elsewhere than the command line: a search space in YAML, or a rerun.
 
     Args:
-        overrides: as they were given.
-        error: Hydra's.
+        overrides: the overrides.
+        error: the error that Hydra raised.
     """
     found = grammar.check(overrides, range(len(overrides)))
     return str(ConfigError([one.text for one in found])) if found else in_short(error)
 
 
 def _found(words: Sequence[str]) -> list[Mistake]:
-    """The mistakes of a command line whose flags are right."""
+    """Return the mistakes of a command line whose flags are correct."""
     split = flags.split(words)
     return grammar.check(words, split.overrides) or choices.check(words, split)
 
 
 def _answer(found: Sequence[Mistake], words: Sequence[str]) -> str:
-    """All mistakes, and the command to type: one that is known to compose."""
+    """Return a message with all mistakes and, if known, a corrected command that composes."""
     then: list[Mistake] = []
     command = mended(found, words)
     for _ in range(AGAIN):
@@ -117,7 +117,7 @@ def _answer(found: Sequence[Mistake], words: Sequence[str]) -> str:
 
 
 def in_short(error: BaseException) -> str:
-    """Hydra's own message, without what suits any application and not this one."""
+    """Return Hydra's own message without its generic hints."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         where = re.match(r"In '([^']+)':", str(error))

@@ -1,8 +1,8 @@
-"""Overrides that can be read and fit nothing: options and keys that are not there, held against those that are.
+"""Mistakes in overrides that parse: options and keys that do not exist.
 
-What is there is found out by composing: first the choices of groups that can be made, then each key on top of them, as
-Hydra would set it. Where a key is not there, it is looked for elsewhere: below another node, in the options of a group
-that are not chosen, among the groups themselves.
+To find what exists, configs are composed: first with the valid group choices, then with each key on top of them, as
+Hydra would set it. An unknown key is searched for elsewhere: below another node, in options that are not chosen, and
+among the groups.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SYNONYMS = pairs(
     "random_state:seed gpus:gpus_per_run n_jobs:cpus_per_run num_workers:cpus_per_run n_trials:max_trials "
     "iterations:max_iter time_limit:timeout_min"
 )
-"""What a key is called elsewhere."""
+"""Names that other tools use for labrun's keys."""
 OPTIONS = {
     ("sweep", "bayes"): "tpe",
     ("sweep", "bayesian"): "tpe",
@@ -41,24 +41,24 @@ OPTIONS = {
     ("compute", "cpu"): "local",
     ("compute", "cluster"): "slurm",
 }
-"""And an option."""
+"""Names that other tools use for labrun's options, by group."""
 NODES = "compute.max_parallel: runs at once; compute.nodes: machines for one run (compute=slurm)"
 NOTES = {"compute.min_nodes": NODES, "compute.max_nodes": NODES}
-"""Of keys that nothing here is alike to."""
+"""Advice for keys of other tools without a close equivalent."""
 LEVELS = 6
-"""So many folders above the working one are looked through."""
+"""Maximum number of parent folders to search for a `conf/`."""
 LISTED = 24
-"""Keys or options that a message names."""
+"""Maximum number of keys or options listed in a message."""
 TRIED = 16
-"""Compositions that the search for one key may cost."""
+"""Maximum number of configs to compose for one command line."""
 
 
 def check(words: Sequence[str], split: Split) -> list[Mistake]:
-    """Every override of a command line that chooses or sets what is not there.
+    """Return the mistakes in overrides that choose unknown options or set unknown keys.
 
     Args:
-        words: the command line; each of its overrides can be read.
-        split: it, taken apart.
+        words: the command-line arguments, all of whose overrides parse.
+        split: the same, split into flags and overrides.
     """
     parser = OverridesParser.create()
     parsed = [(place, parser.parse_override(words[place])) for place in split.overrides]
@@ -69,7 +69,7 @@ def check(words: Sequence[str], split: Split) -> list[Mistake]:
 
 
 def _is_told_to_sweep(there: Composable, parsed: Sequence[Override]) -> bool:
-    """Whether a config that is chosen says by itself that the command is a sweep (`hydra.mode`)."""
+    """Whether a chosen config makes the command a sweep (`hydra.mode`)."""
     if not any(one.is_sweep_override() for one in parsed):
         return False
     plain = [str(one.input_line) for one in parsed if not one.is_sweep_override()]
@@ -79,7 +79,7 @@ def _is_told_to_sweep(there: Composable, parsed: Sequence[Override]) -> bool:
 
 
 def groups_as_keys(words: Sequence[str]) -> list[Mistake]:
-    """Overrides that set a key to text where a group of options is: Hydra puts it in the place of all its keys."""
+    """Return overrides that set a key to text although it is a group: Hydra would replace the whole node."""
     split = split_words(words)
     parser = OverridesParser.create()
     parsed = [(place, parser.parse_override(words[place])) for place in split.overrides]
@@ -89,11 +89,11 @@ def groups_as_keys(words: Sequence[str]) -> list[Mistake]:
 
 
 def unfit(words: Sequence[str], split: Split) -> list[str]:
-    """What the schema says of a command line that composes: such a one is not to be offered.
+    """Return the schema errors of a command line that composes, so that it is not suggested to the user.
 
     Args:
-        words: the command line.
-        split: it, taken apart.
+        words: the command-line arguments.
+        split: the same, split into flags and overrides.
     """
     if {"--multirun", "--cfg", "--help", "--info"} & set(split.values):
         return []
@@ -108,20 +108,20 @@ def unfit(words: Sequence[str], split: Split) -> list[str]:
 
 
 class _Search:
-    """Holds the overrides of one command line against what is there."""
+    """Compares the overrides of one command line with the options and keys that exist."""
 
     def __init__(
         self, there: Composable, words: Sequence[str], parsed: Sequence[tuple[int, Override]], is_sweep: bool
     ) -> None:
         self.there, self.words, self.parsed, self.is_sweep = there, words, parsed, is_sweep
-        # A run that scores another's model is composed with that run's data.
+        # A run that scores another run's model is composed with the data of that run.
         scoring = [one for _, one in parsed if one.key_or_group in ("task", "from") and not one.is_sweep_override()]
         self.chosen: list[str] = [str(one.input_line) for one in scoring] if len(scoring) == 2 else []
-        """The choices of groups that can be made together."""
+        """Group choices that compose together."""
         self.tried = 0
 
     def mistakes(self) -> Iterator[Mistake]:
-        """All of them: first those of the groups, which decide what keys there are."""
+        """Yield all mistakes: first those in group choices, which determine the keys that exist."""
         if not self.is_sweep:
             several = [_several(self.words[place], place, one) for place, one in self.parsed if one.is_sweep_override()]
             if several:
@@ -134,7 +134,7 @@ class _Search:
                 keys.append((place, one))
             elif (found := self._option(place, one)) is not None:
                 yield found
-                mended = list(found.fix.get(place, ()))  # the keys are looked for where it is meant to lead
+                mended = list(found.fix.get(place, ()))  # keys are searched for in the suggested option
                 if self.there.compose([*self.chosen, *mended]) is not None:
                     self.chosen += mended
             else:
@@ -155,7 +155,7 @@ class _Search:
             yield from self._of_swept(swept, [(place, one) for place, one in keys if one.type == OverrideType.CHANGE])
 
     def _of_swept(self, swept: Sequence[Override], keys: Sequence[tuple[int, Override]]) -> Iterator[Mistake]:
-        """Keys that the options of a group have which is swept: the sweep's own config, without them, has none."""
+        """Yield mistakes with keys that only options of a swept group have, and the config of the sweep does not."""
         groups = {one.key_or_group: [str(value) for value in _values(one)] for one in swept}
         others = [text for text in self.chosen if text.partition("=")[0] not in groups]
         config = self.there.compose(others)
@@ -185,7 +185,7 @@ class _Search:
                     )
 
     def _option(self, place: int, one: Override) -> Mistake | None:
-        """A group's option that is not there."""
+        """Return the mistake if an option of a group does not exist."""
         group, options = one.key_or_group, self.there.options(one.key_or_group)
         for value in _values(one):
             names = value if isinstance(value, list) else [value]
@@ -221,7 +221,7 @@ class _Search:
         return Mistake(f"{said}. Did you mean {near!r}? There are: {_listed(options)}", {place: [new]})
 
     def _slot(self, place: int, one: Override) -> Mistake | None:
-        """An option that is there, of a group that has no place in what else is chosen."""
+        """Return the mistake if an option exists, but its group cannot be chosen with the other options."""
         word = self.words[place]
         values = _values(one)
         prefix, group = word.partition("=")[0], one.key_or_group
@@ -248,7 +248,7 @@ class _Search:
         return None
 
     def _that_take(self, group: str, overrides: Sequence[str]) -> list[str]:
-        """The options of a group with which overrides can be composed; those that fit any data first."""
+        """Return the options of a group with which overrides compose; those for the chosen data or any data first."""
         found = []
         for option in self.there.options(group):
             if option == self._choice(group) or self.tried >= TRIED:
@@ -262,19 +262,19 @@ class _Search:
         return sorted(found, key=lambda o: (not o.startswith(data), "any input" not in comments.get(o, ""), o))
 
     def _choice(self, group: str) -> str:
-        """What is chosen of a group."""
+        """Return the chosen option of a group."""
         config = self.there.compose(self.chosen)
         choices: Mapping[str, Any] = {} if config is None else config.hydra.runtime.choices
         return str(choices.get(group))
 
     def _with_choice(self, place: int, group: str, option: str, words: Sequence[str]) -> dict[int, list[str]]:
-        """The words to type for a key that another choice of a group has; its own choice is replaced."""
+        """Return the fix that chooses another option of a group, in place of the typed choice, if any."""
         old = next((at for at, one in self.parsed if one.key_or_group == group), None)
         new = f"{group}={option}"
         return {place: [new, *words]} if old is None else {old: [new], place: list(words)}
 
     def _key(self, place: int, one: Override, config: DictConfig) -> Mistake | None:
-        """A key that is not there, or one that `+` and `~` do not fit."""
+        """Return the mistake if a key does not exist, or has a wrong `+` or `~`."""
         word = self.words[place]
         if can_be_set(config, one):
             return self.group_as_key(place, one)
@@ -296,7 +296,7 @@ class _Search:
         return self._elsewhere(place, one, config)
 
     def _added(self, place: int, one: Override, config: DictConfig) -> Mistake | None:
-        """A new key below one that is there for keys of any name, and is empty so far."""
+        """Return the mistake if a new key lacks its `+`, below an empty node that takes keys of any name."""
         above, new = one.key_or_group, f"+{self.words[place]}"
         if not isinstance(one.value(), dict):
             above = above.rpartition(".")[0]
@@ -309,7 +309,7 @@ class _Search:
         )
 
     def group_as_key(self, place: int, one: Override) -> Mistake | None:
-        """An option of a group, written as a key's value."""
+        """Return the mistake if an option of a group is written as the value of a key."""
         group, values = one.key_or_group.replace(".", "/"), _values(one)
         if group == one.key_or_group or one.type == OverrideType.DEL or not self.there.options(group):
             return None
@@ -331,7 +331,7 @@ class _Search:
         return Mistake(f"{word}: an option of a group is chosen with slashes. Did you mean {new!r}?", {place: [new]})
 
     def _elsewhere(self, place: int, one: Override, config: DictConfig) -> Mistake:
-        """What a key was probably meant to be."""
+        """Return the mistake for an unknown key, with the most likely correction."""
         word, key = self.words[place], one.key_or_group
         prefix = word[: len(word) - len(word.lstrip("+~"))]
         tail = word.partition("=")[2]
@@ -397,7 +397,7 @@ class _Search:
         return Mistake(f"{said}.{note} {self._there(config, key)}")
 
     def _as_choice(self, one: Override) -> list[tuple[str, str]]:
-        """Groups that a key may have meant, with the option that its value is: by the key, and by the value."""
+        """Return the group choices that a key and its value may have meant, as pairs of group and option."""
         if one.type == OverrideType.DEL:
             return []
         values = [value for value in _values(one) if isinstance(value, str)]
@@ -414,8 +414,8 @@ class _Search:
         return [(group, value) for group in dict.fromkeys(ordered)]
 
     def _is_closer_elsewhere(self, key: str, near: str) -> bool:
-        """Whether an option that is not chosen has the key, and what is near is only like it, or has no effect here."""
-        if near.startswith("sweep.") and not self.is_sweep:  # a single run reads nothing of it
+        """Whether an option that is not chosen has the key, and the close match only resembles it or has no effect."""
+        if near.startswith("sweep.") and not self.is_sweep:  # a single run ignores it
             return bool(self._in_options(key))
         if near.rpartition(".")[2] == key.rpartition(".")[2]:
             return False
@@ -423,7 +423,7 @@ class _Search:
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 - one search lives for one message
     def _in_options(self, key: str) -> list[tuple[str, str, str]]:
-        """Group, option and full name of a key in the options that are not chosen; the likeliest first."""
+        """Find a key in options that are not chosen. Return group, option and full key, the most likely first."""
         top, leaf = key.partition(".")[0], key.rpartition(".")[2]
         leaf_too = SYNONYMS.get(leaf, leaf)
         groups = [group for group in self.there.groups if "/" not in group and group not in ("experiment", "debug")]
@@ -458,7 +458,7 @@ class _Search:
         )
 
     def _there(self, config: DictConfig, key: str) -> str:
-        """The keys that stand where one was looked for."""
+        """Return a sentence that lists the keys next to an unknown key."""
         above = key.rpartition(".")[0]
         while above:
             node = OmegaConf.select(config, above, throw_on_missing=False)
@@ -470,7 +470,7 @@ class _Search:
 
 
 def _may_hold(group: str, option: str, leaves: Sequence[str]) -> bool:
-    """Whether a config file may have a key, by its text or that of the files beside it: composing takes longer."""
+    """Whether a config file may have a key, judging by its text, because composing takes longer."""
     for folder in (paths.user_conf_dir(), paths.conf_dir()):
         path = folder / group / f"{option}.yaml" if folder else None
         if path is not None and path.is_file():
@@ -480,13 +480,13 @@ def _may_hold(group: str, option: str, leaves: Sequence[str]) -> bool:
 
 
 def _kind(group: str, key: str) -> str:
-    """What is to be chosen: optimizers, schedulers and learning rates are those of networks."""
+    """Return the words for the option to choose: only networks have optimizers, schedulers and learning rates."""
     is_networks = group == "model" and key.replace("/", ".").split(".")[1] in ("lr", "optimizer", "scheduler")
     return "a network" if is_networks else "one"
 
 
 def _several(word: str, place: int, one: Override) -> Mistake:
-    """Several values, and no `-m`."""
+    """Return the mistake for a key with several values in a command without `-m`."""
     key, _, value = word.partition("=")
     ways = [f"a run for each of them: labrun -m {word}"]
     if isinstance(one.value(), ChoiceSweep) and one.value().simple_form:  # type: ignore[union-attr]
@@ -495,7 +495,7 @@ def _several(word: str, place: int, one: Override) -> Mistake:
 
 
 def _values(one: Override) -> list[Any]:
-    """The values that an override sets or chooses, text without its quotes."""
+    """Return the values that an override sets or chooses, without quotes around text."""
     value: Any = one.value()
     values: list[Any]
     if isinstance(value, ChoiceSweep):
@@ -508,7 +508,7 @@ def _values(one: Override) -> list[Any]:
 
 
 def _nearby(key: str, known: Sequence[str]) -> list[str]:
-    """Keys that one may have meant, the likeliest first: the same further down, else one that is written alike."""
+    """Return keys that a key may have meant, most likely first: the same name in another node, or similar spelling."""
     path = key.replace("/", ".")
     if path in known:
         return [path]
@@ -532,7 +532,7 @@ def _nearby(key: str, known: Sequence[str]) -> list[str]:
 
 
 ALIKE = 0.65
-"""How much the last part of a key must be like what is offered in its place."""
+"""Minimum similarity between the last part of a key and that of its suggestion."""
 
 
 def _ratio(one: str, other: str) -> float:
@@ -551,7 +551,7 @@ def _listed(names: Any) -> str:
 
 
 def _above(group: str, option: str) -> str:
-    """Where an option lies in a folder above the working one, whose `conf/` is not looked at."""
+    """Return a note if a parent folder's `conf/`, which is not searched, has the option; else an empty string."""
     for folder in paths.home().parents[:LEVELS]:
         if (folder / "conf" / group / f"{option}.yaml").is_file():
             return f". There is one in {folder / 'conf'}, but that applies only to commands run in {folder}"

@@ -1,4 +1,4 @@
-"""What can be composed with the config files of a command line: groups, options, keys."""
+"""Config groups, options and keys that exist for a command line, found by composing its config files."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from labrun.mistakes.flags import Split
 
 
 class Composable:
-    """What can be chosen and set.
+    """The groups and configs that can be composed.
 
     Args:
-        loader: Hydra's.
-        config_name: of the primary config.
+        loader: Hydra's config loader.
+        config_name: name of the primary config.
     """
 
     def __init__(self, loader: ConfigLoader, config_name: str = "config") -> None:
@@ -41,7 +41,7 @@ class Composable:
 
     @functools.cached_property
     def groups(self) -> dict[str, list[str]]:
-        """Each group of labrun's and of the user's own, and its options."""
+        """All config groups of labrun and of the user, each with its options."""
         return {group: self.options(group) for group in self._below("") if self.options(group)}
 
     def _below(self, parent: str) -> Iterator[str]:
@@ -52,11 +52,11 @@ class Composable:
                 yield from self._below(group)
 
     def options(self, group: str) -> list[str]:
-        """The options of a group, by name; none if there is no such group."""
+        """Return the names of a group's options; empty if there is no such group."""
         return sorted(name for name in self.loader.get_group_options(group) if not name.startswith("_"))
 
     def compose(self, overrides: Sequence[str]) -> DictConfig | None:
-        """The config with these overrides; None if there is none."""
+        """Compose the config with overrides; None if that fails."""
         key = tuple(overrides)
         if key not in self._known:
             try:
@@ -67,12 +67,12 @@ class Composable:
 
 
 _kept: dict[tuple[str | None, ...], Composable] = {}
-"""What was composed for one message: composing takes a tenth of a second each time."""
+"""Cache for one message, because composing takes a tenth of a second."""
 
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
-    """Inside, what was composed once is not composed again: for one message, since files may change between two."""
+    """In the context, cache composed configs. Use it for one message only, because files may change afterwards."""
     _kept.clear()
     try:
         yield
@@ -81,7 +81,7 @@ def kept() -> Iterator[None]:
 
 
 def composable(split: Split) -> Composable:
-    """What can be composed with a command line's own places of config files."""
+    """Return the `Composable` for the config folders of a command line."""
     places = tuple(split.values.get(flag) for flag in ("--config-path", "--config-dir", "--config-name"))
     if places not in _kept:
         _kept[places] = _made(*places)
@@ -103,7 +103,7 @@ def _made(main: str | None, folder: str | None, name: str | None) -> Composable:
 
 
 def can_be_set(config: DictConfig, one: Override) -> bool:
-    """Whether Hydra would take an override; of a sweep's, whether its key is there."""
+    """Whether Hydra would accept an override; for a sweep override, whether its key exists."""
     if one.is_sweep_override():
         parser = OverridesParser.create()
         sign = {OverrideType.ADD: "+", OverrideType.FORCE_ADD: "++"}.get(one.type, "")
@@ -116,7 +116,7 @@ def can_be_set(config: DictConfig, one: Override) -> bool:
 
 
 def misfit(config: DictConfig, one: Override) -> str | None:
-    """Why a key that is there does not take a value: its type is declared; None where that is not so."""
+    """Return why an existing key rejects a value because of its declared type; None if that is not the reason."""
     if one.type != OverrideType.CHANGE or one.is_sweep_override():
         return None
     try:
@@ -129,7 +129,7 @@ def misfit(config: DictConfig, one: Override) -> str | None:
 
 
 def is_a_value(config: DictConfig, key: str) -> bool:
-    """Whether what stands above a key is a value, and no node."""
+    """Whether the parent of a key is a value rather than a node."""
     above = key.rpartition(".")[0]
     if not above:
         return False
@@ -141,12 +141,12 @@ def is_a_value(config: DictConfig, key: str) -> bool:
 
 
 def dotted(config: DictConfig) -> Iterator[str]:
-    """Every key of a config, with all keys above it; Hydra's own aside."""
+    """Yield the dotted path of every key of a config, without the `hydra` node."""
     plain: Any = OmegaConf.to_container(config, resolve=False)
     return checking.dotted({key: value for key, value in plain.items() if key != "hydra"})
 
 
 def is_node(config: DictConfig, key: str) -> bool:
-    """Whether a key holds other keys."""
+    """Whether a key has keys below it."""
     node = OmegaConf.select(config, key, throw_on_missing=False, throw_on_resolution_failure=False)
     return isinstance(node, DictConfig) and bool(node)

@@ -1,4 +1,4 @@
-"""The options of `labrun`'s command line: Hydra's flags, each in its place, and what is typed like one and is none."""
+"""Flags on `labrun`'s command line: splitting them from overrides, and mistakes in them."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from labrun.mistakes.mistake import Mistake
 
 SHOWING = ("--cfg", "--help", "--info")
 ALONE = ("--run", "--multirun", "--cfg", "--info", "--shell-completion")
-"""Of these Hydra takes one at a time."""
+"""Flags that Hydra accepts only one of."""
 
 
 @dataclass
 class Split:
-    """A command line, taken apart."""
+    """A command line, split into flags and overrides."""
 
     overrides: list[int] = field(default_factory=list)
-    """The places of the words that are overrides."""
+    """Positions of the overrides."""
     values: dict[str, str] = field(default_factory=dict)
-    """What was given to flags that take a value; the others have an empty text."""
+    """Values of the given flags; empty for flags without a value."""
     strange: list[int] = field(default_factory=list)
-    """Words that look like flags and are none."""
+    """Positions of arguments that look like flags, but are not."""
     lacking: list[str] = field(default_factory=list)
     """Flags whose value is missing."""
 
 
 @functools.cache
 def known() -> Mapping[str, Any]:
-    """Hydra's flags, each under all its names."""
+    """Return Hydra's flags, each under all its names."""
     return {name: action for action in get_args_parser()._actions for name in action.option_strings}
 
 
 def flag_of(word: str) -> Any | None:
-    """The flag that a word is, also shortened as argparse takes it; None: it is none."""
+    """Return the flag for an argument, which may be abbreviated as in argparse; None if it is not a flag."""
     name = word.partition("=")[0]
     if name in known():
         return known()[name]
@@ -50,12 +50,12 @@ def flag_of(word: str) -> Any | None:
 
 
 def split(words: Sequence[str]) -> Split:
-    """Take a command line apart."""
+    """Split a command line into flags and overrides."""
     found = Split()
     place = 0
     while place < len(words):
         word = words[place]
-        if word == "--":  # what comes after it is none
+        if word == "--":  # no flags after it
             found.overrides += range(place + 1, len(words))
             break
         action = flag_of(word) if word.startswith("-") else None
@@ -79,7 +79,7 @@ def split(words: Sequence[str]) -> Split:
 
 
 def check(words: Sequence[str]) -> list[Mistake]:
-    """Every mistake in the options of a command line: argparse decides, and we word its refusals."""
+    """Return the mistakes in the flags of a command line. argparse finds them; this function explains them."""
     found = split(words)
     complaint = _complaint(words)
     mistakes = list(_refused(words, found)) if complaint is not None else []
@@ -88,11 +88,11 @@ def check(words: Sequence[str]) -> list[Mistake]:
 
 
 class _ComplaintError(Exception):
-    """What argparse says."""
+    """Carries the error message of argparse."""
 
 
 def _complaint(words: Sequence[str]) -> str | None:
-    """What argparse says of a command line; None: nothing."""
+    """Return the error message of argparse for a command line; None if it has none."""
     parser = get_args_parser()
 
     def complain(message: str) -> NoReturn:
@@ -120,7 +120,7 @@ def _refused(words: Sequence[str], found: Split) -> Iterator[Mistake]:
 
 
 def _together(words: Sequence[str], found: Split) -> Iterator[Mistake]:
-    """Flags that do not go with one another; Hydra answers them with a traceback."""
+    """Yield mistakes in combinations of flags, for which Hydra fails with a traceback."""
     together = [flag for flag in ALONE if flag in found.values]
     shown = next((flag for flag in SHOWING if flag in found.values), None)
     if "--multirun" in found.values and shown is not None:
@@ -141,7 +141,7 @@ def _wanted(action: Any) -> str:
 
 
 def _strange(words: Sequence[str], place: int) -> Mistake:
-    """A word with dashes that is not a flag: a flag mistyped, or an override typed as others have it."""
+    """Return the mistake for an unknown flag: a typo, or an override written as a flag, as in other tools."""
     word = words[place]
     name, equals, value = word.partition("=")
     bare = name.lstrip("-")

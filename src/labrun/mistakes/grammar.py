@@ -1,4 +1,4 @@
-"""Words that Hydra's grammar cannot read: what the shell has split, what is not closed, what is not KEY=VALUE."""
+"""Mistakes in overrides that do not parse: split by the shell, unclosed brackets or quotes, not KEY=VALUE."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LAB_WORDS = {
     "upload": "lab data upload",
     "download": "lab data download",
 }
-"""Words of `lab` that are typed after `labrun`."""
+"""Commands of `lab` that users type after `labrun`."""
 TASK_WORDS = {
     "evaluate": "task=evaluate from=last",
     "eval": "task=evaluate from=last",
@@ -61,11 +61,11 @@ QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '
 
 
 def check(words: Sequence[str], places: Sequence[int]) -> list[Mistake]:
-    """Every word that cannot be read as an override.
+    """Return the mistakes in arguments that do not parse as overrides.
 
     Args:
-        words: the command line.
-        places: of the overrides in it.
+        words: the command-line arguments.
+        places: positions of the overrides.
     """
     found: list[Mistake] = []
     taken: set[int] = set()
@@ -84,7 +84,7 @@ def check(words: Sequence[str], places: Sequence[int]) -> list[Mistake]:
 
 
 def is_readable(word: str) -> bool:
-    """Whether Hydra's grammar takes a word for an override that has a key."""
+    """Whether an argument parses as an override with a key."""
     return bool(word.lstrip("+~").partition("=")[0].strip()) and _error(word) is None
 
 
@@ -103,13 +103,13 @@ def _parser() -> OverridesParser:
 
 
 def has_key(word: str) -> bool:
-    """Whether a word begins as KEY= does."""
+    """Whether an argument starts with KEY=."""
     key, equals, _ = word.partition("=")
     return bool(equals) and KEY.fullmatch(key.lstrip("+~").strip()) is not None
 
 
 def _following(words: Sequence[str], places: Sequence[int], number: int) -> Iterator[list[int]]:
-    """The places of a word and of those after it, one more each time, up to the next KEY=."""
+    """Yield growing lists of positions: an argument and the one after it, the two after it, ... up to the next KEY=."""
     together = [places[number]]
     for place in places[number + 1 :]:
         if has_key(words[place]) or place != together[-1] + 1:
@@ -119,10 +119,10 @@ def _following(words: Sequence[str], places: Sequence[int], number: int) -> Iter
 
 
 def _joined(words: Sequence[str], places: Sequence[int], number: int) -> Mistake | None:
-    """A word that can be read once those after it belong to it: the shell has split it at a blank."""
+    """Return the mistake if an argument parses when joined with those after it: the shell split it at a space."""
     word = words[places[number]]
     if re.fullmatch(r"[\w.]+", word) and not _begins_with_equals(words, places, number):
-        return None  # no part of a value, but a word by itself
+        return None  # a separate word, not part of a value
     for together in _following(words, places, number):
         whole = "".join(words[place] for place in together)
         if has_key(whole) and is_readable(whole) and not whole.endswith("="):
@@ -136,7 +136,7 @@ def _begins_with_equals(words: Sequence[str], places: Sequence[int], number: int
 
 
 def _joined_after(words: Sequence[str], places: Sequence[int], number: int) -> Mistake | None:
-    """As `_joined`, of a word that can be read by itself: `lr= 0.1`, `lr=1 , 2`."""
+    """As `_joined`, for an argument that parses on its own: `lr= 0.1`, `lr=1 , 2`."""
     word, best = words[places[number]], None
     for together in _following(words, places, number):
         last, first = words[together[-1]], words[together[1]]
@@ -158,7 +158,7 @@ def _split_by_blank(words: Sequence[str], together: Sequence[int], whole: str) -
 
 
 def _alone(words: Sequence[str], places: Sequence[int], number: int) -> Mistake:
-    """What is wrong with one word."""
+    """Return the mistake in a single argument."""
     place = places[number]
     word = words[place]
     if "=" not in word and not word.startswith("~"):
@@ -205,7 +205,7 @@ def _quoted(word: str, place: int, why: str) -> Mistake:
 
 
 def _without_equals(words: Sequence[str], places: Sequence[int], number: int) -> Mistake:
-    """A word that is not KEY=VALUE: a verb, an option's name, a file, a key."""
+    """Return the mistake in an argument that is not KEY=VALUE: a verb, the name of an option, a file, a key."""
     place = places[number]
     word = words[place]
     what = f"{word!r} is not KEY=VALUE"
@@ -277,7 +277,7 @@ def _file(word: str, place: int) -> Mistake:
 
 
 def _value(change: Callable[[str], str]) -> Callable[[str], str]:
-    """A repair of what stands after the `=`."""
+    """Return a repair that changes the part after the `=`."""
 
     def repair(word: str) -> str:
         key, equals, value = word.partition("=")
@@ -287,7 +287,7 @@ def _value(change: Callable[[str], str]) -> Callable[[str], str]:
 
 
 def _key(change: Callable[[str], str]) -> Callable[[str], str]:
-    """A repair of what stands before it."""
+    """Return a repair that changes the part before the `=`."""
 
     def repair(word: str) -> str:
         key, equals, value = word.partition("=")
@@ -297,7 +297,7 @@ def _key(change: Callable[[str], str]) -> Callable[[str], str]:
 
 
 def _closed(value: str) -> str:
-    """Brackets that are open closed, and those that close nothing left out."""
+    """Close all open brackets, and drop closing brackets without a match."""
     waiting: list[str] = []
     kept = ""
     quote = ""
@@ -340,4 +340,4 @@ REPAIRS: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("a dot too many", _key(lambda key: re.sub(r"\.\.+", ".", key).strip("."))),
     ("a key has no blank", _key(lambda key: re.sub(r"\s+", ".", key.strip()))),
 )
-"""What is tried on a word that cannot be read, in this order."""
+"""Repairs to try on an argument that does not parse, in this order, each with the mistake it corrects."""

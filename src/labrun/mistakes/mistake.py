@@ -1,4 +1,4 @@
-"""A mistake in a command line, and the words that mend it."""
+"""A mistake on a command line, and the arguments that correct it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from labrun.checking import is_secret
 from labrun.errors import ConfigError
 
 LONGEST = 1500
-"""Characters of what is said of one mistake."""
+"""Maximum length of the text about one mistake, in characters."""
 FRONT = -1
-"""The place before all words."""
+"""The position before the first argument."""
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """What is wrong with a word, or with several.
+    """A mistake in one or more arguments.
 
     Args:
         text: what was given, what is allowed, and what to do.
-        fix: by the place of a word in the command line, the words to type in its place; empty where that is not known.
+        fix: replacement arguments by position in the command line; empty if no correction is known.
     """
 
     text: str
@@ -29,7 +29,7 @@ class Mistake:
 
 
 def mended(mistakes: Sequence[Mistake], words: Sequence[str]) -> list[str] | None:
-    """The command line without the mistakes; None where one of them is not known to be mended."""
+    """Return the corrected command line; None if the correction of a mistake is unknown."""
     if not mistakes or not all(one.fix for one in mistakes):
         return None
     changes: dict[int, Sequence[str]] = {}
@@ -39,12 +39,12 @@ def mended(mistakes: Sequence[Mistake], words: Sequence[str]) -> list[str] | Non
 
 
 def message(found: Sequence[Mistake], then: Sequence[Mistake], command: Sequence[str] | None) -> str:
-    """All mistakes at once, and the whole command as it is to be typed, where that is known.
+    """Return a message with all mistakes and, if known, the corrected command.
 
     Args:
         found: the mistakes.
-        then: those that come to light once the others are mended.
-        command: without all of them.
+        then: mistakes that become visible once the others are corrected.
+        command: the arguments of the corrected command, if known.
     """
     text = str(ConfigError(list(dict.fromkeys(_cut(one.text) for one in found))))
     lines = [text, *dict.fromkeys(f"  {_cut(one.text)}" for one in then)]
@@ -52,17 +52,17 @@ def message(found: Sequence[Mistake], then: Sequence[Mistake], command: Sequence
 
 
 def _cut(text: str) -> str:
-    """A text without its middle where somebody typed a whole list."""
+    """Shorten a text in the middle, for example if the user typed a long list."""
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 def typed(words: Sequence[str], program: str = "labrun") -> str:
-    """A command as a shell takes it; no secret is shown."""
+    """Return a command line quoted for a shell, with secrets masked."""
     return shlex.join([program, *(masked_word(word) for word in words)])
 
 
 def masked_word(word: str) -> str:
-    """A word of a command, without the value of what is named as a secret."""
+    """Mask the value in an argument whose key is named like a secret."""
     key, equals, value = word.partition("=")
     hides = equals and value and not value.startswith("${") and is_secret(key.rpartition(".")[2])
     return f"{key}=***" if hides else word
