@@ -1,4 +1,4 @@
-"""`lab`: everything that comes before and after a run. One module per noun."""
+"""The command `lab`: everything before and after a run. One module per noun."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ NOUNS = {
     "warm": "the warm interpreter, which makes commands start faster",
     "ui": "show runs and models in MLflow's pages, updated live",
 }
-"""Each noun's module, and what it is for."""
+"""The nouns, each with its help text. Each is also the name of its module."""
 TAKES_COMMAND = "shell"
-"""The noun after whose words a `--` begins a command of the person's own."""
+"""The noun that takes a user's command after `--`."""
 
 
 EXAMPLES = """examples:
@@ -50,10 +50,10 @@ EXAMPLES = """examples:
 
 
 def parser(noun: str | None = None) -> argparse.ArgumentParser:
-    """The command line.
+    """Build the parser of the command line.
 
     Args:
-        noun: the only one whose verbs are wanted, and whose module is loaded; None: all.
+        noun: the only noun whose module is loaded and whose verbs are added; None: all.
     """
     top = parsing.Parser(prog="lab", description="Inspect and manage runs, data, models and machines.", epilog=EXAMPLES)
     top.add_argument("--version", action="store_true", help="show labrun's version")
@@ -74,10 +74,10 @@ def parser(noun: str | None = None) -> argparse.ArgumentParser:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """The command line; words may stand before and after the options.
+    """Parse the command line. Positional arguments may come before and after options.
 
     Raises:
-        SystemExit: of a mistake, told in one message.
+        SystemExit: the command line has a mistake, which is reported in one message.
     """
     arguments = parsing.hoisted(arguments)
     noun = next((word for word in arguments if word in NOUNS), None)
@@ -100,7 +100,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _find_above() -> None:
-    """In a folder below a workspace, that one is meant."""
+    """In a subfolder of a workspace, use that workspace."""
     with contextlib.suppress(OSError):  # the folder may be gone
         found = store.above(Path.cwd())
         if found is not None:
@@ -110,7 +110,7 @@ def _find_above() -> None:
 
 
 def main() -> None:
-    """The command `lab`."""
+    """Run the command `lab`."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
@@ -126,7 +126,7 @@ def _main() -> None:
     if not hasattr(options, "act"):
         parsing.refuse_nothing(NOUNS)
     with contextlib.suppress(OSError):  # the folder may be gone
-        if str(Path.cwd()) not in sys.path:  # last, as `labrun` has it: a rerun finds the user's modules there
+        if str(Path.cwd()) not in sys.path:  # last, as in `labrun`; a rerun imports the user's modules
             sys.path.append(str(Path.cwd()))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     paths.set_home(None)
@@ -154,6 +154,6 @@ def _main() -> None:
             where = f"{error.filename}: " if error.filename else ""
             sys.stderr.write(f"lab: {where}{error.strerror or error}. Another workspace: lab --root FOLDER\n")
             sys.exit(1)
-        # `lab ... | head`: the reader has seen enough.
+        # `lab ... | head`: the reader has closed the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(0)

@@ -1,4 +1,4 @@
-"""`lab azureml`: scripts and notebooks of the Azure ML SDK v1 that submit runs."""
+"""The command `lab azureml`: run scripts and notebooks of the Azure ML SDK v1 that submit runs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def add(nouns: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Carry out one file."""
+    """Run a script or a notebook."""
     if not options.file.is_file():
         what = "is a folder" if options.file.is_dir() else "does not exist"
         raise ConfigError(f"lab azureml run: {options.file} {what}: give a .py or .ipynb file")
@@ -57,18 +57,18 @@ def run(options: argparse.Namespace) -> int:
     for ours in ("--compute", "--environments"):
         if any(word == ours or word.startswith(f"{ours}=") for word in options.words):
             notice.warn(f"{ours} behind {options.file} is the script's own argument; lab's own stands before the file")
-    # What the script prints is its own: of the data that it reads, lab says nothing there.
+    # labrun's messages about data that the script reads must not mix with the script's own output.
     logging.getLogger("labrun").setLevel(logging.WARNING)
     try:
         ways.run_script(options.file, options.words)
-    except OSError as error:  # the script's own, and none of lab's
+    except OSError as error:  # raised by the script, not by lab
         sys.excepthook(type(error), error, error.__traceback__)
         return 1
     return 0
 
 
 def _take_options(options: argparse.Namespace) -> None:
-    """Options behind a notebook's name are ours: a notebook has no arguments of its own."""
+    """Parse lab's options after the name of a notebook, which itself takes no arguments."""
     rest = argparse.ArgumentParser(prog="lab azureml run", add_help=False, allow_abbrev=False)
     rest.add_argument("--compute")
     rest.add_argument("--environments", choices=[environment.CURRENT, environment.BUILD])

@@ -1,4 +1,4 @@
-"""A progress bar for work whose length is not known before it begins."""
+"""Progress bar for work of unknown length."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ PATIENCE_S = 1.0
 
 
 class Bar:
-    """Is shown at a terminal, on standard error, once the work has taken a second; nothing elsewhere.
+    """A progress bar on standard error, shown only at a terminal, and only if the work takes longer than a second.
 
     Args:
-        what: things that are done one after the other, in the plural.
+        what: the items that are processed, in the plural.
     """
 
     def __init__(self, what: str) -> None:
@@ -40,7 +40,7 @@ class Bar:
         self.end()
 
     def end(self) -> None:
-        """Take the bar away; from any thread, also twice."""
+        """Remove the bar. May be called from any thread, and more than once."""
         self._timer.cancel()
         with self._lock:
             self._is_over = True
@@ -49,7 +49,7 @@ class Bar:
             self._bar = None
 
     def heard(self, done: int, total: int) -> None:
-        """Update the numbers done and in total; from any thread."""
+        """Update the number of processed items and their total. May be called from any thread."""
         with self._lock:
             self._done, self._total = done, total
             self._update()

@@ -1,4 +1,4 @@
-"""`lab compute`: where runs can go, and what is free there."""
+"""The command `lab compute`: list compute targets and their free resources."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def add(nouns: Any) -> None:
 
 
 def ls(options: argparse.Namespace) -> int:
-    """The choices of `compute=`, and what each finds here."""
+    """Print the options of `compute=`, each with the resources it finds on this machine."""
     for name, comment in paths.groups().get("compute", {}).items():
         print(f"{name:<12}{comment} Here: {_summary(paths.option('compute', name))}")
     return 0
 
 
 def _summary(choice: Mapping[str, Any]) -> str:
-    """What a choice would run on; `auto` stays on this machine."""
+    """Return a summary of the resources that an option would use; `auto` means this machine."""
     try:
         compute = Compute.of({**asdict(DEFAULTS), **choice})
         return registry.chosen(compute, sweep=False).summary(compute)
@@ -46,7 +46,7 @@ def _summary(choice: Mapping[str, Any]) -> str:
 
 
 def status(options: argparse.Namespace) -> int:
-    """Cores, memory and GPUs here; partitions and their nodes where there is Slurm."""
+    """Print the cores, memory and GPUs of this machine, and the partitions and nodes of Slurm, if available."""
     memory = psutil.virtual_memory()
     load = os.getloadavg()[0]
     print("this machine")
@@ -59,7 +59,7 @@ def status(options: argparse.Namespace) -> int:
     for backend in registry.all_known():
         try:
             lines = backend.status()
-        except Exception as error:  # noqa: BLE001 - another package's; the others are reported
+        except Exception as error:  # noqa: BLE001 - a third-party backend must not hide the others
             lines = [f"{backend.name}: its status fails: {type(error).__name__}: {error}"]
         for line in lines:
             print(line)

@@ -1,4 +1,4 @@
-"""`lab data`: datastores and the assets in them."""
+"""The command `lab data`: datastores and their assets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from labrun.submission import inputs
 from labrun.terminal import plain
 
 SHOWN = 20
-"""So many files of an asset are listed, unless all are asked for."""
+"""Maximum number of files of an asset to list, unless the user asks for all."""
 
 
 def add(nouns: Any) -> None:
@@ -107,13 +107,13 @@ def _count(text: str) -> int:
 
 
 def node_of(options: argparse.Namespace) -> dict[str, Any]:
-    """The datastore that the options name, as a config's node."""
+    """Return the config node of the datastore chosen by the options."""
     name = options.datastore or inputs.default_name()
     return inputs.load(name, changes=tuple(options.set))
 
 
 def upload(options: argparse.Namespace) -> int:
-    """Send files, and register them as an asset if a name is given."""
+    """Upload files, and register them as an asset if a name is given."""
     node = node_of(options)
     place = stores.make(node)
     if place.is_read_only:
@@ -142,7 +142,7 @@ def upload(options: argparse.Namespace) -> int:
 
 
 def _how_to_read(asset: Asset, entries: Sequence[Entry], options: argparse.Namespace) -> str:
-    """The command that reads an asset, as far as its files tell what they are."""
+    """Return a command that reads an asset, guessed from the types of its files."""
     from labrun.data.readers.contents import is_table
     from labrun.data.readers.parts import SUFFIXES
 
@@ -167,7 +167,7 @@ def _how_to_read(asset: Asset, entries: Sequence[Entry], options: argparse.Names
 
 
 def download(options: argparse.Namespace) -> int:
-    """Fetch an asset, checked file by file; or a folder or file."""
+    """Download an asset, verifying each file, or a folder or file of the datastore."""
     node = node_of(options)
     place = stores.make(node)
     asset, path, entries = _content(place, options.what)
@@ -184,17 +184,17 @@ def download(options: argparse.Namespace) -> int:
 
 
 def ls(options: argparse.Namespace) -> int:
-    """The assets of a datastore, or the content of a folder."""
+    """List the assets of a datastore, or the contents of a folder."""
     place = stores.make(node_of(options))
     if options.folder is None:
         rows = [("asset", "version", "digest", "files", "size", "registered", "folder")]
         for name in assets.names(place):
             try:
                 newest = assets.find(place, name)
-            except CorruptDataError as error:  # the others are shown
+            except CorruptDataError as error:  # the other assets are still listed
                 sys.stderr.write(f"lab: left out: {error}\n")
                 continue
-            if newest is None:  # it has just been forgotten
+            if newest is None:  # unregistered in the meantime
                 continue
             rows.append(
                 (
@@ -227,7 +227,7 @@ def ls(options: argparse.Namespace) -> int:
 
 
 def show(options: argparse.Namespace) -> int:
-    """An asset, whole."""
+    """Show everything about an asset."""
     place = stores.make(node_of(options))
     name, _, version = options.what.partition("@")
     asset = assets.get(place, name, version or None)
@@ -268,7 +268,7 @@ def show(options: argparse.Namespace) -> int:
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Read every byte of an asset."""
+    """Read every byte of an asset, and compare it with the manifest."""
     node = node_of(options)
     place = stores.make(node)
     name, _, version = options.what.partition("@")
@@ -296,7 +296,7 @@ def verify(options: argparse.Namespace) -> int:
 
 
 def rm(options: argparse.Namespace) -> int:
-    """Forget an asset, or remove files."""
+    """Unregister an asset or one of its versions, or remove files."""
     place = stores.make(node_of(options))
     name, _, version = options.what.partition("@")
     found = assets.find(place, name, version or None)
@@ -331,7 +331,7 @@ def rm(options: argparse.Namespace) -> int:
 
 
 def samples(options: argparse.Namespace) -> int:
-    """A picture of random samples, class counts, shapes and range."""
+    """Print class counts, shapes and range of a data set, and draw random samples."""
     from labrun.submission import preview
 
     output = options.output or Path(f"{options.name.replace('/', '-').replace('@', '-')}-samples.png")
@@ -343,7 +343,7 @@ def samples(options: argparse.Namespace) -> int:
 
 
 def _content(place: Datastore, what: str) -> tuple[Asset | None, str, list[Entry]]:
-    """What an argument names: an asset and its files, or the files of a folder (or one file, with an empty name)."""
+    """Resolve an argument to an asset and its files, or to the files of a folder (a single file has an empty name)."""
     name, _, version = what.partition("@")
     asset = assets.find(place, name, version or None)
     if asset is not None:
@@ -362,7 +362,11 @@ def _content(place: Datastore, what: str) -> tuple[Asset | None, str, list[Entry
 
 
 def _refuse_registered(place: Datastore, files: Sequence[str], leaving: Sequence[Asset]) -> None:
-    """Files that another version of an asset holds are not removed."""
+    """Check that no other asset version uses the files to be removed.
+
+    Raises:
+        ConfigError: one does.
+    """
     wanted = set(files)
     for name in assets.names(place):
         for other in assets.versions(place, name):

@@ -1,4 +1,4 @@
-"""`lab models`: registered models, their versions and aliases, and what they predict."""
+"""The command `lab models`: registered models with their versions, aliases and predictions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from labrun.tracking.mlflow import ui_state
 
 WHICH = "name, name/version or name@alias"
 FORM = ("separator", "encoding", "sheet", "skip_rows")
-"""How a table is written: options here, keys of the data set in a run."""
+"""Settings for reading a table: options of `predict`, and keys of the data set in a run."""
 AS_KEY = re.compile(r"\bdataset\.(separator|encoding|sheet|skip_rows|decimal)\b")
 
 
@@ -123,7 +123,7 @@ def _trusted(verb: Any) -> None:
 
 
 def register(options: argparse.Namespace) -> int:
-    """Register a run's model or file; told, and nothing made, if it is registered already."""
+    """Register the model or a file of a run. If it is registered already, only say so."""
     tags = {}
     for word in options.tag:
         key, _, value = word.partition("=")
@@ -160,7 +160,7 @@ def register(options: argparse.Namespace) -> int:
 
 
 def trusting(root: Path, version: Version, imported: bool = False) -> list[str]:
-    """What the user has to know of a version with classes that are not built unasked; nothing for others."""
+    """Return lines on how to trust a version with classes that need it; empty for other versions."""
     names = models.needed(root, version)
     if not names:
         return []
@@ -175,7 +175,7 @@ def trusting(root: Path, version: Version, imported: bool = False) -> list[str]:
 
 
 def takes_files(root: Path, version: Version) -> bool:
-    """Whether a version predicts for tables and arrays: one that takes a data module's batches cannot be served."""
+    """Whether a version predicts from tables and arrays. One that needs a data module's batches cannot be served."""
     try:
         return cards.read(journal.folder(root, version.name, version.number), version.title).get("feed") is None
     except DataError:
@@ -183,8 +183,8 @@ def takes_files(root: Path, version: Version) -> bool:
 
 
 def serve_command(root: Path, version: Version) -> str:
-    """The command that answers requests with a version's predictions."""
-    # MLflow starts uvicorn by its name, so that its folder must be on the path.
+    """Return the command that serves a version's predictions."""
+    # MLflow starts uvicorn by name, so its folder must be on the PATH.
     folder = Path(sys.executable).parent
     is_found = shutil.which("mlflow") == str(folder / "mlflow")
     pickled = Path(version.file).suffix in (".pkl", ".pickle", ".joblib")
@@ -199,7 +199,7 @@ def serve_command(root: Path, version: Version) -> str:
 
 
 def ls(options: argparse.Namespace) -> int:
-    """The registered models, a line for each; of one model its versions."""
+    """List the registered models, or the versions of one model."""
     root = store.workspace()
     shelf = journal.read(root)
     if shelf.left_out:
@@ -245,7 +245,7 @@ def _told(shelf: journal.RegistryState, version: Version) -> dict[str, Any]:
 
 
 def show(options: argparse.Namespace) -> int:
-    """A version, whole: where it comes from, what it was worth, how it is used."""
+    """Show everything about a version: its origin, its metrics, and how to use it."""
     root = store.workspace()
     version = journal.find(root, options.model)
     shelf = journal.read(root)
@@ -278,7 +278,7 @@ def show(options: argparse.Namespace) -> int:
 
 
 def _used(root: Path, version: Version) -> list[tuple[str, str]]:
-    """How a version is used, if labrun can load it."""
+    """Return table rows on how to use a version."""
     if not models.is_loadable(root, version):
         return [("in Python", "labrun does not load it; lab models download gives it")]
     serving = [("serve it", serve_command(root, version))] if takes_files(root, version) else []
@@ -328,12 +328,12 @@ def alias(options: argparse.Namespace) -> int:
 
 
 def _as_options(text: str) -> str:
-    """A message about a table, its keys spelled as options of `predict`."""
+    """Replace `dataset` keys with options of `predict` in a message about a table."""
     return AS_KEY.sub(lambda key: f"--{key[1].replace('_', '-')}", text)
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Write what a model says of samples."""
+    """Write a model's predictions for samples to a CSV file."""
     from labrun.tasks import feeding, saved
 
     source = options.file.expanduser()
@@ -385,7 +385,7 @@ def predict(options: argparse.Namespace) -> int:
 
 
 def _counted(predicted: Sequence[Any], has_classes: bool) -> list[str]:
-    """How often each class was predicted, or from where to where the quantities go."""
+    """Return lines with the count of each predicted class, or the range of the predicted quantities."""
     if has_classes:
         found = {name: predicted.count(name) for name in sorted(set(predicted), key=str)}
         return [f"  {name}: {count:,}" for name, count in list(found.items())[:20]]

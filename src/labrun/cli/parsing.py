@@ -1,4 +1,4 @@
-"""The command line of `lab`: one message for a mistake in it, with what is allowed and what to type."""
+"""Parser of `lab`'s command line. Each mistake is reported in one message with what is allowed and what to type."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ SYNONYMS = pairs(
     "push:upload put:upload follow:watch attach:watch retry:rerun restart:rerun clean:gc prune:gc "
     "archive:export serve:show ps:ls annotate:note file:files"
 )
-"""What verbs are called elsewhere."""
+"""Names that other tools use for verbs."""
 OTHER_NOUNS = pairs(
     "run:runs experiment:runs experiments:runs job:runs jobs:runs history:runs dataset:data datasets:data "
     "datastore:data asset:data assets:data model:models registry:models target:compute machines:compute "
     "cluster:compute mlflow:ui dashboard:ui"
 )
-"""And nouns."""
+"""Names that other tools use for nouns."""
 OF_NAMED_RUNS = ("rm", "cancel", "compare", "export", "tag", "note")
-"""Verbs that mean no run by themselves."""
+"""Verbs of `lab runs` without a default run."""
 FIRST = ("runs", "data", "models", "compute", "warm")
-"""Whose verb is meant where several have it."""
+"""Nouns in the order of preference for a verb that several of them have."""
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
-    """Lists commands without a word above them that stands for any of them."""
+    """Help formatter that lists subcommands without a line for their metavar."""
 
     def _format_action(self, action: argparse.Action) -> str:
         if not isinstance(action, argparse._SubParsersAction):
@@ -43,16 +43,19 @@ class Help(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Answers a mistake in one message. Its subparsers are of the same kind."""
+    """Parser that raises a `WrongError` for a mistake, instead of exiting. Its subparsers have the same class."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{"formatter_class": Help, **options})
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and end with exit code 2.
+        """Raise a `WrongError`.
 
         Args:
-            message: argparse's own.
+            message: the message of argparse.
+
+        Raises:
+            WrongError: always.
         """
         raise WrongError(self, message)
 
@@ -61,8 +64,8 @@ class WrongError(Exception):
     """A mistake, and the parser that found it.
 
     Args:
-        parser: of the noun or verb.
-        message: argparse's own.
+        parser: the parser of the noun or verb.
+        message: the message of argparse.
     """
 
     def __init__(self, parser: argparse.ArgumentParser, message: str) -> None:
@@ -71,11 +74,11 @@ class WrongError(Exception):
 
 
 def refuse(top: argparse.ArgumentParser, arguments: Sequence[str], error: WrongError) -> NoReturn:
-    """Tell a mistake in one message.
+    """Report a mistake in one message, and exit with code 2.
 
     Args:
         top: the parser, with all nouns and verbs.
-        arguments: the words.
+        arguments: the command-line arguments.
         error: the mistake.
 
     Raises:
@@ -86,13 +89,13 @@ def refuse(top: argparse.ArgumentParser, arguments: Sequence[str], error: WrongE
 
 
 def refuse_rest(top: argparse.ArgumentParser, arguments: Sequence[str], rest: Sequence[str]) -> NoReturn:
-    """As `refuse`, of words that no parser knows."""
+    """As `refuse`, for arguments that no parser accepts."""
     words = Words(top, arguments)
     _end(words.told(words.deepest(), f"unrecognized arguments: {' '.join(rest)}"))
 
 
 def refuse_nothing(nouns: Sequence[str] | Mapping[str, str]) -> NoReturn:
-    """As `refuse`, of a command without a noun."""
+    """As `refuse`, for a command without a noun."""
     _end(f"say what to look at: {', '.join(f'lab {noun}' for noun in nouns)}. lab --help tells more")
 
 
@@ -102,7 +105,7 @@ def _end(text: str) -> NoReturn:
 
 
 def subparsers(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
-    """The verbs of a noun, or the nouns themselves."""
+    """Return the subparsers of a parser by name: the nouns, or the verbs of a noun."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             return dict(action.choices)
@@ -110,11 +113,11 @@ def subparsers(parser: argparse.ArgumentParser) -> Mapping[str, argparse.Argumen
 
 
 class Words:
-    """A command line of `lab`, and what its words may have meant.
+    """A command line of `lab` with a mistake, and its possible corrections.
 
     Args:
         top: the parser, with all nouns and verbs.
-        arguments: the words.
+        arguments: the command-line arguments.
     """
 
     def __init__(self, top: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -122,21 +125,21 @@ class Words:
         self.verbs = {noun: list(subparsers(parser)) for noun, parser in subparsers(top).items()}
 
     def deepest(self) -> argparse.ArgumentParser:
-        """The parser of the noun, or of the verb, that the words name."""
+        """Return the parser of the noun or verb in the arguments."""
         found = self.top
         for word in self.arguments:
             found = subparsers(found).get(word, found)
         return found
 
     def called(self, prog: str) -> argparse.ArgumentParser:
-        """The parser of a command, by its words."""
+        """Return the parser of a command, such as `lab runs show`."""
         found = self.top
         for word in prog.split():
             found = subparsers(found).get(word, found)
         return found
 
     def told(self, parser: argparse.ArgumentParser, message: str) -> str:
-        """One message for what argparse says."""
+        """Return labrun's message for a message of argparse."""
         if match := re.match(r"argument (COMMAND|ACTION): invalid choice: '(.*?)' \(choose from", message, re.DOTALL):
             return self._noun(match[2]) if match[1] == "COMMAND" else self._verb(parser, match[2])
         if message.startswith("the following arguments are required: ACTION"):
@@ -156,15 +159,15 @@ class Words:
         return f"{parser.prog}: {message}"
 
     def _rest(self, word: str) -> list[str]:
-        """The words after one."""
+        """Return the arguments after a word."""
         return self.arguments[self.arguments.index(word) + 1 :] if word in self.arguments else []
 
     def _before(self, word: str) -> list[str]:
-        """Options of `lab` itself that stand before a word."""
+        """Return the arguments before a word, which are options of `lab` itself."""
         return self.arguments[: self.arguments.index(word)] if word in self.arguments else []
 
     def _noun(self, word: str) -> str:
-        """A first word that is not a noun: a verb without its noun, a noun mistyped, a word of `labrun`."""
+        """Return the message for an unknown noun: a verb without its noun, a typo, or an argument of `labrun`."""
         said = f"there is no 'lab {word}'"
         nouns = f"There are {', '.join(f'lab {noun}' for noun in self.verbs)}"
         rest = self._rest(word)
@@ -200,13 +203,13 @@ class Words:
         return f"{said}. Did you mean {self._command(word, [noun, *self._mended(noun, rest)])!r}? {nouns}"
 
     def _mended(self, noun: str, rest: Sequence[str]) -> list[str]:
-        """The words after a noun, their verb as it is called here."""
+        """Return the arguments after a noun, with a synonym replaced by its verb."""
         if rest and rest[0] not in self.verbs[noun] and SYNONYMS.get(rest[0]) in self.verbs[noun]:
             return [SYNONYMS[rest[0]], *rest[1:]]
         return list(rest)
 
     def _command(self, word: str, words: Sequence[str]) -> str:
-        """A whole command in place of one that has a word that is none; what it lacks in capitals."""
+        """Return the corrected command for one with an unknown word. Missing arguments are in capitals."""
         parser: argparse.ArgumentParser = self.top
         for one in words:
             parser = subparsers(parser).get(one, parser)
@@ -216,7 +219,7 @@ class Words:
         return " ".join([shlex.join(["lab", *self._before(word), *words]), *needed])
 
     def _verb(self, parser: argparse.ArgumentParser, word: str) -> str:
-        """A second word that is not a verb."""
+        """Return the message for an unknown verb."""
         noun = parser.prog.split()[-1]
         said = f"there is no '{parser.prog} {word}'"
         verbs = self.verbs[noun]
@@ -235,7 +238,7 @@ class Words:
         return ", ".join(f"{parser.prog} {verb}" for verb in subparsers(parser))
 
     def _unknown(self, parser: argparse.ArgumentParser, rest: str) -> str:
-        """Options that a command does not have, or words too many."""
+        """Return the message for unknown options or superfluous arguments."""
         words = rest.split()
         option = next((word for word in words if word.startswith("-") and word != "-"), None)
         if option is None:
@@ -260,7 +263,7 @@ class Words:
 
 
 def _is_there(noun: str, word: str) -> bool:
-    """Whether a word names a run or a registered model."""
+    """Whether a word is a reference to an existing run or registered model."""
     from labrun.control import query
     from labrun.registry import journal
     from labrun.runs import store
@@ -278,7 +281,7 @@ def _without_noun_twice(command: str, noun: str) -> str:
 
 
 def hoisted(arguments: Sequence[str]) -> list[str]:
-    """The words with `--root FOLDER` and `--debug` in front, where they may be typed after the noun, too."""
+    """Move `--root FOLDER` and `--debug` to the front, so that they may also be typed after the noun."""
     front: list[str] = []
     rest: list[str] = []
     words = iter(arguments)
@@ -295,7 +298,7 @@ def hoisted(arguments: Sequence[str]) -> list[str]:
 
 
 def _required(parser: argparse.ArgumentParser) -> Iterator[tuple[str, Any]]:
-    """What a command must be given, as it is written in a usage line: first words, then options."""
+    """Yield the required arguments of a command as in a usage line, positional ones first, each with its action."""
     for action in parser._actions:
         if (
             not action.option_strings
@@ -309,7 +312,7 @@ def _required(parser: argparse.ArgumentParser) -> Iterator[tuple[str, Any]]:
 
 
 def _usage(parser: argparse.ArgumentParser) -> str:
-    """What to say: a command's words and what it must be given, in one line."""
+    """Return the usage of a command in one line: its words and required arguments."""
     required = {id(action): text for text, action in _required(parser)}
     words = [parser.prog]
     for action in sorted(parser._actions, key=lambda one: bool(one.option_strings)):

@@ -1,4 +1,4 @@
-"""`lab remote`: machines that SSH reaches, for `compute.host`."""
+"""The command `lab remote`: machines reached over SSH, for `compute.host`."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _verb(verbs: Any, name: str, act: Act, text: str, named: bool = False) -> ar
 
 
 def add_one(options: argparse.Namespace) -> int:
-    """Make a machine known; of one that is known, what is not given stays as it was."""
+    """Add a machine, or change the given settings of a known one."""
     config = options.ssh_config
     if config and not Path(config).expanduser().is_file():
         raise ConfigError(f"--ssh-config {config}: there is no such file")
@@ -109,13 +109,13 @@ def add_one(options: argparse.Namespace) -> int:
 
 
 def _there(path: str | None) -> str | None:
-    """A path of there; the shell here has made this user's home of a `~`."""
+    """Restore the `~` in a remote path, which the local shell has replaced with the local home folder."""
     home = f"{Path.home()}/"
     return f"~/{path.removeprefix(home)}" if path is not None and path.startswith(home) else path
 
 
 def ls(options: argparse.Namespace) -> int:
-    """The machines that are known."""
+    """List the known machines."""
     found = remotes.known()
     if not found:
         print("no machine is known: 'lab remote add NAME ADDRESS' makes one known, for compute.host=NAME")
@@ -145,7 +145,7 @@ def _is_of(folder: Path, name: str) -> bool:
 
 
 def connect(options: argparse.Namespace) -> int:
-    """Log in once."""
+    """Log in interactively, and keep the connection for other commands."""
     remote = remotes.get(options.name)
     code = ssh.connect(remote)
     if code:
@@ -156,7 +156,7 @@ def connect(options: argparse.Namespace) -> int:
 
 
 def examine(options: argparse.Namespace) -> int:
-    """What is there, and what is missing."""
+    """Check a machine, and print what it has and what is missing."""
     remote = remotes.get(options.name)
     facts = channel.facts(remote, full=True)
     lines, is_fit = doctor.report(dataclasses.replace(remote, facts=dict(facts)))
@@ -165,7 +165,7 @@ def examine(options: argparse.Namespace) -> int:
 
 
 def collect(options: argparse.Namespace) -> int:
-    """Remove there what no run needs."""
+    """Remove folders on a machine that no run needs, after asking."""
     from labrun.cli.runs.maintain import agreed
 
     with channel.Channel(remotes.get(options.name)) as conversation:
@@ -184,7 +184,7 @@ def collect(options: argparse.Namespace) -> int:
 
 
 def there(options: argparse.Namespace) -> int:
-    """What lies there."""
+    """List the runs on a machine."""
     root, remote = store.workspace(), remotes.get(options.name)
     with channel.Channel(remote) as conversation:
         found = adopting.folders(conversation)
@@ -203,7 +203,7 @@ def there(options: argparse.Namespace) -> int:
 
 
 def fetch(options: argparse.Namespace) -> int:
-    """Have runs here that another laptop sent there."""
+    """Mirror runs on a machine that were submitted from another computer."""
     root = store.workspace()
     with channel.Channel(remotes.get(options.name)) as conversation:
         found = adopting.folders(conversation)
@@ -220,7 +220,7 @@ def fetch(options: argparse.Namespace) -> int:
 
 
 def pull(options: argparse.Namespace) -> int:
-    """Bring more files of a run."""
+    """Download more files of a remote run."""
     name, parts = options.words[0], options.words[1:] or ["checkpoints"]
     run_dir, record = store.find(store.workspace(), name)
     folder = links.folder_of(run_dir, record)

@@ -1,4 +1,4 @@
-"""`lab shell`: a shell beside a run."""
+"""The command `lab shell`: a shell in the folder and environment of a run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def add(nouns: Any) -> None:
 
 
 def act(options: argparse.Namespace) -> int:
-    """A shell, or one command."""
+    """Open a shell, or run one command."""
     forwards = [shell.forward(text) for text in options.forward or ()]
     root = store.workspace()
     mirror.refresh(root)

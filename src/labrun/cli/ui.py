@@ -1,4 +1,4 @@
-"""`lab ui`: MLflow's pages, fed from the records while they are open."""
+"""The command `lab ui`: serve MLflow's pages, updated from the records while the command runs."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ HOST = "127.0.0.1"
 FIRST_PORT, TRIED = 5000, 100
 UP_S, DOWN_S = 120.0, 10.0
 FED_S = 5.0
-"""How long the first page waits until MLflow has the newest run."""
+"""Maximum time to wait for the newest run to appear in MLflow before showing the first page, in seconds."""
 LAST_S = 5.0
-"""What the last round of feeding may take: the next `lab ui` goes on from there."""
+"""Time limit for the last update at exit, in seconds; the next `lab ui` continues from there."""
 
 
 def add(nouns: Any) -> None:
@@ -50,11 +50,11 @@ def _port(text: str) -> int:
 
 
 class _EndError(BaseException):
-    """Somebody asked for the end."""
+    """The user has asked `lab ui` to end."""
 
 
 def ui(options: argparse.Namespace) -> int:
-    """Show MLflow until Ctrl-C or SIGTERM."""
+    """Serve MLflow until Ctrl-C or SIGTERM."""
     root = store.workspace()
     shown = ui_state.ui_address(root)
     if shown is not None:
@@ -90,7 +90,7 @@ def ui(options: argparse.Namespace) -> int:
 
 
 def _first_page(root: Path, address: str) -> str:
-    """The page of the newest run's experiment; of all, where MLflow has not got that one within a moment."""
+    """Return the page of the newest run's experiment; the start page if the run does not appear in MLflow in time."""
     newest = max(store.listing(root).runs, key=lambda pair: pair[1].created, default=None)
     run_dir = None if newest is None else newest[0]
     end = time.monotonic() + FED_S
@@ -100,17 +100,17 @@ def _first_page(root: Path, address: str) -> str:
 
 
 def _end(number: int, frame: Any) -> None:
-    # Once: a second Ctrl-C must not break into the ending.
+    # Ignore further signals: a second Ctrl-C must not interrupt the shutdown.
     for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(one, signal.SIG_IGN)
     raise _EndError
 
 
 def _free_port(wanted: int | None) -> int:
-    """The port that was asked for, or the first free one.
+    """Return the requested port, or the first free one.
 
     Raises:
-        ConfigError: it is taken, or none is free.
+        ConfigError: the requested port is taken, or no port is free.
     """
     if wanted is not None:
         if not _is_free(wanted):
@@ -134,12 +134,12 @@ def _is_free(port: int) -> bool:
 
 @contextlib.contextmanager
 def _fed(root: Path) -> Iterator[None]:
-    """Feed MLflow in a thread while the work inside goes on, and for a moment after it."""
+    """Feed MLflow from a thread during the context, and update it once more afterwards."""
     ended = threading.Event()
     told: set[str] = set()
 
     def tell(text: str) -> None:
-        if text not in told:  # what cannot be shown is tried again and again
+        if text not in told:  # failures are retried, but reported only once
             told.add(text)
             sys.stderr.write(f"lab: {text}\n")
 
@@ -179,7 +179,7 @@ def _log(root: Path) -> Path:
 
 @contextlib.contextmanager
 def _server(root: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """MLflow's server as a process group of its own, which ends with the work inside, or with this process."""
+    """Run MLflow's server in a separate process group, which ends with the context or with this process."""
     artifacts = (store.state_folder(root) / "mlruns").as_uri()
     command = [
         sys.executable,
@@ -243,7 +243,7 @@ code = server.wait()
 os.killpg(0, signal.SIGTERM)
 sys.exit(code if code >= 0 else 1)
 """
-"""Starts the server, and ends the whole group when the standard input does: also when `lab ui` is killed."""
+"""Program that starts the server, and ends its process group when standard input closes, even if `lab ui` is killed."""
 
 
 def _wait_until_up(process: subprocess.Popen[bytes], address: str, root: Path) -> None:

@@ -1,4 +1,4 @@
-"""`lab warm`: the warm interpreters of this user, which commands start from."""
+"""The command `lab warm`: manage this user's warm interpreters, from which commands start."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def add(nouns: Any) -> None:
 
 
 def status(options: argparse.Namespace) -> int:
-    """A line for each warm interpreter."""
+    """Print a line for each warm interpreter."""
     found = list(_asked("status"))
     if not found:
         print("no warm interpreter is up: the first command at a terminal starts one, 'lab warm start' another")
@@ -61,17 +61,17 @@ def status(options: argparse.Namespace) -> int:
 
 
 def stop(options: argparse.Namespace) -> int:
-    """End every warm interpreter of this user."""
+    """Stop every warm interpreter of this user."""
     found = list(_asked("stop"))
     print(f"stopped {checking.counted(len(found), 'warm interpreter')}")
     return 0
 
 
 def start(options: argparse.Namespace) -> int:
-    """Start a warm interpreter like this one, and wait for it.
+    """Start a warm interpreter like the current one, and wait until it is ready.
 
     Raises:
-        RecordError: it does not come up; the message names its log.
+        RecordError: it does not start; the message names its log file.
     """
     from labrun.warm import starting
 
@@ -85,7 +85,7 @@ def start(options: argparse.Namespace) -> int:
             is_loading = process is not None and process.poll() is None
             what = "is still loading; 'lab warm status' tells when it is up" if is_loading else "did not come up"
             raise RecordError(f"after {START_S:.0f} s a warm interpreter {what}. Its log: {place}/{name}.log")
-        if process is None or process.poll() is not None:  # a file that it imported had only just been changed, say
+        if process is None or process.poll() is not None:  # for example, an imported file has just been changed
             process = starting.spawn(place, facts, environment, niceness=0)
             time.sleep(AGAIN_S)
         time.sleep(POLL_S)
@@ -97,7 +97,7 @@ def start(options: argparse.Namespace) -> int:
 
 
 def _asked(what: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What each server that listens answers."""
+    """Yield the name and the answer of each listening server."""
     place = identity.folder()
     for path in sorted(Path(place).glob("*.sock")) if place else []:
         connection = wire.connect(str(path.parent), path.stem)

@@ -1,4 +1,4 @@
-"""`lab runs`: the record of what ran, and the runs that go on. The verbs stand in the modules beside this one."""
+"""The command `lab runs`: list, inspect and control runs. The verbs are implemented in the modules of this package."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def _add_keeping(verbs: Any) -> None:
 
 
 def _later(name: str) -> Act:
-    """A verb's function, its module loaded once the verb is carried out: the table needs little."""
+    """Return the function of a verb. Its module is imported only when the verb runs, to keep `lab runs` fast."""
     module, _, function = name.partition(".")
 
     def act(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Runs side by side: `compare`; with `--over`, settings side by side, each with the mean of its runs."""
+"""The verb `compare`: runs side by side or, with `--over`, settings side by side with the means of their runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from labrun.runs.repeats import Setting
 
 
 def compare(options: argparse.Namespace) -> int:
-    """Runs side by side: where their configs differ, their metrics, their curves in one picture."""
+    """Compare runs: differences of their configs, their metrics, and their curves in one picture."""
     chosen = [(run_dir, records.read(run_dir)) for run_dir, _ in filters.select(options, default=None)]
     if len(chosen) < 2:
         raise RecordError(f"to compare takes two runs or more, and only {chosen[0][1].id} was chosen")
@@ -56,7 +56,7 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def _over(chosen: Sequence[Pair], options: argparse.Namespace) -> int:
-    """Settings side by side: the means of their runs, the curves with a band of one standard deviation."""
+    """Compare settings: the means of their runs, and mean curves with a band of one standard deviation."""
     settings = repeats.group([record for _, record in chosen], options.over)
     firsts = [next(pair for pair in chosen if pair[1] is one.runs[0]) for one in settings]
     differing = list(_differences(firsts, [one.config for one in settings]))
@@ -118,7 +118,7 @@ def _over_as_json(
 
 
 def _side_by_side(head: Sequence[str], parts: Iterable[tuple[str, Sequence[Sequence[str]]]]) -> None:
-    """Print tables that have the same columns, each below its title."""
+    """Print tables with the same columns, each below its title."""
     for title, rows in parts:
         print(title if rows else f"{title}: nothing")
         cells = [tuple(_short(cell) for cell in row) for row in (head, *rows)]
@@ -126,13 +126,13 @@ def _side_by_side(head: Sequence[str], parts: Iterable[tuple[str, Sequence[Seque
 
 
 def _picture(chosen: Sequence[Pair], options: argparse.Namespace, kind: str = "compare") -> Path:
-    """Where the picture of several runs goes."""
+    """Return the path for the picture of several runs."""
     ids = "-".join(record.id for _, record in chosen)[:80]
     return files.ready(options.output or files.pictures(store.workspace()) / f"{kind}-{ids}.png")
 
 
 def _called(compared: Sequence[Record]) -> list[str]:
-    """What each run is called beside the others: by the overrides that tell it from them; no two alike."""
+    """Return a unique label for each run, made of the overrides in which it differs from the others."""
     overrides, _ = report.differing([record.overrides for record in compared])
     names = {record.name for record in compared}
     said = [
@@ -149,11 +149,11 @@ def _short(cell: str) -> str:
 def _differences(
     chosen: Sequence[Pair], configs: Sequence[Mapping[str, str]] | None = None
 ) -> Iterator[tuple[str, ...]]:
-    """Keys of the config, and what else a run depends on, that not all runs have alike.
+    """Yield a row for each config key, and for code, data and packages, in which the runs differ.
 
     Args:
         chosen: the runs.
-        configs: what is compared in place of their own.
+        configs: configs to compare instead of the runs' own.
     """
     found = configs or [dict(flat_config(record.config)) for _, record in chosen]
     keys = list(dict.fromkeys(key for config in found for key in config))
@@ -172,7 +172,7 @@ def _differences(
 
 
 def _repeats(row: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> bool:
-    """Whether a key has the values of one of the same name above it: `model.optimizer.lr` takes `model.lr`."""
+    """Whether a row repeats one of a parent node with the same name: `model.optimizer.lr` takes `model.lr`."""
     above, _, name = row[0].rpartition(".")
     places = above.split(".")
     others = {".".join([*places[:depth], name]) for depth in range(1, len(places))}
@@ -180,12 +180,12 @@ def _repeats(row: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> bool:
 
 
 def _read(entry: Mapping[str, Any]) -> str:
-    """The digest of the data that a run read, and of what code made of them."""
+    """Return the digest of the data that a run read, and of the arrays that code made from them."""
     return "/".join(str(entry[key])[:12] for key in ("digest", "content") if entry.get(key))
 
 
 def _measured(chosen: Sequence[Pair]) -> Iterator[tuple[str, ...]]:
-    """What the runs' supervisors measured, at its largest."""
+    """Yield a row for each system metric, with its peak in each run."""
     found = [context.system_values(run_dir) for run_dir, _ in chosen]
     for name in sorted({name for own in found for name in own}):
         values = [own.get(name) for own in found]

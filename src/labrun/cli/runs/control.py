@@ -1,4 +1,4 @@
-"""Acting on runs that go on: `watch`, `cancel`, `rerun`."""
+"""Verbs that control runs: `watch`, `cancel`, `rerun`."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ POLL_S = 0.5
 
 
 def folder_of(reference: str) -> Path:
-    """The folder that has a plan: a sweep's, or that of a single run that went elsewhere, or a run's in this terminal.
+    """Return the folder of a sweep or a run.
 
     Raises:
-        RecordError: nothing goes by that name.
+        RecordError: there is no sweep or run for the reference.
     """
     root = store.workspace()
     reference = store.spelled_out(root, reference)
@@ -45,13 +45,13 @@ def folder_of(reference: str) -> Path:
 
 
 def _search_without_trials(root: Path) -> Path | None:
-    """The search that 'last' means while it has no trial yet: no older run is meant then."""
+    """Return the newest search if it has no trial yet, because 'last' then means the search and not an older run."""
     newest = max((record.created for _, record in store.listing(root).runs), default="")
     return takeover.fresh(root, newest)
 
 
 def watch(options: argparse.Namespace) -> int:
-    """Follow; and control from here what nobody controls."""
+    """Follow runs, and take over those without a controller."""
     if filters.is_filtered(options):
         chosen = filters.select(options)
         folders = list(dict.fromkeys(records.sweep_folder(run_dir, r) or run_dir for run_dir, r in chosen))
@@ -104,10 +104,10 @@ def _unfinished(folder: Path, plan: sweep_state.Plan) -> list[tuple[Path, record
 
 
 def _check_variables(folder: Path, plan: sweep_state.Plan) -> None:
-    """Whoever goes on with runs must have the variables that their records name.
+    """Check that the environment variables named in the records of unfinished runs are set.
 
     Raises:
-        ConfigError: they are not set here.
+        ConfigError: some are not set on this machine.
     """
     left = _unfinished(folder, plan)
     missing = sorted({name for _, r in left for name in variables.missing(r.config["compute"]["environment"])})
@@ -119,7 +119,7 @@ def _check_variables(folder: Path, plan: sweep_state.Plan) -> None:
 
 
 def _watch_search(folder: Path, is_trusted: bool) -> int:
-    """Tell each trial as it ends; resume a search whose controller is gone."""
+    """Report each trial of a search as it ends, and resume the search if its controller is gone."""
     told: set[Path] = set()
     view = monitor.Lines(folder)
     if links.read(folder) is not None:
@@ -156,7 +156,7 @@ def _over(run_dirs: Sequence[Path], view: Any, told: set[Path]) -> bool:
 
 
 def _wait_for_books(folder: Path, run_dirs: Sequence[Path], patience_s: float = 60.0) -> None:
-    """Show the table; the controller, if it still lives, writes it, else it is written here."""
+    """Print the final table, once the controller has written its results or has ended."""
     end = time.monotonic() + patience_s
     while lease.living(SweepState(folder)) is not None and time.monotonic() < end:
         time.sleep(POLL_S)
@@ -168,7 +168,7 @@ def _code(run_dirs: Sequence[Path]) -> int:
 
 
 def cancel(options: argparse.Namespace) -> int:
-    """Ask runs to stop, and wait until they have."""
+    """Cancel runs, and wait until they have stopped."""
     if filters.is_filtered(options) or not options.run:
         chosen = [run_dir for run_dir, _ in filters.select(options, default=None)]
     else:
@@ -192,7 +192,7 @@ def cancel(options: argparse.Namespace) -> int:
 
 
 def _meant(name: str) -> list[Path]:
-    """The runs that a name means; a whole search begins no more."""
+    """Return the runs for a reference. If it is a search, also stop it from starting more trials."""
     root = store.workspace()
     search = _search_without_trials(root) if name == "last" else None
     folder = search or (folder_of(name) if name != "last" else store.find(root, "last")[0])
@@ -205,7 +205,7 @@ def _meant(name: str) -> list[Path]:
 
 
 def rerun(options: argparse.Namespace) -> int:
-    """Run runs again, from their frozen config and code, with overrides on top."""
+    """Repeat runs from their frozen config and code, with overrides."""
     from labrun.submission import rerun as again
 
     names = [word for word in options.words if "=" not in word.lstrip("~+") and not word.startswith("~")]

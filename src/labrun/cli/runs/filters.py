@@ -1,4 +1,4 @@
-"""Which runs are meant: names and filters, the same for every verb of `lab runs`."""
+"""Selection of runs by reference and by filters, the same for every verb of `lab runs`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def add_filters(parser: argparse.ArgumentParser, top: bool = False) -> None:
-    """The filters, as options.
+    """Add the filter options to a parser.
 
     Args:
-        parser: of a verb, or of `lab runs` itself.
-        top: it is `lab runs` itself, whose values a verb does not undo.
+        parser: the parser of a verb, or of `lab runs`.
+        top: whether it is the parser of `lab runs`, whose values the defaults of a verb must not overwrite.
     """
     default = None if top else argparse.SUPPRESS
     group = parser.add_argument_group("which runs")
@@ -61,7 +61,7 @@ def add_filters(parser: argparse.ArgumentParser, top: bool = False) -> None:
 
 
 def age(text: str) -> float:
-    """A duration such as 30d or 12h, in seconds, for argparse."""
+    """Parse a duration such as 30d or 12h into seconds, for argparse."""
     match = AGE.fullmatch(text.strip())
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not an age: say 30d, 12h, 45min, 2w")
@@ -69,14 +69,14 @@ def age(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """A number of things, for argparse."""
+    """Parse a positive integer, for argparse."""
     if not (text.isascii() and text.isdigit()) or len(text) > 18 or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return int(text)
 
 
 def limit(text: str) -> float:
-    """A bound above zero, for argparse."""
+    """Parse a positive number, for argparse."""
     try:
         found = float(text)
     except ValueError:
@@ -87,7 +87,7 @@ def limit(text: str) -> float:
 
 
 def condition(text: str) -> query.Condition:
-    """A condition, for argparse."""
+    """Parse a condition, for argparse."""
     try:
         return query.condition(text)
     except RecordError as error:
@@ -95,7 +95,7 @@ def condition(text: str) -> query.Condition:
 
 
 def filters(options: argparse.Namespace) -> query.Filters:
-    """The filters of a command line."""
+    """Return the filters of a command line."""
     given = {name: getattr(options, name, None) for name in FILTERS}
     return query.Filters(
         given["experiment"], given["status"], given["where"] or (), given["tag"] or (), given["sort"], given["n"]
@@ -103,7 +103,7 @@ def filters(options: argparse.Namespace) -> query.Filters:
 
 
 def listed(root: Path) -> index.Listing:
-    """All runs; those whose record is damaged are named, and left out."""
+    """Return all runs. Runs with a damaged record are reported and left out."""
     mirror.refresh(root)
     found = store.listing(root)
     for _, why in found.damaged:
@@ -117,10 +117,10 @@ def is_filtered(options: argparse.Namespace) -> bool:
 
 
 def check_metric(metric: str | None, found: Sequence[Pair]) -> None:
-    """Whether any of the runs has the metric that `--metric` names, if it names one.
+    """Check that at least one of the runs has the metric of `--metric`, if given.
 
     Raises:
-        RecordError: none has.
+        RecordError: no run has it.
     """
     there = sorted({name for _, record in found for name in record.metrics})
     if metric and metric not in there and all(query.metric_of(pair, metric) is None for pair in found):
@@ -129,10 +129,10 @@ def check_metric(metric: str | None, found: Sequence[Pair]) -> None:
 
 
 def split_words(options: argparse.Namespace) -> tuple[argparse.Namespace, list[str]]:
-    """The first of the words names the run, unless filters do; the others are what is said of it.
+    """Split the positional arguments into the run, unless filters select the runs, and the rest.
 
     Returns:
-        The options as `select` takes them, and the other words.
+        The options for `select`, and the remaining arguments.
     """
     names = 0 if is_filtered(options) else 1
     return argparse.Namespace(**{**vars(options), "run": options.words[:names]}), options.words[names:]
@@ -141,15 +141,15 @@ def split_words(options: argparse.Namespace) -> tuple[argparse.Namespace, list[s
 def select(
     options: argparse.Namespace, default: str | None = "last", shown: StatusResolver | None = None
 ) -> list[Pair]:
-    """The runs that a command line means; records without configs where filters chose them.
+    """Return the runs selected by a command line. Records of runs selected by filters alone have no config.
 
     Args:
-        options: with `run`, a list of names, and the filters.
-        default: what is meant where nothing is said; None: something has to be.
-        shown: remembers the statuses.
+        options: the parsed options, with a list of references in `run`, and the filters.
+        default: the reference to use if none and no filter is given; None: one is required.
+        shown: resolver that caches the statuses.
 
     Raises:
-        RecordError: a name leads to nothing, no name or filter was given, or no run matches.
+        RecordError: a reference is unknown, a required one is missing, or no run matches.
     """
     root, names = store.workspace(), list(getattr(options, "run", None) or [])
     mirror.refresh(root)

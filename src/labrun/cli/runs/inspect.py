@@ -1,4 +1,4 @@
-"""What runs left: `logs`, `metrics`, `files`, `download`."""
+"""Verbs that inspect the output of runs: `logs`, `metrics`, `files`, `download`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ POLL_S = 0.5
 
 
 def logs(options: argparse.Namespace, is_raw: bool = True) -> int:
-    """What runs printed, as they printed it; with --follow until each has ended."""
+    """Print the logs of runs, unchanged; with --follow until each run has ended."""
     shown = StatusResolver()
     chosen = filters.select(options, shown=shown)
     for run_dir, record in chosen:
@@ -58,7 +58,7 @@ def _log(run_dir: Path, follow: bool, shown: StatusResolver, is_raw: bool) -> No
 
 
 def _is_left_alone(run_dir: Path, record: Record) -> bool:
-    """Whether a run of another machine has lost its controller, so that nothing more may come of it; says so."""
+    """Whether a remote run has lost its controller, so that it may never continue. If so, print a message."""
     folder = links.folder_of(run_dir, record)
     link = None if folder is None else links.read(folder)
     if folder is None or link is None or link.state != links.STARTED or link.living:
@@ -74,7 +74,7 @@ def _is_left_alone(run_dir: Path, record: Record) -> bool:
 
 
 def metrics(options: argparse.Namespace) -> int:
-    """The metrics of runs: a line each, all values, or curves."""
+    """Print the metrics of runs: a line for each, all values, or curves."""
     chosen = filters.select(options)
     writer = csv.writer(terminal.raw(sys.stdout), lineterminator="\n") if options.csv else None
     if writer:
@@ -135,7 +135,7 @@ def _plot(run_dir: Path, record: Record, lines: Sequence[dict[str, Any]], output
 
 
 def list_files(options: argparse.Namespace) -> int:
-    """The files of runs, with their sizes."""
+    """List the files of runs with their sizes."""
     chosen = filters.select(options)
     for run_dir, record in chosen:
         found = files.of(run_dir)
@@ -162,10 +162,10 @@ def download(options: argparse.Namespace) -> int:
 
 
 def _own_name(record: Record) -> str:
-    """A name for what is written of a run, by its own.
+    """Return a file name for the output of a run, made of its name and id.
 
     Raises:
-        RecordError: its name or id could lead elsewhere: labrun gives no such.
+        RecordError: its name or id is unsafe as a file name, and so was not given by labrun.
     """
     if not records.is_named_safely(record):
         raise RecordError(

@@ -1,4 +1,4 @@
-"""`lab runs` and `lab runs show`: the table of runs, and all of one."""
+"""The verbs `ls` and `show`: the table of runs, and the details of one."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from labrun.tasks import threads
 from labrun.tracking.mlflow import ui_state
 
 USUAL = ("accuracy", "r2", "AUC_weighted", "val_accuracy", "val_loss", "test_loss", "loss", "score")
-"""The metrics that the table looks for, in this order, where none is named."""
+"""Metrics for the table, in order of preference, if none is given."""
 
 
 def _content(record: Record) -> dict[str, Any]:
-    """All of a record, its configuration as `run.json` has it."""
+    """Return a record as a dictionary, with its config encoded as in `run.json`."""
     return {**dataclasses.asdict(record), "config": exact.encoded(record.config)}
 
 
 def ls(options: argparse.Namespace) -> int:
-    """The table of runs."""
+    """Print the table of runs."""
     with garbage.kept():
         return _list(options)
 
@@ -60,7 +60,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _metric(options: argparse.Namespace, rows: Sequence[Pair]) -> str | None:
-    """The metric that was asked about, or the usual one where all runs that have any have it."""
+    """Return the requested metric, else the first usual one, if all runs with metrics have it; None for neither."""
     sort = store.asked(options.sort, [record for _, record in rows])[0] if options.sort else None
     asked = [options.metric, sort, *(one.key for one in options.where or [])]
     there = {name for _, record in rows for name in record.metrics}
@@ -140,7 +140,7 @@ def _value(pair: Pair, metric: str | None) -> str:
 
 
 def show(options: argparse.Namespace) -> int:
-    """All of a run, or of each that the filters choose."""
+    """Print the details of the selected runs."""
     shown, code = StatusResolver(), 0
     for run_dir, _ in filters.select(options, shown=shown):
         record = records.read(run_dir)
@@ -216,8 +216,8 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
 
 
 def _measured(run_dir: Path) -> Iterator[tuple[str, str]]:
-    """What the run's supervisor measured: the last value, and the one that tells most."""
-    with contextlib.suppress(OSError):  # the record can be shown all the same
+    """Yield a row for each system metric, with its last and its most extreme value."""
+    with contextlib.suppress(OSError):  # the rest of the record can still be shown
         for name, values in context.system_values(run_dir).items():
             bound = "at least" if name.endswith("_free_gb") else "at most"
             extreme = context.system_extreme(name, values)
@@ -225,13 +225,13 @@ def _measured(run_dir: Path) -> Iterator[tuple[str, str]]:
 
 
 def _is_left(run_dir: Path, record: Record) -> bool:
-    """Whether nobody controls a run that waits: its controller was killed, say."""
+    """Whether a queued run has no controller, for example because it was killed."""
     state = SweepState(records.sweep_folder(run_dir, record) or run_dir)
     return state.plan.is_file() and lease.living(state) is None
 
 
 def _going_on(run_dir: Path, record: Record) -> str:
-    """How a run is gone on with whose process is gone."""
+    """Return advice on how to continue a run whose process is gone."""
     if record.sweep is not None:
         folder = records.sweep_folder(run_dir, record)
         return f"the sweep's command with sweep.resume={folder}, or lab runs watch {folder}"

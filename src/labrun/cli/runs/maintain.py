@@ -1,4 +1,4 @@
-"""Keeping house: `tag`, `note`, `rm`, `gc`, `sync`, `export`, `import`."""
+"""Verbs for maintenance: `tag`, `note`, `rm`, `gc`, `sync`, `export`, `import`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from labrun.tracking import feed
 from labrun.tracking import registry as trackers
 
 NAMED = 20
-"""Runs and models that MLflow lacks something of and that are named; the others are counted."""
+"""Maximum number of incompletely synced runs and models to list; the others are only counted."""
 
 
 def tag(options: argparse.Namespace) -> int:
@@ -68,7 +68,7 @@ def note(options: argparse.Namespace) -> int:
 
 
 def _pass_on(said: Sequence[Pair]) -> None:
-    """Have the machines that runs lie on told what was said of them, now if they answer."""
+    """Forward new tags and notes to the machines that hold the runs, at once if they are reachable."""
     if notes.owe(said):
         mirror.refresh(store.workspace())
 
@@ -111,7 +111,7 @@ def remove(options: argparse.Namespace) -> int:
 
 
 def _agreed_there(going: Sequence[Pair], yes: bool) -> removal.Places:
-    """Where the runs that are to go lie on other machines, and are to be removed, too."""
+    """Return the copies on other machines that the user agrees to remove, too."""
     found = removal.places(going)
     count = {name: sum(map(len, folders.values())) for name, folders in found.items()}
     return {
@@ -142,7 +142,7 @@ def _has_controller(sweep_dir: Path) -> bool:
 
 
 def _is_link(root: Path, name: str) -> bool:
-    """Whether a folder that was named is another one than it seems."""
+    """Whether a run's folder was named through a symbolic link."""
     for place in (Path(name).expanduser(), root / name):
         if (place / "run.json").exists():
             real = Path(os.path.realpath(place))
@@ -166,7 +166,7 @@ def _list(going: Sequence[Pair], shown: StatusResolver) -> None:
 
 
 def agreed(question: str, yes: bool) -> bool:
-    """Whether the person at the terminal agrees, or has said so before."""
+    """Ask the user a yes/no question, unless `--yes` was given, and return whether the user agrees."""
     if yes:
         return True
     if not sys.stdin.isatty():
@@ -188,7 +188,7 @@ def _remove(root: Path, going: Sequence[Pair]) -> None:
 
 
 def gc(options: argparse.Namespace) -> int:
-    """Remove what is old, but for the best and the registered; and what no run names any more."""
+    """Remove old runs, except the best and the registered ones, and everything that no run needs."""
     root, shown = store.workspace(), StatusResolver()
     archive_import.left(root, finish=True)
     listing = filters.listed(root)
@@ -217,7 +217,7 @@ def gc(options: argparse.Namespace) -> int:
 
 
 def _old(options: argparse.Namespace, found: Sequence[Pair], shown: StatusResolver) -> list[Pair]:
-    """The runs that are old enough, but for the best of each experiment."""
+    """Return the runs that are old enough, except the best of each experiment."""
     if options.older_than is None and not filters.is_filtered(options):
         if options.keep_best:
             raise RecordError("--keep-best says which runs stay: say with --older-than (or a filter) which are to go")
@@ -234,7 +234,7 @@ def _old(options: argparse.Namespace, found: Sequence[Pair], shown: StatusResolv
         own = [(d, r) for d, r in found if r.name == name and r.status == records.COMPLETED]
         metric, wanted = store.asked(options.metric or _usual(own) or "", [r for _, r in own])
         if wanted is None and any(metric in r.metrics for _, r in own):
-            raise RecordError(store.untold(metric, "--metric "))  # what is removed is gone
+            raise RecordError(store.untold(metric, "--metric "))  # never guess: removal is final
         ranked = [(store.score(r, metric, wanted), d) for d, r in own] if wanted else []
         ranked = sorted((pair for pair in ranked if pair[0] > -math.inf), key=lambda pair: -pair[0])
         if own and not ranked:
@@ -251,7 +251,7 @@ def _usual(own: Sequence[Pair]) -> str | None:
 
 
 def sync(options: argparse.Namespace) -> int:
-    """Bring a view up to date with the records: MLflow's, unless another tracker is named."""
+    """Update a tracker from the records: MLflow, unless another one is given."""
     root = store.workspace()
     if options.tracker not in trackers.names():
         raise ConfigError(f"--tracker {options.tracker}: expected one of {', '.join(trackers.names())}")
@@ -288,7 +288,7 @@ def export(options: argparse.Namespace) -> int:
 
 
 def import_(options: argparse.Namespace) -> int:
-    """Take runs in from an archive."""
+    """Import runs from archives."""
     limits = archive_format.Limits(options.max_gb, options.max_ratio, options.max_files)
     for source in options.archive:
         new, known = archive_export.import_(store.workspace(), source, limits)
