@@ -1,1 +1,1 @@
-"""The launcher plug-in `hydra/launcher=labrun`."""
+"""Launcher plug-in `hydra/launcher=labrun`."""

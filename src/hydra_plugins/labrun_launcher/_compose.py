@@ -1,6 +1,7 @@
-"""Composing a sweep's jobs: the first in full, those that differ from the one before in plain values alone from that.
+"""Composition of a sweep's jobs.
 
-A full composition reads some thirty YAML files; the second way gives the same config in a fraction of the time.
+A full composition reads some thirty YAML files. If a job differs from the previous one only in plain values, its config
+is derived from the previous config instead, which gives the same result in a fraction of the time.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from labrun.errors import ConfigError
 
 
 def options(loader: ConfigLoader, master: DictConfig, group: str) -> list[str]:
-    """The options of a group, wherever the sweep finds configs: `hydra.searchpath` too."""
+    """Return the options of a group from all config sources of a sweep, including `hydra.searchpath`."""
     typed = [text for text in hydra_files.typed(master.hydra) if text.startswith("hydra.searchpath=")]
     return loader.get_group_options(group, config_name=master.hydra.job.config_name, overrides=typed)
 
@@ -33,10 +34,10 @@ class Composer:
     """Composes the jobs of one sweep.
 
     Args:
-        loader: Hydra's.
-        master: the sweep's own config.
-        in_place: give the same config again and again, changed for each job: who calls has done with one job's before
-            the next is composed. Copying a config takes as long as all the rest.
+        loader: Hydra's config loader.
+        master: config of the sweep.
+        in_place: return the same config object for each job, modified; the caller must have finished with a job's
+            config before composing the next. Copying a config takes as long as everything else.
     """
 
     def __init__(self, loader: ConfigLoader, master: DictConfig, in_place: bool = False) -> None:
@@ -49,10 +50,10 @@ class Composer:
         self._is_group: dict[str, bool] = {}
 
     def compose(self, overrides: Sequence[str], number: int) -> DictConfig:
-        """The config of one job, as Hydra's own `load_sweep_config` gives it, with its number set.
+        """Compose the config of one job like Hydra's `load_sweep_config`, with its number set.
 
         Raises:
-            ConfigCompositionException: as Hydra's own.
+            ConfigCompositionException: as in Hydra.
         """
         given = list(overrides)
         config = self._from_last(given) if self._last is not None else None
@@ -65,7 +66,7 @@ class Composer:
         return config
 
     def refusal(self, error: HydraException, overrides: Sequence[str]) -> ConfigError:
-        """Why a job cannot be composed, in labrun's words."""
+        """Return an error that explains why a job cannot be composed."""
         key = next(iter(re.findall(r"Could not override '([^']+)'", str(error))), None)
         if key is None:
             from labrun import mistakes
@@ -83,7 +84,7 @@ class Composer:
         assert self._last is not None
         last, template = self._last
         if any(text.startswith("from=") for text in overrides):
-            return None  # the data that it is composed with are those of the run that it names
+            return None  # the data depend on the run that `from` names
         more = [self._parse(text) for text in overrides[len(last) :]]
         if len(last) > len(overrides) or not all(
             self._is_plain(one) and OmegaConf.select(template, one.key_or_group, default=...) is not ... for one in more
@@ -107,7 +108,7 @@ class Composer:
         return config
 
     def _overlap(self, anew: Sequence[Override], overrides: Sequence[Override]) -> bool:
-        """Whether another override sets one of these keys as well, or a part of it: then their order counts."""
+        """Whether another override also sets one of these keys, or a part of it, so that their order matters."""
         for one in anew:
             key = one.key_or_group
             for other in overrides:
@@ -128,7 +129,7 @@ class Composer:
         return self._parsed[text]
 
     def _is_plain(self, override: Override) -> bool:
-        """Whether it sets a value and chooses nothing. A list or dict may replace or merge: Hydra decides that."""
+        """Whether an override sets a scalar, rather than a group choice, or a list or dict, which Hydra may merge."""
         key = override.key_or_group
         value: Any = override.value()
         simple = value is None or isinstance(value, str | int | float | bool)

@@ -1,4 +1,4 @@
-"""Jobs of an application that knows nothing of labrun: any function under `@hydra.main`."""
+"""Jobs of a plain Hydra application that does not use labrun: any function under `@hydra.main`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 CANCELED = 130
 SUBMITIT = re.compile(rb"submitit (INFO|WARNING|ERROR) \(|\[[^]]*\]\[submitit\]\[INFO\] - ")
-"""Lines of a job's log that submitit writes about itself."""
+"""Matches submitit's own lines in the log of a job."""
 OF_OTHERS = {
     "n_jobs": "max_parallel",
     "array_parallelism": "max_parallel",
@@ -40,18 +40,18 @@ OF_OTHERS = {
     "gpus_per_node": "gpus_per_run",
     "additional_parameters": "extra",
 }
-"""What Hydra's joblib and submitit launchers call settings that there are here too."""
+"""Settings of Hydra's joblib and submitit launchers, with the names of labrun's equivalents."""
 KEPT = 2**16
-"""Characters of a job's output that are kept to look into."""
+"""Length of the end of a job's output that is searched for its traceback, in characters."""
 
 
 def launch_foreign(launcher: LabrunLauncher, composed: Sequence[DictConfig], first: int) -> list[JobReturn]:
-    """Run every job, in the pool, on Slurm or here; one that dies is a failed result, and the others go on.
+    """Run all jobs in the pool, on Slurm or inline. A job that dies gives a failed result; the others continue.
 
     Args:
-        launcher: with what Hydra gave it.
-        composed: the jobs' configs.
-        first: the number of the first of them in the sweep.
+        launcher: the launcher, after `setup`.
+        composed: configs of the jobs.
+        first: number of the first job in the sweep.
     """
     with Jobs(launcher) as jobs:
         jobs.submit(dict(enumerate(composed, start=first)))
@@ -62,15 +62,15 @@ def launch_foreign(launcher: LabrunLauncher, composed: Sequence[DictConfig], fir
 
 
 class Jobs:
-    """Carries out jobs of an application, as many at once as its launcher's settings allow.
+    """Runs jobs of an application, as many at once as the launcher's settings allow.
 
     Args:
-        launcher: with what Hydra gave it.
-        shows_all: whether the traceback of the first job that fails here is shown too: Hydra's own sweeper shows that.
+        launcher: the launcher, after `setup`.
+        shows_all: also show the traceback of the first job that fails inline, which Hydra's own sweeper shows itself.
 
     Raises:
-        CompactHydraException: a setting is wrong, or cannot be had; Hydra shows it without a traceback.
-        SystemExit: in the context, after Ctrl-C; the jobs are asked to end.
+        CompactHydraException: a setting is invalid or not available; Hydra shows the error without a traceback.
+        SystemExit: the context was ended by Ctrl-C; the jobs are canceled.
     """
 
     def __init__(self, launcher: LabrunLauncher, shows_all: bool = False) -> None:
@@ -85,12 +85,12 @@ class Jobs:
         self._shows_next = shows_all or not self._backend.in_process
         self._calls: Calls | None = None
         self._open: dict[int, Any] = {}
-        """submitit's jobs, by their numbers."""
+        """submitit's jobs, by number."""
         self._configs: dict[int, DictConfig] = {}
         self._done: dict[int, JobReturn] = {}
         self._outputs: dict[int, _Output] = {}
         self._told: dict[str, int] = {}
-        """Tracebacks that were shown, and of which job."""
+        """Tracebacks already shown, each with the number of its job."""
         self._politely: AbstractContextManager[Any] = nullcontext()
 
     def __enter__(self) -> Jobs:
@@ -116,16 +116,16 @@ class Jobs:
 
     @property
     def busy(self) -> bool:
-        """Whether there are results to come."""
+        """Whether results are still to come."""
         return bool(self._open or self._done)
 
     @property
     def room(self) -> int:
-        """How many jobs can go on at once."""
+        """Maximum number of concurrent jobs."""
         return self._backend.room(self.settings)
 
     def submit(self, composed: Mapping[int, DictConfig]) -> None:
-        """Hand over jobs: their configs, by their numbers. Inline they are carried out now."""
+        """Submit jobs, given as configs by number. Inline jobs are run immediately."""
         self._configs.update(composed)
         if self._backend.in_process:
             for number, config in composed.items():
@@ -162,7 +162,7 @@ class Jobs:
             ) from error
 
     def ended(self) -> dict[int, JobReturn]:
-        """Wait a little; the results of jobs that have ended since, by their numbers."""
+        """Return the results of jobs that have ended, by number. If there are none, wait for a moment first."""
         if self._done:
             found, self._done = self._done, {}
             return found
@@ -189,7 +189,7 @@ class Jobs:
         log.info("#%d : %s  %s%s", number, typed, "completed" if _is_fine(result) else "failed", more)
 
     def _show(self, number: int, trace: str) -> None:
-        """Show a failed job's traceback; one that was shown already is named."""
+        """Print the traceback of a failed job, or refer to the job for which the same one was printed."""
         if not trace:
             return
         if trace in self._told:
@@ -199,17 +199,18 @@ class Jobs:
         sys.stderr.flush()
 
     def cancel(self) -> None:
-        """Ask the jobs to stop; those here are waited for, unless Ctrl-C comes again."""
+        """Cancel all jobs, and wait for local ones unless Ctrl-C is pressed again."""
         if self._calls is not None:
             self._calls.cancel(list(self._open.values()))
         self._open.clear()
 
 
 class _Output:
-    """What a job prints, as it comes, each line with the job's number before it.
+    """Prints the output of a job as it arrives, each line prefixed with the number of the job.
+
     Args:
-        number: the job's.
-        job: submitit's.
+        number: number of the job.
+        job: submitit's job.
     """
 
     def __init__(self, number: int, job: Any) -> None:
@@ -219,11 +220,11 @@ class _Output:
         self._last = ""
 
     def has_shown(self, trace: str) -> bool:
-        """Whether a traceback was among what the job printed last."""
+        """Whether the end of the job's output contains a traceback."""
         return bool(trace) and trace.splitlines()[-1] in self._last
 
     def show(self, at_end: bool = False) -> None:
-        """Show what is new, in whole lines; at the end all of it."""
+        """Print new output in whole lines; at the end, also an incomplete last line."""
         for path, position in self._files.items():
             with suppress(OSError), open(path, "rb") as file:
                 file.seek(position)
@@ -249,7 +250,7 @@ def _is_fine(result: JobReturn) -> bool:
 
 @contextmanager
 def _importable() -> Iterator[None]:
-    """Inside, what is started from here finds the modules that this process finds."""
+    """In the context, make child processes find the same modules as this process."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
     try:
@@ -262,9 +263,10 @@ def _importable() -> Iterator[None]:
 
 
 def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of `hydra.launcher`, held against what there is.
+    """Check the settings of `hydra.launcher`, and return them as plain values.
+
     Raises:
-        CompactHydraException: one of them is wrong, or cannot be had; Hydra shows it without a traceback.
+        CompactHydraException: a setting is invalid or not available; Hydra shows the error without a traceback.
     """
     from labrun.checking import check_fields
     from labrun.schema import Compute
@@ -295,7 +297,7 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _in_its_words(problem: str) -> str:
-    """A message about `compute`, for an application that has `hydra.launcher` instead."""
+    """Rewrite a message about `compute` for an application, which has `hydra.launcher` instead."""
     for ours, its in (
         (r"only compute=slurm and compute=slurm_gpu know it", "only hydra.launcher.target=slurm knows it"),
         (r"compute=slurm_gpu|compute=slurm", "hydra.launcher.target=slurm"),
@@ -308,19 +310,19 @@ def _in_its_words(problem: str) -> str:
 
 
 def _ended(job: Any, config: DictConfig, number: int, state: str | None) -> Ended:
-    """What a job came to.
+    """Return the result of a job that has ended.
 
     Args:
-        job: submitit's.
-        config: its own.
-        number: in the sweep.
-        state: in which it ended without a result; None: it left one.
+        job: submitit's job.
+        config: config of the job.
+        number: number of the job in the sweep.
+        state: final state of a job without a result; None if it has left a result.
     """
     from labrun.backends.local.pickling import check_own
     from labrun.backends.slurm.queue import last_lines
 
     typed: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
-    overrides = [str(text) for text in typed]  # references to the environment stay references
+    overrides = [str(text) for text in typed]  # with environment references unresolved
     try:
         if state is not None:
             said = last_lines(job.paths.stderr)
@@ -334,7 +336,7 @@ def _ended(job: Any, config: DictConfig, number: int, state: str | None) -> Ende
             told = _told(number, overrides, f"{type(error).__name__}: {error}")
             told.__cause__ = error
             ended.return_value = told
-    except Exception as error:  # noqa: BLE001 - a result may be anything; the others' must not be lost with it
+    except Exception as error:  # noqa: BLE001 - reading a result can raise anything, and must not lose the others
         lines = [line for line in str(error).splitlines() if line.strip(" -")]
         trace = [line for line in lines if not line.strip().startswith(("You can check", "or at paths", "- "))]
         ended = Ended(cfg=config, overrides=list(filter_overrides(overrides)), status=JobStatus.FAILED)
@@ -344,12 +346,12 @@ def _ended(job: Any, config: DictConfig, number: int, state: str | None) -> Ende
 
 
 def _told(number: int, overrides: Sequence[str], why: str) -> CompactHydraException:
-    """A job's failure, which Hydra shows without its own frames."""
+    """Return the error of a failed job, which Hydra shows without a traceback."""
     return CompactHydraException(f"job {number} ({', '.join(overrides)}): {why}")
 
 
 def _modules(function: Callable[..., Any], main: _main.MainModule | None) -> list[str]:
-    """What the application has imported at its top, to be imported once: the rest of its calls find it there."""
+    """Return the modules that the application imports at the top level, to be imported once for all its jobs."""
     names = ["hydra_plugins.labrun_launcher._job"]
     sources = [getattr(function, "__module__", None), *([] if main is None else ["__main__"])]
     for own in [sys.modules[name] for name in sources if name in sys.modules]:

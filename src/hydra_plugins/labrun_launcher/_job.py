@@ -1,4 +1,4 @@
-"""What a job's process does: one call of the application's function, as Hydra's own launchers make it."""
+"""Execution of one job in its process: a call of the application's function, as by Hydra's own launchers."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from omegaconf import DictConfig
 
-# Each new instance executes Hydra's own plug-ins again, and so replaces their classes: a config that was unpickled
-# before that could not be pickled any more. So there is one, from the start.
+# A new instance executes Hydra's own plug-ins again and so replaces their classes, after which configs unpickled before
+# cannot be pickled any more. So create the instance at once.
 Plugins.instance()
 
 
 class JobExitError(RuntimeError):
-    """The application's function ended its process with a code that says that it failed."""
+    """The application's function has exited with an error code."""
 
 
 @dataclass
 class Ended(JobReturn):
-    """What came of a job: Hydra's own result, which whoever reads `.submitit` expects, and more."""
+    """Result of a job: Hydra's own, as expected by readers of `.submitit`, with a traceback."""
 
     trace: str = ""
-    """Of a failed one: the traceback, from the application's function on."""
+    """Traceback of a failed job, starting at the application's function."""
 
 
 def run_one(context: Any, function: Callable[..., Any], config: DictConfig) -> Ended:
-    """One job, in this process; its failure is its own."""
+    """Run one job in this process. If it fails, the result holds its error."""
     HydraConfig.instance().set_config(config)
     ended = Ended()
     result = run_job(
@@ -53,13 +53,13 @@ def run_one(context: Any, function: Callable[..., Any], config: DictConfig) -> E
 
 
 def restore(state: Any) -> None:
-    """Set the state of Hydra's singletons, but keep the plug-ins that were found."""
+    """Set the state of Hydra's singletons, but keep the current plug-ins."""
     state["instances"][Plugins] = Plugins.instance()
     Singleton.set_state(state)
 
 
 def _without_exit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, but `sys.exit(0)` in it is its end, and any other code its failure."""
+    """Wrap a function so that `sys.exit(0)` in it makes it return, and any other exit code makes it fail."""
 
     @functools.wraps(function, updated=())
     def called(config: DictConfig) -> Any:
@@ -74,7 +74,7 @@ def _without_exit(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _drop_own_frame(error: BaseException) -> None:
-    """Take this module's frames out of a traceback: they tell nothing of the application."""
+    """Remove this module's frames from a traceback, because they say nothing about the application."""
     spot = error.__traceback__
     while spot is not None:
         while spot.tb_next is not None and spot.tb_next.tb_frame.f_code.co_filename == __file__:
@@ -83,7 +83,7 @@ def _drop_own_frame(error: BaseException) -> None:
 
 
 def trace_of(error: BaseException) -> str:
-    """The traceback without Hydra's frames at its top and OmegaConf's at its bottom, as Hydra itself shows it."""
+    """Return a traceback as Hydra shows it: without Hydra's frames at the top and OmegaConf's at the bottom."""
     told = traceback.TracebackException.from_exception(error)
     frames = list(told.stack)
     start = next((place for place, one in enumerate(frames) if one.name == "run_job"), -1)
@@ -95,21 +95,21 @@ def trace_of(error: BaseException) -> str:
 
 
 def run_elsewhere(payload: bytes) -> Ended:
-    """One job, in a process that knows nothing of the application yet.
+    """Run one job in a process that has not loaded the application yet.
 
     Args:
-        payload: a pickle of the application's main module, or None; Hydra's context; the function; the job's config;
-            the state of Hydra's singletons.
+        payload: a pickled tuple of the application's main module (or None), Hydra's context, the function, the job's
+            config, and the state of Hydra's singletons.
     """
     from labrun.backends.local.call import let_workers_be_ended
 
-    main, context, function, config, state = pickle.loads(payload)  # noqa: S301 - it came in submitit's, which was checked
+    main, context, function, config, state = pickle.loads(payload)  # noqa: S301 - part of submitit's pickle, which was checked
     if main is not None:
         main.restore()
     restore(state)
     setup_globals()
     let_workers_be_ended()
-    # It has a handler of its own: these are not lines of the application.
+    # submitit has its own handler; its lines must not mix with the application's.
     logging.getLogger("submitit").propagate = False
     ended = run_one(context, function, config)
     if ended.status == JobStatus.FAILED:
@@ -125,11 +125,11 @@ def run_elsewhere(payload: bytes) -> Ended:
 
 
 def _survives(value: Any) -> bool:
-    """Whether it can be sent back: exceptions and results may hold anything."""
+    """Whether a value can be sent back by pickling: exceptions and results may hold anything."""
     import cloudpickle
 
     try:
-        cloudpickle.loads(cloudpickle.dumps(value))  # its own bytes
+        cloudpickle.loads(cloudpickle.dumps(value))  # bytes made here, so safe to load
     except Exception:  # noqa: BLE001
         return False
     return True

@@ -1,4 +1,4 @@
-"""The launcher's work: compose every job, then carry them out."""
+"""Implementation of the launcher: compose all jobs, then run them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def launch(launcher: LabrunLauncher, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
-    """See `LabrunLauncher.launch`."""
+    """Run one job per list of overrides; see `LabrunLauncher.launch`."""
     config = launcher.config
     assert config is not None and launcher.hydra_context is not None
     if OmegaConf.select(config, "hydra.callbacks.labrun._target_") == PREFLIGHT:
@@ -44,7 +44,7 @@ def launch(launcher: LabrunLauncher, job_overrides: Sequence[Sequence[str]], fir
 
 
 def prepare(launcher: LabrunLauncher) -> ConfigLoader:
-    """Make the folder of an application's sweep; what composes its jobs."""
+    """Create the sweep folder of an application, and return the loader to compose its jobs."""
     config = launcher.config
     assert config is not None and launcher.hydra_context is not None
     setup_globals()
@@ -57,10 +57,10 @@ def prepare(launcher: LabrunLauncher) -> ConfigLoader:
 
 
 def check_settings(launcher: LabrunLauncher) -> None:
-    """labrun's own runs go where `compute` says.
+    """Check that labrun's own runs set nothing in `hydra.launcher`, because `compute` replaces it.
 
     Raises:
-        ConfigError: a key of `hydra.launcher` says otherwise.
+        ConfigError: a key of `hydra.launcher` is set.
     """
     for key, value in launcher.settings.items():
         if value != NODE[key] and key == "show_output":
@@ -81,7 +81,7 @@ def _own(
     try:
         check_settings(launcher)
         for key in ("sampler", "early_termination"):
-            if OmegaConf.select(launcher.config, f"sweep.{key}"):  # labrun's own sweeper does not come here then
+            if OmegaConf.select(launcher.config, f"sweep.{key}"):  # labrun's own sweeper would have searched
                 raise ConfigError(f"sweep.{key}: only hydra/sweeper=labrun searches; leave hydra/sweeper out")
         sweep_dir = Path(str(launcher.config.hydra.sweep.dir)).resolve()
         with submit.Freezer(sweep_dir) as freezer:
@@ -110,7 +110,7 @@ def _own(
         results.append(result)
     failed = [result for result in results if result.status == JobStatus.FAILED]
     if failed:
-        # Hydra's sweeper raises the first failure that it meets, with this text and no traceback.
+        # Hydra's sweeper raises the first failure, with this text and without a traceback.
         message = f"{len(failed)} of {len(records)} runs did not complete; the table above names them"
         for result in failed:
             result.return_value = CompactHydraException(message)
@@ -123,13 +123,13 @@ def _of(runs: Sequence[str]) -> str:
 
 @dataclass
 class _Part:
-    """Some of a sweep's runs, frozen or refused."""
+    """Result of freezing some of a sweep's runs."""
 
     jobs: list[submit.Job] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
-    """What is wrong, and with which run."""
+    """Mistakes, as pairs of message and run."""
     not_composed: list[HydraException] = field(default_factory=list)
-    """Why Hydra cannot compose some of them."""
+    """Hydra's errors for runs that cannot be composed."""
 
 
 def _frozen(
@@ -147,13 +147,13 @@ def _frozen(
         return _part(freezer, composer, some, first)
 
     numbered = list(enumerate(job_overrides, start=first))
-    # The first one starts the pool's server; the others are composed from it.
+    # The first job starts the pool's server; the others are derived from it.
     parts = [work(numbered[:1])]
     rest = numbered[1:]
     parts += shared_out(rest, work, freezer.state) if parts[0].jobs else [work(rest)]
     not_composed = [error for part in parts for error in part.not_composed]
     if not_composed and len(not_composed) == len(job_overrides):
-        raise not_composed[0]  # the command itself is wrong, which says more than its runs
+        raise not_composed[0]  # the mistake is in the command itself, so Hydra's error is clearer
     problems: dict[str, list[str]] = {}
     for problem, run in (pair for part in parts for pair in part.problems):
         problems.setdefault(problem, []).append(run)
@@ -170,7 +170,7 @@ def _part(freezer: submit.Freezer, composer: Composer, some: Sequence[tuple[int,
     for number, overrides in some:
         try:
             config = composer.compose(overrides, number)
-            # as `set_config` does it, without its copy
+            # like `set_config`, but without a copy
             HydraConfig.instance().cfg = config  # type: ignore[assignment]
             once.check(composer.master, config)
             part.jobs.append(freezer.freeze(config))

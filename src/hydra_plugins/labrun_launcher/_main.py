@@ -1,6 +1,7 @@
-"""The application's main module, `__main__`, for a process in which it is another one.
+"""Transfer of the application's `__main__` module to another process.
 
-A target such as `__main__.Net` is looked up there, whatever wraps the application's function (hydra-zen's `zen`, say).
+A target such as `__main__.Net` is looked up in it, even if the application's function is wrapped (as by hydra-zen's
+`zen`).
 """
 
 from __future__ import annotations
@@ -13,24 +14,24 @@ from types import ModuleType
 from typing import Any
 
 LARGEST = 2**20
-"""Bytes of the largest value that goes along without being a function or class of the module."""
+"""Maximum size of a transferred value that is not a function or class of the module, in bytes."""
 PLAIN = (type(None), bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset, partial)
 
 
 @dataclass
 class MainModule:
-    """What goes to the other process.
+    """The content of `__main__` for another process.
 
     Attributes:
-        own: what the module defines, and small plain values.
-        elsewhere: what it has imported: the module that each name comes from, and the name there (None: a module).
+        own: functions and classes that the module defines, and small plain values.
+        elsewhere: imported names, each with its source module and its name in that module (None: the module itself).
     """
 
     own: dict[str, Any] = field(default_factory=dict)
     elsewhere: dict[str, tuple[str, str | None]] = field(default_factory=dict)
 
     def restore(self) -> None:
-        """Make it this process's `__main__`. What it had imported is imported when it is asked for."""
+        """Make this the `__main__` module of this process. Imported names are imported on first use."""
         module = ModuleType("__main__")
         elsewhere = self.elsewhere
 
@@ -46,7 +47,7 @@ class MainModule:
 
 
 def capture() -> MainModule | None:
-    """What this process's main module holds; None where it defines nothing (pytest, an installed command)."""
+    """Capture the main module of this process; None if it defines nothing (pytest, an installed command)."""
     import cloudpickle
 
     main = sys.modules["__main__"]
@@ -58,13 +59,13 @@ def capture() -> MainModule | None:
             found.elsewhere[name] = (value.__name__, None)
             continue
         source, inner = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
-        is_own = source == "__main__"  # an instance says its class's
+        is_own = source == "__main__"  # for an instance, the module of its class
         if not is_own and isinstance(inner, str) and isinstance(source, str) and "<locals>" not in inner:
             found.elsewhere[name] = (source, inner)
         elif is_own or isinstance(value, PLAIN):
             try:
                 size = len(cloudpickle.dumps(value))
-            except Exception:  # noqa: BLE001 - what cannot be sent may not be needed
+            except Exception:  # noqa: BLE001 - a value that cannot be sent may not be needed
                 continue
             if isinstance(inner, str) or size <= LARGEST:
                 found.own[name] = value

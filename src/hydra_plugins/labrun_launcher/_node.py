@@ -1,4 +1,4 @@
-"""The settings of labrun's launcher."""
+"""Settings of labrun's launcher."""
 
 from __future__ import annotations
 
@@ -22,4 +22,4 @@ NODE: dict[str, Any] = {
     "srun_args": [],
     "show_output": False,
 }
-"""The settings are for applications that know nothing of labrun; labrun's own runs have `compute`."""
+"""Settings for applications other than labrun. labrun's own runs use `compute`."""

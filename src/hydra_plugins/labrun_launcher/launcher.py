@@ -1,4 +1,4 @@
-"""Hydra's side of labrun's launcher: thin, since Hydra imports every plug-in at each start of each application."""
+"""Hydra's interface to labrun's launcher. Thin, because Hydra imports every plug-in whenever an application starts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class LabrunLauncher(Launcher):
-    """Runs the jobs of a sweep; each job's failure is its own."""
+    """Runs the jobs of a sweep. A failed job does not affect the others."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
@@ -26,14 +26,14 @@ class LabrunLauncher(Launcher):
         self.task_function: TaskFunction | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra gives before the sweep begins."""
+        """Store the objects that Hydra passes before the sweep starts."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run one job per list of overrides.
 
         Returns:
-            One result per job, in order; a failed job's carries its error.
+            One result per job, in order; that of a failed job holds its error.
         """
         from hydra_plugins.labrun_launcher._launch import launch
 

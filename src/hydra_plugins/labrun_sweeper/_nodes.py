@@ -1,4 +1,4 @@
-"""The settings of labrun's sweeper, and of those that it stands for."""
+"""Settings of labrun's sweeper, and of the sweepers that it replaces."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NODE: dict[str, Any] = {
     "resume": False,
     "max_failure_rate": None,
 }
-"""The settings are for applications that know nothing of labrun; labrun's own runs have `sweep`."""
+"""Settings for applications other than labrun. labrun's own runs use `sweep`."""
 OPTUNA: dict[str, Any] = {
     "_target_": TARGET,
     "_recursive_": False,
@@ -51,7 +51,7 @@ SAMPLERS = {
     "gp": "GPSampler",
     "qmc": "QMCSampler",
 }
-"""Classes of Optuna, and the keys that its sweeper has for them beside `seed`."""
+"""Sampler classes of Optuna, each followed by the keys that its sweeper has for it in addition to `seed`."""
 AX: dict[str, Any] = {
     "_target_": TARGET,
     "_recursive_": False,

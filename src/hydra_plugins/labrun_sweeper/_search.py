@@ -1,4 +1,4 @@
-"""A search for an application that knows nothing of labrun: what its function returns is the objective."""
+"""Search for an application other than labrun. The return value of its function is the objective."""
 
 from __future__ import annotations
 
@@ -39,30 +39,30 @@ log = logging.getLogger(__name__)
 JOURNAL = Path(".labrun") / "study.journal"
 STATE = "search.json"
 RESULTS = "optimization_results.yaml"
-"""As Hydra's Optuna sweeper calls it: what reads that reads this."""
+"""Same name as the file of Hydra's Optuna sweeper, so that readers of that file also find this one."""
 NAMES = ("random", "tpe", "gp", "cmaes", "qmc")
 TRIALS = 20
 """Default trial budget."""
 HOPELESS = 3
-"""A search ends when this many trials have failed and none has a result."""
+"""Number of failed trials after which a search without any result ends."""
 SEARCHING = ("max_trials", "max_concurrent", "timeout_min", "goal", "zip", "resume")
-"""Keys that a plain grid has no use for."""
+"""Keys that a plain grid does not use."""
 FIELDS = ("max_trials", "max_concurrent", "timeout_min", "seed", "zip")
-"""Keys that are checked as those of `sweep` are."""
+"""Keys that are checked like those of `sweep`."""
 
 
 def settings_of(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]] | None:
-    """What to search, and in what; None: nothing asks for a search.
+    """Return the settings and the space of a search; None if no sampler is set.
 
     Args:
-        sweeper: with its settings.
-        arguments: the command's overrides.
+        sweeper: the sweeper, after `setup`.
+        arguments: overrides of the command.
 
     Returns:
-        The settings, all of `NODE`'s keys; and the overrides, those of `hydra.sweeper.params` first.
+        The settings, with all keys of `NODE`, and the overrides, those of `hydra.sweeper.params` first.
 
     Raises:
-        ConfigError: a setting is wrong, with every mistake.
+        ConfigError: settings are invalid; lists every mistake.
     """
     params = {str(key): _stand_ins.plain(value) for key, value in (sweeper.params or {}).items()}
     given = dict(sweeper.settings)
@@ -120,9 +120,9 @@ def _own_keys() -> list[str]:
 
 
 def _as_in_labrun(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """The arguments without `+sweep=tpe`, `+sweep.max_trials=9` and their like, and the settings that those are.
+    """Separate arguments such as `+sweep=tpe` and `+sweep.max_trials=9` from the others, and return them as settings.
 
-    An application with a key `sweep` of its own keeps it.
+    If the application has its own key `sweep`, nothing is separated.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -142,10 +142,10 @@ def _as_in_labrun(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[lis
 
 
 def _sampler(given: Any) -> dict[str, Any] | str:
-    """A sampler's node, `grid` for every combination.
+    """Return the node of a sampler; `grid` for all combinations.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is no such sampler.
     """
     if isinstance(given, Mapping) and "_target_" in given:
         return dict(given)
@@ -167,17 +167,17 @@ def _sampler(given: Any) -> dict[str, Any] | str:
 @dataclass
 class _Trial:
     number: int
-    """In the study; of a grid, the job's."""
+    """Number in the study; for a grid, the number of the job."""
     overrides: list[str]
 
 
 class Search:
-    """Asks for trials, has them run, and tells what came of them.
+    """A search: asks the study for trials, runs them, and reports their results to it.
 
     Args:
-        sweeper: with what Hydra gave it.
+        sweeper: the sweeper, after `setup`.
         settings: see `settings_of`.
-        texts: the overrides.
+        texts: overrides that define the search space.
 
     Raises:
         ConfigError: there is nothing to search, or the folder holds another search.
@@ -223,15 +223,15 @@ class Search:
         self._check_same(journal.with_name(STATE))
         study = Study(journal, node, int(seed), [self._maximize])
         study.settle()
-        for trial in study.open():  # a killed search's: tried again
+        for trial in study.open():  # left by a killed search; retried
             study.fail(trial.number, "its search was killed", replaced=True)
         return study
 
     def _check_same(self, file: Path) -> None:
-        """A search goes on as it began.
+        """Check that a resumed search has the same space and goal as before.
 
         Raises:
-            ConfigError: it began otherwise.
+            ConfigError: they have changed.
         """
         now = {
             "fixed": list(self._space.fixed),
@@ -266,7 +266,7 @@ class Search:
         return sum(1 for _ in self._grid())
 
     def ask(self) -> tuple[int, list[str]] | None:
-        """The next job's number and overrides; None: there is none."""
+        """Return the number and the overrides of the next job; None if there is none."""
         if self._left <= 0:
             return None
         if time.monotonic() > self._end:
@@ -290,10 +290,10 @@ class Search:
         return number, [*self._space.fixed, *trial.overrides]
 
     def tell(self, number: int, result: JobReturn) -> None:
-        """A job has ended.
+        """Report the result of a job to the study.
 
         Raises:
-            CompactHydraException: what it returned is not an objective, or every trial fails.
+            CompactHydraException: its return value is not an objective, or too many trials have failed.
         """
         trial = self._trials.pop(number)
         self._ended += 1
@@ -321,10 +321,10 @@ class Search:
             self._study.fail(trial.number, why)
 
     def _check_rate(self) -> None:
-        """End the search where more trials have failed than may.
+        """Check that the failure rate is within the allowed limit.
 
         Raises:
-            CompactHydraException: they have.
+            CompactHydraException: it is not; this ends the search.
         """
         rate = self._settings["max_failure_rate"]
         if rate is not None and self._failed > rate * self._most:
@@ -334,7 +334,7 @@ class Search:
             )
 
     def finish(self) -> None:
-        """Say and keep what was found.
+        """Log and save the best result.
 
         Raises:
             CompactHydraException: trials failed, or there is no result.
@@ -351,7 +351,7 @@ class Search:
         if self.best is None:
             raise CompactHydraException("labrun: no trial was made")
 
-    # ---- carrying out
+    # ---- execution
 
     def run(self) -> None:
         """Search to the end.
@@ -362,7 +362,7 @@ class Search:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self._sweeper.config, self.folder / "multirun.yaml")
-        from hydra_plugins.labrun_launcher.launcher import LabrunLauncher  # which Hydra may have executed again
+        from hydra_plugins.labrun_launcher.launcher import LabrunLauncher  # Hydra may have re-executed the module
 
         launcher = self._sweeper.launcher
         try:
@@ -378,7 +378,7 @@ class Search:
         self.finish()
 
     def _run_at_once(self, launcher: LabrunLauncher) -> None:
-        """As one trial ends the next begins."""
+        """Run trials concurrently, starting the next one whenever one ends."""
         from hydra_plugins.labrun_launcher._launch import prepare
 
         loader = prepare(launcher)
@@ -398,7 +398,7 @@ class Search:
                     self.tell(number, result)
 
     def _run_in_batches(self) -> None:
-        """Another launcher waits for all that it was given."""
+        """Run trials in batches with another launcher, which waits for all jobs of a batch."""
         assert self._sweeper.launcher is not None
         while True:
             first = self._next
@@ -427,17 +427,17 @@ def _listed(value: Any) -> str:
 
 
 def _values(overrides: Sequence[str]) -> dict[str, Any]:
-    """What overrides set, by their keys as they were typed."""
+    """Return the values set by overrides, by key as typed."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     return {one.get_key_element(): one.value() for one in OverridesParser.create().parse_overrides(list(overrides))}
 
 
 def objective(number: int, returned: Any) -> float:
-    """What a job returned, as a number.
+    """Convert the return value of a job to a number.
 
     Raises:
-        CompactHydraException: it is none; several objectives are refused by name.
+        CompactHydraException: it is not a number, or it has several values.
     """
     if isinstance(returned, list | tuple | Mapping) and len(returned) != 1:
         kind = type(returned).__name__

@@ -1,4 +1,4 @@
-"""What a search of Hydra's Optuna, Ax or Nevergrad sweeper is in labrun's words."""
+"""Translation of settings for Hydra's Optuna, Ax and Nevergrad sweepers into those of labrun's sweeper."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KEYS = {
     "ax": {"ax_config"},
     "nevergrad": {"optim", "parametrization"},
 }
-"""By which a configuration for one of them is known, where it does not say so."""
+"""Keys that identify settings for one of these sweepers without `stands_for`."""
 NAMES = {
     "TPESampler": "tpe",
     "RandomSampler": "random",
@@ -36,14 +36,14 @@ NAMES = {
 
 @dataclass
 class Translation:
-    """A search in labrun's words.
+    """The settings of another sweeper, translated.
 
     Attributes:
-        name: of the other sweeper.
-        settings: keys of `hydra.sweeper` (`sampler`, `max_trials`, ...); in labrun's own runs those of `sweep`.
-        space: what varies, in Hydra's override grammar.
-        remarks: what stays behind, each in one line.
-        refused: what cannot be done, each in one line.
+        name: name of the other sweeper.
+        settings: keys of `hydra.sweeper` (`sampler`, `max_trials`, ...), which are those of `sweep` in labrun's runs.
+        space: the search space, in Hydra's override grammar.
+        remarks: notes on settings that are ignored or replaced, one line each.
+        refused: settings that are not supported, one line each.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Translation:
     refused: list[str] = field(default_factory=list)
 
     def in_sweep(self) -> list[str]:
-        """As arguments of `labrun -m`."""
+        """Return the equivalent arguments of `labrun -m`."""
         sampler = self.settings.get("sampler") or "grid"
         if isinstance(sampler, str):
             words = [f"sweep={sampler}"]
@@ -64,17 +64,17 @@ class Translation:
 
 
 def known_as(settings: Mapping[str, Any]) -> str | None:
-    """The sweeper that these settings are for; None: labrun's own."""
+    """Return the name of the sweeper that settings are for; None for labrun's own."""
     if settings.get("stands_for"):
         return str(settings["stands_for"])
     return next((name for name, keys in KEYS.items() if keys & set(settings)), None)
 
 
 def translate(name: str, settings: Mapping[str, Any], params: Mapping[str, Any], batch: int | None) -> Translation:
-    """Translate a configuration.
+    """Translate the settings of another sweeper.
 
     Args:
-        name: of the sweeper that it is for.
+        name: name of that sweeper.
         settings: its keys of `hydra.sweeper`.
         params: `hydra.sweeper.params`.
         batch: `hydra.sweeper.max_batch_size`.
@@ -93,13 +93,13 @@ def translate(name: str, settings: Mapping[str, Any], params: Mapping[str, Any],
 
 
 def plain(value: Any) -> Any:
-    """A value of a config as plain Python has it."""
+    """Convert a config value to plain Python objects."""
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def _optuna(given: dict[str, Any], found: Translation) -> None:
     chosen = given.get("sampler")
-    if isinstance(chosen, str):  # by labrun's own name
+    if isinstance(chosen, str):  # one of labrun's names
         chosen = {"_target_": next((kind for kind, name in NAMES.items() if name == chosen), chosen)}
     sampler = {key: value for key, value in (chosen or {}).items() if value is not None}
     kind = str(sampler.pop("_target_", "optuna.samplers.TPESampler")).rpartition(".")[2]
@@ -133,8 +133,8 @@ def _optuna(given: dict[str, Any], found: Translation) -> None:
 
 
 def _accepted(kind: str, sampler: dict[str, Any], found: Translation) -> dict[str, Any]:
-    """The arguments that the installed Optuna's sampler takes."""
-    from labrun.search.study import sampler_arguments  # it imports Optuna, and every sweep asks this module
+    """Return the arguments that the sampler of the installed Optuna accepts."""
+    from labrun.search.study import sampler_arguments  # imported here because it imports Optuna
 
     known = sampler_arguments(kind)
     if known is None:
@@ -179,7 +179,7 @@ def _nevergrad(given: dict[str, Any], found: Translation) -> None:
 
 
 def _add(found: Translation, key: str, node: Any) -> None:
-    """Add a parameter's space: in the override grammar, or as one of the sweepers writes it down."""
+    """Add the space of a parameter, given in the override grammar or in the format of one of the sweepers."""
     try:
         found.space[key] = _space(node) if isinstance(node, Mapping) else spaces.as_text(node)
     except (ConfigError, KeyError, TypeError, ValueError, IndexError) as error:

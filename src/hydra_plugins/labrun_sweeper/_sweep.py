@@ -1,4 +1,4 @@
-"""The sweeper's work: tells a plain grid, whose jobs Hydra makes, from a search."""
+"""Implementation of the sweeper: run a plain grid, whose jobs Hydra generates, or a search."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from hydra_plugins.labrun_sweeper.sweeper import LabrunSweeper
 
 SEARCHING = ("sampler", "max_trials", "max_concurrent", "timeout_min", "trial_timeout_min", "early_termination")
-"""Keys of `sweep` that a plain grid has no use for."""
+"""Keys of `sweep` that a plain grid does not use."""
 
 
 NUMBERED = ("${hydra.job.num}", "${hydra.job.id}", "${hydra:job.num}", "${hydra:job.id}")
-"""What `hydra.sweep.subdir` may be in a search."""
+"""Values allowed for `hydra.sweep.subdir` in a search."""
 
 
 def settings_of(config: DictConfig) -> dict[str, Any] | None:
-    """The config's `sweep`, checked; None in an application that is not labrun.
+    """Return the checked `sweep` node of a config; None in an application other than labrun.
 
     Raises:
-        ConfigError: with every mistake in it.
+        ConfigError: lists every mistake in the node.
     """
     if OmegaConf.select(config, "hydra.callbacks.labrun._target_") != PREFLIGHT:
         return None
@@ -51,7 +51,7 @@ def settings_of(config: DictConfig) -> dict[str, Any] | None:
 
 
 def sweep(sweeper: LabrunSweeper, arguments: Sequence[str]) -> Any:
-    """See `LabrunSweeper.sweep`."""
+    """Run a sweep or search; see `LabrunSweeper.sweep`."""
     assert sweeper.config is not None
     try:
         settings = settings_of(sweeper.config)
@@ -67,7 +67,7 @@ def sweep(sweeper: LabrunSweeper, arguments: Sequence[str]) -> Any:
 
 
 def _foreign(sweeper: LabrunSweeper, arguments: list[str]) -> Any:
-    """An application that is not labrun: a search, or Hydra's own grid."""
+    """Run a search, or Hydra's own grid, of an application other than labrun."""
     from hydra_plugins.labrun_sweeper import _search
 
     try:
@@ -90,16 +90,16 @@ def _foreign(sweeper: LabrunSweeper, arguments: list[str]) -> Any:
 
 
 def _in_its_words(problem: str) -> str:
-    """A message about `sweep`, for an application that has `hydra.sweeper` instead."""
+    """Rewrite a message about `sweep` for an application, which has `hydra.sweeper` instead."""
     problem = re.sub(r"(?<![\w.])sweep\.", "hydra.sweeper.", problem)
     return re.sub(r"(?<![\w.+])sweep=", "hydra.sweeper.sampler=", problem)
 
 
 def _check_settings(sweeper: LabrunSweeper) -> None:
-    """labrun's own runs are searched with `sweep`.
+    """Check that labrun's own runs set nothing in `hydra.sweeper`, because `sweep` replaces it.
 
     Raises:
-        ConfigError: with what stands for the keys of `hydra.sweeper`.
+        ConfigError: a key of `hydra.sweeper` is set; the message gives its replacement.
     """
     from hydra_plugins.labrun_sweeper import _stand_ins
     from hydra_plugins.labrun_sweeper._nodes import NODE
@@ -121,10 +121,10 @@ def _check_settings(sweeper: LabrunSweeper) -> None:
 
 
 def _check_launcher(sweeper: LabrunSweeper) -> None:
-    """A search's runs go where `compute` says.
+    """Check that a search of labrun's own runs uses labrun's launcher, without settings in `hydra.launcher`.
 
     Raises:
-        ConfigError: `hydra.launcher` says otherwise.
+        ConfigError: it does not.
     """
     from hydra_plugins.labrun_launcher._launch import check_settings
     from hydra_plugins.labrun_launcher.launcher import LabrunLauncher
@@ -200,7 +200,7 @@ def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str])
 
 
 def _without_result(found: Sequence[Any]) -> str:
-    """Why a search has nothing to show, although no run failed."""
+    """Return a message about why a search has no result although no run failed."""
     metrics = found[0].config["sweep"]["metric"]
     wanted = [metrics] if isinstance(metrics, str) else list(metrics)
     missing = [name for name in wanted if not any(name in record.metrics for record in found)]
@@ -214,13 +214,13 @@ def _without_result(found: Sequence[Any]) -> str:
 
 
 def _searches_itself(loader: Any, master: DictConfig) -> bool:
-    """Whether the sweep's own config file sets `hydra.searchpath`: no other file can build on it then."""
+    """Whether the sweep's primary config sets `hydra.searchpath`, so that no other file can build on it."""
     found = loader.repository.load_config(master.hydra.job.config_name)
     return found is not None and OmegaConf.select(found.config, "hydra.searchpath") is not None
 
 
 def _products(sweeper: LabrunSweeper, arguments: Sequence[str]) -> Sequence[Sequence[str]]:
-    """The jobs of a plain grid, split and ordered by Hydra. Its sweeper would save variables of the runs, too."""
+    """Return the jobs of a plain grid as Hydra splits and orders them, but without saving the runs' variables."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     assert sweeper.hydra_context is not None
@@ -230,7 +230,7 @@ def _products(sweeper: LabrunSweeper, arguments: Sequence[str]) -> Sequence[Sequ
 
 
 def _hold_files(loader: Any) -> None:
-    """Read every config file now: a search composes until its end, and an edit meanwhile must change nothing."""
+    """Read every config file now, so that edits during a search, which composes until its end, have no effect."""
     from hydra._internal.config_repository import CachingConfigRepository
     from hydra.core.object_type import ObjectType
 

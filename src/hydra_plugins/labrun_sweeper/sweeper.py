@@ -1,4 +1,4 @@
-"""Hydra's side of labrun's sweeper: thin, since Hydra imports every plug-in at each start of each application."""
+"""Hydra's interface to labrun's sweeper. Thin, because Hydra imports every plug-in whenever an application starts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hydra_plugins.labrun_sweeper._nodes import AX, NEVERGRAD, NODE, OPTUNA, SAM
 
 
 class LabrunSweeper(BasicSweeper):
-    """A plain grid is as Hydra's own, same order and numbering; with a sampler it searches.
+    """Runs a plain grid like Hydra's own sweeper, with the same order and numbering; with a sampler, it searches.
 
     Args:
-        max_batch_size: of a grid, see Hydra's own.
-        params: what varies, beside the command line.
-        settings: those of `NODE`, or of a sweeper that this one stands for.
+        max_batch_size: as for Hydra's own sweeper, for a grid.
+        params: the search space, in addition to the command line.
+        settings: settings as in `NODE`, or those of a sweeper that this one replaces.
     """
 
     def __init__(
@@ -31,22 +31,22 @@ class LabrunSweeper(BasicSweeper):
         self.task_function: TaskFunction | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra gives before the sweep begins."""
+        """Store the objects that Hydra passes before the sweep starts."""
         self.task_function = task_function
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run what the arguments ask for."""
+        """Run the sweep or search that the arguments describe."""
         from hydra_plugins.labrun_sweeper._sweep import sweep
 
         return sweep(self, arguments)
 
     def grid(self, arguments: Sequence[str]) -> Any:
-        """The full grid of what is given with commas, in an application that is not labrun."""
+        """Run a full grid with Hydra's own sweeper, in an application other than labrun."""
         return super().sweep(list(arguments))
 
     def launch(self, jobs: Sequence[Sequence[str]]) -> Any:
-        """Run these jobs, as a grid's."""
+        """Run the jobs of a grid."""
         assert self.launcher is not None
         results = self.launcher.launch(jobs, initial_job_idx=0)
         for result in results:
@@ -54,11 +54,11 @@ class LabrunSweeper(BasicSweeper):
         return [results]
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
-        """Left to the launcher, which composes every job before any starts."""
+        """Do nothing: the launcher composes every job before the first one starts."""
 
 
 def _store() -> None:
-    """Offer this sweeper; and in the place of others that are not installed, so that a YAML which names them works."""
+    """Register this sweeper, also under the names of others that are not installed, so that configs for those work."""
     store = ConfigStore.instance().store
     store(group="hydra/sweeper", name="labrun", node=NODE, provider="labrun")
     for name, node in (("optuna", OPTUNA), ("ax", AX), ("nevergrad", NEVERGRAD)):
