@@ -1,9 +1,9 @@
-"""docs/reference/azureml.md: every public name of the Azure ML SDK v1, and what labrun does for it.
+"""Generate docs/reference/azureml.md: every public name of the Azure ML SDK v1, and labrun's support for it.
 
-`azureml_names.txt` has the names: of the classes and functions of azureml-core 1.61, azureml-train-core,
-azureml-train-automl-client, azureml-widgets, azureml-tensorboard, azureml-pipeline-core and -steps 1.62, a line for
-each: its module, its name, the public members of a class. What labrun does is found by asking the modules that scripts
-import.
+`azureml_names.txt` lists the classes and functions of azureml-core 1.61, azureml-train-core,
+azureml-train-automl-client, azureml-widgets, azureml-tensorboard, azureml-pipeline-core and -steps 1.62. Each line has
+the module, the name and, for a class, its public members. The support is determined by inspecting the modules that
+labrun provides to scripts.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Name:
 
 
 def names() -> list[Name]:
-    """All of them, in their order."""
+    """Return all names, in the order of the file."""
     found = []
     for line in NAMES.read_text(encoding="utf-8").splitlines():
         place, _, members = line.partition(": ")
@@ -52,11 +52,11 @@ def names() -> list[Name]:
 
 
 def state(name: Name) -> tuple[str, str]:
-    """What labrun does for a name, and what there is to say of it."""
+    """Return labrun's support for a name, and a remark."""
     thing = finder.find(name.module, name.name)
     if isinstance(thing, type) and issubclass(thing, BaseException):
         return "Here", ""
-    # A function is taken for a module: what is unknown, and in small letters.
+    # An unknown lower-case name is taken for a module, so a missing function looks like one.
     if isinstance(thing, absent.Absent | ModuleType):
         advice = absent.advice(name.module, name.name)
         return "Not here", "" if advice == absent.GENERAL else advice
@@ -67,13 +67,13 @@ def state(name: Name) -> tuple[str, str]:
 
 
 def has(thing: Any, member: str) -> bool:
-    """Whether a class has a member that it carries out."""
+    """Whether a class implements a member."""
     return member in _set_when_made(thing) or inspect.getattr_static(thing, member, None) is not None
 
 
 @cache
 def _set_when_made(thing: Any) -> frozenset[str]:
-    """What the methods of a class, and of those that it derives from, assign to `self`."""
+    """Return the attributes that methods of a class and of its bases assign to `self`."""
     found = set()
     for cls in getattr(thing, "__mro__", (thing,)):
         if cls.__module__ == "builtins":
@@ -88,7 +88,7 @@ def _set_when_made(thing: Any) -> frozenset[str]:
 
 
 def page() -> str:
-    """The page."""
+    """Return the page."""
     return "\n".join(_lines()) + "\n"
 
 

@@ -1,10 +1,10 @@
-"""Run the suites of Hydra and submitit against labrun's launcher, sweeper and executor; see `docs/how-compatible.md`.
+"""Run the test suites of Hydra and submitit against labrun's plug-ins and executor; see `docs/how-compatible.md`.
 
     git clone https://github.com/facebookincubator/submitit /tmp/submitit
     git clone -b 1.3_branch https://github.com/facebookresearch/hydra /tmp/hydra
     uv run --with pytest-asyncio python scripts/peer_suites.py /tmp/submitit /tmp/hydra
 
-The tests are copied to a temporary folder, and labrun's names put in the place of theirs; nothing else is changed.
+The tests are copied to a temporary folder, and their names replaced with labrun's; nothing else is changed.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ SKIPPED = {
     "hydra_submitit_launcher": "slurm",
     "hydra_optuna_sweeper": "distribution or create_params or discovery or motpe",
 }
-"""Tests of what is the plug-in's own: its options, its inner functions."""
+"""Tests of each plug-in's own options and internal functions, which are skipped."""
 
 
 def submitit(clone: Path, work: Path) -> list[str]:
-    """submitit's tests of its local executor, for labrun's."""
+    """Prepare submitit's tests of its local executor for labrun's executor."""
     shutil.copytree(clone / "submitit", work / "submitit")
     for name in (*SUBMITIT, "conftest.py"):
         file = work / "submitit" / name
@@ -66,23 +66,28 @@ def submitit(clone: Path, work: Path) -> list[str]:
         "init -q",
         "add submitit",
         "-c user.name=x -c user.email=x commit -qm x",
-    ):  # snapshots are of a repository
+    ):  # code snapshots need a repository
         subprocess.run(["git", *words.split()], cwd=work, check=True)
     return [str(Path("submitit") / name) for name in SUBMITIT]
 
 
 def hydra(clone: Path, work: Path) -> list[str]:
-    """Hydra's contract suites, and its own tests of its sweeper."""
+    """Prepare Hydra's contract suites and its tests of its sweeper."""
     (work / "test_suites.py").write_text(SUITES, encoding="utf-8")
     text = (clone / "tests" / "test_basic_sweeper.py").read_text(encoding="utf-8")
     text = text.replace("hydra._internal.core_plugins.basic_sweeper", "hydra_plugins.labrun_sweeper.sweeper")
     text = text.replace(*SWEEPER).replace('"hydra/launcher=basic"', '"hydra/launcher=labrun"')
     (work / "test_basic_sweeper.py").write_text(text, encoding="utf-8")
-    return ["test_suites.py", "test_basic_sweeper.py", "-k", "not test_partial_failure"]  # of Hydra's own launcher
+    return [
+        "test_suites.py",
+        "test_basic_sweeper.py",
+        "-k",
+        "not test_partial_failure",
+    ]  # a test of Hydra's own launcher
 
 
 def plugin(clone: Path, work: Path, name: str) -> list[str]:
-    """A plug-in's own tests, but for those of what is its own; its name becomes labrun's."""
+    """Prepare a plug-in's tests, with its name replaced by labrun's, except those in `SKIPPED`."""
     shutil.copytree(clone / "plugins" / name, work / name, ignore=shutil.ignore_patterns("hydra_plugins"))
     other, ours = {
         "hydra_joblib_launcher": ("joblib", "labrun"),
@@ -108,7 +113,7 @@ def plugin(clone: Path, work: Path, name: str) -> list[str]:
 
 
 def run(work: Path, arguments: list[str]) -> int:
-    """Run them; what failed stands at the end."""
+    """Run prepared tests; the summary lists the failures at the end."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(work), os.environ.get("PYTHONPATH", "")])}
     options = ["-q", "-rfEXx", "--tb=short", "-p", "no:cacheprovider", "-n0"]
     command = [sys.executable, "-m", "pytest", *options, *arguments]
@@ -116,7 +121,7 @@ def run(work: Path, arguments: list[str]) -> int:
 
 
 def main() -> None:
-    """Run all of them."""
+    """Run all suites of the given clones."""
     clones = [Path(name).resolve() for name in sys.argv[1:]]
     for clone in clones:
         kinds = ["submitit"] if (clone / "submitit").is_dir() else ["hydra", *SKIPPED]

@@ -1,9 +1,9 @@
-"""The exact versions that were tested, kept in pyproject.toml as `[tool.uv] constraint-dependencies`.
+"""Pin the tested package versions in pyproject.toml, as `[tool.uv] constraint-dependencies`.
 
-    python scripts/pins.py           check that a fresh resolution (uv.lock) gives exactly the pins
+    python scripts/pins.py           check that a fresh resolution (uv.lock) matches the pins
     python scripts/pins.py --write   take the pins from uv.lock
 
-uv.lock itself is not kept in version control: it holds the addresses of package hosts.
+uv.lock itself is not under version control, because it contains addresses of package hosts.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ PROJECT = TOP / "pyproject.toml"
 
 
 def locked() -> list[str]:
-    """A pin for every package of uv.lock but this one; where versions differ by platform, with the marker."""
+    """Return a pin for every package in uv.lock except labrun, with markers if versions differ by platform."""
     content = tomllib.loads((TOP / "uv.lock").read_text(encoding="utf-8"))
     pins = []
     for package in content["package"]:
         if package["name"] != "labrun" and "version" in package:
-            # in an order of our own: uv's differs from one resolution to another
+            # sorted, because uv's order varies between resolutions
             markers = " or ".join(sorted(f"({marker})" for marker in package.get("resolution-markers", [])))
             pins.append(f"{package['name']}=={package['version']}" + (f" ; {markers}" if markers else ""))
     return sorted(pins)
 
 
 def pinned() -> list[str]:
-    """Every pin of pyproject.toml."""
+    """Return the pins in pyproject.toml."""
     found = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["tool"]["uv"]["constraint-dependencies"]
     return sorted(str(pin) for pin in found)
 
@@ -44,7 +44,7 @@ def write(pins: list[str]) -> None:
 
 
 def main() -> int:
-    """Check or write; the exit code."""
+    """Check or write the pins, and return the exit code."""
     pins = locked()
     if "--write" in sys.argv:
         write(pins)

@@ -1,6 +1,6 @@
-"""docs/reference/: every config group, command and public name, taken from the code, so that the pages cannot lie.
+"""Generate docs/reference/: pages on every config group, command and public name, from the code.
 
-    python scripts/reference.py           check that the pages are what the code says
+    python scripts/reference.py           check that the pages match the code
     python scripts/reference.py --write   write the pages
 
 Options and comments come from conf/, types from schema.py, verbs from the parser of `lab`, the rest from docstrings.
@@ -39,7 +39,7 @@ CLASSES: dict[str, type] = {
     "script": schema.Script,
     "tracking": schema.Tracking,
 }
-"""The dataclass that holds a group, where its `_target_` names no other."""
+"""Dataclass of each group, for options without a `_target_` in `schema.TARGETS`."""
 ORDER = (
     "experiment",
     "dataset",
@@ -55,7 +55,7 @@ ORDER = (
     "debug",
 )
 COMPACT = ("model/estimator", "model/preprocessor")
-"""Groups of many small files, whose keys are the target's own."""
+"""Groups of many small files whose keys are arguments of the target."""
 PUBLIC = (
     "submit",
     "start_run",
@@ -92,7 +92,7 @@ class Key:
 
 @dataclass
 class Option:
-    """A config file: one choice of a group."""
+    """A config file: one option of a group."""
 
     name: str
     about: list[str]
@@ -100,13 +100,13 @@ class Option:
     is_global: bool = False
     keys: list[Key] = field(default_factory=list)
     choices: list[Key] = field(default_factory=list)
-    """Of its defaults list."""
+    """Entries of its defaults list."""
     based_on: list[str] = field(default_factory=list)
-    """Files of its own group that it begins with."""
+    """Files of its own group in its defaults list."""
 
 
 def read(path: Path) -> Option:
-    """A config file, line by line: its comments are what counts, and YAML's readers drop them."""
+    """Read a config file line by line, because YAML parsers drop the comments."""
     lines = path.read_text(encoding="utf-8").splitlines()
     about = [line[1:].rstrip() for line in lines if line.startswith("#") and not line.startswith("# @package")]
     option = Option(path.stem, [line.removeprefix(" ") for line in about])
@@ -136,7 +136,7 @@ def read(path: Path) -> Option:
 
 
 def type_of(group: str, option: Option, path: str) -> str:
-    """What a key may hold, in the words of the messages about mistakes."""
+    """Describe the allowed values of a key, in the words of the error messages."""
     if group.startswith("datastore"):
         cls = schema.DATASTORES.get(option.target, schema.RemoteDatastore)
     else:
@@ -149,7 +149,7 @@ def type_of(group: str, option: Option, path: str) -> str:
 
 
 def groups() -> dict[str, list[Option]]:
-    """Each group and its options, in the order of the page."""
+    """Return each group with its options, in the order of the pages."""
     found: dict[str, list[Option]] = {}
     for path in sorted(CONF.rglob("*.yaml")):
         group = path.parent.relative_to(CONF).as_posix()
@@ -160,7 +160,7 @@ def groups() -> dict[str, list[Option]]:
 
 
 def cell(text: str, code: bool = False) -> str:
-    """Text for a table."""
+    """Escape text for a table cell."""
     text = text.replace("|", "\\|")
     if not code:
         return text.replace("<", "&lt;").replace("${", "$\\{")
@@ -168,7 +168,7 @@ def cell(text: str, code: bool = False) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A table; columns in which nothing stands are left out."""
+    """Yield the lines of a table, without its empty columns."""
     used = [n for n in range(len(head)) if any(row[n] for row in rows)]
     yield "| " + " | ".join(head[n] for n in used) + " |"
     yield "| " + " | ".join("---" for _ in used) + " |"
@@ -178,7 +178,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def configuration() -> Iterator[str]:
-    """The top of the configuration, then every group."""
+    """Yield the page lines for the top level of the configuration, then for every group."""
     yield "## Configuration"
     yield ""
     yield "`group=option` chooses a file of `conf/`, `key=value` changes a key. Your own `conf/` comes before ours."
@@ -233,20 +233,20 @@ def _group(group: str, options: Sequence[Option]) -> Iterator[str]:
 
 
 def _sentences(option: Option) -> str:
-    """What the comment at a file's head says; the commands in it are indented, and stay away."""
+    """Return the comment at the top of a config file, without its commands, which are indented."""
     text = " ".join(line for line in option.about if not line.startswith("  "))
     return re.sub(r"(Install: uv sync --extra \w+)", r"\1.", text)
 
 
 def _keys_of(option: Option, searched: bool) -> str:
-    """The keys of a small option in one cell; or what a search varies."""
+    """List the keys of a small option, or those that a search varies, in one cell."""
     found = [(key.path.removeprefix("search_space."), key) for key in option.keys]
     chosen = [f"{path}: {key.default}" for path, key in found if (path != key.path) == searched]
     return ", ".join(cell(text, True) for text in chosen if not text.startswith("regressor"))
 
 
 def commands() -> Iterator[str]:
-    """`lab`, action by action."""
+    """Yield the page lines for `lab`, action by action."""
     top = cli.parser()
     yield "## lab"
     yield ""
@@ -287,13 +287,13 @@ def _below(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser
 
 
 def _told(parser: argparse.ArgumentParser) -> dict[str, str]:
-    """What each verb is for, in its noun's words."""
+    """Return the help text of each verb."""
     found = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
     return {choice.dest: str(choice.help) for action in found for choice in action._choices_actions}
 
 
 def _own(parser: argparse.ArgumentParser, is_noun: bool) -> Iterator[argparse.Action]:
-    """A verb's arguments, without the filters that all have."""
+    """Yield the arguments of a command, without the filters that all verbs have."""
     for group in parser._action_groups:
         for action in group._group_actions:
             is_words = not action.option_strings and is_noun
@@ -325,7 +325,7 @@ def _options(actions: Sequence[argparse.Action]) -> Iterator[str]:
 
 
 def python() -> Iterator[str]:
-    """What `import labrun` gives."""
+    """Yield the page lines for the public names of `import labrun`."""
     yield "## Python"
     yield ""
     yield "`import labrun` costs nothing; each name is loaded when it is first used."
@@ -370,7 +370,7 @@ def _class(name: str, cls: type) -> Iterator[str]:
 
 
 def _words_of(doc: str) -> Iterator[str]:
-    """A docstring in one paragraph: its sentences, then each argument."""
+    """Yield the parts of a docstring for one paragraph: its text, then its sections."""
     for name, text in _sections(doc).items():
         if name in ("Returns", "Raises"):
             yield f"{name} {text.strip()[:1].lower() if name == 'Returns' else ''}{text.strip()[name == 'Returns' :]}"
@@ -381,7 +381,7 @@ def _words_of(doc: str) -> Iterator[str]:
 
 
 def _signature(thing: Any) -> str:
-    """Without `self` and what is there for Azure's callers alone; annotations as they are written."""
+    """Format a signature without `self`, annotations, and the `**_` that only callers of Azure's API need."""
     signature = inspect.signature(thing)
     kept = [p for p in signature.parameters.values() if p.name != "self" and p.kind is not p.VAR_KEYWORD]
     plain = [p.replace(annotation=inspect.Parameter.empty) for p in kept]
@@ -389,7 +389,7 @@ def _signature(thing: Any) -> str:
 
 
 def _sections(doc: str) -> dict[str, str]:
-    """A Google docstring: its text under nothing, then each section."""
+    """Split a Google docstring into sections by name; its text has the empty name."""
     found: dict[str, list[str]] = {"": []}
     name = ""
     for line in doc.splitlines():
@@ -416,7 +416,7 @@ def _doc(thing: Any) -> Iterator[str]:
 
 
 def pages() -> dict[str, str]:
-    """Each page by its file's name: one for each group, with those below it, one for each command, one for Python."""
+    """Return the pages by file name: one per group (with its subgroups), one per command, one for Python."""
     os.environ["COLUMNS"] = "120"
     found: dict[str, list[str]] = {}
     name = "index"
@@ -458,7 +458,7 @@ def pages() -> dict[str, str]:
 
 
 def stale(now: dict[str, str]) -> str:
-    """What differs, for a person; nothing where nothing does."""
+    """Return a readable diff between the pages and the code; empty if they match."""
     lines: list[str] = []
     then = {path.stem: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.md")}
     for name in sorted({*now, *then}):
@@ -468,7 +468,7 @@ def stale(now: dict[str, str]) -> str:
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Check or write; the exit code."""
+    """Check or write the pages, and return the exit code."""
     now = pages()
     if "--write" in arguments:
         FOLDER.mkdir(exist_ok=True)
