@@ -1,1 +1,1 @@
-"""Searching: what to try next, what to stop early, and what came out best."""
+"""Hyperparameter search: proposing trials, stopping them early, and reporting the best."""

@@ -1,4 +1,4 @@
-"""What is special about a search over pipelines: their names, and what is made of the best."""
+"""Searches over pipelines: their display names, and the final fits of the best pipeline and of an ensemble."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ log = logging.getLogger(__name__)
 PIPELINE = "labrun.models.pipeline.pipeline"
 ENSEMBLE = "labrun.models.pipeline.ensemble"
 CANDIDATES = 12
-"""Pipelines that an ensemble is chosen from."""
+"""Number of best pipelines that an ensemble is chosen from."""
 ROUNDS = 20
 BEST, VOTE = "best", "ensemble"
-"""The folders of the last two runs."""
+"""Folder names of the two final runs."""
 
 
 def is_pipeline(config: Mapping[str, Any]) -> bool:
-    """Whether a run's model is a pipeline."""
+    """Return whether a run's model is a pipeline."""
     return bool((config.get("model") or {}).get("_target_") == PIPELINE)
 
 
 def pipeline_name(record: Record) -> str | None:
-    """`StandardScaler SGD`; None if the run's model is not a pipeline."""
+    """Return a name such as `StandardScaler SGD`; None if the run's model is not a pipeline."""
     if not is_pipeline(record.config):
         return None
     model = record.config["model"]
@@ -54,7 +54,7 @@ def pipeline_name(record: Record) -> str | None:
 
 
 def short(node: Mapping[str, Any]) -> str:
-    """`SGD` for SGDClassifier."""
+    """Return the short class name of a node, such as `SGD` for SGDClassifier."""
     name = str(node.get("_target_") or "").rpartition(".")[2]
     for ending in ("Classifier", "Regressor", "Transformer"):
         name = name.removesuffix(ending)
@@ -63,19 +63,19 @@ def short(node: Mapping[str, Any]) -> str:
 
 @dataclass
 class _Vote:
-    """An ensemble: places among the candidates, how often each was chosen, and its score in cross-validation."""
+    """An ensemble: candidate index to number of times chosen, and its metric in cross-validation."""
 
     chosen: dict[int, int]
     value: float
 
 
 def finish(search: Search, runner: Executor, folder: Path) -> None:
-    """Fit the best pipeline to all training data and test it; the same with an ensemble, where it is better.
+    """Fit the best pipeline to all training data and test it; do the same with an ensemble if it is better.
 
     Args:
-        search: the search, at its end.
+        search: the finished search.
         runner: the executor of its trials.
-        folder: the sweep's.
+        folder: the sweep's folder.
     """
     tried = [one for one in gather(search) if one.values is not None and is_pipeline(one.record.config)]
     if not tried or tried[0].record.config["model"]["refit"]:
@@ -122,7 +122,7 @@ def _refit(search: Search, best: TrialResult, run_dir: Path, model: dict[str, An
 
 
 def _submit(job: submit.Job, runner: Executor) -> None:
-    """Have it run, unless it was done before the search was gone on with."""
+    """Submit the job, unless it completed before the search was resumed."""
     if (job.run_dir / "run.json").exists():
         record = records.read(job.run_dir)
         if record.status == records.COMPLETED:
@@ -134,7 +134,7 @@ def _submit(job: submit.Job, runner: Executor) -> None:
 
 
 def _write_vote(job: submit.Job, folder: Path, trials: Trials) -> None:
-    """A config file that stands for the ensemble's command."""
+    """Write a config file equivalent to the ensemble's command."""
     record, config = job.record, job.record.config
     record.overrides = [text for text in record.overrides if not text.startswith("model")]
     record.command = file_command(folder, VOTE, trials)
@@ -160,10 +160,13 @@ def _write_vote(job: submit.Job, folder: Path, trials: Trials) -> None:
 
 
 def _chosen(tried: Sequence[TrialResult], folder: Path, objective: Objective) -> tuple[_Vote | None, float]:
-    """The ensemble that is best in cross-validation, or None if no ensemble beats the best pipeline; and that one's.
+    """Choose the best ensemble in cross-validation.
 
-    Pipelines are added one by one, the same ones more than once, as long as the average of what they said of the
-    samples that they had not seen gets better.
+    Pipelines are added greedily, with replacement. The ensemble whose averaged out-of-fold predictions score best is
+    kept.
+
+    Returns:
+        The ensemble, None if none beats the best pipeline; and that pipeline's metric.
 
     Source: R. Caruana et al., "Ensemble Selection from Libraries of Models", ICML 2004.
     """
@@ -206,11 +209,11 @@ def _chosen(tried: Sequence[TrialResult], folder: Path, objective: Objective) ->
 
 
 def _measure(y: npt.NDArray[Any], said: npt.NDArray[np.float64], metric: str) -> float:
-    """A metric of probabilities, or of values, over all training samples at once.
+    """Compute a metric of probabilities, or of values, over all training samples at once.
 
     Shapes:
         y: (N,).
-        said: (N, classes), or (N, 1) values.
+        said: (N, classes) probabilities, or (N, 1) values.
     """
     from labrun.tasks import scoring
 

@@ -1,4 +1,4 @@
-"""Seeing a search through: checks before anything runs, the controller, and what is left at the end."""
+"""Runs a search from start to end: checks before anything runs, the controller, and the final report."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ log = logging.getLogger(__name__)
 
 
 WIDEST = 90
-"""What a trial's parameters may take of a line before the columns after them are no longer below each other."""
+"""Maximum width of the parameters column; longer ones push the columns after them out of alignment."""
 
 
 class Table:
-    """A line for each trial that ends, with the best so far; on a terminal also what is running, below.
+    """Prints a line per finished trial with the best so far; on a terminal also a live view of running trials.
 
     Args:
-        search: the sweep's.
-        folder: its folder.
+        search: the search.
+        folder: the sweep's folder.
     """
 
     def __init__(self, search: Search, folder: Path) -> None:
@@ -54,19 +54,19 @@ class Table:
         self._runs: list[Path] = []
         self._width = 0
         self.told: set[str] = set()
-        """The runs that have their line."""
+        """Runs whose line has been printed."""
         if sys.stdout.isatty():
             self._live = Live(folder, self._runs)
 
     def update(self, running: bool = True) -> None:
-        """Draw what is running."""
+        """Redraw the live view."""
         if self._live is not None:
             self._runs[:] = [self._folder / run for run in self._search.plan.runs]
             if self._runs or not running:
                 self._live.update(running)
 
     def ended(self, run_dir: Path, record: Record) -> None:
-        """Tell it in a line."""
+        """Print the line of a finished trial."""
         one = self._search.objectives[0]
         score = objective.rank(record)
         if score > float("-inf"):
@@ -100,18 +100,18 @@ def run(
     """Check everything, then search to the end.
 
     Args:
-        trials: makes the trials.
-        settings: the config's `sweep`, as it was composed.
-        arguments: the command's own, for whoever takes the search over.
-        freezer: freezes, and holds the pool's server.
-        resumed: whether the folder's own search goes on.
-        prepare: makes the folder, once there is nothing to refuse.
+        trials: creates the trials.
+        settings: the config's `sweep`, as composed.
+        arguments: the arguments of the command, for a process that takes the search over.
+        freezer: freezes the runs, and holds the pool's server.
+        resumed: whether to resume the folder's search.
+        prepare: creates the folder, once all checks have passed.
 
     Returns:
-        The runs' records; with `compute.detach` none: the search goes on elsewhere.
+        The runs' records; empty with `compute.detach`, where the search continues in another process.
 
     Raises:
-        ConfigError, DataError, RecordError: mistakes; nothing has run then.
+        ConfigError, DataError, RecordError: user mistakes; nothing has run then.
         SystemExit: after Ctrl-C (130).
     """
     folder = trials.folder
@@ -174,7 +174,7 @@ def run(
 
 
 def _is_own(text: str) -> bool:
-    """Whether an argument says how this very controller goes about it."""
+    """Return whether an argument concerns only this controller process."""
     return bool(re.match(r"^[+~]*(compute\.detach|sweep\.resume|hydra\.sweep\.dir)=", text))
 
 
@@ -224,7 +224,7 @@ def _attended(search: Search, folder: Path, plan: sweep_state.Plan, freezer: sub
 
 
 def _finished(search: Search, runner: Executor, folder: Path) -> bool:
-    """Make what is made of the best; False if that was interrupted: its runs are canceled then."""
+    """Run the final fits of the best pipelines; if interrupted, cancel them and return False."""
     try:
         automl.finish(search, runner, folder)
         return True

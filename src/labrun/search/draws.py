@@ -1,4 +1,4 @@
-"""Random search over distributions that Optuna does not have, drawn as Azure's HyperDrive draws them."""
+"""Random search over distributions that Optuna lacks, sampled as in Azure's HyperDrive."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from optuna.samplers import RandomSampler
 from labrun.errors import ConfigError
 
 KINDS = ("uniform", "normal")
-"""Each also with `log` before it: the value's logarithm is distributed so."""
+"""Each also with the prefix `log`: the logarithm of the value has this distribution."""
 MOST = 10_000
-"""How often a value is drawn at most."""
+"""Maximum number of draws per value."""
 
 
 class DrawnSampler(RandomSampler):
-    """Independent random values; those of the parameters that are named come from distributions of their own.
+    """Samples values independently; parameters in `draws` use their own distributions.
 
-    A value outside the parameter's bounds is drawn again.
+    Values outside the parameter's bounds are drawn again.
 
     Args:
-        draws: for each parameter, by its name: the kind, its two arguments (the bounds, or mean and standard
-            deviation), and the number of which the value is to be a multiple; null: of none.
-        seed: of all of them.
+        draws: for each parameter name: the kind, its two arguments (the bounds, or mean and standard deviation), and a
+            number of which the value must be a multiple; null: any value.
+        seed: seed of all draws.
 
     Raises:
         ConfigError: a distribution is not such a list.
@@ -38,7 +38,7 @@ class DrawnSampler(RandomSampler):
         self._random = random.Random(seed)
 
     def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: BaseDistribution) -> Any:
-        """A value of one parameter."""
+        """Sample a value of one parameter."""
         draw = self._draws.get(param_name)
         if draw is None or not isinstance(param_distribution, FloatDistribution | IntDistribution):
             return super().sample_independent(study, trial, param_name, param_distribution)

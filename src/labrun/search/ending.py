@@ -1,4 +1,4 @@
-"""What a search leaves: the table, `results.csv`, the best configuration to be run again, and a report to look at."""
+"""Results of a finished search: the table, `results.csv`, a config file of the best run, and the report."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SHOWN = 20
-"""Trials that the table lists."""
+"""Maximum number of trials in the table."""
 
 
 def gather(search: Search) -> list[TrialResult]:
-    """Every trial that has a run, the best first."""
+    """Return every trial that has a run, best first."""
     study = search.study
     front = {trial.number for trial in study.optuna.best_trials} if _is_any_complete(search) else set()
     several = len(search.objectives) > 1
@@ -66,13 +66,13 @@ def _is_any_complete(search: Search) -> bool:
 
 
 def tell(search: Search, folder: Path, draw: Callable[[Path], object], told: Collection[str] = ()) -> None:
-    """Print the table, write the files, draw the pictures.
+    """Print the table, write the files, draw the plots.
 
     Args:
-        search: the search, at its end.
-        folder: the sweep's.
-        draw: draws one run's pictures.
-        told: runs that the user has seen the result of; if that is all of them, they are not listed once more.
+        search: the finished search.
+        folder: the sweep's folder.
+        draw: draws the plots of one run.
+        told: runs whose results have been printed; if that is all of them, the table is skipped.
     """
     tried = gather(search)
     if not tried:
@@ -112,13 +112,13 @@ def tell(search: Search, folder: Path, draw: Callable[[Path], object], told: Col
 
 
 def file_command(folder: Path, name: str, trials: Trials) -> str:
-    """The command that composes a config file of a sweep's folder."""
+    """Return the command that runs a config file of a sweep's folder."""
     main = [] if trials.origin.main is None else ["--config-path", trials.origin.main]
     return shlex.join(["labrun", *main, "--config-dir", str(folder), "--config-name", name])
 
 
 def unwritable(best: TrialResult, trials: Trials) -> bool:
-    """Whether no config file can say what the best run is: something is taken away, or its own file is closed."""
+    """Return whether no config file can express the best run: an override deletes a key, or the origin is closed."""
     typed = (*trials.origin.overrides, *best.record.overrides)
     return trials.origin.is_closed or any(override.startswith("~") for override in typed)
 
@@ -157,12 +157,12 @@ def _last(one: TrialResult, metric: str) -> float | None:
 
 
 def shown(value: Any) -> str:
-    """A parameter's value for a table."""
+    """Format a parameter's value for a table."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def varied(record: Record, space: Space) -> list[str]:
-    """A run's overrides that differ between the trials."""
+    """Return a run's overrides that differ between the trials."""
     fixed = {plain_key(text.partition("=")[0]) for text in space.fixed}
     return [_short(text) for text in record.overrides if plain_key(text.partition("=")[0]) not in fixed]
 
@@ -177,7 +177,7 @@ def _short(override: str) -> str:
 
 
 def write_csv(search: Search, tried: Sequence[TrialResult], path: Path) -> None:
-    """A line per trial, best first: its metrics, its parameters, and why it was not completed."""
+    """Write a line per trial, best first: its metrics, its parameters, and why it did not complete."""
     metrics = sorted({name for one in tried for name in one.record.metrics})
     parameters = list(dict.fromkeys(name for one in tried for name in one.parameters))
     front = ["pareto"] if len(search.objectives) > 1 else []
@@ -194,10 +194,10 @@ def write_csv(search: Search, tried: Sequence[TrialResult], path: Path) -> None:
 
 
 def write_best(best: TrialResult, folder: Path, trials: Trials) -> None:
-    """The best configuration as a config file that stands for the whole command.
+    """Write the best configuration as a config file equivalent to the whole command.
 
-    `labrun --config-dir FOLDER --config-name best` composes labrun's own `config` with it. Choices of groups stand in
-    its defaults list, values below.
+    `labrun --config-dir FOLDER --config-name best` composes labrun's own `config` with it. Group choices go into the
+    defaults list, values below it.
     """
     lines = [
         "# @package _global_",
@@ -236,7 +236,7 @@ def _put(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
 
 
 def _value(text: str) -> Any:
-    """An override's value: Hydra's own parser reads it, so quotes and lists mean what they meant."""
+    """Parse an override's value with Hydra's own parser, so that quotes and lists keep their meaning."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     return OverridesParser.create().parse_override(f"x={text}").value()

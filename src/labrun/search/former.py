@@ -1,4 +1,4 @@
-"""Former searches that a search learns from: `sweep.learn_from`."""
+"""Previous searches that a search learns from: `sweep.learn_from`."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from labrun.search.study import NAME, RUN, NoLock, distribution
 
 
 def folders(settings: Mapping[str, Any]) -> list[Path]:
-    """Where the former searches lie."""
+    """Return the folders of the previous searches."""
     return [Path(str(one)).expanduser().resolve() for one in settings.get("learn_from") or []]
 
 
 def check(settings: Mapping[str, Any], dimensions: Sequence[Dimension], metrics: Sequence[str]) -> None:
-    """Whether a search can learn from those that it names.
+    """Check that a search can learn from the previous searches in its settings.
 
     Raises:
-        ConfigError: one is not a search, is over another space, or was for other metrics.
+        ConfigError: a folder holds no search, or its search had another space or other metrics.
     """
     for folder in folders(settings):
         if settings["sampler"] is None:
@@ -46,14 +46,14 @@ def check(settings: Mapping[str, Any], dimensions: Sequence[Dimension], metrics:
 
 
 def completed(folder: Path, dimensions: Sequence[Dimension]) -> list[tuple[str, FrozenTrial]]:
-    """The completed trials of a former search, each with its run's folder.
+    """Return the completed trials of a previous search, each with its run's folder.
 
     Args:
-        folder: the search's.
-        dimensions: what this search varies.
+        folder: folder of the previous search.
+        dimensions: the dimensions of this search.
 
     Raises:
-        ConfigError: no search lies there, or its space is another.
+        ConfigError: the folder holds no search, or one over another space.
     """
     told, path = f"sweep.learn_from={folder}", SweepState(folder).study
     if not path.is_file():

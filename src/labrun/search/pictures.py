@@ -1,4 +1,4 @@
-"""The report of a search: one HTML file with its pictures inside, which a browser opens without any network."""
+"""The report of a search: one self-contained HTML file with embedded plots, which needs no network."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ log = logging.getLogger(__name__)
 
 DPI = 110
 SLICES = 12
-"""Parameters that get a slice of their own."""
+"""Maximum number of parameters with a slice plot."""
 LINES = 8
-"""Parameters that the parallel coordinates show."""
+"""Maximum number of parameters in the parallel coordinates."""
 TRACE = 0.005
-"""The least importance that is shown."""
+"""Smallest importance that is shown."""
 ENOUGH = 4
-"""Trials from which on parallel coordinates and importances say something."""
+"""Minimum number of trials for parallel coordinates and importances to be meaningful."""
 FEW = 8
-"""Trials that a smaller picture of their order does for."""
+"""Up to this many trials, the history plot is smaller."""
 MARKS = 20
-"""Words that an axis names at most."""
+"""Maximum number of tick labels on a categorical axis."""
 PAPER = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.6}
-"""Behind a label, so that the lines below it leave it readable."""
+"""Background of a label, so that it stays readable over lines."""
 BLUE, RED, GREY = "#1f5fa8", "#c0392b", "#9aa0a6"
 
 
 PARTS = {"train": "training", "validation": "validation", "test": "test"}
-"""A data set's parts as a record calls them, and as people do."""
+"""Name of each split in a record, and in the report."""
 
 
 def write_report(
@@ -56,7 +56,7 @@ def write_report(
         study: Optuna's view of the search.
         objectives: its metrics.
         tried: the trials, best first.
-        folder: the sweep's.
+        folder: the sweep's folder.
     """
     done = [one for one in tried if one.values is not None and math.isfinite(one.values[0])]
     sections = [("Trials in their order, and the best so far", _history(objectives, tried))]
@@ -81,13 +81,13 @@ def write_report(
 
 
 def _varies(name: str, done: Sequence[TrialResult]) -> bool:
-    """Whether trials differ in a parameter, or in whether they have it."""
+    """Return whether trials differ in a parameter, or in whether they have it."""
     values = {str(one.parameters.get(name, _varies)) for one in done}
     return len(values) > 1
 
 
 def scales_of(study: optuna.Study, done: Sequence[TrialResult]) -> dict[str, bool]:
-    """Whether the axis of each parameter is logarithmic: as it was searched; of a list of numbers, as they lie."""
+    """Return whether each parameter's axis is logarithmic: as in the search; for a list of numbers, by their range."""
     searched: dict[str, bool] = {}
     for trial in study.trials:
         for name, space in trial.distributions.items():
@@ -108,7 +108,7 @@ def _is_number(value: Any) -> bool:
 
 
 def importance(study: optuna.Study, objectives: Sequence[Objective]) -> dict[str, float]:
-    """How much each parameter matters to the first metric (PED-ANOVA); of those that every trial has. May be empty.
+    """Compute the importance of each parameter that all trials share for the first metric (PED-ANOVA); may be empty.
 
     Source: S. Watanabe et al., "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in Arbitrary Subspaces",
     IJCAI 2023.
@@ -141,7 +141,7 @@ def _image(figure: Any) -> str:
 
 
 def _text(value: object, most: int = 40) -> str:
-    """Text for matplotlib, which reads `$` as the beginning of a formula."""
+    """Shorten and escape a text for matplotlib, which treats `$` as the start of a formula."""
     text, most = plain(str(value)), max(8, most)
     if len(text) > most:  # names differ at their ends
         text = f"{text[: most // 3]}…{text[-(most - most // 3 - 1) :]}"
@@ -197,7 +197,7 @@ def _front(objectives: Sequence[Objective], done: Sequence[TrialResult]) -> str:
 
 
 def _importance(weights: dict[str, float]) -> str:
-    # What explains nothing is left out, as far as something explains anything.
+    # Omit parameters that explain nothing, unless none explains anything.
     names = sorted((name for name in weights if weights[name] >= TRACE), key=lambda name: weights[name])[-LINES - 4 :]
     names = names or sorted(weights)[:LINES]
     figure = _figure(8.5, 0.6 + 0.32 * len(names))
@@ -210,11 +210,11 @@ def _importance(weights: dict[str, float]) -> str:
 
 
 def _axis(values: Sequence[Any], is_log: bool = False) -> tuple[list[float], list[tuple[float, str]]]:
-    """Values as places from 0 to 1, and the marks for them.
+    """Map values to positions from 0 to 1, and return them with the tick marks.
 
     Args:
-        values: of one parameter; words and numbers mixed are words.
-        is_log: whether the axis is logarithmic; the values are above 0 then.
+        values: values of one parameter; a mix of text and numbers is treated as text.
+        is_log: whether the axis is logarithmic; the values must then be above 0.
     """
     if not all(map(_is_number, values)):
         labels = sorted({str(value) for value in values})
@@ -250,7 +250,7 @@ def _parallel(
     places, marks = _axis([one.values[0] for one in done if one.values])
     axes_of.append(({one.run: place for one, place in zip(done, places, strict=True)}, marks))
     most = max(len(marks) for _, marks in axes_of)
-    room = 9.6 / len(axes_of) / 0.075  # characters of a label, up to the next axis
+    room = 9.6 / len(axes_of) / 0.075  # label length that fits before the next axis, characters
     figure = _figure(9.6, 3.4 if most <= 8 else 4.6)
     axes = figure.add_subplot()
     colors = colormaps["coolwarm"]
@@ -296,7 +296,7 @@ def _slices(objective: Objective, done: Sequence[TrialResult], order: Sequence[s
             axes.scatter(values, heights, s=16, color=BLUE)
             if scales.get(name, False):
                 axes.set_xscale("log")
-                if max(values) / min(values) >= 10:  # within a decade its own marks are too few
+                if max(values) / min(values) >= 10:  # within a decade, log ticks are too few
                     axes.xaxis.set_major_formatter(LogFormatterSciNotation())
                     axes.xaxis.set_minor_formatter(NullFormatter())
                 else:
@@ -376,7 +376,7 @@ tr.front {{ background: #fdecea; }}
 
 
 def _data(record: records.Record) -> list[str]:
-    """What a run read, in a line; none where its record does not tell."""
+    """Return a line on the data that a run read; empty if its record does not say."""
     entry = record.data[0] if record.data else {}
     if any(type(entry.get(part)) is not int for part in PARTS):
         return []

@@ -1,7 +1,7 @@
-"""Early termination: which running trials are not worth going on with, by what they and the others have reported.
+"""Early termination: policies that stop unpromising trials, based on the reports of all trials.
 
-All policies see scores, where more is better whatever the goal is, and count in reports of the primary metric: a
-policy is asked when a trial has made `delay_evaluation` reports, and from then on at every `evaluation_interval`-th.
+Policies work on scores, where higher is always better, and count reports of the primary metric. A policy is evaluated
+at every `evaluation_interval`-th report, starting once a trial has made `delay_evaluation` reports.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from labrun.errors import ConfigError
 
 @dataclass
 class Curve:
-    """What one trial has reported."""
+    """The reports of one trial."""
 
     number: int
     scores: list[float] = field(default_factory=list)
-    """The primary metric, its sign turned where less is better; NaN counts as the worst there is."""
+    """The primary metric, negated if lower is better; NaN counts as the worst value."""
     running: bool = True
 
     def at(self, reports: int) -> float:
-        """Its score at a report, counted from 1."""
+        """Return the score at a report, counted from 1."""
         return self.scores[reports - 1]
 
     def best(self, reports: int) -> float:
-        """Its best score up to a report."""
+        """Return the best score up to a report."""
         return max(self.scores[:reports])
 
 
@@ -40,7 +40,7 @@ class Policy(ABC):
         delay_evaluation: reports of a trial before the first decision.
 
     Raises:
-        ConfigError: a value is out of its range.
+        ConfigError: a value is out of range.
     """
 
     def __init__(self, evaluation_interval: int = 1, delay_evaluation: int = 0) -> None:
@@ -49,34 +49,34 @@ class Policy(ABC):
         self.evaluation_interval, self.delay_evaluation = evaluation_interval, delay_evaluation
 
     def is_due(self, reports: int) -> bool:
-        """Whether the policy is asked at this report."""
+        """Return whether the policy is evaluated at this report."""
         return reports >= self.delay_evaluation and reports % self.evaluation_interval == 0
 
     def round(self, reports: int) -> int:
-        """Number of decisions on a trial that has made this many reports, from 1."""
+        """Return the number of decisions on a trial after this many reports, from 1."""
         step = self.evaluation_interval
         first = max(1, -(-self.delay_evaluation // step))
         return reports // step - first + 1
 
     @abstractmethod
     def verdict(self, trial: Curve, others: Sequence[Curve], reports: int, maximize: bool) -> str | None:
-        """Why a trial should end now, or None if it should go on.
+        """Return why a trial should stop now, or None if it should continue.
 
         Args:
-            trial: the one in question.
-            others: all the others that have reported anything, ended ones too.
-            reports: how many of the trial's reports count.
-            maximize: whether the metric itself is to be large.
+            trial: the trial to decide on.
+            others: all other trials with reports, including ended ones.
+            reports: number of the trial's reports to consider.
+            maximize: whether the metric itself is maximized.
         """
 
 
 class MedianStopping(Policy):
-    """Ends a trial whose best score is below the median of the others' averages up to the same report.
+    """Stops a trial whose best score is below the median of the other trials' averages up to the same report.
 
     Source: D. Golovin et al., "Google Vizier: A Service for Black-Box Optimization", KDD 2017, section 3.2.1.
 
     Args:
-        min_trials: stop nothing before this many other trials have come as far.
+        min_trials: stop nothing before this many other trials have made as many reports.
     """
 
     def __init__(self, evaluation_interval: int = 1, delay_evaluation: int = 0, min_trials: int = 3) -> None:
@@ -96,12 +96,12 @@ class MedianStopping(Policy):
 
 
 class Bandit(Policy):
-    """Ends a trial whose best score is further from the best of all at the same report than the slack allows.
+    """Stops a trial whose best score is further from the best of all at the same report than the slack allows.
 
     Args:
-        slack_factor: the distance allowed, as a ratio: of a metric to be large, anything below best / (1 + factor)
-            ends; of one to be small, anything above best * (1 + factor).
-        slack_amount: the distance allowed, in the metric's own unit. With neither, the factor is `SLACK`.
+        slack_factor: allowed distance as a ratio: when maximizing, trials below best / (1 + factor) stop; when
+            minimizing, trials above best * (1 + factor).
+        slack_amount: allowed distance in the metric's unit. If neither is given, the factor is `SLACK`.
     """
 
     SLACK = 0.1
@@ -139,11 +139,11 @@ class Bandit(Policy):
 
 
 class TruncationSelection(Policy):
-    """Ends the lowest of the trials that have come as far.
+    """Stops the lowest-scoring of the trials that have made as many reports.
 
     Args:
-        truncation_percentage: how many of a hundred, from 1 to 99.
-        exclude_finished: compare with running trials alone.
+        truncation_percentage: percentage of trials to stop, from 1 to 99.
+        exclude_finished: compare with running trials only.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class TruncationSelection(Policy):
 
 
 class SuccessiveHalving(Policy):
-    """At reports that lie further and further apart only the best part goes on; nobody waits for the others.
+    """Lets only the best fraction of trials continue, at ever larger intervals; asynchronous, so no trial waits.
 
     Source: L. Li et al., "A System for Massively Parallel Hyperparameter Tuning" (ASHA), MLSys 2020.
 
@@ -199,13 +199,13 @@ class SuccessiveHalving(Policy):
 
 
 class Hyperband(SuccessiveHalving):
-    """Several successive halvings side by side, that begin to decide at different reports.
+    """Several successive halvings in parallel, whose first decisions come at different reports.
 
     Source: L. Li et al., "Hyperband: A Novel Bandit-Based Approach to Hyperparameter Optimization", JMLR 2018; decided
     asynchronously, as in `SuccessiveHalving`.
 
     Args:
-        max_reports: how many reports a trial makes that is never ended.
+        max_reports: number of reports of a trial that is never stopped.
     """
 
     def __init__(
@@ -221,13 +221,13 @@ class Hyperband(SuccessiveHalving):
         count = 1
         while min_reports * reduction_factor**count <= max_reports:
             count += 1
-        # As many trials as the paper gives each bracket; the one that decides earliest gets the most.
+        # Bracket sizes as in the paper; the bracket that decides earliest gets the most trials.
         sizes = [math.ceil(count * reduction_factor ** (count - 1 - place) / (count - place)) for place in range(count)]
         self._brackets = [place for place, size in enumerate(sizes) for _ in range(size)]
 
     def bracket(self, number: int) -> int:
-        """The bracket of a trial; bracket k decides first at `min_reports * reduction_factor**k`."""
-        # A stride that shares no factor with the length: neighbours in time come into different brackets.
+        """Return the bracket of a trial; bracket k first decides at `min_reports * reduction_factor**k`."""
+        # A stride coprime to the length, so that consecutive trials fall into different brackets.
         length = len(self._brackets)
         stride = next(
             step for step in range(max(1, round(length * 0.618)), 2 * length + 2) if math.gcd(step, length) == 1

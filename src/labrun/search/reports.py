@@ -1,4 +1,4 @@
-"""What running trials have reported, read from their folders alone."""
+"""Reports of running trials, read from their folders only."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from labrun.search.policies import Curve
 
 
 class Reports:
-    """The reports of one trial's primary metric, read as they come.
+    """The reports of one trial's primary metric, read as they arrive.
 
     Args:
-        run_dir: the trial's run.
-        number: the trial's.
+        run_dir: folder of the trial's run.
+        number: the trial's number.
         objective: the primary metric.
     """
 
@@ -22,12 +22,12 @@ class Reports:
         self.curve = Curve(number)
         self.values: list[float] = []
         self.judged = 0
-        """How many of them a policy has seen."""
+        """Number of reports that the policy has evaluated."""
         self._path, self._run_dir, self._objective = run_dir / context.METRICS_FILE, run_dir, objective
         self._size = 0
 
     def read(self) -> None:
-        """Take up what is new."""
+        """Read new reports, if any."""
         try:
             size = self._path.stat().st_size
         except OSError:
@@ -38,5 +38,5 @@ class Reports:
         name = self._objective.metric
         self.values = [line["value"] for line in context.read_metrics(self._run_dir) if line["name"] == name]
         self.curve.scores = [self._objective.score(value) for value in self.values]
-        # A later attempt may have taken some back: those are judged again.
+        # A later attempt may have discarded some reports; their replacements are evaluated again.
         self.judged = min(self.judged, len(self.values))

@@ -1,7 +1,7 @@
-"""A search: asks for trials one by one, has them run, ends those that are not worth it, and tells what came of them.
+"""A search: asks the study for trials, submits them, stops unpromising ones, and reports their results to the study.
 
-It is a feed of `controller.run`: as one trial ends the next begins. Between the runs and the search there are files
-alone: metrics and records one way, requests to stop the other way.
+It is a feed of `controller.run`: when one trial ends, the next begins. Runs and search communicate only through files:
+metrics and records in one direction, stop requests in the other.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ LARGEST_GRID = 100_000
 @dataclass
 class _Trial:
     number: int
-    """In the study."""
+    """Number in the study."""
     run_dir: Path
     reports: Reports
     begun: float | None = None
     stop: str | None = None
-    """Why it was asked to stop."""
+    """Reason of the stop request, if any."""
 
 
 @dataclass
@@ -64,11 +64,11 @@ class Search:
     """The feed of a search.
 
     Args:
-        trials: makes them.
-        settings: the config's `sweep`, its metric and goal settled.
-        objectives: what is searched for.
-        plan: the folder's; every new run is added to it.
-        room: how many run at once.
+        trials: creates the trials.
+        settings: the config's `sweep`, with metric and goal resolved.
+        objectives: the metrics to optimize.
+        plan: the folder's plan; every new run is added to it.
+        room: maximum number of concurrent trials.
     """
 
     trials: Trials
@@ -90,10 +90,10 @@ class Search:
         self._trials: dict[Path, _Trial] = {}
         self._curves: dict[int, Curve] = {}
         self.variables: dict[Path, Mapping[str, str]] = {}
-        """Those of runs that an earlier controller had asked for and not begun."""
+        """Environment variables of runs that an earlier controller requested but did not start."""
         self._closed: str | None = None
         self._is_finite = False
-        """Whether what can be tried has an end, and is known."""
+        """Whether the space has a known, finite number of combinations."""
         self._is_measured = self._is_begun = self._is_warned = False
         self._began, self._used_s, self._next_clock = time.monotonic(), 0.0, 0.0
         self.budget = self.settings["max_trials"] or TRIALS
@@ -101,13 +101,13 @@ class Search:
     # ---- beginning, and going on
 
     def begin(self, dimensions: Sequence[Dimension]) -> None:
-        """Begin, or take up what an earlier controller left.
+        """Begin the search, or resume that of an earlier controller.
 
         Args:
-            dimensions: what varies, for the check that it is the same search.
+            dimensions: the dimensions, to check that it is the same search.
 
         Raises:
-            ConfigError: the folder's search is another one.
+            ConfigError: the folder holds a different search.
         """
         told = {
             "fixed": _lasting(self.trials.space.fixed),
@@ -150,13 +150,13 @@ class Search:
         return then
 
     def _learn(self) -> None:
-        """Tell the sampler what former searches have found."""
+        """Add the results of previous searches to the study."""
         for folder in folders(self.settings):
             count = self.study.learn(completed(folder, self.trials.space.dimensions))
             log.info("Learned from %d trials of %s", count, folder)
 
     def _enqueue_portfolio(self) -> None:
-        """The trials to begin with, as far as they lie in the space: part of it may be fixed, or narrowed."""
+        """Enqueue the initial trials that lie in the space, which may be partly fixed or narrowed."""
         left_out = []
         whole = []
         for parameters in self.settings["portfolio"]:
@@ -180,7 +180,7 @@ class Search:
         self.study.enqueue_missing(list(itertools.islice(combinations, self.budget)))
 
     def _hold_to_space(self) -> None:
-        """No more trials than a space of single values has combinations: none is tried twice."""
+        """Limit the budget to the number of combinations of a discrete space, so that none is tried twice."""
         total = spaces.size(self.trials.space.dimensions) if self.trials.is_whole else None
         if total is not None and total <= LARGEST_GRID:
             self._is_finite = True
@@ -189,14 +189,14 @@ class Search:
                 self.budget = total
 
     def _untried(self) -> dict[str, Any] | None:
-        """A combination that no trial has, by chance; None where the space has no end of them, or none is left."""
+        """Return a random untried combination; None if the space is infinite or exhausted."""
         if not self._is_finite:
             return None
         left = self.study.untried(list(spaces.combinations(self.trials.space.dimensions)))
         return random.Random(f"{self.settings['seed']} {len(left)}").choice(left) if left else None
 
     def _take_up(self) -> None:
-        """What an earlier controller left: told if it has ended since, run again if not."""
+        """Take over an earlier controller's trials: record those that have ended, and rerun the others."""
         for trial in self.study.trials():
             run_dir = self.trials.folder / trial.user_attrs[RUN]
             if (run_dir / "run.json").exists():
@@ -222,21 +222,21 @@ class Search:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is more to come."""
+        """Whether more trials may follow."""
         left = self.study.waiting() if not self.settings["sampler"] else 1
         return self._closed is None and bool(left) and self.study.counted() < self.budget
 
     @property
     def patience_s(self) -> float:
-        """How long it may take until it looks again: a trial that is not worth it should end soon."""
+        """Maximum time between two looks at the trials; shorter with a policy, to stop bad trials soon."""
         return 0.5 if self._policy is None else 0.1
 
     def more(self) -> list[tuple[Path, Mapping[str, str]]]:
-        """As many trials as there is room for."""
+        """Create as many trials as there is room for; return their folders and environment variables."""
         begun: list[tuple[Path, Mapping[str, str]]] = []
         if not self._is_begun:
             self._is_begun = True
-            # A run of an earlier controller may have ended since it was looked at: nobody else would tell.
+            # A run of an earlier controller may have ended since `begin`; nothing else would report it.
             for run_dir in list(self._trials):
                 if (record := records.read(run_dir)).finished:
                     self.ended(run_dir, record)
@@ -283,7 +283,7 @@ class Search:
         self._curves[number] = reports.curve
 
     def ended(self, run_dir: Path, record: Record) -> None:
-        """Tell the study."""
+        """Record the outcome of a trial in the study."""
         one = self._trials.pop(run_dir, None)
         if one is None:
             return
@@ -296,7 +296,7 @@ class Search:
         elif record.status == records.CANCELED:
             if self._closed is None:
                 self.study.fail(one.number, CANCELED, replaced=bool(self.settings["replace_canceled"]))
-        elif finalize.was_killed(record):  # it stays open, as a run of a grid does
+        elif finalize.was_killed(record):  # the trial stays open, like a run of a grid
             log.warning("Trial %s: %s. sweep.resume=last tries it again", run_dir.name, record.reason)
         else:
             self.study.fail(one.number, record.reason)
@@ -304,12 +304,12 @@ class Search:
         self._look_whether_it_gets_better()
 
     def _look_at_failure(self, record: Record) -> None:
-        """End a search whose very data or configuration cannot be used: every trial would say the same.
+        """End a search whose data or configuration is unusable: every trial would fail in the same way.
 
-        What a run's own code says may come from its parameters: the other trials go on.
+        Errors of the run's own code may depend on its parameters, so the search continues after those.
 
         Raises:
-            ConfigError: with what the run said.
+            ConfigError: with the run's error message.
         """
         kind = str((record.error or {}).get("type"))
         told = {name for name in vars(errors) if name.endswith("Error")} - {errors.RunFailedError.__name__}
@@ -328,7 +328,7 @@ class Search:
         if self._is_measured or any(trial.values for trial in self.study.trials()):
             return
         logged = ", ".join(record.metrics) or "nothing"
-        if not record.config.get("script"):  # all trials of a model log the same
+        if not record.config.get("script"):  # all trials of a model log the same metrics
             raise ConfigError(
                 f"sweep.metric={self.objectives[0].metric}: run {record.id} completed and logged no such metric. "
                 f"It logged: {logged}"
@@ -344,7 +344,7 @@ class Search:
             )
 
     def _look_whether_it_is_enough(self, value: float) -> None:
-        """End the search once a trial is as good as `stop_at` asks."""
+        """End the search once a trial has reached `stop_at`."""
         limit, first = self.settings.get("stop_at"), self.objectives[0]
         if limit is None or self._closed is not None or not first.score(value) >= first.score(float(limit)):
             return
@@ -355,7 +355,7 @@ class Search:
             self._stop(one, why)
 
     def _look_whether_it_gets_better(self) -> None:
-        """Begin no more trials once `patience` of them in a row were no better than one before."""
+        """Start no more trials once `patience` trials in a row have not improved on the best."""
         patience, score = self.settings.get("patience"), self.objectives[0].score
         if patience is None or self._closed is not None:
             return
@@ -368,7 +368,7 @@ class Search:
             self.close(why)
 
     def look(self) -> None:
-        """End what is not worth going on, and what has had its time."""
+        """Stop unpromising trials and those past their time limit; handle cancellation and the search's timeout."""
         for one in list(self._trials.values()):
             if one.stop is None:
                 self._hold_to_time(one)
@@ -418,20 +418,20 @@ class Search:
         finalize.request(one.run_dir, why, "stop")
 
     def close(self, why: str) -> None:
-        """Nothing more is to begin."""
+        """Start no more trials."""
         self._closed = why
 
     def done(self) -> None:
-        """The trials are over, and what is made of them follows; readers are to see no gap between."""
+        """Mark that the results are being written, so that readers see no gap after the last trial."""
         takeover.mark_ending(self.trials.folder)
 
     def rest(self) -> None:
-        """Note how much of the time is used."""
+        """Save the time used so far."""
         self._write_state()
 
     @property
     def is_canceled(self) -> bool:
-        """Whether somebody asked that the search end."""
+        """Whether the search was canceled."""
         return self._closed == CANCELED
 
     # ---- time
@@ -445,19 +445,19 @@ class Search:
 
 
 def _lasting(fixed: Sequence[str]) -> list[str]:
-    """The overrides that say what is searched for, not how or where."""
+    """Return the overrides that define what is searched, not how or where."""
     ways = ("sweep", "compute", "tracking", "hydra", "report", "notes", "tags", "name")
     return sorted(text for text in fixed if spaces.plain_key(text.partition("=")[0]).split(".")[0] not in ways)
 
 
 def policy(settings: Mapping[str, Any]) -> Policy | None:
-    """The rule by which running trials are ended early, if there is one.
+    """Build the early termination policy, if there is one.
 
     Raises:
         ConfigError: it cannot be built, or there are several metrics.
     """
     node = settings["early_termination"]
-    if not node or "_target_" not in node:  # `none`: what a sweep's own file says of another rule is left over
+    if not node or "_target_" not in node:  # `none`: keys of the sweep file's own policy may be left over
         return None
     if isinstance(settings["metric"], list) and len(settings["metric"]) > 1:
         raise ConfigError(
@@ -473,7 +473,7 @@ def policy(settings: Mapping[str, Any]) -> Policy | None:
 
 
 def room(settings: Mapping[str, Any], plan: sweep_state.Plan, compute: Compute) -> int:
-    """How many trials run at once: the smaller of what the sweep and what the backend allows."""
+    """Return the number of concurrent trials: the smaller of the sweep's and the backend's limits."""
     wanted = settings["max_concurrent"]
     backend = registry.get(plan.target)
     allowed = backend.trials(wanted, plan, compute)
@@ -489,7 +489,7 @@ def room(settings: Mapping[str, Any], plan: sweep_state.Plan, compute: Compute) 
 
 
 def check_fresh(folder: Path) -> None:
-    """Whether a new search's folder holds no runs yet.
+    """Check that a new search's folder holds no runs yet.
 
     Raises:
         RecordError: it does.

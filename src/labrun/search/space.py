@@ -16,28 +16,28 @@ from hydra.errors import HydraException
 from labrun.errors import ConfigError
 
 SPACE_KEY = "search_space"
-"""Where a component's own file says how its keys may vary."""
+"""Key of a component's file that defines how its keys may vary."""
 TAGS = ("log", "int", "float")
 LARGEST_RANGE = 100_000
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of several values; or of several keys' values that advance together."""
+    """A choice between several values of a key, or of several keys that advance together."""
 
     name: str
     keys: tuple[str, ...]
-    """As an override has them: with `+`, as a group, with a package."""
+    """Keys as in an override: possibly with `+`, a group or a package."""
     values: tuple[tuple[str, ...], ...]
-    """For each choice, what stands after the `=` of each key."""
+    """For each choice, the text after the `=` of each key."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What each choice is called; no two alike."""
+        """A unique label for each choice."""
         return tuple(", ".join(texts) for texts in self.values)
 
     def overrides(self, label: str) -> list[str]:
-        """What is put on the command line for a choice."""
+        """Return the command-line overrides for a choice."""
         texts = self.values[self.labels.index(label)]
         return [f"{key}={text}" for key, text in zip(self.keys, texts, strict=True)]
 
@@ -47,7 +47,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Numbers:
-    """A number between two bounds, both of them included."""
+    """A number between two bounds, both inclusive."""
 
     name: str
     key: str
@@ -58,7 +58,7 @@ class Numbers:
     whole: bool = False
 
     def overrides(self, value: float) -> list[str]:
-        """What is put on the command line for a value."""
+        """Return the command-line override for a value."""
         return [f"{self.key}={int(value) if self.whole else repr(float(value))}"]
 
     def __str__(self) -> str:
@@ -71,13 +71,13 @@ Dimension = Choice | Numbers
 
 @dataclass(frozen=True)
 class Space:
-    """What a sweep was given: what is fixed, and what varies."""
+    """The search space of a sweep: fixed overrides, and dimensions that vary."""
 
     fixed: tuple[str, ...]
     dimensions: tuple[Dimension, ...]
 
     def given(self) -> set[str]:
-        """The keys that the user has said something about."""
+        """Return the keys that the user has set or varied."""
         keys = {plain_key(text.partition("=")[0]) for text in self.fixed}
         for one in self.dimensions:
             keys |= {plain_key(key) for key in (one.keys if isinstance(one, Choice) else (one.key,))}
@@ -85,23 +85,23 @@ class Space:
 
 
 def plain_key(key: str) -> str:
-    """A key without its prefix and its package, its group written as a path of keys."""
+    """Return a key without prefix and package, with its group as a dotted path."""
     return key.lstrip("+~").partition("@")[0].replace("/", ".")
 
 
 def parse(
     texts: Sequence[str], loader: ConfigLoader, zipped: Sequence[Sequence[str]] = (), finite: bool = False
 ) -> Space:
-    """Read overrides; those that hold several values become dimensions, in their order.
+    """Parse overrides; those with several values become dimensions, in order.
 
     Args:
         texts: `key=value`, as typed.
         loader: knows the groups' options, for `glob()`.
-        zipped: keys that advance together.
-        finite: refuse intervals: every combination is to be tried.
+        zipped: groups of keys that advance together.
+        finite: reject intervals, because every combination is tried.
 
     Raises:
-        ConfigError: an override cannot be read, or a pair of lists does not go together.
+        ConfigError: an override cannot be parsed, or zipped lists do not match.
     """
     parser = OverridesParser.create(config_loader=loader)
     fixed: dict[str, str] = {}
@@ -109,7 +109,7 @@ def parse(
     for text in texts:
         override = _parsed(parser, text)
         key = override.get_key_element()
-        # What is said later counts, as with Hydra's own sweeper.
+        # Later overrides win, as in Hydra's own sweeper.
         fixed.pop(key, None)
         varied.pop(key, None)
         if override.is_sweep_override():
@@ -135,16 +135,16 @@ def parse(
 
 
 def of_component(node: Any, path: str, parser: OverridesParser, loader: ConfigLoader) -> Iterator[Dimension]:
-    """The dimensions that a component's own `search_space` brings.
+    """Yield the dimensions of a component's own `search_space`.
 
     Args:
-        node: the mapping: a key of the component (`lr`, or a group of options below it), and its values.
-        path: where the component stands in the config.
-        parser: Hydra's.
+        node: maps keys of the component (`lr`, or a group of options below it) to their values.
+        path: path of the component in the config.
+        parser: Hydra's override parser.
         loader: knows which keys are groups.
 
     Raises:
-        ConfigError: it is not a mapping, or a value of it cannot be read.
+        ConfigError: it is not a mapping, or a value cannot be parsed.
     """
     if not isinstance(node, Mapping):
         raise ConfigError(
@@ -157,7 +157,7 @@ def of_component(node: Any, path: str, parser: OverridesParser, loader: ConfigLo
 
 
 def components(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every component of a config (plain dicts) that has a search space, with the path to it; the outermost first."""
+    """Yield path and search space of every component of a config (plain dicts) that has one, outermost first."""
     if not isinstance(config, Mapping):
         return
     if config.get(SPACE_KEY) and path:
@@ -168,7 +168,7 @@ def components(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def flat(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Keys and values of a space from YAML, groups of keys written out: `{model: {lr: ...}}` is `model.lr`."""
+    """Flatten the keys of a space from YAML: `{model: {lr: ...}}` becomes `model.lr`."""
     for key, value in node.items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{path}{key}.")
@@ -177,26 +177,26 @@ def flat(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def as_text(value: Any) -> str:
-    """A value from YAML as the override grammar has it; a list there is a list of choices, text is the grammar's own.
+    """Convert a YAML value to the override grammar: a list is a list of choices, text is already in the grammar.
 
     Raises:
-        ConfigError: it holds nothing.
+        ConfigError: the list is empty.
     """
     if isinstance(value, list | tuple):
         if not value:
             raise ConfigError("a search space has an empty list: name at least one value")
-        # With commas, and not as choice(): that knows no null.
+        # Comma-separated, because choice() does not accept null.
         return ",".join(element(item) for item in value)
     return value if isinstance(value, str) else element(value)
 
 
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 WORDS = ("null", "true", "false", "nan", "inf")
-"""Text that the grammar would take for something else."""
+"""Text that the grammar would not parse as a string."""
 
 
 def element(value: Any) -> str:
-    """One value as the override grammar has it; text that it would take for something else in quotes."""
+    """Convert one value to the override grammar, quoting text that would otherwise not parse as a string."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -221,15 +221,15 @@ def _parsed(parser: OverridesParser, text: str) -> Override:
 
 
 def dimension(override: Override) -> Dimension:
-    """What a swept override varies.
+    """Convert a swept override to a dimension.
 
     Raises:
-        ConfigError: it holds one value alone, or bounds or tags that make no sense.
+        ConfigError: its choices are empty, or its bounds or tags are invalid.
     """
     key = override.get_key_element()
     name = plain_key(key)
     if not override.is_sweep_override():
-        # One value: a list of one. It keeps a search space of a component open to be narrowed.
+        # A single value is a list of one, so that a component's search space can be narrowed to it.
         return Choice(name, (key,), ((override.get_value_element_as_str(),),))
     value = override.value()
     tags = set(getattr(value, "tags", ()))
@@ -289,7 +289,7 @@ def _checked(one: Numbers) -> Numbers:
 def _pairs(
     zipped: Sequence[Sequence[str]], varied: Mapping[str, Override], fixed: Mapping[str, str]
 ) -> list[list[str]]:
-    """The zipped keys as they were typed, in the order in which they were typed."""
+    """Return the groups of zipped keys, as typed and in the order typed."""
     found: list[list[str]] = []
     by_name = {plain_key(key): key for key in varied}
     taken: set[str] = set()
@@ -317,7 +317,7 @@ def _together(overrides: Sequence[Override]) -> Choice:
             if isinstance(override.value(), IntervalSweep):
                 raise ConfigError(f"sweep.zip: {one.key} is an interval; keys that advance together need lists")
             one = _choice(override)
-        # Equal values are kept: in a pair, each place counts.
+        # Keep duplicates: zipped values are matched by position.
         lists.append([str(text) for text in override.sweep_string_iterator()])
     if len({len(values) for values in lists}) > 1:
         counts = ", ".join(
@@ -331,7 +331,7 @@ def _together(overrides: Sequence[Override]) -> Choice:
 
 
 def grid(space: Space) -> list[list[str]]:
-    """Every combination, in Hydra's own order: the last key varies fastest.
+    """Return the overrides of every combination, in Hydra's order: the last key varies fastest.
 
     Raises:
         ConfigError: a dimension is an interval.
@@ -346,7 +346,7 @@ def grid(space: Space) -> list[list[str]]:
 
 
 def size(dimensions: Sequence[Dimension]) -> int | None:
-    """How many combinations there are; None where an interval has no end of values."""
+    """Return the number of combinations; None if an interval is continuous."""
     total = 1
     for one in dimensions:
         if isinstance(one, Numbers) and one.step is None and not one.whole:
@@ -356,7 +356,7 @@ def size(dimensions: Sequence[Dimension]) -> int | None:
 
 
 def combinations(dimensions: Sequence[Dimension]) -> Iterator[dict[str, Any]]:
-    """Every combination, by the dimensions' names, as a study has its values; the last one varies fastest."""
+    """Yield every combination as study values by dimension name; the last dimension varies fastest."""
     lists = [one.labels if isinstance(one, Choice) else _counted(one) for one in dimensions]
     for values in itertools.product(*lists):
         yield dict(zip((one.name for one in dimensions), values, strict=True))
@@ -367,10 +367,10 @@ def _counted(one: Numbers) -> list[float]:
 
 
 def values_of(one: Numbers) -> list[float]:
-    """Every value of a range.
+    """Return every value of a range.
 
     Raises:
-        ConfigError: it has no step, so no end of values.
+        ConfigError: it is continuous, since it has no step.
     """
     if one.step is None and not one.whole:
         raise ConfigError(f"{one.key}: an interval has no end of values, and a grid tries every one")

@@ -1,7 +1,7 @@
-"""The study: what has been asked and told, as an append-only journal in the sweep's folder, over Optuna.
+"""The study: an Optuna study that records trials and results in an append-only journal in the sweep's folder.
 
-Optuna writes the journal, so Optuna's own tools can read it. Each trial's run is named in it before the run exists:
-whatever is killed, what was tried and what came of it is known from the journal and the runs' records.
+Optuna writes the journal, so its own tools can read it. A trial's run folder is entered before the run exists.
+Whatever is killed, the journal and the runs' records therefore show what was tried and with which result.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ log = logging.getLogger(__name__)
 
 NAME = "labrun"
 RUN, OVERRIDES, LABELS, REPLACED, WHY = "run", "overrides", "parameters", "replaced", "why"
-"""What a trial's journal entry holds beside Optuna's own: its run's folder, what was put on its command line, its
-parameters as the user reads them, whether another trial took its place, and why it failed."""
+"""User attributes of a trial in the journal: its run's folder, its overrides, its parameters for display, whether
+another trial replaces it, and why it failed."""
 ORIGIN = "learned_from"
-"""Of a trial of a former search: its run's folder."""
+"""User attribute of a trial from a previous search: its run's folder."""
 
 
 ATTEMPTS = 8
-"""How often a sampler is asked for something that was not tried yet."""
+"""Maximum number of requests to the sampler for an untried combination."""
 
 
 @dataclass
 class PendingTrial:
-    """A trial that is to be run."""
+    """A trial to be run."""
 
     number: int
-    """Among all that the study ever asked; not the run's number in the sweep."""
+    """Number of the trial in the study; not the run's number in the sweep."""
     overrides: list[str]
     parameters: dict[str, Any] = field(default_factory=dict)
 
 
 class NoLock:
-    """The sweep's lease sees to it that one process alone writes the journal."""
+    """No-op lock: the sweep's lease ensures that only one process writes the journal."""
 
     def acquire(self) -> bool:
         return True
@@ -60,16 +60,16 @@ class NoLock:
 
 
 class Study:
-    """Asks a sampler for trials, and tells it what became of them.
+    """Asks a sampler for trials, and records their results.
 
     Args:
-        path: the journal; begun if it is absent, gone on with if not.
-        sampler: the config's node, `_target_` and arguments; None: only what is enqueued is asked for.
-        seed: of the sampler.
-        maximize: for each metric, whether it is to be large.
+        path: the journal; created if absent, continued otherwise.
+        sampler: config node of the sampler, `_target_` and arguments; None: only enqueued trials are run.
+        seed: seed of the sampler.
+        maximize: for each metric, whether it is maximized.
 
     Raises:
-        ConfigError: the sampler cannot be built, or the journal is of another search.
+        ConfigError: the sampler cannot be built, or the journal belongs to another search.
     """
 
     def __init__(self, path: Path, sampler: Mapping[str, Any] | None, seed: int, maximize: Sequence[bool]) -> None:
@@ -86,12 +86,12 @@ class Study:
             raise RecordError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
         if [direction.name.lower() for direction in self._study.directions] != directions:
             raise ConfigError(f"sweep.metric, sweep.goal: the search in {path.parent} has other metrics or goals")
-        # A sampler that begins anew with the same seed would ask for the same again.
+        # A restarted sampler with the same seed would propose the same trials again.
         self._study.sampler = _sampler(sampler, seed + len(self._study.get_trials(deepcopy=False)), len(maximize))
 
     @staticmethod
     def check(sampler: Mapping[str, Any], metrics: int) -> None:
-        """Whether a sampler can be built.
+        """Check that a sampler can be built.
 
         Raises:
             ConfigError: it cannot.
@@ -100,37 +100,40 @@ class Study:
 
     @property
     def optuna(self) -> optuna.Study:
-        """Optuna's own view of it."""
+        """The underlying Optuna study."""
         return self._study
 
     def trials(self) -> list[FrozenTrial]:
-        """Every trial that has a run, in the order of asking."""
+        """Return every trial that has a run, in the order of creation."""
         return [trial for trial in self._study.get_trials(deepcopy=False) if RUN in trial.user_attrs]
 
     def counted(self) -> int:
-        """How many trials count against the budget."""
+        """Return the number of trials that count against the budget."""
         return sum(not trial.user_attrs.get(REPLACED) for trial in self.trials())
 
     def open(self) -> list[FrozenTrial]:
-        """The trials that have a run, and of which nothing has been told yet."""
+        """Return the trials that have a run but no result yet."""
         return [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
 
     def over(self) -> list[FrozenTrial]:
-        """The trials that have ended, in the order of their ends."""
+        """Return the finished trials, in the order in which they finished."""
         ended = [(trial.datetime_complete, trial) for trial in self.trials() if trial.datetime_complete is not None]
         return [trial for _, trial in sorted(ended, key=lambda pair: pair[0])]
 
     def settle(self) -> None:
-        """Close what a killed controller had asked for and given no run: it was never tried."""
+        """Close trials that a killed controller requested but gave no run: they were never tried."""
         for trial in self._study.get_trials(deepcopy=False):
             if trial.state == TrialState.RUNNING and RUN not in trial.user_attrs:
                 self._study.tell(trial.number, state=TrialState.FAIL)
 
     def learn(self, former: Sequence[tuple[str, FrozenTrial]]) -> int:
-        """Tell the sampler of trials of former searches; how many were new. They are not trials of this one.
+        """Give the sampler the trials of previous searches, which do not count as trials of this one.
 
         Args:
-            former: for each, its run's folder, and the trial; see `former.completed`.
+            former: run folder and trial of each; see `former.completed`.
+
+        Returns:
+            The number of trials that were new.
         """
         known = {trial.user_attrs.get(ORIGIN) for trial in self._study.get_trials(deepcopy=False)}
         new = [(origin, trial) for origin, trial in former if origin not in known]
@@ -146,18 +149,18 @@ class Study:
         return len(new)
 
     def enqueue(self, parameters: Mapping[str, Any]) -> None:
-        """Ask for this before anything that the sampler thinks of."""
+        """Enqueue a combination, to be tried before any that the sampler proposes."""
         self._study.enqueue_trial(dict(parameters))
 
     def enqueue_missing(self, wanted: Sequence[Mapping[str, Any]]) -> None:
-        """Enqueue those that are neither enqueued nor have a run: a killed controller may have got but so far."""
+        """Enqueue combinations that are neither enqueued nor have a run; a killed controller may have enqueued some."""
         told = {_key(parameters) for parameters in self._known()}
         for parameters in wanted:
             if _key(parameters) not in told:
                 self.enqueue(parameters)
 
     def _known(self, replaced: bool = True) -> list[dict[str, Any]]:
-        """The parameters of every trial that is enqueued or has a run; also of those whose place another has taken?"""
+        """Return the parameters of every trial that is enqueued or has a run, optionally without replaced ones."""
         known = []
         for trial in self._study.get_trials(deepcopy=False):
             if trial.state == TrialState.WAITING:
@@ -167,11 +170,11 @@ class Study:
         return known
 
     def waiting(self) -> int:
-        """How many enqueued trials have not been asked for."""
+        """Return the number of enqueued trials that have not been started."""
         return len(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
     def untried(self, wanted: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """Those combinations that no trial has, nor is to have."""
+        """Return the combinations that are neither tried nor enqueued."""
         tried = {_key(parameters) for parameters in self._known(replaced=False)}
         return [dict(one) for one in wanted if _key(one) not in tried]
 
@@ -181,18 +184,18 @@ class Study:
         run: str,
         untried: Callable[[], Mapping[str, Any] | None] | None = None,
     ) -> PendingTrial:
-        """The next trial.
+        """Return the next trial.
 
         Args:
-            dimensions: given the overrides so far, what else there is to choose; asked until it gives nothing.
+            dimensions: returns the dimensions left to choose, given the overrides so far; called until there are none.
             run: the folder of the trial's run.
-            untried: gives what takes the place of a combination that was tried; None: it is tried again.
+            untried: returns a replacement for a combination that was already tried; None: try it again.
         """
         trial, asked = self._suggested(dimensions)
         attempts = 0
         while untried is not None and attempts < ATTEMPTS and asked.overrides in self._tried():
             attempts += 1
-            # The sampler may think of another one; in the end chance does, where the space is known.
+            # The sampler may propose another one; on the last attempt, pick an untried one at random if possible.
             spare = untried() if attempts == ATTEMPTS else None
             self._study.tell(trial.number, state=TrialState.FAIL)
             if spare is not None:
@@ -217,7 +220,7 @@ class Study:
         return trial, asked
 
     def tell(self, number: int, values: Sequence[float]) -> bool:
-        """A trial is done; whether its values can be learned from (NaN and infinities cannot)."""
+        """Record the result of a completed trial; return False, and record a failure, if a value is not finite."""
         if not all(math.isfinite(value) for value in values):
             self.fail(number, "its metric is not a number")
             return False
@@ -225,7 +228,7 @@ class Study:
         return True
 
     def stop(self, number: int, reports: Sequence[float], why: str) -> None:
-        """A trial was ended early; its last report is what is learned from it."""
+        """Record that a trial was stopped early; the sampler learns from its last finite report."""
         trial = optuna.Trial(self._study, self._id(number))
         finite = [(step, value) for step, value in enumerate(reports, start=1) if math.isfinite(value)]
         trial.set_user_attr(WHY, why)
@@ -236,12 +239,12 @@ class Study:
         self._study.tell(number, state=TrialState.PRUNED)
 
     def fail(self, number: int, why: str, replaced: bool = False) -> None:
-        """A trial failed or was canceled.
+        """Record that a trial failed or was canceled.
 
         Args:
-            number: the trial's.
-            why: in one line.
-            replaced: it does not count against the budget: another takes its place.
+            number: the trial's number.
+            why: the reason, in one line.
+            replaced: do not count it against the budget, so that another trial replaces it.
         """
         trial = optuna.Trial(self._study, self._id(number))
         trial.set_user_attr(WHY, why)
@@ -258,7 +261,7 @@ def _key(parameters: Mapping[str, Any]) -> str:
 
 
 def suggest(trial: optuna.Trial, one: Dimension) -> Any:
-    """A value of one dimension."""
+    """Let a trial suggest a value of one dimension."""
     spread = distribution(one)
     if isinstance(spread, CategoricalDistribution):
         return trial.suggest_categorical(one.name, spread.choices)
@@ -269,7 +272,7 @@ def suggest(trial: optuna.Trial, one: Dimension) -> Any:
 
 
 def distribution(one: Dimension) -> BaseDistribution:
-    """A dimension as Optuna has it."""
+    """Convert a dimension to Optuna's distribution."""
     if isinstance(one, Choice):
         return CategoricalDistribution(one.labels)
     if one.whole:
@@ -279,7 +282,7 @@ def distribution(one: Dimension) -> BaseDistribution:
 
 
 def sampler_arguments(name: str) -> set[str] | None:
-    """What one of Optuna's samplers takes; None: this version has none of that name."""
+    """Return the argument names of an Optuna sampler; None if this version has no sampler of that name."""
     made = getattr(optuna.samplers, name, None)
     return None if made is None else set(inspect.signature(made).parameters)
 
@@ -298,7 +301,7 @@ def _sampler(node: Mapping[str, Any] | None, seed: int, metrics: int) -> optuna.
 
 
 def _cut_torn_line(path: Path) -> None:
-    """Cut a journal back to its last whole line: a kill may have torn the last one, and Optuna would not read on."""
+    """Truncate a journal after its last complete line: a kill may leave a partial one, which Optuna cannot read."""
     try:
         with open(path, "rb+") as file:
             content = file.read()

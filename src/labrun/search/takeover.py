@@ -1,4 +1,4 @@
-"""How far a search is, told by files beside it, and going on with one whose controller is gone. Needs no Optuna."""
+"""Marker files for the state of a search, and resuming one whose controller is gone. Does not need Optuna."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from labrun.runs.sweep_state import SweepState
 
 
 def begin(folder: Path) -> None:
-    """A controller takes the search up."""
+    """Mark that a controller has started or resumed the search."""
     state = SweepState(folder)
     state.search_over.unlink(missing_ok=True)
     state.search_canceled.unlink(missing_ok=True)
@@ -28,7 +28,7 @@ def begin(folder: Path) -> None:
 
 @contextlib.contextmanager
 def ending(folder: Path) -> Iterator[None]:
-    """Inside, the trials are over and what is left of them is made."""
+    """Mark, within the context, that the trials are over and the results are being written."""
     state = SweepState(folder)
     mark_ending(folder)
     try:
@@ -39,27 +39,27 @@ def ending(folder: Path) -> Iterator[None]:
 
 
 def mark_ending(folder: Path) -> None:
-    """From now on this process makes what is left of the trials; inside `ending` it does."""
+    """Mark that this process is about to write the results; see `ending`."""
     text = json.dumps(records.process_identity())
     records.replace_text(SweepState(folder).search_ending, text, to_disk=False)
 
 
 def cancel(folder: Path) -> None:
-    """Ask that no more trials begin."""
+    """Request that no more trials start."""
     SweepState(folder).search_canceled.touch()
 
 
 def is_canceled(folder: Path) -> bool:
-    """Whether somebody asked for that."""
+    """Return whether the search was canceled."""
     return SweepState(folder).search_canceled.exists()
 
 
 def fresh(root: Path, since: str) -> Path | None:
-    """The newest search of a workspace that has no trial yet, and goes on; None if there is none.
+    """Return the newest active search of a workspace that has no trial yet; None if there is none.
 
     Args:
         root: the workspace.
-        since: ISO time; older ones do not count.
+        since: ISO time; older searches are ignored.
     """
     plans = [(path.stat().st_mtime, path) for path in (root / "multirun").glob(f"*/*/{custom_locations.PLAN}")]
     after = datetime.fromisoformat(since).timestamp() if since else 0.0
@@ -75,12 +75,12 @@ def fresh(root: Path, since: str) -> Path | None:
 
 
 def is_over(folder: Path) -> bool:
-    """Whether a search has come to its end."""
+    """Return whether a search has finished."""
     return SweepState(folder).search_over.exists()
 
 
 def is_ending(folder: Path) -> bool:
-    """Whether a living process is writing the books."""
+    """Return whether a live process is writing the results."""
     try:
         process = json.loads(context.content(SweepState(folder).search_ending))
     except (OSError, ValueError, RecursionError):
@@ -89,19 +89,19 @@ def is_ending(folder: Path) -> bool:
 
 
 def is_going_on(folder: Path) -> bool:
-    """Whether something is still made of a search's trials, here or on the machine that it was carried to."""
+    """Return whether results are still being written, or a live remote controller runs the search."""
     link = links.read(folder)
     return is_ending(folder) or (link is not None and link.state == links.STARTED and link.living)
 
 
 def take_over(folder: Path) -> int:
-    """Go on with a search whose controller is gone, from here: by its own command.
+    """Resume a search whose controller is gone, by running its own command in a subprocess.
 
     Returns:
         The exit code.
 
     Raises:
-        ConfigError: it gave its runs a variable, and that is not set here.
+        ConfigError: an environment variable that the search passes to its runs is not set.
     """
     plan = sweep_state.read_plan(folder)
     arguments = [with_variables(text, value_here) for text in plan.command or ()]

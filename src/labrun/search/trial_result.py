@@ -1,4 +1,4 @@
-"""What came of one trial of a search."""
+"""The result of one trial of a search."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from labrun.runs.record import Record
 
 @dataclass
 class TrialResult:
-    """One trial, as its journal entry and its run's record tell it."""
+    """One trial, from its journal entry and its run's record."""
 
     run: str
     record: Record
     parameters: dict[str, Any] = field(default_factory=dict)
     values: list[float] | None = None
-    """Its final metrics; None where it has none that count."""
+    """Final metrics; None if it did not complete with valid ones."""
     why: str = ""
     on_front: bool = False
-    """With several metrics: no other trial is at least as good in all of them."""
+    """With several metrics: whether the trial is on the Pareto front."""

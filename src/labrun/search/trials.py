@@ -1,4 +1,4 @@
-"""Making trials: what is left to choose, what a choice means as a command line, and the frozen job for it."""
+"""Creates trials: the dimensions left to choose, the overrides of a choice, and its frozen job."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from labrun.tasks import task as tasks
 
 
 class Trials:
-    """Makes trials of overrides: composes, freezes, writes.
+    """Creates trials from overrides: composes and freezes their jobs.
 
     Args:
-        compose: gives the config of a job, from its overrides and its number.
-        loader: Hydra's, which knows the groups.
-        freezer: freezes.
-        space: what varies.
-        folder: the sweep's.
+        compose: returns the config of a job, given its overrides and number.
+        loader: Hydra's config loader, which knows the groups.
+        freezer: freezes the jobs.
+        space: the search space.
+        folder: the sweep's folder.
+        with_components: whether to include the components' own search spaces.
     """
 
     def __init__(
@@ -49,13 +50,13 @@ class Trials:
         self._parts: dict[tuple[str, str], list[Dimension]] = {}
         self._configs: dict[tuple[str, ...], Any] = {}
         self.is_chosen: Callable[[str], bool] = lambda group: bool(loader.get_group_options(group))
-        """Whether a name is a config group's."""
+        """Returns whether a name is that of a config group."""
         self.origin = Origin()
         self.code: dict[str, Any] | None = None
-        """What runs are to import, where it is not the code of now."""
+        """Code that runs import, if not the current code."""
 
     def dimensions(self, overrides: list[str]) -> list[Dimension]:
-        """What is left to choose, given what is chosen."""
+        """Return the dimensions left to choose, given the choices so far."""
         chosen = {spaces.plain_key(text.partition("=")[0]) for text in overrides}
         if not overrides and self.space.dimensions:
             return list(self.space.dimensions)
@@ -64,12 +65,12 @@ class Trials:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the space is all that varies, whatever is chosen: no component brings a space of its own."""
+        """Whether the space is complete whatever is chosen, because no component adds a space of its own."""
         groups = [key for one in self.space.dimensions if isinstance(one, Choice) for key in one.keys]
         return not any(map(self.is_group, groups)) and not (self._with_components and self._of_components([]))
 
     def _of_components(self, overrides: list[str]) -> list[Dimension]:
-        """The search spaces of the components that are chosen now, without those of parts that are still to be."""
+        """Return the dimensions of the chosen components, without those below a group that is still to be chosen."""
         groups = [text for text in overrides if self.is_group(text.partition("=")[0])]
         key = tuple(groups)
         if key not in self._known:
@@ -79,7 +80,7 @@ class Trials:
                 if spot not in self._parts:
                     self._parts[spot] = list(spaces.of_component(node, path, self._parser, self._loader))
                 for one in self._parts[spot]:
-                    # What stands further out knows more of the whole: it counts.
+                    # Outer components take precedence: they know more about the whole.
                     found.setdefault(one.name, one)
             self._known[key] = list(found.values())
         chosen = {spaces.plain_key(text.partition("=")[0]) for text in overrides} | self._given
@@ -91,7 +92,7 @@ class Trials:
         return [one for one in self._known[key] if not any(one.name.startswith(f"{name}.") for name in open_)]
 
     def _config(self, groups: Sequence[str]) -> Any:
-        """The configuration with these choices, references unresolved, as plain dicts."""
+        """Return the config with these choices as plain dicts, interpolations unresolved."""
         key = tuple(groups)
         if key not in self._configs:
             config = self._compose([*self.space.fixed, *groups], 0)
@@ -99,10 +100,10 @@ class Trials:
         return self._configs[key]
 
     def complete(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """A portfolio's entry with the values that its components have by default for what it leaves out.
+        """Complete a portfolio entry with its components' default values.
 
         Raises:
-            ConfigError: it names what is not searched, or a value that is not in the space.
+            ConfigError: it has a key that is not searched, or a value outside the space.
         """
         whole: dict[str, Any] = {}
         left = dict(parameters)
@@ -127,7 +128,7 @@ class Trials:
         return whole
 
     def is_group(self, key: str) -> bool:
-        """Whether a key chooses an option of a config group."""
+        """Return whether a key chooses an option of a config group."""
         name = key.lstrip("+~").partition("@")[0]
         if name not in self._groups:
             self._groups[name] = self.is_chosen(name)
@@ -137,9 +138,9 @@ class Trials:
         """Compose and freeze the job of a trial.
 
         Args:
-            overrides: what it chose.
-            number: its place in the search.
-            name: of its folder; by default the number.
+            overrides: the trial's choices.
+            number: its number in the search.
+            name: name of its folder; by default the number.
 
         Raises:
             ConfigError, RecordError: see `freeze.freeze`.
@@ -148,17 +149,17 @@ class Trials:
         made = self._freezer.freeze(config, self.folder / (name or str(number)))
         if self.code is not None:
             made.record.code = self.code
-        # A search of pipelines looks at them in cross-validation; the best alone is fitted to everything, at the end.
+        # A pipeline search scores trials by cross-validation; only the best is refitted to all data, at the end.
         model = made.record.config.get("model") or {}
         if tasks.is_pipeline(model) and model["folds"]:
             model["refit"] = False
         return made
 
     def probes(self) -> list[Job]:
-        """A job for the space's first values, and for every option of a group: mistakes show before anything runs.
+        """Create a job for the space's first values and one per group option, to find mistakes before anything runs.
 
         Raises:
-            ConfigError: with all of them.
+            ConfigError: lists all mistakes.
         """
         problems: list[str] = []
         first = self._probed([], problems)
@@ -177,7 +178,7 @@ class Trials:
         return jobs_
 
     def _probed(self, wanted: Sequence[tuple[str, str]], problems: list[str]) -> list[Any] | None:
-        """The dimensions of a trial of first values, but for those that are wanted, and last its job."""
+        """Return the dimensions of a trial with first values except for `wanted`, followed by its job."""
         chosen = dict(wanted)
         overrides: list[str] = []
         seen: list[Any] = []
@@ -204,10 +205,10 @@ def _at(config: Any, name: str) -> Any:
 
 
 def _within(one: Dimension, value: Any) -> Any:
-    """A value as the study has it, or None where it lies outside of the dimension."""
+    """Convert a value to the study's form; None if it lies outside the dimension."""
     if isinstance(one, Choice):
         texts = [str(value), spaces.element(value)]
-        if isinstance(value, str):  # as it was typed: 'adam' and adam are one value
+        if isinstance(value, str):  # quotes do not matter: 'adam' and adam are equal
             texts += [QuotedString(value, quote).with_quotes() for quote in Quote]
         if isinstance(value, list):
             texts.append("[" + ",".join(str(item) for item in value) + "]")
