@@ -1,1 +1,1 @@
-"""Registered models: their journal is the truth, and MLflow follows."""
+"""Registered models. Their journal is authoritative; MLflow's registry is a view of it."""

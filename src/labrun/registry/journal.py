@@ -1,8 +1,8 @@
-"""The journal of registered models: which versions there are, of which runs, under which aliases.
+"""The journal of registered models: their versions, source runs and aliases.
 
-`outputs/.labrun/registry.jsonl` has one line for each registration, alias and removal, each written with one `write`
-before MLflow hears of it. The journal is authoritative; MLflow's registry is a view that can be rebuilt.
-Imports no MLflow, so that what only reads it starts fast.
+`outputs/.labrun/registry.jsonl` has one line per registration, alias, description and removal, each written with a
+single `write` before MLflow is updated. The journal is authoritative; MLflow's registry is a view that can be rebuilt.
+This module does not import MLflow, so that commands that only read the journal start fast.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from labrun.runs import record as records
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 ALIAS = re.compile(r"(?!latest$|v\d+$)[A-Za-z][A-Za-z0-9_-]{0,99}", re.I)
 MOST = 2**31
-"""Numbers of versions are below it."""
+"""Exclusive upper bound of version numbers."""
 REGISTER, REMOVE, ALIASED, UNALIASED, DESCRIBED = "register", "remove", "alias", "unalias", "describe"
 LOCAL = "local file"
-"""What a version tells as its run that was registered outside of one."""
+"""Origin of a version that was not registered from a run."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class Version:
     name: str
     number: int
     run: str
-    """The id of the run that it was made of; empty: a local file or folder was registered."""
+    """Id of the run that it comes from; empty for a local file or folder."""
     experiment: str
     file: str
-    """The registered file or folder, relative to the run's folder; of a local one its name."""
+    """The registered file or folder, relative to the run's folder; for a local one, its name."""
     files: dict[str, str]
-    """SHA-256 of each file in the version's `content`, by its path there; the registered one is among them."""
+    """SHA-256 of each file in the version's `content`, by relative path; includes the registered file."""
     uri: str
-    """The MLflow server that has it in its registry; empty: the workspace's own database."""
+    """MLflow server whose registry holds the version; empty: the workspace's own database."""
     time: str
     mlflow_run: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Version:
 
     @property
     def origin(self) -> str:
-        """The id of its run, or `local file`."""
+        """Id of its run, or `local file`."""
         return self.run or LOCAL
 
     @property
@@ -67,21 +67,21 @@ class Version:
 
     @property
     def sha256(self) -> str:
-        """Of the registered file; of a folder, of the digests of its files."""
+        """SHA-256 of the registered file; for a folder, `tree_digest` of its files."""
         name = Path(self.file).name
         return self.files[name] if name in self.files else tree_digest(below(self.files, name))
 
 
 def below(files: Mapping[str, str], folder: str) -> dict[str, str]:
-    """The files of a folder, by their paths in it."""
+    """Return the files of a folder, by their paths in it."""
     return {name[len(folder) + 1 :]: sha256 for name, sha256 in files.items() if name.startswith(f"{folder}/")}
 
 
 def tree_digest(files: Mapping[str, str]) -> str:
-    """SHA-256 over the paths and digests of a folder's files.
+    """Return the SHA-256 over the paths and digests of a folder's files.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are no files.
     """
     if not files:
         raise ValueError("a folder without files has no digest")
@@ -90,40 +90,40 @@ def tree_digest(files: Mapping[str, str]) -> str:
 
 @dataclass
 class RegistryState:
-    """What the journal says, all lines taken together."""
+    """State of the registry after all lines of the journal."""
 
     versions: dict[str, dict[int, Version]] = field(default_factory=dict)
     aliases: dict[str, dict[str, int]] = field(default_factory=dict)
     unaliased: dict[str, set[str]] = field(default_factory=dict)
     highest: dict[str, int] = field(default_factory=dict)
-    """The highest number that each name ever had: none is given twice."""
+    """Highest number that each name ever had; numbers are never reused."""
     removed: dict[str, dict[int, str]] = field(default_factory=dict)
-    """Numbers that were removed, and the server that had each."""
+    """Removed version numbers, with the server of each."""
     left_out: int = 0
-    """Lines that say nothing that can be: the others count all the same."""
+    """Number of invalid lines, which are skipped."""
 
     def aliases_of(self, version: Version) -> list[str]:
-        """The aliases that a version goes by."""
+        """Return the aliases of a version."""
         return sorted(a for a, n in self.aliases.get(version.name, {}).items() if n == version.number)
 
 
 def path(root: Path) -> Path:
-    """The journal."""
+    """Return the path of the journal."""
     return store.state_folder(root) / "registry.jsonl"
 
 
 def folder(root: Path, name: str, number: int) -> Path:
-    """The MLflow model directory of a version."""
+    """Return the MLflow model directory of a version."""
     return store.state_folder(root) / "models" / name / str(number)
 
 
 def content(root: Path, version: Version) -> Path:
-    """The folder with a version's files: the model and its card."""
+    """Return the folder with a version's files: the model and its card."""
     return folder(root, version.name, version.number) / "data" / "model"
 
 
 def read(root: Path) -> RegistryState:
-    """What is registered; a torn line is left out.
+    """Read the registry; an incomplete last line is ignored.
 
     Raises:
         RecordError: the journal cannot be read.
@@ -171,10 +171,10 @@ def _apply(shelf: RegistryState, line: Mapping[str, Any]) -> None:
 
 
 def _described(version: Version, line: Mapping[str, Any]) -> Version:
-    """A version with the tags, properties and description that a line gives it.
+    """Return a version with the tags, properties and description of a line.
 
     Raises:
-        ValueError: they are not texts.
+        ValueError: they are not strings.
     """
     tags, properties, description = line["tags"], line["properties"], line["description"]
     if not all(isinstance(one, str) for one in (description, *tags.values(), *properties.values())):
@@ -183,10 +183,10 @@ def _described(version: Version, line: Mapping[str, Any]) -> Version:
 
 
 def _version(line: Mapping[str, Any]) -> Version:
-    """What a line registers.
+    """Parse the version that a line registers.
 
     Raises:
-        ValueError, KeyError, TypeError: it is not of the kinds that readers rely on.
+        ValueError, KeyError, TypeError: a field is missing or has the wrong type.
     """
     version = Version(**{f.name: line[f.name] for f in fields(Version) if f.name in line})
     texts = (
@@ -210,13 +210,13 @@ def _version(line: Mapping[str, Any]) -> Version:
 
 
 def _is_file(item: tuple[Any, Any]) -> bool:
-    """Whether that is a file of a version, and its digest: the name becomes a path, below one folder."""
+    """Return whether an item is a valid relative path and digest; the path must stay below the version's folder."""
     name, sha256 = item
     return checking.is_below(name) and checking.is_sha256(sha256)
 
 
 def append(root: Path, event: str, name: str, number: int, **more: Any) -> None:
-    """Add a line, and wait until the disk has it.
+    """Append a line and flush it to disk.
 
     Raises:
         RecordError: the journal cannot be written.
@@ -240,10 +240,10 @@ def add(root: Path, version: Version) -> None:
 
 
 def check_name(name: str) -> str:
-    """A name for a registered model.
+    """Return the name if it is valid for a registered model.
 
     Raises:
-        ConfigError: it cannot be one.
+        ConfigError: it is not.
     """
     if not NAME.fullmatch(name):
         raise ConfigError(
@@ -254,10 +254,10 @@ def check_name(name: str) -> str:
 
 
 def check_alias(alias: str) -> str:
-    """An alias for a version.
+    """Return the alias if it is valid.
 
     Raises:
-        ConfigError: it cannot be one.
+        ConfigError: it is not.
     """
     if not ALIAS.fullmatch(alias):
         raise ConfigError(
@@ -268,7 +268,7 @@ def check_alias(alias: str) -> str:
 
 
 def parts(reference: str) -> tuple[str, str, str]:
-    """`name`, `name/3`, `name@alias`, and `models:/...` before each: the name, the number's text, the alias."""
+    """Split `name`, `name/3` or `name@alias`, optionally after `models:/`, into name, number (as text) and alias."""
     text = reference.strip().removeprefix("models:").lstrip("/")
     name, sign, alias = text.partition("@")
     if sign:
@@ -278,7 +278,7 @@ def parts(reference: str) -> tuple[str, str, str]:
 
 
 def chosen(root: Path, reference: str) -> list[Version]:
-    """The version that is named, or all of a name, the newest last.
+    """Return the version that a reference selects, or all versions of a name, newest last.
 
     Raises:
         RecordError: there is no such model.
@@ -310,7 +310,7 @@ def chosen(root: Path, reference: str) -> list[Version]:
 
 
 def find(root: Path, reference: str) -> Version:
-    """The version that `name`, `name/3` or `name@alias` means; the newest where only a name is given.
+    """Return the version that `name`, `name/3` or `name@alias` refers to; for a bare name, the newest.
 
     Raises:
         RecordError: there is no such model.
@@ -319,7 +319,7 @@ def find(root: Path, reference: str) -> Version:
 
 
 def model_folder(root: Path, reference: str) -> Path:
-    """The MLflow model directory of the version that a reference means, as `find` takes it.
+    """Return the MLflow model directory of a version, given a reference as in `find`.
 
     Raises:
         RecordError: there is no such model.
@@ -329,7 +329,7 @@ def model_folder(root: Path, reference: str) -> Path:
 
 
 def registered_runs(root: Path) -> dict[str, list[str]]:
-    """The runs that registered models were made of, by id, and the versions of each."""
+    """Return the ids of the runs that registered models come from, with the versions of each."""
     found: dict[str, list[str]] = {}
     for version in every(read(root)):
         if version.run:
@@ -338,17 +338,17 @@ def registered_runs(root: Path) -> dict[str, list[str]]:
 
 
 def every(shelf: RegistryState) -> Iterator[Version]:
-    """Every version, by name and number."""
+    """Yield every version, ordered by name and number."""
     for name in sorted(shelf.versions):
         for number in sorted(shelf.versions[name]):
             yield shelf.versions[name][number]
 
 
 def check(root: Path, version: Version) -> Path:
-    """The folder with a version's files, each held against the journal's digest.
+    """Verify a version's files against the journal's digests, and return their folder.
 
     Raises:
-        CorruptDataError: a file is gone, or was changed.
+        CorruptDataError: a file is missing or was changed.
     """
     place = content(root, version)
     for name, wanted in version.files.items():

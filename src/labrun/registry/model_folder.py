@@ -1,8 +1,8 @@
-"""A registered version's folder, as MLflow writes and loads one. Imports no MLflow.
+"""Writes a registered version's folder as an MLflow model directory. Does not import MLflow.
 
-`data/model/` holds the registered file and its card; `MLmodel` says that `labrun.tasks.saved` loads them, and what the
-model takes; the other files say what must be installed where it is served.
-Source: https://mlflow.org/docs/latest/ml/model/, and what `mlflow.pyfunc.save_model` of 3.17 writes.
+`data/model/` holds the registered file and its card. `MLmodel` declares `labrun.tasks.saved` as the loader, and the
+model's inputs. The other files list the packages required to serve the model.
+Source: https://mlflow.org/docs/latest/ml/model/, and the output of `mlflow.pyfunc.save_model` of 3.17.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from labrun.runs.record import Record
 from labrun.tracking.mlflow import names
 
 LOADER = "labrun.tasks.saved"
-"""The module whose `_load_pyfunc` MLflow calls; what it loads is checked, and nothing is unpickled unasked."""
+"""The module whose `_load_pyfunc` MLflow calls; it verifies the files, and unpickles only with consent."""
 DATA = Path("data", "model")
 NEEDED = {
     "estimator": ("scikit-learn", "skops"),
@@ -30,16 +30,16 @@ NEEDED = {
     "chainer": ("torch",),
     "pickle": ("scikit-learn", "joblib"),
 }
-"""What loads a kind of model, beside labrun."""
+"""Packages that loading each kind of model requires, in addition to labrun's own."""
 
 
 def describe(folder: Path, card: Mapping[str, Any], record: Record | None) -> None:
-    """Make an MLflow model directory of a folder that has the files in `data/model/`.
+    """Turn a folder that has the files in `data/model/` into an MLflow model directory.
 
     Args:
-        folder: the version's.
-        card: says how the model is loaded, and what it takes.
-        record: the run's that it is of; None: it is of none.
+        folder: the version's folder.
+        card: describes how to load the model, and its inputs.
+        record: record of the run that the model comes from; None: no run.
 
     Raises:
         RecordError: the folder cannot be written.
@@ -111,14 +111,14 @@ def _ml_model(folder: Path, card: Mapping[str, Any], record: Record | None, pyth
 
 
 def _inputs(card: Mapping[str, Any]) -> str | None:
-    """What the model takes, as MLflow's signatures say it: stored values, as they are in the data set, unscaled.
+    """Return the model's inputs as an MLflow signature: raw values as in the data set, unscaled.
 
-    None where it takes a table of numbers, or one whose columns its card does not name: the model then looks at them
-    itself, by their names; MLflow would take numbers by their places.
+    None for a table of numbers, or one whose columns the card does not list: the model then matches columns by name,
+    whereas MLflow would match numbers by position.
     """
     columns = card.get("columns")
     if columns:
-        # MLflow takes no whole numbers for a column of doubles; any number will do here.
+        # `any`, because MLflow rejects integers for a column of doubles.
         kinds = {True: "any", False: "string"}
         return json.dumps([{"type": kinds[bool(n)], "name": name, "required": False} for name, n in columns.items()])
     if (card.get("arguments") or {}).get("preprocess") or card.get("table"):

@@ -1,10 +1,10 @@
-"""Registered models: versions of a run's files under a name, kept in the workspace and shown by MLflow's registry.
+"""Registered models: named versions of a run's files, stored in the workspace and shown in MLflow's registry.
 
-A version's files are copied to `outputs/.labrun/models/<name>/<number>/`, an MLflow model directory, so that it
-outlives its run. The order is: the folder, whole and in place; then the journal's line (see `labrun.registry.journal`).
-A kill in between leaves a folder that no line names, which the next registration replaces. Numbers are given under a
-lock. MLflow is updated on demand (see `labrun.tracking.mlflow.registry_sync`), and nothing here imports it, but
-for models of runs that have a server of their own: that server assigns the numbers, and is updated at once.
+A version's files are copied to `outputs/.labrun/models/<name>/<number>/`, an MLflow model directory, so that the
+version outlives its run. The complete folder is put in place first, then the journal's line is written (see
+`labrun.registry.journal`). A kill in between leaves a folder without a line, which the next registration replaces.
+Numbers are assigned under a lock. MLflow is updated on demand (see `labrun.tracking.mlflow.registry_sync`) and not
+imported here, except for models of runs with their own server: it assigns the numbers and is updated at once.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ KINDS = {
     ".pt": "tensors",
     ".pth": "tensors",
 }
-"""What a file without a card of its own is, by its ending."""
+"""Kind of a file without a card, by its suffix."""
 LOADABLE = frozenset({"estimator", "network", "chainer", "pickle"})
-"""Kinds that `labrun.load_model` makes a model of."""
+"""Kinds that `labrun.load_model` can load."""
 ONGOING = frozenset({records.QUEUED, records.RUNNING, records.PREEMPTED, records.UNREACHABLE})
 
 
 @dataclass
 class Origin:
-    """Where the files of a version come from.
+    """Source of a version's files.
 
     Attributes:
         path: the file or folder.
-        file: what the version tells of it.
-        card: says how it is loaded.
-        record: of the run that it is of; None: it was registered outside of one.
+        file: its path as stored in the version.
+        card: describes how to load it.
+        record: record of the run that it comes from; None: no run.
         run_dir: that run's folder.
-        metrics: what it was worth.
+        metrics: metrics of the model.
     """
 
     path: Path
@@ -75,7 +75,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class About:
-    """What is known of a version."""
+    """User-editable description of a version."""
 
     tags: Mapping[str, str] = field(default_factory=dict)
     properties: Mapping[str, str] = field(default_factory=dict)
@@ -92,24 +92,25 @@ def register(
     by_itself: bool = False,
     apart_from: Collection[int] | None = (),
 ) -> tuple[Version, bool]:
-    """Make a file or a folder of a run the next version of a registered model.
+    """Register a file or folder of a run as the next version of a model.
 
     Args:
         root: the workspace.
-        run_dir: the run; it has ended.
+        run_dir: folder of the run, which must have ended.
         name: the model's name.
-        file: relative to the run's folder; None: the model that its card names.
-        tags: of the version.
-        about: the same, and whatever else is known of it.
-        by_itself: the run does it, at its very end.
-        apart_from: versions that other registrations of this file have made; None: any version is another's.
+        file: path relative to the run's folder; None: the model that the run's card describes.
+        tags: tags of the version.
+        about: tags, properties and description of the version; overrides `tags`.
+        by_itself: whether the run registers the model itself, at its very end.
+        apart_from: existing versions of this file that do not count as the same; None: none counts, so a new version
+            is always created.
 
     Returns:
-        The version, and whether it is new: the same file of the same run is registered once under a name, unless
-        `apart_from` says otherwise.
+        The version, and whether it is new: the same file of the same run is registered only once under a name, unless
+        `apart_from` excludes that version.
 
     Raises:
-        ConfigError, RecordError, DataError: the name, the run or the file will not do; the run's server refused.
+        ConfigError, RecordError, DataError: the name, the run or the file is invalid; the run's server refused.
     """
     journal.check_name(name)
     record = records.read(run_dir)
@@ -119,16 +120,16 @@ def register(
     metrics = context.last_values(run_dir) if by_itself else record.metrics
     origin = Origin(path, path.relative_to(run_dir).as_posix(), card, record, run_dir, metrics)
     tracking = Tracking.of(record.config.get("tracking") or {})
-    is_mlflows = tracking.kind in ("mlflow", NO_TRACKER)  # another tracker's address is not a server of MLflow's
+    is_mlflows = tracking.kind in ("mlflow", NO_TRACKER)  # another tracker's URI is not an MLflow server
     uri = client.address(root, tracking if is_mlflows else Tracking(NO_TRACKER))
     return _add(root, name, origin, uri, about or About(tags or {}), apart_from)
 
 
 def register_local(root: Path, path: Path, name: str, about: About | None = None) -> Version:
-    """Make a file or a folder that belongs to no run the next version of a registered model.
+    """Register a file or folder that belongs to no run as the next version of a model.
 
     Raises:
-        ConfigError, RecordError, DataError: the name or the file will not do.
+        ConfigError, RecordError, DataError: the name or the file is invalid.
     """
     journal.check_name(name)
     path = Path(os.path.abspath(path.expanduser()))
@@ -188,8 +189,8 @@ def describe(root: Path, reference: str, change: Callable[[About], About]) -> Ve
 
     Args:
         root: the workspace.
-        reference: the version's.
-        change: maps the old description to the new.
+        reference: reference of the version, as in `journal.find`.
+        change: maps the old description to the new one.
 
     Raises:
         RecordError: there is no such model.
@@ -208,18 +209,18 @@ def _kind(path: Path) -> str:
 
 
 def _digest(path: Path, inside: Path | None = None) -> str:
-    """SHA-256 of a file, or of a folder's files."""
+    """Return the SHA-256 of a file, or of a folder's files."""
     if path.is_file():
         return file_sha256(path)
     return journal.tree_digest({name: file_sha256(path / name) for name in _files(path, inside)})
 
 
 def _files(folder: Path, inside: Path | None = None) -> list[str]:
-    """The files below a folder, by their paths in it.
+    """Return the relative paths of all files below a folder.
 
     Raises:
         MissingDataError: there are none.
-        RecordError: one leads out of the folder that it has to be in.
+        RecordError: a link leads out of the folder `inside`.
     """
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     if not found:
@@ -232,7 +233,7 @@ def _files(folder: Path, inside: Path | None = None) -> list[str]:
 
 @contextlib.contextmanager
 def _on_server(root: Path, uri: str) -> Iterator[Ingester]:
-    """For a change of what a server has: first hear what was changed there, and tell it in the end."""
+    """Wrap a change of a server's models: first fetch the changes made there, then send the new state on exit."""
     with client.told(uri):
         from labrun.tracking.mlflow.ingester import Ingester
 
@@ -243,7 +244,7 @@ def _on_server(root: Path, uri: str) -> Iterator[Ingester]:
 
 
 def _known(root: Path, name: str, origin: Origin, server: str, apart_from: Collection[int] | None) -> Version | None:
-    """The version that this file of this run is already; a local file is a new one each time.
+    """Return the existing version of this file of this run, if any; local files always make a new version.
 
     Raises:
         ConfigError: the name belongs to another MLflow server.
@@ -265,17 +266,17 @@ def _known(root: Path, name: str, origin: Origin, server: str, apart_from: Colle
 
 
 def described(run_dir: Path, record: Record, file: str | None) -> tuple[Path, dict[str, Any]]:
-    """A file of a run, and the card that says how it is loaded: the run's own, or one made for it.
+    """Return a file of a run with the card that describes how to load it: the run's card, or one made for the file.
 
     Raises:
-        RecordError, MissingDataError, CorruptDataError: there is no such file or model; it was changed.
+        RecordError, MissingDataError, CorruptDataError: there is no such file or model, or it was changed.
     """
     outputs = run_dir / "outputs"
     card: dict[str, Any] = {}
     if file is None and (outputs / CARD).exists():
         card = cards.read(outputs, f"run {record.id}")
     else:
-        with contextlib.suppress(DataError):  # a file that is named needs none
+        with contextlib.suppress(DataError):  # an explicitly given file needs no card
             card = cards.read(outputs, f"run {record.id}")
     if file is None and not card:
         made = sorted(p.relative_to(run_dir).as_posix() for p in outputs.rglob("*") if p.suffix in KINDS)
@@ -293,10 +294,10 @@ def described(run_dir: Path, record: Record, file: str | None) -> tuple[Path, di
     if own and sha256 != card.get("sha256"):
         raise CorruptDataError(f"{path} was changed since it was saved: expected {card.get('sha256')}, found {sha256}")
     if not own:
-        # What a run of labrun's own exports beside its model takes the same samples.
+        # Other formats that labrun exports next to a model take the same inputs.
         base = card if path.parent == outputs and path.name in [*(card.get("also") or []), "model.pkl"] else {}
         card = {"format": 1, "name": path.stem, **base, "kind": _kind(path), "file": path.name, "sha256": sha256}
-    if record.imported:  # what is registered outlives the record, which says so
+    if record.imported:  # the version outlives the record, which marks the run as imported
         card.pop(seals.FIELD, None)
     dataset = record.config.get("dataset") or {}
     card["dataset"] = {key: dataset[key] for key in ("target", "ignore") if key in dataset}
@@ -317,7 +318,7 @@ def _data(record: Record) -> list[dict[str, Any]]:
 
 
 def _copy(source: Path, card: Mapping[str, Any], target: Path) -> dict[str, str]:
-    """The file or folder and its card, copied; the digest of each file."""
+    """Copy the file or folder and its card; return the digest of each file."""
     try:
         target.mkdir(parents=True)
         if source.is_dir():
@@ -336,13 +337,13 @@ def _copy(source: Path, card: Mapping[str, Any], target: Path) -> dict[str, str]
 
 
 def _next_number(root: Path, uri: str, name: str, there: Ingester | None) -> int:
-    """The next number in a database of MLflow's, which has what the journal says.
+    """Return the next version number in an MLflow database, whose numbers follow the journal.
 
     Args:
         root: the workspace.
         uri: the database.
-        name: the model's.
-        there: connected to it; None for the workspace's own, which is not asked.
+        name: the model's name.
+        there: connection to it; None for the workspace's own database, which is not queried.
     """
     found = there.client.search_model_versions(f"name='{name}'") if there else []
     given = journal.read(root).highest.get(name, 0)
@@ -350,11 +351,11 @@ def _next_number(root: Path, uri: str, name: str, there: Ingester | None) -> int
 
 
 def _number_there(there: Ingester, name: str, key: str, mlflow_run: str, whole: Path) -> int:
-    """The number that a server gives to a version."""
+    """Create the version on a server, and return the number that the server assigns."""
     client = there.client
     _ensure_model(client, name)
     for one in client.search_model_versions(f"name='{name}'"):
-        if one.tags.get(registry_sync.KEY) == key:  # made by a registration that was killed before its line was written
+        if one.tags.get(registry_sync.KEY) == key:  # left by a registration killed before it wrote its line
             return int(one.version)
     below = f"registered/{name}/{key}"
     client.log_artifacts(mlflow_run, str(whole), below)
@@ -382,7 +383,7 @@ def _settle(whole: Path, target: Path) -> None:
 
 
 def _tidy(root: Path, name: str) -> None:
-    """Take away what registrations and removals left that were killed; for who holds the lock."""
+    """Remove leftovers of killed registrations and removals; the caller holds the lock."""
     there = journal.read(root).versions.get(name, {})
     for path in journal.folder(root, name, 0).parent.glob("*"):
         if not (path.name.isdecimal() and int(path.name) in there):
@@ -390,10 +391,10 @@ def _tidy(root: Path, name: str) -> None:
 
 
 def alias(root: Path, reference: str, name: str) -> Version:
-    """Have an alias mean a version, and no other any more.
+    """Point an alias to a version, moving it if it exists.
 
     Raises:
-        ConfigError, RecordError: it cannot be an alias; there is no such version.
+        ConfigError, RecordError: the alias is invalid, or there is no such version.
     """
     journal.check_alias(name)
     version = journal.find(root, reference)
@@ -404,7 +405,7 @@ def alias(root: Path, reference: str, name: str) -> Version:
 
 
 def unalias(root: Path, reference: str) -> Version:
-    """Take the alias of `name@alias` away.
+    """Remove the alias of the reference `name@alias`.
 
     Raises:
         RecordError: there is no such alias.
@@ -420,10 +421,10 @@ def unalias(root: Path, reference: str) -> Version:
 
 
 def remove(root: Path, versions: list[Version]) -> None:
-    """Remove versions of one model, files and all; their numbers are not given again.
+    """Remove versions of one model with their files; their numbers are not reused.
 
     Raises:
-        RecordError: something cannot be written, or MLflow refused.
+        RecordError: the workspace cannot be written, or MLflow refused.
     """
     with _changing(root, versions[0]):
         for version in versions:
@@ -435,7 +436,7 @@ def remove(root: Path, versions: list[Version]) -> None:
 
 
 def needed(root: Path, version: Version) -> list[str]:
-    """What has to be named to load a version where it is not trusted by itself; see `seals.needed`."""
+    """Return what the user must explicitly allow to load an untrusted version; see `seals.needed`."""
     try:
         folder = journal.content(root, version)
         return seals.needed(folder, cards.read(folder, version.title))
@@ -444,7 +445,7 @@ def needed(root: Path, version: Version) -> list[str]:
 
 
 def untrusted(root: Path, version: Version, imported: bool = False) -> str:
-    """Why a version is not trusted by itself; empty where it is. See `seals.refusal`."""
+    """Return why a version is not trusted automatically; empty if it is. See `seals.refusal`."""
     try:
         card = cards.read(journal.content(root, version), version.title)
     except DataError:
@@ -453,7 +454,7 @@ def untrusted(root: Path, version: Version, imported: bool = False) -> str:
 
 
 def is_loadable(root: Path, version: Version) -> bool:
-    """Whether `labrun.load_model` can make a model of a version, by its card."""
+    """Return whether `labrun.load_model` can load a version, according to its card."""
     try:
         return cards.read(journal.content(root, version), version.title).get("kind") in LOADABLE
     except DataError:
@@ -462,6 +463,6 @@ def is_loadable(root: Path, version: Version) -> bool:
 
 @contextlib.contextmanager
 def _changing(root: Path, version: Version) -> Iterator[None]:
-    """Alone; where a server has the model, with what was changed there, and with word of it."""
+    """Hold the registry lock during a change; if a server has the model, sync with it before and after."""
     with registry_sync.alone(root), _on_server(root, version.uri) if version.uri else contextlib.nullcontext():
         yield
