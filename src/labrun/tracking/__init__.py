@@ -1,1 +1,1 @@
-"""Views of the records: what `base.py` says of them, and the process that feeds them while runs go on."""
+"""Trackers, which provide views of the records (see `base.py`), and the process that feeds them during runs."""

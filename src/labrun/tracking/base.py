@@ -1,15 +1,15 @@
-"""The contract of a tracker: a view of the records, for whoever wants to see runs beside others, or elsewhere.
+"""The tracker interface. A tracker shows runs in another system, such as MLflow, as a view of their records.
 
-A run writes only its own folder. A tracker reads the folders and shows what is new since it was last asked, by one
-process at a time (`feed.py`). What every tracker must do, and `tests/tracking/test_contract.py` checks of each:
+A run writes only to its own folder. A tracker reads the folders and sends what is new since the last time, in one
+process at a time (`feed.py`). Every tracker guarantees the following, checked by `tests/tracking/test_contract.py`:
 
-1. *Idempotent*: sending twice changes nothing; what was noted as sent may be lost, and the view is the same.
-2. *True*: a run's status, values and metrics are those of its record, also when they change afterwards.
-3. *One record never keeps the others back*: what cannot be shown is left out, counted and named; the rest arrives.
-4. *Interruptible*: `must_end` is asked before each run, and what was sent by then need not be sent again.
-5. *Removed runs go*: what `lab runs rm` has removed is not shown any more.
+1. *Idempotent*: sending twice changes nothing; losing the notes on what was sent does not change the view.
+2. *Faithful*: a run's status, values and metrics are those of its record, even if they change afterwards.
+3. *Records are independent*: data that cannot be shown are skipped, counted and reported; the rest arrives.
+4. *Interruptible*: `must_end` is checked before each run, and what was sent by then need not be sent again.
+5. *Removed runs disappear*: a run removed with `lab runs rm` is no longer shown.
 
-A tracker that is not labrun's own is found by its entry point in the group `labrun.trackers` (`registry.py`).
+Third-party trackers are found through the entry point group `labrun.trackers` (`registry.py`).
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from labrun.runs.record import Record, RunPaths
 from labrun.schema import Tracking
 
 NAMED = 20
-"""Things that are named; the others are counted."""
+"""Maximum number of items listed; the others are only counted."""
 ProgressCallback = Callable[[int, int], None]
-"""Is told how many runs are done, of how many."""
+"""Progress callback: runs done, runs in total."""
 
 
 @dataclass
 class LeftOut:
-    """What a view does not show, by the run or model that it belongs to."""
+    """Items that a view does not show, by run or model."""
 
     found: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def add(self, whose: str, what: Mapping[str, int] | None = None) -> None:
-        """Note a run or model; nothing where `what` is empty.
+        """Add skipped items of a run or model; do nothing if `what` is empty.
 
         Args:
-            whose: says which, and, without `what`, why it is left out as a whole.
-            what: what of it, and how often.
+            whose: the run or model; without `what`, also the reason why it is skipped as a whole.
+            what: the skipped items with their counts.
         """
         if what is None:
             self.found[whose] = {}
@@ -52,7 +52,7 @@ class LeftOut:
             own[one] = own.get(one, 0) + count
 
     def taken(self) -> list[str]:
-        """A line for each run or model; they are forgotten then."""
+        """Return a line per run or model, and clear the list."""
         lines = [f"{whose}: {listed(own)}" if own else whose for whose, own in self.found.items()]
         self.found = {}
         return lines
@@ -60,46 +60,46 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Fed:
-    """What came of bringing a view up to date."""
+    """Result of updating a view."""
 
     news: int
-    """Runs that had any."""
+    """Number of runs with news."""
     left_out: list[str]
-    """What it does not show, a line for each run or model."""
+    """Items that are not shown, a line per run or model."""
 
 
 class Session(Protocol):
-    """A view that is open, for one process that sends to it."""
+    """An open view, used by the one process that sends to it."""
 
     left_out: LeftOut
-    """What could not be sent since it was last asked for."""
+    """Items that could not be sent since the list was last read."""
 
     @property
     def is_lost(self) -> bool:
-        """Whether the view was deleted since it was opened, and must be opened anew."""
+        """Whether the view was deleted since it was opened, so that it must be reopened."""
 
     def send(self, progress: ProgressCallback | None, must_end: Callable[[], bool]) -> int:
-        """Show all that is new; how many runs had news.
+        """Send everything that is new; return the number of runs with news.
 
         Args:
             progress: called with the progress.
-            must_end: asked before each run; what was sent by then is noted.
+            must_end: checked before each run; what was sent by then is saved.
 
         Raises:
-            Exception: the view's own, where it cannot be used at all.
+            Exception: the view's own error if it is unusable.
         """
 
 
 class Tracker(ABC):
-    """A kind of view; see the module."""
+    """A kind of view; see the module docstring."""
 
     kind: ClassVar[str]
-    """As `tracking.kind` has it."""
+    """Value of `tracking.kind`."""
     label: ClassVar[str]
-    """What people call it."""
+    """Display name."""
 
     def problems(self, settings: Tracking) -> Iterable[str]:
-        """What keeps it from working here: a message for each.
+        """Return messages about problems that prevent its use on this machine.
 
         Args:
             settings: the config's `tracking`.
@@ -108,7 +108,7 @@ class Tracker(ABC):
 
     @abstractmethod
     def address(self, root: Path, settings: Tracking) -> str:
-        """Where the view is kept: a folder, a file or a server.
+        """Return the address of the view: a folder, a file or a server.
 
         Args:
             root: the workspace.
@@ -116,50 +116,50 @@ class Tracker(ABC):
         """
 
     def key(self, root: Path, address: str) -> str:
-        """What tells the files that labrun keeps of this view from those of others, as a part of their names."""
+        """Return the name suffix of labrun's own files for this view, unique per view."""
         return f"-{self.kind}-{hashlib.sha256(address.encode()).hexdigest()[:12]}"
 
     def silence(self, address: str) -> str | None:
-        """Why a view that is fed during runs cannot be reached; None if it can be, or if unknown."""
+        """Return why a view that is fed during runs cannot be reached; None if it can, or if unknown."""
         return None
 
     @abstractmethod
     def follows(self, settings: Tracking) -> bool:
-        """Whether it is fed while runs go on; else it is brought up to date when somebody looks."""
+        """Return whether the view is fed during runs; otherwise it is updated on demand."""
 
     @abstractmethod
     def open(self, root: Path, address: str, everything: bool = False) -> Session:
-        """Open the view; it is made where it is not there.
+        """Open the view, creating it if necessary.
 
         Args:
             root: the workspace.
-            address: the view's.
-            everything: show all runs of the workspace, where a tracker shows only those that name it otherwise.
+            address: the address of the view.
+            everything: show all runs of the workspace, even those whose config does not select this tracker.
         """
 
     def translate_errors(self, address: str) -> AbstractContextManager[None]:
-        """Inside, what the view's library raises becomes a RecordError that says what to do."""
+        """Translate errors of the view's library, within the context, into a RecordError that says what to do."""
         from contextlib import nullcontext
 
         return nullcontext()
 
     @abstractmethod
     def shown(self, root: Path, record: Record, run_dir: Path) -> str:
-        """Where the user sees a run: an address, or what to type."""
+        """Return where the user can see a run: a URL, or a command to type."""
 
 
 def listed(found: Mapping[str, int]) -> str:
-    """`2 x a; b`, the first ones of many."""
+    """Format items with their counts, such as `2 x a; b`, listing only the first ones of many."""
     parts = [what if count == 1 else f"{count} x {what}" for what, count in found.items()]
     return "; ".join(parts[:NAMED] + ([f"and {len(parts) - NAMED} more"] if len(parts) > NAMED else []))
 
 
 def stamp_of(run_dir: Path, *more: str) -> str:
-    """What changes when a run's record does, or what is said of it.
+    """Return a stamp that changes when a run's record or annotations change.
 
     Args:
-        run_dir: the run.
-        more: files of it that count too.
+        run_dir: the run's folder.
+        more: further files of the run to include.
     """
     found = []
     for path in (RunPaths(run_dir).record, *(run_dir / name for name in (context.ANNOTATIONS_FILE, *more))):

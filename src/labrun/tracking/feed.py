@@ -1,8 +1,8 @@
-"""Feeding views of the records: when somebody looks, or while runs go on; by one process at a time, idempotently.
+"""Feeding views of the records, on demand or during runs; by one process at a time, idempotently.
 
-`lab ui` and `lab runs sync` read the run directories and send what is new; a lock decides who does, the others wait.
-A tracker that follows (`Tracker.follows`) is fed while runs go on by a small process of its own, so that neither its
-imports nor a server that is down stand in a run's way. What was sent is noted in `outputs/.labrun` and can be lost.
+`lab ui` and `lab runs sync` read the run directories and send what is new. A lock selects the sender; others wait.
+A tracker that follows (`Tracker.follows`) is fed during runs by a small separate process, so that neither its imports
+nor an unavailable server can delay a run. `outputs/.labrun` keeps notes on what was sent; losing them is harmless.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from labrun.tracking.base import Fed, ProgressCallback, Session, Tracker
 log = logging.getLogger(__name__)
 
 INTERVAL_S, LONGEST_S = 2.0, 15.0
-"""Between two rounds, the least and the most."""
+"""Shortest and longest pause between two rounds."""
 PATIENCE_S = 60.0
-"""How long `sync` leaves it to another process before it gives up."""
+"""How long `sync` waits for another process before it gives up."""
 
 
 @contextlib.contextmanager
 def follow(root: Path, settings: Tracking) -> Iterator[None]:
-    """Feed the view that a config names while the work inside goes on, and once more after it.
+    """Feed the configured view while the context is active, and once more after it.
 
-    One that does not follow is not fed: nobody looks at it now, and who does brings it up to date.
+    A view that does not follow is not fed: it is updated when somebody opens it.
 
     Args:
         root: the workspace.
@@ -65,7 +65,7 @@ def follow(root: Path, settings: Tracking) -> Iterator[None]:
     try:
         yield
     finally:
-        # The end of its standard input tells the feeder that the runs are over; a kill of this process does too.
+        # Closing its standard input tells the feeder that the runs are over, as does a kill of this process.
         if process.stdin is not None:
             process.stdin.close()
         if settings.wait and process.wait() != 0:
@@ -73,7 +73,7 @@ def follow(root: Path, settings: Tracking) -> Iterator[None]:
 
 
 def _start(root: Path, tracker: Tracker, address: str) -> tuple[subprocess.Popen[bytes], Path]:
-    """A feeder, a process of its own; its standard input is open, what it says goes to a file."""
+    """Start a feeder process with open standard input; return it and its log file."""
     folder = store.state_folder(root)
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "labrun.tracking.feeder", str(root), tracker.kind, address]
@@ -97,14 +97,14 @@ def sync(
 
     Args:
         root: the workspace.
-        tracker: the view's kind.
-        address: the view's.
-        patience_s: how long to leave it to another process that feeds it now.
+        tracker: the kind of view.
+        address: the address of the view.
+        patience_s: how long to wait for another process that is feeding it.
         progress: called with the numbers of runs done and in total.
         everything: see `Tracker.open`.
 
     Raises:
-        RecordError: the view refused, or another process that feeds it has not got to it.
+        RecordError: the view refused, or another process that feeds it did not finish a round in time.
     """
     began = time.time()
     lock = _lock(root, tracker, address)
@@ -135,13 +135,13 @@ def feed(
     done: Callable[[Fed], None] | None = None,
     last_s: float = float("inf"),
 ) -> None:
-    """Feed a view until somebody says that it is enough, then once more; one process at a time.
+    """Feed a view until `ended` is set, then once more; one process at a time.
 
     Args:
         root: the workspace.
-        tracker: the view's kind.
-        address: the view's.
-        ended: it is enough.
+        tracker: the kind of view.
+        address: the address of the view.
+        ended: ends the feeding.
         failed: called when a round fails; the next may succeed.
         progress: called with the numbers of runs done and in total.
         done: called with each round's result.
@@ -188,7 +188,7 @@ def _feed(
                 fed = _round(root, tracker, address, session, progress, must_end)
             if done is not None:
                 done(fed)
-        except Exception as error:  # a server that was down, a full disk: the next round may go better
+        except Exception as error:  # server down, disk full: the next round may succeed
             session = None
             if is_last:
                 raise
@@ -199,11 +199,11 @@ def _feed(
 
 
 def forget(root: Path, gone: Sequence[tuple[str, Path]]) -> None:
-    """Have whoever feeds a view next take runs away there.
+    """Note removed runs, so that the next feeder removes them from the views.
 
     Args:
         root: the workspace.
-        gone: the id and the folder of each.
+        gone: id and folder of each run.
     """
     state = store.state_folder(root)
     if (state / "mlflow.db").exists() or any(state.glob("tracking*.json")) or any(state.glob("round*.json")):
@@ -239,7 +239,7 @@ def _round(
     progress: ProgressCallback | None = None,
     must_end: Callable[[], bool] = lambda: False,
 ) -> Fed:
-    """All that is new; then say so to those who wait."""
+    """Send everything that is new; then write the result for waiting processes."""
     began = time.time()
     news = session.send(progress, must_end)
     fed = Fed(news, session.left_out.taken())
@@ -250,7 +250,7 @@ def _round(
 
 
 def _fed_since(root: Path, tracker: Tracker, address: str, time_s: float) -> Fed | None:
-    """What came of a round that another process began after that time; None: there was none yet."""
+    """Return the result of a round that another process began after the given time; None if there is none yet."""
     try:
         content = json.loads(_state(root, "round", tracker, address).read_text(encoding="utf-8"))
         return Fed(int(content["news"]), list(content["left_out"])) if content["began"] >= time_s else None

@@ -1,6 +1,6 @@
-"""The process that feeds a server while runs go on: `python -m labrun.tracking.feeder WORKSPACE KIND ADDRESS`.
+"""The process that feeds a view during runs: `python -m labrun.tracking.feeder WORKSPACE KIND ADDRESS`.
 
-It ends when its standard input does, after all has been sent.
+It ends when its standard input is closed, after a last round.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def main(root: Path, kind: str, address: str) -> None:
-    """Feed a view until standard input ends, then once more."""
+    """Feed a view until standard input is closed, then once more."""
     _stand_back(True)
     ended = threading.Event()
     threading.Thread(target=_come_forward_in_the_end, args=(ended,), daemon=True).start()
@@ -36,16 +36,16 @@ def _tell(fed: Fed) -> None:
 
 
 def _stand_back(back: bool) -> None:
-    """Leave the cores to the runs: the view can wait, and they cannot. Once they are over, take part as others do.
+    """Lower this process's priority during runs, since the view can wait; restore it once the runs are over.
 
-    Else whoever waits for the last round waits for minutes on a machine that others keep busy.
+    Otherwise the last round would take minutes on a machine that others keep busy.
     """
-    # Linux may share the cores between sessions first; this is a session of its own, whose niceness is set here.
+    # Linux may schedule by session (autogroup) first; this process is its own session, so set the session's niceness.
     with contextlib.suppress(OSError):
         if Path("/proc/sys/kernel/sched_autogroup_enabled").read_text(encoding="ascii").strip() == "1":
             Path("/proc/self/autogroup").write_text("19" if back else "0", encoding="ascii")
             return
-    if back:  # for good: only root takes it back
+    if back:  # permanent: only root may lower the niceness
         with contextlib.suppress(OSError):
             os.nice(10)
 

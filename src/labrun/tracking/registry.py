@@ -1,4 +1,4 @@
-"""The trackers by kind: labrun's own, and those that installed packages bring (entry points `labrun.trackers`)."""
+"""Trackers by kind: labrun's own, and those of installed packages (entry points `labrun.trackers`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ names, forget = TRACKERS.names, TRACKERS.forget
 
 
 def get(kind: str) -> Tracker:
-    """The tracker of that kind.
+    """Return the tracker of a kind.
 
     Raises:
         ConfigError: there is none, or its package cannot be used.
@@ -21,7 +21,7 @@ def get(kind: str) -> Tracker:
 
 
 def named(settings: Tracking) -> Tracker | None:
-    """The tracker that a config's `tracking` names; None: none.
+    """Return the configured tracker; None if tracking is off.
 
     Raises:
         ConfigError: see `get`.
@@ -30,7 +30,7 @@ def named(settings: Tracking) -> Tracker | None:
 
 
 def check(settings: Tracking) -> None:
-    """Whether the view that a config names can be had.
+    """Check that the configured tracker can be used.
 
     Raises:
         ConfigError: it cannot.

@@ -1,6 +1,6 @@
-"""MLflow's client and its database, which one process makes, under another name, and puts in place whole.
+"""MLflow's client and its database, which one process creates under a temporary name and then renames.
 
-Many processes that open a fresh database at the same time would break it for good, and so would a kill in its making.
+Several processes that open a fresh database at once would corrupt it for good, and so would a kill during creation.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ SURROUNDINGS = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",
 }
-"""How MLflow is used here, unless the environment says otherwise. No connection is kept, so that a database that is
-deleted and made anew is seen by who was there before."""
+"""MLflow's settings, unless the environment overrides them. Connections are not pooled, so that running processes
+notice when the database is deleted and re-created."""
 
 
 def database_path(root: Path) -> Path:
-    """A workspace's own MLflow database."""
+    """Return the path of a workspace's own MLflow database."""
     return store.state_folder(root) / "mlflow.db"
 
 
 def database_uri(root: Path) -> str:
-    """Its address."""
+    """Return the URI of a workspace's own MLflow database."""
     return f"sqlite:///{database_path(root)}"
 
 
 def address(root: Path, settings: Tracking) -> str:
-    """Where MLflow keeps the view of these runs."""
+    """Return the URI of the MLflow database or server for these runs."""
     return settings.uri or database_uri(root)
 
 
 def quiet() -> None:
-    """Have MLflow keep its advice and its database's history to itself."""
+    """Silence MLflow's hints and its database migration log."""
     for name, value in SURROUNDINGS.items():
         os.environ.setdefault(name, value)
     for name in ("mlflow", "alembic"):
@@ -55,12 +55,12 @@ def quiet() -> None:
 
 
 def is_database(uri: str) -> bool:
-    """Whether that is a database file on this machine, and no server."""
+    """Return whether a URI is a local database file, not a server."""
     return uri.startswith("sqlite:///")
 
 
 def connect(root: Path, uri: str) -> Any:
-    """A client of MLflow's, for runs and models; its database is made if it is not there.
+    """Create an MLflow client for runs and models; the database is created if absent.
 
     Raises:
         RecordError: it cannot be opened.
@@ -83,7 +83,7 @@ def connect(root: Path, uri: str) -> Any:
 
 @contextlib.contextmanager
 def making(root: Path) -> Iterator[None]:
-    """Alone among the processes of a workspace: for what MLflow would make twice."""
+    """Hold a workspace-wide lock while creating things that MLflow would otherwise create twice."""
     from filelock import FileLock
 
     folder = store.state_folder(root)
@@ -93,7 +93,7 @@ def making(root: Path) -> Iterator[None]:
 
 
 def _make_database(root: Path, path: Path) -> None:
-    if path.exists() and path.stat().st_size:  # an empty one is what opening a deleted one leaves
+    if path.exists() and path.stat().st_size:  # opening a deleted database leaves an empty file
         return
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
@@ -108,10 +108,10 @@ def _make_database(root: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def told(uri: str) -> Iterator[None]:
-    """MLflow's errors as ours.
+    """Translate MLflow's errors into labrun's.
 
     Raises:
-        RecordError: MLflow raised something.
+        RecordError: MLflow raised an error.
     """
     try:
         yield
@@ -128,10 +128,10 @@ def told(uri: str) -> Iterator[None]:
 
 
 def key(root: Path, uri: str) -> str:
-    """What tells the files that labrun keeps of a database or server from others; nothing for the workspace's own."""
+    """Return the name suffix of labrun's files on a database or server; empty for the workspace's own database."""
     return "" if uri == database_uri(root) else f"-{hashlib.sha256(uri.encode()).hexdigest()[:12]}"
 
 
 def kept(root: Path, name: str, uri: str) -> Path:
-    """A file of labrun's own on one of MLflow's databases or servers."""
+    """Return the path of one of labrun's own files on an MLflow database or server."""
     return store.state_folder(root) / f"{name}{key(root, uri)}.json"

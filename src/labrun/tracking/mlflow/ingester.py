@@ -1,7 +1,7 @@
-"""Moving records into MLflow: what is new of each run, so that sending it twice changes nothing.
+"""Sends records to MLflow: only what is new of each run, and idempotently.
 
-One record never keeps the others back. What MLflow refuses, and what cannot be read, is left out by itself and noted;
-the rest of its run arrives, and the run's status is true all the same.
+A bad record never blocks the others. Items that MLflow refuses or that cannot be read are skipped one by one and
+noted; the rest of the run arrives, and its status is correct in any case.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from labrun.tracking.mlflow.shown_run import GoneError, Sent, ShownRun
 
 SAVE_S = 2.0
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-"""Has MLflow show runs and their curves first, and not what it has for language models."""
+"""Makes MLflow show runs and their curves first, instead of its pages for language models."""
 STATUS = {
     records.QUEUED: "SCHEDULED",
     records.PREEMPTED: "SCHEDULED",
@@ -40,7 +40,7 @@ STATUS = {
 
 
 class Ingester:
-    """Moves records into MLflow.
+    """Sends records to MLflow.
 
     Args:
         root: the workspace.
@@ -55,13 +55,13 @@ class Ingester:
         self._local = client.is_database(uri)
         self._database = _identity_of(uri)
         self.identity = [self._created(), *self._database]
-        """Tells a database from the one that was in its place before it."""
+        """Distinguishes a database from an earlier one at the same path."""
         self._notes = client.kept(root, "tracking", uri)
         self._experiments: dict[str, str] = {}
         self._fresh: dict[str, set[str]] = {}
-        """The ids of runs in experiments that were made here, and hold no others."""
+        """Ids of all runs in experiments that this process created, which nobody else adds runs to."""
         self._folders: dict[str, str] = {}
-        """Of the runs of this workspace, also as they are written in MLflow."""
+        """Folders of this workspace's runs, with their spelling in MLflow."""
         self._names = RunNames()
         self._removed = 0
         self._sent: dict[str, Sent] = {}
@@ -69,17 +69,17 @@ class Ingester:
         self._load()
 
     def ingest(self, progress: ProgressCallback | None = None, must_end: Callable[[], bool] = lambda: False) -> int:
-        """Send all that is new.
+        """Send everything that is new.
 
         Args:
             progress: called with the progress.
-            must_end: asked before each run; what was sent by then is noted.
+            must_end: checked before each run; what was sent by then is saved.
 
         Returns:
-            How many runs had news. What could not be sent is in `left_out`.
+            The number of runs with news. Items that could not be sent are in `left_out`.
 
         Raises:
-            Exception: MLflow's, where it cannot be used at all.
+            Exception: MLflow's own error if MLflow is unusable.
         """
         run_dirs = list(store.run_dirs(self._root))
         self._folders = {str(run_dir): names.text(run_dir) for run_dir in run_dirs}
@@ -102,15 +102,15 @@ class Ingester:
 
     @property
     def is_lost(self) -> bool:
-        """Whether someone deleted the database since."""
+        """Whether the database was deleted since it was opened."""
         return self._local and self._database != _identity_of(self.uri)
 
     def one(self, run_dir: Path) -> str:
-        """Send what is new of one run; returns the id that MLflow gave it.
+        """Send what is new of one run; return its MLflow id.
 
         Raises:
             RecordError: the record cannot be read.
-            Exception: MLflow's, where it cannot be used at all.
+            Exception: MLflow's own error if MLflow is unusable.
         """
         key = str(run_dir)
         self._folders = self._folders or {str(one): names.text(one) for one in store.run_dirs(self._root)}
@@ -121,7 +121,7 @@ class Ingester:
         return self._sent[key].mlflow_id
 
     def must_stop(self, error: Exception) -> bool:
-        """Whether an error says that MLflow cannot be used at all, and not that it refuses something."""
+        """Return whether an error means that MLflow is unusable, rather than that it refuses an item."""
         if sending.is_database_broken(error):
             return True
         return sending.is_unreachable(error) and not self._answers()
@@ -129,7 +129,7 @@ class Ingester:
     def _answers(self) -> bool:
         try:
             self.client.search_experiments(max_results=1)
-        except Exception:  # noqa: BLE001 - whatever it is: it is not an answer
+        except Exception:  # noqa: BLE001 - any error means no answer
             return False
         return True
 
@@ -137,7 +137,7 @@ class Ingester:
         sent = self._sent.get(str(run_dir))
         if sent is None or sent.stamp != stamp_of(run_dir) or sent.size != shown_run.metrics_size(run_dir):
             return True
-        try:  # one that goes on may be lost by now
+        try:  # a running run may be lost by now
             return not sent.ended and records.read(run_dir).status == records.RUNNING
         except RecordError:
             return True
@@ -146,7 +146,7 @@ class Ingester:
         try:
             try:
                 return self._send(run_dir)
-            except GoneError:  # deleted in MLflow, and has news all the same: made again
+            except GoneError:  # deleted in MLflow but has news: create it again
                 del self._sent[str(run_dir)]
                 return self._send(run_dir)
         except RecordError as error:
@@ -159,10 +159,10 @@ class Ingester:
         return False
 
     def _send(self, run_dir: Path) -> bool:
-        """Send what is new of one run; returns whether there was anything.
+        """Send what is new of one run; return whether there was anything.
 
         Raises:
-            GoneError: it was deleted in MLflow.
+            GoneError: the run was deleted in MLflow.
         """
         stamp, key = stamp_of(run_dir), str(run_dir)
         record = records.read(run_dir)
@@ -170,7 +170,7 @@ class Ingester:
         is_over = status not in ("RUNNING", "SCHEDULED")
         sent = self._sent.get(key)
         if sent is not None and is_over and not sent.ended and _holds_overtaken(sent, run_dir):
-            # MLflow forgets no single value: what was done again is shown as done once by a page made anew.
+            # MLflow cannot delete single values, so re-create the run to drop those of overtaken attempts.
             self.client.delete_run(sent.mlflow_id)
             sent = None
         if sent is None:
@@ -196,7 +196,7 @@ class Ingester:
         return is_new or ends or sent.offset != before
 
     def _link(self, mlflow_id: str) -> Path | None:
-        """Where MLflow's own database looks for a run's files."""
+        """Return where MLflow looks for a run's files; None for a server."""
         return self._artifacts / mlflow_id / "artifacts" if self._local else None
 
     @property
@@ -204,7 +204,7 @@ class Ingester:
         return store.state_folder(self._root) / "mlruns"
 
     def _run(self, record: Record, run_dir: Path) -> Sent:
-        """The run as MLflow has it; made there if it is not, by one process only."""
+        """Return the run in MLflow, creating it if necessary, in only one process at a time."""
         with client.making(self._root):
             experiment = self._experiment(record.name)
             fresh = self._fresh.get(experiment)
@@ -215,7 +215,7 @@ class Ingester:
             return Sent(found or self._create(record, run_dir, experiment), experiment)
 
     def _found(self, experiment: str, record: Record, run_dir: Path) -> str | None:
-        """The run in MLflow: of this folder, or moved here. If its folder is still there, this one is a copy."""
+        """Find the run in MLflow by folder, or by id if it was moved; if its old folder exists, this is a copy."""
         wanted, folder = f"tags.`labrun.id` = '{names.identity(record.id)}'", names.text(run_dir)
         runs = self.client.search_runs([experiment], wanted, max_results=1000)
         there = {str(run.data.tags.get("labrun.folder")): str(run.info.run_id) for run in runs}
@@ -247,13 +247,13 @@ class Ingester:
             location = self._artifacts.as_uri() if self._local else None
             tags = EXPERIMENT_TAGS | ({} if wanted == name else {names.ORIGINAL_EXPERIMENT: names.text(name)})
             made = str(found.experiment_id if found else self.client.create_experiment(wanted, location, tags))
-            if not found and self._local:  # nobody else makes runs there
+            if not found and self._local:  # nobody else creates runs in it
                 self._fresh[made] = set()
             self._experiments[name] = made
         return self._experiments[name]
 
     def _take_away(self) -> None:
-        """Delete in MLflow what was removed here since it was last done."""
+        """Delete in MLflow the runs that were removed from the workspace since the last time."""
         removed, end = removing.noted(self._root, self._removed)
         for run_id, folder in removed:
             if folder in self._folders:  # it came back
@@ -282,7 +282,7 @@ class Ingester:
                 self._removed = int(content["removed"])
 
     def _save_in_time(self) -> None:
-        """Note what was sent, if that was last done some time ago: an interrupted sync does not begin anew."""
+        """Save the notes on what was sent from time to time, so that an interrupted sync need not start over."""
         if time.monotonic() - self._saved > SAVE_S:
             self._save()
 
@@ -302,7 +302,7 @@ class Ingester:
 
 
 def _holds_overtaken(sent: Sent, run_dir: Path) -> bool:
-    """Whether values were sent that a newer attempt has overtaken since."""
+    """Return whether values were sent that a newer attempt has since replaced."""
     counted = context.read_metrics(run_dir, system=True)
     if all(line["attempt"] == 1 for line in counted):
         return False
@@ -316,7 +316,7 @@ def _holds_overtaken(sent: Sent, run_dir: Path) -> bool:
 
 
 def _identity_of(uri: str) -> tuple[int, int]:
-    """Tells a database file from one in its place; an empty one is none."""
+    """Return an identity of a database file that changes when the file is replaced; zeros if absent or empty."""
     try:
         status = os.stat(uri.removeprefix("sqlite:///"))
         return (status.st_ino, status.st_dev) if status.st_size else (0, 0)

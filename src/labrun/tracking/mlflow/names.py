@@ -1,8 +1,8 @@
-"""Names and texts as MLflow takes them. Imports no MLflow.
+"""Converts names and texts to forms that MLflow accepts. Does not import MLflow.
 
-MLflow refuses names that would not do as paths, and what is too long. Such a name is replaced by one that says as much
-of it as can be said, with a digest of the whole: equal names stay equal, in every run, and others stay different.
-Which name was meant is in a tag, `labrun.name.<replacement>`.
+MLflow rejects names that are not valid paths or too long. Such a name is replaced by a readable part of it plus a
+digest of the whole, so that equal names stay equal in every run and different names stay different. A tag
+`labrun.name.<replacement>` holds the original name.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import re
 
 NAME_LENGTH = 250
 KEPT_LENGTH = 150
-"""Of a name that is replaced: the tag with the original must be short enough, too."""
+"""Characters kept of a replaced name: the key of the tag with the original must be short enough, too."""
 EXPERIMENT_LENGTH = 250
 PARAM_LENGTH = 6000
 TAG_LENGTH = 5000
-"""What every server of MLflow takes."""
+"""Maximum length that every MLflow server accepts."""
 ORIGINAL = "labrun.name."
 ORIGINAL_EXPERIMENT = "labrun.name"
 RESERVED = "labrun."
-"""Begins the names of tags that are labrun's own."""
+"""Prefix of labrun's own tags."""
 TAKEN = re.compile(r"[/\w.\- :]+")
 REPLACEMENT = re.compile(r".*--[0-9a-f]{8}", re.S)
 
 
 def allowed(name: str) -> str:
-    """A name for a metric, a parameter or a tag: as it is where MLflow takes it."""
+    """Return a name for a metric, parameter or tag, unchanged if MLflow accepts it."""
     is_path = posixpath.normpath(name) == name and not name.startswith(("..", "/")) and name != "."
     if TAKEN.fullmatch(name) and is_path and len(name) <= NAME_LENGTH and not REPLACEMENT.fullmatch(name):
         return name
@@ -35,19 +35,19 @@ def allowed(name: str) -> str:
 
 
 def replaced(name: str) -> str:
-    """A name that stands for one that cannot be used."""
+    """Return the replacement for a name that MLflow rejects."""
     parts = re.sub(r"[^/\w.\- :]", "_", name).split("/")
     kept = "/".join(part for part in parts if part not in ("", ".", ".."))[:KEPT_LENGTH].lstrip(".")
     return f"{kept}--{_digest(name)}"
 
 
 def of_tag(name: str) -> str:
-    """A name for the user's tag: none of labrun's own, by which a run is found again."""
+    """Return a name for a user's tag, never one of labrun's own tags, which identify runs."""
     return replaced(name) if name.startswith(RESERVED) else allowed(name)
 
 
 def experiment(name: str) -> str:
-    """A name for an experiment."""
+    """Return a valid name for an experiment."""
     if name.strip() and name.isprintable() and len(name) <= EXPERIMENT_LENGTH and not REPLACEMENT.fullmatch(name):
         return name
     kept = "".join(c if c.isprintable() else "_" for c in name)[:KEPT_LENGTH]
@@ -55,12 +55,12 @@ def experiment(name: str) -> str:
 
 
 def identity(run_id: str) -> str:
-    """A run's id as it can stand in a search."""
+    """Return a run's id in a form that is safe in a search filter."""
     return run_id if re.fullmatch(r"[\w.-]{1,100}", run_id) else f"--{_digest(run_id)}"
 
 
 def text(value: object, length: int = TAG_LENGTH) -> str:
-    """A value as text that any database takes: cut off where it is too long, without halves of characters."""
+    """Return a value as text that any database accepts: valid UTF-8, no NUL, truncated if too long."""
     whole = str(value).encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
     return whole if len(whole) <= length else f"{whole[: length - 3]}..."
 

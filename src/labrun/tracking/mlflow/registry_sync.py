@@ -1,7 +1,7 @@
-"""Making MLflow's model registry what the journal says, when somebody looks; anew where it was lost.
+"""Syncs MLflow's model registry with the journal, on demand, and rebuilds it if it was lost.
 
-What people change in MLflow's pages comes back: an alias set, moved or removed there is a line in the journal, unless
-the journal has changed it since, too. What they delete there is not: a model is removed with `lab models rm`.
+Alias changes made in MLflow's UI are written back to the journal, unless the journal has changed the same alias, too.
+Deletions there are not: models are removed with `lab models rm`.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from labrun.tracking.mlflow.ingester import Ingester
 
 PLACEHOLDER = "labrun.placeholder"
-"""A tag of versions that are made only for the numbers after them, and of a version that is being made."""
+"""Tag of versions created only to advance MLflow's counter, and of a version that is being created."""
 KEY = "labrun.key"
-"""A tag of versions on a server: the run and the file's digest."""
+"""Tag of versions on a server: the run and the file's digest."""
 RUN = "labrun.run"
 MOST_GAP = 1000
-"""Numbers that may be missing before a version: each has to be made there, and deleted."""
+"""Maximum gap of numbers before a version: each one has to be created in MLflow and deleted."""
 
 
 @contextlib.contextmanager
 def alone(root: Path) -> Iterator[None]:
-    """One process at a time changes what is registered."""
+    """Hold the registry lock: only one process at a time changes registered models."""
     from filelock import FileLock, Timeout
 
     store.state_folder(root).mkdir(parents=True, exist_ok=True)
@@ -48,29 +48,29 @@ def alone(root: Path) -> Iterator[None]:
 
 
 def kept_at(root: Path, version: Version) -> str:
-    """MLflow's database or server that has a version in its registry."""
+    """Return the URI of the MLflow database or server whose registry holds a version."""
     return version.uri or client.database_uri(root)
 
 
 @dataclass
 class _Model:
-    """What MLflow was told of a model last, so that what differs then was changed there since, or in the journal."""
+    """State of a model at the last sync; later differences are changes in MLflow or in the journal."""
 
     versions: list[int] = field(default_factory=list)
     aliases: dict[str, int] = field(default_factory=dict)
     highest: int = 0
-    """Of all numbers that were seen there."""
+    """Highest version number seen in MLflow."""
 
 
 @dataclass
 class _Told:
-    """What MLflow was told last."""
+    """State at the last sync."""
 
     database: str
     size: int = -1
-    """Of the journal."""
+    """Size of the journal, bytes."""
     seen: dict[str, Any] = field(default_factory=dict)
-    """What MLflow's registry was like then, in short."""
+    """Summary of MLflow's registry at that time; see `_in_short`."""
     models: dict[str, _Model] = field(default_factory=dict)
 
     @classmethod
@@ -88,22 +88,22 @@ class _Told:
 
 
 def highest_seen(root: Path, uri: str, name: str) -> int:
-    """The highest number that a model's versions had in a database of MLflow's when somebody last looked."""
+    """Return the highest version number of a model in an MLflow database at the last sync."""
     told = _Told.load(root, uri, "")
     return told.models[name].highest if name in told.models else 0
 
 
 def restore(root: Path, ingester: Ingester, is_alone: bool = False) -> None:
-    """Make MLflow's registry what the journal says: versions with their numbers, aliases, removals.
+    """Sync MLflow's registry with the journal: versions with their numbers, aliases, removals.
 
     Args:
         root: the workspace.
-        ingester: connected to the database or server in question; what is not shown there is added to its `left_out`.
-        is_alone: the caller holds the lock.
+        ingester: connection to the database or server; items that cannot be shown are added to its `left_out`.
+        is_alone: whether the caller holds the lock.
     """
     if not journal.path(root).exists():
         return
-    # Nobody who registers waits for the workspace's own database; any other is asked by them, too.
+    # Registrations never touch the workspace's own database, so it needs no lock here; they do use all others.
     is_own = ingester.uri == client.database_uri(root)
     with contextlib.nullcontext() if is_alone or is_own else alone(root):
         _restore(root, ingester, is_alone or not is_own)
@@ -127,13 +127,13 @@ def _restore(root: Path, ingester: Ingester, is_alone: bool) -> None:
             if ingester.must_stop(error):
                 raise
             ingester.left_out.add(f"model {name}", {f"{type(error).__name__}: {sending.reason(error)}": 1})
-            size = -1  # it is tried again
+            size = -1  # retry next time
     told.size, told.seen = size, _in_short(_models(ingester.client))
     told.save(root, ingester.uri)
 
 
 def _places(root: Path, shelf: RegistryState, name: str) -> set[str]:
-    """The databases and servers that have a model's versions, or had."""
+    """Return the databases and servers that have or had versions of a model."""
     uris = [*(one.uri for one in shelf.versions.get(name, {}).values()), *shelf.removed.get(name, {}).values()]
     return {uri or client.database_uri(root) for uri in uris}
 
@@ -150,7 +150,7 @@ def _models(client: Any) -> dict[str, Any]:
 
 
 def _in_short(models: Mapping[str, Any]) -> dict[str, Any]:
-    """Changes when a version comes or goes, or an alias."""
+    """Return a summary that changes when versions or aliases are added or removed."""
     return {
         name: [one.last_updated_timestamp, {alias: str(number) for alias, number in one.aliases.items()}]
         for name, one in models.items()
@@ -158,17 +158,17 @@ def _in_short(models: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Side:
-    """One model, in the journal and in MLflow.
+    """Syncs one model between the journal and MLflow.
 
     Args:
         root: the workspace.
-        ingester: connected to MLflow.
-        shelf: what the journal says.
-        name: the model's.
-        model: as MLflow has it; None: it has not.
-        told: what MLflow was told last; None: nothing.
-        runs: the workspace's, by id.
-        is_alone: whether the journal's lock is held.
+        ingester: connection to MLflow.
+        shelf: the journal's state.
+        name: the model's name.
+        model: MLflow's registered model; None: MLflow has none.
+        told: state at the last sync; None: never synced.
+        runs: folders of the workspace's runs, by id.
+        is_alone: whether the caller holds the journal's lock.
     """
 
     def __init__(
@@ -186,18 +186,18 @@ class _Side:
         self._name, self._shelf, self._model, self._told = name, shelf, model, told
         self._runs, self._is_alone = runs, is_alone
         self._is_database = client.is_database(ingester.uri)
-        """It has what the journal says; a server gives the numbers itself, and is shared."""
+        """Whether MLflow is a database, which follows the journal; a server assigns numbers itself, and is shared."""
         versions = shelf.versions.get(name, {})
         self._own = {n: one for n, one in versions.items() if kept_at(root, one) == ingester.uri}
         removed = shelf.removed.get(name, {})
         self._gone = {n for n, uri in removed.items() if (uri or client.database_uri(root)) == ingester.uri}
         self._there: dict[int, Any] = {}
-        """MLflow's versions that are labrun's."""
+        """MLflow's versions that labrun created, by number."""
         self._others: set[int] = set()
-        """Numbers of versions that people, or other workspaces, have made there."""
+        """Numbers of versions that users or other workspaces created in MLflow."""
 
     def restore(self) -> _Model:
-        """Make MLflow's side what the journal says; returns what it was told."""
+        """Sync MLflow's side with the journal; return the new state."""
         if self._model is not None:
             for one in self._client.search_model_versions(f"name='{self._name}'"):
                 number = int(one.version)
@@ -214,7 +214,7 @@ class _Side:
         return _Model(sorted(self._own), aliases, max([highest, *self._there]))
 
     def _remove(self) -> None:
-        """Take away what was removed, and what was made only for the numbers after it."""
+        """Delete removed versions and placeholders in MLflow."""
         for number, one in list(self._there.items()):
             if number in self._own and PLACEHOLDER in one.tags:
                 self._client.delete_model_version_tag(self._name, str(number), PLACEHOLDER)
@@ -241,10 +241,10 @@ class _Side:
         self._ingester.left_out.add(f"model {version.title}", {why: 1})
 
     def _make(self, version: Version) -> None:
-        """Make a version in the workspace's own registry, under its number.
+        """Create a version in the workspace's own registry, under its number.
 
-        MLflow counts up: numbers before it that are removed are made and deleted, and one that is behind what was
-        there cannot be made.
+        MLflow assigns increasing numbers. Missing lower numbers are therefore created and deleted, and a number below
+        the highest one cannot be created.
         """
         if self._model is None:
             self._model = self._client.create_registered_model(self._name)
@@ -268,7 +268,7 @@ class _Side:
             self._left_out(version, "versions after it were made there before, and MLflow only counts up")
 
     def _run(self, version: Version) -> str | None:
-        """MLflow's id of the run that a version was made of; None where it is not there."""
+        """Return the MLflow id of the run that a version comes from; None if the run is not available."""
         if version.run not in self._runs:
             return None
         try:
@@ -279,7 +279,7 @@ class _Side:
             return None
 
     def _settle_aliases(self) -> dict[str, int]:
-        """Have aliases mean the same on both sides; returns what they mean."""
+        """Sync the aliases of both sides; return the result."""
         with contextlib.nullcontext() if self._is_alone else alone(self._root):
             ours = dict(journal.read(self._root).aliases.get(self._name, {}))
             there = self._client.get_registered_model(self._name).aliases
@@ -298,7 +298,7 @@ class _Side:
             if other in self._own and other in self._there:
                 ours[alias] = other
                 journal.append(self._root, journal.ALIASED, self._name, other, alias=alias)
-            elif mine is not None and (other is not None or mine in self._there):  # else its version was deleted
+            elif mine is not None and (other is not None or mine in self._there):  # else the version was deleted there
                 del ours[alias]
                 journal.append(self._root, journal.UNALIASED, self._name, mine, alias=alias)
         elif mine is not None and mine in self._there:
@@ -308,7 +308,7 @@ class _Side:
 
 
 def _tags(version: Version) -> dict[str, str]:
-    """What MLflow's page of a version shows."""
+    """Return the tags that MLflow's page of a version shows."""
     tags = {RUN: version.origin, "labrun.experiment": version.experiment, "labrun.file": version.file}
     tags |= {"labrun.sha256": version.sha256}
     for entry in version.data:

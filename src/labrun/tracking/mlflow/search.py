@@ -1,4 +1,4 @@
-"""What MLflow's `search_runs` leaves of runs in the form of its REST API, and in which order."""
+"""Applies the filter and order of MLflow's `search_runs` to runs in the form of its REST API."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 
 def searched(found: Sequence[dict[str, Any]], content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Those of some runs that a search leaves, in the order that it asks for.
+    """Filter and sort runs according to a search request.
 
     Args:
         found: the runs.
-        content: `filter`, `order_by` and `max_results`.
+        content: the request: `filter`, `order_by` and `max_results`.
 
     Raises:
-        ValueError: the filter or the order cannot be read; the message is MLflow's.
+        ValueError: the filter or the order cannot be parsed; the message is MLflow's.
     """
     from mlflow.entities import Run
     from mlflow.exceptions import MlflowException

@@ -1,4 +1,4 @@
-"""Sending to MLflow so that what it refuses costs nothing but itself, and is named. Imports no MLflow."""
+"""Sending to MLflow so that a refused item affects no other, and is reported. Does not import MLflow."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ Item = TypeVar("Item")
 
 REASON_LENGTH = 300
 BROKEN = frozenset({"OperationalError", "InterfaceError", "DatabaseError"})
-"""What SQLAlchemy and sqlite3 call a database that is locked, full, damaged or gone. A value that it refuses is another
+"""Errors of SQLAlchemy and sqlite3 for a database that is locked, full, damaged or gone. A refused value raises another
 class of error."""
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error, not too long."""
+    """Return the first line of an error, truncated."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return lines[0] if len(lines[0]) <= REASON_LENGTH else f"{lines[0][: REASON_LENGTH - 3]}..."
 
@@ -25,13 +25,13 @@ def in_halves(
     refused: Callable[[Item, Exception], None],
     must_stop: Callable[[Exception], bool],
 ) -> None:
-    """Send all at once; where that is refused, in halves, so that only what is refused by itself is left out.
+    """Send all items at once; on refusal, retry in halves, so that only the items at fault are skipped.
 
     Args:
-        send: sends some.
-        items: what is to be sent.
-        refused: called with each value that is left out, and why.
-        must_stop: whether an error is of another kind than a refusal; it is raised then.
+        send: sends a batch of items.
+        items: the items to send.
+        refused: called with each skipped item and its error.
+        must_stop: returns whether an error is not a refusal; such an error is raised.
     """
     if not items:
         return
@@ -49,7 +49,7 @@ def in_halves(
 
 
 def is_database_broken(error: BaseException) -> bool:
-    """Whether the database cannot be used at all."""
+    """Return whether an error means that the database is unusable."""
     return (
         any(
             type(one).__module__.startswith(("sqlalchemy", "sqlite3")) and type(one).__name__ in BROKEN
@@ -60,7 +60,7 @@ def is_database_broken(error: BaseException) -> bool:
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Whether a server has not answered, or not with more than that something went wrong there."""
+    """Return whether an error is a failed connection or HTTP request to a server."""
     return any(
         isinstance(one, ConnectionError | TimeoutError) or type(one).__module__.startswith(("requests", "urllib3"))
         for one in _chain(error)

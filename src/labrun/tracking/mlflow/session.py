@@ -1,4 +1,4 @@
-"""MLflow's view, open: runs first, then the registered models, which name the runs that they were made of."""
+"""An open MLflow view. Sends runs first, then registered models, which refer to the runs that they come from."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class MLflowSession:
 
     @property
     def is_lost(self) -> bool:
-        """Whether someone deleted the database since."""
+        """Whether the database was deleted since it was opened."""
         return self._ingester.is_lost
 
     def send(self, progress: ProgressCallback | None, must_end: Callable[[], bool]) -> int:
-        """All that is new of the runs, then of the models."""
+        """Send what is new of the runs, then of the models."""
         news = self._ingester.ingest(progress, must_end)
         if not must_end():
             registry_sync.restore(self._root, self._ingester)

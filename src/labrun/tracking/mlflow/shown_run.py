@@ -1,4 +1,4 @@
-"""One run in MLflow: its parameters, metrics, tags, files and status, each sent for itself."""
+"""One run in MLflow: its parameters, metrics, tags, files and status, each sent independently."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ from labrun.tracking.mlflow import names, sending
 
 BATCH = 1000
 PER_CALL = {"params": 100, "metrics": BATCH, "tags": 100}
-"""What MLflow takes in one call; together not more than a batch."""
+"""Maximum number of items per call for each kind; together at most `BATCH`."""
 CALLED = {"params": "the parameter", "metrics": "a value of", "tags": "the tag"}
 LINE_BYTES = 2**20
-"""A longer line holds no metric."""
+"""Longer lines are not metrics."""
 LEAST, MOST = -(2**63), 2**63 - 1
 LEFT_OUT = "labrun.left_out"
 KINDS = 50
-"""Fields that a run may lack, distinguished from each other."""
+"""Maximum number of distinct reasons for skipped items per run."""
 Line = dict[str, Any]
 
 
 @dataclass
 class Sent:
-    """What MLflow has of one run already."""
+    """What has already been sent of one run."""
 
     mlflow_id: str
     experiment: str = ""
     offset: int = 0
-    """Of the metrics file: what lies before it has been sent."""
+    """Offset in the metrics file up to which everything has been sent."""
     size: int = 0
-    """Of the metrics file, when it was last read."""
+    """Size of the metrics file when it was last read."""
     stamp: str = ""
-    """Tells `run.json` and what was said of the run since, as they were when last sent, from what they are now."""
+    """Stamp of `run.json` and the annotations when they were last sent; see `stamp_of`."""
     params: bool = False
     ended: bool = False
     tags: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
-    """Names that stand for others, of which MLflow has the originals."""
+    """Replacement names whose originals have been sent as tags."""
     left_out: dict[str, int] = field(default_factory=dict)
-    """What MLflow refused, and how often."""
+    """Items that MLflow refused, with their counts."""
 
 
 class GoneError(Exception):
@@ -55,15 +55,15 @@ class GoneError(Exception):
 
 
 class ShownRun:
-    """Sends the parts of one run. Parameters, metrics and tags are collected, and sent together: calls are dear.
+    """Sends the parts of one run. Parameters, metrics and tags are batched, because calls are expensive.
 
     Args:
-        client: MLflow's.
-        sent: what MLflow has already; kept up to date.
-        record: the run's.
-        run_dir: its folder.
-        must_stop: whether an error says that MLflow cannot be used at all.
-        sent_some: is called when much has been sent.
+        client: MLflow's client.
+        sent: what has already been sent; kept up to date.
+        record: the run's record.
+        run_dir: the run's folder.
+        must_stop: returns whether an error means that MLflow is unusable.
+        sent_some: called after each full batch of metrics.
     """
 
     def __init__(
@@ -79,12 +79,12 @@ class ShownRun:
         self._must_stop, self._sent_some = must_stop, sent_some
         self._waiting: dict[str, list[Any]] = {"params": [], "metrics": [], "tags": []}
         self._then = Sent(sent.mlflow_id, offset=sent.offset, params=sent.params, tags=sent.tags)
-        """What MLflow has once all that waits is sent."""
+        """State of `sent` once everything queued has been sent."""
         self.failed: dict[str, int] = {}
-        """What could not be sent at all, and is tried again."""
+        """Parts that could not be sent, and will be retried."""
 
     def part(self, what: str, send: Callable[[], None]) -> None:
-        """Send a part, or collect it; a mistake in it is noted.
+        """Send or queue a part; note an error in it.
 
         Raises:
             GoneError: the run was deleted in MLflow.
@@ -93,7 +93,7 @@ class ShownRun:
             send()
         except GoneError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with this part, the others are sent
+        except Exception as error:  # noqa: BLE001 - the other parts are still sent
             self._check(error)
             self.failed[f"{what}: {sending.reason(error)}"] = 1
 
@@ -110,7 +110,7 @@ class ShownRun:
         left_out[what] = left_out.get(what, 0) + 1
 
     def flush(self) -> None:
-        """Send all that waits; what MLflow refuses is left out and noted."""
+        """Send everything queued; items that MLflow refuses are skipped and noted."""
 
         def send(items: Sequence[tuple[str, Any]]) -> None:
             parts: dict[str, list[Any]] = {}
@@ -137,7 +137,7 @@ class ShownRun:
         self._then.names = []
 
     def _add_originals(self, originals: Mapping[str, str]) -> None:
-        """Say which names MLflow would not take, in a tag for each."""
+        """Queue a tag with the original of each replaced name."""
         known = {*self._sent.names, *self._then.names}
         new = {key: name for key, name in originals.items() if key != name and key not in known}
         self._add_tags({f"{names.ORIGINAL}{key}": name for key, name in new.items()})
@@ -149,7 +149,7 @@ class ShownRun:
         self._waiting["tags"] += [RunTag(key, names.text(value)) for key, value in tags.items()]
 
     def add_params(self) -> None:
-        """The config, a parameter for each value."""
+        """Queue the config, one parameter per value."""
         from mlflow.entities import Param
 
         if self._sent.params:
@@ -163,14 +163,14 @@ class ShownRun:
         self._then.params = True
 
     def add_tags(self) -> None:
-        """What was said of the run, and what its record has that people look for."""
+        """Queue the user's tags and labrun's own tags; delete tags that were removed."""
         tags = dict(self._record.tags)
         originals = {names.of_tag(key): key for key in tags}
         shown = {key: tags[name] for key, name in originals.items()} | dict(self._own_tags())
         self._add_tags(shown)
         self._add_originals(originals)
         for gone in sorted(set(self._sent.tags) - set(shown)):
-            with contextlib.suppress(Exception):  # it was deleted there, too
+            with contextlib.suppress(Exception):  # it may have been deleted in MLflow, too
                 self._client.delete_tag(self._sent.mlflow_id, gone)
         self._then.tags = sorted(shown)
 
@@ -189,9 +189,9 @@ class ShownRun:
             yield "labrun.error", f"{record.error.get('type')}: {record.error.get('message')}"
 
     def add_metrics(self) -> None:
-        """The metrics that are new, whole lines only; of many, all but the last are sent at once."""
+        """Queue new metrics, complete lines only; full batches are sent at once."""
         size = metrics_size(self._run_dir)
-        start = 0 if size < self._sent.offset else self._sent.offset  # else it is another file
+        start = 0 if size < self._sent.offset else self._sent.offset  # if it shrank, it is a new file
         counted: set[tuple[Any, ...]] | None = None
         with opened_metrics(self._run_dir) as file:
             file.seek(start)
@@ -208,7 +208,7 @@ class ShownRun:
         self._sent.size = size
 
     def _metrics(self, lines: Iterable[bytes | None]) -> list[Line]:
-        """What a database can hold of some lines; the others are noted."""
+        """Parse lines into metrics that a database can store; note the others as skipped."""
         found = []
         for text in lines:
             line = None if text is None else context.metric(text)
@@ -234,7 +234,7 @@ class ShownRun:
         """Show the run's `outputs/`.
 
         Args:
-            link: where MLflow looks for them on this machine; None: they are sent.
+            link: local path where MLflow looks for them, to be created as a link; None: upload them.
         """
         outputs = RunPaths(self._run_dir).outputs
         if link is None:
@@ -259,7 +259,7 @@ class ShownRun:
                     self.failed[f"outputs/{path.relative_to(outputs)}: {sending.reason(error)}"] = 1
 
     def send_status(self, status: str, is_over: bool) -> None:
-        """What became of the run."""
+        """Send the run's status."""
         if is_over:
             end = milliseconds(self._record.ended)
             self._client.set_terminated(self._sent.mlflow_id, status, end_time=end)
@@ -267,12 +267,12 @@ class ShownRun:
             self._client.update_run(self._sent.mlflow_id, status=status)
 
     def tell_left_out(self) -> None:
-        """Say on the run's page what is not shown there."""
+        """Set a tag on the run's page that lists the skipped items."""
         self._client.set_tag(self._sent.mlflow_id, LEFT_OUT, names.text(listed(self._sent.left_out)))
 
 
 def is_there(client: Any, mlflow_id: str, must_stop: Callable[[Exception], bool]) -> bool:
-    """Whether MLflow has a run, and nobody has deleted it."""
+    """Return whether MLflow has a run that is not deleted."""
     try:
         return str(client.get_run(mlflow_id).info.lifecycle_stage) == "active"
     except Exception as error:
@@ -283,7 +283,7 @@ def is_there(client: Any, mlflow_id: str, must_stop: Callable[[Exception], bool]
 
 @contextlib.contextmanager
 def opened_metrics(run_dir: Path) -> Iterator[BinaryIO]:
-    """A run's metrics; an empty file where it has none."""
+    """Open a run's metrics file, or an empty file if it has none."""
     try:
         file = context.opened(run_dir / context.METRICS_FILE)
     except FileNotFoundError:
@@ -293,7 +293,7 @@ def opened_metrics(run_dir: Path) -> Iterator[BinaryIO]:
 
 
 def metrics_size(run_dir: Path) -> int:
-    """Bytes of a run's metrics."""
+    """Return the size of a run's metrics file, bytes."""
     try:
         return (run_dir / context.METRICS_FILE).stat().st_size
     except OSError:
@@ -301,7 +301,7 @@ def metrics_size(run_dir: Path) -> int:
 
 
 def whole_lines(file: BinaryIO) -> Iterator[tuple[bytes | None, int]]:
-    """Each line that has its end, and where that is; None in place of one that is too long."""
+    """Yield each complete line with its end offset; None in place of a line that is too long."""
     end = file.tell()
     while part := file.readline(LINE_BYTES):
         line: bytes | None = part
@@ -327,10 +327,10 @@ def _batches(file: BinaryIO) -> Iterator[tuple[list[bytes | None], int]]:
 
 
 def mark(line: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What tells a value from all others of its run; NaN is not a number, and equals nothing."""
+    """Return a key that identifies a value within its run; excludes the value itself, since NaN never equals NaN."""
     return (line["name"], line["step"], line["time"], line["attempt"])
 
 
 def milliseconds(time_text: str | None) -> int | None:
-    """Since the epoch, of a record's time."""
+    """Convert a record's time to milliseconds since the epoch."""
     return None if time_text is None else int(datetime.fromisoformat(time_text).timestamp() * 1000)

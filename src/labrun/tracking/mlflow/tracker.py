@@ -1,4 +1,4 @@
-"""MLflow as a tracker. Imports MLflow only where its view is opened."""
+"""MLflow as a tracker. Imports MLflow only when its view is opened."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ ANSWER_S = 2.0
 
 
 class MLflow(Tracker):
-    """The workspace's own database, which `lab ui` shows, or a server that `tracking.uri` names."""
+    """The workspace's own database, shown by `lab ui`, or the server given by `tracking.uri`."""
 
     kind = "mlflow"
     label = "MLflow"
 
     def address(self, root: Path, settings: Tracking) -> str:
-        """The database's, or the server's."""
+        """Return the URI of the database or server."""
         return client.address(root, settings)
 
     def key(self, root: Path, address: str) -> str:
-        """None for the workspace's own database."""
+        """Return the name suffix; empty for the workspace's own database."""
         return client.key(root, address)
 
     def follows(self, settings: Tracking) -> bool:
-        """Only a server: whoever looks at the workspace's own view brings it up to date."""
+        """Return whether it is a server; the workspace's own view is updated when somebody opens it."""
         return bool(settings.uri)
 
     def silence(self, address: str) -> str | None:
-        """Whether something listens there; behind a proxy only the proxy knows."""
+        """Return why nothing listens at the address; None if something does, or if a proxy hides it."""
         parts = urlsplit(address)
         if parts.scheme not in ("http", "https") or not parts.hostname or getproxies().get(parts.scheme):
             return None
@@ -58,7 +58,7 @@ class MLflow(Tracker):
         return client.told(address)
 
     def shown(self, root: Path, record: Record, run_dir: Path) -> str:
-        """The run's own page where that is known by now, else what to type."""
+        """Return the URL of the run's page if known, otherwise a command to type."""
         uri = client.address(root, Tracking.of(record.config["tracking"]))
         if uri != client.database_uri(root):
             return f"mlflow ui --backend-store-uri {shlex.quote(uri)}" if client.is_database(uri) else uri

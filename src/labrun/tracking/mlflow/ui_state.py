@@ -1,4 +1,4 @@
-"""Where MLflow's pages are to be seen: a small file that `lab ui` keeps while it is up. Imports no MLflow."""
+"""The address of MLflow's UI, from a small file that `lab ui` keeps while it is running. Does not import MLflow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from labrun.runs import record as records
 
 
 def notes(root: Path) -> Path:
-    """What MLflow has of each run: `tracking.json`."""
+    """Return the path of `tracking.json`, the notes on what MLflow has of each run."""
     return store.state_folder(root) / "tracking.json"
 
 
@@ -19,7 +19,7 @@ def _state(root: Path) -> Path:
 
 
 def announce(root: Path, address: str) -> None:
-    """Say that this process shows MLflow at an address.
+    """Record that this process serves MLflow's UI at an address.
 
     Raises:
         RecordError: the folder cannot be written.
@@ -35,7 +35,7 @@ def withdraw(root: Path) -> None:
 
 
 def ui_address(root: Path) -> str | None:
-    """The address of the `lab ui` that shows this workspace now; None: there is none."""
+    """Return the address of the `lab ui` that is serving this workspace; None if there is none."""
     try:
         content = json.loads(context.content(_state(root)))
         return str(content["address"]) if records.process_lives(content["process"]) else None
@@ -44,7 +44,7 @@ def ui_address(root: Path) -> str | None:
 
 
 def ui_process(root: Path) -> int | None:
-    """That one's process id."""
+    """Return the process id of the `lab ui` that is serving this workspace; None if there is none."""
     try:
         process = json.loads(context.content(_state(root)))["process"]
         return int(process["pid"]) if records.process_lives(process) else None
@@ -53,36 +53,36 @@ def ui_process(root: Path) -> int | None:
 
 
 TRAINING = "workflowType=machine_learning"
-"""In an address, has MLflow show what it has for the training of models, and not what it has for language models:
-without it the browser's own memory decides, and that begins with the latter."""
+"""URL parameter that makes MLflow show its pages for model training instead of those for language models. Without it,
+the browser's stored choice decides, which defaults to the latter."""
 
 
 def page(root: Path, run_dir: Path) -> str | None:
-    """The address of a run's own page; None: no `lab ui` is up, or MLflow has not got the run yet."""
+    """Return the URL of a run's page; None if no `lab ui` is running, or MLflow does not have the run yet."""
     address, sent = ui_address(root), _sent(root, run_dir)
     return f"{address}/#/experiments/{sent[0]}/runs/{sent[1]}?{TRAINING}" if address and sent else None
 
 
 def first_page(root: Path, address: str, run_dir: Path | None) -> str:
-    """The page to begin with: the runs of an experiment, or all experiments.
+    """Return the URL of the start page: the runs of an experiment, or all experiments.
 
     Args:
         root: the workspace.
-        address: MLflow's.
-        run_dir: a run of the experiment; one that MLflow has not got yet tells none.
+        address: address of MLflow's UI.
+        run_dir: a run of the experiment; None, or a run that MLflow does not have yet: all experiments.
     """
     sent = None if run_dir is None else _sent(root, run_dir)
     return f"{address}/#/experiments{f'/{sent[0]}/runs' if sent else ''}?{TRAINING}"
 
 
 def mlflow_id(root: Path, run_dir: Path | None) -> str | None:
-    """MLflow's own id of a run; None: it has not got the run yet."""
+    """Return MLflow's id of a run; None if MLflow does not have the run yet."""
     sent = None if run_dir is None else _sent(root, run_dir)
     return sent[1] if sent else None
 
 
 def _sent(root: Path, run_dir: Path) -> tuple[str, str] | None:
-    """MLflow's ids of a run's experiment, and of the run."""
+    """Return MLflow's ids of a run's experiment and of the run; None if MLflow does not have the run yet."""
     try:
         sent = json.loads(context.content(notes(root)))["runs"][str(run_dir)]
         return str(sent["experiment"]), str(sent["mlflow_id"])

@@ -1,1 +1,1 @@
-"""Weights & Biases as a view of the records: offline runs, which `wandb sync` sends."""
+"""Weights & Biases as a view of the records: offline runs, which `wandb sync` uploads."""

@@ -1,7 +1,7 @@
-"""Weights & Biases as a tracker: each run that has ended becomes an offline run, made of its record alone.
+"""Weights & Biases as a tracker: each finished run becomes an offline run, created from its record alone.
 
-Offline runs are folders; `wandb sync` sends them, on whatever machine may reach a server. wandb writes a run once, from
-its beginning to its end, so a run is shown when it has ended, and made anew when its record changes afterwards.
+Offline runs are folders; `wandb sync` uploads them from any machine that can reach a server. wandb writes a run only
+once, from start to end, so a run is written when it has ended and rewritten if its record changes afterwards.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from labrun.tracking.base import LeftOut, ProgressCallback, Session, Tracker, st
 
 ENDED = frozenset({*records.FINISHED, records.LOST})
 TAG_LENGTH = 64
-"""Characters that wandb takes in a tag."""
+"""Maximum number of characters of a tag in wandb."""
 
 
 class Wandb(Tracker):
@@ -37,7 +37,7 @@ class Wandb(Tracker):
     label = "wandb"
 
     def problems(self, settings: Tracking) -> Iterable[str]:
-        """Whether wandb is here, and `tracking.uri` no server."""
+        """Check that wandb is installed and `tracking.uri` is not a server; yield a message for each problem."""
         if importlib.util.find_spec("wandb") is None:
             yield "tracking=wandb: the package wandb is not installed: uv sync --extra wandb, or pip install wandb"
         if "://" in str(settings.uri or ""):
@@ -47,12 +47,12 @@ class Wandb(Tracker):
             )
 
     def address(self, root: Path, settings: Tracking) -> str:
-        """The folder in whose `wandb/` the offline runs lie."""
+        """Return the folder whose `wandb/` holds the offline runs."""
         named = settings.uri
         return str((root / str(named)).resolve() if named else store.state_folder(root))
 
     def follows(self, settings: Tracking) -> bool:
-        """Offline runs are made as runs end; with `tracking.wait` the command waits for the last."""
+        """Return True: offline runs are written as runs end; with `tracking.wait` the command waits for the last."""
         return True
 
     def open(self, root: Path, address: str, everything: bool = False) -> Session:
@@ -60,7 +60,7 @@ class Wandb(Tracker):
         return OfflineRuns(root, Path(address), self.key(root, address), everything)
 
     def shown(self, root: Path, record: Record, run_dir: Path) -> str:
-        """What sends the offline runs."""
+        """Return the command that uploads the run."""
         folder = Path(self.address(root, Tracking.of(record.config["tracking"])), "wandb")
         return f"wandb sync {shlex.quote(str(folder))}/offline-run-*-{record.id}"
 
@@ -70,9 +70,9 @@ class OfflineRuns:
 
     Args:
         root: the workspace.
-        folder: they lie in its `wandb/`.
-        key: of the notes on what was sent.
-        everything: show runs whose record names another tracker too.
+        folder: the folder whose `wandb/` holds them.
+        key: name suffix of the notes on what was sent.
+        everything: include runs whose record selects another tracker.
     """
 
     is_lost = False
@@ -83,9 +83,9 @@ class OfflineRuns:
         self._names = RunNames()
         self.left_out = LeftOut()
         self._sent: dict[str, dict[str, str]] = {}
-        """Of each run: its stamp when it was last sent, and the offline run that was made of it."""
+        """For each run: its stamp when it was last sent, and its offline run."""
         self._others: dict[Path, str] = {}
-        """Runs that name another tracker, and their stamps."""
+        """Stamps of runs that select another tracker."""
         self._removed = 0
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             content = json.loads(context.content(self._notes))
@@ -109,7 +109,7 @@ class OfflineRuns:
                 news += self._send(run_dir, stamp)
         finally:
             if (wandb := sys.modules.get("wandb")) is not None:
-                wandb.teardown()  # its own process: whatever ends that meanwhile, the next round begins a new one
+                wandb.teardown()  # end wandb's service process; the next round starts a new one
         return news
 
     def _noted(self, run_dir: Path) -> str | None:
@@ -129,7 +129,7 @@ class OfflineRuns:
             try:
                 made = self._write(record, run_dir, status, name)
             except BaseException:
-                self._drop(str(run_dir), record.id)  # half of an offline run would be sent by `wandb sync`
+                self._drop(str(run_dir), record.id)  # `wandb sync` would upload an incomplete run
                 raise
         except RecordError as error:
             self.left_out.add(str(error))
@@ -142,7 +142,7 @@ class OfflineRuns:
         return True
 
     def _write(self, record: Record, run_dir: Path, status: str, shown: str) -> str:
-        """Make the offline run; returns its folder's name."""
+        """Write the offline run; return its folder's name."""
         import wandb
 
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -179,7 +179,7 @@ class OfflineRuns:
         return Path(run.dir).parent.name
 
     def _history(self, run_dir: Path, shown: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        """The metrics by step, which wandb wants to rise; what has none is left out."""
+        """Yield the metrics by step, which must increase for wandb; values at negative steps are skipped."""
         by_step: dict[int, dict[str, Any]] = {}
         for line in context.read_metrics(run_dir):
             if line["step"] < 0:
@@ -193,11 +193,11 @@ class OfflineRuns:
         yield from sorted(by_step.items())
 
     def _take_away(self) -> int:
-        """Delete the offline runs of what was removed here since it was last done."""
+        """Delete the offline runs of runs removed from the workspace since the last time; return their number."""
         removed, end = removing.noted(self._root, self._removed)
         gone = 0
         for run_id, folder in removed:
-            if not RunPaths(Path(folder)).record.exists():  # else it came back
+            if not RunPaths(Path(folder)).record.exists():  # otherwise it came back
                 gone += folder in self._sent
                 self._drop(folder, run_id)
         if end != self._removed:
@@ -206,11 +206,11 @@ class OfflineRuns:
         return gone
 
     def _drop(self, key: str, run_id: str) -> None:
-        """Delete what was made of a run, whether or not that is noted."""
+        """Delete the offline runs of a run, whether or not they are noted."""
         self._sent.pop(key, None)
         if not records.is_id(run_id):
             return
-        others = {sent["folder"] for sent in self._sent.values()}  # of a copy of the run, say
+        others = {sent["folder"] for sent in self._sent.values()}  # for example of a copy of the run
         for made in (self._folder / "wandb").glob(f"offline-run-*-{run_id}"):
             if made.name not in others:
                 shutil.rmtree(made, ignore_errors=True)
@@ -221,7 +221,7 @@ class OfflineRuns:
 
 
 def _plain(value: Any) -> Any:
-    """A config with keys that are text: wandb keeps JSON."""
+    """Convert a config's keys to text, since wandb stores JSON."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
