@@ -1,7 +1,7 @@
-"""The data of runs that lie on this machine: sent to the other one by digest, only what is missing there.
+"""Transfer of runs' local data to a remote machine by digest; only missing files are sent.
 
-A remote datastore is read there directly, and what a reader can fetch itself it fetches there. A folder that
-`lab remote add --data HERE=THERE` names lies there already.
+The remote machine reads remote datastores directly, and fetches data itself if the reader can. Folders declared with
+`lab remote add --data HERE=THERE` already exist there.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ STORE = "store"
 
 
 def send(channel: Channel, link: Link, found: Sequence[Record], keep: bool = False) -> None:
-    """Have the data of runs there.
+    """Send the data of runs.
 
     Args:
-        channel: to the machine.
-        link: of the runs' folder; is told where datastores and files lie there.
-        found: their records.
-        keep: runs may read them already: what is there stays as it was sent, whatever has become of it here.
+        channel: the channel to the machine.
+        link: the link of the runs' folder; updated with the remote paths of datastores and files.
+        found: the runs' records.
+        keep: runs may already be reading the data: keep what was sent, even if it has changed locally.
 
     Raises:
-        DataError: they are not here.
+        DataError: the data are missing locally.
     """
     if keep and link.datastores:
         there = [link.double(Path(base)) for base in link.bases]
@@ -60,12 +60,12 @@ def send(channel: Channel, link: Link, found: Sequence[Record], keep: bool = Fal
 
 
 def read_of(record: Record) -> dict[str, Any]:
-    """The nodes of a run's config that may name data."""
+    """Return the nodes of a run's config that may refer to data."""
     return {key: record.config[key] for key in links.OF_DATA if record.config.get(key)}
 
 
 def settled(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The same, with the values of variables of here; a script's own stay as they are."""
+    """Return these nodes with local variables resolved, without `script`."""
     return execute.here({key: value for key, value in config.items() if key != "script"})
 
 
@@ -94,10 +94,10 @@ def _send_of(channel: Channel, link: Link, config: Mapping[str, Any], places: di
 def _check_reach(
     link: Link, files: Sequence[Path], stores: Mapping[str, LocalDatastore], named: Sequence[Path]
 ) -> None:
-    """Whether runs there find the files that `--data` says lie there: what the config names must lie in its folder.
+    """Check that remote runs will find files declared with `--data`: the config's paths must be in the declared folder.
 
     Raises:
-        DataError: it names a part of a datastore, and runs read the files by their place in the whole.
+        DataError: `--data` declares a part of a datastore, but runs look for the files in the whole datastore.
     """
     for path in files:
         here, there = next(pair for pair in link.machine.data.items() if path.is_relative_to(pair[0]))
@@ -113,10 +113,10 @@ def _check_reach(
 
 
 def _compare(channel: Channel, link: Link, files: Sequence[Path]) -> None:
-    """Whether files that `--data` says lie there already are those of here.
+    """Check that remote files declared with `--data` equal the local ones.
 
     Raises:
-        DataError: one is not there, or is another one.
+        DataError: a file is missing there, or is different.
     """
     pairs = sorted(link.machine.data.items(), key=lambda pair: -len(pair[0]))
     sums = {links.moved(str(path), pairs): digest for path, digest in zip(files, digests.of(files), strict=True)}
@@ -132,7 +132,7 @@ def _compare(channel: Channel, link: Link, files: Sequence[Path]) -> None:
 
 
 def _stores(there: Mapping[str, Any]) -> dict[str, LocalDatastore]:
-    """The datastores of a config that are folders of this machine; the run's own goes by no name, too."""
+    """Return the local datastores of a config by name; the run's own is also under the empty name."""
     own = there["datastore"]
     nodes = {**(there.get("datastores") or {}), str(own["name"]): own, "": own}
     return {
@@ -143,9 +143,9 @@ def _stores(there: Mapping[str, Any]) -> dict[str, LocalDatastore]:
 
 
 def _base(path: Path, stores: Mapping[str, LocalDatastore], named: Sequence[Path], link: Link) -> Path:
-    """The folder here that a file belongs to: a datastore, this workspace, or one that the config names.
+    """Return the local folder of a file: a datastore, this workspace, or a folder in the config.
 
-    Its double there is of this submission alone: what is changed here later is not what runs read that wait there.
+    Its remote copy belongs to this submission only, so that waiting runs do not see later local changes.
     """
     inside = [store.folder for store in stores.values() if path.is_relative_to(store.folder)]
     if not inside and path.is_relative_to(link.home):
@@ -155,10 +155,10 @@ def _base(path: Path, stores: Mapping[str, LocalDatastore], named: Sequence[Path
 
 
 def send_missing(channel: Channel, name: str, by_digest: Mapping[str, Path], what: str = "data") -> None:
-    """Have files in the store there, by their digests.
+    """Send files, by digest, that the remote store does not have.
 
     Raises:
-        RefusedError: the disk there has no room for them.
+        RefusedError: the remote disk has no room for them.
     """
     paths = {f"{STORE}/{digest[:2]}/{digest}": digest for digest in by_digest}
     have, free = set[str](), 0
@@ -185,7 +185,7 @@ def send_missing(channel: Channel, name: str, by_digest: Mapping[str, Path], wha
 
 
 def _files(stores: Mapping[str, LocalDatastore], there: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[Path]:
-    """The files of this machine that a run reads."""
+    """Yield the local files that a run reads."""
     for reference in dict.fromkeys(mount.references(json.loads(json.dumps(config, default=str)))):
         yield from _mounted(stores, reference, there.get("datastores") or {})
     if (config.get("script") or {}).get("requirements"):
@@ -211,15 +211,15 @@ QUOTED = re.compile(r"""["']([^"'\n]+)["']""")
 
 
 def _beside(script: Path) -> Iterator[Path]:
-    """The files that a `get_data()` reads from its own folder, as far as they can be told: those that it names.
+    """Yield the files that a `get_data()` script reads from its own folder, as far as known: those named in its text.
 
-    Beside one that labrun wrote (`azureml.automl_data`) lies nothing but its data.
+    In the folder of a script that labrun wrote (`azureml.automl_data`), all other files are its data.
     """
     if script.parent.parent.name == "automl" and script.parent.is_relative_to(runs.state_folder(runs.workspace())):
         yield from (path for path in script.parent.iterdir() if path.is_file() and path != script)
         return
     for name in dict.fromkeys(QUOTED.findall(script.read_text(encoding="utf-8", errors="replace"))):
-        with contextlib.suppress(OSError):  # a text that no file can be called by
+        with contextlib.suppress(OSError):  # a text that is not a valid file name
             path = script.parent / name
             if ".." not in path.parts and path.is_file() and not path.is_symlink() and path != script:
                 yield path
@@ -228,7 +228,7 @@ def _beside(script: Path) -> Iterator[Path]:
 def _mounted(
     stores: Mapping[str, LocalDatastore], reference: str, others: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[Path]:
-    """The files of `${mount:...}`; none where its datastore is not a folder of this machine."""
+    """Yield the files of `${mount:...}`; none if its datastore is not local."""
     first, slash, rest = reference.partition("/")
     name = first if slash and (first in others or first in stores) else ""
     if name in stores:
@@ -246,7 +246,7 @@ def _named(store: LocalDatastore, name: str, version: Any) -> Iterator[Path]:
 
 
 def _of_asset(store: LocalDatastore, found: Asset) -> Iterator[Path]:
-    """An asset's files, and what registers it."""
+    """Yield an asset's files and the files of its registration."""
     yield from (store.path(f"{found.path}/{entry.path}".lstrip("/")) for entry in assets.manifest(store, found))
     state = store.folder / ".labrun"
     registered = [

@@ -1,4 +1,4 @@
-"""What a machine has for runs, what of it will be used, and what is missing."""
+"""Diagnosis of a remote machine: what it has for runs, what they will use, and what is missing."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from labrun.remote import environment
 from labrun.remote.remotes import Remote
 
 LOW_GB = 12.0
-"""What an environment with torch, and its cache, take."""
+"""Disk space for an environment with torch and its cache, in GB."""
 
 
 def in_a_line(found: Mapping[str, Any]) -> str:
-    """The machine in a few words."""
+    """Describe a machine in a few words."""
     gpus = f", {len(found['gpus'])} GPU{'s' * (len(found['gpus']) > 1)} ({', '.join(sorted(set(found['gpus'])))})"
     memory = f", {found['memory_gb']:.1f} GB of memory" if found.get("memory_gb") else ""
     return f"{found['cores']} cores{memory}{gpus if found['gpus'] else ''}{', Slurm' if found['sbatch'] else ''}"
 
 
 def report(remote: Remote) -> tuple[list[str], bool]:
-    """Lines for a person, and whether runs can go there.
+    """Return lines to print, and whether runs can be sent to the machine.
 
     Args:
-        remote: the machine; its facts were asked just now.
+        remote: the machine, with facts from a query just made.
     """
     found, problems = remote.facts, list(_problems(remote))
     lines = [

@@ -1,7 +1,7 @@
-"""Packages that are installed here as folders of code (`pip install -e`).
+"""Packages that are installed as folders of code (`pip install -e`).
 
-Their code is frozen like that of any other folder that runs import from. What a package is asked for by its name
-(`importlib.metadata`), its version and its entry points, goes there beside it.
+Their code is frozen like that of any other folder on the import path. The metadata that `importlib.metadata` looks up
+by name (version, entry points) are sent in addition.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TOLD = ("METADATA", "entry_points.txt", "top_level.txt")
 
 
 def distributions() -> list[metadata.Distribution]:
-    """Those packages, without labrun."""
+    """Return the distributions of these packages, except labrun."""
     found = []
     for one in metadata.distributions():
         told = json.loads(one.read_text("direct_url.json") or "{}")
@@ -28,7 +28,7 @@ def distributions() -> list[metadata.Distribution]:
 
 
 def told() -> packed.Files:
-    """What they say of themselves, as an installation has it."""
+    """Return their metadata files, laid out as in an installation."""
     found: dict[str, Path | bytes] = {}
     for one in distributions():
         name = one.metadata["Name"].replace("-", "_")
@@ -38,10 +38,10 @@ def told() -> packed.Files:
 
 
 def folders() -> list[Path]:
-    """The folders, none of `sys.path`, in which setuptools' finders look for them.
+    """Return the folders outside `sys.path` in which setuptools' finders look for them.
 
     Raises:
-        ConfigError: a package is called otherwise than its folder.
+        ConfigError: a package has another name than its folder.
     """
     found = []
     for name, module in list(sys.modules.items()):

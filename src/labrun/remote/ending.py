@@ -1,4 +1,4 @@
-"""Ending runs on another machine that no command here follows, and waiting until they have ended."""
+"""Ending remote runs that no local command follows, and waiting for their end."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from labrun.runs.sweep_state import SweepState
 
 LOOK_S = 0.5
 LOOKS_ALONE = 3
-"""How many looks must find a controller dead."""
+"""Number of polls in a row that must find a controller dead."""
 RELEASE_S = 90.0
-"""How long runs may take to stop before it is said that they still do."""
+"""Time for runs to stop before those that are still active are reported, in seconds."""
 
 
 def release(folder: Path, link: Link, why: str) -> None:
-    """End all that goes on of a folder there, bring it here, and cut the tie: its runs go on elsewhere.
+    """End a folder's remote runs, mirror them, and drop the link, because another backend takes over.
 
     Raises:
-        UnreachableError: the machine does not answer: what it does there is not known.
-        RecordError: runs still go on there.
+        UnreachableError: the machine does not answer, so the state of the runs is unknown.
+        RecordError: runs are still active on the machine.
     """
     if link.state in (links.STARTING, links.STARTED):
         if link.runs is None:
             SweepState(folder).search_canceled.touch()
         try:
             is_over = follow(folder, link, lambda lives: not lives and not _live(folder, link), RELEASE_S, why)
-        except mirror.GoneError:  # nothing of it goes on
+        except mirror.GoneError:  # nothing of it is active
             return links.drop(folder)
         if not is_over:
             raise RecordError(
                 f"runs of {folder} still go on on {link.remote}, and must end before they go on here. "
                 f"'lab runs ls' shows them; say this again once they have stopped"
             )
-        if link.runs is None:  # what the search has learned
+        if link.runs is None:  # fetch the search's state
             with links.locked(folder, wait=True), Channel(link.machine) as conversation:
                 mirror.pull_top(conversation, folder, link)
     links.drop(folder)
 
 
 def _live(folder: Path, link: Link) -> list[Path]:
-    """The runs of a folder that have not ended, as far as it is known here."""
+    """Return the runs of a folder that have not ended, as far as known locally."""
     return [folder / run for run in mirror.runs_of(folder, link) if not records.read(folder / run).finished]
 
 
@@ -61,15 +61,15 @@ def follow(
     ends: str | None = None,
     only: Sequence[Path] | None = None,
 ) -> bool:
-    """Bring a folder's news until something is so; False: it is not so yet.
+    """Mirror a folder's changes until a condition holds. Return False if it does not hold in time.
 
     Args:
-        folder: the runs'.
-        link: the folder's.
-        is_done: asked after each look; is told whether a controller lives there.
-        patience_s: for how long.
-        ends: ask runs that have not ended to stop, for this reason; where nobody controls them, they are ended there.
-        only: these runs; None: all.
+        folder: the folder of the runs.
+        link: the folder's link.
+        is_done: the condition, checked after each poll; its argument tells whether the remote controller is alive.
+        patience_s: maximum time, in seconds.
+        ends: reason for asking unfinished runs to stop; runs without a controller are ended. None: do not ask.
+        only: limit this to some runs; None: all.
 
     Raises:
         UnreachableError: the machine does not answer.
@@ -96,7 +96,7 @@ def follow(
 
 
 def end_there(channel: Channel, folder: Path, link: Link, run_dirs: Iterable[Path]) -> None:
-    """Have runs ended there that nobody controls: what waits is canceled, what is lost is closed, jobs are ended."""
+    """End remote runs without a controller: cancel waiting ones, close lost ones, and end jobs."""
     plan = sweep_state.read_plan(folder)
     found = [records.read(run_dir) for run_dir in run_dirs]
     if not found and link.runs is not None:

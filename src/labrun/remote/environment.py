@@ -1,4 +1,4 @@
-"""The environment that runs have there: this one's packages, built once with uv; or an interpreter that is there."""
+"""The remote environment of runs: the local packages, installed once with uv, or an existing remote interpreter."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ cat > "$own.txt"
 {uv} pip install {wheels}--no-deps --python "$own/bin/python" -r "$own.txt"
 [ -e env/{key} ] || mv "$own" env/{key}
 """
-"""For `sh -c` there; the packages come over standard input.
+"""Remote script for `sh -c`, which reads the requirements from standard input.
 
-Each build has a folder of its own, and the first one takes the name: a cluster's login nodes, which share the disk, may
-build at once where its file system has no locks. While it lives, it touches its claim, which other hosts look at.
+Each build has its own folder, and the first to finish takes the name: a cluster's login nodes, which share the disk,
+may build at the same time if its file system has no locks. A build touches its claim file regularly, which other hosts
+check.
 """
 NO_PYTHON = "labrun: no Python"
 PASSED_ON = (
@@ -56,31 +57,31 @@ PASSED_ON = (
     "UV_HTTP_TIMEOUT",
     "UV_HTTP_RETRIES",
 )
-"""Variables of uv that a build there has too: over the connection, in no file."""
+"""Variables of uv that are passed to a remote build through the connection, and never written to a file."""
 TELLING = ("hydra-core", "numpy", "omegaconf", "pytorch-lightning", "scikit-learn", "scipy", "submitit", "torch")
 """Packages whose versions change results."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """Packages by which a run there has what it has here."""
+    """The packages that give a remote run the same environment as a local one."""
 
     version: str
-    """Python's, as `3.11`."""
+    """Python version, such as `3.11`."""
     requirements: tuple[str, ...]
 
     @property
     def key(self) -> str:
-        """What it is called there."""
+        """Its remote name, from its content."""
         content = "\n".join([self.version, platform.system(), platform.machine(), *self.requirements])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def present() -> Environment:
-    """This interpreter's packages; without labrun, which is sent by itself, and without what is a folder of code.
+    """Return this interpreter's packages, without labrun, which is sent separately, and without folders of code.
 
     Raises:
-        ConfigError: a package comes from a file that is nowhere else.
+        ConfigError: a package was installed from a local file or folder.
     """
     found, problems = [], []
     for one in metadata.distributions():
@@ -112,10 +113,10 @@ def present() -> Environment:
 
 
 def ensure(channel: Channel) -> str:
-    """Have the environment there, and give its interpreter's path.
+    """Provide the remote environment. Return the path of its interpreter.
 
     Raises:
-        LabrunError: it cannot be had; the message says why, and where the log is.
+        LabrunError: it cannot be built; the message has the reason and the log's path.
     """
     remote = channel.remote
     if remote.python is not None:
@@ -144,7 +145,7 @@ def ensure(channel: Channel) -> str:
 
 
 class NoWayOutError(LabrunError):
-    """An environment could not be built where no package index can be reached."""
+    """An environment could not be built because the machine cannot reach a package index."""
 
 
 NO_WAY_OUT = re.compile(
@@ -155,10 +156,10 @@ NO_WAY_OUT = re.compile(
 
 
 def _builder(channel: Channel, facts: Mapping[str, Any]) -> list[str]:
-    """What carries the build out there: nothing more, or Slurm.
+    """Return the command prefix for the remote build: none, or srun.
 
     Raises:
-        ConfigError: there is no Slurm.
+        ConfigError: the machine has no Slurm.
     """
     build = channel.remote.build
     if build is None:
@@ -170,10 +171,10 @@ def _builder(channel: Channel, facts: Mapping[str, Any]) -> list[str]:
 
 
 def check_platform(name: str, facts: Mapping[str, Any]) -> None:
-    """Whether what is installed here can be installed there.
+    """Check that the local packages can be installed on a machine.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: its platform is different.
     """
     here, there = (platform.system(), platform.machine()), (facts["system"], facts["machine"])
     if here != there:
@@ -221,10 +222,10 @@ def _build(channel: Channel, wanted: Environment, uv: str, facts: Mapping[str, A
         )
         seen, text = state["seen"], (text + state["log"])[-4000:]
         for line in state["log"].splitlines():
-            if line.strip() and not line.startswith((" + ", NO_PYTHON)):  # uv names each package in the end
+            if line.strip() and not line.startswith((" + ", NO_PYTHON)):  # uv lists each package at the end
                 log.info("  %s", line)
         if state["there"]:
-            channel.call("built", folder=f"env/{wanted.key}")  # notes what is in it, while all of it is
+            channel.call("built", folder=f"env/{wanted.key}")  # records its files while it is complete
             return
         if not state["lives"]:
             if NO_PYTHON in text:
@@ -247,7 +248,7 @@ def _build(channel: Channel, wanted: Environment, uv: str, facts: Mapping[str, A
 
 
 def uv_here() -> Path | None:
-    """uv's own program; None if it is not here."""
+    """Return the path of uv's binary; None if it is not installed locally."""
     found = shutil.which("uv")
     candidates = [Path(found)] if found else []
     try:
@@ -273,7 +274,7 @@ def _is_program(path: Path) -> bool:
 
 
 def ensure_uv(channel: Channel) -> None:
-    """Have uv there for environments of scripts, if it is to be had; without it these are built with pip."""
+    """Provide uv on the machine for script environments if possible; without it, they are built with pip."""
     facts = channel.call("hello", root=channel.remote.folder, facts=True)["facts"]
     is_alike = (facts["system"], facts["machine"]) == (platform.system(), platform.machine())
     if not facts["uv"] and is_alike and uv_here() is not None:
@@ -281,10 +282,10 @@ def ensure_uv(channel: Channel) -> None:
 
 
 def _send_uv(channel: Channel) -> str:
-    """Send uv; its path there.
+    """Send uv. Return its remote path.
 
     Raises:
-        LabrunError: it is not here either.
+        LabrunError: it is not installed locally either.
     """
     path = uv_here()
     if path is None:
@@ -299,13 +300,13 @@ def _send_uv(channel: Channel) -> str:
 
 
 def _tell_differences(channel: Channel) -> None:
-    """Say, once for each state of the two, which packages of an interpreter there may change results."""
+    """Report packages of a remote interpreter whose versions may change results, once per pair of environments."""
     remote = remotes.known().get(channel.remote.name, channel.remote)
     there = remote.facts.get("python") or remote.packages.get("there")
     if there is None:
         there = channel.call("hello", root=channel.remote.folder, python=remote.python, packages=True)["packages"]
     if not isinstance(there, Mapping):
-        return  # it cannot be used: its own words say why
+        return  # it cannot be used; its own error says why
     packages = {name: version for name, version in there["packages"].items() if name in TELLING}
     others = differences(packages)
     if others and others != remote.packages.get("told"):
@@ -314,7 +315,7 @@ def _tell_differences(channel: Channel) -> None:
 
 
 def differences(there: Mapping[str, str]) -> list[str]:
-    """Packages whose other version there may change results."""
+    """Return the packages whose different remote versions may change results."""
     here = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in records.installed_packages().items()}
     found = []
     for name in TELLING:

@@ -1,7 +1,7 @@
-"""The controller of runs that were carried here from another machine. Usage: far FOLDER; see `carry`.
+"""The controller, on the remote machine, of runs sent from another one. Usage: far FOLDER; see `carry`.
 
-It is the detached controller, but for what only this machine knows: which cores and GPUs there are, where packages
-lie, and whether the data can be had. What cannot be had is refused before anything runs.
+It is the detached controller plus everything that only this machine knows: its cores and GPUs, the folders of packages,
+and whether the data are available. It refuses missing resources before anything runs.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from labrun.runs import store, sweep_state
 from labrun.runs.sweep_state import Plan, SweepState
 from labrun.schema import Compute
 
-if TYPE_CHECKING:  # what takes its time is imported while the pool's server imports what runs need
+if TYPE_CHECKING:  # slow imports run while the pool's server imports
     from labrun.backends.base import Backend
     from labrun.runs.record import Record
 
 POOLED = ("auto", "inline", "local")
-"""Values of `compute.target` that mean the pool, here."""
+"""Values of `compute.target` that mean the pool on this machine."""
 
 
 def main() -> None:
-    """Carry out the runs of the folder that is named, here."""
+    """Execute the runs of the folder given on the command line."""
     folder = Path(sys.argv[1])
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def start_ahead(folder: Path) -> Server | None:
-    """The pool's server, which imports while everything else is looked at; None where there is none to begin."""
+    """Start the pool's server, which imports while everything else is checked; None if none is needed."""
     try:
         plan = sweep_state.read_plan(folder)
         record = next((one for _, one in sweep_state.readable(folder, plan) if not one.finished), None)
@@ -64,14 +64,14 @@ def start_ahead(folder: Path) -> Server | None:
             return None
         threads = record.config["compute"]["cpus_per_run"]
         return Server(path_here(plan), plan.preload, plan.python, cwd_here(plan), threads=threads)
-    except (OSError, RecordError):  # who needs it tells
+    except (OSError, RecordError):  # reported later, when it is needed
         return None
 
 
 def end() -> None:
-    """End the runs of the folder that is named, which nobody controls; their names come over standard input.
+    """End runs without a controller in the folder given on the command line; read their names from standard input.
 
-    A search is over then.
+    A search in this folder is then over.
     """
     from labrun import masking
     from labrun.control.cancel import end_runs
@@ -87,10 +87,10 @@ def end() -> None:
 
 
 def settle(folder: Path) -> None:
-    """Check what the runs ask for, and write the plan anew, for this machine.
+    """Check the runs' requests, and rewrite the plan for this machine.
 
     Raises:
-        ConfigError, DataError: they cannot have it here.
+        ConfigError, DataError: this machine cannot meet the requests.
     """
     plan = sweep_state.read_plan(folder)
     found = [record for _, record in sweep_state.readable(folder, plan)]
@@ -106,7 +106,7 @@ def settle(folder: Path) -> None:
 
 
 def _settle_environment(run_dir: Path, record: Record) -> None:
-    """Name the environment of a script as it is called on this machine: its interpreter is another one."""
+    """Replace the digest of a script's environment by the one on this machine, which has another interpreter."""
     script = record.config.get("script") or {}
     if not script.get("requirements"):
         return
@@ -120,12 +120,12 @@ def _settle_environment(run_dir: Path, record: Record) -> None:
 
 
 def own_compute(record: Record) -> Compute:
-    """What a run asks for, as this machine has to see to it."""
+    """Return a run's `compute` for this machine, without `host`."""
     return dataclasses.replace(Compute.of(record.config["compute"]), host=None)
 
 
 def check(left: list[Record]) -> Backend:
-    """Whether what runs ask for can be had here; fetches their data. Where they go.
+    """Check that this machine can meet the runs' requests, and fetch their data. Return their backend.
 
     Raises:
         ConfigError, DataError: it cannot.
@@ -136,7 +136,7 @@ def check(left: list[Record]) -> Backend:
 
     is_sweep = left[0].sweep is not None
     backend = registry.chosen(own_compute(left[0]), is_sweep)
-    if backend.in_process:  # nobody sits here
+    if backend.in_process:  # no user is at a terminal here
         backend = registry.get("local")
     computed = {exact.canonical(dataclasses.asdict(one)): one for one in map(own_compute, left)}
     for compute in computed.values():
@@ -148,7 +148,7 @@ def check(left: list[Record]) -> Backend:
 
 
 def here(plan: Plan, left: list[Record], backend: Backend) -> Plan:
-    """A plan, for this machine."""
+    """Return a plan adapted to this machine."""
     computed = list(map(own_compute, left))
     capacity = backend.capacity([one.on_a_node for one in computed], computed[0])
     return dataclasses.replace(
@@ -162,11 +162,11 @@ def here(plan: Plan, left: list[Record], backend: Backend) -> Plan:
 
 
 def path_here(plan: Plan) -> list[str]:
-    """Where runs import from, here."""
+    """Return the runs' import path on this machine."""
     carried = [entry for entry in os.environ.get(CARRIED_PATH, "").split(os.pathsep) if os.path.isdir(entry)]
     return [*carried, *([] if plan.python else [entry for entry in sys.path if entry])]
 
 
 def cwd_here(plan: Plan) -> str:
-    """The runs' working folder, here."""
+    """Return the runs' working folder on this machine."""
     return plan.cwd if os.path.isdir(plan.cwd) else str(store.workspace())
