@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import os
 import shutil
@@ -30,6 +31,8 @@ from labrun.submission import freeze
 from labrun.tracking.mlflow import client
 from servers import Server
 
+# Collections during the imports of all test modules would take a third of the time.
+gc.disable()
 # With it, each process that a test starts would compile torch anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
@@ -127,6 +130,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Take back what importing the test files has set: with it, commands would need another warm interpreter."""
     for name in set(os.environ) - set(helpers.START):
         del os.environ[name]
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -187,11 +187,12 @@ def as_if_started(name: str, *arguments: str, **environment: str) -> Iterator[No
     sys.argv = [name, *arguments]
     os.environ.update(environment)
     forget_hydra()
+    freeze, gc.freeze = gc.freeze, lambda: None  # this process goes on: its garbage is to be found
     try:
         yield
     finally:
         forget_hydra()
-        gc.unfreeze()
+        gc.freeze = freeze
         for handler in set(root.handlers) - set(handlers):
             root.removeHandler(handler)
             handler.close()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from labrun import exact, masking
+from labrun import exact, garbage, masking
 from labrun.checking import suggest
 from labrun.errors import ConfigError, LabrunError
 
@@ -78,7 +78,8 @@ def locate(target: str, key: str) -> Callable[..., Any]:
 
     logging.getLogger("hydra._internal.utils").setLevel(logging.CRITICAL)
     try:
-        found = get_object(target)
+        with garbage.loading():
+            found = get_object(target)
     except Exception as error:  # importing the user's module can raise anything
         cause = error.__cause__ or error
         reason = f"{type(cause).__name__}: {' '.join(str(cause).split())}"

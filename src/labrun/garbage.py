@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import sys
 from collections.abc import Iterator
+
+MANY = 50
+"""Modules that an import must add before their objects are worth exempting from later collections."""
+_exempts = False
+
+
+def exempt_libraries() -> None:
+    """Exempt what `loading` imports from later collections: for a process that runs one command and exits."""
+    global _exempts
+    _exempts = True
 
 
 @contextlib.contextmanager
@@ -17,3 +28,13 @@ def kept() -> Iterator[None]:
     finally:
         if searching:
             gc.enable()
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Disable garbage collection while libraries are imported; see `exempt_libraries`."""
+    before = len(sys.modules)
+    with kept():
+        yield
+        if _exempts and len(sys.modules) - before >= MANY:
+            gc.freeze()  # before the next collection, which would visit every object

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from labrun.data.arrays import Arrays, Part, Scaling, float_rows, stratified_split
+from labrun.data.readers.digits import Digits
 from labrun.errors import DataError
 
 
@@ -121,3 +124,11 @@ def test_arrays_tell_shape_and_classes() -> None:
     part = Part(np.zeros((2, 3, 8, 9), np.uint8), np.array([0, 1]))
     arrays = Arrays("own", part, None, part, ("cat", "dog"), Scaling())
     assert arrays.input_shape == (3, 8, 9) and arrays.num_classes == 2
+
+
+def test_the_digits_are_those_of_scikit_learn() -> None:
+    from sklearn.datasets import load_digits
+
+    raw, bunch = Digits().read(Path()), load_digits()
+    assert raw.train.x.dtype == np.uint8 and np.array_equal(raw.train.x[:, 0], bunch.images)
+    assert np.array_equal(raw.train.y, bunch.target) and [*map(int, raw.class_names)] == bunch.target_names.tolist()

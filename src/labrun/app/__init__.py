@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from labrun import masking, new, version
+from labrun import garbage, masking, new, version
 from labrun.app.command_line import check_encoding, check_flags, check_yaml, may_set_mode, open_standard_streams
 from labrun.app.hydra_changes import (
     JobCallbacks,
@@ -178,6 +178,7 @@ def main() -> None:
     logging.raiseExceptions = False  # `labrun ... | head`: the pipe may be closed while logging
     register()
     gc.freeze()  # everything loaded so far stays loaded, so the garbage collector can skip it
+    garbage.exempt_libraries()
     try:
         check_encoding()
         check_flags(sys.argv[1:])

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from labrun import schema
+from labrun import garbage, schema
 from labrun.data import digests
 from labrun.data.arrays import Arrays, Part, RawData, Scaling, stratified_split
 from labrun.data.memory import Limit, Reading, decide
@@ -293,6 +293,8 @@ def _read(reader: Reader, root: Path) -> RawData:
     Raises:
         DataError: the data do not fit.
     """
+    with garbage.loading():
+        reader.warm()
     try:
         return reader.read(root)
     except MemoryError as error:

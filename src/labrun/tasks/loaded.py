@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labrun import exact, schema, targets
+from labrun import exact, garbage, schema, targets
 from labrun.building import must_be_given
 from labrun.data import reader
 from labrun.data.mount import references
@@ -87,8 +87,9 @@ def wrap(model: Any, config: Mapping[str, Any], feed: ModuleFeed) -> NetworkTask
     Raises:
         ConfigError: it is not a torch module, or of the other package of Lightning's than the data module.
     """
-    from labrun.tasks import packages
-    from labrun.tasks.lightning import NetworkTask
+    with garbage.loading():
+        from labrun.tasks import packages
+        from labrun.tasks.lightning import NetworkTask
 
     name = tasks.model_name(config["model"])
     if not tasks.is_network(model):

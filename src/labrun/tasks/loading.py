@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun import schema, trust
+from labrun import garbage, schema, trust
 from labrun.building import must_be_given
 from labrun.errors import ConfigError, DataError, LabrunError, UntrustedError
 from labrun.runs import cards, seals
@@ -77,7 +77,8 @@ def network(file: Path, card: Mapping[str, Any], trusted: Sequence[str] | None) 
         ConfigError: its class is not trusted, or cannot be built.
         DataError: the weights are damaged, or another network's.
     """
-    from labrun.tasks.lightning import load_weights
+    with garbage.loading():
+        from labrun.tasks.lightning import load_weights
 
     node = {**tasks.card_arguments(card), "_target_": cards.target(card)}
     if trusted is not None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, cast
 
-from labrun import schema, targets
+from labrun import garbage, schema, targets
 from labrun.data.arrays import Arrays
 from labrun.errors import ConfigError, UnfitError
 from labrun.tasks import base
@@ -59,8 +59,9 @@ def wrap(model: Any, config: Mapping[str, Any], arrays: Arrays) -> Task:
     if is_network(model):
         if "pytorch_lightning" not in sys.modules:
             targets.say("Lightning")
-        from labrun.tasks.feeds import ArraysFeed
-        from labrun.tasks.lightning import NetworkTask
+        with garbage.loading():
+            from labrun.tasks.feeds import ArraysFeed
+            from labrun.tasks.lightning import NetworkTask
 
         return NetworkTask(model, config, ArraysFeed(arrays, config), name)
     if arrays.are_streamed:

@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from labrun.garbage import kept
 from labrun.warm import identity, session, stock, wire
 from labrun.warm.fingerprint import Fingerprint, Reads, surroundings
 from labrun.warm.session import RefusedError
@@ -184,11 +185,12 @@ def _import_all() -> None:
 
 
 def _import(names: Iterable[str]) -> None:
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except Exception as error:  # noqa: BLE001 - a command that needs the module will raise and report the error
-            log.info("%s: %s: %s", name, type(error).__name__, error)
+    with kept():
+        for name in names:
+            try:
+                importlib.import_module(name)
+            except Exception as error:  # noqa: BLE001 - who needs it meets the error, and tells
+                log.info("%s: %s: %s", name, type(error).__name__, error)
 
 
 def _settle() -> None:

@@ -214,14 +214,17 @@ def preload(
 
         set_variables(threads)
         wait_asleep()
-    if kind == RUN:
-        from labrun.backends.local import worker
+    from labrun.garbage import kept
 
-        worker.preload(preload)
-    elif kind == CALL:
-        from labrun.backends.local import call
+    with kept():
+        if kind == RUN:
+            from labrun.backends.local import worker
 
-        call.preload(preload)
+            worker.preload(preload)
+        elif kind == CALL:
+            from labrun.backends.local import call
+
+            call.preload(preload)
     if threads is not None and "threadpoolctl" in sys.modules:  # forked from a warm interpreter, which has loaded them
         from labrun.backends.local.threads import limit_threads
 

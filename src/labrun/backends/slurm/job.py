@@ -88,8 +88,10 @@ def take_part(run_dir: str, rank: int) -> int:
     log = os.open(os.path.join(run_dir, f"driver.{rank}.log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     for standard in (1, 2):
         os.dup2(log, standard)
+    from labrun import garbage
     from labrun.backends.local import worker
 
+    garbage.exempt_libraries()
     code = worker.assist(run_dir, int(os.environ.get("SLURM_CPUS_PER_TASK", "1")))
     os._exit(code)  # exit at once, as the first process's child does: nothing needs cleanup
 
