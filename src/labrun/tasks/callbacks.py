@@ -1,4 +1,4 @@
-"""What happens beside the training of a network: the line per epoch, the checkpoint of each, the run's own record."""
+"""Callbacks and loggers for training networks: the line per epoch, checkpoints, random states, the run's record."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ log = logging.getLogger(__name__)
 
 
 class PrintReport(pl.Callback):
-    """After each epoch one line, under the titles of Chainer's `PrintReport`, or under their own names if it has none.
+    """Prints a line after each epoch, titled as in Chainer's `PrintReport`, or by name if it lacks one of the metrics.
 
     Args:
-        columns: no more metrics than these are shown.
+        columns: maximum number of metrics to show.
     """
 
     WIDTH = 14
@@ -55,11 +55,11 @@ class PrintReport(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._begun = time.monotonic()
-        if trainer.fit_loop.restarted_mid_epoch:  # it does not start any more
+        if trainer.fit_loop.restarted_mid_epoch:  # on_train_epoch_start is not called for this epoch
             self._epoch = trainer.current_epoch + 1
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # A module logs its epoch's values after the callbacks' own turn, so the line comes as the next epoch begins.
+        # A module logs its epoch's values after the callbacks have run, so print when the next epoch starts.
         self._print(trainer)
         self._epoch = trainer.current_epoch + 1
 
@@ -84,16 +84,16 @@ class PrintReport(pl.Callback):
 
 
 OF_A_LOADER = "/dataloader_idx_"
-"""Where the name of a metric ends, and of which of several loaders it is begins."""
+"""Separates a metric's name from the index of its loader if there are several loaders."""
 
 
 def is_fork(name: str, logged: Iterable[str]) -> bool:
-    """Whether Lightning made a metric of another's name: `loss_step` or `loss_epoch`, where there is a `loss`."""
+    """Return whether Lightning derived a metric from another: `loss_step` or `loss_epoch`, if `loss` exists."""
     return unforked(name) != name and unforked(name) in logged
 
 
 def unforked(name: str, *suffixes: str) -> str:
-    """A metric's name without the suffix that Lightning gives it: `_step` and `_epoch`, where no others are named."""
+    """Strip the suffixes that Lightning adds from a metric's name: by default `_step` and `_epoch`."""
     head, mark, loader = name.partition(OF_A_LOADER)
     for suffix in suffixes or ("_step", "_epoch"):
         head = head.removesuffix(suffix)
@@ -104,7 +104,7 @@ LIGHTNINGS_OWN = frozenset(
     {"state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "hyper_parameters"}
     | {"datamodule_hyper_parameters", "epoch", "global_step", "pytorch-lightning_version"}
 )
-"""Keys of a checkpoint that are not states of anybody's."""
+"""Keys of a checkpoint that belong to Lightning, and are not states of callbacks, modules or data modules."""
 LEFT_OUT = "labrun_left_out"
 torch.serialization.add_safe_globals(
     [
@@ -113,28 +113,28 @@ torch.serialization.add_safe_globals(
         *(found[0] for found in (np.arange(1).__reduce__(), np.float64(1).__reduce__()) if isinstance(found, tuple)),
     ]
 )
-"""NumPy's arrays and scalars, which run nothing as they are read: `weights_only` takes none of them by itself."""
+"""NumPy's arrays and scalars, which execute no code when loaded, but which `weights_only` rejects by default."""
 
 
 class PlainCheckpoints:
-    """Writes checkpoints that can be read without unpickling anybody's classes, each in one step.
+    """Writes checkpoints atomically, and such that they can be read without unpickling custom classes.
 
     A mixin: see `plain_checkpoints`.
-    What a module's `save_hyperparameters` noted is kept as far as it is plain values: the run's config holds it all.
+    Of the hyperparameters from a module's `save_hyperparameters`, only plain values are kept; the run's config has all.
     """
 
     home: Path
     """The run's `checkpoints/`."""
     keeps_best = True
-    """Whether the best of a run that this one goes on with counts here, too."""
+    """Whether the best checkpoint of a resumed run still counts in this one."""
     newest: tuple[Path, int] | None = None
-    """The file of the last whole state that was saved at an epoch's end, and its step."""
+    """File and step of the last complete state saved at the end of an epoch."""
     _has_told = False
     midway: tuple[Path, int] | None = None
-    """The same of a state that was saved in the middle of an epoch; None once it is old."""
+    """File and step of the last state saved within an epoch; None once it is outdated."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """As Lightning's own; a kill leaves the file that was there before."""
+        """Save a checkpoint like Lightning, but atomically: a kill leaves the previous file intact."""
         for part in ("hyper_parameters", "datamodule_hyper_parameters"):
             values = checkpoint.get(part)
             if isinstance(values, Container):
@@ -150,7 +150,7 @@ class PlainCheckpoints:
         file = Path(path)
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_name(f"{file.name}.partial")
-        partial.unlink(missing_ok=True)  # what a kill left may be another name of the best's own file
+        partial.unlink(missing_ok=True)  # a leftover of a kill may be a hard link to the best checkpoint
         try:
             torch.save(checkpoint, partial)
             os.replace(partial, file)
@@ -163,7 +163,7 @@ class PlainCheckpoints:
             self.midway = file, int(checkpoint["global_step"])
 
     def _leave_out(self, checkpoint: dict[str, Any]) -> None:
-        """Take out the states of callbacks, modules and data modules that could not be read again, and say so once."""
+        """Remove states of callbacks, modules and data modules that could not be loaded again, and warn once."""
         states = checkpoint.get("callbacks")
         found = []
         for home in (checkpoint, states if isinstance(states, dict) else {}):
@@ -182,7 +182,7 @@ class PlainCheckpoints:
             )
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """As Lightning's own; the best checkpoints that it knows of come along, where it was written elsewhere."""
+        """Load a checkpoint like Lightning, and copy the best checkpoints if another run wrote it."""
         checkpoint: dict[str, Any] = super().load_checkpoint(path, *args, **kwargs)  # type: ignore[misc]
         if checkpoint.get(LEFT_OUT):
             log.warning("Going on without the state of %s: the checkpoint has none", ", ".join(checkpoint[LEFT_OUT]))
@@ -198,10 +198,10 @@ class PlainCheckpoints:
 
 
 def plain_checkpoints(package: Package, home: Path, keeps_best: bool = True) -> Any:
-    """`PlainCheckpoints` as a Trainer of this package takes it.
+    """Create `PlainCheckpoints` for a Trainer of a package.
 
     Args:
-        package: the Trainer's.
+        package: the Trainer's package.
         home: the run's `checkpoints/`.
         keeps_best: see `PlainCheckpoints`.
     """
@@ -211,12 +211,12 @@ def plain_checkpoints(package: Package, home: Path, keeps_best: bool = True) -> 
 
 
 def _bring(state: dict[str, Any], source: Path, home: Path) -> None:
-    """Have a `ModelCheckpoint` that another run left go on here: a training that goes on has had its best before.
+    """Move the state of another run's `ModelCheckpoint` to this run: a resumed training may already have its best.
 
     Args:
-        state: the callback's, of the checkpoint; changed where its files are there.
-        source: the folder that the checkpoint lies in.
-        home: where the files of this run lie.
+        state: the callback's state in the checkpoint; changed if its files exist.
+        source: the checkpoint's folder.
+        home: the folder of this run's checkpoints.
     """
     before = str(state["dirpath"])
     if before == str(home):
@@ -235,7 +235,7 @@ def _bring(state: dict[str, Any], source: Path, home: Path) -> None:
             shutil.copyfile(file, partial := target.with_name(f"{target.name}.partial"))
             os.replace(partial, target)
     if state["best_model_path"] not in moved or not set(state["best_k_models"]) <= set(moved):
-        return  # Lightning then begins anew
+        return  # Lightning then starts without a best checkpoint
     state["dirpath"] = str(home)
     state["best_k_models"] = {moved[name]: value for name, value in state["best_k_models"].items()}
     for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
@@ -243,7 +243,7 @@ def _bring(state: dict[str, Any], source: Path, home: Path) -> None:
 
 
 def _is_readable(value: Any) -> bool:
-    """Whether a state can be read without unpickling anybody's classes."""
+    """Return whether a state can be loaded without unpickling custom classes."""
     if _is_plain(value):
         return True
     kept = io.BytesIO()
@@ -265,7 +265,7 @@ def _is_plain(value: Any) -> bool:
 
 
 LONGEST = 200
-"""So much of a hyperparameter that is not a plain value is kept, as text."""
+"""Maximum characters kept of a hyperparameter that is stored as text because it is not a plain value."""
 
 
 def _is_json(value: Any) -> bool:
@@ -273,36 +273,36 @@ def _is_json(value: Any) -> bool:
 
 
 class Keeper:
-    """Keeps the state of each epoch that ended, looks whether it is still made of numbers, and leaves when asked to.
+    """Saves a checkpoint at the end of each epoch, detects NaN and infinity, and handles preemption.
 
-    A mixin: see `keeper`. It is the last of all callbacks, so that what the others note goes into the checkpoint.
+    A mixin: see `keeper`. It is the last callback, so that the checkpoint includes the others' state.
 
     Args:
-        path: the checkpoint that the next attempt goes on from.
-        files: writes the checkpoints; None where Lightning's own has to.
-        on_nan: `warn`, or `fail`: end the training at once.
+        path: the checkpoint that the next attempt resumes from.
+        files: writes the checkpoints; None if Lightning's own plugin must.
+        on_nan: `warn`, or `fail` to end the training at once.
     """
 
     keeps = True
-    """Whether each epoch's state is saved."""
+    """Whether to save each epoch's state."""
     keeps_count = True
-    """Whether early stopping goes on from what it counted in the run that this one goes on with."""
+    """Whether early stopping continues the count of a resumed run."""
     EVERY = 10
-    """Batches between two agreements of several processes on whether to leave."""
+    """Batches between synchronizations of several processes on whether to leave."""
 
     def __init__(self, path: Path, files: PlainCheckpoints | None, on_nan: str) -> None:
         self._path, self._files, self._fails = path, files, on_nan == "fail"
         self._loss: Any = None
         self.stopped: dict[str, Any] | None = None
-        """Where early stopping ended the training, by which metric, after how many epochs without a better one."""
+        """Epoch, metric and patience of an early stop, if any."""
         self.epochs = 0
-        """How many have ended."""
+        """Number of completed epochs."""
         self.not_finite: dict[str, Any] | None = None
-        """Since which epoch, and what, is NaN or infinite; None where all is well again."""
+        """What is NaN or infinite, and since which epoch; None if all values are finite (again)."""
         self._ended_midway = self._leaves = self._validated = False
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Early stopping counts on from the run that this one goes on with, by the settings that the config has now."""
+        """Let early stopping continue the count of a resumed run, with the settings of the current config."""
         if trainer.ckpt_path is None or Path(trainer.ckpt_path).parent == self._path.parent:
             return
         for callback in trainer.early_stopping_callbacks:
@@ -329,7 +329,7 @@ class Keeper:
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self._tell_unvalidated(trainer)
-        # `stopped_epoch` is 0 after the first epoch, and also where nothing was stopped; older versions give no reason.
+        # `stopped_epoch` is 0 for a stop after the first epoch, but also without a stop; older versions give no reason.
         ended = [
             callback
             for callback in trainer.early_stopping_callbacks
@@ -346,7 +346,7 @@ class Keeper:
             self._end(f"{what} in epoch {trainer.current_epoch + 1}, batch {batch_idx + 1}")
         leaves, steps = self._agreed_to_leave(trainer, batch_idx), not trainer.fit_loop._should_accumulate()
         if leaves and steps and not _validates_next(trainer):
-            self._make_room(trainer)  # after a step of the optimizer, since gradients are in no checkpoint
+            self._make_room(trainer)  # only after an optimizer step, since checkpoints contain no gradients
         if self.keeps and not trainer.is_last_batch:
             self._keep_midway(trainer)
 
@@ -368,7 +368,7 @@ class Keeper:
         raise recording.Preempted("asked to make room")
 
     def _keep_midway(self, trainer: Any) -> None:
-        """Have another callback's checkpoint be the last, too, and keep where the time or the steps are up."""
+        """Use another callback's new checkpoint as the last one, too; save one if training ends within the epoch."""
         found = None if self._files is None else self._files.midway
         if (
             found is not None
@@ -404,7 +404,7 @@ class Keeper:
         _tell_padding(trainer, "test", trainer.test_loop)
 
     def _tell_unvalidated(self, trainer: Any) -> None:
-        """Say that the validation part was never looked at, where it was meant to be."""
+        """Warn if validation was enabled but never ran."""
         every, batches = trainer.check_val_every_n_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.ready
         if self._validated or not trainer.enable_validation or every is None or self.epochs < every:
             return
@@ -426,19 +426,19 @@ class Keeper:
             self._keep(trainer)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        if self._leaves:  # not before, since Lightning logs an epoch's averages last of all
+        if self._leaves:  # not earlier, since Lightning logs an epoch's averages at its very end
             log.info("Asked to make room: saved after epoch %d", self.epochs)
             raise recording.Preempted("asked to make room")
 
     def _keep(self, trainer: Any) -> None:
         newest = None if self._files is None or trainer.world_size > 1 else self._files.newest
         is_new = newest is not None and newest[1] == trainer.global_step and newest[0] != self._path
-        # The best is the last, too: the same state need not be written twice.
+        # If the best checkpoint is also the last, the state need not be written twice.
         if newest is None or not is_new or not self._link(newest[0]):
             trainer.save_checkpoint(self._path)
 
     def _link(self, file: Path) -> bool:
-        """Give a checkpoint the name of the last one, too; whether that worked."""
+        """Hard-link a checkpoint as the last one. Return whether that worked."""
         partial = self._path.with_name(f"{self._path.name}.partial")
         partial.unlink(missing_ok=True)
         try:
@@ -471,15 +471,15 @@ class Keeper:
 def keeper(
     package: Package, keeps: bool, path: Path, files: PlainCheckpoints | None, on_nan: str, keeps_count: bool
 ) -> Any:
-    """A `Keeper` as a Trainer of this package takes it.
+    """Create a `Keeper` for a Trainer of a package.
 
     Args:
-        package: the Trainer's.
-        keeps: whether each epoch's state is saved.
+        package: the Trainer's package.
+        keeps: whether to save each epoch's state.
         path: see `Keeper`.
-        files: see there.
-        on_nan: see there.
-        keeps_count: see there.
+        files: see `Keeper`.
+        on_nan: see `Keeper`.
+        keeps_count: see `Keeper`.
     """
     callbacks = package.part("callbacks")
     base = callbacks.Checkpoint if keeps else callbacks.Callback
@@ -489,7 +489,7 @@ def keeper(
 
 @rank_zero_only
 def _tell_padding(trainer: Any, part: str, loop: Any) -> None:
-    """Say that a part was not divisible among the processes, whose samplers fill it up."""
+    """Warn if samplers repeated samples because a split could not be divided evenly among the processes."""
     combined = loop._combined_loader
     twice = sum(map(loaders.seen_twice, [] if combined is None else combined.flattened))
     if twice and trainer.world_size > 1:
@@ -503,7 +503,7 @@ def _tell_padding(trainer: Any, part: str, loop: Any) -> None:
 
 
 def _names_each_loader(module: Any) -> bool:
-    """Whether what a module logs in validation has the loader's number in its name, as far as its source tells."""
+    """Return whether a module's validation metrics have the loader's index in their names, judging by its source."""
     try:
         source = inspect.getsource(type(module))
     except (OSError, TypeError):
@@ -512,14 +512,14 @@ def _names_each_loader(module: Any) -> bool:
 
 
 def _validates_next(trainer: Any) -> bool:
-    """Whether this batch is the epoch's last, or a validation comes next: Lightning, going on from here, forgets it."""
+    """Return whether this is the epoch's last batch or a validation follows, which Lightning would skip on resuming."""
     loop = trainer.fit_loop
     ends = (trainer.should_stop and loop._can_stop_early) or 0 < trainer.max_steps <= trainer.global_step
     return trainer.is_last_batch or (not ends and loop.epoch_loop._should_check_val_fx(loop._data_fetcher))
 
 
 def can_go_on_midway(trainer: Any) -> bool:
-    """Whether the loaders of a training can go on in the middle of an epoch."""
+    """Return whether a training's loaders can resume within an epoch."""
     return _go_on(trainer) and not _take_turns(trainer)
 
 
@@ -528,26 +528,26 @@ def _go_on(trainer: Any) -> bool:
 
 
 def _take_turns(trainer: Any) -> bool:
-    """Whether several loaders draw their orders in turns, and the shorter ones begin again: none can skip alone."""
+    """Return whether several loaders take turns, and the shorter ones restart, so that none can skip by itself."""
     found = train_loaders(trainer)
     return len(found) > 1 and any(isinstance(one, loaders.Loader) for one in found)
 
 
 def train_loaders(trainer: Any) -> list[Any]:
-    """Those of the training, whatever structure they came in."""
+    """Return the training loaders as a flat list, whatever structure they came in."""
     combined = trainer.fit_loop._combined_loader
     return [] if combined is None else list(combined.flattened)
 
 
 class RandomStates(pl.Callback):
-    """Keeps what Lightning leaves out in the checkpoints: random states, and what the epoch has gathered.
+    """Adds to checkpoints what Lightning leaves out: random states, and values gathered within the epoch.
 
-    A training that goes on then draws what it would have drawn without the break: dropout, augmentation, orders. It is
-    the first of all callbacks, so that the others draw and read averages after it. It tells loaders and data sets the
-    epoch, too.
+    A resumed training then draws the same random numbers as without the interruption: dropout, augmentation, order of
+    samples. It is the first callback, so that the others draw random numbers and read averages after it. It also passes
+    the epoch to loaders and data sets.
 
     Args:
-        seed: the run's; a training that goes on with another one draws by that.
+        seed: the run's seed; a training resumed with a different one does not restore the random states.
         counts: see `Gathered`.
     """
 
@@ -598,7 +598,7 @@ class RandomStates(pl.Callback):
         if self._loaded is None:
             return
         in_use = train_loaders(trainer)
-        # Lightning counts the batches of validation anew in each epoch.
+        # Lightning restarts the count of validation batches in each epoch.
         has_validated = loop.epoch_loop.val_loop.batch_progress.total.ready
         if has_validated or trainer.current_epoch >= (trainer.check_val_every_n_epoch or 1):
             for one in self._loaders(trainer)[len(in_use) :]:
@@ -612,7 +612,7 @@ class RandomStates(pl.Callback):
         if loop.restarted_mid_epoch:
             self._restore(trainer)
         else:
-            # Lightning has made the iterator already, before the epoch was known: let it make the epoch's own.
+            # Lightning has already created the iterator, before the epoch was known: let it create a new one.
             loop._resuming_from_checkpoint = False
             for loader in in_use:
                 if isinstance(loader, loaders.Loader):
@@ -620,7 +620,7 @@ class RandomStates(pl.Callback):
 
     @staticmethod
     def _tell_of_readers(loader: Any, ranks: int) -> None:
-        """Say where each sample of a stream is likely to be seen several times an epoch."""
+        """Warn if each sample of an iterable data set is likely to be seen several times per epoch."""
         for who in loaders.read_more_than_once(loader, ranks):
             ways = {"workers": "torch.utils.data.get_worker_info()", "processes": "torch.distributed.get_rank()"}
             count = loader.num_workers if who == "workers" else ranks
@@ -661,7 +661,7 @@ class RandomStates(pl.Callback):
 
 
 def finite_alone(checkpoint: Any) -> None:
-    """Have a `ModelCheckpoint` take no epoch for the best whose metric is NaN or infinite, be it the first."""
+    """Keep a `ModelCheckpoint` from choosing an epoch with a NaN or infinite metric as the best, even the first."""
     if checkpoint.save_top_k > 0:
         check = checkpoint.check_monitor_top_k
         checkpoint.check_monitor_top_k = lambda trainer, current=None: (
@@ -670,7 +670,7 @@ def finite_alone(checkpoint: Any) -> None:
 
 
 def unusual(name: str, value: Any) -> str | None:
-    """`NAME is NaN` or `NAME is infinite`; None for a number, and for what is none."""
+    """Return `NAME is NaN` or `NAME is infinite`, or None for finite and for non-numeric values."""
     if value is None:
         return None
     try:
@@ -683,14 +683,14 @@ def unusual(name: str, value: Any) -> str | None:
 
 
 class RecordLogger(pl.loggers.logger.Logger):
-    """Passes what a module and its callbacks log to the run's record.
+    """Logger that writes the metrics of a module and its callbacks to the run's record.
 
-    A value of an epoch stands at the epoch's number, as labrun's own do; a value of a batch at the number of batches so
-    far. Of the two names that Lightning gives a metric that is logged both ways, `loss_epoch` is `loss` here.
+    The step of an epoch's value is the epoch's number, as for labrun's own metrics; the step of a batch's value is the
+    number of batches so far. If a metric is logged per step and per epoch, the record has its `loss_epoch` as `loss`.
 
     Args:
-        save_dir: for callbacks that ask a logger where to write.
-        skipped: metrics that are in the record by another way.
+        save_dir: folder for callbacks that write to the logger's folder.
+        skipped: metrics that reach the record in another way.
     """
 
     def __init__(self, save_dir: Path, skipped: Iterable[str] = ()) -> None:
@@ -701,7 +701,7 @@ class RecordLogger(pl.loggers.logger.Logger):
         self._logged: dict[str, tuple[int, Any]] = {}
         self._refused: set[str] = set()
         self._forked: set[str] = set()
-        """What came as a batch's value: Lightning calls the epoch's `NAME_epoch` then."""
+        """Metrics that were logged per batch, whose epoch values Lightning names `NAME_epoch`."""
         self.hyperparameters: dict[str, Any] = {}
         self.place = Place()
 
@@ -719,11 +719,11 @@ class RecordLogger(pl.loggers.logger.Logger):
 
     @property
     def experiment(self) -> Experiment:
-        """For modules that write to their logger's own object."""
+        """Stand-in for the objects that modules get from other loggers' `experiment`."""
         return Experiment(self)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """What a module and a data module have noted of themselves (`save_hyperparameters`), for the record."""
+        """Keep the hyperparameters of a module and a data module (`save_hyperparameters`) for the record."""
         found = OmegaConf.to_container(params, resolve=True) if isinstance(params, Container) else params
         given = dict(found) if isinstance(found, Mapping) else vars(found)
         self.hyperparameters |= {
@@ -745,10 +745,10 @@ class RecordLogger(pl.loggers.logger.Logger):
                 name = unforked(name, "_epoch")
             by_epoch = place.by_epoch if is_lightnings else not place.in_batch
             by_epoch = self._units.setdefault(name, by_epoch or step is None)
-            # Lightning counts its batches from 0 on.
+            # Lightning counts batches from 0.
             at = place.epoch if by_epoch else int(step or 0) + is_lightnings
             if not is_lightnings and self._logged.get(name) == (at, value):
-                continue  # a learning rate, at an epoch's start and at its last batch
+                continue  # for example a learning rate, logged at an epoch's start and at its last batch
             self._logged[name] = at, value
             try:
                 context.log(name, value, at, place.epoch)
@@ -759,20 +759,20 @@ class RecordLogger(pl.loggers.logger.Logger):
 
 
 class Place:
-    """Where a training is, for the logger: kept by `Pulse`."""
+    """Position in the training, for the logger; `Pulse` updates it."""
 
     def __init__(self) -> None:
         self.epoch = 1
         self.by_epoch = True
-        """Whether what Lightning logs now is the epoch's."""
+        """Whether values that Lightning logs now belong to the epoch."""
         self.in_batch = self.in_validation = False
-        """Whether what is logged now is of a batch: of the training; of a validation or a test."""
+        """Whether values logged now belong to a batch of training, or of a validation or test."""
         self.logged: Mapping[str, Any] = {}
-        """What was logged so far, under all its names."""
+        """The metrics logged so far, under all their names."""
 
 
 class Experiment:
-    """What a TensorBoard writer or a run of W&B is in other loggers: numbers go to the record, the rest nowhere."""
+    """Stand-in for a TensorBoard writer or a W&B run: numbers go to the record, everything else is discarded."""
 
     _said = False
 
@@ -780,15 +780,15 @@ class Experiment:
         self._logger = logger
 
     def add_scalar(self, tag: str, scalar_value: Any, global_step: int | None = None, *_: Any, **__: Any) -> None:
-        """As TensorBoard has it."""
+        """Log a value through TensorBoard's interface."""
         self._logger.log_metrics({tag: scalar_value}, global_step)
 
     def add_scalars(self, main_tag: str, values: Mapping[str, Any], global_step: int | None = None, *_: Any) -> None:
-        """As TensorBoard has it."""
+        """Log several values through TensorBoard's interface."""
         self._logger.log_metrics({f"{main_tag}/{name}": value for name, value in values.items()}, global_step)
 
     def log(self, values: Mapping[str, Any], step: int | None = None, **_: Any) -> None:
-        """As W&B has it."""
+        """Log values through W&B's interface."""
         self._logger.log_metrics(values, step)
 
     def __getattr__(self, name: str) -> Any:
@@ -805,17 +805,17 @@ class Experiment:
 
 
 def validates_by_epoch(trainer: Any) -> bool:
-    """Whether there is no more than one validation in an epoch."""
+    """Return whether there is at most one validation per epoch."""
     interval = trainer.val_check_interval  # a whole number counts batches
     is_whole = interval is None or (isinstance(interval, float) and interval == 1.0)
     return is_whole and trainer.check_val_every_n_epoch is not None
 
 
 class FirstBatch(pl.Callback):
-    """Watches the first batch that a network computes, and tells its work before the next.
+    """Counts the work of a network's first batch, and reports it before the second.
 
     Args:
-        told: called once with the work of that whole batch, None where it cannot be counted.
+        told: called once with the work of the whole batch, or None if it cannot be counted.
     """
 
     def __init__(self, told: Callable[[Work | None], None]) -> None:
@@ -832,19 +832,19 @@ class FirstBatch(pl.Callback):
             told(self._watch.end())
 
     on_train_batch_start = on_test_batch_start = on_predict_batch_start = _begin  # type: ignore[assignment]
-    # Before the backward pass, so that it has its threads too; a module that optimizes by hand may have none there.
+    # Before the backward pass, so that it already uses the new number of threads. Manual optimization may skip it.
     on_before_backward = on_train_batch_end = _end  # type: ignore[assignment]
     on_test_batch_end = on_predict_batch_end = _end  # type: ignore[assignment]
 
 
 class Pulse(pl.Callback):
-    """Tells the logger where the training is, and lets each epoch's last batch be logged.
+    """Updates the logger's position in the training, and makes sure that each epoch's last batch is logged.
 
-    It is the first of all callbacks, since the others may log. What a module logs per batch alone would else never
-    arrive where an epoch has fewer batches than are between two logs.
+    It is the first callback, since the others may log. Otherwise metrics that a module logs only per batch would never
+    be logged in epochs with fewer batches than the log interval.
 
     Args:
-        logger: the record's.
+        logger: the record's logger.
     """
 
     def __init__(self, logger: RecordLogger) -> None:
@@ -854,7 +854,9 @@ class Pulse(pl.Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._every = trainer.log_every_n_steps
-        self._place.epoch = trainer.current_epoch + 1  # one that is gone on with in its middle does not start
+        self._place.epoch = (
+            trainer.current_epoch + 1
+        )  # on_train_epoch_start is not called when resuming within an epoch
         self._place.logged = trainer.callback_metrics
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
@@ -869,7 +871,7 @@ class Pulse(pl.Callback):
             trainer.log_every_n_steps = 1
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self._every and not self._is_logged:  # the same on every process: what is logged may be reduced over them
+        if self._every and not self._is_logged:  # the same on every process, since logged values may be reduced
             self._is_logged = (trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % self._every == 0
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -883,17 +885,17 @@ class Pulse(pl.Callback):
         self._place.in_validation = True
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        self._place.in_validation = False  # what comes now is the epoch's
+        self._place.in_validation = False  # values logged from here on belong to the epoch
 
     on_test_epoch_end = on_validation_epoch_end
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         self._rest(trainer)
-        # Several validations in an epoch are told apart by their batches.
+        # If an epoch has several validations, their step is the number of batches.
         self._place.by_epoch, self._place.in_validation = validates_by_epoch(trainer), True
 
     def _rest(self, trainer: Any) -> None:
-        """Outside of the batches."""
+        """Mark the position as outside of batches."""
         trainer.log_every_n_steps = self._every
         self._place.by_epoch, self._place.in_batch, self._place.in_validation = True, False, False
         self._place.logged = trainer.callback_metrics

@@ -1,7 +1,7 @@
-"""Saved models, loaded for use: what a run or the registry holds, behind `predict` and `predict_proba`.
+"""Loads saved models of runs and of the registry, with `predict` and `predict_proba`.
 
-The order is always the same: first each file's digest, then whether its kind and its class are trusted, then the file
-itself. Nothing is unpickled unless the user asks for it.
+Loading always checks the file's digest first, then whether its kind and its class are trusted, and only then reads the
+file. Nothing is unpickled unless the user asks for it.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from labrun.tasks import task as tasks
 BATCH = 1000
 RUN = "run:"
 TRUSTED_VARIABLE = "LABRUN_TRUSTED"
-"""For `mlflow models serve`, which takes no such option: names of classes with commas between them."""
+"""Comma-separated trusted classes, for `mlflow models serve`, which has no option for them."""
 
 
 class Saved:
-    """A fitted model, which takes stored values as its data set has them and scales them as in training.
+    """A fitted model. It takes values as stored in its data set, and scales them as in training.
 
     Args:
-        model: what was loaded.
-        card: what its card says.
-        title: what it is called in messages.
+        model: the loaded model.
+        card: its card.
+        title: its name in messages.
     """
 
     def __init__(self, model: Any, card: Mapping[str, Any], title: str) -> None:
@@ -58,33 +58,33 @@ class Saved:
         )
         names = getattr(model, "feature_names_in_", None)
         self.columns: tuple[str, ...] | None = None if names is None else tuple(map(str, names))
-        """Of a table that it takes; None: it takes numbers by their places."""
+        """Names of the table columns that it takes; None if it takes numbers by position."""
         self.table = Understood.of(card["table"]) if card.get("table") else None
-        """How the columns of its own table were read; None where it was of none, or where no card tells."""
+        """How the columns of its training table were read; None without a table, or if the card does not say."""
         self.decimal: str | None = None
-        """The decimal sign of the tables that it is to take: `point`, `comma`; None: found out for each."""
+        """Decimal sign of tables to predict, `point` or `comma`; None detects it for each table."""
         self.tell: Callable[[str], object] | None = None
-        """Told what a table has that the model's own has not; None: only how it was read otherwise, as a warning."""
+        """Receives notes on how a table differs from the training table; None warns of differences in reading only."""
 
     def __repr__(self) -> str:
         classes = f"{len(self.class_names)} classes" if self.class_names else "no class names"
         return f"<{self.title}: {self.card.get('name')}, {classes}>"
 
     def predict(self, x: Any) -> Any:
-        """What the model says of samples.
+        """Predict samples.
 
         Args:
-            x: (N, *input_shape), or (N, values): numpy, torch, lists, a DataFrame; images also (N, H, W[, C]).
+            x: (N, *input_shape), or (N, values): numpy, torch, lists, a DataFrame; images also (N, H, W[, C]). For a
+                model that was trained on a data module's batches: such a batch, with or without its target.
 
         Returns:
-            (N,) labels, as `class_names` has them: text, or whole numbers where all of them are some (`7`, and not
-            `07`); quantities where it predicts those. A model that was trained on a data module's batches takes one of
-            those, with its target or without. A LightningModule gives what its `predict_step` gives, or its `forward`;
-            a plain network the class of each sample, or of each place of a sequence or an image, a 0 or 1 for each of
-            several labels, or quantities.
+            (N,) labels from `class_names`, as integers if all names are integers (`7`, but not `07`), else as text; for
+            regression, quantities. For a model trained on a data module's batches: the output of a LightningModule's
+            `predict_step` or `forward`; of a plain network, the class of each sample or of each position in a sequence
+            or image, 0 or 1 for each of several labels, or quantities.
 
         Raises:
-            UnfitError: the samples are not of the model's kind.
+            UnfitError: the samples do not fit the model.
         """
         if self.card.get("feed"):
             return self._answer(x)
@@ -97,7 +97,7 @@ class Saved:
         return labels[found.astype(np.int64)]
 
     def predict_numbers(self, x: Any) -> npt.NDArray[Any]:
-        """As `predict`, with the place of each label in `class_names`: (N,) whole numbers."""
+        """Predict like `predict`, but return (N,) indices into `class_names` instead of labels."""
         rows = self._rows(x)
         if tasks.is_network(self.model):
             scores = self._scores(rows)
@@ -108,16 +108,16 @@ class Saved:
         return np.asarray(self._call("predict", rows))
 
     def predict_proba(self, x: Any) -> npt.NDArray[Any]:
-        """The probability of each class.
+        """Predict the probability of each class.
 
         Args:
-            x: as `predict` takes it.
+            x: see `predict`.
 
         Returns:
-            (N, classes); of sequences and images (N, ..., classes); of several labels (N, labels).
+            (N, classes); for sequences and images (N, ..., classes); for several labels (N, labels).
 
         Raises:
-            UnfitError: the samples are not of the model's kind, or the model gives no probabilities.
+            UnfitError: the samples do not fit the model, or the model has no probabilities.
         """
         if not self.has_chances:
             raise UnfitError(f"{self.title} ({self.card.get('name')}) gives no probabilities: use predict")
@@ -134,7 +134,7 @@ class Saved:
 
     @property
     def has_chances(self) -> bool:
-        """Whether there is a `predict_proba`."""
+        """Whether `predict_proba` works for the model."""
         if tasks.is_network(self.model):
             if self.card.get("feed"):
                 return learned.has_chances(self.card)
@@ -143,11 +143,11 @@ class Saved:
 
     @property
     def _gives_quantities(self) -> bool:
-        """Whether it is a network that learned quantities: with `model.target=input` also of data with classes."""
+        """Whether it is a network that learned quantities; with `model.target=input`, its data may have classes."""
         return self.card.get("learns") == "quantity"
 
     def _answer(self, batch: Any) -> Any:
-        """What a model that takes a data module's batches says of one: by its `predict_step`, else by `forward`."""
+        """Predict a data module's batch with the model's `predict_step`, or with `forward` if it has none."""
         import torch
 
         if self.card.get("learns"):
@@ -162,7 +162,7 @@ class Saved:
         return found.float().cpu().numpy() if isinstance(found, torch.Tensor) else found
 
     def _asked(self, batch: Any) -> npt.NDArray[Any]:
-        """The scores of a plain network for a data module's batch."""
+        """Return a plain network's scores for a data module's batch."""
         import torch
 
         from labrun.tasks.learner import asked
@@ -189,7 +189,7 @@ class Saved:
         return np.concatenate(found)
 
     def _rows(self, x: Any) -> Any:
-        """Samples as the model takes them: scaled, of its own shape."""
+        """Scale and reshape samples for the model."""
         if self.table is not None and (hasattr(x, "iloc") or self.columns is not None):
             x = self._understood(x)
         elif self.columns is not None:
@@ -239,7 +239,7 @@ class Saved:
         return "numbers" if self.input_shape is None else shape_text(self.input_shape)
 
     def _understood(self, x: Any) -> Any:
-        """A table's columns by their names, read as those of the model's own table were."""
+        """Select a table's columns by name, and read them like those of the model's training table."""
         import pandas as pd
 
         assert self.table is not None
@@ -255,7 +255,7 @@ class Saved:
             )
         x = x.set_axis([" ".join(str(name).split()) for name in x.columns], axis=1)
         if all(str(name).isdigit() for name in x.columns) and x.shape[1] == len(names):
-            x = x.set_axis(names, axis=1)  # columns that are called by their places
+            x = x.set_axis(names, axis=1)  # the columns' names are only their positions
         missing = [name for name in names if name not in x.columns]
         if missing:
             raise UnfitError(
@@ -306,7 +306,7 @@ def _has_card(run_dir: Path, record: Record) -> bool:
 
 
 def _tensors(value: Any) -> Any:
-    """A batch as a DataLoader gives it, of arrays or lists of numbers."""
+    """Convert arrays and lists of numbers in a batch to tensors, as a DataLoader would return them."""
     import torch
 
     if isinstance(value, Mapping):
@@ -332,7 +332,7 @@ def _warn(text: str) -> None:
 
 
 def _unlike_training(model: Any, rows: Any) -> Iterator[str]:
-    """What a model meets in a table that it has not met before, or fills: categories, gaps among numbers."""
+    """Yield notes on categories in a table that were not in training, and on missing values."""
     for column, known in _categories(model).items():
         given = rows[column].dropna()
         new = given[~given.isin(known)]
@@ -345,7 +345,7 @@ def _unlike_training(model: Any, rows: Any) -> Iterator[str]:
 
 
 def _categories(model: Any) -> dict[str, set[str]]:
-    """The categories that a fitted pipeline knows, by the columns of its table; nothing where it takes none."""
+    """Return the categories that a fitted pipeline knows, by column; empty if it has none."""
     for _, part, columns in getattr(model, "transformers_", ()):
         last = part.steps[-1][1] if hasattr(part, "steps") else part
         if hasattr(last, "categories_"):
@@ -364,28 +364,28 @@ def load_model(
     trusted: Sequence[str] = (),
     allow_pickle: bool = False,
 ) -> Saved:
-    """Load a registered model, or a run's.
+    """Load a registered model, or the model of a run.
 
     Args:
-        reference: `name` (the newest version), `name/3`, `name@alias`, also after `models:/`; `run:` and a run's id,
-            `last` or `best:METRIC`; a run's folder.
-        root: the workspace; None: LABRUN_ROOT, or the current folder.
-        trusted: classes that may be built beside labrun's own, scikit-learn's and torch's.
-        allow_pickle: load `.pkl` and `.joblib` files, which can run any code: only where you trust who made them.
+        reference: `name` (the newest version), `name/3` or `name@alias`, each optionally after `models:/`; `run:`
+            followed by a run's ID, `last` or `best:METRIC`; or a run's folder.
+        root: the workspace; None for LABRUN_ROOT, or the current folder.
+        trusted: classes to trust in addition to those of labrun, scikit-learn and torch.
+        allow_pickle: load `.pkl` and `.joblib` files, which can execute any code: only if you trust their author.
 
     Returns:
         The model, with `predict`, `predict_proba`, `class_names` and `card`.
 
     Raises:
         RecordError: there is no such model or run.
-        DataError: a file was changed, is damaged, or must not be loaded unasked.
-        UntrustedError: it is of a class that is not trusted.
+        DataError: a file has changed, is damaged, or may only be loaded explicitly.
+        UntrustedError: the model's class is not trusted.
     """
     place = store.workspace() if root is None else Path(root).resolve()
     text = os.fspath(reference)
     if text.startswith(RUN) or (Path(text) / "run.json").is_file():
         reference = text.removeprefix(RUN)
-        # Nobody means the model of a run that only predicts.
+        # `last` skips runs without a model, such as those that only predict.
         if reference == "last":
             run_dir, record = store.find(place, reference, _has_card, "a run with a model")
         else:
@@ -411,13 +411,13 @@ def load(
     """Load the model in a folder with a card.
 
     Args:
-        folder: holds the file that the card names.
-        title: what the model is called in messages.
+        folder: the folder with the model's file.
+        title: the model's name in messages.
         trusted: see `load_model`.
         allow_pickle: see `load_model`.
-        card: None: the folder's own.
-        why: gives the reason why a card's model is not the user's own; None: there is no workspace to tell.
-        way: how the user names here what is trusted, see `UntrustedError`.
+        card: the model's card; None reads the folder's.
+        why: returns why a card's model is not proven to be the user's own; None without a workspace to prove it.
+        way: how the user lists trusted classes in this context, see `UntrustedError`.
 
     Raises:
         DataError, ConfigError: see `load_model`.
@@ -460,18 +460,18 @@ def load(
 
 
 class _Served:
-    """What MLflow asks for predictions: the class name, or the quantity, and the probability of each class."""
+    """MLflow's interface for predictions: the class name or the quantity, and the probability of each class."""
 
     def __init__(self, saved: Saved) -> None:
         self._saved = saved
 
     def predict(self, model_input: Any, params: Any = None) -> Any:
-        """A table with a line per sample; shapes as `Saved.predict`."""
+        """Return a table with a row per sample; for shapes see `Saved.predict`."""
         return answers(self._saved, model_input)
 
 
 def answers(saved: Saved, x: Any) -> Any:
-    """Predictions as a pandas.DataFrame: `prediction`, and `probability_<class>` where there are any."""
+    """Return predictions as a pandas.DataFrame: `prediction`, and `probability_<class>` if the model has them."""
     import pandas as pd
 
     if saved.card.get("feed"):
@@ -488,7 +488,7 @@ def answers(saved: Saved, x: Any) -> Any:
 
 
 def _load_pyfunc(path: str) -> _Served:
-    """What MLflow calls with the folder of a registered model's files."""
+    """Load a registered model from its folder; MLflow calls this."""
     trusted = [name for name in os.environ.get(TRUSTED_VARIABLE, "").split(",") if name]
     allow_pickle = os.environ.get(loading.PICKLE_VARIABLE, "") not in ("", "0")
     place = Path(path).resolve()

@@ -1,4 +1,4 @@
-"""The user's own training script: run unchanged, in its own folder, monitored and recorded."""
+"""Runs the user's training script unchanged in its own working folder, and monitors and records it."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ log = logging.getLogger(__name__)
 
 WORK = "work"
 SHARED = ("outputs", "logs", "checkpoints")
-"""Folders of the run that the script finds in its working folder."""
+"""Folders of the run that are linked into the script's working folder."""
 SAVE_S = 20.0
-"""How long a script that is asked to make room may take."""
+"""Grace period of a preempted script before it is killed, seconds."""
 INTERRUPT_S = 8.0
-"""How long one that is to end may take, before it is killed."""
+"""Grace period of an interrupted script before it is killed, seconds."""
 TAIL_LINES = 400
 COMPAT = Path(__file__).parents[1] / "compat"
 
@@ -44,15 +44,15 @@ def run(config: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], record: 
     """Run a script to its end.
 
     Args:
-        config: the run's config, mounts carried out.
-        inputs: what was mounted.
+        config: the run's config, with mounts replaced by paths.
+        inputs: the mounted data.
         record: the run's record.
-        paths: the run's folder.
+        paths: the run's paths.
 
     Raises:
-        RunFailedError: it ended otherwise than with exit code 0.
+        RunFailedError: the script did not end with exit code 0.
         ConfigError: it cannot be started.
-        KeyboardInterrupt, Preempted: the run was asked to end, or to make room; the script is gone then.
+        KeyboardInterrupt, Preempted: the run was interrupted or preempted; the script has ended by then.
     """
     script = config["script"]
     code = (record.code or {}).get("script") or {}
@@ -96,7 +96,7 @@ def run(config: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], record: 
 
 @contextlib.contextmanager
 def with_children(paths: RunPaths) -> Iterator[None]:
-    """The runs that a script begins below its own end when it does."""
+    """Context that ends the child runs of a script when the script ends."""
     error: BaseException | None = None
     try:
         yield
@@ -108,10 +108,10 @@ def with_children(paths: RunPaths) -> Iterator[None]:
 
 
 def assist(config: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], record: Record, paths: RunPaths) -> None:
-    """Run the script's processes on a machine that is not the first of the run's: see `run`, and `along`.
+    """Run the script's processes on a machine other than the first; see `run` and `along`.
 
     Raises:
-        RunFailedError: one of them ended otherwise than with exit code 0.
+        RunFailedError: a process did not end with exit code 0.
     """
     script, work = config["script"], paths.root / WORK
     attempt = along.wait_until_ready(paths)
@@ -128,18 +128,20 @@ def assist(config: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], recor
 
 
 def _line(name: str, words: Sequence[str]) -> str:
-    """A script or a command, with its arguments, as it would be typed."""
+    """Return a script or command with its arguments, as typed in a shell."""
     return " ".join([name, *([shlex.join(words)] if words else [])])
 
 
 def command_of(script: Mapping[str, Any], work: Path, words: Sequence[str], machines: int = 1) -> list[str]:
-    """The commands to start: the script by its interpreter, or a shell with its command, once per process.
+    """Return the command to start: the interpreter with the script, or a shell with its command.
+
+    Several processes are started through `ranks.py`.
 
     Args:
-        script: the config's node, mounts carried out.
-        work: where its files are.
-        words: its arguments; they come after a command, too.
-        machines: how many there are, each with so many processes.
+        script: the config's `script`, with mounts replaced by paths.
+        work: the working folder.
+        words: the arguments, which are also appended to a command.
+        machines: number of machines, each of which starts `script.processes` processes.
     """
     if script.get("command"):
         found = [shutil.which("bash") or "sh", "-c", _line(script["command"], words)]
@@ -154,7 +156,10 @@ def command_of(script: Mapping[str, Any], work: Path, words: Sequence[str], mach
 
 
 def _told_failure(paths: RunPaths) -> str | None:
-    """What a script of Azure gave to `run.fail()` in this attempt; with a path, its runner looks for that."""
+    """Return the message that an Azure script's command passed to `run.fail()` in this attempt, or None.
+
+    For a script with a path, the runner handles this.
+    """
     run_context = context.current()
     try:
         found = json.loads((paths.logs / "azureml" / "failed.json").read_text(encoding="utf-8"))
@@ -165,7 +170,7 @@ def _told_failure(paths: RunPaths) -> str | None:
 
 
 def read_by_name(paths: RunPaths, mounted: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What the script has asked for by `Dataset.get_by_name` and was not mounted, as the record tells it."""
+    """Return the data that the script read with `Dataset.get_by_name` and that were not mounted, as record entries."""
     try:
         lines = (paths.root / context.INPUTS_FILE).read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -178,7 +183,7 @@ def read_by_name(paths: RunPaths, mounted: Sequence[Mapping[str, Any]]) -> list[
 
 
 def _way_out(ended: Ended, script: Mapping[str, Any]) -> str:
-    """What to do about a module that the script's interpreter does not have."""
+    """Return advice for a module that the script's interpreter lacks, or "" if none is missing."""
     missing = re.search(r"^(?:ModuleNotFoundError|ImportError): No module named '([\w.]+)'", ended.trace, re.MULTILINE)
     if missing is None:
         return ""
@@ -200,15 +205,15 @@ def _as_meant(value: Any) -> Any:
 
 
 def _shown(frozen: Any, expanded: Any) -> Any:
-    """An argument as it may be shown: expanded, unless it refers to the environment."""
+    """Return an argument for display: expanded, unless it refers to the environment."""
     return frozen if "${oc." in str(frozen) else expanded
 
 
 def make_work_folder(paths: RunPaths, snapshot: Path, source: Path) -> Path:
-    """The script's working folder: a copy of the frozen source, links to what was too large or ignored, and the run's
-    own `outputs`, `logs` and `checkpoints`.
+    """Create the script's working folder.
 
-    What an earlier attempt wrote there stays.
+    It holds a copy of the frozen source, links to files that were too large to copy or are not in version control, and
+    links to the run's `outputs`, `logs` and `checkpoints`. Files of earlier attempts stay.
 
     Raises:
         ConfigError: the frozen source is gone.
@@ -254,7 +259,7 @@ NEVER_LINKED = frozenset(
 
 
 def _link_rest(source: Path, work: Path, below: str = "") -> Iterator[str]:
-    """Link what lies in the source folder and was not copied: data, large files. Hidden files and secrets are not."""
+    """Link the entries of the source folder that were not copied, such as data, except hidden files and secrets."""
     is_ignored = ignore_rules.of(source)
     for entry in sorted((source / below).iterdir()):
         name = f"{below}{entry.name}"
@@ -275,7 +280,7 @@ def _link_rest(source: Path, work: Path, below: str = "") -> Iterator[str]:
 
 
 def interpreter(script: Mapping[str, Any]) -> str:
-    """The script's interpreter.
+    """Return the path of the script's interpreter.
 
     Raises:
         ConfigError: its environment is gone.
@@ -291,15 +296,15 @@ def interpreter(script: Mapping[str, Any]) -> str:
 def variables(
     config: Mapping[str, Any], record: Record, paths: RunPaths, inputs: Sequence[Mapping[str, Any]], endpoint: Endpoint
 ) -> dict[str, str]:
-    """The script's environment: this process's, without what labrun set for itself."""
+    """Return the script's environment variables: this process's without labrun's internal ones, and the run's own."""
     found = {name: value for name, value in os.environ.items() if name not in ("PYTHONSAFEPATH", "LABRUN_JOB")}
-    own = found.pop("LABRUN_PYTHONPATH", None)  # a detached controller's is not the script's
+    own = found.pop("LABRUN_PYTHONPATH", None)  # the script must not inherit a detached controller's PYTHONPATH
     path = [] if own is not None and not own else [own if own is not None else found.pop("PYTHONPATH", "")]
     found.pop("PYTHONPATH", None)
     script = config["script"]
     if script.get("python") or script.get("environment"):
         path = [str(COMPAT / "elsewhere"), *path]
-    if script.get("command"):  # its `python` is the script's interpreter, and has what the runner would give
+    if script.get("command"):  # in a command, `python` is the script's interpreter, with what the runner would set up
         path = [str(COMPAT / "azureml" / "site"), *path] if script["azureml"] else path
         found["PATH"] = os.pathsep.join([os.path.dirname(interpreter(script)), found.get("PATH") or os.defpath])
     if any(path):
@@ -342,11 +347,11 @@ def _keep_build_log(digest: str, paths: RunPaths) -> None:
 
 
 class Ended:
-    """How a script ended.
+    """Outcome of a script.
 
     Args:
-        code: its exit code; below zero the signal that ended it.
-        tail: the last lines that it printed.
+        code: its exit code, or the negated number of the signal that ended it.
+        tail: the last lines of its output.
     """
 
     def __init__(self, code: int, tail: Sequence[str]) -> None:
@@ -354,30 +359,30 @@ class Ended:
 
     @property
     def trace(self) -> str:
-        """The last traceback that it printed, if any."""
+        """The last traceback in its output, or ""."""
         starts = [n for n, line in enumerate(self._tail) if line.startswith("Traceback (most recent call last)")]
         return "\n".join(self._tail[starts[-1] :]) + "\n" if starts else ""
 
     def message(self, name: str) -> str:
-        """In one line."""
+        """Return a one-line description of the outcome."""
         how = f"was ended by {signal_name(-self.code)}" if self.code < 0 else f"ended with exit code {self.code}"
         said = self._said()
         return f"{name} {how}" + (f": {said}" if said and self.code > 0 else "")
 
     def _said(self) -> str:
-        """The exception's own line, else the last that was printed."""
+        """Return the exception's line in the traceback, or the last line of the output if there is no traceback."""
         lines = self.trace.splitlines()[1:] or self._tail[::-1]
         return next((line.strip() for line in lines if line.strip() and not (self.trace and line[0].isspace())), "")
 
 
 class Watched:
-    """A script's process: its output passed on line by line, metrics taken from it, signals handed down.
+    """Process of a script. Passes on its output, extracts metrics from it, and forwards signals.
 
     Args:
-        command: the words, never put through a shell.
-        work: its working folder.
-        environment: its variables.
-        patterns: metrics in printed lines, by name.
+        command: the words of the command, not interpreted by a shell.
+        work: the working folder.
+        environment: the environment variables.
+        patterns: regular expressions for metrics in output lines, by the metric's name.
     """
 
     def __init__(
@@ -399,10 +404,10 @@ class Watched:
         )
 
     def wait(self) -> Ended:
-        """Until it has ended, and all that it started is gone.
+        """Wait until the script has ended, and kill what is left of the processes that it started.
 
         Raises:
-            KeyboardInterrupt, Preempted: this run was asked to end, or to make room; the script was told first.
+            KeyboardInterrupt, Preempted: the run was interrupted or preempted; the script got the signal first.
         """
         try:
             self._follow()
@@ -426,7 +431,7 @@ class Watched:
             data = os.read(descriptor, 65536) if ready else b""
             if data:
                 self._take(data)
-            elif ready or self._process.poll() is not None:  # its end; or what it started holds its output open
+            elif ready or self._process.poll() is not None:  # end of output, or a child process holds the output open
                 break
         if until is None:
             self._process.wait()
@@ -477,6 +482,6 @@ class Watched:
 
 
 def _without_step(found: re.Match[str]) -> list[str | None]:
-    """The groups of a match, but for the one called `step`."""
+    """Return the groups of a match except `step`."""
     step = found.re.groupindex.get("step")
     return [group for place, group in enumerate(found.groups(), start=1) if place != step]

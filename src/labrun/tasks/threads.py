@@ -1,11 +1,11 @@
-"""How many threads a network computes with.
+"""Chooses the number of threads for a network.
 
-Threads share the work of one layer at a time, and all of them wait for the slowest before the next layer begins. Small
-layers are slower with several threads than with one, and much slower where other processes use the same cores. The rule
-reads the network and the batch size, never the clock or the machine's load: the same run on as many cores always gets
-the same number.
+Threads share the work of one layer at a time, and all wait for the slowest before the next layer starts. Small layers
+are slower with several threads than with one, and much slower if other processes use the same cores. The rule depends
+on the network and the batch size, never on the clock or the machine's load, so the same run with the same number of
+cores always gets the same number of threads.
 
-The standard library alone: processes limit themselves before they import anything else.
+Uses only the standard library, since processes limit their threads before they import anything else.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""What the numerical libraries read when they are loaded."""
+"""Thread limits that numerical libraries read when they are loaded."""
 USER_VARIABLE = "LABRUN_USER_OMP_NUM_THREADS"
-"""Keeps the user's own OMP_NUM_THREADS (empty: unset) once labrun has replaced it by its limit."""
+"""Holds the user's OMP_NUM_THREADS ("" if unset) after labrun has replaced it with its own limit."""
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-"""How OpenMP's threads wait for one another; where the user sets one of these, it stays."""
+"""Variables for how OpenMP threads wait for each other; the user's setting of any of them takes precedence."""
 WAITING_VARIABLE = "LABRUN_WAIT_POLICY"
-"""Says that OMP_WAIT_POLICY is labrun's choice, and not the user's."""
+"""Marks that labrun, not the user, has set OMP_WAIT_POLICY."""
 PER_THREAD = 20_000_000
-"""Multiply-adds of the average layer, for one batch, that each thread must have (see `benchmarks/threads.py`)."""
+"""Minimum multiply-adds per thread of an average layer, for one batch (see `benchmarks/threads.py`)."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a network computes for one sample, forwards: its matrix products and convolutions."""
+    """Work of a network's forward pass for one sample: its matrix products and convolutions."""
 
     multiply_adds: int
     layers: int
-    """How many products there are."""
+    """Number of products."""
 
     @property
     def per_layer(self) -> int:
@@ -43,26 +43,26 @@ class Work:
 
 @dataclass(frozen=True)
 class Threads:
-    """A number of threads, and where it comes from."""
+    """A number of threads, and the reason for it."""
 
     count: int
     why: str
 
     def recorded(self) -> dict[str, Any]:
-        """As a run's record holds it."""
+        """Return it in the form of a run's record."""
         return asdict(self)
 
 
 def choose(
     setting: int | str | None, environment: int | None, allowed: int, work: Work | None, batch_size: int
 ) -> Threads:
-    """The number of threads for one network and one batch size.
+    """Choose the number of threads for a network and a batch size.
 
     Args:
-        setting: `trainer.threads`: a number, None for all that are allowed, or `auto`.
-        environment: the user's OMP_NUM_THREADS (see `from_environment`), which comes before the rule.
-        allowed: how many the run may use.
-        work: the network's.
+        setting: `trainer.threads`: a number, None for all allowed threads, or `auto`.
+        environment: the user's OMP_NUM_THREADS (see `from_environment`), which takes precedence over the rule.
+        allowed: number of threads that the run may use.
+        work: the network's work.
         batch_size: samples per step.
     """
     if isinstance(setting, int):
@@ -75,12 +75,12 @@ def choose(
 
 
 def by_rule(work: Work | None, batch_size: int, allowed: int) -> Threads:
-    """One thread for each `PER_THREAD` multiply-adds of the average layer: at least one, at most what is allowed.
+    """Choose one thread per `PER_THREAD` multiply-adds of the average layer: at least one, at most `allowed`.
 
     Args:
-        work: the network's; None, where it cannot be counted, means one thread.
+        work: the network's work; None if it cannot be counted, which means one thread.
         batch_size: samples per step.
-        allowed: how many threads the run may use.
+        allowed: number of threads that the run may use.
     """
     if allowed == 1:
         return Threads(1, "no more are allowed")
@@ -96,24 +96,24 @@ def by_rule(work: Work | None, batch_size: int, allowed: int) -> Threads:
 
 
 def millions(count: float) -> str:
-    """A number of multiply-adds, in words."""
+    """Format a number of multiply-adds in millions."""
     value = count / 1e6
     return f"{value:,.0f} million" if value >= 1000 else f"{value:.3g} million"
 
 
 def describe(recorded: dict[str, Any]) -> str:
-    """A record's `threads` in one line."""
+    """Describe a record's `threads` in one line."""
     phases = [(name, recorded[name]) for name in ("training", "scoring") if isinstance(recorded.get(name), dict)]
     chosen = (f"{one.get('count')} of {recorded.get('allowed')} for {name} ({one.get('why')})" for name, one in phases)
     return ", ".join(chosen)
 
 
 def from_environment(run_variables: Collection[str], allowed: int) -> int | None:
-    """What the user's OMP_NUM_THREADS asks for; None if it is not set.
+    """Return the number of threads in the user's OMP_NUM_THREADS, or None if it is not set.
 
     Args:
-        run_variables: names of the variables that the config gives the run; those may exceed `compute.cpus_per_run`.
-        allowed: how many threads the run may use; the variable of the calling shell asks for no more.
+        run_variables: names of the variables that the config sets for the run, which may exceed `compute.cpus_per_run`.
+        allowed: number of threads that the run may use, which limits a variable from the calling shell.
     """
     if VARIABLES[0] in run_variables:
         return number(os.environ.get(VARIABLES[0]))
@@ -122,33 +122,33 @@ def from_environment(run_variables: Collection[str], allowed: int) -> int | None
 
 
 def number(text: str | None) -> int | None:
-    """The threads that a variable's text asks for; None if it asks for none. Of OpenMP's lists the first counts."""
+    """Parse a variable's number of threads, the first in an OpenMP list; None if there is no positive number."""
     first = (text or "").split(",")[0].strip()
     return int(first) if first.isdigit() and int(first) else None
 
 
 def set_variables(count: int) -> None:
-    """Limit libraries that are loaded later to this many threads, and remember the user's own number."""
+    """Limit libraries that are loaded later to `count` threads, and remember the user's own setting."""
     keep_user_variable(os.environ)
     os.environ.update(dict.fromkeys(VARIABLES, str(count)))
 
 
 def keep_user_variable(environment: MutableMapping[str, str]) -> None:
-    """Keep the user's OMP_NUM_THREADS aside, unless that has been done."""
+    """Save the user's OMP_NUM_THREADS, unless it has been saved already."""
     environment.setdefault(USER_VARIABLE, environment.get(VARIABLES[0], ""))
 
 
 def wait_asleep(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Have the threads of libraries that are loaded from here on sleep while they wait, unless the user set how.
+    """Make waiting threads of libraries that are loaded later sleep, unless the user has configured how they wait.
 
-    OpenMP's default is to spin. Where another process uses one of the cores, a spinning thread uses up the time of the
-    very thread that it waits for. Layers that deserve several threads are so large that waking up costs them little.
+    By default OpenMP threads spin. If another process uses one of the cores, a spinning thread takes time from the very
+    thread that it waits for. Layers that use several threads are large enough that waking up costs little.
     """
     if not any(name in environment for name in WAITING):
         environment[WAITING[0]] = environment[WAITING_VARIABLE] = "PASSIVE"
 
 
 def wait_by_default(environment: MutableMapping[str, str]) -> None:
-    """Take back `wait_asleep`, for programs that are not labrun's."""
+    """Undo `wait_asleep`, for programs other than labrun."""
     if environment.pop(WAITING_VARIABLE, None) is not None:
         environment.pop(WAITING[0], None)
