@@ -1,4 +1,4 @@
-"""Further metrics of Azure ML's AutoML, by its names: computed where they are asked for.
+"""Further metrics of Azure ML's AutoML under its names, computed on request.
 
 Source: "Evaluate automated machine learning experiment results", Azure Machine Learning v1.
 """
@@ -22,7 +22,7 @@ CLASSES = (
     "recall_score_micro",
     "weighted_accuracy",
 )
-"""Of classifiers."""
+"""Metrics of classifiers."""
 QUANTITIES = (
     "explained_variance",
     "mean_absolute_error",
@@ -37,7 +37,7 @@ QUANTITIES = (
     "root_mean_squared_log_error",
     "spearman_correlation",
 )
-"""Of regressors; `normalized_` divides by the range of the training part's targets."""
+"""Metrics of regressors; `normalized_` divides by the range of the targets in the training split."""
 NEED_CHANCES = ("AUC_micro", *(name for name in CLASSES if name.startswith("average_precision")))
 
 
@@ -49,18 +49,18 @@ def one(
     classes: int,
     span: float = float("nan"),
 ) -> float:
-    """One of them; NaN where it is not defined, as a logarithm of negative values.
+    """Compute one of the metrics; NaN where it is undefined, such as the logarithm of negative values.
 
     Args:
-        name: of `CLASSES` or `QUANTITIES`.
-        y: (N,) class numbers, or quantities.
-        predicted: (N,) the same, as a model has them.
+        name: one of `CLASSES` or `QUANTITIES`.
+        y: (N,) true class indices or quantities.
+        predicted: (N,) predicted class indices or quantities.
         chances: (N, classes) probabilities, or None.
-        classes: how many there are; 0: quantities.
-        span: the range of all quantities, for the normalized ones.
+        classes: the number of classes; 0 for regression.
+        span: the range of all quantities, for normalized metrics.
 
     Raises:
-        ValueError: it needs probabilities, and there are none.
+        ValueError: the metric needs probabilities, and there are none.
     """
     if not classes:
         return _of_quantities(name, y.astype(np.float64), predicted.astype(np.float64), span)
@@ -80,7 +80,7 @@ def _of_quantities(name: str, y: npt.NDArray[np.float64], predicted: npt.NDArray
     if name == "spearman_correlation":
         from scipy.stats import spearmanr
 
-        if np.ptp(y) == 0 or np.ptp(predicted) == 0:  # there are no ranks to compare
+        if np.ptp(y) == 0 or np.ptp(predicted) == 0:  # constant values have no ranks
             return 0.0
         return float(spearmanr(y, predicted).statistic)
     if name == "root_mean_squared_error":
@@ -89,7 +89,7 @@ def _of_quantities(name: str, y: npt.NDArray[np.float64], predicted: npt.NDArray
         if (y < 0).any():
             return float("nan")
         return float(np.sqrt(np.mean((np.log1p(y) - np.log1p(np.clip(predicted, 0, None))) ** 2)))
-    if name == "mean_absolute_percentage_error":  # in percent; a target of 0 has no share
+    if name == "mean_absolute_percentage_error":  # in percent; undefined for targets of 0
         known = y != 0
         return float(100 * np.mean(np.abs((y - predicted)[known] / y[known]))) if known.any() else float("nan")
     if name in ("r2_score", "explained_variance") and len(y) < 2:

@@ -1,4 +1,4 @@
-"""The network that labrun trains fastest: any that turns a batch from memory into class scores."""
+"""Fast training of networks that turn batches from memory into class scores."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from labrun.tasks.learner import optimizers
 log = logging.getLogger(__name__)
 
 OWN = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
-"""What a `Classifier` puts into the record by itself, since Lightning would round it."""
+"""Metrics that a `Classifier` logs to the record directly, since Lightning would round them."""
 
 
 class Classifier(pl.LightningModule):
-    """Trains any network that turns a batch into class scores, by cross-entropy.
+    """Trains any network that turns a batch into class scores, with cross-entropy.
 
-    Logs to the run: `loss` (running mean) every `log_every_n_batches`; at each epoch's end `train_loss`,
-    `train_accuracy`, and with a validation part `val_loss`, `val_accuracy` (step: the epoch, from 1 on).
+    Logs to the run: `loss` (running mean) every `log_every_n_batches`; at the end of each epoch `train_loss` and
+    `train_accuracy`, and with a validation split `val_loss` and `val_accuracy` (step: the epoch, starting at 1).
     """
 
     def __init__(self, network: nn.Module, config: Mapping[str, Any]) -> None:
@@ -39,7 +39,7 @@ class Classifier(pl.LightningModule):
         self._validation = _Running()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes the name of each hook here, 40 times a step, and torch's own way of setting it is slow.
+        # Lightning sets this attribute for each hook, 40 times per step, and torch's __setattr__ is slow.
         if name == "_current_fx_name":
             object.__setattr__(self, name, value)
         else:
@@ -81,11 +81,11 @@ class Classifier(pl.LightningModule):
         self._note({"train_loss": loss, "train_accuracy": accuracy})
 
     def _note(self, values: dict[str, float], step: int | None = None) -> None:
-        """Keep an epoch's values, of all processes together, for Lightning and for the record.
+        """Log an epoch's values, averaged over all processes, to Lightning and to the record.
 
         Args:
-            values: by their names.
-            step: where they stand; None: at the epoch's number.
+            values: values by name.
+            step: their step; None for the epoch's number.
         """
         if self.trainer.world_size > 1:
             values = {name: float(self.trainer.strategy.reduce(torch.tensor(v))) for name, v in values.items()}
@@ -95,11 +95,11 @@ class Classifier(pl.LightningModule):
                 context.log(name, value, self.current_epoch + 1 if step is None else step, self.current_epoch + 1)
 
     def gathered(self) -> dict[str, Any]:
-        """The sums of this epoch, for a checkpoint in its middle."""
+        """Return this epoch's sums, for a checkpoint within the epoch."""
         return {"train": self._train.state(), "recent": self._recent.state()}
 
     def gather_on(self, values: dict[str, Any]) -> None:
-        """Go on from the sums that `gathered` gave."""
+        """Restore the sums from `gathered`."""
         self._train.take(values["train"], self.device)
         self._recent.take(values["recent"], self.device)
 
@@ -108,7 +108,7 @@ class Classifier(pl.LightningModule):
 
 
 class _Running:
-    """A mean over batches that stays on the device until it is asked for."""
+    """Mean over batches that stays on the device until it is read."""
 
     def __init__(self) -> None:
         self._loss: Tensor | float = 0.0

@@ -1,4 +1,4 @@
-"""Fitting and scoring scikit-learn classifiers, and anything with their `fit` and `predict`."""
+"""Fits and scores scikit-learn estimators, and any object with `fit` and `predict`."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ SAFE_INTERNALS = (
     "labrun.models.pipeline.Truncated",
     "labrun.models.pipeline.dense",
 )
-"""Parts of scikit-learn's own models that skops does not list: they hold numbers and run nothing when built."""
+"""Parts of scikit-learn's models that skops does not list; they hold only numbers and execute nothing when built."""
 
 
 class EstimatorTask(Task):
-    """Trains on rows of scaled float32 values: images are flattened."""
+    """Trains on rows of scaled float32 values; images are flattened."""
 
     def __init__(self, model: Any, config: Mapping[str, Any], name: str) -> None:
         self.model = model
@@ -98,10 +98,10 @@ class EstimatorTask(Task):
         return self.scores(part, *self.said(part, arrays), arrays)
 
     def said(self, part: Part, arrays: Arrays) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64] | None]:
-        """What the model predicts, and its probabilities where it has any.
+        """Return the model's predictions, and its probabilities or None.
 
         Raises:
-            UnfitError: it does not predict classes of these data.
+            UnfitError: it predicts something other than classes of the data.
         """
         rows = float_rows(part.x, arrays.scaling)
         predicted = np.asarray(self.model.predict(rows))
@@ -116,7 +116,7 @@ class EstimatorTask(Task):
     def scores(
         self, part: Part, predicted: npt.NDArray[Any], chances: npt.NDArray[np.float64] | None, arrays: Arrays
     ) -> Scores:
-        """What that is worth."""
+        """Score predictions and probabilities."""
         if not arrays.num_classes:
             return quantities(part.y, predicted, self._name)
         loss = None
@@ -131,7 +131,7 @@ class EstimatorTask(Task):
         model = portable(self.model)
         try:
             skops_io.load().dump(model, paths.outputs / "model.skops")
-        except Exception as error:  # a value of any kind may be in it
+        except Exception as error:  # the model may hold values of any type
             raise UnfitError(
                 f"model '{self._name}' is trained, and cannot be saved: skops takes no such value as it holds "
                 f"({type(error).__name__}: {' '.join(str(error).split())}). Let {type(self.model).__name__} drop it at "
@@ -149,14 +149,14 @@ class EstimatorTask(Task):
 
 
 def load(path: Path, trusted: list[str] | None) -> Any:
-    """Load a model that skops saved, building scikit-learn's own types and those named, and nothing else.
+    """Load a model saved by skops, building only scikit-learn's types and those in `trusted`.
 
     Args:
         path: the file.
-        trusted: further types that may be built; None trusts the file, for one that this command has just written.
+        trusted: further types to trust; None trusts the whole file, if this command has just written it.
 
     Raises:
-        UntrustedError: it holds other types; the message names them.
+        UntrustedError: the file holds other types; the message lists them.
         LabrunError: the file cannot be read.
     """
     io = skops_io.load()
@@ -187,5 +187,5 @@ def warm() -> None:
     from sklearn.preprocessing import StandardScaler
 
     skops_io.load()
-    # The first look at an array searches the installed packages for data frames. No thread is started by this.
+    # The first check of an array searches the installed packages for data frame libraries. This starts no threads.
     StandardScaler().fit([[0.0], [1.0]])

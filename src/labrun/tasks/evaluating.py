@@ -1,4 +1,4 @@
-"""`task=evaluate`: score a finished run's model; and what predicting and drawing need of such a model."""
+"""`task=evaluate`: scores a finished run's model. Also loads such models for predicting and drawing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(run: Run) -> None:
-    """Score the model of the run that `from` names."""
+    """Score the model of run `from`."""
     if schema.has_loaders(run.config["dataset"]):
         _evaluate_with_loaders(run)
         return
@@ -55,7 +55,7 @@ def _evaluate_with_loaders(run: Run) -> None:
 
 
 def around_saved(config: Mapping[str, Any], arrays: Arrays, own_file: bool = False) -> tuple[Task, Arrays]:
-    """The task around a finished run's model, and the data scaled as that model was trained; see `saved_model`."""
+    """Return the task for a finished run's model, and the data scaled as in its training; see `saved_model`."""
     source = config["from"]
     card = tasks.load_card(RunPaths(Path(source["path"])), source["id"])
     if card.get("feed"):
@@ -70,11 +70,11 @@ def around_saved(config: Mapping[str, Any], arrays: Arrays, own_file: bool = Fal
 
 
 def saved_model(config: Mapping[str, Any], own_file: bool = False) -> Any:
-    """A finished run's model, loaded without running anything that its files may carry.
+    """Load a finished run's model without executing any code in its files.
 
     Args:
-        config: the run's; `from` says which other run is meant.
-        own_file: this command has just written it.
+        config: the config of the current run, whose `from` refers to the finished run.
+        own_file: whether this command has just written the model's file.
     """
     source = config["from"]
     paths = RunPaths(Path(source["path"]))

@@ -1,4 +1,4 @@
-"""What a network is fed with: batches cut from arrays in memory, or the loaders that a data set brings."""
+"""Sources of a network's batches: arrays in memory, or the loaders of a data module."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ log = logging.getLogger(__name__)
 
 
 class Feed(ABC):
-    """Where a network's batches come from."""
+    """Source of a network's batches."""
 
     uses_samplers = False
-    """Whether Lightning shares the samples out among several processes."""
+    """Whether Lightning distributes the samples among several processes."""
 
     @property
     @abstractmethod
     def told(self) -> str:
-        """What there is to train on, for the log."""
+        """Description of the training data, for the log."""
 
     @abstractmethod
     def has(self, part: str) -> bool:
-        """Whether there is a `train`, `validation`, `test` or `predict` part."""
+        """Return whether there is a `train`, `validation`, `test` or `predict` split."""
 
     @abstractmethod
     def given(self, part: str, with_validation: bool = False) -> dict[str, Any]:
-        """What Trainer's `fit` (part `train`), `test` or `predict` takes for a part."""
+        """Return the arguments of the Trainer's `fit` (for `train`), `test` or `predict`."""
 
     def class_counts(self) -> Sequence[int] | None:
-        """How many training samples there are of each class; None where nothing tells without reading them all."""
+        """Return the number of training samples per class; None if that requires reading all samples."""
         return None
 
 
 class ArraysFeed(Feed):
-    """Batches of arrays in memory, or of samples on the disk.
+    """Batches from arrays in memory, or from samples on disk.
 
     Args:
         arrays: the data.
-        config: the run's.
+        config: the run's config.
     """
 
     def __init__(self, arrays: Arrays, config: Mapping[str, Any]) -> None:
@@ -85,12 +85,12 @@ class ArraysFeed(Feed):
         }
 
     def loader(self, part: Part, train: bool, shared: bool = True) -> BatchLoader:
-        """A part in batches.
+        """Return a loader of a split's batches.
 
         Args:
-            part: the samples.
-            train: shuffled and augmented, in batches of `trainer.batch_size`.
-            shared: each of several processes gets its own.
+            part: the split.
+            train: shuffle and augment, in batches of `trainer.batch_size`.
+            shared: divide the samples among the processes.
         """
         node = self._augmentation
         return make_loader(
@@ -115,8 +115,8 @@ class ModuleFeed(Feed):
     """The loaders of a `LightningDataModule`.
 
     Args:
-        module: a data module of either package of Lightning's.
-        name: what the data set is called.
+        module: a data module of either Lightning package.
+        name: the data set's name.
     """
 
     uses_samplers = True
@@ -136,7 +136,7 @@ class ModuleFeed(Feed):
 
     @property
     def parts(self) -> Mapping[str, Any]:
-        """The nodes of labrun's own `Datasets`, by part; nothing for the user's own data module."""
+        """Config nodes of labrun's own `Datasets` by split; empty for a user's data module."""
         return self.module.nodes if isinstance(self.module, Parts) else {}
 
     def has(self, part: str) -> bool:
@@ -151,16 +151,16 @@ class ModuleFeed(Feed):
         return {"datamodule": self.module}
 
     def prepared(self, run_dir: Path, node: Mapping[str, Any]) -> None:
-        """Have `prepare_data` done: once on this machine for a whole sweep, or for all processes of a run.
+        """Call `prepare_data` once per machine for a whole sweep, or for all processes of a run.
 
         Args:
-            run_dir: the run's.
-            node: the config's `dataset`, resolved: runs of a sweep that differ in it may prepare other data.
+            run_dir: the run's directory.
+            node: the config's `dataset`, resolved; runs of a sweep that differ in it may prepare different data.
         """
         work, self.module.prepare_data = self.module.prepare_data, _nothing
         each = os.uname().nodename if getattr(self.module, "prepare_data_per_node", True) else "all"
         digest, run = hashlib.sha256(exact.canonical(node).encode()).hexdigest()[:16], context.current()
-        # Between two attempts anybody may have cleared a disk, and prepare_data does nothing where all is there.
+        # The disk may have been cleared between two attempts, and prepare_data does nothing if the data exist.
         again = f"-{run_dir.name}-{run.attempt}" if run is not None and run.attempt > 1 else ""
         with _alone(run_dir, f".prepared-{each}-{digest}{again}") as mark:
             if not mark.exists():
@@ -168,7 +168,7 @@ class ModuleFeed(Feed):
                 mark.touch()
 
     def class_counts(self) -> Sequence[int] | None:
-        """Of the labels that the training data set has as `targets` or `labels`, as torchvision's have."""
+        """Count the labels in the training data set's `targets` or `labels`, as in torchvision's data sets."""
         if self.parts.get("train"):
             return _counted(self.module.dataset("train"))
         if not self.has("train"):
@@ -178,7 +178,7 @@ class ModuleFeed(Feed):
 
 
 def _telling(setup: Callable[..., None], name: str) -> Callable[..., None]:
-    """A data module's `setup`, which says once that it draws from the generators that the model has drawn from."""
+    """Wrap a data module's `setup` to warn once if it draws from the global random generators, which the model uses."""
     told = False
 
     def carried_out(*args: Any, **kwargs: Any) -> None:
@@ -198,7 +198,7 @@ def _telling(setup: Callable[..., None], name: str) -> Callable[..., None]:
 
 
 def _counted(found: Any) -> Sequence[int] | None:
-    """How many samples of each class a data set has; None where nothing tells."""
+    """Return the number of samples per class in a data set; None if unknown."""
     import numpy as np
 
     labels = _labels(found)
@@ -206,13 +206,13 @@ def _counted(found: Any) -> Sequence[int] | None:
 
 
 def _labels(found: Any) -> Any:
-    """The class number of each sample of a data set, as a batch has it; None where it has none, or says them otherwise.
+    """Return the class index of each sample as in batches; None if the data set has none or in another form.
 
-    That is what `target_transform` makes of `targets` or `labels`, which torchvision's keep as they are stored.
+    Applies `target_transform` to `targets` or `labels`, which torchvision's data sets keep untransformed.
     """
     import numpy as np
 
-    if hasattr(found, "indices") and hasattr(found, "dataset"):  # a part of another, as `random_split` makes it
+    if hasattr(found, "indices") and hasattr(found, "dataset"):  # a subset, as from `random_split`
         labels = _labels(found.dataset)
         return None if labels is None else labels[np.asarray(found.indices, dtype=int)]
     known = (getattr(found, name, None) for name in ("targets", "labels"))
@@ -223,19 +223,19 @@ def _labels(found: Any) -> Any:
         if callable(transform) and labels.ndim == 1:
             stored, places = np.unique(labels, return_inverse=True)
             labels = np.asarray([transform(one) for one in stored.tolist()])[places]
-    except (TypeError, ValueError):  # lists of several lengths
+    except (TypeError, ValueError):  # lists of different lengths
         return None
     fits = labels.ndim == 1 and labels.dtype.kind in "iu" and len(labels) and labels.min() >= 0
     return labels if fits else None
 
 
 def _nothing() -> None:
-    """In the place of a `prepare_data` that is done."""
+    """Replace a `prepare_data` that has already run."""
 
 
 @contextlib.contextmanager
 def _alone(run_dir: Path, name: str) -> Iterator[Path]:
-    """One process of a sweep or of a run at a time; the file of that name says that the work is done."""
+    """Lock out other processes of a sweep or run. Yield the path of the file that marks the work as done."""
     shared = run_dir.parent / custom_locations.LAUNCH
     folder = shared if shared.is_dir() else run_dir / "logs"
     folder.mkdir(parents=True, exist_ok=True)
@@ -246,21 +246,21 @@ def _alone(run_dir: Path, name: str) -> Iterator[Path]:
 
 
 def make_module(dataset: Mapping[str, Any], model: str = "") -> Any:
-    """The data module that a `dataset` node names.
+    """Build the data module of a `dataset` node.
 
     Args:
         dataset: the node, resolved.
-        model: the `_target_` of the model that it is for: its package of Lightning's is that of torch's data sets.
+        model: the model's `_target_`, whose Lightning package is also used for labrun's `Datasets`.
 
     Raises:
-        ConfigError: it cannot be built, or is none.
+        ConfigError: the node cannot be built, or is not a data module.
     """
     target = str(dataset["_target_"])
     found = schema.locate(target, "dataset")
     known = schema.parameters(found)
     own = {key: value for key, value in dataset.items() if key not in ("name", "search_space") or key in known}
     if target == schema.DATASETS:
-        own["_recursive_"] = False  # it builds each part when it is asked for
+        own["_recursive_"] = False  # it builds each split on demand
         if any(name.startswith("lightning.") for name in targets.ancestors(model)):
             own["_target_"] = "labrun.data.datasets.of_lightning"
     made = schema.build(own, "dataset")
@@ -270,10 +270,10 @@ def make_module(dataset: Mapping[str, Any], model: str = "") -> Any:
 
 
 def overrides(found: Any, method: str, kind: str) -> bool:
-    """Whether an object of a class of Lightning's has a method of its own.
+    """Return whether an object's class overrides a method of Lightning's base class.
 
     Args:
-        found: a module, or a data module.
+        found: a module or a data module.
         method: the hook's name.
         kind: `LightningModule` or `LightningDataModule`.
     """

@@ -1,4 +1,4 @@
-"""`task=fit`: train a model, score it on the test part, save it."""
+"""`task=fit`: trains a model, scores it on the test split, and saves it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def fit(run: Run) -> None:
-    """Fit the model that a run names."""
+    """Fit the model in a run's config."""
     if schema.has_loaders(run.config["dataset"]):
         _fit_with_loaders(run)
         return
@@ -45,14 +45,14 @@ def fit(run: Run) -> None:
 
 
 def _fit_with_loaders(run: Run) -> None:
-    """The same where the data set brings its own loaders: Lightning carries out the module's own steps."""
+    """Do the same for a data set with its own loaders: Lightning runs the module's own steps."""
     config, record, paths = run.config, run.record, run.paths
     feed = loaded.feed_of_run(run)
     began = time.monotonic()
     work, offered = loaded.make(config, feed)
     proof = _begin(run)
     work.train(paths, _resumed(config, paths))
-    record.training, record.threads = work.training, work.threads  # which the first batch decides
+    record.training, record.threads = work.training, work.threads  # known after the first batch
     log.info("Threads: %s", threads.describe(work.threads))
     run.recording.leave_if_forked()
     work.test_steps(paths)
@@ -78,7 +78,7 @@ def assist(config: Mapping[str, Any], paths: RunPaths) -> None:
 
 
 def note_threads(work: Task, run: Run) -> None:
-    """Say with how many threads a model is computed with, where that is decided."""
+    """Record and log the number of threads for a model, if the task chose one."""
     if work.threads is not None:
         run.record.threads = work.threads
         log.info("Threads: %s", threads.describe(run.record.threads))
@@ -86,7 +86,7 @@ def note_threads(work: Task, run: Run) -> None:
 
 
 def score(work: Task, arrays: Arrays, paths: RunPaths) -> tasks.Scores | None:
-    """Score a model on the test part, and log it; None where only its own test steps can."""
+    """Score a model on the test split and log the scores; None if only its own test steps can score it."""
     scores = work.test(arrays, paths)
     if scores is not None:
         tasks.log_scores(scores, work.tested)
@@ -94,7 +94,7 @@ def score(work: Task, arrays: Arrays, paths: RunPaths) -> tasks.Scores | None:
 
 
 def _begin(run: Run) -> seals.Proof:
-    """Note what the model's code is, and check that a training goes on with what it began with."""
+    """Note the digests of the model's code, and check that a resumed training continues with what it started with."""
     proof = seals.Proof(store.workspace(), run.record.id, run.record.config)
     continuing.begin(run.config, run.record, proof.code, run.paths)
     run.recording.write()
@@ -110,8 +110,8 @@ def _make(config: Mapping[str, Any], arrays: Arrays) -> Task:
 
 
 def _resumed(config: Mapping[str, Any], paths: RunPaths) -> Path | None:
-    """The checkpoint that a training goes on from; None where it begins."""
+    """Return the checkpoint to resume training from, or None to start from scratch."""
     resumed = schema.Resumed.of(config["trainer"])
-    # An earlier attempt of this very run comes before the run that it was to go on from.
+    # An earlier attempt of this run takes precedence over the run that it resumes.
     own = paths.checkpoints / "last.ckpt"
     return own if own.is_file() else None if resumed is None else resumed.path

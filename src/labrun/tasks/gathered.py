@@ -1,7 +1,7 @@
-"""What a training has gathered since its epoch began: averages and metrics, which Lightning leaves out of checkpoints.
+"""Averages and metrics gathered since the start of an epoch, which Lightning leaves out of checkpoints.
 
-A training that goes on in the middle of an epoch then ends it with the values of one that was never broken off. A
-running best (torchmetrics' `MaxMetric`, `MinMetric`) goes on from an epoch's end, too.
+With them, a training resumed within an epoch ends it with the same values as without the interruption. A running best
+(torchmetrics' `MaxMetric`, `MinMetric`) is also kept at the end of an epoch.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ LOST = {
     "that of its rest. What it logs and its torchmetrics go on",
     "on_train_batch_end": "not called for the last batch before the break, whose checkpoint was written before it",
 }
-"""Hooks whose work no checkpoint holds whole, and what is missing."""
+"""Hooks whose work is not entirely in a checkpoint, and the missing part."""
 Values = dict[str, Any]
-"""Plain values, tensors and lists of tensors, which a checkpoint holds as they are."""
+"""Plain values, tensors and lists of tensors, which a checkpoint stores unchanged."""
 
 
 def capture(trainer: Any, module: Any, midway: bool) -> Values:
-    """What has been gathered by now.
+    """Return what has been gathered so far.
 
     Args:
-        trainer: in a training.
-        module: the one that it trains.
-        midway: whether the epoch is not over; else only the running bests count.
+        trainer: the Trainer, during training.
+        module: the module in training.
+        midway: whether the epoch is in progress; otherwise only running bests are returned.
     """
     for collection in module.modules():
         if isinstance(collection, MetricCollection):
-            collection.values()  # of metrics that share a state only the first is up to date before
+            collection.values()  # updates metrics that share a state, of which only the first is current
     found: Values = {
         "metrics": {
             name: metric_state(metric)
@@ -55,10 +55,10 @@ def capture(trainer: Any, module: Any, midway: bool) -> Values:
 
 
 class Gathered:
-    """What the epoch has gathered, of every process: into each checkpoint, and back from it.
+    """Saves what each process has gathered in the epoch to checkpoints, and restores it.
 
     Args:
-        counts: whether what another run gathered counts, where this one goes on with it.
+        counts: whether to restore what a resumed run gathered.
     """
 
     KEY = "labrun_gathered"
@@ -69,7 +69,7 @@ class Gathered:
         self._averages: Values = {}
 
     def save(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
-        """Put what there is into a checkpoint."""
+        """Add what has been gathered so far to a checkpoint."""
         own = capture(trainer, module, is_midway(checkpoint))
         of_all = [own] * trainer.world_size
         if trainer.world_size > 1:
@@ -77,7 +77,7 @@ class Gathered:
         checkpoint[self.KEY] = of_all
 
     def load(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
-        """Find in a checkpoint what `go_on` is to give back, and say what it cannot hold."""
+        """Load from a checkpoint what `go_on` restores, and warn of what it cannot contain."""
         found = checkpoint.get(self.KEY)
         if self._counts and isinstance(found, list) and len(found) == trainer.world_size:
             self._values = found[trainer.global_rank]
@@ -88,21 +88,21 @@ class Gathered:
 
     @staticmethod
     def _tell_of_own(module: Any) -> None:
-        """Say what no checkpoint can know of: lists and sums that the module has made itself."""
+        """Warn of lists and sums in the module's own code, which no checkpoint contains."""
         for name, lost in LOST.items() if not gathers(module) else ():
             code = getattr(getattr(module, name), "__code__", None)
             if overrides(module, name, "LightningModule") and (code is None or code.co_names):
                 log.warning("%s.%s: %s", type(module).__name__, name, lost)
 
     def go_on(self, trainer: Any, module: Any) -> None:
-        """Give back what is due, around each batch: after the hooks of a training's start, which may reset metrics."""
+        """Restore what is pending, around each batch: hooks at the start of training may reset metrics before that."""
         if self._values:
             self._begin(module)
         if self._averages:
             self._merge(trainer)
 
     def end(self, trainer: Any) -> None:
-        """Do so for the last time in this epoch."""
+        """Restore what is pending for the last time in this epoch."""
         if self._averages:
             self._merge(trainer)
             names = sorted({key.split(".", 1)[1] for key in self._averages})
@@ -120,7 +120,7 @@ class Gathered:
         self._averages = dict(values.get("averages", {}))
 
     def _merge(self, trainer: Any) -> None:
-        """Add what was logged before the break to what is logged since: Lightning makes a sum at its first log."""
+        """Add values logged before the interruption to those logged since; Lightning creates a sum at its first log."""
         logged = _logged(trainer)
         for key in self._averages.keys() & logged.keys():
             one, before = logged[key], self._averages.pop(key)
@@ -135,19 +135,19 @@ class Gathered:
 
 
 def metric_state(metric: Metric) -> Values:
-    """A metric's state as plain values."""
+    """Return a metric's state as plain values."""
     return {"updates": metric.update_count, "state": {key: _cpu(value) for key, value in metric.metric_state.items()}}
 
 
 def take_metric_state(metric: Metric, found: Values) -> None:
-    """Have a metric go on from `metric_state`."""
+    """Restore a metric's state from `metric_state`."""
     for key in found["state"].keys() & metric.metric_state.keys():
         setattr(metric, key, _moved(found["state"][key], metric.device))
     metric._update_count, metric._computed = found["updates"], None
 
 
 def gathers(module: Any) -> bool:
-    """Whether it is a module of labrun's own, which keeps sums beside Lightning."""
+    """Return whether a module is one of labrun's, which keep their own sums in addition to Lightning's."""
     return type(module).__module__.startswith("labrun.")
 
 
@@ -160,7 +160,7 @@ def _logged(trainer: Any) -> dict[str, Any]:
 
 
 def _is_average(one: Any) -> bool:
-    """Whether Lightning reduces an epoch's values itself; a metric that is logged as an object does it alone."""
+    """Return whether Lightning itself reduces an epoch's values, rather than a metric that was logged as an object."""
     return bool(one.is_tensor and one.meta.on_epoch and not one.has_reset)
 
 
@@ -174,7 +174,7 @@ def _cpu(value: Any) -> Any:
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    """A copy of a state elsewhere."""
+    """Copy a state to a device."""
     if isinstance(value, list | tuple):
         return type(value)(_moved(one, device) for one in value)
     return value.detach().clone().to(device) if isinstance(value, Tensor) else value

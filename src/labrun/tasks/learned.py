@@ -1,6 +1,6 @@
-"""What the scores of a plain network say that was trained on batches of a data module's: by its card.
+"""Interprets the scores of a plain network that was trained on a data module's batches, according to its card.
 
-A card's `learns` says what the target held: `classes`, `labels` (0 or 1 for each of several), a `quantity`.
+A card's `learns` is the kind of target: `classes`, `labels` (0 or 1 for each of several), or `quantity`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import numpy.typing as npt
 from labrun.tasks import scoring
 
 OF_PROBABILITIES = ("BCELoss", "binary_cross_entropy")
-"""Losses of networks whose last layer is a sigmoid: what they give are probabilities."""
+"""Losses of networks that end in a sigmoid, whose outputs are probabilities."""
 
 
 def described(kind: str, classes_last: bool, loss: str) -> dict[str, Any]:
-    """What a card says of it.
+    """Return a card's entries on the target.
 
     Args:
-        kind: what the target holds.
-        classes_last: the scores are (N, ..., classes), and not (N, classes, ...).
+        kind: the kind of target.
+        classes_last: whether scores are (N, ..., classes) rather than (N, classes, ...).
         loss: the name of the loss.
     """
     about: dict[str, Any] = {"learns": kind}
@@ -34,15 +34,15 @@ def described(kind: str, classes_last: bool, loss: str) -> dict[str, Any]:
 
 
 def has_chances(card: Mapping[str, Any]) -> bool:
-    """Whether its scores are those of classes or labels."""
+    """Return whether the scores of a card's model belong to classes or labels."""
     return card.get("learns") in ("classes", "labels")
 
 
 def chances(scores: npt.NDArray[Any], card: Mapping[str, Any]) -> npt.NDArray[np.float64]:
-    """The probability of each class, or of each label.
+    """Return the probability of each class or label.
 
     Shapes:
-        scores: (N, ..., classes) or (N, classes, ...), as the card says; (N, labels), or (N,).
+        scores: (N, ..., classes) or (N, classes, ...), according to the card; (N, labels), or (N,).
         returns: (N, ..., classes); (N, labels).
     """
     if card.get("learns") == "classes":
@@ -53,11 +53,11 @@ def chances(scores: npt.NDArray[Any], card: Mapping[str, Any]) -> npt.NDArray[np
 
 
 def predicted(scores: npt.NDArray[Any], card: Mapping[str, Any]) -> npt.NDArray[Any]:
-    """The class of each sample, or of each place of a sequence or an image; 0 or 1 for each label; the quantity.
+    """Return the class of each sample or each position in a sequence or image, 0 or 1 per label, or the quantity.
 
     Shapes:
         scores: see `chances`.
-        returns: (N, ...), names of classes where the card has them; (N, labels); quantities as the network gives them.
+        returns: (N, ...), class names if the card has them; (N, labels); quantities in the network's shape.
     """
     if not has_chances(card):
         return scores.reshape(-1) if scores.size == len(scores) else scores
@@ -69,16 +69,16 @@ def predicted(scores: npt.NDArray[Any], card: Mapping[str, Any]) -> npt.NDArray[
 
 
 def _classes_last(scores: npt.NDArray[Any], card: Mapping[str, Any]) -> bool:
-    """Where a card of an older version does not say it: those of sequences are taken as (N, places, classes)."""
+    """Return `classes_last` of a card; without it, as in older versions, assume sequences are (N, places, classes)."""
     return bool(card.get("classes_last", scores.ndim <= 3))
 
 
 WIDEST = 100
-"""With more values than this a sample's answer is one cell that holds a list."""
+"""Maximum values per sample that become separate columns; more become one cell with a list."""
 
 
 def columns(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """A batch's answers by column: one for each of several values of a sample, or one whose cells are lists."""
+    """Yield a batch's outputs by column: one per value of a sample, or one whose cells are lists."""
     values = plain(value)
     if isinstance(values, np.ndarray) and values.ndim == 2 and values.shape[1] <= WIDEST:
         if values.shape[1] == 1:
@@ -92,7 +92,7 @@ def columns(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def plain(value: Any) -> Any:
-    """An answer as an array, or as a list."""
+    """Convert an output to an array or a list."""
     value = _array(value)
     if isinstance(value, np.ndarray):
         return value.reshape(1) if value.ndim == 0 else value
@@ -100,7 +100,7 @@ def plain(value: Any) -> Any:
 
 
 def cell(value: Any) -> Any:
-    """One sample's answer as plain values, of tensors and arrays too: a list of samples may hold any."""
+    """Convert one sample's output to plain values; it may contain tensors and arrays."""
     value = _array(value)
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
@@ -110,7 +110,7 @@ def cell(value: Any) -> Any:
 
 
 def _array(value: Any) -> Any:
-    """A tensor as an array; NumPy has no bfloat16."""
+    """Convert a tensor to an array, with low-precision floats as float32, since NumPy has no bfloat16."""
     if not hasattr(value, "detach"):
         return value
     value = value.detach().cpu()

@@ -1,4 +1,4 @@
-"""A run whose data set brings its own loaders: the model built for it, what the record says of the data, the card."""
+"""Runs whose data set has its own loaders: building their model, and entries for the record and the card."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 UNSIGNED = frozenset({"name", "num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "seed"}) | {
     *("batch_size", "eval_batch_size", "shuffle", "drop_last", "sampler", "batch_sampler"),
 }
-"""Arguments of a data module, or of loaders, that change no sample."""
+"""Arguments of a data module or its loaders that do not affect the samples."""
 LOADERS = "loaders"
-"""Stands in a card for a model that takes the batches of a data module."""
+"""Value of `feed` in the card of a model that takes the batches of a data module."""
 READ = ("train", "validation", "test")
-"""The parts that a training and its test read."""
+"""The splits that training and its test read."""
 OFFERED = ("num_classes", "input_shape", "vocab_size", "input_size", "output_size")
-"""What a model may ask for by an argument of that name, and the data have as an attribute."""
+"""Arguments of a model that the data's attribute of the same name supplies."""
 
 
 def make_feed(config: Mapping[str, Any], run_dir: Path) -> ModuleFeed:
-    """The data module that a config names, its data prepared.
+    """Build the data module of a config and prepare its data.
 
     Raises:
         ConfigError: it cannot be built.
@@ -52,20 +52,20 @@ def make_feed(config: Mapping[str, Any], run_dir: Path) -> ModuleFeed:
 
 
 def feed_of_run(run: Run) -> ModuleFeed:
-    """The same for a run, whose record then says what the data are."""
+    """Do the same for a run, and describe the data in its record."""
     feed = make_feed(run.config, run.paths.root)
     run.note_data(described(run.signed, feed, run.inputs))
     return feed
 
 
 def make(config: Mapping[str, Any], feed: ModuleFeed) -> tuple[NetworkTask, dict[str, Any]]:
-    """Build the model that a config names.
+    """Build the model of a config.
 
     Returns:
-        The task, and what the model was given of the data's attributes.
+        The task, and the arguments that the data's attributes supplied to the model.
 
     Raises:
-        ConfigError: it cannot be built, or is not a torch module.
+        ConfigError: the model cannot be built, or is not a torch module.
     """
     node = config["model"]
     target = schema.locate(str(node["_target_"]), "model")
@@ -82,10 +82,10 @@ def make(config: Mapping[str, Any], feed: ModuleFeed) -> tuple[NetworkTask, dict
 
 
 def wrap(model: Any, config: Mapping[str, Any], feed: ModuleFeed) -> NetworkTask:
-    """The task for a model that is built already.
+    """Return the task for a model that is already built.
 
     Raises:
-        ConfigError: it is not a torch module, or of the other package of Lightning's than the data module.
+        ConfigError: it is not a torch module, or belongs to a different Lightning package than the data module.
     """
     with garbage.loading():
         from labrun.tasks import packages
@@ -108,10 +108,10 @@ def wrap(model: Any, config: Mapping[str, Any], feed: ModuleFeed) -> NetworkTask
 
 def _offered(target: Any, node: Mapping[str, Any], feed: ModuleFeed) -> dict[str, Any]:
     wanted = [name for name in OFFERED if name in schema.parameters(target) and node.get(name) is None]
-    # Parts of `dataset=torch` are the user's own; the data module around them is labrun's.
+    # The splits of `dataset=torch` are the user's own; the data module around them is labrun's.
     source = feed.module.dataset("train") if wanted and feed.parts else feed.module
     if source is feed.module and any(getattr(source, name, None) is None for name in wanted):
-        source.setup("fit")  # some know it only then
+        source.setup("fit")  # some data modules set these attributes only in setup()
     found = {name: getattr(source, name, None) for name in wanted}
     offered = {
         name: list(value) if isinstance(value, tuple) else value
@@ -129,12 +129,12 @@ def _offered(target: Any, node: Mapping[str, Any], feed: ModuleFeed) -> dict[str
 
 
 def described(signed: Mapping[str, Any], feed: ModuleFeed, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the record says of the data: above all a digest, and what it is of.
+    """Return the record's entry on the data, which includes a digest and its source.
 
     Args:
-        signed: the run's config, its mounts unresolved.
+        signed: the run's config, with mounts still as references.
         feed: the data module.
-        inputs: what the record says of each mount.
+        inputs: the record's entries on the mounts.
     """
     node = signed["dataset"]
     prints = {name: _print(one, name) for name, one in _printed(feed)}
@@ -152,8 +152,8 @@ def described(signed: Mapping[str, Any], feed: ModuleFeed, inputs: Sequence[Mapp
 
 
 def of_config(node: Mapping[str, Any]) -> str:
-    """SHA-256 over a data set's config and the source of the classes that it names."""
-    # Somebody's own data module may split its samples by its seed.
+    """Return the SHA-256 of a data set's config and the sources of its classes."""
+    # A user's own data module may split its samples by its seed.
     unsigned = UNSIGNED if node.get("_target_") in (None, schema.DATASETS) else UNSIGNED - {"seed"}
     kept = {key: value for key, value in node.items() if key not in unsigned}
     own = [target for target in seals.foreign(node) if not target.startswith("labrun.")]
@@ -169,7 +169,7 @@ def _print(found: Any, part: str) -> str:
     where = f"dataset.{part}" if part else "dataset"
     try:
         given = found.fingerprint()
-    except Exception as error:  # anybody's code can raise anything
+    except Exception as error:  # the user's code can raise anything
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise ConfigError(
             f"{where}: {type(found).__name__}.fingerprint() fails in {last.filename}, line {last.lineno}: "
@@ -193,7 +193,7 @@ def _digest(value: Any) -> str:
 
 
 def taken_by(feed: ModuleFeed, offered: Mapping[str, Any]) -> dict[str, Any]:
-    """What a card says of what a model takes."""
+    """Return a card's entries on the input that a model takes."""
     names = next((v for v in (getattr(feed.module, name, None) for name in ("class_names", "classes")) if v), ())
     listed = list(names) if isinstance(names, list | tuple) else []
     is_text = all(isinstance(name, str) for name in listed)

@@ -1,4 +1,4 @@
-"""Model files of each kind, loaded so that nothing in them runs unless the user asked for it."""
+"""Loads model files of each kind. No code in a file is executed unless the user asks for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from labrun.tasks import task as tasks
 
 OLD_CODE = "The code that trained it lies where the line 'code' of 'lab runs show RUN' says"
 PICKLE_VARIABLE = "LABRUN_ALLOW_PICKLE"
-"""For `mlflow models serve`, which takes no such option: 1."""
+"""Set to 1 to allow pickles in `mlflow models serve`, which has no option for it."""
 
 
 def proven(
@@ -24,17 +24,17 @@ def proven(
     title: str,
     warn: Callable[[str], object],
 ) -> Any:
-    """A model, loaded as what is trusted allows, or because it is the user's own.
+    """Load a model if its classes are trusted, or if it is proven to be the user's own.
 
     Args:
-        load: takes what is trusted; None: all.
-        trusted: by the user.
-        why: gives the reason why it is not the user's own (`seals.refusal`); asked only where it matters.
-        title: what the model is called.
-        warn: told where the user trusts other code than that which trained the model.
+        load: loads the model, given the trusted classes; None trusts all.
+        trusted: the classes that the user trusts.
+        why: returns why the model is not proven to be the user's own (`seals.refusal`); called only if needed.
+        title: the model's name.
+        warn: called if the user trusts code that differs from the code that trained the model.
 
     Raises:
-        UntrustedError: neither.
+        UntrustedError: neither is the case.
     """
     try:
         found = load(list(trusted))
@@ -49,10 +49,10 @@ def proven(
 
 
 def estimator(file: Path, trusted: Sequence[str] | None) -> Any:
-    """A model that skops saved: of scikit-learn's own types, ours, and those named; None: of any.
+    """Load a model saved by skops with types of scikit-learn, labrun and `trusted`; None trusts all types.
 
     Raises:
-        UntrustedError: it is of other types; the message names them.
+        UntrustedError: the file holds other types; the message lists them.
         DataError: the file is damaged.
     """
     from labrun.tasks.estimator import load as load_estimator
@@ -66,16 +66,16 @@ def estimator(file: Path, trusted: Sequence[str] | None) -> Any:
 
 
 def network(file: Path, card: Mapping[str, Any], trusted: Sequence[str] | None) -> Any:
-    """The network that a card describes, with the weights of a file; nothing but tensors is unpickled.
+    """Build the network of a card and load its weights, unpickling only tensors and plain values.
 
     Args:
-        file: the weights.
-        card: says which class, with which arguments, for samples of which shape.
-        trusted: further classes that may be built; None trusts the card, for one that this command has just written.
+        file: the file with the weights.
+        card: the card, with the network's class, its arguments and the shape of its samples.
+        trusted: further classes to trust; None trusts the card, if this command has just written it.
 
     Raises:
-        ConfigError: its class is not trusted, or cannot be built.
-        DataError: the weights are damaged, or another network's.
+        ConfigError: the network's class is not trusted, or cannot be built.
+        DataError: the weights are damaged, or do not fit the network.
     """
     with garbage.loading():
         from labrun.tasks.lightning import load_weights
@@ -88,7 +88,7 @@ def network(file: Path, card: Mapping[str, Any], trusted: Sequence[str] | None) 
         node.pop("lr", None)
     offered = {
         **_offered(card),
-        **{part: None for part in ("optimizer", "scheduler") if must_be_given(target, part)},  # for training alone
+        **{part: None for part in ("optimizer", "scheduler") if must_be_given(target, part)},  # only for training
     }
     if trusted is None:
         network = schema.build(node, "model", **offered)
@@ -101,7 +101,7 @@ def network(file: Path, card: Mapping[str, Any], trusted: Sequence[str] | None) 
 
 
 def _offered(card: Mapping[str, Any]) -> dict[str, Any]:
-    """What a network was given of its data, beside its own arguments."""
+    """Return the arguments that the data supplied to a network in addition to those in its config."""
     if card.get("feed") is not None:
         return dict(card.get("offered") or {})
     classes = len(card.get("class_names") or ()) or 1
@@ -109,10 +109,10 @@ def _offered(card: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def chainer(file: Path) -> Any:
-    """The perceptron whose sizes an `.npz` in Chainer's layout has.
+    """Load the perceptron in an `.npz` with Chainer's layout.
 
     Raises:
-        DataError: it is no such file.
+        DataError: the file does not have that layout.
     """
     from labrun.models import chainer_npz
     from labrun.models.mnist_dnn import MnistDNN
@@ -130,10 +130,10 @@ def chainer(file: Path) -> Any:
 
 
 def pickled(file: Path, title: str, allow_pickle: bool) -> Any:
-    """What a pickle holds, if the user asked for it.
+    """Load a pickle if the user allows it.
 
     Raises:
-        DataError: nobody did; it cannot be loaded; it is not a model.
+        DataError: the user does not allow it, it cannot be loaded, or it is not a model.
     """
     if not allow_pickle:
         raise DataError(

@@ -1,7 +1,7 @@
-"""The part of MLflow's server that a training script talks to: `mlflow.log_metric` in it reaches the run's record.
+"""Implements the part of MLflow's server that training scripts use, so that `mlflow.log_metric` reaches the record.
 
-One for each run, on the loopback address, inside the run's own process; the script finds it by MLFLOW_TRACKING_URI and
-MLFLOW_RUN_ID, whatever version of MLflow its interpreter has. Source: MLflow's REST API, docs/rest-api.
+Each run's process has its own endpoint on the loopback address. The script finds it through MLFLOW_TRACKING_URI and
+MLFLOW_RUN_ID, and may use any version of MLflow. Source: MLflow's REST API, docs/rest-api.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ log = logging.getLogger(__name__)
 
 EXPERIMENT_ID = "0"
 MLFLOWS_ID = re.compile("[0-9a-f]{32}")
-"""An id of MLflow's form begins with labrun's own."""
+"""An ID in MLflow's format, which begins with labrun's ID."""
 Answer = dict[str, Any]
 
 
 class UnknownCallError(Exception):
-    """A call that is not answered here."""
+    """A call that the endpoint does not support."""
 
 
 class RefusedCallError(Exception):
-    """A call that cannot be carried out.
+    """A call that failed.
 
     Args:
-        code: MLflow's own, as `RESOURCE_DOES_NOT_EXIST`.
-        message: why.
+        code: MLflow's error code, such as `RESOURCE_DOES_NOT_EXIST`.
+        message: the reason.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -52,20 +52,20 @@ class RefusedCallError(Exception):
 
 
 class Book(Protocol):
-    """What an endpoint answers from."""
+    """State behind an endpoint."""
 
     run_id: str | None
-    """The run that a script belongs to, by MLflow's 32 digits; None: runs are begun by who calls."""
+    """MLflow's 32-digit ID of the script's run; None if callers create the runs."""
 
     def carry_out(self, name: str, content: Answer) -> Answer: ...
     def keep(self) -> None: ...
 
 
 class Endpoint:
-    """A server for one process, as a context manager.
+    """HTTP server for one process, as a context manager.
 
     Args:
-        book: what is answered from.
+        book: the state that answers calls.
     """
 
     def __init__(self, book: Book) -> None:
@@ -74,15 +74,15 @@ class Endpoint:
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
-            """Answers with JSON."""
+            """Handles requests and answers with JSON."""
 
             def do_GET(self) -> None:
-                """Calls that read."""
+                """Handle calls that read."""
                 address = urlsplit(self.path)
                 endpoint.answer(self, address.path, {k: v[-1] for k, v in parse_qs(address.query).items()})
 
             def do_POST(self) -> None:
-                """Calls that write."""
+                """Handle calls that write."""
                 length = int(self.headers.get("Content-Length") or 0)
                 try:
                     content = json.loads(self.rfile.read(length) or b"{}")
@@ -93,20 +93,20 @@ class Endpoint:
             do_PATCH = do_POST  # noqa: N815 - the library's name
 
             def log_message(self, *arguments: object) -> None:
-                """Nothing: requests are none of the run's output."""
+                """Log nothing, since requests are not part of the run's output."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
 
     @property
     def variables(self) -> dict[str, str]:
-        """What tells a script's MLflow to come here."""
+        """Environment variables that direct a script's MLflow to this endpoint."""
         return {
             "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{self._server.server_address[1]}",
             "MLFLOW_TRACKING_TOKEN": self._token,
             **({"MLFLOW_RUN_ID": self._book.run_id} if self._book.run_id else {}),
             "MLFLOW_DISABLE_TELEMETRY": "true",
-            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # nobody could open these addresses
+            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # these addresses cannot be opened in a browser
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
         }
 
@@ -149,15 +149,15 @@ class Endpoint:
 
 
 class ScriptRunState:
-    """What a script says of its run, and of runs that it begins itself: they are all the one run of the record.
+    """State of a script's run in MLflow. Runs that the script creates itself are all part of that one record.
 
     Args:
-        run_id: the run's.
-        experiment: its experiment's name.
+        run_id: the run's ID.
+        experiment: the name of its experiment.
         run_dir: its folder.
-        log: what takes a metric's name, value and step.
-        experiment_id: by which MLflow is to know the experiment.
-        aliases: other ids of the run, as the script may have them from Azure ML's SDK.
+        log: function that logs a metric's name, value and step.
+        experiment_id: the experiment's ID in MLflow.
+        aliases: other IDs of the run, which the script may have from the Azure ML SDK.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class ScriptRunState:
         aliases: Collection[str] = (),
     ) -> None:
         self.run_id: str | None = run_id + secrets.token_hex(12)
-        """32 digits, as MLflow's own."""
+        """32 digits, as in MLflow."""
         self._aliases = {run_id, *aliases}
         self._experiment, self._run_dir = experiment, run_dir
         self._log, self._experiment_id = log, experiment_id
@@ -197,11 +197,12 @@ class ScriptRunState:
         return self._runs[run_id]
 
     def carry_out(self, name: str, content: Answer) -> Answer:
-        """One call of the API.
+        """Execute one call of the API and return its answer.
 
         Raises:
-            UnknownCallError: it is not answered here.
-            KeyError, TypeError, ValueError: it is not as it should be.
+            UnknownCallError: the call is not supported.
+            RefusedCallError: it failed.
+            KeyError, TypeError, ValueError: it is malformed.
         """
         with self._lock:
             if name == "runs/create":
@@ -274,7 +275,7 @@ class ScriptRunState:
         return {}
 
     def _others(self) -> list[Answer]:
-        """The experiment's other runs, the newest first."""
+        """Return the experiment's other runs, newest first."""
         every = [
             (run_dir, record)
             for run_dir, record in store.runs(store.workspace())
@@ -312,11 +313,11 @@ class ScriptRunState:
             context.annotate(self._run_dir, tags=mine)
 
     def has_model(self, model_id: str) -> bool:
-        """Whether the script has logged this model to this run."""
+        """Return whether the script has logged a model to this run."""
         return model_id in self._models
 
     def _of_model(self, rest: str, content: Answer) -> Answer:
-        """MLflow 3 makes an entity of each model that a script logs; its files go to the run's `outputs/`."""
+        """Handle models that a script logs, which are entities in MLflow 3. Their files go to the run's `outputs/`."""
         if not rest:
             model_id = f"m-{secrets.token_hex(16)}"
             place = self._run_dir / "outputs" / str(content.get("name") or "model")
@@ -343,7 +344,7 @@ class ScriptRunState:
         return {"model": own}
 
     def _of_version(self, verb: str, content: Answer) -> Answer:
-        """`mlflow.register_model`, of what the script has logged to this run."""
+        """Handle `mlflow.register_model` for models that the script has logged to this run."""
         if verb == "get":
             return {"model_version": self._versions[str(content["name"]), str(content["version"])]}
         if verb != "create":
@@ -362,7 +363,7 @@ class ScriptRunState:
         return promises.leave(run, name, path, {"tags": tags}, local=False)
 
     def keep(self) -> None:
-        """Leave the params that the script logged with the run."""
+        """Save the params that the script logged to the run's folder."""
         if self._params:
             text = json.dumps(self._params, indent=1, ensure_ascii=False)
             with contextlib.suppress(OSError):
@@ -374,10 +375,10 @@ def _run_id(content: Answer) -> str:
 
 
 def _found(run_id: str) -> tuple[Path, Record]:
-    """A run that is not the script's.
+    """Find a run other than the script's.
 
     Raises:
-        RefusedCallError: there is none.
+        RefusedCallError: there is no such run.
     """
     try:
         return store.find(store.workspace(), run_id[:8] if MLFLOWS_ID.fullmatch(run_id) else run_id)

@@ -1,4 +1,4 @@
-"""Runs of the workspace as MLflow in a control program or a script sees them."""
+"""Converts runs of the workspace to MLflow's format, for MLflow in a control program or a script."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ STATUSES: dict[str, str] = {
     records.STOPPED: "KILLED",
     records.QUEUED: "SCHEDULED",
 }
-"""labrun's words that MLflow has otherwise; any other is of a run that goes on."""
+"""MLflow's statuses for labrun's; any other status means that the run is in progress."""
 
 
 def shown(run_dir: Path, record: Record, status: str, run_id: str, experiment_id: str) -> Answer:
-    """A run.
+    """Convert a run.
 
     Args:
         run_dir: its folder.
         record: its record.
-        status: labrun's word for how it is.
-        run_id: how MLflow knows it.
-        experiment_id: how MLflow knows its experiment.
+        status: its status in labrun.
+        run_id: its ID in MLflow.
+        experiment_id: the ID of its experiment in MLflow.
     """
     info = {
         "run_id": run_id,
@@ -57,7 +57,7 @@ def shown(run_dir: Path, record: Record, status: str, run_id: str, experiment_id
 
 
 def history(run_dir: Path, metric: str) -> Answer:
-    """Every value of a metric."""
+    """Return every value of a metric."""
     return {"metrics": [_metric(line) for line in context.read_metrics(run_dir) if line["name"] == metric]}
 
 

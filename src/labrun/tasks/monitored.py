@@ -1,4 +1,4 @@
-"""What a training watches: the metric that picks the best checkpoint or ends it early, and its direction."""
+"""The monitored metric, which selects the best checkpoint or stops training early, and its direction."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ TRAINING = ("train_loss", "train/loss", "training_loss", "loss/train")
 
 
 def loss_of(target: str, has_validation: bool) -> str:
-    """The loss that `trainer.monitor=auto` stands for: as labrun's networks call it, or as a module of one's own does.
+    """Return the loss that `trainer.monitor=auto` selects: labrun's name for a plain network, else the module's own.
 
     Args:
-        target: the model's.
-        has_validation: there is a validation part.
+        target: the model's `_target_`.
+        has_validation: whether there is a validation split.
     """
     names = VALIDATION if has_validation else TRAINING
     if targets.is_plain_network(target):
@@ -49,27 +49,26 @@ OWN_KEYS = {
     "enable_checkpointing": "callbacks=none leaves checkpoints out",
     "default_root_dir": "it is the run's folder",
 }
-"""Arguments of the Trainer that go by keys of labrun's: a record would tell them wrongly, or lack values, otherwise."""
+"""Arguments of the Trainer that labrun's own keys set; records would be wrong or incomplete otherwise."""
 READS_NOTHING = ("callbacks", "logger", "trainer")
-"""Groups that say nothing to a model which Lightning does not train."""
+"""Config groups without effect on a model that Lightning does not train."""
 
 
 def reads_trainer(config: Mapping[str, Any]) -> bool:
-    """Whether a config may train a network: scikit-learn's models and scripts read nothing of `trainer`."""
+    """Return whether a config may train a network; scikit-learn's models and scripts do not use `trainer`."""
     target = (config.get("model") or {}).get("_target_")
     return base.of(config).trains and target is not None and not str(target).startswith(_WITHOUT_TRAINER)
 
 
 def settle(config: dict[str, Any], overrides: Sequence[str] = ()) -> None:
-    """Put the direction of `trainer.monitor` into a config; changes it.
+    """Resolve the direction of `trainer.monitor` in a config, in place, and check the callbacks and Trainer options.
 
     Args:
-        config: the run's.
-        overrides: what the user typed; those without effect are reported, once.
+        config: the run's config.
+        overrides: the overrides as typed; those without effect are reported once.
 
     Raises:
-        ConfigError: a callback compares values of a metric whose name does not tell whether it is to be large; an
-            option of the Trainer has a key of its own.
+        ConfigError: the direction of a callback's metric is unknown, or a Trainer option is not allowed.
     """
     if not reads_trainer(config):
         if base.of(config).trains and (idle := _without_effect(overrides)):
@@ -108,7 +107,7 @@ def settle(config: dict[str, Any], overrides: Sequence[str] = ()) -> None:
 
 
 def _without_effect(overrides: Sequence[str]) -> list[str]:
-    """The keys of what was typed that only a training by Lightning reads."""
+    """Return the typed keys that only training with Lightning uses."""
     return [
         key
         for key in _keys(overrides)
@@ -122,12 +121,12 @@ def _keys(overrides: Sequence[str]) -> list[str]:
 
 @functools.cache
 def _warn(text: str) -> None:
-    """Say it once, and not for each run of a sweep."""
+    """Print a warning only once, not for every run of a sweep."""
     sys.stderr.write(f"labrun: {text}\n")
 
 
 def _name_each(node: Any) -> None:
-    """Give each checkpoint a file of its own where several are kept: the newest would take the best one's place."""
+    """Give each of several checkpoints its own file name, or the newest would overwrite the best."""
     if not (isinstance(node, dict) and str(node.get("_target_", "")).rpartition(".")[2] == "ModelCheckpoint"):
         return
     filename = str(node.get("filename") or "")
@@ -145,24 +144,24 @@ def _watchers(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any
 
 
 def keeps_newest(node: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint is saved every so many steps or minutes, and names no metric: it watches none.
+    """Return whether a checkpoint callback saves at regular intervals and monitors no metric.
 
-    With `trainer.monitor` it would save nothing before the first validation, and after that only what is better.
+    With `trainer.monitor` it would save nothing before the first validation, and then only improvements.
     """
     regular = node.get("every_n_train_steps") or node.get("train_time_interval")
     return bool(regular) and "monitor" not in node and node.get("save_top_k", 1) in (0, 1, -1)
 
 
 def watched(node: Mapping[str, Any], name: str, trainer: Mapping[str, Any]) -> tuple[str, Direction]:
-    """Which metric a callback watches (`auto`: the loss), and whether it is to be large or small.
+    """Return the metric that a callback monitors (`auto` means the loss) and its direction.
 
     Args:
-        node: the callback's config.
-        name: what it is called there.
+        node: the callback's config node.
+        name: its key in `callbacks`.
         trainer: the config's `trainer`.
 
     Raises:
-        ConfigError: nothing tells.
+        ConfigError: the direction is unknown.
     """
     metric = str(node.get("monitor") or trainer["monitor"])
     mode = node.get("mode")

@@ -1,6 +1,7 @@
-"""Lightning is installed under two names, `pytorch_lightning` and `lightning`: the same code, and different classes.
+"""Lightning's two packages, `pytorch_lightning` and `lightning`, which have the same code but different classes.
 
-A module of one is trained by that one's own Trainer, with its callbacks and loggers; the other's would not know it.
+A module must be trained by the Trainer of its own package, with that package's callbacks and loggers: the other Trainer
+does not recognize it.
 """
 
 from __future__ import annotations
@@ -16,25 +17,25 @@ NAMES = ("pytorch_lightning", "lightning.pytorch")
 _FABRIC = ("lightning_fabric.", "lightning.fabric.")
 _CLOUDS = ("adlfs", "gcsfs", "s3fs")
 _STEPS = ("training_step", "configure_optimizers")
-"""What makes a module train by itself."""
+"""Methods that mark a module that defines its own training."""
 
 
 @dataclass(frozen=True)
 class Package:
-    """One of the two.
+    """One of the two packages.
 
     Args:
-        name: the dotted name of the module that has `Trainer`.
+        name: dotted name of the module that contains `Trainer`.
     """
 
     name: str = NAMES[0]
 
     def part(self, path: str = "") -> Any:
-        """One of its modules: `callbacks`, `plugins.io`; itself where no path is given."""
+        """Import one of its modules, such as `callbacks` or `plugins.io`, or the package itself without a path."""
         return importlib.import_module(f"{self.name}.{path}".rstrip("."))
 
     def target(self, text: str) -> str:
-        """A `_target_` of Lightning under this name, whichever it has in the config; others as they are."""
+        """Translate a `_target_` of either Lightning package to this one; return other targets unchanged."""
         for other in NAMES:
             if text.startswith(f"{other}."):
                 return f"{self.name}.{text.removeprefix(f'{other}.')}"
@@ -42,10 +43,10 @@ class Package:
 
 
 def spare_clouds(package: Package) -> None:
-    """Keep Lightning from importing the file systems of clouds, which takes a second, to ask if a checkpoint is on one.
+    """Keep Lightning from importing cloud file systems, which takes a second, to check whether a checkpoint is on one.
 
-    It asks of each checkpoint and each folder. What lies on a file system of a package that nobody has imported can be
-    none of them.
+    Lightning checks this for each checkpoint and folder. A package that is not imported cannot provide their file
+    system.
     """
     cloud_io = importlib.import_module(f"{_FABRIC[NAMES.index(package.name)]}utilities.cloud_io")
     asked = getattr(cloud_io, "module_available", None)
@@ -59,7 +60,7 @@ def spare_clouds(package: Package) -> None:
 
 
 def derived(found: Any, kind: str) -> Package | None:
-    """The package of Lightning's whose class of that name an object is derived from; None: neither."""
+    """Return the Lightning package whose class `kind` an object is derived from, or None."""
     for base in type(found).__mro__:
         name = next((name for name in NAMES if base.__module__.startswith(f"{name}.")), None)
         if name is not None and base.__name__ == kind:
@@ -68,14 +69,14 @@ def derived(found: Any, kind: str) -> Package | None:
 
 
 def of(model: Any, title: str) -> Package | None:
-    """The package whose LightningModule a model is; None for a plain network.
+    """Return the package whose LightningModule a model is, or None for a plain network.
 
     Args:
         model: any torch module.
-        title: what it is called in messages.
+        title: its name in messages.
 
     Raises:
-        ConfigError: it looks like one and is none: it would be trained as what it is not.
+        ConfigError: it looks like a LightningModule but is not, so that labrun would train it as a plain network.
     """
     if (found := derived(model, "LightningModule")) is not None:
         return found

@@ -1,4 +1,4 @@
-"""Cross-validating a pipeline, and fitting it to everything in the end."""
+"""Cross-validates a pipeline, and finally fits it to all training data."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from labrun.tasks.task import Scores
 log = logging.getLogger(__name__)
 
 OUT_OF_FOLD = "out_of_fold.npz"
-"""What a cross-validated pipeline says of each training sample, from the fold that did not train on it."""
+"""Predictions of a cross-validated pipeline for each training sample, from the fold that did not train on it."""
 
 SHOWN = 5
 MANY = 20
-"""More classes than this, with few samples of each, may be a quantity."""
+"""More classes than this, with few samples each, may mean that the target is a quantity."""
 
 
 Round = tuple[Any, npt.NDArray[Any], Any, npt.NDArray[Any], npt.NDArray[Any]]
-"""Samples and targets to fit to; samples and targets to measure by, and their places among all that is measured."""
+"""Training samples and targets; held-out samples and targets, and their positions among all held-out samples."""
 
 
 class _Folds(Sequence[Round]):
-    """The rounds of a cross-validation, each made when it is its turn: a copy of the samples is large."""
+    """Rounds of a cross-validation, created one at a time because each copies the samples."""
 
     def __init__(self, rows: Any, y: npt.NDArray[Any], splits: Sequence[tuple[npt.NDArray[Any], Any]]) -> None:
         self._rows, self._y, self._splits = rows, y, splits
@@ -49,9 +49,9 @@ class _Folds(Sequence[Round]):
 
 
 class PipelineTask(EstimatorTask):
-    """Scores a pipeline on each fold in turn; whatever it learns of the data it learns inside the fold.
+    """Scores a pipeline on each fold in turn. All of its fitting, preprocessing included, happens within the fold.
 
-    The running mean of the primary metric is logged after each fold, so that a hopeless one can be ended early.
+    The running mean of the primary metric is logged after each fold, so that a poor pipeline can be stopped early.
     """
 
     def __init__(self, model: Any, config: Mapping[str, Any], name: str) -> None:
@@ -90,7 +90,7 @@ class PipelineTask(EstimatorTask):
                 said[places] = predicted[:, None] if chances is None else chances
                 scores = scoring.measure(held_y, predicted, chances, arrays.num_classes)
                 scores |= {name: float(scorer(model, held, held_y)) for name, scorer in scorers.items()}
-            if recording.was_interrupted():  # and the fold's estimator took it for the end of its training
+            if recording.was_interrupted():  # the fold's estimator treated the interrupt as the end of its training
                 raise KeyboardInterrupt
             found.append(scores)
             if primary not in scores:
@@ -103,7 +103,7 @@ class PipelineTask(EstimatorTask):
         np.savez_compressed(paths.outputs / OUT_OF_FOLD, said=said, y=y)
 
     def _sampled(self, arrays: Arrays) -> Arrays:
-        """The data with no more training samples than are wanted; the same ones for every pipeline."""
+        """Limit the training samples to `cv_samples`, with the same choice for every pipeline."""
         if self._most is None or len(arrays.train) <= self._most:
             return arrays
         strata = arrays.train.y if arrays.num_classes else np.zeros(len(arrays.train), np.int64)
@@ -116,10 +116,10 @@ class PipelineTask(EstimatorTask):
         return self._wanted[-1] if self._wanted else known[0]
 
     def _rounds(self, arrays: Arrays) -> tuple[Sequence[Round], npt.NDArray[Any]]:
-        """What is fitted and measured in turn, and the targets of all that is measured.
+        """Return the rounds, and the targets of all held-out samples.
 
         Raises:
-            UnfitError: there is no validation part, or a class has fewer samples than there are folds.
+            UnfitError: there is no validation split, or a class has fewer samples than there are folds.
         """
         rows, y = float_rows(arrays.train.x, arrays.scaling), arrays.train.y
         if self._folds > 1:
@@ -133,7 +133,7 @@ class PipelineTask(EstimatorTask):
         return [(rows, y, held, target, np.arange(len(target)))], target
 
     def _splits(self, arrays: Arrays) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
-        """The folds: the same for every pipeline of the same data.
+        """Return the folds, which are the same for every pipeline on the same data.
 
         Raises:
             UnfitError: a class has fewer samples than there are folds; the message has the counts.
@@ -182,7 +182,7 @@ class PipelineTask(EstimatorTask):
 
 
 def _columns(arrays: Arrays) -> dict[str, Any]:
-    """For the card of a model that takes a table: the name of each column, and whether it holds numbers."""
+    """Return a card's entry on the table that a model takes: for each column, whether it is numeric."""
     if not arrays.is_table:
         return {}
     from labrun.models.pipeline import columns_of

@@ -1,4 +1,4 @@
-"""`task=predict`: what a finished run's model says of a data set, in a table with a row for each sample."""
+"""`task=predict`: writes a finished run's predictions for a data set to a table with one row per sample."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ log = logging.getLogger(__name__)
 
 NAME = "predictions"
 FILES = frozenset({"labrun.data.readers.Csv", "labrun.data.readers.Npz"})
-"""Readers of a single file: all of it is predicted, and it needs no target."""
+"""Readers of a single file, which is predicted as a whole and needs no target."""
 PLAIN = (bool, int, float, str, list, dict, type(None), np.bool_, np.integer, np.floating, np.str_)
-"""What a cell of the table may hold."""
+"""Types that a cell of the table may hold."""
 FORM = ("separator", "encoding", "sheet", "skip_rows")
 
 
 def predict(run: Run) -> None:
-    """Write what the model of the run that `from` names says of the data."""
+    """Write the predictions of the model of run `from` for the data."""
     if schema.has_loaders(run.config["dataset"]):
         _predict_with_loaders(run)
         return
@@ -78,29 +78,29 @@ def _predict_with_loaders(run: Run) -> None:
 
 
 def _finish(run: Run, table: Any, data: str, began: float) -> None:
-    """Write the predictions; say how many there are, and where."""
+    """Write the predictions, and report their number and location."""
     path = write(table, run.paths.outputs, run.config["predictions"])
     where = f"{len(table):,} in {path.relative_to(run.paths.root)}"
     summary.tell_result(run.record, data, time.monotonic() - began, run.paths, where)
 
 
 def file_of(dataset: Mapping[str, Any], root: Path) -> Path:
-    """The file that a data set of a single one names."""
+    """Return the path of the file of a single-file data set."""
     return place_of(root, str(dataset["path"]))
 
 
 def of_file(model: Saved, dataset: Mapping[str, Any], root: Path, streams: bool = False) -> pd.DataFrame:
-    """Predictions for all rows of a table, or all samples of an `.npz`; its target need not be there.
+    """Predict all rows of a table, or all samples of an `.npz`; the target may be missing.
 
     Args:
-        model: as it was saved.
-        dataset: the config's node, resolved.
+        model: the saved model.
+        dataset: the config's `dataset`, resolved.
         root: the mounted folder.
-        streams: read some samples at a time.
+        streams: read the samples in blocks.
 
     Returns:
-        A row for each sample: the table's columns that tell rows apart (else `row`), `prediction`, and
-        `probability_<class>` where the model gives some.
+        A row per sample: the table's ID columns (or `row` if there are none), `prediction`, and `probability_<class>`
+        if the model has probabilities.
 
     Raises:
         DataError: the file cannot be read, or holds nothing that the model takes.
@@ -130,13 +130,13 @@ def of_file(model: Saved, dataset: Mapping[str, Any], root: Path, streams: bool 
 
 
 def of_arrays(model: Saved, arrays: Arrays) -> pd.DataFrame:
-    """Predictions for every sample of a data set, beside what the data say.
+    """Predict every sample of a data set, next to its target.
 
     Returns:
-        A row for each sample: `part`, `row` (its place in that part), `target`, `prediction`, `probability_<class>`.
+        A row per sample: `part`, `row` (its position in that split), `target`, `prediction`, `probability_<class>`.
 
     Raises:
-        UnfitError: the samples are not of the model's kind.
+        UnfitError: the samples do not fit the model.
     """
     import pandas as pd
 
@@ -157,7 +157,7 @@ def of_arrays(model: Saved, arrays: Arrays) -> pd.DataFrame:
 
 
 def _scaled_alike(model: Saved, arrays: Arrays, x: Any) -> Any:
-    """Samples in the range of stored values that the model's own data have."""
+    """Scale samples to the range of stored values in the model's training data."""
     wanted = float((model.card.get("scaling") or {}).get("scale", arrays.scaling.scale))
     if wanted == arrays.scaling.scale or arrays.is_table or hasattr(x, "toarray"):
         return x
@@ -165,20 +165,20 @@ def _scaled_alike(model: Saved, arrays: Arrays, x: Any) -> Any:
 
 
 def of_loaders(work: NetworkTask, feed: ModuleFeed, card: Mapping[str, Any], paths: RunPaths) -> pd.DataFrame:
-    """Predictions for the batches of a data module, as the module's own `predict_step` gives them.
+    """Predict the batches of a data module with the model's own `predict_step`.
 
     Args:
-        work: has the model.
+        work: the task with the model.
         feed: the data module.
-        card: the model's.
-        paths: of the run that predicts.
+        card: the model's card.
+        paths: the paths of the predicting run.
 
     Returns:
-        A row for each sample: `row` (and `loader`, where there are several), and what was given for it: `prediction`;
-        of scores of classes the class and `probability_<class>`; of a dict its keys.
+        A row per sample: `row` (and `loader` if there are several), and the output for the sample: `prediction`; for
+        class scores, also `probability_<class>`; for a dict, its keys.
 
     Raises:
-        UnfitError: there are neither predict nor test batches, or a batch's answers have no row for each sample.
+        UnfitError: there are neither predict nor test batches, or an output does not have a row per sample.
     """
     import pandas as pd
 
@@ -187,7 +187,7 @@ def of_loaders(work: NetworkTask, feed: ModuleFeed, card: Mapping[str, Any], pat
         raise UnfitError(f"dataset={feed.name} has neither a predict_dataloader nor a test_dataloader")
     if part == "test":
         log.info("Data: %s has no predict_dataloader: predicting for the test part", feed.name)
-        feed.module.setup("test")  # Lightning itself sets up what it asks for, and it asks for `predict`
+        feed.module.setup("test")  # Lightning itself only calls setup("predict")
         feed.module.predict_dataloader = feed.module.test_dataloader
     tables = []
     for answers, count in work.predict_steps(paths):
@@ -210,7 +210,7 @@ def of_loaders(work: NetworkTask, feed: ModuleFeed, card: Mapping[str, Any], pat
 
 
 def _columns(answer: Any, card: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer for one batch, by column, with a row for each sample."""
+    """Return the output for one batch by column, with a row per sample."""
     if answer is None:
         raise UnfitError("predict_step gives None for a batch, and a row for each sample is wanted")
     found: dict[str, Any]
@@ -241,7 +241,7 @@ def _columns(answer: Any, card: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _named(answer: Mapping[Any, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """The columns of a dict, and of those in it (`NAME_KEY`)."""
+    """Yield the columns of a dict and of nested dicts (`NAME_KEY`)."""
     for name, value in answer.items():
         if isinstance(value, Mapping):
             yield from _named(value, f"{before}{name}_")
@@ -250,9 +250,9 @@ def _named(answer: Mapping[Any, Any], before: str = "") -> Iterator[tuple[str, A
 
 
 def _of_scores(scores: Any, card: Mapping[str, Any]) -> dict[str, Any]:
-    """What is predicted, and the probability of each class or label; of sequences and images the classes alone."""
+    """Return predictions and the probability of each class or label; for sequences and images, only the classes."""
     said, likely = learned.predicted(scores, card), learned.chances(scores, card)
-    if likely.ndim > 2:  # one cell for a sample: the next batch may be longer
+    if likely.ndim > 2:  # one cell per sample, since the next batch may have longer sequences
         return {"prediction": [one.tolist() for one in said]}
     found = dict(learned.columns("prediction", said))
     names = list(card.get("class_names") or ())
@@ -267,7 +267,7 @@ def _length(value: Any) -> int:
 
 
 def write(table: pd.DataFrame, folder: Path, kind: str) -> Path:
-    """The table as a file of the run's `outputs/`: `csv`, or `parquet`; lists and dicts are JSON in a CSV."""
+    """Write the table to the run's `outputs/` as `csv` or `parquet`; in a CSV, lists and dicts are JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{NAME}.{kind}"
     if kind == "parquet":

@@ -1,8 +1,8 @@
-"""Processes of one script side by side on this machine, each told which it is as torchrun and MPI tell it.
+"""Runs several processes of one script on this machine, with the rank variables of torchrun and MPI.
 
-Started by path under a bare interpreter (`python -IS ranks.py COUNTxMACHINES COMMAND ...`), with the standard library
-alone. Where there are several machines it is started on each, and finds its place among them and the address of the
-first in NODE_RANK, MASTER_ADDR and MASTER_PORT. It ends as the first process that failed; the others are ended then.
+Started by path under a bare interpreter (`python -IS ranks.py COUNTxMACHINES COMMAND ...`), so it imports only the
+standard library. With several machines it runs on each, and gets its rank among them and the address of the first from
+NODE_RANK, MASTER_ADDR and MASTER_PORT. When a process fails, it ends the others and exits with that process's code.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ import time
 
 POLL_S = 0.05
 PATIENCE_S = 5.0
-"""How long those that are left may take to end, when one has failed."""
+"""Grace period for the other processes when one has failed, seconds."""
 TF_VARIABLE = "LABRUN_TF_CONFIG"
-"""Set for processes that find each other as TensorFlow's do, by TF_CONFIG."""
+"""Set for processes that find each other through TensorFlow's TF_CONFIG."""
 
 
 def variables(local: int, count: int, host: str, port: str, machines: int = 1, node: int = 0) -> dict[str, str]:
-    """The message to one process.
+    """Return the environment variables that tell one process its rank.
 
     Args:
-        local: its place among those of this machine.
-        count: how many of them there are.
-        host: the first machine.
-        port: where the processes meet there.
-        machines: how many there are.
-        node: which of them this is.
+        local: its rank on this machine.
+        count: number of processes on this machine.
+        host: address of the first machine.
+        port: port on that machine where the processes rendezvous.
+        machines: number of machines.
+        node: rank of this machine.
     """
     rank, total = node * count + local, count * machines
     return {
@@ -53,8 +53,8 @@ def variables(local: int, count: int, host: str, port: str, machines: int = 1, n
 
 
 def main(count: int, machines: int, command: list[str]) -> int:
-    """Start them, and wait; the exit code is the first that is not 0."""
-    # The guard passes signals to the whole group: the scripts hear them, and this process waits for what comes of it.
+    """Start the processes and wait for them. Return the exit code of the first that fails, or 0."""
+    # Signals go to the whole group: the scripts handle them, and this process waits for the result.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda number, frame: None)
     port, *others = free_ports(1 + (count if TF_VARIABLE in os.environ else 0))
@@ -77,7 +77,7 @@ def main(count: int, machines: int, command: list[str]) -> int:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of this machine that nobody has."""
+    """Return free ports of this machine."""
     with contextlib.ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
@@ -86,7 +86,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def tf_config(rank: int, ports: list[int]) -> str:
-    """What TensorFlow reads of the others, and of its own place among them."""
+    """Return TensorFlow's TF_CONFIG for a process: the addresses of all processes, and its own rank."""
     workers = [f"127.0.0.1:{port}" for port in ports]
     return json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}})
 

@@ -1,4 +1,4 @@
-"""The data of a run that are read into arrays, and what its record says of them."""
+"""Reads a run's data into arrays, and describes them for its record."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from labrun.tasks import base
 from labrun.tasks import task as tasks
 
 NAMED = 1000
-"""The record names at most this many classes."""
+"""Maximum number of class names in the record."""
 
 
 def arrays_of_run(run: base.Run) -> Arrays:
-    """Mount and read the data of a run, and say so in its record and in its log."""
+    """Mount and read the data of a run, and describe them in its record and its log."""
     config = run.config
     mounted = mount(config["datastore"], config["dataset"], reader.make_reader(config["dataset"]))
     arrays, manifest = shared_cache.read(config["dataset"], mounted.path, known=known_table(config), **taken(config))
@@ -30,14 +30,14 @@ def arrays_of_run(run: base.Run) -> Arrays:
 
 
 def arrays_of(config: Mapping[str, Any]) -> Arrays:
-    """The data of a config in which nothing is left to resolve."""
+    """Read the data of a fully resolved config."""
     mounted = mount(config["datastore"], config["dataset"], reader.make_reader(config["dataset"]))
     return reader.read(config["dataset"], mounted.path, **taken(config))
 
 
 def taken(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's model takes beside arrays of numbers in memory: tables, sparse matrices, samples on the disk."""
-    model = config.get("model") or {}  # whoever only looks at the data has none
+    """Return which data a run's model takes besides arrays in memory: tables, sparse matrices, samples on disk."""
+    model = config.get("model") or {}  # configs that only show the data have none
     own = tasks.is_pipeline(model)
     streams = bool(model) and not schema.is_estimator(str(model.get("_target_")))
     limit = memory.limit(schema.Compute.of(config["compute"])) if streams else None
@@ -45,7 +45,7 @@ def taken(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def known_table(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Of a model that is to be scored: how its table was read, and its classes; None where it is none of a table."""
+    """Return how the training table of a model to score was read, and its classes; None if there is no such table."""
     if not base.of(config).scores:
         return None
     source = config["from"]
@@ -54,7 +54,7 @@ def known_table(config: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def described(arrays: Arrays) -> dict[str, Any]:
-    """What the record says of a data set: its parts, and a digest over its files."""
+    """Return the record's entry on a data set: its splits, and a digest of its files."""
     return _description(arrays, reader.manifest(arrays.files))
 
 

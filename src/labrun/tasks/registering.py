@@ -1,4 +1,4 @@
-"""Models that a script of the Azure ML SDK registers: carried out at the end of its run, if that has gone well."""
+"""Registers the models that a script of the Azure ML SDK requested, at the end of a run that completed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from labrun.runs.record import Record, RunPaths
 log = logging.getLogger(__name__)
 
 ELSEWHERE = "LABRUN_CARRIED_PATH"
-"""Set where a run was carried to another machine: its models are registered where it came from."""
+"""Set if a run was sent to another machine: its models are registered on the machine that it came from."""
 
 
 def of_script(record: Record, paths: RunPaths, attempt: int) -> None:
-    """Register what the script asked for. A failure is logged; the training has completed and stays so."""
+    """Register the models that the script requested. A failure is only logged, since the training itself completed."""
     left = promises.read(paths.root, attempt)
     if left and ELSEWHERE in os.environ:
         log.info("Models are registered when the run is brought back: %d", len(left))
@@ -32,14 +32,14 @@ def register(root: Path, run_dir: Path, left: list[dict[str, Any]]) -> None:
 
     Args:
         root: the workspace.
-        run_dir: the run.
-        left: what `promises.read` gives.
+        run_dir: the run's directory.
+        left: the result of `promises.read`.
     """
     if not left:
         return
     from labrun.registry import models
 
-    numbers: dict[str, set[int]] = {}  # each call of the script has a version of its own, of the same file too
+    numbers: dict[str, set[int]] = {}  # each call of the script gets its own version, even for the same file
     for one in left:
         name, path = str(one.get("name")), str(one.get("path"))
         about = models.About(

@@ -1,4 +1,4 @@
-"""The metrics by which pipelines are compared: a standard set, and any of scikit-learn's scorers by its name."""
+"""Metrics for comparing pipelines: a standard set, and any scikit-learn scorer by name."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ STANDARD = (
     "f1_score_macro",
     "log_loss",
 )
-"""Of classifiers, by the names that Azure ML gave them; the first is what `auto` means."""
+"""Metrics of classifiers, under Azure ML's names; `auto` means the first."""
 QUANTITIES = ("r2", "rmse", "mae")
 
 
 def wanted(config: Mapping[str, Any]) -> list[str]:
-    """The metrics that a pipeline's config names, the primary one last; none where all are left to `auto`."""
+    """Return the metrics in a pipeline's config, the primary one last; empty if all are `auto`."""
     metric = config["sweep"]["metric"] if "sweep" in config else None
     named = [config["model"].get("metric"), *(metric if isinstance(metric, list) else [metric])]
     return [str(one) for one in dict.fromkeys(named) if one not in (None, "auto")]
 
 
 def check(names: Sequence[str], has_classes: bool) -> None:
-    """Refuse names that no metric of pipelines has.
+    """Check that names are metrics of pipelines.
 
     Raises:
-        ConfigError: there is no such metric, or it is one of the other kind of task.
+        ConfigError: there is no such metric, or it is for the other kind of target.
     """
     known = [*STANDARD, *automl_metrics.CLASSES] if has_classes else [*QUANTITIES, *automl_metrics.QUANTITIES]
     unknown = [name for name in names if name not in known]
@@ -61,12 +61,12 @@ def check(names: Sequence[str], has_classes: bool) -> None:
 
 
 def scorers(names: Sequence[str], classes: int, span: float = float("nan")) -> dict[str, Any]:
-    """What computes the metrics that are asked for beside the standard ones, called with a model, rows and targets.
+    """Return scorers for the metrics that are not standard; a scorer is called with a model, rows and targets.
 
     Args:
-        names: as `check` takes them.
-        classes: how many there are; 0: quantities.
-        span: the range of the training part's quantities.
+        names: names of metrics, see `check`.
+        classes: the number of classes; 0 for regression.
+        span: the range of the targets in the training split.
 
     Raises:
         ConfigError: there is no such metric.
@@ -85,7 +85,7 @@ def scorers(names: Sequence[str], classes: int, span: float = float("nan")) -> d
 
 
 class _Scorer:
-    """One of AutoML's further metrics, called as scikit-learn's scorers are."""
+    """Scorer for one of AutoML's further metrics, with the interface of scikit-learn's scorers."""
 
     def __init__(self, name: str, classes: int, span: float) -> None:
         self._name, self._classes, self._span = name, classes, span
@@ -99,16 +99,16 @@ class _Scorer:
 
 
 def said(model: Any, rows: Any, classes: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64] | None]:
-    """What a fitted model predicts, and its probabilities where it has any.
+    """Return a fitted model's predictions, and its probabilities or None.
 
     Shapes:
-        returns: (N,) predictions; (N, classes), zeros for classes that it has not seen.
+        returns: (N,) predictions; (N, classes) probabilities, 0 for classes that it has not seen.
     """
     return np.asarray(model.predict(rows)), chances_of(model, rows, classes)
 
 
 def chances_of(model: Any, rows: Any, classes: int) -> npt.NDArray[np.float64] | None:
-    """A fitted model's probabilities, as `said` gives them, in the model's own precision."""
+    """Return a fitted model's probabilities as `said` does, in the model's own precision."""
     if not classes or not hasattr(model, "predict_proba"):
         return None
     given = np.asarray(model.predict_proba(rows))
@@ -120,7 +120,7 @@ def chances_of(model: Any, rows: Any, classes: int) -> npt.NDArray[np.float64] |
 
 
 def softmax(scores: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Probabilities of classes from a network's scores, in double precision.
+    """Return class probabilities from a network's scores, in double precision.
 
     Shapes:
         scores, returns: (N, classes).
@@ -133,11 +133,11 @@ def softmax(scores: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 def measure(
     y: npt.NDArray[Any], predicted: npt.NDArray[Any], chances: npt.NDArray[np.float64] | None, classes: int
 ) -> dict[str, float]:
-    """The standard metrics.
+    """Compute the standard metrics.
 
     Shapes:
         y, predicted: (N,).
-        chances: (N, classes), or None where the model gives none; then what needs them is left out.
+        chances: (N, classes) probabilities, or None, which leaves out the metrics that need them.
     """
     chances = None if chances is None else np.asarray(chances, np.float64)
     names = QUANTITIES if not classes else STANDARD
@@ -148,7 +148,7 @@ def measure(
 def one(
     name: str, y: npt.NDArray[Any], predicted: npt.NDArray[Any], chances: npt.NDArray[np.float64] | None, classes: int
 ) -> float:
-    """One of the standard metrics; shapes as `measure`."""
+    """Compute one of the standard metrics; for shapes see `measure`."""
     from sklearn import metrics
 
     if name == "r2":
@@ -177,13 +177,13 @@ def one(
 
 
 def _area(y: npt.NDArray[Any], chances: npt.NDArray[np.float64], classes: int, average: str) -> float:
-    """The area under the ROC curve: of two classes the second's, of more the mean of each against the rest.
+    """Return the area under the ROC curve: of the second of two classes, else the mean over one-vs-rest curves.
 
     Args:
-        y: (N,) class numbers.
-        chances: (N, classes).
-        classes: how many there are.
-        average: `weighted`, by how many samples a class has, or `macro`.
+        y: (N,) class indices.
+        chances: (N, classes) probabilities.
+        classes: the number of classes.
+        average: `weighted` by the number of samples per class, or `macro`.
     """
     from sklearn.metrics import roc_auc_score
 
@@ -192,14 +192,14 @@ def _area(y: npt.NDArray[Any], chances: npt.NDArray[np.float64], classes: int, a
         return float("nan")
     if classes == 2:
         return float(roc_auc_score(y, chances[:, 1]))
-    # Of the classes that are there: a small test part may lack one.
+    # Only classes that occur: a small test split may lack one.
     areas = [roc_auc_score(y == label, chances[:, label]) for label in present]
     weights = [float((y == label).sum()) for label in present] if average == "weighted" else None
     return float(np.average(areas, weights=weights))
 
 
 def heard(said: npt.NDArray[np.float64], classes: int) -> Any:
-    """Repeats given predictions, for scorers that want a model; its samples are positions in `said`.
+    """Return a model that repeats given predictions, for scorers; its samples are positions in `said`.
 
     Shapes:
         said: (N, classes) probabilities, or (N, 1) values.
@@ -207,7 +207,7 @@ def heard(said: npt.NDArray[np.float64], classes: int) -> Any:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
     class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-        """Gives the probabilities."""
+        """Returns the given probabilities."""
 
         classes_ = np.arange(classes)
 
@@ -216,22 +216,22 @@ def heard(said: npt.NDArray[np.float64], classes: int) -> Any:
             return self
 
         def predict_proba(self, x: Any) -> Any:
-            """Of these places."""
+            """Return the probabilities at these positions."""
             return said[np.asarray(x).ravel()]
 
         def predict(self, x: Any) -> Any:
-            """The likeliest."""
+            """Return the most likely classes."""
             return self.predict_proba(x).argmax(axis=1)
 
     class Regressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
-        """Gives the values."""
+        """Returns the given values."""
 
         def fit(self, x: Any, y: Any) -> Any:
             """Learns nothing."""
             return self
 
         def predict(self, x: Any) -> Any:
-            """Of these places."""
+            """Return the values at these positions."""
             return said[np.asarray(x).ravel(), 0]
 
     return Classifier() if classes else Regressor()

@@ -1,4 +1,4 @@
-"""skops' reader and writer of models, imported without what only a reader needs, and without torch and pytest."""
+"""Imports `skops.io` without torch and pytest, and without the lists of trusted types, which only loading needs."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from types import ModuleType
 from typing import Any
 
 TRUSTED = "skops.io._trusted_types"
-"""Lists the types that may be loaded unasked. For that it imports all of scikit-learn and looks for the module of each
-of NumPy's and SciPy's functions, which takes longer than many a fit; whoever saves a model needs none of it."""
+"""Lists the types that skops trusts by default. To do so, it imports all of scikit-learn and looks up the module of
+each function of NumPy and SciPy, which takes longer than many fits. Saving a model does not need it."""
 SHIMS = {"sklearn.externals.array_api_compat.torch": "torch", "pytest": "pytest"}
-"""What that would import for the sake of no estimator, and the package that it is a part of."""
+"""Modules that it would import although no estimator needs them, and their packages."""
 
 
 _IS_TRUSTED = ContextVar("_IS_TRUSTED", default=False)
 
 
 class _Later(UserList[str]):
-    """One of the lists, made when somebody reads it.
+    """One of the lists, created when it is first read.
 
     Args:
         name: its name in the module.
@@ -52,7 +52,7 @@ class _Later(UserList[str]):
 
 
 class _Lists(ModuleType):
-    """In the place of the module of lists."""
+    """Stand-in for the module with the lists."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -61,7 +61,7 @@ class _Lists(ModuleType):
 
 
 def load() -> Any:
-    """The module `skops.io`."""
+    """Return the module `skops.io`."""
     if "skops.io" not in sys.modules:
         sys.modules[TRUSTED] = _Lists(TRUSTED)
         with _without_shims():
@@ -71,7 +71,7 @@ def load() -> Any:
 
 @contextlib.contextmanager
 def trusting() -> Iterator[None]:
-    """Inside, no type is one that may be loaded unasked: for a file whose every type is trusted as it is."""
+    """Treat skops' lists of trusted types as empty in the context, for a file whose types are all trusted anyway."""
     token = _IS_TRUSTED.set(True)
     try:
         yield
