@@ -50,7 +50,7 @@ def test_numbers_become_metrics_whatever_type_they_have(bench: Any, well: Any) -
     assert metrics["Regularization Strength:"] == [(0, 1)] and "kind" not in metrics
     kept = read_lines(bench.run_dir / "logs" / "azureml" / "kind.jsonl")
     assert [line["value"] for line in kept][:5] == ["svm", None, "0.5", [1, 2], [1.0, 2.0]] and len(kept) == 9
-    assert done.stdout.count("no number: kept in logs/azureml/kind.jsonl") == 9
+    assert done.stdout.count("not a number: stored in logs/azureml/kind.jsonl") == 9
 
 
 def test_rows_and_tables_become_metrics_by_column(bench: Any, well: Any) -> None:
@@ -240,7 +240,7 @@ def test_registered_models_are_found(bench: Any, well: Any, tmp_path: Path) -> N
     )
     done = well(bench.run(script, LABRUN_WORKSPACE=str(tmp_path)))
     assert "digits 10 digits:10\n10\n" in done.stdout and done.stdout.count("REFUSED") == 3
-    assert "there is: digits, net" in done.stdout and "lab models register" in done.stdout
+    assert "registered: digits, net" in done.stdout and "lab models register" in done.stdout
 
 
 def test_what_labrun_has_not_imports_and_tells_the_way_when_used(bench: Any, well: Any) -> None:

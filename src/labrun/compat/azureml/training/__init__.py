@@ -1,6 +1,6 @@
-"""What a training script uses of the Azure ML SDK v1: in any Python, with the standard library alone.
+"""The part of the Azure ML SDK v1 that training scripts use. It works in any Python, with the standard library alone.
 
-run.py       the run that the script belongs to: metrics, files, tags
-data.py      the inputs that the run's config mounted, and local tables
-model.py     registered models, to read
+run.py       the script's run: metrics, files, tags
+data.py      the inputs mounted by the run's config, and local tables
+model.py     registered models, for reading
 """

@@ -1,4 +1,4 @@
-"""What a run offers to its script whether it is recorded or only tried by hand."""
+"""Base classes of runs: the members that a script's run has whether it is recorded or only tried by hand."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Self = TypeVar("Self", bound="RunBase")
 
 
 STATUSES = {"preempted": "Queued", "stopped": "Canceled", "lost": "Failed", "unreachable": "NotResponding"}
-"""labrun's words that the SDK has otherwise; the others differ by their first letter. What ended may not be told as
-going on: scripts wait for it in loops."""
+"""labrun's statuses that the SDK names differently; the others are only capitalized. A run that has ended must never
+appear active, because scripts wait for its end in loops."""
 
 
 def sdk_status(status: str) -> str:
-    """A status in the SDK's words."""
+    """Return the SDK's word for a status."""
     return STATUSES.get(status, status.capitalize())
 
 
 class RunFacts:
-    """What a recorded run tells by attributes and by calls alike, seen by its script and by who submitted it."""
+    """Attributes of a recorded run that mirror its `get_...` calls, both for its script and for the submitter."""
 
     if TYPE_CHECKING:
 
@@ -61,7 +61,7 @@ class RunFacts:
 
 
 class RunBase:
-    """The parts of `Run` that record nothing."""
+    """The members of `Run` that record nothing."""
 
     def __enter__(self: Self) -> Self:
         return self
@@ -85,44 +85,44 @@ class RunBase:
 
     @property
     def input_datasets(self) -> Inputs:
-        """The inputs that the run's config mounted, by their names."""
+        """The inputs mounted by the run's config, by name."""
         from labrun.compat.azureml.training.data import Inputs
 
         return Inputs()
 
     def complete(self, _set_status: bool = True) -> None:
-        """Accepted and not needed: the run is completed when its script has ended without an error."""
+        """Flush the output. The run completes when its script ends without an error."""
         self.flush()
 
     def start(self) -> None:
-        """Accepted and not needed: a run has begun as soon as its script has."""
+        """Do nothing: a run has started when its script runs."""
 
     def flush(self, timeout_seconds: int = 300) -> None:
-        """Hand on what was printed; metrics are on the disk as soon as they are logged."""
+        """Flush the printed output. Metrics are on disk as soon as they are logged."""
         sys.stdout.flush()
         sys.stderr.flush()
 
     def get_secret(self, name: str) -> str:
-        """A secret, which labrun takes from the environment.
+        """Return a secret from the environment variables.
 
         Raises:
-            NotInLabrun: no such variable is set.
+            NotInLabrun: the variable is not set.
         """
         return secret_of(f"run.get_secret({name!r})", name)
 
     def get_secrets(self, secrets: Any) -> dict[str, str]:
-        """Several secrets by name."""
+        """Return several secrets by name."""
         return {name: self.get_secret(name) for name in secrets}
 
     def wait_for_completion(self, *args: Any, **kwargs: Any) -> Any:
-        """Not in labrun: the script is the run that would be waited for."""
+        """Raise: a script cannot wait for its own run."""
         not_here("run.wait_for_completion() inside the run itself", "`lab runs logs -f`, or the same call in Python")
 
     def get_environment(self, *args: Any, **kwargs: Any) -> Any:
-        """The environment of the run, by the name that its config has.
+        """Return the environment that the run was submitted with.
 
         Raises:
-            NotInLabrun: the script's interpreter has no labrun.
+            NotInLabrun: the script's interpreter does not have labrun.
         """
         if finder.whole() is None:
             not_here("run.get_environment()", "the record lists the packages of the run: `lab runs show`")

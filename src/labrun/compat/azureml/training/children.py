@@ -1,4 +1,4 @@
-"""Runs below the run of a script: records of their own, written by the script's process, which is their process too."""
+"""Child runs of a script's run. They have their own records but run in, and are written by, the script's process."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from labrun.runs import context
 from labrun.runs.context import RunContext
 
 DISPLAY_NAME = "display_name"
-"""The tag that holds a run's own name."""
+"""The tag that holds a run's display name."""
 TASK = "program"
 FILE = os.path.join("requests", "children.jsonl")
-"""In a run's folder: the folders of the runs below it, a line each, relative to the workspace."""
+"""The file in a run's folder that lists its children's folders, one per line, relative to the workspace."""
 COPIED = ("name", "host", "packages", "git", "code", "job", "process", "format")
-"""Of a parent's record, what holds for its children."""
+"""The keys of a parent's record that are copied to its children."""
 
 
 class ChildRun(Run):
-    """A run below another; it ends with `complete`, `fail` or `cancel`, else as its parent does."""
+    """A child run. It ends with `complete`, `fail` or `cancel`, or else like its parent."""
 
     def __new__(cls, run_dir: Path, parent: Any) -> ChildRun:
         return object.__new__(cls)
@@ -46,7 +46,7 @@ class ChildRun(Run):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Complete it; where an error ends the block, it failed."""
+        """End the run: completed, canceled on Ctrl-C, or failed if another exception ends the block."""
         if error is None:
             self.complete()
         elif isinstance(error, KeyboardInterrupt):
@@ -63,15 +63,15 @@ class ChildRun(Run):
         return self.get_tags().get(DISPLAY_NAME) or super().display_name
 
     def complete(self, _set_status: bool = True) -> None:
-        """End it well."""
+        """End the run as completed."""
         self._close("completed")
 
     def fail(self, error_details: Any = None, error_code: Any = None, _set_status: bool = True) -> None:
-        """End it as failed; its parent goes on."""
+        """End the run as failed; its parent continues."""
         self._close("failed", str(error_details if error_details is not None else "the script called run.fail()"))
 
     def cancel(self) -> None:
-        """End it; its parent goes on."""
+        """End the run as canceled; its parent continues."""
         self._close("canceled", "canceled by the script")
 
     def _close(self, status: str, message: str | None = None) -> None:
@@ -80,13 +80,13 @@ class ChildRun(Run):
 
 
 def begin(parent: Any, run_dir: Path, name: Any = None, tags: Any = None) -> ChildRun:
-    """A new run below another.
+    """Start a child run.
 
     Args:
-        parent: that one, as an object.
-        run_dir: its folder.
-        name: how the new one is shown.
-        tags: of the new one.
+        parent: the parent run.
+        run_dir: the parent's folder.
+        name: the child's display name.
+        tags: the child's tags.
     """
     above = place.record(run_dir)
     new = uuid.uuid4().hex
@@ -115,10 +115,10 @@ def begin(parent: Any, run_dir: Path, name: Any = None, tags: Any = None) -> Chi
 
 
 def tags_of(count: Any, tag_key: Any, tag_values: Any) -> list[dict[str, Any]]:
-    """The tags of each of several new runs: so many, or one for each value of a tag.
+    """Return the tags of each new child run: for `count` runs, or for one run per value of a tag.
 
     Raises:
-        UserErrorException: neither was given, or both.
+        UserErrorException: neither or both were given.
     """
     if (count is None) == (tag_key is None or tag_values is None):
         raise UserErrorException("create_children: give either count, or tag_key and tag_values")
@@ -126,14 +126,14 @@ def tags_of(count: Any, tag_key: Any, tag_values: Any) -> list[dict[str, Any]]:
 
 
 def note(run_dir: Path, child: Path, workspace: Path | None = None) -> None:
-    """Keep with a run that another belongs to it."""
+    """Note a child run in its parent's folder."""
     (run_dir / "requests").mkdir(exist_ok=True)
     below = os.path.relpath(str(child), str(workspace or place.workspace()))
     append_line(run_dir / FILE, json.dumps({"folder": below}))
 
 
 def close(run_dir: Path, status: str, message: str | None = None) -> None:
-    """Write how a run below another has ended; once it has, nothing is changed."""
+    """Write the end of a child run into its record; a record that has already ended does not change."""
     record = _read(run_dir)
     if record.get("status") != "running":
         return
@@ -150,19 +150,19 @@ def close(run_dir: Path, status: str, message: str | None = None) -> None:
 
 
 def folders(run_dir: Path, workspace: Path) -> list[Path]:
-    """The folders of the runs and sweeps below one, the oldest first."""
+    """Return the folders of a run's child runs and sweeps, oldest first."""
     named = []
     for text in _content(run_dir / FILE).splitlines():
         try:
             named.append(str(json.loads(text)["folder"]))
         except (ValueError, KeyError, TypeError):
-            continue  # half a line, of a process that was killed
+            continue  # a partial line of a killed process
     found = [workspace / name for name in named]
     return [one for one in found if (one / "run.json").is_file() or (one / ".launch").is_dir()]
 
 
 def of(run_dir: Path, parent: Any) -> list[Any]:
-    """The runs below one, the newest first; sweeps too, where the script's interpreter has labrun."""
+    """Return the child runs, newest first, including sweeps if the script's interpreter has labrun."""
     found = reversed(folders(run_dir, place.workspace()))
     return [made for made in (_below(folder, parent) for folder in found) if made is not None]
 
@@ -195,7 +195,7 @@ def _write(run_dir: Path, record: dict[str, Any]) -> None:
 
 
 def _now() -> str:
-    # To the microsecond: children are told in their order, and a script begins several in a millisecond.
+    # Microseconds, because children are sorted by time and a script can start several in one millisecond.
     return datetime.now(timezone.utc).isoformat(timespec="microseconds")  # noqa: UP017 (Python 3.6)
 
 

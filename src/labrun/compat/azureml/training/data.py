@@ -1,4 +1,4 @@
-"""The inputs of a run: what its config mounted, as local paths that answer as the SDK's data sets do."""
+"""The inputs that a run's config mounted: local paths that behave like the SDK's data sets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from labrun.compat.azureml.training import place, steps, tables, tabular
 if TYPE_CHECKING:
     _Mapping = Mapping[str, "InputDataset"]
 else:
-    _Mapping = Mapping  # Python 3.8 has no subscript here
+    _Mapping = Mapping  # Python 3.8 cannot subscript it at run time
 
 __all__ = ["FileDataset", "InputDataset", "Inputs", "TabularDataset"]
 
@@ -26,10 +26,10 @@ WAIT_S = 30
 
 
 class InputDataset(tabular.Tabular, str):
-    """An input's local path, which also answers as the SDK's data sets do.
+    """An input's local path, which also behaves like the SDK's data sets.
 
-    It is text because a script that got its input mounted in Azure gets the path, and one that did not gets a data set.
-    Where all of its files are tables, `take` and the like are about rows; else about files.
+    It is a string because in Azure a script receives the path of a mounted input, but a data set otherwise. If all of
+    its files are tables, `take` and similar methods select rows; otherwise they select files.
     """
 
     name = ""
@@ -39,7 +39,7 @@ class InputDataset(tabular.Tabular, str):
 
     @classmethod
     def called(cls, name: str, path: str, definition: Any = None) -> InputDataset:
-        """An input with its name, and how it is read as a table."""
+        """Return an input with its name and its table definition."""
         made = cls(path)
         made.name, made._definition = name, definition
         return made
@@ -50,23 +50,23 @@ class InputDataset(tabular.Tabular, str):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """The mount stays: it belongs to the run."""
+        """Keep the mount: it belongs to the run."""
 
     def __getattr__(self, name: str) -> Any:
         return tabular.missing("Dataset", name)
 
     def __getitem__(self, key: Any) -> Any:
-        """A letter of the path; with a text, the column of that name, for `filter`."""
+        """Return the column with this name for `filter`; with an index, a character of the path."""
         return steps.Column(key) if isinstance(key, str) else str.__getitem__(self, key)
 
     @property
     def id(self) -> str:
-        """Name and version."""
+        """`NAME:VERSION`, or the name alone."""
         return self.name if self.version is None else f"{self.name}:{self.version}"
 
     @property
     def tags(self) -> dict[str, str]:
-        """None: they are kept in the workspace."""
+        """Empty: the workspace keeps the tags."""
         return {}
 
     @property
@@ -74,39 +74,39 @@ class InputDataset(tabular.Tabular, str):
         return str(self)
 
     def mount(self, mount_point: Any = None, **kwargs: Any) -> InputDataset:
-        """The path; it is mounted already, so a place of the script's own choice is not made."""
+        """Return the path. It is already mounted, so `mount_point` is not used."""
         return self
 
     def as_mount(self, path_on_compute: Any = None) -> InputDataset:
-        """The path."""
+        """Return the path."""
         return self
 
     def as_download(self, path_on_compute: Any = None) -> InputDataset:
-        """The path."""
+        """Return the path."""
         return self
 
     def as_named_input(self, name: str) -> InputDataset:
-        """The same input."""
+        """Return the same input."""
         return self
 
     def start(self) -> None:
-        """Nothing: it is mounted already."""
+        """Do nothing: it is already mounted."""
 
     def stop(self) -> None:
-        """Nothing: the mount belongs to the run."""
+        """Do nothing: the mount belongs to the run."""
 
     def to_path(self) -> list[str]:
-        """The files below it, each with a leading slash, as the SDK tells them."""
+        """Return the relative file paths, each with a leading slash as in the SDK."""
         root = Path(self)
         return (
             [f"/{root.name}"] if root.is_file() else [f"/{path.relative_to(root).as_posix()}" for path in _files(root)]
         )
 
     def download(self, target_path: Any = None, overwrite: bool = False, **kwargs: Any) -> list[str]:
-        """The paths of all files; with a target, of copies there.
+        """Return the paths of all files or, with a target, of copies in that folder.
 
         Raises:
-            UserErrorException: a file is there already, and `overwrite` is not given.
+            UserErrorException: a file already exists and `overwrite` is False.
         """
         root = Path(self)
         if target_path is None:
@@ -148,7 +148,7 @@ class InputDataset(tabular.Tabular, str):
     def _of_folder(self, folder: str) -> Any:
         return InputDataset.called(self.name, folder)
 
-    # Of files
+    # As files
 
     def take(self, count: int) -> Any:
         if self._is_table():
@@ -174,7 +174,7 @@ class InputDataset(tabular.Tabular, str):
         )
 
     def _selected(self, files: list[Path]) -> InputDataset:
-        """A folder of links to some of the files."""
+        """Return a folder of links to these files."""
         root, folder = Path(self), Path(tempfile.mkdtemp(prefix="labrun-files-"))
         for path in files:
             link = folder / (path.name if root.is_file() else path.relative_to(root))
@@ -187,11 +187,11 @@ FileDataset = InputDataset
 
 
 class TabularDataset(tabular.Tabular):
-    """Tables in local files, or at web addresses.
+    """Tables in local files or on the web.
 
     Args:
-        paths: where they are.
-        definition: how they are read; see `tables`.
+        paths: local paths or URLs.
+        definition: the table definition; see `tables`.
     """
 
     name = None
@@ -231,20 +231,20 @@ class TabularDataset(tabular.Tabular):
 
 
 def fetched(address: str, folder: Any = None) -> str:
-    """A local copy of what lies at a web address.
+    """Download a file from the web and return the local path.
 
     Args:
-        address: `http` or `https`.
-        folder: where to put it; None: a temporary one.
+        address: an `http` or `https` URL.
+        folder: the target folder; None: a temporary one.
 
     Raises:
-        UserErrorException: this machine cannot reach it.
+        UserErrorException: the URL has another scheme or cannot be reached.
     """
     target = Path(folder or tempfile.mkdtemp(prefix="labrun-web-")) / (
         address.partition("?")[0].rpartition("/")[2] or "file"
     )
     if not address.startswith(("http://", "https://")):
-        raise UserErrorException(f"{address}: labrun reads web addresses that begin with http:// or https://")
+        raise UserErrorException(f"{address}: labrun reads only URLs that begin with http:// or https://")
     partial = target.with_name(target.name + ".part")
     try:
         with urllib.request.urlopen(address, timeout=WAIT_S) as answer, open(str(partial), "wb") as file:
@@ -252,8 +252,8 @@ def fetched(address: str, folder: Any = None) -> str:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
         raise UserErrorException(
-            f"{address} cannot be reached from this machine ({reason}): bring the file by other means, and give its "
-            "local path, or upload it to a datastore"
+            f"{address} cannot be reached from this machine ({reason}): get the file by other means, and pass its "
+            "local path or upload it to a datastore"
         ) from None
     partial.replace(target)
     return str(target)
@@ -268,12 +268,12 @@ class Inputs(_Mapping):
 
     def __getitem__(self, name: str) -> InputDataset:
         if name not in self._paths:
-            there = f"it has: {', '.join(sorted(self._paths))}" if self._paths else "it has none"
+            there = f"it has: {', '.join(sorted(self._paths))}" if self._paths else "it has no inputs"
             asset = place.asset_name(name)
             raise NoSuchInputError(
                 f"The input {name!r}, which this run does not have ({there}), is part of Azure ML and not of labrun. "
-                f"Instead: mount it by the command line: 'script.inputs.{place.alias(name)}=${{mount:{asset}}}' (`lab "
-                "data ls` shows what there is); or, where it is also an argument of the script, "
+                f"Instead: mount it on the command line: 'script.inputs.{place.alias(name)}=${{mount:{asset}}}' (`lab "
+                "data ls` lists the data sets); or, if it is also an argument of the script, "
                 f"'script.arguments.data_path=${{mount:{asset}}}'"
             )
         return InputDataset.called(name, self._paths[name], self._tables.get(name))

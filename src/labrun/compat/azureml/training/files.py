@@ -1,4 +1,4 @@
-"""Files that a script adds to its run, lists and takes out again."""
+"""The files of a run: uploading, listing and downloading by its script."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ OWN = {
     "heartbeat",
     "driver.log",
 }
-"""What labrun itself keeps in a run's folder: no script writes there."""
+"""labrun's own files in a run's folder, which scripts must not write."""
 
 LOG = "driver.log"
 LOGS = re.compile(r"(?:azureml-logs/(?:\d+_)?driver_log|user_logs/std_log)(?:_(\d+))?\.txt")
-"""What the SDK called a run's log, in turn; at the end the rank of a process."""
+"""The SDK's names for a run's log over the years, with an optional process rank at the end."""
 LOG_FOLDERS = {"azureml-logs": "azureml-logs/70_driver_log.txt", "user_logs": "user_logs/std_log.txt"}
 
 
 def upload(run_dir: Path, name: str, source: Any) -> None:
-    """Copy a file, or what a stream holds, into the run's folder under a name.
+    """Copy a file or a stream's content into the run's folder.
 
     Args:
-        run_dir: the run.
-        name: a path below the run's folder, as `outputs/model.pkl`.
+        run_dir: the run's folder.
+        name: the target path relative to it, such as `outputs/model.pkl`.
         source: a path, or an object with `read`.
 
     Raises:
-        UserErrorException: the name leads out of the run, or is labrun's own, or has a file already; no such source.
+        UserErrorException: the name leads outside the run's folder, is reserved for labrun or is taken, or there is no
+            such source file.
     """
     target = _target(run_dir, name)
     if not hasattr(source, "read"):
@@ -49,9 +50,9 @@ def upload(run_dir: Path, name: str, source: Any) -> None:
         if target.exists() and target.samefile(source):
             return
     if target.exists():
-        raise UserErrorException(f"upload_file({name!r}): the run has a file of this name already: {target}")
+        raise UserErrorException(f"upload_file({name!r}): the run already has a file of this name: {target}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Under a name of its own first: whoever reads the run never sees half a file.
+    # Write atomically, so that no reader sees a partial file.
     with atomic_write(target) as file:
         if isinstance(source, Path):
             with open(source, "rb") as content:
@@ -69,15 +70,15 @@ def _copy(source: Any, target: BinaryIO) -> None:
 
 
 def upload_folder(run_dir: Path, name: str, folder: Any) -> None:
-    """Copy all files of a folder, and of those below it.
+    """Copy all files of a folder and its subfolders.
 
     Raises:
-        UserErrorException: see `upload`; no such folder.
+        UserErrorException: there is no such folder; see also `upload`.
     """
     root = Path(os.fsdecode(folder))
     if not root.is_dir():
         raise UserErrorException(f"upload_folder({name!r}): there is no folder {root} (working folder: {Path.cwd()})")
-    # Listed before the first copy: the run's folder may lie below the one that is copied.
+    # List the files before the first copy: the run's folder may be inside the copied one.
     for path in [path for path in sorted(root.rglob("*")) if path.is_file()]:
         upload(run_dir, "/".join([name, *path.relative_to(root).parts]), path)
 
@@ -87,16 +88,16 @@ def _target(run_dir: Path, name: str) -> Path:
     if not parts or Path(name).is_absolute() or ".." in parts:
         raise UserErrorException(f"{name!r} must be a path below the run's folder, such as outputs/model.pkl")
     if parts[0] in OWN or parts[0].startswith("driver."):
-        raise UserErrorException(f"{parts[0]} in a run's folder is labrun's own: use another name, outputs/{name}")
+        raise UserErrorException(f"{parts[0]} in a run's folder is reserved for labrun: use outputs/{name} instead")
     target = run_dir.joinpath(*parts)
     inside = Path(os.path.realpath(str(run_dir)))
     if inside not in Path(os.path.realpath(str(target))).parents:
-        raise UserErrorException(f"{name!r} leads out of the run's folder, through a link")
+        raise UserErrorException(f"{name!r} leads outside the run's folder, through a link")
     return target
 
 
 def listing(run_dir: Path) -> list[str]:
-    """The paths of what the run wrote, and of its log, relative to its folder."""
+    """Return the paths, relative to the run's folder, of the files that the run wrote and of its log."""
     found = []
     for path in sorted(run_dir.rglob("*")):
         parts = path.relative_to(run_dir).parts
@@ -107,12 +108,12 @@ def listing(run_dir: Path) -> list[str]:
 
 
 def named(run_dir: Path, name: str) -> Any:
-    """A model's name where a file or a folder of the run has it, else None: the SDK takes it for the missing path."""
+    """Return the name if a file or folder of the run has it, else None: the SDK uses a model's name as default path."""
     return name if any(f"{one}/".startswith(f"{name}/") for one in listing(run_dir)) else None
 
 
 def own_name(name: str) -> str:
-    """A name as `listing` has it: the log is found by the SDK's names for it, too."""
+    """Convert the SDK's names for the log to labrun's; return any other name unchanged."""
     found = LOGS.fullmatch(name)
     if found is None:
         return name
@@ -120,12 +121,12 @@ def own_name(name: str) -> str:
 
 
 def stored_name(run_dir: Path, name: str) -> str:
-    """A name as the run has it: what MLflow logs as `model` in Azure lies in `outputs/model` here."""
+    """Return a name, below `outputs/` if it is found only there: labrun stores MLflow's `model` in `outputs/model`."""
     return name if (run_dir / name).exists() or not (run_dir / "outputs" / name).exists() else f"outputs/{name}"
 
 
 def beginning_with(run_dir: Path, prefix: str | None) -> list[str]:
-    """The files whose names begin so; below the SDK's folders for logs there is the log."""
+    """Return the files whose names begin with a prefix. The SDK's log folders contain labrun's log."""
     log = LOG_FOLDERS.get((prefix or "").partition("/")[0])
     if log is not None and log.startswith(prefix or "") and LOG in listing(run_dir):
         return [log]
@@ -133,7 +134,7 @@ def beginning_with(run_dir: Path, prefix: str | None) -> list[str]:
 
 
 class LogFiles(dict):  # type: ignore[type-arg]
-    """Paths, or contents, of logs by their names; also by those that the SDK has for them."""
+    """Paths or contents of log files by name; the SDK's names for them work too."""
 
     def __missing__(self, name: str) -> Any:
         if own_name(name) not in self:
@@ -142,12 +143,12 @@ class LogFiles(dict):  # type: ignore[type-arg]
 
 
 def download(run_dir: Path, name: str, target: Any = None) -> None:
-    """Copy one of the run's files to where the script wants it.
+    """Copy one of the run's files to a target path.
 
     Args:
-        run_dir: the run.
-        name: as `listing` gives it.
-        target: a file or a folder; by default the file's own name in the working folder.
+        run_dir: the run's folder.
+        name: the file's name, as returned by `listing`.
+        target: a file or folder; None: the same file name in the working folder.
 
     Raises:
         UserErrorException: the run has no such file.

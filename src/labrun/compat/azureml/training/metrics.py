@@ -1,4 +1,4 @@
-"""What a script logs, kept: numbers as metrics of the run, tables and text as JSON lines, pictures as files."""
+"""Storage of a script's logged values: numbers as metrics, tables and text as JSON Lines, images as files."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from labrun.runs.context import RunContext
 
 FOLDER = os.path.join("logs", "azureml")
 ARTIFACT = "aml://artifactId/ExperimentRun/dcid.{}/"
-"""What the SDK puts before the name of a run's file, by the run's id."""
+"""The SDK's prefix for the name of a run's file, with the run's id."""
 
 
 class Metrics:
-    """The log of one run, as one process writes it."""
+    """The metrics of one run, as written by one process."""
 
     def __init__(self, run: RunContext) -> None:
         self._run = run
         self._rows: dict[str, int] = {}
 
     def scalar(self, name: Any, value: Any, step: Any = None) -> None:
-        """One number; anything else goes, as it is, into a file of JSON lines."""
+        """Log one number as a metric; append any other value unchanged to a JSON Lines file."""
         number = values.as_number(value)
         if number is not None:
             self._run.log(values.metric_name(name), number, None if step is None else int(step))
             return
         path = self._append(name, {"value": value} if step is None else {"value": value, "step": step})
         text = " ".join(str(value).split())
-        sys.stdout.write(f"{name}: {text[:100]} (no number: kept in {path})\n")
+        sys.stdout.write(f"{name}: {text[:100]} (not a number: stored in {path})\n")
 
     def series(self, name: Any, items: Any) -> None:
-        """A list, kept as it is; its numbers become the metric's steps from 0 on."""
+        """Store a list unchanged; its numbers become the metric's steps, starting at 0."""
         listed = values.as_list(items)
         self._append(name, {"list": listed})
         for step, value in enumerate(listed):
@@ -48,12 +48,12 @@ class Metrics:
                 self._run.log(values.metric_name(name), number, step)
 
     def row(self, name: Any, row: dict[str, Any]) -> None:
-        """One more row of a table, as `name/column` at the row's number."""
+        """Append a row to a table; its numbers become metrics `name/column` at the row's number."""
         self._append(name, {"row": row})
         self._numbers_of(name, row)
 
     def table(self, name: Any, table: dict[str, Any]) -> None:
-        """A table of columns, all of its rows at once."""
+        """Append all rows of a table given as columns."""
         columns = {str(column): values.as_list(cells) for column, cells in dict(table).items()}
         self._append(name, {"table": columns})
         for number in range(max(map(len, columns.values()), default=0)):
@@ -68,7 +68,7 @@ class Metrics:
                 self._run.log(values.metric_name(f"{name}/{column}"), number, step)
 
     def image(self, name: Any, path: Any = None, plot: Any = None) -> None:
-        """A picture into `outputs/`: a file of the script's, or something with matplotlib's `savefig`.
+        """Save an image in `outputs/`: a file, or an object with matplotlib's `savefig`.
 
         Raises:
             UserErrorException: neither or both were given.
@@ -85,7 +85,7 @@ class Metrics:
         self._note(name, target)
 
     def _free(self, stem: str, suffix: str) -> Path:
-        """A name that no file has: several pictures may be logged under one name."""
+        """Return an unused file name, because several images may have the same name."""
         folder = self._outputs()
         stem = stem[: -len(suffix)] if stem.lower().endswith(suffix.lower()) else stem
         number, target = 0, folder / (stem + suffix)
@@ -95,7 +95,7 @@ class Metrics:
         return target
 
     def confusion(self, name: Any, value: Any) -> None:
-        """A confusion matrix, in the form that labrun's own runs have; what has another form is kept as it is."""
+        """Save a confusion matrix in the form of labrun's own runs; save content of another form unchanged."""
         content = _loaded(name, value)
         data = content.get("data") if isinstance(content, dict) else None
         if isinstance(data, dict) and "class_labels" in data and "matrix" in data:
@@ -104,7 +104,7 @@ class Metrics:
         self._write(name, content)
 
     def document(self, name: Any, value: Any) -> None:
-        """A table of accuracies, predictions or residuals: the JSON as it is."""
+        """Save an accuracy table, predictions or residuals as unchanged JSON."""
         self._write(name, _loaded(name, value))
 
     def _write(self, name: Any, content: Any) -> None:
@@ -113,7 +113,7 @@ class Metrics:
         self._note(name, target)
 
     def _note(self, name: Any, file: Path) -> None:
-        """Keep with the metrics that there is a file of this name; `read` gives its address."""
+        """Note a file among the metrics, so that `read` returns its address."""
         self._append(name, {"artifact": file.relative_to(self._run.run_dir).as_posix()})
 
     def _outputs(self) -> Path:
@@ -122,7 +122,7 @@ class Metrics:
         return folder
 
     def _append(self, name: Any, content: dict[str, Any]) -> str:
-        """Add a line to the name's own file, in one write; returns the file's path in the run."""
+        """Append a line to the name's file in a single write, and return the file's path relative to the run."""
         relative = os.path.join(FOLDER, f"{values.file_name(name)}.jsonl")
         path = self._run.run_dir / relative
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,13 +132,13 @@ class Metrics:
 
 
 def read(run_dir: Path, attempt: int) -> dict[str, Any]:
-    """What a run logged, as the SDK's `get_metrics` gives it: a value, a list of them, or a table's columns.
+    """Return a run's logged values like the SDK's `get_metrics`: a value, a list of values, or a table's columns.
 
-    Of pictures and documents it gives addresses in the SDK's form, which end with the name of the run's file.
+    Images and documents are returned as addresses in the SDK's form, which end with the name of the run's file.
 
     Args:
-        run_dir: the run.
-        attempt: the one whose tables and texts count.
+        run_dir: the run's folder.
+        attempt: the attempt whose tables and texts are returned.
     """
     numbers: dict[str, list[Any]] = {}
     for line in context.read_metrics(run_dir):
@@ -161,7 +161,7 @@ def _kept(run_dir: Path, attempt: int) -> dict[str, list[dict[str, Any]]]:
             try:
                 line = json.loads(text)
             except ValueError:
-                continue  # the last line of a process that was killed
+                continue  # the partial last line of a killed process
             if line.get("attempt", 1) == attempt:
                 kept.setdefault(line["name"], []).append(line)
     return kept
@@ -186,15 +186,15 @@ def _as_logged(lines: list[dict[str, Any]], address: str) -> Any:
 
 
 def one_or_all(items: list[Any]) -> Any:
-    """The single item of a list, or the list: as the SDK gives what was logged once, or more often."""
+    """Return a list's only item, or the list: the SDK does so for values logged once or several times."""
     return items[0] if len(items) == 1 else items
 
 
 def _loaded(name: Any, value: Any) -> Any:
-    """JSON that was given as it is, as text, or as a file of it.
+    """Return JSON content that was given as an object, as text or as a file.
 
     Raises:
-        UserErrorException: it is none of them.
+        UserErrorException: the text or file is not JSON.
     """
     if not isinstance(value, (str, bytes, os.PathLike)):
         return value
@@ -204,4 +204,4 @@ def _loaded(name: Any, value: Any) -> Any:
             text = Path(os.fsdecode(value)).read_text(encoding="utf-8")
         return json.loads(text)  # type: ignore[arg-type]
     except (OSError, ValueError) as error:
-        raise UserErrorException(f"{name}: neither JSON nor a file of it: {str(value)[:100]!r} ({error})") from error
+        raise UserErrorException(f"{name}: neither JSON nor a JSON file: {str(value)[:100]!r} ({error})") from error

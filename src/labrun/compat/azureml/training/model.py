@@ -1,4 +1,4 @@
-"""Registered models as a script sees them."""
+"""`Model`: registered models, as seen by a script."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from labrun.compat.azureml.training import place, promises, registered
 from labrun.runs import context, sdk_ids
 
 CARD = "model.json"
-"""What labrun writes beside a model: it names the file or folder that was registered."""
+"""The file that labrun writes next to a model; it names the registered file or folder."""
 
 SHELF = ("outputs", ".labrun", "models")
-"""Below the workspace: `<name>/<version>/` with the files of a registered model."""
+"""The folder of registered models in the workspace, with the files in `<name>/<version>/`."""
 
 
 class _Framework:
-    """`Model.Framework`."""
+    """The constants of `Model.Framework`."""
 
     CUSTOM = "Custom"
     MULTI = "Multi"
@@ -37,18 +37,18 @@ class Model:
     """A registered model.
 
     Args:
-        workspace: whatever the script gives; there is one workspace.
-        name: the model's name; `name:version` too.
-        id: the same as `name:version`.
-        tags: only a version with this tag, or these; `[["key", "value"], "name"]`.
-        properties: the same of properties.
-        version: None: the newest that fits.
-        run_id: only a version of this run.
+        workspace: not used: there is only one workspace.
+        name: the model's name, or `name:version`.
+        id: `name:version`.
+        tags: only a version with this tag or these tags, such as `[["key", "value"], "name"]`.
+        properties: only a version with these properties.
+        version: the version; None: the newest match.
+        run_id: only a version from this run.
         model_framework: only a version of this framework.
-        **kwargs: whatever else the SDK's constructor takes; not used.
+        **kwargs: other arguments of the SDK's constructor; not used.
 
     Raises:
-        ModelNotFoundException: no such model.
+        ModelNotFoundException: there is no such model.
     """
 
     Framework = _Framework
@@ -80,7 +80,7 @@ class Model:
         self._settle(folder.parent.name, int(folder.name), registered.of(folder.parent.name, int(folder.name)))
 
     def _settle(self, name: str, version: int, told: dict[str, Any]) -> None:
-        """Take over what is told of a version."""
+        """Set the attributes from a version's journal entry."""
         self.name, self.version, self.id = name, version, f"{name}:{version}"
         own = dict(told.get("properties") or {})
         self.model_framework = own.pop(registered.FRAMEWORK, "Custom")
@@ -101,7 +101,7 @@ class Model:
         )
 
     def serialize(self) -> dict[str, Any]:
-        """All that is known of it."""
+        """Return the model as a dictionary."""
         return {
             "createdTime": str(self.created_time) if self.created_time else None,
             "createdBy": None,
@@ -120,23 +120,23 @@ class Model:
 
     @staticmethod
     def get_model_path(model_name: str, version: Any = None, _workspace: Any = None) -> str:
-        """The path of a registered model: its file, or its folder where it has several.
+        """Return the path of a registered model: its file, or its folder if it has several files.
 
         Args:
-            model_name: its name; `name:version` too.
-            version: None: the newest.
+            model_name: the model's name, or `name:version`.
+            version: the version; None: the newest.
             _workspace: not used.
 
         Raises:
-            ModelNotFoundException: no such model.
+            ModelNotFoundException: there is no such model.
         """
         return str(_content(_find(model_name, version)))
 
     def download(self, target_dir: str = ".", exist_ok: bool = False, exists_ok: bool | None = None) -> str:
-        """Copy the model's file or folder; returns the copy's path. `exists_ok` is the former name of `exist_ok`.
+        """Copy the model's file or folder and return the copy's path. `exists_ok` is the former name of `exist_ok`.
 
         Raises:
-            WebserviceException: something of this name is there, and `exist_ok` is not given.
+            WebserviceException: the target exists and `exist_ok` is False.
         """
         content = _content(self._folder)
         target = Path(target_dir) / (content.name if content.is_file() else self.name)
@@ -146,7 +146,7 @@ class Model:
         if content.is_file():
             shutil.copyfile(str(content), str(target))
         else:
-            # File by file: a folder of this name may be the user's own, and hold more.
+            # Copy file by file: an existing folder of this name may hold the user's own files too.
             for path in [path for path in content.rglob("*") if path.is_file()]:
                 copy = target / path.relative_to(content)
                 copy.parent.mkdir(parents=True, exist_ok=True)
@@ -167,30 +167,30 @@ class Model:
         child_paths: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Register a file or a folder of the working folder, when the run of this script completes.
+        """Register a file or folder of the working folder when this script's run completes.
 
         Args:
-            workspace: whatever the script gives; there is one workspace.
-            model_path: the file or the folder.
+            workspace: not used: there is only one workspace.
+            model_path: the file or folder.
             model_name: the model's name.
-            tags: of the version.
-            properties: of the version.
-            description: of the version.
-            datasets: not kept: the run's record has the data that it read.
+            tags: the version's tags.
+            properties: the version's properties.
+            description: the version's description.
+            datasets: not kept: the run's record lists the data that it read.
             model_framework: kept.
             model_framework_version: kept.
-            child_paths: not used, which is told: all of a folder is registered.
-            **kwargs: whatever else the SDK takes; not used.
+            child_paths: not used; a notice says that the whole folder is registered.
+            **kwargs: other arguments of the SDK; not used.
 
         Raises:
-            UserErrorException: there is no such file, or the script belongs to no run.
+            UserErrorException: there is no such file, or the script does not belong to a run.
         """
         run = context.current()
         if not model_name or model_path is None:
             raise UserErrorException("Model.register: give model_path= and model_name=")
         if run is None:
             raise UserErrorException(
-                "Model.register: this script is tried without a run, and registers nothing. Run it: "
+                "Model.register: a script without a run registers nothing. Run it: "
                 "labrun experiment=script script.azureml=true script.path=SCRIPT.py"
             )
         if child_paths:
@@ -200,7 +200,7 @@ class Model:
 
     @staticmethod
     def deploy(*args: Any, **kwargs: Any) -> Any:
-        """Not in labrun: there are no web services."""
+        """Raise: labrun has no web services."""
         absent.not_here("Model.deploy()", absent.INSTEAD["Webservice"])
 
     @staticmethod
@@ -213,14 +213,14 @@ class Model:
         latest: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """The registered versions, the newest first.
+        """Return the registered versions, newest first.
 
         Args:
-            workspace: whatever the script gives; there is one workspace.
-            name: only this model's.
-            tags: only those with this tag, or these.
-            properties: the same of properties.
-            run_id: only those of this run.
+            workspace: not used: there is only one workspace.
+            name: only versions of this model.
+            tags: only versions with this tag or these tags.
+            properties: only versions with these properties.
+            run_id: only versions from this run.
             latest: only the newest version of each model.
             **kwargs: not used.
         """
@@ -238,12 +238,12 @@ class Promised(Model):
         self._settle(name, version, {**about, "run": run_id})
 
     def download(self, target_dir: str = ".", exist_ok: bool = False, exists_ok: bool | None = None) -> str:
-        """The file itself: it is not registered yet."""
+        """Return the path of the original file: the model is not registered yet."""
         return str(self._path)
 
 
 def promised(run: Any, name: str, path: Any, about: dict[str, Any], local: bool) -> Promised:
-    """Have a model registered when the script's run completes; see `promises.leave`."""
+    """Note a model to be registered when the script's run completes; see `promises.leave`."""
     number = promises.leave(run, name, path, about, local)
     record = place.record(run.run_dir)
     shown = sdk_ids.of_run(str(record.get("id", "")), record.get("sweep"), record.get("config") or {})
@@ -251,7 +251,7 @@ def promised(run: Any, name: str, path: Any, about: dict[str, Any], local: bool)
 
 
 def listed(name: Any, latest: bool, tags: Any, properties: Any, run_id: Any) -> Any:
-    """What the journal says of the versions that are asked for, the newest first."""
+    """Return the journal entries of the matching versions, newest first."""
     found = [
         one
         for one in registered.versions()
@@ -275,41 +275,45 @@ def _fits(
 
 
 def _time(text: Any) -> Any:
-    """When a version was registered, in UTC."""
+    """Parse a registration time, in UTC; None if it is missing or malformed."""
     try:
-        return datetime.strptime(str(text)[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)  # noqa: UP017 - datetime.UTC is of Python 3.11
+        return datetime.strptime(str(text)[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)  # noqa: UP017 - datetime.UTC needs Python 3.11
     except ValueError:
         return None
 
 
 def _find(name: str, version: Any) -> Path:
-    """The folder of a model's version."""
+    """Return the folder of a model version.
+
+    Raises:
+        ModelNotFoundException: there is no such model or version.
+    """
     shelf = place.workspace().joinpath(*SHELF)
     if version is None and ":" in name:
         name, version = name.rsplit(":", 1)
     names = sorted(path.name for path in shelf.iterdir() if path.is_dir()) if shelf.is_dir() else []
     if name not in names:
         raise ModelNotFoundException(
-            f"ModelNotFound: no model {name!r} is registered in {shelf} (there is: {', '.join(names) or 'none'}). "
-            "`lab models register` and Model.register put models there"
+            f"ModelNotFound: no model {name!r} is registered in {shelf} (registered: {', '.join(names) or 'none'}). "
+            "Register models with `lab models register` or Model.register"
         )
     versions = sorted(int(path.name) for path in (shelf / name).iterdir() if path.name.isdigit() and path.is_dir())
     if not versions or (version is not None and str(version) not in map(str, versions)):
         there = ", ".join(map(str, versions)) or "none"
         raise ModelNotFoundException(
-            f"ModelNotFound: the model {name!r} has no version {version or ''}; there is: {there}"
+            f"ModelNotFound: the model {name!r} has no version {version or ''}; it has: {there}"
         )
     return shelf / name / str(versions[-1] if version is None else version)
 
 
 def _content(folder: Path) -> Path:
-    """The one file of a version, or its folder: what was registered lies in it below what MLflow needs."""
+    """Return a version's registered file or folder, which is stored below the files that MLflow needs."""
     own = folder / "data" / "model"
     folder = own if own.is_dir() else folder
     try:
         return folder / str(json.loads((folder / CARD).read_text(encoding="utf-8"))["file"])
     except (OSError, ValueError, KeyError, TypeError):
-        # A folder of an older version, or one whose card says nothing.
+        # The folder has no card, or the card does not name a file.
         every = (path for path in folder.rglob("*") if path.is_file() and path.name != CARD)
         files = [path for path in every if not path.name.startswith(".")]
         return files[0] if len(files) == 1 else folder

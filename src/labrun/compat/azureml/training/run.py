@@ -1,4 +1,4 @@
-"""`Run`: the run that a script belongs to, or, tried by hand, one that only prints."""
+"""`Run`: the run that a script belongs to or, for a script tried by hand, one that only prints."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ __all__ = ["Run", "_OfflineRun", "_SubmittedRun"]
 
 
 class Run(RunFacts, RunBase):
-    """A run that is recorded.
+    """The script's run, which is recorded.
 
     Args:
-        experiment: that another run belongs to; not used for this one.
-        run_id: this run's own id, or another's, where the script's interpreter has labrun.
-        **kwargs: whatever else the SDK's constructor takes; not used.
+        experiment: the experiment of another run; not used for this one.
+        run_id: this run's id or, if the script's interpreter has labrun, another run's.
+        **kwargs: other arguments of the SDK's constructor; not used.
 
     Raises:
-        NotInLabrun: another run is asked for, and the interpreter has no labrun.
+        NotInLabrun: the id is another run's, and the interpreter does not have labrun.
         RunEnvironmentException: the script does not belong to a run.
     """
 
@@ -46,7 +46,7 @@ class Run(RunFacts, RunBase):
         run = context.current()
         if run is None:
             raise RunEnvironmentException(
-                "this script does not belong to a run: Run.get_context() gives one that prints"
+                "this script does not belong to a run: use Run.get_context(), which returns one that only prints"
             )
         self._run: RunContext = run
         self._metrics = Metrics(run)
@@ -57,10 +57,10 @@ class Run(RunFacts, RunBase):
 
     @classmethod
     def get_context(cls, allow_offline: bool = True, used_for_context_manager: bool = False, **kwargs: Any) -> Any:
-        """The run that this script belongs to: `_SubmittedRun`, or `_OfflineRun` outside of a run.
+        """Return the run that this script belongs to, or an `_OfflineRun` outside a run.
 
         Raises:
-            RunEnvironmentException: outside of a run, where the script does not allow that.
+            RunEnvironmentException: the script does not belong to a run, and `allow_offline` is False.
         """
         run = context.current()
         if run is not None:
@@ -68,17 +68,17 @@ class Run(RunFacts, RunBase):
         if allow_offline:
             return _offline()
         raise RunEnvironmentException(
-            "this script does not belong to a run, and does not allow to be tried without one"
+            "this script does not belong to a run, and its allow_offline=False forbids running without one"
         )
 
     @classmethod
     def get_submitted_run(cls, **kwargs: Any) -> Any:
-        """The name of `get_context` in 2018."""
+        """Return `get_context()`, under its name from 2018."""
         return cls.get_context()
 
     @classmethod
     def get(cls, workspace: Any, run_id: str) -> Any:
-        """This run by its id; see the class."""
+        """Return a run by its id; see the class."""
         return cls(run_id=run_id)
 
     def __repr__(self) -> str:
@@ -94,7 +94,7 @@ class Run(RunFacts, RunBase):
 
     @property
     def number(self) -> int:
-        """The run's number in its sweep; 1 for a run by itself."""
+        """The run's number in its sweep; 1 for a stand-alone run."""
         return int((self._record.get("sweep") or {}).get("number", 1))
 
     @property
@@ -103,9 +103,9 @@ class Run(RunFacts, RunBase):
 
     @property
     def parent(self) -> Any:
-        """The sweep or the run that this one comes from; None for a run by itself.
+        """The parent sweep or run; None for a stand-alone run.
 
-        Where the script's interpreter has no labrun, it is its `id` and its `experiment` alone.
+        Without labrun in the script's interpreter, it has only an `id` and an `experiment`.
         """
         record = self._record
         sweep = Path(str((record.get("sweep") or {}).get("folder") or "")).name.rpartition("-")[2]
@@ -117,12 +117,12 @@ class Run(RunFacts, RunBase):
         return SimpleNamespace(id=shown, experiment=self.experiment) if origin else None
 
     def get_status(self) -> str:
-        """The record's status in the SDK's words: `Running`."""
+        """Return the record's status as the SDK's status word, such as `Running`."""
         status = str(self._record.get("status") or "running")
         return sdk_status(status)
 
     def get_details(self) -> dict[str, Any]:
-        """What the record says, under the SDK's names."""
+        """Return the record's content under the SDK's names."""
         record = self._record
         return {
             "runId": self.id,
@@ -135,51 +135,51 @@ class Run(RunFacts, RunBase):
         }
 
     def get_portal_url(self) -> str:
-        """The address of the run's folder."""
+        """Return the URI of the run's folder."""
         return self._run.run_dir.absolute().as_uri()
 
     def log(self, name: str, value: Any, description: str = "", step: int | None = None) -> None:
-        """Log one value of a metric; text is kept beside the metrics, in `logs/azureml/`."""
+        """Log one value of a metric. Text goes to a file in `logs/azureml/`."""
         self._metrics.scalar(name, value, step)
 
     def log_list(self, name: str, value: Any, description: str = "") -> None:
-        """Log a list: its values are the metric's steps from 0 on."""
+        """Log a list. Its values become the metric's steps, starting at 0."""
         self._metrics.series(name, value)
 
     def log_row(self, name: str, description: str | None = None, **kwargs: Any) -> None:
-        """Log a row of a table: its numbers are metrics `name/column`."""
+        """Log a row of a table. Its numbers become metrics `name/column`."""
         self._metrics.row(name, kwargs)
 
     def log_table(self, name: str, value: dict[str, Any], description: str = "") -> None:
-        """Log a table, given by its columns: its numbers are metrics `name/column`."""
+        """Log a table, given as columns. Its numbers become metrics `name/column`."""
         self._metrics.table(name, value)
 
     def log_image(self, name: str, path: Any = None, plot: Any = None, description: str = "") -> None:
-        """Keep a picture in `outputs/`: a file, or a plot of matplotlib."""
+        """Save an image in `outputs/`: a file or a matplotlib plot."""
         self._metrics.image(name, path, plot)
 
     def log_confusion_matrix(self, name: str, value: Any, description: str = "") -> None:
-        """Keep a confusion matrix in `outputs/`, as labrun's own runs do."""
+        """Save a confusion matrix in `outputs/`, in the same form as labrun's own runs."""
         self._metrics.confusion(name, value)
 
     def log_accuracy_table(self, name: str, value: Any, description: str = "") -> None:
-        """Keep a table of accuracies in `outputs/`."""
+        """Save an accuracy table in `outputs/`."""
         self._metrics.document(name, value)
 
     def log_predictions(self, name: str, value: Any, description: str = "") -> None:
-        """Keep predictions in `outputs/`."""
+        """Save predictions in `outputs/`."""
         self._metrics.document(name, value)
 
     def log_residuals(self, name: str, value: Any, description: str = "") -> None:
-        """Keep residuals in `outputs/`."""
+        """Save residuals in `outputs/`."""
         self._metrics.document(name, value)
 
     def get_metrics(self, name: str | None = None, recursive: bool = False, *args: Any, **kwargs: Any) -> Any:
-        """What was logged: a value for each name, a list where there were several, columns for a table.
+        """Return the logged values: one value per name, a list if there are several, columns for a table.
 
         Args:
-            name: only this one.
-            recursive: of the runs below it, too: what each logged, by the run's id.
+            name: only this metric.
+            recursive: include child runs; the result is then keyed by run id.
             *args: not used.
             **kwargs: not used.
         """
@@ -190,7 +190,7 @@ class Run(RunFacts, RunBase):
         return {run_id: found for run_id, found in {**below, self.id: own}.items() if found}
 
     def upload_file(self, name: str, path_or_stream: Any, datastore_name: str | None = None) -> None:
-        """Copy a file into the run's folder, under a name as `outputs/model.pkl`; see `files.upload`."""
+        """Copy a file into the run's folder under a name such as `outputs/model.pkl`; see `files.upload`."""
         files.upload(self._run.run_dir, name, path_or_stream)
 
     def upload_folder(self, name: str, path: Any, datastore_name: str | None = None) -> None:
@@ -198,11 +198,11 @@ class Run(RunFacts, RunBase):
         files.upload_folder(self._run.run_dir, name, path)
 
     def download_file(self, name: str, output_file_path: Any = None, **kwargs: Any) -> None:
-        """Copy one of the run's files to somewhere else."""
+        """Copy one of the run's files to another place."""
         files.download(self._run.run_dir, name, output_file_path)
 
     def get_file_names(self) -> list[str]:
-        """The files that the run wrote, and its log."""
+        """Return the names of the files that the run wrote, including its log."""
         return files.listing(self._run.run_dir)
 
     def tag(self, key: str, value: Any = None) -> None:
@@ -210,23 +210,23 @@ class Run(RunFacts, RunBase):
         self.set_tags({key: value})
 
     def set_tags(self, tags: dict[str, Any]) -> None:
-        """Set tags; others stay."""
+        """Set tags; other tags stay."""
         context.annotate(self._run.run_dir, tags=_texts(tags))
 
     def remove_tags(self, tags: Any) -> None:
-        """Take tags away, by their keys."""
+        """Remove tags by key."""
         context.annotate(self._run.run_dir, untag=[str(key) for key in values.as_list(tags)])
 
     def add_properties(self, properties: dict[str, Any]) -> None:
-        """Set properties; one that is set is never changed."""
+        """Add properties; an existing property never changes."""
         context.annotate(self._run.run_dir, properties=_texts(properties))
 
     def get_tags(self) -> dict[str, str]:
-        """The tags as they are now."""
+        """Return the current tags."""
         return dict(self._record.get("tags") or {})
 
     def get_properties(self) -> dict[str, str]:
-        """The properties as they are now."""
+        """Return the current properties."""
         return dict(self._record.get("properties") or {})
 
     def register_model(
@@ -240,29 +240,30 @@ class Run(RunFacts, RunBase):
         description: str | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Register a file or folder of the run when it completes: a run that fails registers nothing.
+        """Register a file or folder of the run when the run completes. A failed run registers nothing.
 
         Args:
             model_name: the model's name.
-            model_path: in the run's folder, as `outputs/model.pkl`, else in the working folder; None: `outputs`.
-            tags: of the version.
-            properties: of the version.
+            model_path: a path in the run's folder, such as `outputs/model.pkl`, or else in the working folder;
+                None: `outputs`.
+            tags: the version's tags.
+            properties: the version's properties.
             model_framework: kept.
             model_framework_version: kept.
-            description: of the version.
-            **kwargs: the SDK's other words; not used.
+            description: the version's description.
+            **kwargs: other arguments of the SDK; not used.
         """
         about = registered.about(tags, properties, description, model_framework, model_framework_version)
         return model.promised(self._run, model_name, model_path, about, local=False)
 
     def child_run(self, name: Any = None, run_id: Any = None, outputs: Any = None, **kwargs: Any) -> Any:
-        """Begin a run below this one: it logs for itself, and ends by itself, or with this one.
+        """Start a child run. It has its own metrics and ends on its own call or with this run.
 
         Args:
-            name: how it is shown.
-            run_id: not used: labrun gives ids.
-            outputs: a folder whose files are the new run's, once they are there.
-            **kwargs: whatever else the SDK takes; not used.
+            name: the child's display name.
+            run_id: not used: labrun assigns the ids.
+            outputs: a folder to copy into the child's `outputs`, if it exists.
+            **kwargs: `tags`; the SDK's other arguments are not used.
         """
         from labrun.compat.azureml.training import children
 
@@ -272,22 +273,22 @@ class Run(RunFacts, RunBase):
         return child
 
     def create_children(self, count: int | None = None, tag_key: Any = None, tag_values: Any = None) -> list[Any]:
-        """Begin several runs below this one: so many, or one for each value of a tag.
+        """Start `count` child runs, or one per value of a tag.
 
         Raises:
-            UserErrorException: neither was given, or both.
+            UserErrorException: neither or both were given.
         """
         from labrun.compat.azureml.training import children
 
         return [self.child_run(tags=tags) for tags in children.tags_of(count, tag_key, tag_values)]
 
     def get_children(self, recursive: bool = False, tags: Any = None, **kwargs: Any) -> Any:
-        """The runs below this one, the newest first.
+        """Yield the child runs, newest first.
 
         Args:
-            recursive: those below them, too.
-            tags: only those with these tags: a name, or names with their values.
-            **kwargs: the SDK's other conditions: `status`.
+            recursive: include the children's children.
+            tags: only runs with these tags: a name, or names with values.
+            **kwargs: `status`; the SDK's other filters are not used.
         """
         from labrun.compat.azureml.training import children
 
@@ -298,10 +299,10 @@ class Run(RunFacts, RunBase):
                 yield from child.get_children(True, tags, **kwargs)
 
     def submit_child(self, config: Any, tags: Any = None, **kwargs: Any) -> Any:
-        """Submit a configuration as a run below this one, where the script's interpreter has labrun.
+        """Submit a configuration as a child run.
 
         Raises:
-            NotInLabrun: it has not.
+            NotInLabrun: the script's interpreter does not have labrun.
         """
         whole = finder.whole()
         if whole is None:
@@ -314,14 +315,14 @@ class Run(RunFacts, RunBase):
         return child
 
     def fail(self, error_details: Any = None, error_code: Any = None, _set_status: bool = True) -> None:
-        """Have the run end as failed, once its script has returned."""
+        """Mark the run to end as failed when its script returns."""
         message = str(error_details if error_details is not None else "the script called run.fail()")
         path = self._run.run_dir / FOLDER / "failed.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"message": message, "attempt": self._run.attempt}) + "\n", encoding="utf-8")
 
     def cancel(self) -> None:
-        """Ask for the run to be canceled; its supervisor does so within seconds."""
+        """Request that the run be canceled; its supervisor does so within seconds."""
         requests = self._run.run_dir / "requests"
         requests.mkdir(exist_ok=True)
         (requests / "cancel").write_text("the script canceled its own run\n", encoding="utf-8")
@@ -332,19 +333,19 @@ def _id(run: RunContext) -> str:
 
 
 def ids(run: RunContext) -> tuple[str, str]:
-    """A run's id in the SDK's form, and labrun's own."""
+    """Return a run's id in the SDK's form and labrun's own id."""
     record = place.record(run.run_dir)
     own = str(record.get("id") or run.run_dir.name)
     return sdk_ids.of_run(own, record.get("sweep"), record.get("config") or {}), own
 
 
 class _SubmittedRun(Run):
-    """The class of the run that a script gets; some scripts ask for it by name."""
+    """The class of a script's run; some scripts check for it by name."""
 
 
 @lru_cache(maxsize=1)
 def _submitted(run_dir: str, attempt: int) -> Run:
-    """One object a process: the rows of tables are counted in it."""
+    """Return the same object throughout a process, because it counts the rows of tables."""
     return _SubmittedRun()
 
 
