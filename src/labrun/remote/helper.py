@@ -1,11 +1,12 @@
-"""What answers on the other machine: streamed there over SSH's standard input, and kept nowhere.
+"""The helper on a remote machine, which is streamed there over SSH's standard input and never stored.
 
-Standard library only, Python 3.8 or later. It reads requests from standard input, a line of JSON each, with the raw
-bytes that the line announces after it, and answers the same way. Before its first answer it prints a mark, which the
-caller waits for: whatever the login shell prints comes before that. It ends when its standard input does.
+It needs only the standard library of Python 3.8 or later. It reads requests from standard input: each is a line of JSON
+followed by as many raw bytes as the line announces. Answers have the same format. Before its first answer it prints a
+mark, for which the caller waits, because the login shell's output comes before it. It exits when its standard input is
+closed.
 
-Every path in a request is relative to the folder that the request `hello` names. A folder that is sent takes its place
-by one rename, so what is there is whole.
+Every path in a request is relative to the folder given by the request `hello`. A folder that is sent takes its place by
+one rename, so an existing folder is always complete.
 """
 
 from __future__ import annotations
@@ -34,34 +35,34 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 CHUNK = 1 << 16
 WORTH = 1 << 20
-"""From so many bytes on, a file whose transfer is cut goes on where it stopped."""
+"""Smallest size of a file whose interrupted transfer is resumed, in bytes."""
 MOST = 4 << 20
-"""Bytes of news in one answer."""
+"""Maximum size of the changes in one answer, in bytes."""
 TAIL = 4000
 OFFERED_S = 60
-"""How long what is offered waits for its reader."""
+"""How long an offered text waits for its reader, in seconds."""
 LEFT_S = 86400.0
-"""How old what is half there, or what no run needs, must be to be taken away."""
+"""Minimum age for the removal of partial files and of files that no run needs, in seconds."""
 PARTIAL = re.compile(r"\.partial-\d+$|^\..*\.\d+-[0-9a-f]{6}\.partial$")
-"""A file that is not whole yet: this helper's, or one of `labrun._io`."""
+"""Names of incomplete files, of this helper or of `labrun._io`."""
 SETTLED_S = 2.0
-"""A file that was written within this time may change again without its time telling."""
+"""A file that was written more recently may change again without a change of its time, in seconds."""
 STALE_S = 60.0
-"""How old the sign of life of a process on another host may be."""
+"""Maximum age of the heartbeat of a process on another host, in seconds."""
 TICKS_S = (0.05, 0.5)
-"""Between two looks while somebody waits for news: the shortest time, and the longest."""
+"""Shortest and longest interval between two checks for changes, in seconds."""
 ENDED = ("completed", "failed", "canceled", "stopped")
-"""What a run's record says once it has ended."""
+"""Final statuses in a run's record."""
 
 
 if TYPE_CHECKING:
     Request = dict[str, Any]
-    Part = bytes | tuple[str, int, int]  # bytes, or a part of a file: its path, where it begins, how long it is
+    Part = bytes | tuple[str, int, int]  # bytes, or a part of a file: path, start, length
     Answer = tuple[dict[str, Any], list[Part]]
 
 
 class RefusedError(Exception):
-    """What was asked for cannot be done; the message is for a person."""
+    """A request cannot be fulfilled; the message is shown to the user."""
 
 
 class Helper:
@@ -73,7 +74,7 @@ class Helper:
         self.ended: dict[str, Any] = {}
 
     def serve(self) -> None:
-        """Answer until there are no more requests."""
+        """Answer requests until there are no more."""
         while True:
             line = self.source.readline()
             if not line:
@@ -89,13 +90,13 @@ class Helper:
                 why = f"{error.filename}: {error.strerror}" if error.filename else str(error)
                 full = error.errno in (errno.ENOSPC, errno.EDQUOT)
                 answer, files = {"ok": False, "kind": "full" if full else "failed", "why": why}, []
-            except Exception as error:  # noqa: BLE001 - the other side tells it
+            except Exception as error:  # noqa: BLE001 - the other side reports it
                 answer, files = {"ok": False, "kind": "failed", "why": f"{type(error).__name__}: {error}"}, []
             left.skip()
             self.answer(answer, files)
 
     def answer(self, answer: Request, files: list[Part]) -> None:
-        """Send an answer, and after it the bytes of files: `(file, start, count)` or bytes."""
+        """Send an answer, followed by the bytes of `files`: `(file, start, count)` or bytes."""
         answer["bytes"] = sum(len(one) if isinstance(one, bytes) else one[2] for one in files)
         self.sink.write(json.dumps(answer).encode("utf-8") + b"\n")
         for one in files:
@@ -106,22 +107,22 @@ class Helper:
             with open(name, "rb") as file:
                 file.seek(start)
                 while count:
-                    data = file.read(min(CHUNK, count)) or b"\0" * min(CHUNK, count)  # it has shrunk since
+                    data = file.read(min(CHUNK, count)) or b"\0" * min(CHUNK, count)  # the file has shrunk since
                     self.sink.write(data)
                     count -= len(data)
         self.sink.flush()
 
     def path(self, name: str) -> str:
-        """A path below the root."""
+        """Return the full path of a name below the root."""
         full = os.path.normpath(os.path.join(self.root, name))
         if not (full + os.sep).startswith(self.root + os.sep):
             raise RefusedError(f"{name!r} does not lie in {self.root}")
         return full
 
-    # What is there
+    # State of the machine
 
     def do_hello(self, request: Request, payload: _Payload) -> Answer:
-        """Say where everything goes; with `facts`, what this machine has."""
+        """Set the root folder; with `facts`, return this machine's facts."""
         self.root = os.path.realpath(os.path.expanduser(os.path.expandvars(request["root"])))
         os.makedirs(self.root, mode=0o700, exist_ok=True)
         python = request.get("python")
@@ -136,28 +137,28 @@ class Helper:
         return answer, []
 
     def do_have(self, request: Request, payload: _Payload) -> Answer:
-        """Which of the paths are there, a folder that was put there with a mark whole; and the disk's free bytes."""
+        """Return which paths exist, folders that were put `marked` only if complete; and the disk's free bytes."""
         have = [name for name in request["paths"] if is_whole(self.path(name))]
         for name in have:
             note_use(self.path(name))
         return {"have": have, "free": shutil.disk_usage(self.root).free}, []
 
     def do_built(self, request: Request, payload: _Payload) -> Answer:
-        """Whether an environment is there, whole."""
+        """Return whether a complete environment exists."""
         built = is_built(self.path(request["folder"]))
         if built:
             note_use(self.path(request["folder"]))
         return {"built": built}, []
 
-    # What is sent
+    # Files sent to the machine
 
     def do_put(self, request: Request, payload: _Payload) -> Answer:
-        """Unpack an archive as a new folder; one that is there stays as it is.
+        """Unpack an archive as a new folder; leave an existing one unchanged.
 
-        `base` names a folder that is there: its files are in the new one, too, but for those that the archive has
-        anew, and those that `gone` names. `digest` says what all of it must come to (`labrun.runs.files.tree_digest`).
-        `mark` names files of a new folder whose marks, as in news, are wanted.
-        With `marked`, the names of its files are kept beside it, and what somebody has removed of them is put back.
+        With `base`, an existing folder, the new folder also contains the files of that one, except those in the archive
+        and those in `gone`; `digest` is the expected digest of the result (`labrun.runs.files.tree_digest`).
+        `mark` lists files of a new folder whose marks, as in `do_news`, are returned.
+        With `marked`, a list of its files is stored next to it, and files that were removed since are restored.
         """
         target = self.path(request["to"])
         marked = request.get("marked", False)
@@ -188,9 +189,9 @@ class Helper:
             shutil.rmtree(partial, ignore_errors=True)
 
     def do_renew(self, request: Request, payload: _Payload) -> Answer:
-        """Unpack an archive over a folder that is there: its files take the place of those of the same names.
+        """Unpack an archive over an existing folder without a controller, replacing files of the same names.
 
-        For a folder that nobody controls. What it names in `without` is taken away first.
+        Paths in `without` are removed first.
         """
         target = self.path(request["to"])
         if is_controlled(target):
@@ -216,7 +217,7 @@ class Helper:
         return {}, []
 
     def do_link(self, request: Request, payload: _Payload) -> Answer:
-        """Make a folder of files by digest from a store of such files; it takes the place of one that is there."""
+        """Create a folder of files from the store, by digest; replace an existing folder."""
         store, target = self.path(request["store"]), self.path(request["to"])
         partial = partial_beside(target)
         try:
@@ -237,24 +238,24 @@ class Helper:
         return {}, []
 
     def do_begun(self, request: Request, payload: _Payload) -> Answer:
-        """How many bytes there are of files whose transfer was cut, by their digests."""
+        """Return the number of bytes received of files with an interrupted transfer, by digest."""
         found = {digest: parts_of(self.path(request["store"]), digest) for digest in request["digests"]}
         return {"begun": {digest: parts[0][0] for digest, parts in found.items() if parts}}, []
 
     def do_store(self, request: Request, payload: _Payload) -> Answer:
-        """Keep a file by its digest; with `start`, after so many bytes that came before the transfer was cut."""
+        """Store a file by its digest; with `start`, resume after the bytes received before an interruption."""
         import hashlib
 
         name, start = request["digest"], request.get("start", 0)
         folder = self.path(os.path.join(request["store"], name[:2]))
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        if os.path.exists(os.path.join(folder, name)):  # somebody else was faster
+        if os.path.exists(os.path.join(folder, name)):  # another transfer was faster
             return {}, []
         before = [place for _, place in parts_of(self.path(request["store"]), name)]
         handle, partial = tempfile.mkstemp(prefix=f".partial-{name}-", dir=folder)
         digest, is_kept = hashlib.sha256(), False
         try:
-            # A file of its own: the helper of the connection that was cut may still hold the other one.
+            # Write to a new file: the helper of the broken connection may still hold the old one.
             with os.fdopen(handle, "wb") as file:
                 with open(before[0], "rb") if start and before else io.BytesIO() as begun:
                     for data in chunks(begun, start):
@@ -271,7 +272,7 @@ class Helper:
             try:
                 os.chmod(partial, 0o444)
                 os.replace(partial, os.path.join(folder, name))
-            except FileNotFoundError:  # another transfer of the file went on with it, and took it away
+            except FileNotFoundError:  # another transfer of the file has resumed and removed it
                 if not os.path.exists(os.path.join(folder, name)):
                     raise RefusedError("another transfer of a file was cut: give the command again") from None
         finally:
@@ -281,7 +282,7 @@ class Helper:
         return {}, []
 
     def do_digests(self, request: Request, payload: _Payload) -> Answer:
-        """The SHA-256 of files of this machine, None without the file; remembered while a file stays as it is."""
+        """Return the SHA-256 of files on this machine, None for missing ones; cached until a file changes."""
         memory = self.path("digests.json")
         found: dict[str, str | None] = {}
         try:
@@ -303,19 +304,19 @@ class Helper:
         write(memory, json.dumps(known).encode("utf-8"))
         return {"digests": found}, []
 
-    # What runs there
+    # Processes on the machine
 
     def do_spawn(self, request: Request, payload: _Payload) -> Answer:
-        """Start a process that outlives the connection, unless one with the same mark runs.
+        """Start a process that outlives the connection, unless one with the same claim is active.
 
-        `claim` names the file of that mark. `built` names the environment that the process builds: one that is there,
-        whole, needs no process, and what is left of one is taken away. `fresh` names a file that only the new process
-        is to make. `seen` in the answer is how much of the log is of earlier processes.
+        `claim` is the path of the claim file. `built` is the environment that the process builds: if it is complete, no
+        process is started; otherwise its remains are removed. `fresh` is a file that only the new process may create,
+        and that is removed first. `seen` in the answer is the size of the log of earlier processes.
         """
         claim, log = self.path(request["claim"]), self.path(request["log"])
         os.makedirs(os.path.dirname(claim), mode=0o700, exist_ok=True)
         with open(claim + ".lock", "w") as lock:
-            try:  # a shared file system may have none: then a folder's lease, or a last rename, decides
+            try:  # a shared file system may lack locks: then a folder's lease, or the final rename, decides
                 fcntl.flock(lock, fcntl.LOCK_EX)
             except OSError:
                 pass
@@ -333,7 +334,7 @@ class Helper:
         return {"state": "started", "seen": old}, []
 
     def spawn(self, request: Request, claim: str, log: str) -> None:
-        """Start a process, and note it."""
+        """Start a process, and write its claim file."""
         variables = dict(os.environ)
         variables["PATH"] = os.pathsep.join([variables.get("PATH", os.defpath), os.path.join(self.root, "bin")])
         variables.update(request["environment"])
@@ -348,10 +349,10 @@ class Helper:
                 start_new_session=True,
             )
         mark = {"pid": process.pid, "start": start_of(process.pid), "host": socket.gethostname(), "boot": boot_id()}
-        needs = [request["command"][0], request["environment"].get("PYTHONPATH")]  # `needed` reads them
+        needs = [request["command"][0], request["environment"].get("PYTHONPATH")]  # read by `needed`
         try:
             write(claim, json.dumps({**mark, "beats": "built" in request, "needs": needs}).encode("utf-8"))
-        except OSError:  # the disk is full, say: a process that nobody knows of must not go on
+        except OSError:  # such as a full disk: an unrecorded process must not continue
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise
@@ -359,18 +360,18 @@ class Helper:
             pipe = cast("BinaryIO", process.stdin)
             pipe.write(request.get("stdin", "").encode("utf-8"))
             pipe.close()
-        except OSError:  # it has ended; its log says why
+        except OSError:  # the process has ended; its log says why
             pass
 
     def do_begin(self, request: Request, payload: _Payload) -> Answer:
-        """Start a process, as `do_spawn`, and wait for what it makes, as `do_wait`: in one call."""
+        """Start a process, as in `do_spawn`, and wait for its file, as in `do_wait`, in one request."""
         answer, files = self.do_spawn(request, payload)
         if answer["state"] != "done":
             answer.update(self.do_wait({**request, "seen": answer["seen"]}, payload)[0])
         return answer, files
 
     def do_wait(self, request: Request, payload: _Payload) -> Answer:
-        """Wait a while for a file to come, or for a process that was spawned to end."""
+        """Wait a while until a file exists, or a spawned process has ended."""
         claim, wanted = self.path(request["claim"]), self.path(request["file"])
         end = time.monotonic() + request["patience_s"]
         while True:
@@ -382,10 +383,10 @@ class Helper:
                 return {"there": os.path.exists(wanted), "lives": process_lives(claim), "log": text, "seen": size}, []
             time.sleep(0.03)
 
-    # What comes back
+    # Files fetched from the machine
 
     def do_news(self, request: Request, payload: _Payload) -> Answer:
-        """What has changed of runs since somebody looked; requests and tags that were left there, first."""
+        """Return the changes of runs since the last request, after writing the caller's requests and annotations."""
         for name, entries in request.get("leave", {}).items():
             for entry, content in entries.items():
                 place = self.path(os.path.join(name, entry))
@@ -415,9 +416,9 @@ class Helper:
         return {"folders": answer, "more": room <= 0}, files
 
     def do_watch(self, request: Request, payload: _Payload) -> Answer:
-        """Wait until something has happened in folders since their last news, or the caller says something else.
+        """Wait for a change in folders since their last `do_news`, or for another request.
 
-        What happens within `gather_s` waits for more, unless nothing goes on after it.
+        A change within `gather_s` waits for further ones, unless no run is active after it.
         """
         begun = calm = time.monotonic()
         while not self.is_asked():
@@ -433,10 +434,10 @@ class Helper:
         return {}, []
 
     def is_asked(self, seconds: float = 0.0) -> bool:
-        """Whether the caller says something more within a time, or has gone."""
+        """Return whether the caller sends another request within some seconds, or has closed the connection."""
         descriptor = self.source.fileno()
         os.set_blocking(descriptor, False)
-        try:  # what was read ahead
+        try:  # already buffered input
             if cast("io.BufferedReader", self.source).peek(1):
                 return True
         finally:
@@ -444,7 +445,7 @@ class Helper:
         return bool(select.select([descriptor], [], [], seconds)[0])
 
     def goes_on(self, folder: str, known: Request) -> bool:
-        """Whether a run of a folder has not ended, as far as its records say."""
+        """Return whether a run of a folder has not ended, according to its record."""
         for run in names_of(folder, known):
             place = os.path.join(folder, run, "run.json")
             mark = mark_of(place)
@@ -457,19 +458,19 @@ class Helper:
     def run_news(
         self, folder: str, seen: Request, files: list[Part], room: int, given_up: set[str] | None
     ) -> tuple[dict[str, Any] | None, int]:
-        """What is new of one run; None if nothing is.
+        """Return the changes of one run, None if there are none, and the remaining room.
 
-        A record that says "failed" is kept back while the controller may try the run again: until it is one of those
-        that are given up, or nobody controls them (None).
+        A record with the status "failed" is held back while the controller may retry the run, that is, until the run is
+        in `given_up`, or no controller is active (None).
         """
         place, content = os.path.join(folder, "run.json"), b""
         mark = mark_of(place)
         if mark is None:
             return None, room
         if mark != seen.get("run.json"):
-            with open(place, "rb") as file:  # its name may pass to another file any moment
+            with open(place, "rb") as file:  # the path may be replaced at any time
                 mark, content = mark_of(file.fileno()), file.read()
-        found, room = grown(folder, seen, files, room, run_files(folder))  # after it: of a run that has ended, all
+        found, room = grown(folder, seen, files, room, run_files(folder))  # after the record: complete for ended runs
         news: dict[str, Any] = {"files": found}
         if mark != seen.get("run.json") and room > 0 and not is_tried_again(content, given_up):
             files.append(content)
@@ -484,11 +485,11 @@ class Helper:
         return news, room
 
     def do_pull(self, request: Request, payload: _Payload) -> Answer:
-        """Files below folders: those that the caller has not, or has otherwise.
+        """Return the files below folders that the caller lacks, or has in another version.
 
-        A link counts as what it leads to; one to a folder elsewhere is told (`left`), and not followed.
-        Of each its name, size and time in seconds and in nanoseconds, and where its bytes begin: a part that the caller
-        has already (`begun`) is left out, if the file is the one that it came from.
+        Links are followed, except those to a folder outside, which are listed in `left`. Each file has a name, a size,
+        its time in seconds and in nanoseconds, and the start of its bytes: a part that the caller already has (`begun`)
+        is left out if the file has not changed since.
         """
         answer: dict[str, list[list[Any]]] = {}
         files: list[Part] = []
@@ -506,7 +507,7 @@ class Helper:
         return {"folders": answer, "left": left}, files
 
     def do_folders(self, request: Request, payload: _Payload) -> Answer:
-        """The folders of runs that were carried here, from whatever machine."""
+        """Return the folders of runs that were sent to this machine, by any other machine."""
         found = []
         for plan in sorted(
             glob.glob(os.path.join(self.root, "workspaces", "*", "*", "*", "*", ".launch", "plan.json"))
@@ -538,7 +539,7 @@ class Helper:
         return {}, []
 
     def do_unused(self, request: Request, payload: _Payload) -> Answer:
-        """What no run here needs, by name: what it is, and its bytes. Of it, what `remove` names is taken away."""
+        """Return what no run on this machine needs, by name: a description, and its bytes. Remove those in `remove`."""
         found = unused(self.root)
         for name in request.get("remove", ()):
             for place in found[name][1] if name in found else ():
@@ -550,7 +551,7 @@ class Helper:
         return {"unused": told}, []
 
     def do_offer(self, request: Request, payload: _Payload) -> Answer:
-        """Give a text to whoever reads a pipe first: it lies in no file, and on no command line."""
+        """Offer a text to the first reader of a pipe, so that it is in no file and on no command line."""
         pipe = os.path.join(tempfile.mkdtemp(prefix=".offer-", dir=self.root), "pipe")
         os.mkfifo(pipe, 0o600)
         if os.fork() == 0:
@@ -559,7 +560,7 @@ class Helper:
 
 
 class _Payload:
-    """The raw bytes after a request."""
+    """The raw bytes that follow a request."""
 
     def __init__(self, source: BinaryIO, count: int) -> None:
         self.source, self.left, self.is_short = source, count, False
@@ -577,7 +578,7 @@ class _Payload:
 
 
 def parts_of(store: str, digest: str) -> list[tuple[int, str]]:
-    """What cut connections have left of a file, and how many bytes, the longest first."""
+    """Return the partial copies of a file from interrupted transfers, with their sizes, largest first."""
     found = []
     for place in glob.glob(os.path.join(glob.escape(store), digest[:2], f".partial-{digest}-*")):
         with contextlib.suppress(OSError):
@@ -586,7 +587,7 @@ def parts_of(store: str, digest: str) -> list[tuple[int, str]]:
 
 
 def chunks(file: BinaryIO, count: int) -> Iterator[bytes]:
-    """The first bytes of a file, as far as it has them."""
+    """Yield the first bytes of a file, in chunks."""
     while count:
         data = file.read(min(CHUNK, count))
         if not data:
@@ -596,7 +597,7 @@ def chunks(file: BinaryIO, count: int) -> Iterator[bytes]:
 
 
 def partial_beside(target: str) -> str:
-    """A new folder beside one that is to come; those that a cut connection left there go."""
+    """Create a temporary folder next to a target; remove old ones that interrupted transfers have left."""
     top = os.path.dirname(target)
     os.makedirs(top, mode=0o700, exist_ok=True)
     for name in os.listdir(top):
@@ -608,7 +609,7 @@ def partial_beside(target: str) -> str:
 
 
 def unpack(payload: _Payload, folder: str) -> None:
-    """Unpack an archive: plain files and folders alone, none outside the folder."""
+    """Unpack an archive that contains only plain files and folders, none of them outside the folder."""
     with tarfile.open(fileobj=cast("BinaryIO", payload), mode="r|*") as archive:
         for member in archive:
             place = os.path.normpath(os.path.join(folder, member.name))
@@ -624,14 +625,14 @@ def unpack(payload: _Payload, folder: str) -> None:
 
 
 def is_whole(place: str) -> bool:
-    """Whether a path is there, and of a folder all files that were put there with a mark."""
+    """Return whether a path exists, and for a folder that was put `marked`, whether all its files do."""
     if not os.path.exists(place):
         return False
     return all(os.path.exists(os.path.join(place, name)) for name in lines_of(place + ".files"))
 
 
 def fill(source: str, target: str) -> None:
-    """Put back what a folder lacks."""
+    """Move the files that a folder lacks into it."""
     for place in list(walk(source)):
         goal = os.path.join(target, os.path.relpath(place, source))
         if not os.path.exists(goal):
@@ -640,7 +641,7 @@ def fill(source: str, target: str) -> None:
 
 
 def set_aside(place: str) -> None:
-    """Take away a folder, if it is there: at once by its name, then its files."""
+    """Remove a folder if it exists: rename it first, then delete its files."""
     if os.path.lexists(place):
         aside = tempfile.mkdtemp(prefix=".old-", dir=os.path.dirname(place))
         os.rename(place, os.path.join(aside, "it"))
@@ -648,13 +649,13 @@ def set_aside(place: str) -> None:
 
 
 def note_use(place: str) -> None:
-    """Note that somebody is about to use what lies here: nobody takes it away then."""
-    if os.path.isdir(place) or os.stat(place).st_nlink == 1:  # else its data would seem to have changed
+    """Mark a path as in use, so that it is not removed as unused."""
+    if os.path.isdir(place) or os.stat(place).st_nlink == 1:  # otherwise the data would look changed
         os.utime(place)
 
 
 def needed(root: str) -> tuple[bytes, bytes]:
-    """The texts that name what is needed here: of runs that have not ended; and of all."""
+    """Return the texts that name everything needed on this machine: those of unfinished runs, and those of all runs."""
     live, all_of_them, seen = [], [], set()
     workspaces = os.path.join(root, "workspaces")
     os.makedirs(workspaces, mode=0o700, exist_ok=True)
@@ -673,19 +674,19 @@ def needed(root: str) -> tuple[bytes, bytes]:
 
 
 def fail(error: OSError) -> None:
-    """What cannot be looked at may need anything."""
+    """Raise the error: a folder that cannot be read may need anything."""
     raise error
 
 
 def goes_on(folder: str, plan: bytes, names: list[str]) -> bool:
-    """Whether anything of a folder of runs goes on, or is still to be: a search that is not over, too."""
+    """Return whether a folder of runs is active or unfinished, including a search that is not over."""
     if is_controlled(folder) or any(is_live(read(folder, name, "run.json")) for name in ["", *names]):
         return True
     return b'"command": [' in plan and not os.path.exists(os.path.join(folder, ".launch", "over"))
 
 
 def read(*parts: str) -> bytes:
-    """A file; nothing if it is not there."""
+    """Return the content of a file; empty if it does not exist."""
     try:
         with open(os.path.join(*parts), "rb") as file:
             return file.read()
@@ -694,7 +695,7 @@ def read(*parts: str) -> bytes:
 
 
 def is_live(record: bytes) -> bool:
-    """Whether a run's record is one of a run that has not ended; one that is damaged counts as such."""
+    """Return whether a record is that of an unfinished run; a damaged record counts as one."""
     try:
         return bool(record) and json.loads(record.decode("utf-8"))["status"] not in ENDED
     except (ValueError, KeyError, TypeError):
@@ -702,15 +703,15 @@ def is_live(record: bytes) -> bool:
 
 
 def unused(root: str) -> dict[str, tuple[str, list[str]]]:
-    """What no run needs that lies here, and nobody has used for a day: by name, what it is, and its files and folders.
+    """Return what no run needs and what was not used for a day: by name, a description, and its files and folders.
 
-    Code and data stay while any run names them; what runs are carried out with, while one that has not ended does.
+    Code and data are kept while any run refers to them; tools for executing runs only while an unfinished run does.
     """
     live, named = needed(root)
     found: dict[str, tuple[str, list[str]]] = {}
     for pattern, what, text in (
         ("labrun/*", "labrun", live),
-        ("told/*", "what packages say of themselves", live),
+        ("told/*", "package metadata", live),
         ("configs/*", "a search's configs", live),
         ("env/*", "an environment", live),
         ("workspaces/*/outputs/.labrun/environments/*", "an environment of a script", live),
@@ -743,24 +744,24 @@ def unused(root: str) -> dict[str, tuple[str, list[str]]]:
 
 
 def is_old(place: str) -> bool:
-    """Whether nobody has used what lies here for a day."""
+    """Return whether a path was not used for a day."""
     seconds = age(place)
     return seconds is not None and seconds > LEFT_S
 
 
 def inodes(place: str) -> Iterator[int]:
-    """Those of the files of a folder."""
+    """Yield the inodes of a folder's files."""
     return (os.stat(one).st_ino for one in walk(place))
 
 
 def size_of(place: str) -> float:
-    """Bytes of a file or a folder; of a file with several names, its part."""
+    """Return the size of a file or a folder in bytes; files with several links count proportionally."""
     stats = [os.stat(one) for one in walk(place)]
     return sum(stat.st_size / stat.st_nlink for stat in stats)
 
 
 def offer(pipe: str, text: bytes) -> None:
-    """Wait a while for a reader, in a process of its own, and end."""
+    """Wait a while for a reader in this separate process, and exit."""
     try:
         os.setsid()
         quiet = os.open(os.devnull, os.O_RDWR)
@@ -776,16 +777,15 @@ def offer(pipe: str, text: bytes) -> None:
 
 
 def remove_pipe(pipe: str) -> int:
-    """Take away a pipe and its folder."""
+    """Remove a pipe and its folder."""
     shutil.rmtree(os.path.dirname(pipe), ignore_errors=True)
     return 0
 
 
 def is_built(folder: str) -> bool:
-    """Whether an environment is there, and all that it had when it was first found.
+    """Return whether an environment exists with everything that it had when it was first found.
 
-    Looked at are its programs, and its packages to the second level: a folder that somebody has begun to remove lacks
-    some of them.
+    This checks its programs, and its packages to the second level, some of which a partly removed folder lacks.
     """
     if not os.access(os.path.join(folder, "bin", "python"), os.X_OK):
         return False
@@ -803,7 +803,7 @@ def is_built(folder: str) -> bool:
 
 
 def clear_built(folder: str) -> None:
-    """Take away what is left of an environment, and of tries to build it that have ended."""
+    """Remove the remains of an environment and of earlier attempts to build it."""
     set_aside(folder)
     if os.path.exists(folder + ".files"):
         os.unlink(folder + ".files")
@@ -813,7 +813,7 @@ def clear_built(folder: str) -> None:
 
 
 def lines_of(place: str) -> set[str]:
-    """The lines of a file; none if it is not there."""
+    """Return the lines of a file; empty if it does not exist."""
     try:
         with open(place, "rb") as file:
             return {line for line in os.fsdecode(file.read()).split("\n") if line}
@@ -822,12 +822,12 @@ def lines_of(place: str) -> set[str]:
 
 
 def write_lines(place: str, lines: set[str]) -> None:
-    """Write a file of names, but for those that are no line."""
+    """Write a file of names, except those that contain a line break."""
     write(place, os.fsencode("\n".join(sorted(line for line in lines if "\n" not in line))))
 
 
 def added(log: str, seen: int) -> tuple[str, int]:
-    """What a log has beyond what was seen of it, its end at most; and how long it is."""
+    """Return the unseen end of a log, limited in length, and the log's size."""
     size = os.path.getsize(log) if os.path.exists(log) else 0
     if not size:
         return "", 0
@@ -837,7 +837,7 @@ def added(log: str, seen: int) -> tuple[str, int]:
 
 
 def is_tried_again(content: bytes, given_up: set[str] | None) -> bool:
-    """Whether a run's record says that it failed, and its controller may not be done with it."""
+    """Return whether a run has failed, according to its record, and its controller may retry it."""
     if given_up is None or b'"failed"' not in content:
         return False
     record = json.loads(content.decode("utf-8"))
@@ -850,7 +850,7 @@ ANNOTATIONS = "annotations.jsonl"
 
 
 def said_of(folder: str) -> tuple[bytes, list[int]] | None:
-    """What was said of a run, and a mark that changes with it; None if nothing was."""
+    """Return the annotations of a run, and a mark that changes with them; None if there are none."""
     try:
         with open(os.path.join(folder, ANNOTATIONS), "rb") as file:
             stat = os.fstat(file.fileno())
@@ -860,7 +860,7 @@ def said_of(folder: str) -> tuple[bytes, list[int]] | None:
 
 
 def say(folder: str, lines: list[str]) -> None:
-    """Add what was said of a run elsewhere; each line once."""
+    """Add annotations of a run from another machine, each line once."""
     if not os.path.isfile(os.path.join(folder, "run.json")):
         return
     here = said_of(folder)
@@ -869,13 +869,13 @@ def say(folder: str, lines: list[str]) -> None:
     if new:
         fd = os.open(os.path.join(folder, ANNOTATIONS), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(fd, new.encode("utf-8"))  # at once: the run itself may add lines
+            os.write(fd, new.encode("utf-8"))  # in one write, as the run itself may add lines
         finally:
             os.close(fd)
 
 
 def write(place: str, content: bytes) -> None:
-    """Write a file, whole or not at all."""
+    """Write a file atomically."""
     partial = f"{place}.partial-{os.getpid()}"
     try:
         with open(partial, "wb") as file:
@@ -888,7 +888,7 @@ def write(place: str, content: bytes) -> None:
 
 
 def leave(place: str, content: bytes) -> None:
-    """Leave a request; on a full disk without its reason."""
+    """Write a request; without its reason if the disk is full."""
     try:
         write(place, content)
     except OSError:
@@ -897,7 +897,7 @@ def leave(place: str, content: bytes) -> None:
 
 
 def copy_files(source: str, target: str, without: set[str]) -> None:
-    """Copy the plain files of a folder, but for some, and for what Python has compiled."""
+    """Copy the plain files of a folder, except those in `without` and compiled Python files."""
     for place in walk(source):
         name = os.path.relpath(place, source)
         if name not in without and "__pycache__" not in name.split(os.sep):
@@ -907,7 +907,7 @@ def copy_files(source: str, target: str, without: set[str]) -> None:
 
 
 def tree_digest(folder: str) -> str:
-    """SHA-256 over the names and contents of a folder's files, as `labrun.runs.files.tree_digest` has it."""
+    """Return a SHA-256 over the names and contents of a folder's files, like `labrun.runs.files.tree_digest`."""
     import hashlib
 
     total = hashlib.sha256()
@@ -917,7 +917,7 @@ def tree_digest(folder: str) -> str:
 
 
 def file_sha256(place: str) -> str:
-    """SHA-256 of a file's content."""
+    """Return the SHA-256 of a file's content."""
     import hashlib
 
     digest = hashlib.sha256()
@@ -928,7 +928,7 @@ def file_sha256(place: str) -> str:
 
 
 def start_of(pid: int) -> int | None:
-    """When a process was started, in ticks since the machine was; None if there is none."""
+    """Return when a process was started, in ticks since boot; None if there is no such process."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
@@ -944,7 +944,7 @@ def start_of(pid: int) -> int | None:
 
 
 def reap() -> None:
-    """Let go of processes of ours that have ended."""
+    """Reap child processes that have ended."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -953,10 +953,10 @@ def reap() -> None:
 
 
 def process_lives(claim: str) -> bool:
-    """Whether the process that a file names lives.
+    """Return whether the process in a claim file is alive.
 
-    Of another host (a cluster has several) the age of the file tells it where the process touches that every few
-    seconds; of others it is not known: no.
+    On another host (a cluster has several), it counts as alive if it touches the file regularly and the file is recent;
+    a process that does not touch its file counts as dead.
     """
     try:
         with open(claim) as file:
@@ -973,12 +973,12 @@ def process_lives(claim: str) -> bool:
 
 
 def is_controlled(folder: str) -> bool:
-    """Whether the process that was started for a folder lives, or another one holds its lease."""
+    """Return whether the process that was started for a folder is alive, or another one holds its lease."""
     return process_lives(os.path.join(folder, ".launch", "far")) or controller_lives(folder)
 
 
 def controller_lives(folder: str) -> bool:
-    """Whether a controller holds the lease of a folder (`labrun.control.lease`): by its heartbeat, or its process."""
+    """Return whether a live controller holds a folder's lease (`labrun.control.lease`), by its heartbeat or process."""
     controllers = os.path.join(folder, ".launch", "controllers")
     try:
         names = [name.partition(".")[0] for name in os.listdir(controllers)]
@@ -997,7 +997,7 @@ def controller_lives(folder: str) -> bool:
 
 
 def boot_id() -> str | None:
-    """What tells this start of the machine from others; None where it is not told."""
+    """Return an id of this boot of the machine; None if unknown."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return file.read().strip()
@@ -1006,7 +1006,7 @@ def boot_id() -> str | None:
 
 
 def age(place: str) -> float | None:
-    """Seconds since a file was written, by the clock of its file system; None without the file."""
+    """Return the seconds since a file was written, by the clock of its file system; None if it is missing."""
     try:
         written = os.stat(place).st_mtime
         with tempfile.TemporaryFile(dir=os.path.dirname(place)) as probe:
@@ -1017,7 +1017,7 @@ def age(place: str) -> float | None:
 
 
 def summary(folder: str) -> list[str | None]:
-    """A run's id, status and time of submission, as far as its record can be read."""
+    """Return a run's id, status and submission time, as far as its record can be read."""
     try:
         with open(os.path.join(folder, "run.json"), "rb") as file:
             content = json.loads(file.read().decode("utf-8"))
@@ -1027,19 +1027,19 @@ def summary(folder: str) -> list[str | None]:
 
 
 def run_files(folder: str) -> list[str]:
-    """The files of a run that grow."""
+    """Return the names of a run's growing files."""
     found = ["metrics.jsonl", "requests/children.jsonl"]
     found += [name for name in os.listdir(folder) if name.startswith("driver") and name.endswith(".log")]
     return found
 
 
 def top_files(folder: str) -> list[str]:
-    """The files of a sweep that grow."""
+    """Return the names of a sweep's growing files."""
     return [os.path.join(".launch", "controller.log")]
 
 
 def runs_in(folder: str) -> list[str]:
-    """The names of the runs of a sweep's folder."""
+    """Return the names of the runs in a sweep's folder."""
     try:
         return sorted(name for name in os.listdir(folder) if os.path.isfile(os.path.join(folder, name, "run.json")))
     except OSError:
@@ -1047,13 +1047,13 @@ def runs_in(folder: str) -> list[str]:
 
 
 def names_of(folder: str, known: Request) -> list[str]:
-    """The runs of a folder that somebody asks for."""
+    """Return the requested runs of a folder."""
     names = known["runs"] if known["runs"] is not None else runs_in(folder)
     return [run for run in names if run not in known.get("without", ())]
 
 
 def mark_of(place: str | int) -> list[int] | None:
-    """What changes with a file, by its path or its descriptor; None without it."""
+    """Return a mark that changes when a file does, by its path or descriptor; None if it is missing."""
     try:
         stat = os.stat(place)
     except OSError:
@@ -1062,7 +1062,7 @@ def mark_of(place: str | int) -> list[int] | None:
 
 
 def state_of(folder: str, known: Request) -> list[Any]:
-    """What changes when something happens to runs of a folder; that they print and log is nothing of the kind."""
+    """Return a value that changes with the status of a folder's runs, but not with their output and metrics."""
     launch, names = os.path.join(folder, ".launch"), names_of(folder, known)
     marks = [mark_of(os.path.join(launch, name)) for name in ("over", "given_up")]
     return [is_controlled(folder), *marks, *(mark_of(os.path.join(folder, run, "run.json")) for run in names)]
@@ -1071,7 +1071,7 @@ def state_of(folder: str, known: Request) -> list[Any]:
 def grown(
     folder: str, seen: Request, files: list[Part], room: int, names: list[str]
 ) -> tuple[dict[str, list[int]], int]:
-    """What has been added to files: name -> [where it begins, bytes]; one that has shrunk comes anew."""
+    """Return the new ends of files, name -> [start, bytes], and the remaining room; resend shrunk files completely."""
     found = {}
     for name in names:
         place = os.path.join(folder, name)
@@ -1090,7 +1090,7 @@ def grown(
 
 
 def walk(top: str) -> Iterator[str]:
-    """Every plain file at or below a path, nothing through a link."""
+    """Yield every plain file at or below a path, without following links."""
     if os.path.isfile(top) and not os.path.islink(top):
         yield top
     for folder, _, names in os.walk(top):
@@ -1101,7 +1101,7 @@ def walk(top: str) -> Iterator[str]:
 
 
 def reached(top: str, home: str, left: list[str]) -> Iterator[str]:
-    """Every file at or below a path, through links too; a link to a folder outside `home` goes to `left`."""
+    """Yield every file at or below a path, following links; add links to folders outside `home` to `left`."""
     if os.path.isfile(top):
         yield top
     home, within = os.path.realpath(home), {top: {os.path.realpath(top)}}
@@ -1112,7 +1112,7 @@ def reached(top: str, home: str, left: list[str]) -> Iterator[str]:
             if os.path.islink(place) and not real.startswith(home + os.sep):
                 left.append(f"{place} -> {real}")
                 folders.remove(name)
-            elif any((one + os.sep).startswith(real + os.sep) for one in within[folder]):  # a circle
+            elif any((one + os.sep).startswith(real + os.sep) for one in within[folder]):  # a cycle
                 folders.remove(name)
             within[place] = within[folder] | {real}
         for name in sorted(names):
@@ -1122,7 +1122,7 @@ def reached(top: str, home: str, left: list[str]) -> Iterator[str]:
 
 
 def facts(root: str, python: str | None, full: bool) -> dict[str, Any]:
-    """What this machine has; in full with what an interpreter has, and a cluster."""
+    """Return this machine's facts; with `full`, also the interpreter's packages and the cluster's partitions."""
     found = {
         "host": socket.gethostname(),
         "system": platform.system(),
@@ -1143,20 +1143,20 @@ def facts(root: str, python: str | None, full: bool) -> dict[str, Any]:
 
 
 def program(name: str) -> str:
-    """The path of a program that a person names, with `~` or a variable."""
+    """Return the path of a program that the user has named, possibly with `~` or a variable."""
     path = os.path.expanduser(os.path.expandvars(name))
     return shutil.which(path) or path
 
 
 def found_program(name: str, root: str) -> str | None:
-    """Where a program is: on PATH, where installers put it, or where it was sent."""
+    """Return a program's path: on PATH, in usual folders of installers, or where it was sent."""
     places = ["~/.local/bin/" + name, "~/.cargo/bin/" + name, os.path.join(root, "bin", name)]
     usual = [place for place in map(os.path.expanduser, places) if os.access(place, os.X_OK)]
     return shutil.which(name) or (usual[0] if usual else None)
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """Return the number of cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:
@@ -1164,7 +1164,7 @@ def cores() -> int:
 
 
 def memory_gb() -> float | None:
-    """This machine's memory."""
+    """Return this machine's memory in GiB."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2.0**30
     except (ValueError, OSError):
@@ -1172,13 +1172,13 @@ def memory_gb() -> float | None:
 
 
 def gpus() -> list[str]:
-    """The names of the GPUs."""
+    """Return the names of the GPUs."""
     text = output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]) if shutil.which("nvidia-smi") else None
     return [line.strip() for line in (text or "").splitlines() if line.strip()]
 
 
 def output(command: list[str]) -> str | None:
-    """What a program prints, or None."""
+    """Return the output of a command; None if it fails."""
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -1196,7 +1196,7 @@ print(json.dumps({"version": platform.python_version(), "packages": named}))
 
 
 def interpreter(python: str) -> str | dict[str, Any]:
-    """An interpreter's version and packages; a text that says why it cannot be used."""
+    """Return an interpreter's version and packages, or a text that says why it cannot be used."""
     try:
         done = subprocess.run([python, "-c", ASK], capture_output=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -1207,7 +1207,7 @@ def interpreter(python: str) -> str | dict[str, Any]:
 
 
 def main() -> None:
-    """Talk over standard input and output; nothing else may print there."""
+    """Answer requests over standard input and output, to which nothing else may be printed."""
     source = sys.stdin.buffer
     sink = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
