@@ -1,11 +1,11 @@
-"""How good the model is that `sweep=automl` offers, against FLAML's, in the same wall time.
+"""Quality of the model found by `sweep=automl`, compared with FLAML in the same wall time.
 
     uv run --group bench python benchmarks/automl.py --save
 
-For each data set and seed a quarter is held out (stratified); both get the other three quarters, all of this machine's
-cores and accuracy as their metric. labrun is the whole command, from its start to its end, with a search of so many
-seconds; what it offers is the ensemble where one is better in cross-validation, else the best pipeline. FLAML is given
-as many seconds as that whole command took. Each runs in a process of its own, one after the other.
+For each data set and seed, a quarter is held out (stratified). Both sides get the other three quarters, all cores of
+this machine, and accuracy as the metric. labrun runs as a complete command with a time limit for the search; its result
+is the ensemble if that is better in cross-validation, else the best pipeline. FLAML gets as many seconds as the whole
+command took. Each side runs in a separate process, one after the other.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ print(json.dumps({"accuracy": float((predicted == data["y_test"]).mean()), "what
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one side offers for one data set and seed."""
+    """Result of one side for one data set and seed."""
 
     accuracy: float
     seconds: float
@@ -52,7 +52,7 @@ class Outcome:
 
 
 def arrays(name: str) -> tuple[Any, Any]:
-    """All samples of a set."""
+    """Return all samples of a data set."""
     from sklearn import datasets
 
     if name.startswith("made"):
@@ -71,7 +71,7 @@ def arrays(name: str) -> tuple[Any, Any]:
 
 
 def write_split(name: str, seed: int, path: Path) -> None:
-    """Put the parts of a set into a file that both sides read."""
+    """Write the splits of a data set to a file that both sides read."""
     from sklearn.model_selection import train_test_split
 
     x, y = arrays(name)
@@ -80,7 +80,7 @@ def write_split(name: str, seed: int, path: Path) -> None:
 
 
 def labrun(path: Path, seconds: float, seed: int, folder: Path) -> Outcome:
-    """The whole command."""
+    """Run the complete `labrun` command."""
     command = [
         sys.executable,
         "-m",
@@ -118,7 +118,7 @@ def labrun(path: Path, seconds: float, seed: int, folder: Path) -> Outcome:
 
 
 def flaml(path: Path, seconds: float, seed: int) -> Outcome:
-    """FLAML with a budget."""
+    """Run FLAML with a time budget."""
     began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", FLAML_SCRIPT, str(path), str(seconds), str(seed)],
@@ -134,7 +134,7 @@ def flaml(path: Path, seconds: float, seed: int) -> Outcome:
 
 
 def verdict(ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> tuple[str, float, float]:
-    """`better`, `equal` or `worse` by the mean, whether that is within the spread, and both means."""
+    """Return `better`, `equal` or `worse` by the mean (noting whether a loss is within the spread), and both means."""
     mine, other = ([one.accuracy for one in side] for side in (ours, theirs))
     difference = statistics.mean(mine) - statistics.mean(other)
     spread = max(statistics.stdev(mine), statistics.stdev(other)) if len(mine) > 1 else 0.0

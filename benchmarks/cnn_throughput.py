@@ -1,8 +1,8 @@
-"""How many images per second the CIFAR-10 CNN trains on: PyTorch's tutorial as it stands, and through labrun.
+"""Training throughput of the CIFAR-10 CNN in images per second: unmodified PyTorch tutorial against labrun.
 
-Every measurement runs in a process of its own, the sides in turn, after a warm-up. On the tutorial's side the clock
-starts when its worker processes have delivered the first batches; on labrun's it runs for the whole of `Task.fit`:
-Lightning's start, the training, the line of the epoch, the checkpoints.
+Every measurement runs in a separate process, alternating between the sides, after a warm-up. For the tutorial, the
+clock starts when its worker processes have delivered the first batches. For labrun, it covers all of `Task.fit`: the
+start of Lightning, the training, the log line of the epoch, and the checkpoints.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import common
 
 TUTORIAL, LABRUN = "PyTorch's tutorial", "labrun"
 BATCHES = {4: 5_000, 128: 900}
-"""How many batches are measured, by batch size; an epoch has 12,500 or 391."""
+"""Number of measured batches by batch size; an epoch has 12,500 or 391."""
 WARM_UP = 50
 SPEEDUP = 1.5
-"""What is claimed: at least so many times faster, at every batch size."""
+"""Claimed minimum speedup at every batch size."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """One measurement's outcome."""
+    """Result of one measurement."""
 
     time: common.Time
     images: int
@@ -37,7 +37,7 @@ class Training:
 
 
 def tutorial(data: str, batch_size: int, batches: int) -> Training:
-    """PyTorch's "Training a Classifier", with its loader, its transforms and its loop."""
+    """Train as in PyTorch's tutorial "Training a Classifier", with its loader, transforms and loop."""
     import torch
     from torch import nn, optim
 
@@ -68,7 +68,7 @@ def tutorial(data: str, batch_size: int, batches: int) -> Training:
 
 
 def tutorial_loader(data: str, batch_size: int) -> Any:
-    """The tutorial's training loader: two worker processes, one PIL image at a time."""
+    """Return the tutorial's training loader: two worker processes, one PIL image at a time."""
     from torch.utils.data import DataLoader
     from torchvision import transforms
     from torchvision.datasets import CIFAR10
@@ -80,7 +80,7 @@ def tutorial_loader(data: str, batch_size: int) -> Any:
 
 
 def labrun(data: str, batch_size: int, batches: int) -> Training:
-    """What `labrun experiment=cifar10_cnn trainer.batch_size=N` does, for so many batches."""
+    """Train as `labrun experiment=cifar10_cnn trainer.batch_size=N` does, for a number of batches."""
     from labrun.tasks import making
     from labrun.tasks.threads import wait_asleep
 
@@ -96,14 +96,14 @@ def labrun(data: str, batch_size: int, batches: int) -> Training:
 
 
 def fit(work: Any, arrays: Any) -> common.Time:
-    """Train in a folder of its own, which is gone afterwards."""
+    """Train in a temporary run folder."""
     with common.run_folder() as paths, common.stopwatch() as time:
         work.fit(arrays, paths, None)
     return time
 
 
 def measure(measurer: common.Measurer, data: str, size: int, pairs: int) -> dict[str, list[float]]:
-    """Images per second of each side at one batch size, the sides in turn."""
+    """Measure the images per second of both sides, alternating, at one batch size."""
     speeds: dict[str, list[float]] = {TUTORIAL: [], LABRUN: []}
     for number in range(1, pairs + 1):
         for name, side in ((TUTORIAL, tutorial), (LABRUN, labrun)):
@@ -113,18 +113,18 @@ def measure(measurer: common.Measurer, data: str, size: int, pairs: int) -> dict
 
 
 def ratios(speeds: dict[str, list[float]]) -> list[float]:
-    """How many times faster labrun is, pair by pair."""
+    """Return labrun's speedup for each pair of measurements."""
     return [own / base for base, own in zip(speeds[TUTORIAL], speeds[LABRUN], strict=True)]
 
 
 def row(size: int, speeds: dict[str, list[float]]) -> list[str]:
-    """One batch size's line of the table."""
+    """Return the table row of one batch size."""
     columns = [common.middle_and_range(speeds[name], 0) for name in (TUTORIAL, LABRUN)]
     return [str(size), *columns, common.middle_and_range(ratios(speeds), 2)]
 
 
 def verdict(results: dict[int, dict[str, list[float]]]) -> str:
-    """Whether the claim holds."""
+    """Return a sentence on whether the claim holds."""
     found = {size: statistics.median(ratios(speeds)) for size, speeds in results.items()}
     said = ", ".join(f"{ratio:.2f} times at batch {size}" for size, ratio in found.items())
     holds = all(ratio >= SPEEDUP for ratio in found.values())

@@ -1,4 +1,4 @@
-"""What the benchmarks share: labrun's config and data, fresh processes, the hardware line, Markdown tables."""
+"""Code shared by the benchmarks: labrun's config and data, fresh processes, hardware description, Markdown tables."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ import psutil
 RESULTS = Path(__file__).parent / "results"
 T = TypeVar("T")
 BUSY = 0.05
-"""A machine is quiet while other processes use at most so much of it."""
+"""Maximum share of the machine that other processes may use while it counts as quiet."""
 PATIENCE_S = 600.0
-"""How long a measurement waits for that before it starts anyway."""
+"""Maximum time to wait for a quiet machine before measuring anyway, in seconds."""
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """A command line with the options that every benchmark has."""
+    """Return a parser with the options that all benchmarks have."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     made.add_argument(
         "--data", default=os.environ.get("LABRUN_TEST_DATA", "./data"), help="the data sets' folder, or its parent"
@@ -44,7 +44,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def labrun_config(data: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """The config that `labrun OVERRIDES` composes, resolved and validated, with the data in a given folder."""
+    """Return the config that `labrun OVERRIDES` composes, resolved and validated, with the data in a given folder."""
     from hydra import compose, initialize_config_dir
 
     from labrun import app
@@ -57,7 +57,7 @@ def labrun_config(data: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def labrun_arrays(config: dict[str, Any]) -> Any:
-    """The data that a config names, read as a run reads them."""
+    """Read the data of a config as a run does."""
     from labrun.tasks import reading
 
     return reading.arrays_of(config)
@@ -65,7 +65,7 @@ def labrun_arrays(config: dict[str, Any]) -> Any:
 
 @contextmanager
 def run_folder() -> Iterator[Any]:
-    """A run's folder, where metrics go as they do in a run; gone afterwards."""
+    """Create a temporary run folder that receives metrics as in a run."""
     from labrun.runs import context
     from labrun.runs.record import RunPaths
 
@@ -76,10 +76,10 @@ def run_folder() -> Iterator[Any]:
 
 
 def in_fresh_process(function: Callable[..., T], *args: Any) -> T:
-    """Call a function in a process of its own, so that no measurement inherits another's threads or settings.
+    """Call a function in a fresh process, so that no measurement inherits threads or settings from another.
 
-    A spawned process would spawn its own children too, and a loader's workers would start slowly; they start here in
-    the way that is the system's default, as they do in anybody's script.
+    A spawned process would also spawn its own children, which makes the workers of a loader start slowly. So the start
+    method is reset to the system's default, as in any user's script.
     """
     with ProcessPoolExecutor(
         max_workers=1,
@@ -90,21 +90,21 @@ def in_fresh_process(function: Callable[..., T], *args: Any) -> T:
 
 
 def _start_as_usual() -> None:
-    """Undo in this process what `spawn` has set. (A bound method would be sent along with a copy of its object.)"""
+    """Reset the start method that `spawn` has set in this process. A bound method would be pickled with its object."""
     multiprocessing.set_start_method(None, force=True)
 
 
 @dataclass
 class Time:
-    """What a piece of work took, and how much of the machine other processes used meanwhile."""
+    """Duration of a piece of work, and the share of the machine that other processes used meanwhile."""
 
     seconds: float = 0.0
     others: float = 0.0
-    """Share of all cores' time, from 0 to 1."""
+    """Share of the time of all cores, from 0 to 1."""
 
 
 def wait_until_quiet() -> None:
-    """Wait until other processes rest, or patience is at its end."""
+    """Wait until other processes are idle, at most `PATIENCE_S`."""
     asked = time.monotonic()
     while psutil.cpu_percent(interval=1.0) > 100 * BUSY and time.monotonic() - asked < PATIENCE_S:
         pass
@@ -112,10 +112,10 @@ def wait_until_quiet() -> None:
 
 @contextmanager
 def stopwatch(patient: bool = True) -> Iterator[Time]:
-    """Waits until other processes rest, and measures what its body takes; fills in the `Time` that it gives.
+    """Wait for a quiet machine, measure the duration of the context, and fill in the yielded `Time`.
 
     Args:
-        patient: wait at all.
+        patient: whether to wait for a quiet machine.
     """
     taken = Time()
     if patient:
@@ -133,7 +133,7 @@ def _used() -> float:
 
 
 def _used_here() -> float:
-    """Processor seconds of this process and of all that it started."""
+    """Return the CPU seconds of this process and its children."""
     total = 0.0
     me = psutil.Process()
     for process in [me, *me.children(recursive=True)]:
@@ -145,17 +145,17 @@ def _used_here() -> float:
 
 @dataclass
 class Command:
-    """A command that has ended well: what it took, and what it printed."""
+    """A command that has succeeded, with its duration and output."""
 
     time: Time
     lines: list[tuple[float, str]]
-    """Seconds after its start, and the line."""
+    """Output lines, each with its time in seconds after the start."""
 
     def find(self, pattern: str) -> tuple[float, re.Match[str]]:
-        """The first line that matches, and when it came.
+        """Return the time of the first line that matches, and the match.
 
         Raises:
-            SystemExit: no line does.
+            SystemExit: no line matches.
         """
         for seconds, line in self.lines:
             if found := re.search(pattern, line):
@@ -164,7 +164,7 @@ class Command:
 
 
 OWN_SETTINGS = ("LABRUN_ROOT", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYTHONPATH")
-"""Variables of the caller that no measured command sees."""
+"""Environment variables of the caller that are hidden from measured commands."""
 
 
 def run_command(
@@ -177,14 +177,14 @@ def run_command(
     """Run a command to its end, without waiting for a quiet machine.
 
     Args:
-        label: for the progress line.
+        label: label for the progress line.
         command: the program and its arguments.
         cwd: its working folder.
-        environment: variables beside the caller's.
-        hear: told each line as it comes, while the process waits for nothing.
+        environment: environment variables in addition to the caller's.
+        hear: called with each line as it arrives, without blocking the process.
 
     Raises:
-        SystemExit: it failed.
+        SystemExit: the command failed.
     """
     variables = {name: value for name, value in os.environ.items() if name not in OWN_SETTINGS}
     lines: list[tuple[float, str]] = []
@@ -212,17 +212,17 @@ def run_command(
 
 @dataclass
 class Sweep:
-    """A finished sweep of labrun's: the command, and the records of its runs by their numbers."""
+    """A finished labrun sweep: the command, and the records of its runs by number."""
 
     command: Command
     records: list[dict[str, Any]]
 
     def column(self, name: str) -> list[float]:
-        """A metric's last value in every run."""
+        """Return the last value of a metric in every run."""
         return [float(record["metrics"][name]) for record in self.records]
 
     def ended(self) -> list[float]:
-        """When the runs ended, in order; seconds since the epoch."""
+        """Return the end times of the runs, sorted, in seconds since the epoch."""
         return sorted(datetime.datetime.fromisoformat(record["ended"]).timestamp() for record in self.records)
 
 
@@ -233,14 +233,14 @@ def labrun_sweep(
     hear: Callable[[str, psutil.Process], None] | None = None,
     warm: bool = False,
 ) -> Sweep:
-    """Run `labrun -m OVERRIDES tracking=none` as a person does, from a workspace of its own that is gone afterwards.
+    """Run `labrun -m OVERRIDES tracking=none` like a user, in a temporary workspace.
 
     Args:
-        label: for the progress line.
-        overrides: the command line.
-        files: to copy into the workspace beforehand.
+        label: label for the progress line.
+        overrides: the command-line arguments.
+        files: files to copy into the workspace first.
         hear: see `run_command`.
-        warm: begin it from the warm interpreter, which is up (`warm_interpreter`).
+        warm: start the command from the running warm interpreter (`warm_interpreter`).
     """
     program = Path(sys.executable).with_name("labrun")
     switch = {"LABRUN_WARM": "1" if warm else "0"}
@@ -254,7 +254,7 @@ def labrun_sweep(
 
 @contextmanager
 def warm_interpreter() -> Iterator[float]:
-    """A warm interpreter of the measurement's own; gives the seconds that it took until it was up."""
+    """Start a warm interpreter for the measurement, and yield its start-up time in seconds."""
     lab = Path(sys.executable).with_name("lab")
     with TemporaryDirectory(prefix="labrun-warm-") as folder:
         variables = {name: value for name, value in os.environ.items() if name not in OWN_SETTINGS}
@@ -267,16 +267,16 @@ def warm_interpreter() -> Iterator[float]:
 
 
 def spread(count: int, low: float = 1e-3, high: float = 10.0) -> list[str]:
-    """So many rates of regularization, each the same factor above the one before."""
+    """Return `count` regularization rates, evenly spaced on a log scale."""
     step = (high / low) ** (1 / max(1, count - 1))
     return [f"{low * step**number:.6g}" for number in range(count)]
 
 
 class Measurer:
-    """Carries out measurements one after another, each in a fresh process.
+    """Runs measurements one after another, each in a fresh process.
 
-    One during which other processes used more than `BUSY` of the machine is dropped and taken again, whichever side
-    it is of; if that never ends, the last one counts.
+    A measurement during which other processes used more than `BUSY` of the machine is discarded and repeated, whichever
+    side it belongs to. If the machine never becomes quiet, the last measurement counts.
     """
 
     ATTEMPTS = 20
@@ -298,7 +298,7 @@ class Measurer:
         return result
 
     def note(self) -> str:
-        """A sentence for the report."""
+        """Return a sentence on the discarded measurements, for the report."""
         return (
             f"Other processes used at most {self.busiest:.0%} of the machine during any measurement that counts; "
             f"{self.dropped} were taken again because it was more than {BUSY:.0%}."
@@ -306,23 +306,23 @@ class Measurer:
 
 
 def progress(text: str) -> None:
-    """One line on what is being measured, beside the table."""
+    """Print a progress line to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 def middle_and_range(values: Sequence[float], digits: int = 1) -> str:
-    """`median (lowest - highest)`."""
+    """Format values as `median (lowest - highest)`."""
     return f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f} - {max(values):,.{digits}f})"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table: the first column to the left, the others to the right."""
+    """Return a Markdown table with the first column left-aligned and the others right-aligned."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def hardware(packages: Sequence[str]) -> str:
-    """Processor, cores, memory, system and versions, in one line."""
+    """Describe processor, cores, memory, system and package versions in one line."""
     memory = psutil.virtual_memory().total / 2**30
     names = ", ".join(f"{name} {version(name)}" for name in packages)
     return (
@@ -332,14 +332,14 @@ def hardware(packages: Sequence[str]) -> str:
 
 
 def report(name: str, title: str, parts: Sequence[str], packages: Sequence[str], save: bool) -> None:
-    """Print a result, and keep it below `results/` if that is wanted.
+    """Print a report, and optionally save it.
 
     Args:
-        name: of the script, without its ending.
+        name: name of the script, without its suffix.
         title: the heading.
         parts: tables and paragraphs, in Markdown.
-        packages: whose versions matter.
-        save: write `results/NAME.md` too.
+        packages: packages whose versions are reported.
+        save: also write `results/NAME.md`.
     """
     head = [
         f"# {title}",

@@ -1,7 +1,7 @@
-"""How many images per second the CIFAR-10 CNN trains on: a bare loop of PyTorch's on one device, and labrun on it.
+"""Training throughput of the CIFAR-10 CNN in images per second: a bare PyTorch loop against labrun, on one device.
 
-Both sides train the same network on the same random images in memory, by SGD. The bare loop converts each batch, moves
-it to the device and makes a step: no logging, no checkpoint, no Trainer. Called by `scripts/gpu_check.sh`.
+Both sides train the same network on the same random images in memory, with SGD. The bare loop converts each batch,
+moves it to the device and makes a step; it has no logging, checkpoints or Trainer. Called by `scripts/gpu_check.sh`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import common
 
 
 def images(count: int) -> tuple[Any, Any]:
-    """Random images and classes, as CIFAR-10 has them."""
+    """Return random images and labels in the format of CIFAR-10."""
     import numpy as np
 
     drawn = np.random.default_rng(0)
@@ -25,7 +25,7 @@ def images(count: int) -> tuple[Any, Any]:
 
 
 def bare(x: Any, y: Any, batch_size: int, epochs: int, device: str) -> float:
-    """Images per second of the bare loop, after an epoch to warm up."""
+    """Return the images per second of the bare loop, after a warm-up epoch."""
     import torch
 
     from labrun.models.cifar10_cnn import Cifar10CNN
@@ -61,7 +61,7 @@ def bare(x: Any, y: Any, batch_size: int, epochs: int, device: str) -> float:
 
 
 def labrun(file: Path, batch_size: int, epochs: int, device: str) -> float:
-    """Images per second of labrun's training: of all epochs, less one epoch and the start."""
+    """Return the images per second of labrun's training, without the start and the first epoch."""
     from labrun.tasks import making
 
     def seconds(wanted: int) -> float:

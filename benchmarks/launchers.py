@@ -1,4 +1,4 @@
-"""Hydra's own launchers, in an environment of their own, on the plain applications of `hydra_apps/`."""
+"""Hydra's own launchers, in a separate environment, with the plain applications of `hydra_apps/`."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ LAUNCHERS = ("hydra-submitit-launcher==1.2.0", "hydra-joblib-launcher==1.2.0")
 
 @dataclass
 class Side:
-    """One side's sweep."""
+    """Sweep of one side."""
 
     name: str
     time: common.Time
     accuracy: dict[str, float]
-    """Test accuracy by the value that the sweep varies."""
+    """Test accuracy by swept value."""
 
     @property
     def runs(self) -> int:
@@ -48,7 +48,7 @@ class Environment:
     networks: bool
 
     def prepare(self, data: str) -> None:
-        """Make what is not there yet, and run each application once."""
+        """Create what is missing, and run each application once."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self._marker.exists():
             self._install()
@@ -63,7 +63,7 @@ class Environment:
     def sweep(
         self, app: str, name: str, values: Sequence[str], overrides: Sequence[str], one_thread: bool = True
     ) -> Side:
-        """Run a sweep of an application, from its start to its end."""
+        """Run a complete sweep of an application."""
         shutil.rmtree(self.folder / app / "multirun", ignore_errors=True)
         command: list[str | Path] = [
             self.folder / "venv/bin/python",
@@ -84,7 +84,7 @@ class Environment:
         return self.folder / ("installed_networks" if self.networks else "installed")
 
     def _install(self) -> None:
-        """Everything in this environment's own versions, which uv has in its cache already."""
+        """Install the launchers and all packages in the same versions as here, which are already in uv's cache."""
         common.progress(f"installing Hydra's launchers in {self.folder}")
         own = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"] != "labrun"}
         pins = self.folder / "constraints.txt"
@@ -111,7 +111,7 @@ class Environment:
         np.savez(self.folder / "digits/data.npz", train=train, test=test)
 
     def _read_mnist(self, data: str) -> None:
-        """labrun's three parts, in one file for the one side; the original files and the split for the other."""
+        """Write MNIST for both sides: labrun's three splits in one file, and the original files with split indices."""
         import numpy as np
 
         arrays = common.labrun_arrays(common.labrun_config(data, ["experiment=mnist_dnn"]))
@@ -129,12 +129,12 @@ class Environment:
             places.setdefault(image.tobytes(), []).append(place)
 
         def order(part: Any) -> Any:
-            """Where a part's images stand among the training files'."""
+            """Return the positions of a split's images in the training files."""
             return np.array([places[np.ascontiguousarray(image).tobytes()].pop() for image in part.x])
 
         np.savez(folder / "split.npz", train=order(arrays.train), validation=order(arrays.validation))
 
 
 def key(value: object) -> str:
-    """A value as all sides spell it."""
+    """Return a swept value as text, spelled the same on all sides."""
     return f"{float(str(value)):.5g}"

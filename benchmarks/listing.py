@@ -1,4 +1,4 @@
-"""`lab runs` on 10,000 records: the first listing, later ones, and one right after a record changed.
+"""Duration of `lab runs` with 10,000 records: the first time, later, and right after a record has changed.
 
 Run it with: python benchmarks/listing.py --save
 """
@@ -20,7 +20,7 @@ LAB = [sys.executable, "-c", "from labrun.cli import main; main()", "runs"]
 
 
 def make(root: Path, count: int) -> Path:
-    """So many runs, each the copy of a real record with another id; the last one's folder."""
+    """Create `count` runs, copies of a real record with other ids, and return the folder of the last one."""
     labrun = [sys.executable, "-m", "labrun", "tracking=none", "report=none"]
     subprocess.run(labrun, cwd=root, check=True, capture_output=True)
     (source,) = root.glob("outputs/*/*/run.json")
@@ -34,7 +34,7 @@ def make(root: Path, count: int) -> Path:
 
 
 def timed(root: Path, *arguments: str) -> float:
-    """Seconds for the whole command."""
+    """Return the duration of the whole command, in seconds."""
     began = time.perf_counter()
     done = subprocess.run([*LAB, *arguments], cwd=root, check=True, capture_output=True, text=True)
     seconds = time.perf_counter() - began
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def change(run_dir: Path) -> bool:
-    """Write a record anew."""
+    """Rewrite a record."""
     record = records.read(run_dir)
     record.notes += "x"
     records.write(run_dir, record)

@@ -1,8 +1,8 @@
-"""How fast images are loaded: from memory, streamed from a folder, by a hand-written DataLoader; and memory's height.
+"""Image loading speed from memory, streamed from a folder, and with a hand-written DataLoader; and peak memory.
 
-The pictures of CIFAR-10 are written as PNG files first. Each side gives shuffled, normalised batches for one pass,
-without any training, in a process of its own, the sides in turn; the clock runs from the loader's start to its last
-batch. The second part trains on a set four times as large as the memory that the process may take.
+The images of CIFAR-10 are first written as PNG files. Each side yields shuffled, normalised batches for one pass,
+without training, in a separate process, alternating between the sides. The clock runs from the start of the loader to
+its last batch. The second part trains on a data set four times as large as the memory limit of the process.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ BATCH_SIZES = (32, 256)
 IMAGES = 20_000
 WORKERS = 2
 SHARE = 0.8
-"""What is claimed: of a hand-written DataLoader's images per second, streaming gives at least so much."""
+"""Claimed minimum speed of streaming, as a share of a hand-written DataLoader's images per second."""
 LIMIT_MB = 1536
-"""The libraries of PyTorch and Lightning alone map some 950 that may be written to."""
+"""Memory limit in MB. The libraries of PyTorch and Lightning alone map about 950 MB of writable memory."""
 TIMES = 4
 SIZE, DISTINCT = 256, 1000
-"""Of the second part: height and width of an image, and how many are different; the others are links to them."""
+"""For the second part: height and width of an image, and number of distinct images; the others are links to them."""
 MEAN = 0.5
 
 
 @dataclass(frozen=True)
 class Loading:
-    """One measurement's outcome."""
+    """Result of one measurement."""
 
     time: common.Time
     images: int
@@ -51,14 +51,14 @@ class Loading:
 
 
 def write_folder(data: str, folder: Path, count: int, size: int = 32, links: int = 1) -> None:
-    """Write pictures of CIFAR-10 as `train/CLASS/*.png`, a tenth of them beside it as `test/`.
+    """Write images of CIFAR-10 as `train/CLASS/*.png`, and a tenth of them as `test/`.
 
     Args:
-        data: the data sets' folder.
-        folder: where to.
-        count: how many different ones.
-        size: height and width.
-        links: so many files show each.
+        data: folder of the data sets.
+        folder: destination.
+        count: number of distinct images.
+        size: height and width in pixels.
+        links: number of files per image.
     """
     from PIL import Image
 
@@ -76,13 +76,13 @@ def write_folder(data: str, folder: Path, count: int, size: int = 32, links: int
 
 
 def written(folder: str, batch_size: int) -> Loading:
-    """What one writes by hand: a Dataset of files, torchvision's transforms, a DataLoader with workers."""
+    """Measure a hand-written pipeline: a Dataset of files, torchvision's transforms, a DataLoader with workers."""
     from PIL import Image
     from torch.utils.data import DataLoader, Dataset
     from torchvision import transforms
 
     class Pictures(Dataset[Any]):
-        """A folder per class."""
+        """Images in one folder per class."""
 
         def __init__(self, folder: Path) -> None:
             names = sorted(path.name for path in folder.iterdir())
@@ -103,7 +103,7 @@ def written(folder: str, batch_size: int) -> Loading:
 
 
 def labrun(folder: str, batch_size: int, in_memory: bool) -> Loading:
-    """What `labrun dataset=image_folder dataset.in_memory=...` trains on."""
+    """Measure the loader of `labrun dataset=image_folder dataset.in_memory=...`."""
     from labrun.data import memory, reader
     from labrun.tasks.feeds import ArraysFeed
 
@@ -116,7 +116,7 @@ def labrun(folder: str, batch_size: int, in_memory: bool) -> Loading:
 
 
 def passed(make: Callable[[], Any]) -> Loading:
-    """One pass over a loader's batches."""
+    """Measure one pass over the batches of a loader."""
     images = 0
     with common.stopwatch(patient=False) as taken:
         for x, _ in make():
@@ -133,7 +133,7 @@ SIDES: dict[str, tuple[Callable[..., Loading], tuple[Any, ...]]] = {
 
 
 def measure(folder: str, batch_size: int, rounds: int) -> dict[str, list[float]]:
-    """Images per second of each side, the sides in turn."""
+    """Measure the images per second of each side, alternating."""
     speeds: dict[str, list[float]] = {name: [] for name in SIDES}
     for number in range(1, rounds + 1):
         for name, (side, more) in SIDES.items():
@@ -147,22 +147,22 @@ def measure(folder: str, batch_size: int, rounds: int) -> dict[str, list[float]]
 
 
 def ratios(speeds: dict[str, list[float]], name: str) -> list[float]:
-    """How many times a hand-written DataLoader's images per second a side gives, round by round."""
+    """Return a side's speed relative to the hand-written DataLoader, for each round."""
     return [own / base for base, own in zip(speeds[WRITTEN], speeds[name], strict=True)]
 
 
 @dataclass(frozen=True)
 class Height:
-    """A training under a limit: how it ended, and the most memory that its process took."""
+    """A training run under a memory limit: how it ended, and its peak memory."""
 
     status: str
     peak_mb: float
-    """Private memory of the process, and of those that read for it, together."""
+    """Peak private memory of the process and its loader workers together."""
     log: str
 
 
 def under_limit(folder: Path, in_memory: bool) -> Height:
-    """`labrun` on a folder of images, its memory limited (RLIMIT_DATA: private memory that a process may write to)."""
+    """Run `labrun` on a folder of images with limited memory (RLIMIT_DATA: private writable memory of a process)."""
     program = Path(sys.executable).with_name("labrun")
     setting = f"dataset.in_memory={str(in_memory).lower()}"
     words = ["dataset=image_folder", f"datastore.root={folder}", "model=mnist_dnn", "model.units=16", setting]
@@ -195,7 +195,7 @@ def under_limit(folder: Path, in_memory: bool) -> Height:
 
 
 def private_mb(process: psutil.Process) -> float:
-    """The memory that a process and its children do not share with others."""
+    """Return the private memory of a process and its children, in MB."""
     total = 0
     for one in [process, *process.children(recursive=True)]:
         try:
@@ -206,7 +206,7 @@ def private_mb(process: psutil.Process) -> float:
 
 
 def memory_part(data: str) -> list[str]:
-    """Train on a set four times the limit, streamed and in memory."""
+    """Train on a data set four times as large as the limit, streamed and in memory."""
     with TemporaryDirectory(prefix="labrun-benchmark-") as folder:
         links = -(-TIMES * LIMIT_MB * 2**20 // (SIZE * SIZE * 3 * DISTINCT))
         common.progress(f"writing {DISTINCT * links:,} images of {SIZE}x{SIZE}")

@@ -1,7 +1,7 @@
-"""How long a logistic regression on MNIST takes: scikit-learn as tutorials use it, and through labrun.
+"""Duration of a logistic regression on MNIST: scikit-learn as in tutorials, against labrun.
 
-Every fit runs in a process of its own, the sides in turn. On scikit-learn's side the clock runs for `fit` alone, on
-labrun's for the whole of `Task.fit`, the conversion of the pixels included.
+Every fit runs in a separate process, alternating between the sides. For scikit-learn, only `fit` is timed; for labrun,
+all of `Task.fit`, including the conversion of the pixels.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ REGULARIZATION = 0.8
 EXPERIMENT = ("experiment=mnist_logreg", f"model.regularization={REGULARIZATION}")
 PLAIN, LABRUN, INTELEX = "scikit-learn, float64", "labrun", "labrun, backend=intelex"
 SPEEDUP, TOLERANCE = 5.0, 0.001
-"""What is claimed: at least so many times faster, at most so far apart in test accuracy."""
+"""Claimed minimum speedup, and maximum difference in test accuracy."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """One fit's outcome."""
+    """Result of one fit."""
 
     time: common.Time
     accuracy: float
@@ -29,7 +29,7 @@ class Fit:
 
 
 def plain(data: str) -> Fit:
-    """The tutorials' way: pixels divided by 255, which makes them float64."""
+    """Fit as tutorials do: pixels divided by 255, which makes them float64."""
     import warnings
 
     from sklearn.exceptions import ConvergenceWarning
@@ -45,7 +45,7 @@ def plain(data: str) -> Fit:
 
 
 def labrun(data: str, backend: str = "sklearn") -> Fit:
-    """What `labrun experiment=mnist_logreg model.regularization=0.8` does."""
+    """Fit as `labrun experiment=mnist_logreg model.regularization=0.8` does."""
     from labrun.tasks import making
 
     config = common.labrun_config(data, [*EXPERIMENT, f"model.backend={backend}"])
@@ -59,7 +59,7 @@ def labrun(data: str, backend: str = "sklearn") -> Fit:
 
 
 def measure(measurer: common.Measurer, data: str, pairs: int, intelex: bool) -> dict[str, list[Fit]]:
-    """All fits, the sides in turn."""
+    """Run all fits, alternating between the sides."""
     sides: dict[str, tuple[Any, ...]] = {
         PLAIN: (plain, data),
         LABRUN: (labrun, data),
@@ -75,17 +75,17 @@ def measure(measurer: common.Measurer, data: str, pairs: int, intelex: bool) -> 
 
 
 def speedups(fits: dict[str, list[Fit]], name: str) -> list[float]:
-    """How many times faster than scikit-learn a side is, pair by pair."""
+    """Return a side's speedup over scikit-learn, for each pair."""
     return [base.time.seconds / fit.time.seconds for base, fit in zip(fits[PLAIN], fits[name], strict=True)]
 
 
 def accuracy_gap(fits: dict[str, list[Fit]], name: str) -> float:
-    """A side's test accuracy minus scikit-learn's, the largest of all pairs."""
+    """Return the largest difference between a side's test accuracy and scikit-learn's, over all pairs."""
     return max((f.accuracy - b.accuracy for b, f in zip(fits[PLAIN], fits[name], strict=True)), key=abs)
 
 
 def row(fits: dict[str, list[Fit]], name: str) -> list[str]:
-    """One side's line of the table."""
+    """Return the table row of one side."""
     own = fits[name]
     return [
         name,
@@ -98,7 +98,7 @@ def row(fits: dict[str, list[Fit]], name: str) -> list[str]:
 
 
 def verdict(fits: dict[str, list[Fit]]) -> str:
-    """Whether the claim holds."""
+    """Return a sentence on whether the claim holds."""
     ratio, gap = statistics.median(speedups(fits, LABRUN)), abs(accuracy_gap(fits, LABRUN))
     holds = ratio >= SPEEDUP and gap <= TOLERANCE
     return (

@@ -1,8 +1,8 @@
-"""What it costs to run on a machine that is 50 ms away: `compute.host`, against the same commands on that machine.
+"""Overhead of running on a machine with 50 ms latency: `compute.host` against the same commands on that machine.
 
-The other machine is the one of the tests (`tests/far.py`): a real sshd in network, mount, process and host-name
-namespaces of its own, with another user and an empty home. The way to it is a `slow_link`. Both sides share this
-machine's cores, so what the client does meanwhile is taken from the runs; on two machines it would not be.
+The other machine is that of the tests (`tests/far.py`): a real sshd in separate network, mount, process and host-name
+namespaces, with another user and an empty home. It is reached through a `slow_link`. Both sides share the cores of this
+machine, so the client's work slows the runs down, which it would not do with two machines.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import far
 
 TIMES, MORE_S = 1.3, 3.0
-"""What is claimed: a sweep's time against that on the box itself; what a further single run takes beyond it."""
+"""Claimed maxima: time of a sweep relative to the same on the box, and additional seconds of a further single run."""
 DELAY_S = 0.025
 FILES = 200
 CONSOLE = "from labrun.warm.client import labrun; labrun()"
 ALONE_S = 35.0
-"""After so long a detached controller looks as seldom as it does while nobody watches."""
+"""Time after which a detached controller polls at its lowest rate, because nobody watches, in seconds."""
 UNQUIET = " The machine was not quiet: seconds and ratios are rough, and to be measured again; bytes are not concerned."
 SETTLE_S = 5.0
-"""How long `lab runs watch` takes until it has begun."""
+"""Time for `lab runs watch` to start, in seconds."""
 SLEEPER = """
 import time
 
@@ -57,18 +57,18 @@ class Sleeper:
 
 @dataclass
 class Taken:
-    """What a command took."""
+    """Cost of a command."""
 
     seconds: float
     traffic: Traffic = field(default_factory=Traffic)
     sessions: int = 0
-    """Of SSH, as the server counts them."""
+    """Number of SSH sessions, as counted by the server."""
     others: float = 0.0
-    """How much of the machine other processes used meanwhile."""
+    """Share of the machine that other processes used meanwhile."""
 
 
 Pairs = tuple[list[Taken], list[Taken]]
-"""The same command from here, and on the box itself."""
+"""Costs of the same command from here, and on the box."""
 
 
 class Bench:
@@ -76,8 +76,8 @@ class Bench:
 
     Args:
         box: the other machine.
-        link: the way there.
-        project: the project's folder here; the one there is a copy.
+        link: the link to it.
+        project: folder of the project on this machine; the box has a copy.
     """
 
     def __init__(self, box: far.Far, link: SlowLink, project: Path) -> None:
@@ -85,14 +85,14 @@ class Bench:
         self._programs = Path(sys.executable).parent
 
     def here(self, label: str, *words: str, program: str = "labrun") -> Taken:
-        """A command on this machine, and what it sends and receives."""
+        """Run a command on this machine, and count its traffic."""
         before, sessions = self._link.traffic, self._sessions()
         command = common.run_command(label, [self._programs / program, *words], self.project)
         taken = command.time
         return Taken(taken.seconds, self._link.traffic - before, self._sessions() - sessions, taken.others)
 
     def there(self, label: str, *words: str) -> Taken:
-        """A command on the other machine, with the labrun that was sent to it."""
+        """Run a command on the box, with the labrun that was sent to it."""
         found = self._box.inside(f"ls -d /home/{far.USER}/.labrun/labrun/*/").split()
         variables = f"LABRUN_WARM=0 PYTHONPATH={found[-1]}"
         text = f"cd ~/project && {variables} exec {far.PYTHON} -P -c {shlex.quote(CONSOLE)} {shlex.join(words)}"
@@ -100,21 +100,21 @@ class Bench:
         return Taken(taken.seconds, others=taken.others)
 
     def copy_there(self) -> None:
-        """Have the project there, too, for the commands that are typed there."""
+        """Copy the project to the box, for commands that run there."""
         pack = ["tar", "-c", "--exclude=outputs", "."]
         archive = subprocess.run(pack, cwd=self.project, stdout=subprocess.PIPE, check=True)
         unpack = self._box.as_user("mkdir -p ~/project && tar -x -C ~/project")
         subprocess.run(unpack, input=archive.stdout, check=True)
 
     def idle(self, seconds: float) -> Traffic:
-        """What passes while somebody waits."""
+        """Measure the traffic during a waiting time."""
         before = self._link.traffic
         time.sleep(seconds)
         return self._link.traffic - before
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Inside, `lab runs watch` is open, and has settled."""
+        """Run `lab runs watch` during the context, after it has settled."""
         words = [str(self._programs / "lab"), "runs", "watch", "last"]
         process = subprocess.Popen(words, cwd=self.project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(SETTLE_S)
@@ -127,7 +127,7 @@ class Bench:
 
 
 def make_project(folder: Path) -> None:
-    """A project of `FILES` files under version control, about 2 kB each."""
+    """Create a project of `FILES` files of about 2 kB each, under version control."""
     package = folder / "tools"
     package.mkdir(parents=True)
     for number in range(FILES - 3):
@@ -149,10 +149,10 @@ def edit(folder: Path, number: int) -> None:
 
 @contextlib.contextmanager
 def machines() -> Iterator[Bench]:
-    """The other machine, up and known here as `box`.
+    """Start the other machine, and make it known here as `box`.
 
     Raises:
-        SystemExit: there can be none.
+        SystemExit: it cannot be started on this system.
     """
     if (why := far.can_be_had()) is not None:
         sys.exit(f"there can be no other machine here: {why}")
@@ -173,14 +173,14 @@ def machines() -> Iterator[Bench]:
 
 
 def _through(box: far.Far, link: SlowLink) -> str:
-    """The configuration for ssh, by way of the slow link."""
+    """Return the ssh configuration for a connection through the slow link."""
     direct = box.ssh_config.read_text()
     port = f"HostName 127.0.0.1\n  Port {link.port}\n  HostKeyAlias {box.address}"
     return direct.replace(f"HostName {box.address}", port)
 
 
 def in_turn(rounds: int, bench: Bench, label: str, words: Sequence[str]) -> Pairs:
-    """The same command from here and on the box itself, in turn."""
+    """Run the same command from here and on the box, alternating."""
     away, own = [], []
     for number in range(rounds):
         own.append(bench.there(f"{label}, on the box {number + 1}", *words))
@@ -189,7 +189,7 @@ def in_turn(rounds: int, bench: Bench, label: str, words: Sequence[str]) -> Pair
 
 
 def row(name: str, away: Sequence[Taken], own: Sequence[Taken]) -> list[str]:
-    """A line of the first table: medians."""
+    """Return a row of the first table, with medians."""
     last = away[-1]
     here_s, there_s = (statistics.median(one.seconds for one in side) for side in (away, own))
     return [
@@ -207,28 +207,28 @@ def row(name: str, away: Sequence[Taken], own: Sequence[Taken]) -> list[str]:
 
 
 def ratio(away: Sequence[Taken], own: Sequence[Taken]) -> float:
-    """The middle of the ratios of the pairs, which ran one after the other."""
+    """Return the median ratio of the pairs, whose commands ran one after the other."""
     return statistics.median(a.seconds / b.seconds for a, b in zip(away, own, strict=True))
 
 
 def more(away: Sequence[Taken], own: Sequence[Taken]) -> float:
-    """The middle of the differences of the pairs, seconds."""
+    """Return the median difference of the pairs, in seconds."""
     return statistics.median(a.seconds - b.seconds for a, b in zip(away, own, strict=True))
 
 
 def per_hour(name: str, traffic: Traffic, seconds: float) -> list[str]:
-    """A line of the second table."""
+    """Return a row of the second table."""
     scaled = [f"{3600 / seconds * size / 1000:,.0f}" for size in (traffic.sent, traffic.received)]
     return [name, f"{seconds:.0f}", str(traffic.sent), str(traffic.received), *scaled]
 
 
 def verdict(text: str, measured: str, holds: bool) -> str:
-    """Whether a claim holds."""
+    """Return a sentence on whether a claim holds."""
     return f"Claim: {text}. Measured: {measured}. **{'Holds' if holds else 'Missed'}.**"
 
 
 def describe(options: argparse.Namespace) -> str:
-    """What was measured, and how."""
+    """Describe the measurement."""
     return (
         f"Another machine: the tests' own (`tests/far.py`), a real sshd in namespaces on this machine, with another "
         f"user and an empty home. The way there is a proxy (`benchmarks/slow_link.py`) that holds every chunk for "
@@ -244,7 +244,7 @@ def describe(options: argparse.Namespace) -> str:
 def tables(
     first: Taken, singles: Pairs, edited: Taken, sweeps: Pairs, alone: Traffic, watched: Traffic, idle_s: float
 ) -> list[str]:
-    """The two tables."""
+    """Return the two tables."""
     header = ["", "times", "from here, s", "on the box, s", "more, s", "ratio", "kB sent", "kB received"]
     header += ["round trips", "SSH sessions"]
     rows = [
@@ -262,7 +262,7 @@ def tables(
 
 
 def verdicts(options: argparse.Namespace, singles: Pairs, edited: Taken, sweeps: Pairs) -> list[str]:
-    """What is claimed, and what was found."""
+    """Return the claims with their results."""
     times, seconds = ratio(*sweeps), more(*singles)
     pairs = ", ".join(f"{a.seconds / b.seconds:.2f}" for a, b in zip(*sweeps, strict=True))
     busy = [one.others for pair in (singles, sweeps) for side in pair for one in side]

@@ -1,15 +1,13 @@
-"""What asking one by one, and ending hopeless trials early, are worth in a search.
+"""Benefit of starting trials one by one, and of early termination, in a search.
 
-Uneven trials: the same 48 trials, which sleep for times drawn from a log-normal distribution (sigma 0.8, median 1 s),
-8 at once; on one side the next begins as one ends, on the other the next 8 begin when the last of 8 has ended, as
-Hydra's own sweepers do. Everything else is the same code. Trials per minute from the first one's start to the last
-one's end.
+Uneven trials: 48 trials, 8 at once, sleep for times drawn from a log-normal distribution (sigma 0.8, median 1 s). On
+one side, a new trial starts whenever one ends. On the other, the next 8 start when the last of 8 has ended, as with
+Hydra's own sweepers. All other code is the same. Reported are trials per minute, from the first start to the last end.
 
-Early termination: MNIST's network (784-100-100-10), 55,000 images to train and 5,000 to validate; learning rate,
-momentum and width are searched for. Random search trains 24 trials for 8 epochs each. TPE with successive halving (one
-of three goes on after the first and the third epoch) has up to 60 trials; counted are the epochs that all its trials
-have trained, in the order of time, until one of them reports a validation loss as low as the best that random search
-ever reported.
+Early termination: the MNIST network (784-100-100-10), 55,000 images to train and 5,000 to validate. The search varies
+learning rate, momentum and width. Random search trains 24 trials for 8 epochs each. TPE with successive halving (one of
+three trials continues after the first and the third epoch) has up to 60 trials. Reported is the number of epochs that
+all its trials have trained until one of them reaches the lowest validation loss of the random search.
 """
 
 from __future__ import annotations
@@ -49,7 +47,7 @@ from labrun.search.search import Search
 more = Search.more
 Search.more = lambda self: [] if self._trials else more(self)
 """
-"""Asks for as many as run at once, and not again before all of them have ended."""
+"""Asks for one trial per slot, and for no more before all of them have ended."""
 MAIN = "from labrun.app import main; main()"
 SPACE = (
     "model.lr=tag(log,interval(1e-3,1))",
@@ -60,11 +58,11 @@ SPACE = (
 
 @dataclass(frozen=True)
 class Trial:
-    """One run of a search."""
+    """A trial of a search."""
 
     record: dict[str, Any]
     losses: list[tuple[float, float]]
-    """When, and what, it reported as `val_loss`."""
+    """Reported values of `val_loss`, each with its time."""
 
 
 def search(folder: Path, arguments: list[str], before: str = "") -> list[Trial]:
@@ -87,7 +85,7 @@ def search(folder: Path, arguments: list[str], before: str = "") -> list[Trial]:
 
 
 def per_minute(seed: int, before: str) -> float:
-    """Trials per minute over uneven trials."""
+    """Return the trials per minute of uneven trials."""
     with TemporaryDirectory() as place:
         folder = Path(place)
         (folder / "sleeper.py").write_text(SLEEPER)
@@ -111,7 +109,7 @@ def per_minute(seed: int, before: str) -> float:
 
 
 def network(data: str, seed: int, arguments: list[str]) -> list[Trial]:
-    """A search for MNIST's network."""
+    """Run a search with the MNIST network."""
     with TemporaryDirectory() as place:
         general = [
             "experiment=mnist_dnn",
@@ -125,7 +123,7 @@ def network(data: str, seed: int, arguments: list[str]) -> list[Trial]:
 
 
 def epochs_until(trials: list[Trial], goal: float) -> int | None:
-    """How many epochs were trained, over all trials, until one reported so low a loss; None if none did."""
+    """Return the epochs trained by all trials until one reached the goal; None if none did."""
     reports = sorted(report for trial in trials for report in trial.losses)
     return next((count for count, (_, loss) in enumerate(reports, start=1) if loss <= goal), None)
 

@@ -1,8 +1,8 @@
-"""A link with a delay: a proxy for TCP that holds every chunk for a while, and counts what passes.
+"""A link with latency: a TCP proxy that delays every chunk and counts the traffic.
 
-The kernels that benchmarks run on may have no `netem`. Throughput is not limited, and nothing is lost: a chunk is read
-as soon as it comes and written when its time has come. A new connection waits for one round trip, as a handshake does.
-What TCP does on a real line (slow start, small windows) is not imitated.
+It replaces `netem`, which the kernel may not have. Throughput is not limited and nothing is lost: a chunk is read as
+soon as it arrives, and written after the delay. A new connection waits for one round trip, like a handshake. TCP's
+behaviour on a real line (slow start, small windows) is not simulated.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ CHUNK = 1 << 16
 
 @dataclass
 class Traffic:
-    """What has passed: bytes to the other side and back, how often the direction turned, connections."""
+    """Traffic so far: bytes sent and received, changes of direction, connections."""
 
     sent: int = 0
     received: int = 0
     turns: int = 0
-    """How often bytes went there after bytes had come back: about the number of round trips."""
+    """Number of times that data was sent after data had been received: about the number of round trips."""
     connections: int = 0
 
     def __sub__(self, other: Traffic) -> Traffic:
@@ -36,12 +36,12 @@ class Traffic:
 
 
 class SlowLink:
-    """The proxy, in a thread of its own.
+    """The proxy, in its own thread.
 
     Args:
-        host: the other side.
-        port: its port.
-        delay_s: each way.
+        host: host of the other side.
+        port: port of the other side.
+        delay_s: one-way delay in seconds.
     """
 
     def __init__(self, host: str, port: int, delay_s: float) -> None:
@@ -49,22 +49,22 @@ class SlowLink:
         self._traffic, self._answered = Traffic(), True
         self._loop = asyncio.new_event_loop()
         self.port = 0
-        """Where it listens, on 127.0.0.1."""
+        """The port on which it listens, on 127.0.0.1."""
 
     @property
     def traffic(self) -> Traffic:
-        """What has passed so far."""
+        """Return the traffic so far."""
         return self._traffic - Traffic()
 
     def start(self) -> None:
-        """Listen."""
+        """Start to listen."""
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
         self._thread.start()
         ready.wait()
 
     def stop(self) -> None:
-        """Cut all connections, and listen no more."""
+        """Close all connections, and stop listening."""
         self._loop.call_soon_threadsafe(self._end)
         self._thread.join()
 
@@ -93,7 +93,7 @@ class SlowLink:
             await asyncio.gather(self._carry(reader, far_writer, True), self._carry(far_reader, writer, False))
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_there: bool) -> None:
-        """Pass on one direction's chunks, each when its time has come; the end of it, too."""
+        """Forward the chunks of one direction, and its end, after the delay."""
         waiting: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         passing = asyncio.ensure_future(self._write(waiting, writer))
         data = b"-"
@@ -128,7 +128,7 @@ class SlowLink:
 
 @contextlib.contextmanager
 def slow_link(host: str, port: int, delay_s: float) -> Iterator[SlowLink]:
-    """A link that is up."""
+    """Run a link during the context."""
     link = SlowLink(host, port, delay_s)
     link.start()
     try:

@@ -1,8 +1,8 @@
-"""How much faster many short runs are in one Slurm allocation than as a Slurm job each.
+"""Speedup of many short runs in one Slurm allocation over one Slurm job per run.
 
-Both sides are the same command with another `compute.runs_per_job`, measured from its start to its end on the cluster
-of this machine (`tests/cluster/start-slurm` starts one). Slurm's daemons and jobs are not children of this script, so
-what other processes used is told from the seconds before each side only.
+Both sides are the same command with different `compute.runs_per_job`, measured from start to end on a cluster on this
+machine (`tests/cluster/start-slurm` starts one). Slurm's daemons and jobs are not children of this script, so the load
+by other processes is measured only in the seconds before each side.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import common
 import psutil
 
 FASTER = 10.0
-"""What is claimed."""
+"""Claimed minimum speedup."""
 LOOK_S = 3.0
-"""How long the machine is looked at before a side begins."""
+"""Time to measure the load of the machine before each side, in seconds."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """One side's sweep."""
+    """Sweep of one side."""
 
     name: str
     runs: int
     jobs: int
     seconds: float
     first: float
-    """Seconds from the command's start to the first run's end."""
+    """Seconds from the start of the command to the end of the first run."""
     busy: float
-    """Share of the machine that was in use before it began."""
+    """Share of the machine in use before the start."""
 
     @property
     def per_run(self) -> float:
@@ -40,7 +40,7 @@ class Side:
 
 
 def measure(name: str, runs: int, runs_per_job: int) -> Side:
-    """One sweep of logistic regressions on the digits."""
+    """Run a sweep of logistic regressions on the digits."""
     busy = psutil.cpu_percent(interval=LOOK_S) / 100
     overrides = [
         f"model.regularization={','.join(common.spread(runs))}",
@@ -57,7 +57,7 @@ def measure(name: str, runs: int, runs_per_job: int) -> Side:
 
 
 def row(side: Side, wanted: int) -> list[str]:
-    """One side's line of the table."""
+    """Return the table row of one side."""
     return [
         side.name,
         str(side.runs),
@@ -71,7 +71,7 @@ def row(side: Side, wanted: int) -> list[str]:
 
 
 def verdict(packed: Side, single: Side) -> str:
-    """Whether the claim holds."""
+    """Return a sentence on whether the claim holds."""
     times = single.per_run / packed.per_run
     scaled = "" if single.runs == packed.runs else f", the second side scaled up from {single.runs} runs"
     return (
@@ -81,10 +81,10 @@ def verdict(packed: Side, single: Side) -> str:
 
 
 def cluster() -> str:
-    """The cluster's nodes, in words.
+    """Describe the nodes of the cluster.
 
     Raises:
-        SystemExit: there is none.
+        SystemExit: there is no cluster.
     """
     if shutil.which("sinfo") is None:
         sys.exit("there is no Slurm on this machine; tests/cluster/start-slurm installs and starts one")

@@ -1,4 +1,4 @@
-"""How long a command takes from its start to its first useful line and to its end: cold, and from a warm interpreter.
+"""Time of a command to its first useful line and to its end: cold, and from a warm interpreter.
 
 Run it with: python benchmarks/start_up.py --save
 """
@@ -30,24 +30,24 @@ COMMANDS = (
     ("labrun", "experiment=script", "script.path=train.py"),
 )
 BARS = {COMMANDS[0]: 3.0, COMMANDS[1]: 6.0}
-"""How many times faster than cold a warm command is to be."""
+"""Claimed minimum speedup of a warm command over a cold one."""
 CLIENT_S = 0.060
 SCRIPT = "import labrun\nfor step in range(10):\n    labrun.log('loss', 1 / (step + 1), step=step)\n"
 NOISE = re.compile(rb"^(Loading .*|Run [0-9a-f]{8} .*|\s*)$")
-"""Lines that tell nothing yet."""
+"""Output lines that do not count as useful."""
 IDLE_S = 20.0
 
 
 @dataclass
 class Timed:
-    """One command, carried out once; seconds."""
+    """Times of one execution of a command, in seconds."""
 
     first_line: float
     end: float
 
 
 def carried_out(command: Sequence[str], folder: Path, warm: bool) -> Timed:
-    """Carry a command out, and note when its first useful line comes."""
+    """Run a command, and record the time of its first useful line."""
     program = Path(sys.executable).with_name(command[0])
     environment = {**os.environ, "LABRUN_WARM": "1" if warm else "0"}
     began = time.perf_counter()
@@ -71,7 +71,7 @@ def carried_out(command: Sequence[str], folder: Path, warm: bool) -> Timed:
 
 
 def client_s(folder: Path, times: int) -> list[float]:
-    """A client from its start to the moment when it would carry the command out itself: no server listens to it."""
+    """Return the time from the start of a client, without a server, until it would run the command itself."""
     code = (
         "import os, sys\nfrom labrun.warm import client, identity\n"
         "client._here = lambda module: os._exit(0)\nclient.labrun()\n"
@@ -87,7 +87,7 @@ def client_s(folder: Path, times: int) -> list[float]:
 
 
 def idle(pid: int) -> tuple[float, float]:
-    """An idle server's memory in GB, with its share of what it shares, and its use of a core in percent."""
+    """Return the memory of an idle server in GB (proportional set size), and its use of a core in percent."""
     process = psutil.Process(pid)
     before = sum(process.cpu_times()[:2])
     time.sleep(IDLE_S)
@@ -109,7 +109,7 @@ def main() -> None:
             common.wait_until_quiet()
         sides: dict[tuple[str, ...], tuple[list[Timed], list[Timed]]] = {command: ([], []) for command in COMMANDS}
         with common.warm_interpreter() as ready_s:
-            for _ in range(options.rounds):  # in turn, so that what else the machine does meets both
+            for _ in range(options.rounds):  # alternating, so that other load affects both sides equally
                 for command, (cold, warm) in sides.items():
                     cold.append(carried_out(command, place, warm=False))
                     warm.append(carried_out(command, place, warm=True))
@@ -139,7 +139,7 @@ def main() -> None:
 
 
 def row(command: tuple[str, ...], cold: Sequence[Timed], warm: Sequence[Timed]) -> tuple[str, ...]:
-    """One line of the table."""
+    """Return a table row."""
     columns = [[one.first_line for one in cold], [one.end for one in cold]]
     columns += [[one.first_line for one in warm], [one.end for one in warm]]
     faster = statistics.median(columns[1]) / statistics.median(columns[3])

@@ -1,8 +1,8 @@
-"""How many runs per minute a sweep makes: labrun, and Hydra's own launchers on a plain Hydra application.
+"""Runs per minute of a sweep: labrun against Hydra's own launchers on a plain Hydra application.
 
-Both sides are commands, measured from their start to their end. Hydra's launchers live in an environment of their
-own, with the versions of every package that this one has; the applications are in
-`hydra_apps/`. They train as labrun does, on the same samples, and keep their model and their scores, but no record.
+Both sides are commands, measured from start to end. Hydra's launchers are installed in a separate environment with the
+same package versions as here; the applications are in `hydra_apps/`. They train as labrun does, on the same samples,
+and keep their model and their scores, but no record.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ HELPED = "the same, helped"
 FASTER_SUBMITIT, FASTER_BASIC, COST_S = 20.0, 2.5, 0.050
 FASTER_COLD, FASTER_FURTHER = 6.0, 20.0
 MEMORY_GROWTH, TIME_GROWTH = 1.05, 1.25
-"""What is claimed; the last two: memory at the end against a quarter, time of the last runs against the first."""
+"""Claims. The last two: memory at the end relative to a quarter of the sweep, time of the last runs to the first."""
 EDGE = 200
-"""The first and the last runs of the long sweep whose times are compared."""
+"""Number of first and last runs of the long sweep whose times are compared."""
 
 
 def labrun_side(sweep: common.Sweep, key: str, group: str | None = None) -> Side:
-    """What a sweep of labrun's comes to, by the key that it varies."""
+    """Return the result of a labrun sweep, by the key that it varies."""
     values = [(r["config"][group] if group else r["config"])[key] for r in sweep.records]
     found = zip(values, sweep.column("accuracy"), strict=True)
     return Side("labrun", sweep.command.time, {launchers.key(value): accuracy for value, accuracy in found})
 
 
 def labrun_digits(values: Sequence[str], warm: bool) -> Side:
-    """The sweep as a person types it: as the first command of a session (cold), or as a later one (warm)."""
+    """Run the sweep like a user: as the first command of a session (cold), or as a later one (warm)."""
     overrides = [f"model.regularization={','.join(values)}"]
     name = "labrun, warm" if warm else "labrun, cold"
     sweep = common.labrun_sweep(f"digits, {name}, {len(values)} runs", overrides, warm=warm)
@@ -49,7 +49,7 @@ def labrun_digits(values: Sequence[str], warm: bool) -> Side:
 
 @dataclass
 class Cost:
-    """Where a sweep's time went, in seconds."""
+    """Breakdown of a sweep's time, in seconds."""
 
     runs: int
     composed: float
@@ -61,12 +61,12 @@ class Cost:
     time: common.Time
 
     def per_run(self, seconds: float) -> float:
-        """A worker's time for each run, beyond its fit."""
+        """Return a worker's time per run, without the fit."""
         return (seconds * self.workers - self.fits) / self.runs
 
 
 def cost(values: Sequence[str]) -> Cost:
-    """The same sweep, with a model that logs how long its `fit` took."""
+    """Run the same sweep with a model that logs the duration of its `fit`."""
     overrides = [f"model.regularization={','.join(values)}", "model._target_=timed.logistic_regression"]
     sweep = common.labrun_sweep(
         f"digits, labrun, timed fits, {len(values)} runs", overrides, [launchers.APPS / "timed.py"]
@@ -87,7 +87,7 @@ def cost(values: Sequence[str]) -> Cost:
 
 
 def digits_part(environment: launchers.Environment, options: argparse.Namespace) -> list[str]:
-    """Table and verdicts of the logistic regressions."""
+    """Return table and verdicts of the logistic regressions."""
     values = common.spread(options.runs)
     few = values[:: max(1, len(values) // options.submitit_runs)][: options.submitit_runs]
     common.labrun_sweep("warm-up", ["model.regularization=1,2"])
@@ -131,7 +131,7 @@ def digits_part(environment: launchers.Environment, options: argparse.Namespace)
 
 
 def digits_row(own: Side, cold: Side, side: Side) -> list[str]:
-    """One side's line of the table."""
+    """Return the table row of one side."""
     gap = max(abs(accuracy - own.accuracy[value]) for value, accuracy in side.accuracy.items())
     return [
         side.name,
@@ -146,7 +146,7 @@ def digits_row(own: Side, cold: Side, side: Side) -> list[str]:
 
 
 def digits_verdict(own: Side, cold: Side, sides: Sequence[Side]) -> str:
-    """Whether the claims hold, which are of a warm start; of the two basic sides the faster one counts."""
+    """Return whether the claims hold, for a warm start and the faster of the two basic sides."""
     rates = {side.name: own.per_minute / side.per_minute for side in sides}
     from_cold = {side.name: cold.per_minute / side.per_minute for side in sides}
     basic, basic_cold = (min(found[BASIC], found[BASIC_ONE]) for found in (rates, from_cold))
@@ -162,7 +162,7 @@ def digits_verdict(own: Side, cold: Side, sides: Sequence[Side]) -> str:
 
 
 def cost_part(parts: Cost) -> list[str]:
-    """Table and verdict of what a run costs beyond its fit."""
+    """Return table and verdict of the overhead per run."""
     what = (
         f"Where labrun's time goes, in a sweep of {parts.runs} of its own whose model logs how long `fit` took "
         f"({parts.fits:.2f} s in all, {1000 * parts.fits / parts.runs:.0f} ms each; {parts.workers} workers). The cost "
@@ -187,7 +187,7 @@ def cost_part(parts: Cost) -> list[str]:
 
 
 def lightning_part(environment: launchers.Environment, options: argparse.Namespace) -> list[str]:
-    """Table and verdicts of the Lightning runs."""
+    """Return table and verdicts of the Lightning runs."""
     common_overrides = [
         "experiment=mnist_dnn",
         "trainer.max_epochs=1",
@@ -228,7 +228,7 @@ def lightning_part(environment: launchers.Environment, options: argparse.Namespa
 
 
 def lightning_verdict(own: Sequence[Side], theirs: Sequence[Side], helped: Sequence[Side]) -> str:
-    """Whether the claims hold, against the application as its users write it."""
+    """Return whether the claims hold, against the application as users write it."""
     cold = [(one[-1].time.seconds / one[-1].runs) / (own[0].time.seconds / own[0].runs) for one in (theirs, helped)]
     said = [
         f"Claim: at least {FASTER_COLD:g} times faster for {own[0].runs} runs from cold. Measured: {cold[0]:.1f} "
@@ -246,19 +246,19 @@ def lightning_verdict(own: Sequence[Side], theirs: Sequence[Side], helped: Seque
 
 
 def slope(sides: Sequence[Side]) -> float:
-    """Seconds for each further run."""
+    """Return the seconds per additional run."""
     return (sides[-1].time.seconds - sides[0].time.seconds) / (sides[-1].runs - sides[0].runs)
 
 
 @dataclass
 class Memory:
-    """Resident memory of labrun's own process and of its fork server, sampled when so many runs had ended."""
+    """Resident memory of labrun's process and its fork server, sampled after given numbers of runs."""
 
     at: dict[int, str]
     samples: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def hear(self, line: str, process: psutil.Process) -> None:
-        """Take a sample if this line says that it is time."""
+        """Take a sample if an output line shows that one is due."""
         head, _, rest = line.partition("/")
         if rest and head.isdigit() and int(head) in self.at:
             servers = [child for child in process.children() if "forkserver.py" in " ".join(child.cmdline())]
@@ -267,7 +267,7 @@ class Memory:
 
 
 def long_part(runs: int) -> list[str]:
-    """Table and verdicts of one long sweep."""
+    """Return table and verdicts of one long sweep."""
     memory = Memory({runs // 4: "25 %", runs // 2: "50 %", runs: "100 %"})
     overrides = [f"model.regularization={','.join(common.spread(runs))}"]
     sweep = common.labrun_sweep(f"digits, labrun, {runs} runs", overrides, hear=memory.hear)
@@ -287,7 +287,7 @@ def long_part(runs: int) -> list[str]:
 
 
 def held(holds: bool) -> str:
-    """The verdict's last word."""
+    """Return the last word of a verdict."""
     return f"**{'Holds' if holds else 'Missed'}.**"
 
 

@@ -1,11 +1,11 @@
-"""Whether the rule for the number of threads (`trainer.threads=auto`) is ever slower than one thread.
+"""Check that the rule for the number of threads (`trainer.threads=auto`) is never slower than one thread.
 
-Both of labrun's networks train on random samples of the right shape: with one thread, with a thread for each core, and
-with as many as the rule chooses; on a quiet machine, and beside a Python process that computes without pause. All of it
-in one process, the sides in turn; what is compared are times of one round, seconds apart.
+Both of labrun's networks train on random samples of the right shape: with one thread, with one thread per core, and
+with the number that the rule chooses; on a quiet machine, and next to a busy Python process. Everything runs in one
+process, alternating between the sides. Only times of the same round are compared, which are seconds apart.
 
-The last lines say from which amount of work on a thread for each core pays, and what PER_THREAD in
-src/labrun/tasks/threads.py has to be for it.
+The last lines give the amount of work from which one thread per core pays off, and the corresponding PER_THREAD for
+src/labrun/tasks/threads.py.
 """
 
 from __future__ import annotations
@@ -33,47 +33,47 @@ STEPS = {
     "cifar10_cnn": {4: 800, 32: 400, 128: 120, 512: 30},
     "mnist_dnn": {4: 1500, 32: 1300, 128: 1000, 512: 400},
 }
-"""Steps of a measurement, by network and batch size: about a second with one thread."""
+"""Steps per measurement, by network and batch size: about a second with one thread."""
 SIDES = (ONE, ALL, RULE)
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 SAMPLES = 2**15
-"""How many different samples there are at most."""
+"""Maximum number of distinct samples."""
 TOLERANCE = 1.05
-"""What is claimed: with the rule a training takes at most so many times as long as with one thread."""
+"""Claimed maximum training time with the rule, relative to one thread."""
 RETRIES = 3
-"""How often a measurement is taken again that should have been quiet and was not."""
+"""Maximum number of repetitions of a disturbed measurement."""
 
 
 @dataclass
 class Cell:
-    """One network at one batch size: seconds of each measurement, by condition and side, round by round."""
+    """One network at one batch size: seconds of each measurement by condition and side, in the order of the rounds."""
 
     network: str
     batch_size: int
     size: int
-    """Multiply-adds of the average layer for a batch: what the rule goes by."""
+    """Multiply-adds of the average layer per batch, on which the rule is based."""
     chosen: int
-    """The rule's number of threads."""
+    """Number of threads chosen by the rule."""
     seconds: dict[tuple[str, str], list[float]] = field(default_factory=dict)
 
     def ratios(self, condition: str, side: str) -> list[float]:
-        """How many times as long as with one thread it took, round by round."""
+        """Return the time relative to one thread, for each round."""
         pairs = zip(self.seconds[condition, side], self.seconds[condition, ONE], strict=True)
         return [own / one for own, one in pairs]
 
     def ratio(self, condition: str, side: str) -> float:
-        """The median of that."""
+        """Return the median of `ratios`."""
         return statistics.median(self.ratios(condition, side))
 
     def summary(self) -> str:
-        """One line on the progress."""
+        """Return a progress line."""
         one = statistics.median(self.seconds[QUIET, ONE])
         ratios = ", ".join(f"{c} {s} {self.ratio(c, s):.2f}" for c in (QUIET, BUSY) for s in (ALL, RULE))
         return f"{self.network}, batch {self.batch_size}: {one:.2f} s with one thread; times as long: {ratios}"
 
 
 class Neighbour:
-    """A Python process that computes without pause while it is wanted, and ends with this one."""
+    """A Python process that can be made busy, and ends with this one."""
 
     CODE = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    sum(range(10**6))"
 
@@ -83,7 +83,7 @@ class Neighbour:
 
     @contextmanager
     def computing(self, wanted: bool) -> Iterator[None]:
-        """Inside, it computes, if that is wanted."""
+        """Make the process busy during the context, if `wanted`."""
         if wanted:
             self._process.resume()
         try:
@@ -92,7 +92,7 @@ class Neighbour:
             self._process.suspend()
 
     def end(self) -> None:
-        """It is not needed any more."""
+        """End the process."""
         self._process.kill()
         self._process.wait()
 
@@ -101,9 +101,9 @@ class Bench:
     """Measures cells one after another.
 
     Args:
-        data: the folder that configs name as datastore; nothing is read from it.
-        share: of `STEPS`, how many are measured.
-        patient: wait for a quiet machine, and take measurements again that were disturbed.
+        data: folder of the datastore in the configs; nothing is read from it.
+        share: share of `STEPS` to measure.
+        patient: wait for a quiet machine, and repeat disturbed measurements.
     """
 
     def __init__(self, data: str, share: float, patient: bool) -> None:
@@ -116,7 +116,7 @@ class Bench:
         self._neighbour.end()
 
     def measure(self, network: str, batch_size: int, rounds: int) -> Cell:
-        """One network at one batch size; the sides in turn, another one first in each round."""
+        """Measure one network at one batch size, alternating the sides, with another side first in each round."""
         steps = max(2, round(STEPS[network][batch_size] * self._share))
         arrays = random_arrays(SHAPES[network], min(SAMPLES, steps * batch_size))
         overrides = [
@@ -151,7 +151,7 @@ class Bench:
 
 
 def random_arrays(shape: tuple[int, ...], samples: int) -> Any:
-    """Random images of ten classes."""
+    """Return random images of ten classes."""
     from labrun.data.arrays import Arrays, Part, Scaling
 
     drawn = np.random.default_rng(0)
@@ -160,7 +160,7 @@ def random_arrays(shape: tuple[int, ...], samples: int) -> Any:
 
 
 def task(config: Mapping[str, Any], side: str, arrays: Any) -> Any:
-    """What a run on one side trains."""
+    """Return the task that a run on one side trains."""
     from labrun.tasks import making
 
     wanted = {ONE: 1, ALL: CORES, RULE: "auto"}[side]
@@ -168,12 +168,12 @@ def task(config: Mapping[str, Any], side: str, arrays: Any) -> Any:
 
 
 def chosen(config: Mapping[str, Any], arrays: Any) -> int:
-    """The rule's number of threads."""
+    """Return the number of threads chosen by the rule."""
     return int(task(config, RULE, arrays).threads["training"]["count"])
 
 
 def size_of(config: Mapping[str, Any], arrays: Any) -> int:
-    """Multiply-adds of the average layer for one batch."""
+    """Return the multiply-adds of the average layer for one batch."""
     import torch
 
     from labrun.tasks.work import try_out
@@ -184,7 +184,7 @@ def size_of(config: Mapping[str, Any], arrays: Any) -> int:
 
 
 def fit(config: Mapping[str, Any], side: str, arrays: Any) -> common.Time:
-    """Train as a run does, without checkpoints, in a folder that is gone afterwards."""
+    """Train as a run does, without checkpoints, in a temporary folder."""
     work = task(config, side, arrays)
     with common.run_folder() as paths, common.stopwatch(patient=False) as taken:
         work.fit(arrays, paths, None)
@@ -192,7 +192,7 @@ def fit(config: Mapping[str, Any], side: str, arrays: Any) -> common.Time:
 
 
 def row(cell: Cell) -> list[str]:
-    """One cell's line of the table."""
+    """Return the table row of one cell."""
     ratios = [common.middle_and_range(cell.ratios(c, side), 2) for c in (QUIET, BUSY) for side in (ALL, RULE)]
     one = [f"{statistics.median(cell.seconds[condition, ONE]):.2f}" for condition in (QUIET, BUSY)]
     about = [cell.network, str(cell.batch_size), f"{cell.size / 1e6:.3g}", str(cell.chosen)]
@@ -200,12 +200,12 @@ def row(cell: Cell) -> list[str]:
 
 
 def crossover(cells: Sequence[Cell], condition: str) -> float:
-    """From which size of a layer on a thread for each core takes no longer than one; infinite if it always does.
+    """Return the layer size from which one thread per core is no slower than one thread; infinity if there is none.
 
-    Between the largest size at which it takes longer and the next one, by a straight line through the logarithms.
+    The size is interpolated between the largest at which it is slower and the next one, linearly in the logarithms.
 
     Args:
-        cells: of one network.
+        cells: cells of one network.
         condition: quiet or busy.
     """
     points = sorted((cell.size, math.log(cell.ratio(condition, ALL))) for cell in cells)
@@ -219,7 +219,7 @@ def crossover(cells: Sequence[Cell], condition: str) -> float:
 
 
 def crossovers(cells: Sequence[Cell]) -> str:
-    """Where a thread for each core begins to pay, and the constant that follows."""
+    """Return the sizes from which one thread per core pays off, and the resulting constant."""
     found = {
         (network, condition): crossover([cell for cell in cells if cell.network == network], condition)
         for network in dict.fromkeys(cell.network for cell in cells)
@@ -247,7 +247,7 @@ def crossovers(cells: Sequence[Cell]) -> str:
 
 
 def verdict(cells: Sequence[Cell]) -> str:
-    """Whether the claim holds."""
+    """Return a sentence on whether the claim holds."""
     worst = max(
         ((c.ratio(condition, RULE), c, condition) for c in cells for condition in (QUIET, BUSY)), key=lambda w: w[0]
     )

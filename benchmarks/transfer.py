@@ -1,7 +1,7 @@
-"""How fast files go to a datastore and come back: `lab data`, and the vendor's own library with as many workers.
+"""Upload and download speed of a datastore: `lab data` against the vendor's own library with as many workers.
 
-Against servers on this machine: Azurite for Azure Blob, moto for S3. Both sides are processes of their own, measured
-once their libraries are imported; each moves the same files, hashes them all, and is asked for its peak memory.
+The servers run on this machine: Azurite for Azure Blob, moto for S3. Both sides are separate processes, timed once
+their libraries are imported. Each transfers the same files, hashes them all, and reports its peak memory.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ else:
 print("SECONDS", time.perf_counter() - began)
 print("PEAK", next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
-"""As `lab data` does it; what getrusage tells of memory begins with the parent's."""
+"""Transfers as in `lab data`. The memory reported by getrusage starts with that of the parent process."""
 THEIRS = """
 import hashlib, json, os, sys, time
 from concurrent.futures import ThreadPoolExecutor
@@ -94,7 +94,7 @@ print("PEAK", next(line.split()[1] for line in open("/proc/self/status") if line
 
 
 class Measured:
-    """One side's transfers."""
+    """Transfers of one side."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -102,7 +102,7 @@ class Measured:
         self.others = 0.0
 
     def run(self, label: str, command: list[str | Path], cwd: Path, environment: dict[str, str]) -> None:
-        """Run a command once more."""
+        """Run a command, and add its result."""
         done = common.run_command(label, command, cwd, environment)
         _, found = done.find(r"^PEAK (\d+)")
         self.seconds.append(float(done.find(r"^SECONDS ([\d.]+)")[1][1]))
@@ -111,13 +111,13 @@ class Measured:
 
 
 def part(server: servers.Server, options: Any, folder: Path) -> list[str]:
-    """Table and verdicts of one kind of datastore."""
+    """Return table and verdicts of one type of datastore."""
     environment = {**server.environment, "SUMS": str(folder / "sums.json"), "LABRUN_ROOT": str(folder)}
     sides = {(side, verb): Measured() for side in ("labrun", "theirs") for verb in ("upload", "download")}
     for turn in range(options.repeats):
         for side in ("labrun", "theirs"):
             root = f"{side}{turn}/files"
-            # A workspace of its own each time: nothing is known of earlier transfers.
+            # A new workspace each time, so that no cache knows of earlier transfers.
             place = folder / f"{side}{turn}"
             place.mkdir()
             for verb in ("upload", "download"):
@@ -155,7 +155,7 @@ def part(server: servers.Server, options: Any, folder: Path) -> list[str]:
 
 
 def common_verdict(holds: bool) -> str:
-    """The verdict's last word."""
+    """Return the last word of a verdict."""
     return f"**{'Holds' if holds else 'Missed'}.**"
 
 

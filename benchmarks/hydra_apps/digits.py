@@ -1,4 +1,4 @@
-"""A plain Hydra application: one logistic regression on the digits, as `labrun` fits it."""
+"""A plain Hydra application: a logistic regression on the digits, fitted as in labrun."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sklearn.metrics import log_loss
 
 @hydra.main(version_base="1.3", config_path=".", config_name="config")
 def main(config: Any) -> None:
-    """One job."""
+    """Run one job."""
     x, y = load_digits(return_X_y=True)
     x = x.astype(np.float32) / np.float32(16)
     split = np.load(config.data)

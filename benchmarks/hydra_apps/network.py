@@ -1,7 +1,7 @@
-"""A plain Hydra application: the 784-100-100-10 network on MNIST, one epoch by Lightning, as `labrun` trains it.
+"""A plain Hydra application: the 784-100-100-10 network on MNIST, trained for one epoch with Lightning, as in labrun.
 
-`loader=plain`: as its users write it, with torchvision's data set and PyTorch's DataLoader. `loader=tensors`: batches
-cut from tensors in memory, as labrun's are.
+`loader=plain`: as users write it, with torchvision's data set and PyTorch's DataLoader. `loader=tensors`: batches
+sliced from tensors in memory, as in labrun.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sequential
 
 
 class Classifier(pl.LightningModule):
-    """Cross-entropy on three layers that begin as Chainer's do."""
+    """A three-layer classifier with Chainer's initialization and cross-entropy loss."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Classifier(pl.LightningModule):
 
 
 def plain(folder: Path) -> tuple[Any, Any, Any]:
-    """Loaders of torchvision's data set: to train on, to validate on, to test on."""
+    """Return loaders of torchvision's data set for training, validation and test."""
     from torchvision.datasets import MNIST
     from torchvision.transforms import ToTensor
 
@@ -57,7 +57,7 @@ def plain(folder: Path) -> tuple[Any, Any, Any]:
 
 
 def tensors(folder: Path) -> tuple[Any, Any, Any]:
-    """The same, as batches cut from tensors in memory."""
+    """Return the same loaders, with batches sliced from tensors in memory."""
     arrays = np.load(folder / "data.npz")
 
     def loader(part: str, sampler: Any, size: int) -> Any:
@@ -74,7 +74,7 @@ def tensors(folder: Path) -> tuple[Any, Any, Any]:
 
 @hydra.main(version_base="1.3", config_path=".", config_name="config")
 def main(config: Any) -> None:
-    """One job."""
+    """Run one job."""
     pl.seed_everything(int(config.value))
     train, validation, test = {"plain": plain, "tensors": tensors}[config.loader](Path(config.data).parent)
     folder = Path(HydraConfig.get().runtime.output_dir)

@@ -1,4 +1,4 @@
-"""labrun's logistic regression, which also logs how long `fit` took."""
+"""labrun's logistic regression, which also logs the duration of `fit`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from labrun.runs import context
 
 @functools.wraps(ours.logistic_regression)
 def logistic_regression(**arguments: Any) -> Any:
-    """As labrun's own."""
+    """Build labrun's logistic regression with a timed `fit`."""
     model = ours.logistic_regression(**arguments)
     fit = model.fit
 
