@@ -1,6 +1,6 @@
-"""What runs take over from other runs: the model that is scored, the checkpoint that a training goes on from.
+"""Files that runs inherit from other runs: the model to score, or the checkpoint from which a training resumes.
 
-It lies in a run's folder on this machine, and is sent by digest, as a folder that never changes there.
+They are in a local run's folder, and are sent by digest as a folder that never changes on the remote machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from labrun.runs.record import Record, RunPaths
 
 
 def of(config: Mapping[str, Any]) -> dict[Path, str]:
-    """The runs that a run's config takes something over from, and the folder of theirs that it needs."""
+    """Return the runs from which a run's config inherits, each with the subfolder that it needs."""
     found = {}
     if isinstance(source := config.get("from"), Mapping):
         found[Path(source["path"])] = "outputs"
@@ -32,12 +32,12 @@ def of(config: Mapping[str, Any]) -> dict[Path, str]:
 
 
 def send(channel: Channel, folder: Path, link: Link, found: Sequence[Record]) -> None:
-    """Have there what runs take over.
+    """Send the files that runs inherit, after their data.
 
     Args:
-        channel: to the machine.
-        folder: the runs'.
-        link: the folder's; is told where other runs' folders lie there. Data must have been sent.
+        channel: the channel to the machine.
+        folder: the folder of the runs.
+        link: the folder's link; updated with the remote paths of the other runs.
         found: the runs' records.
     """
     for run_dir, part in sorted({pair for record in found for pair in of(record.config).items()}):
@@ -58,10 +58,10 @@ def send(channel: Channel, folder: Path, link: Link, found: Sequence[Record]) ->
 
 
 def trusted_there(record: Record) -> list[str]:
-    """The classes of a run's own that may be built there: this user has trained them here, which is proven here alone.
+    """Return the trusted classes for the remote record: this user has trained them, which only this machine can prove.
 
     Args:
-        record: of the run that is carried.
+        record: the record of the run to send.
     """
     source, found = record.config.get("from"), list(record.config.get("trusted") or ())
     if not isinstance(source, Mapping):

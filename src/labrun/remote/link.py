@@ -1,4 +1,4 @@
-"""What ties a folder of runs here to its double there: `.launch/remote.json`; and the paths of the one in the other."""
+"""The link between a local folder of runs and its remote copy (`.launch/remote.json`), and the conversion of paths."""
 
 from __future__ import annotations
 
@@ -25,111 +25,111 @@ from labrun.runs.record import Record
 from labrun.runs.sweep_state import SweepState
 
 CARRYING, STARTING, STARTED, OVER = "carrying", "starting", "started", "over"
-"""How far a folder is: on its way there; perhaps begun there; begun there; all of it is here again."""
+"""States of a folder: being transferred; perhaps started remotely; started remotely; ended and completely mirrored."""
 CARRIED_PATH = "LABRUN_CARRIED_PATH"
-"""The variable that names, there, the folders that runs import from before the interpreter's own."""
+"""Remote variable with the runs' import path that precedes the interpreter's own folders."""
 OF_DATA = ("dataset", "datastore", "datastores", "script")
-"""The nodes of a config in which a path may be one of data."""
+"""Nodes of a config in which a path may refer to data."""
 CLOCKS_S = 5.0
-"""By how much clocks may differ before anybody minds."""
+"""Clock difference that is ignored, in seconds."""
 CLUSTER = "remote"
-"""What `Record.job` of a mirrored run names: no reader of here may judge its process."""
+"""`cluster` in `Record.job` of a mirrored run, whose process cannot be checked locally."""
 
 
 @dataclass
 class Link:
-    """A folder here, and its double there."""
+    """A local folder and its remote copy."""
 
     remote: str
     workspace: str
-    """The double of this workspace, relative to the remote's folder."""
+    """The remote copy of this workspace, relative to the remote's folder."""
     folder: str
-    """The double of the folder, relative to the remote's folder."""
+    """The remote copy of the folder, relative to the remote's folder."""
     home: str = ""
-    """This workspace."""
+    """The local workspace."""
     root: str = ""
-    """The remote's folder, as an absolute path there."""
+    """The absolute path of the remote's folder."""
     state: str = CARRYING
     runs: list[str] | None = field(default_factory=list)
-    """The runs that were carried; None: those that lie there (a search)."""
+    """The runs that were sent; None: all runs in the remote folder (a search)."""
     is_own: bool = False
-    """Whether its runs were carried from here; False: they were taken in, as another laptop has sent them."""
+    """Whether this machine sent its runs; False: they were adopted from another laptop."""
     is_new: bool = False
-    """Whether the folder there was made for this submission."""
+    """Whether the remote folder was created for this submission."""
     ahead_s: float = 0.0
-    """By how much its clock is ahead of this machine's, where that is more than `CLOCKS_S`."""
+    """How far the remote clock is ahead of the local one in seconds, if by more than `CLOCKS_S`."""
     marks: dict[str, Any] = field(default_factory=dict)
-    """By run: which `run.json` of there was seen last."""
+    """Mark of the last remote `run.json` that was read, by run."""
     pulled: list[str] = field(default_factory=list)
-    """The runs whose files are here."""
+    """Ended runs whose files are mirrored."""
     left: list[str] = field(default_factory=list)
-    """The requests that were passed on."""
+    """Requests that were forwarded."""
     python: str = ""
-    """The interpreter of the runs there."""
+    """The remote interpreter of the runs."""
     path: list[str] = field(default_factory=list)
-    """Where they import from before its own folders."""
+    """The runs' import path before the interpreter's own folders."""
     said: dict[str, int] = field(default_factory=dict)
-    """By run: how long its annotations were here when they were passed on last."""
+    """Size of the local annotations when they were last forwarded, by run."""
     said_marks: dict[str, Any] = field(default_factory=dict)
-    """By run: which annotations of there were seen last."""
+    """Mark of the last remote annotations that were read, by run."""
     owed: bool = False
-    """Whether something was said of runs that are over, and was not passed on yet."""
+    """Whether ended runs have annotations that were not forwarded yet."""
     datastores: dict[str, str] = field(default_factory=dict)
-    """Folders and files of data here, and their doubles relative to the remote's folder."""
+    """Local data folders and files, with their remote copies relative to the remote's folder."""
     bases: list[str] = field(default_factory=list)
-    """The folders here whose files were sent."""
+    """Local folders whose files were sent."""
     words: dict[str, str] = field(default_factory=dict)
-    """Of a search, by its words there: the words here; nothing where there is none."""
+    """Arguments of a search, remote -> local; an empty local argument means that there is none."""
     inherited: dict[str, str] = field(default_factory=dict)
-    """Folders of other runs here, and their doubles relative to the remote's folder."""
+    """Local folders of other runs, with their remote copies relative to the remote's folder."""
     place: str = ""
-    """The remote's folder as it was named when the runs were carried: it may be another since (`lab remote add`)."""
+    """The remote's folder at the time of the transfer; `lab remote add` may have changed it since."""
     reached: float = 0.0
-    """When the machine last answered (seconds since the epoch)."""
+    """When the machine last answered, in seconds since the epoch."""
     tried: float = 0.0
     why: str = ""
-    """Why it was not reached, if it was not."""
+    """Why it could not be reached the last time, if so."""
     living: bool = False
-    """Whether its controller lived when the machine last answered."""
+    """Whether its controller was alive when the machine last answered."""
     sizes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By run that is here whole: how far its files are. Kept nowhere."""
+    """Cached file sizes of completely mirrored runs, by run; not saved."""
 
     @property
     def machine(self) -> Remote:
-        """The machine, with the folder that these runs lie in.
+        """The machine, with the remote folder of these runs.
 
         Raises:
-            ConfigError: it is not known any more.
+            ConfigError: the machine is no longer known.
         """
         found = remotes.get(self.remote)
         return dataclasses.replace(found, folder=self.place or found.folder)
 
     def added(self) -> list[str]:
-        """The words that a search has there alone."""
+        """Return the arguments that only the remote search has."""
         return [there for there, here in self.words.items() if not here]
 
     def double(self, base: Path) -> str:
-        """Where the data of a folder here lie there, relative to the remote's folder: another for each submission."""
+        """Return the path of a local folder's data in the remote's folder, which is unique per submission."""
         return f"datastores/{hashlib.sha256(f'{self.folder} {base}'.encode()).hexdigest()[:16]}"
 
     def pairs(self, folder: Path, of_data: bool = False) -> list[tuple[str, str]]:
-        """Folders here and their doubles there, the longest first; data may lie in a workspace's own folder."""
+        """Return local folders with their remote copies, longest first; with `of_data`, including those of data."""
         found = list(self.machine.data.items()) if of_data else []
         found += [(here, f"{self.root}/{there}") for here, there in self.datastores.items()] if of_data else []
         found += [(self.home, f"{self.root}/{self.workspace}"), (str(folder), f"{self.root}/{self.folder}")]
         return sorted(found, key=lambda pair: -len(pair[0]))
 
     def there(self, value: Any, folder: Path, of_data: bool = False) -> Any:
-        """A value with the paths of there in place of those of here."""
+        """Replace local paths in a value by remote ones."""
         return moved(value, self.pairs(folder, of_data))
 
     def config_there(self, config: Mapping[str, Any], folder: Path, settled: Mapping[str, Any]) -> dict[str, Any]:
-        """A run's config with the paths of there.
+        """Return a run's config with remote paths.
 
         Args:
-            config: as its record has it.
-            folder: the link's, here.
-            settled: its nodes that may name data, with the values of variables: a path may stand in one.
+            config: the config in its record.
+            folder: the link's local folder.
+            settled: its nodes that may refer to data, with variables resolved, since a variable may contain a path.
         """
         moving, data = self.pairs(folder), self.pairs(folder, of_data=True)
         moving += [(here, f"{self.root}/{there}") for here, there in self.inherited.items()]
@@ -140,14 +140,14 @@ class Link:
         }
 
     def here(self, value: Any, folder: Path) -> Any:
-        """A value with the paths of here in place of those of there."""
+        """Replace remote paths in a value by local ones."""
         back = [(there, here) for here, there in self.pairs(folder, of_data=True)]
         back += [(f"{self.root}/{self.double(Path(base))}", base) for base in self.bases]
         return moved(value, sorted(back, key=lambda pair: -len(pair[0])))
 
 
 def absolute(value: Any) -> list[str]:
-    """Every text of a value of JSON that is an absolute path."""
+    """Return all strings in a JSON value that are absolute paths."""
     if isinstance(value, Mapping | list | tuple):
         items = value.values() if isinstance(value, Mapping) else value
         return [path for item in items for path in absolute(item)]
@@ -155,7 +155,7 @@ def absolute(value: Any) -> list[str]:
 
 
 def moved_with(value: Any, settled: Any, pairs: Sequence[tuple[str, str]]) -> Any:
-    """As `moved`; a text that refers to a variable moves if what it stands for does."""
+    """Like `moved`, but also replace a string with variables if `moved` changes its resolved value."""
     if isinstance(value, Mapping):
         inner: Mapping[str, Any] = settled if isinstance(settled, Mapping) else {}
         return {key: moved_with(item, inner.get(key, item), pairs) for key, item in value.items()}
@@ -169,7 +169,7 @@ def moved_with(value: Any, settled: Any, pairs: Sequence[tuple[str, str]]) -> An
 
 
 def moved(value: Any, pairs: Sequence[tuple[str, str]]) -> Any:
-    """A value of JSON in which paths have another beginning."""
+    """Return a JSON value in which path prefixes are replaced."""
     if isinstance(value, Mapping):
         return {key: moved(item, pairs) for key, item in value.items()}
     if isinstance(value, list):
@@ -185,15 +185,15 @@ def moved(value: Any, pairs: Sequence[tuple[str, str]]) -> Any:
 
 
 def file(folder: Path) -> Path:
-    """Where a folder's link is kept."""
+    """Return the file of a folder's link."""
     return SweepState(folder).root / "remote.json"
 
 
 def read(folder: Path) -> Link | None:
-    """The link of a folder; None if its runs are no other machine's.
+    """Read the link of a folder; None if its runs are not on another machine.
 
     Raises:
-        RecordError: it is damaged.
+        RecordError: the file is damaged.
     """
     try:
         content = json.loads(context.content(file(folder)))
@@ -206,7 +206,7 @@ def read(folder: Path) -> Link | None:
 
 
 def write(folder: Path, link: Link) -> None:
-    """Keep a folder's link, and note in the workspace whether it is live."""
+    """Save a folder's link, and mark the folder in the workspace while the link is live."""
     SweepState(folder).make()
     kept = {name: value for name, value in vars(link).items() if name != "sizes"}
     records.replace_text(file(folder), json.dumps(kept) + "\n", to_disk=False)
@@ -220,12 +220,12 @@ def write(folder: Path, link: Link) -> None:
 
 
 def drop(folder: Path) -> None:
-    """The folder's runs are no other machine's any more."""
-    file(folder).unlink(missing_ok=True)  # its mark goes with the next look at all of them
+    """Remove a folder's link, when its runs are no longer on another machine."""
+    file(folder).unlink(missing_ok=True)  # the next call of `live` removes its mark
 
 
 def live(root: Path) -> list[Path]:
-    """The folders of a workspace whose runs may go on elsewhere."""
+    """Return the folders of a workspace whose runs may be active on other machines."""
     found = []
     with contextlib.suppress(OSError):
         for mark in sorted((store.state_folder(root) / "remote").iterdir()):
@@ -243,9 +243,10 @@ def _mark(folder: Path, link: Link) -> Path:
 
 
 def folder_of(run_dir: Path, record: Record) -> Path | None:
-    """The folder whose link a run has: its sweep's, or its own; None if it is no other machine's.
+    """Return the folder with a run's link: its sweep's folder or its own; None if the run is not on another machine.
 
-    Of a run that a script has begun below its own, that one's: the way from there to the run is the same on both sides.
+    For a run that a script has started below its own run, return the folder of the script's run, since the relative
+    path from there to the run is the same on both machines.
     """
     found = {records.sweep_folder(run_dir, record) or run_dir, run_dir.resolve()}
     folder = next((folder for folder in found if file(folder).is_file()), None)
@@ -256,7 +257,7 @@ def folder_of(run_dir: Path, record: Record) -> Path | None:
 
 
 def workspace_there(root: Path) -> str:
-    """The double of a workspace, relative to the remote's folder: another for each workspace of each machine."""
+    """Return a workspace's remote copy, relative to the remote's folder; unique per workspace and local machine."""
     try:
         machine = Path("/etc/machine-id").read_text(encoding="utf-8").strip()
     except OSError:
@@ -267,7 +268,7 @@ def workspace_there(root: Path) -> str:
 
 
 def folder_there(folder: Path, root: Path, workspace: str) -> str:
-    """The double of a folder, relative to the remote's folder."""
+    """Return a folder's remote copy, relative to the remote's folder."""
     if folder.is_relative_to(root):
         return f"{workspace}/{folder.relative_to(root).as_posix()}"
     digest = hashlib.sha256(str(folder).encode()).hexdigest()[:10]
@@ -275,14 +276,14 @@ def folder_there(folder: Path, root: Path, workspace: str) -> str:
 
 
 def ask(folder: Path) -> None:
-    """Somebody looks at a folder's runs: a detached controller brings their news at once, and often for a while."""
+    """Tell a detached controller that a folder's runs are being read, so that it mirrors changes at once and often."""
     if file(folder).is_file():
         with contextlib.suppress(OSError):
             _asked(folder).touch()
 
 
 def asked_s(folder: Path) -> float:
-    """How long ago somebody looked (`ask`), seconds."""
+    """Return how long ago a folder's runs were last read (`ask`), in seconds."""
     try:
         return max(0.0, time.time() - _asked(folder).stat().st_mtime)
     except OSError:
@@ -295,7 +296,7 @@ def _asked(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path, wait: bool = False) -> Iterator[bool]:
-    """Inside, nobody else brings a folder's news; False: somebody else does."""
+    """Hold the lock for mirroring a folder's changes; yield False if another process holds it."""
     SweepState(folder).make()
     with open(SweepState(folder).root / "mirror.lock", "w", encoding="utf-8") as lock:
         try:

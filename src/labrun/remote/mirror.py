@@ -1,8 +1,8 @@
-"""Bringing what is new of runs on another machine, so that their folders here are ordinary ones.
+"""Mirroring of remote runs, so that their local folders are ordinary run folders.
 
-What grows there is added here: the size of the file here says where to go on, so nothing is lost or doubled by a
-process that ends in between. A run's record comes last, after the files of a run that has ended: a run that is shown as
-completed is here as a whole, but for its checkpoints (`lab remote pull`).
+New parts of growing files are appended. The size of the local file determines where to continue, so that a process that
+ends in between neither loses nor duplicates anything. An ended run's record is written last, after its files: a run
+that is shown as completed is complete locally, except for its checkpoints (`lab remote pull`).
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ FROZEN = (
     "settings",
     "code",
 )
-"""What of a record does not change once the run is submitted: it stays as it is here."""
+"""Fields of a record that do not change after submission; the local values are kept."""
 PARTS = ("outputs", "logs", "attempts")
-"""What comes of a run that has ended; with `driver.log` and `metrics.jsonl`, which have come already."""
+"""Parts of an ended run to fetch, in addition to `driver.log` and `metrics.jsonl`, which were mirrored before."""
 TOP = (
     "results.csv",
     "results_over_seed.csv",
@@ -61,33 +61,33 @@ TOP = (
     ".launch/study.journal",
     ".launch/search.json",
 )
-"""What a sweep leaves beside its runs."""
+"""Files of a sweep other than its runs."""
 HERE_THERE = "compute.host=null"
-"""What a search that was carried says last."""
+"""Last argument of a search that was transferred."""
 EVERY_S = 5.0
 RETRY_S = 30.0
 ASKED_S = 2.0
-"""How long such a command waits for the news that a controller brings."""
+"""How long a command that only reads waits for changes from a controller, in seconds."""
 SILENT_S = 15.0
-"""From how old on news that a command at work should have brought are told to be late."""
+"""Age from which the data of an active command are reported as late, in seconds."""
 QUIET_S = 6.0
-"""How long a command that only looks waits for a machine."""
+"""How long a command that only reads waits for a machine, in seconds."""
 
 
 class GoneError(RecordError):
-    """A folder is not on its machine any more."""
+    """A folder no longer exists on its machine."""
 
 
 def bring(channel: Channel, folder: Path, link: Link) -> tuple[list[str], bool]:
-    """One look: pass on requests, and bring what is new. The lock must be held (`link.locked`).
+    """Poll once: forward requests, and mirror changes. The caller must hold the lock (`link.locked`).
 
     Returns:
-        The runs whose record has changed; and whether the controller there lives.
+        The runs whose records have changed; and whether the remote controller is alive.
 
     Raises:
         UnreachableError: the machine does not answer.
-        GoneError: the folder is not there any more.
-        RecordError: what comes cannot be written here, or is none.
+        GoneError: the folder no longer exists there.
+        RecordError: a record cannot be written locally, or is invalid.
     """
     try:
         return _bring(channel, folder, link)
@@ -103,7 +103,7 @@ def _bring(channel: Channel, folder: Path, link: Link) -> tuple[list[str], bool]
         seen = _seen(folder, link)
         gone = [
             run for run in link.pulled if not os.path.exists(os.path.join(folder, run, "run.json"))
-        ]  # removed here: they stay so
+        ]  # removed locally: do not fetch them again
         request = {link.folder: {"runs": link.runs, "seen": seen, "without": gone}}
         said, sizes = notes.unsent(folder, link, [*runs_of(folder, link), *_children(folder, link)])
         leave, said_there = ({link.folder: one} if one else {} for one in (asked, said))
@@ -132,10 +132,10 @@ def _bring(channel: Channel, folder: Path, link: Link) -> tuple[list[str], bool]
 
 
 def _seen(folder: Path, link: Link) -> dict[str, dict[str, Any]]:
-    """How far each file is here."""
+    """Return the local size of each mirrored file."""
     found: dict[str, dict[str, Any]] = {"": {".launch/controller.log": _size(folder / ".launch" / "controller.log")}}
     pulled = set(link.pulled)
-    for run in runs_of(folder, link):  # those that are here whole as well: what is not told is sent again
+    for run in runs_of(folder, link):  # including complete runs, as files that are not listed would be sent again
         if run not in pulled:
             found[run] = _seen_of(folder / run, run, link)
             link.sizes.pop(run, None)
@@ -147,7 +147,7 @@ def _seen(folder: Path, link: Link) -> dict[str, dict[str, Any]]:
 
 
 def is_asked(folder: Path, link: Link) -> bool:
-    """Whether somebody asks something of runs that was not passed on yet."""
+    """Return whether there are requests that were not forwarded yet."""
     return bool(_requests(folder, link)[1])
 
 
@@ -162,7 +162,7 @@ def _seen_of(run_dir: Path, key: str, link: Link) -> dict[str, Any]:
 
 
 def runs_of(folder: Path, link: Link) -> list[str]:
-    """The runs of a folder that are there, as far as it is known here."""
+    """Return the runs of a folder that are on the machine, as far as known locally."""
     return link.runs if link.runs is not None else _runs_here(folder)
 
 
@@ -178,7 +178,7 @@ def _size(path: str | Path) -> int:
 
 
 def _requests(folder: Path, link: Link) -> tuple[dict[str, str], list[str]]:
-    """Requests that were not passed on yet: by their path in the folder; and their marks."""
+    """Return the requests that were not forwarded yet, by path in the folder, and their marks."""
     asked, passed, pulled = {}, [], set(link.pulled)
     for run in runs_of(folder, link):
         requests = os.path.join(folder, run, "requests")
@@ -205,7 +205,7 @@ def _names(folder: str | Path) -> list[str]:
 def _apply(
     channel: Channel, folder: Path, link: Link, news: Mapping[str, Any], changed: list[str]
 ) -> list[tuple[str, Record, Any]]:
-    """Write what has come; the runs that have ended, whose other files are still to come."""
+    """Write the received changes. Return the ended runs, whose other files must still be fetched."""
     finished = []
     for run, one in news["runs"].items():
         record = _take(channel, _inside(folder, run), run, folder, link, one)
@@ -219,7 +219,7 @@ def _apply(
 
 
 def _take(channel: Channel, run_dir: Path, key: str, folder: Path, link: Link, one: Mapping[str, Any]) -> Record | None:
-    """Write what has come of a run; its record, which is not written yet, if it has ended."""
+    """Write the received changes of a run. If it has ended, return its record, which is not written yet."""
     run_dir.mkdir(parents=True, exist_ok=True)
     link.sizes.pop(key, None)
     for name, (start, count) in one["files"].items():
@@ -240,14 +240,14 @@ def _take(channel: Channel, run_dir: Path, key: str, folder: Path, link: Link, o
 
 
 def _children(folder: Path, link: Link) -> list[str]:
-    """The runs that scripts have begun below those of a folder, by their paths from there."""
+    """Return the runs that scripts have started below those of a folder, as relative paths."""
     root = Path(link.home)
     named = (name for run in runs_of(folder, link) for name in children.names(root, folder / run))
     return [os.path.relpath(root / name, folder) for name in named]
 
 
 def _bring_children(channel: Channel, folder: Path, link: Link) -> None:
-    """Bring the runs that scripts have begun below their own: they lie beside them, in the workspace."""
+    """Mirror the runs that scripts have started below their own; they are in the workspace, outside the folder."""
     root = Path(link.home)
     while True:
         named = [name for run in runs_of(folder, link) for name in children.names(root, folder / run)]
@@ -269,15 +269,15 @@ def _bring_children(channel: Channel, folder: Path, link: Link) -> None:
             records.write(root / there[place], record)
             link.marks[there[place]] = mark
             link.pulled.append(there[place])
-        if not finished:  # a child may have children
+        if not finished:  # loop, since a child may have children
             return
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """A path that the other side names.
+    """Return the local path for a name from the other machine.
 
     Raises:
-        RecordError: it leads out of the folder.
+        RecordError: the path is outside the folder.
     """
     parts = PurePosixPath(name)
     if parts.is_absolute() or ".." in parts.parts or "\0" in name:
@@ -294,17 +294,17 @@ def _add(path: Path, start: int, data: bytes) -> None:
 
 
 def _beat(run_dir: Path, age_s: float) -> None:
-    """Give the heartbeat here the age that it has there."""
+    """Give the local heartbeat the age of the remote one."""
     heartbeat, moment = RunPaths(run_dir).heartbeat, time.time() - age_s
     heartbeat.touch()
     os.utime(heartbeat, (moment, moment))
 
 
 def _record(raw: bytes, run_dir: Path, folder: Path, link: Link) -> Record:
-    """A record of there, as it is to be here.
+    """Convert a remote record for the local folder.
 
     Raises:
-        RecordError: it is none.
+        RecordError: it is not a record.
     """
     record = records.parsed(raw, RunPaths(run_dir).record)
     record.data, record.model, record.error = (
@@ -314,12 +314,12 @@ def _record(raw: bytes, run_dir: Path, folder: Path, link: Link) -> Record:
     record.job = {"cluster": links.CLUSTER, "id": f"{link.remote}:{run_dir}", "node": node}
     try:
         frozen = records.read(run_dir)
-    except RecordError:  # a search's, which was made there
+    except RecordError:  # a trial, which was created there
         clocks.turn(record, -link.ahead_s, created=True)
         for name in ("config", "sweep", "code", "hydra"):
             setattr(record, name, link.here(getattr(record, name), folder))
-        host = f"compute.host={link.remote}"  # it was composed there, where that machine is this one
-        if "compute" not in record.config:  # a run that a script has begun below its own
+        host = f"compute.host={link.remote}"  # composed on the remote machine, without a host
+        if "compute" not in record.config:  # a run that a script has started below its own
             return record
         words = {**link.words, HERE_THERE: host}
         own = (words.get(text, text) for text in record.overrides)
@@ -336,7 +336,7 @@ def _record(raw: bytes, run_dir: Path, folder: Path, link: Link) -> Record:
 
 
 def _finish(channel: Channel, folder: Path, link: Link, finished: Sequence[tuple[str, Record, Any]]) -> None:
-    """Bring the files of runs that have ended, all of them in one answer; then their records."""
+    """Fetch the files of ended runs, all in one answer; then write their records."""
     parts = PARTS if link.runs is not None else (*PARTS, ".hydra")
     if finished:
         _pull(channel, {f"{link.folder}/{run}": folder / run for run, _, _ in finished}, parts)
@@ -353,7 +353,7 @@ def _finish(channel: Channel, folder: Path, link: Link, finished: Sequence[tuple
 
 
 def give_up(folder: Path, link: Link, run: str) -> None:
-    """Note that nothing more comes of a run; see `GoneError`."""
+    """Record that a run will have no more changes; see `GoneError`."""
     link.pulled.append(run)
     if not set(runs_of(folder, link)) - set(link.pulled):
         link.state = links.OVER
@@ -361,7 +361,7 @@ def give_up(folder: Path, link: Link, run: str) -> None:
 
 
 def note_runs(folder: Path) -> None:
-    """Have a search's plan here name the trials that have come."""
+    """Add mirrored trials to the local plan of a search."""
     plan, names = sweep_state.read_plan(folder), _runs_here(folder)
     names.sort(key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
     if names != plan.runs:
@@ -370,7 +370,7 @@ def note_runs(folder: Path) -> None:
 
 
 def _close(channel: Channel, folder: Path, link: Link, news: Mapping[str, Any]) -> None:
-    """Note that all of it is over, and bring what lies beside the runs."""
+    """If all runs are over, record this, and fetch the sweep's other files."""
     if link.state != links.STARTED:
         return
     is_over = news["over"] and not news["living"] if link.runs is None else not set(link.runs) - set(link.pulled)
@@ -384,7 +384,7 @@ def _close(channel: Channel, folder: Path, link: Link, news: Mapping[str, Any]) 
 
 
 def pull_top(channel: Channel, folder: Path, link: Link) -> None:
-    """Bring what lies beside the runs; a search's words are those of here."""
+    """Fetch the sweep's files other than runs, with a search's arguments converted to local ones."""
     pull(channel, folder, link.folder, TOP)
     place = SweepState(folder).search
     if link.words and place.is_file():
@@ -394,7 +394,7 @@ def pull_top(channel: Channel, folder: Path, link: Link) -> None:
 
 
 def pull(channel: Channel, here: Path, there: str, parts: Sequence[str]) -> list[str]:
-    """Bring files below a folder that are not here, or other than there.
+    """Fetch files below a folder that are missing locally or differ.
 
     Returns:
         Their names.
@@ -403,7 +403,7 @@ def pull(channel: Channel, here: Path, there: str, parts: Sequence[str]) -> list
 
 
 def _pull(channel: Channel, places: Mapping[str, Path], parts: Sequence[str]) -> list[str]:
-    """As `pull`, of several folders: by the folder there, the one here. All come in one answer."""
+    """Like `pull`, for several folders (remote -> local) in one answer."""
     known = {there: _known(here, parts) for there, here in places.items()}
     with contextlib.ExitStack() as stack:
         begun = {there: stack.enter_context(Begun(here)) for there, here in places.items()}
@@ -429,10 +429,10 @@ def _pull(channel: Channel, places: Mapping[str, Path], parts: Sequence[str]) ->
 
 
 def _verify(channel: Channel, resumed: Mapping[str, Path]) -> None:
-    """Whether files that came in several parts are those of there; by their paths there.
+    """Check that resumed downloads, by remote path, equal the remote files.
 
     Raises:
-        LabrunError: one is not; it is removed here.
+        LabrunError: one differs; the local file is removed.
     """
     if not resumed:
         return
@@ -446,7 +446,7 @@ def _verify(channel: Channel, resumed: Mapping[str, Path]) -> None:
 
 
 def _known(here: Path, parts: Sequence[str]) -> dict[str, list[int]]:
-    """The files that are here already."""
+    """Return the sizes and times of the files that exist locally."""
     known = {}
     for path in (path for part in parts for path in [here / part, *(here / part).rglob("*")]):
         if path.is_file():
@@ -456,9 +456,9 @@ def _known(here: Path, parts: Sequence[str]) -> dict[str, list[int]]:
 
 
 def refresh(root: Path) -> None:
-    """Bring what is new of a workspace's live runs elsewhere, for a command that looks at them.
+    """Mirror changes of a workspace's live remote runs, for a command that reads them.
 
-    Not more often than every few seconds; a machine that cannot be reached is told, and its runs stay as they were.
+    This happens at most every few seconds. An unreachable machine is reported, and its runs are left as they were.
     """
     folders = links.live(root)
     if not folders:
@@ -480,7 +480,7 @@ def _refresh(folders: Sequence[Path]) -> None:
         why = ""
         for folder in folders:
             if not stack.enter_context(links.locked(folder)):
-                busy = _ask(folder)  # a command at work brings them
+                busy = _ask(folder)  # an active command mirrors them
                 if busy is not None and (busy.why or (busy.reached and not _is_recent(busy.reached, SILENT_S))):
                     late.append(busy)
                 continue
@@ -508,22 +508,22 @@ def _refresh(folders: Sequence[Path]) -> None:
 
 
 def forget_failures(root: Path, name: str) -> None:
-    """Have the next look at a machine's runs ask it at once: a person has made the connection."""
+    """Make the next command query a machine at once, because the user has connected to it."""
     for folder in links.live(root):
         with links.locked(folder) as is_mine, contextlib.suppress(RecordError):
             link = links.read(folder)
-            if is_mine and link is not None and link.remote == name:  # else a command at work asks by itself
+            if is_mine and link is not None and link.remote == name:  # otherwise an active command retries itself
                 link.why, link.tried = "", 0.0
                 links.write(folder, link)
 
 
 def _is_recent(moment: float, seconds: float) -> bool:
-    """Whether a moment is less than that ago; one to come is of a clock that has been set back, and says nothing."""
+    """Return whether a time is less than some seconds ago; a future time, from a clock set back, does not count."""
     return 0 <= time.time() - moment < seconds
 
 
 def _ask(folder: Path) -> Link | None:
-    """Have a detached controller bring a folder's news now, and wait for them a moment; the folder's link then."""
+    """Ask a detached controller to mirror a folder's changes, and wait briefly. Return the folder's updated link."""
     links.ask(folder)
     end = time.monotonic() + ASKED_S
     while True:
