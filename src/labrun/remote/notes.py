@@ -1,7 +1,7 @@
-"""Tags, notes and properties of runs on another machine: each side has the lines of both (`annotations.jsonl`).
+"""Synchronization of remote runs' tags, notes and properties: each side has the lines of both (`annotations.jsonl`).
 
-Lines are only ever added, and each names its time. So the two files are one once either has what it lacks of the other;
-a line that was sent twice is there once.
+Lines are only appended, and each has a time. The two files are therefore equal in content once each has received the
+other's lines; a line that is sent twice is stored once.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from labrun.runs.record import Record
 
 
 def unsent(folder: Path, link: Link, runs: Iterable[str]) -> tuple[dict[str, list[str]], dict[str, int]]:
-    """What was said here of runs since it was passed on last.
+    """Return local annotations that were not forwarded yet.
 
     Returns:
-        Lines, by run; and how long each file is, for `Link.said`.
+        The lines by run; and the size of each file, for `Link.said`.
     """
     found, sizes = {}, {}
     for run in runs:
@@ -43,7 +43,7 @@ def _lines(run_dir: Path, known: int) -> tuple[list[str], int]:
 
 
 def take(run_dir: Path, run: str, link: Link, raw: bytes) -> None:
-    """Add what was said there."""
+    """Append remote annotations to the local ones."""
     known, size = _lines(run_dir, -1)
     was_sent = link.said.get(run, 0) == size
     have = set(known)
@@ -55,11 +55,11 @@ def take(run_dir: Path, run: str, link: Link, raw: bytes) -> None:
 
 
 def owe(pairs: Sequence[tuple[Path, Record]]) -> bool:
-    """Have the next look at other machines pass on what was just said of runs; whether any lies on one."""
+    """Make the next poll of remote machines forward new annotations. Return whether any of the runs is remote."""
     folders = {folder for run_dir, record in pairs if (folder := links.folder_of(run_dir, record)) is not None}
     for folder in folders:
         if not _is_over(folder):
-            continue  # who brings its news passes it on
+            continue  # the process that mirrors it forwards them
         with links.locked(folder, wait=True):
             link = links.read(folder)
             if link is not None:
@@ -69,7 +69,7 @@ def owe(pairs: Sequence[tuple[Path, Record]]) -> bool:
 
 
 def owe_of(run_dirs: Iterable[Path]) -> None:
-    """As `owe`, of runs whose records were not read yet."""
+    """Like `owe`, for runs whose records were not read yet."""
     owe([(run_dir, records.read(run_dir)) for run_dir in run_dirs])
 
 

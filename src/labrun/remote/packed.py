@@ -1,4 +1,4 @@
-"""What is sent, as archives: labrun itself, code that was frozen, folders of runs. Each is named by its content."""
+"""Archives to send: labrun itself, frozen code, and folders of runs, named by the digest of their content."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from typing import BinaryIO
 from labrun.config import paths
 
 Files = Mapping[str, Path | bytes]
-"""By the name in the archive: a file, or its content."""
+"""Files or contents, by name in the archive."""
 
 
 def digest(files: Files) -> str:
-    """SHA-256 over names and contents."""
+    """Return a SHA-256 over names and contents."""
     total = hashlib.sha256()
     for name, source in sorted(files.items()):
         content = source if isinstance(source, bytes) else source.read_bytes()
@@ -32,12 +32,12 @@ def digest(files: Files) -> str:
 
 
 def archive(files: Files) -> tuple[BinaryIO, int]:
-    """A compressed archive in a file that goes away by itself; and its size.
+    """Return a compressed archive as a temporary file, and its size.
 
-    A file of two names (`last.ckpt` may be a hard link to the best) is in it twice: the other side takes no links.
+    A file with two names (`last.ckpt` may be a hard link to the best one) is added twice, as the helper refuses links.
     """
     file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
-    # Not in the usual format: there the fraction of a second of a file's time takes 1 kB.
+    # Not the default format, in which each file's fractional time takes 1 kB.
     with tarfile.open(
         fileobj=file, mode="w:gz", compresslevel=1, dereference=True, format=tarfile.GNU_FORMAT
     ) as target:
@@ -60,7 +60,7 @@ def _plain(info: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def folder(top: Path, wanted: Callable[[Path], bool] = lambda path: True) -> dict[str, Path]:
-    """The plain files below a folder."""
+    """Return the plain files below a folder."""
     found = {}
     for place, names, files in os.walk(top):
         names.sort()
@@ -72,7 +72,7 @@ def folder(top: Path, wanted: Callable[[Path], bool] = lambda path: True) -> dic
 
 
 def changes(top: Path, base: Path) -> tuple[dict[str, Path], list[str]]:
-    """What makes a folder of a frozen one: the files that are new or other, and the names of those that are gone."""
+    """Return the differences of a folder from a base: new or changed files, and the names of removed ones."""
     files, old = folder(top), folder(base)
     new = {name: path for name, path in files.items() if name not in old or not filecmp.cmp(path, old[name], False)}
     return new, sorted(set(old) - set(files))
@@ -84,7 +84,7 @@ def _is_source(path: Path) -> bool:
 
 @functools.cache
 def labrun_files() -> dict[str, Path | bytes]:
-    """labrun as it is here, as an installation has it: packages, configs, and what its metadata say."""
+    """Return the local labrun, laid out as in an installation: packages, configs and metadata."""
     found: dict[str, Path | bytes] = {}
     for package, top in packages():
         found |= {f"{package}/{name}": path for name, path in folder(top, _is_source).items()}
@@ -98,7 +98,7 @@ def labrun_files() -> dict[str, Path | bytes]:
 
 
 def packages() -> Iterable[tuple[str, Path]]:
-    """labrun's packages, and where they lie."""
+    """Yield labrun's packages with their folders."""
     yield "labrun", Path(__file__).parents[1]
     for name in ("labrun_launcher", "labrun_sweeper"):
         module = sys.modules.get(f"hydra_plugins.{name}") or __import__(f"hydra_plugins.{name}", fromlist=["_"])
@@ -107,12 +107,12 @@ def packages() -> Iterable[tuple[str, Path]]:
 
 @functools.cache
 def labrun_digest() -> str:
-    """What labrun as it is here is called there."""
+    """Return the digest that names the local labrun on remote machines."""
     return digest(labrun_files())[:16]
 
 
 def run_files(run_dir: Path, record: bytes) -> dict[str, Path | bytes]:
-    """A run that is to begin, or to go on: its record, what Hydra saved, notes that were left, its checkpoints."""
+    """Return the files of a run that will start or resume: record, Hydra's files, annotations, checkpoints."""
     found: dict[str, Path | bytes] = {
         name: path
         for name, path in folder(run_dir).items()
@@ -123,5 +123,5 @@ def run_files(run_dir: Path, record: bytes) -> dict[str, Path | bytes]:
 
 
 def under(name: str, files: Files) -> dict[str, Path | bytes]:
-    """Files in a folder of an archive."""
+    """Return files with their names moved into a folder of the archive."""
     return {f"{name}/{entry}" if name != "." else entry: source for entry, source in files.items()}

@@ -1,8 +1,8 @@
-"""A model that was trained on another machine, in this user's name, with code and settings that were sent from here.
+"""Local seals of models that this user has trained on a remote machine, with code and settings sent from here.
 
-The machine there seals its card with a key of its own, which proves nothing here. So the card is sealed here as well,
-where all that it names is what was sent: its classes lie in the code that was frozen here, as it was frozen, or in
-packages that are the same here.
+The remote machine seals a model's card with its own key, which proves nothing locally. The card is therefore sealed
+locally, too, if it refers only to what was sent: its classes are in the code that was frozen locally, unchanged, or in
+packages that are identical locally.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from labrun.submission import snapshot
 
 
 def seal(run_dir: Path, record: Record, link: Link) -> None:
-    """Seal the card of a mirrored run's model, if it is such a one.
+    """Seal the card of a mirrored run's model, if it refers only to what was sent.
 
     Args:
-        run_dir: the run, its outputs here.
-        record: as it is here: its config is the one that was sent.
-        link: of its folder.
+        run_dir: the run, with its outputs mirrored.
+        record: the local record, whose config is the one that was sent.
+        link: the link of its folder.
     """
     outputs = RunPaths(run_dir).outputs
     place = outputs / cards.NAME
@@ -42,12 +42,12 @@ def seal(run_dir: Path, record: Record, link: Link) -> None:
 
 
 def _is_ours(outputs: Path, card: Mapping[str, Any], of_there: Mapping[str, Any], record: Record) -> bool:
-    """Whether all that the card names was sent from here."""
+    """Return whether a card refers only to what was sent from this machine."""
     code = of_there.get("code")
     if not isinstance(code, Mapping) or of_there.get("run") != record.id:
         return False
     wanted = seals.foreign(record.config["model"])
-    here = seals.code_of(wanted) or {}  # an optimizer's module lies in no frozen code: here it is installed, too
+    here = seals.code_of(wanted) or {}  # an optimizer's module is not in frozen code, but is installed locally, too
     is_known = all(here.get(name) == code[name] or _is_frozen(name, code[name], record) for name in code)
     if of_there.get("targets") != wanted or not is_known:
         return False
@@ -57,7 +57,7 @@ def _is_ours(outputs: Path, card: Mapping[str, Any], of_there: Mapping[str, Any]
 
 
 def _is_frozen(module: str, sha256: Any, record: Record) -> bool:
-    """Whether a module is the one of the code that was sent."""
+    """Return whether a module equals the one in the code that was sent."""
     name = module.replace(".", "/")
     for top in snapshot.import_path(record.code or {}, own=False):
         for path in (Path(top, f"{name}.py"), Path(top, name, "__init__.py")):
@@ -67,7 +67,7 @@ def _is_frozen(module: str, sha256: Any, record: Record) -> bool:
 
 
 def _replace(place: Path, card: Mapping[str, Any], new: Mapping[str, Any] | None) -> None:
-    """Put a seal in the place of another; of the same size and age, the file is not brought again."""
+    """Replace a seal; keep the file's size and time, so that it is not fetched again."""
     if new is None:
         return
     stat = place.stat()

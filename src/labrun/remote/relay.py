@@ -1,8 +1,8 @@
-"""Ports of another machine, over the input and output of one process there: `lab shell -L`.
+"""Forwarding of remote ports over the standard input and output of one remote process: `lab shell -L`.
 
-Both ends are this file; the far one is streamed there, so it needs the standard library and Python 3.8 alone. What
-goes between them is lines, `NUMBER KIND BASE64`, since Slurm's `srun` passes on whole lines. A connection is opened
-(`O`, with the port), carries data (`D`), and ends in each direction by itself (`E`).
+Both ends run this file. The remote end is streamed to the machine, so it needs only Python 3.8 and its standard
+library. The ends exchange lines, `NUMBER KIND BASE64`, since Slurm's `srun` forwards whole lines. A connection is
+opened (`O`, with the port), carries data (`D`), and ends independently in each direction (`E`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CHUNK = 1 << 15
 
 
 class Relay:
-    """One end: its connections by number, and the stream to the other end."""
+    """One end of the relay: its connections by number, and the stream to the other end."""
 
     def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
         self.source, self.sink = source, sink
@@ -31,17 +31,17 @@ class Relay:
         self.last = 0
 
     def send(self, number: int, kind: str, data: bytes = b"") -> None:
-        """One line to the other end."""
+        """Send one line to the other end."""
         line = b"%d %s %s\n" % (number, kind.encode(), base64.b64encode(data))
         with self.lock:
             self.sink.write(line)
             self.sink.flush()
 
     def serve(self, opened: Callable[[int, int], None]) -> None:
-        """Pass on what comes from the other end until it ends.
+        """Process lines from the other end until it ends.
 
         Args:
-            opened: is told the number and the port of a connection that the other end wants.
+            opened: called with the number and the port of each connection that the other end opens.
         """
         for line in self.source:
             words = line.split()
@@ -61,7 +61,7 @@ class Relay:
                 self.end(number)
 
     def follow(self, number: int, connection: socket.socket) -> None:
-        """Pass on what a connection says, in a thread of its own."""
+        """Forward a connection's data, in a new thread."""
         self.open[number] = connection
         threading.Thread(target=self._follow, args=(number, connection), daemon=True).start()
 
@@ -81,21 +81,21 @@ class Relay:
         self.end(number)
 
     def end(self, number: int) -> None:
-        """One direction has ended; with the second one the connection is closed."""
+        """Record the end of one direction; close the connection after the second one."""
         with self.lock:
             self.ended[number] = self.ended.get(number, 0) + 1
             if self.ended[number] > 1 and number in self.open:
                 self.open.pop(number).close()
 
     def connect(self, number: int, port: int) -> None:
-        """The far end: connect to a port of this machine."""
+        """Connect to a local port, at the remote end."""
         try:
             self.follow(number, socket.create_connection(("localhost", port), 10))
-        except OSError:  # nothing listens there (yet): the caller sees its connection end
+        except OSError:  # nothing listens there (yet): end the caller's connection
             self.send(number, "E")
 
     def listen(self, listening: socket.socket, port: int) -> None:
-        """The near end: pass on each connection to a port of there, in a thread of its own."""
+        """Forward each connection to a remote port, at the user's end, in a new thread."""
         threading.Thread(target=self._listen, args=(listening, port), daemon=True).start()
 
     def _listen(self, listening: socket.socket, port: int) -> None:
@@ -117,7 +117,7 @@ class Relay:
 
 
 def main() -> None:
-    """The far end."""
+    """Run the remote end."""
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     nonce = json.loads(source.readline().decode("utf-8"))["nonce"]
     sink.write(f"\n#labrun {nonce}#\n".encode())

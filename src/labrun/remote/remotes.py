@@ -1,7 +1,7 @@
-"""The machines that `compute.host` may name: a file of this user's, `remotes.json`.
+"""The known machines for `compute.host`, stored in this user's file `remotes.json`.
 
-An entry holds what `ssh` is called with and where things go there, and no secret: keys, jumps and passwords are ssh's
-own matter (`~/.ssh/config`).
+An entry holds the arguments of `ssh` and the remote paths, but no secrets: ssh itself handles keys, jump hosts and
+passwords (`~/.ssh/config`).
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 @dataclass(frozen=True)
 class Remote:
-    """A machine that SSH reaches."""
+    """A remote machine that is reachable over SSH."""
 
     name: str
     address: str
-    """As `ssh` takes it: a host, `user@host`, or an alias of its configuration."""
+    """An address for `ssh`: a host, `user@host`, or an alias in its configuration."""
     folder: str = "~/.labrun"
-    """Where everything goes there: on a disk with room, which a cluster's nodes see too."""
+    """The remote folder for everything, on a disk with enough room that a cluster's nodes can access, too."""
     python: str | None = None
-    """An interpreter there that has the packages; None: one is made from those that are here."""
+    """A remote interpreter that has the packages; None: an environment is built with the local packages."""
     ssh_config: str | None = None
-    """A file for `ssh -F`; None: ssh's own."""
+    """A file for `ssh -F`; None: ssh's default."""
     build: str | None = None
-    """How an environment is built there: None, or `slurm` with options of `srun`, where login nodes forbid work."""
+    """How environments are built: None: directly; `slurm` and options of `srun`: in a job, if login nodes forbid it."""
     wheelhouse: str | None = None
-    """A folder here with wheels, which are sent instead of asking an index; `auto`: made here."""
+    """A local folder with wheels to send instead of using a package index; `auto`: build the wheels locally."""
     data: dict[str, str] = field(default_factory=dict)
-    """Folders there that hold what folders here hold: here -> there."""
+    """Remote folders with the same content as local ones: local -> remote."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What the machine had when it was last asked."""
+    """The machine's facts from the last query."""
     packages: dict[str, Any] = field(default_factory=dict)
-    """What `python` had when runs first went there (`there`), and which other versions were told (`told`)."""
+    """The packages of `python` when runs were first sent (`there`), and the version differences reported (`told`)."""
 
 
 def file() -> Path:
-    """Where they are kept."""
+    """Return the path of the file."""
     given = os.environ.get(VARIABLE)
     config = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
     return Path(given or f"{config}/labrun/remotes.json").expanduser()
 
 
 def known() -> dict[str, Remote]:
-    """All of them, by name.
+    """Return all known machines, by name.
 
     Raises:
         ConfigError: the file is damaged.
@@ -74,10 +74,10 @@ def known() -> dict[str, Remote]:
 
 
 def get(name: str) -> Remote:
-    """The one of that name.
+    """Return the machine with this name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such machine.
     """
     found = known()
     if name in found:
@@ -90,10 +90,10 @@ def get(name: str) -> Remote:
 
 
 def put(remote: Remote) -> None:
-    """Keep one, in place of what went by its name.
+    """Save a machine, replacing any other of the same name.
 
     Raises:
-        ConfigError: the name or the address cannot be one; the file cannot be written.
+        ConfigError: the name or the address is invalid, or the file cannot be written.
     """
     if not NAME.fullmatch(remote.name):
         raise ConfigError(f"{remote.name!r} cannot be a name: letters, digits, '_', '-' and '.' can, 63 at most")
@@ -109,24 +109,24 @@ def put(remote: Remote) -> None:
 
 
 def forget(name: str) -> None:
-    """Forget one.
+    """Remove a machine.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such machine.
     """
     get(name)
     _write({key: remote for key, remote in known().items() if key != name})
 
 
 def note_facts(name: str, facts: dict[str, Any]) -> None:
-    """Remember what a machine has."""
+    """Save the facts of a machine."""
     found = known()
     if name in found and found[name].facts != facts:
         _write({**found, name: dataclasses.replace(found[name], facts=facts)})
 
 
 def note_packages(name: str, packages: dict[str, Any]) -> None:
-    """Remember what an interpreter of a machine has."""
+    """Save the packages of a machine's interpreter."""
     found = known()
     if name in found and found[name].packages != packages:
         _write({**found, name: dataclasses.replace(found[name], packages=packages)})

@@ -1,4 +1,4 @@
-"""Removing runs that lie on another machine, too."""
+"""Removal of runs that are also on a remote machine."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from labrun.remote.link import Link
 from labrun.runs.record import Record
 
 REMOVE_S = 600.0
-"""How long the removal of a folder may take."""
+"""Time for the removal of a folder, in seconds."""
 Places = dict[str, dict[Path, list[Path]]]
-"""By machine: folders here, and those of their runs that are to go."""
+"""Local folders by machine, each with its runs to remove."""
 
 
 def places(chosen: Sequence[tuple[Path, Record]]) -> Places:
-    """Where runs lie beside here."""
+    """Return on which remote machines runs are."""
     found: Places = {}
     for run_dir, record in chosen:
         folder = links.folder_of(run_dir, record)
@@ -31,11 +31,11 @@ def places(chosen: Sequence[tuple[Path, Record]]) -> Places:
 
 
 def remove(found: Places) -> None:
-    """Remove runs there; a folder of which nothing is left goes as a whole.
+    """Remove runs from their remote machines; remove a folder completely if no other run is left in it.
 
     Raises:
         UnreachableError: a machine does not answer.
-        ConfigError: one is not known any more.
+        ConfigError: a machine is no longer known.
     """
     for name, folders in found.items():
         known = {folder: link for folder in folders if (link := links.read(folder)) is not None}
@@ -53,6 +53,6 @@ def remove(found: Places) -> None:
 def _remove(channel: Channel, folder: Path, link: Link, run_dirs: Sequence[Path]) -> None:
     going = {os.path.relpath(run_dir, folder) for run_dir in run_dirs}
     left = {run for run in mirror.runs_of(folder, link) if (folder / run / "run.json").exists()} - going
-    below = {run for run in going if run.startswith("..")}  # runs that a script has begun lie beside its own
+    below = {run for run in going if run.startswith("..")}  # runs started by a script are outside the folder
     for place in [f"{link.folder}/{run}" for run in sorted(going if left else {".", *below})]:
         channel.call("remove", quiet_s=REMOVE_S, folder=place)

@@ -1,4 +1,4 @@
-"""A search on another machine: its own command runs there, and what it leaves is mirrored here as it comes."""
+"""A search on a remote machine: its command runs there, and its results are mirrored as they arrive."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ TAKEN_UP = 5
 
 
 class View(Protocol):
-    """What is shown of the trials."""
+    """Displays the progress of the trials."""
 
     def ended(self, run_dir: Path, record: Record) -> None:
-        """A trial has ended."""
+        """Handle the end of a trial."""
 
 
 def main() -> None:
-    """There: be the command whose words come over standard input; no list of processes shows them."""
+    """Run a command on the remote machine; read its arguments from standard input, so that process lists lack them."""
     sys.argv[1:] = json.load(sys.stdin)
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -50,17 +50,17 @@ def main() -> None:
 
 
 def begin(folder: Path, found: Sequence[Record], plan: Plan, words: Sequence[str], resumed: bool = False) -> None:
-    """Carry a search, and start it there.
+    """Transfer a search, and start it on the remote machine.
 
     Args:
-        folder: the sweep's; its plan is written.
-        found: records of trials as they would be: one for each option of a group.
-        plan: the folder's.
-        words: the command's, without what says where it goes.
-        resumed: the folder's own search goes on.
+        folder: the sweep's folder, with its plan written.
+        found: records of example trials, one for each option of a group.
+        plan: the folder's plan.
+        words: the command's arguments, without those that choose the machine.
+        resumed: resume the search in this folder.
 
     Raises:
-        LabrunError: nothing has begun.
+        LabrunError: nothing has started.
     """
     name = found[0].config["compute"]["host"]
     problems = sorted({why for record in found for why in _of_runs(record)})
@@ -93,9 +93,9 @@ def begin(folder: Path, found: Sequence[Record], plan: Plan, words: Sequence[str
     except LabrunError as error:
         link = links.read(folder)
         if link is not None and link.state == links.STARTING and isinstance(error, UnreachableError):
-            return  # it may have begun there: the next look tells
+            return  # it may have started there: the next poll will show
         if before is not None and before.state == links.OVER:
-            links.write(folder, before)  # what is there stays there
+            links.write(folder, before)  # keep the remote folder
         elif link is not None and link.state == links.CARRYING:
             links.drop(folder)
         raise not_begun(error) if link is None or link.state == links.CARRYING else error from None
@@ -107,7 +107,7 @@ def _of_runs(record: Record) -> Iterator[str]:
 
 
 def _carry(channel: Channel, folder: Path, link: Link, plan: Plan) -> None:
-    """Have the folder there: the plan, and of a search that goes on all that it has."""
+    """Send the folder: its plan, and for a resumed search everything else."""
     there = dataclasses.replace(plan, cwd=f"{link.root}/{link.workspace}", path=[], command=list(plan.command or ()))
     parts: dict[str, Any] = {".launch/plan.json": (json.dumps(dataclasses.asdict(there), indent=1) + "\n").encode()}
     parts[".launch/study.journal"] = folder / ".launch" / "study.journal"
@@ -121,7 +121,7 @@ def _carry(channel: Channel, folder: Path, link: Link, plan: Plan) -> None:
 
 
 def _settings_there(folder: Path, link: Link) -> bytes | None:
-    """What the search has noted of itself, with the words of there."""
+    """Return the search's saved settings with remote arguments."""
     try:
         noted = json.loads((folder / ".launch" / "search.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -158,7 +158,7 @@ def _start(
     except UnreachableError:
         raise
     except LabrunError:
-        if not has_begun:  # it says that it cannot, and has ended
+        if not has_begun:  # it has refused and exited
             link.state = links.CARRYING
             links.write(folder, link)
             carry.take_back(channel, link)
@@ -168,7 +168,7 @@ def _start(
 
 
 def _with_configs(channel: Channel, words: Sequence[str]) -> list[str]:
-    """The command's words, in which folders of configs that flags name are those of there, where they are sent."""
+    """Send the config folders given by flags. Return the command's arguments with their remote paths."""
     found = list(words)
     for number, (flag, value) in enumerate(itertools.pairwise(words), start=1):
         if flag in ("--config-dir", "--config-path") and os.path.isabs(value):
@@ -181,10 +181,10 @@ def _with_configs(channel: Channel, words: Sequence[str]) -> list[str]:
 
 
 def _words_there(words: Sequence[str], folder: Path, link: Link, found: Sequence[Record]) -> list[str]:
-    """The command's words, with the paths of there; those of data say in full where these lie.
+    """Return the command's arguments with remote paths, and with the paths of data given explicitly.
 
     Raises:
-        ConfigError: a key that names data of this machine is searched over.
+        ConfigError: the search varies a key that refers to local data.
     """
     placed = _placed(folder, link, found[0])
     if any(_placed(folder, link, record) != placed for record in found[1:]):
@@ -210,15 +210,15 @@ def _words_there(words: Sequence[str], folder: Path, link: Link, found: Sequence
 
 
 def _placed(folder: Path, link: Link, record: Record) -> dict[str, str]:
-    """The keys that name data of this machine, and where these lie there."""
+    """Return the keys that refer to local data, with their remote paths."""
     here = data.read_of(record)
-    if "script" in here:  # its source is code
+    if "script" in here:  # its source is sent as code
         here["script"] = {key: value for key, value in here["script"].items() if key == "requirements"}
     return dict(_changed(here, link.config_there(here, folder, data.settled(here)), ""))
 
 
 def _changed(here: Any, there: Any, key: str) -> Iterator[tuple[str, str]]:
-    """The keys whose values differ."""
+    """Yield the keys whose values differ, with the remote values."""
     if isinstance(here, Mapping):
         for name, value in here.items():
             yield from _changed(value, there[name], f"{key}.{name}" if key else str(name))
@@ -227,7 +227,7 @@ def _changed(here: Any, there: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 def follow(folder: Path, view: View) -> bool:
-    """Bring what comes of a search until it is over; an interrupt asks it to stop.
+    """Mirror a search's changes until it is over; ask it to stop on Ctrl-C.
 
     Returns:
         Whether it was canceled.
@@ -250,7 +250,7 @@ def follow(folder: Path, view: View) -> bool:
 
 
 def cancel(folder: Path) -> None:
-    """Leave the requests that end a search; the next look passes them on."""
+    """Write the requests that end a search; the next poll forwards them."""
     SweepState(folder).search_canceled.touch()
     for run_dir, record in sweep_state.readable(folder, sweep_state.read_plan(folder)):
         if not record.finished:
@@ -258,7 +258,7 @@ def cancel(folder: Path) -> None:
 
 
 class _Look:
-    """One look after the other at a search there."""
+    """Polls a remote search."""
 
     def __init__(self, folder: Path, told: set[str], view: View) -> None:
         self._folder, self._told, self._view = folder, told, view
@@ -267,7 +267,7 @@ class _Look:
         self.pause_s = FAST_S
 
     def once(self) -> bool:
-        """Whether it is over, and all of it is here."""
+        """Poll once. Return whether the search is over and completely mirrored."""
         link = links.read(self._folder)
         if link is None:
             raise LabrunError(f"{self._folder} is on no other machine any more")
@@ -296,7 +296,7 @@ class _Look:
         self.pause_s = FAST_S if changed else min(SLOW_S, 1.3 * self.pause_s)
 
     def _take_up(self, link: Link) -> None:
-        """Start it again there: it has died."""
+        """Restart a search that has died on the remote machine."""
         self._alone, self._taken_up = 0, self._taken_up + 1
         plan = sweep_state.read_plan(self._folder)
         if self._taken_up > TAKEN_UP or not plan.runs:

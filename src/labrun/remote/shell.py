@@ -1,7 +1,7 @@
-"""A shell beside a run (`lab shell`): in its folder, with its interpreter, on its node, with ports of there.
+"""A shell in a run's environment (`lab shell`): its folder, its interpreter, its node, and forwarded ports.
 
-While a run goes on in a Slurm job, the shell is a step of that job (`srun --overlap`). Of a run that has ended it is a
-shell of the machine that the folder lies on.
+While a run is active in a Slurm job, the shell is a step of that job (`srun --overlap`). For an ended run, it runs on
+the machine that has the folder.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from labrun.runs import store, sweep_state
 from labrun.runs.record import Record
 
 RC = '[ -f ~/.bashrc ] && . ~/.bashrc; {exports}; PS1="(run {id}) $PS1"'
-"""What an interactive bash reads first; the person's own file may set PATH, so ours comes after it."""
+"""Startup commands of an interactive bash, after the user's own file, which may set PATH."""
 BASH = "exec bash -c 'exec bash --rcfile <(printf %s \"$1\") -i' labrun {rc}"
 INTERACTIVE = f"command -v bash >/dev/null 2>&1 && {BASH}; exec sh -i"
 RECEIVE = (
     'own=$(timeout 20 cat "$0") && eval "$own" || '
     'echo "lab: the variables of compute.environment could not be set" >&2; unset own; exec "$@"'
 )
-"""For `sh -c`: takes the run's own variables from a pipe, and becomes a command."""
+"""Script for `sh -c`: reads the run's own variables from a pipe, then executes a command."""
 READY_S = 60.0
-"""How long the way to a node may take to be there: Slurm has to start a step."""
+"""Time for the connection to a node, for which Slurm must start a step, in seconds."""
 
 
 @dataclass(frozen=True)
 class Forward:
-    """A port of this machine that leads to one of there."""
+    """A local port that is forwarded to a remote one."""
 
     local: int
     remote: int
@@ -56,39 +56,39 @@ class Forward:
 
 @dataclass(frozen=True)
 class Beside:
-    """Where a run is, and what it has there."""
+    """The location of a run, and its environment there."""
 
     record: Record
     folder: str
-    """Its folder there."""
+    """Its folder at that location."""
     programs: Mapping[str, str]
-    """Variables that say where its programs and modules are."""
+    """Variables for the paths of its programs and modules."""
     own: Mapping[str, str]
-    """Its own variables (`compute.environment`), as far as their values are known here: on no command line."""
+    """Its own variables (`compute.environment`) whose values are known locally; never put on a command line."""
     remote: Remote | None = None
     """None: this machine."""
     job: str | None = None
-    """Its Slurm job, while it goes on."""
+    """Its Slurm job, while it is active."""
     node: str | None = None
     slurm: str = ""
-    """The folder of Slurm's programs, where it is known."""
+    """The folder of Slurm's programs, if known."""
     unset: Sequence[str] = field(default_factory=tuple)
-    """Variables of the run whose values nobody here knows."""
+    """Variables of the run whose values are not known locally."""
     guessed: Sequence[str] = field(default_factory=tuple)
-    """Variables that have their value from here, as its record holds none."""
+    """Variables with values from this process, since the record holds none."""
 
     @property
     def where(self) -> str:
-        """The machine, for a person."""
+        """Description of the machine, for messages."""
         machine = "this machine" if self.remote is None else self.remote.name
         return machine if self.job is None else f"node {self.node or '?'} (job {self.job}) of {machine}"
 
 
 def forward(text: str) -> Forward:
-    """A port, or `LOCAL:REMOTE`.
+    """Parse a port or `LOCAL:REMOTE`.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: the text is neither.
     """
     parts = text.split(":")
     ports = [int(part) for part in parts if part.isascii() and part.isdigit() and 0 < int(part) < 65536]
@@ -100,11 +100,11 @@ def forward(text: str) -> Forward:
 
 
 def beside(run_dir: Path, record: Record) -> Beside:
-    """Where a run is.
+    """Find the location of a run.
 
     Raises:
         UnreachableError: its machine does not answer.
-        RecordError, ConfigError: its folder is not there any more; its machine is not known.
+        RecordError, ConfigError: its folder no longer exists there, or its machine is not known.
     """
     folder = links.folder_of(run_dir, record)
     found = None if folder is None else links.read(folder)
@@ -128,10 +128,10 @@ def _here(run_dir: Path, record: Record) -> Beside:
 
 
 def _values(names: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
-    """A run's own variables whose values are known here; and the others."""
+    """Return a run's own variables with known values, and the names of the others."""
     known: dict[str, str] = {}
     for name, value in names.items():
-        with contextlib.suppress(ConfigError):  # it refers to a variable that is not set here
+        with contextlib.suppress(ConfigError):  # it refers to a variable that is not set locally
             known |= variables.known_here({name: value})
     return known, sorted(set(names) - set(known))
 
@@ -141,7 +141,7 @@ def _guessed(names: Mapping[str, Any], known: Mapping[str, str]) -> list[str]:
 
 
 def _path(run_dir: Path, record: Record) -> list[str]:
-    """Where a run imports from before its interpreter's own folders: its frozen code."""
+    """Return the frozen code on a run's import path, which precedes its interpreter's own folders."""
     with contextlib.suppress(RecordError):
         plan = sweep_state.read_plan(records.sweep_folder(run_dir, record) or run_dir)
         state = store.state_folder(store.workspace())
@@ -179,7 +179,7 @@ def _there(run_dir: Path, record: Record, folder: Path, link: links.Link) -> Bes
 
 
 def _job(record: Record | Mapping[str, Any], status: str) -> tuple[str | None, str | None]:
-    """A record's Slurm job and its node, while it goes on."""
+    """Return the Slurm job and the node in a record; None unless the run is active."""
     job = (record.job if isinstance(record, Record) else record.get("job")) or {}
     if job.get("cluster") != "slurm" or status != records.RUNNING:
         return None, None
@@ -192,7 +192,7 @@ def _programs(python: str, path: Sequence[str]) -> dict[str, str]:
 
 
 def script(place: Beside, command: Sequence[str], is_interactive: bool) -> str:
-    """What `sh -c` is given at the run's place."""
+    """Return the script for `sh -c` at the run's location."""
     exports = "; ".join(f"export {name}={_quoted(value)}" for name, value in place.programs.items())
     start = f"{exports}; cd {shlex.quote(place.folder)} || exit 1"
     if len(command) == 1 and any(character.isspace() for character in command[0]):
@@ -205,13 +205,13 @@ def script(place: Beside, command: Sequence[str], is_interactive: bool) -> str:
 
 
 def _quoted(value: str) -> str:
-    """A value for a shell, in which `$PATH` at the end stands for what it is there."""
+    """Quote a value for a shell, except a final `$PATH`, which the shell expands."""
     front, mark, _ = value.partition(":$PATH")
     return f'{shlex.quote(front)}:"$PATH"' if mark else shlex.quote(value)
 
 
 def _offered(place: Beside) -> str | None:
-    """A pipe there from which the run's own variables can be read once; None if nothing is to be read."""
+    """Return a remote pipe from which the run's own variables can be read once; None if there are none."""
     if place.remote is None or not place.own:
         return None
     text = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in place.own.items())
@@ -221,13 +221,13 @@ def _offered(place: Beside) -> str | None:
 
 
 def reach(place: Beside, words: Sequence[str], tty: bool, pipe: str | None = None) -> list[str]:
-    """The command by which words are carried out where the run is.
+    """Return the local command that runs another one at the run's location.
 
     Args:
-        place: the run's.
-        words: the command.
-        tty: it has a terminal.
-        pipe: what gives the run's own variables there; Slurm passes them on to its node.
+        place: the run's location.
+        words: the command to run there.
+        tty: give it a terminal.
+        pipe: remote pipe with the run's own variables, which Slurm passes to its node.
     """
     there = list(words)
     if place.job is not None:
@@ -242,7 +242,7 @@ def reach(place: Beside, words: Sequence[str], tty: bool, pipe: str | None = Non
 
 
 def _step_of(job: str, programs: str) -> list[str]:
-    """The beginning of a command that is a step of a job; of a task of an array Slurm has to tell the job's number."""
+    """Return the prefix of a command for a step of a job; for an array task, it asks Slurm for the job's number."""
     srun, squeue = (os.path.join(programs, name) for name in ("srun", "squeue"))
     if job.isdigit():
         return [srun, f"--jobid={job}"]
@@ -251,10 +251,10 @@ def _step_of(job: str, programs: str) -> list[str]:
 
 
 def run(place: Beside, command: Sequence[str], forwards: Sequence[Forward]) -> int:
-    """The shell, or the command, to its end; its exit code.
+    """Run the shell or the command to its end. Return its exit code.
 
     Raises:
-        ConfigError: a port cannot be had.
+        ConfigError: a local port is not available.
         UnreachableError: the machine does not answer.
     """
     is_interactive = not command and os.isatty(0)
@@ -266,7 +266,7 @@ def run(place: Beside, command: Sequence[str], forwards: Sequence[Forward]) -> i
     with contextlib.ExitStack() as stack:
         if forwards and (place.remote is not None or place.job is not None):
             stack.enter_context(forwarded(place, forwards))
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the shell, too
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the shell receives it from the terminal, too
         stack.callback(signal.signal, signal.SIGINT, before)
         try:
             process = subprocess.Popen(words, env=environment, preexec_fn=_interruptible)  # noqa: PLW1509 - no thread
@@ -282,11 +282,11 @@ def _interruptible() -> None:
 
 @contextlib.contextmanager
 def forwarded(place: Beside, forwards: Sequence[Forward]) -> Iterator[None]:
-    """Inside, ports of this machine lead to those of the run's.
+    """Forward local ports to those of the run's machine inside the context.
 
     Raises:
-        ConfigError: one of them cannot be had.
-        UnreachableError, RefusedError: there is no way there.
+        ConfigError: a local port is not available.
+        UnreachableError, RefusedError: the machine cannot be reached.
     """
     with contextlib.ExitStack() as stack:
         sockets = [(stack.enter_context(_listening(one)), one.remote) for one in forwards]

@@ -1,4 +1,4 @@
-"""The system's `ssh`, with one shared connection for each address. It never asks anything, but for `connect`."""
+"""The system's `ssh`, with one shared connection per address. It never prompts, except in `connect`."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ CONNECT_S = 15
 ALIVE_S = 15
 ALIVE_COUNT = 4
 KEPT = "10m"
-"""How long a connection stays when nobody uses it."""
+"""How long an idle connection stays open."""
 KEPT_CONNECTED = "12h"
-"""The same, of one that a person made (`lab remote connect`)."""
+"""The same for a connection that the user has made (`lab remote connect`)."""
 SOCKET_VARIABLE = "LABRUN_SSH_DIR"
 LONGEST = 40
-"""Bytes of the sockets' folder: ssh adds a name of 41, and one of its own of 17, and a path may have 107."""
+"""Longest path of the sockets' folder, in bytes: ssh appends names of 41 and 17 bytes, and a path may have 107."""
 
 
 class UnreachableError(LabrunError):
-    """The machine cannot be reached now; it may be later."""
+    """The machine cannot be reached now, but may be later."""
 
     lived_s = 0.0
-    """For how long it had answered, or taken what was sent, before."""
+    """How long it had answered or received data before, in seconds."""
 
 
 class LoginError(UnreachableError):
-    """It asks for a login that nobody here can answer."""
+    """The machine requires an interactive login."""
 
 
 def sockets() -> Path:
-    """The folder of the connections' sockets: private, on a local disk, with a short path.
+    """Return the folder of the connections' sockets: private, on a local disk, with a short path.
 
     Raises:
-        LabrunError: it is somebody else's.
+        LabrunError: it belongs to another user.
     """
     uid = os.getuid()
     runtime = f"{os.environ.get('XDG_RUNTIME_DIR', '')}/labrun-ssh"
@@ -58,13 +58,13 @@ def sockets() -> Path:
 
 
 def command(remote: Remote, asks: bool = False, kept: str = KEPT, tty: bool = False) -> list[str]:
-    """`ssh` with all options, up to the address.
+    """Return the `ssh` command with all options, up to the address.
 
     Args:
         remote: the machine.
-        asks: it may ask the person at the terminal.
-        kept: see `KEPT`.
-        tty: what is started there has a terminal.
+        asks: allow prompts at the terminal.
+        kept: how long an idle connection stays open.
+        tty: give the remote command a terminal.
     """
     options = {
         "ControlMaster": "auto",
@@ -85,7 +85,7 @@ def command(remote: Remote, asks: bool = False, kept: str = KEPT, tty: bool = Fa
 
 
 def for_any_shell(words: Sequence[str]) -> str:
-    """A command line that every login shell takes alike: csh changes `!` and line ends, and fish backslashes."""
+    """Return a command line that all login shells read alike: csh alters `!` and line ends, fish alters backslashes."""
     line = f"exec {shlex.join(words)}"
     if not set(line) & set("!\\\n"):
         return line
@@ -97,14 +97,14 @@ def for_any_shell(words: Sequence[str]) -> str:
 
 
 def connect(remote: Remote) -> int:
-    """Make the shared connection; ssh may ask here. Its exit code."""
-    close(remote)  # one that stopped answering, or that nobody but ssh could log in with
+    """Make the shared connection, for which ssh may prompt. Return its exit code."""
+    close(remote)  # it may have stopped answering, or have been made without the user
     words = [*command(remote, asks=True, kept=KEPT_CONNECTED), "-o", "LogLevel=INFO", remote.address, "true"]
     return subprocess.run(words, check=False).returncode
 
 
 def is_connected(remote: Remote) -> bool:
-    """Whether there is a shared connection; the network is not asked."""
+    """Return whether there is a shared connection, without using the network."""
     words = [*command(remote), "-O", "check", remote.address]
     try:
         return subprocess.run(words, capture_output=True, timeout=5, check=False).returncode == 0
@@ -113,7 +113,7 @@ def is_connected(remote: Remote) -> bool:
 
 
 def close(remote: Remote) -> None:
-    """End the shared connection, if there is one."""
+    """Close the shared connection, if there is one."""
     words = [*command(remote), "-O", "exit", remote.address]
     try:
         subprocess.run(words, capture_output=True, timeout=5, check=False)
@@ -143,7 +143,7 @@ REFUSALS = (
 
 
 def error_of(remote: Remote, text: str, code: int | None) -> UnreachableError:
-    """What ssh's own words mean."""
+    """Convert ssh's own error message to an error."""
     last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
     for pattern, kind, words in REFUSALS:
         if re.search(pattern, text):

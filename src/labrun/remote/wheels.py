@@ -1,4 +1,4 @@
-"""Wheels for a machine that has no way out: made here, or a folder that the person names; sent by digest."""
+"""Wheels for a machine without access to a package index: built locally, or from the user's folder; sent by digest."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from labrun.remote.channel import Channel
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
-"""Stands for wheels that are made here."""
+"""Value for wheels that are built locally."""
 KINDS = (".whl", ".tar.gz", ".zip")
 INDEX = {
     "UV_DEFAULT_INDEX": "PIP_INDEX_URL",
     "UV_INDEX_URL": "PIP_INDEX_URL",
     "UV_EXTRA_INDEX_URL": "PIP_EXTRA_INDEX_URL",
 }
-"""Where uv looks for packages, as pip is told."""
+"""uv's variables for package indexes, and the corresponding ones of pip."""
 
 
 def send(channel: Channel, folder: Path, to: str) -> None:
-    """Have the wheels of a folder there.
+    """Send the wheels of a folder.
 
     Raises:
-        ConfigError: it holds none.
+        ConfigError: the folder has none.
     """
     files = sorted(path for path in folder.iterdir() if path.name.endswith(KINDS)) if folder.is_dir() else []
     if not files:
@@ -44,10 +44,10 @@ def send(channel: Channel, folder: Path, to: str) -> None:
 
 
 def made(key: str, requirements: Sequence[str], uv: Path | None) -> Path:
-    """A folder with a wheel of each package, made here once.
+    """Return a folder with a wheel of each package, built locally once.
 
     Raises:
-        ConfigError: they cannot be had here either.
+        ConfigError: they cannot be built locally either.
     """
     from filelock import FileLock
 
