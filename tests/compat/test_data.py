@@ -201,7 +201,8 @@ def test_columns_have_the_types_that_lose_nothing(ws: Any, tmp_path: Path, capsy
         None,
     ]
     told = capsys.readouterr().err
-    assert "column zip: text, as '00501'" in told and "column day: text" in told and "column long: text" in told
+    assert "column zip stays text, because of values such as '00501'" in told
+    assert "column day stays text" in told and "column long stays text" in told
     kind = sdk("DataType", "azureml.data.dataset_factory")
     given = {"id": kind.to_string(), "day": kind.to_datetime("%d/%m/%Y"), "n": kind.to_float(), "zip": kind.to_long()}
     frame = table(tmp_path / "t.csv", (tmp_path / "t.csv").read_text(), set_column_types=given)
@@ -248,8 +249,8 @@ def test_files_are_read_as_they_are_written(ws: Any, tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("a,b\n1,2,3\n", "more values than the first line"),
-        ("a,b\n1,2\n1,2,3\n", "no table that can be read"),
-        ("a,b\n1,2\n", "there is no column nobody; there are: a, b"),
+        ("a,b\n1,2\n1,2,3\n", "not a readable table"),
+        ("a,b\n1,2\n", "there is no column nobody; the columns are: a, b"),
     ],
 )
 def test_tables_that_cannot_be_read_are_told(ws: Any, tmp_path: Path, text: str, message: str) -> None:
@@ -277,7 +278,7 @@ def test_rows_are_taken_split_filtered_and_dated(ws: Any, tmp_path: Path, capsys
     assert sorted(numbers(free) + numbers(rest)) == list(range(20)), "without a seed, the parts are of one split"
     assert list(rows.keep_columns(["when", "n"]).to_pandas_dataframe().columns) == ["n", "when"]
     assert list(rows.drop_columns(["when", "then"]).to_pandas_dataframe().columns) == ["n", "kind"]
-    assert "drop_columns: there is no column then; there are: n, when, kind" in capsys.readouterr().err
+    assert "drop_columns: there is no column then; the columns are: n, when, kind" in capsys.readouterr().err
     assert numbers(rows.filter((rows["n"] > 15) & ~(rows["kind"] == "a"))) == [17, 19]
     dated = rows.with_timestamp_columns("when")
     day = datetime.datetime(2020, 1, 3)
@@ -294,8 +295,8 @@ def test_rows_are_taken_split_filtered_and_dated(ws: Any, tmp_path: Path, capsys
     for call, message in (
         (lambda: rows.time_after(day), "with_timestamp_columns"),
         (lambda: rows.with_timestamp_columns(None, "kind"), "partition_timestamp='kind' alone"),
-        (lambda: rows.take(-1), "whole number"),
-        (lambda: rows.random_split(2), "share from 0 to 1"),
+        (lambda: rows.take(-1), "integer of at least 0"),
+        (lambda: rows.random_split(2), "fraction from 0 to 1"),
         (lambda: rows.with_timestamp_columns("kind").time_after(day).to_pandas_dataframe(), "to_datetime"),
     ):
         with pytest.raises(UserErrorException, match=message):
@@ -514,13 +515,13 @@ def test_values_of_another_type_and_dates_that_pandas_lacks(ws: Any, tmp_path: P
     assert frame["b"].tolist() == [True, False, None] and frame["s"].tolist() == [False, True, True]
     assert frame["d"].dt.year.fillna(0).tolist() == [1999, 0, 2001]
     told = capsys.readouterr().err
-    assert "column n: 1 of 3 values are not long, as 'two'" in told and "before 1677 or after 2262" in told
+    assert "column n: 1 of 3 values are not long, such as 'two'" in told and "before 1677 or after 2262" in told
     with pytest.raises(UserErrorException, match="column n: .*two"):
         rows.to_pandas_dataframe(on_error="fail")
     dates = rows.keep_columns("d")
-    with pytest.raises(UserErrorException, match="column d: a date lies before 1677 or after 2262"):
+    with pytest.raises(UserErrorException, match="column d: a date is before 1677 or after 2262"):
         dates.to_pandas_dataframe(out_of_range_datetime="fail")
-    with pytest.raises(UserErrorException, match="'null' or 'fail'"):
+    with pytest.raises(UserErrorException, match="choose 'null' or 'fail'"):
         rows.to_pandas_dataframe(on_error="ignore")
     (tmp_path / "no.csv").write_text("d\n2001-01-01\nnever\n")
     types = {"d": kind.to_datetime("%Y-%m-%d")}
@@ -559,8 +560,8 @@ def test_columns_are_made_of_paths(ws: Any, tmp_path: Path) -> None:
     assert single.to_pandas_dataframe().astype(str).values.tolist()[0][1:] == ["2019-01-01", "01", "1"]
     for text, message in (
         ("/data.csv", "name parts of the path"),
-        ("/{a}/{a}/data.csv", "stands there twice"),
-        ("/{Day:dd.MM}/data.csv", "does not end like that"),
+        ("/{a}/{a}/data.csv", "appears twice"),
+        ("/{Day:dd.MM}/data.csv", "does not match it"),
     ):
         with pytest.raises(UserErrorException, match=message):
             sdk("Dataset").Tabular.from_delimited_files((store, "Accounts"), partition_format=text)

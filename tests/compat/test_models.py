@@ -99,7 +99,7 @@ def test_a_local_file_and_a_local_folder(ws: Workspace, tmp_path: Path, monkeypa
         Model(ws, "one", tags={"a": "other"})
     with pytest.raises(ModelPathNotFoundException, match="no file or folder"):
         Model.register(ws, "absent.pkl", "one")
-    with pytest.raises(WebserviceException, match="cannot name a model"):
+    with pytest.raises(WebserviceException, match="is not a valid model name"):
         Model.register(ws, "m.pkl", "not a name")
 
     # Its files, as they were registered.
@@ -160,7 +160,7 @@ def test_models_that_scripts_register(trained: Any, monkeypatch: pytest.MonkeyPa
     assert "refused: register 'absent': there is no file or folder outputs/absent.pkl" in done.stdout
     assert "not kept: child_paths" in done.stdout
     last = labrun.runs(root=folder)[-1]
-    assert done.stdout.count("at once: ") == 2 and "'not a name' cannot name a model: a name has" in done.stdout
+    assert done.stdout.count("at once: ") == 2 and "'not a name' is not a valid model name: use" in done.stdout
     ws = Workspace()
     first, again = Model(ws, "first", version=1), Model(ws, "first")
     assert (again.version, again.tags, again.run_id) == (2, {"again": "1"}, last.id), "each call is a version"
@@ -189,6 +189,6 @@ def test_a_control_script_registers_a_folder_of_a_run(trained: Any, monkeypatch:
     assert [registering.of_run(run, "control", "outputs/m.pkl", None, None).version for _ in range(2)] == [2, 3]
     with pytest.raises(ModelPathNotFoundException, match="has no file outputs/no.pkl"):
         registering.of_run(run, "control", "outputs/no.pkl", None, None)
-    with pytest.raises(WebserviceException, match="cannot name a model"):
+    with pytest.raises(WebserviceException, match="is not a valid model name"):
         registering.of_run(run, "not a name", None, None, None)
     assert registered.NAME.pattern == journal.NAME.pattern

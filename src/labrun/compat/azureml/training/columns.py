@@ -1,13 +1,13 @@
-"""Columns of text as numbers, dates and truth values: where that loses nothing, as the SDK types them.
+"""Type inference for text columns: the SDK's types, but only where the conversion loses no information.
 
-    1, -2              int64; float64 where a cell is empty
+    1, -2              int64; float64 if the column has empty cells
     0.5, 1e-3, NaN     float64
-    true, False        bool; None where a cell is empty
-    2019-07-14T10:00   datetime64[ns]; a time zone is converted to UTC
-    all else           text (object); None where a cell is empty
+    true, False        bool; None for an empty cell
+    2019-07-14T10:00   datetime64[ns]; times with a zone are converted to UTC
+    anything else      text (object); None for an empty cell
 
-All rows are looked at, where the SDK looks at the first 200. Text stays text that would lose something as a number:
-with a zero in front (`00501`), or too long for one. So do dates in which day and month could be swapped.
+Inference looks at all rows, while the SDK looks at the first 200. Text that would lose information as a number stays
+text: a leading zero (`00501`), or too many digits. So do dates whose day and month could be swapped.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ DATE = r"\d{4}[-/]\d{1,2}[-/]\d{1,2}(?:[ T]\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:
 DAY_AND_MONTH = r"\d{1,2}[-/.]\d{1,2}[-/.]\d{4}(?: .*)?$"
 ZONE = r"(?:Z|[+-]\d{2}:?\d{2})$"
 EXACT = 2**53
-"""Whole numbers beyond it are not exact as float64."""
+"""The largest magnitude up to which all integers are exact as float64."""
 TRUE, FALSE = ("true", "1"), ("false", "0")
 
 _told: set[str] = set()
 
 
 class OutOfRangeError(UserErrorException):
-    """A date that pandas' dates cannot hold."""
+    """A date is outside the range that pandas can represent."""
 
 
 def inferred(column: Any, name: str, empty_as_string: bool = False, out_of_range: str = "null") -> Any:
-    """A column of text in the type that its values have.
+    """Convert a text column to the type of its values.
 
     Args:
-        column: a pandas.Series of str; an empty cell is an empty text.
-        name: for messages.
-        empty_as_string: in a column of text, an empty cell is an empty text, not None.
-        out_of_range: what becomes of dates that pandas cannot hold: `null`: they become empty; `fail`: an error.
+        column: a pandas.Series of str; an empty cell is an empty string.
+        name: the column's name, for messages.
+        empty_as_string: in a column that stays text, keep empty cells as empty strings instead of None.
+        out_of_range: the handling of dates that pandas cannot represent: `null` empties them, `fail` raises.
 
     Raises:
-        OutOfRangeError: see above.
+        OutOfRangeError: there is such a date, and `out_of_range` is `fail`.
     """
     full = column != ""
     values = column[full].str.strip()
@@ -64,16 +64,16 @@ def inferred(column: Any, name: str, empty_as_string: bool = False, out_of_range
         except UserErrorException:
             pass
     elif bool(values.str.match(DAY_AND_MONTH).all()):
-        _tell(name, values, "day and month could be swapped; set_column_types says which: DataType.to_datetime(format)")
+        _tell(name, values, "day and month could be swapped; give set_column_types a DataType.to_datetime(format)")
     return as_text(column, empty_as_string)
 
 
 def _number(values: Any, name: str) -> Any:
-    """Whole numbers or fractions; None where they would lose something."""
+    """Convert to int64 or float64; return None if that would lose information."""
     import pandas
 
     if bool(values.str.match(ZERO_IN_FRONT).any()) and bool(values.str.match(INTEGER).all()):
-        return _tell(name, values[values.str.match(ZERO_IN_FRONT)], "a zero in front would be lost in a number")
+        return _tell(name, values[values.str.match(ZERO_IN_FRONT)], "a number would lose the leading zero")
     if not bool(values.str.match(INTEGER).all()):
         if not bool(values.str.match(r".*\d").any()):
             return None  # only words such as NaN
@@ -83,19 +83,19 @@ def _number(values: Any, name: str) -> Any:
     except (OverflowError, ValueError, TypeError):
         found = None
     if found is None or str(found.dtype) != "int64":
-        return _tell(name, values, "too long for a whole number")
+        return _tell(name, values, "too long for an integer")
     return found
 
 
 def _tell(name: str, values: Any, why: str) -> None:
-    message = f"column {name}: text, as {str(values.iloc[0])!r} ({why})"
+    message = f"column {name} stays text, because of values such as {str(values.iloc[0])!r} ({why})"
     if message not in _told:
         _told.add(message)
         notice.warn(message)
 
 
 def _spread(found: Any, column: Any, full: Any) -> Any:
-    """Values of the full cells, with what stands for the empty ones."""
+    """Put the converted values back into all rows, with missing values for the empty cells."""
     if bool(full.all()):
         return found
     if str(found.dtype) == "bool":
@@ -106,7 +106,7 @@ def _spread(found: Any, column: Any, full: Any) -> Any:
 
 
 def as_text(column: Any, empty_as_string: bool = False) -> Any:
-    """A column of objects: text, and None where a cell is empty."""
+    """Return a column of text objects, with None (or the empty string) for empty cells."""
     found = column.astype(object)
     return found if empty_as_string else found.where(column != "", None)
 
@@ -117,12 +117,12 @@ def as_dates(column: Any, name: str, formats: Any = None, out_of_range: str = "n
     Args:
         column: of text.
         name: for messages.
-        formats: as `strptime` has them, tried one after the other; None: ISO 8601, with `-` or `/`.
+        formats: `strptime` formats, tried in order; None: ISO 8601, with `-` or `/`.
         out_of_range: as in `inferred`.
 
     Raises:
-        OutOfRangeError: a date lies before 1677 or after 2262, and may not become empty.
-        UserErrorException: a value is none.
+        OutOfRangeError: a date is before 1677 or after 2262, and `out_of_range` is `fail`.
+        UserErrorException: a value is not a date.
     """
     import pandas
 
@@ -144,7 +144,7 @@ def as_dates(column: Any, name: str, formats: Any = None, out_of_range: str = "n
         except pandas.errors.OutOfBoundsDatetime as error:
             if out_of_range == "fail":
                 message = (
-                    "column {}: a date lies before 1677 or after 2262: {}; out_of_range_datetime='null' leaves it empty"
+                    "column {}: a date is before 1677 or after 2262: {}; out_of_range_datetime='null' leaves it empty"
                 )
                 raise OutOfRangeError(message.format(name, error)) from None
             far = _refused(values, lambda texts, how=one: converted(texts, how), pandas.errors.OutOfBoundsDatetime)
@@ -157,7 +157,7 @@ def as_dates(column: Any, name: str, formats: Any = None, out_of_range: str = "n
 
 
 def _refused(values: Any, convert: Any, errors: Any) -> Any:
-    """The texts that cannot be converted."""
+    """Return the distinct values that cannot be converted."""
     bad = []
     for text in values.unique():
         try:
@@ -168,7 +168,7 @@ def _refused(values: Any, convert: Any, errors: Any) -> Any:
 
 
 def _tell_empty(name: str, values: Any, bad: Any, why: str, way: str) -> None:
-    message = "column {}: {} of {} values are {}, as {!r}, and become empty; {}"
+    message = "column {}: {} of {} values are {}, such as {!r}, and become empty; {}"
     notice.warn(message.format(name, int(values.isin(bad).sum()), len(values), why, bad[0], way))
 
 
@@ -180,18 +180,18 @@ def typed(
     on_error: str = "null",
     out_of_range: str = "null",
 ) -> Any:
-    """A column of text in a type that was asked for.
+    """Convert a text column to a requested type.
 
     Args:
-        column: of text.
-        name: for messages.
-        wanted: what a `DataType` has in `labrun_type`.
+        column: a pandas.Series of str.
+        name: the column's name, for messages.
+        wanted: the `labrun_type` of a `DataType`.
         empty_as_string: as in `inferred`.
-        on_error: `null`: what is none of that type becomes empty, and that is told; `fail`: it is refused.
+        on_error: `null`: values of another type become empty, with a notice; `fail`: they raise.
         out_of_range: as in `inferred`.
 
     Raises:
-        UserErrorException: a value is none of that type, and may not become empty.
+        UserErrorException: a value does not have the type, and `on_error` is `fail`.
     """
     try:
         return _typed(column, name, wanted, empty_as_string, out_of_range)
@@ -202,17 +202,17 @@ def typed(
             raise
         values = column[column != ""]
         bad = _refused(values, lambda texts: _typed(texts, name, wanted), UserErrorException)
-        if not bad:  # each by itself will do, and not all of them together
+        if not bad:  # each value converts on its own, but not all of them together
             raise
     _tell_empty(name, values, bad, f"not {wanted['type']}", "on_error='fail' refuses them")
     return _typed(column.where(~column.isin(bad), ""), name, wanted, empty_as_string, out_of_range)
 
 
 def _typed(column: Any, name: str, wanted: Any, empty_as_string: bool = False, out_of_range: str = "null") -> Any:
-    """As `typed`, where nothing may become empty.
+    """Convert like `typed` with `on_error="fail"`.
 
     Raises:
-        UserErrorException: a value is none of that type.
+        UserErrorException: a value does not have the type.
     """
     import pandas
 
@@ -237,7 +237,7 @@ def _typed(column: Any, name: str, wanted: Any, empty_as_string: bool = False, o
             values.astype(object).astype("float64") if kind == "float" else pandas.to_numeric(values.astype(object))
         )
         if kind == "long" and not bool(values.str.match(INTEGER).all()):
-            raise ValueError(f"{values[~values.str.match(INTEGER)].iloc[0]!r} is not a whole number")
+            raise ValueError(f"{values[~values.str.match(INTEGER)].iloc[0]!r} is not an integer")
     except (ValueError, TypeError) as error:
         raise UserErrorException(f"column {name}: {error}") from None
     return _spread(numbers.astype("int64" if kind == "long" else "float64"), column, full)

@@ -1,4 +1,4 @@
-"""`Dataset`: the inputs that the run's config mounted, and tables in local files."""
+"""`Dataset`: the inputs mounted by the run's config, and tables in local files."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from labrun.compat.azureml.training.tabular import Missing
 
 
 class Dataset(metaclass=Missing):
-    """The SDK's entry to data."""
+    """The SDK's entry point to data."""
 
     File = FileDatasetFactory
     Tabular = TabularDatasetFactory
 
     @classmethod
     def get_by_name(cls, workspace: Any = None, name: str = "", version: Any = "latest") -> InputDataset:
-        """An input of this run; its version is the one that the config mounted.
+        """Return an input of this run, in the version mounted by the config.
 
         Raises:
             NotInLabrun: the run has no such input.
@@ -28,7 +28,7 @@ class Dataset(metaclass=Missing):
 
     @classmethod
     def get_by_id(cls, workspace: Any = None, id: str = "", **kwargs: Any) -> InputDataset:
-        """An input of this run by its name or its path: Azure passes an id as argument where labrun passes a path.
+        """Return an input of this run by name or path: labrun passes a path as argument where Azure passes an id.
 
         Raises:
             NotInLabrun: the run has no such input.
@@ -38,7 +38,7 @@ class Dataset(metaclass=Missing):
 
     @classmethod
     def get_all(cls, workspace: Any = None) -> Inputs:
-        """All inputs of this run."""
+        """Return all inputs of this run."""
         return Inputs()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -46,9 +46,13 @@ class Dataset(metaclass=Missing):
 
 
 def input_by_id(id: str) -> Any:
-    """The input of this run that has a name or a path; None where there is none."""
+    """Return the input of this run with this name or path; None if there is none.
+
+    Raises:
+        UserErrorException: several inputs with different table definitions have this path.
+    """
     inputs = Inputs()
-    # Those with names of their own come last, and know how they are read.
+    # Inputs with explicit names come last and have table definitions, so prefer them.
     found = [inputs[name] for name in reversed(list(inputs)) if id in (name, str(inputs[name]))]
     ways = []
     for one in found:
@@ -56,7 +60,7 @@ def input_by_id(id: str) -> Any:
             ways.append(one._definition)
     if len(ways) > 1 and id not in inputs:
         raise UserErrorException(
-            "several inputs of this run lie at {}, each with other rows or columns: take one by its name, "
-            "Run.get_context().input_datasets['NAME'] (there is: {})".format(id, ", ".join(inputs))
+            "several inputs of this run are at {}, with different rows or columns: take one by its name, "
+            "Run.get_context().input_datasets['NAME'] (inputs: {})".format(id, ", ".join(inputs))
         )
     return found[0] if found else None

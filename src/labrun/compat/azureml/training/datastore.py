@@ -1,4 +1,4 @@
-"""The datastore of the SDK: a script may name one; what is in it reaches the script by mounts."""
+"""`Datastore`: a name that a script can hold; its data reach the script only through mounts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Datastore:
     """A datastore's name.
 
     Args:
-        workspace: whatever the script gives; there is one workspace.
+        workspace: not used: there is only one workspace.
         name: the datastore's name in the config.
     """
 
@@ -20,12 +20,12 @@ class Datastore:
 
     @classmethod
     def get(cls, workspace: Any, datastore_name: str) -> Datastore:
-        """A datastore by name; not looked up before it is used."""
+        """Return a datastore by name, without looking it up."""
         return cls(workspace, datastore_name)
 
     @classmethod
     def get_default(cls, workspace: Any) -> Datastore:
-        """The run's datastore."""
+        """Return the run's datastore."""
         return cls(workspace)
 
     def __getattr__(self, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The experiment of the SDK: in labrun, the name that a run's config carries."""
+"""`Experiment`: in labrun, the name in a run's config."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Experiment:
     """The experiment that the run belongs to.
 
     Args:
-        workspace: whatever the script gives; there is one workspace.
-        name: as the script would call it; by default the run's own.
-        **kwargs: whatever else the SDK's constructor takes; not used.
+        workspace: not used: there is only one workspace.
+        name: the experiment's name; None: the run's.
+        **kwargs: other arguments of the SDK's constructor; not used.
     """
 
     def __init__(self, workspace: Any = None, name: str | None = None, **kwargs: Any) -> None:
@@ -32,23 +32,23 @@ class Experiment:
         return f"Experiment(Name: {self.name}, Workspace: {self.workspace.name})"
 
     def start_logging(self, *args: Any, **kwargs: Any) -> RunBase:
-        """The run that this script belongs to: labrun has started it already."""
+        """Return the run that this script belongs to: labrun has already started it."""
         from labrun.compat.azureml.training.run import Run
 
         run: RunBase = Run.get_context()
         return run
 
     def submit(self, *args: Any, **kwargs: Any) -> Any:
-        """Not in labrun: a script does not start runs."""
+        """Raise: a script without labrun does not start runs."""
         absent.submit_way("experiment.submit()")
 
     def get_runs(self, *args: Any, **kwargs: Any) -> Any:
-        """Not in labrun: a script sees its own run."""
+        """Raise: a script without labrun sees only its own run."""
         not_here("experiment.get_runs()", "`lab runs`, or labrun.runs() in Python")
 
 
 def own_name() -> str:
-    """The name of the experiment that the script's run belongs to; `offline` outside of a run."""
+    """Return the name of the experiment that the script's run belongs to; `offline` outside a run."""
     run = context.current()
     return os.environ.get(place.EXPERIMENT_VARIABLE) or (
         "offline" if run is None else str(place.record(run.run_dir).get("name") or "")

@@ -1,4 +1,4 @@
-"""Data sets made by a script from paths of its own."""
+"""Factories for the data sets that a script creates from its own paths."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from labrun.compat.azureml.training.table_types import common, delimited
 
 
 def _local(call: str, path: Any) -> list[str]:
-    """Paths and web addresses as text; what points into a datastore is refused."""
+    """Return local paths and URLs as strings; raise for a path in a datastore."""
     paths = path if isinstance(path, list) else [path]
     found = []
     for one in paths:
@@ -38,20 +38,20 @@ class TabularDatasetFactory:
         empty_as_string: bool = False,
         encoding: str = "utf8",
     ) -> TabularDataset:
-        """Tables of text.
+        """Return the rows of delimited text files.
 
         Args:
-            path: a local path or a web address, or a list of them.
-            validate: not used: the files are read when the data frame is asked for.
-            include_path: a column `Path`.
-            infer_column_types: False: every column is text.
-            set_column_types: a `DataType` by the column's name.
-            separator: between columns.
-            header: False, or one of `PromoteHeadersBehavior`.
-            partition_format: columns that are made of the paths; see `partitions.py`.
-            support_multi_line: not needed: a value in quotes may go over several lines.
-            empty_as_string: in columns of text, an empty cell is an empty text, not None.
-            encoding: of the text.
+            path: a local path or a URL, or a list of them.
+            validate: not used: the files are read when the data frame is created.
+            include_path: add a column `Path`.
+            infer_column_types: False: read every column as text.
+            set_column_types: a `DataType` per column name.
+            separator: the column separator.
+            header: True, False, or one of `PromoteHeadersBehavior`.
+            partition_format: columns to extract from the paths; see `partitions.py`.
+            support_multi_line: not needed: a quoted value may always span several lines.
+            empty_as_string: read an empty cell of a text column as an empty string, not as None.
+            encoding: the text encoding.
         """
         definition = delimited(
             separator,
@@ -73,7 +73,7 @@ class TabularDatasetFactory:
         set_column_types: Any = None,
         partition_format: Any = None,
     ) -> TabularDataset:
-        """Tables of Apache Parquet."""
+        """Return the rows of Parquet files."""
         told = common(set_column_types, include_path, partition_format)
         return TabularDataset(_local("Dataset.Tabular.from_parquet_files()", path), {"format": "parquet", **told})
 
@@ -87,19 +87,19 @@ class TabularDatasetFactory:
         invalid_lines: str = "error",
         encoding: str = "utf8",
     ) -> TabularDataset:
-        """Files with a JSON object a line."""
+        """Return the rows of files with one JSON object per line."""
         told = common(set_column_types, include_path, partition_format)
         definition = {"format": "json", "invalid_lines": invalid_lines, "encoding": encoding, **told}
         return TabularDataset(_local("Dataset.Tabular.from_json_lines_files()", path), definition)
 
     @staticmethod
     def from_sql_query(*args: Any, **kwargs: Any) -> Any:
-        """Not in labrun: there are no databases among its datastores."""
+        """Raise: labrun has no database datastores."""
         absent.not_here("Dataset.Tabular.from_sql_query()", "pandas.read_sql, and Dataset.Tabular.from_parquet_files")
 
     @staticmethod
     def register_pandas_dataframe(*args: Any, **kwargs: Any) -> Any:
-        """Not in labrun: a run writes into its own folder."""
+        """Raise: a run writes only to its own folder."""
         absent.datastore_way("Dataset.Tabular.register_pandas_dataframe()")
 
 
@@ -108,7 +108,7 @@ class FileDatasetFactory:
 
     @staticmethod
     def from_files(path: Any, **kwargs: Any) -> InputDataset:
-        """A local file or folder, or a file at a web address."""
+        """Return a data set of a local file or folder, or of a file on the web."""
         found = _local("Dataset.File.from_files()", path)
         if len(found) > 1:
             absent.not_here("Dataset.File.from_files() of several paths", "give their folder")
@@ -116,5 +116,5 @@ class FileDatasetFactory:
 
     @staticmethod
     def upload_directory(*args: Any, **kwargs: Any) -> Any:
-        """Not in labrun: data are brought by `lab data upload`."""
+        """Raise: use `lab data upload` instead."""
         absent.datastore_way("Dataset.File.upload_directory()")

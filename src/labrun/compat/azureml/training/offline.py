@@ -1,4 +1,4 @@
-"""The run of a script that is tried by hand: it prints what it is given, and records nothing."""
+"""The run of a script that is tried by hand: it prints the logged values and records nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _tell(text: str) -> None:
 
 
 class _OfflineRun(RunBase):
-    """What `Run.get_context()` gives outside of a run; scripts ask for this class by its name."""
+    """The result of `Run.get_context()` outside a run; scripts check for this class by name."""
 
     parent = None
     number = None
@@ -37,11 +37,11 @@ class _OfflineRun(RunBase):
         return "Running"
 
     def get_status(self) -> str:
-        """It runs: the script asks."""
+        """Return `Running`, since the calling script is running."""
         return self.status
 
     def get_details(self) -> dict[str, Any]:
-        """The little that there is to tell."""
+        """Return the few known details."""
         return {"runId": self.id, "status": self.status, "properties": {}, "inputDatasets": [], "logFiles": {}}
 
     def _keep(self, kind: str, name: str, value: Any) -> None:
@@ -69,7 +69,7 @@ class _OfflineRun(RunBase):
         self._keep("table", name, value)
 
     def log_image(self, name: str, path: Any = None, plot: Any = None, description: str = "") -> None:
-        """Tell of a picture."""
+        """Print the name of an image."""
         _tell(f"log image metric {name}: {path if plot is None else plot}")
 
     def log_confusion_matrix(self, name: str, value: Any, description: str = "") -> None:
@@ -77,7 +77,7 @@ class _OfflineRun(RunBase):
         self._keep("confusion matrix", name, value)
 
     def log_accuracy_table(self, name: str, value: Any, description: str = "") -> None:
-        """Print a table of accuracies."""
+        """Print an accuracy table."""
         self._keep("accuracy table", name, value)
 
     def log_predictions(self, name: str, value: Any, description: str = "") -> None:
@@ -89,19 +89,19 @@ class _OfflineRun(RunBase):
         self._keep("residuals", name, value)
 
     def get_metrics(self, name: str | None = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """What was printed so far."""
+        """Return the values logged so far."""
         return {key: value for key, value in self._metrics.items() if name in (None, key)}
 
     def upload_file(self, name: str, path_or_stream: Any, datastore_name: str | None = None) -> None:
-        """Tell of a file."""
+        """Print the name of a file."""
         _tell(f"track file {name} at {path_or_stream}")
 
     def upload_folder(self, name: str, path: Any, datastore_name: str | None = None) -> None:
-        """Tell of a folder."""
+        """Print the name of a folder."""
         _tell(f"track folder {name} at {path}")
 
     def get_file_names(self) -> list[str]:
-        """None: nothing is kept."""
+        """Return an empty list: nothing is stored."""
         return []
 
     def tag(self, key: str, value: Any = None) -> None:
@@ -115,7 +115,7 @@ class _OfflineRun(RunBase):
             self.tags[str(key)] = "" if value is None else str(value)
 
     def remove_tags(self, tags: Any) -> None:
-        """Forget tags."""
+        """Remove tags by key."""
         for key in values.as_list(tags):
             self.tags.pop(str(key), None)
 
@@ -126,41 +126,41 @@ class _OfflineRun(RunBase):
             self.properties.setdefault(str(key), str(value))
 
     def get_tags(self) -> dict[str, str]:
-        """The tags so far."""
+        """Return the tags set so far."""
         return dict(self.tags)
 
     def get_properties(self) -> dict[str, str]:
-        """The properties so far."""
+        """Return the properties set so far."""
         return dict(self.properties)
 
     def register_model(self, model_name: str, model_path: str | None = None, **kwargs: Any) -> Any:
-        """Tell of a model."""
+        """Print the name of a model."""
         _tell(f"register the model {model_name} from {model_path}")
         return SimpleNamespace(name=model_name, version=None, id=model_name)
 
     def child_run(self, name: Any = None, *args: Any, **kwargs: Any) -> _OfflineRun:
-        """One that prints, too."""
+        """Return a child run that also only prints."""
         _tell(f"begin a child run {name or ''}".rstrip())
         return _OfflineRun()
 
     def create_children(
         self, count: int | None = None, tag_key: Any = None, tag_values: Any = None
     ) -> list[_OfflineRun]:
-        """Several that print, too."""
+        """Return several child runs that also only print."""
         return [self.child_run() for _ in (range(count) if count is not None else tag_values or ())]
 
     def get_children(self, *args: Any, **kwargs: Any) -> list[_OfflineRun]:
-        """None: nothing is kept."""
+        """Return an empty list: nothing is stored."""
         return []
 
     def submit_child(self, *args: Any, **kwargs: Any) -> Any:
-        """Not by hand: a run that prints has no runs below it."""
+        """Raise: a run that only prints cannot submit children."""
         absent.submit_way("run.submit_child() outside of a run")
 
     def fail(self, error_details: Any = None, error_code: Any = None, _set_status: bool = True) -> None:
-        """Print why."""
+        """Print the reason for the failure."""
         _tell(f"mark the run as failed: {error_details}")
 
     def cancel(self) -> None:
-        """Print that it was asked for."""
+        """Print that the script canceled the run."""
         _tell("cancel the run")

@@ -1,4 +1,4 @@
-"""Columns that are made of the paths of files: `partition_format='/{Department}/{Date:yyyy/MM/dd}/data.csv'`."""
+"""Columns extracted from file paths: `partition_format='/{Department}/{Date:yyyy/MM/dd}/data.csv'`."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any
 from labrun.compat.azureml.exceptions import UserErrorException
 
 PARTS = {"yyyy": "%Y", "MM": "%m", "dd": "%d", "HH": "%H", "mm": "%M", "ss": "%S"}
-"""Of a date, as the SDK writes them."""
+"""The SDK's date parts, and their `strptime` codes."""
 KEY = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")
 DATE_PART = re.compile("|".join(PARTS))
 
 
 def check(text: Any) -> str:
-    """A format.
+    """Return a valid partition format unchanged.
 
     Raises:
-        UserErrorException: it names no key, names one twice, or has a date that cannot be read.
+        UserErrorException: it has no keys, repeats a key, or has a date without a known part.
     """
     if not isinstance(text, str) or not KEY.search(text):
         raise UserErrorException(
-            f"partition_format={text!r}: name parts of the path in braces, as '/{{Team}}/{{Date:yyyy/MM/dd}}/*.csv'"
+            f"partition_format={text!r}: name parts of the path in braces: '/{{Team}}/{{Date:yyyy/MM/dd}}/*.csv'"
         )
     names = keys(text)
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise UserErrorException(f"partition_format={text!r}: {twice[0]} stands there twice")
+        raise UserErrorException(f"partition_format={text!r}: {twice[0]} appears twice")
     for name, date in KEY.findall(text):
         if date and not DATE_PART.search(date):
             raise UserErrorException(f"partition_format={text!r}: {name}:{date} has none of {', '.join(PARTS)}")
@@ -35,23 +35,23 @@ def check(text: Any) -> str:
 
 
 def keys(text: str) -> list[str]:
-    """The columns' names."""
+    """Return the column names in a format."""
     return [name for name, _ in KEY.findall(text)]
 
 
 def values(text: str, path: str) -> dict[str, Any]:
-    """What a path says of each column: a text, or a `datetime`.
+    """Return a path's value for each column: a string, or a `datetime`.
 
     Args:
-        text: the format; it describes the end of the path.
-        path: of a file, with slashes.
+        text: the format, which describes the end of the path.
+        path: the file's path, with slashes.
 
     Raises:
-        UserErrorException: the path is not like the format.
+        UserErrorException: the path does not match the format.
     """
     found = re.search(_pattern(text), "/" + path.lstrip("/"))
     if found is None:
-        raise UserErrorException(f"partition_format={text!r}: the path {path!r} does not end like that")
+        raise UserErrorException(f"partition_format={text!r}: the end of the path {path!r} does not match it")
     told: dict[str, Any] = {}
     for place, (name, date) in enumerate(KEY.findall(text)):
         part = found.group(f"g{place}")
@@ -70,7 +70,7 @@ def _pattern(text: str) -> str:
 
 
 def _digits(date: str) -> str:
-    """A date's part of the pattern."""
+    """Return the regular expression for a date."""
     found, end = "", 0
     for one in DATE_PART.finditer(date):
         found += re.escape(date[end : one.start()]) + (r"\d{4}" if one.group() == "yyyy" else r"\d{2}")
@@ -79,7 +79,7 @@ def _digits(date: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """What stands between the keys; `*` is any part of a name, `**` of several."""
+    """Return the regular expression for the text between keys; `*` matches within a name, `**` across names."""
     return "".join({"**": ".*", "*": "[^/]*"}.get(part, re.escape(part)) for part in re.split(r"(\*\*|\*)", text))
 
 
@@ -92,11 +92,11 @@ def _date(text: str, date: str, part: str) -> Any:
 
 
 def of_files(partition: Any, files: Any) -> list[dict[str, Any]]:
-    """The values of each file.
+    """Return each file's partition values.
 
     Args:
-        partition: of a table's definition: `format`, and `base`, the folder that the files' names are below.
-        files: for each, its local path, and its name below that folder.
+        partition: from a table definition: `format`, and `base`, the folder that the files' names are relative to.
+        files: for each file, its local path and its name relative to that folder.
     """
     base = partition["base"].strip("/")
     names = [f"{base}/{shown.lstrip('/')}" if base else path for path, shown in files]
@@ -104,29 +104,29 @@ def of_files(partition: Any, files: Any) -> list[dict[str, Any]]:
 
 
 def add(frame: Any, told: Any) -> None:
-    """Put one file's values into its rows, before its own columns."""
+    """Add one file's values to its rows, as its first columns."""
     import pandas
 
     for place, (name, value) in enumerate(told.items()):
         if name in frame.columns:
-            raise UserErrorException(f"partition_format: the files have a column {name} already")
+            raise UserErrorException(f"partition_format: the files already have a column {name}")
         is_date = isinstance(value, datetime.datetime)
         column = pandas.Series([value] * len(frame), index=frame.index, dtype="datetime64[ns]" if is_date else object)
         frame.insert(place, name, column)
 
 
 def different(partition: Any, files: Any, names: Any) -> list[dict[str, Any]]:
-    """The different values of some columns, in the order of the files.
+    """Return the distinct values of some columns, in the order of the files.
 
     Raises:
-        UserErrorException: a name is none of the format's.
+        UserErrorException: a name is not a key of the format.
     """
     there = keys(partition["format"]) if partition else []
     wanted = list(names or there)
     unknown = [name for name in wanted if name not in there]
     if unknown or not there:
         raise UserErrorException(
-            "get_partition_key_values: {} is not a key of partition_format; there are: {}".format(
+            "get_partition_key_values: {} is not a key of partition_format; the keys are: {}".format(
                 ", ".join(map(str, unknown)) or "nothing", ", ".join(there) or "none"
             )
         )

@@ -1,4 +1,4 @@
-"""Where the script is: its run's folder and record, the inputs, the workspace. All from the environment."""
+"""The script's surroundings, from environment variables: its run's record, its inputs, the workspace."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 from labrun.runs import context
 
 INPUTS_VARIABLE = "LABRUN_INPUTS"
-"""JSON: the name of each input that the config mounted, and its local path."""
+"""The variable with the inputs as JSON: the local path of each mounted input, by name."""
 TABLES_VARIABLE = "LABRUN_TABLES"
-"""JSON: how inputs are read as tables, by name; see `tables`."""
+"""The variable with the inputs' table definitions as JSON, by name; see `tables`."""
 EXPERIMENT_VARIABLE = "LABRUN_EXPERIMENT"
 WORKSPACE_VARIABLES = ("LABRUN_WORKSPACE", "LABRUN_ROOT")
 
 
 def record(run_dir: Path) -> dict[str, Any]:
-    """The run's record with its tags and properties as they are now; empty while none can be read."""
+    """Return the run's record with its current tags and properties; empty if it cannot be read."""
     try:
         content = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -28,19 +28,19 @@ def record(run_dir: Path) -> dict[str, Any]:
 
 
 def inputs() -> dict[str, str]:
-    """The inputs of this run: name and local path.
+    """Return the local path of each input of this run, by name.
 
     Raises:
-        ValueError: the variable does not hold what labrun puts there.
+        ValueError: the variable does not hold a JSON object.
     """
     return {name: str(path) for name, path in _mapping(INPUTS_VARIABLE, "names and paths").items()}
 
 
 def tables() -> dict[str, Any]:
-    """How inputs of this run are read as tables.
+    """Return the table definitions of this run's inputs, by name.
 
     Raises:
-        ValueError: the variable does not hold what labrun puts there.
+        ValueError: the variable does not hold a JSON object.
     """
     return _mapping(TABLES_VARIABLE, "names and definitions")
 
@@ -49,23 +49,23 @@ def _mapping(variable: str, what: str) -> dict[str, Any]:
     text = os.environ.get(variable) or "{}"
     found = json.loads(text)
     if not isinstance(found, dict):
-        raise ValueError(f"{variable} must hold a JSON object of {what}, and holds {text}")
+        raise ValueError(f"{variable} must hold a JSON object of {what}, but holds {text}")
     return {str(name): value for name, value in found.items()}
 
 
 def asset_name(name: str) -> str:
-    """The name of an asset of labrun for a data set's name, which may hold blanks: `diabetes-dataset`."""
+    """Return labrun's asset name for a data set's name, which may contain spaces: `diabetes-dataset`."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", str(name).strip()).strip("-._")
     return plain[:100] or "dataset"
 
 
 def alias(name: str) -> str:
-    """A name as the command line takes it for an input."""
+    """Return a name as a valid input name for the command line."""
     return re.sub(r"\W+", "_", str(name).strip()) or "data"
 
 
 def workspace() -> Path:
-    """The folder that holds `outputs/` and `multirun/`."""
+    """Return the folder that holds `outputs/` and `multirun/`."""
     for variable in WORKSPACE_VARIABLES:
         if os.environ.get(variable):
             return Path(os.environ[variable]).absolute()

@@ -1,7 +1,7 @@
-"""Models that a script registers: it leaves word of them, and they are registered when its run completes.
+"""Models that a script registers: it notes them, and they are registered when its run completes.
 
-`logs/azureml/models/register.jsonl` has one line for each. What lies
-outside of the run's `outputs` and `logs` is copied there at once.
+`logs/azureml/models/register.jsonl` has one line per model. A file outside the run's `outputs` and `logs` is copied
+next to it at once.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from labrun.compat.azureml.training.metrics import FOLDER
 from labrun.runs.context import RunContext
 
 NAME = os.path.join("models", "register.jsonl")
-"""Not beside the metrics, whose files have the names of what was logged."""
+"""In a folder of its own: the files of logged values have the metrics' names and could collide."""
 
 
 def leave(run: RunContext, name: str, path: Any, about: dict[str, Any], local: bool) -> int:
-    """Leave word of a model.
+    """Note a model to be registered when the run completes.
 
     Args:
-        run: the script's.
-        name: the model's.
+        run: the script's run.
+        name: the model's name.
         path: the file or folder; None: `outputs`.
         about: its tags, properties and description.
-        local: relative paths are those of the working folder; else the run's folder comes first.
+        local: look up relative paths only in the working folder; False: first in the run's folder.
 
     Returns:
-        The number that its version will have, unless another registers one before.
+        The expected version number; it changes if another program registers a version first.
 
     Raises:
-        ModelNameException: the name will not do.
+        ModelNameException: the name is invalid.
         ModelPathNotFoundException: there is no such file or folder.
     """
     registered.check_name(name)
@@ -64,7 +64,7 @@ def leave(run: RunContext, name: str, path: Any, about: dict[str, Any], local: b
 
 
 def read(run_dir: Path, attempt: int) -> list[dict[str, Any]]:
-    """The models that an attempt left word of, in order."""
+    """Return the models that an attempt has noted, in order."""
     try:
         text = (run_dir / FOLDER / NAME).read_text(encoding="utf-8")
     except OSError:

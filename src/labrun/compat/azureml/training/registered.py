@@ -1,4 +1,4 @@
-"""What the workspace's journal says of registered models, read with the standard library alone."""
+"""Registered models as recorded in the workspace's journal, read with the standard library alone."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from labrun.compat.azureml.exceptions import ModelNameException
 from labrun.compat.azureml.training import place
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
-"""As `labrun.registry.journal` has it."""
+"""The same pattern as in `labrun.registry.journal`."""
 JOURNAL = ("outputs", ".labrun", "registry.jsonl")
 FRAMEWORK, FRAMEWORK_VERSION = "azureml.model_framework", "azureml.model_framework_version"
-"""Properties that hold the SDK's words of these names."""
+"""The properties that hold the SDK's arguments of these names."""
 
 
 def check_name(name: Any) -> None:
-    """Refuse a name that no model can have, before anything is done with it.
+    """Check that a name is a valid model name.
 
     Raises:
-        ModelNameException: it is one.
+        ModelNameException: it is not.
     """
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ModelNameException(
-            f"{name!r} cannot name a model: a name has 1 to 100 letters, digits, '_', '-' and '.', and begins with a "
+            f"{name!r} is not a valid model name: use 1 to 100 letters, digits, '_', '-' and '.', and begin with a "
             "letter, a digit or '_'"
         )
 
 
 def lines() -> list[dict[str, Any]]:
-    """The journal's lines, the oldest first; one that cannot be read is left out."""
+    """Return the journal's entries, oldest first, without unreadable lines."""
     found = []
     try:
         text = place.workspace().joinpath(*JOURNAL).read_text(encoding="utf-8", errors="replace")
@@ -47,7 +47,7 @@ def lines() -> list[dict[str, Any]]:
 
 
 def versions() -> list[dict[str, Any]]:
-    """What is said of each version that there is, in the order of their registration."""
+    """Return the entry of each existing version, in the order of registration."""
     there: dict[Any, dict[str, Any]] = {}
     for line in lines():
         key = (line.get("name"), line.get("number"))
@@ -61,19 +61,19 @@ def versions() -> list[dict[str, Any]]:
 
 
 def of(name: str, number: int) -> dict[str, Any]:
-    """What is said of one version; empty where there is none."""
+    """Return the entry of one version; empty if it does not exist."""
     found = [one for one in versions() if one.get("name") == name and one.get("number") == number]
     return found[0] if found else {}
 
 
 def highest(name: str) -> int:
-    """The highest number that a model ever had; 0 for a new one."""
+    """Return the highest version number that a model ever had; 0 for a new model."""
     numbers = [one["number"] for one in lines() if one.get("name") == name and one.get("event") == "register"]
     return max([number for number in numbers if isinstance(number, int)], default=0)
 
 
 def fits(there: Any, wanted: Any) -> bool:
-    """Whether tags or properties are those that are wanted: a name, a list of names and pairs, or a mapping."""
+    """Return whether tags or properties match a filter: a name, a list of names and pairs, or a mapping."""
     there = there or {}
     if not wanted:
         return True
@@ -87,7 +87,7 @@ def fits(there: Any, wanted: Any) -> bool:
 
 
 def about(tags: Any, properties: Any, description: Any, framework: Any, framework_version: Any) -> dict[str, Any]:
-    """What the SDK's words tell of a version, as the journal keeps it."""
+    """Convert the SDK's arguments about a version to the journal's form."""
     own = {FRAMEWORK: framework, FRAMEWORK_VERSION: framework_version}
     return {
         "tags": texts(tags),
@@ -97,7 +97,7 @@ def about(tags: Any, properties: Any, description: Any, framework: Any, framewor
 
 
 def texts(values: Any) -> dict[str, str]:
-    """A mapping of texts; names without a value have an empty one."""
+    """Convert a mapping or a list of names to a mapping of strings; a name without a value gets an empty string."""
     if not hasattr(values, "items"):
         values = {str(one): "" for one in values or ()}
     return {str(key): "" if value is None else str(value) for key, value in values.items()}

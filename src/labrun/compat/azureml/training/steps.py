@@ -1,4 +1,4 @@
-"""What a data set does with its rows once they are read: steps that JSON can hold, so that a run can be given them."""
+"""Operations on a data set's rows after reading: steps that are valid JSON, so that they can be passed to a run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from labrun.compat.azureml.notice import warn
 
 
 def applied(frame: Any, steps: Any) -> Any:
-    """A data frame after all steps, its rows numbered anew.
+    """Apply all steps to a data frame and renumber its rows.
 
     Raises:
-        UserErrorException: a step names a column that is not there, or that cannot be compared so.
+        UserErrorException: a step uses a column that does not exist or that cannot be compared with the value.
     """
     for name, *rest in steps:
         frame = STEPS[name](frame, *rest)
@@ -22,7 +22,7 @@ def applied(frame: Any, steps: Any) -> Any:
 
 
 def in_part(count: int, percentage: float, seed: int, first: bool) -> Any:
-    """Which of so many things are in one part of a random split; those of the other part are the rest."""
+    """Return for each of `count` items whether it is in the first (or second) part of a random split."""
     draw = random.Random(seed).random
     return [(draw() < percentage) == first for _ in range(count)]
 
@@ -35,7 +35,7 @@ def _drop(frame: Any, names: Any) -> Any:
     there = [name for name in names if name in frame.columns]
     if len(there) < len(names):
         gone = ", ".join(str(name) for name in names if name not in there)
-        warn(f"drop_columns: there is no column {gone}; there are: {', '.join(map(str, frame.columns))}")
+        warn(f"drop_columns: there is no column {gone}; the columns are: {', '.join(map(str, frame.columns))}")
     return frame.drop(columns=there)
 
 
@@ -49,7 +49,7 @@ def _between(frame: Any, name: str, start: Any, end: Any, inclusive: bool) -> An
     column = frame[name]
     if not str(column.dtype).startswith("datetime64"):
         raise UserErrorException(
-            f"column {name} holds no dates that are sure: where the data set is made, say "
+            f"column {name} does not hold unambiguous dates: create the data set with "
             f"set_column_types={{{name!r}: DataType.to_datetime(format)}}"
         )
     kept = column.notna()
@@ -63,7 +63,7 @@ def _between(frame: Any, name: str, start: Any, end: Any, inclusive: bool) -> An
 
 
 def _moment(text: str, column: Any) -> Any:
-    """A time to compare a column with: in UTC, which a time without a zone is in, as are columns without one."""
+    """Return a time in UTC to compare with a column. A time or a column without a zone counts as UTC."""
     import pandas
 
     found = pandas.Timestamp(text)
@@ -76,7 +76,7 @@ def _filter(frame: Any, condition: Any) -> Any:
 
 
 def truth(frame: Any, condition: Any) -> Any:
-    """Which rows a condition is true of."""
+    """Return a mask of the rows that satisfy a condition."""
     name, *rest = condition
     if name == "not":
         return ~truth(frame, rest[0])
@@ -106,7 +106,9 @@ def _check(frame: Any, names: Any) -> None:
     missing = [name for name in names if name not in there]
     if missing:
         raise UserErrorException(
-            "there is no column {}; there are: {}".format(", ".join(map(str, missing)), ", ".join(map(str, there)))
+            "there is no column {}; the columns are: {}".format(
+                ", ".join(map(str, missing)), ", ".join(map(str, there))
+            )
         )
 
 
@@ -129,7 +131,7 @@ TEXTS: dict[str, Any] = {
 
 
 class Column:
-    """A column by its name, to be compared: `data['age'] > 30`."""
+    """A column to compare by name: `data['age'] > 30`."""
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -142,12 +144,12 @@ class Column:
         value = {"column": value.name} if isinstance(value, Column) else value
         value = value.item() if hasattr(value, "item") else value
         if not isinstance(value, (str, bool, int, float, dict)):
-            raise UserErrorException(f"filter: a column is compared with a number, a text or a date, not {value!r}")
+            raise UserErrorException(f"filter: compare a column with a number, a string or a date, not {value!r}")
         return Condition([how, self.name, value])
 
     def _of_text(self, how: str, value: Any) -> Condition:
         if not isinstance(value, str):
-            raise UserErrorException(f"filter: {how}({value!r}): give a text")
+            raise UserErrorException(f"filter: {how}({value!r}): give a string")
         return Condition([how, self.name, value])
 
     def starts_with(self, value: str) -> Condition:
@@ -197,4 +199,4 @@ class Condition:
         return Condition(["not", self.told])
 
     def __bool__(self) -> bool:
-        raise UserErrorException("filter: join comparisons by & and |, each in brackets")
+        raise UserErrorException("filter: join comparisons with & and |, each in parentheses")

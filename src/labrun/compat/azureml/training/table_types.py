@@ -1,4 +1,4 @@
-"""What a script says of the tables that it reads: types of columns, where names stand."""
+"""The SDK's column types and header options, and the table definitions made from them."""
 
 from __future__ import annotations
 
@@ -20,43 +20,43 @@ class DataType:
 
     @staticmethod
     def to_string() -> DataType:
-        """Text."""
+        """Return the type for text."""
         return DataType(type="string")
 
     @staticmethod
     def to_long() -> DataType:
-        """Whole numbers."""
+        """Return the type for integers."""
         return DataType(type="long")
 
     @staticmethod
     def to_float(decimal_mark: str = ".") -> DataType:
-        """Fractions."""
+        """Return the type for floating-point numbers."""
         if decimal_mark != ".":
             not_here(f"DataType.to_float(decimal_mark={decimal_mark!r})", "replace it in the data frame")
         return DataType(type="float")
 
     @staticmethod
     def to_bool(true_values: Any = None, false_values: Any = None) -> DataType:
-        """Truth values.
+        """Return the type for booleans.
 
         Args:
-            true_values: texts that stand for True, whatever their case; None: `true` and `1`.
-            false_values: the same for False.
+            true_values: strings that mean True, case-insensitive; None: `true` and `1`.
+            false_values: strings that mean False; None: `false` and `0`.
         """
         return DataType(type="bool", true=_texts(true_values), false=_texts(false_values))
 
     @staticmethod
     def to_datetime(formats: Any = None) -> DataType:
-        """Dates.
+        """Return the type for dates.
 
         Args:
-            formats: one or several, as `%d/%m/%Y`, tried one after the other; None: ISO 8601.
+            formats: one or more formats such as `%d/%m/%Y`, tried in order; None: ISO 8601.
         """
         return DataType(type="datetime", formats=_texts(formats))
 
     @staticmethod
     def to_stream(*args: Any, **kwargs: Any) -> Any:
-        """Not in labrun: a column of paths is text."""
+        """Raise: in labrun a column of paths is text."""
         not_here("DataType.to_stream()", "read the files by their paths: a FileDataset mounts them")
 
 
@@ -65,7 +65,7 @@ def _texts(value: Any) -> Any:
 
 
 class PromoteHeadersBehavior:
-    """Which lines name the columns, for `header`."""
+    """The lines that hold the column names, for `header`."""
 
     NO_HEADERS = 0
     ONLY_FIRST_FILE_HAS_HEADERS = 1
@@ -77,10 +77,10 @@ HEADERS = ("none", "first", "combine", "same")
 
 
 def header_word(value: Any) -> str:
-    """`header` as a table's definition has it.
+    """Convert `header` to its value in a table definition.
 
     Raises:
-        UserErrorException: it is none of the SDK's.
+        UserErrorException: it is not one of the SDK's values.
     """
     if value is None or value is True or value is False:
         return "none" if value is False else "same"
@@ -88,7 +88,7 @@ def header_word(value: Any) -> str:
         value = getattr(PromoteHeadersBehavior, value.rpartition(".")[2])
     if isinstance(value, int) and 0 <= value < len(HEADERS):
         return HEADERS[value]
-    raise UserErrorException(f"header={value!r}: True, False or one of PromoteHeadersBehavior")
+    raise UserErrorException(f"header={value!r}: choose True, False or one of PromoteHeadersBehavior")
 
 
 def delimited(
@@ -101,10 +101,7 @@ def delimited(
     partition_format: Any = None,
     empty_as_string: bool = False,
 ) -> Any:
-    """The definition of tables in text.
-
-    Args: as those of the SDK's `from_delimited_files`.
-    """
+    """Return the table definition for delimited text; the arguments are those of the SDK's `from_delimited_files`."""
     return {
         "format": "delimited",
         "separator": separator,
@@ -117,21 +114,21 @@ def delimited(
 
 
 def common(set_column_types: Any = None, include_path: bool = False, partition_format: Any = None) -> Any:
-    """What the definitions of all kinds of tables have.
+    """Return the part of a table definition that all formats share.
 
     Raises:
-        UserErrorException: a type is none, or the format is none.
+        UserErrorException: a type is not a `DataType`, or the partition format is invalid.
     """
     types = {}
     for name, one in (set_column_types or {}).items():
         if not isinstance(one, DataType):
-            raise UserErrorException(f"set_column_types: {name}={one!r} is not a DataType, as DataType.to_long()")
+            raise UserErrorException(f"set_column_types: {name}={one!r} is not a DataType such as DataType.to_long()")
         types[str(name)] = one.labrun_type
     partition = {"partition": {"format": partitions.check(partition_format), "base": ""}} if partition_format else {}
     return {"types": types, "include_path": bool(include_path), **partition, "steps": []}
 
 
 def below(table: Any, base: str) -> Any:
-    """A definition that knows below which folder its files' names are, where it makes columns of them."""
+    """Return a table definition that stores the files' base folder if it extracts columns from paths."""
     partition = (table or {}).get("partition")
     return {**table, "partition": {**partition, "base": base}} if partition else table

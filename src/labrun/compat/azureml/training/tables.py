@@ -1,13 +1,13 @@
-"""Tables in files as one data frame, with pandas, and without what pandas guesses of its own.
+"""Reading of table files into one data frame with pandas, but without pandas' own type guessing.
 
-A definition, which JSON can hold, says how they are read:
+A table definition, which is valid JSON, describes how they are read:
 
     format         delimited, parquet or json; None: by each file's name
     separator, encoding, header (none, first, combine, same), infer, empty_as_string
-    types          the types of columns that were asked for
-    include_path   a column `Path`
-    partition      columns that are made of the files' paths; see `partitions.py`
-    steps          what is done with the rows afterwards; see `steps.py`
+    types          the requested column types
+    include_path   add a column `Path`
+    partition      columns extracted from the files' paths; see `partitions.py`
+    steps          operations on the rows after reading; see `steps.py`
 """
 
 from __future__ import annotations
@@ -36,33 +36,33 @@ ENCODINGS = {
     "iso88591": "iso-8859-1",
     "windows1252": "cp1252",
 }
-"""The SDK's names of encodings that Python calls otherwise; a byte order mark is not part of the first name."""
+"""Python's names for the SDK's encodings. All UTF-8 variants skip a byte order mark."""
 PATH = "Path"
 
 ANY = {**delimited(), "format": None}
-"""How files are read of which nothing was said."""
+"""The table definition for files without one."""
 
 
 def is_table(path: str) -> bool:
-    """Whether a file is a table, by its name."""
+    """Return whether a file is a table, judging by its name."""
     return os.path.splitext(path)[1].lower() in SUFFIXES
 
 
 def read(files: Any, definition: Any, on_error: str = "null", out_of_range: str = "null") -> Any:
-    """One data frame of all files, one below the other.
+    """Read all files and return their rows as one data frame.
 
     Args:
-        files: for each, its local path or web address, and its name as `Path` shows it.
-        definition: see the module.
-        on_error: what becomes of a value that is none of the type that was asked for: `null`, or `fail`.
-        out_of_range: the same of a date that pandas' `datetime64[ns]` cannot hold.
+        files: for each file, its local path and the name for the column `Path`.
+        definition: the table definition; see the module.
+        on_error: the handling of values that do not have the requested type: `null` (empty them) or `fail`.
+        out_of_range: the same for dates that pandas' `datetime64[ns]` cannot represent.
 
     Raises:
-        UserErrorException: there is no file; one cannot be read; their columns differ.
+        UserErrorException: there are no files, a file cannot be read, or the files' columns differ.
     """
     for name, value in (("on_error", on_error), ("out_of_range_datetime", out_of_range)):
         if value not in ("null", "fail"):
-            raise UserErrorException(f"to_pandas_dataframe({name}={value!r}): 'null' or 'fail'")
+            raise UserErrorException(f"to_pandas_dataframe({name}={value!r}): choose 'null' or 'fail'")
     if not files:
         raise UserErrorException("the data set has no files")
     definition = {**definition, "on_error": on_error, "out_of_range": out_of_range}
@@ -105,7 +105,7 @@ def _texts(files: Any, definition: Any) -> Any:
 
 
 def _cells(path: str, definition: Any, has_names: bool) -> Any:
-    """A file's cells, all of them text; an empty one is an empty text."""
+    """Read a file's cells as text; an empty cell is an empty string."""
     import pandas
 
     separator = definition["separator"]
@@ -115,7 +115,9 @@ def _cells(path: str, definition: Any, has_names: bool) -> Any:
     try:
         frame = pandas.read_csv(
             path,
-            sep=separator if len(separator) == 1 else re.escape(separator),  # pandas takes several for a pattern
+            sep=separator
+            if len(separator) == 1
+            else re.escape(separator),  # pandas reads a longer one as a regular expression
             engine="c" if len(separator) == 1 else "python",
             encoding=ENCODINGS.get(encoding.lower(), encoding),
             header=0 if has_names else None,
@@ -126,7 +128,7 @@ def _cells(path: str, definition: Any, has_names: bool) -> Any:
     except pandas.errors.EmptyDataError:
         return pandas.DataFrame()
     except (pandas.errors.ParserError, UnicodeError, LookupError, OSError, ValueError) as error:
-        raise UserErrorException(f"{path}: no table that can be read: {_first_line(error)}") from error
+        raise UserErrorException(f"{path}: not a readable table: {_first_line(error)}") from error
     if not isinstance(frame.index, pandas.RangeIndex):
         raise UserErrorException(f"{path}: its lines have more values than the first line has names")
     unnamed = {f"Unnamed: {place}": f"Column{place + 1}" for place in range(len(frame.columns))}
@@ -143,7 +145,7 @@ def _parquet(files: Any, definition: Any) -> Any:
         except ImportError:
             raise
         except Exception as error:
-            raise UserErrorException(f"{path}: no Parquet file: {_first_line(error)}") from error
+            raise UserErrorException(f"{path}: not a Parquet file: {_first_line(error)}") from error
     return _plain(_joined(frames, files, definition), definition)
 
 
@@ -161,11 +163,11 @@ def _json(files: Any, definition: Any) -> Any:
                 try:
                     row = json.loads(line)
                     if not isinstance(row, dict):
-                        raise ValueError("no object")
+                        raise ValueError("not a JSON object")
                 except ValueError as error:
                     if definition.get("invalid_lines") == "drop":
                         continue
-                    message = "{}, line {}: {}; invalid_lines='drop' leaves such lines out"
+                    message = "{}, line {}: {}; invalid_lines='drop' skips such lines"
                     raise UserErrorException(message.format(path, number, error)) from None
                 rows.append(row)
         names = list(dict.fromkeys(name for row in rows for name in row))
@@ -174,7 +176,7 @@ def _json(files: Any, definition: Any) -> Any:
 
 
 def _plain(frame: Any, definition: Any) -> Any:
-    """Texts as objects, whatever pandas keeps them in; the types that were asked for."""
+    """Convert columns to the requested types, and other text columns to objects, whatever pandas' string type."""
     _check_types(frame, definition)
     for name in frame.columns:
         wanted = definition["types"].get(str(name))
@@ -187,7 +189,7 @@ def _plain(frame: Any, definition: Any) -> Any:
 
 
 def _joined(frames: Any, files: Any, definition: Any, free: bool = False) -> Any:
-    """All frames below each other; unless `free`, they must have the same columns."""
+    """Concatenate the frames, which must have the same columns unless `free` is True."""
     import pandas
 
     partition = definition.get("partition")
@@ -197,14 +199,14 @@ def _joined(frames: Any, files: Any, definition: Any, free: bool = False) -> Any
             partitions.add(frame, own)
         if definition["include_path"]:
             frame.insert(0, PATH, shown)
-    # An empty file says nothing of columns.
+    # An empty file has no columns to compare.
     kept = [(path, frame) for (path, _), frame in zip(files, frames) if len(frame.columns)]  # noqa: B905
     for path, frame in kept[1:]:
         if not free and set(frame.columns) != set(kept[0][1].columns):
             first, there = kept[0][0], _few(kept[0][1].columns)
             raise UserErrorException(
-                f"{path} has the columns {_few(frame.columns)}, and {first} has {there}: give files with the "
-                "same ones, or header=PromoteHeadersBehavior.COMBINE_ALL_FILES_HEADERS"
+                f"{path} has the columns {_few(frame.columns)}, but {first} has {there}: give files with the "
+                "same columns, or header=PromoteHeadersBehavior.COMBINE_ALL_FILES_HEADERS"
             )
     if not kept:
         return pandas.DataFrame()
@@ -213,7 +215,7 @@ def _joined(frames: Any, files: Any, definition: Any, free: bool = False) -> Any
 
 def _check_width(path: str, frame: Any, first: Any) -> None:
     if len(frame.columns) != len(first.columns):
-        message = "{} has {} columns, and the first file has {}"
+        message = "{} has {} columns, but the first file has {}"
         raise UserErrorException(message.format(path, len(frame.columns), len(first.columns)))
 
 
@@ -221,12 +223,14 @@ def _check_types(frame: Any, definition: Any) -> None:
     unknown = [name for name in definition["types"] if name not in {str(one) for one in frame.columns}]
     if unknown and len(frame.columns):
         raise UserErrorException(
-            "set_column_types: there is no column {}; there are: {}".format(", ".join(unknown), _few(frame.columns))
+            "set_column_types: there is no column {}; the columns are: {}".format(
+                ", ".join(unknown), _few(frame.columns)
+            )
         )
 
 
 def _made(definition: Any) -> Any:
-    """The columns that are made of paths."""
+    """Return the names of the columns extracted from paths."""
     return partitions.keys(definition["partition"]["format"]) if definition.get("partition") else []
 
 

@@ -1,4 +1,4 @@
-"""What every table of the SDK can do: steps over rows and columns, carried out when the data frame is asked for."""
+"""The methods of all tables: steps on rows and columns, which are executed when the data frame is created."""
 
 from __future__ import annotations
 
@@ -31,72 +31,72 @@ INSTEAD = {
     "submit_profile_run": DESCRIBE,
     "partition_by": FRAME,
     "as_hdfs": ".as_mount()",
-    "as_cache": ".as_mount(): labrun keeps what has come from elsewhere",
+    "as_cache": ".as_mount(): labrun caches remote data",
     "as_stream": ".as_mount()",
 }
 
 
 def missing(kind: str, name: str) -> Any:
-    """Answer for a member that a data set does not have.
+    """Raise for a member that a data set does not have.
 
     Raises:
         AttributeError: always; with advice unless the name is private.
     """
     if name.startswith("_"):
         raise AttributeError(f"{kind!r} object has no attribute {name!r}")
-    way = INSTEAD.get(name, "docs/coming-from-azureml.md lists what data sets do here")
+    way = INSTEAD.get(name, "docs/coming-from-azureml.md lists what data sets can do")
     raise NoSuchMemberError(f"{kind}.{name} is part of Azure ML and not of labrun. Instead: {way}")
 
 
 class Missing(type):
-    """The type of `Dataset`: it answers for what was called on the class in 2019, as `Dataset.auto_read_files()`."""
+    """Metaclass of `Dataset`: raises with advice for class methods from 2019, such as `Dataset.auto_read_files()`."""
 
     def __getattr__(cls, name: str) -> Any:
         return missing(cls.__name__, name)
 
 
 def seed_of(seed: Any) -> int:
-    """A seed; another one each time if none is given."""
+    """Return the seed, or a random one if it is None."""
     return random.SystemRandom().randrange(2**31) if seed is None else int(seed)
 
 
 def share(call: str, value: Any) -> float:
-    """A share from 0 to 1.
+    """Return a value as a fraction from 0 to 1.
 
     Raises:
-        UserErrorException: it is none.
+        UserErrorException: it is not such a fraction.
     """
     number = values.as_number(value)
     if number is None or not 0 <= number <= 1:
-        raise UserErrorException(f"{call}: {value!r} is not a share from 0 to 1")
+        raise UserErrorException(f"{call}: {value!r} is not a fraction from 0 to 1")
     return number
 
 
 def count_of(call: str, value: Any) -> int:
-    """A whole number from 0 on.
+    """Return a value as a non-negative integer.
 
     Raises:
-        UserErrorException: it is none.
+        UserErrorException: it is not a non-negative integer.
     """
     number = values.as_number(value)
     if number is None or number < 0 or number != int(number):
-        raise UserErrorException(f"{call}({value!r}): give a whole number from 0 on")
+        raise UserErrorException(f"{call}({value!r}): give an integer of at least 0")
     return int(number)
 
 
 class Tabular:
-    """The methods of a table; what has them says what its files are and how it is read."""
+    """Mixin with the methods of a table. Subclasses define its files and its table definition."""
 
     def _table(self) -> Any:
-        """How it is read; see `tables`."""
+        """Return the table definition; see `tables`."""
         raise NotImplementedError
 
     def _table_files(self) -> Any:
-        """For each file, where it can be read and its name as `Path` shows it."""
+        """Return each file's local path and its name for the column `Path`."""
         raise NotImplementedError
 
     def _with_table(self, table: Any) -> Any:
-        """The same data, read in another way."""
+        """Return the same data with another table definition."""
         raise NotImplementedError
 
     def _step(self, *step: Any) -> Any:
@@ -104,57 +104,57 @@ class Tabular:
         return self._with_table({**table, "steps": [*table["steps"], list(step)]})
 
     def to_pandas_dataframe(self, on_error: str = "null", out_of_range_datetime: str = "null") -> Any:
-        """The rows as a pandas.DataFrame; `columns.py` says which types they have.
+        """Return the rows as a pandas.DataFrame; `columns.py` describes the column types.
 
         Args:
-            on_error: a value that is none of the type that was asked for becomes empty, and that is told (`null`), or
-                ends the reading (`fail`).
-            out_of_range_datetime: the same of a date before 1677 or after 2262, which pandas' dates cannot hold.
+            on_error: the handling of values that do not have the requested type: `null` empties them with a notice,
+                `fail` raises.
+            out_of_range_datetime: the same for dates before 1677 or after 2262, which pandas cannot represent.
 
         Raises:
-            UserErrorException: there are no tables, or they cannot be read as one.
+            UserErrorException: there are no tables, or they cannot be read as one table.
         """
         return tables.read(self._table_files(), self._table(), on_error, out_of_range_datetime)
 
     def take(self, count: int) -> Any:
-        """The first rows."""
+        """Return the first `count` rows."""
         return self._step("take", count_of("take", count))
 
     def head(self, count: int) -> Any:
-        """A data frame of the first rows."""
+        """Return the first `count` rows as a data frame."""
         return self.take(count).to_pandas_dataframe()
 
     def skip(self, count: int) -> Any:
-        """Without the first rows."""
+        """Return all but the first `count` rows."""
         return self._step("skip", count_of("skip", count))
 
     def sample(self, probability: float, seed: Any = None) -> Any:
-        """Each row with this probability."""
+        """Sample each row with this probability."""
         return self._step("split", share("sample", probability), seed_of(seed), True)
 
     def random_split(self, percentage: float, seed: Any = None) -> Any:
-        """Two tables: each row is in the first with this probability, else in the second."""
+        """Split into two tables: each row goes to the first with this probability, otherwise to the second."""
         part, seed = share("random_split", percentage), seed_of(seed)
         return self._step("split", part, seed, True), self._step("split", part, seed, False)
 
     def drop_columns(self, columns: Any) -> Any:
-        """Without these columns; one that is not there is told when the rows are read, as is the SDK's way."""
+        """Drop columns. As in the SDK, reading the rows only warns of a column that does not exist."""
         names = _names(columns)
         return self._timed(lambda name: name not in names)._step("drop", names)
 
     def keep_columns(self, columns: Any, validate: bool = False) -> Any:
-        """Only these columns."""
+        """Keep only these columns."""
         names = _names(columns)
         return self._timed(lambda name: name in names)._step("keep", names)
 
     def filter(self, expression: Any) -> Any:
-        """Only rows of which a comparison is true: `data.filter(data['age'] > 30)`."""
+        """Keep only the rows that satisfy a comparison: `data.filter(data['age'] > 30)`."""
         if not isinstance(expression, steps.Condition):
-            raise UserErrorException(f"filter({expression!r}): give a comparison, as data['age'] > 30")
+            raise UserErrorException(f"filter({expression!r}): give a comparison, such as data['age'] > 30")
         return self._step("filter", expression.told)
 
     def column(self, name: str) -> Any:
-        """A column, for `filter`."""
+        """Return a column for `filter`."""
         return steps.Column(name)
 
     # Time series
@@ -168,27 +168,27 @@ class Tabular:
         coarse_grain_timestamp: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Say which column holds the time of a row, for `time_before` and the like.
+        """Set the column with each row's timestamp, for `time_before` and similar methods.
 
         Raises:
-            UserErrorException: the column of the partitions alone is named.
+            UserErrorException: only the partition column is given.
         """
         fine, coarse = timestamp or fine_grain_timestamp, partition_timestamp or coarse_grain_timestamp
         if coarse and not fine:
             raise UserErrorException(
-                f"with_timestamp_columns: partition_timestamp={coarse!r} alone says too little: name the column with "
+                f"with_timestamp_columns: partition_timestamp={coarse!r} alone is not enough: give the column with "
                 "the time of each row, timestamp=..."
             )
         return self._with_table({**self._table(), "timestamp": fine, "partition_timestamp": coarse})
 
     @property
     def timestamp_columns(self) -> Any:
-        """The columns that `with_timestamp_columns` named."""
+        """The columns set by `with_timestamp_columns`."""
         table = self._table()
         return table.get("timestamp"), table.get("partition_timestamp")
 
     def _timed(self, is_there: Any) -> Any:
-        """The same; a column of times that will not be there is one no longer."""
+        """Return the same table without timestamp columns that are about to be dropped."""
         if not self._table().get("timestamp"):
             return self
         fine, coarse = (name if is_there(name) else None for name in self.timestamp_columns)
@@ -198,53 +198,53 @@ class Tabular:
         name = self._table().get("timestamp")
         if not name:
             raise DatasetTimestampMissingError(
-                f"{call}: say first which column holds the time: with_timestamp_columns(name)"
+                f"{call}: first set the column that holds the time: with_timestamp_columns(name)"
             )
         strange = [one for one in (start, end) if one is not None and not hasattr(one, "isoformat")]
         if strange:
-            raise UserErrorException(f"{call}({strange[0]!r}): give a datetime; one without a time zone is UTC")
+            raise UserErrorException(f"{call}({strange[0]!r}): give a datetime (UTC if it has no time zone)")
         texts = [None if one is None else one.isoformat() for one in (start, end)]
         return self._step("between", name, *texts, bool(inclusive))
 
     def time_before(self, end_time: Any, include_boundary: bool = True, validate: bool = True) -> Any:
-        """Rows up to a time."""
+        """Keep the rows up to a time."""
         return self._between("time_before", None, end_time, include_boundary)
 
     def time_after(self, start_time: Any, include_boundary: bool = True, validate: bool = True) -> Any:
-        """Rows from a time on."""
+        """Keep the rows from a time on."""
         return self._between("time_after", start_time, None, include_boundary)
 
     def time_between(self, start_time: Any, end_time: Any, include_boundary: bool = True, validate: bool = True) -> Any:
-        """Rows between two times."""
+        """Keep the rows between two times."""
         return self._between("time_between", start_time, end_time, include_boundary)
 
     def time_recent(self, time_delta: Any, include_boundary: bool = True, validate: bool = True) -> Any:
-        """Rows of the time just gone by, in UTC."""
-        now = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)  # noqa: UP017 - UTC is of Python 3.11
+        """Keep the rows from the most recent period, in UTC."""
+        now = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)  # noqa: UP017 - UTC needs Python 3.11
         return self._between("time_recent", now - time_delta, None, include_boundary)
 
     # As files
 
     @property
     def partition_keys(self) -> Any:
-        """The columns that `partition_format` makes of paths."""
+        """The columns that `partition_format` extracts from paths."""
         partition = self._table().get("partition")
         return partitions.keys(partition["format"]) if partition else []
 
     def get_partition_key_values(self, partition_keys: Any = None) -> Any:
-        """The different values of these columns, or of all that are made of paths: a dictionary for each.
+        """Return the distinct values of these partition columns (default: of all), one dictionary per combination.
 
         Raises:
-            UserErrorException: a name is none of them.
+            UserErrorException: a name is not a partition column.
         """
         return partitions.different(self._table().get("partition"), self._table_files(), partition_keys)
 
     def to_csv_files(self, separator: str = ",") -> Any:
-        """The rows as a file of text, in a data set of files."""
+        """Write the rows to a text file and return it as a file data set."""
         return self._written("part-00000.csv", lambda frame, path: frame.to_csv(path, sep=separator, index=False))
 
     def to_parquet_files(self) -> Any:
-        """The rows as a Parquet file, in a data set of files."""
+        """Write the rows to a Parquet file and return it as a file data set."""
         return self._written("part-00000.parquet", lambda frame, path: frame.to_parquet(path, index=False))
 
     def _written(self, name: str, write: Any) -> Any:
@@ -253,11 +253,11 @@ class Tabular:
         return self._of_folder(folder)
 
     def _of_folder(self, folder: str) -> Any:
-        """A data set of the files in a local folder."""
+        """Return a file data set of a local folder."""
         raise NotImplementedError
 
     def show(self) -> Any:
-        """Not in labrun: the data frame is shown by whoever has it."""
+        """Raise: show the data frame instead."""
         not_here("TabularDataset.show()", FRAME)
 
 

@@ -1,4 +1,4 @@
-"""Values of scripts as labrun keeps them: numbers as metrics, all else as JSON; and names that files can have."""
+"""Conversion of a script's values to what labrun stores: numbers, JSON, metric names and file names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def as_number(value: Any) -> float | None:
-    """A value as a number, a whole one as an int, or None if it is none.
+    """Return a value as a number (an int stays an int); None if it is not a number.
 
     Args:
         value: a number, or an array or tensor (NumPy, torch, TensorFlow) of one element. Text is never a number.
@@ -17,19 +17,19 @@ def as_number(value: Any) -> float | None:
     if isinstance(value, (str, bytes, bytearray)) or value is None:
         return None
     try:
-        # First: float() of an array of one element is deprecated in NumPy.
+        # item() first: NumPy deprecates float() of a one-element array.
         value = value.item() if hasattr(value, "item") else value
         if isinstance(value, (str, bytes, complex)):
             return None
         number = float(value)
         return value if type(value) is int else number
     except (TypeError, ValueError, OverflowError, RuntimeError):
-        # What torch raises for a tensor of several elements is a RuntimeError.
+        # torch raises a RuntimeError for a tensor of several elements.
         return None
 
 
 def as_list(value: Any) -> list[Any]:
-    """An array, tensor or any iterable as a list; a single value as a list of one."""
+    """Return an array, tensor or other iterable as a list, and a single value as a list of one."""
     if isinstance(value, (str, bytes)):
         return [value]
     if hasattr(value, "tolist"):
@@ -41,7 +41,7 @@ def as_list(value: Any) -> list[Any]:
 
 
 def as_json(value: Any) -> Any:
-    """A value made of what JSON has: arrays as lists, NaN and infinities as text, anything strange as its text."""
+    """Convert a value to JSON types: arrays to lists, NaN, infinities and unknown objects to strings."""
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):
@@ -58,16 +58,16 @@ def as_json(value: Any) -> Any:
 
 
 def json_text(value: Any) -> str:
-    """One line of JSON, valid whatever the script gave."""
+    """Return a value as one line of valid JSON."""
     return json.dumps(as_json(value), ensure_ascii=False, allow_nan=False)
 
 
 def metric_name(name: Any) -> str:
-    """A name as metrics may have it: without control characters."""
+    """Return a valid metric name: non-printable characters become spaces."""
     return "".join(letter if letter.isprintable() else " " for letter in str(name))
 
 
 def file_name(name: Any) -> str:
-    """A name as a file's: `Error/train: all` becomes `Error_train_ all`; never hidden, never a path, never too long."""
+    """Return a safe file name (not hidden, no path, at most 100 characters): `a/b: c` becomes `a_b_ c`."""
     safe = re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", str(name)).strip()
     return re.sub(r"^\.", "_", safe)[:100] or "_"

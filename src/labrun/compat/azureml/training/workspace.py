@@ -12,7 +12,7 @@ from labrun.compat.azureml.training import place
 
 
 class Workspace:
-    """The one workspace; the arguments that name one in Azure are accepted and not used."""
+    """The only workspace. The arguments that identify a workspace in Azure are accepted but not used."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.name = place.workspace().name
@@ -25,21 +25,21 @@ class Workspace:
 
     @classmethod
     def from_config(cls, *args: Any, **kwargs: Any) -> Workspace:
-        """The workspace; no `config.json` is read."""
+        """Return the workspace, without reading a `config.json`."""
         return cls()
 
     @classmethod
     def get(cls, *args: Any, **kwargs: Any) -> Workspace:
-        """The workspace, whatever name is given."""
+        """Return the workspace, whatever the name."""
         return cls()
 
     @classmethod
     def create(cls, *args: Any, **kwargs: Any) -> Any:
-        """Not in labrun: a folder needs no creation."""
-        not_here("Workspace.create()", "any folder is a workspace: go there and run `labrun` (or set LABRUN_ROOT)")
+        """Raise: any folder is already a workspace."""
+        not_here("Workspace.create()", "any folder is a workspace: run `labrun` in it (or set LABRUN_ROOT)")
 
     def get_default_datastore(self) -> Any:
-        """The run's datastore; by name alone where labrun is not installed."""
+        """Return the run's datastore; without labrun installed, only an object with its name."""
         whole = finder.whole()
         if whole is not None:
             return whole.find("azureml.core", "Datastore").get_default(None)
@@ -49,7 +49,7 @@ class Workspace:
 
     @property
     def datasets(self) -> Any:
-        """The inputs that the run's config mounted, by their names; where labrun is installed, all that there is."""
+        """All data sets by name; without labrun installed, only the inputs mounted by the run's config."""
         whole = finder.whole()
         if whole is not None:
             return whole.find("azureml.core", "Dataset").get_all(None)
@@ -58,15 +58,15 @@ class Workspace:
         return Inputs()
 
     def get_mlflow_tracking_uri(self, *args: Any, **kwargs: Any) -> Any:
-        """Where MLflow logs to: inside of a run, the address that it has without being told any."""
+        """Return MLflow's tracking URI; inside a run, it is already set in the environment."""
         return os.environ.get("MLFLOW_TRACKING_URI") or self.__getattr__("get_mlflow_tracking_uri")()
 
     def get_details(self) -> dict[str, str]:
-        """Name and place."""
+        """Return the workspace's name, location and folder."""
         return {"name": self.name, "location": self.location, "id": str(place.workspace())}
 
     def __getattr__(self, name: str) -> Any:
-        """What control scripts ask a workspace for, where labrun is installed: `compute_targets`, `experiments`, ..."""
+        """Return a member for control scripts, such as `compute_targets`, if labrun is installed."""
         whole = None if name.startswith("_") else finder.whole()
         if whole is not None:
             return getattr(whole.find("azureml.core", "Workspace")(), name)
@@ -77,7 +77,7 @@ class Workspace:
         )
 
     def get_default_keyvault(self) -> Any:
-        """Secrets: variables of the environment."""
+        """Return the key vault, whose secrets are environment variables."""
         from labrun.compat.azureml.training.keyvault import Keyvault
 
         return Keyvault()
