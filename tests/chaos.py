@@ -1,6 +1,6 @@
-"""A sweep under random kill -9 of its runs, fork servers and controllers, resumed until it is done.
+"""A sweep with random kill -9 of its runs, fork servers and controllers, resumed until it is complete.
 
-As a program, at the size of a real day: `LABRUN_WARM=1 python tests/chaos.py --runs 1000 --kills 200`.
+As a program, for a large test: `LABRUN_WARM=1 python tests/chaos.py --runs 1000 --kills 200`.
 """
 
 from __future__ import annotations

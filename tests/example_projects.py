@@ -1,4 +1,4 @@
-"""The projects of `examples/`, copied to where a test may run them."""
+"""Copies of the projects in `examples/` for the tests."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Another machine for the tests: a real sshd in a network, mount, process and host-name namespace of its own.
+"""A remote machine for the tests: a real sshd in separate network, mount, process and host-name namespaces.
 
-Another user with an empty home. What is the laptop's (the clone, this user's home, /tmp) cannot be seen there. The
-packages of the environment are bound read-only at /opt/env, so that not each test builds 5 GB; labrun is not among
-what can be imported there. Needs root, iproute2, unshare and sshd (`tests/storage/install`).
+It has another user with an empty home. The local clone, home and /tmp are not visible in it. The packages of the
+environment are mounted read-only at /opt/env, so that tests need not build 5 GB each, but labrun cannot be imported
+from there. Requires root, iproute2, unshare and sshd (`tests/storage/install`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A project with a model that waits, and serves a port meanwhile; its `compute=box` is the pool of a machine."""
+"""A project whose model waits and serves a port meanwhile. Its `compute=box` is a machine's pool."""
 
 from __future__ import annotations
 

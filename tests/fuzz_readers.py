@@ -1,13 +1,13 @@
-"""A fuzzer of everything that reads what others may have written.
+"""A fuzzer for all readers of files that others may have written.
 
-Files that labrun has written itself (`run.json`, `metrics.jsonl`, annotations, a plan, a card, archives, assets and
-their manifests, the journal, the index, and more) are changed at random; then every reader is called. It may give an
-answer or a `LabrunError`. It must not raise anything else, hang, make or take away anything outside of the workspace,
-or print what a terminal obeys.
+It randomly changes files written by labrun (`run.json`, `metrics.jsonl`, annotations, a plan, a card, archives, assets
+and their manifests, the journal, the index, and more), then calls every reader. A reader may return a result or raise a
+`LabrunError`. It must not raise anything else, hang, create or remove anything outside the workspace, or print control
+characters.
 
     python tests/fuzz_readers.py --seconds 600 [--seed N]
 
-Each finding is printed once, with the change that led to it; the exit code is 1 if there was any.
+Each finding is printed once, with the change that caused it. The exit code is 1 if there are any.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Data modules, data sets and networks as people have them, small."""
+"""Small data modules, data sets and networks as users write them."""
 
 from __future__ import annotations
 

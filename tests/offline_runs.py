@@ -1,4 +1,4 @@
-"""Reading wandb's offline runs back: a log of protobuf messages in the framing of LevelDB."""
+"""Reader of wandb's offline runs: a log of protobuf messages in LevelDB's framing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A terminal with a command in it, for what asks a person."""
+"""A pseudo-terminal with a command in it, for commands that ask the user."""
 
 from __future__ import annotations
 

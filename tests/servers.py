@@ -1,4 +1,4 @@
-"""Real servers on this machine: Azurite, an S3 server (moto), openssh's sftp, a web server. Each on a free port."""
+"""Real servers on this machine, each on a free port: Azurite, S3 (moto), openssh's sftp, a web server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests on a real Slurm cluster need."""
+"""Helpers for the tests with a real Slurm cluster."""
 
 from __future__ import annotations
 

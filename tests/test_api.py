@@ -1,4 +1,4 @@
-"""labrun from Python: submit, look, act, register; and in a notebook, executed by nbconvert."""
+"""The Python API: submit, inspect, control, register; also in a notebook, executed by nbconvert."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `labrun`, as a person types it, in a process of its own."""
+"""The command `labrun`, in a separate process, as users run it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every YAML that ships composes, says what it is for, and holds against the schema."""
+"""Every shipped YAML file composes, has a description, and matches the schema."""
 
 from __future__ import annotations
 

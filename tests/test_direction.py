@@ -1,4 +1,4 @@
-"""A metric's direction, by its name: one rule for checkpoints, early stopping, sweeps, searches and selections."""
+"""The direction of a metric from its name: one rule for checkpoints, early stopping, sweeps and selection."""
 
 from __future__ import annotations
 

@@ -1,20 +1,20 @@
-"""The documentation: every block is carried out, every output is what comes out, every link leads somewhere.
+"""The documentation: every block is executed, every output is compared, and every link is checked.
 
-A comment before a block says how it is carried out, where that is not by itself:
+A comment before a block changes how it is tested:
 
-    <!-- composed -->     hardware or a cloud is missing: the configuration is composed and validated, `lab` is parsed
-    <!-- set-up -->       installs, signs in: compared with what the project's files say
-    <!-- slurm -->        on the cluster of this machine
-    <!-- azure -->        with the Azure emulator;   <!-- s3 -->  with an S3 server
-    <!-- real data -->    with MNIST and CIFAR-10 in ./data
-    <!-- data -->         in the README: on the real data, by `test_readme.py`
-    <!-- until: TEXT -->  goes on until it is ended: carried out until it has printed this
-    <!-- exit 2 -->       ends with this exit code
-    <!-- listing -->      a `text` block that is not an output
-    <!-- theirs -->       Python for another library: parsed
+    <!-- composed -->     needs hardware or a cloud: only composes and validates the config, or parses the `lab` command
+    <!-- set-up -->       installs or signs in: compared with the project's files
+    <!-- slurm -->        runs on the cluster of this machine
+    <!-- azure -->        runs with the Azure emulator;   <!-- s3 -->  with an S3 server
+    <!-- real data -->    runs with MNIST and CIFAR-10 in ./data
+    <!-- data -->         in the README: runs on the real data, in `test_readme.py`
+    <!-- until: TEXT -->  never ends: stopped once it has printed this text
+    <!-- exit 2 -->       must exit with this code
+    <!-- listing -->      a `text` block that is not the output of a command
+    <!-- theirs -->       Python for another library: only parsed
 
-Each page has a workspace of its own, in which its blocks follow each other. A `text` block after a command is what it
-prints; `...` stands for anything, a line of it for any lines.
+Each page has its own workspace, in which its blocks run in order. A `text` block after a command is its output; `...`
+matches any text, and a line of `...` matches any lines.
 """
 
 from __future__ import annotations

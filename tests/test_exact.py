@@ -1,4 +1,4 @@
-"""Values of a configuration on their way into a record and a card, and back: as Hydra gives them to a component."""
+"""Config values in records and cards and back: components receive them as from Hydra."""
 
 from __future__ import annotations
 

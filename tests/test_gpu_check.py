@@ -1,4 +1,4 @@
-"""The script that is prepared for a machine with a GPU."""
+"""The script for checks on a machine with a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are written in one step, and lines that are added in one write."""
+"""Atomic file writes, and lines appended in a single write."""
 
 from __future__ import annotations
 

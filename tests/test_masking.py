@@ -1,4 +1,4 @@
-"""Values of variables that a config refers to stay out of records, logs and messages."""
+"""Values of variables in a config must not appear in records, logs or messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One message means one: what was given, what is allowed, and a command that can be typed in its place."""
+"""Messages about mistakes: what was given, what is allowed, and a corrected command, all in one message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`labrun new`: what it writes runs at once, and where it writes nothing it says why, in one message."""
+"""`labrun new`: its project runs immediately; if it writes nothing, it says why in one message."""
 
 from __future__ import annotations
 

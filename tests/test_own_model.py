@@ -1,4 +1,4 @@
-"""A new model is one Python file and one YAML file, in a person's own working folder."""
+"""A new model takes one Python file and one YAML file in the user's own working folder."""
 
 from __future__ import annotations
 

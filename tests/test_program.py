@@ -1,4 +1,4 @@
-"""Runs that a program is itself."""
+"""Runs started by a program with `start_run`."""
 
 from __future__ import annotations
 

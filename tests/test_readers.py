@@ -1,4 +1,4 @@
-"""Whatever others may have written: it leads nowhere else, it runs nothing, and it keeps nothing else back."""
+"""Readers of files from others: such files lead nowhere else, execute nothing, and block no other files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README is for five minutes. Its commands are executed by `test_docs.py`, those on the real data here."""
+"""The README takes five minutes. `test_docs.py` runs its commands, except those on real data, which run here."""
 
 from __future__ import annotations
 

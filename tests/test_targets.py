@@ -1,4 +1,4 @@
-"""What a `_target_` names is checked from its source: nothing is imported for it."""
+"""`_target_`s are checked from source, without imports."""
 
 from __future__ import annotations
 

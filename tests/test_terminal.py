@@ -1,4 +1,4 @@
-"""What a terminal would obey is shown, by every verb but `logs`; JSON and CSV say exactly what there is."""
+"""Control characters are shown as escapes by every verb except `logs`; JSON and CSV stay exact."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a card or a record may have built: classes of models, resolved before anything is called."""
+"""Objects that a card or a record may build: only model classes, checked before anything is called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A warm interpreter with next to nothing in it, and a command that tells how it was started."""
+"""A nearly empty warm interpreter, and a command that reports how it was started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The backends that keep the contract; `toy/` is somebody else's, installed as a package of its own."""
+"""The backends for the contract tests. `toy/` is a third-party backend, installed as a separate package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run needs, what there is, and the refusal of what cannot be had."""
+"""Resources that a run requests and a machine has, and the refusal of requests that cannot be met."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every backend promises (`labrun.backends.base`), on real machinery: processes, kills, a Slurm cluster."""
+"""The contract of every backend (`labrun.backends.base`), with real processes, kills and a Slurm cluster."""
 
 from __future__ import annotations
 

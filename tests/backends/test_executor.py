@@ -1,4 +1,4 @@
-"""The pool as a submitit executor, and plain Hydra applications through it."""
+"""The pool as a submitit executor, and plain Hydra applications that use it."""
 
 from __future__ import annotations
 

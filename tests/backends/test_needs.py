@@ -1,4 +1,4 @@
-"""What each run of a sweep needs is what it has: cores, GPUs, threads, variables of any size."""
+"""Each run of a sweep gets the resources that it requests: cores, GPUs, threads, variables of any size."""
 
 from __future__ import annotations
 

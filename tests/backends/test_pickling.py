@@ -1,4 +1,4 @@
-"""Functions of a script that travel to another process keep the names of their files."""
+"""Functions of a script keep the names of their source files when pickled for another process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pool under real faults: each ends in a true record, and the neighbours never notice."""
+"""The pool under real faults: each leaves a correct record, and other runs are not affected."""
 
 from __future__ import annotations
 

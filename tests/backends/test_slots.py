@@ -1,4 +1,4 @@
-"""Places, cores and GPUs are handed out to each run as it needs them."""
+"""Assignment of slots, cores and GPUs to runs according to their requests."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""`labrun` several times, each a fork of this interpreter: cold, and all that is imported before is imported once.
+"""Run `labrun` several times, each in a fork of this interpreter: cold, but sharing the modules imported before.
 
-On standard input JSON: `imports`, modules; `commands`, the arguments of each. On standard output JSON: of each
-command the exit code and what it wrote.
+Reads JSON from standard input: `imports`, a list of modules, and `commands`, a list of argument lists. Writes JSON to
+standard output: the exit code and the output of each command.
 """
 
 import importlib

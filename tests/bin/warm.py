@@ -1,4 +1,4 @@
-"""`labrun` and `lab` as their console scripts start them, but that a cold one leaves no warm interpreter behind."""
+"""`labrun` and `lab` as in their console scripts, except that a cold command leaves no warm interpreter behind."""
 
 import os
 import sys

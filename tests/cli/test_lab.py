@@ -1,4 +1,4 @@
-"""`lab`: what it shows, and how it answers mistakes."""
+"""The command `lab`: its output, and its answers to mistakes."""
 
 from __future__ import annotations
 

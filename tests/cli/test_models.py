@@ -1,4 +1,4 @@
-"""`lab models`, over the real runs of the real command: register, look, predict, serve, remove."""
+"""`lab models` on real runs of the real command: register, show, predict, serve, remove."""
 
 from __future__ import annotations
 

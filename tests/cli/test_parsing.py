@@ -1,4 +1,4 @@
-"""What `lab` says of a command line that it does not take: one message, with what there is and what to type."""
+"""Messages of `lab` about an invalid command line: one message, with the options and what to type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every verb of `lab runs`, on a folder with every kind of run, on an empty one, and on one with a damaged record."""
+"""Every verb of `lab runs`, in a workspace with every kind of run, an empty one, and one with a damaged record."""
 
 from __future__ import annotations
 

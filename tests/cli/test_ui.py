@@ -1,4 +1,4 @@
-"""`lab ui`, with real runs of the real commands, looked at through a real browser."""
+"""`lab ui` with real runs of the real commands, viewed in a real browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What sbatch is asked for, and what is refused before it is asked: no job runs here."""
+"""Options passed to sbatch, and refusals before it is called. No job runs in these tests."""
 
 from __future__ import annotations
 

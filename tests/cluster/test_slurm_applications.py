@@ -1,4 +1,4 @@
-"""On a real Slurm cluster: Hydra applications that know nothing of labrun."""
+"""Hydra applications that do not use labrun, on a real Slurm cluster."""
 
 from __future__ import annotations
 

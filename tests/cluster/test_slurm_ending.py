@@ -1,4 +1,4 @@
-"""On a real Slurm cluster: how runs end there, by request, by preemption, by the clock, with their node."""
+"""Ends of runs on a real Slurm cluster: canceled, preempted, timed out, or lost with their node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On a real Slurm cluster: runs of several processes."""
+"""Runs of several processes on a real Slurm cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On a real Slurm cluster: sweeps and searches whose controller dies, and jobs that are found again."""
+"""Sweeps and searches on a real Slurm cluster whose controller dies, and reattaching to their jobs."""
 
 from __future__ import annotations
 

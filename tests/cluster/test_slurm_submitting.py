@@ -1,4 +1,4 @@
-"""On a real Slurm cluster (`tests/cluster/start-slurm` starts one): what jobs get, and how many runs they hold."""
+"""Submission to a real Slurm cluster (`tests/cluster/start-slurm`): resources of jobs, and runs per job."""
 
 from __future__ import annotations
 

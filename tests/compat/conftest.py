@@ -1,4 +1,4 @@
-"""A run's folder made by hand, and scripts run in it as the script task runs them."""
+"""A run directory created by hand, and scripts executed in it as by the script task."""
 
 from __future__ import annotations
 

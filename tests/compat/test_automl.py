@@ -1,4 +1,4 @@
-"""`AutoMLConfig`: what its words become, in this process. A whole search is in test_tutorials.py."""
+"""Translation of `AutoMLConfig`, in this process. A complete search is in test_tutorials.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a script calls on its run, read back from the run's folder."""
+"""Calls of a script on its run, checked against the run directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What scripts do with their run beside logging: runs below it, and models that it registers."""
+"""Child runs of scripts, and models that scripts register."""
 
 from __future__ import annotations
 

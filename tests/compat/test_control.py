@@ -1,4 +1,4 @@
-"""Control scripts and notebooks of the SDK: what they submit, by each way in."""
+"""Control scripts and notebooks of the SDK: their submissions, for each way to start them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Datastores and data sets of the SDK, imported as scripts import them."""
+"""Datastores and data sets of the SDK, imported as in users' scripts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What control scripts run, and in what: commands, processes, environments of this interpreter or built ones."""
+"""Commands, processes and environments of control scripts: the current interpreter, or a built one."""
 
 from __future__ import annotations
 

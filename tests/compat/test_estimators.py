@@ -1,4 +1,4 @@
-"""Estimators, the way to submit a script before `ScriptRunConfig`."""
+"""Estimators, which submitted scripts before `ScriptRunConfig` existed."""
 
 from __future__ import annotations
 

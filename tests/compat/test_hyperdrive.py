@@ -1,4 +1,4 @@
-"""HyperDrive's searches as labrun carries them out."""
+"""HyperDrive searches as executed by labrun."""
 
 from __future__ import annotations
 

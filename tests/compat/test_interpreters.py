@@ -1,4 +1,4 @@
-"""The shim and its runner under every interpreter that scripts may have: one process each."""
+"""The shim and its runner under every supported interpreter, one process each."""
 
 from __future__ import annotations
 

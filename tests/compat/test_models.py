@@ -1,4 +1,4 @@
-"""Models of the SDK: registered by control scripts from local files, and by scripts inside of their runs."""
+"""Models of the SDK, registered by control scripts from local files, and by scripts within their runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs that change the workspace's tables at the same moment."""
+"""Programs that update the workspace's tables concurrently."""
 
 from __future__ import annotations
 

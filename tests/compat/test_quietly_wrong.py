@@ -1,4 +1,4 @@
-"""Calls of the SDK that could give something else than was meant without a word, and do not."""
+"""Calls of the SDK that could silently return a wrong result, and must not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scripts as they were written for Azure, started as the script task starts them, and by hand."""
+"""Scripts as written for Azure, started by the script task and by hand."""
 
 from __future__ import annotations
 

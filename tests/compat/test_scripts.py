@@ -1,4 +1,4 @@
-"""Scripts written for the Azure ML SDK v1, run verbatim by `labrun experiment=script`, here and on Slurm."""
+"""Unmodified scripts for the Azure ML SDK v1, run by `labrun experiment=script` locally and on Slurm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Control scripts in the manner of the SDK's tutorials, verbatim, by each way in, on the pool and on Slurm."""
+"""Control scripts in the style of the SDK's tutorials, started in every way, in the pool and on Slurm."""
 
 from __future__ import annotations
 

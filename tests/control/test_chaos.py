@@ -1,4 +1,4 @@
-"""Sweeps under random kill -9."""
+"""Sweeps with random kill -9."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and kill -9 at odd moments: while records are written, after the last run; a step of the clock."""
+"""Ctrl-C and kill -9 at critical moments (while writing records, after the last run), and a step of the clock."""
 
 from __future__ import annotations
 

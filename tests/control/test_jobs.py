@@ -1,4 +1,4 @@
-"""Sweeps that go on: after a crash, in the background, under another controller; and runs that leave this process."""
+"""Sweeps that continue after a crash, in the background, or under another controller; runs in other processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees while a sweep goes on."""
+"""The terminal output during a sweep."""
 
 from __future__ import annotations
 

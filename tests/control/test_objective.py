@@ -1,4 +1,4 @@
-"""What a sweep's runs are compared by, where the command does not say it."""
+"""The default metric by which the runs of a sweep are compared."""
 
 from __future__ import annotations
 

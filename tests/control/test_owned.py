@@ -1,4 +1,4 @@
-"""What somebody else may have written in a shared folder is not carried out because it lies there."""
+"""Files that another user has written to a shared folder are not executed."""
 
 from __future__ import annotations
 

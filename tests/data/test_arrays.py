@@ -1,4 +1,4 @@
-"""Splits and scaled rows, held against the plain formulas."""
+"""Splits and scaling, compared with plain formulas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Versions of assets, named by the beginning of their digest."""
+"""Asset versions referenced by a digest prefix."""
 
 from __future__ import annotations
 

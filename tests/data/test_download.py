@@ -1,4 +1,4 @@
-"""Fetching MNIST from a real HTTP server on this machine: once, complete, or not at all."""
+"""Download of MNIST from a local HTTP server: once, and completely or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of images: every layout that is read, every mixture that is refused until the config says what to do."""
+"""Image folders: all supported layouts, and mixtures that are refused until the config resolves them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches from memory: nothing lost, nothing doubled, the order of an epoch fixed by seed and number, values exact."""
+"""Batches from memory: no sample lost or duplicated, order determined by seed and epoch, exact values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A person's own arrays, tables and Python files: what is read, and what is answered in one clear message."""
+"""The user's own arrays, tables and Python files: supported forms, and one clear message for the others."""
 
 from __future__ import annotations
 

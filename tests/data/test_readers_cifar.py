@@ -1,4 +1,4 @@
-"""CIFAR-10: the real files, damaged ones, files of one's own, and pickles that mean harm."""
+"""CIFAR-10: the real files, damaged ones, the user's own, and malicious pickles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST: every place and name under which the files are found, and every way they can be wrong."""
+"""MNIST and Fashion-MNIST: all locations and names of the files, and all kinds of damage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data that are read once for many runs: found in memory by each, and never once the files have changed."""
+"""Data read once for many runs: each finds them in memory, unless the files have changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples that stay on the disk: the batches of memory to the bit, the same checks; the rule that decides."""
+"""Samples streamed from disk: batches identical to those from memory, the same checks, and the automatic choice."""
 
 from __future__ import annotations
 

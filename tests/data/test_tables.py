@@ -1,4 +1,4 @@
-"""Tables as people have them: what is understood of their columns and labels, what is asked, and that it is told."""
+"""Real-world tables: detection of columns and labels, questions to the user, and what is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`examples/images`: a folder of PNG files, streamed with augmentation and a schedule; on the pool and on Slurm."""
+"""`examples/images`: PNG files, streamed with augmentation and a schedule, in the pool and on Slurm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`examples/lightning_template`: the template's configs and modules, with the numbers that its own loop gives."""
+"""`examples/lightning_template`: the template's configs and modules, with the results of its own loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the READMEs of `examples/` say: each command composes, and each folder is told of."""
+"""The READMEs of `examples/`: every command composes, and every folder is described."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`examples/segmentation`: a class for each pixel, by a plain network on a map-style data set; on Slurm, too."""
+"""`examples/segmentation`: pixel-wise classes, a plain network, a map-style data set; also on Slurm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`examples/time_series`: a LightningDataModule, the module's own picture, the network alone."""
+"""`examples/time_series`: a LightningDataModule, a picture drawn by the module, the network alone."""
 
 from __future__ import annotations
 

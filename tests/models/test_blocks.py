@@ -1,4 +1,4 @@
-"""The block-wise logistic regression against scikit-learn's own."""
+"""Block-wise logistic regression, compared with scikit-learn's."""
 
 from __future__ import annotations
 

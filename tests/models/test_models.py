@@ -1,4 +1,4 @@
-"""The three models: shapes from the data, initial weights as their users know them, Chainer's file layout."""
+"""The three models: shapes derived from the data, expected initial weights, Chainer's file layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pipelines: their parts, probabilities, tables, sparse samples, quantities; saved and loaded without trust."""
+"""Pipelines: steps, probabilities, tables, sparse samples, regression; saving, and loading without trust."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several tests of other machines share."""
+"""Fixtures for the tests with remote machines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Control scripts of the Azure ML SDK whose target is a machine that SSH reaches."""
+"""Control scripts of the Azure ML SDK whose target is a machine reached over SSH."""
 
 from __future__ import annotations
 

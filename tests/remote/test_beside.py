@@ -1,4 +1,4 @@
-"""What a person does about runs on another machine: shells, logins, tags, removal, another laptop, Python."""
+"""Work with remote runs: shells, logins, tags, removal, a second laptop, Python."""
 
 from __future__ import annotations
 

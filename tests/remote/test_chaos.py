@@ -1,4 +1,4 @@
-"""A sweep on another machine, under cut links and killed processes on both sides."""
+"""A remote sweep with broken links and processes killed on both sides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Large files whose transfer is cut: the next one goes on where it stopped, and what is whole is what was sent."""
+"""Interrupted transfers of large files: the next one resumes, and the content is correct."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong on the way to another machine and back: each run is done once, or plainly not begun."""
+"""Faults on the way to a remote machine and back: each run is executed once, or clearly not started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs on another machine, over a real sshd in namespaces of its own (`far`)."""
+"""Runs on a remote machine, over a real sshd in separate namespaces (`far`)."""
 
 from __future__ import annotations
 

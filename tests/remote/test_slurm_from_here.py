@@ -1,6 +1,6 @@
-"""The test Slurm, as seen from its login node over a real sshd; the laptop's clone and home cannot be seen there.
+"""The test cluster, used through its login node over a real sshd; the local clone and home are not visible there.
 
-The login node has a network of its own, too: it reaches the cluster over its link.
+The login node also has its own network namespace, and reaches the cluster over a link.
 """
 
 from __future__ import annotations

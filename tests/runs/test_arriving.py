@@ -1,4 +1,4 @@
-"""Archives that somebody else has written: all of it comes in, or nothing; nothing lands anywhere else."""
+"""Import of archives from others: completely or not at all, and nothing outside the workspace."""
 
 from __future__ import annotations
 

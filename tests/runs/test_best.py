@@ -1,4 +1,4 @@
-"""The best of several runs: by a metric whose direction its name, the runs or the person tells."""
+"""The best of several runs, by a metric whose direction comes from its name, the runs or the user."""
 
 from __future__ import annotations
 

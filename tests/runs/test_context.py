@@ -1,4 +1,4 @@
-"""Metrics: one whole line each, valid JSON always, an overtaken attempt's lines left out."""
+"""Metrics: one complete line each, always valid JSON, lines of a superseded attempt ignored."""
 
 from __future__ import annotations
 

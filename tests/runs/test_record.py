@@ -1,4 +1,4 @@
-"""The record: replaced whole, claimed once, read without a lock, never claiming what is not so."""
+"""The record: replaced atomically, claimed once, read without a lock, never wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run in a process of its own, and what is left of it when it is killed, interrupted or asked to stop."""
+"""A run in a separate process, and its record and files after a kill, an interrupt or a request to stop."""
 
 from __future__ import annotations
 

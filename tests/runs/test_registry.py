@@ -1,4 +1,4 @@
-"""The registry: numbers, journal, MLflow; what is there after kills, deletions, and two at the same time."""
+"""The model registry: version numbers, journal, MLflow; kills, deletions and concurrent use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Means over seeds: which runs are one setting, what is in a mean, and what is said of the rest."""
+"""Means over seeds: grouping of runs into settings, the runs included in a mean, and notes on the others."""
 
 from __future__ import annotations
 

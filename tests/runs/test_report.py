@@ -1,4 +1,4 @@
-"""Pictures that can be read: of the right size, not empty, and none where there is nothing to show."""
+"""Readable pictures: the right size, not empty, and none without data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs in a view of many are called by what tells them apart."""
+"""Labels of runs in views of many runs, made of their differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs use of their machine: measured from beside them, in lines of their own, and cheaply."""
+"""System metrics of runs: measured by another process, on separate lines, at low cost."""
 
 from __future__ import annotations
 

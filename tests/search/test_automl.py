@@ -1,4 +1,4 @@
-"""AutoML as a person starts it: the picture that it gives, the model that it leaves."""
+"""AutoML from the command line: its report, and the resulting model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Searches in applications that know nothing of labrun, and configurations for other sweepers."""
+"""Searches in applications that do not use labrun, and configs for other sweepers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Early termination: each rule on curves worked out by hand."""
+"""Early termination: each rule on curves with results computed by hand."""
 
 from __future__ import annotations
 

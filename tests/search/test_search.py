@@ -1,4 +1,4 @@
-"""Searches as a person starts them: what they leave, what they survive, and what they refuse."""
+"""Searches from the command line: their results, the faults that they survive, and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Search spaces: what the override grammar means as dimensions, and what is refused."""
+"""Search spaces: translation of Hydra's override grammar into dimensions, and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The study: what is journaled, what a kill leaves, and that nothing is asked twice."""
+"""The study: its journal, its state after a kill, and no repeated trials."""
 
 from __future__ import annotations
 

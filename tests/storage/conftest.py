@@ -1,4 +1,4 @@
-"""Each kind of datastore, empty, behind a real server."""
+"""An empty datastore of each type, on a real server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every kind of datastore promises, on real servers."""
+"""The contract of every type of datastore, on real servers."""
 
 from __future__ import annotations
 

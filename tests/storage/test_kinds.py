@@ -1,4 +1,4 @@
-"""Which class a config's node becomes; nothing is connected to."""
+"""The class chosen for a datastore config, without any connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lab data` as a person uses it, on real servers; kill -9 in the middle of large files; no secret in anything."""
+"""`lab data` on real servers: regular use, kill -9 in the middle of large files, and no secrets in any output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mounting from real servers: every byte right, one transfer, nothing old, nothing that is used taken away."""
+"""Mounts from real servers: correct bytes, a single transfer, no stale data, no eviction of data in use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A connection that breaks off in the middle of a file."""
+"""A connection that breaks in the middle of a file."""
 
 from __future__ import annotations
 

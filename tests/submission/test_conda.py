@@ -1,4 +1,4 @@
-"""What an environment is built from: conda's files as PyPI has them, and the interpreters of this machine."""
+"""Sources of built environments: conda files translated to PyPI packages, and local interpreters."""
 
 from __future__ import annotations
 

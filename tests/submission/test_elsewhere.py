@@ -1,4 +1,4 @@
-"""Sweeps in folders that a person chose are found again; resuming tells runs apart by what the environment gave."""
+"""Sweeps in custom folders are found again; resuming distinguishes runs by environment values."""
 
 from __future__ import annotations
 

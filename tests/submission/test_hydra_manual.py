@@ -1,4 +1,4 @@
-"""What Hydra's manual says of a job, in a run, a sweep and a search (docs/hydra.md lists it)."""
+"""Hydra's documented job features in a run, a sweep and a search (listed in docs/hydra.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The launcher as Hydra sees it: its own contract suites, and the quick way of composing equal to the full one."""
+"""The launcher in Hydra: Hydra's contract suites, and the fast composition equals the full one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs that are repeated from their records; what a repetition does is tested with `lab runs rerun`."""
+"""Reruns prepared from records; the command is tested with `lab runs rerun`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Secrets planted wherever they usually lie; afterwards everything that runs leave is searched for them."""
+"""Secrets planted in all usual places must not appear in any file that runs leave."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work shared out to forks gives what it gives without them, whatever happens to a fork."""
+"""Work shared among forked processes gives the same result as without them, even if a process fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Code snapshots: what changed is in, secrets never are; and freezing: references stay references."""
+"""Code snapshots include all changes and no secrets; freezing keeps references."""
 
 from __future__ import annotations
 

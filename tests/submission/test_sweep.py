@@ -1,4 +1,4 @@
-"""Sweeps as a person starts them: frozen when submitted, told as they go, interrupted cleanly."""
+"""Sweeps from the command line: frozen at submission, reported as they progress, interrupted cleanly."""
 
 from __future__ import annotations
 

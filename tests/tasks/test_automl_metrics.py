@@ -1,4 +1,4 @@
-"""The metrics of Azure ML's AutoML against their definitions, and what is said of a name that is none."""
+"""The metrics of Azure ML's AutoML, compared with their definitions, and messages for unknown names."""
 
 from __future__ import annotations
 

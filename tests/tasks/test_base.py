@@ -1,4 +1,4 @@
-"""What a task is: one of somebody else's is chosen, checked, carried out and recorded like labrun's own."""
+"""Task types: a third-party one is selected, checked, executed and recorded like labrun's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""scikit-learn models: fast path equal to the plain one, safe saving, honest refusals."""
+"""scikit-learn models: the fast path equals the plain one, safe files, clear refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training goes on, and a model is scored, only with the data and the code that it began with."""
+"""Training resumes, and a model is scored, only with the original data and code."""
 
 from __future__ import annotations
 

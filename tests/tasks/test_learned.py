@@ -1,4 +1,4 @@
-"""What networks say that were trained on loaders: in files, in scripts; and of whose data."""
+"""Predictions of networks trained on loaders, in files and in scripts, and the data they belong to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets with loaders of their own, and networks that learn anything: what Lightning's users have, as it is."""
+"""Data sets with their own loaders, and networks for any target: Lightning code runs unmodified."""
 
 from __future__ import annotations
 

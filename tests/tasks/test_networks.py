@@ -1,4 +1,4 @@
-"""Networks through Lightning: same seed same result, resuming, choices by override, honest refusals."""
+"""Networks in Lightning: same seed, same result; resuming; options as overrides; clear refusals."""
 
 from __future__ import annotations
 

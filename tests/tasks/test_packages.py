@@ -1,6 +1,6 @@
-"""A module of the package `lightning` is trained by that package, beside `pytorch_lightning` or without it.
+"""A module of the package `lightning` is trained by that package, whether or not `pytorch_lightning` is installed.
 
-`lightning` is the same code under another name, so a copy of the installed one with its names changed stands in for it.
+`lightning` is the same code under another name, so these tests use a renamed copy of the installed package.
 """
 
 from __future__ import annotations

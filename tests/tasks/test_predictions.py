@@ -1,4 +1,4 @@
-"""What a model that was trained on a table says of tables that come later: labels, by the columns' names, in order."""
+"""Predictions of a table model for later tables: labels, columns matched by name, rows in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs that are asked to make room: networks save and go on where they were, the others start again."""
+"""Preempted runs: networks save a checkpoint and resume from it, other runs restart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training that was broken off ends with the weights of one that was not: it draws the same random numbers."""
+"""Interrupted and resumed training ends with the same weights and random numbers as uninterrupted training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models as they are used after their runs: `labrun.load_model`, over the real runs of the real command."""
+"""Models after their runs: `labrun.load_model`, on real runs of the real command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scripts of a person's own: arguments, working folder, metrics, endings, sweeps, interpreters."""
+"""The user's own scripts: arguments, working folder, metrics, exit codes, sweeps, interpreters."""
 
 from __future__ import annotations
 

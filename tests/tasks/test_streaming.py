@@ -1,4 +1,4 @@
-"""Runs on samples that stay on the disk: the same numbers as in memory, in all that is done with a run."""
+"""Runs on streamed samples have the same results as in memory, in everything done with a run."""
 
 from __future__ import annotations
 

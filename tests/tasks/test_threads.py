@@ -1,4 +1,4 @@
-"""How many threads a network computes with: the rule, what comes before it, and that runs keep to it and record it."""
+"""Number of threads of a network: the rule, settings that override it, and that runs obey and record it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training watches, keeps, logs and tests: the best epoch, the last one, every metric, and NaN."""
+"""Monitoring, checkpoints, logging and tests of training: the best and the last epoch, all metrics, NaN."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every tracker promises (`labrun.tracking.base`): a database, offline runs, a package of somebody else's."""
+"""The contract of every tracker (`labrun.tracking.base`): MLflow's database, offline runs, a third-party one."""
 
 from __future__ import annotations
 

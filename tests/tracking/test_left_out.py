@@ -1,5 +1,4 @@
-"""Workspaces with records that are wrong in every way that came to mind: MLflow shows all that it can, and the rest is
-named."""
+"""Workspaces with records damaged in many ways: MLflow shows everything possible, and the rest is reported."""
 
 from __future__ import annotations
 

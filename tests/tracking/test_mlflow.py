@@ -1,4 +1,4 @@
-"""MLflow as a view: complete, repeatable, rebuilt from the folders alone. Against a real MLflow database."""
+"""MLflow as a view: complete, idempotent, rebuilt from the folders alone. With a real MLflow database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Benches for warm interpreters (see `warm_bench`)."""
+"""Fixtures for warm interpreters (see `warm_bench`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A command that a warm interpreter has forked behaves as if a shell had started it."""
+"""A command forked from a warm interpreter behaves as if started by a shell."""
 
 from __future__ import annotations
 

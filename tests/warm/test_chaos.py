@@ -1,4 +1,4 @@
-"""Many warm commands, and their server killed again and again."""
+"""Many warm commands whose server is killed repeatedly."""
 
 from __future__ import annotations
 

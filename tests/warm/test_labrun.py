@@ -1,4 +1,4 @@
-"""`labrun` itself, forked from a warm interpreter and started by itself."""
+"""`labrun`, forked from a warm interpreter and started cold."""
 
 from __future__ import annotations
 

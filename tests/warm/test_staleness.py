@@ -1,4 +1,4 @@
-"""What has changed since a warm interpreter imported it is seen by the next command: that one starts cold."""
+"""The next command notices changes since the warm interpreter's imports, and starts cold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A backend of somebody else's: an interpreter of its own for each run. What docs/architecture.md says, carried out."""
+"""A third-party backend with one interpreter per run: the example of docs/architecture.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A task of somebody else's: how many samples each class has. What docs/architecture.md says, carried out."""
+"""A third-party task that counts the samples per class: the example of docs/architecture.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tracker of somebody else's: a line of JSON for each run. What docs/architecture.md says, carried out."""
+"""A third-party tracker with a line of JSON per run: the example of docs/architecture.md."""
 
 from __future__ import annotations
 
