@@ -22,20 +22,20 @@ from labrun.runs import record as records
 from labrun.runs.context import read_metrics
 
 KINDS = {"run": 6, "fork server": 3, "controller": 1}
-"""What is killed, and how often one in comparison with the others."""
+"""Kinds of processes to kill, with their relative frequency."""
 NEWEST = 20
-"""Records that are looked at for what is running."""
+"""Number of newest records that are searched for running processes."""
 
 
 @dataclass
 class Chaos:
-    """What happened.
+    """A chaos test, and its statistics.
 
     Args:
         workspace: an empty folder.
-        runs: of the sweep; each takes a third of a second.
-        kills: how many at most, one every third of a second on average.
-        seed: of what is killed, and when.
+        runs: number of runs of the sweep; each takes a third of a second.
+        kills: maximum number of kills, one every third of a second on average.
+        seed: seed of the choice of victims and times.
     """
 
     workspace: Path
@@ -44,7 +44,7 @@ class Chaos:
     seed: int = 7
     killed: collections.Counter[str] = field(default_factory=collections.Counter)
     sessions: int = 0
-    """Controllers that were needed."""
+    """Number of controllers used."""
     attempts: int = 0
     seconds: float = 0.0
 
@@ -75,7 +75,7 @@ class Chaos:
         self.seconds = time.monotonic() - began
 
     def check(self) -> None:
-        """Every run is there once, done once, and its record tells every attempt."""
+        """Check that every run exists once, completed once, and that its record has every attempt."""
         folders = sorted(path.parent for path in self.workspace.glob("multirun/*/*/*/run.json"))
         assert len(folders) == self.runs and len({folder.parent for folder in folders}) == 1
         for folder in folders:
@@ -106,12 +106,12 @@ class Chaos:
         run = psutil.Process(chance.choice(alive))
         if kind == "run":
             return run
-        server = run.parent()  # that of a run whose server has just been killed is another program
+        server = run.parent()  # if the server has just been killed, the parent is another program
         return server if server is not None and any("labrun" in part for part in server.cmdline()) else None
 
 
 def main() -> None:
-    """Print the figures."""
+    """Run the test, and print its statistics."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--kills", type=int, default=200)

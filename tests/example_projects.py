@@ -24,7 +24,7 @@ from labrun.tasks.saved import Saved
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 WRITTEN = {"outputs", "multirun", "data", ".venv", "uv.lock"}
-"""What a person's own runs have left in an example's folder."""
+"""Files that a developer's own runs may have left in the folder of an example; they are not copied."""
 WAITING = """
 import os, pathlib, time
 import pytorch_lightning as pl
@@ -37,15 +37,15 @@ class Wait(pl.Callback):
             os.rename("waits.part", "waits")
             time.sleep(600)
 """
-"""A callback that stops in the middle of the second epoch."""
+"""Source of a callback that stops in the middle of the second epoch."""
 
 
 class Project:
-    """A copy of an example.
+    """A copy of an example project.
 
     Args:
-        name: the example's folder.
-        parent: where the copy comes to lie.
+        name: folder of the example.
+        parent: folder in which the copy is created.
     """
 
     def __init__(self, name: str, parent: Path) -> None:
@@ -58,7 +58,7 @@ class Project:
         shutil.copytree(top, self.folder, ignore=unwanted)
 
     def run(self, *arguments: str) -> tuple[Record, Path]:
-        """Carry a single run out, in this process; its record and its folder."""
+        """Execute a single run in this process, and return its record and directory."""
         app.register()
         before = set(self.folder.glob("outputs/*/*/run.json"))
         with self.script():
@@ -69,7 +69,7 @@ class Project:
         return record, path.parent
 
     def sweep(self, *arguments: str) -> list[dict[str, Any]]:
-        """Carry a sweep out, to its end; the records of its runs, as they stand in their files."""
+        """Run a sweep to its end, and return the records of its runs, as parsed from their files."""
         before = set(self.folder.glob("multirun/*/*/*/run.json"))
         done = run_labrun("-m", *arguments, "tracking=none", "report=none", cwd=self.folder)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -78,17 +78,17 @@ class Project:
         return [json.loads(path.read_text()) for path in found]
 
     def sweep_on_slurm(self, *arguments: str) -> list[dict[str, Any]]:
-        """The same, in a single job of Slurm."""
+        """Run a sweep in a single Slurm job; see `sweep`."""
         found = self.sweep(*arguments, "compute=slurm", "compute.runs_per_job=2")
         assert all(record["job"] for record in found)
         return found
 
     def kill_and_resume(self, undisturbed: Record, *arguments: str) -> None:
-        """Kill a run in the middle of its second epoch: it goes on, and ends as one that nothing disturbed.
+        """Kill a run in the middle of its second epoch, resume it, and check that it ends like an undisturbed one.
 
         Args:
-            undisturbed: of a run with the same arguments.
-            arguments: of the command.
+            undisturbed: record of an undisturbed run with the same arguments.
+            arguments: arguments of the command.
         """
         (self.folder / "waiting.py").write_text(WAITING)
         before = set(self.folder.glob("outputs/*/*/run.json"))
@@ -105,14 +105,14 @@ class Project:
         assert record.metrics == pytest.approx(undisturbed.metrics, rel=1e-5)
 
     def loaded(self, record: Record) -> list[Saved]:
-        """The model of a run, as a script there loads it: by the run, and by the name that it is registered under."""
+        """Load the model of a run as a script in the project does: by the run, and by its registered name."""
         with self.script():
             labrun.get_run(record.id).register_model("trained")
             return [labrun.load_model(name) for name in (f"run:{record.id}", "trained")]
 
     @contextlib.contextmanager
     def script(self) -> Iterator[None]:
-        """Inside, this process is a script in the project's folder."""
+        """In the context, make this process behave like a script in the project's folder."""
         place, known = Path.cwd(), set(sys.modules)
         os.chdir(self.folder)
         sys.path.insert(0, str(self.folder))

@@ -35,7 +35,7 @@ from servers import sshd_command
 USER = "far"
 PYTHON = "/opt/env/bin/python"
 PACKAGES = f"/opt/env/{Path(sysconfig.get_path('purelib')).relative_to(sys.prefix)}"
-"""Where that interpreter's packages are, there."""
+"""Folder of the environment's packages on the machine."""
 
 SETUP = r"""
 set -eu
@@ -87,19 +87,19 @@ Banner /opt/ssh/banner
 
 @dataclass
 class Far:
-    """A machine that is up.
+    """A remote machine.
 
     Args:
-        folder: for keys, logs and the like, on this side.
-        number: of its network.
-        shell: the user's login shell.
-        sshd: more lines of its configuration.
+        folder: local folder for its keys, logs and similar files.
+        number: number of its network.
+        shell: login shell of its user.
+        sshd: additional lines for its sshd configuration.
         profile: lines for the user's `.bashrc`.
-        home_size: of the home's disk.
-        more: further lines of its setup, a shell's.
-        uid: of its user.
-        gid: of its user's group.
-        uses_pam: sshd asks PAM.
+        home_size: size of the disk with its home folder.
+        more: additional shell commands for its setup.
+        uid: id of its user.
+        gid: id of its user's group.
+        uses_pam: whether sshd uses PAM.
     """
 
     folder: Path
@@ -128,12 +128,12 @@ class Far:
 
     @property
     def gateway(self) -> str:
-        """This side's end of its link."""
+        """Local address on its link."""
         return f"10.77.{self.number}.1"
 
     @property
     def sockets(self) -> Path:
-        """Where ssh keeps its connections to it: a short path."""
+        """Folder for ssh's control sockets; the path must be short."""
         return Path(f"/tmp/lr{os.getpid()}n{self.number}")
 
     @property
@@ -152,7 +152,7 @@ class Far:
         )
 
     def make(self) -> None:
-        """Its network and keys, once."""
+        """Create its network and keys, once."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._make_keys()
         (self.folder / "sshd_config").write_text(
@@ -171,7 +171,7 @@ class Far:
             subprocess.run(["ip", *words.split()], check=True)
 
     def start(self) -> None:
-        """Boot it: its home is empty then."""
+        """Boot the machine, with an empty home."""
         top = f"/{Path(__file__).resolve().parts[1]}"
         hidden = {"/tmp", top, f"/{Path.home().parts[1]}"} - {"/home", "/usr", "/opt"}
         stage = self.folder / "stage"
@@ -220,7 +220,7 @@ class Far:
         raise AssertionError((self.folder / "sshd.log").read_text())
 
     def stop(self) -> None:
-        """Pull the plug."""
+        """Switch the machine off without a shutdown."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -228,7 +228,7 @@ class Far:
             self.process = None
 
     def make_known(self, workspace: Path, monkeypatch: pytest.MonkeyPatch, **settings: str | None) -> None:
-        """Tell labrun of it, in a workspace of the laptop's."""
+        """Add the machine to labrun's known remotes, for a local workspace."""
         monkeypatch.setenv(remotes.VARIABLE, str(self.folder / "remotes.json"))
         monkeypatch.setenv(ssh.SOCKET_VARIABLE, str(self.sockets))
         known = {"python": PYTHON, "ssh_config": str(self.ssh_config), **settings}
@@ -241,53 +241,53 @@ class Far:
         choice.write_text("# The pool of the box.\ndefaults:\n  - local\n  - _self_\ntarget: local\nhost: box\n")
 
     def set_link(self, up: bool) -> None:
-        """Cut the connection, or mend it."""
+        """Cut or restore the network link."""
         subprocess.run(["ip", "link", "set", self.link, "up" if up else "down"], check=True)
 
     def kill_sshd(self) -> None:
-        """Kill sshd, the one that listens and those of its connections."""
+        """Kill sshd, both the listening process and those of its connections."""
         self.inside("pkill -9 -x sshd; while pgrep -x sshd; do sleep 0.01; done")
 
     def start_sshd(self) -> None:
-        """Start it again."""
+        """Start sshd again."""
         self.inside(f"{sshd_command()} -f /opt/ssh/sshd_config -E /opt/ssh/log")
 
     def close(self) -> None:
-        """Nothing of it is left."""
+        """Remove the machine completely."""
         self.stop()
         shutil.rmtree(self.sockets, ignore_errors=True)
         subprocess.run(["ip", "netns", "del", self.namespace], check=False)
 
     def inside(self, command: str) -> str:
-        """What a shell command prints there, as root."""
+        """Run a shell command on the machine as root, and return its output."""
         assert self.process is not None
         words = ["nsenter", "--target", str(self._init()), "--all", "sh", "-c", command]
         return subprocess.run(words, capture_output=True, text=True, check=False).stdout
 
     def as_user(self, command: str) -> list[str]:
-        """The words that run a shell command there, as its user, with nothing of this side's environment."""
+        """Return the arguments that run a shell command on the machine as its user, with a clean environment."""
         as_user = ["setpriv", "--reuid=4242", "--regid=4242", "--clear-groups"]
         own = ["env", "-i", f"HOME=/home/{USER}", f"USER={USER}", "PATH=/usr/local/bin:/usr/bin:/bin"]
         return ["nsenter", "--target", str(self._init()), "--all", *as_user, *own, "sh", "-c", command]
 
     def _init(self) -> int:
-        """The first process of its namespaces, as this side numbers it."""
+        """Return the local pid of the first process in its namespaces."""
         assert self.process is not None
         found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=True)
         return int(found.stdout.split()[0])
 
 
 class Line:
-    """Passes connections on to another address; late, if wanted, and now and then a second later still.
+    """A TCP proxy with optional latency and occasional stalls of a second.
 
-    The kernels of tests may have neither `netem` nor address translation. What TCP loses comes later, and nothing else
-    can be seen of it.
+    It is used because the kernel may have neither `netem` nor address translation. Packet loss appears in TCP only as
+    delay, so stalls simulate it.
 
     Args:
-        target: the address and the port that connections are passed on to.
-        at: where they come in; port 0: any.
-        late_s: by how much each byte is late, each way.
-        stall_every: one of so many pieces is a second later still; 0: none.
+        target: address and port to which connections are forwarded.
+        at: address and port to listen on; port 0: any free port.
+        late_s: one-way latency in seconds.
+        stall_every: one in this many chunks is delayed by another second; 0: none.
     """
 
     def __init__(
@@ -338,22 +338,22 @@ class Line:
                 sink.sendall(content)
 
     def close(self) -> None:
-        """Take no more connections."""
+        """Stop accepting connections."""
         with contextlib.suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
 
 
 SRUN_PORTS = 24
-"""Where `srun` on a login node listens for answers: so many."""
+"""Number of ports on which `srun` on a login node listens for responses."""
 
 
 @contextlib.contextmanager
 def cluster_beside(far: Far) -> Iterator[None]:
-    """Inside, a login node has the test Slurm at the other end of its link.
+    """In the context, make the test cluster reachable from a login node over its link.
 
-    The daemons listen on this machine's loopback alone. So their ports are passed on from the link, and those of
-    `srun` from the loopback; the login node's own `slurm.conf` says so. To be entered before it is started.
+    The daemons listen only on the local loopback interface. So their ports are forwarded from the link, and those of
+    `srun` from the loopback; the login node's `slurm.conf` is adapted. Enter the context before starting the node.
     """
     conf = Path("/etc/slurm/slurm.conf").resolve()
     text = conf.read_text()
@@ -373,7 +373,7 @@ def cluster_beside(far: Far) -> Iterator[None]:
 
 
 def _srun_lines(far: Far, stack: contextlib.ExitStack) -> int:
-    """The first of the ports of this machine that lead to the same ones of a login node."""
+    """Forward a range of local ports to the same ports of a login node, and return the first."""
     while True:
         first = random.randrange(20000, 32000)
         with contextlib.ExitStack() as lines, contextlib.suppress(OSError):
@@ -385,9 +385,9 @@ def _srun_lines(far: Far, stack: contextlib.ExitStack) -> int:
 
 @contextlib.contextmanager
 def shared_folder(number: int, far_user: tuple[int, int]) -> Iterator[Path]:
-    """A folder that a login node and the nodes of the test Slurm see: the nodes are this machine.
+    """Create a folder shared by a login node and the nodes of the test cluster, which are this machine.
 
-    `home` is the user's, and `env/bin/python` has the packages.
+    `home` is the user's home, and `env/bin/python` an interpreter with the packages.
     """
     top = Path(f"/srv/labrun-far-{os.getpid()}-{number}")
     packages = top / "env" / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
@@ -410,7 +410,7 @@ def shared_folder(number: int, far_user: tuple[int, int]) -> Iterator[Path]:
 
 
 def can_be_had() -> str | None:
-    """Why there can be no such machine here."""
+    """Return why a remote machine cannot be created on this system; None if it can."""
     if os.getuid() != 0:
         return "needs root, for namespaces"
     if sshd_command() is None or not all(map(shutil.which, ("ip", "unshare", "nsenter"))):
@@ -420,20 +420,20 @@ def can_be_had() -> str | None:
 
 
 def free_port() -> int:
-    """Of this machine's loopback."""
+    """Return a free port of the local loopback interface."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
 
 def free_number() -> int:
-    """Of a network that nobody on this machine has."""
+    """Return the number of an unused network."""
     taken = subprocess.run(["ip", "-o", "addr"], capture_output=True, text=True, check=True).stdout
     return next(n for n in random.sample(range(1, 250), 249) if f"10.77.{n}." not in taken)
 
 
 @contextlib.contextmanager
 def machine(folder: Path, is_login_node: bool = False, **settings: Any) -> Iterator[Far]:
-    """A machine, up, perhaps a login node of the test Slurm; nothing is left of it in the end."""
+    """Run a remote machine during the context, optionally as a login node of the test cluster."""
     far = Far(folder, free_number(), **settings)
     with contextlib.ExitStack() as stack:
         stack.callback(far.close)

@@ -30,7 +30,7 @@ class Server:
 
 
 def write_project(folder: Path) -> None:
-    """Write it."""
+    """Write the project to a folder."""
     (folder / "served.py").write_text(SERVER)
     for name, text in (
         ("model/served.yaml", "_target_: served.Server\nseconds: 0.0\nport: 0\n"),
@@ -41,12 +41,12 @@ def write_project(folder: Path) -> None:
 
 
 def only_tinything(folder: Path, monkeypatch: pytest.MonkeyPatch, more: str = "") -> environment.Environment:
-    """Have this machine's environment consist of one package, of which pip finds a wheel in a folder here alone.
+    """Make the local environment appear to have a single package, whose wheel pip finds only in a local folder.
 
     Args:
-        folder: a test's; `house` in it has the wheel.
-        monkeypatch: the test's.
-        more: a folder there with packages that the environment has, too.
+        folder: folder of the test; the wheel is in its subfolder `house`.
+        monkeypatch: fixture of the test.
+        more: a remote folder with further packages of the environment.
     """
     house = folder / "house"
     house.mkdir()

@@ -147,7 +147,7 @@ BYTES = [
 
 @dataclass
 class Place:
-    """Where it all happens: a workspace, with folders beside it that are to stay what they are."""
+    """The test folder: a workspace, and folders next to it that must not change."""
 
     top: Path
 
@@ -162,7 +162,7 @@ class Place:
 
 @dataclass
 class Report:
-    """What came of it."""
+    """Result of fuzzing."""
 
     rounds: int = 0
     calls: int = 0
@@ -170,11 +170,11 @@ class Report:
     refusals: int = 0
     by_kind: collections.Counter[str] = field(default_factory=collections.Counter)
     found: dict[str, str] = field(default_factory=dict)
-    """By where it was raised: the first change that led there."""
+    """Findings by location of the error, each with the first change that caused it."""
 
 
 def make(place: Place) -> None:
-    """The files, written by those who write them."""
+    """Create the files with labrun's own writers."""
     root = place.root
     root.mkdir(parents=True)
     config = {
@@ -284,7 +284,7 @@ def make(place: Place) -> None:
 
 
 def targets(place: Place) -> list[Path]:
-    """The files that are changed."""
+    """Return the files to change."""
     root = place.root
     names = [
         "run.json",
@@ -313,7 +313,7 @@ def targets(place: Place) -> list[Path]:
 
 
 def change(path: Path, draw: random.Random) -> str:
-    """Change a file; says how."""
+    """Change a file, and return a description of the change."""
     how = draw.random()
     if path.suffix == ".tar" and how < 0.85:
         return change_archive(path, draw)
@@ -357,7 +357,7 @@ def change(path: Path, draw: random.Random) -> str:
 
 
 def changed(value: Any, draw: random.Random) -> Any:
-    """A value with something in it changed."""
+    """Return a copy of a value with a random change."""
     if isinstance(value, dict) and value and draw.random() < 0.93:
         key = draw.choice(list(value))
         how = draw.random()
@@ -375,7 +375,7 @@ def changed(value: Any, draw: random.Random) -> Any:
 
 
 def change_archive(path: Path, draw: random.Random) -> str:
-    """An archive with other names, kinds and contents, its manifest made to fit or not."""
+    """Change names, types and contents in an archive, with or without a matching manifest."""
     with tarfile.open(path) as archive:
         entries = [(one, (file.read() if (file := archive.extractfile(one)) else b"")) for one in archive]
     manifest = json.loads(entries.pop()[1])
@@ -417,7 +417,7 @@ def change_archive(path: Path, draw: random.Random) -> str:
 
 
 def lab(*words: str) -> Callable[[], Any]:
-    """The command `lab`, whose exit code is 0, 1 or 2; nothing that it prints is obeyed."""
+    """Return a call of `lab` that checks that its exit code is 0, 1 or 2, and that it prints no control characters."""
 
     def call() -> None:
         out, err = io.StringIO(), io.StringIO()
@@ -433,7 +433,7 @@ def lab(*words: str) -> Callable[[], Any]:
 
 
 def readers(place: Place) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Every reader, by name."""
+    """Yield every reader with its name."""
     root, state = place.root, store.state_folder(place.root)
     folder = root / "multirun/test/s-b2222222"
     run_dirs = [root / "outputs/test/one-a1111111", folder / "0", folder / "1", root / "mine"]
@@ -530,7 +530,7 @@ def readers(place: Place) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 def outside(place: Place) -> set[str]:
-    """What lies beside the workspace."""
+    """Return the files next to the workspace."""
     found = {path.name for path in place.top.iterdir()} | {
         f"deep/{path.name}" for path in (place.top / "deep").iterdir()
     }
@@ -544,12 +544,12 @@ class HangError(BaseException):
 
 
 def fuzz(seconds: float, seed: int, heavy: bool = True) -> Report:
-    """Change files and call readers for a while.
+    """Change files and call readers for some time.
 
     Args:
-        seconds: how long.
-        seed: of the changes.
-        heavy: also draw pages for notebooks and load models, for which matplotlib and torch are loaded.
+        seconds: duration.
+        seed: seed of the changes.
+        heavy: also render notebook pages and load models, which imports matplotlib and torch.
     """
     draw, report = random.Random(seed), Report()
     logging.disable(logging.CRITICAL)
@@ -585,7 +585,7 @@ def _hang(number: int, frame: Any) -> None:
 
 
 def _rebase(pristine: Place, place: Place) -> None:
-    """Paths in the files, which are absolute, in the place of those of where they were written."""
+    """Replace the absolute paths in the files with those of the copy."""
     old, new = str(pristine.top).encode(), str(place.top).encode()
     for path in place.top.rglob("*.json*"):
         raw = path.read_bytes()
@@ -616,7 +616,7 @@ def _guarded(report: Report, told: str, kind: str, call: Callable[[], Any]) -> A
         return found
     except LabrunError:
         report.refusals += 1
-    except (Exception, HangError) as error:  # noqa: BLE001 - that is what is looked for
+    except (Exception, HangError) as error:  # noqa: BLE001 - these are the findings
         frames = traceback.extract_tb(error.__traceback__)
         ours = [f"{Path(one.filename).name}:{one.lineno}" for one in frames if "/labrun/" in one.filename]
         where = ours[-1] if ours else getattr(call, "__name__", "?")
@@ -630,7 +630,7 @@ def _guarded(report: Report, told: str, kind: str, call: Callable[[], Any]) -> A
 
 
 def main() -> int:
-    """Fuzz, and say what came of it."""
+    """Fuzz, and print the findings."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=int(time.time()))

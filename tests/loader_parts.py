@@ -18,7 +18,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 from torchmetrics import classification
 
 NOTES = "LOADER_PARTS_NOTES"
-"""Names a file that `prepare_data` writes a line to."""
+"""Environment variable with the path of a file to which `prepare_data` appends a line."""
 
 
 def digits() -> TensorDataset:
@@ -27,7 +27,7 @@ def digits() -> TensorDataset:
 
 
 class DigitsModule(pl.LightningDataModule):
-    """As lightning-hydra-template has its own, without a name, with a state."""
+    """A data module in the style of lightning-hydra-template, without a name, with a state."""
 
     def __init__(self, batch_size: int = 32, sizes: tuple[int, int, int] = (300, 100, 100)) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class DigitsModule(pl.LightningDataModule):
         return [DataLoader(self.parts[2], batch_size=50), DataLoader(self.parts[1], batch_size=50)]
 
     def predict_dataloader(self) -> Any:
-        return DataLoader(self.parts[2], 30)  # as one may say it, too: Lightning alone stumbles over it
+        return DataLoader(self.parts[2], 30)  # valid, too, although Lightning itself fails on it
 
     def state_dict(self) -> dict[str, Any]:
         return {"seen": np.arange(3), "part": np.float32(0.5)}
@@ -69,7 +69,7 @@ class DigitsModule(pl.LightningDataModule):
 
 
 class Careless(DigitsModule):
-    """Splits as tutorials do, without a generator."""
+    """Splits without a generator, as in tutorials."""
 
     def setup(self, stage: str | None = None) -> None:
         if not self.parts:
@@ -78,7 +78,7 @@ class Careless(DigitsModule):
 
 
 class TwoValidations(DigitsModule):
-    """With a state that holds an object of a class."""
+    """Has two validation loaders, and a state that contains an instance of a class."""
 
     def val_dataloader(self) -> Any:
         return [super().val_dataloader(), super().val_dataloader()]
@@ -127,7 +127,7 @@ class Lit(pl.LightningModule):
 
 
 class Measures(Lit):
-    """Averages, sums, extremes and torchmetrics; the best begins anew with a training, as templates have it."""
+    """Logs averages, sums, extremes and torchmetrics; the best value is reset when training starts, as in templates."""
 
     def __init__(self, num_classes: int, width: int = 32, lr: float = 0.01) -> None:
         super().__init__(num_classes, width, lr)
@@ -169,14 +169,14 @@ class Measures(Lit):
 
 
 class Names(Lit):
-    """Predicts text, as a module that gives captions does."""
+    """Predicts text, like a captioning model."""
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         return [f"digit {number}" for number in self(batch[0]).argmax(1).tolist()]
 
 
 class OfSeveral(Lit):
-    """Learns from a batch of each of several loaders."""
+    """Trains on one batch from each of several loaders."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         losses = [self.step(one)[0] for one in batch]
@@ -184,7 +184,7 @@ class OfSeveral(Lit):
 
 
 class Dicts(Dataset[Any]):
-    """Samples as Hugging Face has them, with labels that labrun can count."""
+    """Samples in Hugging Face's format, with labels that labrun can count."""
 
     num_classes = 10
 
@@ -216,7 +216,7 @@ class TakesPixels(nn.Module):
 
 
 class Text(Dataset[Any]):
-    """Tokens and the same, one later; three tenths of the targets are left out."""
+    """Tokens, and the same tokens shifted by one as targets; 30% of the targets are ignored."""
 
     def __len__(self) -> int:
         return 64
@@ -260,7 +260,7 @@ class TwoInputs(nn.Module):
 
 
 class Masks(Dataset[Any]):
-    """Images and the class of each pixel."""
+    """Images with a class per pixel."""
 
     def __len__(self) -> int:
         return 32
@@ -280,7 +280,7 @@ class Segments(nn.Module):
 
 
 class Labels(Dataset[Any]):
-    """Several labels for each sample."""
+    """Multi-label samples."""
 
     def __len__(self) -> int:
         return 64
@@ -317,12 +317,12 @@ class AutoEncoder(nn.Module):
 
 
 def pairs(samples: list[Any]) -> Any:
-    """A batch of `Dicts` as a tuple."""
+    """Collate samples of `Dicts` into a tuple."""
     return torch.stack([one["pixels"] for one in samples]), torch.stack([one["label"] for one in samples])
 
 
 class BreaksElsewhere(TakesPixels):
-    """Fails in the second of several processes."""
+    """Fails in rank 1 of a run of several processes."""
 
     def forward(self, pixels: Tensor) -> Any:
         if os.environ.get("RANK") == "1":
@@ -331,7 +331,7 @@ class BreaksElsewhere(TakesPixels):
 
 
 class Noisy(Dataset[Any]):
-    """Digits that each generator of random numbers changes a little."""
+    """Digits with noise from every random number generator."""
 
     def __init__(self, count: int = 200) -> None:
         self.x, self.y = digits()[:count]
@@ -348,7 +348,7 @@ class Noisy(Dataset[Any]):
 
 
 class NoisyStream(IterableDataset[Any]):
-    """The same as a stream, which knows where it is and what epoch it is; `StreamWithoutState` does not."""
+    """`Noisy` as a stream with a position and an epoch; `StreamWithoutState` has neither."""
 
     def __init__(self, count: int = 200) -> None:
         self.data, self.place, self.epoch = Noisy(count), 0, -1
@@ -379,7 +379,7 @@ class StreamWithoutState(IterableDataset[Any]):
 
 
 class NoisyModule(pl.LightningDataModule):
-    """Plain loaders of somebody who never thought of going on."""
+    """Plain loaders without support for resuming."""
 
     num_classes = 10
 
@@ -411,7 +411,7 @@ class NoisyModule(pl.LightningDataModule):
 
 
 class DropNet(nn.Module):
-    """A network that draws."""
+    """A network that draws random numbers (dropout)."""
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
@@ -422,7 +422,7 @@ class DropNet(nn.Module):
 
 
 class Crash(pl.Callback):
-    """Ends the training once, after so many steps: with an error, or when asked to make room."""
+    """Ends training once after a number of steps: with an error, or as if preempted."""
 
     armed = False
 
@@ -438,7 +438,7 @@ class Crash(pl.Callback):
 
 
 class Listens(Noisy):
-    """Notes which epoch it is told."""
+    """Records the epochs passed to `set_epoch`."""
 
     told: ClassVar[list[tuple[str, int]]] = []
 

@@ -13,7 +13,7 @@ FULL, FIRST, LAST = 1, 2, 4
 
 
 def messages(path: Path) -> Iterator[bytes]:
-    """The messages of a `.wandb` file."""
+    """Yield the messages of a `.wandb` file."""
     data, at, parts = path.read_bytes(), START, b""
     while at + HEADER <= len(data):
         if (rest := BLOCK - at % BLOCK) < HEADER:
@@ -28,7 +28,7 @@ def messages(path: Path) -> Iterator[bytes]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What an offline run shows: id, project, config, tags, history, summary and exit code."""
+    """Return the content of an offline run: id, project, config, tags, history, summary and exit code."""
     from wandb.proto import wandb_internal_pb2
 
     found: dict[str, Any] = {"history": [], "summary": {}, "config": {}, "code": None}

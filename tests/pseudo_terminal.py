@@ -12,11 +12,11 @@ from pathlib import Path
 
 
 class Terminal:
-    """A command whose controlling terminal is one of its own.
+    """A command with its own controlling terminal.
 
     Args:
-        words: the command.
-        cwd: its folder.
+        words: the program and its arguments.
+        cwd: its working folder.
     """
 
     def __init__(self, words: Sequence[str], cwd: Path) -> None:
@@ -28,11 +28,11 @@ class Terminal:
         self.text = ""
 
     def type(self, text: str) -> None:
-        """What a person types."""
+        """Type text into the terminal."""
         os.write(self._fd, text.encode())
 
     def expect(self, text: str, timeout_s: float = 60) -> str:
-        """Wait until something is shown; all that was shown since the last time."""
+        """Wait until a text is shown, and return all output since the last call."""
         end = time.monotonic() + timeout_s
         while text not in self.text:
             assert time.monotonic() < end, self.text
@@ -45,7 +45,7 @@ class Terminal:
         return before + text
 
     def end(self) -> int:
-        """Wait for its end; its exit code."""
+        """Wait for the command to end, and return its exit code."""
         try:
             while self.process.poll() is None:
                 if select.select([self._fd], [], [], 0.1)[0]:

@@ -20,20 +20,20 @@ from pathlib import Path
 from typing import Any
 
 AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-"""Azurite's own, the same everywhere and no secret."""
+"""Azurite's well-known default key, which is not a secret."""
 
 
 @dataclass
 class Server:
-    """A datastore's node, and the variables that it refers to."""
+    """The config node of a datastore, and the environment variables that it refers to."""
 
     kind: str
     node: dict[str, Any]
     environment: dict[str, str]
     served: Path | None = None
-    """The folder of this machine that it serves, where it is one."""
+    """The local folder that it serves, if it serves one."""
     overrides: list[str] = field(default_factory=list)
-    """For the command line, to have the datastore of that kind lead here."""
+    """Command-line overrides that point a datastore of this type to the server."""
 
 
 def free_port() -> int:
@@ -69,7 +69,7 @@ def running(command: list[str], port: int, folder: Path) -> Iterator[None]:
 
 
 def azurite_command() -> str | None:
-    """The emulator: on PATH, or where `tests/storage/install` puts it."""
+    """Find the emulator on PATH, or in the folder of `tests/storage/install`."""
     own = Path(__file__).parent / "storage" / "node_modules" / ".bin" / "azurite-blob"
     return str(own) if own.exists() else shutil.which("azurite-blob")
 
@@ -162,7 +162,7 @@ def sftp(folder: Path) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def web(folder: Path) -> Iterator[Server]:
-    """Serves a folder, with pages that list it."""
+    """Serve a folder over HTTP, with directory listings."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -183,7 +183,7 @@ def web(folder: Path) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def mlflow(place: Path, database: Path) -> Iterator[str]:
-    """An MLflow server with a copy of an empty database; its address."""
+    """Run an MLflow server with a copy of an empty database, and yield its address."""
     shutil.copy(database, place / "server.db")
     port = free_port()
     command = [

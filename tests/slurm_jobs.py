@@ -15,7 +15,7 @@ from labrun.runs.record import Record
 
 SLURM = ("compute=slurm", "tracking=none", "report=none")
 NETWORK = (*SLURM, "model=mnist_dnn", "trainer.batch_size=16", "dataset.max_samples=1000")
-"""Some ninety steps an epoch, a few epochs a second."""
+"""A small network with some ninety steps per epoch, and a few epochs per second."""
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def no_jobs_left(workspace: Path, cluster: None) -> Iterator[None]:
 
 
 def squeue(field: str = "%T") -> dict[str, str]:
-    """The jobs that were submitted from this folder, and what squeue shows of each: their states."""
+    """Return the jobs submitted from this folder, each with a field of squeue, such as its state."""
     command = ["squeue", "-h", "-r", "-o", f"%i {field} %Z"]
     lines = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
     return {
@@ -36,7 +36,7 @@ def squeue(field: str = "%T") -> dict[str, str]:
 
 
 def all_records(workspace: Path) -> list[Record]:
-    """Of the runs of the only sweep."""
+    """Return the records of the only sweep's runs."""
     return [records.read(path.parent) for path in sorted(workspace.glob("multirun/*/*/*/run.json"))]
 
 
@@ -50,12 +50,12 @@ def begin(workspace: Path, *arguments: str, cold: bool = False) -> subprocess.Po
 
 
 def has_begun(workspace: Path) -> bool:
-    """A single run is under way."""
+    """Whether the single run has started."""
     return bool(list(workspace.glob("outputs/*/*/run.json"))) and single(workspace).status == "running"
 
 
 def is_running(workspace: Path) -> bool:
-    """A single run has begun to train."""
+    """Whether the single run has started to train."""
     paths = list(workspace.glob("outputs/*/*/run.json"))
     return bool(paths) and records.read(paths[0].parent).status == "running" and bool(read_metrics(paths[0].parent))
 
@@ -93,7 +93,7 @@ class Failing(pl.LightningModule):
 
 
 def write_failing(workspace: Path, condition: str, words: str) -> None:
-    """A network, `model=failing`, that raises where a condition holds in one of its processes."""
+    """Write a network, `model=failing`, that raises an error if a condition holds in one of its processes."""
     (workspace / "failing.py").write_text(FAILING.replace("CONDITION", condition).replace("WORDS", repr(words)))
     (workspace / "conf" / "model").mkdir(parents=True)
     (workspace / "conf" / "model" / "failing.yaml").write_text("_target_: failing.Failing\n")

@@ -79,7 +79,7 @@ BENCHES = 24
 
 
 class Bench:
-    """A folder with a command `app`, a library of its, and the servers that were started for it."""
+    """A folder with a command `app`, its library, and the servers started for it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.work, self.site = folder, folder / "work", folder / "site"
@@ -108,7 +108,7 @@ class Bench:
         }
 
     def start_server(self, python: str = sys.executable, **environment: str) -> int:
-        """Start a server that has imported the library alone; its pid."""
+        """Start a server that has imported only the library, and return its pid."""
         code = (
             "import marshal, os, sys\nfrom labrun.warm import identity\n"
             "os.write(1, marshal.dumps([identity.folder(), identity.facts(dict(os.environ))], 2))\n"
@@ -148,13 +148,13 @@ class Bench:
         return subprocess.Popen(self.command(*words), text=True, env=self.environment, **more)
 
     def told(self, *words: str, **more: Any) -> dict[str, Any]:
-        """What the command says of itself."""
+        """Run the command, and return the facts that it reports about itself."""
         done = self.run("tell", *words, **more)
         assert done.returncode == 0, done.stderr
         return dict(json.loads(done.stdout))
 
     def served(self) -> int:
-        """How many commands its server has forked."""
+        """Return the number of commands that its server has forked."""
         (path,) = self.place.glob("*.sock")
         connection = wire.connect(str(self.place), path.stem)
         assert connection is not None

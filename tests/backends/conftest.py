@@ -17,7 +17,7 @@ TOY = Path(__file__).with_name("toy")
 
 @pytest.fixture
 def toy(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The package of another backend is installed, and a `conf/compute/` of the person's names it."""
+    """Install the package of a third-party backend, and a user's `conf/compute/` file that selects it."""
     shutil.copytree(TOY / "conf", workspace / "conf", dirs_exist_ok=True)
     with installed(TOY, registry.forget, monkeypatch):
         yield
@@ -27,7 +27,7 @@ def toy(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     params=["inline", "local", pytest.param("slurm", marks=pytest.mark.cluster), "one_process_each", "remote"],
 )
 def backend(request: pytest.FixtureRequest) -> Backend:
-    """Each backend in turn. One of your own: its name here, and a fixture for what it needs."""
+    """Each backend in turn. To test your own, add its name here, and a fixture for its requirements."""
     needs = {"slurm": "cluster", "one_process_each": "toy", "remote": "box"}
     if request.param in needs:
         request.getfixturevalue(needs[request.param])

@@ -26,7 +26,7 @@ ELSEWHERE = PACKAGE / "compat" / "elsewhere"
 
 @dataclass
 class Bench:
-    """A working folder with the links of a script's run, and the run's folder."""
+    """A working folder as for a script's run, with its links, and a run directory."""
 
     folder: Path
     run_dir: Path
@@ -40,12 +40,12 @@ class Bench:
     def run(
         self, script: Path, *arguments: str, python: str = sys.executable, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """The script in the run."""
+        """Run the script within the run."""
         variables = {"LABRUN_RUN_DIR": str(self.run_dir), "LABRUN_ATTEMPT": "1", **environment}
         return self._start([python, str(RUNNER), str(script), *arguments], variables)
 
     def by_hand(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """The script without a run."""
+        """Run the script without a run."""
         return self._start([sys.executable, "-m", "labrun.compat.azureml", *arguments], environment)
 
     def _start(self, command: list[str], variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -61,7 +61,7 @@ class Bench:
         )
 
     def metrics(self) -> dict[str, list[tuple[int, float]]]:
-        """Step and value of each line, by the metric's name."""
+        """Return step and value of each logged line, by metric."""
         found: dict[str, list[tuple[int, float]]] = {}
         for line in context.read_metrics(self.run_dir):
             found.setdefault(line["name"], []).append((line["step"], line["value"]))
@@ -79,7 +79,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def good(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
-    """The process, which must have ended well."""
+    """Check that a process has succeeded, and return it."""
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -91,7 +91,7 @@ def well() -> Any:
 
 @pytest.fixture
 def few_images(tmp_path: Path) -> Path:
-    """CIFAR-10's files with 80 images in place of 60,000."""
+    """CIFAR-10's files with 80 images instead of 60,000."""
     folder = tmp_path / "data" / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
@@ -104,7 +104,7 @@ def few_images(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def few_digits(tmp_path: Path) -> Path:
-    """The files of MNIST, with the digits that come with scikit-learn, at 28 x 28 pixels."""
+    """MNIST's files with scikit-learn's digits, scaled to 28 x 28 pixels."""
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)

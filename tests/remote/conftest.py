@@ -12,7 +12,7 @@ from labrun.remote import helper
 
 @pytest.fixture
 def there(tmp_path: Path) -> helper.Helper:
-    """What answers on the other machine, here: for what needs no machine."""
+    """The remote helper, running locally, for tests that need no remote machine."""
     answering = helper.Helper(io.BytesIO(), io.BytesIO())
     answering.root = str(tmp_path / "there")
     (tmp_path / "there").mkdir()

@@ -33,7 +33,7 @@ FIXTURES = {"azure_blob": "azurite_server", "s3": "s3_server", "sftp": "sftp_ser
 
 @pytest.fixture(params=["local", "azure_blob", "s3", "sftp"])
 def server(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """An empty root of each kind that can be written."""
+    """An empty root of each writable datastore type."""
     if request.param == "local":
         folder = tmp_path / "local-store"
         return Server("local", {"name": "local", "root": str(folder)}, {}, folder, [f"root={folder}"])
@@ -47,7 +47,7 @@ def azure(azurite_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
 
 
 def fresh(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """The same server with a root of its own, and its variables set."""
+    """The same server with a new root, and its environment variables set."""
     name = f"t{uuid.uuid4().hex[:12]}"
     root = f"{server.node['root']}/{name}" if server.kind == "sftp" else f"{name}/folder"
     for key, value in server.environment.items():

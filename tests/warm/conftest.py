@@ -14,7 +14,7 @@ from warm_bench import BENCHES, Bench
 
 @pytest.fixture(scope="session")
 def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Folders for benches, older than a file must be that a server trusts not to change within its time stamp."""
+    """Folders for benches, old enough that a server trusts the time stamps of their files."""
     base = tmp_path_factory.mktemp("benches")
     folders = [base / str(number) for number in range(BENCHES)]
     for folder in folders:
@@ -25,7 +25,7 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def bench(furnished: Iterator[Path]) -> Iterator[Bench]:
-    """A place of one's own, without a server yet."""
+    """A private bench without a server."""
     made = Bench(next(furnished))
     yield made
     made.close()
@@ -33,7 +33,7 @@ def bench(furnished: Iterator[Path]) -> Iterator[Bench]:
 
 @pytest.fixture(scope="module")
 def warm(furnished: Iterator[Path]) -> Iterator[Bench]:
-    """One with a server that several tests share."""
+    """A bench with a server, shared by several tests."""
     made = Bench(next(furnished))
     made.start_server()
     yield made

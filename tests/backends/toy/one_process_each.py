@@ -21,23 +21,23 @@ from labrun.schema import Compute
 
 
 class OneProcessEach(Backend):
-    """This machine, without a pool."""
+    """Runs on this machine, without a pool."""
 
     name = "one_process_each"
 
     def problems(self, compute: Compute) -> Iterator[str]:
-        """What this machine lacks, and what this backend does not do."""
+        """Yield resources that this machine lacks, and features that this backend does not support."""
         yield from machine.problems(compute)
         for key, plain in (("mem_gb", None), ("timeout_min", None), ("gpus_per_run", 0)):
             if getattr(compute, key) != plain:
                 yield f"compute.{key}={getattr(compute, key)}: {self.name} does not hold runs to it"
 
     def summary(self, compute: Compute) -> str:
-        """Cores and memory."""
+        """Return the cores and the memory."""
         return machine.summary(compute)
 
     def capacity(self, needs: Sequence[tuple[int, int]], compute: Compute) -> Capacity:
-        """As many as the cores carry."""
+        """Return as many slots as the cores allow."""
         return Capacity(compute.max_parallel or max(1, machine.cores() // max(cpus for cpus, _ in needs)))
 
     def executor(self, folder: Path, plan: Plan, count: int, head: Head | None = None) -> Processes:
@@ -58,15 +58,15 @@ class Processes:
 
     @property
     def busy(self) -> bool:
-        """Whether any run is waiting or under way."""
+        """Whether any run is queued or running."""
         return bool(self._queue or self._running or self._canceled)
 
     def submit(self, run_dir: Path, needs: Resources) -> None:
-        """Put a run in the queue."""
+        """Queue a run."""
         self._queue.append((run_dir, needs))
 
     def poll(self, timeout_s: float = 0.5) -> list[Path]:
-        """Begin what there is room for; the runs that have ended."""
+        """Start queued runs if cores are free, and return the runs that have ended."""
         ended, self._canceled = self._canceled, []
         while self._queue and len(self._running) < self._plan.parallel:
             run_dir, needs = self._queue.popleft()
@@ -92,7 +92,9 @@ class Processes:
             del self._running[run_dir]
             self._system.forget(run_dir)
             process.communicate()
-            status = -process.returncode if process.returncode < 0 else process.returncode << 8  # as waitpid has it
+            status = (
+                -process.returncode if process.returncode < 0 else process.returncode << 8
+            )  # as returned by waitpid
             record = finalize.close_ended(run_dir, status, None, is_canceled)
             self._tries[run_dir] = self._tries.get(run_dir, 0) + 1
             if record.status == records.FAILED and self._tries[run_dir] <= needs.retries:
@@ -103,7 +105,7 @@ class Processes:
         return ended
 
     def cancel_all(self, at_once: bool = False, why: str = "canceled before it began") -> None:
-        """Cancel what waits, and ask what runs to stop; or end it at once."""
+        """Cancel queued runs, and ask running ones to stop, or kill them."""
         for run_dir, _ in self._queue:
             finalize.close_unrun(run_dir, why)
             self._canceled.append(run_dir)
@@ -114,11 +116,11 @@ class Processes:
                 process.kill()
 
     def draw(self, run_dir: Path) -> bool:
-        """Pictures are drawn by the runs themselves, or not."""
+        """Return False: only the runs themselves draw pictures, if at all."""
         return False
 
     def close(self) -> None:
-        """End what still runs."""
+        """Kill all remaining processes."""
         self._system.close()
         for process, _ in self._running.values():
             process.kill()

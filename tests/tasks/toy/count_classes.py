@@ -15,17 +15,17 @@ from labrun.tasks.base import Run, TaskType
 
 
 class CountClasses(TaskType):
-    """A metric for each class; nothing is trained."""
+    """Logs a metric for each class, and trains nothing."""
 
     name = "count_classes"
 
     def problems(self, config: Mapping[str, Any]) -> Iterator[str]:
-        """A quantity has no classes."""
+        """Refuse regression data, which have no classes."""
         if (config.get("dataset") or {}).get("regression"):
             yield "dataset.regression=true: task=count_classes counts classes, and a quantity has none"
 
     def run(self, run: Run) -> None:
-        """Read the data, and count."""
+        """Read the data, and count the classes."""
         began = time.monotonic()
         arrays = reading.arrays_of_run(run)
         for name, count in zip(arrays.class_names, np.bincount(arrays.train.y), strict=True):

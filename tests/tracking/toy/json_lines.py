@@ -16,17 +16,17 @@ from labrun.tracking.base import LeftOut, ProgressCallback, Session, Tracker
 
 
 class JsonLines(Tracker):
-    """A file of one line for each run, made anew where something has changed."""
+    """A file with a line per run, rewritten after changes."""
 
     kind = "json_lines"
     label = "JSON lines"
 
     def address(self, root: Path, settings: Tracking) -> str:
-        """The file."""
+        """Return the path of the file."""
         return str(settings.uri or root / "runs.jsonl")
 
     def follows(self, settings: Tracking) -> bool:
-        """It is made when somebody looks."""
+        """Return False: the file is written on demand only."""
         return False
 
     def open(self, root: Path, address: str, everything: bool = False) -> Session:
@@ -34,7 +34,7 @@ class JsonLines(Tracker):
         return Lines(root, Path(address))
 
     def shown(self, root: Path, record: Record, run_dir: Path) -> str:
-        """What to type."""
+        """Return the command that writes the file."""
         return f"lab runs sync --tracker {self.kind}"
 
 
@@ -47,7 +47,7 @@ class Lines:
         self._root, self._file, self.left_out = root, file, LeftOut()
 
     def send(self, progress: ProgressCallback | None, must_end: Callable[[], bool]) -> int:
-        """Write the file again if any run has news."""
+        """Rewrite the file if any run has changed."""
         lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
         old = {entry["folder"]: entry for entry in map(json.loads, lines)}
         new: dict[str, Any] = {}
