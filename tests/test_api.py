@@ -126,7 +126,7 @@ def test_a_run_is_canceled(workspace: Path) -> None:
 
 
 @pytest.mark.parametrize("detach", [False, True])
-def test_what_the_end_of_this_python_means(workspace: Path, detach: bool) -> None:
+def test_undetached_runs_end_with_the_interpreter(workspace: Path, detach: bool) -> None:
     write_model(workspace)
     words = ["model=sleeper", "model.seconds=3", *PLAIN]
     code = (

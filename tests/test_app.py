@@ -73,7 +73,7 @@ def test_cfg_job_is_light_and_quick(workspace: Path) -> None:
     assert list(workspace.iterdir()) == []
 
 
-def test_help_is_ours(labrun_here: Command) -> None:
+def test_help_shows_labruns_groups(labrun_here: Command) -> None:
     text = labrun_here("--help").stdout
     for part in ("labrun -m model.regularization", "cifar10_cnn", "model/optimizer", "Flags:", "regularization: 0.01"):
         assert part in text

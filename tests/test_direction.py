@@ -47,7 +47,7 @@ heat_map
 
 
 @pytest.mark.parametrize(("names", "wanted"), [(LARGE, "max"), (SMALL, "min"), (NOTHING, None)])
-def test_a_name_tells_the_direction_or_nothing(names: str, wanted: str | None) -> None:
+def test_the_direction_comes_from_the_name_or_is_unknown(names: str, wanted: str | None) -> None:
     assert {name: found for name in names.split() if (found := direction.of(name)) != wanted} == {}
 
 

@@ -159,7 +159,7 @@ EXECUTED = [page for page in [README, *PAGES] if not page.startswith("reference/
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("page", EXECUTED)
-def test_what_a_page_says_happens(
+def test_the_blocks_of_a_page_do_what_it_says(
     page: str, workspace: Path, labrun_here: Command, request: pytest.FixtureRequest
 ) -> None:
     """Minutes for some: every command of the page runs for real, one after the other, as a reader types them."""

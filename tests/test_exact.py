@@ -107,7 +107,7 @@ def test_a_damaged_value_is_one_error_of_the_record(tmp_path: Path, damaged: Any
         records.read(tmp_path)
 
 
-def test_any_text_means_what_it_said() -> None:
+def test_text_with_interpolation_syntax_is_kept_literally() -> None:
     """Two thousand texts of the signs that OmegaConf's grammar knows, escaped, resolved, kept, and resolved again."""
     draw = random.Random(0)
     for _ in range(2000):
@@ -120,7 +120,7 @@ def test_any_text_means_what_it_said() -> None:
         assert got["model"]["text"] == text
 
 
-def test_what_is_shown_is_what_was_meant() -> None:
+def test_escaped_text_is_displayed_unescaped() -> None:
     for text, told in (
         (r"\${epoch}", "${epoch}"),
         (r"C:\\\${x}", r"C:\${x}"),
@@ -148,7 +148,7 @@ def test_defaults_of_variables_stay_what_they_are(monkeypatch: pytest.MonkeyPatc
         assert kept["model"]["text"].startswith("${oc.env:NOT_SET") and execute.here(kept)["model"]["text"] == value
 
 
-def test_a_record_of_before_is_read_and_written_anew(tmp_path: Path) -> None:
+def test_a_record_of_an_older_format_is_read_and_rewritten(tmp_path: Path) -> None:
     records.write(tmp_path, new())
     content = json.loads((tmp_path / "run.json").read_text())
     arguments = {"pattern": "${epoch}", "home": "${oc.env:HOME}", "data": "${mount:digits}", "weights": {"0": 1}}
@@ -233,7 +233,7 @@ def given(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("GIVEN")]
 
 
-def test_alike_in_a_run_a_sweep_a_rerun_an_evaluation_and_a_loaded_model(
+def test_values_are_the_same_in_run_sweep_rerun_evaluation_and_loaded_model(
     labrun: Command, workspace: Path, odd_network: str, registered: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Over 15 s: four processes train or score a network."""
@@ -280,7 +280,7 @@ def test_arguments_of_a_script_and_of_an_estimator(run_here: Runner, workspace: 
     assert (record.notes, record.tags) == ("${n}", {"a": "${t}"})
 
 
-def test_a_signature_is_the_same_as_ever_and_knows_odd_values() -> None:
+def test_signatures_are_unchanged_and_cover_odd_values() -> None:
     config: dict[str, Any] = {"model": {"a": 1, "b": [1.5, None]}, "trainer": {}, "compute": {}, "dataset": {"x": 1}}
     assert execute.signature(config, [], None) == "9d411a64b22da6fb814bf2927d3ce1ff5a00c10e1000163f064aad39c1d2ab39"
     for value in ({0: 1, "0": 2}, [math.nan]):

@@ -73,12 +73,12 @@ ODD = "s3cr3t/Val\"ue'x+y=z&%41<\u03a9\U0001f600>"
         ("T", "a\nb\tc\x1bdefg", r"a\nb\tc\x1bdefg a\nb\tc\u001bdefg", "*** ***"),
     ],
 )
-def test_what_is_masked(name: str, value: str, text: str, shown: str) -> None:
+def test_which_values_are_masked(name: str, value: str, text: str, shown: str) -> None:
     masking.note(name, value)
     assert masking.masked(text) == shown
 
 
-def test_no_text_takes_long() -> None:
+def test_masking_is_fast_for_any_text() -> None:
     for value in (r"\\\\\\\\xy", "&&&&&&&&", "%25%25%25%25", '"' * 8, "'" * 8, "aaaaaaaa"):
         masking.note("T", value)
     begun = time.process_time()
@@ -106,7 +106,7 @@ def test_no_text_takes_long() -> None:
         ("T", "12345"),
     ],
 )
-def test_what_would_make_all_text_stars_is_not(name: str, value: str) -> None:
+def test_values_that_would_garble_all_text_are_not_masked(name: str, value: str) -> None:
     masking.note(name, value)
     assert masking.masked(f"a {value} b") == f"a {value} b"
 
@@ -148,7 +148,7 @@ def test_errors_without_words_and_with_a_secret_name() -> None:
     assert (recording.outcome(named, RunPaths(Path()))[1] or {})["type"] == "***"
 
 
-def test_a_traceback_that_is_asked_for_has_none(
+def test_a_debug_traceback_has_no_secret(
     workspace: Path, labrun_here: Command, lab_here: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOKEN", "S3CR3T-ENV")
@@ -203,7 +203,7 @@ class Mine(LogisticRegression):
 """
 
 
-def test_no_error_of_a_run_leaves_one(
+def test_no_error_of_a_run_leaves_a_secret(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, empty_mlflow: Path, labrun: Command
 ) -> None:
     """Inline and in the pool, in its messages, causes and exit codes. Takes 20 s: each way is a run of its own."""

@@ -176,7 +176,7 @@ def test_the_version_is_ours_and_needs_no_hydra(
     assert capfd.readouterr().out.startswith("labrun ")
 
 
-def test_a_failed_command_takes_pytorch_not_apart(
+def test_a_failed_command_skips_the_teardown_of_pytorch(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """What its libraries would list as leaked buries the message."""

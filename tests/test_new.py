@@ -73,7 +73,7 @@ def test_a_project_is_written_and_told(labrun_here: Command, workspace: Path, mo
         ("outputs", "means something else"),
     ],
 )
-def test_what_will_not_do_is_one_message(
+def test_an_invalid_folder_name_is_one_message(
     labrun_here: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch, folder: str, words: str
 ) -> None:
     (workspace / "full").mkdir()
@@ -87,7 +87,9 @@ def test_what_will_not_do_is_one_message(
     assert sorted(workspace.rglob("*")) == before
 
 
-def test_the_words_beside_a_folder(labrun_here: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_arguments_are_one_message(
+    labrun_here: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for words in ((), ("a", "b"), ("--fast", "a")):
         done = labrun_here("new", *words)
         assert done.returncode == 2 and done.stderr.startswith("labrun: labrun new takes one folder")

@@ -133,7 +133,7 @@ def test_a_mistyped_argument_is_refused_before_training(labrun: Command, workspa
     assert done.returncode == 2 and "Did you mean 'width'" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_lightning_module_of_ones_own(labrun: Command, workspace: Path) -> None:
+def test_the_users_own_lightning_module_is_trained(labrun: Command, workspace: Path) -> None:
     write(workspace, "mine", MODULE, "_target_: mine.Mine\n")
     done = labrun("model=mine", "trainer.max_epochs=3", "tracking=none", "report=none")
     assert done.returncode == 0, done.stderr
@@ -162,7 +162,7 @@ def test_a_module_in_the_manner_of_lightning_hydra_template(labrun: Command, wor
     assert again.returncode == 0, again.stderr
 
 
-def test_a_bug_in_ones_own_model_shows_where(labrun: Command, workspace: Path) -> None:
+def test_a_bug_in_the_users_model_has_a_traceback(labrun: Command, workspace: Path) -> None:
     write(workspace, "broken", "def broken():\n    raise ValueError('a bug')\n", "_target_: broken.broken\n")
     done = labrun("model=broken", "tracking=none")
     assert done.returncode == 1

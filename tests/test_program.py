@@ -89,7 +89,7 @@ def test_a_program_that_does_not_end_its_run(workspace: Path) -> None:
     assert (found["ends"].folder / "heartbeat").exists()
 
 
-def test_blocks_children_and_what_is_refused(workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_with_blocks_child_runs_and_refusals(workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with labrun.start_run("outer", tags={"a": 1}) as run:
         labrun.log("loss", 0.5)
         with pytest.raises(ValueError, match="bad"), run.start_run("inner") as inner:

@@ -103,7 +103,7 @@ def test_names_that_no_file_can_have(workspace: Path, lab_here: Command) -> None
     assert lab_here("runs", "show", long).returncode == 2
 
 
-def test_rests_are_taken_only_where_a_person_put_runs(tmp_path: Path) -> None:
+def test_leftovers_are_removed_only_in_folders_of_runs(tmp_path: Path) -> None:
     """A plan in a folder that others can write must not lead the clean-up elsewhere."""
     root, shared, victim = tmp_path / "w", tmp_path / "shared", tmp_path / "victim"
     (victim / f"{removing.REMOVED}mine").mkdir(parents=True)
@@ -214,7 +214,7 @@ def test_bad_lines_of_metrics_are_counted(workspace: Path, lab_here: Command) ->
     assert "left out: 2 lines of" in done.stderr and done.stdout.splitlines()[-1].split()[:2] == ["loss", "2"]
 
 
-def test_words_of_commands_are_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_valid_job_ids_reach_slurm_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
     monkeypatch.setattr(queue, "run_command", asked.append)
     queue.scancel(["17", "17_3", "--user=me", "17;ls", "", "-1"])

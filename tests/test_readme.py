@@ -15,7 +15,7 @@ from conftest import Command
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
-def test_it_is_read_in_five_minutes() -> None:
+def test_the_readme_is_short_enough_for_five_minutes() -> None:
     assert len(README.splitlines()) <= 150
 
 

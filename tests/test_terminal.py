@@ -56,7 +56,7 @@ def test_what_is_shown_as_an_escape(text: str, shown: str) -> None:
     assert terminal.lines("a\n\tb") == "a\n\tb"
 
 
-def test_a_guarded_stream_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_guarded_stream_behaves_like_a_stream(capsys: pytest.CaptureFixture[str]) -> None:
     import sys
 
     before = sys.stdout
@@ -149,7 +149,7 @@ VERBS = [
 
 
 @pytest.mark.parametrize("words", VERBS, ids=str)
-def test_no_verb_has_a_terminal_obey_a_record(evil: Path, lab_here: Command, words: tuple[str, ...]) -> None:
+def test_no_verb_prints_control_characters_of_a_record(evil: Path, lab_here: Command, words: tuple[str, ...]) -> None:
     done = lab_here("runs", *words)
     found = obeyed(done.stdout + done.stderr)
     if "--csv" in words:
@@ -164,7 +164,7 @@ def test_logs_are_as_they_are(evil: Path, lab_here: Command) -> None:
     assert "RED" in followed and not obeyed(followed)
 
 
-def test_programs_get_what_there_is(evil: Path, lab_here: Command) -> None:
+def test_json_and_csv_stay_exact(evil: Path, lab_here: Command) -> None:
     text = 'ä \u202e \u00a0,\t\n"x"\''
     context.annotate(evil, note=text, tags={"k": text})
     (record,) = [json.loads(line) for line in lab_here("runs", "--json", "--status", "failed").stdout.splitlines()]

@@ -270,7 +270,7 @@ def test_scoring_builds_nothing_that_a_record_names(
     assert run_here("task=evaluate", f"from={whole['id']}")[0].status == records.COMPLETED
 
 
-def test_what_ones_own_configs_name_is_ones_own(ran: Path, run_here: Runner, workspace: Path) -> None:
+def test_classes_in_the_users_configs_are_trusted(ran: Path, run_here: Runner, workspace: Path) -> None:
     (workspace / "own_reader.py").write_text("from labrun.data.readers import Digits\nclass Mine(Digits):\n    pass\n")
     whole = json.loads((ran / "run.json").read_text())
     whole["config"]["dataset"]["_target_"] = "own_reader.Mine"
@@ -361,7 +361,7 @@ def test_what_this_user_trained_here_is_trusted_by_itself(own: Path, run_here: R
     assert seals.UNPROVEN in refused("taken") and models.untrusted(workspace, again)
 
 
-def test_what_is_forged_or_foreign_is_not_trusted(
+def test_forged_or_foreign_records_are_not_trusted(
     own: Path, workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = own / "outputs" / cards.NAME

@@ -128,7 +128,7 @@ def test_at_most_max_parallel_jobs_run_at_once(executor: Callable[..., LabrunExe
     assert max(together) == 2
 
 
-def test_each_failure_is_its_own(executor: Callable[..., LabrunExecutor]) -> None:
+def test_a_failure_affects_only_its_job(executor: Callable[..., LabrunExecutor]) -> None:
     pool = executor(max_parallel=2, timeout_min=0.05)
     wrong, gone, crashed = pool.submit(int, "x"), pool.submit(dies, "exit"), pool.submit(dies, "signal")
     slow, fine = pool.submit(time.sleep, 60), pool.submit(int, "5")

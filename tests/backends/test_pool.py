@@ -182,7 +182,7 @@ FAULTS = {
 }
 
 
-def test_every_fault_is_its_own_and_said(pool: LocalPool, submit: Callable[..., Path]) -> None:
+def test_every_fault_affects_only_its_run_and_is_reported(pool: LocalPool, submit: Callable[..., Path]) -> None:
     runs = {act: submit(act) for act in FAULTS}
     neighbours = [submit("fits", seconds=0.2) for _ in range(3)]
     for run in [*runs.values(), *neighbours]:
@@ -285,7 +285,7 @@ def test_cancel_all_then_at_once_for_one_that_resists(pool: LocalPool, submit: C
     assert [status(run) for run in (polite, stubborn, waiting)] == ["canceled"] * 3
 
 
-def test_a_server_that_hangs_holds_nobody_up(own_pool: LocalPool, submit: Callable[..., Path]) -> None:
+def test_a_hanging_server_does_not_block_the_runs(own_pool: LocalPool, submit: Callable[..., Path]) -> None:
     """Over 15 s: the pool gives it seconds before it calls that hanging."""
     first, second = submit("fits"), submit("fits")
     own_pool.submit(first, Resources())

@@ -191,7 +191,7 @@ def test_mistakes_are_one_message(place: Path, tmp_path: Path) -> None:
     assert "say --yes" in mistake(place, "rm", "digits", "--force")
 
 
-def test_a_life(place: Path, tmp_path: Path) -> None:
+def test_the_life_of_a_registered_model(place: Path, tmp_path: Path) -> None:
     """Registered, given an alias, fetched, removed; the run stays where it is, and can then be removed too."""
     dnn = next(record.id for _, record in store.runs(place) if record.name == "dnn")
     for file in ("outputs/model.npz", "outputs/model.pt"):
@@ -211,7 +211,7 @@ def test_a_life(place: Path, tmp_path: Path) -> None:
     assert not (journal.folder(place, "net", 1)).exists()
 
 
-def test_mlflow_has_them_once_somebody_looks(place: Path, empty_mlflow: Path) -> None:
+def test_models_appear_in_mlflow_on_demand(place: Path, empty_mlflow: Path) -> None:
     for _ in range(2):  # also once more, where another database is in the place of the first
         copy_database(empty_mlflow, place / "another")
         os.replace(mlflow_client.database_path(place / "another"), mlflow_client.database_path(place))

@@ -309,7 +309,7 @@ def test_a_table_shows_what_differs_in_it(workspace: Path, run: Lab) -> None:
     assert "model=mnist_dnn" in run("runs", "--csv")[1]
 
 
-def test_compare_leaves_out_what_is_no_experiments(workspace: Path, run: Lab) -> None:
+def test_compare_leaves_out_keys_that_are_not_part_of_an_experiment(workspace: Path, run: Lab) -> None:
     for number in (1, 2):
         config = {
             "model": {"lr": number},
@@ -529,7 +529,7 @@ def test_the_index_is_only_a_copy(all_kinds: Path) -> None:
     assert index.listing(all_kinds, Path("/proc/nowhere")).runs  # it cannot be written: the records are read
 
 
-def test_what_is_no_runs_folder_is_not_removed(workspace: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_not_removed(workspace: Path) -> None:
     (workspace / "outputs/a").mkdir(parents=True)
     (workspace / "outputs/a/run.json").write_text("{}")
     with pytest.raises(RecordError, match="not a run's folder"):
@@ -613,7 +613,7 @@ def test_what_a_terminal_would_obey_is_shown_as_text(workspace: Path, run: Lab) 
     assert "\x1b" not in out and "\\x1b[31mred" in out
 
 
-def test_below_a_workspace_that_one_is_meant(
+def test_in_a_subfolder_the_workspace_above_is_used(
     run_here: Runner, lab_here: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record, run_dir = run_here("report=none", "dataset.max_samples=50")

@@ -184,6 +184,6 @@ def test_a_taken_port_is_told_and_without_a_wish_the_next_is_taken(tmp_path: Pat
             ui.FIRST_PORT = before
 
 
-def test_it_is_there_without_mlflow_imported() -> None:
+def test_ui_and_models_are_loaded_without_mlflow() -> None:
     code = "import sys; from labrun.cli import ui, models; assert not {'mlflow', 'torch', 'numpy'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == 0

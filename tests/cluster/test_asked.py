@@ -132,7 +132,7 @@ LISTED = {
 
 
 @pytest.mark.parametrize("name", LISTED)
-def test_what_the_cluster_has_not_is_refused(fake_slurm: Path, refused_here: Refused, name: str) -> None:
+def test_resources_that_the_cluster_lacks_are_refused(fake_slurm: Path, refused_here: Refused, name: str) -> None:
     wish, words = LISTED[name]
     assert words in refused_here("compute=slurm", "model=mnist_dnn", wish, "tracking=none")
     assert not list(fake_slurm.glob("*.sh"))

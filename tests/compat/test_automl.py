@@ -36,7 +36,7 @@ def read_back(words: list[str]) -> dict[str, Any]:
     return automl_data.of_script(Path(script), Path(script).parent)
 
 
-def test_settings_become_words(experiment: Experiment) -> None:
+def test_settings_become_labrun_arguments(experiment: Experiment) -> None:
     config = AutoMLConfig(
         "classification",
         X=X,

@@ -243,7 +243,7 @@ def test_registered_models_are_found(bench: Any, well: Any, tmp_path: Path) -> N
     assert "registered: digits, net" in done.stdout and "lab models register" in done.stdout
 
 
-def test_what_labrun_has_not_imports_and_tells_the_way_when_used(bench: Any, well: Any) -> None:
+def test_unsupported_names_can_be_imported_and_give_advice_when_used(bench: Any, well: Any) -> None:
     script = bench.write(
         "from typing import Optional\n"
         "import azureml.core\n"
@@ -298,7 +298,7 @@ def test_a_script_fails_or_cancels_its_own_run(bench: Any) -> None:
     assert bench.run(quiet, LABRUN_ATTEMPT="2").returncode == 0
 
 
-def test_a_model_is_promised_and_word_of_it_is_left(bench: Any, well: Any) -> None:
+def test_registering_a_model_in_a_script_is_deferred_and_noted(bench: Any, well: Any) -> None:
     script = bench.write(
         "import json\n"
         "from azureml.core import Model, Run\n"

@@ -356,7 +356,7 @@ def test_a_kernel_is_installed(lab_here: Command, tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("text", ["plain", "a'b", "\\", "[1,2]", "1e-3", "null", "${x}", "a=b", "", "ä b\tc", "true"])
-def test_words_keep_their_texts(text: str) -> None:
+def test_arguments_stay_text(text: str) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     from labrun import exact

@@ -583,7 +583,7 @@ def test_files_are_filtered_by_their_paths_and_by_what_is_known_of_them(ws: Any,
         files.file_metadata("Colour")
 
 
-def test_secrets_have_no_case(ws: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_recognized_in_any_case(ws: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     vault = ws.get_default_keyvault()
     monkeypatch.setenv("My_Secret", "given")
     assert vault.get_secret("my-secret") == vault.get_secret("MY-SECRET") == "given"

@@ -122,7 +122,7 @@ def test_what_the_present_interpreter_has_otherwise_is_told_once(ws: Workspace, 
     assert installed.compared(conda.Wanted(None, ["pytest>=1", "x ; python_version<'3'", "-r a.txt"])) == ([], [])
 
 
-def test_an_environment_as_words(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_as_labrun_arguments(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Environment("words")
     made.environment_variables = {"A": "b c"}
     variable = ["+compute.environment.A='b c'"]
@@ -196,7 +196,7 @@ class Data:
         (["bash", "run.sh", Data(), 3], [r"script.command='bash run.sh \'${mount:rows@1}\' 3'"]),
     ],
 )
-def test_a_command_as_words(ws: Workspace, tmp_path: Path, command: Any, words: list[str]) -> None:
+def test_a_command_as_labrun_arguments(ws: Workspace, tmp_path: Path, command: Any, words: list[str]) -> None:
     (tmp_path / "train.py").touch()
     config = ScriptRunConfig(command=command)
     assert config.words(Experiment(ws, "x"))[3 : 3 + len(words)] == words
@@ -214,7 +214,7 @@ def test_a_command_as_words(ws: Workspace, tmp_path: Path, command: Any, words: 
         (PyTorchConfiguration(), [], ""),
     ],
 )
-def test_processes_as_words(ws: Workspace, config: Any, words: list[str], told: str, capsys: Any) -> None:
+def test_processes_as_labrun_arguments(ws: Workspace, config: Any, words: list[str], told: str, capsys: Any) -> None:
     (ws.folder / "train.py").touch()
     found = ScriptRunConfig(script="train.py", distributed_job_config=config).words(Experiment(ws, "x"))
     assert [word for word in found if "processes" in word] == words and told in capsys.readouterr().err

@@ -34,7 +34,7 @@ def ws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     return Workspace.from_config()
 
 
-def test_an_estimator_as_words(ws: Workspace) -> None:
+def test_an_estimator_as_labrun_arguments(ws: Workspace) -> None:
     made = Estimator(
         source_directory="src",
         entry_script="train.py",

@@ -112,7 +112,7 @@ def test_every_distribution_is_drawn_as_the_sdk_describes_it(tmp_path: Path) -> 
         DrawnSampler({"a": ["uniform", 0, 1, None]}).sample_independent(None, None, "a", FloatDistribution(5, 6))
 
 
-def test_a_search_as_words(ws: Workspace) -> None:
+def test_a_search_as_labrun_arguments(ws: Workspace) -> None:
     script = ScriptRunConfig(script="train.py", arguments=["--fixed", 1])
     varied = RandomParameterSampling({"--learning-rate": sampling.uniform(0, 1), "batch": sampling.choice(1, 2)})
     config = HyperDriveConfig(

@@ -149,7 +149,7 @@ def test_a_traceback_is_the_script_s_own(bench: Any, text: str) -> None:
         assert done.stderr == plain.stderr and done.returncode == plain.returncode
 
 
-def test_by_hand_it_prints_and_records_nothing(bench: Any, well: Any) -> None:
+def test_a_script_started_by_hand_prints_and_records_nothing(bench: Any, well: Any) -> None:
     script = bench.write(
         "from azureml.core import Run\n"
         "from azureml.core.run import _OfflineRun\n"

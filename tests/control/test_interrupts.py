@@ -86,7 +86,7 @@ def test_kill_9_while_the_records_are_written_is_told(workspace: Path, labrun: C
     assert lab(workspace, "runs", "watch", "last").returncode == 0
 
 
-def test_a_step_of_the_clock_ends_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_of_the_clock_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """What says when a process began must not move with the clock, as the kernel's `btime` does."""
     import psutil
 

@@ -77,9 +77,7 @@ def test_runs_of_several_objectives_are_compared_by_what_all_have() -> None:
     assert objective.rank(odd, objective.common([folded, odd])) == float("-inf")
 
 
-def test_the_metric_that_is_typed_on_resume_orders_the_table(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_metric_given_on_resume_orders_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_dirs = []
     for number, (accuracy, loss) in enumerate(((0.9, 0.5), (0.8, 0.1))):
         record = with_metric(f"a000000{number}", "accuracy", accuracy=accuracy, test_loss=loss)

@@ -49,7 +49,7 @@ def as_somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("is_search", [False, True])
 @pytest.mark.parametrize("how", ["owner", "plan is open", "record is open", "imported"])
-def test_only_ones_own_runs_are_gone_on_with(
+def test_only_the_users_own_runs_are_continued(
     shared: Path, lab_here: Command, taken: list[Path], monkeypatch: pytest.MonkeyPatch, how: str, is_search: bool
 ) -> None:
     if is_search:
@@ -68,7 +68,7 @@ def test_only_ones_own_runs_are_gone_on_with(
     assert lab_here("runs", "watch", str(shared), "--take-over").returncode in (0, 1) and len(taken) == 2
 
 
-def test_a_job_that_somebody_else_names_is_not_canceled(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_named_by_another_user_is_not_canceled(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_dir = submitted(workspace)
     ledger = SweepState(run_dir).jobs
     ledger.parent.mkdir()

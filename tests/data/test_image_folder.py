@@ -101,7 +101,7 @@ def test_what_is_no_part_is_left_out_and_told(tmp_path: Path) -> None:
     assert any("left out: 1 image directly in seg_test" in note for note in raw.notes)
 
 
-def test_a_class_may_be_called_as_a_part_is(tmp_path: Path) -> None:
+def test_a_class_may_have_the_name_of_a_split(tmp_path: Path) -> None:
     write_classes(tmp_path, train=3, car=3, test=2)
     assert ImageFolder().read(tmp_path).class_names == ("car", "test", "train")
 
@@ -135,7 +135,7 @@ def test_what_may_be_a_part_or_a_class_is_asked(tmp_path: Path, folders: dict[st
     assert raw.class_names == tuple(sorted(folders)) and raw.test is None
 
 
-def test_the_parts_that_a_person_names(tmp_path: Path) -> None:
+def test_splits_named_by_the_user(tmp_path: Path) -> None:
     write_classes(tmp_path / "A", cat=2, dog=2)
     write_classes(tmp_path / "B", first=100, cat=1, dog=1)
     raw = ImageFolder(parts={"train": "B", "validation": "A"}).read(tmp_path)

@@ -291,7 +291,7 @@ def test_files_that_are_no_table_are_refused(tmp_path: Path, content: str, messa
         ("Other", "is a Mine"),
     ],
 )
-def test_what_is_no_reader_leads_somewhere(
+def test_a_target_that_is_not_a_reader_gets_advice(
     name: str, what: str, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the names of its classes: nothing heavy is imported, and nothing is built, to be told so."""

@@ -145,7 +145,7 @@ def test_labels_are_the_text_of_the_file(read: Read, labels: list[Any], classes:
         (["NA"], {"regression": True}, "has no value in any row"),
     ],
 )
-def test_labels_that_are_none_are_refused(read: Read, labels: list[Any], keys: dict[str, Any], words: str) -> None:
+def test_invalid_labels_are_refused(read: Read, labels: list[Any], keys: dict[str, Any], words: str) -> None:
     with pytest.raises(DataError, match=words):
         read(text(x=[0.5, 1.5], y=labels), **keys)
 
@@ -184,7 +184,7 @@ def test_labels_that_are_none_are_refused(read: Read, labels: list[Any], keys: d
         ("(-5)", ".", None),
     ],
 )
-def test_numbers_as_people_write_them(values: str, decimal: str, wanted: float | None) -> None:
+def test_number_formats(values: str, decimal: str, wanted: float | None) -> None:
     assert number(values, decimal) == wanted
 
 
@@ -343,7 +343,7 @@ def test_a_quantity_has_the_decimal_sign_of_its_table(read: Read) -> None:
         read(text(";", x=[1, 2], y=["1,234"]), regression=True)
 
 
-def test_nothing_is_taken_for_an_id_but_what_is_sure(read: Read) -> None:
+def test_only_certain_ids_are_detected(read: Read) -> None:
     values = {
         "population": [i * 37 % 1009 for i in range(COUNT)],
         "paid": [0, 1],

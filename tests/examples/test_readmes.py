@@ -45,6 +45,6 @@ def _first(override: str) -> str:
     return override
 
 
-def test_every_example_is_told_of() -> None:
+def test_every_example_is_described() -> None:
     text = (EXAMPLES / "README.md").read_text()
     assert re.findall(r"\((\w+)/README\.md\)", text) and set(re.findall(r"\((\w+)/README\.md\)", text)) == set(NAMES)

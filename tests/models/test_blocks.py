@@ -63,14 +63,14 @@ def test_too_few_iterations_are_told() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_numbers_that_are_none_are_refused(bad: float) -> None:
+def test_nan_and_infinity_are_refused(bad: float) -> None:
     x, y = pictures()
     x[5, 100] = bad
     with pytest.raises(ValueError, match="NaN or infinity"):
         BlockedLogisticRegression().fit(x, y)
 
 
-def test_what_does_not_gain_is_left_to_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_problems_without_a_speedup_are_left_to_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: Any) -> None:
         raise AssertionError("the blocks were used")
 

@@ -14,7 +14,7 @@ from labrun.models.cifar10_cnn import Cifar10CNN
 from labrun.models.mnist_dnn import MnistDNN
 
 
-def test_dnn_is_chainers() -> None:
+def test_the_dnn_matches_chainers() -> None:
     torch.manual_seed(0)
     model = MnistDNN((1, 28, 28), 10)
     assert [tuple(p.shape) for p in model.parameters()] == [(100, 784), (100,), (100, 100), (100,), (10, 100), (10,)]
@@ -27,7 +27,7 @@ def test_dnn_takes_any_shape(shape: tuple[int, ...]) -> None:
     assert MnistDNN(shape, 7)(torch.zeros(2, *shape)).shape == (2, 7)
 
 
-def test_cnn_is_the_tutorials() -> None:
+def test_the_cnn_matches_the_tutorials() -> None:
     model = Cifar10CNN((3, 32, 32), 10)
     assert sum(p.numel() for p in model.parameters()) == 62_006
     assert model.fc1.in_features == 16 * 5 * 5

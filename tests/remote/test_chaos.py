@@ -88,7 +88,7 @@ class Chaos:
                 self.begin("lab", "runs", "watch", str(found[0]))
 
 
-def test_sixty_runs_under_twenty_blows(box: far.Far, labrun: Command, workspace: Path) -> None:
+def test_sixty_runs_with_twenty_faults(box: far.Far, labrun: Command, workspace: Path) -> None:
     """Takes about a minute: sixty runs, and controllers that must start again each time they are killed."""
     box.inside(f"rm -f /home/{far.USER}/chaos")
     (workspace / "train.py").write_text(SCRIPT)

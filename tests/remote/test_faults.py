@@ -545,7 +545,7 @@ def payload_of(text: str) -> helper._Payload:
     return helper._Payload(io.BytesIO(text.encode()), len(text))
 
 
-def test_patience_begins_anew_when_the_machine_was_reached(box: far.Far, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_timeout_restarts_when_the_machine_is_reached(box: far.Far, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channel, "LONGEST_PAUSE_S", 0.3)
     tries: list[float] = []
 
@@ -689,7 +689,7 @@ def test_paths_of_data_that_stand_in_variables_are_those_of_there(box: far.Far, 
     }
 
 
-def test_a_search_that_may_have_begun_keeps_its_tie(
+def test_a_search_that_may_have_started_keeps_its_link(
     box: far.Far, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, tries = (

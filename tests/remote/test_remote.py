@@ -93,7 +93,7 @@ def test_settings_that_are_not_given_stay(lab_here: Command, tmp_path: Path, mon
     assert (remotes.get("box").python, remotes.get("box").data, remotes.get("box").folder) == (None, {}, "/scratch")
 
 
-def test_from_nothing_to_records_here(
+def test_the_first_remote_sweep_brings_its_records_back(
     box: far.Far, model: None, labrun: Command, lab_here: Command, workspace: Path
 ) -> None:
     """Takes over 15 s: two commands, and the first use of a machine."""

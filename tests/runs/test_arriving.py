@@ -279,7 +279,7 @@ def test_places_where_no_run_lies(root: Path, tmp_path: Path, runs: Any) -> None
     refused(root, write(tmp_path / "a.tar", {f"{PLACE}aaaaaaa1/run.json": record("aaaaaaa1")}, runs))
 
 
-def test_one_wrong_run_keeps_all_of_them_out(root: Path, tmp_path: Path) -> None:
+def test_one_bad_run_blocks_the_whole_archive(root: Path, tmp_path: Path) -> None:
     content = {f"{PLACE}aaaaaaa{n}/run.json": record(f"aaaaaaa{n}") for n in range(5)}
     content[f"{PLACE}aaaaaaa4/run.json"] = b"{"
     runs = [{"id": f"aaaaaaa{n}", "name": "x", "folder": f"{PLACE}aaaaaaa{n}"} for n in range(5)]
@@ -331,7 +331,7 @@ def test_what_is_no_archive(root: Path, tmp_path: Path, content: bytes) -> None:
     refused(root, tmp_path / "a.tar")
 
 
-def test_a_pipe_a_folder_and_nothing(root: Path, tmp_path: Path) -> None:
+def test_a_pipe_a_folder_and_a_missing_file_are_refused(root: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.tar")
     assert "is not a file" in refused(root, tmp_path / "a.tar")
     (tmp_path / "a.tar").unlink()

@@ -29,14 +29,14 @@ def best(root: Path, name: str) -> str:
     return store.find(root, f"best:{name}")[1].id
 
 
-def test_the_name_tells_it(workspace: Path) -> None:
+def test_the_name_gives_the_direction(workspace: Path) -> None:
     low = completed(workspace, 1, {"val/acc": 0.5, "wer": 0.1, "AUC_weighted": float("nan"), "fid": 3.0})
     high = completed(workspace, 2, {"val/acc": 0.7, "wer": 0.3, "AUC_weighted": 0.2, "fid": float("-inf")})
     assert [best(workspace, name) for name in ("val/acc", "wer", "AUC_weighted", "fid")] == [high, low, high, low]
     assert best(workspace, "val/acc:min") == low
 
 
-def test_the_runs_tell_it_where_the_name_does_not(workspace: Path) -> None:
+def test_the_runs_give_the_direction_if_the_name_does_not(workspace: Path) -> None:
     low = completed(workspace, 1, {"odd": 1.0}, {"odd": "min"})
     high = completed(workspace, 2, {"odd": 2.0}, {"odd": "min"})
     assert best(workspace, "odd") == low
@@ -46,7 +46,7 @@ def test_the_runs_tell_it_where_the_name_does_not(workspace: Path) -> None:
         best(workspace, "odd")
 
 
-def test_where_nothing_tells_it_the_person_has_to(workspace: Path, lab_here: Command) -> None:
+def test_the_user_must_give_an_unknown_direction(workspace: Path, lab_here: Command) -> None:
     low, high = (completed(workspace, number, {"odd": float(number)}) for number in (1, 2))
     with pytest.raises(RecordError, match="best:odd:max"):
         best(workspace, "odd")

@@ -54,7 +54,7 @@ def test_a_damaged_record_is_one_error_and_does_not_hide_others(tmp_path: Path) 
     assert [run_dir for run_dir, _ in store.runs(tmp_path)] == [good]
 
 
-def test_who_does_not_get_the_attempt_does_not_run(tmp_path: Path) -> None:
+def test_only_the_process_that_claims_the_attempt_runs(tmp_path: Path) -> None:
     claimed: list[int] = []
     refused: list[RecordError] = []
     barrier = threading.Barrier(8)

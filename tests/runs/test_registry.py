@@ -302,14 +302,14 @@ def test_lines_are_told_to_mlflow_and_torn_ones_left_out(root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "-x", "a b", "models:x", "x" * 101, "ä", "a@b"])
-def test_names_that_cannot_be(root: Path, name: str) -> None:
+def test_invalid_names(root: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="cannot name a model"):
         models.register(root, run_with(root, "aaaa0000"), name)
     assert not journal.path(root).exists()
 
 
 @pytest.mark.parametrize("name", ["latest", "v1", "V22", "1", "a/b", "", "a b"])
-def test_aliases_that_cannot_be(root: Path, name: str) -> None:
+def test_invalid_aliases(root: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="cannot be an alias"):
         models.alias(root, "net/1", name)
 

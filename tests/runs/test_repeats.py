@@ -90,7 +90,7 @@ def test_a_single_value_has_no_deviation_and_none_no_mean() -> None:
     assert repeats.rows(settings)[1] == [[2, 0.2, None, 1], [2, None, None, 0]]
 
 
-def test_numbers_of_anybodys_record_break_nothing() -> None:
+def test_odd_numbers_in_a_record_break_nothing() -> None:
     found = repeats.of_seeds([scored(1, 1.7e308), scored(2, -1.7e308)])[0].summary("accuracy")
     assert found.mean == 0 and found.std == math.inf
 

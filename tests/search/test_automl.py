@@ -164,7 +164,7 @@ def test_an_interrupt_that_a_model_swallows_still_ends_the_run(workspace: Path) 
 
 
 @pytest.mark.parametrize("kind", ["cancel", "stop"])
-def test_requests_are_told_apart(workspace: Path, kind: str) -> None:
+def test_cancel_and_stop_requests_give_different_statuses(workspace: Path, kind: str) -> None:
     write_model(workspace)
     sweep = start(workspace, "model=sleeper", "model.number=1,2", "model.seconds=60", "compute.max_parallel=1")
     wait_for(lambda: "running" in statuses(workspace))

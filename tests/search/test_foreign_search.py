@@ -121,7 +121,7 @@ def test_another_launcher_gets_batches(run: Run) -> None:
         (("hydra.sweeper.timeout_min=0.00001",), 1, "hydra.sweeper.timeout_min=1e-05 is over: no more trials"),
     ],
 )
-def test_what_is_no_search_is_said(run: Run, arguments: tuple[str, ...], code: int, told: str) -> None:
+def test_problems_of_a_search_are_reported(run: Run, arguments: tuple[str, ...], code: int, told: str) -> None:
     found, printed = run(*SEARCH, *arguments, "+x=interval(0,1)")
     assert found == code and told in printed, printed
     assert ("my own line" in printed) == ("Traceback" in printed) == ("+fail=true" in arguments), printed
@@ -240,7 +240,7 @@ def test_an_optuna_search_is_carried_out(run: Run, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_stands_for_other_searches(
+def test_translation_of_other_sweepers(
     name: str, settings: dict[str, Any], expected: dict[str, Any], space: dict[str, str], rest: str
 ) -> None:
     assert _stand_ins.known_as(settings) in (name, None)
@@ -249,14 +249,14 @@ def test_what_stands_for_other_searches(
     assert rest in "\n".join([*found.remarks, *found.refused])
 
 
-def test_labrun_itself_is_told_what_stands_for_them(refused_here: Callable[..., str], tmp_path: Path) -> None:
+def test_labruns_own_runs_get_the_translation_as_advice(refused_here: Callable[..., str], tmp_path: Path) -> None:
     for more in (["hydra/sweeper=optuna"], ["hydra/sweeper=nevergrad"], ["+hydra.sweeper.n_trials=4"]):
         told = refused_here("-m", "model=logistic_regression", *more)
         assert "sweep=tpe" in told and "sweep.max_trials" in told, told
     assert "searched with sweep.max_trials" in refused_here("-m", "hydra.sweeper.max_trials=3")
 
 
-def test_a_stand_in_fails_as_often_as_it_may_and_goes_on(run: Run, tmp_path: Path) -> None:
+def test_a_replaced_sweeper_keeps_its_failure_rate_and_resumes(run: Run, tmp_path: Path) -> None:
     (tmp_path / "opt.yaml").write_text(
         OPTUNA.replace("n_trials: 3", "n_trials: 8").replace("x: range", "+at_most: '0.0'\n      x: range")
     )

@@ -25,7 +25,7 @@ def judged(policy: Policy, scores: list[float], others: list[list[float]], maxim
     return policy.verdict(Curve(0, scores), curves, len(scores), maximize) is not None
 
 
-def test_when_it_is_asked() -> None:
+def test_when_a_policy_is_evaluated() -> None:
     policy = MedianStopping(evaluation_interval=3, delay_evaluation=5)
     assert [count for count in range(1, 13) if policy.is_due(count)] == [6, 9, 12]
     assert [policy.round(count) for count in (6, 9, 12)] == [1, 2, 3]
@@ -107,6 +107,6 @@ def test_settings_that_make_no_sense_are_refused(make: Any, message: str) -> Non
         make()
 
 
-def test_none_is_none_whatever_a_sweeps_own_file_says_of_a_rule() -> None:
+def test_early_termination_without_a_target_is_off() -> None:
     assert policy({"early_termination": {"slack_factor": 0.05}, "metric": "AUC_weighted"}) is None
     assert policy({"early_termination": {}, "metric": "AUC_weighted"}) is None

@@ -56,7 +56,7 @@ class Page(html.parser.HTMLParser):
         self.text += data
 
 
-def test_what_a_search_leaves(workspace: Path, labrun: Command) -> None:
+def test_files_of_a_search(workspace: Path, labrun: Command) -> None:
     write_climber(workspace)
     done = labrun(
         "-m",
@@ -178,7 +178,7 @@ def test_a_search_for_several_metrics_gives_a_pareto_front(workspace: Path, labr
     ).read_text(encoding="utf-8")
 
 
-def test_a_long_trial_holds_nobody_up(workspace: Path, labrun: Command) -> None:
+def test_a_long_trial_does_not_delay_the_others(workspace: Path, labrun: Command) -> None:
     write_climber(workspace)
     done = labrun(
         "-m",
@@ -382,7 +382,9 @@ def test_cancel_the_whole_search(workspace: Path) -> None:
     assert statuses(workspace) == ["canceled"] * 2
 
 
-def test_kill_9_of_the_controller_and_on_it_goes(workspace: Path, labrun: Command, labrun_here: Command) -> None:
+def test_a_search_resumes_after_kill_9_of_its_controller(
+    workspace: Path, labrun: Command, labrun_here: Command
+) -> None:
     """Over 15 s: five controllers, two of them new interpreters."""
     write_climber(workspace)
     asked = (*TPE, "model.quality=interval(0,1)", "model.seconds=0.7", "sweep.max_trials=9")
@@ -408,7 +410,7 @@ def test_kill_9_of_the_controller_and_on_it_goes(workspace: Path, labrun: Comman
     assert other.returncode == 2 and "a search goes on as it began" in other.stderr
 
 
-def test_an_interrupt_and_on_it_goes(workspace: Path, labrun: Command) -> None:
+def test_an_interrupted_search_is_resumed(workspace: Path, labrun: Command) -> None:
     write_climber(workspace)
     asked = (*TPE, "model.quality=interval(0,1)", "model.seconds=1", "sweep.max_trials=5")
     search = start(workspace, *asked, cold=True)
@@ -496,7 +498,7 @@ def test_damaged_state_of_a_search_is_told(workspace: Path, labrun: Command, lab
     assert statuses(workspace) == ["completed"] * 3
 
 
-def test_infinity_is_no_result(workspace: Path, labrun: Command) -> None:
+def test_an_infinite_metric_is_not_a_result(workspace: Path, labrun: Command) -> None:
     write_climber(workspace)
     done = labrun(
         "-m",
@@ -542,7 +544,7 @@ def test_a_script_that_fails_first_does_not_end_the_search(workspace: Path, labr
     assert [found[n].status for n in range(2)] == ["failed", "completed"] and found[1].metrics == {"score": 2.5}
 
 
-def test_what_is_taken_away_stands_in_no_file(workspace: Path, labrun: Command) -> None:
+def test_no_best_yaml_if_a_key_was_removed(workspace: Path, labrun: Command) -> None:
     write_climber(workspace)
     done = labrun("-m", *TPE, "model.quality=interval(0,1)", "~model.steps", "sweep.max_trials=2", *PLAIN)
     assert done.returncode == 0, done.stderr

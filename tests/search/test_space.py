@@ -51,7 +51,7 @@ def test_a_glob_over_a_group_leaves_out_what_is_no_option(loader: Any) -> None:
     assert found.overrides("adam") == ["model/optimizer=adam"]
 
 
-def test_what_is_said_later_counts(loader: Any) -> None:
+def test_later_definitions_win(loader: Any) -> None:
     space = spaces.parse(["model.lr=0.1,0.2", "seed=1", "model.lr=0.3"], loader)
     assert space.dimensions == () and space.fixed == ("seed=1", "model.lr=0.3")
 

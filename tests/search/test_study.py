@@ -80,7 +80,7 @@ def test_each_ending_of_a_trial_is_told_to_the_study(tmp_path: Path) -> None:
     assert study.trials()[2].value == 0.2 and study.trials()[2].last_step == 2 and study.open() == []
 
 
-def test_what_is_enqueued_comes_first(tmp_path: Path) -> None:
+def test_enqueued_trials_come_first(tmp_path: Path) -> None:
     study = Study(tmp_path / "journal", None, 0, [True])
     study.enqueue({"size": 0.25})
     study.enqueue({"size": 0.75})
@@ -89,7 +89,7 @@ def test_what_is_enqueued_comes_first(tmp_path: Path) -> None:
     assert study.waiting() == 0
 
 
-def test_what_a_killed_controller_did_not_enqueue_is_enqueued(tmp_path: Path) -> None:
+def test_trials_that_a_killed_controller_did_not_enqueue_are_enqueued(tmp_path: Path) -> None:
     wanted = [{"size": number / 8} for number in range(5)]
     study = Study(tmp_path / "journal", None, 0, [True])
     study.enqueue_missing(wanted[:3])

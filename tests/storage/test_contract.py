@@ -100,7 +100,7 @@ def test_odd_names_survive(store: Datastore, tmp_path: Path) -> None:
     assert store.files("set") == {}
 
 
-def test_a_file_of_its_own(store: Datastore, source: Path) -> None:
+def test_a_single_file(store: Datastore, source: Path) -> None:
     send(store, source / "sub/1.bin", "")
     assert list(store.files()) == ["1.bin"] and store.find("1.bin") is not None and store.find("1") is None
 
@@ -120,7 +120,7 @@ def test_identical_files_are_skipped_and_others_are_refused(store: Datastore, so
     assert store.read("set/sub/1.bin") == (source / "sub/1.bin").read_bytes() and store.read("set/new") == b"new"
 
 
-def test_sending_twice_nests_nothing(store: Datastore, source: Path) -> None:
+def test_uploading_twice_creates_no_nested_folder(store: Datastore, source: Path) -> None:
     send(store, source)
     (source / "later").write_text("x")
     send(store, source)
@@ -178,7 +178,7 @@ def test_an_interrupted_transfer_leaves_no_file(store: Datastore, tmp_path: Path
     assert list(target.parent.iterdir()) == []
 
 
-def test_names_do_not_climb(store: Datastore) -> None:
+def test_names_cannot_leave_the_root(store: Datastore) -> None:
     for name in ("../x", "a/../../x", "/etc/passwd"):
         with pytest.raises(ConfigError, match="not a name inside a datastore"):
             store.read(name)

@@ -14,7 +14,7 @@ from labrun.errors import ConfigError
 
 
 @pytest.mark.parametrize("target", sorted(stores.KINDS))
-def test_a_kind_of_its_own_is_described_by_the_schema(target: str) -> None:
+def test_each_known_type_has_a_schema(target: str) -> None:
     made = stores.make({"_target_": target, "name": "there", "root": "top/"})
     assert type(made) is not RemoteDatastore and isinstance(made, RemoteDatastore)
     assert target in schema.DATASTORES and made.package and made.extra

@@ -203,7 +203,7 @@ def test_a_terminal_shows_the_progress_of_a_transfer(azure: Server, source: Path
     assert "9 of 9" in text and "uploaded source/sub/0.bin" in text and re.search(r"\d+ [KM]?i?B/s|[kK]B/s", text)
 
 
-def test_kill_9_of_an_upload_of_large_files_and_on_it_goes(data: Lab, workspace: Path) -> None:
+def test_an_upload_of_large_files_resumes_after_kill_9(data: Lab, workspace: Path) -> None:
     """Files of 24 MB and one of 240; what had arrived whole is not sent again, and nothing partial is ever shown.
 
     Over 15 s: less data would have arrived before the kill comes.

@@ -151,7 +151,7 @@ def test_a_change_under_a_registered_asset_is_noticed(
             mount.mount(server.node, {"name": "set"})
 
 
-def test_what_came_to_lie_there_later_is_left_out(server: Server, source: Path, send: Send, workspace: Path) -> None:
+def test_files_added_after_registration_are_left_out(server: Server, source: Path, send: Send, workspace: Path) -> None:
     send(server, source)
     store = stores.make(server.node)
     for path in (source / "sub/0.bin", source / "twice.bin"):
@@ -245,7 +245,7 @@ def test_the_limit_of_the_cache(azure: Server, tmp_path: Path, send: Send, works
     assert here("d") and not here("a")
 
 
-def test_what_a_killed_process_left_gives_room(azure: Server, tmp_path: Path, workspace: Path) -> None:
+def test_leftovers_of_a_killed_process_are_reused_or_evicted(azure: Server, tmp_path: Path, workspace: Path) -> None:
     """Files of a plain folder, of which three of four had come: they are taken, or make room; never in the way."""
     store = stores.make(azure.node)
     for name in ("one", "other"):

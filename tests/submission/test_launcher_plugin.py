@@ -15,7 +15,7 @@ from hydra_plugins.labrun_launcher.launcher import LabrunLauncher
 from labrun.config import paths
 
 
-def test_it_is_discovered() -> None:
+def test_hydra_discovers_the_launcher() -> None:
     assert LabrunLauncher.__name__ in [plugin.__name__ for plugin in Plugins.instance().discover()]
 
 

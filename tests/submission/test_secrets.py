@@ -74,7 +74,7 @@ ODD_VARIABLES = (
 )
 
 
-def test_variables_in_other_forms_leave_none(planted: Path, labrun: Command) -> None:
+def test_variables_in_other_forms_leave_no_secret(planted: Path, labrun: Command) -> None:
     """Text around an interpolation, a default, several variables as one; a script's argument from the environment."""
     (planted / "train.py").write_text("import os, sys\nassert sys.argv[2] == os.environ['REFERENCED']\n")
     script = ("experiment=script", "script.path=train.py", '+script.arguments.key="${oc.env:REFERENCED}"')
@@ -87,7 +87,7 @@ def test_variables_in_other_forms_leave_none(planted: Path, labrun: Command) -> 
     assert holding(planted) == []
 
 
-def test_no_run_on_this_machine_leaves_one(planted: Path, labrun: Command) -> None:
+def test_no_local_run_leaves_a_secret(planted: Path, labrun: Command) -> None:
     """Over 15 s: every file of every kind of run is searched, MLflow's database too."""
     common = (VARIABLE, "dataset.max_samples=50")
     for arguments in ((), ("compute=local",), ("-m", "seed=1,2"), ("-m", "seed=1,2", "compute=inline")):
@@ -109,7 +109,7 @@ def test_no_run_on_this_machine_leaves_one(planted: Path, labrun: Command) -> No
     assert not [kind for kind, secret in PLANTED.items() if secret in shown]
 
 
-def test_no_job_on_slurm_leaves_one(planted: Path, labrun: Command, cluster: None) -> None:
+def test_no_job_on_slurm_leaves_a_secret(planted: Path, labrun: Command, cluster: None) -> None:
     done = labrun("-m", "seed=1,2", "compute=slurm", VARIABLE, "dataset.max_samples=50")
     assert done.returncode == 0, done.stdout + done.stderr
     assert list(planted.glob("multirun/*/*/.launch/slurm/*.sh")), "there are batch files"

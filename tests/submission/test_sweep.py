@@ -186,7 +186,7 @@ def test_a_sweep_runs_with_its_standard_streams_closed(workspace: Path) -> None:
     assert done.returncode == 0 and statuses(workspace) == ["completed"] * 2
 
 
-def test_a_run_that_dies_as_it_begins_is_not_tried_for_ever(workspace: Path) -> None:
+def test_a_run_that_dies_at_start_is_not_retried_forever(workspace: Path) -> None:
     write_model(workspace)
     sweep = start(workspace, "model=sleeper", "model.number=1,2", "model.seconds=2", "compute.max_parallel=1")
     wait_for(lambda: "running" in statuses(workspace))

@@ -26,7 +26,7 @@ def of_quantities(name: str) -> float:
     return automl_metrics.one(name, REAL, GUESS, None, 0, span=10.0)
 
 
-def test_those_of_classifiers() -> None:
+def test_metrics_of_classifiers() -> None:
     each = np.eye(3)[Y]
     recall = metrics.recall_score(Y, LABELS, average="macro")
     wanted = {
@@ -45,7 +45,7 @@ def test_those_of_classifiers() -> None:
     assert {name: of_classes(name) for name in wanted} == pytest.approx(wanted)
 
 
-def test_those_of_regressors() -> None:
+def test_metrics_of_regressors() -> None:
     squared, absolute = np.sqrt(np.mean((REAL - GUESS) ** 2)), np.abs(REAL - GUESS)
     logs = np.sqrt(metrics.mean_squared_log_error(REAL, GUESS))
     wanted = {
@@ -66,7 +66,7 @@ def test_those_of_regressors() -> None:
     assert {name: of_quantities(name) for name in wanted} == pytest.approx(wanted)
 
 
-def test_where_they_are_not_defined() -> None:
+def test_undefined_metrics() -> None:
     constant = automl_metrics.one("spearman_correlation", REAL, np.ones(5), None, 0)
     assert constant == 0.0
     assert np.isnan(automl_metrics.one("root_mean_squared_log_error", -REAL, GUESS, None, 0))
@@ -77,12 +77,12 @@ def test_where_they_are_not_defined() -> None:
         automl_metrics.one("AUC_micro", Y, LABELS, None, 3)
 
 
-def test_their_names_tell_the_direction() -> None:
+def test_their_names_give_the_direction() -> None:
     for name in [*automl_metrics.CLASSES, *automl_metrics.QUANTITIES]:
         assert direction.of(name) == (direction.MIN if name.endswith("_error") else direction.MAX), name
 
 
-def test_what_is_no_metric_is_refused_with_the_nearest() -> None:
+def test_an_unknown_metric_is_refused_with_the_closest_name() -> None:
     scoring.check(["r2_score", "rmse", "neg_mean_squared_error"], has_classes=False)
     scoring.check(["norm_macro_recall", "accuracy", "top_k_accuracy"], has_classes=True)
     with pytest.raises(ConfigError, match="Did you mean 'r2_score'"):

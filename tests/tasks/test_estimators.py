@@ -48,7 +48,7 @@ def test_pickle_only_when_asked_for(run_here: Runner) -> None:
     assert (with_pickle / "outputs" / "model.pkl").stat().st_size > 1000
 
 
-def test_intelex_is_one_word_and_saves_a_portable_model(run_here: Runner) -> None:
+def test_intelex_is_one_override_and_saves_a_portable_model(run_here: Runner) -> None:
     plain, _ = run_here()
     fast, run_dir = run_here("model.backend=intelex")
     assert fast.metrics["accuracy"] == pytest.approx(plain.metrics["accuracy"], abs=0.02)

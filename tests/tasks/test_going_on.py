@@ -87,7 +87,7 @@ def test_changed_data_are_refused_by_resume_and_by_scoring(run_here: Runner, wor
         run_here("task=evaluate", f"from={trained.id}")
 
 
-def test_other_words_in_a_script_that_gives_the_same_are_no_other_data(
+def test_a_changed_script_with_the_same_arrays_counts_as_the_same_data(
     run_here: Runner, workspace: Path, edit: Edit
 ) -> None:
     trained, _ = run_here(*COMMON, *DROP, "trainer.max_epochs=1")
@@ -121,7 +121,7 @@ def test_a_failed_attempt_does_not_hide_that_the_data_changed(
     )
 
 
-def test_a_refused_attempt_does_not_make_the_next_one_right(run_here: Runner, workspace: Path, edit: Edit) -> None:
+def test_a_refused_attempt_does_not_allow_the_next_one(run_here: Runner, workspace: Path, edit: Edit) -> None:
     """Several processes cannot agree on beginning anew: each attempt is refused."""
     _, run_dir = run_here(*COMMON, *DROP, "trainer.max_epochs=2")
     (workspace / "draw").write_text("2")
@@ -164,7 +164,7 @@ def test_the_frozen_script_tells_whether_a_sweeps_data_changed(run_here: Runner,
     assert resume.match([again], old, [str(workspace / "frozen"), *sys.path]) == old, "of a version without that field"
 
 
-def test_a_sweep_that_goes_on_takes_no_score_of_other_data(
+def test_a_resumed_sweep_reuses_no_score_of_other_data(
     run_here: Runner, workspace: Path, edit: Edit, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The script is the same; what it reads is not."""
@@ -178,7 +178,7 @@ def test_a_sweep_that_goes_on_takes_no_score_of_other_data(
 
 
 @pytest.mark.parametrize("what", ["data", "code"])
-def test_a_run_whose_last_attempt_had_others_begins_anew(
+def test_a_run_whose_data_or_code_changed_starts_over(
     run_here: Runner, workspace: Path, edit: Edit, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
     caplog.set_level("INFO")

@@ -188,7 +188,7 @@ def test_evaluate_and_predict_with_a_module(
         run_here("task=evaluate", f"from={trained.id}", "dataset=digits")
 
 
-def test_what_predict_step_gives_is_a_row_for_each_sample(run_here: Runner, mine: Path) -> None:
+def test_predict_step_output_is_a_row_per_sample(run_here: Runner, mine: Path) -> None:
     trained, _ = run_here(*LIT, "model._target_=loader_parts.Names", "trainer.max_epochs=1")
     _, predicted = run_here("task=predict", f"from={trained.id}")
     rows = predictions(predicted)
@@ -315,7 +315,7 @@ def test_predictions_for_a_file_need_no_target_and_keep_what_tells_rows_apart(
     assert float(rows[0]["probability_yes"]) > 0.5 and record.data[0]["digest"]
 
 
-def test_predictions_for_a_data_set_stand_beside_what_it_says(run_here: Runner, workspace: Path) -> None:
+def test_predictions_are_next_to_the_targets_of_the_data_set(run_here: Runner, workspace: Path) -> None:
     trained, _ = run_here()
     _, run_dir = run_here("task=predict", "from=last")
     rows = predictions(run_dir)
@@ -405,7 +405,7 @@ def test_a_training_without_a_batch_is_refused(run_here: Runner, mine: Path, cap
     assert "Nothing scores the test part: it gives no batch" in caplog.text
 
 
-def test_what_does_not_go_together_is_told_before_anything_is_trained(
+def test_conflicting_settings_are_reported_before_training(
     run_here: Runner, refused_here: Refused, mine: Path, network: None
 ) -> None:
     assert "dataset.train is missing: say dataset.train._target_=" in refused_here("dataset=torch", "model=pixels")
@@ -516,7 +516,7 @@ def test_a_part_that_is_never_validated_is_told(
     assert "never used" not in caplog.text
 
 
-def test_keys_of_lightnings_trainer_are_led_to_where_they_belong(refused_here: Refused, workspace: Path) -> None:
+def test_misplaced_keys_of_lightnings_trainer_get_advice(refused_here: Refused, workspace: Path) -> None:
     (workspace / "conf" / "trainer").mkdir(parents=True)
     (workspace / "conf" / "trainer" / "theirs.yaml").write_text(
         "defaults: [default, _self_]\n_target_: lightning.pytorch.trainer.Trainer\nmin_epochs: 1\ndevices: 1\n"

@@ -124,7 +124,7 @@ def test_the_keys_are_typed_as_they_are_told(run_here: Runner, workspace: Path) 
     assert [one["kind"] for one in record.data[0]["table"]["columns"]] == ["category"]
 
 
-def test_an_id_that_was_settled_as_one_goes_beside_the_predictions(run_here: Runner, workspace: Path) -> None:
+def test_an_id_column_is_written_next_to_the_predictions(run_here: Runner, workspace: Path) -> None:
     rows = [
         {"customer": f"C{100 + i}", "plan": "xy"[i % 3 > 0], "n": f"{i % 7}.5", "kind": "ab"[i % 2]}
         for i in range(COUNT)

@@ -65,7 +65,7 @@ def weights(run_dir: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("step", [17, 36, 72])
-def test_a_network_goes_on_in_mid_epoch_as_if_nothing_had_been(
+def test_a_preempted_network_resumes_in_mid_epoch_with_the_same_result(
     run_here: Runner, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     """36 steps are an epoch here: in the middle of one, at the end of the first, at the end of the second."""

@@ -87,7 +87,7 @@ def same(one: Path, other: Path) -> bool:
     ],
     ids=["own data", "module", "module with a generator", "persistent workers", "data sets", "workers", "stream"],
 )
-def test_broken_off_anywhere_it_ends_with_the_same_weights(
+def test_training_interrupted_anywhere_ends_with_the_same_weights(
     run_here: Runner, noisy: Path, caplog: pytest.LogCaptureFixture, overrides: tuple[str, ...]
 ) -> None:
     caplog.set_level("INFO")

@@ -122,7 +122,7 @@ def test_raw_values_in_labels_out(root: Path, ran: Ran, digits: tuple[Any, Any],
         assert (model.predict(same) == predicted).all()
 
 
-def test_exactly_as_the_run_scored_itself(root: Path, ran: Ran) -> None:
+def test_a_loaded_model_scores_exactly_as_in_its_run(root: Path, ran: Ran) -> None:
     """The test part, read and split as the run did it, gives the accuracy in the record."""
     from labrun.tasks import reading
 

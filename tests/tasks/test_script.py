@@ -91,7 +91,7 @@ def test_how_a_script_ended_is_told() -> None:
     assert Ended(-9, []).message("a.py") == "a.py was ended by SIGKILL"
 
 
-def test_a_script_as_it_is(source: Path, labrun: Command) -> None:
+def test_an_unmodified_script_runs(source: Path, labrun: Command) -> None:
     (source / "data" / "set").mkdir(parents=True)
     (source / "data" / "set" / "numbers.txt").write_text("1 2 3")
     done = labrun(
@@ -204,7 +204,7 @@ def test_no_process_of_a_script_outlives_its_run(workspace: Path, target: str, h
         assert run.returncode == 130
 
 
-def test_a_sweep_and_on_it_goes(source: Path, labrun: Command) -> None:
+def test_a_sweep_of_scripts_is_resumed(source: Path, labrun: Command) -> None:
     asked = ("-m", *SCRIPT, "script.arguments.learning_rate=0.1,0.2,0.4")
     done = labrun(*asked)
     assert done.returncode == 0, done.stderr

@@ -124,7 +124,7 @@ def test_what_takes_arrays_alone_is_refused(run_here: Runner, refused_here: Refu
     assert "expected true or false or one of auto" in refused_here(*PICTURES, "dataset.in_memory=maybe")
 
 
-def test_after_kill_9_nothing_reads_on(pictures: Path) -> None:
+def test_no_reader_survives_kill_9(pictures: Path) -> None:
     """Over 15 s: a new process imports Lightning, and torch's loaders look after their parent every five seconds."""
     begun = start_labrun(
         *PICTURES,

@@ -85,7 +85,7 @@ def test_the_networks_of_labrun() -> None:
     assert threads.by_rule(None, 2**20, 64).count == 1, "what cannot be counted"
 
 
-def test_the_page_gives_the_number() -> None:
+def test_the_docs_give_the_constant() -> None:
     page = Path(__file__).parents[2] / "docs" / "howto" / "own-model.md"
     text = " ".join(page.read_text(encoding="utf-8").split())
     assert f"one thread per {threads.millions(PER_THREAD)} multiply-adds," in text
@@ -146,7 +146,7 @@ def test_a_run_keeps_to_the_rule_and_records_it(run_here: Runner, caplog: pytest
     assert other.threads is None, "scikit-learn's models take what is allowed"
 
 
-def test_what_is_said_comes_before_the_rule(run_here: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_explicit_settings_override_the_rule(run_here: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     by_variable, _ = run_here(*WATCHED)
     assert {("training", 3, True), ("scoring", 3, True)} == SEEN
@@ -180,7 +180,7 @@ def test_the_variable_of_the_shell(text: str | None, asked: int | None, monkeypa
         assert threads.from_environment([], 4) == asked
 
 
-def test_a_variable_of_the_run_itself_knows_no_limit() -> None:
+def test_a_variable_set_for_the_run_is_not_limited() -> None:
     limit_run(1, {"OMP_NUM_THREADS": "6", "MKL_NUM_THREADS": "5"})
     assert [os.environ[name] for name in threads.VARIABLES] == ["6", "5", "6"] and torch.get_num_threads() == 6
     compute = Compute("local", environment={"OMP_NUM_THREADS": "***", "OTHER": "***"})
@@ -202,7 +202,7 @@ def test_threads_wait_asleep_unless_the_user_says_how() -> None:
         assert own == before
 
 
-def test_records_of_before_have_none(tmp_path: Path) -> None:
+def test_older_records_have_no_threads(tmp_path: Path) -> None:
     run_dir = submitted(tmp_path)
     content = json.loads((run_dir / "run.json").read_text())
     del content["threads"]
@@ -223,7 +223,7 @@ class Prints(MnistDNN):
 """
 
 
-def test_runs_of_a_pool_keep_to_it(labrun: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_in_the_pool_obey_the_rule(labrun: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten seconds, for torch's import in the server: that labrun's own limit there is no wish of the user's."""
     for name in threads.WAITING:
         monkeypatch.delenv(name, raising=False)

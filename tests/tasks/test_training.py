@@ -131,7 +131,7 @@ def test_a_callbacks_own_metric_has_its_own_direction(run_here: Runner) -> None:
     assert checkpoint_epoch(run_dir, "last") == 5
 
 
-def test_a_name_that_tells_nothing_is_refused_where_it_matters(refused_here: Refused) -> None:
+def test_a_metric_without_a_direction_is_refused_if_one_is_needed(refused_here: Refused) -> None:
     said = refused_here("model=mnist_dnn", "trainer.monitor=odd")
     assert "trainer.monitor=odd" in said and "trainer.monitor_mode=max or trainer.monitor_mode=min" in said
     said = refused_here("model=mnist_dnn", "callbacks=early_stopping", "callbacks.early_stopping.monitor=odd")
@@ -143,14 +143,14 @@ def test_a_name_that_tells_nothing_is_refused_where_it_matters(refused_here: Ref
     assert "monitor_mode=max" in refused_here("model=mnist_dnn", "trainer.monitor_mode=max")
 
 
-def test_a_name_that_tells_nothing_is_no_matter_where_nothing_depends_on_it(run_here: Runner) -> None:
+def test_a_metric_without_a_direction_is_accepted_if_none_is_needed(run_here: Runner) -> None:
     record, _ = run_here(*SMALL, "trainer.monitor=odd", "callbacks=none", "trainer.max_epochs=1")
     assert record.status == records.COMPLETED
     record, _ = run_here("trainer.monitor=odd", "sweep.metric=odd")  # a logistic regression, and no sweep
     assert record.status == records.COMPLETED
 
 
-def test_what_is_said_of_a_metric_counts_and_is_remembered(run_here: Runner, workspace: Path) -> None:
+def test_a_given_direction_wins_and_is_recorded(run_here: Runner, workspace: Path) -> None:
     common = (*own("Said"), VALIDATED, "trainer.monitor=odd")
     first, first_dir = run_here(*common, "trainer.monitor_mode=max", "trainer.max_epochs=4")
     assert checkpoint_epoch(first_dir, "best") == 4
@@ -283,7 +283,7 @@ def test_an_attempt_after_the_last_epoch_tests_what_was_trained(run_here: Runner
     assert again.training is not None and (again.training["tested"], again.training["epochs"]) == (4, 5)
 
 
-def test_no_last_checkpoint_where_none_is_wanted(run_here: Runner) -> None:
+def test_no_last_checkpoint_if_it_is_turned_off(run_here: Runner) -> None:
     _, run_dir = run_here(*SMALL, "trainer.max_epochs=1", "callbacks.checkpoint.save_last=false")
     assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["best.ckpt"]
 
@@ -589,7 +589,7 @@ def test_several_checkpoints_that_are_kept_have_files_of_their_own(run_here: Run
     assert len(files) == 4 and {name for name in files if not name.startswith("best-epoch=")} == {"last.ckpt"}
 
 
-def test_an_end_after_the_first_epoch_is_told(run_here: Runner, caplog: pytest.LogCaptureFixture) -> None:
+def test_early_stopping_after_the_first_epoch_is_reported(run_here: Runner, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         record, _ = run_here(
             *SMALL, VALIDATED, "trainer.max_epochs=9", "model.lr=1e9", "callbacks=early_stopping", "trainer.on_nan=warn"
@@ -598,7 +598,7 @@ def test_an_end_after_the_first_epoch_is_told(run_here: Runner, caplog: pytest.L
     assert record.training is not None and record.training["stopped_early"]["epoch"] == 1
 
 
-def test_what_says_nothing_to_a_model_without_epochs_is_told(labrun_here: Command) -> None:
+def test_options_without_effect_on_a_model_without_epochs_are_reported(labrun_here: Command) -> None:
     done = labrun_here("trainer.max_epochs=3", "logger=csv", "dataset.max_samples=50", "tracking=none", "report=none")
     assert done.returncode == 0
     assert "trainer.max_epochs, logger: no effect with model=logistic_regression" in done.stderr

@@ -151,7 +151,7 @@ def test_what_changes_afterwards_is_shown(view: View) -> None:
     }
 
 
-def test_one_record_never_keeps_the_others_back(view: View) -> None:
+def test_a_bad_record_does_not_block_the_others(view: View) -> None:
     bad = run(view.root, "aaaa0000", 1.0)
     (bad / "run.json").write_text("{")
     run(view.root, "bbbb0000", 2.0)

@@ -127,7 +127,7 @@ def test_a_damaged_record_does_not_stop_the_others(root: Path) -> None:
     assert [run.data.tags["labrun.id"] for run in runs] == ["bbbb0000"]
 
 
-def test_two_who_feed_at_once_send_everything_once(root: Path) -> None:
+def test_two_concurrent_feeders_send_everything_once(root: Path) -> None:
     for number in range(3):
         finished(root, f"{number}aaa0000", [1.0, 0.5])
     ended, uri = threading.Event(), mlflow_client.database_uri(root)
@@ -521,7 +521,7 @@ def test_the_ui_shows_the_run(root: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel does not share cores by session")
-def test_the_feeder_is_polite_only_while_runs_go_on(root: Path) -> None:
+def test_the_feeder_has_low_priority_only_while_runs_are_active(root: Path) -> None:
     command = [sys.executable, "-m", "labrun.tracking.feeder", str(root), "mlflow", mlflow_client.database_uri(root)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdin is not None

@@ -40,12 +40,12 @@ def shell(bench: Bench, line: str, environment: dict[str, str] | None = None) ->
     return subprocess.run(["bash", "-c", line], cwd=bench.work, env=values, text=True, capture_output=True, timeout=60)
 
 
-def test_it_says_the_same_of_itself(warm: Bench) -> None:
+def test_a_forked_command_reports_the_same_facts_as_a_cold_one(warm: Bench) -> None:
     forked, alone = both(warm, "word", "two words", "ü")
     assert forked == alone
 
 
-def test_it_has_the_variables_of_its_own_command(warm: Bench) -> None:
+def test_it_has_the_environment_of_its_own_command(warm: Bench) -> None:
     told = warm.told(environment={"MINE": "a\udcff=ü\n", "EMPTY": ""})
     assert told["warm"] and told["env"]["MINE"] == "a\udcff=ü\n" and told["env"]["EMPTY"] == ""
     assert "MINE" not in warm.told()["env"]
@@ -144,7 +144,7 @@ def test_a_killed_client_ends_its_command(warm: Bench) -> None:
     wait_for(lambda: not lives(pid), 10)
 
 
-def test_a_killed_command_is_a_killed_client(warm: Bench) -> None:
+def test_the_client_of_a_killed_command_is_killed_too(warm: Bench) -> None:
     client, pid = waiting(warm)
     os.kill(pid, signal.SIGKILL)
     assert client.wait(timeout=20) == -signal.SIGKILL
@@ -165,7 +165,7 @@ def test_a_killed_server_takes_no_command_with_it(bench: Bench) -> None:
     assert not bench.told()["warm"]
 
 
-def test_a_terminal_is_its_own(warm: Bench) -> None:
+def test_it_uses_its_callers_terminal(warm: Bench) -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
     attributes = termios.tcgetattr(theirs)

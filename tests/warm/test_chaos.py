@@ -15,7 +15,7 @@ from warm_bench import Bench
 COMMANDS = 200
 
 
-def test_every_command_is_right_or_told(bench: Bench) -> None:
+def test_every_command_succeeds_or_reports_an_error(bench: Bench) -> None:
     """200 commands, eight at once, the server killed at random some twenty times: none runs twice, none is lost.
 
     Takes half a minute: a few kills would show nothing.

@@ -129,7 +129,7 @@ def test_other_flags_and_another_environment_are_another_interpreter(bench: Benc
     "before",
     ["ulimit -s 4096;", "taskset -c 0", "unshare --uts", "chrt -b 0", "choom -n 100 --", "setpriv --no-new-privs"],
 )
-def test_other_conditions_are_refused(warm: Bench, before: str) -> None:
+def test_commands_under_other_conditions_are_refused(warm: Bench, before: str) -> None:
     if not before.endswith(";") and shutil.which(before.split()[0]) is None:
         pytest.skip(f"needs {before.split()[0]}")
     line = f"{before} {' '.join(warm.command('tell'))}"
@@ -137,7 +137,7 @@ def test_other_conditions_are_refused(warm: Bench, before: str) -> None:
     assert '"warm": false' in done.stdout, (done.stderr, warm.log())
 
 
-def test_another_cgroup_is_another_place(warm: Bench) -> None:
+def test_a_command_in_another_cgroup_is_refused(warm: Bench) -> None:
     """So a Slurm job's commands stay in the job's own limits."""
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     places = [Path(fields[1]) for fields in mounts if fields[2] == "cgroup2" and os.access(fields[1], os.W_OK)]
@@ -168,7 +168,7 @@ def test_matplotlibs_settings_in_the_working_folder_count(warm: Bench) -> None:
         (warm.work / "matplotlibrc").unlink()
 
 
-def test_it_ends_when_nobody_asks(bench: Bench) -> None:
+def test_an_idle_server_ends(bench: Bench) -> None:
     bench.start_server(LABRUN_WARM_IDLE_S="0.5")
     bench.servers[0].wait(timeout=20)
     assert not list(bench.place.glob("*.sock"))
@@ -197,7 +197,7 @@ def test_a_folder_that_others_can_enter_is_not_used(bench: Bench, monkeypatch: p
         ({"LABRUN_WARM": "1", "CI": "true"}, False, True),
     ],
 )
-def test_it_is_for_a_person_at_a_terminal(
+def test_a_warm_interpreter_is_used_only_at_a_terminal(
     environment: dict[str, str], terminal: bool, wanted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("CI", "SLURM_JOB_ID", "LABRUN_RUN_DIR", "LABRUN_WARM"):
@@ -209,7 +209,7 @@ def test_it_is_for_a_person_at_a_terminal(
     assert client._wanted("labrun.app") is wanted
 
 
-def test_what_controls_it_never_runs_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lab_warm_never_runs_in_a_warm_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABRUN_WARM", "1")
     monkeypatch.setattr(sys, "path", ["/one"])
     monkeypatch.setattr(sys, "argv", ["lab", "warm", "stop"])
