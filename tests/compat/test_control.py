@@ -154,7 +154,7 @@ def test_a_control_script_from_start_to_end(project: Path) -> None:
         and (project / "copy.txt").read_text() == "model"
     )
     assert f"inside {found['metrics']}" in done.stdout, "inside and outside, the metrics are the same"
-    assert done.stderr.count("stands for compute=local, 4 runs at once at most") == 1
+    assert done.stderr.count("stands for compute=local, at most 4 runs at once") == 1
     record = labrun.get_run("last", root=project).record
     assert record.config["compute"]["max_parallel"] == 4 and record.config["compute"]["target"] == "local"
 

@@ -163,7 +163,7 @@ def test_what_varies_is_no_argument_of_the_estimator_besides(ws: Workspace) -> N
             "over 100,000 values: give a larger",
         ),
         (lambda: RandomParameterSampling({"a": [1, 2]}), "must be choice"),
-        (lambda: RandomParameterSampling({"a.b": sampling.choice(1)}), "'a.b' is not a name of an argument"),
+        (lambda: RandomParameterSampling({"a.b": sampling.choice(1)}), "'a.b' is not an argument name"),
         (lambda: RandomParameterSampling({}), "give a dictionary"),
         (lambda: sampling.choice([]), "nothing to choose from"),
         (lambda: sampling.uniform(1, 0), "the lower bound must be below"),

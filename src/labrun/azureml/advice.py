@@ -6,7 +6,7 @@ from typing import Any
 
 from labrun.compat.azureml.exceptions import NoSuchMemberError
 
-PAGE = "docs/coming-from-azureml.md lists what labrun has"
+PAGE = "docs/coming-from-azureml.md lists what labrun supports"
 
 
 class AdvisingType(type):

@@ -249,7 +249,7 @@ class ComputeTarget(Advising):
     def delete(self, wait_for_completion: bool = False, show_output: bool = False) -> None:
         """Remove the target from the workspace's table; a file in `conf/compute` stays."""
         if self.name in _choices():
-            once(f"the compute target {self.name} is conf/compute/{self.name}.yaml, which stays")
+            once(f"the compute target {self.name} is conf/compute/{self.name}.yaml, which is not deleted")
         folder.put(self.workspace.folder, TABLE, self.name, None)
 
     detach = delete
@@ -259,7 +259,7 @@ class ComputeTarget(Advising):
 
     stop = restart = start
 
-    # Ways to get one
+    # Creation and lookup
 
     @staticmethod
     def create(workspace: Any, name: str, provisioning_configuration: Any) -> Any:
@@ -444,7 +444,7 @@ def _put(workspace: Any, name: str, configuration: Any, argument: str) -> Any:
         return ComputeTarget(made, name)
     folder.put(made.folder, TABLE, name, entry)
     size = str(entry.get("vm_size") or "")
-    runs = f", {entry['max_nodes']} runs at once at most" if entry.get("max_nodes") else ""
+    runs = f", at most {entry['max_nodes']} runs at once" if entry.get("max_nodes") else ""
     once(f"the compute target {name} ({size or configuration.kind}) stands for compute={stands_for()}{runs}")
     if size.lower().startswith(GPU_FAMILIES):
         _tell_of_gpus(name, size)
@@ -488,4 +488,4 @@ def _tell_of_gpus(name: str, size: str) -> None:
     from labrun.backends import machine
 
     if stands_for() == DEFAULT and not machine.gpu_names():
-        once(f"{name}: {size} has GPUs, and this machine has none: its runs use the CPU")
+        once(f"{name}: {size} has GPUs, but this machine has none: its runs use the CPU")

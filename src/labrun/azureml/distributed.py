@@ -88,8 +88,8 @@ def words(config: Any, run_config: Any, target: Sequence[str]) -> list[str]:
         once(f"{config.worker_count} workers run without a parameter server, as with parameter_server_count=0")
     if is_tensorflow and config.servers:
         raise UserErrorException(
-            f"parameter_server_count={config.parameter_server_count}: labrun starts no parameter servers. Use workers "
-            "alone: TensorflowConfiguration(worker_count=N) with MultiWorkerMirroredStrategy"
+            f"parameter_server_count={config.parameter_server_count}: labrun starts no parameter servers. Use only "
+            "workers: TensorflowConfiguration(worker_count=N) with MultiWorkerMirroredStrategy"
         )
     nodes = max(nodes, int(getattr(config, "node_count", 1) or 1))
     count = 1 if config is None else int(config.processes(nodes))

@@ -98,7 +98,7 @@ class Environment:
     def __repr__(self) -> str:
         return f"Environment(Name: {self.name},\nVersion: {self.version})"
 
-    # Ways to get one
+    # Lookup and creation
 
     @staticmethod
     def get(workspace: Any, name: str, version: str | None = None, label: str | None = None) -> Environment:

@@ -76,7 +76,7 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         self._experiment = experiment
         self._type = kwargs.get("run_type")
 
-    # Ways to get one
+    # Lookup
 
     @classmethod
     def get_context(cls, allow_offline: bool = True, **kwargs: Any) -> Any:
@@ -591,7 +591,7 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
     @cached_property
     def _metrics(self) -> metrics.Metrics:
         if self._is_sweep:
-            raise UserErrorException("a sweep has no metrics of its own: log to one of its runs")
+            raise UserErrorException("a sweep has no metrics: log to one of its runs")
         number = max(len(self._work.record.attempts), 1)
         return metrics.Metrics(context.RunContext(self._folder, number))
 

@@ -91,5 +91,6 @@ class RunConfiguration(Advising):
         from labrun.compat.azureml.absent import not_here
 
         not_here(
-            f"RunConfiguration.load({str(path)!r})", "say it in Python: RunConfiguration(), or a YAML file in conf/"
+            f"RunConfiguration.load({str(path)!r})",
+            "create it in Python, RunConfiguration(), or write a YAML file in conf/",
         )

@@ -177,7 +177,7 @@ class HyperParameterSampling:
             raise UserErrorException(f"{kind}: give a dictionary of names and choice(...), uniform(...), ...")
         for name, value in parameter_space.items():
             if not NAME.fullmatch(str(name)):
-                raise UserErrorException(f"{kind}: {name!r} is not a name of an argument that labrun can pass")
+                raise UserErrorException(f"{kind}: {name!r} is not an argument name that labrun can pass")
             if not isinstance(value, Expression):
                 raise UserErrorException(f"{kind}: {name}={value!r} must be choice(...), uniform(...), ...")
             if self.only and value.kind not in self.only:

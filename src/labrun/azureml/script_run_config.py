@@ -91,7 +91,7 @@ class ScriptRunConfig(Config):
         self.script = None if script is None else str(local(script, self.source_directory))
         _check("arguments", arguments, (list, tuple), "a list: ['--rate', 0.1]")
         _check("run_config", run_config, RunConfiguration, "RunConfiguration()")
-        _check("environment", environment, Environment, "an Environment, as Environment.get(ws, 'NAME') gives it")
+        _check("environment", environment, Environment, "an Environment, such as Environment.get(ws, 'NAME')")
         _check("compute_target", compute_target, (str, compute.ComputeTarget), "a name, or ComputeTarget(ws, 'NAME')")
         self.arguments, self.command = list(arguments or []), command
         self.run_config = run_config if run_config is not None else RunConfiguration()
@@ -111,7 +111,7 @@ class ScriptRunConfig(Config):
         if resume_from is not None:
             if not hasattr(resume_from, "create_data_reference"):
                 raise UserErrorException(
-                    f"resume_from={resume_from!r}: give a DataPath, as DataPath(datastore, 'checkpoints')"
+                    f"resume_from={resume_from!r}: give a DataPath, such as DataPath(datastore, 'checkpoints')"
                 )
             self.arguments += ["--resume-from", resume_from.create_data_reference()]
 

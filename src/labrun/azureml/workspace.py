@@ -84,7 +84,7 @@ class Workspace(Advising):
 
     @property
     def id(self) -> str:
-        """The folder."""
+        """The folder's path."""
         return str(self.folder)
 
     @property
@@ -95,7 +95,7 @@ class Workspace(Advising):
     def discovery_url(self) -> str:
         return self.folder.as_uri()
 
-    # Ways to get one
+    # Lookup and creation
 
     @classmethod
     def from_config(
@@ -115,7 +115,9 @@ class Workspace(Advising):
         if (
             above in found.folder.parents
             and above not in (Path("/"), Path.home())
-            and not any(os.environ.get(name) for name in (ROOT_VARIABLE, "LABRUN_WORKSPACE"))  # the latter: a run's own
+            and not any(
+                os.environ.get(name) for name in (ROOT_VARIABLE, "LABRUN_WORKSPACE")
+            )  # the latter is set inside a run
         ):
             once(
                 f"the workspace is {found.folder}, but config.json is in {above}: set {ROOT_VARIABLE}={above} to give "
@@ -235,7 +237,7 @@ class Workspace(Advising):
 
     @property
     def service_context(self) -> Any:
-        """None: there is no service."""
+        """Always None: there is no service."""
         return None
 
     def sync_keys(self, no_wait: bool = False) -> None:

@@ -13,14 +13,14 @@ from labrun.compat.azureml.exceptions import AzureMLException, NotInLabrun
 _WATCH = "watch it with `lab runs watch`, or open `lab ui`"
 _COMPUTE = "choose the machine on the command line: compute=local, compute=gpu, compute=slurm (see `lab compute ls`)"
 _PYTHON = (
-    "name what it installs in script.requirements=requirements.txt, or an environment in script.python=/path/to/venv"
+    "list the packages in script.requirements=requirements.txt, or use an environment: script.python=/path/to/venv"
 )
 _SUBMIT = "submit from the command line: labrun experiment=script script.path=train.py script.azureml=true"
 _SWEEP = "sweep from the command line: labrun -m experiment=script script.arguments.NAME=0.01,0.1 (or sweep=tpe)"
-_DATASTORE = "a datastore is a file in conf/datastore; bring data with `lab data upload`, see it with `lab data ls`"
-_MODELS = "register a finished run's model with `lab models register` (and see them with `lab models ls`)"
-ONNX = "predict() of the model that get_output() returns, or register_model(), which saves it by skops, not as ONNX"
-_SERVE = "score with `lab models predict`, or load the model in a program of yours: labrun has no web services"
+_DATASTORE = "a datastore is a file in conf/datastore; upload data with `lab data upload`, list it with `lab data ls`"
+_MODELS = "register a finished run's model with `lab models register` (and list models with `lab models ls`)"
+ONNX = "predict() of the model that get_output() returns, or register_model(), which saves it with skops, not as ONNX"
+_SERVE = "score with `lab models predict`, or load the model in your own program: labrun has no web services"
 
 INSTEAD = {
     "AciWebservice": _SERVE,
@@ -41,11 +41,11 @@ INSTEAD = {
     "HyperDriveRun": _SWEEP,
     "Image": _SERVE,
     "InferenceConfig": _SERVE,
-    "Keyvault": "give secrets as variables of the environment: os.environ['NAME']",
+    "Keyvault": "pass secrets as environment variables: os.environ['NAME']",
     "LinkedService": _DATASTORE,
     "LocalWebservice": _SERVE,
     "MedianStoppingPolicy": _SWEEP,
-    "NotebookRunConfig": "ScriptRunConfig(script='FILE.ipynb') carries a notebook out, and keeps it in outputs/",
+    "NotebookRunConfig": "ScriptRunConfig(script='FILE.ipynb') executes a notebook and saves it in outputs/",
     "PyTorch": _SUBMIT,
     "PrimaryMetricGoal": _SWEEP,
     "RandomParameterSampling": _SWEEP,
@@ -71,22 +71,22 @@ INSTEAD = {
 """The replacement in labrun for a class or function of the SDK."""
 
 BY_MODULE = {
-    "azureml.pipeline": "labrun has no pipelines yet: submit one run after another, and wait_for_completion() between",
+    "azureml.pipeline": "labrun has no pipelines yet: submit runs one by one, with wait_for_completion() in between",
     "azureml.core.webservice": _SERVE,
     "azureml.core.image": _SERVE,
     "azureml.core.model": _SERVE,
     "azureml.core.compute": _COMPUTE,
     "azureml.core.databricks": _COMPUTE,
     "azureml.core.linked_service": _DATASTORE,
-    "azureml.core.private_endpoint": "access to a workspace is the file system's",
+    "azureml.core.private_endpoint": "the file system controls access to a workspace",
     "azureml.data": _DATASTORE,
-    "azureml.explain": "explain a model with the packages shap or interpret, and `run.upload_file` what they give",
-    "azureml.interpret": "explain a model with the packages shap or interpret, and `run.upload_file` what they give",
+    "azureml.explain": "explain a model with the packages shap or interpret, and `run.upload_file` the results",
+    "azureml.interpret": "explain a model with the packages shap or interpret, and `run.upload_file` the results",
     "azureml.contrib": "it was never part of the SDK proper",
-    "azureml.dataprep": "read the data by pandas, or by Dataset.Tabular.from_delimited_files()",
-    "azureml.datadrift": "compare two versions of a data set in a script of one's own",
-    "azureml.opendatasets": "download the data once, and register them: Dataset.File.from_files(...).register(...)",
-    "azureml.train.automl.runtime": "AutoMLConfig is here",
+    "azureml.dataprep": "read the data with pandas, or with Dataset.Tabular.from_delimited_files()",
+    "azureml.datadrift": "compare two versions of a data set in your own script",
+    "azureml.opendatasets": "download the data once, and register it: Dataset.File.from_files(...).register(...)",
+    "azureml.train.automl.runtime": "use AutoMLConfig",
     "azureml.automl.runtime.onnx_convert": ONNX,
     "azureml.automl.core.onnx_convert": ONNX,
     "azureml.train": _SUBMIT,

@@ -112,11 +112,11 @@ def as_text(column: Any, empty_as_string: bool = False) -> Any:
 
 
 def as_dates(column: Any, name: str, formats: Any = None, out_of_range: str = "null") -> Any:
-    """A column of dates, NaT where a cell is empty.
+    """Convert a text column to dates, with NaT for empty cells.
 
     Args:
-        column: of text.
-        name: for messages.
+        column: a pandas.Series of str.
+        name: the column's name, for messages.
         formats: `strptime` formats, tried in order; None: ISO 8601, with `-` or `/`.
         out_of_range: as in `inferred`.
 
@@ -148,7 +148,7 @@ def as_dates(column: Any, name: str, formats: Any = None, out_of_range: str = "n
                 )
                 raise OutOfRangeError(message.format(name, error)) from None
             far = _refused(values, lambda texts, how=one: converted(texts, how), pandas.errors.OutOfBoundsDatetime)
-            _tell_empty(name, values, far, "before 1677 or after 2262", "out_of_range_datetime='fail' refuses them")
+            _tell_empty(name, values, far, "before 1677 or after 2262", "out_of_range_datetime='fail' rejects them")
             return as_dates(column.where(~column.str.strip().isin(far), ""), name, formats, out_of_range)
         except (ValueError, TypeError, OverflowError) as error:
             if number == len(formats) - 1:
@@ -204,7 +204,7 @@ def typed(
         bad = _refused(values, lambda texts: _typed(texts, name, wanted), UserErrorException)
         if not bad:  # each value converts on its own, but not all of them together
             raise
-    _tell_empty(name, values, bad, f"not {wanted['type']}", "on_error='fail' refuses them")
+    _tell_empty(name, values, bad, f"not {wanted['type']}", "on_error='fail' rejects them")
     return _typed(column.where(~column.isin(bad), ""), name, wanted, empty_as_string, out_of_range)
 
 

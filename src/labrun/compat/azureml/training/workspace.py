@@ -1,4 +1,4 @@
-"""The workspace of the SDK: in labrun, the folder that holds `outputs/`."""
+"""`Workspace`: in labrun, the folder that holds `outputs/`."""
 
 from __future__ import annotations
 
