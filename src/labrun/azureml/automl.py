@@ -129,8 +129,8 @@ class AutoMLConfig(Config):
     Args:
         task: `classification` or `regression`.
         path: the project's folder, for `data_script`.
-        **settings: the SDK's other arguments, including those of earlier releases. A notice is printed once for each
-            one that labrun does not use.
+        **settings: the SDK's other arguments, including those of earlier releases. A notice is printed once for those
+            that are unknown or that would change the result in the SDK but not in labrun.
 
     Raises:
         UserErrorException: the primary metric is unknown.

@@ -176,7 +176,7 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
 
     @cached_property
     def id(self) -> str:
-        """labrun's id; for a search and its runs an id in the SDK's form, such as `HD_<uuid>_3`."""
+        """labrun's id, by which every run is found; for a search and its runs the SDK's form, such as `HD_<uuid>_3`."""
         return kinds.id_of(self._work)
 
     @property
