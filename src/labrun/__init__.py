@@ -1,9 +1,9 @@
-"""labrun: declarative experiments. Compose with Hydra, run anywhere, keep a true record of every run."""
+"""labrun: declarative experiments. Compose with Hydra, run anywhere, and keep an accurate record of every run."""
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # `typing` itself takes longer to import than all that a console script needs
+if TYPE_CHECKING:  # not imported: `typing` takes longer to import than everything else a console script needs
     from labrun.api import get_run, load_model, samples, show, submit
     from labrun.errors import LabrunError
     from labrun.handles import Run, Sweep
@@ -44,10 +44,10 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> object:
-    """The public names, each loaded when it is first used: `import labrun` costs nothing."""
+    """Load a public name on first use, so that `import labrun` is fast."""
     from importlib import import_module
 
-    if name == "runs":  # a package that can be called
+    if name == "runs":  # a callable package
         return import_module("labrun.runs")
     if name not in _PLACES:
         raise AttributeError(f"module 'labrun' has no attribute {name!r}. It has: {', '.join(__all__)}")

@@ -1,4 +1,4 @@
-"""labrun from Python: submit runs, list them, find one, show it, load a model."""
+"""Python API: submit runs, list and find them, show one, load a model."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ def samples(
     keys: Sequence[str] = (),
     seed: int | None = None,
 ) -> Any:
-    """Random samples of a data set's training part; in a notebook they show themselves: a grid, classes, shapes, range.
+    """Return random samples of the training split. A notebook displays them as a grid with classes, shapes and range.
 
     Args:
-        name: a data set of `conf/dataset`, or an asset (`NAME@VERSION`).
-        count: how many.
-        datastore: a name of `conf/datastore`; None: the default one.
-        settings: `key=value` for keys of the datastore, such as `root=/path/to/data`.
-        keys: `key=value` for keys of the data set.
-        seed: of the choice.
+        name: name of a data set in `conf/dataset`, or an asset (`NAME@VERSION`).
+        count: number of samples.
+        datastore: name of a datastore in `conf/datastore`; None: the default one.
+        settings: `key=value` overrides for the datastore, such as `root=/path/to/data`.
+        keys: `key=value` overrides for the data set.
+        seed: seed of the random choice.
 
     Returns:
-        A `Samples`: its `text` says what the data hold, its `save(path)` draws the grid.
+        A `Samples` object: `text` describes the data, `save(path)` draws the grid.
 
     Raises:
-        ConfigError, DataError: there is no such data set or datastore, or it cannot be read.
+        ConfigError, DataError: the data set or the datastore does not exist, or cannot be read.
     """
     from labrun.submission import inputs, preview
 
@@ -63,21 +63,21 @@ def submit(
     environment: Mapping[str, str] | None = None,
     parent: Run | str | None = None,
 ) -> Any:
-    """Submit what `labrun` would run with these words, and return as soon as its records are there.
+    """Submit a `labrun` command line, and return as soon as the records of its runs exist.
 
     Args:
-        overrides: as on the command line, each a word of its own: `["experiment=mnist_logreg", "seed=1"]`; a sweep
-            begins with `-m`.
-        detach: it goes on when this Python ends; else it is canceled then.
+        overrides: command-line arguments, one per item: `["experiment=mnist_logreg", "seed=1"]`; for a sweep, the
+            first is `-m`.
+        detach: keep the work running when this interpreter exits; False: cancel it then.
         root: the workspace; None: LABRUN_ROOT, or the current folder.
-        environment: variables for the command, beside this process's.
-        parent: the run that it belongs to, or its id.
+        environment: environment variables for the command, in addition to those of this process.
+        parent: the parent run, or its id.
 
     Returns:
         A `Run`, or a `Sweep` for a sweep or search.
 
     Raises:
-        ConfigError: the command refused; the message is its own.
+        ConfigError: the command failed; the message is its own error message.
     """
     if isinstance(overrides, str) or not isinstance(overrides, Sequence):
         raise ConfigError(f"submit takes a list of words, as in submit(['seed=1']), and was given {overrides!r}")
@@ -93,7 +93,11 @@ def submit(
     variables.pop(publish.PARENT, None)
     if parent is not None:
         variables[publish.PARENT] = parent.id if isinstance(parent, Run) else parent
-    for name in (context.RUN_DIR_VARIABLE, context.ATTEMPT_VARIABLE, "MPLBACKEND"):  # a notebook's backend is its own
+    for name in (
+        context.RUN_DIR_VARIABLE,
+        context.ATTEMPT_VARIABLE,
+        "MPLBACKEND",
+    ):  # a notebook's backend works only there
         variables.pop(name, None)
     with open(log, "wb") as output:
         process = subprocess.Popen(
@@ -119,17 +123,17 @@ def submit(
 
 
 def show(work: Run | Sweep | str, every_s: float = EVERY_S, wait: bool = True) -> None:
-    """Show a run or a sweep in the notebook, refreshed until it has ended; outside of one, as text.
+    """Show a run or a sweep in a notebook, refreshed until it has ended; outside a notebook, as text.
 
-    An interrupt ends the showing, and not the run.
+    An interrupt stops the display, not the run.
 
     Args:
-        work: what `submit` or `get_run` gave, or a run's name as `get_run` takes it.
-        every_s: seconds between two looks.
-        wait: follow it to its end; False: show it once.
+        work: a run or a sweep, or a reference that `get_run` accepts.
+        every_s: refresh interval in seconds.
+        wait: follow it until it ends; False: show it once.
 
     Raises:
-        RecordError: nothing goes by that name.
+        RecordError: there is no run or sweep for the reference.
     """
     if isinstance(work, str):
         return show(get_run(work), every_s, wait)
@@ -154,14 +158,19 @@ def show(work: Run | Sweep | str, every_s: float = EVERY_S, wait: bool = True) -
 
 
 def page(work: Run | Sweep, mark: str) -> str:
-    """A run or a sweep as a page of HTML, by the mark that its notebook knows it by."""
+    """Render a run or a sweep as HTML.
+
+    Args:
+        work: the run or the sweep.
+        mark: id of the page, unique in its notebook.
+    """
     from labrun import notebook
 
     return notebook.run_page(work, mark) if isinstance(work, Run) else notebook.sweep_page(work, mark)
 
 
 def _message(output: str) -> str:
-    """What the command said last: its own error, without what came before it."""
+    """Return the error message of a command, without the output before it."""
     text = re.sub(r"\n*Set the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace\.\n*", "\n", output)
     _, mark, error = text.rpartition("\nlabrun: ")
     return (error if mark else text.removeprefix("labrun: ")).strip()
@@ -172,14 +181,17 @@ def _work(folder: Path, submission: Submission | None = None) -> Run | Sweep:
 
 
 def get_run(reference: str | os.PathLike[str] = "last", root: str | os.PathLike[str] | None = None) -> Any:
-    """The run, or the sweep, that goes by a name.
+    """Find a run or a sweep.
 
     Args:
-        reference: `last`, `best:METRIC`, the beginning of an id, or a folder, also a sweep's.
-        root: the workspace.
+        reference: `last`, `best:METRIC`, the start of an id, or the folder of a run or a sweep.
+        root: the workspace; None: LABRUN_ROOT, or the current folder.
+
+    Returns:
+        A `Run` or a `Sweep`.
 
     Raises:
-        RecordError: nothing goes by that name.
+        RecordError: there is no run or sweep for the reference.
     """
     workspace = store.workspace() if root is None else Path(root).expanduser().resolve()
     reference = store.spelled_out(workspace, os.fspath(reference))
@@ -198,19 +210,19 @@ def runs(
     limit: int | None = None,
     root: str | os.PathLike[str] | None = None,
 ) -> list[Run]:
-    """The runs of a workspace, newest first.
+    """List the runs of a workspace, newest first.
 
     Args:
-        experiment: only those of this name.
-        status: only those that are shown with this status.
-        where: conditions, as in `accuracy>0.9` or `model.name=mnist_dnn`.
-        tags: only those with these tags: `key`, `key=value`, or a mapping.
-        sort: by a metric (best first), or a field.
-        limit: at most this many.
-        root: the workspace.
+        experiment: only runs of this experiment.
+        status: only runs with this status.
+        where: conditions such as `accuracy>0.9` or `model.name=mnist_dnn`.
+        tags: only runs with these tags: `key`, `key=value`, or a mapping.
+        sort: a metric (best first) or a field to sort by.
+        limit: maximum number of runs.
+        root: the workspace; None: LABRUN_ROOT, or the current folder.
 
     Raises:
-        RecordError: there is no such status; a condition names what no run has.
+        RecordError: the status does not exist, or no run has a field or metric used in a condition.
     """
     workspace = store.workspace() if root is None else Path(root).expanduser().resolve()
     if status is not None and status not in query.STATUSES:
@@ -231,20 +243,21 @@ def load_model(
     trusted: Sequence[str] = (),
     allow_pickle: bool = False,
 ) -> Any:
-    """A registered model that predicts: `name@alias`, `name/3`, or `name` for its newest version.
+    """Load a registered model for prediction.
 
     Args:
-        reference: the version; or `run:` and a run's id, or a run's folder.
-        root: the workspace.
-        trusted: classes that may be built beside labrun's own, scikit-learn's and torch's.
-        allow_pickle: load `.pkl` and `.joblib` files, which can run any code.
+        reference: `name@alias`, `name/3`, or `name` for the newest version; also `run:` and a run's id, or a run's
+            folder.
+        root: the workspace; None: LABRUN_ROOT, or the current folder.
+        trusted: classes that may be built in addition to those of labrun, scikit-learn and torch.
+        allow_pickle: load `.pkl` and `.joblib` files, which can execute arbitrary code.
 
     Returns:
-        An object with `predict(x)` (labels, or quantities), `predict_proba(x)` and `class_names`; x as it is stored,
-        scaled as in training.
+        An object with `predict(x)` (labels, or quantities), `predict_proba(x)` and `class_names`. `x` is unscaled, as
+        stored; it is scaled as in training.
 
     Raises:
-        LabrunError: there is no such model, it was changed, or it may not be built.
+        LabrunError: there is no such model, its files were changed, or it may not be built.
     """
     from labrun.tasks.saved import load_model as load
 

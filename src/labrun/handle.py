@@ -1,4 +1,4 @@
-"""What a run and a sweep have in common as Python sees them, and the process that carries out what was submitted."""
+"""Base class of the `Run` and `Sweep` handles, and the process that executes a submission."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ POLL_S = 0.5
 
 
 class Submission:
-    """The process that carries out what was submitted from here; it ends with this Python, unless detached."""
+    """The process that executes work submitted from this interpreter. It is stopped when the interpreter exits."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.process, self.log = process, log
         atexit.register(self.end)
 
     def end(self) -> None:
-        """Ask it to end, and wait."""
+        """Interrupt the process, and wait up to 15 seconds for it to end."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(timeout=15)
 
     def output(self) -> str:
-        """What it has printed."""
+        """Return the output of the process so far."""
         try:
             return self.log.read_text(encoding="utf-8", errors="replace")
         except OSError:
@@ -43,7 +43,7 @@ class Submission:
 
 
 class Handle:
-    """What a run and a sweep have in common."""
+    """Base class of `Run` and `Sweep`."""
 
     def __init__(self, folder: str | os.PathLike[str], submission: Submission | None = None) -> None:
         self.folder = Path(folder).resolve()
@@ -51,7 +51,7 @@ class Handle:
 
     @property
     def status(self) -> str:
-        """As readers see it."""
+        """The current status."""
         raise NotImplementedError
 
     @property
@@ -60,19 +60,19 @@ class Handle:
         raise NotImplementedError
 
     def get_status(self) -> str:
-        """As `status`."""
+        """Return `status`."""
         return self.status
 
     def log_file(self) -> Path | None:
-        """Where what it prints is kept."""
+        """Return the path of the log file; None if there is none."""
         raise NotImplementedError
 
     def failure(self) -> str | None:
-        """Why it failed, if it did."""
+        """Return why it failed; None if it did not."""
         raise NotImplementedError
 
     def get_details(self) -> dict[str, Any]:
-        """All there is to know of it."""
+        """Return all details as a dictionary."""
         raise NotImplementedError
 
     def wait_for_completion(
@@ -81,27 +81,27 @@ class Handle:
         """Wait until it has ended.
 
         Args:
-            show_output: print what it prints, as it comes.
-            raise_on_error: raise if it failed.
-            timeout_s: wait no longer than this, in seconds.
+            show_output: print its log while waiting.
+            raise_on_error: raise an error if it failed.
+            timeout_s: maximum time to wait, in seconds.
 
         Returns:
-            As `get_details`.
+            The same as `get_details`.
 
         Raises:
             RunFailedError: it failed.
-            TimeoutError: it has not ended in time; it goes on.
+            TimeoutError: it has not ended in time; it keeps running.
         """
         end = None if timeout_s is None else time.monotonic() + timeout_s
         shown, over = 0, False
-        # A read may end within a letter of several bytes.
+        # A read may end in the middle of a multi-byte character.
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         while True:
             over = self.is_over and (self.submission is None or self.submission.process.poll() is not None)
             log = self.log_file() if show_output else None
             if log is not None and log.exists():
                 file = context.opened(log)
-                if file is None:  # nobody may ever write to a pipe
+                if file is None:  # a named pipe: reading it could block forever
                     data = b""
                 else:
                     with file:
@@ -121,12 +121,12 @@ class Handle:
         return self.get_details()
 
     def get_portal_url(self) -> str:
-        """Its page: MLflow's where `lab ui` is up, else its folder's address."""
+        """Return the URL of its MLflow page if `lab ui` is running, else of its folder."""
         return ui_state.page(root_of(self.folder), self.folder) or self.folder.as_uri()
 
 
 def root_of(folder: Path) -> Path:
-    """The workspace that a run's or a sweep's folder lies in."""
+    """Return the workspace that contains the folder of a run or a sweep."""
     for parent in folder.parents:
         if parent.name in ("outputs", "multirun"):
             return parent.parent

@@ -1,6 +1,6 @@
-"""Runs and sweeps as Python sees them: read anew at each look; with the names that Azure's users type too.
+"""Python handles of runs and sweeps. Properties read the current record; many method names match Azure ML's.
 
-A run names its sweep, and a sweep its runs: so both are here.
+`Run` and `Sweep` refer to each other, so both are in this module.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 
 class Run(Handle):
-    """One run, read anew at each look.
+    """A run. Its properties always reflect the current record.
 
     Args:
-        folder: its directory, or a name as `labrun.get_run` takes it.
-        submission: the process that carries it out, if it was started from here.
+        folder: its directory, or any reference that `labrun.get_run` accepts.
+        submission: the process that executes it, if this interpreter submitted it.
 
     Raises:
-        RecordError: no run lies there.
+        RecordError: there is no such run.
     """
 
     def __init__(self, folder: str | os.PathLike[str], submission: Submission | None = None) -> None:
@@ -49,7 +49,7 @@ class Run(Handle):
 
     @property
     def record(self) -> Record:
-        """Its record, as it is now."""
+        """Its current record."""
         mirror.refresh(root_of(self.folder))
         with contextlib.suppress(RecordError):
             self._last = records.read(self.folder)
@@ -92,7 +92,7 @@ class Run(Handle):
 
     @property
     def parent(self) -> Run | Sweep | None:
-        """The sweep that it belongs to, or the run that it went on from."""
+        """The sweep that it belongs to, or its parent run; None if it has neither."""
         record = self.record
         sweep = records.sweep_folder(self.folder, record)
         if sweep is not None:
@@ -101,10 +101,10 @@ class Run(Handle):
         return Run(store.find(root, record.parent)[0]) if record.parent else None
 
     def get_metrics(self, name: str | None = None, **_: Any) -> dict[str, Any]:
-        """The metrics: a number for what was logged once, a list of numbers for what was logged again and again.
+        """Return the metrics by name: a number if logged once, a list of numbers if logged repeatedly.
 
         Args:
-            name: only this one; also one of those that its supervisor measured (`system/cpu`).
+            name: only this metric; this may also be a system metric (`system/cpu`).
         """
         found: dict[str, list[float]] = {}
         for line in context.read_metrics(self.folder, system=name is not None):
@@ -113,7 +113,7 @@ class Run(Handle):
         return {key: values if len(values) > 1 else values[0] for key, values in found.items()}
 
     def to_frame(self) -> pandas.DataFrame:
-        """Every value that was logged: columns `name`, `step`, `value`, `time` (seconds since the epoch)."""
+        """Return every logged value: columns `name`, `step`, `value`, `time` (seconds since the epoch)."""
         import pandas
 
         columns = ["name", "step", "value", "time"]
@@ -122,7 +122,7 @@ class Run(Handle):
         )
 
     def get_details(self) -> dict[str, Any]:
-        """All there is to know of it, under Azure's names: `runId`, `status`, `startTimeUtc`, `runDefinition`, ..."""
+        """Return all details under Azure ML's names: `runId`, `status`, `startTimeUtc`, `runDefinition`, ..."""
         record = self.record
         own = {"arguments": definition.arguments(record.config)} if record.config.get("script") else {}
         return {
@@ -144,7 +144,7 @@ class Run(Handle):
         }
 
     def get_file_names(self) -> list[str]:
-        """Its files, relative to its folder."""
+        """Return the paths of its files, relative to its folder."""
         return list(files.of(self.folder))
 
     def download_file(
@@ -153,12 +153,12 @@ class Run(Handle):
         """Copy one of its files.
 
         Args:
-            name: relative to its folder, as `get_file_names` has it.
-            output_file_path: the copy, or a folder for it; None: the file's own name, here.
-            overwrite: where a file of that name is there already.
+            name: path relative to its folder, as in `get_file_names`.
+            output_file_path: path of the copy, or a folder for it; None: the current folder.
+            overwrite: replace an existing file.
 
         Returns:
-            The copy's path.
+            The path of the copy.
 
         Raises:
             RecordError: it has no such file, or the copy cannot be written.
@@ -185,15 +185,15 @@ class Run(Handle):
         output_paths: Any = None,
         **_: Any,
     ) -> list[str]:
-        """Copy all of its files, or those of a folder, as they lie in its own.
+        """Copy all of its files, or those in a folder, with their relative paths.
 
         Args:
-            prefix: a folder, or a pattern; None: all.
-            output_directory: None: here.
+            prefix: a folder or a pattern; None: all files.
+            output_directory: destination; None: the current folder.
             output_paths: not used.
 
         Returns:
-            The copies' paths.
+            The paths of the copies.
 
         Raises:
             RecordError: there is no such file, or the copies cannot be written.
@@ -202,19 +202,19 @@ class Run(Handle):
         return [str(p) for p in files.copy(self.folder, self.record, [prefix] if prefix else [], target, force=True)]
 
     def cancel(self) -> None:
-        """Ask it to stop, and wait until it has, 20 seconds at most."""
+        """Cancel the run, and wait up to 20 seconds for it to stop."""
         if not self.record.finished:
             cancel.end_runs([self.folder])
 
     def get_children(self, **_: Any) -> list[Run]:
-        """The runs that went on from it; the runs of a sweep are its `Sweep`'s."""
+        """Return the runs whose parent it is. For the runs of a sweep, see `Sweep`."""
         found = store.listing(root_of(self.folder)).runs
         return [
             Run(run_dir) for run_dir, record in sorted(found, key=lambda p: p[1].created) if record.parent == self.id
         ]
 
     def tag(self, key: str, value: str | None = None) -> None:
-        """Set a tag, while it goes on or later."""
+        """Set a tag. The run may be in progress or over."""
         self.set_tags({key: value})
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
@@ -223,15 +223,15 @@ class Run(Handle):
         notes.owe([(self.folder, self._last)])
 
     def get_tags(self) -> dict[str, str]:
-        """As `tags`."""
+        """Return `tags`."""
         return self.tags
 
     def get_properties(self) -> dict[str, str]:
-        """What its own code set once and for all."""
+        """Return the properties that the run's own code has set. They cannot be changed."""
         return self.record.properties
 
     def log_text(self) -> str:
-        """What it has printed so far."""
+        """Return its log so far."""
         try:
             return context.content(records.RunPaths(self.folder).log).decode(errors="replace")
         except OSError:
@@ -249,17 +249,17 @@ class Run(Handle):
         """Register its model, or another of its files.
 
         Args:
-            model_name: the model's name; also as `name`.
-            model_path: relative to its folder, as in `outputs/model.npz`; None: the model that it saved. Also `path`.
-            tags: of the version.
-            name: the same as model_name.
-            path: the same as model_path.
+            model_name: name of the model.
+            model_path: path relative to its folder, as in `outputs/model.npz`; None: the model that it saved.
+            tags: tags of the version.
+            name: alias of `model_name`.
+            path: alias of `model_path`.
 
         Returns:
-            The version; the one that there is already if this file was registered before.
+            The new version, or the existing one if this file is already registered.
 
         Raises:
-            LabrunError: the name will not do, or there is no such file.
+            LabrunError: the name is invalid, or there is no such file.
         """
         from labrun.registry import models
 
@@ -271,11 +271,11 @@ class Run(Handle):
         return Model(version.name, version.number, root)
 
     def log_file(self) -> Path | None:
-        """Where what it prints is kept."""
+        """Return the path of its log file."""
         return records.RunPaths(self.folder).log
 
     def failure(self) -> str | None:
-        """Why it failed, if it did."""
+        """Return why it failed; None if it did not."""
         status = self.status
         if status not in (records.FAILED, records.LOST):
             return None
@@ -292,11 +292,11 @@ class Sweep(Handle):
     """The runs of one sweep or search.
 
     Args:
-        folder: the sweep's.
-        submission: the process that carries it out, if it was started from here.
+        folder: folder of the sweep.
+        submission: the process that executes it, if this interpreter submitted it.
 
     Raises:
-        RecordError: no sweep lies there.
+        RecordError: the folder holds no sweep.
     """
 
     def __init__(self, folder: str | os.PathLike[str], submission: Submission | None = None) -> None:
@@ -309,7 +309,7 @@ class Sweep(Handle):
 
     @property
     def id(self) -> str:
-        """The last part of its folder's name."""
+        """Its id: the last part of its folder's name."""
         return self.folder.name.rpartition("-")[2]
 
     @property
@@ -319,12 +319,12 @@ class Sweep(Handle):
 
     @property
     def parent(self) -> Run | None:
-        """The run that it was submitted below, if any."""
+        """The parent run that was given when it was submitted, if any."""
         found = sweep_state.parent_of(self.folder)
         return Run(store.find(root_of(self.folder), found)[0]) if found else None
 
     def get_children(self, **_: Any) -> list[Run]:
-        """Its runs, in their order."""
+        """Return its runs, in order."""
         mirror.refresh(root_of(self.folder))
         found = []
         for path in self.folder.glob("*/run.json"):
@@ -334,7 +334,9 @@ class Sweep(Handle):
 
     @property
     def status(self) -> str:
-        """`running` while anything of it goes on; then `completed`, `failed` if any run failed, or `canceled`."""
+        """`queued`, then `running` until all of it has ended; then `failed` if any run failed, `canceled` if any run
+        was canceled, else `completed`.
+        """
         states = [run.status for run in self.get_children()]
         if not self._has_ended(states):
             return records.RUNNING if states else records.QUEUED
@@ -348,7 +350,9 @@ class Sweep(Handle):
         from labrun.search import takeover
 
         state = SweepState(self.folder)
-        was_controlled = lease.newest(state) > 0  # looked at first: the controller that comes next is seen below
+        was_controlled = (
+            lease.newest(state) > 0
+        )  # read before `living`, so that a controller starting in between is noticed
         if lease.living(state) is not None or (self.submission and self.submission.process.poll() is None):
             return False
         over = {*records.FINISHED, records.LOST}
@@ -361,7 +365,7 @@ class Sweep(Handle):
             if len(states) < len(plan.runs):
                 return False
             return all(state in over for state in states)
-        # Nobody has written yet which runs there are to be.
+        # The plan has not been written yet.
         return all(state in over for state in states) and bool(states or was_controlled or self.submission)
 
     @property
@@ -371,23 +375,23 @@ class Sweep(Handle):
 
     @property
     def metric(self) -> str:
-        """The metric that its runs are compared by."""
+        """The metric by which its runs are compared."""
         children = self.get_children()
         return objective.common([child.record for child in children]).metric if children else "accuracy"
 
     def get_best_child(self, metric: str | None = None, **_: Any) -> Run:
-        """The completed run with the best value.
+        """Return the completed run with the best value of a metric.
 
         Args:
-            metric: None: the sweep's own.
+            metric: name of the metric; None: the metric of the sweep.
 
         Raises:
-            RecordError: no completed run has it.
+            RecordError: no completed run has this metric.
         """
         return self.best_of(self.get_children(), metric)
 
     def best_of(self, children: Sequence[Run], metric: str | None = None) -> Run:
-        """As `get_best_child`, of some of its runs."""
+        """Return the best of some of its runs; see `get_best_child`."""
         pairs = [(run.folder, run.record) for run in children]
         if metric is None:
             wanted = objective.common([record for _, record in pairs]) if pairs else None
@@ -400,20 +404,20 @@ class Sweep(Handle):
     get_best_run_by_primary_metric = get_best_child
 
     def get_metrics(self, name: str | None = None, **_: Any) -> dict[str, dict[str, float]]:
-        """The last values of each run's metrics, by the run's id.
+        """Return the last metric values of each run, by run id.
 
         Args:
-            name: only this one.
+            name: only this metric.
         """
         return {run.id: {k: v for k, v in run.metrics.items() if name in (None, k)} for run in self.get_children()}
 
     def to_frame(self, over: str | Sequence[str] | None = None) -> pandas.DataFrame:
-        """A row for each run: its number, id, status, duration, swept keys and metrics.
+        """Return a row per run: its number, id, status, duration, swept keys and metrics.
 
         Args:
-            over: a key, or several, to take means over, as in `seed`: a row for each setting without them, with its
-                keys, how many `runs` it has, and `accuracy_mean`, `accuracy_std` (of the sample; NaN of a single run)
-                and `accuracy_n` (completed runs with a finite value) of each metric.
+            over: one or more keys to average over, such as `seed`. The rows are then the settings of the other keys,
+                with the number of `runs`, and for each metric `accuracy_mean`, `accuracy_std` (sample standard
+                deviation; NaN for a single run) and `accuracy_n` (completed runs with a finite value).
         """
         import pandas
 
@@ -437,7 +441,7 @@ class Sweep(Handle):
         return pandas.DataFrame(rows)
 
     def get_details(self) -> dict[str, Any]:
-        """What it is, and its runs."""
+        """Return the details of the sweep and of its runs."""
         children = self.get_children()
         return {
             "runId": self.id,
@@ -448,7 +452,7 @@ class Sweep(Handle):
         }
 
     def cancel(self) -> None:
-        """Ask all of it to stop, and wait until it has, 20 seconds at most."""
+        """Cancel the whole sweep, and wait up to 20 seconds for it to stop."""
         from labrun.search import takeover
 
         with contextlib.suppress(RecordError):
@@ -457,11 +461,11 @@ class Sweep(Handle):
         cancel.end_runs([run.folder for run in self.get_children() if not run.record.finished])
 
     def log_file(self) -> Path | None:
-        """Where what its controller prints is kept."""
+        """Return the path of its controller's log file."""
         return self.submission.log if self.submission else SweepState(self.folder).controller_log
 
     def failure(self) -> str | None:
-        """How many of its runs failed, if any did, and why the first."""
+        """Return how many of its runs failed, and why the first did; None if none failed."""
         failed = [run for run in self.get_children() if run.status in (records.FAILED, records.LOST)]
         if not failed:
             return None
@@ -474,6 +478,6 @@ class Sweep(Handle):
 
 
 def _place(record: Record) -> tuple[int, str]:
-    """Where a run stands among its sweep's: by its number, or by the name in its place."""
+    """Return the sort key of a run in its sweep: by number, or by name if it has one instead."""
     number = (record.sweep or {}).get("number", 0)
     return (number, "") if isinstance(number, int) else (sys.maxsize, str(number))

@@ -1,8 +1,7 @@
-"""Runs without a command: what a program or a notebook logs while it goes on.
+"""Runs started by a program or a notebook with `start_run`, without a `labrun` command.
 
-The program is the run's process: nothing is started for it but the sidecar, which keeps the log and the heartbeat and
-passes requests on, as for a run that labrun carries out in its own process. A program that is killed leaves a record
-that readers show as `lost`.
+The program itself is the process of the run. It starts only a sidecar, which keeps the log and the heartbeat and passes
+on requests, as for an inline run. If the program is killed, its run is shown as `lost`.
 """
 
 from __future__ import annotations
@@ -50,23 +49,23 @@ def start_run(
     code: str | os.PathLike[str] | None = ".",
     capture: bool | None = None,
 ) -> ActiveRun:
-    """Begin a run of this program: it logs to it, and ends it with `complete()` or `fail()`, or by `with`.
+    """Start a run of this program. End it with `complete()` or `fail()`, or use it in a `with` statement.
 
-    A program that ends without either ends the run: completed if the program ended well, else failed, or canceled
-    (also where a notebook's kernel is restarted). A killed program's run is shown as lost; so is, without `with`, that
-    of `python -m` and `python -c` ended by `raise SystemExit`, whose exit code Python tells of scripts alone.
+    When the program exits, a run that is still open becomes completed if the program succeeded, else failed or canceled
+    (also when a notebook's kernel is restarted). The run of a killed program is shown as lost. So is, without `with`,
+    that of `python -m` or `python -c` exiting by `raise SystemExit`: only for scripts does Python reveal the exit code.
 
     Args:
-        name: the experiment's name: the folder below `outputs/` that holds the run.
-        tags: for the run.
-        parent: the run that it belongs to, or its id; None: inside of a run, that one.
+        name: name of the experiment, which is the folder below `outputs/` that holds the run.
+        tags: tags of the run.
+        parent: the parent run, or its id; None: the current run, if there is one.
         root: the workspace; None: LABRUN_ROOT, or the current folder.
-        code: the folder whose code is kept with the run; None: none.
-        capture: keep what the program prints in the run's log; None: yes, but for a notebook, whose cells keep it,
-            and for a run begun while another keeps it.
+        code: folder whose code is stored with the run; None: store no code.
+        capture: copy the program's output to the run's log; None: yes, except in a notebook, whose cells keep it, and
+            while another run captures it.
 
     Raises:
-        ConfigError: the name will not do.
+        ConfigError: the name is invalid.
         RecordError: the run's folder cannot be written.
     """
     if not name or "/" in name or "\\" in name or not name.isprintable() or name[0] == "." or len(name) > LONGEST_NAME:
@@ -82,7 +81,7 @@ def start_run(
     folder = workspace / "outputs" / name / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{record.id}"
     recording.create(folder, record)
     store.keep_out_of_git(workspace)
-    # A run of labrun's has a log already.
+    # Inside a run of labrun's, that run's log already has the output.
     return ActiveRun(folder, own is None and not _in_notebook() if capture is None else capture)
 
 
@@ -113,7 +112,7 @@ _packages = functools.cache(records.installed_packages)
 
 
 def _snapshot(folder: Path, root: Path) -> dict[str, Any] | None:
-    """The code as it is now; a folder of which none can be taken ends nothing."""
+    """Take a snapshot of the current code. If that fails, log a warning and return None."""
     try:
         return snapshot.take(folder, root)
     except LabrunError as error:
@@ -122,14 +121,14 @@ def _snapshot(folder: Path, root: Path) -> dict[str, Any] | None:
 
 
 def _command() -> str:
-    """How this program was started, without the values of secrets."""
+    """Return the command line of this program, with secrets masked."""
     if _in_notebook():
         return ""
     words = [masked_word(word) for word in sys.orig_argv[1:]]
     for place, word in enumerate(words[:-1]):
         if word.startswith("-") and "=" not in word and is_secret(word.lstrip("-").replace("-", "_")):
             words[place + 1] = "***"
-        if word == "-c":  # the whole program
+        if word == "-c":  # its argument is the whole program
             words[place + 1] = "..."
     return shlex.join([Path(sys.executable).name, *words])
 
@@ -140,14 +139,14 @@ def _in_notebook() -> bool:
 
 
 class ActiveRun(Run):
-    """A run that this program is, until it completes it.
+    """A run of the current program, open until the program ends it.
 
     Args:
-        folder: the run's, with a record that was never begun.
-        capture: keep what the program prints.
+        folder: folder of the run, with a record that has no attempt yet.
+        capture: copy the program's output to the run's log.
 
     Raises:
-        RecordError: there is none, or the folder cannot be written.
+        RecordError: there is no such record, or the folder cannot be written.
     """
 
     def __init__(self, folder: str | os.PathLike[str], capture: bool = False) -> None:
@@ -174,7 +173,7 @@ class ActiveRun(Run):
         records.write(self.folder, record)
 
     def __enter__(self) -> ActiveRun:
-        """Inside, `labrun.log` logs to it, too."""
+        """Make this the current run, so that `labrun.log` logs to it."""
         context.enter(self._context)
         self._is_entered = True
         return self
@@ -182,25 +181,23 @@ class ActiveRun(Run):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Complete it; failed, or canceled, where an error ends the block."""
+        """End the run: completed, or failed or canceled if an error ended the block."""
         if error is not None and self._captures and not isinstance(error, KeyboardInterrupt):
             sys.stderr.write(f"{recording.first_line(error)}\n")
         self._close(error)
 
     @property
     def outputs(self) -> Path:
-        """The folder for what the program makes: what is written there is the run's."""
+        """The folder for files that the program writes; they are stored with the run."""
         return RunPaths(self.folder).outputs
 
     @property
     def is_open(self) -> bool:
-        """Whether it still goes on."""
+        """Whether the run has not ended yet."""
         return self in _ending.runs
 
     def log(self, name: str, value: SupportsFloat, step: int | None = None) -> None:
-        """Log one value of a metric.
-
-        Args and errors: as `labrun.log`.
+        """Log one value of a metric. Arguments and errors are those of `labrun.log`.
 
         Raises:
             ConfigError: the run has ended.
@@ -214,19 +211,19 @@ class ActiveRun(Run):
             raise ConfigError(f"run {self.id} has ended ({self.status}): begin another with labrun.start_run")
 
     def complete(self) -> None:
-        """End it well. What has ended stays as it is."""
+        """End the run as completed. A run that has ended is not changed."""
         self._close(None)
 
     def fail(self, error: BaseException | str = "the program called run.fail()") -> None:
-        """End it as failed, for a reason."""
+        """End the run as failed, with an error or a reason."""
         self._close(error if isinstance(error, BaseException) else RunFailedError(error))
 
     def cancel(self) -> None:
-        """End it as canceled."""
+        """End the run as canceled."""
         self._close(KeyboardInterrupt("canceled by the program"))
 
     def start_run(self, name: str | None = None, **options: Any) -> ActiveRun:
-        """Begin a run below this one; see `labrun.start_run`. Without a name it has this one's."""
+        """Start a child run of this one; see `labrun.start_run`. The default name is this run's."""
         root = self.folder.parents[2]
         return start_run(name or self.name, **{"parent": self, "root": root, "code": None, "capture": False, **options})
 
@@ -253,13 +250,13 @@ class ActiveRun(Run):
 
 
 class _Ending:
-    """How this program ends, for the runs that it has not ended itself."""
+    """Ends the open runs when the program exits, with a status that depends on how it exits."""
 
     def __init__(self) -> None:
         self.runs: list[ActiveRun] = []
         self._error: BaseException | None = None
         self._is_told = False
-        """Whether it is known how the program exits."""
+        """Whether it is known whether the program exits with an error."""
         self._frame: FrameType | None = None
         self._is_ready = False
 
@@ -279,14 +276,14 @@ class _Ending:
             return
         self._frame = _outermost(sys._current_frames().get(threading.main_thread().ident or 0))
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(AttributeError, TypeError):  # no stream, or one that takes no attributes
+            with contextlib.suppress(AttributeError, TypeError):  # no stream, or its attributes cannot be set
                 vars(stream)["flush"] = self._flushing(stream.flush)
 
     def remove(self, run: ActiveRun) -> None:
         self.runs.remove(run)
 
     def forget(self) -> None:
-        """The program goes on: what seemed to end it was caught."""
+        """Forget the last error: the program continues, so it was caught."""
         self._error, self._is_told = None, False
 
     def _noting(self, hook: Callable[..., Any]) -> Callable[..., Any]:
@@ -297,19 +294,22 @@ class _Ending:
         return noted
 
     def _exit(self, code: Any = None, /) -> NoReturn:
-        """`sys.exit`, which calls no hook."""
+        """Act as `sys.exit`, which calls no `sys.excepthook`, and remember the exit code."""
         self._error, self._is_told = None if code in (None, 0) else SystemExit(code), True
         raise SystemExit(code)
 
     def _flushing(self, flush: Callable[[], Any]) -> Callable[[], Any]:
-        """Called by Python when a script has ended, while its `SystemExit` still exists: nothing else reveals a
-        `raise SystemExit(1)`.
+        """Wrap a stream's `flush`, which Python calls when a script has ended while its `SystemExit` still exists.
+
+        Nothing else reveals a `raise SystemExit(1)`.
         """
 
         def flushed() -> Any:
             frame = self._frame
             if frame is not None and threading.current_thread() is threading.main_thread():
-                is_over = _outermost(sys._getframe()) is not frame  # a stream of the program's own may stand between
+                is_over = (
+                    _outermost(sys._getframe()) is not frame
+                )  # the outermost frame, because the program may have wrapped the stream
                 if is_over and not _has_returned(frame):
                     self._error, self._is_told = _leaving(frame) or (self._error, self._is_told)
             return flush()
@@ -317,11 +317,11 @@ class _Ending:
         return flushed
 
     def _after_cell(self, result: Any) -> None:
-        """Of a notebook's last cell."""
+        """Remember the error of a notebook's last cell, if any."""
         self._error = result.error_before_exec or result.error_in_exec
 
     def _before(self, shut_down: Callable[[bool], Any]) -> Callable[[bool], Any]:
-        """How a notebook's kernel ends: it may be killed before it has come to what `atexit` has."""
+        """Wrap a kernel's shutdown to end the runs first: the kernel may be killed before `atexit` handlers run."""
 
         def ended(restart: bool) -> Any:
             if restart:
@@ -335,7 +335,7 @@ class _Ending:
         runs = [run for run in reversed(self.runs) if run._pid == os.getpid()]
         if self._frame is not None and self._frame is not _outermost(sys._getframe()):
             if _has_returned(self._frame):
-                self._error = None  # what seemed to end it was caught
+                self._error = None  # the error was caught
             elif self._error is None and not self._is_told:
                 self._leave_open(runs)
                 return
@@ -343,7 +343,7 @@ class _Ending:
             run._close(self._error)
 
     def _leave_open(self, runs: Sequence[ActiveRun]) -> None:
-        """Nobody can tell whether the program did well: readers show its runs as lost."""
+        """Leave the runs open, to be shown as lost, because it is unknown whether the program succeeded."""
         for run in runs:
             sys.stderr.write(
                 f"labrun: run {run.id} was not ended: the program raised SystemExit, and Python does not say with "
@@ -352,11 +352,14 @@ class _Ending:
 
 
 def _leaving(frame: FrameType) -> tuple[BaseException | None, bool] | None:
-    """The `SystemExit` that has just ended a frame, None in place of one that is not an error; None: it is not sure.
+    """Find the `SystemExit` that has just ended a frame.
 
-    Python 3.11 gives it a traceback only when it is caught; later ones do so at once.
+    Python 3.11 gives it a traceback only when it is caught; later versions do so at once.
+
+    Returns:
+        The `SystemExit`, or None if its exit code means success, and True; None alone if it cannot be identified.
     """
-    # `isinstance` would ask proxies what they are.
+    # Not `isinstance`, which would call the `__class__` property of proxy objects.
     found = [one for one in gc.get_objects() if issubclass(type(one), SystemExit)]
     caught = [one for one in found if one.__traceback__ is not None and one.__traceback__.tb_frame is frame]
     here = [one for one in caught if one.__traceback__.tb_lasti == frame.f_lasti]
@@ -373,7 +376,7 @@ def _outermost(frame: FrameType | None) -> FrameType | None:
 
 
 def _has_returned(frame: FrameType) -> bool:
-    """Whether a frame that is over has returned; else an exception ended it."""
+    """Whether a finished frame has returned, rather than ended with an exception."""
     return dis.opname[frame.f_code.co_code[frame.f_lasti]].startswith("RETURN_")
 
 

@@ -1,4 +1,4 @@
-"""A registered model as Python sees it."""
+"""Python handle of a registered model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from labrun.errors import RecordError
 
 
 class Model:
-    """A version of a registered model."""
+    """One version of a registered model."""
 
     def __init__(self, name: str, version: int, root: Path) -> None:
         self.name, self.version, self._root = name, version, root
@@ -22,7 +22,7 @@ class Model:
 
     @property
     def needs_trusted(self) -> list[str]:
-        """Names that `load` must be told to trust, elsewhere or after a change of code; empty if none."""
+        """Names to pass to `load` as `trusted` where the model is not trusted automatically; empty if none."""
         from labrun.registry import journal, models
 
         try:
@@ -32,11 +32,11 @@ class Model:
 
     @property
     def id(self) -> str:
-        """`name/version`, as `load_model` takes it."""
+        """`name/version`, as accepted by `load_model`."""
         return f"{self.name}/{self.version}"
 
     def load(self, trusted: Sequence[str] = (), allow_pickle: bool = False) -> Any:
-        """See `labrun.load_model`."""
+        """Load the model; see `labrun.load_model`."""
         from labrun.tasks.saved import load_model
 
         return load_model(self.id, root=self._root, trusted=trusted, allow_pickle=allow_pickle)
