@@ -66,6 +66,7 @@ mkdir /home/{user}
 chown {uid}:{gid} /home/{user}
 {more}
 for hidden in {hidden}; do mount -t tmpfs -o mode=1777 tmpfs $hidden; done
+{library}
 for name in {leftovers}; do mount -t tmpfs tmpfs /opt/env/{site}/$name; done
 cd /
 {sshd} -D -e -f /opt/ssh/sshd_config &
@@ -195,6 +196,7 @@ class Far:
             sshd=sshd_command(),
             leftovers=" ".join(p.name for p in Path(site.getsitepackages()[0]).glob("labrun*") if p.is_dir()),
             more=self.more,
+            library=_library(),
         )
         script = self.folder / "setup.sh"
         script.write_text(setup)
@@ -381,6 +383,14 @@ def _srun_lines(far: Far, stack: contextlib.ExitStack) -> int:
                 lines.callback(Line((far.address, port), ("127.0.0.1", port)).close)
             stack.enter_context(lines.pop_all())
             return first
+
+
+def _library() -> str:
+    """Make the interpreter's shared library visible where the linker looks for it, if the interpreter has one."""
+    place = str(sysconfig.get_config_var("LIBDIR"))
+    if not sysconfig.get_config_var("Py_ENABLE_SHARED") or place.startswith("/usr/"):
+        return ""
+    return f"mkdir -p {place}\nmount --bind /opt/python/lib {place}"
 
 
 @contextlib.contextmanager
