@@ -90,7 +90,7 @@ WITHOUT_EFFECT = frozenset(
     blacklist_samples_reached exclude_nan_labels send_telemetry telemetry_verbosity vm_type max_cores_per_iteration
     enable_dnn enable_local_managed enable_split enable_feature_sweeping spark_context
     experiment_name model_types enable_cache cache_store enable_code_generation scenario name data_script_path
-    """.split()  # noqa: SIM905 - one a line is longer than this page
+    """.split()  # noqa: SIM905 - one name per line would be too long
 )
 """Settings that have no effect in labrun."""
 USED = frozenset(

@@ -147,7 +147,7 @@ class TabularDatasetFactory:
         empty_as_string: bool = False,
         encoding: str = "utf8",
     ) -> TabularDataset:
-        """Return the rows of delimited text files.
+        """Return a data set of the rows in delimited text files.
 
         Args:
             path: see `content_of`.
@@ -182,7 +182,7 @@ class TabularDatasetFactory:
         set_column_types: Mapping[str, Any] | None = None,
         partition_format: Any = None,
     ) -> TabularDataset:
-        """Return the rows of Parquet files."""
+        """Return a data set of the rows in Parquet files."""
         told = common(set_column_types, include_path, partition_format)
         content = content_of("Dataset.Tabular.from_parquet_files()", path, validate)
         return _tabular(content, {"format": "parquet", **told}, validate)
@@ -197,7 +197,7 @@ class TabularDatasetFactory:
         invalid_lines: str = "error",
         encoding: str = "utf8",
     ) -> TabularDataset:
-        """Return the rows of files with one JSON object per line."""
+        """Return a data set of the rows in files with one JSON object per line."""
         told = common(set_column_types, include_path, partition_format)
         content = content_of("Dataset.Tabular.from_json_lines_files()", path, validate)
         table = {"format": "json", "invalid_lines": invalid_lines, "encoding": encoding, **told}

@@ -39,7 +39,7 @@ Runs = list[Any]
 class _AnyRun(AdvisingType):
     """Makes `isinstance(run, Run)` true for every SDK run, including the one that a script belongs to."""
 
-    def __instancecheck__(cls, instance: Any) -> bool:  # noqa: N805 - of a type, its class
+    def __instancecheck__(cls, instance: Any) -> bool:  # noqa: N805 - the first argument of a metaclass is the class
         if cls.__name__ == "Run" and isinstance(instance, RunBase):
             return True
         return super().__instancecheck__(instance)

@@ -38,7 +38,7 @@ class TabularDatasetFactory:
         empty_as_string: bool = False,
         encoding: str = "utf8",
     ) -> TabularDataset:
-        """Return the rows of delimited text files.
+        """Return a data set of the rows in delimited text files.
 
         Args:
             path: a local path or a URL, or a list of them.
@@ -73,7 +73,7 @@ class TabularDatasetFactory:
         set_column_types: Any = None,
         partition_format: Any = None,
     ) -> TabularDataset:
-        """Return the rows of Parquet files."""
+        """Return a data set of the rows in Parquet files."""
         told = common(set_column_types, include_path, partition_format)
         return TabularDataset(_local("Dataset.Tabular.from_parquet_files()", path), {"format": "parquet", **told})
 
@@ -87,7 +87,7 @@ class TabularDatasetFactory:
         invalid_lines: str = "error",
         encoding: str = "utf8",
     ) -> TabularDataset:
-        """Return the rows of files with one JSON object per line."""
+        """Return a data set of the rows in files with one JSON object per line."""
         told = common(set_column_types, include_path, partition_format)
         definition = {"format": "json", "invalid_lines": invalid_lines, "encoding": encoding, **told}
         return TabularDataset(_local("Dataset.Tabular.from_json_lines_files()", path), definition)
