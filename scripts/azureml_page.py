@@ -25,10 +25,10 @@ sys.path.append(runner.SITE)
 NAMES = Path(__file__).with_name("azureml_names.txt")
 HEAD = """# Names of the Azure ML SDK v1
 
-Every public class and function of the SDK. **Here**: it is carried out; members that are not are named, and say so when
-they are used. **Accepted**: it may be called, and has no effect. **Not here**: it can be imported; using it says what
-labrun has instead. Errors can always be caught. [Coming from the Azure ML SDK v1](../coming-from-azureml.md) says how
-it is used.
+This page lists every public class and function of the SDK. **Here**: labrun implements it; the table lists members that
+are missing and raise an error when they are used. **Accepted**: it can be called, but has no effect. **Not here**: it can
+be imported; using it raises an error that says what labrun has instead. Error classes can always be caught.
+[Coming from the Azure ML SDK v1](../coming-from-azureml.md) explains how to use labrun with the SDK.
 """
 
 

@@ -1,4 +1,4 @@
-"""The network: convolutions, each with half the size and twice the channels of the one before."""
+"""A convolutional network: each layer halves the image size and doubles the number of channels."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 
 class SmallCNN(nn.Module):
-    """Scores of classes for images of any size.
+    """Compute class scores for images of any size.
 
     Args:
-        num_classes: labrun says how many there are.
+        num_classes: filled in by labrun.
         width: channels of the first convolution.
     """
 
@@ -26,7 +26,7 @@ class SmallCNN(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, classes) of (N, 3, height, width)."""
+        """Return scores, (N, classes), for images, (N, 3, height, width)."""
         scores: Tensor = self.layers(images)
         return scores
 

@@ -1,6 +1,6 @@
-"""Writes CIFAR-10 as a folder of PNG files, a folder per class: python -m pictures.write FOLDER
+"""Write CIFAR-10 as PNG files, with one folder per class: python -m pictures.write FOLDER
 
-FOLDER holds `cifar-10-batches-py`, as its authors publish it.
+FOLDER contains `cifar-10-batches-py`, as its authors publish it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ TARGET = Path("data", "cifar10_png")
 
 
 def write(folder: Path, target: Path, count: int | None = None) -> int:
-    """Write the pictures.
+    """Write the images as `train/CLASS/*.png` and `test/CLASS/*.png`.
 
     Args:
-        folder: holds CIFAR-10.
-        target: gets `train/CLASS/*.png` and `test/CLASS/*.png`.
-        count: so many of the training part, and a fifth of that of the test part; None: all.
+        folder: the folder that contains CIFAR-10.
+        target: the folder to write to.
+        count: number of training images; a fifth as many test images are written; None: all.
 
     Returns:
-        How many there are.
+        The number of images written.
     """
     raw = Cifar10().read(folder)
     assert raw.test is not None
@@ -34,7 +34,7 @@ def write(folder: Path, target: Path, count: int | None = None) -> int:
 
 
 def write_part(part: Part, class_names: tuple[str, ...], target: Path, most: int | None) -> int:
-    """Write the first pictures of a part; how many they were."""
+    """Write the first `most` images of a part; return how many were written."""
     for name in class_names:
         (target / name).mkdir(parents=True, exist_ok=True)
     for place, (pixels, label) in enumerate(zip(part.x[:most], part.y[:most], strict=True)):
@@ -44,7 +44,7 @@ def write_part(part: Part, class_names: tuple[str, ...], target: Path, most: int
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="holds cifar-10-batches-py")
-    parser.add_argument("--count", type=int, help="so many of the training part; all, where nothing is said")
+    parser.add_argument("folder", type=Path, help="the folder that contains cifar-10-batches-py")
+    parser.add_argument("--count", type=int, help="number of training images (default: all)")
     options = parser.parse_args()
     print(f"{write(options.folder, TARGET, options.count):,} pictures in {TARGET}")

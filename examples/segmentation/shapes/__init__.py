@@ -1,1 +1,1 @@
-"""Which pixels of a noisy picture belong to a digit."""
+"""Segmentation: find the pixels of a digit in a noisy image."""

@@ -1,4 +1,4 @@
-"""scikit-learn's digits, each somewhere in a larger picture with noise over it, and the pixels that are the digit's."""
+"""scikit-learn's digits at random positions in larger, noisy images, with the class of each pixel."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from torch.utils.data import Dataset
 Part = Literal["train", "validation", "test"]
 SHARES: dict[Part, slice] = {"train": slice(0, 1200), "validation": slice(1200, 1500), "test": slice(1500, None)}
 INK = 6
-"""Of 16 shades: a pixel that is darker is the digit's."""
+"""Threshold, of 16 shades: a darker pixel belongs to the digit."""
 
 
 class NoisyDigits(Dataset[tuple[Tensor, Tensor]]):
-    """Pictures, (1, size, size) float32, and the class of each pixel, (size, size) int64: 0 paper, 1 digit.
+    """Images, (1, size, size) float32, and the class of each pixel, (size, size) int64: 0 paper, 1 digit.
 
-    A training picture is made anew each time: another place, maybe upside down, other noise. The others stay as they
-    are.
+    A training image is different each time: a random position, a random rotation by 180 degrees, new noise. Validation
+    and test images never change.
 
     Args:
-        part: which of the digits.
-        size: height and width of a picture.
+        part: split that the digits belong to.
+        size: height and width of an image.
         noise: standard deviation of the noise; ink is 1.
-        augment: draw anew each time; None: in training.
-        count: take so many; None: all.
+        augment: generate a new variant each time; None: only in training.
+        count: maximum number of images; None: all.
     """
 
     def __init__(

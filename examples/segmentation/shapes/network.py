@@ -1,4 +1,4 @@
-"""The network: down to half the size, up again, and each pixel's classes from both."""
+"""A small U-Net: it halves the image size, restores it, and classifies each pixel from both resolutions."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 
 class SmallUNet(nn.Module):
-    """Scores of classes for each pixel.
+    """Compute class scores for each pixel.
 
     Args:
-        classes: how many.
-        width: channels at full size; twice as many at half of it.
+        classes: number of classes.
+        width: channels at full size; at half the size, twice as many.
     """
 
     def __init__(self, classes: int = 2, width: int = 12) -> None:
@@ -22,7 +22,7 @@ class SmallUNet(nn.Module):
         self.out = nn.Sequential(_convolved(2 * width, width), nn.Conv2d(width, classes, 1))
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """(N, classes, height, width) of (N, 1, height, width)."""
+        """Return scores, (N, classes, height, width), for images, (N, 1, height, width)."""
         fine = self.fine(pictures)
         both = torch.cat([fine, self.up(self.coarse(fine))], dim=1)
         scores: Tensor = self.out(both)

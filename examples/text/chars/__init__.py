@@ -1,1 +1,1 @@
-"""A transformer that writes Python, a character at a time."""
+"""A transformer that writes Python, one character at a time."""

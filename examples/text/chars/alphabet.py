@@ -9,17 +9,17 @@ from torch import Tensor
 
 CHARACTERS = "".join(character for character in string.printable if character not in "\r\v\f")
 UNKNOWN = len(CHARACTERS)
-"""The number of every other character."""
+"""Number of all characters that are not in `CHARACTERS`."""
 SIZE = len(CHARACTERS) + 1
 
 _NUMBERS = {character: number for number, character in enumerate(CHARACTERS)}
 
 
 def encoded(text: str) -> Tensor:
-    """A text as numbers: (characters,) int64."""
+    """Encode a text as numbers, (characters,) int64."""
     return torch.tensor([_NUMBERS.get(character, UNKNOWN) for character in text], dtype=torch.long)
 
 
 def decoded(numbers: Tensor) -> str:
-    """The text of such numbers."""
+    """Decode numbers into text; unknown characters become `?`."""
     return "".join(CHARACTERS[number] if number < UNKNOWN else "?" for number in numbers.tolist())

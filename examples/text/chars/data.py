@@ -1,4 +1,4 @@
-"""The sources of Python's own standard library, as windows of characters; and the beginnings that are to be gone on."""
+"""Windows of characters from the source files of Python's standard library, and the prompts for predictions."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ TENTHS: dict[Part, range] = {"train": range(8), "validation": range(8, 9), "test
 
 
 class SourceFiles(IterableDataset[Tensor]):
-    """Windows of the modules at the top of the standard library, file by file.
+    """Windows of the standard library's top-level modules, file by file.
 
-    A file belongs to the part that its name's digest says, on every machine the same.
+    The digest of a file's name decides which part it belongs to, so the split is the same on every machine.
 
     Args:
-        part: eight tenths of the files are `train`, one each `validation` and `test`.
-        length: characters that the model sees; a window has one more, the last one's answer.
-        files: read at most so many, the first ones by digest; None: all.
-        seed: of the files' order, in training.
+        part: eight tenths of the files are `train`, one tenth each `validation` and `test`.
+        length: characters that the model sees; a window has one more, the target of the last one.
+        files: maximum number of files, the first ones by digest; None: all.
+        seed: seed of the order of the training files.
     """
 
     def __init__(self, part: Part, length: int = 64, files: int | None = None, seed: int = 0) -> None:
@@ -38,7 +38,7 @@ class SourceFiles(IterableDataset[Tensor]):
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes: each has an order of its own, and a training that is resumed sees the same."""
+        """Set the epoch. Each epoch has its own order of files, so resumed training sees the same order."""
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -55,7 +55,7 @@ class SourceFiles(IterableDataset[Tensor]):
         return random.Random(f"{self._seed} {self._epoch}").sample(self.paths, len(self.paths))
 
     def fingerprint(self) -> str:
-        """What is read: labrun puts it into the record."""
+        """Return a digest of the files; labrun stores it in the record."""
         read = hashlib.sha256()
         for path in self.paths:
             read.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
@@ -63,10 +63,10 @@ class SourceFiles(IterableDataset[Tensor]):
 
 
 class Beginnings(Dataset[str]):
-    """Texts that the model is to go on with.
+    """Texts that the model continues.
 
     Args:
-        texts: one or more.
+        texts: one or more texts.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:

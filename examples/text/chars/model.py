@@ -1,4 +1,4 @@
-"""The model: a transformer that sees no later character, its training, and how it writes."""
+"""A causal transformer over characters: the network, its training, and text generation."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from chars import alphabet
 
 
 class CharTransformer(pl.LightningModule):
-    """Predicts the next character at every place.
+    """Predict the next character at every position.
 
     Args:
-        length: characters that it sees at most.
-        width: of its vectors.
-        heads: of each layer's attention.
-        layers: how many.
-        dropout: share of the values that are left out in training.
+        length: maximum number of characters that the model sees.
+        width: size of the embedding vectors.
+        heads: attention heads of each layer.
+        layers: number of layers.
+        dropout: fraction of the values to drop in training.
         lr: learning rate.
-        new: characters that `predict_step` writes.
-        temperature: below 1 it is careful, above 1 bold.
+        new: number of characters that `predict_step` generates.
+        temperature: sampling temperature; below 1 conservative, above 1 diverse.
     """
 
     def __init__(
@@ -47,14 +47,14 @@ class CharTransformer(pl.LightningModule):
         self.perplexity = nn.ModuleDict({f"{part}_perplexity": Perplexity() for part in ("val", "test")})
 
     def forward(self, numbers: Tensor) -> Tensor:
-        """Scores of the next character, (N, places, characters), of texts, (N, places)."""
+        """Return scores of the next character, (N, positions, characters), for texts, (N, positions)."""
         size = numbers.shape[1]
         hidden = self.characters(numbers) + self.places(torch.arange(size, device=numbers.device))
         mask = nn.Transformer.generate_square_subsequent_mask(size, device=numbers.device)
         return self.scores(self.layers(hidden, mask=mask, is_causal=True))
 
     def on_train_epoch_start(self) -> None:
-        """Have an iterable data set draw a new order; of samplers Lightning tells those that have a `set_epoch`."""
+        """Pass the epoch to an iterable data set. Lightning itself calls `set_epoch` only of samplers."""
         tell = getattr(self.trainer.train_dataloader.dataset, "set_epoch", None)
         if tell is not None:
             tell(self.current_epoch)
@@ -80,18 +80,18 @@ class CharTransformer(pl.LightningModule):
         return nn.functional.cross_entropy(scores.movedim(2, 1), batch[:, 1:])
 
     def predict_step(self, batch: list[str], batch_idx: int) -> dict[str, list[str]]:
-        """Each text, and what the model goes on with."""
+        """Return each text, and the text with the model's continuation."""
         return {"beginning": list(batch), "text": [self.write(beginning) for beginning in batch]}
 
     @torch.no_grad()
     def write(self, beginning: str) -> str:
-        """A text, and new characters behind it, drawn one by one; the same ones each time.
+        """Return a text followed by new characters, which are sampled one by one with a fixed seed.
 
         Raises:
             ValueError: the text is empty.
         """
         if not beginning:
-            raise ValueError("the model goes on with a text, and this one is empty")
+            raise ValueError("the text to continue is empty")
         numbers = alphabet.encoded(beginning).to(self.device)
         drawn = torch.Generator(self.device).manual_seed(0)
         for _ in range(self.hparams["new"]):

@@ -1,4 +1,4 @@
-"""The yearly number of sunspots, 1700 to 2008, which statsmodels ships, in windows."""
+"""Windows of the yearly number of sunspots, 1700 to 2008; the data ship with statsmodels."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch.utils.data import DataLoader, TensorDataset
 
 
 class Sunspots(pl.LightningDataModule):
-    """Windows of the series: the years that a model sees, and those that it is to forecast.
+    """Windows of the series: the years that the model sees, and the years that it forecasts.
 
     Args:
-        history: years that it sees.
+        history: years that the model sees.
         horizon: years to forecast.
         validation_from: the first year to forecast for validation.
         test_from: the first year to forecast for the test.
         batch_size: windows per step.
-        seed: of the training windows' order.
+        seed: seed of the order of the training windows.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Sunspots(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.input_size, self.output_size = 1, horizon  # labrun gives them to a model that takes them
+        self.input_size, self.output_size = 1, horizon  # labrun fills in model arguments of these names
         self.parts: dict[str, TensorDataset] = {}
 
     def setup(self, stage: str) -> None:
@@ -45,7 +45,7 @@ class Sunspots(pl.LightningDataModule):
         first = years[history : history + len(windows)]
         last = first + self.hparams["horizon"] - 1
         cuts = self.hparams["validation_from"], self.hparams["test_from"]
-        # No year that is forecast for one part is forecast for another.
+        # No year is forecast in two parts.
         chosen = {
             "train": last < cuts[0],
             "validation": (first >= cuts[0]) & (last < cuts[1]),

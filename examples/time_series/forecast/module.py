@@ -1,4 +1,4 @@
-"""The network with a training of its own: a robust loss, metrics in sunspots, and a picture of the forecasts."""
+"""A LightningModule with a robust loss, metrics in sunspots, and a plot of the forecasts."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ PICTURE = "forecasts.png"
 
 
 class Forecaster(pl.LightningModule):
-    """Trains `GRUNetwork` by Huber's loss.
+    """Train `GRUNetwork` with the Huber loss.
 
     Args:
         input_size, output_size, hidden: see `GRUNetwork`.
-        lr: learning rate; it falls along a cosine.
+        lr: initial learning rate; it follows a cosine schedule.
     """
 
     def __init__(self, input_size: int, output_size: int, hidden: int = 32, lr: float = 0.01) -> None:
@@ -53,7 +53,7 @@ class Forecaster(pl.LightningModule):
         self._tested.append((forecast.cpu(), coming.cpu()))
 
     def on_test_end(self) -> None:
-        """Draw the forecasts into the run's `outputs/`: Lightning's root is the folder of the run."""
+        """Plot the forecasts into the run's `outputs/`; Lightning's root folder is the run's folder."""
         forecast, coming = (torch.cat(parts) for parts in zip(*self._tested, strict=True))
         self._tested.clear()
         if self.trainer.is_global_zero:
@@ -70,12 +70,12 @@ class Forecaster(pl.LightningModule):
 
 
 def draw(forecast: Tensor, coming: Tensor, path: Path) -> None:
-    """A picture of forecasts beside what came.
+    """Plot forecasts and true values.
 
     Args:
-        forecast: (windows, years), each window one year after the one before.
-        coming: the same, as it was.
-        path: of the picture.
+        forecast: (windows, years); each window starts one year after the one before.
+        coming: true values, in the same shape.
+        path: path of the plot.
     """
     from matplotlib.figure import Figure
 
@@ -84,8 +84,8 @@ def draw(forecast: Tensor, coming: Tensor, path: Path) -> None:
     axes.plot([*coming[:, 0], *coming[-1, 1:]], color="black", label="sunspots")
     for start, line in enumerate(forecast):
         axes.plot(range(start, start + len(line)), line, color="tab:orange", alpha=0.4, lw=1)
-    axes.plot([], [], color="tab:orange", label="forecasts, each from its year on")
-    axes.set_xlabel("years after the first one of the test part")
+    axes.plot([], [], color="tab:orange", label="forecasts, each from its first year")
+    axes.set_xlabel("years since the start of the test part")
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)

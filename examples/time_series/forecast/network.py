@@ -1,4 +1,4 @@
-"""The network: a GRU over the years that are known, and a line of numbers out of its last state."""
+"""A GRU over the known years, with a linear layer that maps its last state to the forecast."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from torch import Tensor, nn
 
 
 class GRUNetwork(nn.Module):
-    """Forecasts some years from those before.
+    """Forecast some years from the years before.
 
     Args:
-        input_size: values of each year; from the data.
-        output_size: years to forecast; from the data.
+        input_size: values per year; filled in from the data.
+        output_size: years to forecast; filled in from the data.
         hidden: size of the GRU's state.
-        unit: sunspots that count as 1 within the network.
+        unit: number of sunspots that is scaled to 1.
     """
 
     def __init__(self, input_size: int, output_size: int, hidden: int = 32, unit: float = 50.0) -> None:
@@ -22,7 +22,7 @@ class GRUNetwork(nn.Module):
         self.unit = unit
 
     def forward(self, known: Tensor) -> Tensor:
-        """Sunspots to come, (N, output_size), after those that are known, (N, years, input_size)."""
+        """Return the forecast, (N, output_size), for the known years, (N, years, input_size)."""
         states, _ = self.gru(known / self.unit)
         forecast: Tensor = self.out(states[:, -1]) * self.unit
         return forecast

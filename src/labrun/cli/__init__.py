@@ -24,13 +24,13 @@ CANCELED = 130
 NOUNS = {
     "runs": "list, inspect, compare and control runs",
     "data": "upload, download and inspect data; datastores and assets",
-    "compute": "compute targets, and what is free on them",
+    "compute": "compute targets and their free resources",
     "remote": "machines reached over SSH, for compute.host",
-    "shell": "open a shell beside a run: its folder, environment and node, with port forwarding",
+    "shell": "open a shell in a run's folder, with its environment, on its node; port forwarding",
     "models": "registered models: versions, aliases, predictions",
     "azureml": "run scripts and notebooks of the Azure ML SDK v1 that submit runs",
     "warm": "the warm interpreter, which makes commands start faster",
-    "ui": "show runs and models in MLflow's pages, updated live",
+    "ui": "show runs and models in the MLflow UI, updated live",
 }
 """The nouns, each with its help text. Each is also the name of its module."""
 TAKES_COMMAND = "shell"
@@ -43,7 +43,7 @@ EXAMPLES = """examples:
   lab runs compare last best:accuracy compare two runs
   lab runs watch                      follow the newest sweep, or continue it
   lab ui                              every run in the browser, with plots
-  lab compute status                  free resources here and on the cluster
+  lab compute status                  free resources of this machine and the cluster
 
 'lab COMMAND --help' lists the actions of a command. The documentation is in docs/: uv run mkdocs serve
 """

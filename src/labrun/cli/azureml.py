@@ -17,25 +17,25 @@ from labrun.errors import ConfigError
 def add(nouns: Any) -> None:
     """Add the noun to the command line."""
     text = "run scripts and notebooks of the Azure ML SDK v1 that submit runs"
-    noun = nouns.add_parser("azureml", help=text, description=f"Carry out {text}.")
+    noun = nouns.add_parser("azureml", help=text, description=f"{text[0].upper()}{text[1:]}.")
     verbs = noun.add_subparsers(title="actions", metavar="ACTION", required=True)
     verb = verbs.add_parser("run", help="run a script, or a notebook from first to last cell")
     verb.add_argument("file", type=Path, metavar="FILE", help="FILE.py, or FILE.ipynb")
     verb.add_argument("words", nargs=argparse.REMAINDER, metavar="ARGUMENTS", help="arguments of the script")
     verb.add_argument(
-        "--compute", metavar="NAME", help="compute config to use for its compute targets (default: local)"
+        "--compute", metavar="NAME", help="compute config to use for the script's compute targets (default: local)"
     )
     verb.add_argument(
         "--environments",
         choices=[environment.CURRENT, environment.BUILD],
-        help="interpreter of its runs: the current one (default), or one built from their Environment",
+        help="interpreter of the runs: the current one (default), or one built from their Environment",
     )
     verb.add_argument(
         "--output", type=Path, metavar="FILE", help="file for the executed notebook (default: overwrite it)"
     )
     verb.set_defaults(act=run)
     verb = verbs.add_parser("kernel", help="install a Jupyter kernel in which azureml can be imported")
-    verb.add_argument("--name", default="labrun-azureml", help="its name (default: labrun-azureml)")
+    verb.add_argument("--name", default="labrun-azureml", help="name of the kernel (default: labrun-azureml)")
     verb.set_defaults(act=kernel)
 
 

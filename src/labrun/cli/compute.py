@@ -21,7 +21,7 @@ from labrun.schema import Compute
 
 def add(nouns: Any) -> None:
     """Add the noun to the command line."""
-    noun = nouns.add_parser("compute", help="compute targets, and what is free on them")
+    noun = nouns.add_parser("compute", help="compute targets and their free resources")
     verbs = noun.add_subparsers(title="actions", metavar="ACTION", required=True)
     verb = verbs.add_parser("ls", help="list the targets for compute=...")
     verb.set_defaults(act=ls)

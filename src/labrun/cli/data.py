@@ -53,18 +53,18 @@ def add(nouns: Any) -> None:
 
     verb = _verb(verbs, "show", show, "show an asset: versions, files, size, runs that read it")
     _what(verb, "ASSET[@VERSION]")
-    verb.add_argument("--all", action="store_true", help=f"every file, not only {SHOWN}")
+    verb.add_argument("--all", action="store_true", help=f"list every file, not only {SHOWN}")
 
     verb = _verb(verbs, "verify", verify, "read every byte of an asset and check it against the manifest")
     _what(verb, "ASSET[@VERSION]")
     _workers(verb)
 
-    verb = _verb(verbs, "rm", rm, "forget an asset or one of its versions; or remove a folder or file")
+    verb = _verb(verbs, "rm", rm, "remove an asset or a version from the list of assets; or remove a folder or file")
     _what(verb)
     verb.add_argument("--files", action="store_true", help="also remove the asset's files")
     verb.add_argument("--yes", action="store_true", help="do not ask")
 
-    verb = _verb(verbs, "samples", samples, "draw random samples and describe the data")
+    verb = _verb(verbs, "samples", samples, "plot random samples and describe the data")
     verb.add_argument("name", metavar="NAME", help="a data set (labrun --help lists them), or an asset")
     verb.add_argument(
         "--key",
@@ -75,7 +75,7 @@ def add(nouns: Any) -> None:
     )
     verb.add_argument("-n", type=_count, default=30, dest="count", metavar="N", help="samples (default: %(default)s)")
     verb.add_argument("--seed", type=int, default=None, help="seed of the selection (default: a new one each time)")
-    verb.add_argument("-o", "--output", type=Path, metavar="FILE", help="the picture (default: NAME-samples.png)")
+    verb.add_argument("-o", "--output", type=Path, metavar="FILE", help="file for the plot (default: NAME-samples.png)")
 
 
 def _verb(verbs: Any, name: str, act: Any, text: str) -> Any:

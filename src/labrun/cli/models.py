@@ -60,8 +60,10 @@ def add(nouns: Any) -> None:
         metavar="FILE",
         help="a file of the run, such as outputs/model.npz (default: its model)",
     )
-    verb.add_argument("--name", required=True, help="of the model")
-    verb.add_argument("--tag", action="append", default=[], metavar="KEY=VALUE", help="may be repeated")
+    verb.add_argument("--name", required=True, help="name of the model")
+    verb.add_argument(
+        "--tag", action="append", default=[], metavar="KEY=VALUE", help="a tag of the version; may be repeated"
+    )
     verb.add_argument("--alias", action="append", default=[], metavar="ALIAS", help="also give it this alias")
     verb = _verb(verbs, "ls", ls, "list the registered models (the default)")
     verb.add_argument("name", nargs="?", metavar="NAME", help="only the versions of this model")
@@ -85,7 +87,7 @@ def add(nouns: Any) -> None:
     verb.add_argument(
         "--inputs",
         action="store_true",
-        help="keep all columns beside the predictions (default: only those that identify rows, such as an id)",
+        help="keep all columns next to the predictions (default: only those that identify rows, such as an id)",
     )
     verb.add_argument(
         "--separator",
@@ -103,7 +105,7 @@ def add(nouns: Any) -> None:
     verb = _verb(verbs, "rm", remove, "remove a version, or a whole model")
     verb.add_argument("model", metavar="MODEL", help=WHICH)
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    verb.add_argument("--force", action="store_true", help="also versions that an alias points to")
+    verb.add_argument("--force", action="store_true", help="also remove versions that an alias points to")
 
 
 def _verb(verbs: Any, name: str, act: Any, text: str) -> Any:
@@ -118,7 +120,7 @@ def _trusted(verb: Any) -> None:
         action="append",
         default=[],
         metavar="CLASS",
-        help="a class of your own, or a scikit-learn class, that may be built from the file; may be repeated",
+        help="a class, your own or scikit-learn's, that labrun may build from the file; may be repeated",
     )
 
 

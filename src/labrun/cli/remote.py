@@ -29,32 +29,40 @@ def add(nouns: Any) -> None:
     verbs = noun.add_subparsers(title="actions", metavar="ACTION")
     verb = _verb(verbs, "add", add_one, "add a machine, or change some of its settings ('': the default)", named=True)
     verb.add_argument("address", metavar="ADDRESS", help="what 'ssh ADDRESS' reaches: HOST, USER@HOST or an alias")
-    verb.add_argument("--folder", metavar="PATH", help="where everything goes there (default: ~/.labrun)")
-    verb.add_argument("--python", metavar="PATH", help="an interpreter there that has the packages; else one is built")
+    verb.add_argument("--folder", metavar="PATH", help="labrun's folder on the machine (default: ~/.labrun)")
+    verb.add_argument(
+        "--python",
+        metavar="PATH",
+        help="an interpreter on the machine that has the packages (default: labrun builds an environment)",
+    )
     verb.add_argument(
         "--build",
         metavar="'slurm ...'",
-        help="build the environment in a Slurm job there, with these options of srun: 'slurm --partition=cpu'",
+        help="build the environment in a Slurm job, with these options of srun: 'slurm --partition=cpu'",
     )
     verb.add_argument(
-        "--wheelhouse", metavar="PATH", help="send the wheels of this folder, or 'auto': of wheels made here; no index"
+        "--wheelhouse",
+        metavar="PATH",
+        help="send the wheels in this folder, or 'auto': wheels made locally, instead of using a package index",
     )
     verb.add_argument("--ssh-config", metavar="FILE", help="a configuration for ssh -F")
     verb.add_argument(
         "--data",
         action="append",
         metavar="HERE=THERE",
-        help="a folder there that holds what one here holds; HERE= forgets it",
+        help="a remote folder with the same contents as a local folder; HERE= removes the entry",
     )
     _verb(verbs, "ls", ls, "list the machines (the default)")
-    _verb(verbs, "rm", remove, "forget a machine; removes nothing there", named=True)
+    _verb(verbs, "rm", remove, "remove a machine from the list; its files stay", named=True)
     _verb(verbs, "connect", connect, "log in once interactively; commands share the connection", named=True)
-    _verb(verbs, "doctor", examine, "check what is there, what will be used, and what is missing", named=True)
-    verb = _verb(verbs, "gc", collect, "remove what no run there needs; lists first, then asks", named=True)
+    _verb(verbs, "doctor", examine, "check what the machine has, what labrun will use, and what is missing", named=True)
+    verb = _verb(
+        verbs, "gc", collect, "remove files that no run on the machine needs; lists first, then asks", named=True
+    )
     verb.add_argument("--yes", action="store_true", help="do not ask")
-    _verb(verbs, "runs", there, "list the runs there, including those of other laptops", named=True)
-    verb = _verb(verbs, "fetch", fetch, "mirror runs here that another laptop submitted", named=True)
-    verb.add_argument("folders", nargs="+", metavar="RUN", help="a folder as 'lab remote runs' has it, or a run's id")
+    _verb(verbs, "runs", there, "list the machine's runs, including those of other laptops", named=True)
+    verb = _verb(verbs, "fetch", fetch, "mirror runs that another laptop submitted", named=True)
+    verb.add_argument("folders", nargs="+", metavar="RUN", help="a folder from 'lab remote runs', or a run's id")
     verb = _verb(verbs, "pull", pull, "download more files of a run, such as checkpoints")
     verb.add_argument(
         "words", nargs="+", metavar="RUN [FILE ...]", help=f"a run: {filters.NAMES}; then files or folders"
@@ -65,7 +73,7 @@ def _verb(verbs: Any, name: str, act: Act, text: str, named: bool = False) -> ar
     verb: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     verb.set_defaults(act=act)
     if named:
-        verb.add_argument("name", metavar="NAME", help="as compute.host has it")
+        verb.add_argument("name", metavar="NAME", help="name of the machine, as in compute.host")
     return verb
 
 

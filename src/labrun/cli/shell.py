@@ -12,17 +12,17 @@ from labrun.remote import mirror, shell
 from labrun.runs import store
 
 EXAMPLES = """examples:
-  lab shell last                      a shell in the run's folder, on its node or its machine
-  lab shell last -L 6006              the same; http://localhost:6006 leads to port 6006 of there
-  lab shell last -L 8080:8888 -L 6006 two ports, one under another number
+  lab shell last                      a shell in the run's folder, on its node or machine
+  lab shell last -L 6006              the same; http://localhost:6006 forwards to the run's port 6006
+  lab shell last -L 8080:8888 -L 6006 two ports; the first has a different local number
   lab shell last -- nvidia-smi        one command, without a terminal
-  lab shell last -- 'ls | wc -l'      one word with spaces goes to sh
+  lab shell last -- 'ls | wc -l'      a single word with spaces is passed to sh
 """
 
 
 def add(nouns: Any) -> None:
     """Add the noun to the command line."""
-    text = "open a shell beside a run: its folder, environment and node, with port forwarding"
+    text = "open a shell in a run's folder, with its environment, on its node; port forwarding"
     noun = nouns.add_parser("shell", help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=EXAMPLES)
     noun.usage = "lab shell [-h] [-L [LOCAL:]REMOTE] [RUN] [-- COMMAND ...]"
     noun.set_defaults(act=act, command=[])
@@ -32,7 +32,7 @@ def add(nouns: Any) -> None:
         dest="forward",
         action="append",
         metavar="[LOCAL:]REMOTE",
-        help="have a port of this machine lead to one of the run's; may be given again",
+        help="forward a local port to a port of the run's machine; may be repeated",
     )
 
 

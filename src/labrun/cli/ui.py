@@ -36,9 +36,11 @@ LAST_S = 5.0
 
 def add(nouns: Any) -> None:
     """Add the noun to the command line."""
-    text = "show runs and models in MLflow's pages, updated live"
-    noun = nouns.add_parser("ui", help=text, description=f"{text}. Ctrl-C ends it.")
-    noun.add_argument("--port", type=_port, metavar="N", help=f"default: the first free one from {FIRST_PORT} on")
+    text = "show runs and models in the MLflow UI, updated live"
+    noun = nouns.add_parser("ui", help=text, description=f"{text[0].upper()}{text[1:]}. Ctrl-C ends it.")
+    noun.add_argument(
+        "--port", type=_port, metavar="N", help=f"port of the server (default: the first free one from {FIRST_PORT} on)"
+    )
     noun.add_argument("--open", action="store_true", help="also open a browser")
     noun.set_defaults(act=ui)
 

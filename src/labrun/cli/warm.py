@@ -24,7 +24,9 @@ POLL_S, AGAIN_S = 0.1, 1.0
 def add(nouns: Any) -> None:
     """Add the noun to the command line."""
     text = "the warm interpreter, which makes commands start faster"
-    noun = nouns.add_parser("warm", help=text, description=f"{text}. It ends by itself after ten idle minutes.")
+    noun = nouns.add_parser(
+        "warm", help=text, description=f"{text[0].upper()}{text[1:]}. It ends after ten idle minutes."
+    )
     noun.set_defaults(act=status)
     verbs = noun.add_subparsers(title="actions", metavar="ACTION")
     for name, act, help_text in (

@@ -1,4 +1,4 @@
-"""A LightningDataModule in the template's manner; scikit-learn's digits stand for MNIST, so that nothing is fetched."""
+"""A LightningDataModule in the template's style; scikit-learn's digits replace MNIST, so that nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ FILE = "digits.npz"
 
 
 class MNISTDataModule(LightningDataModule):
-    """The 1,797 digits of 8x8 pixels, split in three.
+    """The 1,797 digits of 8x8 pixels, split into three parts.
 
     Args:
-        data_dir: where they lie; they are put there by the first who asks.
-        train_val_test_split: how many of each part.
+        data_dir: folder of the data; `prepare_data` writes them to it.
+        train_val_test_split: number of images in each part.
         batch_size: images per step.
-        num_workers: processes that load.
+        num_workers: number of loader processes.
         pin_memory: see `DataLoader`.
     """
 
@@ -43,18 +43,18 @@ class MNISTDataModule(LightningDataModule):
 
     @property
     def num_classes(self) -> int:
-        """Ten digits."""
+        """Number of classes: ten digits."""
         return 10
 
     def prepare_data(self) -> None:
-        # In the place of a download. Lightning, or labrun, has one process do it.
+        # Replaces a download. Lightning, or labrun, calls this in one process only.
         place = Path(self.hparams["data_dir"])
         place.mkdir(parents=True, exist_ok=True)
         digits = load_digits()
         np.savez(place / FILE, images=digits.images.astype(np.float32), labels=digits.target)
 
     def setup(self, stage: str | None = None) -> None:
-        # Called for fit, and again for test: the parts stay the same.
+        # Called for fit and again for test: keep the same split.
         if self.data_train is None:
             with np.load(Path(self.hparams["data_dir"]) / FILE) as file:
                 images = (torch.from_numpy(file["images"])[:, None] / 16 - 0.3) / 0.4
@@ -73,7 +73,7 @@ class MNISTDataModule(LightningDataModule):
         return self._loader(self.data_test)
 
     def _loader(self, part: Dataset[Any] | None, shuffle: bool = False) -> DataLoader[Any]:
-        assert part is not None, "setup comes first"
+        assert part is not None, "call setup first"
         return DataLoader(
             part,
             batch_size=self.hparams["batch_size"],
@@ -83,10 +83,10 @@ class MNISTDataModule(LightningDataModule):
         )
 
     def teardown(self, stage: str | None = None) -> None:
-        """Nothing is open."""
+        """Do nothing: no resources are open."""
 
     def state_dict(self) -> dict[Any, Any]:
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing was kept."""
+        """Do nothing: the state is empty."""

@@ -1,4 +1,4 @@
-"""A LightningModule in the template's manner: it gets its network, its optimizer and its scheduler from the config."""
+"""A LightningModule in the template's style: its network, optimizer and scheduler come from the config."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torchmetrics.classification.accuracy import Accuracy
 
 
 class MNISTLitModule(LightningModule):
-    """Classifies images of digits.
+    """Classify images of digits.
 
     Args:
-        net: gives scores of classes.
+        net: network that computes class scores.
         optimizer: called with the parameters.
-        scheduler: called with the optimizer; None: the learning rate stays.
-        compile: whether `torch.compile` makes the network faster.
+        scheduler: called with the optimizer; None: a constant learning rate.
+        compile: whether to compile the network with `torch.compile`.
     """
 
     def __init__(self, net: torch.nn.Module, optimizer: Any, scheduler: Any, compile: bool) -> None:
@@ -26,7 +26,7 @@ class MNISTLitModule(LightningModule):
         self.save_hyperparameters(logger=False, ignore=["net"])
         self.net = net
         self.criterion = torch.nn.CrossEntropyLoss()
-        # One of each for each part: they add up over an epoch.
+        # Separate metrics for each part, because they accumulate over an epoch.
         self.train_acc = Accuracy(task="multiclass", num_classes=10)
         self.val_acc = Accuracy(task="multiclass", num_classes=10)
         self.test_acc = Accuracy(task="multiclass", num_classes=10)
@@ -39,13 +39,13 @@ class MNISTLitModule(LightningModule):
         return self.net(x)
 
     def on_train_start(self) -> None:
-        # Lightning's sanity check may have gone over some validation batches before.
+        # Lightning's sanity check may have updated the metrics with some validation batches.
         self.val_loss.reset()
         self.val_acc.reset()
         self.val_acc_best.reset()
 
     def model_step(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss, the predicted classes and the true ones."""
+        """Return the loss, the predicted classes and the true classes."""
         x, y = batch
         scores = self.forward(x)
         return self.criterion(scores, y), scores.argmax(dim=1), y
@@ -67,7 +67,7 @@ class MNISTLitModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self.val_acc_best(self.val_acc.compute())
-        # As a value: as a metric Lightning would reset it after every epoch.
+        # Log the value: if the metric itself were logged, Lightning would reset it after every epoch.
         self.log("val/acc_best", self.val_acc_best.compute(), sync_dist=True, prog_bar=True)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

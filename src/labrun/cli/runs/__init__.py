@@ -19,8 +19,8 @@ def add(nouns: Any) -> None:
     noun = nouns.add_parser(
         "runs",
         help="list, inspect, compare and control runs",
-        description="The runs of the workspace, newest "
-        "first; or, with a verb, what that does. Filters go with every verb: lab runs cancel --status queued",
+        description="List the runs of the workspace, newest "
+        "first, or run an action on them. Every action takes filters: lab runs cancel --status queued",
     )
     _table_options(noun, top=True)
     noun.set_defaults(act=_later("list.ls"))
@@ -39,7 +39,7 @@ def _table_options(parser: argparse.ArgumentParser, top: bool) -> None:
         "--metric",
         metavar="NAME",
         default=None if top else argparse.SUPPRESS,
-        help="the metric to show (default: accuracy, else what the runs have)",
+        help="the metric to show (default: accuracy, else one that the runs have)",
     )
     parser.add_argument("--json", action="store_true", default=default, help="one JSON object per line")
     parser.add_argument("--csv", action="store_true", default=default, help="a table with every metric")
@@ -53,10 +53,10 @@ def _add_reading(verbs: Any) -> None:
     verb.add_argument("-f", "--follow", action="store_true", help="follow it until it ends")
     verb = _verb(verbs, "metrics", "inspect.metrics", "show the metrics of a run", names="*")
     verb.add_argument("--name", action="append", metavar="METRIC", help="only this one (or a pattern); may be repeated")
-    verb.add_argument("--plot", action="store_true", help="draw the curves in the terminal and in a picture")
+    verb.add_argument("--plot", action="store_true", help="plot the curves in the terminal and in a PNG file")
     verb.add_argument("--json", action="store_true", help="every value, one JSON object per line")
     verb.add_argument("--csv", action="store_true", help="every value, as a table")
-    verb.add_argument("-o", "--output", type=Path, metavar="PNG", help="file for the picture")
+    verb.add_argument("-o", "--output", type=Path, metavar="PNG", help="file for the plot")
     verb = _verb(verbs, "files", "inspect.list_files", "list the files of a run", names="*")
     verb.add_argument("--json", action="store_true", help="one JSON object per line")
     verb = _verb(verbs, "download", "inspect.download", "copy files of a run to a folder")
@@ -73,18 +73,18 @@ def _add_reading(verbs: Any) -> None:
         "--over",
         action="append",
         metavar="KEY",
-        help="means over this key, for example --over seed: one column per setting; may be repeated",
+        help="take means over this key, for example --over seed: one column per setting; may be repeated",
     )
     verb.add_argument("--system", action="store_true", help="also their peak resource usage (tracking.system=true)")
     verb.add_argument("--json", action="store_true", help="differences and metrics as JSON")
-    verb.add_argument("-o", "--output", type=Path, metavar="PNG", help="file for the picture of the curves")
+    verb.add_argument("-o", "--output", type=Path, metavar="PNG", help="file for the plot of the curves")
 
 
 def _add_acting(verbs: Any) -> None:
     verb = _verb(
-        verbs, "watch", "control.watch", "follow a sweep or a run; continue one whose controller is gone", names="*"
+        verbs, "watch", "control.watch", "follow a sweep or a run; continue one whose controller has died", names="*"
     )
-    verb.add_argument("--take-over", action="store_true", help="also continue what somebody else has written")
+    verb.add_argument("--take-over", action="store_true", help="also continue runs that somebody else has written")
     _verb(verbs, "cancel", "control.cancel", "ask runs to stop", names="*")
     verb = _verb(verbs, "rerun", "control.rerun", "repeat a run from its frozen config and code")
     verb.add_argument(
@@ -97,7 +97,7 @@ def _add_acting(verbs: Any) -> None:
         "--code",
         choices=("frozen", "new"),
         default="frozen",
-        help="code to use: frozen, as it was then (default), or new, as it is now",
+        help="code to use: frozen, the run's own (default), or new, the current code",
     )
 
 
@@ -111,7 +111,7 @@ def _add_keeping(verbs: Any) -> None:
     verb = _verb(verbs, "rm", "maintain.remove", "remove runs, after asking", names="*")
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
     verb.add_argument(
-        "--force", action="store_true", help="also runs that are live, registered, or continued by others"
+        "--force", action="store_true", help="also remove runs that are live, registered, or continued by others"
     )
     verb.add_argument("--here", action="store_true", help="keep the copies on other machines (compute.host)")
     verb = _verb(verbs, "gc", "maintain.gc", "remove old runs and everything that no run needs; lists first, then asks")
@@ -120,7 +120,9 @@ def _add_keeping(verbs: Any) -> None:
     )
     verb.add_argument("--keep-best", type=filters.count, metavar="N", help="keep the best N of each experiment")
     verb.add_argument(
-        "--metric", metavar="NAME", help="metric that decides what is best (default: accuracy, else what the runs have)"
+        "--metric",
+        metavar="NAME",
+        help="metric that decides which runs are best (default: accuracy, else one that the runs have)",
     )
     verb.add_argument(
         "--keep-registered",
@@ -129,7 +131,7 @@ def _add_keeping(verbs: Any) -> None:
     )
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
     verb.add_argument("--here", action="store_true", help="keep the copies on other machines (compute.host)")
-    verb = _verb(verbs, "sync", "maintain.sync", "update MLflow, or another view, from the records", filtered=False)
+    verb = _verb(verbs, "sync", "maintain.sync", "update MLflow, or another tracker, from the records", filtered=False)
     verb.add_argument(
         "--tracker", default="mlflow", metavar="KIND", help="mlflow (default), wandb, or one from another package"
     )
@@ -141,7 +143,7 @@ def _add_keeping(verbs: Any) -> None:
     )
     verb = _verb(verbs, "export", "maintain.export", "write runs, and their code, to an archive", names="*")
     verb.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: labrun-<id>.tar.gz")
-    verb = _verb(verbs, "import", "maintain.import_", "take runs in from an archive", filtered=False)
+    verb = _verb(verbs, "import", "maintain.import_", "import runs from an archive", filtered=False)
     verb.add_argument("archive", nargs="+", type=Path, metavar="FILE")
     limits = Limits()
     verb.add_argument(
@@ -149,21 +151,21 @@ def _add_keeping(verbs: Any) -> None:
         type=filters.limit,
         default=limits.gb,
         metavar="N",
-        help="refuse an archive that holds more, unpacked (default: %(default)g)",
+        help="refuse an archive that is larger, unpacked (default: %(default)g)",
     )
     verb.add_argument(
         "--max-ratio",
         type=filters.limit,
         default=limits.ratio,
         metavar="N",
-        help="refuse one that holds so many times its own size (default: %(default)g)",
+        help="refuse an archive that unpacks to more than N times its own size (default: %(default)g)",
     )
     verb.add_argument(
         "--max-files",
         type=filters.count,
         default=limits.files,
         metavar="N",
-        help="refuse one that holds more files (default: %(default)s)",
+        help="refuse an archive with more files (default: %(default)s)",
     )
 
 

@@ -55,7 +55,7 @@ def add_filters(parser: argparse.ArgumentParser, top: bool = False) -> None:
         "--sort",
         metavar="KEY",
         default=default,
-        help="by a metric (best first; METRIC:min or :max sets the direction), or a field (created: newest first)",
+        help="sort by a metric (best first; METRIC:min or :max sets the direction), or a field (created: newest first)",
     )
     group.add_argument("-n", type=count, metavar="N", default=default, help="only the first N")
 

@@ -11,9 +11,9 @@ class SimpleDenseNet(nn.Module):
     """Linear layers with batch normalization and ReLU between them.
 
     Args:
-        input_size: pixels of an image.
+        input_size: number of pixels of an image.
         lin1_size, lin2_size, lin3_size: sizes of the hidden layers.
-        output_size: classes.
+        output_size: number of classes.
     """
 
     def __init__(
@@ -32,6 +32,6 @@ class SimpleDenseNet(nn.Module):
         self.model = nn.Sequential(*layers, nn.Linear(lin3_size, output_size))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scores, (N, output_size), of images, (N, 1, height, width)."""
+        """Return scores, (N, output_size), for images, (N, 1, height, width)."""
         scores: Tensor = self.model(x)
         return scores
