@@ -434,7 +434,7 @@ def test_a_run_is_given_mounts_with_versions(ws: Any, tmp_path: Path) -> None:
     told = inputs.words()
     assert "mine:'${mount:local/my-files@1}'" in told[0] and "my\\ files:" in told[0] and "ref:" in told[0]
     assert told[1].startswith("script.tables={rows:{") and "take" in told[1]
-    with pytest.raises(UserErrorException, match="not a name of an input"):
+    with pytest.raises(UserErrorException, match="is not a valid input name"):
         files.as_named_input("two words")
     output = sdk("OutputFileDatasetConfig", "azureml.data")("out", (store, "made/{output-name}"))
     assert (
@@ -579,7 +579,7 @@ def test_files_are_filtered_by_their_paths_and_by_what_is_known_of_them(ws: Any,
     assert files.filter((size < 4000) & ~kind.starts_with("c")).to_path() == ["/note.txt"]
     hour = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
     assert len(files.filter(files.file_metadata("LastModifiedTime") > hour).to_path()) == 4
-    with pytest.raises(UserErrorException, match="there are Size"):
+    with pytest.raises(UserErrorException, match="choose one of Size"):
         files.file_metadata("Colour")
 
 
@@ -601,7 +601,7 @@ def test_secrets_are_recognized_in_any_case(ws: Any, monkeypatch: pytest.MonkeyP
     with pytest.raises(NotInLabrun, match="export DBPASS="):
         vault.get_secret("dbPass")
     for name, value in (("a=b", "x"), ("", "x"), ("a", 5)):
-        with pytest.raises(UserErrorException, match="a name has 1 to 127"):
+        with pytest.raises(UserErrorException, match="the name must have 1 to 127"):
             vault.set_secret(name, value)
     for name in ("My_Secret", "MY_SECRET"):
         monkeypatch.delenv(name, raising=False)
