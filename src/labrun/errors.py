@@ -61,7 +61,7 @@ class UntrustedError(ConfigError):
 
     def __init__(self, what: str, names: Sequence[str], way: str = BY_OVERRIDE) -> None:
         self.what, self.names, self.way = what, list(names), way
-        super().__init__(f"{what}. If you trust whoever made the run, name it: {TRUSTING[way](self.names)}")
+        super().__init__(f"{what}. If you trust the author of the run, name it: {TRUSTING[way](self.names)}")
 
     def said(self, way: str) -> UntrustedError:
         """Return this error with advice for another place."""

@@ -127,7 +127,7 @@ def test_all_that_cannot_be_had_is_refused_at_once(backend: Backend) -> None:
     text = "\n".join(refused.value.problems)
     assert "compute.cpus_per_run=4096" in text and "compute.mem_gb=1e+06" in text
     if not backend.settings:
-        with pytest.raises(ConfigError, match=r"compute.nodes=2: only compute=slurm and compute=slurm_gpu know it"):
+        with pytest.raises(ConfigError, match=r"compute.nodes=2: only compute=slurm and compute=slurm_gpu support it"):
             registry.check(composed_compute(backend, nodes=2), sweep=True)
     registry.check(composed_compute(backend), sweep=True)
 

@@ -179,7 +179,7 @@ def test_no_pickle_is_loaded_that_another_could_have_written(executor: Callable[
     job = pool.submit(int, "1")
     job.wait()
     job.paths.result_pickle.chmod(0o666)
-    with pytest.raises(LabrunError, match="not your own, or others may write it"):
+    with pytest.raises(LabrunError, match="not yours, or others may write it"):
         job.result()
     second = pool.submit(int, "1")
     assert second.result() == 1
@@ -452,7 +452,7 @@ def test_a_job_whose_supervisor_is_gone_has_failed(tmp_path: Path) -> None:
     job_id = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip()
     job = LabrunJob(tmp_path, job_id)
     wait_for(job.done)
-    with pytest.raises(UncompletedJobError, match="the process that submitted it has ended"):
+    with pytest.raises(UncompletedJobError, match="it ended together with the process that submitted it"):
         job.result()
 
 
@@ -491,7 +491,7 @@ def test_an_interrupted_script_ends_its_jobs(tmp_path: Path) -> None:
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=30)
-    assert told.endswith("1 submitted jobs that have not ended end now\n"), told
+    assert told.endswith("1 submitted jobs have not ended and are killed\n"), told
 
 
 def sleeping(*seconds: float) -> submitit.helpers.FunctionSequence:
@@ -554,7 +554,7 @@ def test_tasks_setup_and_another_interpreter(
 @pytest.mark.parametrize(
     "wanted, told",
     [
-        ({"partition": "long"}, "partition='long': Slurm alone knows it"),
+        ({"partition": "long"}, "partition='long': only Slurm supports it"),
         ({"foo": 1}, "foo=1: no such parameter"),
         ({"nodes": 2}, "nodes=2: expected 1"),
         ({"timeout_min": 0, "setup": "touch x"}, "timeout_min=0: .*\nsetup='touch x': expected a list"),

@@ -137,4 +137,4 @@ def test_more_processes_than_gpus_are_refused(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
     wish = ("model=mnist_dnn", "compute=gpu", "compute.gpus_per_run=2", "compute.tasks_per_node=3")
-    assert "each process of a run needs a GPU of its own" in refused_here(*wish)
+    assert "each process of a run needs its own GPU" in refused_here(*wish)

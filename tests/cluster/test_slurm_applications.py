@@ -111,4 +111,4 @@ def test_a_pickle_of_somebody_else_is_not_loaded(workspace: Path) -> None:
     pickled.chmod(0o666)
     pickled.parent.chmod(0o777)
     said, _ = run.communicate(timeout=180)
-    assert run.returncode == 1 and "is not loaded: it is not your own" in said, said
+    assert run.returncode == 1 and "is not loaded: it is not yours" in said, said

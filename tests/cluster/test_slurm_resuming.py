@@ -93,7 +93,7 @@ def test_a_job_that_was_submitted_again_leaves_the_run_alone(workspace: Path, la
     beside = subprocess.run(
         ["srun", "-n1", sys.executable, "-P", str(script), str(rival)], capture_output=True, text=True
     )
-    assert beside.returncode == 0 and "leaves it alone" in beside.stdout, beside.stderr
+    assert beside.returncode == 0 and "skips it" in beside.stdout, beside.stderr
     finished(run)
     assert single(workspace).status == "completed" and len(single(workspace).attempts) == 1
 

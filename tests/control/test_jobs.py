@@ -32,7 +32,7 @@ def test_one_controller_at_a_time(tmp_path: Path) -> None:
     assert second.number == 2
     (state.controllers / "3").write_text(json.dumps(records.process_identity()))
     second._next_beat = 0.0
-    with pytest.raises(lease.OvertakenError, match="this one lets go"):
+    with pytest.raises(lease.OvertakenError, match="this one stops"):
         second.beat()
 
 
@@ -95,7 +95,10 @@ def test_resume_fills_what_was_removed(workspace: Path, labrun: Command) -> None
     assert len(failed.attempts) == 3, "one retry of this session, whatever earlier ones tried"
     assert "compute.retries=1" in failed.overrides
     fewer = labrun("-m", "model=sleeper", "model.number=1", *PLAIN, "sweep.resume=last")
-    assert "1 of 1 runs are done" in fewer.stdout and "1 run of it that this command does not name" not in fewer.stdout
+    assert (
+        "1 of 1 runs are done" in fewer.stdout
+        and "1 run of the sweep that this command does not include" not in fewer.stdout
+    )
     other = labrun("-m", "model.regularization=1,2", *PLAIN, f"sweep.resume={folder}")
     assert other.returncode == 2 and "is of digits-sleeper" in other.stderr and "Traceback" not in other.stderr
 
@@ -106,7 +109,7 @@ def test_a_second_controller_is_refused_and_cancel_ends_the_sweep(workspace: Pat
     sweep = start(workspace, *values)
     wait_for(lambda: statuses(workspace).count("running") == 2)
     second = labrun("-m", *values, *PLAIN, "sweep.resume=last")
-    assert second.returncode == 2 and "still going on" in second.stderr and "Traceback" not in second.stderr
+    assert second.returncode == 2 and "still running" in second.stderr and "Traceback" not in second.stderr
     done = lab(workspace, "runs", "cancel", str(sweep_dir(workspace)))
     assert done.returncode == 0 and done.stdout.count("canceled") == 3, done.stdout + done.stderr
     sweep.communicate(timeout=60)

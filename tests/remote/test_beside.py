@@ -201,4 +201,4 @@ def test_another_processor_is_refused_at_once(box: far.Far, project: Path, refus
     facts = {**channel.facts(remotes.get("box")), "machine": "aarch64"}
     settings = {"ssh_config": str(box.ssh_config), "facts": facts}
     remotes.put(remotes.Remote("box", "box", **settings))  # type: ignore[arg-type]
-    assert "compute.host=box: box is Linux aarch64, and this machine Linux" in refused_here(*SMALL)
+    assert "compute.host=box: box is Linux aarch64, but this machine is Linux" in refused_here(*SMALL)

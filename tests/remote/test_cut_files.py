@@ -72,7 +72,7 @@ def test_two_laptops_that_send_the_same_file_at_once(there: helper.Helper, is_cu
     request = {"store": "store", "digest": DIGEST, "start": 0}
     payload = helper._Payload(Amid(CONTENT), SIZE)
     if is_cut:
-        with pytest.raises(helper.RefusedError, match="another transfer of a file was cut: give the command again"):
+        with pytest.raises(helper.RefusedError, match="another transfer of a file was interrupted: repeat the command"):
             there.do_store(request, payload)
     else:
         there.do_store(request, payload)

@@ -309,7 +309,7 @@ def test_a_machine_that_stays_away_while_an_environment_is_built(
         given_up = labrun_here(*WORDS, "seed=0")
     box.set_link(up=True)
     assert given_up.returncode == 2 and given_up.stderr.endswith(
-        "box (box) does not answer. Nothing has begun there: give the command again once it answers; "
+        "box (box) does not answer. Nothing has started there: repeat the command once it answers; "
         "what was sent and built is kept\n"
     )
     done = labrun_here(*WORDS, "seed=0")
@@ -666,7 +666,7 @@ def test_data_that_are_said_to_lie_there_are_compared(box: far.Far, workspace: P
         with pytest.raises(DataError, match="/home/far/lies/t.csv is not on box"):
             data.send(conversation, link, [record])
         box.inside("mkdir -p /home/far/lies; echo other > /home/far/lies/t.csv")
-        with pytest.raises(DataError, match="/home/far/lies/t.csv is another file on box"):
+        with pytest.raises(DataError, match="/home/far/lies/t.csv is different on box"):
             data.send(conversation, link, [record])
         box.inside("printf 'a,c\\n1,2\\n' > /home/far/lies/t.csv")
         data.send(conversation, link, [record])
@@ -812,7 +812,7 @@ def test_an_environment_of_a_script_is_built_there(
     assert runs_of(workspace)[0].metrics == {"answer": 42}
     (workspace / "more.txt").write_text("./folder\n")
     refused = labrun_here(*words, "tracking=none")
-    assert refused.returncode == 2 and "names './folder', which lies on this machine" in refused.stderr
+    assert refused.returncode == 2 and "contains './folder', which is on this machine" in refused.stderr
     assert len(runs_of(workspace)) == 1
 
 
@@ -929,7 +929,7 @@ def test_a_full_disk_there_is_told_and_leaves_nothing_half(
         file.truncate(1 << 27)
     with channel.Channel(remotes.get("box")) as conversation, pytest.raises(LabrunError) as large:
         data.send_missing(conversation, "box", {"0" * 64: workspace / "large"})
-    assert "128.0 MB of data to send, and its disk has room for 4" in str(large.value)
+    assert "128.0 MB of data to send, but its disk has room for 4" in str(large.value)
     small.inside(f"dd if=/dev/zero of={home}/fill bs=4k count=11000; dd if=/dev/zero of={home}/rest bs=4k")
     refused = labrun_here(*WORDS, "seed=0,2,3")
     assert refused.returncode == 2 and "the disk of box is full" in refused.stderr, refused.stderr
@@ -1056,7 +1056,7 @@ def test_a_link_was_down_for_two_minutes(cut_off: CutOff) -> None:
     assert cut_off.process.wait(LONG_CUT_S) == 0
     told = (cut_off.workspace.parent / "told").read_text()
     assert cut_off.running == ["0", "0"], "what is known last stays"
-    assert told.count("; the runs go on there") == told.count("box answers again") == 1 and "lost" not in told, told
+    assert told.count("; the runs continue there") == told.count("box answers again") == 1 and "lost" not in told, told
     found = runs_of(cut_off.workspace)
     assert [(one.status, len(one.attempts)) for one in found] == [("completed", 1)] * 4
     assert ledger(cut_off.machine) == [f"begun {number}" for number in range(4)]

@@ -134,7 +134,7 @@ def test_messages_about_the_datastore(
     assert "is a secret, and is written out" in said and "abcdef" not in said
     said = refused("--datastore", "s3", "--set", "secret=${oc.env:NO_SUCH,abcdef0123456789}")
     assert "is a secret, and is written out" in said and "abcdef" not in said
-    assert "http leaves it to you" in refused("--datastore", "http").replace(".yaml", "")
+    assert "http requires you to set it" in refused("--datastore", "http").replace(".yaml", "")
     said = refused("--datastore", "sftp", "--set", "host=127.0.0.1", "--set", "port=1", "--set", "root=/x")
     assert "datastore 'sftp' (SFTPFileSystem): cannot connect: " in said and "Check the address" in said
     nobody = "DefaultEndpointsProtocol=http;AccountName=a;AccountKey=d3Jvbmc=;BlobEndpoint=http://127.0.0.1:1/a;"

@@ -64,7 +64,7 @@ def test_a_conda_file(tmp_path: Path) -> None:
     (tmp_path / "more.txt").write_text("attrs==20\n")
     assert environments.digest_of(file, azureml=True) != before
     file.write_text("name: x\n")
-    with pytest.raises(ConfigError, match="a list under `dependencies`"):
+    with pytest.raises(ConfigError, match="a list `dependencies`"):
         conda.read(file)
 
 
@@ -81,7 +81,7 @@ def test_a_python_that_is_not_here_is_told(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(pythons, "_version_of", lambda path: None)
     plan = environments.plan(file)
     assert plan.python == sys.executable and plan.lines == ("six",)
-    assert "python==3.6.* is not on this machine" in plan.told[0] and "mkl" in plan.told[1]
+    assert "python==3.6.* is not installed" in plan.told[0] and "mkl" in plan.told[1]
 
 
 def test_interpreters_by_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ def test_a_single_run_in_a_folder_of_its_own_is_found(labrun: Command, workspace
     assert labrun("hydra.run.dir=here", *PLAIN).returncode == 0
     assert listed(workspace) == [str(workspace / "here")]
     refused = labrun("-m", "seed=1,2", "sweep.resume=here", *PLAIN)
-    assert refused.returncode == 2 and "that is a single run, and no sweep" in refused.stderr
+    assert refused.returncode == 2 and "that is a single run, not a sweep" in refused.stderr
 
 
 def test_a_workspace_that_is_a_run_itself_is_never_removed(labrun: Command, workspace: Path) -> None:

@@ -205,7 +205,7 @@ def test_a_node_of_ones_own_holds_values_for_others(project: Path, labrun_here: 
     assert "stand below vars" in said
 
 
-ONCE = "counts once for the whole sweep"
+ONCE = "applies to the whole sweep"
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ ONCE = "counts once for the whole sweep"
         pytest.param(["-m", "experiment=asks,plain"], f"sweep.max_trials=null for the sweep: it {ONCE}", id="key"),
         pytest.param(["-m", "experiment=searches,plain"], f"sweep=grid for the sweep: it {ONCE}", id="choice"),
         pytest.param(["-m", "experiment=moves,plain"], f"hydra.sweep.dir {ONCE}", id="folder"),
-        pytest.param(["-m", "experiment=untracked,plain"], "tracking.kind is one for a whole sweep", id="tracking"),
+        pytest.param(["-m", "experiment=untracked,plain"], "tracking.kind applies to the whole sweep", id="tracking"),
         pytest.param(["-m", "sweep.max_trials=1,2"], f"it {ONCE}", id="typed"),
         pytest.param(
             ["-m", "seed=1,2", "sweep=random", "hydra.sweep.subdir=x"], "a search numbers the folders", id="subdir"
@@ -227,7 +227,7 @@ ONCE = "counts once for the whole sweep"
         ),
         pytest.param(["-m", "seed=1,2", "sweep=random", "hydra/launcher=basic"], "(BasicLauncher)", id="basic"),
         pytest.param(["-m", "seed=1,2", "compute=slurm", "compute.partition=no"], "compute", id="partition"),
-        pytest.param(["+compute.environment.A=***"], "A=***: that stands in records in the place", id="hidden"),
+        pytest.param(["+compute.environment.A=***"], "A=***: that is the placeholder for a variable", id="hidden"),
         pytest.param(["-m", "seed=1,2", "+hydra.job.env_set.A=***"], "${oc.env:A}", id="hidden in Hydra's"),
         pytest.param(
             ["-m", "seed=1", "hydra.job_logging.handlers.console.class=logging.Nothing"],

@@ -62,7 +62,7 @@ def test_a_link_to_a_folder_is_followed_within_the_tree_and_told_elsewhere(
         (repository / name).symlink_to(goal)
     taken = snapshot.take(repository, tmp_path)
     assert names(taken) == {"pkg/code.py", "near/code.py", "conf.yaml", ".gitignore"}
-    assert f"links out of {repository}, or to a folder above themselves: far, pkg/up" in caplog.text
+    assert f"link out of {repository}, or to a folder above themselves: far, pkg/up" in caplog.text
 
 
 def test_the_workspaces_own_runs_are_no_code(repository: Path) -> None:

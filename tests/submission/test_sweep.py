@@ -198,7 +198,7 @@ def test_a_run_that_dies_at_start_is_not_retried_forever(workspace: Path) -> Non
 
 def test_a_sweep_has_one_place_for_all_of_its_runs(refused_here: Refused) -> None:
     for values in ("compute=inline,local", "compute.detach=true,false"):
-        assert "is one for a whole sweep" in refused_here("-m", values, "tracking=none")
+        assert "applies to the whole sweep" in refused_here("-m", values, "tracking=none")
 
 
 def test_what_a_run_leaves_behind_is_ended_with_it(workspace: Path, labrun: Command) -> None:
@@ -293,7 +293,7 @@ def test_a_run_that_ends_its_server_keeps_no_other_from_its_end(labrun: Command,
     done = labrun("-m", "model=odd", "model.how=server,well", "seed=1,2,3", *PLAIN)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert statuses(workspace) == ["failed"] * 3 + ["completed"] * 3
-    assert "the pool's fork server died 4 times while this run was under way" in done.stdout
+    assert "the pool's fork server died 4 times while this run was active" in done.stdout
 
 
 def test_one_mistake_of_many_runs_is_one_line(refused_here: Refused) -> None:

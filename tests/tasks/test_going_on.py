@@ -70,7 +70,7 @@ def test_changed_code_is_refused_or_goes_on_without_the_old_best(
     ):
         run_here(*more)
     record, run_dir = run_here(*more, "trainer.resume_code=new")
-    assert f"Going on from run {trained.id} with changed code (net_of_mine)" in caplog.text
+    assert f"Resuming run {trained.id} with changed code (net_of_mine)" in caplog.text
     assert record.training is not None and record.training["tested"] in (5, 6), "the old code's best was carried over"
     assert record.metrics["val_accuracy"] < 0.9, "the weights are those of the other sign"
     assert record.signature is not None and (run_dir / "checkpoints" / "best.ckpt").is_file()
@@ -145,7 +145,7 @@ def test_a_script_that_a_record_names_runs_only_where_this_user_has_run_it(
     record = records.read(run_dir)
     record.config["dataset"]["script"] = "theirs.py"
     records.write(run_dir, record)
-    with pytest.raises(ConfigError, match=r"executes the file 'theirs.py', and nothing proves that you have run that"):
+    with pytest.raises(ConfigError, match=r"executes the file 'theirs.py', and nothing proves that you have run it"):
         run_here("task=evaluate", "from=last")
     assert not (workspace / "ran").exists()
 
@@ -174,7 +174,7 @@ def test_a_resumed_sweep_reuses_no_score_of_other_data(
     assert resume.match([again], [resume.PreviousRun(run_dir, first)]) == [resume.PreviousRun(run_dir, first)]
     (workspace / "draw").write_text("2")
     assert resume.match([again], [resume.PreviousRun(run_dir, first)]) == [None]
-    assert "have changed, or cannot be read, since 1 completed run read them: they run again" in caplog.text
+    assert "have changed since 1 completed run read them, or cannot be read: the runs are repeated" in caplog.text
 
 
 @pytest.mark.parametrize("what", ["data", "code"])

@@ -72,7 +72,7 @@ def test_resume_with_nothing_left_or_another_model_is_refused(run_here: Runner) 
         run_here("model=mnist_dnn", "trainer.max_epochs=1", "trainer.resume=last")
     with pytest.raises(ConfigError, match=r"model\.units \(then 100, now 30\)"):
         run_here("model=mnist_dnn", "trainer.max_epochs=2", "model.units=30", "trainer.resume=last")
-    with pytest.raises(ConfigError, match="goes on with the model"):
+    with pytest.raises(ConfigError, match="resumes with the model"):
         run_here("model=logistic_regression", "trainer.resume=last")
 
 

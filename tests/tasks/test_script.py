@@ -146,7 +146,7 @@ def test_a_script_that_fails_fails_its_run(source: Path, labrun: Command, way: s
         (["dataset=digits"], "dataset: a script brings its own"),
         (["model=mnist_dnn"], "model: a script brings its own"),
         (["script.arguments.x={a:1}"], "script.arguments.x={'a': 1}: an argument is text"),
-        (["script.path=/etc/hostname"], "/etc is not a folder of sources"),
+        (["script.path=/etc/hostname"], "/etc is not a source folder"),
         (["script.path=."], "there is no such file"),
         (["script.arguments.data='${mount:nothing}'"], "nothing"),
         (["trainer.resume=last"], "./checkpoints"),

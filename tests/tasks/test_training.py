@@ -484,7 +484,7 @@ def test_a_sweep_without_the_metric_has_no_best_run(labrun: Command, workspace: 
         "compute=inline",
     )
     assert done.returncode == 0, done.stderr
-    assert "no best run: none logged val_accuracy. They logged accuracy, test_loss, train_accuracy, train_loss" in (
+    assert "no best run: no run logged val_accuracy. They logged accuracy, test_loss, train_accuracy, train_loss" in (
         done.stdout
     )
     assert not list(workspace.glob("multirun/*/*/*/outputs/*.png"))

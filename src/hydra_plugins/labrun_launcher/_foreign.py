@@ -299,7 +299,7 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _in_its_words(problem: str) -> str:
     """Rewrite a message about `compute` for an application, which has `hydra.launcher` instead."""
     for ours, its in (
-        (r"only compute=slurm and compute=slurm_gpu know it", "only hydra.launcher.target=slurm knows it"),
+        (r"only compute=slurm and compute=slurm_gpu support it", "only hydra.launcher.target=slurm supports it"),
         (r"compute=slurm_gpu|compute=slurm", "hydra.launcher.target=slurm"),
         (r"compute=local runs on", "without it the jobs run on"),
         (r"compute=(\w+)", r"hydra.launcher.target=\1"),

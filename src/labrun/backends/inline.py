@@ -94,7 +94,7 @@ class InlineExecutor:
         except KeyboardInterrupt:
             if not finalize.is_asked_to_end(run_dir):
                 raise
-            log.info("This run was canceled; the others go on")
+            log.info("This run was canceled; the others continue")
         except (Exception, SystemExit) as error:  # noqa: BLE001 - its record holds the error; the others go on
             log.error("This run failed: %s", recording.first_line(error))
         finally:

@@ -69,7 +69,7 @@ def check(compute: Compute, sweep: bool) -> None:
     if compute.tasks_per_node > compute.gpus_per_run > 0:
         problems.append(
             f"compute.tasks_per_node={compute.tasks_per_node}, compute.gpus_per_run={compute.gpus_per_run}: each "
-            "process of a run needs a GPU of its own; leave tasks_per_node out, and there is one for each GPU"
+            "process of a run needs its own GPU; leave tasks_per_node out to get one process per GPU"
         )
     python = compute.python
     if python is not None and backend.supervises and not backend.is_elsewhere:
@@ -77,7 +77,7 @@ def check(compute: Compute, sweep: bool) -> None:
             problems.append(f"compute.python={python!r}: there is no such program")
         elif not _has_labrun(python):
             problems.append(
-                f"compute.python={python!r} has no labrun, which carries out the runs there: install labrun with that "
+                f"compute.python={python!r} has no labrun, which executes the runs: install it with that "
                 "interpreter's pip"
             )
     if problems:
@@ -88,7 +88,7 @@ def _who_knows(key: str) -> str:
     """Say which choices of `compute=` have a backend that supports a key."""
     targets = {name: str(paths.option("compute", name).get("target")) for name in paths.groups().get("compute", {})}
     knowing = [f"compute={name}" for name, target in targets.items() if BACKENDS.holds(target) and _knows(target, key)]
-    return f"only {' and '.join(knowing)} know it" if knowing else "no choice of compute= knows it"
+    return f"only {' and '.join(knowing)} support it" if knowing else "no choice of compute= supports it"
 
 
 def _knows(target: str, key: str) -> bool:

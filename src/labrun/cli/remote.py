@@ -130,7 +130,7 @@ def ls(options: argparse.Namespace) -> int:
         return 0
     rows = [("name", "address", "connected", "what it had when it was last asked")]
     for name, one in found.items():
-        shown = doctor.in_a_line(one.facts) if one.facts else f"not asked yet: lab remote doctor {name}"
+        shown = doctor.in_a_line(one.facts) if one.facts else f"not queried yet: lab remote doctor {name}"
         rows.append((name, one.address, "yes" if ssh.is_connected(one) else "no", shown))
     print("\n".join(report.columns(rows)))
     return 0

@@ -43,5 +43,5 @@ def _end_uncontrolled(run_dir: Path, record: Record, shown: StatusResolver, home
     record = records.read(run_dir)
     if not record.finished:
         finalize.close(
-            run_dir, record, records.CANCELED, EndReason.CANCELED, "canceled before it ended, with nobody in control"
+            run_dir, record, records.CANCELED, EndReason.CANCELED, "canceled before it ended, without a controller"
         )

@@ -262,5 +262,5 @@ def detach(
                 return
             words = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             reason = next((line for line in reversed(words) if line.strip()), "it said nothing")
-            raise LabrunError(f"the runs were not taken up: {reason.removeprefix('labrun: ')} (log: {output})")
+            raise LabrunError(f"the runs could not be started: {reason.removeprefix('labrun: ')} (log: {output})")
         time.sleep(0.05)

@@ -71,9 +71,7 @@ class Lease:
             return
         self._next_beat = time.monotonic() + BEAT_S
         if newest(self._state) != self.number:
-            raise OvertakenError(
-                f"another controller has taken over the runs in {self._state.folder}; this one lets go"
-            )
+            raise OvertakenError(f"another controller has taken over the runs in {self._state.folder}; this one stops")
         with contextlib.suppress(OSError):
             os.utime(self._folder / str(self.number))
 

@@ -164,11 +164,11 @@ def no_best(finished: Sequence[Record], metric: str) -> str:
     """
     completed = [record for record in finished if record.status == records.COMPLETED]
     if not completed:
-        return "no best run: none is completed"
+        return "no best run: no run is completed"
     if any(metric in record.metrics for record in completed):
         return f"no best run: no completed run has a finite value of {metric}"
     logged = ", ".join(sorted({name for record in completed for name in record.metrics})) or "nothing"
-    return f"no best run: none logged {metric}. They logged {logged}: say sweep.metric=NAME"
+    return f"no best run: no run logged {metric}. They logged {logged}: say sweep.metric=NAME"
 
 
 def rank(record: Record, by: Objective | None = None) -> float:

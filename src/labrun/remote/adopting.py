@@ -81,7 +81,7 @@ def take(channel: Channel, one: Folder, root: Path) -> list[Path]:
         if link is None:
             link = _begin(channel, one, root, folder)
         elif link.folder != one.folder:
-            raise RecordError(f"{folder} holds other runs, of {link.folder} on {link.remote}")
+            raise RecordError(f"{folder} contains other runs, of {link.folder} on {link.remote}")
         if is_mine:  # otherwise an active command does so
             mirror.bring(channel, folder, link)
     found = [folder / run for run in mirror.runs_of(folder, link)]
@@ -92,7 +92,7 @@ def take(channel: Channel, one: Folder, root: Path) -> list[Path]:
 
 def _begin(channel: Channel, one: Folder, root: Path, folder: Path) -> Link:
     if any(folder.glob("run.json")) or any(folder.glob("*/run.json")):
-        raise RecordError(f"{folder} holds other runs, which did not come from {channel.remote.name}")
+        raise RecordError(f"{folder} contains other runs, which did not come from {channel.remote.name}")
     runs, name = None if one.search else list(one.runs), channel.remote.name
     link = Link(name, one.workspace, one.folder, str(root), channel.root, links.STARTED, runs)
     link.place = channel.remote.folder

@@ -67,7 +67,7 @@ class Elsewhere(Backend):
         if host is None:
             raise ConfigError("compute.target=remote: name the machine instead, as in compute.host=NAME")
         if compute.target == "inline":
-            raise ConfigError("compute=inline is this process: compute.host wants compute=local, gpu or slurm")
+            raise ConfigError("compute=inline is this process: compute.host needs compute=local, gpu or slurm")
         remote = remotes.get(host)
         found = facts(remote)
         if remote.python is None:
@@ -100,13 +100,13 @@ class Elsewhere(Backend):
                 continue
             if link.state in (links.STARTING, links.STARTED):
                 return (
-                    f"{folder} goes on on {link.remote}: 'lab runs watch {folder}' follows it and sees it through; "
-                    f"without compute.host, what is not done of it is ended there and goes on here"
+                    f"{folder} is running on {link.remote}: 'lab runs watch {folder}' follows it to its end; "
+                    f"without compute.host, its unfinished runs are ended there and continue here"
                 )
             if link.remote != compute.host and link.state != links.CARRYING:
                 return (
-                    f"the runs of {folder} are on {link.remote}: compute.host={link.remote} goes on with them there, "
-                    "and without compute.host they go on here"
+                    f"the runs of {folder} are on {link.remote}: compute.host={link.remote} resumes them there, "
+                    "and without compute.host they are resumed here"
                 )
         return None
 
@@ -121,13 +121,13 @@ class Elsewhere(Backend):
         if host is None:
             return "no compute.host"
         found = remotes.get(str(host)).facts
-        return f"{host}: {_shown(found)}" if found else f"{host}: not asked yet ('lab remote doctor {host}')"
+        return f"{host}: {_shown(found)}" if found else f"{host}: not queried yet ('lab remote doctor {host}')"
 
     def status(self) -> list[str]:
         """Return lines on the known machines, with their facts from the last query."""
         known = remotes.known()
-        lines = [f"  {name:<9}{_shown(one.facts) if one.facts else 'not asked yet'}" for name, one in known.items()]
-        return ["machines that SSH reaches (when they were last asked)", *lines] if lines else []
+        lines = [f"  {name:<9}{_shown(one.facts) if one.facts else 'not queried yet'}" for name, one in known.items()]
+        return ["machines over SSH (as of the last query)", *lines] if lines else []
 
     def capacity(self, needs: Sequence[tuple[int, int]], compute: Compute) -> Capacity:
         """Return as many runs as the machine's cores allow, as far as known locally."""
@@ -155,7 +155,7 @@ class Elsewhere(Backend):
         if found is None:
             return []
         was_live = found.state in (links.STARTING, links.STARTED)
-        ending.release(folder, found, "its sweep goes on elsewhere")
+        ending.release(folder, found, "its sweep continues elsewhere")
         return [found.remote] if was_live else []
 
     def is_over(self, job: str) -> bool | None:
@@ -179,7 +179,7 @@ class Elsewhere(Backend):
             return True
         except UnreachableError as error:
             raise UnreachableError(
-                f"{error}. The request lies in {run_dir}/requests, and is passed on once the machine answers"
+                f"{error}. The request is in {run_dir}/requests, and is forwarded once the machine answers"
             ) from error
         return False
 
@@ -277,7 +277,7 @@ class Carried:
         hosts = (records.read(run_dir).config["compute"]["host"] for run_dir in self._runs.values())
         name = next(filter(None, hosts), None) or (self._link.remote if self._link else None)  # older runs may lack it
         if name is None:
-            raise LabrunError(f"the runs of {self._folder} do not say which machine they go to")
+            raise LabrunError(f"the runs of {self._folder} do not name their machine")
         if self._link is not None and self._link.state == links.CARRYING and self._link.remote != name:
             self._link = None  # nothing has started on the other machine
         remote = self._link.machine if self._link is not None else remotes.get(name)
@@ -388,14 +388,14 @@ class Carried:
                 f"the controller on {self._link.remote} has died {TAKEN_UP} times: see "
                 f"{self._folder}/.launch/controller.log"
             )
-        self._tell(f"the controller on {self._link.remote} has ended before its runs: it is started again", once=False)
+        self._tell(f"the controller on {self._link.remote} ended before its runs: restarting it", once=False)
         self._send()
 
     def _miss(self, error: LabrunError) -> None:
         assert self._link is not None
         if self._missed is None:
             self._missed = time.monotonic()
-            goes_on = "" if isinstance(error, GoneError) else "; the runs go on there"
+            goes_on = "" if isinstance(error, GoneError) else "; the runs continue there"
             self._tell(f"{error}{goes_on}", once=False)
         if isinstance(error, LoginError):
             self._tell(str(error))
@@ -424,7 +424,7 @@ class Carried:
         if at_once:
             self._is_given_up = True
             sys.stderr.write(
-                f"labrun: the runs on {self._link.remote} were not waited for; 'lab runs' tells when they have ended\n"
+                f"labrun: the runs on {self._link.remote} were not waited for; 'lab runs' shows when they have ended\n"
             )
 
     def draw(self, run_dir: Path) -> bool:
@@ -439,7 +439,7 @@ class Carried:
                 conversation.has_word(SLOW_S)
             mirror.pull(conversation, run_dir, f"{link.folder}/{os.path.relpath(run_dir, self._folder)}", ("outputs",))
         except UnreachableError as error:
-            log.warning("The pictures were not brought: %s", error)
+            log.warning("The pictures could not be fetched: %s", error)
             return True
         return any((run_dir / "outputs").glob("*.png"))
 

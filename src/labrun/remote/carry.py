@@ -51,7 +51,7 @@ def fresh(folder: Path, name: str, channel: Channel) -> Link:
     clocks.note(link, channel.ahead_s)
     if link.ahead_s:
         ahead = f"{report.duration(abs(link.ahead_s))} {'ahead of' if link.ahead_s > 0 else 'behind'}"
-        sys.stderr.write(f"labrun: the clock of {name} is {ahead} this machine's; records tell times by this one's\n")
+        sys.stderr.write(f"labrun: the clock of {name} is {ahead} this machine's; records use this machine's clock\n")
     return link
 
 
@@ -63,7 +63,7 @@ def refusals(record: Record) -> list[str]:
     if script.get("requirements"):
         file = Path(script["requirements"])
         found += [
-            f"script.requirements: {file.name} names {line!r}, which lies on this machine"
+            f"script.requirements: {file.name} contains {line!r}, which is on this machine"
             for line in environments.local_lines(file, bool(script.get("azureml")))
         ]
     return found
@@ -307,7 +307,7 @@ def begin(
         "log": output,
         "patience_s": 10.0,
     }
-    lacks = f"{command[0]} cannot be used for runs there: 'lab remote doctor {link.remote}' tells what it lacks"
+    lacks = f"{command[0]} cannot be used for runs there: 'lab remote doctor {link.remote}' shows what it lacks"
     try:
         told = channel.call(
             "begin",
@@ -362,4 +362,4 @@ def _reason(text: str) -> str:
     """Return a controller's last message, which may have several lines, or else its last line."""
     _, mark, message = f"\n{text}".rpartition("\nlabrun: ")
     lines = [line for line in text.splitlines() if line.strip()]
-    return message.strip() if mark else lines[-1] if lines else "its controller ended at once, and said nothing"
+    return message.strip() if mark else lines[-1] if lines else "its controller ended at once, without a message"

@@ -331,7 +331,7 @@ def not_begun(error: LabrunError) -> LabrunError:
     if type(error) is not UnreachableError:
         return error
     return UnreachableError(
-        f"{error}. Nothing has begun there: give the command again once it answers; what was sent and built is kept"
+        f"{error}. Nothing has started there: repeat the command once it answers; what was sent and built is kept"
     )
 
 

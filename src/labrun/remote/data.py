@@ -106,7 +106,7 @@ def _check_reach(
             continue
         add = f"lab remote add {link.remote} {link.machine.address} --data"
         raise DataError(
-            f"'--data {here}={there}' names a part of the datastore {store}, and runs on {link.remote} look for "
+            f"'--data {here}={there}' names a part of the datastore {store}, but runs on {link.remote} look for "
             f"{path.relative_to(store)} in the whole. Name a copy of the whole: {add} {store}=THERE, or have the "
             f"files sent: {add} {here}="
         )
@@ -124,8 +124,8 @@ def _compare(channel: Channel, link: Link, files: Sequence[Path]) -> None:
         if digest != sums[place]:
             here, there = next(pair for pair in pairs if place.startswith(pair[1]))
             raise DataError(
-                f"{place} {'is not' if digest is None else 'is another file'} on {link.remote}, although "
-                f"'lab remote add --data {here}={there}' says that the files there are those of here: bring them "
+                f"{place} {'is missing' if digest is None else 'is different'} on {link.remote}, although "
+                f"'lab remote add --data {here}={there}' declares the files as identical: bring them "
                 f"up to date, or have the files sent: "
                 f"lab remote add {link.remote} {link.machine.address} --data {here}="
             )
@@ -172,7 +172,7 @@ def send_missing(channel: Channel, name: str, by_digest: Mapping[str, Path], wha
     large = [digest for digest, size in sizes.items() if size >= WORTH]
     begun = channel.call("begun", store=STORE, digests=large)["begun"] if large else {}
     if (wanted := total - sum(begun.values())) > free:
-        raise channel.no_room(f"{size_text(wanted)} of {what} to send, and its disk has room for {size_text(free)}")
+        raise channel.no_room(f"{size_text(wanted)} of {what} to send, but its disk has room for {size_text(free)}")
     if missing:
         sys.stderr.write(f"labrun: sending {what} to {name}: {counted(len(missing), 'file')}, {size_text(total)}\n")
     meter = Meter(f"sending {what} to {name}", total)

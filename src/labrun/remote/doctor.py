@@ -34,7 +34,7 @@ def report(remote: Remote) -> tuple[list[str], bool]:
         f"  folder    {remote.folder}, {found['disk_gb']:.1f} GB free",
         f"  helper    Python {found['helper']}",
         f"  runs      {_interpreter(remote)}",
-        f"  uv        {found['uv'] or 'none; the one of here is sent when it is needed'}",
+        f"  uv        {found['uv'] or 'none; the local one is sent when needed'}",
         f"  GPUs      {', '.join(found['gpus']) or 'none'}",
         f"  Slurm     {_slurm(found)}",
     ]
@@ -46,7 +46,7 @@ def report(remote: Remote) -> tuple[list[str], bool]:
 def _interpreter(remote: Remote) -> str:
     there = remote.facts["python"]
     if remote.python is None:
-        return f"an environment with the packages of here, Python {sys.version_info.major}.{sys.version_info.minor}"
+        return f"an environment with the local packages, Python {sys.version_info.major}.{sys.version_info.minor}"
     if not isinstance(there, Mapping):
         return f"{remote.python}, which cannot be used"
     others = environment.differences(there["packages"])
@@ -58,7 +58,7 @@ def _slurm(found: Mapping[str, Any]) -> str:
         return "none"
     lines = [line.split() for line in (found.get("partitions") or "").splitlines()]
     names = [f"{line[0]} ({line[2]} nodes of {line[3]} cores)" for line in lines if len(line) > 3]
-    return ", ".join(names) or "sbatch is there, but sinfo does not answer"
+    return ", ".join(names) or "sbatch exists, but sinfo does not answer"
 
 
 def _slurm_use(remote: Remote) -> str:
@@ -79,7 +79,7 @@ def _problems(remote: Remote) -> Iterator[str]:
     except ConfigError as error:
         yield str(error)
     if not found["uv"] and environment.uv_here() is None:
-        yield "uv: neither there nor here. There: curl -LsSf https://astral.sh/uv/install.sh | sh"
+        yield "uv: neither there nor here. Install it there: curl -LsSf https://astral.sh/uv/install.sh | sh"
     if found["disk_gb"] < LOW_GB:
         add = f"lab remote add {remote.name} {remote.address} --folder PATH"
         yield f"room: torch and its cache take up to {LOW_GB:.0f} GB. Elsewhere: {add}"

@@ -51,7 +51,7 @@ def folders() -> list[Path]:
             parts, place = package.split("."), Path(text)
             if list(place.with_suffix("").parts[-len(parts) :]) != parts:
                 raise ConfigError(
-                    f"the package {package} is installed as the folder {place}, whose name is another: it cannot be "
+                    f"the package {package} is installed as the folder {place}, which has another name: it cannot be "
                     "sent to another machine. Name an interpreter that has it there: lab remote add NAME ADDRESS "
                     "--python PATH"
                 )

@@ -39,8 +39,8 @@ def release(folder: Path, link: Link, why: str) -> None:
             return links.drop(folder)
         if not is_over:
             raise RecordError(
-                f"runs of {folder} still go on on {link.remote}, and must end before they go on here. "
-                f"'lab runs ls' shows them; say this again once they have stopped"
+                f"runs of {folder} are still active on {link.remote}, and must end before they continue here. "
+                f"'lab runs ls' shows them; repeat the command once they have stopped"
             )
         if link.runs is None:  # fetch the search's state
             with links.locked(folder, wait=True), Channel(link.machine) as conversation:

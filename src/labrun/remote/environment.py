@@ -136,11 +136,11 @@ def ensure(channel: Channel) -> str:
     except NoWayOutError as error:
         if wheelhouse is not None or os.environ.get("UV_OFFLINE"):
             raise
-        log.info("%s has no way to a package index: wheels are made here and sent", remote.name)
+        log.info("%s cannot reach a package index: building wheels here and sending them", remote.name)
         try:
             _build(channel, wanted, uv, facts, wheels.AUTO)
         except ConfigError as trouble:
-            raise LabrunError(f"{error}\nNor from here: {trouble}") from trouble
+            raise LabrunError(f"{error}\nNor with wheels from here: {trouble}") from trouble
     return f"{channel.root}/{python}"
 
 
@@ -179,8 +179,8 @@ def check_platform(name: str, facts: Mapping[str, Any]) -> None:
     here, there = (platform.system(), platform.machine()), (facts["system"], facts["machine"])
     if here != there:
         raise ConfigError(
-            f"compute.host={name}: {name} is {' '.join(there)}, and this machine {' '.join(here)}: the packages of "
-            f"here are not those of there. Make an environment there by hand, and name its interpreter: "
+            f"compute.host={name}: {name} is {' '.join(there)}, but this machine is {' '.join(here)}: the local "
+            f"packages do not fit. Make an environment there by hand, and name its interpreter: "
             f"lab remote add {name} ADDRESS --python PATH"
         )
 
@@ -231,7 +231,7 @@ def _build(channel: Channel, wanted: Environment, uv: str, facts: Mapping[str, A
             if NO_PYTHON in text:
                 errors = [line for line in text.splitlines() if line.startswith("error: ")]
                 raise LabrunError(
-                    f"{channel.remote.name} has no Python {wanted.version}, which is the one of here, and uv cannot "
+                    f"{channel.remote.name} has no Python {wanted.version}, like this machine, and uv cannot "
                     f"fetch it there ({''.join(errors[-1:]).removeprefix('error: ')}). Install Python {wanted.version} "
                     f"there, or name an interpreter that has the packages: lab remote add {channel.remote.name} "
                     f"{channel.remote.address} --python PATH"
@@ -241,7 +241,7 @@ def _build(channel: Channel, wanted: Environment, uv: str, facts: Mapping[str, A
             kind = NoWayOutError if NO_WAY_OUT.search(text) else LabrunError
             raise kind(
                 f"the environment could not be built on {channel.remote.name}. The last lines of "
-                f"{channel.root}/{output} there:\n{said}\nNo way out to a package index there? Send wheels "
+                f"{channel.root}/{output} there:\n{said}\nNo access to a package index there? Send wheels "
                 "(lab remote add NAME ADDRESS --wheelhouse auto), or name an interpreter that has the packages "
                 "(--python PATH)"
             )
@@ -290,7 +290,7 @@ def _send_uv(channel: Channel) -> str:
     path = uv_here()
     if path is None:
         raise LabrunError(
-            f"{channel.remote.name} has no uv, and none was found here to send: install it "
+            f"{channel.remote.name} has no uv, and none was found locally to send: install it "
             "there (see 'lab remote doctor')"
         )
     file, size = packed.archive({"uv": path})

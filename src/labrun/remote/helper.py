@@ -116,7 +116,7 @@ class Helper:
         """Return the full path of a name below the root."""
         full = os.path.normpath(os.path.join(self.root, name))
         if not (full + os.sep).startswith(self.root + os.sep):
-            raise RefusedError(f"{name!r} does not lie in {self.root}")
+            raise RefusedError(f"{name!r} is not in {self.root}")
         return full
 
     # State of the machine
@@ -268,13 +268,13 @@ class Helper:
                 is_kept = os.stat(partial).st_size >= WORTH
                 return {}, []
             if digest.hexdigest() != name:
-                raise RefusedError("a file came over damaged: give the command again")
+                raise RefusedError("a file was damaged in transfer: repeat the command")
             try:
                 os.chmod(partial, 0o444)
                 os.replace(partial, os.path.join(folder, name))
             except FileNotFoundError:  # another transfer of the file has resumed and removed it
                 if not os.path.exists(os.path.join(folder, name)):
-                    raise RefusedError("another transfer of a file was cut: give the command again") from None
+                    raise RefusedError("another transfer of a file was interrupted: repeat the command") from None
         finally:
             for place in (*before, *([] if is_kept else [partial])):
                 with contextlib.suppress(OSError):

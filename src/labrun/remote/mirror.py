@@ -113,8 +113,8 @@ def _bring(channel: Channel, folder: Path, link: Link) -> tuple[list[str], bool]
         news = answer["folders"][link.folder]
         if not news["there"] and link.state == links.STARTED:
             raise GoneError(
-                f"{link.root}/{link.folder} is not on {link.remote} any more: somebody has removed it, or its disk is "
-                f"not mounted. 'lab runs cancel {folder}' gives its runs up"
+                f"{link.root}/{link.folder} is not on {link.remote} any more: it was removed, or its disk is "
+                f"not mounted. 'lab runs cancel {folder}' gives up its runs"
             )
         finished = _apply(channel, folder, link, news, changed)
         _finish(channel, folder, link, finished)
@@ -281,7 +281,7 @@ def _inside(folder: Path, name: str) -> Path:
     """
     parts = PurePosixPath(name)
     if parts.is_absolute() or ".." in parts.parts or "\0" in name:
-        raise RecordError(f"the other machine names {name!r:.100}, which does not lie in {folder}")
+        raise RecordError(f"the other machine names {name!r:.100}, which is not in {folder}")
     return folder / name
 
 
@@ -328,7 +328,7 @@ def _record(raw: bytes, run_dir: Path, folder: Path, link: Link) -> Record:
         record.config["compute"]["host"] = link.remote
         return record
     if frozen.id != record.id:
-        raise RecordError(f"{run_dir} holds run {frozen.id} here, and run {record.id} on {link.remote}")
+        raise RecordError(f"{run_dir} is run {frozen.id} here, but run {record.id} on {link.remote}")
     clocks.turn(record, -link.ahead_s)
     for name in FROZEN:
         setattr(record, name, getattr(frozen, name))
@@ -410,7 +410,7 @@ def _pull(channel: Channel, places: Mapping[str, Path], parts: Sequence[str]) ->
         offered = {there: one.offered for there, one in begun.items()}
         answer, _ = channel.ask("pull", folders=known, parts=list(parts), begun=offered)
         total = sum(size for files in answer["folders"].values() for _, size, *_ in files)
-        found, resumed, meter = [], {}, Meter(f"bringing files from {channel.remote.name}", total)
+        found, resumed, meter = [], {}, Meter(f"fetching files from {channel.remote.name}", total)
         for there, files in answer["folders"].items():
             for name, size, moment, exact, start in files:
                 place = _inside(places[there], name)
@@ -423,7 +423,7 @@ def _pull(channel: Channel, places: Mapping[str, Path], parts: Sequence[str]) ->
                 if start:
                     resumed[f"{channel.root}/{there}/{name}"] = place
     for link in answer["left"]:
-        log.warning("Not brought from %s, a link out of the run's folder: %s", channel.remote.name, link)
+        log.warning("Not fetched from %s, because it links out of the run's folder: %s", channel.remote.name, link)
     _verify(channel, resumed)
     return found
 
@@ -442,7 +442,7 @@ def _verify(channel: Channel, resumed: Mapping[str, Path]) -> None:
     for (there, here), digest in zip(resumed.items(), digests.of(list(resumed.values())), strict=True):
         if sums[there] != digest:
             here.unlink()
-            raise LabrunError(f"{there} has changed, or came over damaged: give the command again")
+            raise LabrunError(f"{there} has changed, or was damaged in transfer: repeat the command")
 
 
 def _known(here: Path, parts: Sequence[str]) -> dict[str, list[int]]:

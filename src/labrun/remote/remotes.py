@@ -84,8 +84,8 @@ def get(name: str) -> Remote:
         return found[name]
     there = ", ".join(sorted(found)) or "none"
     raise ConfigError(
-        f"compute.host={name!r}: no machine is known by that name ({there}).{checking.suggest(name, sorted(found))} "
-        f"'lab remote add {name} ADDRESS' makes it known; the address is one that 'ssh ADDRESS' reaches"
+        f"compute.host={name!r}: there is no machine of that name ({there}).{checking.suggest(name, sorted(found))} "
+        f"'lab remote add {name} ADDRESS' adds it; 'ssh ADDRESS' must reach it"
     )
 
 
@@ -96,7 +96,7 @@ def put(remote: Remote) -> None:
         ConfigError: the name or the address is invalid, or the file cannot be written.
     """
     if not NAME.fullmatch(remote.name):
-        raise ConfigError(f"{remote.name!r} cannot be a name: letters, digits, '_', '-' and '.' can, 63 at most")
+        raise ConfigError(f"{remote.name!r} is not a valid name: use letters, digits, '_', '-' and '.', 63 at most")
     if (
         not remote.address
         or remote.address.startswith("-")
@@ -104,7 +104,7 @@ def put(remote: Remote) -> None:
     ):
         raise ConfigError(f"{remote.address!r} is not an address: give HOST, USER@HOST, or an alias of ~/.ssh/config")
     if ":" in remote.folder or not remote.folder.isprintable():
-        raise ConfigError(f"--folder {remote.folder!r}: Python imports from it, so ':' and line ends cannot be in it")
+        raise ConfigError(f"--folder {remote.folder!r}: Python imports from it, so it cannot contain ':' or line ends")
     _write({**known(), remote.name: remote})
 
 

@@ -42,7 +42,7 @@ def remove(found: Places) -> None:
         try:
             machines = {link.place: link.machine for link in known.values()}
         except ConfigError as error:
-            raise ConfigError(f"{error}. Without it: lab runs rm --here, which leaves what is on {name}") from error
+            raise ConfigError(f"{error}. To leave the files on {name}: lab runs rm --here") from error
         for place, machine in machines.items():
             with Channel(machine, quiet_s=mirror.QUIET_S) as channel:
                 for folder, link in known.items():

@@ -103,7 +103,7 @@ def begin(folder: Path, found: Sequence[Record], plan: Plan, words: Sequence[str
 
 def _of_runs(record: Record) -> Iterator[str]:
     for run_dir in inherited.of(record.config):
-        yield f"the trials go on from run {run_dir.name}, which lies on this machine"
+        yield f"the trials resume from run {run_dir.name}, which is on this machine"
 
 
 def _carry(channel: Channel, folder: Path, link: Link, plan: Plan) -> None:
@@ -189,7 +189,7 @@ def _words_there(words: Sequence[str], folder: Path, link: Link, found: Sequence
     placed = _placed(folder, link, found[0])
     if any(_placed(folder, link, record) != placed for record in found[1:]):
         raise ConfigError(
-            "the trials read files of this machine that lie outside the datastore, and not all read the same: make "
+            "the trials read local files outside the datastore, and not all of them the same: make "
             f"each a data set of the datastore, or leave compute.host={link.remote} out"
         )
     there, link.words = [], {}
@@ -198,7 +198,7 @@ def _words_there(words: Sequence[str], folder: Path, link: Link, found: Sequence
         plain = key.lstrip("+~")
         if equals and plain in placed and any(sign in value for sign in "(,"):
             raise ConfigError(
-                f"{key}: a search over data of this machine is not carried to another one: make each a data set "
+                f"{key}: a search over local data cannot be sent to another machine: make each a data set "
                 f"of the datastore, and search over dataset=..., or leave compute.host={link.remote} out"
             )
         own = link.there(value, folder, plain.partition(".")[0] in links.OF_DATA)
@@ -242,11 +242,11 @@ def follow(folder: Path, view: View) -> bool:
             return asked or SweepState(folder).search_canceled.exists()
         except KeyboardInterrupt:
             if asked:
-                _tell("the search was not waited for; 'lab runs' tells when it has ended")
+                _tell("the search was not waited for; 'lab runs' shows when it has ended")
                 return True
             asked = True
             cancel(folder)
-            _tell("asking the search to stop; Ctrl-C again waits no longer")
+            _tell("asking the search to stop; Ctrl-C again stops waiting")
 
 
 def cancel(folder: Path) -> None:
@@ -270,7 +270,7 @@ class _Look:
         """Poll once. Return whether the search is over and completely mirrored."""
         link = links.read(self._folder)
         if link is None:
-            raise LabrunError(f"{self._folder} is on no other machine any more")
+            raise LabrunError(f"{self._folder} is no longer on another machine")
         if link.state != links.OVER:
             self._bring(link)
         for name in sweep_state.read_plan(self._folder).runs:
@@ -301,7 +301,7 @@ class _Look:
         plan = sweep_state.read_plan(self._folder)
         if self._taken_up > TAKEN_UP or not plan.runs:
             raise LabrunError(f"the search on {link.remote} has died: see {self._folder}/.launch/controller.log")
-        _tell(f"the search on {link.remote} has ended before its time: it is started again")
+        _tell(f"the search on {link.remote} ended before its time: restarting it")
         record = records.read(self._folder / plan.runs[0])
         given = [with_variables(text, value_here) for text in plan.command or ()]
 
@@ -321,7 +321,7 @@ class _Look:
     def _miss(self, error: LabrunError, link: Link) -> None:
         if not self._is_missed:
             self._is_missed = True
-            _tell(f"{error}{'' if isinstance(error, mirror.GoneError) else '; the search goes on there'}")
+            _tell(f"{error}{'' if isinstance(error, mirror.GoneError) else '; the search continues there'}")
         link.why, link.tried = str(error), time.time()
         with contextlib.suppress(RecordError):
             links.write(self._folder, link)

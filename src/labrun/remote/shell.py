@@ -157,7 +157,7 @@ def _there(run_dir: Path, record: Record, folder: Path, link: links.Link) -> Bes
         raw = conversation.read(count)
         if not answer["folders"][there]:
             raise RecordError(
-                f"{conversation.root}/{there} is not on {link.remote} any more: run {record.id} is here only"
+                f"{conversation.root}/{there} is no longer on {link.remote}: run {record.id} exists only here"
             )
         own = json.loads(raw)
         sbatch = conversation.call("hello", root=link.machine.folder, programs=["sbatch"])["programs"]["sbatch"]
@@ -335,7 +335,7 @@ def _listening(wanted: Forward) -> Iterator[socket.socket]:
     try:
         listening = socket.create_server(("127.0.0.1", wanted.local))
     except OSError as error:
-        other = f"another one: -L {wanted.local + 1 if wanted.local < 65535 else 8080}:{wanted.remote}"
-        raise ConfigError(f"-L {wanted.local}: the port cannot be had here ({error.strerror}); {other}") from error
+        other = f"use another one: -L {wanted.local + 1 if wanted.local < 65535 else 8080}:{wanted.remote}"
+        raise ConfigError(f"-L {wanted.local}: the local port is not available ({error.strerror}); {other}") from error
     with listening:
         yield listening

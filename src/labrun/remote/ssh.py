@@ -53,7 +53,7 @@ def sockets() -> Path:
         folder = Path(tempfile.mkdtemp(prefix="labrun-"))
         stat = folder.lstat()
     if stat.st_uid != uid or stat.st_mode & 0o077 or folder.is_symlink():
-        raise LabrunError(f"{folder} is not this user's alone: remove it, or set {SOCKET_VARIABLE} to another folder")
+        raise LabrunError(f"{folder} is not private to you: remove it, or set {SOCKET_VARIABLE} to another folder")
     return folder
 
 
@@ -130,7 +130,7 @@ REFUSALS = (
     (
         r"Host key verification failed|REMOTE HOST IDENTIFICATION HAS CHANGED",
         LoginError,
-        "its host key is not known, or has changed: 'ssh {address}' asks, and says more",
+        "its host key is unknown, or has changed: 'ssh {address}' shows details",
     ),
     (r"Could not resolve hostname|Name or service not known", UnreachableError, "no host has that name: {text}"),
     (

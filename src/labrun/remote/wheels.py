@@ -37,7 +37,7 @@ def send(channel: Channel, folder: Path, to: str) -> None:
     """
     files = sorted(path for path in folder.iterdir() if path.name.endswith(KINDS)) if folder.is_dir() else []
     if not files:
-        raise ConfigError(f"the wheelhouse {folder} holds no {', '.join(KINDS)} file")
+        raise ConfigError(f"the wheelhouse {folder} has no {', '.join(KINDS)} file")
     sums = dict(zip(files, digests.of(files), strict=True))
     data.send_missing(channel, channel.remote.name, {digest: path for path, digest in sums.items()}, "wheels")
     channel.call("link", store=data.STORE, to=to, files={path.name: digest for path, digest in sums.items()})
@@ -61,7 +61,7 @@ def made(key: str, requirements: Sequence[str], uv: Path | None) -> Path:
         partial.mkdir()
         wanted = cache / f"{key}.txt"
         wanted.write_text("".join(f"{line}\n" for line in requirements), encoding="utf-8")
-        log.info("Making wheels of %d packages here, once: %s", len(requirements), folder)
+        log.info("Building wheels of %d packages once: %s", len(requirements), folder)
         words = ["wheel", "--quiet", "--no-deps", "--wheel-dir", str(partial), "-r", str(wanted)]
         done = subprocess.run(
             [*_pip(uv), *words, "--disable-pip-version-check"],
@@ -72,7 +72,7 @@ def made(key: str, requirements: Sequence[str], uv: Path | None) -> Path:
         )
         if done.returncode:
             last = "\n".join(f"  {line}" for line in (done.stderr or done.stdout).strip().splitlines()[-4:])
-            raise ConfigError(f"the wheels could not be made here:\n{last}")
+            raise ConfigError(f"the wheels could not be built here:\n{last}")
         partial.rename(folder)
     return folder
 
@@ -81,7 +81,7 @@ def _pip(uv: Path | None) -> list[str]:
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]
     if uv is None:
-        raise ConfigError("the wheels cannot be made here: there is neither pip nor uv")
+        raise ConfigError("the wheels cannot be built here: there is neither pip nor uv")
     return [str(uv), "tool", "run", "--python", sys.executable, "pip"]
 
 

@@ -112,9 +112,7 @@ def read(file: Path, azureml: bool = False) -> Wanted:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"script.requirements={file} cannot be read: {error}") from error
     if not isinstance(content, Mapping) or not isinstance(content.get("dependencies"), list):
-        raise ConfigError(
-            f"script.requirements={file}: a conda file has a list under `dependencies`, and this has none"
-        )
+        raise ConfigError(f"script.requirements={file}: a conda file needs a list `dependencies`, which this one lacks")
     return of(content["dependencies"], azureml, file.parent)
 
 

@@ -80,11 +80,11 @@ def plan(file: Path, azureml: bool = False) -> Plan:
     if python is None:
         minor = ".".join(re.findall(r"\d+", wanted.python or "")[:2])
         told.append(
-            f"python{wanted.python} is not on this machine, so it is built for {platform.python_version()} "
+            f"python{wanted.python} is not installed, so the environment is built for {platform.python_version()} "
             f"(pyenv install {minor}, or uv python install {minor})"
         )
     if wanted.left_out:
-        told.append(f"left out, as they are not packages of PyPI: {', '.join(wanted.left_out)}")
+        told.append(f"left out, because they are not on PyPI: {', '.join(wanted.left_out)}")
     return Plan(file, python or sys.executable, tuple(wanted.lines), tuple(told))
 
 

@@ -119,8 +119,8 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
     variables = kept["compute"]["environment"]
     if hidden := [str(name) for name, value in variables.items() if value == HIDDEN]:
         raise ConfigError(
-            f"{', '.join(hidden)}={HIDDEN}: that stands in records in the place of a variable's value. Give the value, "
-            f"or take it from where you type: ${{oc.env:{hidden[0]}}}"
+            f"{', '.join(hidden)}={HIDDEN}: that is the placeholder for a variable's value in records. Give the value, "
+            f"or refer to your environment: ${{oc.env:{hidden[0]}}}"
         )
     kept["compute"]["environment"] = by_name(variables)
     # The sweep's settings are not part of the run: the command that repeats the run must not resume a sweep.
@@ -236,7 +236,7 @@ def _refuse_empty(config: DictConfig, overrides: Sequence[str]) -> None:
         key, _, value = text.partition("=")
         if value.strip() == "{}" and key[:1] not in ("+", "~") and (node := OmegaConf.select(config, key)):
             raise ConfigError(
-                f"{text}: Hydra merges the two, so that {', '.join(map(str, node))} would stay. Say {key}=null"
+                f"{text}: Hydra merges the two, so {', '.join(map(str, node))} would stay. Use {key}=null"
             )
 
 
@@ -411,28 +411,28 @@ def _settle_references(config: dict[str, Any], overrides: list[str], root: Path)
     if resume is None:
         return None
     if config.get("script"):
-        raise ConfigError("trainer.resume: a script goes on by itself, from what it left in ./checkpoints")
+        raise ConfigError("trainer.resume: a script resumes by itself, from its files in ./checkpoints")
     run_dir, source = store.find(root, str(resume), suitable=_has_checkpoint, wanted="a run with a checkpoint")
     parts = [("model", source.config["model"], config["model"])]
     parts += [("dataset", _what_is_read(source.config["dataset"]), _what_is_read(config["dataset"]))]
     changed = sorted(change for group, old, new in parts for change in _differences(old, new, group))
     if changed:
         raise ConfigError(
-            f"trainer.resume={resume}: a run goes on with the model, optimizer and data it began with, and these "
+            f"trainer.resume={resume}: a run resumes with the model, optimizer and data that it began with, but these "
             f"differ from run {source.id}: {', '.join([*changed[:SHOWN], *(['...'] if changed[SHOWN:] else [])])}. "
-            f"To go on with its own values: {report.going_on(source)}. A new run: leave trainer.resume out"
+            f"To resume with its own values: {report.going_on(source)}. For a new run, leave trainer.resume out"
         )
     edited = _edited_code(source, config["model"])
     if edited and config["trainer"].get("resume_code", "same") == "same":
         raise ConfigError(
             f"trainer.resume={resume}: the model's code has changed since run {source.id} began ({', '.join(edited)}), "
-            "and its weights and best epoch are of the old code. Bring that back (it lies in "
-            f"{(source.code or {}).get('folder', 'its snapshot')}), say trainer.resume_code=new to go on with the "
+            "and its weights and best epoch belong to the old code. Restore that (it is in "
+            f"{(source.code or {}).get('folder', 'its snapshot')}), use trainer.resume_code=new to resume with the "
             "weights and the new code, or start a new run"
         )
     if edited:
         log.warning(
-            "Going on from run %s with changed code (%s): with its weights, but not with its best epoch",
+            "Resuming run %s with changed code (%s): with its weights, but not with its best epoch",
             source.id,
             ", ".join(edited),
         )
@@ -459,14 +459,14 @@ def _scored(root: Path, reference: str) -> tuple[Path, Record]:
         run_dir, record = store.find(root, version.run, suitable=suitable, wanted=wanted)
     except RecordError as error:
         raise RecordError(
-            f"from={reference}: model {version.title} is of run {version.run}, which is not here any more, and a task "
-            f"needs its record: lab models predict {version.title} does without"
+            f"from={reference}: model {version.title} belongs to run {version.run}, which no longer exists, and a task "
+            f"needs its record: lab models predict {version.title} does not"
         ) from error
     card = tasks.load_card(RunPaths(run_dir), record.id)
     if version.file != f"outputs/{card.get('file')}" or file_sha256(run_dir / version.file) != version.sha256:
         raise RecordError(
-            f"from={reference}: model {version.title} is the file {version.file} of run {record.id} as it was then, "
-            f"and not the model that the run has: lab models predict {version.title} takes it"
+            f"from={reference}: model {version.title} is the file {version.file} of run {record.id} at registration, "
+            f"not the run's present model: lab models predict {version.title} uses it"
         )
     log.info("Model %s is that of run %s", version.title, record.id)
     return run_dir, record
@@ -544,7 +544,7 @@ def _inherit(config: dict[str, Any], scored: Record, overrides: list[str], is_pr
         if not isinstance(source.get(key), Mapping):
             raise RecordError(f"run {scored.id} has no {key} in its config: it cannot be scored")
     if not isinstance(source["model"].get("_target_"), str):
-        raise RecordError(f"run {scored.id} does not say what its model is: it cannot be scored")
+        raise RecordError(f"run {scored.id} has no model class in its config: it cannot be scored")
     typed = [override.lstrip("+").split("=")[0].split("@")[0] for override in overrides]
     own_model = [key for key in typed if key.partition(".")[0] == "model"]
     if own_model:
@@ -627,8 +627,8 @@ def _refuse_other_split(new: Mapping[str, Any], old: Mapping[str, Any]) -> None:
     for key in SPLIT_KEYS:
         if new.get(key) != old.get(key):
             raise ConfigError(
-                f"dataset.{key}={new.get(key)}: the run that is scored had {old.get(key)}; with another split its test "
-                f"score would be of images it was trained on. Say dataset.{key}={old.get(key)}, or leave it out"
+                f"dataset.{key}={new.get(key)}: the scored run had {old.get(key)}; with another split, its test score "
+                f"would include samples that it was trained on. Use dataset.{key}={old.get(key)}, or leave it out"
             )
 
 

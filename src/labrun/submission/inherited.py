@@ -37,8 +37,8 @@ def check_learning(source: Record, trusted: Sequence[str]) -> None:
     unknown = [target for target in unknown if target not in own]
     if unknown:
         raise ConfigError(
-            f"run {source.id} has in its model {', '.join(unknown)}, which is neither torch's nor named in your conf/. "
-            f"If you trust whoever made the run, name it: {TRUSTING[BY_OVERRIDE]([*trusted, *unknown])}"
+            f"the model of run {source.id} uses {', '.join(unknown)}, which is neither torch's nor named in your "
+            f"conf/. If you trust the author of the run, name it: {TRUSTING[BY_OVERRIDE]([*trusted, *unknown])}"
         )
 
 
@@ -70,20 +70,20 @@ def check(source: Record, group: str, trusted: Sequence[str], is_proven: bool) -
         runs_file = [target for target in unknown if target in RUNS_CODE]
         what = (
             f"{', '.join(runs_file)}, which executes the file {node.get('script')!r}, and nothing proves that you have "
-            "run that here"
+            "run it on this machine"
             if runs_file
-            else f"{', '.join(unknown)}, which is not labrun's own, and nothing in your conf/ names it: it would run "
-            "code that the record names"
+            else f"{', '.join(unknown)}, which is neither labrun's nor named in your conf/: it would run code that "
+            "the record chooses"
         )
         raise ConfigError(
-            f"run {source.id} has in its {group} {what}. Choose the data yourself ({group}=...), or, if you trust "
-            f"whoever made the run, name it: {TRUSTING[BY_OVERRIDE]([*trusted, *unknown])}"
+            f"the {group} of run {source.id} uses {what}. Choose the data yourself ({group}=...), or, if you trust "
+            f"the author of the run, name it: {TRUSTING[BY_OVERRIDE]([*trusted, *unknown])}"
         )
     is_server = group == "datastore" and not schema.is_local_datastore(node)
     if is_server and source.imported and node["_target_"] not in trusted:
         raise ConfigError(
-            f"run {source.id} came from an archive, and its record names a server, which would be told secrets of "
-            "yours: choose the datastore yourself (datastore=...)"
+            f"run {source.id} came from an archive, and its record names a server, which would receive your "
+            "secrets: choose the datastore yourself (datastore=...)"
         )
 
 

@@ -39,7 +39,7 @@ def settle(config: dict[str, Any], pinned: dict[str, Any] | None = None) -> None
     others = {}
     for text in texts:
         if not text:
-            raise ConfigError("${mount:} names nothing: give an asset, a folder, or DATASTORE/folder")
+            raise ConfigError("${mount:} is empty: give an asset, a folder, or DATASTORE/folder")
         first, slash, _ = text.partition("/")
         if slash and first in names and first != config[OWN]["name"]:
             others[first] = load(first, keep_environment=True)
@@ -137,7 +137,7 @@ def load(name: str, keep_environment: bool = False, changes: tuple[str, ...] = (
         node = OmegaConf.load(path)
         assert isinstance(node, DictConfig)
         if "defaults" in node:
-            raise ConfigError(f"{path}: a datastore's file is read alone here, so it cannot have a list of defaults")
+            raise ConfigError(f"{path}: a datastore's file is read alone, so it cannot have a list of defaults")
         known = [str(key) for key in node]
         is_ours = "_target_" in node and schema.datastore_target(node) in schema.DATASTORES
         for change in changes:
@@ -149,7 +149,7 @@ def load(name: str, keep_environment: bool = False, changes: tuple[str, ...] = (
         assert isinstance(plain, dict)
         missing = [str(key) for key, value in plain.items() if value == "???"]
         if missing:
-            raise ConfigError(f"datastore.{missing[0]} has no value yet: {path} leaves it to you")
+            raise ConfigError(f"datastore.{missing[0]} has no value: {path} requires you to set it")
         kept = {str(key): value for key, value in plain.items()}
         schema.check_secrets(kept)
         masking.register()

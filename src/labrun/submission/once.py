@@ -43,8 +43,8 @@ def check(master: DictConfig, config: DictConfig) -> None:
         values = [_raw(one.hydra[node]) for one in (config, master)]
         if len({str(value.get(keys[0]) if keys else value) for value in values}) > 1:
             problems.append(
-                f"hydra.{'.'.join((node, *keys))} counts once for the whole sweep, and this run has another value: "
-                "give it one, on the command line or in a file that every run has"
+                f"hydra.{'.'.join((node, *keys))} applies to the whole sweep, but this run has another value: "
+                "give it one value, on the command line or in a file that every run has"
             )
     if problems:
         raise ConfigError(problems)
@@ -52,7 +52,7 @@ def check(master: DictConfig, config: DictConfig) -> None:
 
 def _refused(now: str, then: str) -> str:
     return (
-        f"{now} in this run, and {then} for the sweep: it counts once for the whole sweep. Give it one value, on the "
+        f"{now} in this run, but {then} for the sweep: it applies to the whole sweep. Give it one value, on the "
         "command line or in a file that every run has"
     )
 

@@ -139,7 +139,7 @@ def _read(name: str, datastore: Mapping[str, Any], keys: Sequence[str]) -> Array
             node = {str(key): value for key, value in found.items() if key != "defaults"}
             missing = [key for key, value in node.items() if value == "???"]
             if missing:
-                raise ConfigError(f"data set '{plain}' has no {missing[0]} yet: say --key {missing[0]}=...")
+                raise ConfigError(f"data set '{plain}' has no {missing[0]}: use --key {missing[0]}=...")
             problems = list(
                 checking.check_fields(
                     node,
@@ -179,8 +179,8 @@ def _asset(name: str, version: str, datastore: Mapping[str, Any]) -> Arrays:
             if len(list(root.iterdir())) == 1:
                 raise
     raise ConfigError(
-        f"asset '{name}' holds no files of a kind that is known here (MNIST, CIFAR-10, one .npz, one table, a folder "
-        "of images per class): describe it in conf/dataset and give that name"
+        f"asset '{name}' has no files of a known format (MNIST, CIFAR-10, one .npz, one table, a folder "
+        "of images per class): describe it in conf/dataset, and give that name"
     )
 
 

@@ -110,7 +110,7 @@ def _check(old: Record) -> None:
         RecordError: the config is not that of a run.
     """
     if old.task == records.PROGRAM:
-        raise RecordError(f"run {old.id} was a program's own, which labrun did not start: run that again")
+        raise RecordError(f"run {old.id} belongs to a program that labrun did not start: run the program again")
     trainer, compute, script = (old.config.get(name) for name in ("trainer", "compute", "script"))
     is_sound = (
         isinstance(trainer, Mapping)
@@ -124,7 +124,7 @@ def _check(old: Record) -> None:
         and bool(script) == bool((old.code or {}).get("script"))
     )
     if not is_sound:
-        raise RecordError(f"the config of run {old.id} is not a run's, so it cannot be run again")
+        raise RecordError(f"the config of run {old.id} is not that of a run, so it cannot be run again")
 
 
 def _as_typed(name: str, node: Mapping[str, Any]) -> Any:
@@ -165,8 +165,8 @@ def _kept(code: Mapping[str, Any], root: Path, old: Record) -> Path:
         if told.is_absolute() and told.is_dir() and files.is_tree(told, digest):
             return told
     raise RecordError(
-        f"the code of run {old.id} is gone ({code.get('folder', 'none was kept')}): say --code new to run it with the "
-        "code as it is now"
+        f"the code of run {old.id} is gone ({code.get('folder', 'none was kept')}): use --code new to run it with the "
+        "current code"
     )
 
 
@@ -188,11 +188,11 @@ def apply(config: Any, overrides: Sequence[str]) -> None:
     groups = paths.groups()
     for one in parsed:
         if one.is_sweep_override():
-            raise ConfigError(f"{one.input_line}: a rerun is one run; a sweep is submitted by labrun -m")
+            raise ConfigError(f"{one.input_line}: a rerun is one run; labrun -m submits a sweep")
         key, value = str(one.key_or_group), one.value()
         try:
             if key in ("experiment", "debug"):
-                raise ConfigError(f"{one.input_line}: it composes everything anew, and that is a run of labrun's own")
+                raise ConfigError(f"{one.input_line}: it composes everything again, which needs a new run with labrun")
             if key in groups and isinstance(value, str | list):
                 node = _option(key, one.input_line or key)
                 OmegaConf.update(config, key.replace("/", "."), node, merge=False, force_add=True)

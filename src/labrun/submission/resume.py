@@ -51,11 +51,11 @@ def find_sweep(root: Path, reference: str, name: str, composed: Path | None = No
         for folder in (Path(reference).expanduser(), root / reference):
             if (folder / "run.json").is_file():
                 raise RecordError(
-                    f"sweep.resume={reference}: that is a single run, and no sweep: 'lab runs rerun' repeats it"
+                    f"sweep.resume={reference}: that is a single run, not a sweep: 'lab runs rerun' repeats it"
                 )
             if SweepState(folder).plan.is_file():
                 return folder.resolve()
-        raise RecordError(f"sweep.resume={reference}: no sweep lies there (it would hold {custom_locations.PLAN})")
+        raise RecordError(f"sweep.resume={reference}: there is no sweep (it would contain {custom_locations.PLAN})")
     if composed is not None and _is_sweep(composed):
         return composed.resolve()
     folders = [plan.parents[1] for plan in (root / "multirun" / name).glob(f"*/{custom_locations.PLAN}")]
@@ -129,8 +129,8 @@ def match(
     again = Counter(_signature(record, []) for record, one in zip(new, found, strict=True) if one is None)
     if stale := (left & again).total():
         log.warning(
-            "The data have changed, or cannot be read, since %s read them: they run again. The old results stay in the "
-            "table",
+            "The data have changed since %s read them, or cannot be read: the runs are repeated. The old results stay "
+            "in the table",
             checking.counted(stale, "completed run"),
         )
     return found
@@ -244,7 +244,7 @@ def tell_changes(new: Sequence[Record], old: Sequence[PreviousRun], fresh_code: 
         how = (
             "the new code is used"
             if fresh_code
-            else "the code as it was submitted is used; sweep.resume_code=new takes the new"
+            else "the submitted code is used; sweep.resume_code=new uses the new code"
         )
         log.warning("The code has changed since (%s): %s", names, how)
     differing = sorted(
@@ -252,10 +252,10 @@ def tell_changes(new: Sequence[Record], old: Sequence[PreviousRun], fresh_code: 
     )
     if differing:
         listed = ", ".join(f"{n} {then.packages.get(n)} -> {now.packages.get(n)}" for n in differing[:5])
-        log.warning("Other package versions than then: %s%s", listed, ", ..." if len(differing) > 5 else "")
+        log.warning("Package versions have changed since: %s%s", listed, ", ..." if len(differing) > 5 else "")
     before, present = ((record.host or {}) for record in (then, now))
     if (before.get("machine"), before.get("gpus")) != (present.get("machine"), present.get("gpus")):
-        log.warning("Another kind of machine than then: %s, now %s", before.get("name"), present.get("name"))
+        log.warning("The machine is different: then %s, now %s", before.get("name"), present.get("name"))
 
 
 def _changed_files(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -40,7 +40,7 @@ def settle(kept: dict[str, Any], values: Mapping[str, Any]) -> None:
             source = source or script.parent
             problems += _problems_of_source(source, values)
             if not script.is_relative_to(source):
-                problems.append(f"script.path={values['path']} does not lie in script.source={source}")
+                problems.append(f"script.path={values['path']} is not in script.source={source}")
             else:
                 kept["path"], kept["source"] = script.relative_to(source).as_posix(), str(source)
     if values.get("python"):
@@ -60,7 +60,7 @@ def settle(kept: dict[str, Any], values: Mapping[str, Any]) -> None:
     kept["inputs"] = {name: _mounted(text) for name, text in (kept.get("inputs") or {}).items()}
     for name, value in {**(values.get("arguments") or {})}.items():
         if not str(name).strip() or any(c.isspace() or c == "\0" for c in str(name)):
-            problems.append(f"script.arguments: {name!r} is not a name of an argument")
+            problems.append(f"script.arguments: {name!r} is not an argument name")
         if any("\0" in str(word) for word in (value if isinstance(value, list) else [value])):
             problems.append(f"script.arguments.{name}: a command line cannot hold a null character")
     if problems:
@@ -73,8 +73,8 @@ def _problems_of_source(source: Path, values: Mapping[str, Any]) -> list[str]:
         return [f"script.source={values['source']}: there is no such folder"]
     if source in NO_SOURCES or source == Path.home():
         return [
-            f"script.source={source} is not a folder of sources: each run gets a copy of it. Put the script in a "
-            "folder of its own, or name one with script.source"
+            f"script.source={source} is not a source folder: each run gets a copy of it. Put the script in a "
+            "separate folder, or name one with script.source"
         ]
     return []
 

@@ -150,8 +150,8 @@ def _chosen(base: Path, listed: list[Path]) -> tuple[list[Path], int]:
     linked = far + [path for path in listed if path.suffix == ".py" and _leads_out(base, path)]
     if linked:
         log.warning(
-            "Not in the code snapshot, links out of %s, or to a folder above themselves: %s. "
-            "Runs elsewhere than inline do not find them",
+            "Not in the code snapshot, because they link out of %s, or to a folder above themselves: %s. "
+            "Only inline runs find them",
             base,
             ", ".join(map(str, linked[:5])),
         )
@@ -160,8 +160,8 @@ def _chosen(base: Path, listed: list[Path]) -> tuple[list[Path], int]:
     total = sum((base / path).stat().st_size for path in files)
     if total > LARGEST_TOTAL:
         raise ConfigError(
-            f"the code in {base} takes {total / 2**20:.0f} MiB, and a snapshot may take {LARGEST_TOTAL // 2**20}: "
-            f"name what is not code in {base / IGNORE_FILE}, one pattern a line"
+            f"the code in {base} takes {total / 2**20:.0f} MiB, but a snapshot may take {LARGEST_TOTAL // 2**20}: "
+            f"list what is not code in {base / IGNORE_FILE}, one pattern per line"
         )
     return files, total
 

@@ -204,7 +204,7 @@ def check(submitted: Sequence[Job]) -> Backend:
         for key in keys:
             found = sorted({str(job.record.config[group].get(key)) for job in submitted})
             if len(found) > 1:
-                raise ConfigError(f"{group}.{key} is one for a whole sweep, and here it is {' and '.join(found)}")
+                raise ConfigError(f"{group}.{key} applies to the whole sweep, but its runs have {' and '.join(found)}")
     if (why := backend.folder_problem(submitted[0].run_dir, first)) is not None:
         raise ConfigError(why)
     if problems := dict.fromkeys(why for job in submitted for why in backend.run_problems(job.record)):
@@ -291,9 +291,7 @@ def _check_folders(submitted: Sequence[Job], fresh: bool) -> None:
     folders = [job.run_dir for job in submitted]
     taken = [d for d in folders if fresh and (d / "run.json").exists()]
     if taken:
-        raise RecordError(
-            f"{taken[0]} holds a run already; a new sweep needs a folder of its own, or sweep.resume=FOLDER"
-        )
+        raise RecordError(f"{taken[0]} holds a run already; a new sweep needs its own folder, or sweep.resume=FOLDER")
     twice = {str(d) for d in folders if folders.count(d) > 1}
     if twice:
         raise RecordError(
@@ -351,11 +349,11 @@ def _resume(submitted: Sequence[Job], folder: Path, backend: Backend) -> list[Pa
             then.code = job.record.code if fresh_code else then.code
             records.write(one.run_dir, then)
         job.record = then
-    log.info("Going on with %s: %d of %d runs are done", folder, taken, len(submitted))
+    log.info("Resuming %s: %d of %d runs are done", folder, taken, len(submitted))
     asked = {job.run_dir for job in submitted}
     others = sum(not one.record.finished and one.run_dir not in asked for one in old)
     if others:
-        log.info("%s of it that this command does not name go on too", checking.counted(others, "run"))
+        log.info("%s of the sweep that this command does not include will also run", checking.counted(others, "run"))
     return runs
 
 
@@ -378,7 +376,7 @@ def _check_same(submitted: Sequence[Job], old: Sequence[resume.PreviousRun], fol
     if names and not names & {job.record.name for job in submitted}:
         raise RecordError(
             f"sweep.resume: the sweep in {folder} is of {', '.join(sorted(names))}, and this command's runs are of "
-            f"{submitted[0].record.name}: leave sweep.resume out, or say name={min(names)} if they belong to it"
+            f"{submitted[0].record.name}: leave sweep.resume out, or use name={min(names)} if they belong to it"
         )
 
 
@@ -395,7 +393,7 @@ def check_left(folder: Path, backend: Backend) -> None:
     holder = lease.living(SweepState(folder))
     if holder is not None:
         raise RecordError(
-            f"the sweep in {folder} is still going on, under process {holder['pid']} on {holder['host']}: "
+            f"the sweep in {folder} is still running, under process {holder['pid']} on {holder['host']}: "
             f"'lab runs watch {folder}' shows it"
         )
     _end_elsewhere(folder, backend)
@@ -411,7 +409,7 @@ def _end_elsewhere(folder: Path, backend: Backend) -> None:
         if other is backend or not other.outlives_controller:
             continue
         if ended := other.release(folder, unfinished):
-            log.info("%s jobs %s were canceled: their runs go on here", other.name.capitalize(), ", ".join(ended))
+            log.info("%s jobs %s were canceled: their runs continue here", other.name.capitalize(), ", ".join(ended))
 
 
 def answer(record: Record, run_dir: Path) -> None:

@@ -121,7 +121,7 @@ def main() -> None:
     sys.path[:] = facts["path"]
     differing = [key for key in own if key not in ("path",) and own[key] != facts.get(key)]
     if differing:
-        log.info("Not the interpreter that was asked for: %s", ", ".join(differing))
+        log.info("Not the requested interpreter: %s", ", ".join(differing))
         return
     empty = os.open(os.devnull, os.O_RDWR)
     os.dup2(empty, 0)
@@ -142,7 +142,7 @@ def main() -> None:
         watch(functools.partial(_import, given["modules"]))
     changed = fingerprint.close()
     if changed is not None or _has_device():
-        log.info("Not used: %s changed meanwhile", changed or "a GPU's state")
+        log.info("Not used: %s has changed meanwhile", changed or "a GPU's state")
         os._exit(0)
     log.info("Warm after %.1f s, %d modules", time.monotonic() - began, len(sys.modules))
     Server(place, facts, fingerprint, reads, keepers, session.moved(lock, HIGH)).serve()
@@ -317,7 +317,7 @@ class Server:
             with contextlib.suppress(OSError):
                 wire.send(connection, {"refused": str(error)})
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-            log.info("A client went wrong: %r", error)
+            log.info("A client failed: %r", error)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)

@@ -114,7 +114,7 @@ def begin(
     life.settimeout(PATIENCE_S)
     answer = wire.receive(life)
     if answer is None:
-        raise ConnectionError("the keeper's fork went wrong")
+        raise ConnectionError("the keeper's fork failed")
     return Child(answer[1][0], life), ours
 
 

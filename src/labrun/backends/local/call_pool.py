@@ -91,7 +91,7 @@ class CallPool(Supervisor[Call]):
         if not left or self._ending or os.getpid() != self._pid:
             return
         if issubclass(getattr(sys, "last_type", None) or Exception, KeyboardInterrupt):  # Ctrl-C ended the script
-            sys.stderr.write(f"labrun: {len(left)} submitted jobs that have not ended end now\n")
+            sys.stderr.write(f"labrun: {len(left)} submitted jobs have not ended and are killed\n")
             self.close()
             return
         sys.stderr.write(f"labrun: waiting for {len(left)} submitted jobs that have not ended (Ctrl-C ends them)\n")

@@ -239,7 +239,7 @@ def noted_state(paths: utils.JobPaths) -> str:
         return "UNKNOWN"
     is_here = owner.get("host") == socket.gethostname()
     if state in OPEN and is_here and all(records.process_lives(one) is False for one in (owner, *processes)):
-        return "FAILED (the process that submitted it has ended, and it with it)"
+        return "FAILED (it ended together with the process that submitted it)"
     return state
 
 

@@ -240,7 +240,7 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
         most = wanted.get("max_parallel")
         self._pool.places.limit(most or sys.maxsize, None if most else machine.cores())
         if not self._pool.places.carries(cpus * tasks, gpus):
-            raise ValueError(f"gpus_per_node={gpus}: more than were visible when this executor began")
+            raise ValueError(f"gpus_per_node={gpus}: more than were visible when this executor started")
         is_told = "cpus_per_task" in wanted or VARIABLES[0] not in os.environ
         path = calls.import_path(self.imports_from_cwd)
         modules, setup = (tuple(wanted.get(key, ())) for key in ("modules", "setup"))
@@ -308,7 +308,7 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
             pickled.unlink()
             raise RuntimeError(
                 f"{count} submissions of {size_gb:.2g} GB each (function and arguments) are more than "
-                f"max_pickle_size_gb={self.max_pickle_size_gb:g}; give them file names, or allow more"
+                f"max_pickle_size_gb={self.max_pickle_size_gb:g}; pass file names instead, or raise the limit"
             )
 
     def close(self) -> None:
@@ -334,5 +334,5 @@ def _why_unknown(key: str) -> str:
     from submitit.slurm.slurm import SlurmExecutor
 
     if key in SlurmExecutor._valid_parameters():
-        return 'Slurm alone knows it (cluster="slurm"); this pool is this machine'
+        return 'only Slurm supports it (cluster="slurm"); this pool runs on this machine'
     return "no such parameter"

@@ -50,7 +50,7 @@ def check_own(path: Path) -> None:
     """
     for place in (path.parent, path):
         if place.exists() and not machine.same_owner(place) and not (place == path and _is_out_of_reach(path)):
-            raise LabrunError(f"{place} is not loaded: it is not your own, or others may write it (chmod go-w)")
+            raise LabrunError(f"{place} is not loaded: it is not yours, or others may write it (chmod go-w)")
 
 
 def _is_out_of_reach(path: Path) -> bool:

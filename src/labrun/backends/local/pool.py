@@ -111,7 +111,7 @@ class Run(Payload):
             return None if self.is_leaving else "first"
         self.tries += 1
         if record.status == records.FAILED and self.tries <= self.needs.retries:
-            log.info("Run %s failed (%s); again", record.id, record.reason)
+            log.info("Run %s failed (%s); retrying", record.id, record.reason)
             requeue(self.run_dir, record)
             return "first"
         return None
@@ -146,7 +146,7 @@ class Run(Payload):
             close_ended(self.run_dir, signal.SIGKILL, None, canceled=True)
             return None
         if is_guilty:
-            why = f"the pool's fork server died {self.deaths} times while this run was under way, in the end alone"
+            why = f"the pool's fork server died {self.deaths} times while this run was active, the last time alone"
             close(self.run_dir, record, records.FAILED, EndReason.CRASHED, why)
             if self.server is not None:
                 self.server.deaths = 0
@@ -312,7 +312,7 @@ class LocalPool(Supervisor[Run | Gathering]):
         if server.is_broken:
             self._queue.clear()
             raise LabrunError(f"the pool's fork server died {server.deaths} times without a run completed in between")
-        log.warning("The fork server died; it is started again, and %d runs with it", len(self._queue) - waiting)
+        log.warning("The fork server died; restarting it and %d runs", len(self._queue) - waiting)
 
 
 def _end_programs_of(run_dir: Path) -> None:

@@ -85,7 +85,7 @@ class Server:
         try:
             return stock.begin(keeper, self.path, variables, self.cwd)
         except OSError as error:
-            log.info("The warm interpreter could not be forked for the pool (%s): another one starts", error)
+            log.info("The warm interpreter could not be forked for the pool (%s): starting a new one", error)
             return None
 
     def _interpreter(self, variables: Mapping[str, str]) -> tuple[Process, socket.socket]:

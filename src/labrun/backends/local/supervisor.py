@@ -140,7 +140,7 @@ class Payload(ABC):
         if limit_s is not None and seconds > limit_s:
             self.reason = f"ended after {seconds:.0f} s: {self.settings}timeout_min={limit_s / 60:g}"
         elif limit_gb is not None and (used := sum(map(memory_gb, self.living))) > limit_gb:
-            self.reason = f"ended at {used:.2f} GB of memory of its own: {self.settings}mem_gb={limit_gb:g}"
+            self.reason = f"ended at {used:.2f} GB of memory: {self.settings}mem_gb={limit_gb:g}"
         if self.reason is not None:
             self.kill()
 
@@ -233,7 +233,7 @@ class Supervisor(Generic[P]):
                 self._cancel(payload)
                 continue
             if not self.places.carries(payload.needs.cpus, payload.needs.gpus):
-                why = f"it needs {payload.needs.gpus} GPUs, and so many are not visible here"
+                why = f"it needs {payload.needs.gpus} GPUs, but fewer are visible here"
                 self._unrun(payload, why, is_refused=True)
                 continue
             if self._running and any(one.deaths >= SUSPECT for one in (*self._running.values(), payload)):

@@ -224,7 +224,7 @@ class SlurmJobs:
         record = records.read(active.run_dir)
         if self._has_tries_left(active, record):
             self._tries[active.run_dir] = self._tries.get(active.run_dir, 0) + 1
-            log.info("Run %s failed (%s); again", record.id, record.reason)
+            log.info("Run %s failed (%s); retrying", record.id, record.reason)
             requeue(active.run_dir, record)
             self._waiting.append((active.run_dir, active.needs))
             return []
@@ -232,14 +232,14 @@ class SlurmJobs:
             return [active.run_dir]
         told = f"its Slurm job {active.job} ended as {state}"
         if state == "GONE" and not record.attempts:  # a pending array task that is canceled leaves no trace
-            told = f"Slurm does not know its job {active.job} any more, and it never began"
+            told = f"Slurm no longer knows its job {active.job}, which never started"
             active.canceled = True
         if active.canceled or state == "CANCELLED":
             close_asked(active.run_dir, record, told)
             return [active.run_dir]
         again = record.status == records.PREEMPTED or (len(record.attempts) <= active.needs.retries and record.attempts)
         if again:
-            log.info("Run %s: %s; again", record.id, told)
+            log.info("Run %s: %s; retrying", record.id, told)
             note_interrupted(active.run_dir, record, told)
             self._waiting.append((active.run_dir, active.needs))
             return []
@@ -406,7 +406,7 @@ class Slurm(Backend):
 
     def folder_problem(self, run_dir: Path, compute: Compute) -> str | None:
         """Refuse paths with a percent sign, which Slurm treats as a pattern."""
-        return f"{run_dir}: Slurm takes a % in the path of a job's files for a pattern" if "%" in str(run_dir) else None
+        return f"{run_dir}: Slurm treats a % in the path of a job's files as a pattern" if "%" in str(run_dir) else None
 
     def summary(self, compute: Compute) -> str:
         """Describe the partitions, or say why there are none."""

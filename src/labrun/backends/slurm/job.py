@@ -183,12 +183,12 @@ class JobSupervisor:
         if record.finished:
             return False
         if newest.get(run) != self.manifest["token"]:
-            print(f"{run} was submitted again since; this job leaves it alone", flush=True)
+            print(f"{run} was submitted again since; this job skips it", flush=True)
             return False
         if record.status == records.RUNNING and (record.job or {}).get("id") != self.job:
             age = records.heartbeat_age_s(run)
             if records.process_lives(record.process) or (age is not None and age < records.UNREACHABLE_AFTER_S):
-                print(f"{run} is running elsewhere; this job leaves it alone", flush=True)
+                print(f"{run} is running elsewhere; this job skips it", flush=True)
                 return False
         if is_asked_to_end(run):
             close_unrun(run, "canceled before it began")
@@ -233,7 +233,7 @@ class JobSupervisor:
             for run in {*pool.drop(), *mine}:
                 record = records.read(run)
                 if not record.finished:
-                    told = "another process of the run ended it"
+                    told = "another process of the run failed"
                     close(run, record, records.FAILED, records.EndReason.PROCESS_FAILED, told)
             return
         pool.leave()
@@ -283,7 +283,7 @@ class JobSupervisor:
             record,
             records.FAILED,
             records.EndReason.LIMIT_EXCEEDED,
-            f"ended by {told}; it had no checkpoint to go on from",
+            f"ended by {told}; it had no checkpoint to resume from",
         )
 
 

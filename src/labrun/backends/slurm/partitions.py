@@ -60,7 +60,7 @@ def partitions() -> list[Partition]:
             )
     answer = run_command(["sinfo", "-h", "-e", "-o", "%P|%a|%D|%c|%m|%G|%l"])
     if answer is None:
-        raise NoClusterError("sbatch is there, but no cluster answers (sinfo failed)", "Is slurmctld up?")
+        raise NoClusterError("sbatch exists, but no cluster answers (sinfo failed)", "Is slurmctld up?")
     found: dict[str, Partition] = {}
     for line in answer.splitlines():
         name, up, nodes, cpus, memory, gres, limit = (part.strip() for part in line.split("|"))
@@ -216,7 +216,7 @@ def problems(compute: Compute) -> Iterable[str]:
         most = f"partition {one.name} ends jobs after {one.limit_min:g} minutes"
         yield f"compute.timeout_min={compute.timeout_min:g}: {most}"
     if (compute.nodes > 1 or ranks > 1) and compute.runs_per_job > 1:
-        yield "compute.runs_per_job: a run over several nodes or tasks has a job of its own"
+        yield "compute.runs_per_job: a run with several nodes or tasks needs its own job"
     own = {"job-name", "array", "output", "error", "signal", "comment", "open-mode", "nodes", "time", "requeue"}
     own |= {"ntasks", "ntasks-per-node", "test-only"}
     for key in compute.extra:
@@ -258,7 +258,7 @@ def _refused_by_sbatch(compute: Compute) -> Iterable[str]:
         yield from alone
         return
     shown = " ".join(f"--{key}" if value is True else f"--{key}={value}" for key, value in whole.items())
-    yield f"{', '.join(asked)}: sbatch refuses that together with the rest, {shown}: {said}"
+    yield f"{', '.join(asked)}: sbatch refuses this combination, {shown}: {said}"
 
 
 def _basic_options(compute: Compute) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def end_jobs(jobs: Iterable[str], patience_s: float = 60.0) -> set[str]:
     end = time.monotonic() + patience_s
     while left := {job for job, state in states(wanted).items() if state not in OVER}:
         if time.monotonic() > end:
-            raise LabrunError(f"Slurm does not end the jobs {', '.join(sorted(left))}; their runs cannot go elsewhere")
+            raise LabrunError(f"Slurm does not end the jobs {', '.join(sorted(left))}; their runs cannot run elsewhere")
         time.sleep(1.0)
     return wanted
 
