@@ -119,7 +119,7 @@ class Executor(Protocol):
 
 
 class Head(Protocol):
-    """A process, or the like, that a backend started before the first run (`Backend.start_ahead`)."""
+    """A resource that a backend has started before the first run (`Backend.start_ahead`)."""
 
     def close(self, at_once: bool = False) -> None:
         """End it."""

@@ -43,7 +43,7 @@ class Inline(Backend):
         return machine.summary(compute)
 
     def capacity(self, needs: Sequence[tuple[int, int]], compute: Compute) -> Capacity:
-        """One run after another."""
+        """Return 1: runs are executed one after another."""
         return Capacity(1)
 
     def executor(self, folder: Path, plan: Plan, count: int, head: Head | None = None) -> InlineExecutor:

@@ -246,8 +246,10 @@ def value(pair: Pair, key: str, shown: StatusResolver) -> Any:
 
 
 def ordered(chosen: list[Pair], key: str, shown: StatusResolver) -> list[Pair]:
-    """Sort runs by a key: by a metric best first, by a time newest first, by a system metric largest first, by other
-    fields and keys of the config in ascending order.
+    """Sort runs by a key.
+
+    A metric puts the best run first, a time the newest, and a system metric the largest. Other fields and keys of the
+    config are in ascending order. Runs without a value come last.
 
     Raises:
         RecordError: no run has the key.

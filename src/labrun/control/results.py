@@ -117,7 +117,7 @@ OVER_SEED = "results_over_seed.csv"
 
 
 def say(text: str) -> None:
-    """Print text; ignore a closed pipe (`labrun ... | head`), and only report other errors such as a full disk."""
+    """Print text. Ignore a closed pipe (`labrun ... | head`); report other errors, such as a full disk, on stderr."""
     try:
         print(terminal.lines(text), flush=True)
     except OSError as error:

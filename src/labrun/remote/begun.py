@@ -1,4 +1,4 @@
-"""Resumable downloads: what has arrived of a large file is kept when the connection breaks, and completed later."""
+"""Resumable downloads: when a connection breaks, the received part of a large file is kept, and completed later."""
 
 from __future__ import annotations
 

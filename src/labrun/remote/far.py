@@ -1,7 +1,7 @@
 """The controller, on the remote machine, of runs sent from another one. Usage: far FOLDER; see `carry`.
 
 It is the detached controller plus everything that only this machine knows: its cores and GPUs, the folders of packages,
-and whether the data are available. It refuses missing resources before anything runs.
+and whether the data are available. It refuses requests that it cannot meet before anything runs.
 """
 
 from __future__ import annotations

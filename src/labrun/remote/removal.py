@@ -20,7 +20,7 @@ Places = dict[str, dict[Path, list[Path]]]
 
 
 def places(chosen: Sequence[tuple[Path, Record]]) -> Places:
-    """Return on which remote machines runs are."""
+    """Return the remote machines that also have the given runs."""
     found: Places = {}
     for run_dir, record in chosen:
         folder = links.folder_of(run_dir, record)

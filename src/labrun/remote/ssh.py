@@ -40,7 +40,7 @@ def sockets() -> Path:
     """Return the folder of the connections' sockets: private, on a local disk, with a short path.
 
     Raises:
-        LabrunError: it belongs to another user.
+        LabrunError: it is not private to this user.
     """
     uid = os.getuid()
     runtime = f"{os.environ.get('XDG_RUNTIME_DIR', '')}/labrun-ssh"

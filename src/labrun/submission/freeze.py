@@ -641,7 +641,7 @@ def _has_checkpoint(run_dir: Path, record: Record) -> bool:
 
 
 def git_state(folder: Path, root: Path) -> dict[str, Any] | None:
-    """Return commit, branch and whether files are changed; None outside git. A remote's URL could contain a token."""
+    """Return commit, branch and whether files are changed; None outside git. Omit remote URLs: they may hold tokens."""
 
     def ask(*arguments: str) -> str | None:
         try:

@@ -56,7 +56,7 @@ LARGEST_FILE = 5 * 2**20
 LARGEST_TOTAL = 200 * 2**20
 IGNORE_FILE = ".labignore"
 CARRIED = "LABRUN_CARRIED_CODE"
-"""Variable that holds the records' code and git information in a search that was transferred to another machine."""
+"""Variable with the code and git information for records, in a search that was sent to another machine."""
 
 
 def take_folder(folder: Path, root: Path) -> dict[str, Any]:

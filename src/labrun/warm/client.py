@@ -56,7 +56,8 @@ def lab() -> None:
 def ended(work: Callable[[], None]) -> None:
     """Run a command, and exit without the interpreter's cleanup if it failed with PyTorch loaded.
 
-    Otherwise PyTorch's native libraries would list all objects that the error keeps alive as leaks, which hides it.
+    Otherwise PyTorch's native libraries would report every object that the error keeps alive as a leak and bury the
+    message.
     """
     try:
         work()

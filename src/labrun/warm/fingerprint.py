@@ -22,8 +22,8 @@ CLOCK_S = 2.0
 class Fingerprint:
     """The sources of a process's imports: files, installed distributions, and searched folders.
 
-    It is made in two steps: the searched folders before the imports, the found files after them. It must be open in
-    between.
+    It records the searched folders before the imports, and the found files after them (`close`). It is used as a
+    context manager around the imports.
     """
 
     def __init__(self) -> None:

@@ -254,7 +254,7 @@ def import_path(with_cwd: bool) -> list[str]:
     """Return this process's current import path as absolute paths, for a process in another folder.
 
     Args:
-        with_cwd: put the working folder first, as `python -m` does, so that modules come from a snapshot if that is it.
+        with_cwd: put the working folder first, as `python -m` does; it may be a snapshot.
     """
 
     def entries() -> Iterator[str]:

@@ -205,7 +205,7 @@ def preload(
         kind: what the children execute.
 
     Returns:
-        Seconds.
+        Duration of the imports, in seconds.
     """
     began = time.monotonic()
     sys.path[:] = [*path, *(sys.path[1:] if not sys.flags.safe_path else sys.path)] if keep else path

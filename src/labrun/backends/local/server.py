@@ -78,7 +78,7 @@ class Server:
         self.import_ahead(self.preload)
 
     def _from_stock(self, variables: Mapping[str, str]) -> tuple[Process, socket.socket] | None:
-        """Fork the warm interpreter; None if there is none, or if it has imported other code than the frozen one."""
+        """Fork the warm interpreter; None if there is none, or if it has imported other code than the frozen code."""
         if self.kind != RUN or self.python is not None or self.in_job:
             return None
         keeper = stock.FULL if any(map(targets.needs_torch, self.preload)) else stock.LIGHT

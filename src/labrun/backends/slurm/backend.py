@@ -425,7 +425,7 @@ class Slurm(Backend):
         return Capacity(compute.max_parallel or len(needs))
 
     def trials(self, wanted: int | None, plan: Plan, compute: Compute) -> int:
-        """Return ten unless the sweep or `max_parallel` says otherwise: trials submitted early are proposed early."""
+        """Return ten unless the sweep or `max_parallel` says otherwise: waiting trials were proposed with less data."""
         return min(wanted or TRIALS, compute.max_parallel or wanted or TRIALS)
 
     def executor(self, folder: Path, plan: Plan, count: int, head: Head | None = None) -> SlurmJobs:

@@ -170,7 +170,7 @@ class JobSupervisor:
         self.signaled = signal.Signals(number)
 
     def _is_mine(self, run: Path, newest: Mapping[Path, str]) -> bool:
-        """Return whether this job must execute a run: not finished, canceled, resubmitted in another job or running.
+        """Return whether this job must execute a run: it is not finished, canceled, resubmitted or running elsewhere.
 
         Args:
             run: the run's folder.

@@ -37,8 +37,8 @@ class NoClusterError(ConfigError):
     """This machine does not belong to a cluster that responds.
 
     Args:
-        why: the evidence.
-        way: the remedy.
+        why: the reason.
+        way: advice for the user.
     """
 
     def __init__(self, why: str, way: str) -> None:
