@@ -74,9 +74,8 @@ PUBLIC = (
 LINE = re.compile(r"(?P<indent> *)(?P<key>[\w.]+):(?: (?P<value>[^#\n]*?(?:\"[^\"]*\")?))?(?: +# (?P<comment>.*))?$")
 HEAD = """# Reference
 
-Everything that can be chosen, typed or called. These pages are made from the code by `scripts/reference.py`, and a test
-holds them against the code: they are not edited by hand. `labrun --help` prints the same groups, your own files
-among them.
+Every config option, command and public function. `scripts/reference.py` generates these pages from the code, and a test
+checks that they match: do not edit them by hand. `labrun --help` prints the same groups, including your own files.
 
 """
 
@@ -181,7 +180,7 @@ def configuration() -> Iterator[str]:
     """Yield the page lines for the top level of the configuration, then for every group."""
     yield "## Configuration"
     yield ""
-    yield "`group=option` chooses a file of `conf/`, `key=value` changes a key. Your own `conf/` comes before ours."
+    yield "`group=option` chooses a file of `conf/`, `key=value` changes a key. Your own `conf/` takes precedence."
     yield ""
     top = read(CONF / "config.yaml")
     yield "### The top"
@@ -328,7 +327,7 @@ def python() -> Iterator[str]:
     """Yield the page lines for the public names of `import labrun`."""
     yield "## Python"
     yield ""
-    yield "`import labrun` costs nothing; each name is loaded when it is first used."
+    yield "`import labrun` is fast: each name is loaded when it is first used."
     yield ""
     missing = set(labrun.__all__) - set(PUBLIC)
     if missing:

@@ -51,15 +51,15 @@ def test_a_project_is_written_and_told(labrun_here: Command, workspace: Path, mo
         ("1st", "begins with a letter"),
         ("", "labrun new takes one folder"),
         ("läuft", "letters, digits, - and _"),
-        ("a" * 61, "at most 60 signs"),
+        ("a" * 61, "at most 60 characters"),
         ("-x", "takes one folder"),
         ("x_", "letters, digits"),
         ("a/b c", "labrun new "),
         ("a\nb", "labrun new a_b"),
         ("/", "letters, digits"),
-        ("class", "a word of Python's own"),
-        ("None", "a word of Python's own"),
-        ("match", "a word of Python's own"),
+        ("class", "a Python keyword"),
+        ("None", "a Python keyword"),
+        ("match", "a Python keyword"),
         ("json", "would hide Python's own module 'json'"),
         ("Random", "Python's own module 'random'"),
         ("numpy", "would hide the installed package 'numpy'"),
@@ -135,7 +135,7 @@ def test_where_labrun_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_cannot_be_written_leaves_nothing(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(new, "FILES", {**new.FILES, "a/" * 9 + "x" * 300: "init.py.txt"})
-    with pytest.raises(ConfigError, match="cannot be written: File name too long. Nothing was left there"):
+    with pytest.raises(ConfigError, match="cannot be written: File name too long. Nothing was written"):
         new.make("deep/first")
     assert list(workspace.iterdir()) == []
 
@@ -159,7 +159,7 @@ def test_a_project_runs_at_once(labrun_here: Command, workspace: Path) -> None:
     assert "model.width" in labrun("-m", "experiment=first", "model.width=4,8", "trainer.max_epochs=2")
     assert "accuracy" in labrun("task=evaluate", "from=last")
     assert lab("runs").count("experiment=first") == 3
-    assert "trusted by itself" in lab("models", "register", "best:accuracy", "--name", "moons")
+    assert "trusted automatically" in lab("models", "register", "best:accuracy", "--name", "moons")
     lab("models", "predict", "moons", "data/moons.csv", "-o", "predictions.csv")
     assert (project / "predictions.csv").read_text().count("\n") == new.ROWS + 1
     environment = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}

@@ -168,7 +168,7 @@ def test_a_frozen_config_calls_no_resolver_of_a_persons_own() -> None:
             "${oc.decode:${labrun_test_eval:1}}",
             "\\\\${labrun_test_eval:1}",
         ):
-            with pytest.raises(ConfigError, match="refers to something else than the environment"):
+            with pytest.raises(ConfigError, match="refers to something other than the environment"):
                 building.looked_up({"a": [{"b": text}]})
         assert CALLED == []
         assert building.looked_up({"a": "${oc.env:HOME}", "b": "\\${labrun_test_eval:1}"})["b"].endswith(":1}")
@@ -404,7 +404,7 @@ def test_a_message_says_what_is_typed_where_it_stands(own: Path, workspace: Path
     assert refused(own).endswith("name it: trusted=['own_net.Net']")
     registered = lab_here("models", "register", own.name[-8:], "--name", "net", "--alias", "best")
     assert registered.returncode == 0, registered.stderr
-    assert "not trusted by itself: its code" in registered.stdout
+    assert "not trusted automatically: its code" in registered.stdout
     assert "trusted=['own_net.Net'] in Python, --trusted own_net.Net for lab models predict" in registered.stdout
     assert "LABRUN_TRUSTED=own_net.Net mlflow models serve" in registered.stdout
     np.save(workspace / "x.npy", np.zeros((2, 1, 8, 8)))
@@ -417,7 +417,7 @@ def test_a_message_says_what_is_typed_where_it_stands(own: Path, workspace: Path
         saved._load_pyfunc(str(folder))
     (workspace / "own_part.py").write_text("SIZE = 3\n")
     assert saved._load_pyfunc(str(folder)), "served from the workspace that it was trained in"
-    assert "trusted by itself, as you trained it here" in lab_here("models", "show", "net").stdout
+    assert "trusted automatically, because you trained it here" in lab_here("models", "show", "net").stdout
 
 
 OWN_ESTIMATOR = """

@@ -80,7 +80,7 @@ def submit(
         ConfigError: the command failed; the message is its own error message.
     """
     if isinstance(overrides, str) or not isinstance(overrides, Sequence):
-        raise ConfigError(f"submit takes a list of words, as in submit(['seed=1']), and was given {overrides!r}")
+        raise ConfigError(f"submit takes a list of arguments, as in submit(['seed=1']), and was given {overrides!r}")
     words = [str(word) for word in overrides]
     workspace = store.workspace() if root is None else Path(root).expanduser().resolve()
     if not workspace.is_dir():

@@ -63,8 +63,8 @@ def check_references(value: Any) -> None:
         for name, colon in _REFERENCE.findall(value):
             if "$" in name or (colon and name.strip() not in RESOLVERS):
                 raise ConfigError(
-                    f"{value!r:.200} refers to something else than the environment (${{oc.env:NAME}}) and mounts: that "
-                    "is carried out when a run is submitted, and never for a config that was frozen"
+                    f"{value!r:.200} refers to something other than the environment (${{oc.env:NAME}}) and mounts: "
+                    "such references are resolved when a run is submitted, never in a frozen config"
                 )
 
 

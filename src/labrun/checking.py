@@ -148,7 +148,7 @@ def _led(key: str) -> str | None:
     name = key.removeprefix("trainer.")
     if key in LED or name == key or name not in OF_TRAINER:
         return LED.get(key)
-    return f"Lightning's Trainer takes it, by way of trainer.options: '+trainer.options.{name}=...', or below options:"
+    return f"Lightning's Trainer takes it, through trainer.options: '+trainer.options.{name}=...', or below options:"
 
 
 @functools.cache
@@ -223,7 +223,7 @@ def _expectation(hint: Any) -> str:
 def _of_the_shell(value: Any) -> str:
     """Return a hint for a value that looks like an unset or unexpanded shell variable; else an empty string."""
     if value == "":
-        return ". Nothing stands after the '=': is a variable of the shell empty?"
+        return ". There is nothing after the '=': is a shell variable empty?"
     if isinstance(value, str) and (found := re.fullmatch(r"\$\{?(\w+)\}?", value)):
         return f". The shell has not replaced {value}: leave out the quotes, or say ${{oc.env:{found[1]}}}"
     return ""

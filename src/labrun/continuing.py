@@ -82,7 +82,7 @@ def check_training(config: Mapping[str, Any], record: Record, code: Mapping[str,
             return
         aside = paths.checkpoints / f"before-{record.attempts[-1]['number']}"
         log.warning(
-            "Beginning anew: the data or the code has changed since the last attempt (%s); its checkpoints are in %s",
+            "Starting over: the data or the code has changed since the last attempt (%s); its checkpoints are in %s",
             differing,
             aside,
         )
@@ -93,8 +93,8 @@ def check_training(config: Mapping[str, Any], record: Record, code: Mapping[str,
     then_read = [] if resumed is None else records.read(resumed.run_dir).data
     if resumed is not None and then_read and (differing := what_differs(then_read, record.data)):
         raise ConfigError(
-            f"trainer.resume={resumed.id}: the data have changed since that run read them ({differing}). A training "
-            "goes on with the data it began with: bring these back, or start a new run (leave trainer.resume out)"
+            f"trainer.resume={resumed.id}: the data have changed since that run read them ({differing}). Training "
+            "resumes only with the data it started with: restore them, or start a new run (leave trainer.resume out)"
         )
 
 

@@ -69,7 +69,7 @@ class UntrustedError(ConfigError):
 
     def because(self, reason: str) -> UntrustedError:
         """Return this error with the reason why the model is not trusted automatically."""
-        return UntrustedError(f"{self.what}. It is not trusted by itself: {reason}", self.names, self.way)
+        return UntrustedError(f"{self.what}. It is not trusted automatically: {reason}", self.names, self.way)
 
 
 class DataError(LabrunError):

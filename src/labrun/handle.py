@@ -113,7 +113,7 @@ class Handle:
             if over:
                 break
             if end is not None and time.monotonic() > end:
-                raise TimeoutError(f"{self!r} has not ended within {timeout_s:g} s; it goes on")
+                raise TimeoutError(f"{self!r} has not ended within {timeout_s:g} s; it is still running")
             time.sleep(POLL_S)
         failure = self.failure()
         if failure is not None and raise_on_error:

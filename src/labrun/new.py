@@ -65,7 +65,7 @@ def main() -> None:
         description="Write a small project that runs at once: a data set, a model, an experiment, a test.",
         epilog="The folder's name is the project's: letters, digits, - and _. Nothing is installed.",
     )
-    parser.add_argument("folder", metavar="FOLDER", help="where to; it is made, or it is empty")
+    parser.add_argument("folder", metavar="FOLDER", help="new or empty folder for the project")
     try:
         folder = parser.parse_args(sys.argv[2:]).folder
         print(make(folder))
@@ -101,7 +101,7 @@ def make(folder: str) -> str:
     files = "\n".join(f"  {path}" for path in sorted([*texts, TABLE]))
     here = [] if place == Path.cwd() else [f"  cd {shlex.quote(folder)}"]
     steps = [*here, "  labrun experiment=first", "  labrun -m experiment=first model.width=4,16,64", "  lab runs"]
-    return f"{folder}: a project that runs at once\n{files}\n\nGo on with (README.md says more):\n" + "\n".join(steps)
+    return f"{folder}: a project that runs at once\n{files}\n\nNext steps (README.md says more):\n" + "\n".join(steps)
 
 
 def _filled(text: str, words: dict[str, str]) -> str:
@@ -121,11 +121,12 @@ def _package(name: str, folder: str, place: Path) -> str:
         near = near if NAME.fullmatch(near) else "my_project"
         raise ConfigError(
             f"{folder!r}: the folder's name is the project's and its package's, so it has letters, digits, - and _, "
-            f"begins with a letter, and has at most {LONGEST} signs: labrun new {shlex.quote(str(place.parent / near))}"
+            f"begins with a letter, and has at most {LONGEST} characters: "
+            f"labrun new {shlex.quote(str(place.parent / near))}"
             if os.path.dirname(folder)
             else f"{folder!r}: the folder's name is the project's and its package's, so it has letters, digits, - and "
             "_, "
-            f"begins with a letter, and has at most {LONGEST} signs: labrun new {near}"
+            f"begins with a letter, and has at most {LONGEST} characters: labrun new {near}"
         )
     package = name.lower().replace("-", "_")
     reason = _taken(package, place)
@@ -140,7 +141,7 @@ def _package(name: str, folder: str, place: Path) -> str:
 def _taken(package: str, place: Path) -> str:
     """Return why a package cannot have this name; empty if it can."""
     if keyword.iskeyword(package) or keyword.issoftkeyword(package) or package in ("true", "false", "none"):
-        return "that is a word of Python's own"
+        return "that is a Python keyword"
     if package in sys.stdlib_module_names:
         return f"that would hide Python's own module '{package}'"
     if package in RESERVED:
@@ -215,7 +216,7 @@ def _write(place: Path, texts: dict[str, str]) -> None:
 
 
 def _cannot(place: Path, error: OSError) -> ConfigError:
-    return ConfigError(f"{place} cannot be written: {error.strerror or error}. Nothing was left there")
+    return ConfigError(f"{place} cannot be written: {error.strerror or error}. Nothing was written")
 
 
 def table() -> str:

@@ -17,7 +17,7 @@ class Model:
 
     def __repr__(self) -> str:
         names = self.needs_trusted
-        told = f", trusted={names!r} where it is not trusted by itself" if names else ""
+        told = f", trusted={names!r} where it is not trusted automatically" if names else ""
         return f"Model({self.name}/{self.version}{told})"
 
     @property

@@ -621,7 +621,9 @@ def validate(config: Mapping[str, Any]) -> None:
     problems += list(check_datastore(config.get("datastore")))
     name = config.get("name")
     if isinstance(name, str) and not names_a_folder(name):
-        problems.append(f"name={name!r}: it names a folder, so it is not empty, has no slash and begins with no dot")
+        problems.append(
+            f"name={name!r}: it names a folder, so it must not be empty, contain a slash or begin with a dot"
+        )
     trainer, callbacks = config.get("trainer"), config.get("callbacks")
     if isinstance(trainer, Mapping) and trainer.get("evaluate") == "best" and not callbacks:
         problems.append("trainer.evaluate=best needs a checkpoint of the best epoch, and callbacks=none keeps none")
@@ -657,15 +659,15 @@ def check_pair(dataset: Mapping[str, Any], model: Mapping[str, Any]) -> Iterator
     if has_loaders(dataset):
         if TARGETS.get(target) in (LogisticRegression, Pipeline, Ensemble):
             yield (
-                f"dataset={dataset.get('name') or dataset['_target_']} brings loaders of its own, which torch modules "
-                "alone take: choose a network, or a data set that is read into arrays"
+                f"dataset={dataset.get('name') or dataset['_target_']} has its own loaders, which only torch "
+                "modules accept: choose a network, or a data set that is read into arrays"
             )
     elif dataset.get("in_memory") is False and is_estimator(target):
         yield IN_MEMORY_ALONE.format(model.get("name") or target.rpartition(".")[2])
 
 
 IN_MEMORY_ALONE = (
-    "dataset.in_memory=false: {} takes arrays in memory, and networks alone take samples from the disk. Choose a "
+    "dataset.in_memory=false: {} takes arrays in memory, and only networks take samples from the disk. Choose a "
     "network, say dataset.in_memory=true, or take fewer samples (dataset.max_samples)"
 )
 
@@ -703,7 +705,7 @@ def _check_learning(node: Mapping[str, Any]) -> Iterator[str]:
         return  # for example, an estimator with its own `loss` and `class_weight`: checked when it is built
     idle = [key for key in LEARNING if node.get(key) is not None and key != "class_weight"]
     if idle and TARGETS.get(target) in (LogisticRegression, Pipeline, Ensemble):
-        yield f"{', '.join(f'model.{key}' for key in idle)}: only networks have that, and this model is none"
+        yield f"{', '.join(f'model.{key}' for key in idle)}: only networks have that, and this model is not one"
         return
     yield from learning_mistakes({key: node.get(key) for key in LEARNING if not targets.takes(target, key)})
 
@@ -722,7 +724,7 @@ def learning_mistakes(node: Mapping[str, Any]) -> Iterator[str]:
     if not (weights in (None, "balanced") or (isinstance(weights, list) and fits(weights, list[Positive]))):
         yield f"model.class_weight={weights}: expected balanced, or a list of a weight above 0 for each class"
     if node.get("target") not in (None, "data", "input"):
-        yield f"model.target={node['target']}: expected data, or input for a network that is to give back its input"
+        yield f"model.target={node['target']}: expected data, or input for a network that is to reproduce its input"
 
 
 def _check_threads(config: Mapping[str, Any]) -> Iterator[str]:

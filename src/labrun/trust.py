@@ -31,11 +31,11 @@ def named_targets(node: Any, key: str, depth: int = 0) -> Iterator[tuple[str, st
         ConfigError: a target is not text, or the node is nested too deeply.
     """
     if depth > DEEPEST:
-        raise ConfigError(f"{key}: its values lie more than {DEEPEST} levels deep, and no model's do")
+        raise ConfigError(f"{key}: its values are nested more than {DEEPEST} levels deep")
     if isinstance(node, Mapping):
         if "_target_" in node:
             if not isinstance(node["_target_"], str):
-                raise ConfigError(f"{key}._target_={node['_target_']!r:.80}: it names a class, so it is text")
+                raise ConfigError(f"{key}._target_={node['_target_']!r:.80}: it names a class, so it must be text")
             yield key, node["_target_"]
         for name, value in node.items():
             yield from named_targets(value, f"{key}.{name}", depth + 1)
@@ -78,7 +78,7 @@ def refusal(target: str, may_import: bool = True) -> str:
         may_import: import it to decide; False: allow a target that cannot be checked without importing it.
     """
     if not _is_in(target, MODEL_PACKAGES):
-        return f"no class of {', '.join(MODEL_PACKAGES)}"
+        return f"not a class of {', '.join(MODEL_PACKAGES)}"
     if not may_import:
         try:
             is_plain = len(targets.locate(target).names) == 1
@@ -93,9 +93,9 @@ def refusal(target: str, may_import: bool = True) -> str:
     if _is_builder(found):
         return ""
     if not isinstance(found, type):
-        return f"it is the {type(found).__name__} {_own_name(found)}, and no class"
+        return f"it is the {type(found).__name__} {_own_name(found)}, not a class"
     if not _is_in(_own_name(found), MODEL_PACKAGES):
-        return f"it is {_own_name(found)}, no class of {', '.join(MODEL_PACKAGES)}"
+        return f"it is {_own_name(found)}, not a class of {', '.join(MODEL_PACKAGES)}"
     return "" if _is_model(found) else f"{_own_name(found)} is not a class of a network or an estimator"
 
 

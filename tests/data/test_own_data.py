@@ -286,7 +286,7 @@ def test_files_that_are_no_table_are_refused(tmp_path: Path, content: str, messa
 @pytest.mark.parametrize(
     "name, what",
     [
-        ("LightningDataModule", "is a LightningDataModule, which brings loaders of its own"),
+        ("LightningDataModule", "is a LightningDataModule, which has its own loaders"),
         ("Dataset", "is a Dataset, which gives one sample at a time"),
         ("Other", "is a Mine"),
     ],

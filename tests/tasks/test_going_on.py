@@ -81,7 +81,7 @@ def test_changed_data_are_refused_by_resume_and_by_scoring(run_here: Runner, wor
     scored, _ = run_here("task=evaluate", "from=last")  # its reader runs a file, which this user has run here before
     assert scored.metrics["accuracy"] == trained.metrics["accuracy"]
     (workspace / "draw").write_text("2")
-    with pytest.raises(ConfigError, match=r"get_data gives other arrays.*bring these back"):
+    with pytest.raises(ConfigError, match=r"get_data gives other arrays.*restore them"):
         run_here(*COMMON, *DROP, "trainer.max_epochs=2", f"trainer.resume={trained.id}")
     with pytest.raises(ConfigError, match=r"would hold samples that the model was trained on"):
         run_here("task=evaluate", f"from={trained.id}")
@@ -116,7 +116,7 @@ def test_a_failed_attempt_does_not_hide_that_the_data_changed(
         else:
             execute.execute(run_dir, capture=False, pictures=False)
     assert (
-        "Beginning anew: the data or the code has changed since the last attempt (get_data gives other arrays)"
+        "Starting over: the data or the code has changed since the last attempt (get_data gives other arrays)"
         in caplog.text
     )
 
@@ -190,7 +190,7 @@ def test_a_run_whose_data_or_code_changed_starts_over(
     else:
         edit("-")
     again = execute.execute(run_dir, capture=False, pictures=False)
-    assert "Beginning anew: the data or the code has changed since the last attempt" in caplog.text
+    assert "Starting over: the data or the code has changed since the last attempt" in caplog.text
     assert "Going on from" not in caplog.text
     fresh, _ = run_here(*COMMON, *DROP, "trainer.max_epochs=4")
     assert again.metrics["val_loss"] == fresh.metrics["val_loss"]

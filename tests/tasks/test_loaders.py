@@ -417,7 +417,7 @@ def test_conflicting_settings_are_reported_before_training(
     assert "'+model.target=input'" in refused_here("model=autoencoder", "model.target=input")
     assert "model.target=labels: expected data, or input" in refused_here("model=mnist_dnn", "+model.target=labels")
     assert "model.class_weight=equal: expected balanced" in refused_here("model=mnist_dnn", "+model.class_weight=equal")
-    assert "which torch modules alone take" in refused_here("dataset=mine", "model=logistic_regression")
+    assert "which only torch modules accept" in refused_here("dataset=mine", "model=logistic_regression")
     assert "model.loss: only networks have that" in refused_here("+model.loss._target_=torch.nn.MSELoss")
     assert "task=predict needs the run whose model is to predict" in refused_here("task=predict")
     for overrides, error, why in (
@@ -525,7 +525,7 @@ def test_misplaced_keys_of_lightnings_trainer_get_advice(refused_here: Refused, 
     said = refused_here("trainer=theirs")
     for name in ("min_epochs", "devices", "check_val_every_n_epoch"):
         assert (
-            f"trainer.{name}: Lightning's Trainer takes it, by way of trainer.options: '+trainer.options.{name}" in said
+            f"trainer.{name}: Lightning's Trainer takes it, through trainer.options: '+trainer.options.{name}" in said
         )
     assert "leave _target_ out" in said and "run's folder: leave it out" in said
 

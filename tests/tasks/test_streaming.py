@@ -107,7 +107,7 @@ def test_what_takes_arrays_alone_is_refused(run_here: Runner, refused_here: Refu
     few = ("dataset=image_folder", "datastore.root=p", STREAMED)
     for model in ("logistic_regression", "pipeline"):
         told = refused_here(*few, f"model={model}")
-        assert "takes arrays in memory, and networks alone take samples from the disk" in told
+        assert "takes arrays in memory, and only networks take samples from the disk" in told
     (pictures.parent / "made.py").write_text(
         "def forest(num_classes):\n    from sklearn.ensemble import RandomForestClassifier\n\n"
         "    return RandomForestClassifier()\n"

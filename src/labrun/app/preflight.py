@@ -50,7 +50,7 @@ class Preflight(Callback):
             backend = registry.chosen(compute, sweep=False)
             JobCallbacks.is_elsewhere = not backend.in_process
             if values["sweep"]["resume"] is not None:
-                raise ConfigError("sweep.resume goes on with a sweep: it wants -m. A single run: trainer.resume=last")
+                raise ConfigError("sweep.resume continues a sweep, with -m. For a single run: trainer.resume=last")
             if not backend.is_elsewhere:
                 freeze.prepare(values)
             check_writable(Path(config.hydra.run.dir))
@@ -110,7 +110,7 @@ def check_writable(run_dir: Path) -> None:
     """
     records.check_place(run_dir.absolute())
     if (run_dir / "run.json").exists():
-        raise RecordError(f"{run_dir} holds a run already; a new run needs a folder of its own")
+        raise RecordError(f"{run_dir} holds a run already; a new run needs its own folder")
     probe = None
     _made.extend(place for place in run_dir.parents if not place.exists())
     try:

@@ -169,9 +169,9 @@ def trusting(root: Path, version: Version, imported: bool = False) -> list[str]:
     reason = models.untrusted(root, version, imported)
     ways = f"{TRUSTING[BY_ARGUMENT](names)} in Python, {TRUSTING[BY_OPTION](names)} for lab models predict"
     if reason:
-        return [f"not trusted by itself: {reason}", f"loading it needs {ways}"]
+        return [f"not trusted automatically: {reason}", f"loading it needs {ways}"]
     return [
-        f"trusted by itself, as you trained it here, while the code of {', '.join(names)} stays as it is",
+        f"trusted automatically, because you trained it here, while the code of {', '.join(names)} stays unchanged",
         f"elsewhere, or with other code, loading it needs {ways}",
     ]
 

@@ -99,7 +99,7 @@ def _resolving(keep_environment: bool) -> Iterator[None]:
         if unknown := re.fullmatch(r"Interpolation key '(.+)' not found", reason):
             name = unknown[1]
             also = f"; a variable of the environment is ${{oc.env:{name}}}" if re.fullmatch(r"\w+", name) else ""
-            reason = f"${{{name}}} stands for the key {name} of the config, and there is none{also}"
+            reason = f"${{{name}}} refers to the key {name} of the config, which does not exist{also}"
         raise ConfigError(f"{getattr(error, 'full_key', None) or 'the configuration'}: {reason}") from error
     finally:
         if keep_environment:

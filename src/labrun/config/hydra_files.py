@@ -310,9 +310,9 @@ def value_here(name: str, value: str) -> str:
         return value
     if not name:
         raise ConfigError(
-            "the search gave its runs several variables as one ({...}), and its record holds none of them: its own "
-            "command with sweep.resume=FOLDER goes on with it"
+            "the search sets several variables of its runs at once ({...}), and its record holds none of them: "
+            "continue it with its own command and sweep.resume=FOLDER"
         )
     if name not in os.environ:
-        raise ConfigError(f"the search gave its runs the variable {name}, and it is not set here: set it first")
+        raise ConfigError(f"the search sets the variable {name} of its runs, which is not set here: set it first")
     return quoted(os.environ[name])

@@ -147,7 +147,7 @@ def make_reader(dataset: Mapping[str, Any]) -> Reader:
 
 
 KNOWN_KINDS = {
-    "LightningDataModule": "a LightningDataModule, which brings loaders of its own",
+    "LightningDataModule": "a LightningDataModule, which has its own loaders",
     "DataLoader": "a DataLoader",
     "Dataset": "a Dataset, which gives one sample at a time",
     "IterableDataset": "a Dataset, which gives one sample at a time",

@@ -201,7 +201,7 @@ class _Search:
         group, word = one.key_or_group, self.words[place]
         if not text:
             return Mistake(
-                f"{word!r} names no {group}: nothing stands after the '=' (is a variable of the shell empty?). "
+                f"{word!r} names no {group}: there is nothing after the '=' (is a shell variable empty?). "
                 f"There are: {_listed(options)}"
             )
         said = f"{word}: there is no {group} {text!r}"

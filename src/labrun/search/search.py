@@ -495,6 +495,4 @@ def check_fresh(folder: Path) -> None:
         RecordError: it does.
     """
     if any(folder.glob("*/run.json")) or SweepState(folder).study.exists():
-        raise RecordError(
-            f"{folder} holds a sweep already; a new one needs a folder of its own, or sweep.resume=FOLDER"
-        )
+        raise RecordError(f"{folder} holds a sweep already; a new one needs its own folder, or sweep.resume=FOLDER")

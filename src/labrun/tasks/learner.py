@@ -128,7 +128,7 @@ def _of_dict(batch: Mapping[str, Any], network: nn.Module, wanted: str | None) -
         if key is None and wanted != "input":
             raise UnfitError(
                 f"a batch has {', '.join(batch)}, and none of {', '.join(TARGET_KEYS)}, which are the names of a "
-                "target. A network that is to give back its input: model.target=input"
+                "target. A network that is to reproduce its input: model.target=input"
             )
         return Batch(args, named, value)
     if key in known:  # a network that computes its own loss

@@ -94,8 +94,8 @@ def wrap(model: Any, config: Mapping[str, Any], feed: ModuleFeed) -> NetworkTask
     name = tasks.model_name(config["model"])
     if not tasks.is_network(model):
         raise ConfigError(
-            f"model '{name}' is a {type(model).__name__}, and dataset={feed.name} brings loaders of its own, which "
-            "torch modules alone take: choose a network, or a data set that is read into arrays"
+            f"model '{name}' is a {type(model).__name__}, and dataset={feed.name} has its own loaders, which "
+            "only torch modules accept: choose a network, or a data set that is read into arrays"
         )
     own, of_data = packages.of(model, name), packages.derived(feed.module, "LightningDataModule")
     if own is not None and of_data is not None and own != of_data:
