@@ -180,14 +180,14 @@ def configuration() -> Iterator[str]:
     """Yield the page lines for the top level of the configuration, then for every group."""
     yield "## Configuration"
     yield ""
-    yield "`group=option` chooses a file of `conf/`, `key=value` changes a key. Your own `conf/` takes precedence."
+    yield "`group=option` selects a file in `conf/`, `key=value` changes a key. Your own `conf/` takes precedence."
     yield ""
     top = read(CONF / "config.yaml")
     yield "### The top"
     yield ""
     chosen = [key for key in top.choices if not key.path.startswith("override") and key.comment]
     lines = [(cell(key.path, True), cell(key.default, True), cell(key.comment)) for key in chosen]
-    yield from table(("Group", "Default", "What it chooses"), lines)
+    yield from table(("Group", "Default", "Meaning"), lines)
     rows = [
         (cell(k.path, True), cell(type_of("", top, k.path)), cell(k.default, True), cell(k.comment)) for k in top.keys
     ]
@@ -210,7 +210,7 @@ def _group(group: str, options: Sequence[Option]) -> Iterator[str]:
         )
         for o in shown
     ]
-    yield from table(("Choice", "What it is", "Builds", "Keys", "Searched"), rows)
+    yield from table(("Option", "Meaning", "Builds", "Keys", "Searched"), rows)
     if compact:
         return
     cells: dict[tuple[str, str, str, str], list[str]] = {}
@@ -365,7 +365,7 @@ def _class(name: str, cls: type) -> Iterator[str]:
         shown = f".{key}" if isinstance(value, property) else f".{key}{_signature(value)}"
         rows.append((cell(shown, True), cell(" ".join(" ".join(_words_of(doc)).split()))))
     if rows:
-        yield from table(("Member", "What it is"), sorted(rows))
+        yield from table(("Member", "Meaning"), sorted(rows))
 
 
 def _words_of(doc: str) -> Iterator[str]:
