@@ -94,7 +94,7 @@ def test_the_metric_given_on_resume_orders_the_table(tmp_path: Path, capsys: pyt
 def test_why_there_is_no_best_run() -> None:
     config = {"sweep": {"metric": "val/acc", "goal": "maximize"}}
     runs = [new("a0000000", status=records.COMPLETED, metrics={"accuracy": 1.0}, config=config)]
-    told = "no best run: no run logged val/acc. They logged accuracy: say sweep.metric=NAME"
+    told = "no best run: no run logged val/acc. They logged accuracy: set sweep.metric=NAME"
     assert objective.no_best(runs, "val/acc") == told
     runs[0].metrics["val/acc"] = float("nan")
     assert objective.no_best(runs, "val/acc") == "no best run: no completed run has a finite value of val/acc"

@@ -75,7 +75,7 @@ def check(config: Mapping[str, Any]) -> None:
             is_monitor = metric == (config.get("trainer") or {}).get("monitor")
             also = " (or trainer.monitor_mode=max|min)" if is_monitor else ""
             raise ConfigError(
-                f"sweep.metric={metric}: the name does not tell whether large or small values are good. Say "
+                f"sweep.metric={metric}: the name does not tell whether large or small values are good. Set "
                 f"sweep.goal=maximize or sweep.goal=minimize{also}"
             )
 
@@ -168,7 +168,7 @@ def no_best(finished: Sequence[Record], metric: str) -> str:
     if any(metric in record.metrics for record in completed):
         return f"no best run: no completed run has a finite value of {metric}"
     logged = ", ".join(sorted({name for record in completed for name in record.metrics})) or "nothing"
-    return f"no best run: no run logged {metric}. They logged {logged}: say sweep.metric=NAME"
+    return f"no best run: no run logged {metric}. They logged {logged}: set sweep.metric=NAME"
 
 
 def rank(record: Record, by: Objective | None = None) -> float:

@@ -83,7 +83,7 @@ def condition(text: str) -> Condition:
     match = CONDITION.fullmatch(text)
     if match is None:
         raise RecordError(
-            f"{text!r} is not a condition: say KEY SIGN VALUE with one of {', '.join(COMPARED)}, ~ (contains), "
+            f"{text!r} is not a condition: write KEY SIGN VALUE with one of {', '.join(COMPARED)}, ~ (contains), "
             "as in 'accuracy>0.9'"
         )
     if not match[3] and match[2] not in ("=", "==", "!="):

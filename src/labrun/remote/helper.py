@@ -614,7 +614,7 @@ def unpack(payload: _Payload, folder: str) -> None:
         for member in archive:
             place = os.path.normpath(os.path.join(folder, member.name))
             if not (member.isfile() or member.isdir()) or not (place + os.sep).startswith(folder + os.sep):
-                raise RefusedError(f"the archive holds {member.name!r}")
+                raise RefusedError(f"the archive contains {member.name!r}")
             if member.isdir():
                 os.makedirs(place, exist_ok=True)
                 continue

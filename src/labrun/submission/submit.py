@@ -165,7 +165,7 @@ def carry_out(
     environment = {job.run_dir: job.environment for job in submitted}
     if config["compute"]["detach"]:
         controller.detach(folder, environment)
-        print(f"On their way: {len(runs)} run(s) in {folder}\n  lab runs watch {folder}")
+        print(f"In the background: {len(runs)} run(s) in {folder}\n  lab runs watch {folder}")
     else:
         _attached(folder, runs, environment, plan, head, next(iter(asked)) if len(asked) == 1 else None)
     return [_as_it_is(job) for job in submitted]
