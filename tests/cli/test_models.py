@@ -205,7 +205,7 @@ def test_the_life_of_a_registered_model(place: Path, tmp_path: Path) -> None:
     kept = lab(place, "runs", "rm", dnn, "--yes")
     assert kept.returncode == 1 and "registered as net/1, net/2" in kept.stderr
     assert "net/1 is net@best" in mistake(place, "rm", "net/1", "--yes")
-    assert "net@best is no more" in said(place, "alias", "net@best", "--remove")
+    assert "net@best is removed" in said(place, "alias", "net@best", "--remove")
     assert "removed net/1, net/2" in said(place, "rm", "net", "--yes")
     assert "no model is registered as 'net'" in mistake(place, "show", "net")
     assert not (journal.folder(place, "net", 1)).exists()

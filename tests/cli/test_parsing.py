@@ -25,14 +25,14 @@ MISTAKES = {
     "runs --foo": "lab runs: there is no option --foo. Options: --help, --experiment",
     "runs ls --statsu failed": "Did you mean '--status'?",
     "runs --status runing": "--status 'runing': expected one of queued, running",
-    "runs --status": "--status wants a value: --status queued|running",
+    "runs --status": "--status  needs a value: --status queued|running",
     "runs -n x": "'x' is not a whole number from 1 on",
     "data": "say what to do: lab data upload, lab data download",
-    "data ls a b": "'b' is too much. Say lab data ls [FOLDER]",
+    "data ls a b": "'b' is not expected. Say lab data ls [FOLDER]",
     "models register": "RUN, --name is missing. Say lab models register RUN [FILE] --name NAME",
     "models list": "Did you mean 'lab models ls'?",
     "compute foo": "there is no 'lab compute foo'. Actions: ls, status",
-    "ui --port": "--port wants a value: --port N",
+    "ui --port": "--port  needs a value: --port N",
     "--foo": "lab: there is no option --foo",
 }
 

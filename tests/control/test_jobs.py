@@ -155,7 +155,7 @@ def test_watch_takes_over_from_a_dead_controller(workspace: Path, labrun: Comman
     os.kill(holder["pid"], signal.SIGKILL)
     watched = lab(workspace, "runs", "watch", str(sweep_dir(workspace)))
     assert watched.returncode == 0, watched.stdout + watched.stderr
-    assert "going on with them from here" in watched.stderr
+    assert "continuing them from here" in watched.stderr
     assert statuses(workspace) == ["completed"] * 4 and max(attempts(workspace)) <= 2
 
 

@@ -223,7 +223,7 @@ def test_an_interrupt_while_the_best_is_fitted(workspace: Path) -> None:
     assert over and not any(over), "a search is not over while its best pipeline is still to be fitted"
     search.terminate()
     out, err = search.communicate(timeout=120)
-    assert search.returncode == 130 and "goes on with the search" in err and "Traceback" not in err
+    assert search.returncode == 130 and "resumes the search" in err and "Traceback" not in err
     folder = sweep_dir(workspace)
     assert records.read(folder / "best").status == "canceled" and "best: run" in out
     assert all((folder / name).exists() for name in ("results.csv", "best.yaml", "report.html"))

@@ -378,7 +378,7 @@ def test_cancel_the_whole_search(workspace: Path) -> None:
     wait_for(lambda: statuses(workspace).count("running") == 2)
     assert lab(workspace, "runs", "cancel", str(sweep_dir(workspace))).returncode == 0
     _, err = search.communicate(timeout=60)
-    assert search.returncode == 130 and "goes on with the search" in err and "Traceback" not in err
+    assert search.returncode == 130 and "resumes the search" in err and "Traceback" not in err
     assert statuses(workspace) == ["canceled"] * 2
 
 
@@ -417,7 +417,7 @@ def test_an_interrupted_search_is_resumed(workspace: Path, labrun: Command) -> N
     wait_for(lambda: statuses(workspace).count("completed") >= 1 and "running" in statuses(workspace))
     search.send_signal(signal.SIGINT)
     _, err = search.communicate(timeout=60)
-    assert search.returncode == 130 and "goes on with the search" in err and "Traceback" not in err
+    assert search.returncode == 130 and "resumes the search" in err and "Traceback" not in err
     again = labrun("-m", *asked, *PLAIN, "sweep.resume=last")
     assert again.returncode == 0, again.stderr
     assert statuses(workspace) == ["completed"] * 5

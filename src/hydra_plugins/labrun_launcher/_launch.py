@@ -66,7 +66,7 @@ def check_settings(launcher: LabrunLauncher) -> None:
         if value != NODE[key] and key == "show_output":
             raise ConfigError("hydra.launcher.show_output is for other applications; lab runs logs -f shows a run's")
         if value != NODE[key]:
-            raise ConfigError(f"hydra.launcher.{key}={value}: where labrun's own runs go is said with compute.{key}")
+            raise ConfigError(f"hydra.launcher.{key}={value}: labrun's own runs are configured with compute.{key}")
 
 
 def _own(

@@ -81,7 +81,9 @@ def settings_of(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[dict[
         for remark in found.remarks:
             log.warning("hydra.sweeper.%s", remark)
     elif sweeper.max_batch_size is not None and (typed.get("sampler") or given.get("sampler")):
-        raise ConfigError("hydra.sweeper.max_batch_size: how many trials go on at once is hydra.sweeper.max_concurrent")
+        raise ConfigError(
+            "hydra.sweeper.max_batch_size: the number of concurrent trials is hydra.sweeper.max_concurrent"
+        )
     given.update(typed)
     unknown = [key for key in given if key not in NODE]
     if unknown:
@@ -104,7 +106,9 @@ def settings_of(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[dict[
     if plain["goal"] not in ("minimize", "maximize"):
         problems.append(f"hydra.sweeper.goal={plain['goal']!r}: allowed are minimize and maximize, for one objective")
     if plain["sampler"] == "grid" and plain["resume"] is True:
-        problems.append("hydra.sweeper.resume=true: a grid begins anew each time; random, tpe, gp, cmaes and qmc go on")
+        problems.append(
+            "hydra.sweeper.resume=true: a grid starts over each time; random, tpe, gp, cmaes and qmc can be resumed"
+        )
     rate = plain["max_failure_rate"]
     if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1):
         problems.append(f"hydra.sweeper.max_failure_rate={rate!r}: expected a number from 0 to 1, or null")
@@ -373,7 +377,7 @@ class Search:
         except (KeyboardInterrupt, SystemExit) as end:
             if self._study is not None and (isinstance(end, KeyboardInterrupt) or end.code == CANCELED):
                 where = shlex.quote(f"hydra.sweep.dir={self.folder}")
-                sys.stderr.write(f"labrun: {where} hydra.sweeper.resume=true goes on with the search\n")
+                sys.stderr.write(f"labrun: {where} hydra.sweeper.resume=true resumes the search\n")
             raise SystemExit(CANCELED if isinstance(end, KeyboardInterrupt) else end.code) from None
         self.finish()
 

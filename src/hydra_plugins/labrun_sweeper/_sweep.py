@@ -84,7 +84,7 @@ def _foreign(sweeper: LabrunSweeper, arguments: list[str]) -> Any:
         if "does not support sweep type" not in str(error):
             raise
         raise ConfigError(
-            "an interval has no end of values, and a grid tries every one. Give a list or a range(), or search: "
+            "an interval has infinitely many values, and a grid tries every one. Give a list or a range(), or search: "
             "hydra.sweeper.sampler=tpe (random, gp, cmaes, qmc)"
         ) from error
 
@@ -108,7 +108,7 @@ def _check_settings(sweeper: LabrunSweeper) -> None:
     if other is not None:
         found = _stand_ins.translate(other, sweeper.settings, sweeper.params, sweeper.max_batch_size)
         lines = [
-            f"hydra/sweeper={other} has no part in labrun's own runs, which have searches of their own: sweep=tpe "
+            f"hydra/sweeper={other} is not used for labrun's own runs, which have their own searches: sweep=tpe "
             "(random, gp, cmaes, qmc), with sweep.max_trials, sweep.goal, sweep.seed (or sweep.sampler.seed) and "
             "sweep.space. In the place of what was given:",
             f"  labrun -m {' '.join(found.in_sweep())}",
@@ -141,7 +141,7 @@ def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str])
     master = sweeper.config
     assert master is not None and sweeper.hydra_context is not None and sweeper.launcher is not None
     if sweeper.max_batch_size is not None:
-        raise ConfigError("hydra.sweeper.max_batch_size: how many runs go on at once is said with compute.max_parallel")
+        raise ConfigError("hydra.sweeper.max_batch_size: the number of concurrent runs is compute.max_parallel")
     loader = sweeper.hydra_context.config_loader
     texts = [f"{key}={spaces.as_text(value)}" for key, value in spaces.flat(settings["space"])]
     texts += [f"{key}={value}" for key, value in sweeper.params.items()]

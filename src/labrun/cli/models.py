@@ -157,7 +157,7 @@ def register(options: argparse.Namespace) -> int:
         if takes_files(root, version):
             print(f"  serve it:  {serve_command(root, version)}")
     else:
-        print(f"  kept as a file: labrun loads no {Path(version.file).suffix or 'such'} file by itself")
+        print(f"  kept as a file: labrun does not load {Path(version.file).suffix or 'such'} files")
     return 0
 
 
@@ -320,7 +320,7 @@ def alias(options: argparse.Namespace) -> int:
     if options.remove:
         model = options.model if "@" in options.model or not options.alias else f"{options.model}@{options.alias}"
         version = models.unalias(root, model)
-        print(f"{version.name}@{journal.parts(model)[2]} is no more; it was version {version.number}")
+        print(f"{version.name}@{journal.parts(model)[2]} is removed; it was version {version.number}")
         return 0
     if options.alias is None:
         raise ConfigError(f"which alias is {options.model} to have? lab models alias {options.model} ALIAS")

@@ -153,7 +153,7 @@ class Words:
             said = f"{parser.prog}: {match[1]} {match[2]!r}: expected one of {', '.join(options)}"
             return f"{said}.{_near(match[2], options)}"
         if match := re.match(r"argument ([^:]+): expected (one|at least one) argument", message):
-            return f"{parser.prog}: {match[1]} wants a value: {_value_of(parser, match[1])}"
+            return f"{parser.prog}: {match[1]}  needs a value: {_value_of(parser, match[1])}"
         if match := re.match(r"argument ([^:]+): (.*)", message, re.DOTALL):
             return f"{parser.prog}: {match[1]}: {match[2]}"
         return f"{parser.prog}: {message}"
@@ -242,7 +242,7 @@ class Words:
         words = rest.split()
         option = next((word for word in words if word.startswith("-") and word != "-"), None)
         if option is None:
-            return f"{parser.prog}: {rest!r} is too much. {_usage(parser)}"
+            return f"{parser.prog}: {rest!r} is not expected. {_usage(parser)}"
         name = option.partition("=")[0]
         said = f"{'' if parser is self.top else f'{parser.prog}: '}there is no option {name}"
         own = [text for action in parser._actions for text in action.option_strings]

@@ -126,9 +126,9 @@ def ls(options: argparse.Namespace) -> int:
     """List the known machines."""
     found = remotes.known()
     if not found:
-        print("no machine is known: 'lab remote add NAME ADDRESS' makes one known, for compute.host=NAME")
+        print("no machine is known: 'lab remote add NAME ADDRESS' adds one, for compute.host=NAME")
         return 0
-    rows = [("name", "address", "connected", "what it had when it was last asked")]
+    rows = [("name", "address", "connected", "resources at the last check")]
     for name, one in found.items():
         shown = doctor.in_a_line(one.facts) if one.facts else f"not queried yet: lab remote doctor {name}"
         rows.append((name, one.address, "yes" if ssh.is_connected(one) else "no", shown))

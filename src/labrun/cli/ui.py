@@ -62,7 +62,7 @@ def ui(options: argparse.Namespace) -> int:
     if shown is not None:
         if options.port is not None and not shown.endswith(f":{options.port}"):
             raise RecordError(f"another 'lab ui' shows this workspace at {shown}: end it first")
-        print(f"a 'lab ui' is up already: {_first_page(root, shown)}")
+        print(f"'lab ui' is already running: {_first_page(root, shown)}")
         return 0
     port = _free_port(options.port)
     address = f"http://{HOST}:{port}"
@@ -85,7 +85,7 @@ def ui(options: argparse.Namespace) -> int:
                 code = process.wait()
             finally:
                 ui_state.withdraw(root)
-            raise RecordError(f"MLflow's server ended by itself (exit code {code}): see {_log(root)}")
+            raise RecordError(f"MLflow's server has stopped (exit code {code}): see {_log(root)}")
     except _EndError:
         print("\nended", flush=True)
         return 0

@@ -41,7 +41,7 @@ def status(options: argparse.Namespace) -> int:
     """Print a line for each warm interpreter."""
     found = list(_asked("status"))
     if not found:
-        print("no warm interpreter is up: the first command at a terminal starts one, 'lab warm start' another")
+        print("no warm interpreter is running: the first command at a terminal starts one, or 'lab warm start'")
         return 0
     rows = [("process", "up for", "commands", "running", "memory", "processor time", "interpreter")]
     for _, one in found:
@@ -85,7 +85,7 @@ def start(options: argparse.Namespace) -> int:
     while (connection := wire.connect(place, name)) is None:
         if time.monotonic() - began > START_S:
             is_loading = process is not None and process.poll() is None
-            what = "is still loading; 'lab warm status' tells when it is up" if is_loading else "did not come up"
+            what = "is still loading; 'lab warm status' lists it once it is ready" if is_loading else "did not come up"
             raise RecordError(f"after {START_S:.0f} s a warm interpreter {what}. Its log: {place}/{name}.log")
         if process is None or process.poll() is not None:  # for example, an imported file has just been changed
             process = starting.spawn(place, facts, environment, niceness=0)

@@ -232,7 +232,7 @@ class _Search:
         if one.type == OverrideType.ADD and self.there.compose([*self.chosen, texts[0].lstrip("+")]) is not None:
             new = word.lstrip("+")
             return Mistake(
-                f"{word}: {group} is chosen already, so no '+' stands before it. Did you mean {new!r}?", {place: [new]}
+                f"{word}: {group} is chosen already, so leave out the '+'. Did you mean {new!r}?", {place: [new]}
             )
         above = group.rpartition("/")[0]
         options = self._that_take(above, texts) if above else []
@@ -283,9 +283,7 @@ class _Search:
             return Mistake(f"{word}: there is no group {key!r}. Groups: {_listed(self.there.groups)}")
         if one.type == OverrideType.ADD:
             new = word.lstrip("+")
-            return Mistake(
-                f"{word}: {key} is there already, so no '+' stands before it. Did you mean {new!r}?", {place: [new]}
-            )
+            return Mistake(f"{word}: {key} exists already, so leave out the '+'. Did you mean {new!r}?", {place: [new]})
         if (added := self._added(place, one, config)) is not None:
             return added
         if (why := misfit(config, one)) is not None:

@@ -110,7 +110,7 @@ def _refused(words: Sequence[str], found: Split) -> Iterator[Mistake]:
     for place in found.strange:
         yield _strange(words, place)
     for flag in found.lacking:
-        yield Mistake(f"{flag} wants a value: {flag} {_wanted(known()[flag])}")
+        yield Mistake(f"{flag}  needs a value: {flag} {_wanted(known()[flag])}")
     for flag, value in found.values.items():
         action = known()[flag]
         if action.nargs == 0 and value:
@@ -126,12 +126,12 @@ def _together(words: Sequence[str], found: Split) -> Iterator[Mistake]:
     if "--multirun" in found.values and shown is not None:
         yield Mistake(f"{shown} shows one configuration: leave out -m, and give each key one value")
     elif len(together) > 1:
-        yield Mistake(f"{' and '.join(together)} do not go together: say one of them")
+        yield Mistake(f"{' and '.join(together)} cannot be combined: use one of them")
     if "--resolve" in found.values and not {"--cfg", "--help"} & set(found.values):
         yield Mistake("--resolve goes with --cfg: labrun --cfg job --resolve")
     actions = ("install=", "uninstall=", "query=")
     if "--shell-completion" in found.values and not any(words[place].startswith(actions) for place in found.overrides):
-        yield Mistake("-sc wants to know what to do: labrun -sc install=bash (or fish, zsh), or uninstall=bash")
+        yield Mistake("-sc needs an action: labrun -sc install=bash (or fish, zsh), or uninstall=bash")
     if "--experimental-rerun" in found.values:
         yield Mistake("--experimental-rerun: 'lab runs rerun RUN' repeats a run with the configuration and code it had")
 

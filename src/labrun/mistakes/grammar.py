@@ -151,7 +151,7 @@ def _joined_after(words: Sequence[str], places: Sequence[int], number: int) -> M
 
 def _split_by_blank(words: Sequence[str], together: Sequence[int], whole: str) -> Mistake:
     given = " ".join(words[place] for place in together)
-    text = f"{given!r}: the shell splits words at blanks, so none stands around '=' and ',' unless all of it is quoted"
+    text = f"{given!r}: the shell splits words at spaces: put none around '=' and ',', or quote all of it"
     return Mistake(
         f"{text}. Did you mean {whole!r}?", {place: [whole] if place == together[0] else [] for place in together}
     )
@@ -212,11 +212,9 @@ def _without_equals(words: Sequence[str], places: Sequence[int], number: int) ->
     rest = [words[other] for other in places[number + 1 :]]
     if word and word[0] in DASHES:
         new = "-" * (2 if len(word.lstrip(DASHES)) > 1 else 1) + word.lstrip(DASHES)
-        return Mistake(
-            f"{word!r} begins with a dash that is none of the keyboard's. Did you mean {new!r}?", {place: [new]}
-        )
+        return Mistake(f"{word!r} begins with a typographic dash. Did you mean {new!r}?", {place: [new]})
     if word in RUN_WORDS:
-        return Mistake(f"{what}: labrun runs by itself, without a verb", {place: []})
+        return Mistake(f"{what}: labrun takes no verb", {place: []})
     if word in TASK_WORDS:
         return Mistake(f"{what}. Did you mean {TASK_WORDS[word]!r}?", {place: TASK_WORDS[word].split()})
     if word in LAB_WORDS:
@@ -231,7 +229,7 @@ def _without_equals(words: Sequence[str], places: Sequence[int], number: int) ->
     separated = re.fullmatch(rf"({NAME}(?:[./]{NAME})*)(?::=?|\s+)\s*(\S.*)", word)
     if separated and is_readable(f"{separated[1]}={separated[2]}"):
         new = f"{separated[1]}={separated[2]}"
-        return Mistake(f"{what}: a '=' stands between them. Did you mean {new!r}?", {place: [new]})
+        return Mistake(f"{what}: an '=' belongs between them. Did you mean {new!r}?", {place: [new]})
     if word.partition("/")[0] in paths.groups() and "/" in word:
         group, _, option = word.rpartition("/")
         if option in paths.groups().get(group, {}):
@@ -239,7 +237,7 @@ def _without_equals(words: Sequence[str], places: Sequence[int], number: int) ->
     if KEY.fullmatch(word) and rest and "=" not in rest[0] and is_readable(f"{word}={rest[0]}"):
         new = f"{word}={rest[0]}"
         return Mistake(
-            f"{what}: a '=' stands between them. Did you mean {new!r}?", {place: [new], places[number + 1]: []}
+            f"{what}: an '=' belongs between them. Did you mean {new!r}?", {place: [new], places[number + 1]: []}
         )
     before = words[place - 1] if number and places[number - 1] == place - 1 else ""
     if has_key(before) and is_readable(before):
@@ -326,18 +324,18 @@ def _quotes_closed(value: str) -> str:
 
 
 REPAIRS: tuple[tuple[str, Callable[[str], str]], ...] = (
-    ("a quote that is none of the keyboard's", lambda word: word.translate(QUOTES)),
-    ("there are two '=' where one does", lambda word: re.sub(r"^([^=]*[^=!<>:+-])\s*==+\s*", r"\1=", word)),
+    ("it has a typographic quote", lambda word: word.translate(QUOTES)),
+    ("there are two '=' instead of one", lambda word: re.sub(r"^([^=]*[^=!<>:+-])\s*==+\s*", r"\1=", word)),
     ("a value is set with '=' alone", lambda word: re.sub(r"^([^=]*?)\s*[:+*-]=\s*", r"\1=", word)),
-    ("blanks stand around the '='", _key(lambda key: key.strip())),
-    ("a comma too many", _value(lambda value: re.sub(r"\s*,(\s*,)+", ",", value).strip(" ,"))),
-    ("a comma too many", _value(lambda value: re.sub(r",\s*(?=[\])}])", "", value))),
-    ("a comma too many", _value(lambda value: re.sub(r"(?<=[\[({])\s*,", "", value))),
+    ("there are spaces around the '='", _key(lambda key: key.strip())),
+    ("there is a comma too many", _value(lambda value: re.sub(r"\s*,(\s*,)+", ",", value).strip(" ,"))),
+    ("there is a comma too many", _value(lambda value: re.sub(r",\s*(?=[\])}])", "", value))),
+    ("there is a comma too many", _value(lambda value: re.sub(r"(?<=[\[({])\s*,", "", value))),
     ("a quote is not closed", _value(_quotes_closed)),
     ("its brackets do not match", _value(_closed)),
-    ("a list stands in [ ]", _value(lambda value: re.sub(r"^\((.*)\)$", r"[\1]", _closed(value)))),
+    ("a list is written in [ ]", _value(lambda value: re.sub(r"^\((.*)\)$", r"[\1]", _closed(value)))),
     ("a key is written with dots", _key(lambda key: re.sub(r"\[['\"]?([^]'\"]+)['\"]?\]", r".\1", key))),
-    ("a dot too many", _key(lambda key: re.sub(r"\.\.+", ".", key).strip("."))),
-    ("a key has no blank", _key(lambda key: re.sub(r"\s+", ".", key.strip()))),
+    ("there is a dot too many", _key(lambda key: re.sub(r"\.\.+", ".", key).strip("."))),
+    ("a key has no spaces", _key(lambda key: re.sub(r"\s+", ".", key.strip()))),
 )
 """Repairs to try on an argument that does not parse, in this order, each with the mistake it corrects."""

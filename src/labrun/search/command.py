@@ -237,7 +237,5 @@ def _finished(search: Search, runner: Executor, folder: Path) -> bool:
 
 def _say_canceled(folder: Path) -> NoReturn:
     where = shlex.quote(str(folder))
-    sys.stderr.write(
-        f"labrun: canceled; the records are in {folder}, and sweep.resume={where} goes on with the search\n"
-    )
+    sys.stderr.write(f"labrun: canceled; the records are in {folder}, and sweep.resume={where} resumes the search\n")
     sys.exit(submit.CANCELED)

@@ -128,7 +128,7 @@ def parse(
     for one in dimensions:
         if finite and isinstance(one, Numbers):
             raise ConfigError(
-                f"{one.key}: an interval has no end of values, and sweep=grid tries every one. Give a list or a "
+                f"{one.key}: an interval has infinitely many values, and sweep=grid tries every one. Give a list or a "
                 "range(), or choose sweep=random, tpe, gp, cmaes or qmc"
             )
     return Space(tuple(fixed.values()), tuple(dimensions))
@@ -373,6 +373,6 @@ def values_of(one: Numbers) -> list[float]:
         ConfigError: it is continuous, since it has no step.
     """
     if one.step is None and not one.whole:
-        raise ConfigError(f"{one.key}: an interval has no end of values, and a grid tries every one")
+        raise ConfigError(f"{one.key}: an interval has infinitely many values, and a grid tries every one")
     step = one.step or 1.0
     return [round(one.low + place * step, 12) for place in range(round((one.high - one.low) / step) + 1)]

@@ -89,7 +89,7 @@ def _watch_runs(folder: Path, plan: sweep_state.Plan, is_trusted: bool) -> int:
                 if not is_trusted:
                     owned.check_plan(folder, _unfinished(folder, plan))
                 _check_variables(folder, plan)
-                sys.stderr.write("lab: nobody controls these runs any more; going on with them from here\n")
+                sys.stderr.write("lab: these runs have no controller any more; continuing them from here\n")
                 detached.take_over(folder, {}, view)
                 return _code(run_dirs)
             links.ask(folder)
@@ -113,7 +113,7 @@ def _check_variables(folder: Path, plan: sweep_state.Plan) -> None:
     missing = sorted({name for _, r in left for name in variables.missing(r.config["compute"]["environment"])})
     if missing:
         raise ConfigError(
-            f"nobody controls these runs any more, and they were given variables that records do not hold: set "
+            f"these runs have no controller any more, and they were given variables that records do not hold: set "
             f"{', '.join(missing)} here first, then say this again"
         )
 
@@ -187,7 +187,7 @@ def cancel(options: argparse.Namespace) -> int:
         record = records.read(run_dir)
         print(f"{record.id}  {record.status if record.finished else 'asked to stop'}")
     if left:
-        print(f"{len(left)} still stop; 'lab runs ls' shows them")
+        print(f"{len(left)} are still stopping; 'lab runs ls' shows them")
     return 0
 
 

@@ -161,5 +161,5 @@ def select(
     found = list({pair[0]: pair for pair in found}.values())
     chosen = query.filtered(found, filters(options), shown or StatusResolver(), in_order=bool(names))
     if not chosen:
-        raise RecordError(f"no run in {root} is like that" if found else f"there are no runs in {root} yet")
+        raise RecordError(f"no run in {root} matches" if found else f"there are no runs in {root} yet")
     return chosen

@@ -237,7 +237,7 @@ def _going_on(run_dir: Path, record: Record) -> str:
         return f"the sweep's command with sweep.resume={folder}, or lab runs watch {folder}"
     if (records.RunPaths(run_dir).checkpoints / "last.ckpt").is_file():
         return report.going_on(record)
-    return f"it left no checkpoint: lab runs rerun {record.id} begins it anew"
+    return f"it left no checkpoint: lab runs rerun {record.id} starts it over"
 
 
 def _data(data: dict[str, Any]) -> str:

@@ -96,7 +96,7 @@ def remove(options: argparse.Namespace) -> int:
     for run_dir, why in kept.items():
         if run_dir not in forced:
             more = " (or --force)" if why.forceable and not options.force else ""
-            sys.stderr.write(f"lab: stays: run {why.run.id}: {why.text}{more}\n")
+            sys.stderr.write(f"lab: kept: run {why.run.id}: {why.text}{more}\n")
     if not going:
         return 1
     if not agreed(f"Remove {_count(going)}?", options.yes):
@@ -197,7 +197,7 @@ def gc(options: argparse.Namespace) -> int:
     going = [pair for pair in going if pair[0] not in kept]
     _list(going, shown)
     for why in kept.values():
-        print(f"stays: run {why.run.id}: {why.text}")
+        print(f"kept: run {why.run.id}: {why.text}")
     waste = removing.garbage(root, listing, [run_dir for run_dir, _ in going])
     for item in waste:
         print(f"{item.path}  {checking.size_text(item.size)}  {item.what}")
@@ -220,7 +220,9 @@ def _old(options: argparse.Namespace, found: Sequence[Pair], shown: StatusResolv
     """Return the runs that are old enough, except the best of each experiment."""
     if options.older_than is None and not filters.is_filtered(options):
         if options.keep_best:
-            raise RecordError("--keep-best says which runs stay: say with --older-than (or a filter) which are to go")
+            raise RecordError(
+                "--keep-best says which runs to keep: select those to remove with --older-than (or a filter)"
+            )
         return []
     now = records.now()
     chosen = query.filtered(found, filters.filters(options), shown)
@@ -238,7 +240,7 @@ def _old(options: argparse.Namespace, found: Sequence[Pair], shown: StatusResolv
         ranked = [(store.score(r, metric, wanted), d) for d, r in own] if wanted else []
         ranked = sorted((pair for pair in ranked if pair[0] > -math.inf), key=lambda pair: -pair[0])
         if own and not ranked:
-            print(f"stays: all {len(own)} completed runs of {name}: no metric tells which of them are best")
+            print(f"kept: all {len(own)} completed runs of {name}: no metric tells which of them are best")
             best |= {d for d, _ in own}
         best |= {d for _, d in ranked[: options.keep_best]}
     return [(d, r) for d, r in chosen if d not in best]
