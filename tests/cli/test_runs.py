@@ -202,7 +202,7 @@ def test_metrics_files_and_download(all_kinds: Path, run: Lab) -> None:
     assert "outputs/model.bin" in out and "1000 bytes" in out
     assert run("runs", "download", "a1", "outputs/model.bin")[0] == 0
     assert (all_kinds / "test-a1111111/outputs/model.bin").read_bytes() == b"x" * 1000
-    assert "there already" in run("runs", "download", "a1", "*.bin")[2]
+    assert "already exists" in run("runs", "download", "a1", "*.bin")[2]
     code, _, err = run("runs", "download", "a1", "../../../secret")
     assert code == 2 and "no file" in err
     assert run("runs", "download", "--where", "accuracy>0", "-o", "all")[0] == 0
@@ -356,7 +356,7 @@ def test_rm_takes_ended_runs_that_nothing_depends_on(all_kinds: Path, run: Lab) 
     assert run("runs", "rm", "d5", "--yes")[0] == 0  # lost: nothing lives there
     make(all_kinds, "a8888888", parent="a1111111")
     code, _, err = run("runs", "rm", "a1", "--yes")
-    assert code == 1 and "a8888888 went on from it" in err and kept.exists()
+    assert code == 1 and "a8888888 resumed it" in err and kept.exists()
     assert "named one by one" in run("runs", "rm", "--experiment", "test", "--force", "--yes")[2]
     assert run("runs", "rm", "a1", "--force", "--yes")[0] == 0 and not kept.exists()
     assert run("runs", "rm", "--experiment", "test", "--yes")[0] == 1  # one of them runs
@@ -370,7 +370,7 @@ def test_rm_follows_no_link(all_kinds: Path, run: Lab, tmp_path_factory: pytest.
     (elsewhere / "outputs" / "mine.txt").write_text("keep")
     (all_kinds / "outputs/test/linked").symlink_to(elsewhere)
     code, _, err = run("runs", "rm", str(elsewhere), "--yes", "--force")
-    assert code == 1 and "not a run's folder" in err
+    assert code == 1 and "neither a run's folder" in err
     (all_kinds / "outputs/test/alias").symlink_to(all_kinds / "outputs/test/now-a2222222")
     (all_kinds / "short").symlink_to(all_kinds / "outputs/test/now-a2222222")
     for name in ("outputs/test/linked", "outputs/test/alias", "short", str(all_kinds / "short")):
@@ -429,7 +429,7 @@ def test_an_exported_run_is_whole_where_it_is_imported(
     assert "it is running" not in run("runs", "export", "a1", "-o", "one.tar.gz")[2]
     assert (
         "has not ended" in run("runs", "export", "e6")[2]
-        and "there already" in run("runs", "export", "a1", "-o", "one.tar.gz")[2]
+        and "already exists" in run("runs", "export", "a1", "-o", "one.tar.gz")[2]
     )
     other = tmp_path_factory.mktemp("other")
     monkeypatch.chdir(other)
@@ -462,7 +462,7 @@ def test_import_refuses_what_climbs_out(workspace: Path, run: Lab, name: str, ki
         entry.type, entry.linkname = kind, "/etc/passwd"
         archive.addfile(entry, io.BytesIO())
     code, _, err = run("runs", "import", "evil.tar")
-    assert code == 2 and "nothing was taken in" in err
+    assert code == 2 and "nothing was imported" in err
     assert {path.name for path in workspace.iterdir()} <= {"evil.tar", "outputs"} and not list(
         workspace.glob("outputs/*")
     )[1:]
@@ -534,7 +534,7 @@ def test_a_folder_that_is_not_a_run_is_not_removed(workspace: Path) -> None:
     (workspace / "outputs/a/run.json").write_text("{}")
     with pytest.raises(RecordError, match="not a run's folder"):
         removing.remove(workspace, workspace / "outputs/a")
-    with pytest.raises(RecordError, match="outside of the workspace"):
+    with pytest.raises(RecordError, match="outside the workspace"):
         archive_export.export(workspace, [(Path("/tmp"), new())], workspace / "x.tar")
 
 

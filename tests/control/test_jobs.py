@@ -151,7 +151,7 @@ def test_watch_takes_over_from_a_dead_controller(workspace: Path, labrun: Comman
     holder = lease.living(SweepState(sweep_dir(workspace)))
     assert holder is not None
     refused = lab(workspace, "runs", "rm", str(sweep_dir(workspace) / "0"), "--yes")
-    assert refused.returncode == 1 and "its sweep is still going on" in refused.stderr
+    assert refused.returncode == 1 and "its sweep is still running" in refused.stderr
     os.kill(holder["pid"], signal.SIGKILL)
     watched = lab(workspace, "runs", "watch", str(sweep_dir(workspace)))
     assert watched.returncode == 0, watched.stdout + watched.stderr

@@ -343,7 +343,9 @@ def test_a_pipe_a_folder_and_a_missing_file_are_refused(root: Path, tmp_path: Pa
 def test_code_that_is_not_what_its_name_says(root: Path, tmp_path: Path) -> None:
     digest = hashlib.sha256(f"a.py\0{hashlib.sha256(b'x').hexdigest()}\n".encode()).hexdigest()
     good = {f"code/{digest}/a.py": b"x"}
-    assert "is other code" in refused(root, one(tmp_path / "a.tar", more={f"code/{digest}/a.py": b"y"}))
+    assert "does not match the digest in its name" in refused(
+        root, one(tmp_path / "a.tar", more={f"code/{digest}/a.py": b"y"})
+    )
     compiled = {**good, f"code/{digest}/__pycache__/a.cpython-311.pyc": b"evil"}
     archive_export.import_(root, one(tmp_path / "a.tar", more=compiled, code={"digest": digest}))
     kept = store.state_folder(root) / "code" / digest
@@ -398,7 +400,7 @@ def test_what_was_killed_before_it_was_unpacked_is_taken_away(root: Path, tmp_pa
     rest.mkdir(parents=True)
     (rest / "run.json").write_text("{}")
     (garbage,) = removing.garbage(root, store.listing(root))
-    assert garbage.what == "the rest of an import"
+    assert garbage.what == "left over from an import"
     removing.clear(garbage)
     assert not (store.state_folder(root) / "import-0123").exists()
     rest.mkdir(parents=True)
@@ -436,5 +438,5 @@ def test_export_packs_nothing_that_a_record_points_to(root: Path, tmp_path: Path
         assert not [name for name in archive.getnames() if "secret" in name or "link" in name]
     for values in ({"name": "../../x"}, {"id": "../../x"}):
         (run_dir / "run.json").write_text(json.dumps({**content, **values}))
-        with pytest.raises(RecordError, match="labrun gives no such"):
+        with pytest.raises(RecordError, match="which labrun never gives"):
             archive_export.export(root, [(run_dir, records.read(run_dir))], tmp_path / "b.tar")

@@ -42,7 +42,7 @@ def test_the_runs_give_the_direction_if_the_name_does_not(workspace: Path) -> No
     assert best(workspace, "odd") == low
     assert best(workspace, "odd:max") == high
     completed(workspace, 3, {"odd": 3.0}, {"odd": "max"})
-    with pytest.raises(RecordError, match=r"neither its name nor the runs tell.*best:odd:max or best:odd:min"):
+    with pytest.raises(RecordError, match=r"neither its name nor the runs say.*best:odd:max or best:odd:min"):
         best(workspace, "odd")
 
 
@@ -77,11 +77,11 @@ def scored(number: int, **values: Any) -> records.Record:
     [
         ({}, None),
         ({"digest": "e"}, "t was not the same in all of them"),
-        ({"split_seed": 1}, "or was split otherwise"),
+        ({"split_seed": 1}, "or was split differently"),
         ({"target": "another"}, "t was not the same in all of them"),
         ({"path": "moved", "validation_size": 0.2}, None),
-        ({"folds": 5}, "of the test part in 1 of them .a0000001, for one., and the mean of 5 folds in 1"),
-        ({"folds": 1, "validation_size": 0.2}, "and of the validation part in 1 of them .a0000002, for one"),
+        ({"folds": 5}, "of the test part in 1 of them .such as a0000001., and the mean of 5 folds in 1"),
+        ({"folds": 1, "validation_size": 0.2}, "and of the validation part in 1 of them .such as a0000002"),
     ],
 )
 def test_scores_that_do_not_compare_are_told(other: dict[str, Any], why: str | None) -> None:
@@ -89,16 +89,16 @@ def test_scores_that_do_not_compare_are_told(other: dict[str, Any], why: str | N
     if why is None:
         assert found is None
     else:
-        assert re.search(f"accuracy does not compare between these runs: .*{why}", found or "")
+        assert re.search(f"accuracy is not comparable between these runs: .*{why}", found or "")
 
 
 def test_several_numbers_of_folds_are_told() -> None:
     five, six = scored(1, folds=5), scored(2, folds=5)
     assert comparable.mixture([five, six], "accuracy") is None
     told = comparable.mixture([five, scored(2, folds=1)], "accuracy") or ""
-    assert "of the validation part in 1 of them (a0000002, for one), and the mean of 5 folds in 1" in told
+    assert "of the validation part in 1 of them (such as a0000002), and the mean of 5 folds in 1" in told
     smaller = scored(2, folds=5, validation_size=0.3)
-    assert "split otherwise" in (comparable.mixture([five, smaller], "accuracy") or "")
+    assert "split differently" in (comparable.mixture([five, smaller], "accuracy") or "")
     assert comparable.mixture([five, smaller], "test_accuracy") is None
     best, trial = scored(1), scored(2, folds=5)
     trial.config["model"]["_target_"] = "labrun.models.pipeline.pipeline"
@@ -114,7 +114,7 @@ def test_runs_of_several_data_sets_are_told_by_their_names(workspace: Path, capl
         record.data = [{"name": name, "digest": name}]
         records.write(run_dir, record)
     best(workspace, "accuracy")
-    assert "best:accuracy: accuracy does not compare between these runs: they read other data" in caplog.text
+    assert "best:accuracy: accuracy is not comparable between these runs: they read different data" in caplog.text
 
 
 def test_what_code_gave_counts_where_it_is_told() -> None:
@@ -130,7 +130,7 @@ def test_the_split_counts_where_it_decides_what_is_scored() -> None:
     for record in validated:
         record.metrics["val_accuracy"] = 0.5
     assert comparable.mixture(validated, "accuracy") is None
-    assert "split otherwise" in (comparable.mixture(validated, "val_accuracy") or "")
+    assert "split differently" in (comparable.mixture(validated, "val_accuracy") or "")
 
 
 def test_what_a_record_does_not_tell_makes_no_difference() -> None:

@@ -168,7 +168,7 @@ def test_runs_whose_scores_do_not_compare_have_no_mean() -> None:
     settings = repeats.of_seeds(found)
     assert settings[0].summary("accuracy").mean is None and settings[0].summary("accuracy").count == "0 of 2"
     (note,) = repeats.notes(settings, ["accuracy"])
-    assert note.startswith("test: no mean of accuracy: the values do not compare: digits was not the same in all")
+    assert note.startswith("test: no mean of accuracy: the values are not comparable: digits was not the same in all")
 
 
 def test_another_split_has_no_mean_either() -> None:

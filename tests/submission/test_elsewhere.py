@@ -53,7 +53,7 @@ def test_a_workspace_that_is_a_run_itself_is_never_removed(labrun: Command, work
     assert labrun("hydra.run.dir=its", *PLAIN).returncode == 0
     for folder in (workspace, workspace / "mine"):
         refused = lab(workspace, "runs", "rm", str(folder), "--yes")
-        assert refused.returncode != 0 and "with nothing else in it" in refused.stdout + refused.stderr
+        assert refused.returncode != 0 and "that holds nothing else" in refused.stdout + refused.stderr
     assert (workspace / "thesis.tex").exists() and (workspace / "mine" / "notes.txt").exists()
     assert lab(workspace, "runs", "export", str(workspace), "-o", "all.tar").returncode != 0
     assert lab(workspace, "runs", "export", str(workspace / "its"), "-o", "its.tar").returncode == 0

@@ -41,7 +41,7 @@ def export(root: Path, chosen: Sequence[tuple[Path, Record]], target: Path) -> i
         RecordError: the archive already exists, or cannot be written.
     """
     if target.exists():
-        raise RecordError(f"{target} is there already: choose another file with -o")
+        raise RecordError(f"{target} already exists: choose another file with -o")
     files = dict(_files(root, chosen))
     told: dict[str, Any] = {}
     try:
@@ -81,21 +81,21 @@ def _relative(root: Path, folder: Path) -> str:
     try:
         return folder.resolve().relative_to(root.resolve()).as_posix()
     except ValueError:
-        raise RecordError(f"{folder} lies outside of the workspace {root}: give its own with lab --root") from None
+        raise RecordError(f"{folder} is outside the workspace {root}: choose its own with lab --root") from None
 
 
 def _place(root: Path, run_dir: Path, record: Record) -> str:
     """Return a run's folder in the archive: as in the workspace, or a standard location for a folder the user chose."""
     if not records.is_named_safely(record):
         raise RecordError(
-            f"{run_dir} holds a run whose id is {record.id!r:.60} and whose name is {record.name!r:.60}: labrun gives "
-            "no such, so it is not exported"
+            f"{run_dir} holds a run with the id {record.id!r:.60} and the name {record.name!r:.60}, which labrun never "
+            "gives, so it is not exported"
         )
     name = _relative(root, run_dir)
     if custom_locations.is_usual(PurePosixPath(name).parts):
         return name
     if not custom_locations.is_alone(store.state_folder(root), run_dir):
-        raise RecordError(f"{run_dir} holds more than run {record.id}: it cannot be told what belongs to the run")
+        raise RecordError(f"{run_dir} holds more than run {record.id}: labrun cannot tell what belongs to the run")
     stamp = datetime.fromisoformat(record.created).strftime("%Y-%m-%d_%H-%M-%S")
     return f"outputs/{record.name}/{stamp}-{record.id}"
 

@@ -62,7 +62,7 @@ def import_(root: Path, source: Path, limits: Limits | None = None) -> tuple[lis
     state = store.state_folder(root)
     with _alone(state) as is_alone:
         if not is_alone:
-            raise RecordError(f"another import into {root} is going on: say this again when it is over")
+            raise RecordError(f"another import into {root} is in progress: try again when it has finished")
         _finish(root)
         place = state / f"{FOLDER}{uuid.uuid4().hex}"
         try:
@@ -163,7 +163,7 @@ class _Arrival:
         return list(new), [run_id for run_id in runs if run_id in here]
 
     def _refused(self, what: str) -> RecordError:
-        return RecordError(f"{self._source} {what}: nothing was taken in")
+        return RecordError(f"{self._source} {what}: nothing was imported")
 
     def _unpack(self) -> tuple[dict[str, str], Any]:
         """Unpack every file of the archive. Return the digest of each, and the manifest."""
@@ -185,7 +185,7 @@ class _Arrival:
                     assert content is not None
                     if name == MANIFEST:
                         if manifest is not None or entry.size > LARGEST_MANIFEST:
-                            raise self._refused(f"holds two files {MANIFEST}, or a huge one")
+                            raise self._refused(f"holds {MANIFEST} twice, or one that is too large")
                         manifest = json.loads(content.read(LARGEST_MANIFEST))
                         continue
                     if name in digests:
@@ -197,7 +197,7 @@ class _Arrival:
             raise RecordError(f"there is no file {self._source}") from None
         except tarfile.ReadError as error:
             raise RecordError(
-                f"{self._source} is not a tar archive, or is cut off: 'lab runs export' writes such"
+                f"{self._source} is not a tar archive, or is truncated: 'lab runs export' writes archives"
             ) from error
         except Exception as error:  # a damaged archive can raise anything
             reason = " ".join(str(error).split())[:300]
@@ -215,7 +215,7 @@ class _Arrival:
             try:
                 file = open(path, "xb")  # noqa: SIM115 - closed below
             except FileExistsError:
-                raise self._refused(f"holds {name!r}, and another name that is the same here") from None
+                raise self._refused(f"holds {name!r} and another name that means the same file here") from None
         with file:
             while data := content.read(2**20):
                 digest.update(data)
@@ -234,7 +234,7 @@ class _Arrival:
             raise self._refused(f"holds {entry.name!r:.200}, which is not a plain file (a link?)")
         parts = re.split(r"[/\\]", entry.name)
         if name.is_absolute() or ".." in parts or not name.parts or "\0" in entry.name or len(parts) > DEEPEST:
-            raise self._refused(f"holds {entry.name!r:.200}, which leads out of the workspace, or too deep")
+            raise self._refused(f"holds {entry.name!r:.200}, which leads out of the workspace or is nested too deeply")
         top = name.parts[0]
         if entry.name != MANIFEST and (top not in ("outputs", "multirun", "code") or len(name.parts) < 3):
             raise self._refused(f"holds {entry.name!r:.200}, which is not part of a run")
@@ -265,9 +265,9 @@ class _Arrival:
         runs: dict[str, PurePosixPath] = {}
         for run_id, folder in told:
             if not records.is_id(run_id) or run_id in runs:
-                raise self._refused(f"holds a run with the id {run_id!r:.100}, which is none, or is another's")
+                raise self._refused(f"holds a run with the id {run_id!r:.100}, which is invalid or used twice")
             if not _is_place(folder) or PurePosixPath(folder) in runs.values():
-                raise self._refused(f"holds the folder {folder!r:.200}, which is no place for a run")
+                raise self._refused(f"holds the folder {folder!r:.200}, which is not a valid folder for a run")
             runs[run_id] = PurePosixPath(folder)
         self._check_names(digests, set(runs.values()))
         return runs
@@ -279,13 +279,13 @@ class _Arrival:
             RecordError: one does not.
         """
         if (name := _repository(names)) is not None:
-            raise self._refused(f"holds {name!r:.200}, of a git repository: git does what the configuration there says")
+            raise self._refused(f"holds {name!r:.200}, of a git repository, whose configuration can make git run code")
         sweeps = {folder.parent for folder in folders if folder.parts[0] == "multirun"}
         for name in names:
             path = PurePosixPath(name)
             if path.parts[0] == "code":
                 if not checking.is_sha256(path.parts[1]):
-                    raise self._refused(f"holds {name!r:.200}: code lies in a folder called by its digest")
+                    raise self._refused(f"holds {name!r:.200}: the name of a folder of code must be its digest")
                 continue
             if path.parent in sweeps and path.name in SWEEP_FILES:
                 continue
@@ -293,7 +293,7 @@ class _Arrival:
             if PurePosixPath(*path.parts[:depth]) not in folders or len(path.parts) <= depth:
                 raise self._refused(f"holds {name!r:.200}, which belongs to none of its runs")
             if path.parts[depth].casefold() in NOT_TAKEN:
-                raise self._refused(f"holds {name!r:.200}: that is of the machine where the run was, and never moves")
+                raise self._refused(f"holds {name!r:.200}, which concerns only the run's machine and is never exported")
 
     def _settle(self, run_id: str, folder: PurePosixPath) -> None:
         """Check a run's record and adapt it to this workspace.
@@ -308,7 +308,7 @@ class _Arrival:
             where = f"{self._source}: the record {folder}/run.json"
             raise RecordError(f"{where} is damaged or cannot be read: {error.why}") from error
         except RecordError as error:
-            raise RecordError(f"{self._source}: the record {folder}/run.json is not there") from error
+            raise RecordError(f"{self._source}: the record {folder}/run.json is missing") from error
         if record.id != run_id:
             raise RecordError(
                 f"{self._source} is damaged: {folder} holds run {record.id!r:.60}, and should hold {run_id}"
@@ -316,7 +316,7 @@ class _Arrival:
         if not Path(os.path.realpath(target)).is_relative_to(os.path.realpath(self._root)):
             raise RecordError(f"{target} leads out of the workspace through a link")
         if os.path.lexists(target):
-            raise RecordError(f"{target} is there already, and is another run")
+            raise RecordError(f"{target} already exists and is another run")
         self._check_record(record, folder)
         code = self._root / self._code
         if record.code:
@@ -369,7 +369,9 @@ class _Arrival:
         """
         for folder in sorted((self._place / "code").glob("*")):
             if not files.is_tree(folder, folder.name):
-                raise RecordError(f"{self._source} is damaged: code/{folder.name} is other code than its name says")
+                raise RecordError(
+                    f"{self._source} is damaged: code/{folder.name} does not match the digest in its name"
+                )
             files.drop_compiled(folder, folder.name)
             if not (self._root / self._code / folder.name).is_dir():
                 yield PurePosixPath("code", folder.name), self._code / folder.name
@@ -400,7 +402,7 @@ class _Arrival:
                 target = self._root / relative
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if os.path.lexists(target):  # created in the meantime
-                    raise FileExistsError(17, "it is there already", str(target))
+                    raise FileExistsError(17, "it already exists", str(target))
                 (self._place / name).rename(target)
                 done.append((self._place / name, target))
         except OSError as error:
@@ -444,7 +446,7 @@ def _writing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _WriteError(f"cannot unpack the archive here: {error.strerror or error}. Nothing was taken in") from error
+        raise _WriteError(f"cannot unpack the archive here: {error.strerror or error}. Nothing was imported") from error
 
 
 class _Entry(tarfile.TarInfo):
@@ -486,14 +488,14 @@ class _Counted:
         self._read += len(data)
         limits, what = self._limits, f"{self._source} holds more than"
         if self._read > limits.gb * 2**30:
-            raise RecordError(f"{what} {limits.gb:g} GB (--max-gb N allows more): nothing was taken in")
+            raise RecordError(f"{what} {limits.gb:g} GB (--max-gb N allows more): nothing was imported")
         if self._read > RATIO_FROM and self._read > limits.ratio * self._size:
             raise RecordError(
-                f"{what} {limits.ratio:g} times its own size, as no runs do, but what is made to fill a disk "
-                "(--max-ratio N allows more): nothing was taken in"
+                f"{what} {limits.ratio:g} times its own size, as archives do that are made to fill a disk "
+                "(--max-ratio N allows more): nothing was imported"
             )
         if self._read > self._room:
-            raise RecordError(f"{what} the disk has room for ({checking.size_text(self._room)}): nothing was taken in")
+            raise RecordError(f"{what} the disk has room for ({checking.size_text(self._room)}): nothing was imported")
         return data
 
 

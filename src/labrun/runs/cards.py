@@ -60,7 +60,7 @@ def check(card: Any) -> dict[str, Any]:
         ValueError: a value has the wrong type; the message says which.
     """
     if not isinstance(card, dict):
-        raise ValueError(f"it holds a {type(card).__name__}, and a card is a group of keys")
+        raise ValueError(f"it holds a {type(card).__name__}, and a card is a JSON object")
     file, sha256 = card.get("file"), card.get("sha256")
     if not checking.is_file_name(file):
         raise ValueError(f"file is {file!r:.100}, and must be the name of a file beside the card")
@@ -87,7 +87,7 @@ def check(card: Any) -> dict[str, Any]:
     if shape is not None and not (isinstance(shape, list) and all(type(n) is int and 0 < n < 2**31 for n in shape)):
         raise ValueError(f"input_shape is {shape!r:.100}, and must be a list of whole numbers")
     if not all(isinstance(name, str) for name in [*(card.get("class_names") or []), *(card.get("also") or [])]):
-        raise ValueError("class_names and also hold something else than text")
+        raise ValueError("class_names and also must hold only text")
     _check_scaling(card.get("scaling"))
     weights = card.get("class_weights")
     if weights is not None and not (isinstance(weights, list) and all(map(_is_number, weights))):
@@ -117,7 +117,7 @@ def target(card: Mapping[str, Any]) -> str:
     """
     found = card.get("target")
     if not isinstance(found, str):
-        raise DataError("the model's card does not say of which class it is")
+        raise DataError("the model's card does not name the model's class")
     return found
 
 

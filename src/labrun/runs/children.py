@@ -69,9 +69,9 @@ def end_open(root: Path, run_dir: Path, error: BaseException | None) -> None:
             record = records.read(folder)
             if record.task != records.PROGRAM or record.status != records.RUNNING:
                 continue
-            closed = finalize.close(folder, record, status, EndReason.EXITED, "the run that it belongs to has ended so")
+            closed = finalize.close(folder, record, status, EndReason.EXITED, "its parent run ended like this")
             if status == records.COMPLETED:
                 closed.error = None
                 records.write(folder, closed)
         except RecordError as trouble:
-            log.warning("A run below this one could not be closed: %s", trouble)
+            log.warning("A child run could not be closed: %s", trouble)

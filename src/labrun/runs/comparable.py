@@ -42,7 +42,7 @@ def is_compared(key: str) -> bool:
 def mixture(found: Sequence[Record], metric: str) -> str | None:
     """Return why the runs' values of a metric are not comparable, or None if they are, according to the records."""
     told = reason(found, metric)
-    return f"{metric} does not compare between these runs: {told}" if told else None
+    return f"{metric} is not comparable between these runs: {told}" if told else None
 
 
 def reason(found: Sequence[Record], metric: str) -> str:
@@ -68,8 +68,8 @@ def _several_data(found: Sequence[Record], metric: str) -> list[str]:
     told = [_as_in(records, "" if is_one else f"{name}: ") for name, records in zip(names, kinds, strict=True)]
     listed = ", ".join([*told[:SHOWN], *(["..."] if told[SHOWN:] else [])])
     if is_one:
-        return [f"{names[0]} was not the same in all of them, or was split otherwise ({listed})"]
-    return [f"they read other data ({listed})"]
+        return [f"{names[0]} was not the same in all of them, or was split differently ({listed})"]
+    return [f"they read different data ({listed})"]
 
 
 def _as_in(found: Sequence[Record], before: str) -> str:
@@ -123,7 +123,7 @@ def _several_ways(found: Sequence[Record], metric: str) -> list[str]:
         ways.setdefault(_folds(record), []).append(record)
     if len(ways) < 2:
         return []
-    told = [f"{_way(folds)} in {len(ways[folds])} of them ({ways[folds][0].id}, for one)" for folds in sorted(ways)]
+    told = [f"{_way(folds)} in {len(ways[folds])} of them (such as {ways[folds][0].id})" for folds in sorted(ways)]
     return [f"it is {', and '.join(told)}. Give all of them the same model.folds"]
 
 

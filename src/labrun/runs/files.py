@@ -77,7 +77,7 @@ def copy(run_dir: Path, record: Record, patterns: Sequence[str], target: Path, f
     there = [target / name for name in names if os.path.lexists(target / name)]
     if there and not force:
         more = f", and {len(there) - 1} more" if len(there) > 1 else ""
-        raise RecordError(f"{there[0]} is there already{more}: choose another folder with -o, or say --force")
+        raise RecordError(f"{there[0]} already exists{more}: choose another folder with -o, or add --force")
     try:
         for name in names:
             (target / name).parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ LONGEST = 2**24
 TELL_S = 5.0
 """Time that the processes of a failed run have to log their errors, seconds."""
 LEFT = re.compile(r"Connection (closed|reset) by peer", re.I)
-KILLED = "; another process of the run had ended without a word, as one does that is killed or out of memory"
+KILLED = "; another process of the run had ended without an error message, as if killed or out of memory"
 
 
 def note(run_dir: Path) -> None:

@@ -22,7 +22,7 @@ def others(paths: Sequence[Path]) -> str | None:
         if found.st_uid != os.geteuid():
             return f"{path} belongs to {_name(found.st_uid)}"
         if found.st_mode & stat.S_IWOTH:
-            return f"everybody may write to {path}"
+            return f"everyone may write to {path}"
     return None
 
 
@@ -41,8 +41,8 @@ def check_plan(folder: Path, unfinished: Sequence[tuple[Path, Record]]) -> None:
         why = "they came from an archive"
     if why is not None:
         raise ConfigError(
-            f"nobody controls the runs in {folder} any more, and to go on with them here runs what is written there, "
-            f"in your name: {why}. Look at them first, then say --take-over"
+            f"the runs in {folder} no longer have a controller, and to continue them executes what their files say, "
+            f"as you: {why}. Check them first, then add --take-over"
         )
 
 

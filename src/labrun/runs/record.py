@@ -328,7 +328,7 @@ def _check_depth(content: Any) -> None:
         ]
         if not level:
             return
-    raise ValueError(f"its values lie more than {DEEPEST} levels deep")
+    raise ValueError(f"its values are nested more than {DEEPEST} levels deep")
 
 
 def _check(record: Record) -> None:
@@ -360,7 +360,7 @@ def _check(record: Record) -> None:
         if time_text is not None and datetime.fromisoformat(time_text).tzinfo is None:
             raise ValueError(f"{name} is {time_text!r}, which has no time zone")
     if not all(isinstance(word, str) for word in (*record.overrides, *record.tags, *record.tags.values())):
-        raise ValueError("overrides and tags hold something else than text")
+        raise ValueError("overrides and tags must hold only text")
     for name, value in record.metrics.items():
         if not isinstance(value, str | int | float | None) or (isinstance(value, int) and abs(value) > 10**300):
             raise ValueError(f"metric {name} is {value!s:.40}")
@@ -457,12 +457,12 @@ def check_place(run_dir: Path) -> None:
     for part in run_dir.parts:
         if (size := len(os.fsencode(part))) > LONGEST_NAME:
             raise RecordError(
-                f"the run's folder would have a name of {size} bytes, and file systems take {LONGEST_NAME}: "
+                f"the run's folder would have a name of {size} bytes, and file systems allow {LONGEST_NAME}: "
                 f"{part[:80]!r}... Leave keys out of it (hydra.job.config.override_dirname.exclude_keys=[KEY,...]), or "
                 "say hydra.sweep.subdir='${hydra.job.num}' or another name=..."
             )
     if (size := len(os.fsencode(str(run_dir)))) > LONGEST_PATH:
-        raise RecordError(f"the run's folder would have a path of {size} bytes, and file systems take 4096: {run_dir}")
+        raise RecordError(f"the run's folder would have a path of {size} bytes, and file systems allow 4096: {run_dir}")
 
 
 def cannot_write(folder: Path, error: OSError) -> str:

@@ -61,16 +61,16 @@ def reasons(
         status = shown(run_dir, record)
         sweep_dir = records.sweep_folder(run_dir, record) or run_dir.parent
         if not is_ours(root, run_dir):
-            where = f"{root}/outputs or {root}/multirun, nor one of your own choice with nothing else in it"
-            found[run_dir] = Reason(record, f"{run_dir} is not a run's folder below {where}, without links", False)
+            where = f"{root}/outputs or {root}/multirun, without links, nor one of your choice that holds nothing else"
+            found[run_dir] = Reason(record, f"{run_dir} is neither a run's folder below {where}", False)
         elif status in LIVE:
             found[run_dir] = Reason(record, f"it is {status}: lab runs cancel {record.id}")
         elif record.sweep is not None and has_controller(sweep_dir):
-            found[run_dir] = Reason(record, f"its sweep is still going on: lab runs watch {sweep_dir}")
+            found[run_dir] = Reason(record, f"its sweep is still running: lab runs watch {sweep_dir}")
         elif record.id in registered:
             found[run_dir] = Reason(record, f"it is registered as {', '.join(registered[record.id])}")
         elif record.id in children:
-            found[run_dir] = Reason(record, f"run {', '.join(children[record.id])} went on from it")
+            found[run_dir] = Reason(record, f"run {', '.join(children[record.id])} resumed it")
     return found
 
 
@@ -174,8 +174,8 @@ def garbage(root: Path, found: index.Listing, leaving: Sequence[Path] = ()) -> l
     from labrun.runs import archive_import
 
     rests = [path for path in _rests(root) if path.is_dir() and not path.is_symlink()]
-    listed = [Garbage(path, "the rest of a removal", folder_size(path)) for path in rests]
-    listed += [Garbage(path, "the rest of an import", folder_size(path)) for path in archive_import.left(root)]
+    listed = [Garbage(path, "left over from a removal", folder_size(path)) for path in rests]
+    listed += [Garbage(path, "left over from an import", folder_size(path)) for path in archive_import.left(root)]
     if found.damaged:
         return listed  # a damaged record may refer to any of the rest
     kept: set[str] = set()
@@ -184,7 +184,7 @@ def garbage(root: Path, found: index.Listing, leaving: Sequence[Path] = ()) -> l
             code = record.code or {}
             kept |= {str(code.get("digest")), str(code.get("environment"))}
             kept.add(str((code.get("script") or {}).get("digest")))
-    for kind, what in (("code", "code that no run names"), ("environments", "an environment that no run names")):
+    for kind, what in (("code", "code that no run uses"), ("environments", "an environment that no run uses")):
         for path in sorted((store.state_folder(root) / kind).glob("*")):
             if path.is_dir() and path.name not in kept and time.time() - path.stat().st_mtime > UNUSED_S:
                 listed.append(Garbage(path, what, folder_size(path)))

@@ -292,7 +292,7 @@ def notes(settings: Sequence[Setting], metrics: Sequence[str]) -> list[str]:
             if own.mixture:
                 mixed.setdefault(own.mixture, []).append(metric)
         for why, names in mixed.items():
-            found[f"{label}: no mean of {', '.join(names)}: the values do not compare: {why}"] = None
+            found[f"{label}: no mean of {', '.join(names)}: the values are not comparable: {why}"] = None
     return list(found)
 
 

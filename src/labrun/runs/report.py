@@ -485,7 +485,7 @@ def predictions(true: npt.NDArray[Any], predicted: npt.NDArray[Any], path: Path,
     axes.scatter(true[shown], predicted[shown], **dots)
     both = np.concatenate([true, predicted]) if len(true) else np.array([0.0, 1.0])
     low, high = float(both.min()), float(both.max())
-    axes.plot([low, high], [low, high], color="black", linewidth=0.8, label="as it should be")
+    axes.plot([low, high], [low, high], color="black", linewidth=0.8, label="perfect prediction")
     axes.set_xlabel(f"true{of}")
     axes.set_ylabel(f"predicted{of}")
     is_wide = _is_wide(true)

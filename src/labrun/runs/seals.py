@@ -37,8 +37,8 @@ UNSEALED = frozenset({FIELD, "dataset"})
 """Keys of a card that the seal does not cover: the seal itself, and the key that registration adds."""
 KEY_BYTES = 32
 UNPROVEN = "nothing proves that you trained it in this workspace"
-EDITED = "its code is not the code that trained it any more"
-FROM_ARCHIVE = "its run came in an archive, and such runs are never trusted by themselves"
+EDITED = "its code has changed since it was trained"
+FROM_ARCHIVE = "its run came from an archive, and such runs are never trusted automatically"
 LARGEST_SCHEMA = 2**28
 LIBRARIES = frozenset({"torch", "torchvision", "sklearn", "numpy", "scipy", "pytorch_lightning", "lightning", "pandas"})
 """Packages with thousands of files, of which only the target's module is digested."""
@@ -155,7 +155,7 @@ def refusal(root: Path, card: Mapping[str, Any], run_id: str | None, imported: b
     if content is None or (run_id is not None and content["run"] != run_id):
         return UNPROVEN
     edited = changed(dict(content["code"] or {}), code_of(content["targets"] or ()) or {})
-    return f"{EDITED} ({', '.join(edited[:5])} changed)" if edited else ""
+    return f"{EDITED} ({', '.join(edited[:5])})" if edited else ""
 
 
 def _mac(key: bytes, root: Path, card: Mapping[str, Any], content: Mapping[str, Any]) -> str:

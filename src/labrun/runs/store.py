@@ -219,7 +219,7 @@ def best(
 def untold(metric: str, before: str = "") -> str:
     """Return the error message for a metric whose direction is unknown."""
     return (
-        f"{before}{metric}: neither its name nor the runs tell whether large or small values are good. Say "
+        f"{before}{metric}: neither its name nor the runs say whether higher or lower is better. Say "
         f"{before}{metric}:max or {before}{metric}:min (runs remember trainer.monitor_mode=min|max and "
         "sweep.goal=minimize|maximize)"
     )

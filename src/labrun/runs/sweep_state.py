@@ -198,14 +198,14 @@ def _check(plan: Plan) -> None:
     """
     lists = (plan.runs, plan.path, plan.preload, plan.command or [])
     if not all(isinstance(one, list) and all(isinstance(word, str) for word in one) for one in lists):
-        raise ValueError("runs, path, preload or command is not a list of texts")
+        raise ValueError("runs, path, preload or command is not a list of strings")
     for name in plan.runs:
         if "\0" in name or os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir:
-            raise ValueError(f"the run {name!r:.100} does not lie in its folder")
+            raise ValueError(f"the run {name!r:.100} is not inside its folder")
     if not all(isinstance(one, str) for one in (plan.target, plan.cwd, plan.name)) or "\0" in plan.cwd:
         raise ValueError("target, cwd or name is not text")
     if not isinstance(plan.tracking, dict) or not isinstance(plan.python, str | None):
-        raise ValueError("tracking or python is of another kind")
+        raise ValueError("tracking or python has the wrong type")
     for number in (plan.parallel, plan.cores, plan.gpus_per_run, plan.runs_per_gpu, plan.max_failures):
         if not isinstance(number, int | None):
             raise ValueError(f"{number!r:.60} is not a whole number")
