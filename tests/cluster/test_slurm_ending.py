@@ -107,7 +107,7 @@ def test_a_network_that_is_preempted_goes_on_from_its_checkpoint(workspace: Path
     assert run.returncode == 0 and record.status == "completed"
     assert [attempt["status"] for attempt in record.attempts] == ["preempted", "completed"]
     (folder,) = workspace.glob("outputs/[!.]*/*")
-    assert "Going on from the last attempt's checkpoint" in (folder / "driver.log").read_text()
+    assert "Resuming from the last attempt's checkpoint" in (folder / "driver.log").read_text()
     lines = [(line["name"], line["step"]) for line in read_metrics(folder)]
     assert len(lines) == len(set(lines))
 

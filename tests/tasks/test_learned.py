@@ -132,7 +132,7 @@ def test_shapes_that_only_have_as_many_values_are_refused() -> None:
         assert lesson.loss_of(target.reshape(shape), target) == 0
         assert lesson.loss_of(target, target.reshape(shape)) == 0
     for shape in ((4, 2, 5, 3), (4, 5, 6), (6, 20), (4, 3, 5)):
-        with pytest.raises(UnfitError, match="the same shape is wanted, or one of them flattened"):
+        with pytest.raises(UnfitError, match="the shapes must be the same, or one the other flattened"):
             lesson.loss_of(torch.rand(shape), target)
 
 
@@ -163,7 +163,7 @@ def test_classes_are_counted_as_batches_have_them(tmp_path: Path) -> None:
 def test_classes_of_samples_do_not_weigh_those_of_places() -> None:
     likely, target, weights = torch.randn(2, 5, 7), torch.randint(5, (2, 7)), torch.ones(5)
     Lesson({"class_weight": [1.0] * 5}, None, weights).settle(likely, target, computes_own=False)
-    with pytest.raises(UnfitError, match="one for each of 7 places: give a weight for each class"):
+    with pytest.raises(UnfitError, match="the target holds 7 for each: give a weight for each class"):
         Lesson({"class_weight": "balanced"}, None, weights).settle(likely, target, computes_own=False)
 
 

@@ -137,7 +137,7 @@ def test_several_validation_loaders_and_a_state_that_no_checkpoint_holds(
     assert {f"{name}/dataloader_idx_1" for name in ("val_loss", "val_accuracy", "accuracy")} <= set(first.metrics)
     assert "Not in the checkpoints: the state of TwoValidations." in caplog.text
     run_here(*two[:-1], "trainer.monitor=val_loss/dataloader_idx_0", "trainer.max_epochs=2", "trainer.resume=last")
-    assert "Going on without the state of TwoValidations" in caplog.text
+    assert "Resuming without the state of TwoValidations" in caplog.text
     assert monitored.loss_of("loader_parts.Linear", has_validation=True) == "val_loss"
     assert monitored.loss_of("loader_parts.Lit", has_validation=True) == "val/loss"
 
@@ -392,7 +392,7 @@ def test_class_weights_of_networks(run_here: Runner, mine: Path) -> None:
     assert len(predictions(predicted)) == 100
     with pytest.raises(ConfigError, match="has 2 weights, and there are 10 classes"):
         run_here("model=mnist_dnn", "+model.class_weight=[1,2]")
-    with pytest.raises(UnfitError, match="there are 10 weights, and the network tells 12 classes apart"):
+    with pytest.raises(UnfitError, match="there are 10 weights, and the network has 12 classes"):
         run_here(*DICTS, "+model.class_weight=balanced", "+model.num_classes=12")
 
 
@@ -510,7 +510,7 @@ def test_a_part_that_is_never_validated_is_told(
     for wish in ("+trainer.options.val_check_interval=50", "trainer.limit_train_batches=50"):
         caplog.clear()
         run_here(*stream, wish)
-        assert f"never used: an epoch had 6 batches, and {wish.lstrip('+')} waits for more" in caplog.text
+        assert f"never used: an epoch had 6 batches, and {wish.lstrip('+')} requires more" in caplog.text
     caplog.clear()
     run_here(*stream, "trainer.limit_train_batches=4")
     assert "never used" not in caplog.text

@@ -127,7 +127,7 @@ def test_a_module_of_the_other_package_is_trained_by_its_own_trainer(workspace: 
     (run_dir,) = (path.parent for path in workspace.glob("outputs/first/*/run.json"))
     assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert '"name": "train/loss"' in (run_dir / "metrics.jsonl").read_text()
-    assert refused.returncode == 2 and "Stop is derived from the EarlyStopping of another package" in refused.stderr
+    assert refused.returncode == 2 and "Stop is derived from the EarlyStopping of a different package" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert paired.returncode == 0 and "trained by lightning.pytorch" in paired.stdout, paired.stdout + paired.stderr
 

@@ -229,7 +229,7 @@ def test_how_a_later_table_is_written_is_told_and_can_be_said(
         assert refused.returncode == 2 and message in refused.stderr, refused.stderr
     np.save(workspace / "x.npy", np.zeros((2, 2)))
     refused = lab_here("models", "predict", "m", "x.npy", "--sheet", "s")
-    assert "x.npy is not a table, which alone has a sheet" in refused.stderr
+    assert "x.npy is not a table, and only tables have a sheet" in refused.stderr
     with pytest.warns(UserWarning, match="the table: decimal commas"):
         load_model("m").predict(pd.read_csv(workspace / "new.csv", sep=";", encoding="cp1252", dtype=str))
 
@@ -295,7 +295,7 @@ def test_what_a_later_table_has_that_training_had_not_is_told(
 def test_parts_of_an_archive_that_are_not_predicted_are_told(tmp_path: Path) -> None:
     path, saved = tmp_path / "parts.npz", Saved(None, {}, "a model")
     np.savez(path, X_train=np.zeros((5, 2)), y_train=np.zeros(5), X_test=np.ones((3, 2)))
-    told = ["predicted for X_test, and not for X_train"]
+    told = ["predicted only for X_test, not for X_train"]
     whole = feeding.read(path, saved)
     assert whole.notes == told and len(whole.samples) == 3
     assert [one.notes for one in feeding.blocks(path, saved)] == [told]

@@ -111,10 +111,10 @@ def test_what_a_module_logs_and_measures_goes_on(
     for step, leaves in ((15, True), (22, False)):
         caplog.clear()
         assert same(whole, broken_off(run_here, *measures, *(() if leaves else [STEPS]), step=step, leaves=leaves))
-        assert "Measures.on_train_epoch_end: what the module gathers" in caplog.text
+        assert "Measures.on_train_epoch_end: lists and numbers that the module itself gathers" in caplog.text
         assert "Measures.on_train_batch_end: not called for the last batch" in caplog.text
     assert "in epoch 2, after 7 of its batches" in caplog.text  # the newest that STEPS kept, whatever val_loss was
-    assert "break alone" not in caplog.text
+    assert "only before the interruption" not in caplog.text
     validates = (*measures, "+trainer.options.val_check_interval=5")
     _, whole = run_here(*validates)
     assert same(whole, broken_off(run_here, *validates, step=17, leaves=True))  # a validation comes next
@@ -129,7 +129,7 @@ def test_a_loader_that_cannot_go_on_begins_its_epoch_again(
     _, whole = run_here(*lost)
     assert same(whole, broken_off(run_here, *lost, STEPS, step=18, leaves=True))
     assert "begins epoch 2 again, since its loader has no state_dict" in caplog.text
-    assert "Going on from the last attempt's checkpoint, after epoch 1, step 13" in caplog.text
+    assert "Resuming from the last attempt's checkpoint, after epoch 1, step 13" in caplog.text
     two = (*NOISY, "+dataset.kind=two", "model._target_=loader_parts.OfSeveral")
     _, whole = run_here(*two)
     assert same(whole, broken_off(run_here, *two, STEPS, step=15, leaves=True))

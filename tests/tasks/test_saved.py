@@ -167,7 +167,7 @@ def test_a_regression_gives_quantities(root: Path, ran: Ran) -> None:
     ("x", "message"),
     [
         (np.zeros((2, 63)), "takes samples of 1x8x8 .* and these are 63"),
-        (np.zeros(64), "of a single sample make a list of one"),
+        (np.zeros(64), "put a single sample into a list"),
         (np.full((1, 64), np.nan), "got NaN or infinity 64 times"),
         ([["a"] * 64], "takes numbers"),
         (np.zeros((0, 64)), r"got the shape \(0, 64\)"),
@@ -305,8 +305,8 @@ def test_chainers_files_of_a_script_are_perceptrons(root: Path, ran: Ran) -> Non
 
 def test_weights_without_a_card_and_other_files_say_what_to_do(root: Path, ran: Ran) -> None:
     for name, message in (
-        ("net.pt", "holds weights alone.*Train it with labrun"),
-        ("notes.txt", "is nothing that labrun loads.*lab models download"),
+        ("net.pt", "holds only weights.*Train it with labrun"),
+        ("notes.txt", "labrun does not load notes.txt.*lab models download"),
     ):
         run_dir = other_file(root, ran("lr"), name, b"content")
         models.register(root, run_dir, f"of-{name}", f"outputs/{name}")

@@ -82,7 +82,7 @@ class Namesake(Said):
 
 def test_a_metric_that_is_called_as_the_test_score_is_told(run_here: Runner, caplog: pytest.LogCaptureFixture) -> None:
     record, run_dir = run_here(*own("Namesake"), VALIDATED, "trainer.monitor=val_err", "trainer.max_epochs=2")
-    assert "own code has logged accuracy, which is what labrun calls the score of the test part" in caplog.text
+    assert "own code has logged accuracy, which is labrun's name for the score of the test part" in caplog.text
     assert record.metrics["accuracy"] == lines(run_dir, "accuracy")[-1][1]
     caplog.clear()
     run_here(*own("Said"), VALIDATED, "trainer.monitor=val_err", "trainer.max_epochs=2")
@@ -571,7 +571,7 @@ def test_averaged_weights_are_those_that_are_tested(run_here: Runner) -> None:
 
 def test_options_that_labruns_own_keys_say_are_refused(run_here: Runner) -> None:
     for option, words in (
-        ("max_epochs=2", "trainer.options.max_epochs: labrun has a key"),
+        ("max_epochs=2", "trainer.options.max_epochs: labrun sets it by a key of its own"),
         ("enable_checkpointing=false", "trainer.options.enable_checkpointing: .*callbacks=none"),
         ("logger=false", "trainer.options.logger: .*the record's own stays"),
         ("nonsense=1", "Lightning's Trainer refused: .*nonsense"),
@@ -621,7 +621,7 @@ def test_a_module_that_logs_no_loss_is_gone_on_with(run_here: Runner) -> None:
 
 def test_hooks_that_are_not_called_are_named(run_here: Runner, caplog: pytest.LogCaptureFixture) -> None:
     record, _ = run_here(*own("Loads"), "trainer.max_epochs=1")
-    assert any("has a train_dataloader of its own" in text for text in caplog.messages)
+    assert any("has its own train_dataloader" in text for text in caplog.messages)
     assert "accuracy" in record.metrics and record.metrics["seen"] > 0
     with pytest.raises(ConfigError, match=r"watches 'val/acc'.*needs dataset\.validation_size"):
         run_here(*own("Stops"), "trainer.max_epochs=1")

@@ -176,8 +176,8 @@ class PlainCheckpoints:
         if not self._has_told:
             self._has_told = True
             log.warning(
-                "Not in the checkpoints: the state of %s. They hold tensors, arrays and plain values, and this state "
-                "holds more: a training that goes on has none of it",
+                "Not in the checkpoints: the state of %s. They hold only tensors, arrays and plain values, so a "
+                "resumed training starts without this state",
                 ", ".join(found),
             )
 
@@ -185,7 +185,7 @@ class PlainCheckpoints:
         """Load a checkpoint like Lightning, and copy the best checkpoints if another run wrote it."""
         checkpoint: dict[str, Any] = super().load_checkpoint(path, *args, **kwargs)  # type: ignore[misc]
         if checkpoint.get(LEFT_OUT):
-            log.warning("Going on without the state of %s: the checkpoint has none", ", ".join(checkpoint[LEFT_OUT]))
+            log.warning("Resuming without the state of %s: the checkpoint has none", ", ".join(checkpoint[LEFT_OUT]))
         for state in (checkpoint.get("callbacks") or {}).values():
             if not isinstance(state, dict):
                 continue
@@ -316,7 +316,7 @@ class Keeper:
                 state.update(best_score=callback.best_score, wait_count=0)
             elif state["wait_count"] >= callback.patience:
                 state["wait_count"] = 0
-                log.info("Early stopping by %s counts anew: it had ended the training before", callback.monitor)
+                log.info("Early stopping by %s restarts its count: it had ended the training before", callback.monitor)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         count = len(trainer.num_val_batches)
@@ -391,9 +391,9 @@ class Keeper:
         why = (
             "it has several loaders, which take turns"
             if _go_on(trainer)
-            else "its loader has no state_dict and load_state_dict to go on in the middle"
+            else "its loader has no state_dict and load_state_dict to resume within an epoch"
         )
-        return f"whatever goes on from it begins epoch {trainer.current_epoch + 1} again, since {why}"
+        return f"a resumed training begins epoch {trainer.current_epoch + 1} again, since {why}"
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         if not self._validated:
@@ -413,7 +413,7 @@ class Keeper:
         longer = [f"{key}={value}" for key, value in asked.items() if isinstance(value, int) and value > batches]
         log.warning(
             "The validation part was never used%s",
-            f": an epoch had {batches} batches, and {' and '.join(longer)} waits for more. Say no more than there are"
+            f": an epoch had {batches} batches, and {' and '.join(longer)} requires more. Use at most that number"
             if longer
             else "",
         )
@@ -446,7 +446,7 @@ class Keeper:
             os.replace(partial, self._path)
             return True
         except OSError:
-            log.debug("no hard links here")
+            log.debug("hard links are not supported")
             return False
 
     def _look(self, trainer: Any) -> None:
@@ -459,12 +459,14 @@ class Keeper:
             self._end(f"{found} in epoch {self.epochs}")
         elif self.not_finite is None:
             self.not_finite = {"since": self.epochs, "what": found}
-            log.warning("%s", recording.red(f"Epoch {self.epochs}: {found}. trainer.on_nan=fail ends such a training"))
+            log.warning(
+                "%s", recording.red(f"Epoch {self.epochs}: {found}. trainer.on_nan=fail would end the training")
+            )
 
     def _end(self, what: str) -> None:
         raise RunFailedError(
             f"training: {what}, and trainer.on_nan=fail ends it there. A smaller model.lr or "
-            "trainer.gradient_clip_val=1 may help; trainer.on_nan=warn goes on"
+            "trainer.gradient_clip_val=1 may help; trainer.on_nan=warn continues"
         )
 
 
@@ -494,7 +496,7 @@ def _tell_padding(trainer: Any, part: str, loop: Any) -> None:
     twice = sum(map(loaders.seen_twice, [] if combined is None else combined.flattened))
     if twice and trainer.world_size > 1:
         log.warning(
-            "%d processes share the %s part, and %d of its samples count twice, so that each process has equally many."
+            "%d processes share the %s part, and %d of its samples count twice, so each process has the same number."
             " labrun task=evaluate from=RUN, in one process, counts each test sample once",
             trainer.world_size,
             part,
@@ -589,8 +591,8 @@ class RandomStates(pl.Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if any(map(loaders.keeps_old_copies, train_loaders(trainer))):
             log.warning(
-                "The data set's set_epoch(): its loader has persistent_workers=True, whose copies of the data set do "
-                "not hear of the epoch"
+                "The data set's set_epoch(): its loader has persistent_workers=True, so the workers' copies of the "
+                "data set keep their old epoch"
             )
         for loader in train_loaders(trainer):
             self._tell_of_readers(loader, trainer.world_size)
@@ -605,8 +607,8 @@ class RandomStates(pl.Callback):
                 loaders.take_over(one)
         if any(loaders.draws_anew(one, loop.restarted_mid_epoch and one in in_use) for one in self._loaders(trainer)):
             log.warning(
-                "The loader's workers had drawn random numbers before the break: those that they draw %s are not the "
-                "ones of a training without it",
+                "The loader's workers had drawn random numbers before the interruption: those that they draw %s differ "
+                "from those of an uninterrupted training",
                 "in the rest of this epoch" if loop.restarted_mid_epoch else "from here on (persistent_workers)",
             )
         if loop.restarted_mid_epoch:
@@ -625,8 +627,8 @@ class RandomStates(pl.Callback):
             ways = {"workers": "torch.utils.data.get_worker_info()", "processes": "torch.distributed.get_rank()"}
             count = loader.num_workers if who == "workers" else ranks
             log.warning(
-                "%s is iterable, and %d %s read it: each gives all of its samples, unless it asks %s for its share, "
-                "which its source does not",
+                "%s is iterable, and %d %s read it: each yields all of its samples, since its source does not call %s "
+                "to select a share",
                 type(loader.dataset).__name__,
                 count,
                 who,
@@ -645,7 +647,7 @@ class RandomStates(pl.Callback):
         states = found["random_states"]
         if len(states) != trainer.world_size:
             log.warning(
-                "The checkpoint is of %d processes, and this training has %d: they draw other random numbers",
+                "The checkpoint is of %d processes, and this training has %d: they draw different random numbers",
                 len(states),
                 trainer.world_size,
             )
@@ -800,7 +802,7 @@ class Experiment:
         if not Experiment._said:
             Experiment._said = True
             log.warning(
-                "self.logger.experiment: a run's record takes numbers; logger=tensorboard or wandb takes the rest"
+                "self.logger.experiment: a run's record takes only numbers; logger=tensorboard or wandb takes the rest"
             )
 
 

@@ -133,7 +133,7 @@ class EstimatorTask(Task):
             skops_io.load().dump(model, paths.outputs / "model.skops")
         except Exception as error:  # the model may hold values of any type
             raise UnfitError(
-                f"model '{self._name}' is trained, and cannot be saved: skops takes no such value as it holds "
+                f"model '{self._name}' is trained, but cannot be saved: it holds a value that skops does not support "
                 f"({type(error).__name__}: {' '.join(str(error).split())}). Let {type(self.model).__name__} drop it at "
                 "the end of fit(), or define __getstate__"
             ) from error
@@ -167,7 +167,7 @@ def load(path: Path, trusted: list[str] | None) -> Any:
             unknown = [name for name in found if name not in allowed]
             if unknown:
                 raise UntrustedError(
-                    f"{path} holds types that labrun does not build unasked: {', '.join(unknown)}",
+                    f"{path} holds types that are not trusted by default: {', '.join(unknown)}",
                     [*dict.fromkeys([*(trusted or ()), *unknown])],
                 )
             model = io.load(path, trusted=found)
@@ -176,7 +176,7 @@ def load(path: Path, trusted: list[str] | None) -> Any:
     except Exception as error:  # a damaged file can raise anything
         raise LabrunError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
     if not hasattr(type(model), "predict"):
-        raise LabrunError(f"{path} holds a {type(model).__name__}, and no estimator")
+        raise LabrunError(f"{path} holds a {type(model).__name__}, which is not an estimator")
     return model
 
 

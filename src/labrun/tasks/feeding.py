@@ -66,7 +66,7 @@ def read(path: Path, saved: Saved, form: Mapping[str, Any] | None = None) -> Fed
     """
     form = form or {}
     if form and not (path.is_file() and contents.is_table(path)):
-        raise ConfigError(f"{path} is not a table, which alone has a {' and a '.join(form)}")
+        raise ConfigError(f"{path} is not a table, and only tables have a {' and a '.join(form)}")
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
         if not files:
@@ -112,7 +112,7 @@ def blocks(path: Path, saved: Saved) -> Iterator[Fed]:
 def _others(taken: str, names: Iterable[str]) -> list[str]:
     """Return a note on the other arrays of samples in an archive, which are not predicted."""
     left = [name for name in names if name != taken and any(name in own.NAMES[part] for part in SAMPLES)]
-    return [f"predicted for {taken}, and not for {', '.join(left)}"] if left else []
+    return [f"predicted only for {taken}, not for {', '.join(left)}"] if left else []
 
 
 def _array(path: Path) -> Fed:
@@ -137,7 +137,7 @@ def _images(files: Sequence[Path], saved: Saved) -> npt.NDArray[np.uint8]:
     shape = saved.input_shape
     if shape is None or len(shape) != 3 or shape[0] not in (1, 3):
         wanted = "samples of an unknown shape" if shape is None else shape_text(shape)
-        raise UnfitError(f"{saved.title} takes {wanted}, and no images")
+        raise UnfitError(f"{saved.title} takes {wanted}, not images")
     found = np.empty((len(files), *shape), np.uint8)
     for place, file in enumerate(files):
         found[place] = _pixels(file, shape, saved.title)
@@ -154,7 +154,9 @@ def _highest(saved: Saved) -> float | None:
 def _told(saved: Saved) -> list[str]:
     highest = _highest(saved)
     return (
-        [] if highest is None else [f"pixels of 0 to 255 were taken as 0 to {highest:g}, as the model's data have them"]
+        []
+        if highest is None
+        else [f"pixels of 0 to 255 were scaled to 0 to {highest:g}, the range of the model's data"]
     )
 
 
@@ -237,9 +239,8 @@ def _features(table: Any, saved: Saved, has_header: bool) -> tuple[Any, list[str
         named = has_header and target in table.columns
         column = target if named else table.columns[-1]
         place = list(table.columns).index(column) + 1
-        notes.append(f"column {place}{f' ({column})' if has_header else ''} was left out: it is what is predicted")
+        notes.append(f"column {place}{f' ({column})' if has_header else ''} was left out: it is the target")
         return table.drop(columns=[column]), notes
     raise UnfitError(
-        f"the table has {table.shape[1]} columns, and {saved.title} takes {wanted} (or {wanted + 1}, with the one that "
-        "it predicts)"
+        f"the table has {table.shape[1]} columns, and {saved.title} takes {wanted} (or {wanted + 1}, with the target)"
     )

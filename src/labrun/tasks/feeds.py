@@ -188,8 +188,8 @@ def _telling(setup: Callable[..., None], name: str) -> Callable[..., None]:
         if not told and not random_states.same(before, random_states.capture()):
             told = True
             log.warning(
-                "%s.setup draws from the global random generators, as the model has done before it: if it splits the "
-                "data so, another model gets another test part. A generator of its own keeps the split: "
+                "%s.setup draws from the global random generators, which the model has used before it: if it splits "
+                "the data with them, another model gets another test part. A separate generator keeps the split: "
                 "random_split(..., generator=torch.Generator().manual_seed(0))",
                 name,
             )
@@ -265,7 +265,7 @@ def make_module(dataset: Mapping[str, Any], model: str = "") -> Any:
             own["_target_"] = "labrun.data.datasets.of_lightning"
     made = schema.build(own, "dataset")
     if packages.derived(made, "LightningDataModule") is None:
-        raise ConfigError(f"dataset._target_={target!r} gives a {type(made).__name__}, and no LightningDataModule")
+        raise ConfigError(f"dataset._target_={target!r} gives a {type(made).__name__}, not a LightningDataModule")
     return made
 
 

@@ -20,9 +20,9 @@ from labrun.tasks.progress import is_midway
 log = logging.getLogger(__name__)
 
 LOST = {
-    "on_train_epoch_end": "what the module gathers over an epoch in lists or numbers of its own is, in this epoch, "
-    "that of its rest. What it logs and its torchmetrics go on",
-    "on_train_batch_end": "not called for the last batch before the break, whose checkpoint was written before it",
+    "on_train_epoch_end": "lists and numbers that the module itself gathers over an epoch cover only the rest of this "
+    "epoch. Values that it logs, and its torchmetrics, cover all of it",
+    "on_train_batch_end": "not called for the last batch before the interruption: its checkpoint was written earlier",
 }
 """Hooks whose work is not entirely in a checkpoint, and the missing part."""
 Values = dict[str, Any]
@@ -84,7 +84,7 @@ class Gathered:
             if is_midway(checkpoint):
                 self._tell_of_own(module)
         elif is_midway(checkpoint):
-            log.warning("This epoch's averages of the training are those of its rest: nothing tells what was before")
+            log.warning("This epoch's training averages cover only its rest: what came before cannot be restored")
 
     @staticmethod
     def _tell_of_own(module: Any) -> None:
@@ -107,7 +107,7 @@ class Gathered:
             self._merge(trainer)
             names = sorted({key.split(".", 1)[1] for key in self._averages})
             if names:
-                log.warning("Logged before the break alone, and not in this epoch's values: %s", ", ".join(names))
+                log.warning("Logged only before the interruption, and not in this epoch's values: %s", ", ".join(names))
             self._averages = {}
 
     def _begin(self, module: Any) -> None:

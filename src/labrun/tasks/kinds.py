@@ -92,12 +92,12 @@ class Script(TaskType):
             yield "task=script needs the script: say experiment=script script.path=train.py"
             return
         if bool(node.get("path")) == bool(node.get("command")):
-            given = "both are given" if node.get("path") else "nothing is given"
-            yield f"script: say what to run, script.path=train.py or script.command='bash train.sh', and {given}"
+            given = "both are given" if node.get("path") else "neither is given"
+            yield f"script: say what to run, either script.path=train.py or script.command='bash train.sh'; {given}"
         for group in ("dataset", "model"):
             if config.get(group):
-                how = " It is read by script.inputs.NAME='${mount:NAME}'" if group == "dataset" else ""
-                yield f"{group}: a script brings its own, so none is chosen with task=script.{how}"
+                how = " It reads data through script.inputs.NAME='${mount:NAME}'" if group == "dataset" else ""
+                yield f"{group}: a script brings its own, so leave it out with task=script.{how}"
         for name, value in (node.get("arguments") or {}).items():
             words = value if isinstance(value, list) else [value]
             if not all(word is None or isinstance(word, str | int | float) for word in words):
@@ -108,11 +108,11 @@ class Script(TaskType):
         for name, pattern in (node.get("metrics") or {}).items():
             try:
                 if isinstance(pattern, str) and not re.compile(pattern).groups:
-                    yield f"script.metrics.{name}={pattern!r}: a group, ( ), has to say where the number stands"
+                    yield f"script.metrics.{name}={pattern!r}: mark the number with a group, ( )"
             except re.error as error:
                 yield f"script.metrics.{name}={pattern!r} is not a regular expression: {error}"
         if node.get("python") and node.get("requirements"):
-            yield "script.requirements builds an environment of its own: leave out script.python"
+            yield "script.requirements builds its own environment: leave out script.python"
 
     def run(self, run: Run) -> None:
         """See `script`."""

@@ -87,7 +87,7 @@ def taken_apart(batch: Any, network: nn.Module, target: str | None) -> Batch:
     if not isinstance(batch, Sequence) or not batch or not all(isinstance(one, Tensor | Mapping) for one in batch):
         raise UnfitError(
             f"a batch is a {type(batch).__name__}, and a plain network takes a tensor, a tuple (input, ..., target) or "
-            "a dict: give dataset.collate_fn, or a LightningModule with a training_step of its own"
+            "a dict: set dataset.collate_fn, or use a LightningModule with its own training_step"
         )
     first = batch[0]
     if len(batch) == 1 or target == "input":
@@ -95,7 +95,7 @@ def taken_apart(batch: Any, network: nn.Module, target: str | None) -> Batch:
             raise UnfitError("model.target=input: the first part of a batch is not a tensor")
         return Batch((first,), {}, first)
     if not isinstance(batch[-1], Tensor):
-        raise UnfitError("the last part of a batch is to be the target, and it is a dict")
+        raise UnfitError("the last part of a batch must be the target, and it is a dict")
     return Batch(tuple(batch[:-1]), {}, batch[-1])
 
 
@@ -115,8 +115,8 @@ def _inputs_of_dict(batch: Mapping[str, Any], network: nn.Module) -> tuple[tuple
     if len(inputs) == 1:
         return tuple(inputs.values()), {}
     raise UnfitError(
-        f"a batch has {', '.join(batch)}, and the network's forward() takes {', '.join(known) or 'nothing'}: give its "
-        "arguments the names of the batch's parts"
+        f"a batch has {', '.join(batch)}, and the network's forward() takes {', '.join(known) or 'nothing'}: name "
+        "its parameters after the batch's keys"
     )
 
 
@@ -127,8 +127,8 @@ def _of_dict(batch: Mapping[str, Any], network: nn.Module, wanted: str | None) -
         value = next(iter([*args, *named.values()]))
         if key is None and wanted != "input":
             raise UnfitError(
-                f"a batch has {', '.join(batch)}, and none of {', '.join(TARGET_KEYS)}, which are the names of a "
-                "target. A network that is to reproduce its input: model.target=input"
+                f"a batch has {', '.join(batch)}, and no target ({', '.join(TARGET_KEYS)}). If the network reproduces "
+                "its input, say model.target=input"
             )
         return Batch(args, named, value)
     if key in known:  # a network that computes its own loss
@@ -149,7 +149,7 @@ def scores_of(output: Any) -> Tensor:
     elif isinstance(output, tuple | list) and output:
         output = output[0]
     if not isinstance(output, Tensor):
-        raise UnfitError(f"the network gives a {type(output).__name__}, and a tensor of scores is wanted")
+        raise UnfitError(f"the network gives a {type(output).__name__}, and must give a tensor of scores")
     return output
 
 
@@ -162,8 +162,8 @@ def classes_are_last(scores: Tensor, target: Tensor) -> bool | None:
     last, second = scores.shape[:-1] == target.shape, (scores.shape[:1] + scores.shape[2:]) == target.shape
     if not last and not second:
         raise UnfitError(
-            f"the network gives {tuple(scores.shape)} for a target of {tuple(target.shape)} class numbers; wanted are "
-            "the scores of each class, (N, classes, ...) or (N, ..., classes)"
+            f"the network gives {tuple(scores.shape)} for a target of {tuple(target.shape)} class numbers, and must "
+            "give a score for each class, (N, classes, ...) or (N, ..., classes)"
         )
     return last if scores.ndim == 2 or last != second else None
 
@@ -228,22 +228,22 @@ class Lesson:
         if known == "classes" and self._weights is not None:
             if self._node.get("class_weight") == "balanced" and target.numel() != len(target):
                 raise UnfitError(
-                    "model.class_weight=balanced counts a class for each sample, and the target holds one for each of "
-                    f"{target.numel() // len(target)} places: give a weight for each class, "
+                    "model.class_weight=balanced needs one class for each sample, and the target holds "
+                    f"{target.numel() // len(target)} for each: give a weight for each class, "
                     "model.class_weight=[1.0,2.5]"
                 )
             count = self._second(scores, target).shape[1]
             if count != len(self._weights):
                 raise UnfitError(
-                    f"model.class_weight: there are {len(self._weights)} weights, and the network tells {count} "
-                    "classes apart: give a weight for each, model.class_weight=[1.0,2.5]"
+                    f"model.class_weight: there are {len(self._weights)} weights, and the network has {count} "
+                    "classes: give a weight for each, model.class_weight=[1.0,2.5]"
                 )
         node = self._node.get("loss")
         if node is not None and is_named(node):
             self.loss = self._built(node, "model.loss", scores, target)
         elif not computes_own:
             self.loss = self._default(known)
-            log.info("Loss: %s, by the first batch (%s)", type(self.loss).__name__, why)
+            log.info("Loss: %s, chosen by the first batch (%s)", type(self.loss).__name__, why)
         if isinstance(self.loss, OF_CLASSES) and known != "classes" and not target.is_floating_point():
             raise UnfitError(
                 f"model.loss: {type(self.loss).__name__} takes a score for each class, and the network gives "
@@ -268,7 +268,7 @@ class Lesson:
         if found is None:
             self._guessed, self.classes_last = tuple(scores.shape), scores.ndim == 3
             log.warning(
-                "The first batch has as many places as there are classes: its scores, %s, are taken as %s",
+                "The first batch does not show which axis is that of the classes: its scores, %s, are taken as %s",
                 self._guessed,
                 "(N, places, classes)" if self.classes_last else "(N, classes, ...)",
             )
@@ -289,7 +289,7 @@ class Lesson:
         found = classes_are_last(scores, target)
         if found is not None and self._guessed is not None:
             if found != self.classes_last:
-                log.warning("Scores of %s were read along the wrong axis: %s tells", self._guessed, tuple(scores.shape))
+                log.warning("Scores of %s were read along the wrong axis: %s shows", self._guessed, tuple(scores.shape))
             self._guessed, self.classes_last = None, found
         last = self.classes_last if found is None else found
         return scores.movedim(-1, 1) if last else scores
@@ -308,7 +308,7 @@ class Lesson:
             return "quantity", "its target holds whole numbers, and the network gives one for each"
         if target.is_floating_point() and named == "None" and _are_bits(target):
             raise UnfitError(
-                f"the target of the first batch, {tuple(target.shape)} {target.dtype}, holds 0 and 1 alone, which may "
+                f"the target of the first batch, {tuple(target.shape)} {target.dtype}, holds only 0 and 1, which may "
                 "be labels or quantities: say model.loss._target_=torch.nn.BCEWithLogitsLoss, or torch.nn.MSELoss"
             )
         if target.is_floating_point():
@@ -317,7 +317,7 @@ class Lesson:
             return "other", ""
         raise UnfitError(
             f"the network gives {tuple(scores.shape)} for a target of {tuple(target.shape)} {target.dtype}, and "
-            "nothing tells which loss is meant: say model.loss._target_=torch.nn...."
+            "the loss cannot be inferred: say model.loss._target_=torch.nn...."
         )
 
     def _has_metrics_of_labels(self) -> bool:
@@ -368,7 +368,7 @@ class Lesson:
         made = schema.build(node, key, **{name: value for name, value in offered.items() if value is not None})
         if key != "model.loss" and not isinstance(made, torchmetrics.Metric):
             raise ConfigError(
-                f"{key}._target_={node['_target_']!r} gives a {type(made).__name__}, no torchmetrics.Metric"
+                f"{key}._target_={node['_target_']!r} gives a {type(made).__name__}, not a torchmetrics.Metric"
             )
         return made
 
@@ -385,7 +385,7 @@ class Lesson:
         pair = _alike(scores, target) if self.kind != "classes" else (scores, target)
         found = self.loss(*pair)
         if found.ndim:
-            raise ConfigError(f"model.loss gives {tuple(found.shape)}, and one number is wanted: say reduction=mean")
+            raise ConfigError(f"model.loss gives {tuple(found.shape)}, and must give one number: say reduction=mean")
         return found
 
     def measured(self, metric: Any, scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -424,8 +424,8 @@ def _alike(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     if scores.shape != target.shape:
         if not (_flattens(scores.shape, target.shape) or _flattens(target.shape, scores.shape)):
             raise UnfitError(
-                f"the network gives {tuple(scores.shape)} for a target of {tuple(target.shape)}: the same shape is "
-                "wanted, or one of them flattened"
+                f"the network gives {tuple(scores.shape)} for a target of {tuple(target.shape)}: the shapes must "
+                "be the same, or one the other flattened"
             )
         scores = scores.reshape(target.shape)
     return scores, target if target.dtype == scores.dtype or scores.dtype == torch.long else target.to(scores.dtype)
@@ -553,7 +553,9 @@ def _numbers(name: str, value: Any, kind: str) -> Iterator[tuple[str, Tensor]]:
             yield from _numbers(f"{name}_{key}", one, kind)
     else:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ConfigError(f"model.metrics.{name}: {kind} gives {shape}, and a record takes numbers: one, or a list")
+        raise ConfigError(
+            f"model.metrics.{name}: {kind} gives {shape}, and a record takes one number or a list of them"
+        )
 
 
 def optimizers(parameters: Any, node: Mapping[str, Any], max_epochs: int) -> Any:

@@ -89,7 +89,7 @@ class NetworkTask(Task):
         if self._is_own and self._learning:
             raise ConfigError(
                 f"{', '.join(f'model.{key}' for key in self._learning)}: {name} is a LightningModule, whose own steps "
-                "say what it learns and how it is measured; these keys are for plain networks"
+                "define its loss and its metrics; these keys are for plain networks"
             )
         if mistakes := list(schema.learning_mistakes(self._learning)):
             raise ConfigError(mistakes)
@@ -134,8 +134,8 @@ class NetworkTask(Task):
             return torch.tensor(wanted, dtype=torch.float32)
         if counts is None or not all(counts):
             raise UnfitError(
-                "model.class_weight=balanced: nothing tells how many samples of each class there are (a data set's "
-                "`targets` or `labels` would): give a weight for each class, model.class_weight=[1.0,2.5]"
+                "model.class_weight=balanced: the number of samples of each class is unknown (a data set's `targets` "
+                "or `labels` would tell): give a weight for each class, model.class_weight=[1.0,2.5]"
             )
         return torch.tensor([sum(counts) / (len(counts) * count) for count in counts], dtype=torch.float32)
 
@@ -175,9 +175,9 @@ class NetworkTask(Task):
         unused = [name for name in UNUSED if self._is_own and overrides(module, name, "LightningModule")]
         if unused:
             log.warning(
-                "%s has a %s of its own, and labrun does not call it: batches come from the config's data set",
+                "%s has its own %s, which labrun does not call: batches come from the config's data set",
                 self._name,
-                " and a ".join(unused),
+                " and ".join(unused),
             )
         log.info(
             "Training %s (%s parameters) on %s, on %s",
@@ -206,7 +206,7 @@ class NetworkTask(Task):
         if ended and not loop.epoch_loop.batch_progress.total.ready:
             raise DataError(
                 f"{self._feed.told}: the training part gives no batch, so {self._name} has learned nothing. Either its "
-                "data set is empty (see its folder and arguments), or drop_last drops a batch that is not full"
+                "data set is empty (check its folder and arguments), or drop_last drops its only batch"
             )
 
     def _validates(self) -> bool:
@@ -280,7 +280,7 @@ class NetworkTask(Task):
             edited = [] if self._resumed is None else self._resumed.edited
             if edited and "state_dict" in str(error):
                 raise ConfigError(
-                    "trainer.resume_code=new: the old weights do not fit the network as it is now "
+                    "trainer.resume_code=new: the old weights do not fit the changed network "
                     f"({', '.join(edited)} changed): start a new run"
                 ) from error
             if not re.search(r"ModelCheckpoint\(monitor=|conditioned on metric", str(error)):
@@ -332,19 +332,19 @@ class NetworkTask(Task):
         done = progress.epochs_in(content)
         where = f"after epoch {done}" if progress.is_of_an_epochs_end(content) else progress.in_words(content)
         if own:
-            log.info("Going on from the last attempt's checkpoint, %s, step %d", where, content["global_step"])
+            log.info("Resuming from the last attempt's checkpoint, %s, step %d", where, content["global_step"])
             return
         if done >= self._settings.max_epochs:
             raise ConfigError(
                 f"nothing is left to train: the checkpoint {checkpoint} has {done} epochs, and trainer.max_epochs="
-                f"{self._settings.max_epochs} counts from the very beginning. Say a higher trainer.max_epochs"
+                f"{self._settings.max_epochs} counts from the very beginning. Set a higher trainer.max_epochs"
             )
         if 0 < max_steps <= int(content["global_step"]):
             raise ConfigError(
                 f"nothing is left to train: the checkpoint {checkpoint} has {content['global_step']} steps, and this "
                 f"training has {max_steps} at most, counted from the very beginning. Raise trainer.options.max_steps"
             )
-        log.info("Going on from %s, %s", checkpoint, where)
+        log.info("Resuming from %s, %s", checkpoint, where)
 
     @property
     def _names_monitor(self) -> bool:
@@ -392,8 +392,8 @@ class NetworkTask(Task):
         kinds = {base.__name__ for base in type(callback).__mro__} & {"Checkpoint", "EarlyStopping"}
         if kinds and not isinstance(callback, (own.Checkpoint, own.EarlyStopping)):
             raise ConfigError(
-                f"{key}: {type(callback).__name__} is derived from the {min(kinds)} of another package than the "
-                f"Trainer, which would not know it. Derive it from {self._package.name}.callbacks"
+                f"{key}: {type(callback).__name__} is derived from the {min(kinds)} of a different package than the "
+                f"Trainer, which would not recognize it. Derive it from {self._package.name}.callbacks"
             )
         return callback
 
@@ -471,7 +471,7 @@ class NetworkTask(Task):
                 if "backend" in said and settings.accelerator not in ("auto", "cpu"):
                     raise ConfigError(
                         f"trainer.accelerator={settings.accelerator}: Lightning finds none here ({said}). Leave the "
-                        "key out to train on what there is"
+                        "key out to train on what is available"
                     ) from error
                 raise ConfigError(f"trainer.options: Lightning's Trainer refused: {said}") from error
 
@@ -498,9 +498,9 @@ class NetworkTask(Task):
         reports = self._report_of(scores, arrays)
         if reports is None and not self._is_own and not self._learning:
             wanted = (
-                f"(1, {arrays.num_classes}) are wanted, one per class"
+                f"must give (1, {arrays.num_classes}), one per class"
                 if arrays.num_classes
-                else "(1,) is wanted: the quantity"
+                else "must give (1,), the quantity"
             )
             raise UnfitError(
                 f"model '{self._name}' does not fit data set '{arrays.name}': for one sample of {shape} it gives "
@@ -644,7 +644,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise anything
-        raise DataError(f"{path} cannot be read: it is absent, damaged, or no file of plain tensors") from error
+        raise DataError(f"{path} cannot be read: it is missing, damaged, or not a file of plain tensors") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} holds a {type(content).__name__}, not a network's weights")
     return content

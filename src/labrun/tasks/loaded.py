@@ -101,7 +101,7 @@ def wrap(model: Any, config: Mapping[str, Any], feed: ModuleFeed) -> NetworkTask
     if own is not None and of_data is not None and own != of_data:
         raise ConfigError(
             f"model '{name}' is a LightningModule of {own.name}, and dataset={feed.name} a LightningDataModule of "
-            f"{of_data.name}: a Trainer knows those of its own package alone. Derive both from one of the two"
+            f"{of_data.name}: a Trainer takes only those of its own package. Derive both from the same package"
         )
     return NetworkTask(model, config, feed, name)
 
@@ -176,7 +176,7 @@ def _print(found: Any, part: str) -> str:
             f"{type(error).__name__}: {recording.first_line(error)}"
         ) from error
     if given is None:
-        raise ConfigError(f"{where}: {type(found).__name__}.fingerprint() gives None; it is to give text, or a number")
+        raise ConfigError(f"{where}: {type(found).__name__}.fingerprint() gives None; it must give text or a number")
     return str(given)
 
 

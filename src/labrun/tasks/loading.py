@@ -12,7 +12,7 @@ from labrun.errors import ConfigError, DataError, LabrunError, UntrustedError
 from labrun.runs import cards, seals
 from labrun.tasks import task as tasks
 
-OLD_CODE = "The code that trained it lies where the line 'code' of 'lab runs show RUN' says"
+OLD_CODE = "The line 'code' of 'lab runs show RUN' says where the code that trained it is"
 PICKLE_VARIABLE = "LABRUN_ALLOW_PICKLE"
 """Set to 1 to allow pickles in `mlflow models serve`, which has no option for it."""
 
@@ -44,7 +44,7 @@ def proven(
             raise error.because(reason) from None
         return load(None)
     if trusted and found is not None and (reason := why()).startswith(seals.EDITED):
-        warn(f"{title}: {reason}, and old weights meet new code. {OLD_CODE}")
+        warn(f"{title}: {reason}, so old weights run with new code. {OLD_CODE}")
     return found
 
 

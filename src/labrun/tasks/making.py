@@ -116,13 +116,15 @@ def _weigh_classes(model: Any, node: Mapping[str, Any], arrays: Arrays, name: st
     if wanted is None or "class_weight" in own:
         return
     if not arrays.num_classes:
-        raise UnfitError(f"model.class_weight: data set '{arrays.name}' has a quantity, and no classes to weigh")
+        raise UnfitError(
+            f"model.class_weight: data set '{arrays.name}' has a quantity, so there are no classes to weight"
+        )
     if isinstance(wanted, list) and len(wanted) != arrays.num_classes:
         raise UnfitError(f"model.class_weight has {len(wanted)} weights, and there are {arrays.num_classes} classes")
     params = model.get_params(deep=True) if hasattr(model, "get_params") else {}
     places = [key for key in params if key.rpartition("__")[2] == "class_weight"]
     if not places:
-        raise UnfitError(f"model.class_weight: {name} ({type(model).__name__}) cannot weigh classes; others can")
+        raise UnfitError(f"model.class_weight: {name} ({type(model).__name__}) does not support class weights")
     value = wanted if wanted == "balanced" else dict(enumerate(wanted))
     model.set_params(**dict.fromkeys(places, value))
 

@@ -123,7 +123,7 @@ class Endpoint:
         """Answer one call."""
         status, body = 200, {}
         if request.headers.get("Authorization") != f"Bearer {self._token}":
-            status, body = 403, {"error_code": "PERMISSION_DENIED", "message": "the token is another run's"}
+            status, body = 403, {"error_code": "PERMISSION_DENIED", "message": "the token belongs to another run"}
         else:
             name = path.partition("/mlflow/")[2] or path.strip("/")
             try:
@@ -132,8 +132,8 @@ class Endpoint:
                 status = 404
                 body = {
                     "error_code": "ENDPOINT_NOT_FOUND",
-                    "message": f"labrun keeps metrics, params, tags and files of a script's run; {name} is none of "
-                    "these. For a whole MLflow server: compute.environment.MLFLOW_TRACKING_URI=http://...",
+                    "message": f"labrun keeps only metrics, params, tags and files of a script's run, and does not "
+                    f"answer {name}. For a whole MLflow server: compute.environment.MLFLOW_TRACKING_URI=http://...",
                 }
             except RefusedCallError as error:
                 status, body = 400, {"error_code": error.code, "message": str(error)}

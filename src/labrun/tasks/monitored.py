@@ -84,12 +84,12 @@ def settle(config: dict[str, Any], overrides: Sequence[str] = ()) -> None:
     trainer = config["trainer"]
     for name in trainer.get("options") or {}:
         if name in OWN_KEYS:
-            raise ConfigError(f"trainer.options.{name}: labrun has a key for it, and goes by that: {OWN_KEYS[name]}")
+            raise ConfigError(f"trainer.options.{name}: labrun sets it by a key of its own: {OWN_KEYS[name]}")
     strategy = (trainer.get("options") or {}).get("strategy")
     if isinstance(strategy, str) and "spawn" in strategy:
         raise ConfigError(
-            f"trainer.options.strategy={strategy}: its processes would be given a pickle of the training, and loggers, "
-            f"loaders and callbacks have none. Say {strategy.replace('spawn', 'fork')}; or leave it out, and say "
+            f"trainer.options.strategy={strategy}: its processes get the training as a pickle, and loggers, loaders "
+            f"and callbacks cannot be pickled. Say {strategy.replace('spawn', 'fork')}; or leave it out, and say "
             "compute.tasks_per_node=2 or compute.gpus_per_run=2"
         )
     for node in (config.get("callbacks") or {}).values():
@@ -97,7 +97,7 @@ def settle(config: dict[str, Any], overrides: Sequence[str] = ()) -> None:
     monitor, mode = trainer["monitor"], trainer.get("monitor_mode", AUTO)
     if monitor == AUTO and mode == direction.MAX:
         raise ConfigError(
-            "trainer.monitor_mode=max: trainer.monitor=auto watches the loss, which is to be small. Name the metric, "
+            "trainer.monitor_mode=max: trainer.monitor=auto watches the loss, which is minimized. Name the metric, "
             "as in trainer.monitor=val_accuracy"
         )
     if monitor != AUTO and mode == AUTO:
@@ -178,6 +178,6 @@ def watched(node: Mapping[str, Any], name: str, trainer: Mapping[str, Any]) -> t
     said = "trainer.monitor" if is_main else f"callbacks.{name}.monitor"
     key = "trainer.monitor_mode" if is_main else f"callbacks.{name}.mode"
     raise ConfigError(
-        f"{said}={metric}: callbacks.{name} compares its values, and the name does not tell whether large or small "
-        f"ones are good. Say {key}=max or {key}=min"
+        f"{said}={metric}: callbacks.{name} compares its values, and the name does not say whether higher or lower is "
+        f"better. Say {key}=max or {key}=min"
     )

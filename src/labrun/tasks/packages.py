@@ -83,11 +83,11 @@ def of(model: Any, title: str) -> Package | None:
     wrapped = type(model).__module__.startswith(_FABRIC)
     has = [step for step in _STEPS if callable(getattr(model, step, None))]
     if wrapped or has:
-        what = "was set up by Lightning's Fabric" if wrapped else f"has {' and '.join(has)} of its own"
+        what = "was set up by Lightning's Fabric" if wrapped else f"has its own {' and '.join(has)}"
         raise ConfigError(
             f"model '{title}' ({type(model).__name__}) {what} and is neither a pytorch_lightning.LightningModule nor a "
-            "lightning.LightningModule: labrun would train it by its own loss and optimizer, and never call them. "
-            "Derive the class from LightningModule (a compiled module: compile inside of it), or leave "
-            f"{'the setting up' if wrapped else 'them'} out for a plain network"
+            "lightning.LightningModule: labrun would train it with its own loss and optimizer, and never call them. "
+            "Derive the class from LightningModule (a compiled module: compile inside it), or leave "
+            f"{'the setup' if wrapped else 'them'} out for a plain network"
         )
     return None

@@ -155,9 +155,9 @@ class PipelineTask(EstimatorTask):
     def _too_few(self, arrays: Arrays, counts: npt.NDArray[Any]) -> str:
         few = [f"{name}: {n}" for name, n in zip(arrays.class_names, counts, strict=True) if n < self._folds]
         listed = ", ".join(few[:SHOWN]) + (f", ... {len(few)} classes in all" if len(few) > SHOWN else "")
-        less = f", or say model.folds={int(counts.min())}" if counts.min() > 1 else ", or leave such classes out"
+        less = f", or say model.folds={int(counts.min())}" if counts.min() > 1 else ", or leave these classes out"
         if arrays.num_classes > MANY:
-            less += ". If this is a quantity and no class, say dataset.regression=true"
+            less += ". If the target is a quantity and not a class, say dataset.regression=true"
         return (
             f"{self._folds}-fold cross-validation needs {self._folds} training samples of every class, and data set "
             f"'{arrays.name}' has fewer of some ({listed}). Give more of them{less}"

@@ -204,11 +204,11 @@ class Saved:
             values = np.asarray(x.to_numpy() if hasattr(x, "to_numpy") else x)
             values = values if values.dtype.kind in "biuf" else values.astype(np.float64)
         except (ValueError, TypeError) as error:
-            raise UnfitError(f"{self.title} takes numbers, and these samples are none: {error}") from error
+            raise UnfitError(f"{self.title} takes numbers, and these samples are not numbers: {error}") from error
         if values.ndim < 2 or not len(values):
             raise UnfitError(
-                f"{self.title} takes samples of {self._wanted()}, and got the shape {values.shape}; of a single "
-                "sample make a list of one: [x]"
+                f"{self.title} takes samples of {self._wanted()}, and got the shape {values.shape}; put a single "
+                "sample into a list: [x]"
             )
         if not np.isfinite(values).all():
             raise UnfitError(
@@ -450,12 +450,12 @@ def load(
         return Saved(loading.pickled(file, title, allow_pickle), card, title)
     if kind == "tensors":
         raise DataError(
-            f"{title}: {file.name} holds weights alone, and nothing says of which network. Train it with labrun, "
+            f"{title}: {file.name} holds only weights, and does not say of which network. Train it with labrun, "
             "whose card says so; or read it yourself with torch.load(..., weights_only=True)"
         )
     raise DataError(
-        f"{title}: {file.name} is nothing that labrun loads (.skops, .npz as Chainer writes it, .pkl and .joblib with "
-        "allow_pickle, and what its own runs save). 'lab models download' gives the file"
+        f"{title}: labrun does not load {file.name}, only .skops, .npz as Chainer writes it, .pkl and .joblib with "
+        "allow_pickle, and what its own runs save. 'lab models download' gives the file"
     )
 
 
@@ -476,7 +476,7 @@ def answers(saved: Saved, x: Any) -> Any:
 
     if saved.card.get("feed"):
         raise UnfitError(
-            f"{saved.title} takes the batches of a data module, and no files: labrun task=predict from=RUN "
+            f"{saved.title} takes the batches of a data module, not files: labrun task=predict from=RUN "
             "dataset=..., or labrun.load_model(...).predict(batch) in Python"
         )
     table: dict[str, Any] = dict(learned.columns("prediction", saved.predict(x)))

@@ -131,7 +131,7 @@ def refuse_ranks(compute: schema.Compute, what: str) -> None:
     if compute.ranks > 1:
         raise ConfigError(
             f"compute.nodes={compute.nodes}, compute.tasks_per_node={compute.tasks_per_node}: only the training "
-            f"of a network is shared by several processes, and this is {what}"
+            f"of a network can use several processes, and this is {what}"
         )
 
 
@@ -204,7 +204,7 @@ def log_scores(scores: Scores, tested: Collection[str] = ()) -> None:
     shared = [name for name in found if run is not None and run.has_logged(name)]
     if shared:
         log.warning(
-            "The model's own code has logged %s, which is what labrun calls the score of the test part: its last value "
+            "The model's own code has logged %s, which is labrun's name for the score of the test part: its last value "
             "in the record is that score. Give the model's metric another name",
             " and ".join(shared),
         )
@@ -319,10 +319,10 @@ def check_card(card: Mapping[str, Any], arrays: Arrays, run_id: str) -> Arrays:
     if strange and len(strange) < len(own):
         raise UnfitError(
             f"model '{card.get('name')}' of run {run_id} knows the classes {', '.join(names[:10])}, and data set "
-            f"'{arrays.name}' has {', '.join(strange[:10])}, too"
+            f"'{arrays.name}' also has {', '.join(strange[:10])}"
         )
     if strange:
-        log.warning("the classes have other names than in training: %s", ", ".join(own))
+        log.warning("the classes have different names than in training: %s", ", ".join(own))
         return arrays
     place = np.array([names.index(name) for name in own], np.int64)
 
