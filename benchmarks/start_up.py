@@ -98,7 +98,7 @@ def idle(pid: int) -> tuple[float, float]:
 def main() -> None:
     """Measure, and print the tables."""
     parser = common.parser((__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="how often each command is carried out, cold and warm")
+    parser.add_argument("--rounds", type=int, default=5, help="number of times to run each command, cold and warm")
     parser.add_argument("--now", action="store_true", help="do not wait for a quiet machine: a trial")
     options = parser.parse_args()
     lab = str(Path(sys.executable).with_name("lab"))

@@ -102,7 +102,7 @@ def digits_part(environment: launchers.Environment, options: argparse.Namespace)
         environment.sweep("digits", SUBMITIT, few, ["hydra/launcher=submitit_local"]),
     ]
     what = (
-        f"Logistic regressions on the digits, 1,438 x 64 float32, C = 1 / so many values from 0.001 to 10, at most 100 "
+        f"Logistic regressions on the digits, 1,438 x 64 float32, C = 1 / values from 0.001 to 10, at most 100 "
         f"iterations, scored on 359 samples, models saved. From the command's start to its end. {SUBMITIT} starts all "
         f"jobs at once, so {len(few)} were measured. All of Hydra's sides but the first are told to use one thread "
         "(OMP_NUM_THREADS=1), which helps them; labrun sees to that itself. Warm: a warm interpreter is up, as it is "
@@ -301,7 +301,9 @@ def main() -> None:
     parser.add_argument(
         "--submitit-lightning-runs", type=int, nargs="+", default=[4, 8], help="the same with submitit_local"
     )
-    parser.add_argument("--long", type=int, default=0, help="also one sweep of so many runs, watching memory and time")
+    parser.add_argument(
+        "--long", type=int, default=0, help="also run one sweep of this many runs, and watch memory and time"
+    )
     parser.add_argument(
         "--environment",
         type=Path,

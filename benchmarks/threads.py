@@ -292,7 +292,7 @@ def main() -> None:
     ]
     waiting = ", ".join(f"{name}={os.environ[name]}" for name in threads.WAITING if name in os.environ)
     what = (
-        f"labrun's two networks on random samples, SGD, on {CORES} cores; quiet, and beside a Python process that "
+        f"labrun's two networks on random samples, SGD, on {CORES} cores; quiet, and next to a Python process that "
         f"computes without pause. How many times as long as with one thread it took: median (lowest - highest) of "
         f"{options.rounds} rounds, each side measured once a round, in turn, in one process. Threads wait for one "
         f"another as in runs: {waiting}."

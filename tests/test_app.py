@@ -142,7 +142,7 @@ def test_two_runs_of_one_second_never_share_a_folder(labrun: Command, workspace:
     assert len(list(workspace.glob("outputs/*/*/run.json"))) == 2
 
 
-def test_sweep_goes_on_past_a_failure_and_says_so(labrun: Command, workspace: Path) -> None:
+def test_sweep_continues_after_a_failure_and_says_so(labrun: Command, workspace: Path) -> None:
     done = labrun(
         "-m", "model.regularization=0.01,100", "model.solver=lbfgs,newton-cg", "model.max_iter=20", "tracking=none"
     )

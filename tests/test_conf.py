@@ -79,7 +79,7 @@ def test_name_is_the_experiments_else_data_set_and_model() -> None:
 
 
 @pytest.mark.usefixtures("registered")
-def test_all_mistakes_are_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         composed("seed=-1", "trainer.max_epochs=0", "model.regularization=abc", "report=some")
     text = str(caught.value)
@@ -89,7 +89,7 @@ def test_all_mistakes_are_told_at_once() -> None:
 
 
 @pytest.mark.usefixtures("registered")
-def test_unknown_key_is_told_with_the_nearest() -> None:
+def test_unknown_key_is_reported_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"model\.regularisation: no such key\. Did you mean 'regularization'\?"):
         composed("+model.regularisation=1")
 

@@ -80,7 +80,7 @@ def test_lines_are_added(tmp_path: Path) -> None:
     assert path.read_text() == "one\nzwölf\n" and stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
-def test_a_durable_line_begins_anew_after_a_torn_one(tmp_path: Path) -> None:
+def test_a_durable_line_starts_on_a_new_line_after_a_torn_one(tmp_path: Path) -> None:
     path = tmp_path / "lines"
     _io.append_line(path, "one", durable=True)
     with open(path, "a") as file:

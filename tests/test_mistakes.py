@@ -71,7 +71,7 @@ WORDS = {
 
 
 @pytest.mark.parametrize("line", WORDS)
-def test_a_word_that_cannot_be_read_is_mended(line: str, workspace: Path) -> None:
+def test_an_argument_that_does_not_parse_is_corrected(line: str, workspace: Path) -> None:
     words = shlex.split(line)
     found = grammar.check(words, flags.split(words).overrides)
     assert len(found) == 1, found
@@ -138,7 +138,7 @@ def test_flags_may_stand_between_overrides(labrun_here: Command) -> None:
     assert shown.returncode == 0 and "seed: 3" in shown.stdout and "tol: 0.5" in shown.stdout
 
 
-def test_a_command_that_is_offered_composes_in_a_persons_own_conf_too(labrun_here: Command, workspace: Path) -> None:
+def test_a_command_that_is_offered_composes_in_a_users_own_conf_too(labrun_here: Command, workspace: Path) -> None:
     (workspace / "conf" / "model").mkdir(parents=True)
     (workspace / "conf" / "model" / "mine.yaml").write_text("defaults: [mnist_dnn]\nunits: 3\n")
     done = labrun_here("model=mien", "units=4")

@@ -256,7 +256,7 @@ def test_code_is_what_its_digest_says_wherever_a_record_says_it_lies(tmp_path: P
         store.environment_folder("../../x")
 
 
-def test_a_damaged_version_of_an_asset_hides_no_other(tmp_path: Path, workspace: Path, lab_here: Command) -> None:
+def test_a_damaged_version_of_an_asset_hides_no_others(tmp_path: Path, workspace: Path, lab_here: Command) -> None:
     shop = LocalDatastore("local", str(tmp_path / "data"))
     for name in ("good", "bad"):
         shop.write(f"{name}/a.csv", b"1")

@@ -73,14 +73,14 @@ def test_what_may_be_there_is_left_to_the_import(nets: Path, target: str) -> Non
         ("nowhere.Net", "there is no module 'nowhere'"),
     ],
 )
-def test_what_cannot_be_there_is_told_without_an_import(nets: Path, target: str, said: str) -> None:
+def test_what_cannot_be_there_is_reported_without_an_import(nets: Path, target: str, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         targets.check(target, "model")
     assert said.lower() in str(caught.value).lower() and "model._target_" in str(caught.value)
     assert not {"flat", "nets"} & set(sys.modules)
 
 
-def test_a_logger_whose_package_is_missing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_logger_whose_package_is_missing_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     targets.check("pytorch_lightning.loggers.WandbLogger", "logger.wandb")  # the tests' environment has it
     with pytest.raises(ConfigError, match=r"logger\.comet: .* needs the package comet_ml, .* pip install comet-ml"):
         targets.check("pytorch_lightning.loggers.CometLogger", "logger.comet")

@@ -158,7 +158,7 @@ def test_models_are_built_with_their_parts(monkeypatch: pytest.MonkeyPatch) -> N
         trust.build_model({"_target_": "torch.nn.Linear"}, "model", [])
 
 
-def test_a_frozen_config_calls_no_resolver_of_a_persons_own() -> None:
+def test_a_frozen_config_calls_no_resolver_of_a_users_own() -> None:
     OmegaConf.register_new_resolver("labrun_test_eval", call, replace=True)
     try:
         for text in (
@@ -288,7 +288,7 @@ def test_classes_in_the_users_configs_are_trusted(ran: Path, run_here: Runner, w
         sys.modules.pop("own_reader", None)
 
 
-def test_a_network_of_ones_own_names_its_parts_too(ran: Path) -> None:
+def test_a_network_of_the_user_names_its_parts_too(ran: Path) -> None:
     card = {**json.loads((ran / "outputs" / cards.NAME).read_text()), "target": f"{HERE}.Own"}
     file = ran / "outputs" / card["file"]
     torch.save({}, file)
@@ -437,7 +437,7 @@ class Most(ClassifierMixin, BaseEstimator):
 """
 
 
-def test_an_estimator_of_ones_own(workspace: Path, monkeypatch: pytest.MonkeyPatch, run_here: Runner) -> None:
+def test_an_estimator_of_the_user(workspace: Path, monkeypatch: pytest.MonkeyPatch, run_here: Runner) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(workspace / "state"))
     monkeypatch.syspath_prepend(str(workspace))
     (workspace / "own_most.py").write_text(OWN_ESTIMATOR)

@@ -58,7 +58,7 @@ class ShownRun(Protocol):
 
 
 class ShownSweep(Protocol):
-    """What a page says of a sweep; `labrun.Sweep` has it."""
+    """The part of `labrun.Sweep` that a page uses."""
 
     @property
     def folder(self) -> Path: ...

@@ -132,14 +132,14 @@ def test_all_that_cannot_be_had_is_refused_at_once(backend: Backend) -> None:
     registry.check(composed_compute(backend), sweep=True)
 
 
-def test_what_is_there_is_told_in_a_line(backend: Backend) -> None:
+def test_what_is_there_is_summarized_in_a_line(backend: Backend) -> None:
     assert backend.summary(composed_compute(backend)).strip() and "\n" not in backend.summary(composed_compute(backend))
     assert backend.capacity([(1, 0)] * 3, composed_compute(backend)).parallel >= 1
     limited = composed_compute(backend) if backend.in_process else composed_compute(backend, max_parallel=2)
     assert backend.capacity([(1, 0)] * 3, limited).parallel <= 2
 
 
-def test_each_run_is_carried_out_once_and_a_failure_is_its_own(backend: Backend, workspace: Path) -> None:
+def test_each_run_is_executed_once_and_a_failure_affects_no_other(backend: Backend, workspace: Path) -> None:
     """Takes over 15 s on Slurm, whose jobs begin when its scheduler looks."""
     folder = workspace / "multirun" / "test" / "first"
     runs: list[dict[str, Any]] = [{}, {"ends": "raises"}, {"seconds": 0.1}]
@@ -204,7 +204,7 @@ def test_requests_are_obeyed(backend: Backend, workspace: Path) -> None:
     assert time.monotonic() - began < 80
 
 
-def test_a_failed_run_is_tried_again_as_often_as_is_asked_for(backend: Backend, workspace: Path) -> None:
+def test_a_failed_run_is_retried_as_often_as_requested(backend: Backend, workspace: Path) -> None:
     folder = workspace / "multirun" / "test" / "third"
     if not backend.supervises:
         with pytest.raises(ConfigError, match="no supervisor"):
@@ -276,7 +276,7 @@ def test_a_package_brings_a_backend_and_one_word_sends_the_work_there(
     assert refused.returncode == 2 and "compute.timeout_min=1: one_process_each does not hold runs" in refused.stderr
 
 
-def test_a_package_that_is_broken_is_told_where_it_is_named_and_nowhere_else(
+def test_a_package_that_is_broken_is_reported_where_it_is_named_and_nowhere_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "half.py").write_text(

@@ -612,7 +612,7 @@ def shadow(x):
 
 
 @pytest.mark.parametrize("target", ["local", "inline"])
-def test_a_wrapped_task_and_what_a_person_sees_of_it(tmp_path: Path, target: str) -> None:
+def test_a_wrapped_task_and_what_a_user_sees_of_it(tmp_path: Path, target: str) -> None:
     (tmp_path / "app.py").write_text(FAILING)
     (tmp_path / "library.py").write_text(LIBRARY)
     to = f"hydra.launcher.target={target}"

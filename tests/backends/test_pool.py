@@ -249,7 +249,7 @@ def test_an_interrupt_while_an_end_is_dealt_with_loses_nothing(
     assert interrupted and status(run) == "failed"
 
 
-def test_a_failed_run_is_tried_again_and_keeps_the_reason(
+def test_a_failed_run_is_retried_and_keeps_the_reason(
     pool: LocalPool, submit: Callable[..., Path], tmp_path: Path
 ) -> None:
     once, always = submit("crashes", once=str(tmp_path / "mark")), submit("raises")

@@ -70,7 +70,7 @@ def digits_csv(path: Path, header: bool = True, target: bool = True, count: int 
     return np.asarray(y[:count])
 
 
-def test_registering_again_is_told_and_makes_nothing(place: Path) -> None:
+def test_registering_again_is_reported_and_changes_nothing(place: Path) -> None:
     run = journal.find(place, "digits/1").run
     assert "registered already" in said(place, "register", run, "--name", "digits")
     assert len(journal.chosen(place, "digits")) == 1

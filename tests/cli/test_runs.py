@@ -559,7 +559,7 @@ def test_a_folder_that_is_not_a_run_is_not_removed(workspace: Path) -> None:
         "fifo",
     ],
 )
-def test_a_damaged_record_of_any_kind_hides_no_other(workspace: Path, run: Lab, damage: object) -> None:
+def test_a_damaged_record_of_any_kind_hides_no_others(workspace: Path, run: Lab, damage: object) -> None:
     make(workspace, "a1111111", metrics={"accuracy": 0.9})
     file = make(workspace, "b2222222") / "run.json"
     if isinstance(damage, bytes):

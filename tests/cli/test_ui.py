@@ -109,7 +109,7 @@ def test_the_pages_are_there_in_a_browser(shown: tuple[Path, str], tmp_path: Pat
     assert wrong == []
 
 
-def test_a_run_that_goes_on_meanwhile_is_fed_and_prints_its_page(shown: tuple[Path, str]) -> None:
+def test_a_run_that_continues_meanwhile_is_fed_and_prints_its_page(shown: tuple[Path, str]) -> None:
     workspace, address = shown
     printed = labrun(workspace, "report=none", "name=meanwhile", "notes=seen")
     assert re.search(rf"MLflow +{re.escape(address)}", printed)
@@ -157,7 +157,7 @@ def test_it_ends_and_leaves_no_process_and_a_free_port(tmp_path: Path, empty_mlf
     assert ui_state.ui_address(workspace) is None
 
 
-def test_a_taken_port_is_told_and_without_a_wish_the_next_is_taken(tmp_path: Path) -> None:
+def test_a_taken_port_is_reported_and_by_default_the_next_is_used(tmp_path: Path) -> None:
     workspace = tmp_path.resolve()
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -166,7 +166,7 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
-def test_what_sbatch_itself_refuses_is_told_in_its_words(cluster: None, refused_here: Refused, name: str) -> None:
+def test_what_sbatch_itself_refuses_is_reported_in_its_words(cluster: None, refused_here: Refused, name: str) -> None:
     wishes, words = UNKNOWN[name]
     assert words in refused_here(*SLURM, *wishes)
     assert not squeue()

@@ -12,7 +12,7 @@ from slurm_jobs import NETWORK, SLURM, all_records, begin, finished, no_jobs_lef
 __all__ = ["no_jobs_left"]
 
 
-def test_an_error_of_another_process_is_told(workspace: Path, labrun: Command) -> None:
+def test_an_error_of_another_process_is_reported(workspace: Path, labrun: Command) -> None:
     """Over 15 s: two processes import PyTorch on the machine's cores."""
     write_failing(workspace, 'batch_idx == 3 and os.environ["SLURM_PROCID"] == "1"', "an error of rank one")
     done = labrun(*SLURM, "model=failing", "compute.nodes=2", "trainer.batch_size=16")
@@ -21,7 +21,7 @@ def test_an_error_of_another_process_is_told(workspace: Path, labrun: Command) -
     assert record.status == "failed" and "an error of rank one" in (record.error or {})["message"]
 
 
-def test_a_run_of_several_processes_is_tried_again(workspace: Path, labrun: Command) -> None:
+def test_a_run_of_several_processes_is_retried(workspace: Path, labrun: Command) -> None:
     """Over 15 s: four processes that import PyTorch, two at a time."""
     first = 'os.environ["SLURM_PROCID"] == "0" and os.environ["LABRUN_ATTEMPT"] == "1"'
     write_failing(workspace, f"batch_idx == 1 and {first}", "the first attempt fails")

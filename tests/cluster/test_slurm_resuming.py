@@ -123,7 +123,7 @@ def test_a_search_ends_poor_trials_early(workspace: Path, labrun: Command) -> No
     assert (folder / "best.yaml").exists() and len({(record.job or {})["id"] for record in found}) == 3
 
 
-def test_a_search_goes_on_after_kill_9_of_its_controller(workspace: Path, labrun: Command) -> None:
+def test_a_search_resumes_after_kill_9_of_its_controller(workspace: Path, labrun: Command) -> None:
     """Over 15 s: jobs one after the other, each a new interpreter."""
     write_climber(workspace)
     asked = (

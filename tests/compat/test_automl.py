@@ -136,7 +136,7 @@ def test_tables_keep_their_gaps_and_their_words(experiment: Experiment) -> None:
         ({"X": X, "y": Y, "n_cross_validations": 1}, "n_cross_validations=1 must be an integer of at least 2"),
     ],
 )
-def test_mistakes_are_told(experiment: Experiment, settings: dict[str, Any], message: str) -> None:
+def test_mistakes_are_reported(experiment: Experiment, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserErrorException, match=message):
         AutoMLConfig("classification", **settings).words(experiment)
 

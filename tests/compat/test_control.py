@@ -194,7 +194,7 @@ def cells() -> list[str]:
     return [SUBMIT, "from azureml.widgets import RunDetails\nRunDetails(run).show()\nrun", LOOK_BACK]
 
 
-def test_a_notebook_is_carried_out_and_saved(project: Path, cells: list[str]) -> None:
+def test_a_notebook_is_executed_and_saved(project: Path, cells: list[str]) -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in [*cells, "1 / 0"]])
     nbformat.write(notebook, project / "book.ipynb")
     # From another folder than the notebook's, which is where its kernel works.
@@ -312,7 +312,7 @@ def test_a_run_that_fails_and_one_whose_output_is_interrupted(ws: Workspace, tmp
         (lambda ws: Run(Experiment(ws, "x"), "nobody"), "no run is called 'nobody'"),
     ],
 )
-def test_mistakes_are_told(ws: Workspace, call: Any, message: str) -> None:
+def test_mistakes_are_reported(ws: Workspace, call: Any, message: str) -> None:
     with pytest.raises(UserErrorException, match=message):
         call(ws)
 

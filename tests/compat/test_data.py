@@ -253,7 +253,7 @@ def test_files_are_read_as_they_are_written(ws: Any, tmp_path: Path) -> None:
         ("a,b\n1,2\n", "there is no column nobody; the columns are: a, b"),
     ],
 )
-def test_tables_that_cannot_be_read_are_told(ws: Any, tmp_path: Path, text: str, message: str) -> None:
+def test_tables_that_cannot_be_read_are_reported(ws: Any, tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "t.csv").write_text(text)
     rows = sdk("Dataset").Tabular.from_delimited_files(str(tmp_path / "t.csv"))
     with pytest.raises(UserErrorException, match=message):

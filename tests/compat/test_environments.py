@@ -104,7 +104,7 @@ def test_curated_environments_are_what_their_names_say(
     assert set(packages) <= set(theirs) and theirs[0] == "azureml-defaults" and found.python_version == python
 
 
-def test_what_the_present_interpreter_has_otherwise_is_told_once(ws: Workspace, capsys: Any) -> None:
+def test_what_the_present_interpreter_has_otherwise_is_reported_once(ws: Workspace, capsys: Any) -> None:
     made = Environment("told")
     made.docker.enabled = True
     made.python.conda_dependencies = CondaDependencies.create(
@@ -266,7 +266,7 @@ def test_processes_on_several_machines(ws: Workspace, cluster: None, monkeypatch
     assert bad.get_status() == "Failed", "a process of another machine than the first failed"
 
 
-def test_several_machines_are_used_where_there_are_some_and_workers_of_tensorflow_are_told(ws: Workspace) -> None:
+def test_several_machines_are_used_where_there_are_some_and_workers_of_tensorflow_are_reported(ws: Workspace) -> None:
     (ws.folder / "train.py").touch()
     (ws.folder / "conf" / "compute").mkdir(parents=True)
     (ws.folder / "conf" / "compute" / "mine.yaml").write_text("defaults:\n  - slurm\n  - _self_\npartition: x\n")

@@ -171,7 +171,7 @@ def test_what_varies_is_no_argument_of_the_estimator_besides(ws: Workspace) -> N
         (HyperDriveConfig, "give run_config="),
     ],
 )
-def test_mistakes_are_told(call: Any, message: str) -> None:
+def test_mistakes_are_reported(call: Any, message: str) -> None:
     with pytest.raises(UserErrorException, match=message):
         call()
     with pytest.raises(NotInLabrun, match="give the script itself"):

@@ -116,7 +116,7 @@ def test_a_programs_command_is_kept_without_secrets(monkeypatch: pytest.MonkeyPa
     assert "token" not in program._command()
 
 
-def test_metrics_of_the_runs_below_are_told_by_run(ws: Workspace) -> None:
+def test_metrics_of_the_runs_below_are_reported_by_run(ws: Workspace) -> None:
     run = finder.find("azureml.core", "Experiment")(ws, "below").start_logging(snapshot_directory=None)
     run.log("a", 1)
     Path("roc.png").write_text("a picture")

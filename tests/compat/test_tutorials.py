@@ -99,7 +99,7 @@ def test_an_estimator_with_settings_of_its_own(tmp_path: Path) -> None:
     assert "{'Batch size': 64, 'Epochs': 3, 'Accuracy': [0.5, " in printed
 
 
-def test_automl_on_a_machine_of_ones_own(tmp_path: Path) -> None:
+def test_automl_on_the_users_machine(tmp_path: Path) -> None:
     """Two iterations of two folds: the price of a search, which is most of a minute."""
     folder = lay_out("automl", tmp_path / "project")
     (folder / "project").mkdir()

@@ -73,7 +73,7 @@ def test_ctrl_c_after_the_last_run(workspace: Path) -> None:
     assert len((sweep_dir(workspace) / "results.csv").read_text().splitlines()) == 6 and "overrides" in out
 
 
-def test_kill_9_while_the_records_are_written_is_told(workspace: Path, labrun: Command) -> None:
+def test_kill_9_while_the_records_are_written_is_reported(workspace: Path, labrun: Command) -> None:
     sweep = begin(workspace, "record")
     wait_for((workspace / "at-record").exists)
     sweep.kill()

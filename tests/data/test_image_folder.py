@@ -146,7 +146,7 @@ def test_splits_named_by_the_user(tmp_path: Path) -> None:
         ImageFolder(parts={"test": "A"}).read(tmp_path)
 
 
-def test_the_key_is_typed_as_it_is_told(run_here: Runner, workspace: Path) -> None:
+def test_the_suggested_key_works_as_typed(run_here: Runner, workspace: Path) -> None:
     write_classes(workspace / "p" / "A", cat=12, dog=12)
     write_classes(workspace / "p" / "B", first=100, cat=1, dog=1)
     common = ("dataset=image_folder", f"datastore.root={workspace}/p", "report=none")

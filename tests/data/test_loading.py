@@ -76,7 +76,7 @@ def test_an_epoch_does_not_depend_on_the_epochs_before_it() -> None:
     assert walked == epoch(2, seed=4)
 
 
-def test_an_epoch_left_half_way_starts_anew() -> None:
+def test_an_epoch_left_half_way_starts_over() -> None:
     loader = BatchLoader(numbered(50), PLAIN, 8, shuffle=True)
     next(iter(loader))
     assert order_of(loader) == epoch(0)

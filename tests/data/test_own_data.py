@@ -178,7 +178,7 @@ def test_get_data_of_a_python_file_gives_the_arrays(tmp_path: Path, monkeypatch:
         read("GetData", tmp_path, script="none.py")
 
 
-def test_a_table_of_ones_own_is_told_and_kept(tmp_path: Path) -> None:
+def test_the_users_table_is_described_and_kept(tmp_path: Path) -> None:
     (tmp_path / "get_data.py").write_text(
         "import pandas as pd\nN = 40\n\ndef get_data():\n"
         "    X = pd.DataFrame({'n': pd.array([1, None] * 20, 'Int64'),\n"
@@ -227,7 +227,7 @@ def test_damaged_files_and_what_is_no_array_are_refused(npz: Callable[..., Array
     assert read("GetData", tmp_path, script=str(script)).class_names == ("3", "7")
 
 
-def test_runs_train_on_ones_own_arrays_and_tables(run_here: Runner, workspace: Path) -> None:
+def test_runs_train_on_the_users_own_arrays_and_tables(run_here: Runner, workspace: Path) -> None:
     write_iris(workspace / "iris.csv")
     record, _ = run_here("dataset=csv", f"dataset.path={workspace}/iris.csv", "dataset.std=3.0", pictures=True)
     assert record.metrics["accuracy"] > 0.9
@@ -356,13 +356,13 @@ class Mine(reader.Reader):
         ("a dict", "returned a dict, not a labrun.data.arrays.RawData"),
     ],
 )
-def test_what_a_reader_of_ones_own_gives_is_checked(tmp_path: Path, change: str, message: str) -> None:
+def test_what_a_reader_of_the_user_gives_is_checked(tmp_path: Path, change: str, message: str) -> None:
     dataset = {"_target_": f"{__name__}.Mine", "name": "mine", "change": change}
     with pytest.raises(DataError, match=message):
         reader.read(dataset, tmp_path)
 
 
-def test_what_code_of_ones_own_gives_has_a_digest(tmp_path: Path, npz: Callable[..., Arrays]) -> None:
+def test_what_code_of_the_user_gives_has_a_digest(tmp_path: Path, npz: Callable[..., Arrays]) -> None:
     dataset = {"_target_": f"{__name__}.Mine", "name": "mine"}
     first, second = reader.read(dataset, tmp_path), reader.read({**dataset, "split_seed": 3}, tmp_path)
     assert first.content is not None and first.content == second.content
@@ -377,6 +377,6 @@ class Unfinished(reader.Reader):
         return True
 
 
-def test_a_reader_without_its_methods_is_told() -> None:
+def test_a_reader_without_its_methods_is_reported() -> None:
     with pytest.raises(ConfigError, match="lacks methods: read"):
         reader.make_reader({"_target_": f"{__name__}.Unfinished", "name": "mine"})

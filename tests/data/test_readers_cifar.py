@@ -121,7 +121,7 @@ def test_a_missing_batch_is_named_and_not_found(tmp_path: Path, absent: str) -> 
         Cifar10().read(tmp_path)
 
 
-def test_an_empty_folder_is_told_what_belongs_there(tmp_path: Path) -> None:
+def test_an_empty_folder_gives_advice_on_its_files(tmp_path: Path) -> None:
     assert not Cifar10().find(tmp_path)
     with pytest.raises(MissingDataError) as caught:
         Cifar10().read(tmp_path)
@@ -129,14 +129,14 @@ def test_an_empty_folder_is_told_what_belongs_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_files_of_ones_own_are_read_without_verify(tmp_path: Path, protocol: int) -> None:
+def test_files_of_the_user_are_read_without_verify(tmp_path: Path, protocol: int) -> None:
     raw = Cifar10(verify=False).read(write_own_set(tmp_path / FOLDER, protocol).parent)
     assert raw.test is not None and raw.train.x.shape == (10, 3, 32, 32)
     assert raw.test.x[1, 0, 0].tolist() == own_batch()["data"][1][:32].tolist()
     assert raw.test.y.tolist() == [0, 1] and raw.class_names == tuple(NAMES)
 
 
-def test_files_of_ones_own_are_refused_with_verify_and_told_how(tmp_path: Path) -> None:
+def test_files_of_the_user_are_refused_by_verify_with_advice(tmp_path: Path) -> None:
     write_own_set(tmp_path / FOLDER)
     with pytest.raises(CorruptDataError, match=r"data_batch_1 .*dataset\.verify=false"):
         Cifar10().read(tmp_path)

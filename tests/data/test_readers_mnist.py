@@ -221,7 +221,7 @@ def test_an_empty_folder_is_not_found_and_told_what_belongs_there(tmp_path: Path
     assert all(str(tmp_path / "mnist" / f"{name}.gz") in str(caught.value) for name in FILES)
 
 
-def test_files_of_ones_own_are_read_without_verify_and_refused_with_it(tmp_path: Path) -> None:
+def test_files_of_the_user_are_read_without_verify_and_refused_with_it(tmp_path: Path) -> None:
     raw = Mnist(verify=False).read(write_own_set(tmp_path))
     assert raw.test is not None and raw.train.x.shape == (6, 1, 5, 7) and raw.test.y.tolist() == [9, 8, 7, 6]
     assert raw.train.x[1, 0, 0].tolist() == list(range(35, 42))

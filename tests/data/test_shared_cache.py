@@ -38,7 +38,7 @@ def test_what_is_held_is_not_read_again(tmp_path: Path) -> None:
     assert shared_cache.read({**CONFIG, "split_seed": 1}, tmp_path)[0] is not first
 
 
-def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     save(tmp_path, 1.0)
     shared_cache.hold(CONFIG, tmp_path)
     _, before = shared_cache.read(CONFIG, tmp_path)

@@ -108,7 +108,7 @@ def test_arrays_of_a_file_are_those_of_memory(tmp_path: Path, save: Any, shape: 
     assert not list(tmp_path.glob("outputs/.labrun/*")), "what was unpacked has no name"
 
 
-def test_what_is_wrong_with_a_file_is_told_as_in_memory(tmp_path: Path) -> None:
+def test_what_is_wrong_with_a_file_is_reported_as_in_memory(tmp_path: Path) -> None:
     x, y = np.random.default_rng(0).normal(size=(50, 3)), np.arange(50) % 2
     bad = x.copy()
     bad[7, 1] = np.nan

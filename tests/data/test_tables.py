@@ -381,7 +381,7 @@ def test_a_test_file_is_read_as_the_first_one(tmp_path: Path) -> None:
     assert test["c"].tolist() == ["new", "a"] and test["x"].iloc[0] == 1.5 and np.isnan(test["x"].iloc[1])
 
 
-def test_how_a_file_is_written_is_told(read: Read) -> None:
+def test_the_format_of_a_file_is_reported(read: Read) -> None:
     for content, words in (
         (text(";", a=["0,5"]), "columns are separated by semicolons"),
         (text("|", a=[0.5]), "columns are separated by |"),
@@ -523,7 +523,7 @@ def test_a_later_table_may_have_the_other_decimal_sign(tmp_path: Path) -> None:
     assert "decimal points, where the model's own table has commas" in found.notes
 
 
-def test_values_that_single_precision_merges_are_told(read: Read) -> None:
+def test_values_that_single_precision_merges_are_reported(read: Read) -> None:
     times = [1_600_000_000 + 7 * i for i in range(COUNT)]
     found = read(text(time=times, x=[0.1, 0.2, 1e9], y=AB))
     (note,) = (one for one in found.notes if "single precision" in one)

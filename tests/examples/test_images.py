@@ -71,5 +71,5 @@ def test_two_augmentations_on_slurm(project: Project, cluster: None) -> None:
     assert not any(record["data"][0]["reading"]["in_memory"] for record in found)
 
 
-def test_killed_it_goes_on_as_if_nothing_had_been(project: Project, trained: tuple[Record, Path]) -> None:
+def test_a_killed_run_resumes_with_the_same_result(project: Project, trained: tuple[Record, Path]) -> None:
     project.kill_and_resume(trained[0], *TINY, "dataset.num_workers=1")

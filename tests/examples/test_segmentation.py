@@ -63,5 +63,5 @@ def test_two_weights_of_ink_on_slurm(project: Project, cluster: None) -> None:
     assert len({record["metrics"]["test_loss"] for record in found}) == 2
 
 
-def test_killed_it_goes_on_as_if_nothing_had_been(project: Project, trained: tuple[Record, Path]) -> None:
+def test_a_killed_run_resumes_with_the_same_result(project: Project, trained: tuple[Record, Path]) -> None:
     project.kill_and_resume(trained[0], *TINY)

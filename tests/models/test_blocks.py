@@ -57,7 +57,7 @@ def test_the_result_does_not_depend_on_the_number_of_threads() -> None:
     assert (found[0] == found[1]).all() and (found[0] == found[2]).all()
 
 
-def test_too_few_iterations_are_told() -> None:
+def test_too_few_iterations_are_reported() -> None:
     with pytest.warns(ConvergenceWarning, match="max_iter=3"):
         assert BlockedLogisticRegression(max_iter=3).fit(*pictures()).n_iter_ == [3]
 

@@ -33,7 +33,7 @@ def begun(there: helper.Helper) -> dict[str, int]:
     return found
 
 
-def test_what_is_sent_goes_on_after_a_cut(there: helper.Helper, tmp_path: Path) -> None:
+def test_an_upload_resumes_after_a_cut(there: helper.Helper, tmp_path: Path) -> None:
     store(there, CONTENT[:1000], SIZE)
     assert begun(there) == {}, "little is sent again"
     store(there, CONTENT[: 2 << 20], SIZE)
@@ -93,7 +93,7 @@ def bring(folder: Path, sent: bytes, time: int = TIME, fails: bool = False) -> i
     return at
 
 
-def test_what_is_brought_goes_on_after_a_cut(tmp_path: Path) -> None:
+def test_a_download_resumes_after_a_cut(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UnreachableError):
         bring(tmp_path, CONTENT[: 2 << 20], fails=True)

@@ -405,7 +405,7 @@ def _environment(top: Path) -> Path:
     return folder
 
 
-def test_an_environment_that_lacks_something_is_built_anew(there: helper.Helper) -> None:
+def test_an_environment_that_lacks_something_is_rebuilt(there: helper.Helper) -> None:
     folder = _environment(Path(there.root))
     built = str(folder)
     assert helper.is_built(built)
@@ -518,7 +518,7 @@ def test_a_link_to_a_folder_is_followed_within_its_run_and_told_elsewhere(there:
     assert answer["left"] == [f"{run}/outputs/far -> {away}"]
 
 
-def test_other_versions_there_are_told_once(
+def test_other_versions_there_are_reported_once(
     there: helper.Helper, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(remotes.VARIABLE, str(Path(there.root, "remotes.json")))
@@ -641,7 +641,7 @@ def test_an_interpreter_that_lacks_something_is_named(box: far.Far, workspace: P
                 carry.begin(conversation, link, [python, "-c", "import nothing"], {}, "")
 
 
-def test_what_a_machine_lacks_is_asked_anew(box: far.Far) -> None:
+def test_what_a_machine_lacks_is_checked_again(box: far.Far) -> None:
     remotes.note_facts("box", {**channel.facts(remotes.get("box")), "cores": 0})
     assert list(backend.Elsewhere().problems(Compute("local", host="box"))) == []
     assert remotes.get("box").facts["cores"] > 0
@@ -710,7 +710,7 @@ def test_a_search_that_may_have_started_keeps_its_link(
     assert next(tries, None) is None and links.read(folder) is not None
 
 
-def test_times_of_a_machine_whose_clock_is_hours_ahead_are_told_by_the_one_here() -> None:
+def test_times_of_a_machine_whose_clock_is_hours_ahead_use_the_local_clock() -> None:
     record = _record()
     record.created, record.started = "2026-01-01T10:00:00.000+00:00", "2026-01-01T12:00:05.000+00:00"
     record.attempts = [{"number": 1, "started": record.started}]
@@ -920,7 +920,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, workspace: Path, monkeypatch
         yield machine
 
 
-def test_a_full_disk_there_is_told_and_leaves_nothing_half(
+def test_a_full_disk_there_is_reported_and_leaves_nothing_half(
     small: far.Far, script: None, labrun_here: Command, lab_here: Command, workspace: Path
 ) -> None:
     """Takes over 15 s: a machine of its own, and runs whose disk is full for a while."""
@@ -1080,7 +1080,7 @@ def test_a_clock_that_is_set_back_there_lets_no_answer_wait(
 
 
 @pytest.mark.parametrize(("why", "told"), [("box is off", "box is off"), ("", "box has not answered yet")])
-def test_runs_that_a_command_at_work_cannot_reach_are_told_as_old(
+def test_runs_that_a_command_at_work_cannot_reach_are_reported_as_old(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], why: str, told: str
 ) -> None:
     monkeypatch.setattr(mirror, "ASKED_S", 0.1)

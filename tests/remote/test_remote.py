@@ -459,7 +459,7 @@ def test_every_login_shell_takes_a_command_alike(login_shell: str) -> None:
     assert ssh.for_any_shell(["ls", "a b"]) == "exec ls 'a b'"
 
 
-def test_what_an_ssh_says_is_told_in_a_line() -> None:
+def test_ssh_errors_are_reported_in_one_line() -> None:
     remote = remotes.Remote("box", "me@host")
     for text, kind, words in (
         ("me@host: Permission denied (publickey).", ssh.LoginError, "lab remote connect box"),

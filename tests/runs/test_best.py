@@ -84,7 +84,7 @@ def scored(number: int, **values: Any) -> records.Record:
         ({"folds": 1, "validation_size": 0.2}, "and of the validation part in 1 of them .such as a0000002"),
     ],
 )
-def test_scores_that_do_not_compare_are_told(other: dict[str, Any], why: str | None) -> None:
+def test_scores_that_do_not_compare_are_reported(other: dict[str, Any], why: str | None) -> None:
     found = comparable.mixture([scored(1), scored(2, **other)], "accuracy")
     if why is None:
         assert found is None
@@ -92,7 +92,7 @@ def test_scores_that_do_not_compare_are_told(other: dict[str, Any], why: str | N
         assert re.search(f"accuracy is not comparable between these runs: .*{why}", found or "")
 
 
-def test_several_numbers_of_folds_are_told() -> None:
+def test_several_numbers_of_folds_are_reported() -> None:
     five, six = scored(1, folds=5), scored(2, folds=5)
     assert comparable.mixture([five, six], "accuracy") is None
     told = comparable.mixture([five, scored(2, folds=1)], "accuracy") or ""
@@ -106,7 +106,9 @@ def test_several_numbers_of_folds_are_told() -> None:
     assert "the mean of 5 folds in 1" in (comparable.mixture([best, trial], "accuracy") or "")
 
 
-def test_runs_of_several_data_sets_are_told_by_their_names(workspace: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_runs_of_several_data_sets_are_reported_by_their_names(
+    workspace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for number, name in ((1, "digits"), (2, "mnist")):
         completed(workspace, number, {"accuracy": 0.5})
         run_dir = workspace / "outputs" / "test" / f"now-a000000{number}"
@@ -117,7 +119,7 @@ def test_runs_of_several_data_sets_are_told_by_their_names(workspace: Path, capl
     assert "best:accuracy: accuracy is not comparable between these runs: they read different data" in caplog.text
 
 
-def test_what_code_gave_counts_where_it_is_told() -> None:
+def test_the_digest_of_arrays_made_by_code_counts_if_recorded() -> None:
     same, other = [scored(1, content="c"), scored(2, content="c")], [scored(1, content="c"), scored(2, content="d")]
     assert comparable.mixture(same, "accuracy") is None
     assert "t was not the same" in (comparable.mixture(other, "accuracy") or "")

@@ -136,7 +136,7 @@ def test_a_versions_folder_is_what_mlflow_would_write(root: Path) -> None:
     assert model_folder._inputs({"arguments": {"preprocess": True}, "input_shape": [3]}) is None
 
 
-def test_the_same_file_is_told_and_registered_once(root: Path) -> None:
+def test_the_same_file_is_reported_and_registered_once(root: Path) -> None:
     run_dir = run_with(root, "aaaa0000")
     models.register(root, run_dir, "net")
     again, is_new = models.register(root, run_dir, "net")
@@ -289,7 +289,7 @@ def test_a_kill_at_any_moment_leaves_nothing_that_does_not_fit(root: Path) -> No
     assert left == sorted(str(number) for number in [*said, last.number])
 
 
-def test_lines_are_told_to_mlflow_and_torn_ones_left_out(root: Path) -> None:
+def test_lines_are_sent_to_mlflow_and_torn_ones_left_out(root: Path) -> None:
     models.register(root, run_with(root, "aaaa0000"), "net")
     models.register(root, run_with(root, "bbbb0000", b"others"), "net")
     journal.append(root, journal.ALIASED, "net", 2, alias="champion")
@@ -332,7 +332,7 @@ def test_files_that_are_not_the_runs(root: Path, file: str, message: str) -> Non
     assert not journal.path(root).exists()
 
 
-def test_a_model_that_was_changed_is_not_registered_and_a_version_that_was_is_told(root: Path) -> None:
+def test_a_model_that_was_changed_is_not_registered_and_a_version_that_was_is_reported(root: Path) -> None:
     run_dir = run_with(root, "aaaa0000")
     version, _ = models.register(root, run_dir, "net")
     (run_dir / "outputs" / "model.skops").write_bytes(b"other")
@@ -343,7 +343,7 @@ def test_a_model_that_was_changed_is_not_registered_and_a_version_that_was_is_to
         journal.check(root, version)
 
 
-def test_a_run_that_goes_on_and_one_without_a_model_are_told(root: Path) -> None:
+def test_a_run_that_goes_on_and_one_without_a_model_are_reported(root: Path) -> None:
     run_dir = submitted(root, "aaaa0000", config={})
     with pytest.raises(RecordError, match="its files may still change"):
         models.register(root, run_dir, "net")
@@ -353,7 +353,7 @@ def test_a_run_that_goes_on_and_one_without_a_model_are_told(root: Path) -> None
         models.register(root, run_dir, "net")
 
 
-def test_unknown_models_are_told_with_what_there_is(root: Path) -> None:
+def test_unknown_models_are_reported_with_what_there_is(root: Path) -> None:
     with pytest.raises(RecordError, match="There is: none .lab models register"):
         journal.find(root, "net")
     with pytest.raises(RecordError, match="A run's own model is run:last"):
@@ -400,7 +400,7 @@ def test_a_runs_own_server_has_its_models(root: Path, mlflow_server: str) -> Non
     assert in_mlflow(root, server).get("net", {}) == {}
 
 
-def test_a_database_of_ones_own_has_the_models_of_its_runs(root: Path, empty_mlflow: Path) -> None:
+def test_a_database_of_the_user_has_the_models_of_its_runs(root: Path, empty_mlflow: Path) -> None:
     own = f"sqlite:///{root}/own.db"
     shutil.copy(empty_mlflow, root / "own.db")
     client(root, own).create_registered_model("net")

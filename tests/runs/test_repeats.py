@@ -180,7 +180,7 @@ def test_another_split_has_no_mean_either() -> None:
     assert settings[0].summary("accuracy").mixture
 
 
-def test_other_code_is_told() -> None:
+def test_other_code_is_reported() -> None:
     found = [scored(seed, 0.1, code={"sources": f"c{seed}"}) for seed in (1, 2)]
     (note,) = repeats.notes(repeats.of_seeds(found), ["accuracy"])
     assert "the code was not the same" in note

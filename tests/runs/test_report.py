@@ -70,7 +70,7 @@ def test_what_a_regression_predicts(tmp_path: Path, count: int, shift: float) ->
 
 
 @pytest.mark.parametrize("count", [1, 3, 40])
-def test_curves_of_several_runs_are_told_apart_by_what_is_said_of_them(tmp_path: Path, count: int) -> None:
+def test_curves_of_several_runs_are_distinguished_by_their_labels(tmp_path: Path, count: int) -> None:
     lines = [{"name": "loss", "step": s, "value": v} for s, v in enumerate((1.0, float("nan"), 1e-9))]
     runs = {f"model.lr={n} {'trainer.batch_size=4 ' * (n % 3) * 5}": lines for n in range(count)}
     path = report.compared_curves(runs, tmp_path / "c.png")

@@ -92,7 +92,7 @@ def test_another_metric_tables_and_an_ensemble(workspace: Path, labrun: Command)
         assert records.read(run.parent).metrics["accuracy"] == records.read(folder / "ensemble").metrics["accuracy"]
 
 
-def test_an_estimator_of_ones_own_and_a_narrowed_search(workspace: Path, labrun: Command) -> None:
+def test_an_estimator_of_the_user_and_a_narrowed_search(workspace: Path, labrun: Command) -> None:
     """Over 15 s: two searches of cross-validated pipelines."""
     own = workspace / "conf" / "model" / "estimator"
     own.mkdir(parents=True)

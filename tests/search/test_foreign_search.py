@@ -166,7 +166,7 @@ fail: false
 """
 
 
-def test_an_optuna_search_is_carried_out(run: Run, tmp_path: Path) -> None:
+def test_an_optuna_search_is_executed(run: Run, tmp_path: Path) -> None:
     (tmp_path / "opt.yaml").write_text(OPTUNA)
     code, printed = run(name="opt")
     assert code == 0 and "optuna is not installed: labrun searches in its place (sampler=tpe max_trials=3" in printed

@@ -354,7 +354,7 @@ def test_cancel_one_and_the_others_go_on(workspace: Path, replaced: bool) -> Non
     assert records.read(sweep_dir(workspace) / str((victim.sweep or {})["number"])).status == "canceled"
 
 
-def test_a_trial_that_somebody_kills_is_tried_again_on_resume(workspace: Path, labrun: Command) -> None:
+def test_a_trial_that_somebody_kills_is_retried_on_resume(workspace: Path, labrun: Command) -> None:
     """As a run of a grid is: it costs none of the budget, which is for what the trials themselves show."""
     write_climber(workspace)
     asked = (*TPE, "model.quality=interval(0,1)", "model.seconds=2", "sweep.max_trials=3")
@@ -475,14 +475,14 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes_are_told_before_anything_runs(workspace: Path, refused_here: Refused, name: str) -> None:
+def test_mistakes_are_reported_before_anything_runs(workspace: Path, refused_here: Refused, name: str) -> None:
     write_climber(workspace)
     arguments, message = MISTAKES[name]
     model = [] if any(word.startswith("model=") for word in arguments) else ["model=climber"]
     assert message in refused_here("-m", *model, *arguments, *PLAIN)
 
 
-def test_damaged_state_of_a_search_is_told(workspace: Path, labrun: Command, labrun_here: Command) -> None:
+def test_damaged_state_of_a_search_is_reported(workspace: Path, labrun: Command, labrun_here: Command) -> None:
     write_climber(workspace)
     asked = (*TPE, "model.quality=interval(0,1)", "sweep.max_trials=3", *PLAIN)
     assert labrun("-m", *asked).returncode == 0

@@ -84,7 +84,7 @@ def test_zipped_lists_are_one_dimension(loader: Any) -> None:
         (["a=choice("], [], "cannot be read"),
     ],
 )
-def test_mistakes_in_a_space_are_told(loader: Any, texts: list[str], zipped: list[list[str]], message: str) -> None:
+def test_mistakes_in_a_space_are_reported(loader: Any, texts: list[str], zipped: list[list[str]], message: str) -> None:
     with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
         spaces.parse(texts, loader, zipped)
 

@@ -67,7 +67,7 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
     assert again.ask(flat, "2").number == 3
 
 
-def test_each_ending_of_a_trial_is_told_to_the_study(tmp_path: Path) -> None:
+def test_each_ending_of_a_trial_is_reported_to_the_study(tmp_path: Path) -> None:
     study = opened(tmp_path / "journal")
     for number in range(5):
         study.ask(flat, str(number))
@@ -103,7 +103,7 @@ def test_trials_that_a_killed_controller_did_not_enqueue_are_enqueued(tmp_path: 
     assert asked == {f"size={number / 8!r}" for number in range(1, 5)}
 
 
-def test_mistakes_of_a_study_are_told(tmp_path: Path) -> None:
+def test_mistakes_of_a_study_are_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not a sampler of Optuna"):
         Study.check({"_target_": "collections.OrderedDict"}, 1)
     with pytest.raises(ConfigError, match="takes no such argument"):

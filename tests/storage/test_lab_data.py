@@ -165,7 +165,7 @@ def test_messages_about_the_datastore(
     assert done.returncode == 0 and "uploaded conf/datastore/odd.yaml" in done.stdout, done.stderr
 
 
-def test_a_missing_package_is_told_with_its_install_line(workspace: Path) -> None:
+def test_a_missing_package_is_reported_with_its_install_line(workspace: Path) -> None:
     for name, package, extra in (("azure_blob", "adlfs", "azure"), ("s3", "s3fs", "s3"), ("sftp", "paramiko", "sftp")):
         code = f"import sys; sys.modules[{package!r}] = None\nfrom labrun.cli import main; main()"
         done = subprocess.run(
@@ -315,7 +315,7 @@ def test_no_secret_in_anything_that_a_run_leaves(azure: Server, workspace: Path)
     assert record["data"][0]["asset"] == "mine" and record["data"][0]["number"] == 1
 
 
-def test_of_two_that_send_different_files_to_one_place_one_is_told(server: Server, workspace: Path) -> None:
+def test_of_two_that_send_different_files_to_one_place_one_is_reported(server: Server, workspace: Path) -> None:
     """Of two that send different files to one place one is told; the same content is one version."""
     people = []
     for number in range(2):

@@ -178,7 +178,7 @@ def test_equal_content_written_again_is_no_change(azure: Server, source: Path, s
     assert mount.mount(azure.node, {"name": "set"}).moved == 0
 
 
-def test_a_damaged_cache_is_mended(azure: Server, source: Path, send: Send, workspace: Path) -> None:
+def test_a_damaged_cache_is_repaired(azure: Server, source: Path, send: Send, workspace: Path) -> None:
     send(azure, source)
     first = mount.mount(azure.node, {"name": "set"})
     victim = first.path / "sub/2.bin"

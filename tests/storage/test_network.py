@@ -69,7 +69,7 @@ def cutting(server: Server, after: int, cuts: int) -> Iterator[tuple[Cutting, di
 
 
 @pytest.mark.parametrize("streams", [1, 2])
-def test_a_download_goes_on_where_it_broke_off(azure: Server, tmp_path: Path, streams: int) -> None:
+def test_a_download_resumes_where_it_broke_off(azure: Server, tmp_path: Path, streams: int) -> None:
     content = os.urandom(40 * MB)
     (tmp_path / "sent").write_bytes(content)
     stores.make(azure.node).send(tmp_path / "sent", "file", lambda moved: None)

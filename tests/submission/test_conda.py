@@ -75,7 +75,7 @@ def test_azure_s_packages_are_left_out_of_a_requirements_file(tmp_path: Path) ->
     assert environments.plan(file).lines is None
 
 
-def test_a_python_that_is_not_here_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_python_that_is_not_here_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "env.yml"
     file.write_text("dependencies: [python=3.6, mkl, six]\n")
     monkeypatch.setattr(pythons, "_version_of", lambda path: None)

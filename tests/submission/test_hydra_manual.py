@@ -129,7 +129,7 @@ def test_a_job_of_a_sweep_has_what_the_manual_says(project: Path, labrun: Comman
     assert not (runs[0] / "outputs" / ".labrun").exists()
 
 
-def test_a_single_run_that_fails_is_told_to_callbacks_wherever_it_is(project: Path, labrun: Command) -> None:
+def test_a_single_run_that_fails_is_reported_to_callbacks_wherever_it_is(project: Path, labrun: Command) -> None:
     """It starts a process for each of two places: up to 20 s where other tests want the cores."""
     for place in ("inline", "local"):
         done = labrun("model=telling", "model.fails=true", f"compute={place}", *JOB, *QUIET)
@@ -192,7 +192,7 @@ def test_each_run_of_a_sweep_over_a_group_is_composed_with_a_key_of_its_options(
     )
 
 
-def test_a_node_of_ones_own_holds_values_for_others(project: Path, labrun_here: Command, refused_here: Refused) -> None:
+def test_a_node_of_the_user_holds_values_for_others(project: Path, labrun_here: Command, refused_here: Refused) -> None:
     """`vars`, and any that a value refers to; one that nothing refers to may be a mistyped key."""
     done = labrun_here("experiment=shared", "model=telling", "vars.n=9", *QUIET)
     assert done.returncode == 0, done.stderr
@@ -274,7 +274,7 @@ def test_the_commands_of_a_search_take_variables_from_where_they_are(
     assert " one " in labrun_here(*again, MINE="one").stdout
 
 
-def test_a_persons_own_plug_ins(workspace: Path, labrun: Command) -> None:
+def test_a_users_own_plug_ins(workspace: Path, labrun: Command) -> None:
     """`hydra_plugins/` in the working folder: places of configs, and structured configs."""
     (workspace / "hydra_plugins").mkdir()
     (workspace / "hydra_plugins" / "mine.py").write_text(PLUG_IN.format(folder=workspace / "more"))

@@ -68,7 +68,7 @@ def test_a_second_interrupt_ends_at_once_what_would_not_stop(workspace: Path) ->
     assert not any(records.process_lives(record.process) for record in found)
 
 
-def test_what_was_done_before_an_interrupt_is_told(workspace: Path) -> None:
+def test_what_was_done_before_an_interrupt_is_reported(workspace: Path) -> None:
     write_model(workspace)
     sweep = start(
         workspace, "model=sleeper", "model.number=1,2", "model.seconds=0,60", "compute.max_parallel=1", cold=True
@@ -228,7 +228,7 @@ def test_a_run_folder_that_is_gone_is_run_again(labrun: Command, workspace: Path
     assert "1 of 3 runs are done" in again.stdout and "Left out" in again.stdout + again.stderr
 
 
-def test_a_sweep_goes_on_when_its_reader_leaves(workspace: Path) -> None:
+def test_a_sweep_continues_when_its_reader_leaves(workspace: Path) -> None:
     command = shlex.join(program("labrun", "-m", "seed=1,2", *PLAIN, cold=True)) + " | head -1"
     done = subprocess.run(
         ["sh", "-c", command], cwd=workspace, capture_output=True, text=True, timeout=120, check=False
@@ -270,7 +270,7 @@ def test_a_module_that_ends_its_process_fails_its_own_runs(labrun: Command, work
     assert "exit code 'needs a licence'" in done.stdout and "ended by SIGSEGV" in done.stdout
 
 
-def test_each_ending_is_told_by_its_run_alone(labrun: Command, workspace: Path) -> None:
+def test_each_ending_is_reported_by_its_run_alone(labrun: Command, workspace: Path) -> None:
     write_odd(workspace)
     done = labrun("-m", "model=odd", "model.how=signal,silent,key,name,well", *PLAIN)
     assert done.returncode == 1 and "Traceback" not in done.stderr
@@ -302,7 +302,7 @@ def test_one_mistake_of_many_runs_is_one_line(refused_here: Refused) -> None:
     assert "run 0 (seed=0, compute.cpus_per_run=999) and 199 more: compute.cpus_per_run=999" in said
 
 
-def test_a_sweep_goes_on_when_standard_output_is_full(workspace: Path) -> None:
+def test_a_sweep_continues_when_standard_output_is_full(workspace: Path) -> None:
     with open("/dev/full", "w") as full:
         sweep = start_labrun("-m", "seed=1,2", *PLAIN, cwd=workspace, cold=True, stdout=full)
         _, err = sweep.communicate(timeout=120)

@@ -151,7 +151,7 @@ def test_a_forest_is_saved_scored_and_drawn(run_here: Runner) -> None:
     assert scored.metrics["accuracy"] == trained.metrics["accuracy"]
 
 
-def test_a_missing_extra_is_told_with_the_install_line(run_here: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_reported_with_the_install_line(run_here: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearnex.linear_model", None)
     with pytest.raises(MissingExtraError, match="uv sync --extra intelex"):
         run_here("model.backend=intelex")
@@ -175,7 +175,7 @@ class Unsavable:
         return np.zeros(len(x), int)
 
 
-def test_a_model_that_cannot_be_saved_is_told_in_a_message(run_here: Runner, workspace: Path) -> None:
+def test_a_model_that_cannot_be_saved_is_reported_in_a_message(run_here: Runner, workspace: Path) -> None:
     with pytest.raises(UnfitError, match=r"is trained, but cannot be saved.*Let Unsavable drop it"):
         run_here(
             f"model._target_={__name__}.Unsavable",

@@ -190,7 +190,7 @@ class Shared(IterableDataset[int]):
         return iter(range(place.id if place else 0, 4, place.num_workers if place else 1))
 
 
-def test_a_stream_that_each_worker_reads_whole_is_told() -> None:
+def test_a_stream_that_each_worker_reads_whole_is_reported() -> None:
     assert loaders.read_more_than_once(DataLoader(Whole(), num_workers=2), 2) == ["workers", "processes"]
     assert loaders.read_more_than_once(DataLoader(Shared(), num_workers=2), 2) == ["processes"]
     assert loaders.read_more_than_once(DataLoader(Whole()), 1) == []

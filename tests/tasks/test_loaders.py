@@ -71,7 +71,7 @@ def torch_sets(name: str, *parts: str) -> list[str]:
     return [f"dataset.{part}._target_=loader_parts.{name}" for part in parts or ("train", "validation", "test")]
 
 
-def test_a_modules_own_steps_are_carried_out_and_all_that_they_log_is_recorded(run_here: Runner, mine: Path) -> None:
+def test_a_modules_own_steps_are_executed_and_all_that_they_log_is_recorded(run_here: Runner, mine: Path) -> None:
     record, run_dir = run_here(*LIT, "trainer.monitor=val/acc", "trainer.log_every_n_batches=5")
     assert set(record.metrics) == {
         "train/loss", "train/loss_step", "val/loss", "val/acc",
@@ -110,7 +110,7 @@ def test_the_numbers_are_those_of_a_plain_trainer(run_here: Runner, mine: Path, 
         assert record.metrics[kind] == float(expected.get(f"{kind}_epoch", expected.get(kind))), kind
 
 
-def test_a_training_with_loaders_goes_on_where_it_ended(
+def test_a_training_with_loaders_resumes_where_it_ended(
     run_here: Runner, mine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     unbroken, _ = run_here(*DICTS, "trainer.max_epochs=4")
@@ -229,7 +229,7 @@ def test_a_plain_network_learns_from_batches_that_are_dicts(run_here: Runner, mi
     assert table.filter(like="probability_").sum(axis=1).to_numpy() == pytest.approx(np.ones(100))
 
 
-def test_a_collate_function_and_a_sampler_of_ones_own(run_here: Runner, mine: Path) -> None:
+def test_a_collate_function_and_a_sampler_of_the_user(run_here: Runner, mine: Path) -> None:
     record, _ = run_here(
         *DICTS,
         "dataset.collate_fn=loader_parts.pairs",
@@ -503,7 +503,7 @@ def test_own_values_of_a_data_set_and_arguments_that_a_part_does_not_take(
     assert "dataset.count: no such key" in said and "below dataset.vars, and are referred to as ${dataset" in said
 
 
-def test_a_part_that_is_never_validated_is_told(
+def test_a_part_that_is_never_validated_is_reported(
     run_here: Runner, mine: Path, network: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     stream = (*TORCH, *torch_sets("Stream"), "model=twoinputs", "trainer.max_epochs=1")

@@ -100,7 +100,7 @@ def test_labels_ids_and_inputs_of_a_registered_classifier(run_here: Runner, lab_
         model.predict(frame.drop(columns="charges"))
 
 
-def test_the_keys_are_typed_as_they_are_told(run_here: Runner, workspace: Path) -> None:
+def test_the_suggested_keys_work_as_typed(run_here: Runner, workspace: Path) -> None:
     rows = [{"d": f"0{1 + i % 9}/0{1 + i % 7}/2020", "n": f"1,{100 + i}", "kind": "ab"[i % 2]} for i in range(COUNT)]
     path = write(workspace / "asked.csv", rows, ";")
     common = (*PIPELINE, f"dataset.path={path}")
@@ -199,7 +199,7 @@ def test_classes_of_images_are_counted_by_their_names(run_here: Runner, lab_here
     assert [row["prediction"] for row in rows_of(workspace / "out.csv")] == ["a"] * 12 + ["c"] * 12
 
 
-def test_how_a_later_table_is_written_is_told_and_can_be_said(
+def test_the_format_of_a_later_table_is_reported_and_can_be_set(
     run_here: Runner, lab_here: Command, workspace: Path
 ) -> None:
     rows = [{"key": f"k{i}", "kind": "aä"[i % 2], "a": f"{i / 8 + 2 * (i % 2):.3f}"} for i in range(COUNT)]
@@ -255,7 +255,7 @@ def test_a_later_table_whose_decimal_sign_nothing_tells_is_asked(run_here: Runne
         model.predict(pd.DataFrame({"a": ["0,125"]}))
 
 
-def test_what_a_later_table_has_that_training_had_not_is_told(
+def test_what_a_later_table_has_that_training_had_not_is_reported(
     run_here: Runner, lab_here: Command, workspace: Path
 ) -> None:
     rows = [
@@ -292,7 +292,7 @@ def test_what_a_later_table_has_that_training_had_not_is_told(
     assert "say --decimal point for the first" in lab_here("models", "predict", "m", "asked.csv").stderr
 
 
-def test_parts_of_an_archive_that_are_not_predicted_are_told(tmp_path: Path) -> None:
+def test_parts_of_an_archive_that_are_not_predicted_are_reported(tmp_path: Path) -> None:
     path, saved = tmp_path / "parts.npz", Saved(None, {}, "a model")
     np.savez(path, X_train=np.zeros((5, 2)), y_train=np.zeros(5), X_test=np.ones((3, 2)))
     told = ["predicted only for X_test, not for X_train"]

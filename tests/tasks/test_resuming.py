@@ -148,7 +148,7 @@ def test_steps_or_time_that_are_up_end_in_the_middle_of_an_epoch(
         assert same(whole, more)
 
 
-def test_the_epoch_is_told_to_data_sets_and_samplers(run_here: Runner, noisy: Path) -> None:
+def test_the_epoch_is_passed_to_data_sets_and_samplers(run_here: Runner, noisy: Path) -> None:
     told = loader_parts.Listens.told
     module, sets = (*NOISY, "+dataset.kind=listens"), (*SETS, "dataset.train._target_=loader_parts.Listens")
     sampler = "dataset.batch_sampler={_target_: loader_parts.ListensToo, batch_size: 50, drop_last: false}"

@@ -195,7 +195,7 @@ def test_by_name_number_alias_and_run(root: Path, ran: Ran, digits: tuple[Any, A
         load_model("nobody", root=root)
 
 
-def test_a_changed_file_is_told_before_anything_is_loaded(root: Path, ran: Ran, tmp_path: Path) -> None:
+def test_a_changed_file_is_reported_before_anything_is_loaded(root: Path, ran: Ran, tmp_path: Path) -> None:
     version, _ = models.register(root, ran("dnn"), "changed")
     place = journal.content(root, version)
     for name in ("model.pt", "model.json"):
@@ -314,7 +314,7 @@ def test_weights_without_a_card_and_other_files_say_what_to_do(root: Path, ran: 
             load_model(f"of-{name}", root=root)
 
 
-def test_classes_of_ones_own_are_built_only_when_named(root: Path, ran: Ran, tmp_path: Path) -> None:
+def test_classes_of_the_user_are_built_only_when_named(root: Path, ran: Ran, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(ran("dnn"), copy)
     card = json.loads((copy / "outputs" / "model.json").read_text())

@@ -84,7 +84,7 @@ def test_arguments_become_a_command_line() -> None:
     assert definition.words([], {"text": "$(rm -rf /); `x`"}) == ["--text", "$(rm -rf /); `x`"]
 
 
-def test_how_a_script_ended_is_told() -> None:
+def test_how_a_script_ended_is_reported() -> None:
     tail = ["before", "Traceback (most recent call last):", '  File "a.py"', "ValueError: no"]
     assert Ended(1, tail).message("a.py") == "a.py ended with exit code 1: ValueError: no"
     assert Ended(1, tail).trace.startswith("Traceback") and "before" not in Ended(1, tail).trace

@@ -80,7 +80,7 @@ class Namesake(Said):
     NAMES = ("accuracy", "val_err", "odd")
 
 
-def test_a_metric_that_is_called_as_the_test_score_is_told(run_here: Runner, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_metric_named_like_the_test_score_is_reported(run_here: Runner, caplog: pytest.LogCaptureFixture) -> None:
     record, run_dir = run_here(*own("Namesake"), VALIDATED, "trainer.monitor=val_err", "trainer.max_epochs=2")
     assert "own code has logged accuracy, which is labrun's name for the score of the test part" in caplog.text
     assert record.metrics["accuracy"] == lines(run_dir, "accuracy")[-1][1]
@@ -216,7 +216,7 @@ class Killed(LightningModule):
 """
 
 
-def test_an_attempt_goes_on_after_the_last_epoch_that_ended(labrun: Command, workspace: Path) -> None:
+def test_an_attempt_resumes_after_the_last_epoch_that_ended(labrun: Command, workspace: Path) -> None:
     """Over 15 s: its run is killed, so it has a pool of its own."""
     (workspace / "mine.py").write_text(KILLED)
     done = labrun(
@@ -336,7 +336,7 @@ def test_every_metric_of_a_module_arrives_counted_in_epochs(run_here: Runner, ca
     assert "train/both_epoch" not in header
 
 
-def test_log_every_n_batches_counts_for_a_module_of_ones_own(run_here: Runner) -> None:
+def test_log_every_n_batches_counts_for_a_module_of_the_user(run_here: Runner) -> None:
     """Six batches an epoch."""
     _, run_dir = run_here(
         *own("Logs"), VALIDATED, "trainer.max_epochs=2", "trainer.monitor=val/loss", "trainer.log_every_n_batches=2"
@@ -357,7 +357,7 @@ def test_log_every_n_batches_counts_for_a_module_of_ones_own(run_here: Runner) -
     assert [(step, epoch) for step, _, epoch in lines(run_dir, "train/loss")] == [(6, 1), (12, 2)]
 
 
-def test_several_validations_in_an_epoch_are_told_apart(run_here: Runner) -> None:
+def test_several_validations_in_an_epoch_are_distinguished(run_here: Runner) -> None:
     """Six batches an epoch, a validation after each half of them."""
     for chosen in (SMALL, (*own("Logs"), "trainer.monitor=val/loss")):
         record, run_dir = run_here(

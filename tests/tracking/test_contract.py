@@ -160,7 +160,7 @@ def test_a_bad_record_does_not_block_the_others(view: View) -> None:
     assert any("aaaa0000" in line for line in fed.left_out)
 
 
-def test_a_sync_that_was_ended_goes_on_later(view: View) -> None:
+def test_a_sync_that_was_ended_resumes_later(view: View) -> None:
     for number in range(3):
         run(view.root, f"aaaa000{number}", 1.0)
     address = view.tracker.address(view.root, Tracking(view.tracker.kind))

@@ -391,7 +391,7 @@ def test_a_copy_of_a_run_is_another_and_a_moved_one_is_the_same(root: Path) -> N
     assert len(in_mlflow(root)) == 2
 
 
-def test_an_interrupted_sync_goes_on_where_it_was(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_sync_resumes_where_it_was(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingesting, "SAVE_S", 0.0)
     for number in range(4):
         made(root, f"{number}aaa0000", [{}])

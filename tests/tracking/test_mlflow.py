@@ -248,7 +248,7 @@ def test_a_run_deleted_in_mlflow_stays_so_until_it_has_news(root: Path) -> None:
     assert run.data.tags["kind"] == "paper"
 
 
-def test_sync_counts_news_and_makes_a_deleted_database_anew(root: Path) -> None:
+def test_sync_counts_news_and_recreates_a_deleted_database(root: Path) -> None:
     finished(root, "aaaa0000", [1.0])
     finished(root, "bbbb0000", [2.0])
     assert mlflow_sync(root).news == 2
@@ -274,7 +274,7 @@ def fed(root: Path) -> Iterator[None]:
     assert mistakes == []
 
 
-def test_a_database_that_is_deleted_while_it_is_fed_is_made_anew(root: Path) -> None:
+def test_a_database_that_is_deleted_while_it_is_fed_is_recreated(root: Path) -> None:
     finished(root, "aaaa0000", [1.0])
     with fed(root):
         before = ui_state.notes(root).stat().st_mtime_ns
@@ -388,7 +388,7 @@ def test_a_server_that_goes_away_meanwhile_refuses_nothing(root: Path, mlflow_se
     assert [run.info.status for run in there if run] == ["FINISHED"] * 2
 
 
-def test_a_database_that_cannot_be_used_now_is_tried_again(root: Path, empty_mlflow: Path) -> None:
+def test_a_database_that_cannot_be_used_now_is_retried(root: Path, empty_mlflow: Path) -> None:
     own, done, ended = root / "own.db", threading.Event(), threading.Event()
     own.write_bytes(b"no database at all" * 1000)
     finished(root, "aaaa0000", [1.0])

@@ -374,7 +374,7 @@ def predict(options: argparse.Namespace) -> int:
         for place, name in enumerate(kept):
             new = f"input_{name}" if name in table.columns else name
             if new != name:
-                told.append(f"the table's own column {name!r} is called {new!r} beside the predictions")
+                told.append(f"the table's own column {name!r} is called {new!r} next to the predictions")
             table.insert(place, new, fed.inputs[name].to_numpy(), allow_duplicates=True)
     elif options.inputs:
         raise ConfigError(f"--inputs: {source} has no columns with names that could be kept")

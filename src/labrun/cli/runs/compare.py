@@ -185,7 +185,7 @@ def _read(entry: Mapping[str, Any]) -> str:
 
 
 def _measured(chosen: Sequence[Pair]) -> Iterator[tuple[str, ...]]:
-    """Yield a row for each system metric, with its peak in each run."""
+    """Yield a row for each system metric, with its most extreme value in each run."""
     found = [context.system_values(run_dir) for run_dir, _ in chosen]
     for name in sorted({name for own in found for name in own}):
         values = [own.get(name) for own in found]

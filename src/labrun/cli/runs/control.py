@@ -26,7 +26,7 @@ POLL_S = 0.5
 
 
 def folder_of(reference: str) -> Path:
-    """Return the folder of a sweep or a run.
+    """Return the folder with the plan of a sweep or of a run executed elsewhere; for any other run, its directory.
 
     Raises:
         RecordError: there is no sweep or run for the reference.
