@@ -316,7 +316,7 @@ def test_a_machine_that_stays_away_while_an_environment_is_built(
     assert done.returncode == 0, done.stderr
     canceled, completed = sorted(runs_of(workspace), key=lambda one: one.status)
     assert [(one.status, len(one.attempts)) for one in (canceled, completed)] == [("canceled", 0), ("completed", 1)]
-    assert canceled.reason.startswith("its controller ended (box (box) does not answer. Nothing has begun there")
+    assert canceled.reason.startswith("its controller ended (box (box) does not answer. Nothing has started there")
     assert ledger(box) == ["begun 0"]
     log = box.inside(f"grep -h tinything== /home/{far.USER}/.labrun/env/*.log")
     assert log.split("\n") == [" + tinything==1.0", ""], "built once"

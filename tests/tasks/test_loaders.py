@@ -410,7 +410,7 @@ def test_conflicting_settings_are_reported_before_training(
 ) -> None:
     assert "dataset.train is missing: say dataset.train._target_=" in refused_here("dataset=torch", "model=pixels")
     said = refused_here(*DICTS, "dataset.validation={}")
-    assert "_target_, first, last would stay. Say dataset.validation=null" in said
+    assert "_target_, first, last would stay. Use dataset.validation=null" in said
     assert "there is no module 'nowhere'" in refused_here(
         "dataset=torch", "dataset.train._target_=nowhere.Dicts", "model=pixels"
     )
