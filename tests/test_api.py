@@ -162,7 +162,7 @@ def test_a_sweep_is_submitted_watched_and_read(workspace: Path) -> None:
     assert all(child.id in page for child in children) and "model.quality=0.9" in page and "data:image/png" in page
 
 
-def test_a_sweep_is_not_over_before_it_is_known_what_it_runs(tmp_path: Path) -> None:
+def test_a_sweep_is_not_over_before_its_plan_is_written(tmp_path: Path) -> None:
     state = SweepState(tmp_path / "multirun" / "climber" / "2026-01-01_00-00-00-abcd")
     state.make()
     assert not Sweep(state.folder).is_over and Sweep(state.folder).status == "queued"

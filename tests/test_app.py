@@ -166,7 +166,7 @@ def test_sweep_with_a_failing_run_exits_1(labrun: Command, workspace: Path) -> N
     assert "Traceback" not in done.stderr
 
 
-def test_an_own_conf_folder_comes_first_and_adds_options(labrun_here: Command, workspace: Path) -> None:
+def test_the_users_conf_folder_takes_precedence_and_adds_options(labrun_here: Command, workspace: Path) -> None:
     (workspace / "conf" / "model").mkdir(parents=True)
     (workspace / "conf" / "experiment").mkdir()
     (workspace / "conf" / "experiment" / "mine.yaml").write_text("# @package _global_\nmodel: {regularization: 7.5}\n")

@@ -285,7 +285,7 @@ def _compare(wanted: str, printed: str, where: str) -> None:
         position, anywhere = position + found + 1, False
 
 
-def test_the_reference_is_what_the_code_says() -> None:
+def test_the_reference_pages_match_the_code() -> None:
     done = subprocess.run(
         [sys.executable, str(TOP / "scripts" / "reference.py")], capture_output=True, text=True, check=False
     )
@@ -325,7 +325,7 @@ def _defined() -> set[str]:
     return found
 
 
-def test_the_architecture_names_what_is_there() -> None:
+def test_names_in_the_architecture_page_exist() -> None:
     text = (DOCS / "architecture.md").read_text(encoding="utf-8")
     spans = {re.sub(r"\(.*\)", "", span) for span in re.findall(r"`([^`\n]+)`", text)}
     dotted = {span for span in spans if re.fullmatch(r"[a-z]\w*(\.\w+)+", span)}

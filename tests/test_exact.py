@@ -92,7 +92,7 @@ def test_every_value_comes_back_as_it_was(value: Any) -> None:
     assert repr(back) == repr(value) and type(back) is type(value)
 
 
-def test_what_json_holds_is_written_as_it_is() -> None:
+def test_plain_json_values_are_written_unchanged() -> None:
     plain = {"a": [1, 2.5, "x", None, True, {"b": {}}], "c": "${oc.env:HOME}"}
     assert exact.encoded(plain) == plain
 
@@ -131,7 +131,7 @@ def test_escaped_text_is_displayed_unescaped() -> None:
         assert exact.shown(text) == told
 
 
-def test_defaults_of_variables_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_defaults_of_environment_references_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOT_SET", raising=False)
     for default, value in (
         ("'a, b'", "a, b"),
@@ -181,7 +181,7 @@ class Given:
         "_partial_: true",
     ],
 )
-def test_a_component_gets_what_instantiate_gives(more: str) -> None:
+def test_a_component_gets_the_same_arguments_as_from_instantiate(more: str) -> None:
     head = f"_target_: {Given.__module__}.Given\n{more}\n{ODD}"
     wanted = instantiate(OmegaConf.create(head), **({} if "_convert_" in more else {"_convert_": "all"}))
     kept = composed.resolved(OmegaConf.create({"model": OmegaConf.create(head + TEXTS)}), keep_environment=True)
@@ -207,7 +207,7 @@ def test_a_component_cannot_change_the_config() -> None:
     assert node["table"] == {0: 1}
 
 
-def test_what_no_record_can_hold_is_refused_by_name() -> None:
+def test_values_that_no_record_can_hold_are_refused_by_name() -> None:
     config = OmegaConf.create({"model": {"name": "\ud800"}})
     with pytest.raises(ConfigError, match=r"model\.name='\\ud800': text that is not Unicode, which no record can hold"):
         composed.resolved(config, keep_environment=True)

@@ -26,7 +26,7 @@ def test_a_file_takes_its_name_once_it_is_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError])
-def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path: Path, error: type[BaseException]) -> None:
+def test_an_error_leaves_only_the_previous_file(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
     with pytest.raises(error), _io.atomic_write(path) as file:
@@ -35,7 +35,7 @@ def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path: Path, error: 
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_new_file_leaves_what_is_there(tmp_path: Path) -> None:
+def test_only_new_does_not_replace_an_existing_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     with _io.atomic_write(path, only_new=True, mode=0o600) as file:
         file.write(b"first")

@@ -133,7 +133,7 @@ def test_where_labrun_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (tomllib.loads(text)["tool"]["uv"]["sources"]["labrun"] if text else None) == wanted
 
 
-def test_what_cannot_be_written_leaves_nothing(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_nothing(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(new, "FILES", {**new.FILES, "a/" * 9 + "x" * 300: "init.py.txt"})
     with pytest.raises(ConfigError, match="cannot be written: File name too long. Nothing was written"):
         new.make("deep/first")

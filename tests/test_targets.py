@@ -58,7 +58,7 @@ def nets(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "builtins.dict",
     ],
 )
-def test_what_may_be_there_is_left_to_the_import(nets: Path, target: str) -> None:
+def test_names_that_may_exist_are_left_to_the_import(nets: Path, target: str) -> None:
     targets.check(target, "model")
     assert not {"flat", "nets", "dynamic", "broken"} & set(sys.modules)
 
@@ -73,7 +73,7 @@ def test_what_may_be_there_is_left_to_the_import(nets: Path, target: str) -> Non
         ("nowhere.Net", "there is no module 'nowhere'"),
     ],
 )
-def test_what_cannot_be_there_is_reported_without_an_import(nets: Path, target: str, said: str) -> None:
+def test_names_that_cannot_exist_are_reported_without_an_import(nets: Path, target: str, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         targets.check(target, "model")
     assert said.lower() in str(caught.value).lower() and "model._target_" in str(caught.value)
@@ -96,7 +96,7 @@ def test_a_long_import_is_announced(
     assert capsys.readouterr().out == "Loading PyTorch ...\n" * 2
 
 
-def test_what_is_loaded_is_not_announced(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_loaded_library_is_not_announced(capsys: pytest.CaptureFixture[str]) -> None:
     import torch.nn
 
     targets.announce("torch.nn.Linear")

@@ -323,7 +323,7 @@ def test_code_that_was_frozen_in_the_old_layout_is_found(tmp_path: Path) -> None
     assert frozen_file([], "local/forkserver.py").is_file() and frozen_file([], "slurm/job.py").is_file()
 
 
-def test_a_backend_that_is_not_there_is_a_mistake_with_those_that_are(toy: None) -> None:
+def test_an_unknown_backend_is_refused_with_the_known_ones(toy: None) -> None:
     with pytest.raises(
         ConfigError, match=r"compute.target='slrum': expected one of auto, inline, local, slurm, one_process"
     ):

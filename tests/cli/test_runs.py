@@ -266,7 +266,7 @@ def test_compare_over_a_key_has_a_column_for_each_setting(workspace: Path, run: 
     assert code == 2 and "Did you mean 'seed'?" in err
 
 
-def test_what_runs_use_is_shown_where_it_is_asked_for(workspace: Path, run: Lab) -> None:
+def test_system_metrics_are_shown_on_request(workspace: Path, run: Lab) -> None:
     for run_id, values in (("a1000000", (1.0, 3.0)), ("a2000000", (9.0, 2.0)), ("a3000000", ())):
         run_dir = make(workspace, run_id, metrics={"accuracy": 0.5})
         for step, value in enumerate(values):
@@ -456,7 +456,7 @@ def test_an_exported_run_is_whole_where_it_is_imported(
         ("outputs/a/fifo", tarfile.FIFOTYPE),
     ],
 )
-def test_import_refuses_what_climbs_out(workspace: Path, run: Lab, name: str, kind: bytes) -> None:
+def test_import_refuses_paths_outside_the_workspace(workspace: Path, run: Lab, name: str, kind: bytes) -> None:
     with tarfile.open("evil.tar", "w") as archive:
         entry = tarfile.TarInfo(name)
         entry.type, entry.linkname = kind, "/etc/passwd"
@@ -607,7 +607,7 @@ def test_gc_keeps_what_it_cannot_rank(workspace: Path, run: Lab) -> None:
     assert {record.id for _, record in store.runs(workspace)} == {"aa000000", "bb000000"}
 
 
-def test_what_a_terminal_would_obey_is_shown_as_text(workspace: Path, run: Lab) -> None:
+def test_control_characters_are_shown_as_text(workspace: Path, run: Lab) -> None:
     make(workspace, "a1111111", notes="one\n\x1b[31mred", tags={"\x1b]0;x": ""})
     out = run("runs", "show", "last")[1] + run("runs")[1]
     assert "\x1b" not in out and "\\x1b[31mred" in out

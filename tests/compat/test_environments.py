@@ -104,7 +104,7 @@ def test_curated_environments_are_what_their_names_say(
     assert set(packages) <= set(theirs) and theirs[0] == "azureml-defaults" and found.python_version == python
 
 
-def test_what_the_present_interpreter_has_otherwise_is_reported_once(ws: Workspace, capsys: Any) -> None:
+def test_differences_of_the_current_interpreter_are_reported_once(ws: Workspace, capsys: Any) -> None:
     made = Environment("told")
     made.docker.enabled = True
     made.python.conda_dependencies = CondaDependencies.create(

@@ -145,7 +145,7 @@ def test_a_search_as_labrun_arguments(ws: Workspace) -> None:
     assert NoTerminationPolicy().words() == [] and PrimaryMetricGoal.from_str("maximize") is PrimaryMetricGoal.MAXIMIZE
 
 
-def test_what_varies_is_no_argument_of_the_estimator_besides(ws: Workspace) -> None:
+def test_a_varied_argument_is_not_passed_twice(ws: Workspace) -> None:
     script = Estimator(".", entry_script="train.py", script_params={"--fixed": 1, "--epochs": 5, "--rate": 0.1})
     varied = RandomParameterSampling({"--epochs": sampling.choice(1, 2), "rate": sampling.choice(0.5)})
     words = HyperDriveConfig(varied, "a", estimator=script).words(Experiment(ws, "x"))

@@ -128,7 +128,7 @@ def test_a_local_file_and_a_local_folder(ws: Workspace, tmp_path: Path, monkeypa
     assert Model.register(ws, "m.pkl", "one").version == 3, "a number is not given twice"
 
 
-def test_loading_what_no_run_has_made(ws: Workspace, tmp_path: Path) -> None:
+def test_loading_models_that_no_run_has_made(ws: Workspace, tmp_path: Path) -> None:
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / "a.pb").write_bytes(b"graph")
     (tmp_path / "model.json").write_bytes(b"{}")

@@ -39,7 +39,7 @@ class Mounted:
         return self._mount
 
 
-def test_a_separator_of_several_signs_is_no_pattern() -> None:
+def test_a_separator_of_several_characters_is_not_a_pattern() -> None:
     Path("a.csv").write_text("a||b\n1||x|y\n")
     dataset = finder.find("azureml.core", "Dataset")
     frame = dataset.Tabular.from_delimited_files("a.csv", separator="||").to_pandas_dataframe()
@@ -74,7 +74,7 @@ def test_a_command_for_a_shell_goes_to_one(command: str) -> None:
     assert word.startswith("script.command=") and "a.py" in word
 
 
-def test_samples_without_a_target_and_weights_are_no_part_of_the_training(capsys: pytest.CaptureFixture[str]) -> None:
+def test_samples_without_a_target_and_weight_columns_are_not_trained_on(capsys: pytest.CaptureFixture[str]) -> None:
     frame = pd.DataFrame({"x": [1, 2, 3, 4], "w": [1, 1, 2, 2], "y": ["a", None, "b", "a"]})
     x, y = automl_data.of_table(frame, "y", "training_data", ["w"])
     data = automl_data.Data({"X": x, "y": y}, is_regression=False)
@@ -133,9 +133,7 @@ def test_metrics_of_the_runs_below_are_reported_by_run(ws: Workspace) -> None:
     assert run.get_metrics("a", recursive=True) == {run.id: {"a": 1}, child.id: {"a": 2}}
 
 
-def test_what_azure_had_by_hand_is_taken_for_granted_and_told(
-    ws: Workspace, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_steps_that_azure_needed_are_implied_and_reported(ws: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     assert "by-hand" not in ws.compute_targets and ws.compute_targets() == {} and ws.experiments() == {}
     assert ws.compute_targets["by-hand"].get_status().provisioning_state == "Succeeded"
     assert capsys.readouterr().err.count("the compute target 'by-hand' was never created") == 1

@@ -44,7 +44,7 @@ def test_a_dead_controller_is_overtaken(tmp_path: Path) -> None:
     assert lease.Lease(state).number == 2
 
 
-def test_resume_after_kill_9_of_the_controller_does_only_what_is_missing(workspace: Path, labrun: Command) -> None:
+def test_resume_after_kill_9_of_the_controller_runs_only_missing_runs(workspace: Path, labrun: Command) -> None:
     write_model(workspace)
     values = ("model=sleeper", "model.number=1,2,3,4,5", "model.seconds=1.5", "compute.max_parallel=2")
     sweep = start(workspace, *values, cold=True)

@@ -49,7 +49,7 @@ def test_the_metric_that_is_watched_and_its_direction(config: dict[str, Any], me
     assert (config["sweep"]["metric"], config["sweep"]["goal"]) == (metric, goal)
 
 
-def test_a_sweep_needs_a_direction_and_its_record_remembers_what_was_said() -> None:
+def test_a_sweep_needs_a_direction_and_records_the_given_one() -> None:
     with pytest.raises(ConfigError, match=r"sweep.metric=odd.*sweep.goal=minimize \(or trainer.monitor_mode=max\|min"):
         objective.check(settled(monitor="odd"))
     objective.check(settled(monitor="odd", monitor_mode="max"))

@@ -89,7 +89,7 @@ def test_parts_go_by_other_names_and_lie_deeper(tmp_path: Path, train: str, test
     assert values(raw.train.x) == [2, 3, 4, 0, 1] and values(raw.test.x) == [101, 100]
 
 
-def test_what_is_no_part_is_left_out_and_told(tmp_path: Path) -> None:
+def test_folders_that_are_not_splits_are_left_out_and_reported(tmp_path: Path) -> None:
     write_classes(tmp_path / "seg_train" / "seg_train", cat=2, dog=2)
     write_classes(tmp_path / "seg_test", first=100, cat=1, dog=1)
     write(tmp_path / "seg_pred" / "seg_pred" / "a.png")
@@ -122,7 +122,7 @@ def test_a_class_may_have_the_name_of_a_split(tmp_path: Path) -> None:
         ({"fold1": "cd", "fold2": "cde", "fold3": "cd"}, "fold1, fold2, fold3 hold no images themselves"),
     ],
 )
-def test_what_may_be_a_part_or_a_class_is_asked(tmp_path: Path, folders: dict[str, str], words: str) -> None:
+def test_folders_that_may_be_splits_or_classes_are_refused(tmp_path: Path, folders: dict[str, str], words: str) -> None:
     for folder, classes in folders.items():
         for name in classes:
             write(tmp_path / folder / name / "0.png")

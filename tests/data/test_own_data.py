@@ -205,7 +205,7 @@ def test_the_users_table_is_described_and_kept(tmp_path: Path) -> None:
         reader.read(node, tmp_path)
 
 
-def test_damaged_files_and_what_is_no_array_are_refused(npz: Callable[..., Arrays], tmp_path: Path) -> None:
+def test_damaged_files_and_values_that_are_not_arrays_are_refused(npz: Callable[..., Arrays], tmp_path: Path) -> None:
     npz(X=X, y=Y)
     content = bytearray((tmp_path / "a.npz").read_bytes())
     content[len(content) // 3] ^= 0xFF
@@ -277,7 +277,7 @@ def test_a_sweep_reads_the_frozen_script(labrun: Command, workspace: Path) -> No
         ("x,c\n1,a\n2,a\n", "of one class, 'a'"),
     ],
 )
-def test_files_that_are_no_table_are_refused(tmp_path: Path, content: str, message: str) -> None:
+def test_files_that_are_not_tables_are_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "a.csv").write_text(content)
     with pytest.raises((DataError, ConfigError), match=message):
         read("Csv", tmp_path, path="a.csv")

@@ -29,7 +29,7 @@ def forget() -> Any:
     shared_cache._held.clear()
 
 
-def test_what_is_held_is_not_read_again(tmp_path: Path) -> None:
+def test_cached_data_are_not_read_again(tmp_path: Path) -> None:
     save(tmp_path, 1.0)
     assert shared_cache.hold(CONFIG, tmp_path)
     first, manifest = shared_cache.read(CONFIG, tmp_path)
@@ -48,7 +48,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     assert arrays.train.x.max() == 6.0 and after != before
 
 
-def test_what_is_too_large_or_unknown_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_are_too_large_or_unknown_are_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "get_data.py").write_text("def get_data():\n    raise ValueError\n")
     script = {"_target_": "labrun.data.readers.GetData", "name": "own", "script": "get_data.py"}
     assert not shared_cache.hold(script, tmp_path), "code of the user's must not run in the server"

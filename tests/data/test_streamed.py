@@ -252,7 +252,7 @@ def test_rows_are_chosen_unread(tmp_path: Path) -> None:
     assert Part(rows, np.arange(10)).take(np.array([5])).x.shape == (1, 2)
 
 
-def test_a_place_from_the_end_is_that_and_one_beyond_is_none(tmp_path: Path) -> None:
+def test_negative_indices_work_and_those_out_of_range_raise(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", X=np.arange(40.0).reshape(20, 2), y=np.arange(20) % 2)
     rows: Any = read("Npz", tmp_path, False, path="d.npz", test_size=0.5).train.x
     for some in (rows, streamed.Rows(rows._source)):  # in an order, and as they lie in the file

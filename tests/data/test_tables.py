@@ -262,7 +262,7 @@ def test_dates_are_days_since_the_first(read: Read, dates: list[str], days: set[
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "an Excel file of before 2007"),
     ],
 )
-def test_what_is_doubtful_is_asked_by_the_key_that_says_it(read: Read, content: str | bytes, words: str) -> None:
+def test_ambiguous_tables_are_refused_with_the_key_that_decides(read: Read, content: str | bytes, words: str) -> None:
     with pytest.raises(DataError, match=words):
         read(content)
 
@@ -407,7 +407,7 @@ def test_the_format_of_a_file_is_reported(read: Read) -> None:
         assert column(read(text(";", a=["1,234"]), decimal=decimal), "a")[0] == pytest.approx(1.234)
 
 
-def test_a_total_below_the_table_is_no_sample(read: Read) -> None:
+def test_a_total_row_is_not_a_sample(read: Read) -> None:
     table = text(";", id=[f"A-{n}" for n in range(60)], x=["1,5", "2,5"], z=[7], k=["a", "b"], y=["3,5", "4,5", "5,5"])
     found = read(f"{table}Summe;;;;105,0\n", regression=True)
     assert len(found.train) + len(found.test) == 60 and found.train.y.max() == 5.5
@@ -550,13 +550,13 @@ def test_parts_with_different_decimal_signs(read: Read, tmp_path: Path) -> None:
         assert "decimal points in test.csv, commas in t.csv" in found.notes
 
 
-def test_the_form_of_dates_that_is_said_counts_before_the_standards(read: Read) -> None:
+def test_a_given_date_format_overrides_the_defaults(read: Read) -> None:
     found = read(text(d=["2020-01-02", "2020-01-05"]), dates={"d": "%Y-%d-%m"})
     assert sorted(set(column(found, "d"))) == [0, 90], "1 February and 1 May"
 
 
 @pytest.mark.parametrize("title", [b"Report\n\n", b"Report;;\nof May;;\n", b'"Report\nof May"\n', b"Re\x0cport\n\n"])
-def test_a_title_above_the_table_is_left_out_where_that_is_said(tmp_path: Path, title: bytes) -> None:
+def test_title_rows_are_skipped_if_told_to(tmp_path: Path, title: bytes) -> None:
     (tmp_path / "a.csv").write_bytes(title + text(";", a=[0.5, 1.5], b=[2]).encode())
     node = {"_target_": "labrun.data.readers.Csv", "name": "t", "path": "a.csv", "scale": 1.0}
     (tmp_path / "b.csv").write_bytes(text(";", a=[0.5, 1.5], b=[2]).encode())

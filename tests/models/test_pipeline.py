@@ -169,7 +169,7 @@ def test_a_table_from_a_file(run_here: Runner, workspace: Path) -> None:
     assert record.metrics["accuracy"] > 0.8
 
 
-def test_what_a_pipeline_cannot_do_is_refused(run_here: Runner, workspace: Path) -> None:
+def test_unsupported_options_of_a_pipeline_are_refused(run_here: Runner, workspace: Path) -> None:
     with pytest.raises(UnfitError, match=r"5 training samples of every class.*\(c: 2\).*model.folds=2"):
         run_here(*data(workspace, "few"))
     with pytest.raises(DataError, match="all 20 samples are of one class, 'a'"):

@@ -46,7 +46,7 @@ def test_an_upload_resumes_after_a_cut(there: helper.Helper, tmp_path: Path) -> 
     store(there, b"", 0, start=SIZE)  # another laptop's, which was slower
 
 
-def test_what_was_left_damaged_is_thrown_away(there: helper.Helper, tmp_path: Path) -> None:
+def test_damaged_partial_files_are_discarded(there: helper.Helper, tmp_path: Path) -> None:
     store(there, CONTENT[: 2 << 20], SIZE)
     (part,) = (Path(there.root, "store") / DIGEST[:2]).iterdir()
     part.write_bytes(b"x" * (2 << 20))

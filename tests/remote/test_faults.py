@@ -447,7 +447,7 @@ def test_two_builds_at_once_leave_one_environment(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "env").iterdir()) == ["k", "k.build"]
 
 
-def test_what_no_run_needs_is_removed_and_nothing_else(there: helper.Helper) -> None:
+def test_only_folders_that_no_run_needs_are_removed(there: helper.Helper) -> None:
     root, nothing = Path(there.root), helper._Payload(io.BytesIO(), 0)
 
     def run(name: str, status: str, code: str, env: str) -> None:

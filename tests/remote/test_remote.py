@@ -348,7 +348,7 @@ def test_of_code_that_was_sent_before_only_the_change_is_sent(tmp_path: Path) ->
     assert not (tmp_path / "far" / "code" / "other").exists()
 
 
-def test_what_takes_long_says_how_far_it_is(
+def test_long_operations_show_their_progress(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(channel, "METER_S", -1.0)
@@ -358,7 +358,7 @@ def test_what_takes_long_says_how_far_it_is(
     assert capsys.readouterr().err == "labrun: sending data to box: 1.0 MB of 4.0 MB\n"
 
 
-def test_files_of_two_names_and_of_names_that_are_no_text_are_sent(tmp_path: Path) -> None:
+def test_hard_links_and_non_utf8_names_are_sent(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     (run / "best.ckpt").write_text("x")
@@ -404,7 +404,7 @@ def _answers(root: Path, *asked: tuple[str, dict[str, Any], dict[str, Path]]) ->
     return [json.loads(line) for line in sink.getvalue().splitlines()][1:]
 
 
-def test_a_detached_controller_looks_seldom_until_somebody_looks(
+def test_a_detached_controller_polls_rarely_until_a_user_watches(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(controller.DETACHED, "1")

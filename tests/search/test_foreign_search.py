@@ -58,7 +58,7 @@ def run(
 SEARCH = ("hydra/sweeper=labrun", "hydra.sweeper.sampler=tpe", "hydra.sweeper.max_trials=12")
 
 
-def test_a_search_finds_the_best_and_goes_on(run: Run, tmp_path: Path) -> None:
+def test_a_search_finds_the_best_and_is_resumed(run: Run, tmp_path: Path) -> None:
     space = ("+x=interval(0,1)", "+n=choice(0,1,2)")
     code, printed = run(*SEARCH, *space)
     assert code == 0 and "Best: #" in printed, printed

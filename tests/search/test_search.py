@@ -118,7 +118,7 @@ def test_pairs_from_yaml_in_a_grid(workspace: Path, labrun: Command) -> None:
     ]
 
 
-def test_a_grid_with_a_limit_of_what_runs_at_once(workspace: Path, labrun: Command) -> None:
+def test_a_grid_with_a_limit_of_concurrent_runs(workspace: Path, labrun: Command) -> None:
     write_climber(workspace)
     done = labrun(
         "-m",
@@ -314,7 +314,7 @@ def test_a_search_learns_from_a_former_one(workspace: Path, labrun: Command, ref
         assert message in refused_here(*words, *more)
 
 
-def test_a_sweep_over_its_time_begins_no_more_trials(workspace: Path, labrun: Command) -> None:
+def test_a_sweep_over_its_time_limit_starts_no_more_trials(workspace: Path, labrun: Command) -> None:
     """Over 15 s: that time itself."""
     write_climber(workspace)
     done = labrun(
@@ -354,7 +354,7 @@ def test_cancel_one_and_the_others_go_on(workspace: Path, replaced: bool) -> Non
     assert records.read(sweep_dir(workspace) / str((victim.sweep or {})["number"])).status == "canceled"
 
 
-def test_a_trial_that_somebody_kills_is_retried_on_resume(workspace: Path, labrun: Command) -> None:
+def test_a_killed_trial_is_retried_on_resume(workspace: Path, labrun: Command) -> None:
     """As a run of a grid is: it costs none of the budget, which is for what the trials themselves show."""
     write_climber(workspace)
     asked = (*TPE, "model.quality=interval(0,1)", "model.seconds=2", "sweep.max_trials=3")
@@ -551,7 +551,7 @@ def test_no_best_yaml_if_a_key_was_removed(workspace: Path, labrun: Command) -> 
     assert not (sweep_dir(workspace) / "best.yaml").exists() and "best.yaml" not in done.stdout
 
 
-def test_a_metric_that_nobody_logs(workspace: Path, labrun: Command) -> None:
+def test_a_metric_that_no_trial_logs(workspace: Path, labrun: Command) -> None:
     write_climber(workspace)
     done = labrun("-m", "model=climber", "sweep=tpe", "model.quality=interval(0,1)", "sweep.metric=my_score", *PLAIN)
     assert done.returncode == 2 and "logged no such metric. It logged: score, cost, accuracy" in done.stderr

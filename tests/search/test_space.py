@@ -43,7 +43,7 @@ def test_spaces_are_written_in_hydras_grammar(loader: Any, text: str, wanted: ob
     assert spaces.parse([text], loader).dimensions == (wanted,)
 
 
-def test_a_glob_over_a_group_leaves_out_what_is_no_option(loader: Any) -> None:
+def test_a_glob_over_a_group_skips_files_that_are_not_options(loader: Any) -> None:
     (one,) = spaces.parse(["sweep=glob(*)"], loader).dimensions
     assert isinstance(one, Choice)
     found = spaces.parse(["model/optimizer=glob(*,exclude=sgd*)"], loader).dimensions[0]

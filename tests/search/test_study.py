@@ -40,7 +40,7 @@ def test_conditional_dimensions(tmp_path: Path) -> None:
     assert all((len(one.overrides) == 2) == (one.overrides[0] == "kind=a") for one in asked)
 
 
-def test_another_controller_knows_what_was_asked_and_does_not_ask_it_again(tmp_path: Path) -> None:
+def test_a_new_controller_knows_earlier_trials_and_does_not_repeat_them(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     study = opened(path)
     first = [study.ask(flat, str(number)).parameters["size"] for number in range(4)]

@@ -358,7 +358,7 @@ def test_a_table_at_a_mounted_path(azure: Server, workspace: Path) -> None:
     assert done.returncode == 2 and "has no version 9" in done.stderr
 
 
-def test_a_sweep_over_a_mount_goes_on(azure: Server, workspace: Path) -> None:
+def test_a_sweep_over_a_mount_is_resumed(azure: Server, workspace: Path) -> None:
     """Over 15 s: a sweep, its kill, and a sweep."""
     from sklearn.datasets import load_iris
 

@@ -171,7 +171,7 @@ def test_odd_files_in_a_folder_are_mounted_or_named(workspace: Path) -> None:
     assert mount.mount(node, {"name": "digits"}).path == workspace / "data"
 
 
-def test_equal_content_written_again_is_no_change(azure: Server, source: Path, send: Send, workspace: Path) -> None:
+def test_rewriting_the_same_content_is_not_a_change(azure: Server, source: Path, send: Send, workspace: Path) -> None:
     send(azure, source)
     mount.mount(azure.node, {"name": "set"})
     stores.make(azure.node).write("set/sub/3.bin", (source / "sub/3.bin").read_bytes())
@@ -289,7 +289,7 @@ def test_hosts_that_are_known(
             stores.make(sftp_server.node).files()
 
 
-def test_what_is_not_registered(server: Server, source: Path, workspace: Path) -> None:
+def test_mounts_of_unregistered_folders(server: Server, source: Path, workspace: Path) -> None:
     store = stores.make(server.node)
     transfer.upload(store, source, "plain", False, Quiet())
     found = mount.mount_reference("plain", server.node, {})

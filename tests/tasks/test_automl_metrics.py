@@ -93,6 +93,6 @@ def test_an_unknown_metric_is_refused_with_the_closest_name() -> None:
         scoring.check(["accuracy"], has_classes=False)
 
 
-def test_a_search_for_no_metric_is_refused_before_it_begins(refused_here: Refused) -> None:
+def test_a_search_with_an_unknown_metric_is_refused_before_it_starts(refused_here: Refused) -> None:
     message = refused_here("-m", "model=pipeline", "sweep=automl", "sweep.metric=norm_makro_recall")
     assert "Did you mean 'norm_macro_recall'" in message

@@ -37,7 +37,7 @@ def test_a_package_brings_a_task(toy: None, labrun_here: Command, refused_here: 
     assert "counts classes, and a quantity has none" in refused_here(*plain, "+dataset.regression=true")
 
 
-def test_a_task_that_is_not_there_is_a_mistake_with_those_that_are(toy: None, refused_here: Refused) -> None:
+def test_an_unknown_task_is_refused_with_the_known_ones(toy: None, refused_here: Refused) -> None:
     known = "fit, evaluate, predict, script, count_classes"
     assert f"task='evaluat': expected one of {known}" in refused_here("task=evaluat")
     with pytest.raises(ConfigError, match=rf"'evaluat': expected one of {known}\. Did you mean 'evaluate'"):

@@ -115,7 +115,7 @@ def test_a_file_that_holds_no_estimator_is_refused(tmp_path: Path) -> None:
         estimator.load(tmp_path / "model.skops", [])
 
 
-def test_what_is_neither_network_nor_estimator_is_refused(run_here: Runner) -> None:
+def test_a_model_that_is_neither_network_nor_estimator_is_refused(run_here: Runner) -> None:
     with pytest.raises(ConfigError, match="gave a Fraction"):
         run_here(
             "model._target_=fractions.Fraction",

@@ -59,7 +59,7 @@ def edit(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Edit:
     return write
 
 
-def test_changed_code_is_refused_or_goes_on_without_the_old_best(
+def test_changed_code_is_refused_or_resumes_without_the_old_best(
     run_here: Runner, edit: Edit, caplog: pytest.LogCaptureFixture
 ) -> None:
     trained, _ = run_here(*COMMON, *DROP, "trainer.max_epochs=4")
@@ -196,7 +196,7 @@ def test_a_run_whose_data_or_code_changed_starts_over(
     assert again.metrics["val_loss"] == fresh.metrics["val_loss"]
 
 
-def test_early_stopping_takes_the_patience_of_now_and_says_that_it_stopped(
+def test_early_stopping_uses_the_current_patience_and_reports_that_it_stopped(
     run_here: Runner, edit: Edit, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")

@@ -301,9 +301,7 @@ def test_networks_predict_quantities_of_tables_and_of_images(run_here: Runner, w
     assert np.isnan(unscaled.metrics["rmse"]) and unscaled.training is not None and "not_finite" in unscaled.training
 
 
-def test_predictions_for_a_file_need_no_target_and_keep_what_tells_rows_apart(
-    run_here: Runner, workspace: Path
-) -> None:
+def test_predictions_for_a_file_need_no_target_and_keep_identifying_columns(run_here: Runner, workspace: Path) -> None:
     x = np.random.default_rng(0).normal(size=(120, 2))
     lines = [f"p{place},{a:.3f},{b:.3f},{'yes' if a > b else 'no'}" for place, (a, b) in enumerate(x)]
     Path("t.csv").write_text("patient_id,a,b,ill\n" + "\n".join(lines) + "\n")
@@ -323,7 +321,7 @@ def test_predictions_are_next_to_the_targets_of_the_data_set(run_here: Runner, w
     assert len(rows) == 1797 and np.mean(test) == pytest.approx(trained.metrics["accuracy"])
 
 
-def test_what_the_record_signs_of_a_data_module(run_here: Runner, mine: Path) -> None:
+def test_settings_of_a_data_module_covered_by_the_signature(run_here: Runner, mine: Path) -> None:
     plain, _ = run_here(*DICTS)
     more, _ = run_here(*DICTS, "dataset.num_workers=1")
     other, _ = run_here(*DICTS, "dataset.train.last=299")
@@ -353,7 +351,7 @@ def test_debugging_limits_the_batches_of_loaders(run_here: Runner, mine: Path) -
     assert overfitted.metrics["train_loss"] < 0.5 and not any(name.startswith("val_") for name in overfitted.metrics)
 
 
-def test_a_sweep_that_goes_on_takes_completed_runs_with_the_same_loaders(run_here: Runner, mine: Path) -> None:
+def test_a_resumed_sweep_reuses_completed_runs_with_the_same_loaders(run_here: Runner, mine: Path) -> None:
     done, run_dir = run_here(*DICTS)
     new = dataclasses.replace(done, id="new", status=records.QUEUED, data=[], attempts=[])
     old = [resume.PreviousRun(run_dir, done)]
@@ -474,7 +472,7 @@ def test_two_processes_train_each_run_of_a_sweep(labrun: Command, mine: Path) ->
     assert broken.returncode == 1 and "process 1: ValueError: the second one is broken" in broken.stderr
 
 
-def test_processes_that_lightning_begins_itself(run_here: Runner, refused_here: Refused, mine: Path) -> None:
+def test_processes_started_by_lightning_itself(run_here: Runner, refused_here: Refused, mine: Path) -> None:
     said = refused_here(*DICTS, "+trainer.options.strategy=ddp_spawn")
     assert "Say ddp_fork; or leave it out" in said
     two = ("+trainer.options.strategy=ddp_fork", "+trainer.options.devices=2", "callbacks=none")

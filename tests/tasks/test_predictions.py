@@ -255,7 +255,7 @@ def test_a_later_table_whose_decimal_sign_nothing_tells_is_asked(run_here: Runne
         model.predict(pd.DataFrame({"a": ["0,125"]}))
 
 
-def test_what_a_later_table_has_that_training_had_not_is_reported(
+def test_new_values_and_columns_in_a_later_table_are_reported(
     run_here: Runner, lab_here: Command, workspace: Path
 ) -> None:
     rows = [

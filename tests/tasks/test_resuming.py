@@ -102,7 +102,7 @@ def test_training_interrupted_anywhere_ends_with_the_same_weights(
     assert "make room: saved after epoch 2" in caplog.text
 
 
-def test_what_a_module_logs_and_measures_goes_on(
+def test_logged_values_and_metrics_continue_after_resuming(
     run_here: Runner, noisy: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -121,7 +121,7 @@ def test_what_a_module_logs_and_measures_goes_on(
     assert "in epoch 2, after 6 of its batches" in caplog.text
 
 
-def test_a_loader_that_cannot_go_on_begins_its_epoch_again(
+def test_a_loader_that_cannot_resume_restarts_its_epoch(
     run_here: Runner, noisy: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")

@@ -103,7 +103,7 @@ def test_a_table_is_scored_and_predicted_as_in_memory(run_here: Runner, workspac
     assert predictions(one) == predictions(other) and predictions(one)[0]["patient_id"] == "70"
 
 
-def test_what_takes_arrays_alone_is_refused(run_here: Runner, refused_here: Refused, pictures: Path) -> None:
+def test_models_that_need_arrays_in_memory_are_refused(run_here: Runner, refused_here: Refused, pictures: Path) -> None:
     few = ("dataset=image_folder", "datastore.root=p", STREAMED)
     for model in ("logistic_regression", "pipeline"):
         told = refused_here(*few, f"model={model}")

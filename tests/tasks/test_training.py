@@ -272,7 +272,7 @@ def test_a_folder_behind_a_link_is_the_same_folder(
     assert {path.name for path in (moved / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
 
 
-def test_an_attempt_after_the_last_epoch_tests_what_was_trained(run_here: Runner, workspace: Path) -> None:
+def test_an_attempt_after_the_last_epoch_only_tests_the_trained_model(run_here: Runner, workspace: Path) -> None:
     """Its process was killed while it scored: nothing is left to train."""
     record, run_dir = run_here(*own("Said"), VALIDATED, "trainer.monitor=val/acc", "trainer.max_epochs=5")
     before = dict(record.metrics)
@@ -496,7 +496,7 @@ def test_a_sweeps_metric_is_the_one_that_is_watched(labrun_here: Command) -> Non
 
 
 @pytest.mark.parametrize("target", ["Alike", "Half"])
-def test_what_looks_like_a_lightning_module_is_never_trained_as_something_else(run_here: Runner, target: str) -> None:
+def test_a_class_that_resembles_a_lightning_module_is_refused(run_here: Runner, target: str) -> None:
     with pytest.raises(ConfigError, match="is neither a pytorch_lightning.LightningModule nor"):
         run_here(*own(target))
 

@@ -182,7 +182,7 @@ def test_removed_runs_go(view: View) -> None:
     assert set(view.runs()) == {"bbbb0000"}
 
 
-def test_a_kind_that_is_not_there_is_a_mistake_with_those_that_are(toy: None) -> None:
+def test_an_unknown_tracker_is_refused_with_the_known_ones(toy: None) -> None:
     with pytest.raises(ConfigError, match=r"'wadb': expected one of none, mlflow, wandb, json_lines. Did you mean"):
         registry.get("wadb")
 

@@ -198,7 +198,7 @@ def test_ctrl_c_typed_at_a_terminal(warm: Bench) -> None:
     os.close(ours)
 
 
-def test_nobody_else_can_reach_it(warm: Bench) -> None:
+def test_its_folder_is_private_and_holds_no_secret(warm: Bench) -> None:
     assert warm.place.stat().st_mode & 0o777 == 0o700
     warm.told(environment={"PASSWORD": "swordfish"})
     texts = [path.read_bytes() for path in warm.place.iterdir() if path.is_file()]

@@ -223,7 +223,7 @@ def test_two_servers_of_one_kind_become_one(bench: Bench) -> None:
     assert bench.told()["warm"] and bench.servers[0].pid == first and bench.servers[0].poll() is None
 
 
-def test_a_client_that_says_nothing_or_nonsense_harms_nobody(bench: Bench) -> None:
+def test_a_silent_or_invalid_client_does_no_harm(bench: Bench) -> None:
     bench.start_server()
     (path,) = bench.place.glob("*.sock")
     silent = wire.connect(str(bench.place), path.stem)
