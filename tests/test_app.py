@@ -92,7 +92,7 @@ MISTAKES = {
     "range": (["model.regularization=-1"], "model.regularization=-1: expected a number, above 0"),
     "choice": (["model=resnet"], "cifar10_cnn"),
     "missing data": (["dataset=cifar10", "dataset.download=false"], "cifar-10-batches-py/data_batch_1"),
-    "no network": (["dataset=mnist"], "Bring the files by hand"),
+    "no network": (["dataset=mnist"], "Copy the files there"),
     "reference": (["task=evaluate", "from=abc"], "no run is called 'abc'"),
     "no reference": (["task=evaluate"], "from=last"),
     "resume nothing": (["model=mnist_dnn", "trainer.resume=last"], "no run with a checkpoint yet"),

@@ -193,7 +193,7 @@ def check_refused(root: Path, *reasons: str) -> None:
         Mnist().fetch(root)
     message = str(caught.value)
     assert all(str(root / FINAL / name) in message for name in FILES)
-    assert "Bring the files by hand" in message and f"MNIST is not in {root}" in message
+    assert "Copy the files there" in message and f"MNIST is not in {root}" in message
     assert "datastore.root=" in message and all(reason in message for reason in reasons)
     assert files_below(root) <= {Path(".MNIST.lock")} and not (root / ".MNIST.partial").exists()
 

@@ -97,7 +97,7 @@ def test_folders_that_are_not_splits_are_left_out_and_reported(tmp_path: Path) -
     write(tmp_path / "seg_test" / "loose.png")
     raw = ImageFolder().read(tmp_path)
     assert len(raw.train) == 4 and raw.test is not None and len(raw.test) == 2
-    assert "left out: seg_pred, with no folder per class as a part has it" in raw.notes
+    assert "left out: seg_pred, which do not have one folder per class" in raw.notes
     assert any("left out: 1 image directly in seg_test" in note for note in raw.notes)
 
 
@@ -117,8 +117,8 @@ def test_a_class_may_have_the_name_of_a_split(tmp_path: Path) -> None:
             r"train holds folders of images, and car images, too.*dataset.parts={train: train}",
         ),
         ({"X_test": "cd", "X_train": "cd"}, "dataset.parts={train: X_train, test: X_test}"),
-        ({"train": "", "test": ""}, "test, train hold images, and no folder per class"),
-        ({"Training": "", "valid": "", "testing": ""}, "hold images, and no folder per class"),
+        ({"train": "", "test": ""}, "test, train hold images, but no folder per class"),
+        ({"Training": "", "valid": "", "testing": ""}, "hold images, but no folder per class"),
         ({"fold1": "cd", "fold2": "cde", "fold3": "cd"}, "fold1, fold2, fold3 hold no images themselves"),
     ],
 )
@@ -142,7 +142,7 @@ def test_splits_named_by_the_user(tmp_path: Path) -> None:
     assert values(raw.train.x) == [100, 101] and raw.validation is not None and len(raw.validation) == 4
     with pytest.raises(MissingDataError, match=r"dataset\.parts\.test=C: .* is not a folder; there are A, B"):
         ImageFolder(parts={"train": "A", "test": "C"}).read(tmp_path)
-    with pytest.raises(ConfigError, match="names the folders of train"):
+    with pytest.raises(ConfigError, match="must give the folder of train"):
         ImageFolder(parts={"test": "A"}).read(tmp_path)
 
 
@@ -256,7 +256,7 @@ def test_other_grey_kinds_are_converted_and_told(tmp_path: Path, mode: str) -> N
 def test_a_part_with_other_classes_is_refused_with_their_names(tmp_path: Path, part: str) -> None:
     write_classes(tmp_path / "train", cat=1, dog=1)
     write_classes(tmp_path / part, cat=1, cow=1)
-    with pytest.raises(DataError, match=rf"{part} are not .* missing \['dog'\], not known there \['cow'\]"):
+    with pytest.raises(DataError, match=rf"{part} are not .* missing \['dog'\], unknown \['cow'\]"):
         ImageFolder().read(tmp_path)
 
 

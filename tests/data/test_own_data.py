@@ -86,7 +86,7 @@ def with_nan() -> Any:
         ({"X": X}, "has no y"),
         ({"a": X, "b": Y}, "It has: a, b"),
         ({"X": with_nan(), "y": Y}, "NaN or infinity: 1 values, in columns 1"),
-        ({"X": X, "y": Y[:7]}, r"wanted is \(40,\)"),
+        ({"X": X, "y": Y[:7]}, r"expected \(40,\)"),
         ({"X": X[:, 0], "y": Y}, r"has the shape \(40,\)"),
         ({"X": X.astype(str), "y": Y}, "not numbers"),
         ({"X": X, "y": np.zeros(40, int)}, "of one class"),
@@ -96,7 +96,7 @@ def with_nan() -> Any:
         ({"X_train": X, "y_train": Y, "X_test": X}, "only one of X_test and y_test"),
         ({"X": X, "y": Y, "y_valid": Y}, "only one of X_valid and y_valid"),
         ({"X_train": X, "y_train": Y, "X_test": X[:, :2], "y_test": Y}, "a sample of X_test is"),
-        ({"X_train": X, "y_train": Y, "X_test": X, "y_test": Y + 5}, "classes that y_train has not: 5, 6"),
+        ({"X_train": X, "y_train": Y, "X_test": X, "y_test": Y + 5}, "classes that y_train lacks: 5, 6"),
     ],
 )
 def test_arrays_that_cannot_be_used_are_refused(npz: Callable[..., Arrays], arrays: dict[str, Any], words: str) -> None:
@@ -196,7 +196,7 @@ def test_the_users_table_is_described_and_kept(tmp_path: Path) -> None:
     found = reader.read(node, tmp_path, tables=True)
     assert found.notes == (
         "numbers: n, o, b; categories: c (1 levels), t (40 levels); dates: d (as days since 1970-01-01)",
-        "t: every row has its own value; if it tells rows apart, leave it out",
+        "t: every row has its own value; if it only identifies rows, leave it out",
     )
     table: Any = found.train.x
     assert found.table is not None and set(table["n"].dropna()) == {1.0} and set(table["c"]) == {"a", None}
@@ -346,13 +346,13 @@ class Mine(reader.Reader):
     ("change", "message"),
     [
         ("fewer labels", "Mine.read.*: train has 40 samples, and 39 labels"),
-        ("from one on", "holds int64 from 1 to 2; wanted are the numbers of the 2 class_names, integers from 0 to 1"),
+        ("from one on", "holds int64 from 1 to 2; expected indices into the 2 class_names, integers from 0 to 1"),
         ("fractions", "holds float64 from 0.0 to 0.5"),
         ("two columns", r"has the shape \(40, 2\)"),
         ("gaps", "hold NaN or infinity"),
         ("scattered", "hold NaN or infinity"),
         ("a table", "Mine.read"),
-        ("another width", r"test: a sample is \(2,\), and one of train \(3,\)"),
+        ("another width", r"test: a sample has shape \(2,\), but in train it is \(3,\)"),
         ("a dict", "returned a dict, not a labrun.data.arrays.RawData"),
     ],
 )

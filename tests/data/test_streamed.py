@@ -115,7 +115,7 @@ def test_what_is_wrong_with_a_file_is_reported_as_in_memory(tmp_path: Path) -> N
     far = np.column_stack([x, 1.7e9 + np.arange(50)])
     np.savez(tmp_path / "far.npz", X=far, y=y)
     held, streams = both("Npz", tmp_path, path="far.npz")
-    assert "hardly tells the values apart" in streams.notes[0] and held.notes == streams.notes
+    assert "hardly tell apart the values" in streams.notes[0] and held.notes == streams.notes
     np.savez(tmp_path / "bad.npz", X=bad, y=y)
     told = []
     for in_memory in (True, False):
@@ -238,7 +238,7 @@ def test_the_rule_goes_by_limits_and_says_which(monkeypatch: pytest.MonkeyPatch,
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
     assert memory.decide("auto", 50, memory.Limit(100, "x")).in_memory
     assert memory.decide("auto", 51, memory.Limit(100, "x")) == memory.Reading(
-        False, "its arrays take 51 bytes, and 50 bytes are allowed, half of the run's memory (x)"
+        False, "its arrays take 51 bytes, and the limit is 50 bytes, half of the run's memory (x)"
     )
 
 

@@ -76,7 +76,7 @@ def test_a_table_of_customers_with_blanks_for_numbers(read: Read) -> None:
         "numbers: tenure, TotalCharges; categories: Contract (2 levels); looks like an id: customerID, left out (say "
         "dataset.ignore=[customerID]"
     )
-    assert found.notes[1] == "gaps (missing values): TotalCharges (3)"
+    assert found.notes[1] == "missing values: TotalCharges (3)"
     assert np.isnan(column(found, "TotalCharges")).sum() == 3
 
 
@@ -111,20 +111,20 @@ def test_a_table_of_incomes_with_blanks_after_commas_and_question_marks(read: Re
     ]
     found = read("\n".join(["age, workclass, fnlwgt, income", *lines]))
     assert found.class_names == ("<=50K", ">50K") and set(column(found, "workclass")) == {"State-gov", "?"}
-    assert "fnlwgt: '?' (30 times) is taken for a gap" in found.notes
+    assert "fnlwgt: '?' (30 times) counts as missing" in found.notes
 
 
 @pytest.mark.parametrize(
     ("labels", "classes", "note"),
     [
-        (["NA", "None", "nan"], ("NA", "None", "nan"), "taken for a class like the others"),
+        (["NA", "None", "nan"], ("NA", "None", "nan"), "treated as an ordinary class"),
         (["01", "1", "1.0"], ("01", "1", "1.0"), "are different classes: labels are text"),
         (["True", "False"], ("False", "True"), ""),
         (["yes", "Yes"], ("Yes", "yes"), "'Yes' and 'yes' are different classes"),
         ([" a ", "b"], ("a", "b"), ""),
         (["0.0", "1.0"], ("0.0", "1.0"), ""),
         (list(range(12)), tuple(map(str, range(12))), ""),
-        (list(range(30)), tuple(map(str, range(30))), "30 different numbers are taken for classes"),
+        (list(range(30)), tuple(map(str, range(30))), "30 different numbers are treated as classes"),
         (["1e3", "1000"], ("1000", "1e3"), "are different classes"),
     ],
 )
@@ -138,7 +138,7 @@ def test_labels_are_the_text_of_the_file(read: Read, labels: list[Any], classes:
 @pytest.mark.parametrize(
     ("labels", "keys", "words"),
     [
-        ([" ", ""], {}, "'y', which is to be predicted, has no value in any row"),
+        ([" ", ""], {}, "target column 'y' has no value in any row"),
         ([0.5, 1, 1.5], {}, r"holds fractions such as .*: that is a quantity, not a class.*dataset.regression=true"),
         (list(range(COUNT)), {}, "a quantity or an identifier"),
         (["1", "x"], {"regression": True}, "30 values are not numbers, such as 'x'"),
@@ -238,19 +238,19 @@ def test_dates_are_days_since_the_first(read: Read, dates: list[str], days: set[
         (text(p=["$5", "€6"]), r"with \$ and €.*dataset\.categories=\[p\]"),
         (text(d=["01/02/2020", "03/04/2021"]), "day and month cannot .*: say 'dataset.dates={d: \"%d/%m/%Y\"}'"),
         (text(d=["2020-01-01"] * 9 + ["soon"]), r"'2020-01-01' beside other text such as 'soon'.*dataset\.categories"),
-        ("1.5,2,a\n2.5,3,b\n3.5,4,a\n", "looks like the lines below it. Say dataset.header=false"),
-        ("a,y\n1,x\n2\n3,z\n", "row 2 below the first line has 1 values, and the first line has 2 .*'2'"),
-        ('a,y\n"1",1.5,x\n"2",2.5,z\n', "names 2 columns, and each line below has 3"),
-        ("a,a,y\n1,2,x\n3,4,z\n", "more than one column of the name 'a'"),
+        ("1.5,2,a\n2.5,3,b\n3.5,4,a\n", "looks like the lines below it. Set dataset.header=false"),
+        ("a,y\n1,x\n2\n3,z\n", "row 2 below the first line has 1 values, but the first line has 2 .*'2'"),
+        ('a,y\n"1",1.5,x\n"2",2.5,z\n', "names 2 columns, but each line below has 3"),
+        ("a,a,y\n1,2,x\n3,4,z\n", "more than one column named 'a'"),
         (b"\x89PNG\r\n\x1a\n\0\0\0", "is not text"),
         (b"", "it is empty"),
-        (text(";", p=["1,5"], y=["Привет", "Мир"]).encode("cp1251"), "doubtful what it is.*'Ïðèâåò'.*dataset.encoding"),
-        (text(p=["1.5"], y=["Größe", "b"]).encode("mac_roman"), "doubtful what it is.*'Grš§e'"),
-        (text(p=["1.5"], y=["Wałęsa", "b"]).encode("iso8859-2"), "doubtful what it is"),
-        (text(p=["1.5"], y=["日本語", "b"]).encode("shift_jis"), "doubtful what it is"),
+        (text(";", p=["1,5"], y=["Привет", "Мир"]).encode("cp1251"), "encoding is unclear.*'Ïðèâåò'.*dataset.encoding"),
+        (text(p=["1.5"], y=["Größe", "b"]).encode("mac_roman"), "encoding is unclear.*'Grš§e'"),
+        (text(p=["1.5"], y=["Wałęsa", "b"]).encode("iso8859-2"), "encoding is unclear"),
+        (text(p=["1.5"], y=["日本語", "b"]).encode("shift_jis"), "encoding is unclear"),
         (b"name, first;city, x\nSmith, A;Rome, I\nJo, B;Oslo, N\n", "separator=semicolon or dataset.separator=comma"),
-        (b"Report\n\n" + text(a=[0.5, 1.5]).encode(), "2 lines above the table, such as 'Report': say .*skip_rows=2"),
-        (b"Report;;\n" + text(";", a=[0.5, 1.5], b=[2]).encode(), "names 1 of 3 columns .Report.: say .*skip_rows=N"),
+        (b"Report\n\n" + text(a=[0.5, 1.5]).encode(), "2 lines above the table, such as 'Report': set .*skip_rows=2"),
+        (b"Report;;\n" + text(";", a=[0.5, 1.5], b=[2]).encode(), "names 1 of 3 columns .Report.: set .*skip_rows=N"),
         (text(a=[0.5]).encode("utf-16")[:-1], "not text in utf-16"),
         (gzip.compress(text(a=[0.5]).encode(), mtime=0)[:-20], "not a readable table"),
         (gzip.compress(text(a=[0.5]).encode(), mtime=0)[:20] + b"x" * 60, "not a readable table"),
@@ -259,7 +259,7 @@ def test_dates_are_days_since_the_first(read: Read, dates: list[str], days: set[
         (b"PAR1garbagePAR1", "not a readable Parquet file"),
         (b"<!DOCTYPE html><html></html>", "a web page"),
         (b'[{"a": 1}]', "is JSON"),
-        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "an Excel file of before 2007"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "an Excel file from before 2007"),
     ],
 )
 def test_ambiguous_tables_are_refused_with_the_key_that_decides(read: Read, content: str | bytes, words: str) -> None:
@@ -272,7 +272,7 @@ def test_the_keys_that_answer(read: Read) -> None:
     assert column(read(text(";", p=["1,234"]), decimal="."), "p")[0] == 1234
     found = read(text(p=["0", "1", "2", "3", "3+"]), numbers=["p"])
     assert np.isnan(column(found, "p")).sum() == 12
-    assert "p: 12 values are not numbers, such as '3+', and are taken for gaps" in found.notes
+    assert "p: 12 values are not numbers, such as '3+', and count as missing" in found.notes
     assert set(column(read(text(p=["0", "3+"]), categories=["p"]), "p")) == {"0", "3+"}
     assert set(column(read(text(d=["01/02/2020", "03/02/2020"]), dates={"d": "%d/%m/%Y"}), "d")) == {0, 2}
     assert read("1.5,2,a\n2.5,3,b\n3.5,4,a\n1,1,b\n", header=False).input_shape == (2,)
@@ -281,7 +281,7 @@ def test_the_keys_that_answer(read: Read) -> None:
             read(content, decimal=decimal)
     for keys, words in (
         ({"numbers": ["q"]}, "dataset.numbers='q'.*no such column"),
-        ({"numbers": ["p"], "ignore": ["p"]}, "both name 'p'"),
+        ({"numbers": ["p"], "ignore": ["p"]}, "both list 'p'"),
         ({"encoding": "klingon"}, "no such encoding"),
         ({"separator": "ab"}, "one character"),
         ({"dates": {"p": "%d"}}, "is not a date of the form"),
@@ -399,7 +399,7 @@ def test_the_format_of_a_file_is_reported(read: Read) -> None:
     ):
         with pytest.raises(ConfigError, match=words):
             read(text(a=[0.5]), **keys)
-    with pytest.raises(ConfigError, match="begins with the mark of UTF-8"):
+    with pytest.raises(ConfigError, match="begins with the byte order mark of UTF-8"):
         read(text(a=[0.5]).encode("utf-8-sig"), encoding="cp1252")
     for separator, given in (("\t", r"\t"), ("\t", "tab"), ("|", "pipe"), (";", "semicolon")):
         assert kinds(read(text(separator, a=[0.5, 1]), separator=given)) == {"a": "number"}
@@ -494,13 +494,13 @@ def test_sheets_errors_and_formulas_of_excel(tmp_path: Path, monkeypatch: pytest
     one["A14"].data_type = "e"
     book.save(tmp_path / "t.xlsx")
     node = {"_target_": "labrun.data.readers.Csv", "name": "t", "scale": 1.0, "path": "t.xlsx"}
-    with pytest.raises(DataError, match=r"several sheets with values \('Sheet', 'Two'\): say dataset.sheet='Sheet'"):
+    with pytest.raises(DataError, match=r"several sheets with values \('Sheet', 'Two'\): set dataset.sheet='Sheet'"):
         reader.read(node, tmp_path)
     with pytest.raises(ConfigError, match="no such sheet. Did you mean 'Two'"):
         reader.read({**node, "sheet": "Tow"}, tmp_path)
     found = reader.read({**node, "sheet": 1}, tmp_path, tables=True)
     assert kinds(found) == {"a": "number", "when": "date"} and np.isnan(column(found, "a")).sum() == 1
-    assert "errors of Excel, such as #N/A, are taken for gaps: 1 cell" in "; ".join(found.notes)
+    assert "Excel errors, such as #N/A, count as missing: 1 cell" in "; ".join(found.notes)
     two["A5"] = "=A4+1"
     book.save(tmp_path / "t.xlsx")
     with pytest.raises(DataError, match=r"the cell A5 holds a formula that was never calculated \(=A4\+1\)"):

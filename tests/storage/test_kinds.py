@@ -41,5 +41,5 @@ def test_an_address_of_the_web_is_held_together() -> None:
     for name in ("../x", "\\x", "/x", "a\0b"):
         with pytest.raises(ConfigError, match="not a name inside a datastore"):
             made.path(name)
-    with pytest.raises(ConfigError, match="has parameters"):
+    with pytest.raises(ConfigError, match="has query parameters"):
         stores.make({"_target_": http, "name": "web", "root": "https://example.org/a?sig=1"})

@@ -91,8 +91,8 @@ def test_labels_ids_and_inputs_of_a_registered_classifier(run_here: Runner, lab_
     served = _load_pyfunc(str(journal.content(store.workspace(), journal.find(store.workspace(), "churn"))))
     assert served.predict(frame)["prediction"].tolist() == wanted
     for change, words in (
-        ({"charges": "many"}, "'charges' holds numbers, and 'many'"),
-        ({"since": "1.3.2020"}, "'since' holds dates of the form ISO8601, and '1.3.2020' is none"),
+        ({"charges": "many"}, "'charges' holds numbers, but 'many'"),
+        ({"since": "1.3.2020"}, "'since' holds dates of the form ISO8601, but '1.3.2020' is not one"),
     ):
         with pytest.raises(UnfitError, match=words):
             model.predict(pd.DataFrame([{**new[0], **change}]))
@@ -175,7 +175,7 @@ def test_another_table_is_scored_as_the_models_own(run_here: Runner, workspace: 
     )
     assert record.metrics["accuracy"] == 1 and record.data[0]["class_names"] == ["x", "y", "z"]
     write(workspace / "other.csv", [{**row, "kind": "w"} for row in later])
-    with pytest.raises(DataError, match="the model knows the classes x, y, z, and no 'w'"):
+    with pytest.raises(DataError, match="the model knows the classes x, y, z, but not 'w'"):
         run_here("task=evaluate", f"from={run_dir}", "dataset=csv", f"dataset.path={workspace}/other.csv")
 
 
@@ -212,7 +212,7 @@ def test_the_format_of_a_later_table_is_reported_and_can_be_set(
     (workspace / "new.csv").write_text(text, encoding="cp1252")
     told = lab_here("models", "predict", "m", "new.csv")
     assert "decimal commas, where the model's own table has points" in told.stdout and told.stdout.count("decimal") == 1
-    assert "read as cp1252" in told.stdout and "--encoding says another" in told.stdout
+    assert "read as cp1252" in told.stdout and "--encoding sets another" in told.stdout
     found = (workspace / "new.csv.predictions.csv").read_text()
     assert [row["prediction"] for row in rows_of(workspace / "new.csv.predictions.csv")] == [r["label"] for r in rows]
     said = ("--encoding", "cp1252", "--separator", "semicolon", "--decimal", "comma")
@@ -220,7 +220,7 @@ def test_the_format_of_a_later_table_is_reported_and_can_be_set(
     assert told.returncode == 0 and told.stdout.startswith(f"{COUNT} predictions")
     assert (workspace / "new.csv.predictions.csv").read_text() == found
     for option, value, message in (
-        ("--decimal", "point", "'0,000' (1 times) is none"),
+        ("--decimal", "point", "'0,000' (1 times) is not one"),
         ("--separator", "xx", "lab: --separator='xx': one character"),
         ("--encoding", "nope", "lab: --encoding='nope'"),
         ("--sheet", "s", "lab: --sheet='s': new.csv is a text file"),
@@ -278,7 +278,7 @@ def test_new_values_and_columns_in_a_later_table_are_reported(
     told = lab_here("models", "predict", "m", "new.csv", "--inputs")
     assert told.returncode == 0, told.stderr
     assert "kind: 1 of 2 values were not in training: 'A'\n" in told.stdout
-    assert "gaps (missing values): a (1)\n" in told.stdout
+    assert "missing values: a (1)\n" in told.stdout
     assert "the table's own column 'prediction' is called 'input_prediction'" in told.stdout
     assert list(rows_of(workspace / "new.csv.predictions.csv")[0])[:5] == [
         *list(new[0])[:3],

@@ -79,7 +79,7 @@ def test_the_rule_decides_for_arrays_and_quantities(
     assert streamed.metrics == held.metrics
     assert streamed.data[0]["reading"] == {
         "in_memory": False,
-        "why": "its arrays take 9.4 KB, and 2.4 KB are allowed, half of the run's memory (its cgroup's limit)",
+        "why": "its arrays take 9.4 KB, and the limit is 2.4 KB, half of the run's memory (its cgroup's limit)",
     }
     _, one = run_here("task=predict", f"from={held.id}", *table[:-1], HELD)
     _, other = run_here("task=predict", f"from={held.id}", *table[:-1], STREAMED)

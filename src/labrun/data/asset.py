@@ -70,8 +70,8 @@ def check_name(name: str) -> str:
     if not NAME.fullmatch(name):
         written = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:100]
         raise ConfigError(
-            f"{name!r} cannot be the name of an asset: letters, digits, '.', '_' and '-', at most 100, a letter or "
-            "digit first" + (f". Write {written}: an Azure script finds it by both names" if written else "")
+            f"{name!r} is not a valid asset name: use at most 100 letters, digits, '.', '_' and '-', starting with a "
+            "letter or digit" + (f". Use {written}: an Azure script finds it by both names" if written else "")
         )
     return name
 
@@ -121,8 +121,8 @@ def find(store: Datastore, name: str, version: str | float | None = None) -> Ass
         matches = [asset for asset in found if _begins_as(asset.version, version)]
         if len({asset.version for asset in matches}) > 1:
             raise MissingDataError(
-                f"asset '{name}' in datastore '{store.name}': the version was read as the number {wanted}, and more "
-                "than one version begins so. Give the version's number, or quote the beginning of its digest"
+                f"asset '{name}' in datastore '{store.name}': the version was parsed as the number {wanted}, which "
+                "more than one version starts with. Give the version's number, or quote the beginning of its digest"
             )
     elif not matches and len(wanted) >= SHORTEST:
         matches = [asset for asset in found if asset.version.startswith(wanted.lower())]
@@ -179,7 +179,7 @@ def register(
     """
     check_name(name)
     if not entries:
-        raise DataError(f"asset '{name}' would have no files: there are none in {path or 'the root'!r}")
+        raise DataError(f"asset '{name}' would be empty: there are no files in {path or 'the root'!r}")
     listed = _plain(entries)
     version = manifest_digest(listed)
     known = versions(store, name)
@@ -220,7 +220,7 @@ def manifest(store: Datastore, asset: Asset) -> list[Entry]:
         raise CorruptDataError(f"the manifest of asset {asset.title} ({where}) is damaged") from error
     for entry in entries:
         if not is_inside(entry.path) or clean(entry.path) != entry.path or not is_sha256(entry.sha256):
-            raise CorruptDataError(f"the manifest of asset {asset.title} names {entry.path!r}, which no asset may hold")
+            raise CorruptDataError(f"the manifest of asset {asset.title} has an invalid entry: {entry.path!r}")
     if manifest_digest(_plain(entries)) != asset.version:
         raise CorruptDataError(f"the manifest of asset {asset.title} ({where}) is not the one that was registered")
     return entries
@@ -261,7 +261,7 @@ def _read(store: Datastore, name: str, number: int) -> Asset:
     kinds = {str: (asset.name, asset.version, asset.path, asset.created), int: (asset.number, asset.files, asset.bytes)}
     plain = all(type(one) is kind for kind, values in kinds.items() for one in values) and is_inside(asset.path)
     if not plain or asset.name != name or asset.number != number or asset.files < 0 or asset.bytes < 0:
-        raise CorruptDataError(f"{where} in datastore '{store.name}' is damaged, or is not about this asset")
+        raise CorruptDataError(f"{where} in datastore '{store.name}' is damaged, or belongs to another asset")
     if not is_sha256(asset.version) or clean(asset.path) != asset.path:
-        raise CorruptDataError(f"{where} in datastore '{store.name}' is damaged, or is not about this asset")
+        raise CorruptDataError(f"{where} in datastore '{store.name}' is damaged, or belongs to another asset")
     return asset

@@ -219,8 +219,8 @@ class Cache:
         need = sum(wanted.size for wanted in files)
         if self._limit is not None and need > self._limit:
             raise DataError(
-                f"{size_text(need)} are to be mounted, and the cache in {self.root} may hold {size_text(self._limit)}: "
-                "raise datastore.cache_gb"
+                f"mounting needs {size_text(need)}, but the cache in {self.root} is limited to "
+                f"{size_text(self._limit)}: raise datastore.cache_gb"
             )
         with self._lock("room"):
             self._clean()
@@ -241,15 +241,15 @@ class Cache:
                 if total > self._limit:
                     others = size_text(sum(size for other, size in used.items() if other != key))
                     raise DataError(
-                        f"the cache in {self.root} may hold {size_text(self._limit)}, and other runs use {others} "
-                        f"of it now: no room for {size_text(missing)} more. Raise datastore.cache_gb, or wait for them"
+                        f"the cache in {self.root} is limited to {size_text(self._limit)}, and other runs use {others} "
+                        f"of it: no room for {size_text(missing)} more. Raise datastore.cache_gb, or wait for them"
                     )
             if all(wanted.sha256 for wanted in files):  # from now on nobody evicts these objects
                 self._note(key, {wanted.path: wanted.sha256 for wanted in files})
         free = shutil.disk_usage(self.root).free
         if missing > free:
             raise DataError(
-                f"{size_text(missing)} are to be fetched to {self.root}, and {size_text(free)} are free there"
+                f"{size_text(missing)} have to be fetched to {self.root}, but only {size_text(free)} are free"
             )
 
     def _drop_unlisted(self, present: dict[str, int], keep: set[str]) -> None:

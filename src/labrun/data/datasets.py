@@ -89,13 +89,13 @@ class Parts:
         """
         node = self.nodes[part]
         if node is None:
-            raise ConfigError(f"dataset.{part} is missing: say dataset.{part}._target_=...")
+            raise ConfigError(f"dataset.{part} is missing: set dataset.{part}._target_=...")
         if part not in self._made:
             made = schema.build(node, f"dataset.{part}")
             if not isinstance(made, Dataset) and not (hasattr(made, "__getitem__") and hasattr(made, "__len__")):
                 raise ConfigError(
-                    f"dataset.{part}._target_={node['_target_']!r} gives a {type(made).__name__}, and neither a "
-                    "torch.utils.data.Dataset nor anything with a length and an index"
+                    f"dataset.{part}._target_={node['_target_']!r} returns a {type(made).__name__}, which is neither a "
+                    "torch.utils.data.Dataset nor an object with a length and an index"
                 )
             self._made[part] = made
         return self._made[part]
@@ -106,12 +106,12 @@ class Parts:
         chosen: dict[str, Any] = {}
         if self._sampler is not None or self._batch_sampler is not None:
             if streams:
-                raise UnfitError("dataset.sampler: dataset.train is iterable, and gives its samples in its own order")
+                raise UnfitError("dataset.sampler: dataset.train is iterable, and yields its samples in its own order")
             chosen = self._samplers(data)
         elif not streams and self._shuffle is not False:
             chosen["sampler"] = ShuffledByEpoch(len(data), self._seed)
         elif self._shuffle:
-            raise UnfitError("dataset.shuffle=true: dataset.train is iterable, and gives its samples in its own order")
+            raise UnfitError("dataset.shuffle=true: dataset.train is iterable, and yields its samples in its own order")
         if "batch_sampler" not in chosen:
             chosen |= {"batch_size": self._sizes[0], "drop_last": self._drop_last}
         common = dict(self._common)

@@ -21,10 +21,9 @@ def how_to_bring(title: str, root: Path, files: Sequence[str], reason: str = "")
     """Return the message for missing files: which ones, where, and how to put them in place by hand."""
     listing = "\n".join(f"  {root / name}" for name in files)
     return (
-        f"{title} is not in {root}{f' and could not be fetched ({reason})' if reason else ''}. Wanted:\n{listing}\n"
-        "Bring the files by hand (copy them there from a machine that has them), or point datastore.root at the folder "
-        "that holds them, for example: datastore.root=/path/to/data"
-        + ("" if reason else ". To have them fetched, say dataset.download=true")
+        f"{title} is not in {root}{f' and could not be fetched ({reason})' if reason else ''}. Expected:\n{listing}\n"
+        "Copy the files there from a machine that has them, or point datastore.root at the folder that holds them, for "
+        "example: datastore.root=/path/to/data" + ("" if reason else ". To download them, set dataset.download=true")
     )
 
 

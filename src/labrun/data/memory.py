@@ -74,7 +74,7 @@ def decide(setting: bool | str, needed: int, limit: Limit) -> Reading:
     if isinstance(setting, bool):
         return Reading(setting, f"dataset.in_memory={str(setting).lower()}")
     most = round(limit.bytes * SHARE)
-    allowed = f"{size_text(most)} are allowed, half of the run's memory ({limit.why})"
+    allowed = f"the limit is {size_text(most)}, half of the run's memory ({limit.why})"
     return Reading(needed <= most, f"its arrays take {size_text(needed)}, and {allowed}")
 
 

@@ -243,7 +243,7 @@ class Mounting:
         key = hashlib.sha256(json.dumps([store.identity, asset.path, asset.version]).encode()).hexdigest()[:32]
         folder = cache_folder(self._node) / "links" / key
         log.info(
-            "%s more lie there than were registered (such as %s); they are left out",
+            "%s in the folder are not registered (such as %s) and are left out",
             counted(len(more), "file"),
             min(more),
         )

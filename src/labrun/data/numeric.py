@@ -38,7 +38,7 @@ def not_numbers(table: Any, features: Sequence[str], where: object) -> str | Non
         which, them = (f"the columns {few(text)} hold", "them") if many else (f"the column {few(text)} holds", "it")
         return (
             f"{where}: {which} text (such as {example!r} in {text[0]!r}); a model needs numbers. Leave {them} out with "
-            f"{option('ignore', text[:SHOWN])}, make numbers of {them}, or choose a model that does: model=pipeline "
+            f"{option('ignore', text[:SHOWN])}, convert {them} to numbers, or choose a model that does: model=pipeline "
             "model.preprocess=true"
         )
     gaps = {name: int(table[name].isna().sum()) for name in features if table[name].isna().any()}
@@ -98,6 +98,6 @@ class Closeness:
         if not found:
             return None
         return (
-            f"models see single precision, which hardly tells the values apart of {few(found)}: subtract a start, such "
-            "as the smallest value"
+            f"models use single precision, which can hardly tell apart the values of {few(found)}: subtract an offset, "
+            "such as the smallest value"
         )

@@ -90,7 +90,7 @@ class Reader(ABC):
         Raises:
             DataError: as `read`, or these files cannot be streamed; the message says what to do.
         """
-        raise DataError(f"dataset.in_memory=false: {type(self).__name__} reads into memory alone: leave it out")
+        raise DataError(f"dataset.in_memory=false: {type(self).__name__} can only read into memory: leave it out")
 
     def files(self, root: Path) -> Sequence[Path]:
         """Return the files that `read` reads, without reading them if possible.
@@ -169,21 +169,21 @@ def _no_reader(named: str, kind: type, is_made: bool = False) -> str:
         is_made: whether `kind` is the class of a returned object.
     """
     what = next((KNOWN_KINDS[base.__name__] for base in kind.__mro__ if base.__name__ in KNOWN_KINDS), None)
-    is_what = f"{'gives' if is_made else 'is'} {what or f'a {kind.__name__}'}"
+    is_what = f"{'returns' if is_made else 'is'} {what or f'a {kind.__name__}'}"
     ways = (
         "return its samples as arrays from a function get_data() (dataset=get_data dataset.script=get_data.py), or "
         "derive a labrun.data.reader.Reader"
     )
     if what is not None and "Dataset" in what:
         return (
-            f"dataset._target_={named!r} {is_what}: say which part it is, dataset=torch dataset.train._target_={named} "
+            f"dataset._target_={named!r} {is_what}: set it as a split, dataset=torch dataset.train._target_={named} "
             "(and dataset.test, dataset.validation). docs/howto/data-modules.md shows how"
         )
     if what is not None and ("Lightning" in what or "Loader" in what):
         ways += "; or run the script that trains with it as it is (experiment=script script.path=train.py)"
     return (
-        f"dataset._target_={named!r} {is_what}, and a data set of labrun is read into arrays, which labrun splits, "
-        f"scales and batches: {ways}. docs/howto/own-data.md shows how"
+        f"dataset._target_={named!r} {is_what}, but labrun needs a reader of arrays, which it splits, scales and "
+        f"batches: {ways}. docs/howto/own-data.md shows how"
     )
 
 
@@ -299,9 +299,9 @@ def _read(reader: Reader, root: Path) -> RawData:
         return reader.read(root)
     except MemoryError as error:
         raise DataError(
-            f"the data do not fit in memory ({' '.join(str(error).split()) or 'MemoryError'}). Image folders and .npz "
-            "files may stay on the disk, for networks (dataset.in_memory=false); dataset.max_samples takes fewer of "
-            "what is read already"
+            f"the data do not fit in memory ({' '.join(str(error).split()) or 'MemoryError'}). Networks can stream "
+            "image folders and .npz files from disk (dataset.in_memory=false); dataset.max_samples only limits what "
+            "was read"
         ) from error
 
 
@@ -316,11 +316,11 @@ def _checked(raw: RawData, origin: str) -> RawData:
     names: Any = raw.class_names  # user code may return any type
     files: Any = raw.files
     if isinstance(names, str) or not all(isinstance(name, str) for name in _listed(names, f"{origin}: class_names")):
-        raise DataError(f"{origin}: class_names is to be a tuple of text, empty where y is a quantity; it is {names!r}")
+        raise DataError(f"{origin}: class_names must be a tuple of text, empty if y is a quantity; it is {names!r}")
     if isinstance(files, str) or not all(isinstance(file, Path) for file in _listed(files, f"{origin}: files")):
-        raise DataError(f"{origin}: files is to be a tuple of pathlib.Path; it is {files!r}")
+        raise DataError(f"{origin}: files must be a tuple of pathlib.Path; it is {files!r}")
     if raw.train is None:
-        raise DataError(f"{origin} gives no train part")
+        raise DataError(f"{origin} returned no train part")
     parts = {
         name: _checked_part(part, names, f"{origin}: {name}")
         for name, part in (("train", raw.train), ("validation", raw.validation), ("test", raw.test))
@@ -329,7 +329,7 @@ def _checked(raw: RawData, origin: str) -> RawData:
     for name, part in parts.items():
         if part.x.shape[1:] != parts["train"].x.shape[1:]:
             shape = parts["train"].x.shape[1:]
-            raise DataError(f"{origin}: {name}: a sample is {part.x.shape[1:]}, and one of train {shape}")
+            raise DataError(f"{origin}: {name}: a sample has shape {part.x.shape[1:]}, but in train it is {shape}")
     if names and len(np.unique(parts["train"].y)) < 2:
         raise DataError(f"{origin}: train: all samples are of one class; a classifier needs two")
     refusal = raw.refusal or next(filter(None, (unfit(part.x, origin) for part in parts.values())), None)
@@ -348,7 +348,7 @@ def _listed(values: Any, what: str) -> list[Any]:
     try:
         return list(values)
     except TypeError:
-        raise DataError(f"{what} is to be a tuple, and is {values!r}") from None
+        raise DataError(f"{what} must be a tuple; it is {values!r}") from None
 
 
 def _checked_part(part: Any, names: Sequence[str], what: str) -> Part:
@@ -359,23 +359,23 @@ def _checked_part(part: Any, names: Sequence[str], what: str) -> Part:
     y, classes = np.asarray(part.y), len(names)
     dtype = getattr(x, "dtype", None)  # a DataFrame has one dtype per column instead
     if dtype is not None and dtype.kind not in "biuf":
-        raise DataError(f"{what}.x holds {dtype}; wanted are numbers")
+        raise DataError(f"{what}.x holds {dtype}; expected numbers")
     if not (x.ndim == 2 or (x.ndim == 4 and x.shape[1] in (1, 3))):
-        raise DataError(f"{what}.x has the shape {x.shape}; wanted is (N, F), or (N, C, H, W) with 1 or 3 channels")
+        raise DataError(f"{what}.x has the shape {x.shape}; expected (N, F), or (N, C, H, W) with 1 or 3 channels")
     if y.ndim != 1:
-        raise DataError(f"{what}.y has the shape {y.shape}; wanted is (N,), one label for each sample")
+        raise DataError(f"{what}.y has the shape {y.shape}; expected (N,), one label for each sample")
     if x.shape[0] != len(y):
         raise DataError(f"{what} has {x.shape[0]} samples, and {len(y)} labels")
     if not len(y):
         raise DataError(f"{what} has no samples")
     if classes and (y.dtype.kind not in "iu" or int(y.min()) < 0 or int(y.max()) >= classes):
         raise DataError(
-            f"{what}.y holds {y.dtype} from {y.min()} to {y.max()}; wanted are the numbers of the {classes} "
-            f"class_names, integers from 0 to {classes - 1}"
+            f"{what}.y holds {y.dtype} from {y.min()} to {y.max()}; expected indices into the {classes} class_names, "
+            f"integers from 0 to {classes - 1}"
         )
     if not classes and not (y.dtype.kind in "iuf" and np.isfinite(y).all()):
         raise DataError(
-            f"{what}.y is to be a quantity (class_names is empty), and has values that are not finite numbers"
+            f"{what}.y must be a quantity (class_names is empty), but has values that are not finite numbers"
         )
     return Part(x, y.astype(np.int64 if classes else np.float64, copy=False))
 
@@ -406,7 +406,7 @@ def _scaling(dataset: Mapping[str, Any], channels: int) -> Scaling:
         values[key] = tuple(float(v) for v in value) if isinstance(value, list | tuple) else (float(value),)
         if len(values[key]) not in (1, channels):
             raise ConfigError(
-                f"dataset.{key} has {len(values[key])} values and the data have {channels} channel(s): "
+                f"dataset.{key} has {len(values[key])} values, but the data have {channels} channel(s): "
                 f"give one value, or one per channel"
             )
     return Scaling(float(dataset.get("scale") or 255.0), values["mean"], values["std"])
@@ -431,5 +431,5 @@ def _common_folder(files: Sequence[Path]) -> str:
     import os.path
 
     if not files:
-        raise DataError("the reader named no file")
+        raise DataError("the reader returned no files")
     return os.path.commonpath([str(path.parent) for path in files])

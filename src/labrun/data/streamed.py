@@ -212,7 +212,7 @@ class Records(Source):
         while view:
             count = os.preadv(self._file.number, [view], place)
             if not count:
-                raise CorruptDataError(f"{self._name} ends before its last sample: it was cut off while it was read")
+                raise CorruptDataError(f"{self._name} ends before its last sample: it was truncated while being read")
             view, place = view[count:], place + count
 
 
@@ -236,9 +236,9 @@ def spool(needed: int, what: str) -> BinaryIO:
         free = status.f_bavail * status.f_frsize
         if free < needed:
             raise DataError(
-                f"{what} takes {size_text(needed)} on the disk while the run goes on, and {folder} has "
-                f"{size_text(free)}: say another folder with {FOLDER_VARIABLE}"
+                f"{what} takes {size_text(needed)} of disk space during the run, but {folder} has only "
+                f"{size_text(free)}: set {FOLDER_VARIABLE} to another folder"
             )
         return tempfile.TemporaryFile(dir=folder, prefix="streamed-")
     except OSError as error:
-        raise DataError(f"{what} cannot be written to {folder}: {error}. {FOLDER_VARIABLE} names another") from error
+        raise DataError(f"{what} cannot be written to {folder}: {error}. {FOLDER_VARIABLE} sets another") from error

@@ -151,7 +151,7 @@ def local_files(source: Path) -> dict[str, Path]:
         if Path(place) != source and any(
             os.path.samefile(place, above) for above in Path(place).parents if above.is_relative_to(source)
         ):
-            raise DataError(f"{place} is a link that leads back to {here}, in which it lies: leave it out")
+            raise DataError(f"{place} is a link to {here}, one of its own parent folders: remove it")
         folders[:] = sorted(f for f in folders if f != ".labrun")
         for name in sorted(names):
             path = Path(place) / name
@@ -159,9 +159,9 @@ def local_files(source: Path) -> dict[str, Path]:
                 try:
                     name.encode("utf-8")
                 except UnicodeEncodeError:
-                    raise DataError(f"{path!r}: a name that is not UTF-8 cannot be kept in a datastore") from None
+                    raise DataError(f"{path!r}: a name that is not UTF-8 cannot be stored in a datastore") from None
                 if not path.is_file():
-                    raise DataError(f"{path} is neither a file nor a folder, or a link that leads nowhere")
+                    raise DataError(f"{path} is neither a file nor a folder, or a broken link")
                 found[path.relative_to(source).as_posix()] = path
     if not found:
         raise MissingDataError(f"{source} holds no files")
@@ -210,8 +210,8 @@ def upload(
     other = [item.name for item in items if item.name in there]
     if other and not overwrite:
         raise DataError(
-            f"{len(other)} file(s) of other content are in datastore '{store.name}' already: {_few(other)}. Nothing "
-            "was sent. --overwrite puts the new ones in their place; or name another target"
+            f"{len(other)} file(s) with other content exist in datastore '{store.name}': {_few(other)}. Nothing was "
+            "sent. Use --overwrite to replace them, or another target"
         )
     names = {full[name]: name for name in files}
 
@@ -224,12 +224,12 @@ def upload(
             now = store.find(item.name)
             if now is None or now.size != item.size or remote_sha256(store, item.name) != sha256:
                 raise DataError(
-                    f"{item.name} was put in datastore '{store.name}' by somebody else meanwhile, with other content; "
-                    "it was left as it is. Name another target, or say --overwrite"
+                    f"another process has uploaded {item.name} to datastore '{store.name}' meanwhile, with other "
+                    "content; it was not changed. Use another target, or --overwrite"
                 ) from None
             found = now
         if found.size != item.size or digests.stamp(item.local) != before:
-            raise DataError(f"{item.local} has changed while it was sent. Try again once nothing writes to it")
+            raise DataError(f"{item.local} changed while it was being sent. Try again once nothing writes to it")
         sums[names[item.name]], tokens[names[item.name]] = sha256, found.token
         if memory is not None:
             memory.note(item.name, found, sha256)
@@ -246,8 +246,8 @@ def _check_names(store: Datastore, names: Iterable[str]) -> None:
     ]
     if bad:
         raise DataError(
-            f"{len(bad)} file(s) have names that not every datastore keeps (line ends and other control characters, "
-            f"backslashes): {_few([repr(name) for name in bad])}. Rename them; nothing was sent"
+            f"{len(bad)} file(s) have names that not every datastore can store (line ends and other control "
+            f"characters, backslashes): {_few([repr(name) for name in bad])}. Rename them; nothing was sent"
         )
 
 
@@ -264,7 +264,7 @@ def download(store: Datastore, entries: Sequence[Item], overwrite: bool, view: V
     wanted, other = [], []
     for item in entries:
         if item.local.is_dir():
-            raise DataError(f"{item.local} is a folder, and a file of that name is to be put there")
+            raise DataError(f"{item.local} is a folder, but a file of that name has to be written")
         if item.local.exists():
             same = item.local.stat().st_size == item.size and (
                 digests.of([item.local])[0] == item.sha256 if item.sha256 else False
@@ -275,12 +275,12 @@ def download(store: Datastore, entries: Sequence[Item], overwrite: bool, view: V
         wanted.append(item)
     if other and not overwrite:
         raise DataError(
-            f"{len(other)} file(s) of other content are there already: {_few(other)}. Nothing was fetched. --overwrite "
-            "puts the new ones in their place; or name another folder"
+            f"{len(other)} file(s) with other content exist: {_few(other)}. Nothing was fetched. Use --overwrite to "
+            "replace them, or another folder"
         )
     needed = sum(item.size for item in wanted)
     if wanted and needed > (free := _free_bytes(wanted[0].local.parent)):
-        raise DataError(f"{size_text(needed)} are to be fetched, and {size_text(free)} are free there")
+        raise DataError(f"{size_text(needed)} have to be fetched, but only {size_text(free)} are free")
 
     def fetch(item: Item, heard: ProgressCallback) -> None:
         item.local.parent.mkdir(parents=True, exist_ok=True)

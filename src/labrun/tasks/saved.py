@@ -341,7 +341,7 @@ def _unlike_training(model: Any, rows: Any) -> Iterator[str]:
             yield f"{column}: {len(new):,} of {len(given):,} values were not in training: {values}"
     gaps = {name: int(rows[name].isna().sum()) for name in rows.columns if rows[name].dtype.kind == "f"}
     if any(gaps.values()):
-        yield f"gaps (missing values): {', '.join(f'{name} ({count})' for name, count in gaps.items() if count)}"
+        yield f"missing values: {', '.join(f'{name} ({count})' for name, count in gaps.items() if count)}"
 
 
 def _categories(model: Any) -> dict[str, set[str]]:

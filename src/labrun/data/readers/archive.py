@@ -164,8 +164,8 @@ def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Header:
 def _stored(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, header: _Header) -> Stored:
     if header.by_columns:
         raise DataError(
-            f"{path}: {info.filename} lies there by columns (Fortran's order), and is streamed by rows: save "
-            "numpy.ascontiguousarray of it, or say dataset.in_memory=true"
+            f"{path}: {info.filename} is stored by columns (Fortran order), but streaming needs rows: save "
+            "numpy.ascontiguousarray of it, or set dataset.in_memory=true"
         )
     scan, is_packed = Scan(header.shape, header.dtype), info.compress_type != zipfile.ZIP_STORED
     total = header.values * header.dtype.itemsize

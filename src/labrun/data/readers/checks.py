@@ -20,8 +20,8 @@ def mismatch(path: Path, data_set: str, expected: str, found: str, hint: str = "
         f"{path} is not {data_set}'s file: expected MD5 {expected}, found {found} ({path.stat().st_size:,} bytes). "
         + (
             hint
-            or "It was truncated or altered: delete it, and it is fetched anew. If these are files of your own in "
-            "the same format, say dataset.verify=false"
+            or "It was truncated or altered: delete it, and it is downloaded again. If these are your own files in the "
+            "same format, set dataset.verify=false"
         )
     )
 

@@ -122,7 +122,7 @@ class _Bytes:
 
     def fill(self, raw: bytes, shape: tuple[int, ...], order: Any) -> _Bytes:
         if not isinstance(raw, bytes | bytearray):
-            raise pickle.UnpicklingError("it holds an array that is not made of bytes")
+            raise pickle.UnpicklingError("it holds an array that does not consist of bytes")
         self.values = np.frombuffer(bytes(raw), np.uint8).reshape(shape, order=order)
         return self
 
@@ -132,7 +132,7 @@ class _Uint8:
 
     def __init__(self, code: object, *_: object) -> None:
         if code not in ("u1", "|u1"):
-            raise pickle.UnpicklingError(f"it holds an array of {code!r}, and CIFAR-10's are of 'u1'")
+            raise pickle.UnpicklingError(f"it holds an array of {code!r}, but those of CIFAR-10 are 'u1'")
 
     def __setstate__(self, state: object) -> None:
         """Ignore byte order and alignment, which bytes do not have."""

@@ -295,8 +295,8 @@ def _check_numbers(files: Sequence[Parquet], names: Sequence[str], said: Setting
         odd = [name for name in names if not file.is_number(name) or name in said.categories or name in said.dates]
         if odd:
             raise DataError(
-                f"{file.path}: the columns {few(odd)} hold text, categories or dates, and a table that stays on the "
-                f"disk is of numbers. Leave them out with {option('ignore', odd)}, make numbers of them, or say "
+                f"{file.path}: the columns {few(odd)} hold text, categories or dates, but a table can only be streamed "
+                f"if it is numeric. Leave them out with {option('ignore', odd)}, convert them to numbers, or set "
                 "dataset.in_memory=true"
             )
 

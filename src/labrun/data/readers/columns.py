@@ -152,7 +152,7 @@ class Understood:
             decimal = str(content.get("decimal") or ".")
             return cls(columns, dict(content.get("left_out") or {}), decimal, content.get("marks_thousands") is True)
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"what is known of the table's columns is damaged: {error}") from error
+            raise DataError(f"the stored description of the table's columns is damaged: {error}") from error
 
     def content(self) -> dict[str, Any]:
         """Return the content for a card or record; see `of`."""
@@ -265,7 +265,7 @@ def understand(table: Any, said: Settings, where: object, first: int | None = No
             lost = [value for value in kept if number(value, decimal) is None]
             if lost:
                 count = int(table[name].isin(lost).sum())
-                notes.append(f"{name}: {count} values are not numbers, such as {lost[0]!r}, and are taken for gaps")
+                notes.append(f"{name}: {count} values are not numbers, such as {lost[0]!r}, and count as missing")
         elif name in said.dates:
             columns.append(_date_column(name, kept, said.dates[name], where))
         elif not kept and len([value for value in values if value]) < 2:
@@ -290,9 +290,7 @@ def understand(table: Any, said: Settings, where: object, first: int | None = No
         absent = [text for text in uniques[one.name] if (text.lower() in GAPS if one.kind != CATEGORY else not text)]
         gaps[one.name] = int(table[one.name].isin(absent).sum()) if absent else 0
     if any(gaps.values()):
-        notes.insert(
-            0, f"gaps (missing values): {few([f'{name} ({count})' for name, count in gaps.items() if count], SHOWN)}"
-        )
+        notes.insert(0, f"missing values: {few([f'{name} ({count})' for name, count in gaps.items() if count], SHOWN)}")
     same = [one.name for one in columns if all(value == uniques[one.name][0] for value in uniques[one.name])]
     if same:
         notes.append(f"the same in every row: {few(same)}")
@@ -319,7 +317,7 @@ def of_frame(frame: Any) -> Understood:
         else:
             columns.append(Column(name, CATEGORY, levels=int(values.nunique())))
             if len(values) >= FEWEST and values.nunique() == len(values):
-                notes.append(f"{name}: every row has its own value; if it tells rows apart, leave it out")
+                notes.append(f"{name}: every row has its own value; if it only identifies rows, leave it out")
     return Understood(columns, {}, notes=notes)
 
 
@@ -342,7 +340,7 @@ def check_keys(table: Any, said: Settings, where: object) -> None:
     seen: dict[str, str] = {}
     for key, name in named:
         if seen.setdefault(name, key) != key:
-            raise ConfigError(f"dataset.{seen[name]} and dataset.{key} both name {name!r}: it is one of them")
+            raise ConfigError(f"dataset.{seen[name]} and dataset.{key} both list {name!r}: it can only be in one")
 
 
 def _values(column: Any) -> tuple[list[str], npt.NDArray[np.float64] | None]:
@@ -416,7 +414,7 @@ def _guessed(
         odd = [] if len(values) == len(kept) else sorted({v for v in values if v and v.lower() in GAPS})
         if odd:
             count = int(column.isin(odd).sum())
-            notes.append(f"{name}: {', '.join(map(repr, odd[:3]))} ({count} times) is taken for a gap")
+            notes.append(f"{name}: {', '.join(map(repr, odd[:3]))} ({count} times) counts as missing")
         return
     other = "," if decimal == "." else "."
     if len(numbers) < len(kept) and all(number(value, other) is not None for value in kept):
@@ -650,8 +648,8 @@ def _texts_as_floats(values: Any, column: Column, decimal: str, where: object) -
         if found is None and not column.lenient:
             count = int((codes == place).sum())
             raise DataError(
-                f"{where}: the column {column.name!r} holds numbers, and {text!r} ({count} times) is none: correct it, "
-                f"or leave the cell empty; {option('numbers', [column.name])} in training reads such values as gaps"
+                f"{where}: the column {column.name!r} holds numbers, but {text!r} ({count} times) is not one: correct "
+                f"it, or leave the cell empty; {option('numbers', [column.name])} in training treats it as missing"
             )
         made[place] = np.nan if found is None else found
     return np.asarray(made[codes])
@@ -673,7 +671,7 @@ def _days(values: Any, column: Column, where: object) -> Any:
             wrong = texts[times.isna() & texts.notna()]
         if len(wrong):
             raise DataError(
-                f"{where}: the column {column.name!r} holds dates of the form {column.form}, and "
-                f"{wrong.iloc[0]!r} is none"
+                f"{where}: the column {column.name!r} holds dates of the form {column.form}, but "
+                f"{wrong.iloc[0]!r} is not one"
             )
     return (times - pd.Timestamp(str(column.start), tz="UTC")) / pd.Timedelta(days=1)

@@ -25,12 +25,12 @@ UNPACK = ((b"\x1f\x8b", gzip.decompress), (b"BZh", bz2.decompress), (b"\xfd7zXZ\
 ZIP = b"PK\x03\x04"
 TO_CSV = "Save it as .csv, .xlsx or .parquet"
 OTHERS = (
-    (b"\xd0\xcf\x11\xe0", f"an Excel file of before 2007, or one with a password. {TO_CSV} (without a password)"),
+    (b"\xd0\xcf\x11\xe0", f"an Excel file from before 2007, or one with a password. {TO_CSV} (without a password)"),
     (b"ARROW1", "an Arrow (Feather) file. Save it as .parquet"),
     (b"(\xb5/\xfd", "packed with zstandard, which labrun does not read. Unpack it, or pack it with gzip"),
     (b"SQLite format 3\0", "an SQLite database. Export the table as .csv"),
     (b"\x89HDF\r\n", f"an HDF5 file. {TO_CSV}"),
-    (b"\x93NUMPY", "an array of NumPy's. Save it with numpy.savez, and say dataset=npz"),
+    (b"\x93NUMPY", "a NumPy array. Save it with numpy.savez, and use dataset=npz"),
     (b"%PDF", f"a PDF. {TO_CSV}"),
 )
 """Magic bytes of unsupported table formats, with a description and advice for the message."""
@@ -73,7 +73,7 @@ def unpacked(path: Path) -> bytes:
         if content.startswith(ZIP) and not _is_excel(content):
             content = _only_member(content, path)
     except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
-        raise CorruptDataError(f"{path} is not a readable table: {error or 'it is cut off'}") from error
+        raise CorruptDataError(f"{path} is not a readable table: {error or 'it is truncated'}") from error
     if content[257:262] == b"ustar":
         raise DataError(f"{path} is an archive (tar): unpack it, and name the table with dataset.path")
     return content
@@ -93,9 +93,9 @@ def kind(content: bytes, path: Path) -> str:
     if found is not None:
         raise DataError(f"{path} is {found}")
     if re.match(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|table|\?xml)\b", content[:200], re.I):
-        raise DataError(f"{path} is a web page or XML, and no table. {TO_CSV}")
+        raise DataError(f"{path} is a web page or XML, not a table. {TO_CSV}")
     if re.match(rb'(?:\xef\xbb\xbf)?\s*(?:\[\s*)?\{\s*"[^"\n]*"\s*:', content[:2000]):
-        raise DataError(f"{path} is JSON, and no table. {TO_CSV} (pandas: read_json, then to_csv)")
+        raise DataError(f"{path} is JSON, not a table. {TO_CSV} (pandas: read_json, then to_csv)")
     return TEXT
 
 
@@ -156,15 +156,15 @@ def decoded(content: bytes, path: Path, encoding: str | None = None) -> tuple[st
     try:
         text = content.decode("cp1252")
     except UnicodeDecodeError as error:
-        raise CorruptDataError(f"{path} is neither UTF-8 nor cp1252: say which with dataset.encoding") from error
+        raise CorruptDataError(f"{path} is neither UTF-8 nor cp1252: set dataset.encoding") from error
     example = next((word for word in re.findall(WORD, text) if not word.isascii()), "")[:SHOWN]
     if _is_doubtful(text):
         raise DataError(
-            f"{path} is not UTF-8, and it is doubtful what it is: as cp1252 (Windows, Western Europe) it would read "
-            f"{_odd_word(text)!r}. Say dataset.encoding: cp1252, cp1250 or iso8859-2 (Central Europe), cp1251 or "
+            f"{path} is not UTF-8, and its encoding is unclear: as cp1252 (Windows, Western Europe) it would read "
+            f"{_odd_word(text)!r}. Set dataset.encoding: cp1252, cp1250 or iso8859-2 (Central Europe), cp1251 or "
             "koi8-r (Cyrillic), cp850 or cp437 (DOS), mac_roman, shift_jis, gbk, ..."
         )
-    return text, f"not UTF-8, read as cp1252 (Windows), such as {example!r}; dataset.encoding says another"
+    return text, f"not UTF-8, read as cp1252 (Windows), such as {example!r}; dataset.encoding sets another"
 
 
 def _as_said(content: bytes, path: Path, encoding: str, mark: str | None) -> str:
@@ -172,12 +172,12 @@ def _as_said(content: bytes, path: Path, encoding: str, mark: str | None) -> str
         name = codecs.lookup(encoding).name
     except (LookupError, ValueError):
         raise ConfigError(
-            f"dataset.encoding={encoding!r}: there is no such encoding; utf-8, cp1252, utf-16 are"
+            f"dataset.encoding={encoding!r}: there is no such encoding; use utf-8, cp1252, utf-16, ..."
         ) from None
     if mark is not None and name.partition("-")[2][:2] != mark.partition("-")[2][:2]:
         raise ConfigError(
-            f"dataset.encoding={encoding}: {path} begins with the mark of {mark.removesuffix('-sig').upper()}: leave "
-            "dataset.encoding out"
+            f"dataset.encoding={encoding}: {path} begins with the byte order mark of "
+            f"{mark.removesuffix('-sig').upper()}: leave dataset.encoding out"
         )
     try:
         return content.decode("utf-8-sig" if name == "utf-8" else encoding).removeprefix("\ufeff")
@@ -206,7 +206,7 @@ def _with_zeros(content: bytes, path: Path) -> tuple[str, str]:
         if text.partition("\n")[0].rstrip("\r").replace("\t", " ").isprintable():
             return text, f"{name.upper()}, without a mark"
     raise CorruptDataError(
-        f"{path} is not text: it holds bytes of value 0. If it is UTF-16 without a mark, say dataset.encoding=utf-16-le"
+        f"{path} is not text: it holds zero bytes. If it is UTF-16 without a mark, set dataset.encoding=utf-16-le"
     )
 
 

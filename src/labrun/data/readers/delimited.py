@@ -74,7 +74,7 @@ def read(
         header = True
     if header is None and len(cells) > 1 and _looks_like_data(cells):
         raise DataError(
-            f"{path}: the first line ({', '.join(cells[0][:5])}) looks like the lines below it. Say "
+            f"{path}: the first line ({', '.join(cells[0][:5])}) looks like the lines below it. Set "
             "dataset.header=false if it holds data, or dataset.header=true if it names the columns"
         )
     given = [str(place) for place in range(len(cells[0]))] if header is False else cells.pop(0)
@@ -82,7 +82,7 @@ def read(
     if len(full) < len(cells):
         notes.append(f"left out: {counted(len(cells) - len(full), 'line')} without any value")
     if not full:
-        raise DataError(f"{path} has a first line with names, and no rows below it")
+        raise DataError(f"{path} has a first line with names, but no rows below it")
     import pandas as pd
 
     columns = list(zip(*full, strict=True))
@@ -213,7 +213,7 @@ def _found(text: str, path: Path) -> str:
     if numbers[best[0]] == numbers[best[1]]:
         first, second = (next(word for word, sign in NAMED_SEPARATORS.items() if sign == one) for one in best[:2])
         raise DataError(
-            f"{path}: its columns may be separated by {WORDS[best[0]]} or by {WORDS[best[1]]}: say "
+            f"{path}: its columns may be separated by {WORDS[best[0]]} or by {WORDS[best[1]]}: set "
             f"dataset.separator={first} or dataset.separator={second}"
         )
     return best[0]
@@ -236,8 +236,8 @@ def _check_above(sample: str, path: Path) -> None:
         table = rows[above:]
         if width > 1 and above and sum(len(row) == width for _, row in table) >= ALIKE * len(table) > 1:
             raise DataError(
-                f"{path}: {counted(line, 'line')} above the table, such as {sign.join(rows[0][1])[:80]!r}: say "
-                f"dataset.skip_rows={line}, or delete what stands there"
+                f"{path}: {counted(line, 'line')} above the table, such as {sign.join(rows[0][1])[:80]!r}: set "
+                f"dataset.skip_rows={line}, or delete them"
             )
 
 
@@ -293,16 +293,16 @@ def _check_widths(rows: list[list[str]], path: Path, sign: str) -> None:
                 row.pop()
             return
         raise CorruptDataError(
-            f"{path} is not a readable CSV file: its first line names {width} columns, and each line below has "
+            f"{path} is not a readable CSV file: its first line names {width} columns, but each line below has "
             f"{width + 1} values: name the first column, or leave it out (in R: row.names=FALSE)"
         )
     place, wrong = next(((n, row) for n, row in enumerate(rows) if len(row) != width and any(row)), (0, rows[0]))
     if place:
         count = sum(number for size, number in below.items() if size != width)
         raise CorruptDataError(
-            f"{path} is not a readable CSV file: row {place} below the first line has {len(wrong)} values, and the "
+            f"{path} is not a readable CSV file: row {place} below the first line has {len(wrong)} values, but the "
             f"first line has {width} ({count} such rows; the first one: {sign.join(wrong)[:80]!r}). The separator was "
-            f"taken to be {sign!r}: dataset.separator says another"
+            f"assumed to be {sign!r}: dataset.separator sets another"
         )
     for row in rows[1:]:
         row += [""] * (width - len(row))
@@ -313,13 +313,13 @@ def _names(first: Sequence[str], path: Path, is_sure: bool) -> list[str]:
     if not is_sure and unnamed > 1 and 2 * unnamed >= len(first):
         raise DataError(
             f"{path}: the first line names {len(first) - unnamed} of {len(first)} columns "
-            f"({', '.join(filter(None, first))[:80]}): say dataset.skip_rows=N if N lines stand above the names, name "
-            "the columns, or say dataset.header=true to have it as it is"
+            f"({', '.join(filter(None, first))[:80]}): set dataset.skip_rows=N if there are N lines above the names, "
+            "name the columns, or set dataset.header=true to use it unchanged"
         )
     names = [" ".join(name.split()) or f"Unnamed: {place}" for place, name in enumerate(first)]
     twice = [repr(name) for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise DataError(f"{path} has more than one column of the name {', '.join(twice[:5])}")
+        raise DataError(f"{path} has more than one column named {', '.join(twice[:5])}")
     return names
 
 

@@ -115,8 +115,8 @@ class ImageFolder(Reader):
         folder = self._folder(root)
         if not folder.is_dir():
             raise MissingDataError(
-                f"{folder} is not a folder. image_folder wants a folder with a folder of images per class "
-                "(or train/ and test/ with those): say which with dataset.path or datastore.root"
+                f"{folder} is not a folder. image_folder needs a folder with one folder of images per class "
+                "(or train/ and test/ with those): set it with dataset.path or datastore.root"
             )
         found = layout(folder, self.parts)
         names = tuple(sorted(_class_folders(found.parts["train"])))
@@ -142,7 +142,7 @@ class ImageFolder(Reader):
                 for (h, w), n in sizes.most_common(5)
             )
             raise DataError(
-                f"the images differ in size (height x width): {listing}. Say what all should become, for example "
+                f"the images differ in size (height x width): {listing}. Set a common size, for example "
                 f"dataset.image_size={_as_option(sizes.most_common(1)[0][0])}"
             )
         grey = sum(count for mode, count in modes.items() if mode in GREY_MODES)
@@ -150,7 +150,7 @@ class ImageFolder(Reader):
             colour_mode = next(mode for mode in modes if mode not in GREY_MODES)
             raise DataError(
                 f"{grey} of {len(paths)} images are grey and {len(paths) - grey} are in colour (such as "
-                f"{example[colour_mode]}): say what all should become with dataset.channels=1 or dataset.channels=3"
+                f"{example[colour_mode]}): convert all of them with dataset.channels=1 or dataset.channels=3"
             )
         self.size = self.size or next(iter(sizes))
         self.channels = self.channels or (1 if grey else 3)
@@ -171,8 +171,8 @@ class ImageFolder(Reader):
         if needed > MEMORY_SHARE * free:
             raise DataError(
                 f"{count:,} images of {self.size[0]}x{self.size[1]} take {needed / 2**30:.1f} GB in memory, and "
-                f"{free / 2**30:.1f} GB are free: choose a smaller dataset.image_size; a network also takes them from "
-                "the disk, with dataset.in_memory=auto or false"
+                f"{free / 2**30:.1f} GB are free: choose a smaller dataset.image_size; networks can also stream them "
+                "from disk, with dataset.in_memory=auto or false"
             )
 
     def _load(self, entries: list[tuple[Path, int]]) -> Part:
@@ -221,7 +221,7 @@ def _image_files(folder: Path, names: tuple[str, ...]) -> list[tuple[Path, int]]
     if present != set(names):
         raise DataError(
             f"the classes in {folder} are not those of the training part: missing {sorted(set(names) - present)}, "
-            f"not known there {sorted(present - set(names))}"
+            f"unknown {sorted(present - set(names))}"
         )
     found = []
     for label, name in enumerate(names):

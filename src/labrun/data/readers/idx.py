@@ -100,7 +100,7 @@ class _IdxReader(Reader):
         missing = [name for name, paths in found.items() if not paths]
         if missing:
             raise MissingDataError(
-                f"{folder} holds only a part of {self.title}; missing: {', '.join(missing)} (as it is, or with .gz)"
+                f"{folder} holds only a part of {self.title}; missing: {', '.join(missing)} (plain, or with .gz)"
             )
         return {name: self._best(paths) for name, paths in found.items()}
 
@@ -150,7 +150,7 @@ class _IdxReader(Reader):
         except (OSError, EOFError, zlib.error) as error:
             raise CorruptDataError(
                 f"{path} cannot be unpacked ({error}): expected MD5 {published}, found {found} ({len(content):,} "
-                "bytes). It was truncated or altered: delete it, and it is fetched anew"
+                "bytes). It was truncated or altered: delete it, and it is downloaded again"
             ) from error
         if self.verify and found != published:
             # The file was recompressed: compare the checksum of its content, if one is published.
@@ -229,8 +229,8 @@ def _parse(content: bytes, path: Path, dimensions: int) -> AnyArray:
     expected = int(np.prod(shape, dtype=np.int64))
     if len(content) - header != expected:
         raise CorruptDataError(
-            f"{path} is truncated or altered: its header announces {expected:,} values {tuple(shape)}, "
-            f"and {len(content) - header:,} follow"
+            f"{path} is truncated or altered: its header declares {expected:,} values {tuple(shape)}, "
+            f"but {len(content) - header:,} follow"
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
@@ -250,5 +250,5 @@ def _check_counts(parts: list[Part], folder: Path, title: str) -> None:
         if part.x.shape != (expected, 1, 28, 28):
             raise CorruptDataError(
                 f"{folder} does not hold {title}: expected {expected:,} images of 28x28, found {part.x.shape}. "
-                "If these are files of your own in the same format, say dataset.verify=false"
+                "If these are your own files in the same format, set dataset.verify=false"
             )

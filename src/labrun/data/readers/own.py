@@ -171,7 +171,7 @@ def from_arrays(
         if found[key] is None:
             raise DataError(
                 f"{origin} has no {' or '.join(NAMES[key][:2])}. It has: {few(arrays) or 'nothing'}. "
-                "Wanted: X and y, or X_train, y_train, X_test and y_test"
+                "Expected: X and y, or X_train, y_train, X_test and y_test"
             )
     for kind in ("test", "valid"):
         if (found[f"x_{kind}"] is None) != (found[f"y_{kind}"] is None):
@@ -214,7 +214,7 @@ def from_arrays(
     for kind, (_, target) in others.items():
         strange = sorted(set(target.tolist()) - set(y.tolist()), key=str)
         if strange:
-            raise DataError(f"{origin}: y_{kind} has classes that y_train has not: {few(strange)}")
+            raise DataError(f"{origin}: y_{kind} has classes that y_train lacks: {few(strange)}")
     classes, codes = in_order(y)
     check_classes(classes, len(y), origin)
     place = {label: number for number, label in enumerate(classes)}
@@ -283,7 +283,7 @@ def _samples(value: Any, what: str) -> tuple[AnyArray, list[str], str | None]:
         value = value.set_axis([str(name) for name in value.columns], axis=1).infer_objects()
         twice = value.columns[value.columns.duplicated()]
         if len(twice):
-            raise DataError(f"{what} has more than one column of the name {few(map(repr, twice))}")
+            raise DataError(f"{what} has more than one column named {few(map(repr, twice))}")
         refusal = not_numbers(value, list(value.columns), what)
         if refusal is not None:
             return value.reset_index(drop=True), [], refusal
@@ -291,11 +291,11 @@ def _samples(value: Any, what: str) -> tuple[AnyArray, list[str], str | None]:
     x = _array(value, what)
     if x.dtype.kind in "OUS" and x.ndim == 2 and x.size:
         table = _as_table(x)
-        return table, [], not_numbers(table, list(table.columns), what) or f"{what} holds {x.dtype} and not numbers"
+        return table, [], not_numbers(table, list(table.columns), what) or f"{what} holds {x.dtype}, not numbers"
     if x.dtype.kind not in "biuf":
-        raise DataError(f"{what} holds {x.dtype} and not numbers")
+        raise DataError(f"{what} holds {x.dtype}, not numbers")
     if x.ndim < 2 or not len(x) or 0 in x.shape:
-        raise DataError(f"{what} has the shape {x.shape}; wanted are (N, F), or images (N, H, W) or (N, H, W, C)")
+        raise DataError(f"{what} has the shape {x.shape}; expected (N, F), or images (N, H, W) or (N, H, W, C)")
     if x.dtype.kind == "f":
         wrong = ~np.isfinite(x.reshape(len(x), -1))
         if wrong.any():
@@ -360,7 +360,7 @@ def _array(value: Any, what: str) -> AnyArray:
 def _sparse(value: Any, what: str) -> Any:
     rows = value.tocsr()
     if rows.dtype.kind not in "biuf" or rows.ndim != 2 or 0 in rows.shape:
-        raise DataError(f"{what} is a sparse matrix of {rows.dtype}, {rows.shape}; wanted are numbers, (N, F)")
+        raise DataError(f"{what} is a sparse matrix of {rows.dtype}, {rows.shape}; expected numbers, (N, F)")
     if not np.isfinite(rows.data).all():
         raise DataError(f"{what} holds NaN or infinity, {int((~np.isfinite(rows.data)).sum())} times")
     return rows.astype(np.float32)
@@ -386,7 +386,7 @@ def _quantities(value: Any, count: int, what: str) -> AnyArray:
     """Return the regression target: (N,) float64."""
     y = _column(value, count, what, "number")
     if y.dtype.kind not in "biuf":
-        raise DataError(f"{what} holds {y.dtype}; with dataset.regression=true it holds numbers")
+        raise DataError(f"{what} holds {y.dtype}; with dataset.regression=true it must hold numbers")
     if not np.isfinite(y).all():
         raise DataError(f"{what} holds NaN or infinity, {int((~np.isfinite(y)).sum())} times")
     return y.astype(np.float64)
@@ -398,7 +398,7 @@ def _column(value: Any, count: int, what: str, noun: str) -> AnyArray:
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.shape != (count,):
-        raise DataError(f"{what} has the shape {y.shape}; wanted is ({count},), one {noun} for each of the samples")
+        raise DataError(f"{what} has the shape {y.shape}; expected ({count},), one {noun} for each sample")
     return y
 
 
@@ -424,10 +424,10 @@ def _labels(value: Any, count: int, what: str) -> AnyArray:
             return y.astype(np.int64)
         kinds = {type(label).__name__ for label in y.tolist()}
         if kinds != {"str"}:
-            raise DataError(f"{what} mixes {', '.join(sorted(kinds))}: labels are all numbers or all text")
+            raise DataError(f"{what} mixes {', '.join(sorted(kinds))}: labels must be all numbers or all text")
         y = y.astype(str)
     if y.dtype.kind not in "biuUS":
-        raise DataError(f"{what} holds {y.dtype}; labels are whole numbers or text")
+        raise DataError(f"{what} holds {y.dtype}; labels must be integers or text")
     return y
 
 
@@ -443,5 +443,5 @@ def must_exist(path: Path, key: str) -> Path:
         MissingDataError: the file does not exist.
     """
     if not path.is_file():
-        raise MissingDataError(f"{path} does not exist: say where the file is with {key} (and datastore.root)")
+        raise MissingDataError(f"{path} does not exist: set the file's path with {key} (and datastore.root)")
     return path

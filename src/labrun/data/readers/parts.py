@@ -71,14 +71,14 @@ def layout(folder: Path, said: Mapping[str, str] | bool | None) -> Layout:
             )
         if named:
             raise DataError(
-                _question(top, f"{_names(named)} may be a part or a class, and there is no train/ beside", named)
+                _question(top, f"{_names(named)} may be a part or a class, and there is no train/ next to it", named)
             )
         kinds = {part_of(child.name) for child in rest}
         if len(kinds) > 1 and None not in kinds and "train" in kinds:
             raise DataError(
-                f"{top}: {_names(rest)} hold images, and no folder per class: nothing tells which class an image is "
-                "of. Put the images of each class into a folder of its own below them; if they are the classes, say "
-                "dataset.parts=false; or name another folder with dataset.path"
+                f"{top}: {_names(rest)} hold images, but no folder per class, so the class of an image is unknown. Put "
+                "the images of each class into a separate folder below them; if they are the classes, set "
+                "dataset.parts=false; or set another folder with dataset.path"
             )
         return Layout({"train": top}, [*notes, *_loose(top)])
     if rest != unlabelled and len(named) == 1:
@@ -99,15 +99,14 @@ def layout(folder: Path, said: Mapping[str, str] | bool | None) -> Layout:
         told = ", ".join(f"{path.relative_to(folder)} ({part})" for part, path in parts.items())
         notes.insert(0, f"parts: {told}")
     if rest:
-        notes.append(f"left out: {_names(rest)}, with no folder per class as a part has it")
+        notes.append(f"left out: {_names(rest)}, which do not have one folder per class")
     return Layout(parts, [*notes, *_loose(top)])
 
 
 def _said(folder: Path, said: Mapping[str, str]) -> dict[str, Path]:
     if "train" not in said or set(said) - set(PARTS):
         raise ConfigError(
-            f"dataset.parts={dict(said)}: it names the folders of train, and of validation and test where there "
-            "are some"
+            f"dataset.parts={dict(said)}: it must give the folder of train, and may give those of validation and test"
         )
     parts = {part: folder / said[part] for part in PARTS if part in said}
     for part, path in parts.items():
@@ -127,8 +126,8 @@ def _question(folder: Path, what: str, folders: list[Path]) -> str:
         parts = {"train": others[0], **(parts or {"test": others[1] if len(others) > 1 else "..."})}
     said = ", ".join(f"{part}: {name}" for part, name in parts.items())
     return (
-        f"{folder}: {what}. If these are parts of the data, say which: 'dataset.parts={{{said}}}' (train, validation, "
-        "test); if they are classes, dataset.parts=false; or name another folder with dataset.path"
+        f"{folder}: {what}. If these are parts of the data, set 'dataset.parts={{{said}}}' (train, validation, test); "
+        "if they are classes, dataset.parts=false; or set another folder with dataset.path"
     )
 
 
@@ -174,7 +173,7 @@ def _the_same_classes(children: list[Path]) -> list[Path]:
 def _loose(folder: Path) -> list[str]:
     count = len(_images_directly(folder))
     files = f"{count} image{'' if count == 1 else 's'}"
-    return [f"left out: {files} directly in {folder.name}, which lie in no class's folder"] if count else []
+    return [f"left out: {files} directly in {folder.name}, outside the folder of any class"] if count else []
 
 
 def _images_directly(folder: Path) -> list[Path]:

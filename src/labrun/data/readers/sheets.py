@@ -54,7 +54,7 @@ def parquet(content: bytes, path: Path) -> Cells:
     if not columns:
         raise DataError(f"{path} has no column of numbers, text or dates: {', '.join(left_out[:5]) or 'it is empty'}")
     rows = [names, *map(list, zip(*columns, strict=True))]
-    return rows, [f"left out, as no values of a table: {', '.join(left_out[:10])}"] if left_out else []
+    return rows, [f"left out, as not table values: {', '.join(left_out[:10])}"] if left_out else []
 
 
 def excel(content: bytes, path: Path, sheet: str | int | None = None) -> Cells:
@@ -88,7 +88,7 @@ def excel(content: bytes, path: Path, sheet: str | int | None = None) -> Cells:
         raise CorruptDataError(f"{path} is not a readable Excel file: {type(error).__name__}: {reason}") from error
     if len(found) > 1:
         listed = ", ".join(map(repr, found))
-        raise DataError(f"{path} has several sheets with values ({listed}): say dataset.sheet='{next(iter(found))}'")
+        raise DataError(f"{path} has several sheets with values ({listed}): set dataset.sheet='{next(iter(found))}'")
     if not found:
         raise DataError(f"{path} has no sheet with values" if wanted is None else f"{path}: {wanted!r} has no values")
     ((name, rows),) = found.items()
@@ -96,7 +96,7 @@ def excel(content: bytes, path: Path, sheet: str | int | None = None) -> Cells:
     errors = sum(cell is ERROR for row in rows for cell in row)
     width = max(map(len, rows))
     notes = [f"sheet {name!r}"] if len(seen) > 1 else []
-    notes += [f"errors of Excel, such as #N/A, are taken for gaps: {counted(errors, 'cell')}"] if errors else []
+    notes += [f"Excel errors, such as #N/A, count as missing: {counted(errors, 'cell')}"] if errors else []
     return [["" if cell is ERROR else cell for cell in row] + [""] * (width - len(row)) for row in rows], notes
 
 

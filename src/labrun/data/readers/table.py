@@ -124,7 +124,7 @@ class Csv(Reader):
         if not known.columns:
             raise DataError(f"{paths[0]} has no column but the class that may be learned from ({known.line()})")
         for one, found in zip(parts, targets, strict=True):
-            notes += [f"left out, as no values of a table: {', '.join(one.left_out[:10])}"] if one.left_out else []
+            notes += [f"left out, as not table values: {', '.join(one.left_out[:10])}"] if one.left_out else []
             lost = f"left out: {counted(found.lost, 'row')} without a value of {target}, the target"
             notes += [f"{lost}{f' ({one.path.name})' if len(parts) > 1 else ''}"] if found.lost else []
         y, classes = self._coded(targets, target, paths)
@@ -160,7 +160,7 @@ class Csv(Reader):
         """
         for found, path in zip(targets, paths, strict=True):
             if not len(found):
-                raise DataError(f"{path}: the column {target!r}, which is to be predicted, has no value in any row")
+                raise DataError(f"{path}: the target column {target!r} has no value in any row")
         if self.regression:
             return [
                 found.quantities
@@ -274,8 +274,7 @@ class Csv(Reader):
             return table, None
         if not any(kept):
             raise DataError(
-                f"{path}: the column {target!r}, which is to be predicted, has no value in any row: name another with "
-                "dataset.target"
+                f"{path}: the target column {target!r} has no value in any row: set another with dataset.target"
             )
         made = table[np.array(kept)].reset_index(drop=True)
         made.attrs = dict(table.attrs)
@@ -293,7 +292,7 @@ class Csv(Reader):
             bad = [text for text, value in zip(texts, values, strict=True) if value is None]
             if bad:
                 raise DataError(
-                    f"{path}: the column {name!r} is to be a quantity (dataset.regression=true), and {len(bad)} "
+                    f"{path}: the column {name!r} must be a quantity (dataset.regression=true), but {len(bad)} "
                     f"values are not numbers, such as {bad[0]!r}"
                 )
             return np.array(values, np.float64)
@@ -302,7 +301,7 @@ class Csv(Reader):
         if fractions and all(number(text, decimal) is not None for text in different):
             raise DataError(
                 f"{path}: the column {name!r} holds fractions such as {fractions[0]}: that is a quantity, not a class. "
-                f"{QUANTITY}; another column is predicted with dataset.target"
+                f"{QUANTITY}; dataset.target sets another target column"
             )
         return np.array(texts, dtype=str)
 
@@ -331,7 +330,7 @@ def _doubts(counts: Counter[str], target: str) -> list[str]:
     gaps = [label for label in counts if label.lower() in kinds.GAPS]
     if gaps:
         listed = few([f"{label!r} ({counts[label]} rows)" for label in gaps])
-        notes.append(f"{target}: {listed}: taken for a class like the others")
+        notes.append(f"{target}: {listed}: treated as an ordinary class")
     numbers = {label: number(label, ".") for label in counts}
     alike: dict[object, list[str]] = {}
     for label, value in numbers.items():
@@ -340,7 +339,7 @@ def _doubts(counts: Counter[str], target: str) -> list[str]:
         if len(same) > 1:
             notes.append(f"{target}: {' and '.join(map(repr, sorted(same)))} are different classes: labels are text")
     if len(counts) > MANY and None not in numbers.values():
-        notes.append(f"{target}: {len(counts)} different numbers are taken for classes. {QUANTITY}")
+        notes.append(f"{target}: {len(counts)} different numbers are treated as classes. {QUANTITY}")
     return notes
 
 
@@ -363,7 +362,7 @@ def _of_known_classes(
         strange = sorted(set(labels) - set(place))
         if strange:
             raise DataError(
-                f"{where}: the model knows the classes {few(classes, 10)}, and no {few(map(repr, strange))}"
+                f"{where}: the model knows the classes {few(classes, 10)}, but not {few(map(repr, strange))}"
             )
         x, why = samples_of(arrays[f"X_{name}"], f"{where}: X_{name}")
         refusal = refusal or why

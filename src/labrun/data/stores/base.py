@@ -135,9 +135,7 @@ def clean(name: str) -> str:
         ConfigError: it is absolute, or leads out of the datastore.
     """
     if not is_inside(name):
-        raise ConfigError(
-            f"{name!r} is not a name inside a datastore: it must be relative, and must not climb with '..'"
-        )
+        raise ConfigError(f"{name!r} is not a name inside a datastore: it must be relative, without '..'")
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 

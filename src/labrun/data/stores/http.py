@@ -29,7 +29,7 @@ class HTTPDatastore(RemoteDatastore):
         super().__init__(node)
         if "?" in self.root:
             raise ConfigError(
-                f"datastore '{self.name}': its root has parameters (?...), and a folder's address has none"
+                f"datastore '{self.name}': its root has query parameters (?...), which the URL of a folder cannot have"
             )
 
     def _connected(self, arguments: dict[str, Any]) -> Any:

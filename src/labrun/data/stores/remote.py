@@ -107,7 +107,7 @@ class RemoteDatastore(Datastore):
         from fsspec import AbstractFileSystem
 
         if not isinstance(fs, AbstractFileSystem):
-            raise ConfigError(f"datastore._target_={self._kind!r} is not a file system of fsspec")
+            raise ConfigError(f"datastore._target_={self._kind!r} is not an fsspec file system")
         with self._translating("cannot reach its server"):
             self._check_reachable(fs)
         return fs
@@ -120,8 +120,8 @@ class RemoteDatastore(Datastore):
             if self.extra:
                 raise MissingExtraError(package, self.extra, f"datastore '{self.name}'") from error
             raise ConfigError(
-                f"datastore._target_={self._kind!r}: the package '{package}' is not installed; any file system of "
-                "fsspec can stand here"
+                f"datastore._target_={self._kind!r}: the package '{package}' is not installed; any fsspec file system "
+                "can be used"
             ) from error
 
     def _connected(self, arguments: dict[str, Any]) -> Any:
@@ -153,7 +153,7 @@ class RemoteDatastore(Datastore):
         if not there:
             raise MissingDataError(
                 f"datastore '{self.name}' has no {self.top_is} '{top}': is datastore.root right? 'lab data upload' "
-                "makes it"
+                "creates it"
             )
 
     def path(self, name: str) -> str:
@@ -214,7 +214,7 @@ class RemoteDatastore(Datastore):
             self._send(source, path, heard, only_new)
         found = self.find(name)
         if found is None:
-            raise DataError(f"{path} was written to datastore '{self.name}', and is not there")
+            raise DataError(f"{path} was written to datastore '{self.name}', but cannot be found there")
         return found
 
     def fetch(self, name: str, target: BinaryIO, heard: ProgressCallback) -> None:
@@ -320,7 +320,7 @@ class RemoteDatastore(Datastore):
 
     def _refuse_read_only(self) -> None:
         if self.is_read_only:
-            raise ConfigError(f"datastore '{self.name}' can only be read: nothing can be sent there or removed")
+            raise ConfigError(f"datastore '{self.name}' is read-only: files can be neither sent nor removed")
 
     @contextlib.contextmanager
     def _translating(self, what: str) -> Iterator[None]:
@@ -338,7 +338,7 @@ class RemoteDatastore(Datastore):
 
     def _translated(self, what: str, error: Exception) -> DataError:
         if isinstance(error, FileNotFoundError) or self._is_missing(error):
-            return MissingDataError(f"datastore '{self.name}': {what}: it is not there")
+            return MissingDataError(f"datastore '{self.name}': {what}: it does not exist")
         reason = self._without_secrets(_reason(error))
         return DataError(
             f"datastore '{self.name}' ({self._kind.rpartition('.')[2]}): {what}: {reason}. {_advice(error)}"
@@ -366,5 +366,5 @@ def _reason(error: Exception) -> str:
 def _advice(error: Exception) -> str:
     text = f"{type(error).__name__} {error}".lower()
     if any(word in text for word in REFUSED):
-        return "Check the credentials (the variables that conf/datastore names) and what they allow"
+        return "Check the credentials (the environment variables in conf/datastore) and their permissions"
     return "Check the address, the network and the datastore's keys"

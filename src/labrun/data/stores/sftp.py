@@ -52,7 +52,7 @@ class SFTPDatastore(RemoteDatastore):
             sent = file.tell()
         kept = int(self._fs.ftp.stat(partial).st_size or 0)
         if kept != sent:
-            raise DataError(f"{path}: the host kept {kept:,} of {sent:,} bytes. Is its disk full, or a quota reached?")
+            raise DataError(f"{path}: the host stored {kept:,} of {sent:,} bytes. Is its disk or a quota full?")
 
     def _put_in_place(self, partial: str, path: str, only_new: bool) -> None:
         if not only_new:
