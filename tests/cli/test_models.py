@@ -185,7 +185,7 @@ def test_mistakes_are_one_message(place: Path, tmp_path: Path) -> None:
         assert message in mistake(place, "predict", "digits", str(tmp_path / name)), name
     assert "Did you mean 'digits'" in mistake(place, "show", "digitz")
     assert "no run is called 'nothing'" in mistake(place, "register", "nothing", "--name", "x")
-    assert "cannot name a model" in mistake(place, "register", "last", "--name", "a/b")
+    assert "is not a valid model name" in mistake(place, "register", "last", "--name", "a/b")
     assert "say KEY=VALUE" in mistake(place, "register", "last", "--name", "a", "--tag", "=b")
     assert "has no file outputs/none.npz" in mistake(place, "register", "last", "outputs/none.npz", "--name", "a")
     assert "say --yes" in mistake(place, "rm", "digits", "--force")

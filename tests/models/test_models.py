@@ -65,7 +65,7 @@ def test_files_of_a_classifier_and_of_a_snapshot_are_read(tmp_path: Path, prefix
 
 def test_a_file_of_another_shape_or_kind_is_refused(tmp_path: Path) -> None:
     chainer_npz.save(tmp_path / "m.npz", MnistDNN((1, 8, 8), 10))
-    with pytest.raises(DataError, match=r"l1/W has the shape \(100, 64\), and the model's is \(100, 784\)"):
+    with pytest.raises(DataError, match=r"l1/W has the shape \(100, 64\), but the model's is \(100, 784\)"):
         chainer_npz.load(tmp_path / "m.npz", MnistDNN((1, 28, 28), 10))
     with pytest.raises(DataError, match="the model needs"):
         chainer_npz.load(tmp_path / "m.npz", Cifar10CNN((3, 32, 32), 10))

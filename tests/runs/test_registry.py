@@ -223,7 +223,7 @@ def test_versions_that_people_make_in_mlflow_are_theirs(root: Path) -> None:
     pages.set_registered_model_alias("net", "theirs", "2")
     assert models.register(root, run_with(root, "bbbb0000", b"b"), "net")[0].number == 2
     fed = mlflow_sync(root)
-    assert fed.left_out == ["model net/2: there is another version of that number, which is not labrun's"]
+    assert fed.left_out == ["model net/2: MLflow has another version of that number, which labrun did not create"]
     assert models.register(root, run_with(root, "cccc0000", b"c"), "net")[0].number == 3
     mlflow_sync(root)
     there = {int(one.version): one.tags.get("labrun.run") for one in pages.search_model_versions("name='net'")}
@@ -303,14 +303,14 @@ def test_lines_are_sent_to_mlflow_and_torn_ones_left_out(root: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "-x", "a b", "models:x", "x" * 101, "ä", "a@b"])
 def test_invalid_names(root: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match="cannot name a model"):
+    with pytest.raises(ConfigError, match="is not a valid model name"):
         models.register(root, run_with(root, "aaaa0000"), name)
     assert not journal.path(root).exists()
 
 
 @pytest.mark.parametrize("name", ["latest", "v1", "V22", "1", "a/b", "", "a b"])
 def test_invalid_aliases(root: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match="cannot be an alias"):
+    with pytest.raises(ConfigError, match="is not a valid alias"):
         models.alias(root, "net/1", name)
 
 
@@ -354,7 +354,7 @@ def test_a_run_that_goes_on_and_one_without_a_model_are_reported(root: Path) -> 
 
 
 def test_unknown_models_are_reported_with_what_there_is(root: Path) -> None:
-    with pytest.raises(RecordError, match="There is: none .lab models register"):
+    with pytest.raises(RecordError, match="Registered: none .lab models register"):
         journal.find(root, "net")
     with pytest.raises(RecordError, match="A run's own model is run:last"):
         journal.find(root, "last")

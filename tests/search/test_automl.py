@@ -110,7 +110,7 @@ def test_an_estimator_of_the_user_and_a_narrowed_search(workspace: Path, labrun:
     )
     done = labrun(*general, "model/estimator=knn,bernoulli", "sweep.max_trials=5", "sweep.timeout_min=5")
     assert done.returncode == 0, done.stderr
-    assert "Left out of sweep.portfolio" in done.stdout and "KNeighbors" in done.stdout
+    assert "Skipped entries of sweep.portfolio" in done.stdout and "KNeighbors" in done.stdout
     journal = (sweep_dir(workspace) / ".launch" / "study.journal").read_text()
     assert "bernoulli" in journal
     fixed = labrun(*general, "model/estimator=bernoulli", "sweep.max_trials=2", "name=fixed")

@@ -307,9 +307,9 @@ def test_a_search_learns_from_a_former_one(workspace: Path, labrun: Command, ref
     ]
     assert len(table(second)) == 2
     for more, message in (
-        (("model.quality=interval(0,2)", told), "in other bounds (model.quality)"),
-        (("model.quality=interval(0,1)", "sweep.metric=cost", told), "that search was for score, and this one is for"),
-        (("model.quality=interval(0,1)", "sweep.learn_from=[nowhere]"), "no search lies there"),
+        (("model.quality=interval(0,2)", told), "within other bounds (model.quality)"),
+        (("model.quality=interval(0,1)", "sweep.metric=cost", told), "that search was for score, but this one is for"),
+        (("model.quality=interval(0,1)", "sweep.learn_from=[nowhere]"), "there is no search"),
     ):
         assert message in refused_here(*words, *more)
 
@@ -407,7 +407,7 @@ def test_a_search_resumes_after_kill_9_of_its_controller(
     more = labrun("-m", *asked[:-1], "sweep.max_trials=11", *PLAIN, "sweep.resume=last")
     assert more.returncode == 0 and statuses(workspace) == ["completed"] * 11, "a larger budget goes on"
     other = labrun_here("-m", *asked, "model.steps=3", *PLAIN, "sweep.resume=last")
-    assert other.returncode == 2 and "a search goes on as it began" in other.stderr
+    assert other.returncode == 2 and "which cannot change on resuming" in other.stderr
 
 
 def test_an_interrupted_search_is_resumed(workspace: Path, labrun: Command) -> None:
@@ -453,7 +453,7 @@ TWO = "sweep.metric=[score,cost]"
 MISTAKES = {
     "nothing to search": (["sweep=tpe"], "there is nothing to search"),
     "interval in a grid": ([QUALITY], "sweep=grid tries every one"),
-    "two metrics for a rule": (["sweep=tpe", QUALITY, TWO, "sweep/early_termination=bandit"], "judges by one metric"),
+    "two metrics for a rule": (["sweep=tpe", QUALITY, TWO, "sweep/early_termination=bandit"], "uses a single metric"),
     "one goal for two": (["sweep=tpe", QUALITY, TWO, "sweep.goal=[maximize]"], "one for each of score, cost"),
     "goal": (["sweep=tpe", QUALITY, "sweep.goal=up"], "one of auto, maximize, minimize"),
     "no trials": (["sweep=tpe", QUALITY, "sweep.max_trials=0"], "at least 1"),
@@ -465,11 +465,11 @@ MISTAKES = {
     "choice": (["sweep=tpe", "model=climber,nothing"], "there is no model 'nothing'. There are: "),
     "time limit inline": (
         ["sweep=tpe", QUALITY, "sweep.metric=score", "compute=inline", "sweep.trial_timeout_min=1"],
-        "has no supervisor that could end it",
+        "has no supervisor that could stop it",
     ),
     "early termination inline": (
         ["sweep=tpe", QUALITY, "sweep.metric=score", "compute=inline", "sweep/early_termination=median"],
-        "has no supervisor that could end it",
+        "has no supervisor that could stop it",
     ),
 }
 
@@ -490,7 +490,7 @@ def test_damaged_state_of_a_search_is_reported(workspace: Path, labrun: Command,
     journal = (state / "study.journal").read_bytes()
     (state / "study.journal").write_bytes(journal[:600])
     gone = labrun_here("-m", *asked, "sweep.resume=last")
-    assert gone.returncode == 2 and "is damaged or gone: it knows" in gone.stderr
+    assert gone.returncode == 2 and "is damaged or missing: it has" in gone.stderr
     (state / "study.journal").write_bytes(journal)
     (state / "search.json").write_text("{")
     damaged = labrun_here("-m", *asked, "sweep.resume=last")

@@ -104,7 +104,7 @@ def test_trials_that_a_killed_controller_did_not_enqueue_are_enqueued(tmp_path: 
 
 
 def test_mistakes_of_a_study_are_reported(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is not a sampler of Optuna"):
+    with pytest.raises(ConfigError, match="is not an Optuna sampler"):
         Study.check({"_target_": "collections.OrderedDict"}, 1)
     with pytest.raises(ConfigError, match="takes no such argument"):
         Study.check({**RANDOM, "wrong": 1}, 1)

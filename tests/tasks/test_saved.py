@@ -206,7 +206,7 @@ def test_a_changed_file_is_reported_before_anything_is_loaded(root: Path, ran: R
         (place / name).write_bytes(before)
     load_model("changed", root=root)
     (place / "model.pt").unlink()
-    with pytest.raises(CorruptDataError, match="is not whole"):
+    with pytest.raises(CorruptDataError, match="is incomplete"):
         load_model("changed", root=root)
     copy = tmp_path / "run"
     shutil.copytree(ran("lr"), copy)

@@ -143,7 +143,7 @@ def in_place_of_record(make: Callable[[Path], Any]) -> Callable[[Path, str], Any
 
 
 NO_METRIC = "a line of metrics.jsonl that holds no metric"
-BEYOND = "whose step or time is beyond what MLflow takes"
+BEYOND = "whose step or time is out of MLflow's range"
 LARGEST = 1.7976931348623157e308
 """What MLflow's database has in the place of infinity."""
 POISONS = {

@@ -460,7 +460,7 @@ def test_a_damaged_database_is_one_message(root: Path) -> None:
 
 def test_a_workspace_that_is_not_utf8_has_no_view() -> None:
     root = Path("/tmp/caf\udce9")
-    with pytest.raises(RecordError, match=r"the workspace /tmp/caf\\udce9: this is not UTF-8"):
+    with pytest.raises(RecordError, match=r"the path of the workspace, /tmp/caf\\udce9, is not UTF-8"):
         mlflow_client.connect(root, mlflow_client.database_uri(root))
 
 

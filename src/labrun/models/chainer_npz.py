@@ -56,7 +56,7 @@ def load(path: Path | str, model: nn.Module) -> nn.Module:
             value = torch.from_numpy(np.ascontiguousarray(arrays[prefix + wanted[name]]))
             if value.shape != parameter.shape:
                 raise DataError(
-                    f"{path}: {prefix + wanted[name]} has the shape {tuple(value.shape)}, and the model's is "
+                    f"{path}: {prefix + wanted[name]} has the shape {tuple(value.shape)}, but the model's is "
                     f"{tuple(parameter.shape)}"
                 )
             parameter.copy_(value)

@@ -54,7 +54,7 @@ class Cifar10CNN(Network):
             return None
         return (
             f"it takes images of at least {smallest}x{smallest} pixels (two convolutions of {kernel_size}x{kernel_size}"
-            f", each with pooling), and one sample here is {shape_text(input_shape)}"
+            f", each with pooling), but a sample of this data set is {shape_text(input_shape)}"
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def pipeline(
     if is_regression:
         other = node.get("regressor")
         if not other:
-            raise ConfigError(f"model.estimator: {node.get('_target_')} has no form for regression (its key regressor)")
+            raise ConfigError(f"model.estimator: {node.get('_target_')} has no regression variant (its key regressor)")
         node = _instead(node, other, "model.estimator")
     if is_sparse and node.get("dense"):
         from sklearn.preprocessing import FunctionTransformer
@@ -73,7 +73,7 @@ def pipeline(
         steps.append(("dense", FunctionTransformer(dense, accept_sparse=True)))
     last = _part(node, "model.estimator", seed, is_sparse)
     if last is None:
-        raise ConfigError("model.estimator._target_ is null: a pipeline ends in an estimator")
+        raise ConfigError("model.estimator._target_ is null: a pipeline must end in an estimator")
     if is_regression:
         from sklearn.compose import TransformedTargetRegressor
         from sklearn.preprocessing import StandardScaler
@@ -302,7 +302,7 @@ def ensemble(
     from sklearn.ensemble import VotingClassifier, VotingRegressor
 
     if not members or len(members) != len(weights):
-        raise ConfigError(f"model.members has {len(members)} pipelines and model.weights {len(weights)} numbers")
+        raise ConfigError(f"model.members has {len(members)} pipelines, but model.weights {len(weights)} numbers")
     named = [
         (
             f"member{place}",

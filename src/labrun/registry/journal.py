@@ -147,9 +147,9 @@ def read(root: Path) -> RegistryState:
 def _apply(shelf: RegistryState, line: Mapping[str, Any]) -> None:
     kind, name, number = line["event"], line["name"], line["number"]
     if not NAME.fullmatch(name) or type(number) is not int or not 0 < number < MOST:
-        raise ValueError(f"it is about no version that there can be: {line!r:.100}")
+        raise ValueError(f"invalid name or version number: {line!r:.100}")
     if kind in (ALIASED, UNALIASED) and not ALIAS.fullmatch(line["alias"]):
-        raise ValueError(f"it names no alias that there can be: {line!r:.100}")
+        raise ValueError(f"invalid alias: {line!r:.100}")
     versions, aliases = shelf.versions.setdefault(name, {}), shelf.aliases.setdefault(name, {})
     if kind == REGISTER:
         versions[number] = _version(line)
@@ -178,7 +178,7 @@ def _described(version: Version, line: Mapping[str, Any]) -> Version:
     """
     tags, properties, description = line["tags"], line["properties"], line["description"]
     if not all(isinstance(one, str) for one in (description, *tags.values(), *properties.values())):
-        raise ValueError(f"it describes no version: {line!r:.100}")
+        raise ValueError(f"invalid description of a version: {line!r:.100}")
     return replace(version, tags=dict(tags), properties=dict(properties), description=description)
 
 
@@ -205,7 +205,7 @@ def _version(line: Mapping[str, Any]) -> Version:
         and all(map(_is_file, version.files.items()))
         and version.sha256
     ):
-        raise ValueError(f"it registers no version: {line!r:.100}")
+        raise ValueError(f"invalid registration: {line!r:.100}")
     return version
 
 
@@ -247,8 +247,8 @@ def check_name(name: str) -> str:
     """
     if not NAME.fullmatch(name):
         raise ConfigError(
-            f"{name!r} cannot name a model: letters, digits, '_', '-' and '.' may stand in it, at most 100, and the "
-            "first is not a dot and no '-'"
+            f"{name!r} is not a valid model name: use at most 100 letters, digits, '_', '-' and '.', starting with a "
+            "letter, digit or '_'"
         )
     return name
 
@@ -261,8 +261,8 @@ def check_alias(alias: str) -> str:
     """
     if not ALIAS.fullmatch(alias):
         raise ConfigError(
-            f"{alias!r} cannot be an alias: a letter, then letters, digits, '_' and '-'; and neither 'latest' nor 'v' "
-            "with a number, which MLflow keeps for itself"
+            f"{alias!r} is not a valid alias: use a letter, then letters, digits, '_' and '-'. MLflow reserves "
+            "'latest' and 'v' with a number"
         )
     return alias
 
@@ -290,9 +290,9 @@ def chosen(root: Path, reference: str) -> list[Version]:
         known = sorted(one for one, found in shelf.versions.items() if found)
         is_run = name == "last" or records.is_id(name)
         raise RecordError(
-            f"no model is registered as {name!r} in {root}.{suggest(name, known)} There is: "
+            f"no model is registered as {name!r} in {root}.{suggest(name, known)} Registered: "
             f"{', '.join(known) or 'none'}"
-            + ("" if known else " (lab models register RUN --name NAME makes one)")
+            + ("" if known else " (lab models register RUN --name NAME registers one)")
             + (f". A run's own model is run:{name}" if is_run else "")
         )
     if alias:
@@ -360,12 +360,12 @@ def check(root: Path, version: Version) -> Path:
                 found = sha256_of(file)
         except OSError as error:
             raise CorruptDataError(
-                f"model {version.title} is not whole: {place / name}: {error.strerror or error}. Register it again "
-                f"from {f'run {version.run}' if version.run else 'where it came from'}"
+                f"model {version.title} is incomplete: {place / name}: {error.strerror or error}. Register it again "
+                f"from {f'run {version.run}' if version.run else 'its original file'}"
             ) from error
         if found != wanted:
             raise CorruptDataError(
                 f"model {version.title}: {place / name} was changed since it was registered: expected SHA-256 "
-                f"{wanted}, found {found}. Nothing of it was loaded"
+                f"{wanted}, found {found}. It was not loaded"
             )
     return place

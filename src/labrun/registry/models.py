@@ -115,7 +115,7 @@ def register(
     journal.check_name(name)
     record = records.read(run_dir)
     if not by_itself and records.shown_status(run_dir, record) in ONGOING:
-        raise RecordError(f"run {record.id} is {record.status}: its files may still change; register it when it ended")
+        raise RecordError(f"run {record.id} is {record.status}: its files may still change; register it once it ends")
     path, card = described(run_dir, record, file)
     metrics = context.last_values(run_dir) if by_itself else record.metrics
     origin = Origin(path, path.relative_to(run_dir).as_posix(), card, record, run_dir, metrics)
@@ -134,7 +134,7 @@ def register_local(root: Path, path: Path, name: str, about: About | None = None
     journal.check_name(name)
     path = Path(os.path.abspath(path.expanduser()))
     if not path.exists():
-        raise MissingDataError(f"there is no file or folder {path} to register as {name}")
+        raise MissingDataError(f"cannot register {name}: there is no file or folder {path}")
     card = {"format": 1, "name": path.stem, "kind": _kind(path), "file": path.name, "sha256": _digest(path)}
     return _add(root, name, Origin(path, path.name, card), client.database_uri(root), about or About())[0]
 
@@ -144,7 +144,7 @@ def _add(
 ) -> tuple[Version, bool]:
     server = "" if uri == client.database_uri(root) else uri
     if origin.path.is_file() and origin.path.name == CARD and not origin.card.get("target"):
-        raise RecordError(f"a file that is called {CARD} cannot be registered by itself: register its folder")
+        raise RecordError(f"a file named {CARD} cannot be registered alone: register its folder")
     with registry_sync.alone(root):
         known = _known(root, name, origin, server, apart_from)
         if known is not None:
@@ -255,7 +255,7 @@ def _known(root: Path, name: str, origin: Origin, server: str, apart_from: Colle
             here = "this workspace's own registry"
             what = f"run {origin.run}" if origin.run else "a local file"
             raise ConfigError(
-                f"model {name} is kept at {version.uri or here}, and {what} belongs to {server or here}: "
+                f"model {name} is stored at {version.uri or here}, but {what} belongs to {server or here}: "
                 "choose another name"
             )
     if not origin.run or apart_from is None:
@@ -281,12 +281,12 @@ def described(run_dir: Path, record: Record, file: str | None) -> tuple[Path, di
     if file is None and not card:
         made = sorted(p.relative_to(run_dir).as_posix() for p in outputs.rglob("*") if p.suffix in KINDS)
         raise RecordError(
-            f"run {record.id} has saved no model with a card ({CARD}): name the file to register. "
-            f"Its files that may be models: {', '.join(made[:10]) or 'none'}"
+            f"run {record.id} has saved no model with a card ({CARD}): specify the file to register. "
+            f"Files that may be models: {', '.join(made[:10]) or 'none'}"
         )
     path = outputs / card["file"] if file is None else _inside(run_dir, record, file)
     if file is None and path.exists() and not path.resolve().is_relative_to(outputs.resolve()):
-        raise CorruptDataError(f"{path} is not a plain file: it leads to {path.resolve()}. Nothing of it was taken")
+        raise CorruptDataError(f"{path} is not a plain file: it leads to {path.resolve()}. Nothing was registered")
     if not path.is_file() and (file is None or not path.is_dir() or path == run_dir):
         raise MissingDataError(f"run {record.id} has no file {path.relative_to(run_dir)}: 'lab runs files' lists them")
     own = path.parent == outputs and path.name == card.get("file")
@@ -332,7 +332,7 @@ def _copy(source: Path, card: Mapping[str, Any], target: Path) -> dict[str, str]
         raise RecordError(records.cannot_write(target, error)) from error
     files = {name: file_sha256(target / name) for name in (*names, CARD)}
     if _digest(target / source.name) != card["sha256"]:
-        raise RecordError(f"{source} changed while it was copied: register it when nothing writes to it any more")
+        raise RecordError(f"{source} changed while it was being copied: register it once nothing writes to it")
     return files
 
 
@@ -412,7 +412,7 @@ def unalias(root: Path, reference: str) -> Version:
     """
     model, _, name = journal.parts(reference)
     if not name:
-        raise RecordError(f"{reference!r} names no alias to remove: say {model}@ALIAS")
+        raise RecordError(f"{reference!r} contains no alias to remove: use {model}@ALIAS")
     version = journal.find(root, reference)
     with _changing(root, version):
         version = journal.find(root, reference)

@@ -243,7 +243,7 @@ def _tell(
     rows += [(f"  {where}", f"{objective.metric} {report.number(best.values[0])}")]
     rows += _tested(folder / BEST, objective, QUANTITIES)
     if vote is None:
-        rows.append(("ensemble", f"none of them is better {where}"))
+        rows.append(("ensemble", f"none is better {where}"))
     else:
         total = sum(vote.chosen.values())
         members = ", ".join(
@@ -251,7 +251,7 @@ def _tell(
             for place, count in sorted(vote.chosen.items(), key=lambda pair: -pair[1])
         )
         rows.append(("ensemble", members))
-        shown = f"{objective.metric} {report.number(vote.value)} ({report.number(single)} of the best alone)"
+        shown = f"{objective.metric} {report.number(vote.value)} ({report.number(single)} for the best alone)"
         rows.append((f"  {where}" if is_held else "  over all folds at once", shown))
         rows += _tested(folder / VOTE, objective, QUANTITIES)
     results.say(report.table(rows))

@@ -125,19 +125,19 @@ def run(
     probes = trials.probes()
     if not probes:
         raise ConfigError(
-            "there is nothing to search: give a key several values ('model.lr=tag(log,interval(1e-4,1e-1))'), name "
+            "there is nothing to search: give a key several values ('model.lr=tag(log,interval(1e-4,1e-1))'), list "
             "them under sweep.space, or choose a component whose file has a search_space"
         )
     backend = submit.check(probes)
     if not backend.supervises and (settings["trial_timeout_min"] is not None or policy(settings)):
         key = "trial_timeout_min" if settings["trial_timeout_min"] is not None else "early_termination"
         raise ConfigError(
-            f"sweep.{key}: a run of compute={backend.name} has no supervisor that could end it; choose compute=local"
+            f"sweep.{key}: a run of compute={backend.name} has no supervisor that could stop it; choose compute=local"
         )
     config = probes[0].record.config
     compute = Compute.of(config["compute"])
     if backend.is_elsewhere and settings.get("learn_from"):
-        raise ConfigError("sweep.learn_from: former searches lie on this machine; leave compute.host out")
+        raise ConfigError("sweep.learn_from: previous searches are on this machine; leave compute.host out")
     former.check(settings, trials.space.dimensions, [one.metric for one in objective.of(config)])
     with submit.in_charge(folder, backend) if resumed else contextlib.nullcontext():
         if not resumed:
@@ -168,7 +168,7 @@ def run(
         controller.detach(
             folder, {}, [*(text for text in arguments if not _is_own(text)), *_elsewhere(folder, resumed)]
         )
-        results.say(f"On its way: a search in {folder}\n  lab runs watch {folder}")
+        results.say(f"Submitted: a search in {folder}\n  lab runs watch {folder}")
         return []
     return _attended(search, folder, plan, freezer)
 
@@ -184,7 +184,7 @@ def _elsewhere(folder: Path, resumed: bool) -> list[str]:
 
 def _elsewhere_attended(folder: Path, is_detached: bool) -> list[Record]:
     if is_detached:
-        results.say(f"On its way: a search in {folder}\n  lab runs watch {folder}")
+        results.say(f"Submitted: a search in {folder}\n  lab runs watch {folder}")
         return []
     if searching.follow(folder, Lines(folder)):
         _say_canceled(folder)

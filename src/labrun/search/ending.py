@@ -88,7 +88,7 @@ def tell(search: Search, folder: Path, draw: Callable[[Path], object], told: Col
     except OSError as error:
         log.warning("results.csv and best.yaml cannot be written: %s", error)
     if best is None:
-        results.say(f"no trial has a result; results.csv says why of each\nfolder: {folder}")
+        results.say(f"no trial has a result; results.csv says why\nfolder: {folder}")
         return
     if (mixture := comparable.mixture([one.record for one in tried], search.objectives[0].metric)) is not None:
         log.warning("%s", mixture)
@@ -98,7 +98,7 @@ def tell(search: Search, folder: Path, draw: Callable[[Path], object], told: Col
         try:
             draw(folder / best.run)
         except (LabrunError, OSError, ValueError) as error:
-            log.warning("The best run's pictures could not be drawn: %s", error)
+            log.warning("The best run's plots could not be drawn: %s", error)
     several = " (the first of the Pareto front)" if len(search.objectives) > 1 else ""
     value = "" if best.values is None else f", {search.objectives[0].metric} {report.number(best.values[0])}"
     results.say(f"best{several}: run {best.run}{value}\n  {best.record.command}")
@@ -106,8 +106,12 @@ def tell(search: Search, folder: Path, draw: Callable[[Path], object], told: Col
     if has_file:
         results.say(f"  the same from a file: {file_command(folder, 'best', search.trials)}")
     else:
-        why = "the config sets hydra.searchpath itself" if search.trials.origin.is_closed else "it takes a key away (~)"
-        results.say(f"  no config file can say the same: {why}")
+        why = (
+            "the config sets hydra.searchpath itself"
+            if search.trials.origin.is_closed
+            else "an override deletes a key (~)"
+        )
+        results.say(f"  no config file can express it: {why}")
     results.say(f"folder: {folder}   (results.csv{over_seed}, report.html{', best.yaml' if has_file else ''})")
 
 

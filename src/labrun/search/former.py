@@ -32,7 +32,7 @@ def check(settings: Mapping[str, Any], dimensions: Sequence[Dimension], metrics:
     """
     for folder in folders(settings):
         if settings["sampler"] is None:
-            raise ConfigError("sweep.learn_from: a grid tries every combination, and learns nothing; choose sweep=tpe")
+            raise ConfigError("sweep.learn_from: a grid tries every combination and cannot learn; choose sweep=tpe")
         completed(folder, dimensions)
         try:
             then = json.loads(context.content(SweepState(folder).search)).get("metric")
@@ -41,7 +41,7 @@ def check(settings: Mapping[str, Any], dimensions: Sequence[Dimension], metrics:
         if then != list(metrics):
             other = ", ".join(map(str, then or ["another metric"]))
             raise ConfigError(
-                f"sweep.learn_from={folder}: that search was for {other}, and this one is for {', '.join(metrics)}"
+                f"sweep.learn_from={folder}: that search was for {other}, but this one is for {', '.join(metrics)}"
             )
 
 
@@ -57,7 +57,7 @@ def completed(folder: Path, dimensions: Sequence[Dimension]) -> list[tuple[str, 
     """
     told, path = f"sweep.learn_from={folder}", SweepState(folder).study
     if not path.is_file():
-        raise ConfigError(f"{told}: no search lies there. Give the folder of one, as its last line names it")
+        raise ConfigError(f"{told}: there is no search. Give the folder that a search prints in its last line")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     backend: BaseJournalBackend = JournalFileBackend(str(path), lock_obj=NoLock())  # type: ignore[arg-type]
     try:
@@ -74,8 +74,8 @@ def completed(folder: Path, dimensions: Sequence[Dimension]) -> list[tuple[str, 
                 name for name in {*wanted, *trial.distributions} if wanted.get(name) != trial.distributions.get(name)
             )
             raise ConfigError(
-                f"{told}: that search varied other keys, or in other bounds ({', '.join(differing)}); a search learns "
-                "from others over the same space"
+                f"{told}: that search varied other keys, or within other bounds ({', '.join(differing)}); a search can "
+                "only learn from others over the same space"
             )
         found.append((str(folder / trial.user_attrs[RUN]), trial))
     return found

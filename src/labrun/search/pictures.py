@@ -59,16 +59,19 @@ def write_report(
         folder: the sweep's folder.
     """
     done = [one for one in tried if one.values is not None and math.isfinite(one.values[0])]
-    sections = [("Trials in their order, and the best so far", _history(objectives, tried))]
+    sections = [("Trials in order, and the best so far", _history(objectives, tried))]
     if len(objectives) > 1 and len(done) > 1:
-        sections.append(("What no other trial beats in all metrics (Pareto front)", _front(objectives, done)))
+        sections.append(("Trials that no other beats in all metrics (Pareto front)", _front(objectives, done)))
     names = [name for name in dict.fromkeys(name for one in done for name in one.parameters) if _varies(name, done)]
     if names and len(done) > 1:
         scales = scales_of(study, done)
         weights = importance(study, objectives) if len(names) > 1 and len(done) >= ENOUGH else {}
         if weights:
             sections.append(
-                (f"How much of the differences in {objectives[0].metric} each parameter explains", _importance(weights))
+                (
+                    f"Share of the differences in {objectives[0].metric} explained by each parameter",
+                    _importance(weights),
+                )
             )
         order = sorted(names, key=lambda name: -weights.get(name, 0.0))
         if len(names) > 1 and len(done) >= ENOUGH:
@@ -333,7 +336,7 @@ def _page(
 ) -> str:
     say = html.escape
     metrics = [one.metric for one in objectives]
-    goals = ", ".join(f"{o.metric} ({'to be large' if o.maximize else 'to be small'})" for o in objectives)
+    goals = ", ".join(f"{o.metric} ({'maximize' if o.maximize else 'minimize'})" for o in objectives)
     names = list(dict.fromkeys(name for one in tried for name in one.parameters))
     counts: dict[str, int] = {}
     for one in tried:

@@ -195,7 +195,7 @@ class SuccessiveHalving(Policy):
         better = sum(score > trial.at(reports) for score in there)
         if better < kept:
             return None
-        return f"it is not among the best {kept} of the {len(there) + 1} trials that have come as far"
+        return f"it is not among the best {kept} of the {len(there) + 1} trials with as many reports"
 
 
 class Hyperband(SuccessiveHalving):

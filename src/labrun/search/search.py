@@ -121,7 +121,7 @@ class Search:
             if changed:
                 lines = [f"{name}: then {then.get(name)}, now {told[name]}" for name in changed]
                 raise ConfigError(
-                    f"the search in {self.trials.folder} had another configuration, and a search goes on as it began. "
+                    f"the search in {self.trials.folder} had another configuration, which cannot change on resuming. "
                     + "; ".join(lines)
                 )
         self._told = told
@@ -144,8 +144,8 @@ class Search:
         there = {path.parent.name for path in self.trials.folder.glob("*/run.json") if path.parent.name.isdecimal()}
         if there - known:
             raise RecordError(
-                f"{SweepState(self.trials.folder).study} is damaged or gone: it knows {len(known)} trials, "
-                f"and the folder has {len(there)}. Put the journal back, or begin a new search"
+                f"{SweepState(self.trials.folder).study} is damaged or missing: it has {len(known)} trials, "
+                f"but the folder has {len(there)}. Restore the journal, or start a new search"
             )
         return then
 
@@ -165,15 +165,15 @@ class Search:
             except ConfigError as error:
                 left_out.append(str(error))
         if left_out:
-            log.info("Left out of sweep.portfolio, as they do not fit: %d (%s)", len(left_out), left_out[0])
+            log.info("Skipped entries of sweep.portfolio that do not fit: %d (%s)", len(left_out), left_out[0])
         self.study.enqueue_missing(whole)
 
     def _enqueue_grid(self) -> None:
         total = spaces.size(self.trials.space.dimensions)
-        assert total is not None, "an interval was refused when the space was read"
+        assert total is not None, "an interval was rejected when the space was parsed"
         if total > LARGEST_GRID:
             raise ConfigError(
-                f"the grid has {total:,} combinations; sweep=random with sweep.max_trials tries some of them"
+                f"the grid has {total:,} combinations; use sweep=random with sweep.max_trials to try some of them"
             )
         self.budget = min(total, self.settings["max_trials"] or total)
         combinations = spaces.combinations(self.trials.space.dimensions)
@@ -185,7 +185,7 @@ class Search:
         if total is not None and total <= LARGEST_GRID:
             self._is_finite = True
             if total < self.budget:
-                log.info("The space has %d combinations, so there are no more trials than that", total)
+                log.info("The space has only %d combinations, so there are no more trials than that", total)
                 self.budget = total
 
     def _untried(self) -> dict[str, Any] | None:
@@ -336,8 +336,8 @@ class Search:
         if not self._is_warned:
             self._is_warned = True
             log.warning(
-                "Run %s logged no %s, so it is out of the ranking. It logged: %s. If all are like it, end the search "
-                "(Ctrl-C) and name a metric that they log by sweep.metric",
+                "Run %s logged no %s, so it is not ranked. It logged: %s. If all runs are like it, stop the search "
+                "(Ctrl-C) and set sweep.metric to a metric that they log",
                 record.id,
                 missing,
                 logged,
@@ -461,7 +461,7 @@ def policy(settings: Mapping[str, Any]) -> Policy | None:
         return None
     if isinstance(settings["metric"], list) and len(settings["metric"]) > 1:
         raise ConfigError(
-            "sweep.early_termination judges by one metric, and sweep.metric names "
+            "sweep.early_termination uses a single metric, but sweep.metric lists "
             f"{', '.join(settings['metric'])}: leave one of the two out"
         )
     made = build(node, "sweep.early_termination")
@@ -479,7 +479,7 @@ def room(settings: Mapping[str, Any], plan: sweep_state.Plan, compute: Compute) 
     allowed = backend.trials(wanted, plan, compute)
     if wanted is not None and wanted > allowed and compute.max_parallel is None and not backend.in_process:
         log.info(
-            "%d at once: sweep.max_concurrent=%d, and there is room for %d; compute.max_parallel=%d asks for more",
+            "%d at once: sweep.max_concurrent=%d, but there is room for %d; compute.max_parallel=%d raises the limit",
             allowed,
             wanted,
             allowed,

@@ -184,7 +184,7 @@ def as_text(value: Any) -> str:
     """
     if isinstance(value, list | tuple):
         if not value:
-            raise ConfigError("a search space has an empty list: name at least one value")
+            raise ConfigError("a search space has an empty list: give at least one value")
         # Comma-separated, because choice() does not accept null.
         return ",".join(element(item) for item in value)
     return value if isinstance(value, str) else element(value)
@@ -235,7 +235,7 @@ def dimension(override: Override) -> Dimension:
     tags = set(getattr(value, "tags", ()))
     strange = sorted(tags - set(TAGS))
     if strange:
-        raise ConfigError(f"{key}: tag {strange[0]!r} means nothing here; known are {', '.join(TAGS)}")
+        raise ConfigError(f"{key}: unknown tag {strange[0]!r}; expected one of {', '.join(TAGS)}")
     if isinstance(value, IntervalSweep):
         return _interval(key, value, tags)
     if isinstance(value, RangeSweep) and not value.shuffle:
@@ -259,7 +259,7 @@ def _interval(key: str, value: IntervalSweep, tags: set[str]) -> Numbers:
     whole = "int" in tags or (isinstance(value.start, int) and isinstance(value.end, int))
     low, high = float(value.start), float(value.end)
     if whole and (low != round(low) or high != round(high)):
-        raise ConfigError(f"{key}: whole numbers lie between whole bounds, and these are {low:g} and {high:g}")
+        raise ConfigError(f"{key}: an interval of integers needs integer bounds, not {low:g} and {high:g}")
     return _checked(Numbers(plain_key(key), key, low, high, log="log" in tags, whole=whole))
 
 
@@ -270,7 +270,7 @@ def _range(key: str, value: RangeSweep, tags: set[str], override: Override) -> D
         return _choice(override)
     count = round((stop - start) / step + 0.499999999)
     if count > LARGEST_RANGE:
-        raise ConfigError(f"{key}: a range of {count:,} values is an interval: say interval({start:g},{stop:g})")
+        raise ConfigError(f"{key}: a range of {count:,} values is too large: use interval({start:g},{stop:g})")
     last = start + (count - 1) * step
     whole = all(float(number).is_integer() for number in (start, step)) and not isinstance(value.start, float)
     if "log" in tags:
@@ -282,7 +282,7 @@ def _checked(one: Numbers) -> Numbers:
     if not one.low <= one.high:
         raise ConfigError(f"{one.key}: the lower bound {one.low:g} is above the upper bound {one.high:g}")
     if one.log and one.low <= 0:
-        raise ConfigError(f"{one.key}: tag(log, ...) needs bounds above 0, and the lower one is {one.low:g}")
+        raise ConfigError(f"{one.key}: tag(log, ...) needs bounds above 0, but the lower one is {one.low:g}")
     return one
 
 
@@ -296,13 +296,13 @@ def _pairs(
     for names in zipped:
         listed = f"sweep.zip=[[{','.join(names)}]]"
         if len(names) < 2:
-            raise ConfigError(f"{listed}: keys that advance together are at least two")
+            raise ConfigError(f"{listed}: at least two keys are needed to advance together")
         for name in names:
             if plain_key(name) not in by_name:
                 why = "has one value" if any(plain_key(k) == plain_key(name) for k in fixed) else "is not swept"
                 raise ConfigError(f"{listed}: {name} {why}; give every one of these keys a list: {name}=a,b,c")
             if plain_key(name) in taken:
-                raise ConfigError(f"{listed}: {name} stands twice")
+                raise ConfigError(f"{listed}: {name} is listed twice")
             taken.add(plain_key(name))
         keys = {by_name[plain_key(name)] for name in names}
         found.append([key for key in varied if key in keys])
@@ -324,7 +324,7 @@ def _together(overrides: Sequence[Override]) -> Choice:
             f"{plain_key(override.get_key_element())} has {len(values)}"
             for override, values in zip(overrides, lists, strict=True)
         )
-        raise ConfigError(f"sweep.zip: lists that advance together are equally long, and {counts}")
+        raise ConfigError(f"sweep.zip: lists that advance together must be equally long, but {counts}")
     keys = tuple(override.get_key_element() for override in overrides)
     values = tuple(dict.fromkeys(zip(*lists, strict=True)))
     return Choice(" + ".join(plain_key(key) for key in keys), keys, values)

@@ -294,9 +294,9 @@ def _sampler(node: Mapping[str, Any] | None, seed: int, metrics: int) -> optuna.
         warnings.simplefilter("ignore")
         made = build(node, "sweep.sampler", seed=seed)
     if not isinstance(made, optuna.samplers.BaseSampler):
-        raise ConfigError(f"sweep.sampler._target_={node['_target_']!r} is not a sampler of Optuna")
+        raise ConfigError(f"sweep.sampler._target_={node['_target_']!r} is not an Optuna sampler")
     if metrics > 1 and isinstance(made, optuna.samplers.CmaEsSampler):
-        raise ConfigError("sweep=cmaes searches for one metric; choose sweep=tpe, random, qmc or gp for several")
+        raise ConfigError("sweep=cmaes supports only one metric; choose sweep=tpe, random, qmc or gp for several")
     return made
 
 

@@ -116,15 +116,15 @@ class Trials:
                 if found is None:
                     found = _within(one, one.labels[0] if isinstance(one, Choice) else one.low)
                     if one.name in parameters:
-                        raise ConfigError(f"sweep.portfolio: {one.name}={value!r} does not lie in the search space")
+                        raise ConfigError(f"sweep.portfolio: {one.name}={value!r} is not in the search space")
                 whole[one.name] = found
                 overrides += one.overrides(found)
         fixed = {spaces.plain_key(text.partition("=")[0]): text.partition("=")[2] for text in self.space.fixed}
         for name, value in left.items():
             if name not in fixed:
-                raise ConfigError(f"sweep.portfolio: {name} is not searched: there are {', '.join(whole)}")
+                raise ConfigError(f"sweep.portfolio: {name} is not searched; the search has {', '.join(whole)}")
             if str(value) != fixed[name]:
-                raise ConfigError(f"sweep.portfolio: {name}={value}, and it is fixed as {fixed[name]}")
+                raise ConfigError(f"sweep.portfolio: {name}={value}, but it is fixed to {fixed[name]}")
         return whole
 
     def is_group(self, key: str) -> bool:

@@ -48,14 +48,14 @@ def follow(root: Path, settings: Tracking) -> Iterator[None]:
     tracker = registry.named(settings)
     if tracker is None or not tracker.follows(settings):
         if settings.wait:
-            log.warning("tracking.wait=true waits for the server of tracking.uri, and there is none: lab runs sync")
+            log.warning("tracking.wait=true waits for the server of tracking.uri, which is not set: lab runs sync")
         yield
         return
     address = tracker.address(root, settings)
     if (why := tracker.silence(address)) is not None:
         log.warning(
-            "%s at %s does not answer (%s). The runs go on and their records are whole: 'lab runs sync --uri %s' sends "
-            "them later",
+            "%s at %s does not answer (%s). The runs continue and their records are complete: 'lab runs sync --uri %s' "
+            "sends them later",
             tracker.label,
             address,
             why,
@@ -69,7 +69,9 @@ def follow(root: Path, settings: Tracking) -> Iterator[None]:
         if process.stdin is not None:
             process.stdin.close()
         if settings.wait and process.wait() != 0:
-            log.warning("%s at %s could not be fed; %s says why. The records are whole", tracker.label, address, output)
+            log.warning(
+                "%s at %s could not be updated; %s says why. The records are complete", tracker.label, address, output
+            )
 
 
 def _start(root: Path, tracker: Tracker, address: str) -> tuple[subprocess.Popen[bytes], Path]:
@@ -114,8 +116,8 @@ def sync(
             return fed
         if time.time() - began > patience_s:
             raise RecordError(
-                f"another process of this workspace feeds {tracker.label} at {address}, and has not come to what is "
-                f"new within {patience_s:.0f} s: wait until its runs, or 'lab ui', have ended"
+                f"another process of this workspace feeds {tracker.label} at {address}, and has not sent the latest "
+                f"changes within {patience_s:.0f} s: wait until its runs, or 'lab ui', have ended"
             )
         time.sleep(0.2)
     try:

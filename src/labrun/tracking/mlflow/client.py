@@ -67,7 +67,7 @@ def connect(root: Path, uri: str) -> Any:
     """
     quiet()
     if (shown := recording.storable(str(root))) != str(root):
-        raise RecordError(f"the workspace {shown}: this is not UTF-8, and MLflow can keep no view of its runs there")
+        raise RecordError(f"the path of the workspace, {shown}, is not UTF-8, so MLflow cannot show its runs")
     with told(uri):
         from mlflow.tracking import MlflowClient
 
@@ -123,7 +123,7 @@ def told(uri: str) -> Iterator[None]:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         more = ""
         if is_database(uri):
-            more = ". The view can be made anew from the records: move the file away, and say 'lab runs sync'"
+            more = ". The view can be rebuilt from the records: move the file away, then run 'lab runs sync'"
         raise RecordError(f"MLflow at {uri} refused: {lines[0][:500]}{more}") from error
 
 

@@ -43,7 +43,7 @@ def alone(root: Path) -> Iterator[None]:
             yield
     except Timeout:
         raise RecordError(
-            "another process has been changing the registered models for 5 minutes: see what it does"
+            "another process has held the lock on the registered models for 5 minutes: check what it is doing"
         ) from None
 
 
@@ -233,7 +233,7 @@ class _Side:
                 if there.get(key) != value:
                     self._client.set_model_version_tag(self._name, str(number), key, value)
         elif number in self._others:
-            self._left_out(version, "there is another version of that number, which is not labrun's")
+            self._left_out(version, "MLflow has another version of that number, which labrun did not create")
         elif self._is_database and number not in (self._told.versions if self._told else []):
             self._make(version)
 
@@ -265,7 +265,7 @@ class _Side:
         if number == version.number:
             self._client.delete_model_version_tag(self._name, str(number), PLACEHOLDER)
         else:
-            self._left_out(version, "versions after it were made there before, and MLflow only counts up")
+            self._left_out(version, "MLflow already has later versions, and only counts up")
 
     def _run(self, version: Version) -> str | None:
         """Return the MLflow id of the run that a version comes from; None if the run is not available."""

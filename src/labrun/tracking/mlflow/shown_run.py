@@ -216,7 +216,7 @@ class ShownRun:
                 if text is None or text.strip():
                     self._left_out(f"a line of {context.METRICS_FILE} that holds no metric")
             elif not (LEAST <= line["step"] <= MOST and 0 <= line["time"] <= MOST / 1000):
-                self._left_out(f"a value of {line['name']!r:.60} whose step or time is beyond what MLflow takes")
+                self._left_out(f"a value of {line['name']!r:.60} whose step or time is out of MLflow's range")
             else:
                 found.append(line)
         return found
