@@ -6,13 +6,13 @@ check:  ## lint, types, import contracts
 	uv run mypy
 	uv run lint-imports
 
-quick:  ## the tests that start no process, cluster or browser, and carry out no whole run
+quick:  ## fast tests: no processes, cluster or browser, no complete runs
 	uv run pytest -n auto -m unit
 
-test:  ## what the README says
+test:  ## all tests
 	uv run pytest -n auto
 
-bench:  ## every claim of benchmarks/, with the data of LABRUN_TEST_DATA
+bench:  ## all benchmarks, with the data in LABRUN_TEST_DATA
 	uv run python benchmarks/logistic_regression.py --save
 	uv run python benchmarks/start_up.py --save
 	uv run python benchmarks/cnn_throughput.py --save
@@ -26,5 +26,5 @@ bench:  ## every claim of benchmarks/, with the data of LABRUN_TEST_DATA
 	uv run python benchmarks/remote.py --save
 	uv run --group bench python benchmarks/automl.py --save
 
-pins:  ## take the exact versions from uv.lock
+pins:  ## update the exact versions from uv.lock
 	uv run python scripts/pins.py --write
