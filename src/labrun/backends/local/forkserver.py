@@ -214,17 +214,16 @@ def preload(
 
         set_variables(threads)
         wait_asleep()
-    from labrun.garbage import kept
+    gc.disable()  # collections during the imports would take a quarter of the time
+    if kind == RUN:
+        from labrun.backends.local import worker
 
-    with kept():
-        if kind == RUN:
-            from labrun.backends.local import worker
+        worker.preload(preload)
+    elif kind == CALL:
+        from labrun.backends.local import call
 
-            worker.preload(preload)
-        elif kind == CALL:
-            from labrun.backends.local import call
-
-            call.preload(preload)
+        call.preload(preload)
+    gc.enable()
     if threads is not None and "threadpoolctl" in sys.modules:  # forked from a warm interpreter, which has loaded them
         from labrun.backends.local.threads import limit_threads
 
