@@ -52,7 +52,7 @@ def broken_off(run_here: Runner, *overrides: str, step: int, leaves: bool = Fals
     loader_parts.Crash.armed = True
     crash = f"+callbacks.crash={{_target_: loader_parts.Crash, step: {step}, leaves: {str(leaves).lower()}}}"
     before = set(Path("outputs").glob("*/*/run.json"))
-    with pytest.raises(Preempted if leaves else (RuntimeError, LabrunError), match="crashed|make room"):
+    with pytest.raises(Preempted if leaves else (RuntimeError, LabrunError), match="crashed|preempted"):
         run_here(*overrides, crash)
     (run_dir,) = {path.parent for path in set(Path("outputs").glob("*/*/run.json")) - before}
     record = records.read(run_dir)
@@ -99,7 +99,7 @@ def test_training_interrupted_anywhere_ends_with_the_same_weights(
     assert "in epoch 2, after 3 of its batches" in caplog.text
     assert same(whole, broken_off(run_here, *overrides, STEPS, step=batches + 2))
     assert same(whole, broken_off(run_here, *overrides, step=2 * batches - 1, leaves=True))
-    assert "make room: saved after epoch 2" in caplog.text
+    assert "Preempted: saved after epoch 2" in caplog.text
 
 
 def test_logged_values_and_metrics_continue_after_resuming(

@@ -571,7 +571,7 @@ def test_averaged_weights_are_those_that_are_tested(run_here: Runner) -> None:
 
 def test_options_that_labruns_own_keys_say_are_refused(run_here: Runner) -> None:
     for option, words in (
-        ("max_epochs=2", "trainer.options.max_epochs: labrun sets it by a key of its own"),
+        ("max_epochs=2", "trainer.options.max_epochs: labrun sets this itself"),
         ("enable_checkpointing=false", "trainer.options.enable_checkpointing: .*callbacks=none"),
         ("logger=false", "trainer.options.logger: .*the record's own stays"),
         ("nonsense=1", "Lightning's Trainer refused: .*nonsense"),

@@ -4,7 +4,7 @@
     kind                     how to read the file: `estimator`, `network`, `chainer`, `pickle`, `tensors`, `file`
     target, arguments        of a network: its class and its constructor's arguments
     input_shape, class_names, scaling, columns   the input that it takes
-    feed, offered            `loaders` if the model takes a data module's batches, and the values that module offered it
+    feed, offered            `loaders` if the model takes a data module's batches, and the arguments from the module
     learns                   of a plain network with such batches or a custom loss: `classes`, `labels`, `quantity`
     class_weights            of such a network: the classes' weights in its loss, unless all are equal
     seal                     proof of who trained it, see `seals`

@@ -85,7 +85,7 @@ UNSCORED = frozenset(
     "augmentation",
     "search_space",
 }
-"""Dataset keys that do not affect the scored samples, or whose effect a digest covers."""
+"""Keys of a data set that do not affect the scored samples, or whose effect a digest covers."""
 NOTHING: tuple[object, ...] = (None, [], {})
 OF_A_SPLIT = frozenset({"split_seed", "test_size", "validation_size"})
 

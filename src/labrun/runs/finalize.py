@@ -117,7 +117,7 @@ def forget_requests(run_dir: Path) -> None:
 
 
 def note_interrupted(run_dir: Path, record: Record, why: str) -> None:
-    """Put a run back in the queue if its attempt ended through no fault of its own."""
+    """Put a run whose attempt ended through no fault of its own back in the queue."""
     records.note_claimed(run_dir, record)
     record.status, record.ended, record.error = records.QUEUED, None, None
     if record.attempts and record.attempts[-1].get("ended") is None:

@@ -1,4 +1,4 @@
-"""A run's pictures. Their data is gathered where the model and dataset are, and may be drawn in another process."""
+"""A run's pictures. Their content is gathered where the model and the data are, and may be drawn in another process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ARRAYS = ("samples", "labels", "confusion", "weights", "true", "predicted")
 
 @dataclass
 class Pictures:
-    """Data for the pictures of one run; missing parts are not drawn.
+    """Content of the pictures of one run; missing parts are not drawn.
 
     Shapes:
         samples: (N, C, H, W) stored values, 0 to `scale`.
@@ -31,7 +31,7 @@ class Pictures:
 
     Args:
         title: the run's title.
-        data: the dataset's name.
+        data: the data set's name.
         class_names: one name per class.
         scale: maximum value of a sample.
         accuracy: accuracy on the test split.
@@ -83,7 +83,7 @@ class Pictures:
             report.weight_images(self.weights, self.image_shape, self.class_names, outputs / "weights.png", title)
 
     def save(self, path: Path) -> None:
-        """Save the data to a file."""
+        """Save the content to a file."""
         import numpy as np
 
         told = {key: value for key, value in vars(self).items() if key not in ARRAYS}

@@ -54,7 +54,7 @@ class EndReason(StrEnum):
     CANCELED = "Canceled"
     STOPPED = "Stopped"
     KILLED = "Killed"
-    """By a signal from another process."""
+    """By a signal from outside the process."""
     CRASHED = "Crashed"
     """By a signal that the process itself caused, such as SIGSEGV."""
     EXITED = "Exited"
@@ -129,7 +129,7 @@ class Record:
     id: str
     """Random, never reused."""
     name: str
-    """The experiment's name: the folder that holds its runs."""
+    """Name of the experiment, and of the folder that holds its runs."""
     task: str
     """`fit`, `evaluate`, `predict`, `script`, or `program`."""
     status: Status

@@ -82,7 +82,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
     global _asked_to_leave
     _asked_to_leave = True
     if not _leaves_by_itself:
-        raise Preempted("asked to make room")
+        raise Preempted("preempted")
 
 
 def red(text: str) -> str:

@@ -165,7 +165,7 @@ def _setting(own: Sequence[Record], keys: Sequence[str], config: Mapping[str, st
 
 
 def _counts(record: Record) -> tuple[bool, str]:
-    """Sort key: of runs with the same values, a completed one counts, then the newest."""
+    """Return the sort key of a run among those with the same values: a completed one counts, then the newest."""
     return record.status == COMPLETED, record.created
 
 

@@ -117,10 +117,10 @@ torch.serialization.add_safe_globals(
 
 
 class PlainCheckpoints:
-    """Writes checkpoints atomically, and such that they can be read without unpickling custom classes.
+    """Writes checkpoints atomically, and only with content that can be loaded without unpickling custom classes.
 
-    A mixin: see `plain_checkpoints`.
-    Of the hyperparameters from a module's `save_hyperparameters`, only plain values are kept; the run's config has all.
+    A mixin: see `plain_checkpoints`. Of a module's hyperparameters (`save_hyperparameters`), only plain values are
+    kept; the run's config has all of them.
     """
 
     home: Path
@@ -362,10 +362,10 @@ class Keeper:
     def _make_room(self, trainer: Any) -> None:
         if can_go_on_midway(trainer):
             trainer.save_checkpoint(self._path)
-            log.info("Asked to make room: saved after step %d", trainer.global_step)
+            log.info("Preempted: saved after step %d", trainer.global_step)
         else:
-            log.warning("Asked to make room: %s", self._begins_again(trainer))
-        raise recording.Preempted("asked to make room")
+            log.warning("Preempted: %s", self._begins_again(trainer))
+        raise recording.Preempted("preempted")
 
     def _keep_midway(self, trainer: Any) -> None:
         """Use another callback's new checkpoint as the last one, too; save one if training ends within the epoch."""
@@ -427,8 +427,8 @@ class Keeper:
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         if self._leaves:  # not earlier, since Lightning logs an epoch's averages at its very end
-            log.info("Asked to make room: saved after epoch %d", self.epochs)
-            raise recording.Preempted("asked to make room")
+            log.info("Preempted: saved after epoch %d", self.epochs)
+            raise recording.Preempted("preempted")
 
     def _keep(self, trainer: Any) -> None:
         newest = None if self._files is None or trainer.world_size > 1 else self._files.newest

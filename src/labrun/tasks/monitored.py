@@ -84,7 +84,7 @@ def settle(config: dict[str, Any], overrides: Sequence[str] = ()) -> None:
     trainer = config["trainer"]
     for name in trainer.get("options") or {}:
         if name in OWN_KEYS:
-            raise ConfigError(f"trainer.options.{name}: labrun sets it by a key of its own: {OWN_KEYS[name]}")
+            raise ConfigError(f"trainer.options.{name}: labrun sets this itself: {OWN_KEYS[name]}")
     strategy = (trainer.get("options") or {}).get("strategy")
     if isinstance(strategy, str) and "spawn" in strategy:
         raise ConfigError(
