@@ -1,4 +1,4 @@
-"""Fixtures that all tests share: the real data, a workspace of one's own, the command, and runs in this process."""
+"""Fixtures for all tests: the real data, a private workspace, the commands, and runs in this process."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ from servers import Server
 
 # Collections during the imports of all test modules would take a third of the time.
 gc.disable()
-# With it, each process that a test starts would compile torch anew.
+# With it set, each process that a test starts would compile torch's modules again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 # With more threads than cores, OpenMP's busy waiting makes each run ten times slower.
 os.environ.update(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="0", KMP_BLOCKTIME="0")
-# Lightning sets it when a test imports it: commands before and after that would need two warm interpreters.
+# Lightning sets this on import. Commands before and after that would need different warm interpreters.
 os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
 # Commands are forks of one warm interpreter, which the processes of a session (`-n`) share.
 IS_FIRST = "PYTEST_XDIST_WORKER" not in os.environ
 if IS_FIRST and not helpers.START:
-    # This environment's commands come first, as they do after `uv run`: the path is part of what makes an interpreter.
+    # Put this environment's commands first, as `uv run` does: PATH is part of a warm interpreter's identity.
     if os.environ["PATH"].split(os.pathsep)[0] != str(Path(sys.executable).parent):
         os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     os.environ.update(LABRUN_WARM="1", LABRUN_WARM_DIR=tempfile.mkdtemp(prefix="labrun-tests-"))
-    os.environ["XDG_STATE_HOME"] = os.environ["LABRUN_WARM_DIR"]  # what proves who trained a model
+    os.environ["XDG_STATE_HOME"] = os.environ["LABRUN_WARM_DIR"]  # holds the key that seals trained models
 if not helpers.START:  # the tests that name this file import it a second time, after other libraries
     helpers.START.update(os.environ)
 
 MANY = 20
-"""Tests that start processes; so many of them are worth a warm interpreter from the beginning."""
+"""Number of tests with processes from which it pays to start the warm interpreter at once."""
 
 Command = Callable[..., Completed]
 Refused = Callable[..., str]
@@ -60,12 +60,12 @@ Runner = Callable[..., tuple[Record, Path]]
 
 
 GROUPS = {"tests/storage/": "stores", "tests/tracking/": "mlflow", "tests/remote/": "far", "[remote]": "far"}
-"""Tests that one worker takes, since they share servers, by a part of their ids. Each group lasts for minutes."""
+"""Groups of tests that share servers and so run in one worker, by a part of their ids. Each group takes minutes."""
 LONG = ("slurm", *dict.fromkeys(GROUPS.values()))
 
 
 class Together(LoadScopeScheduling):
-    """What one of several workers (`-n`) takes: a test, or all that share a cluster, servers or a module's fixture."""
+    """Scheduler for several workers (`-n`): tests that share a cluster, servers or a module's fixture stay together."""
 
     def _split_scope(self, nodeid: str) -> str:
         return _scope(nodeid)
@@ -85,14 +85,14 @@ def _shares(file: str) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start the warm interpreter of many tests at once: it loads while the workers (`-n`) collect."""
+    """Start the warm interpreter at once if many tests may run, so that it loads while the workers (`-n`) collect."""
     is_parallel = IS_FIRST and config.option.numprocesses
     if is_parallel and config.option.markexpr != "unit" and all(Path(place).is_dir() for place in config.args):
         helpers.start_warm(early=True)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """End the warm interpreter with the session."""
+    """Stop the warm interpreter at the end of the session."""
     if IS_FIRST:
         place = Path(os.environ["LABRUN_WARM_DIR"])
         if (place / "asked").exists():
@@ -106,12 +106,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two for each core, since many tests wait, for a cluster or a time; not so many that they fill the memory."""
+    """Return two workers per core, because many tests only wait; at most 8, to limit memory."""
     return min(2 * (os.cpu_count() or 1), 8)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with its kind; those that take longest come first, so that no worker has one left in the end."""
+    """Mark each test with its kind, and sort the slowest first, so that none is left for the end."""
     found: dict[pytest.Item, str] = {item: kinds.kind(item) for item in items if isinstance(item, pytest.Function)}
     for item, kind in found.items():
         item.add_marker(kind)
@@ -127,7 +127,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Take back what importing the test files has set: with it, commands would need another warm interpreter."""
+    """Remove environment variables set by imports of test files: with them, commands would need another interpreter."""
     for name in set(os.environ) - set(helpers.START):
         del os.environ[name]
     gc.freeze()
@@ -137,7 +137,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder with the real MNIST and CIFAR-10."""
+    """The folder with the real MNIST and CIFAR-10 data."""
     place = os.environ.get("LABRUN_TEST_DATA")
     if not place or not Path(place).is_dir():
         pytest.skip("needs the real MNIST and CIFAR-10: set LABRUN_TEST_DATA to their folder")
@@ -146,14 +146,14 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def cluster() -> None:
-    """A Slurm cluster that answers. Tests that submit jobs to it are named for that: see `kinds.takes_the_cluster`."""
+    """A working Slurm cluster. Tests that submit jobs to it are recognized by name: see `kinds.takes_the_cluster`."""
     if shutil.which("sinfo") is None or subprocess.run(["sinfo"], capture_output=True, check=False).returncode:
         pytest.skip("needs a Slurm cluster: tests/cluster/start-slurm starts one")
 
 
 @pytest.fixture(scope="session")
 def far_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[far.Far]:
-    """Another machine, with a real sshd: see `far`."""
+    """A remote machine with a real sshd: see `far`."""
     if (why := far.can_be_had()) is not None:
         pytest.skip(why)
     with far.machine(tmp_path_factory.mktemp("far")) as machine:
@@ -162,7 +162,7 @@ def far_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[far.Far]:
 
 @pytest.fixture
 def box(workspace: Path, far_machine: far.Far, monkeypatch: pytest.MonkeyPatch) -> far.Far:
-    """The other machine, known as `box`; `compute=remote` is the pool there."""
+    """The remote machine, known as `box`; `compute=remote` uses its pool."""
     far_machine.make_known(workspace, monkeypatch)
     return far_machine
 
@@ -177,7 +177,7 @@ def azurite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
 
 @pytest.fixture(scope="session")
 def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database with nothing in it, to copy: making one takes three seconds of processor time."""
+    """An empty MLflow database to copy, because creating one takes three seconds of CPU time."""
     root = tmp_path_factory.mktemp("mlflow")
     client.connect(root, client.database_uri(root))
     return client.database_path(root)
@@ -185,7 +185,7 @@ def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Iterator[str]:
-    """The address of an MLflow server. The tests share it: each has runs and models of its own there."""
+    """The address of an MLflow server shared by the tests, each with its own runs and models."""
     client.quiet()
     with servers.mlflow(tmp_path_factory.mktemp("server"), empty_mlflow) as address:
         yield address
@@ -193,7 +193,7 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) 
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to run in."""
+    """An empty workspace, as the current folder."""
     monkeypatch.chdir(tmp_path)
     for name in ("LABRUN_ROOT", "LABRUN_RUN_DIR", "LABRUN_DEBUG", "HYDRA_FULL_ERROR"):
         monkeypatch.delenv(name, raising=False)
@@ -202,7 +202,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def labrun(workspace: Path) -> Command:
-    """The command `labrun` in a process, to its end, in the workspace."""
+    """The command `labrun`, run in a process to its end, in the workspace."""
 
     def run(*arguments: str, timeout: float = 600, cold: bool = False, **environment: str) -> Completed:
         return run_labrun(*arguments, cwd=workspace, timeout=timeout, environment=environment, cold=cold)
@@ -212,13 +212,13 @@ def labrun(workspace: Path) -> Command:
 
 @pytest.fixture
 def registered() -> None:
-    """What `labrun` makes known to Hydra at its start."""
+    """Register labrun's resolvers with Hydra, as `labrun` does at start."""
     app.register()
 
 
 @pytest.fixture
 def labrun_here(workspace: Path, registered: None, capfd: pytest.CaptureFixture[str]) -> Command:
-    """The command `labrun` in this process, for what it shows and refuses; what it runs belongs in `labrun`."""
+    """The command `labrun` in this process, for tests of its output and refusals; to run something, use `labrun`."""
     return _here(app.main, "labrun", capfd)
 
 
@@ -240,7 +240,7 @@ def _here(main: Callable[[], None], name: Program, capfd: pytest.CaptureFixture[
 
 @pytest.fixture
 def refused_here(labrun_here: Command) -> Refused:
-    """What `labrun` says of a mistake: one message, told before anything is written."""
+    """Run `labrun` with a mistake, check that it writes no run, and return its message."""
 
     def there() -> set[Path]:
         return {*Path().glob("outputs/*/*/run.json"), *Path().glob("multirun/*/*/*/run.json")}
@@ -258,7 +258,7 @@ def refused_here(labrun_here: Command) -> Refused:
 
 @pytest.fixture
 def run_here(workspace: Path, registered: None) -> Runner:
-    """One run in this process, as `labrun` would do it, without MLflow and pictures unless asked for."""
+    """Execute one run in this process as `labrun` does, by default without MLflow and pictures."""
 
     def run(*overrides: str, pictures: bool = False) -> tuple[Record, Path]:
         run_id = freeze.new_id()
@@ -276,7 +276,7 @@ def run_here(workspace: Path, registered: None) -> Runner:
 
 @pytest.fixture(autouse=True)
 def _same_environment() -> Iterator[None]:
-    """No test leaves variables, handlers of logs, an initialized Hydra, or a version that it is like, behind."""
+    """Restore environment variables, log handlers and Hydra's global state after each test."""
     before, root = dict(os.environ), logging.getLogger()
     handlers = list(root.handlers)
     forget_hydra()

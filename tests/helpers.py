@@ -1,4 +1,4 @@
-"""What several test files need."""
+"""Helpers shared by several test files."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ Program = Literal["labrun", "lab"]
 WARM = Path(__file__).parent / "bin" / "warm.py"
 FORKS = Path(__file__).parent / "bin" / "forks.py"
 EARLY = "TESTS_BEGAN_WARM"
-"""Set in a session whose commands wait for the warm interpreter."""
+"""Environment variable set in a session whose commands wait for the warm interpreter."""
 START: dict[str, str] = {}
-"""The variables that tests begin with (`conftest`): a test's own would make an interpreter that no other can use."""
+"""Environment at the start of the session (`conftest`). With a test's own, others could not use the interpreter."""
 
 
 def program(name: Program, *arguments: str, cold: bool = False) -> list[str]:
-    """The command line that starts one of our commands.
+    """Return the command line that starts one of labrun's commands.
 
     Args:
-        name: The command.
-        arguments: Its arguments.
-        cold: Whether the test is about the process itself (a signal, its memory, what it imports, a closed stream),
-            so that an interpreter of its own must start.
+        name: the command.
+        arguments: its arguments.
+        cold: whether to start a new interpreter, because the test is about the process itself (a signal, its memory,
+            its imports, a closed stream).
     """
     if not cold:
         start_warm()
@@ -59,10 +59,10 @@ def program(name: Program, *arguments: str, cold: bool = False) -> list[str]:
 
 
 def start_warm(early: bool = False) -> None:
-    """Start the warm interpreter of all tests, once; until it is up, commands are cold.
+    """Start the warm interpreter shared by all tests, once. Commands are cold until it is ready.
 
     Args:
-        early: whether many commands are to come, so that the first of them wait for it.
+        early: whether many commands will follow, so that the first ones wait for it.
     """
     place = os.environ.get("LABRUN_WARM_DIR")
     if place is None:
@@ -83,7 +83,7 @@ def start_warm(early: bool = False) -> None:
 
 @functools.cache
 def wait_until_warm() -> None:
-    """Where the session began with a warm interpreter: wait until it is up. A cold command would hold it up further."""
+    """Wait for the warm interpreter if the session started one early, because a cold command would delay it further."""
     if EARLY in os.environ:
         end = time.monotonic() + 120
         while not any(Path(os.environ["LABRUN_WARM_DIR"]).glob("*.sock")) and time.monotonic() < end:
@@ -97,20 +97,20 @@ def run_labrun(
     environment: Mapping[str, str] | None = None,
     cold: bool = False,
 ) -> Completed:
-    """`labrun` in a process, to its end; `environment` comes on top of this process's."""
+    """Run `labrun` in a process to its end, with `environment` in addition to this process's."""
     return _run(program("labrun", *arguments, cold=cold), cwd, timeout, environment)
 
 
 def run_cold(
     *commands: Sequence[str], imports: Sequence[str], cwd: Path, environment: Mapping[str, str] | None = None
 ) -> list[Completed]:
-    """`labrun` several times, one after the other, in an interpreter that the warm one cannot stand in for.
+    """Run `labrun` several times, one after the other, each in a fork of a new interpreter.
 
     Args:
-        commands: the arguments of each.
-        imports: what is imported once for all of them.
+        commands: the arguments of each command.
+        imports: modules to import once for all of them.
         cwd: the working folder.
-        environment: variables on top of this process's.
+        environment: environment variables in addition to this process's.
     """
     done = subprocess.run(
         [sys.executable, str(FORKS)],
@@ -133,7 +133,7 @@ def run_lab(
     environment: Mapping[str, str] | None = None,
     cold: bool = False,
 ) -> Completed:
-    """`lab` in a process, to its end; `environment` comes on top of this process's."""
+    """Run `lab` in a process to its end, with `environment` in addition to this process's."""
     return _run(program("lab", *arguments, cold=cold), cwd, timeout, environment)
 
 
@@ -157,7 +157,7 @@ def start_labrun(
     cold: bool = False,
     **streams: Any,
 ) -> subprocess.Popen[str]:
-    """`labrun` in a process that goes on beside the test; output and errors are pipes unless `streams` says else."""
+    """Start `labrun` in the background. Output and errors are pipes unless `streams` says otherwise."""
     return _start(program("labrun", *arguments, cold=cold), cwd, environment, streams)
 
 
@@ -168,7 +168,7 @@ def start_lab(
     cold: bool = False,
     **streams: Any,
 ) -> subprocess.Popen[str]:
-    """`lab` in a process that goes on beside the test; output and errors are pipes unless `streams` says else."""
+    """Start `lab` in the background. Output and errors are pipes unless `streams` says otherwise."""
     return _start(program("lab", *arguments, cold=cold), cwd, environment, streams)
 
 
@@ -181,13 +181,13 @@ def _start(
 
 @contextlib.contextmanager
 def as_if_started(name: str, *arguments: str, **environment: str) -> Iterator[None]:
-    """Inside, this process is one that was started with these arguments; what a start changes for good is undone."""
+    """In the context, make this process look as if started with these arguments; then undo its permanent changes."""
     root, before = logging.getLogger(), (list(sys.path), set(sys.modules), dict(os.environ), sys.argv)
     handlers, level, raising = list(root.handlers), root.level, logging.raiseExceptions
     sys.argv = [name, *arguments]
     os.environ.update(environment)
     forget_hydra()
-    freeze, gc.freeze = gc.freeze, lambda: None  # this process goes on: its garbage is to be found
+    freeze, gc.freeze = gc.freeze, lambda: None  # this process continues, so its garbage must still be collected
     try:
         yield
     finally:
@@ -200,7 +200,7 @@ def as_if_started(name: str, *arguments: str, **environment: str) -> Iterator[No
         root.setLevel(level)
         sys.path[:], sys.argv = before[0], before[3]
         here = str(Path.cwd())
-        for module in set(sys.modules) - before[1]:  # what lies in the workspace is another test's to define anew
+        for module in set(sys.modules) - before[1]:  # other tests may define these modules differently
             if str(getattr(sys.modules[module], "__file__", None) or "").startswith(here):
                 del sys.modules[module]
         os.environ.clear()
@@ -208,14 +208,14 @@ def as_if_started(name: str, *arguments: str, **environment: str) -> Iterator[No
 
 
 def forget_hydra() -> None:
-    """Leave nothing of what Hydra keeps for a whole process: its configs, and the version it was told to be like."""
+    """Reset Hydra's global state: its configs, and the `version_base` in effect."""
     GlobalHydra.instance().clear()
     for kept in (VersionBase, HydraConfig):
         Singleton._instances.pop(kept, None)
 
 
 def call_here(main: Callable[[], None], name: Program, *arguments: str, **environment: str) -> int:
-    """The exit code of one of our commands, carried out in this process."""
+    """Run one of labrun's commands in this process, and return its exit code."""
     with as_if_started(name, *arguments, **environment):
         try:
             main()
@@ -261,7 +261,7 @@ def write_model(workspace: Path) -> None:
 
 
 def start(workspace: Path, *arguments: str, cold: bool = False) -> subprocess.Popen[str]:
-    """A plain sweep that goes on beside the test."""
+    """Start a plain sweep in the background."""
     return start_labrun("-m", *arguments, *PLAIN, cwd=workspace, cold=cold)
 
 
@@ -277,31 +277,31 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 180) -> None:
 
 
 def sweep_dir(workspace: Path) -> Path:
-    """The only sweep's folder."""
+    """Return the folder of the only sweep."""
     (folder,) = workspace.glob("multirun/*/*")
     return folder
 
 
 def lab(workspace: Path, *arguments: str, timeout: float = 400) -> Completed:
-    """The command `lab` in a process, to its end."""
+    """Run the command `lab` in a process to its end."""
     return run_lab(*arguments, cwd=workspace, timeout=timeout)
 
 
 def copy_database(empty_mlflow: Path, workspace: Path) -> None:
-    """Give a workspace an MLflow database without waiting for it to be made."""
+    """Give a workspace a copy of an empty MLflow database, which is faster than creating one."""
     place = client.database_path(workspace)
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(empty_mlflow, place)
 
 
 def imported(importtime: str) -> set[str]:
-    """The packages that `python -X importtime` saw."""
+    """Return the packages listed by `python -X importtime`."""
     lines = [line.rpartition("|")[2].strip() for line in importtime.splitlines() if line.startswith("import time:")]
     return {name.partition(".")[0] for name in lines}
 
 
 def processes_of(workspace: Path) -> list[psutil.Process]:
-    """The other processes that work for a workspace."""
+    """Return the other processes that work for a workspace."""
     found = []
     for process in psutil.process_iter(["cmdline", "cwd"]):
         told = " ".join(process.info["cmdline"] or [])
@@ -313,7 +313,7 @@ def processes_of(workspace: Path) -> list[psutil.Process]:
 
 
 def write_device_model(workspace: Path) -> None:
-    """A model that prints which devices its run sees, and takes two seconds."""
+    """Write a model that prints the devices visible to its run, and takes two seconds."""
     (workspace / "shows.py").write_text(
         "import os, time\nimport numpy as np\n\nclass Shows:\n    def __init__(self, number=0):\n        pass\n"
         "    def fit(self, x, y):\n        print('DEVICES', os.environ['CUDA_VISIBLE_DEVICES'], flush=True)\n"
@@ -324,7 +324,7 @@ def write_device_model(workspace: Path) -> None:
 
 
 def devices(workspace: Path) -> list[str]:
-    """What the runs of a sweep printed with it, in their order."""
+    """Return the devices that the runs of a sweep printed, in order of the runs."""
     logs = [path.read_text() for path in sorted(workspace.glob("multirun/*/*/*/driver.log"))]
     return [line.split()[1] for log in logs for line in log.splitlines() if line.startswith("DEVICES")]
 
@@ -353,7 +353,7 @@ class Climber:
 
 
 def write_climber(workspace: Path) -> None:
-    """A model that logs `score`, step by step up to its quality, and `cost`."""
+    """Write a model that logs `cost`, and a `score` that rises step by step to its quality."""
     (workspace / "climber.py").write_text(CLIMBER)
     (workspace / "conf" / "model").mkdir(parents=True)
     (workspace / "conf" / "model" / "climber.yaml").write_text(
@@ -362,18 +362,18 @@ def write_climber(workspace: Path) -> None:
 
 
 def mlflow_sync(root: Path, uri: str | None = None, **options: Any) -> Fed:
-    """Bring MLflow's view up to date: the workspace's own, or that of a server."""
+    """Update MLflow from the records: the workspace's own database, or a server."""
     return feed.sync(root, MLflow(), uri or client.database_uri(root), **options)
 
 
 @contextlib.contextmanager
 def installed(folder: Path, forget: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Inside, a folder with a package and its `.dist-info` counts as installed, here and in processes that start.
+    """In the context, make a package count as installed, in this process and in those it starts.
 
     Args:
-        folder: it lies there.
-        forget: has a registry look its entry points up anew.
-        monkeypatch: pytest's.
+        folder: folder with the package and its `.dist-info`.
+        forget: clears a registry's cache of entry points.
+        monkeypatch: pytest's fixture.
     """
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setenv("PYTHONPATH", str(folder), prepend=":")

@@ -1,4 +1,4 @@
-"""Which tests are `unit`, `run`, `process`, `cluster` or `docs`: told from where they lie and what their code names."""
+"""Classification of tests as `unit`, `run`, `process`, `cluster` or `docs`, from their location and their code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import CodeType, FunctionType
 import pytest
 
 KINDS = ("cluster", "docs", "process", "run", "unit")
-"""From those that take longest to those that take no time."""
+"""The kinds of tests, from slowest to fastest."""
 TESTS = Path(__file__).parent
 DOCS = ("test_docs.py", "test_readme.py")
 STARTING = {
@@ -22,13 +22,13 @@ STARTING = {
     "NotebookClient",
     "getfixturevalue",
 }
-"""Names of what starts processes; a fixture that is asked for by its name is a server."""
+"""Names in test code that start processes. Fixtures requested by name (`getfixturevalue`) are servers."""
 SERVERS = {"azurite_server", "s3_server", "sftp_server", "mlflow_server", "far_machine"}
 """Fixtures that start processes."""
 
 
 def kind(item: pytest.Function) -> str:
-    """The kind of a test; a marker that it has by hand comes first."""
+    """Return the kind of a test. An explicit marker takes precedence."""
     for name in KINDS:
         if item.get_closest_marker(name):
             return name
@@ -43,18 +43,18 @@ def kind(item: pytest.Function) -> str:
 
 
 def starts_none(kind: str) -> bool:
-    """Whether tests of that kind stay in their own process."""
+    """Whether tests of a kind start no processes."""
     return kind in ("run", "unit")
 
 
 def takes_the_cluster(nodeid: str) -> bool:
-    """Whether a test submits jobs: such tests run one after the other, since the cluster is small."""
+    """Whether a test submits jobs. Such tests run one after the other, because the cluster is small."""
     return "/test_slurm" in nodeid or "_on_slurm" in nodeid
 
 
 @functools.cache
 def starts_processes(function: object) -> bool:
-    """Whether a function of the tests, or one that it calls, names something that starts a process."""
+    """Whether a test function, or one that it calls, uses a name in `STARTING`."""
     return _starts(function, set())
 
 
