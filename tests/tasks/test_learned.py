@@ -145,7 +145,7 @@ def test_whole_numbers_are_classes_labels_or_quantities() -> None:
         assert lesson.loss_of(given, target) == ((given - target.reshape(given.shape)) ** 2).mean()
     assert [settled(scores, bits).kind, settled(scores, bits, "MSELoss").kind] == ["labels", "quantity"]
     assert settled(torch.rand(4, 8), counts).kind == "classes"
-    with pytest.raises(UnfitError, match="CrossEntropyLoss takes a score for each class, and the network gives"):
+    with pytest.raises(UnfitError, match="CrossEntropyLoss takes a score for each class, and the network returns"):
         settled(scores, counts, "CrossEntropyLoss")
 
 

@@ -396,11 +396,11 @@ def test_class_weights_of_networks(run_here: Runner, mine: Path) -> None:
 
 def test_a_training_without_a_batch_is_refused(run_here: Runner, mine: Path, caplog: pytest.LogCaptureFixture) -> None:
     for train in ("{_target_: loader_parts.Noisy, count: 9}", "{_target_: loader_parts.NoisyStream, count: 0}"):
-        with pytest.raises(DataError, match="the training part gives no batch"):
+        with pytest.raises(DataError, match="the training part has no batch"):
             run_here(*TORCH, "model=lit", "+model.num_classes=10", f"dataset.train={train}", "dataset.drop_last=true")
     untested = "dataset.test={_target_: loader_parts.Noisy, count: 0}"
     run_here(*TORCH, "model=lit", "+model.num_classes=10", "dataset.train._target_=loader_parts.Noisy", untested)
-    assert "Nothing scores the test part: it gives no batch" in caplog.text
+    assert "Nothing scores the test part: it has no batch" in caplog.text
 
 
 def test_conflicting_settings_are_reported_before_training(
@@ -421,7 +421,7 @@ def test_conflicting_settings_are_reported_before_training(
     for overrides, error, why in (
         ((*LIT, "+model.loss._target_=torch.nn.MSELoss"), ConfigError, "model.loss: Lit is a LightningModule"),
         ((*TORCH, *torch_sets("Text"), "model=pixels"), ConfigError, "needs num_classes, and Text of .* has no"),
-        ((*TORCH, *torch_sets("Stream"), "model=linear"), UnfitError, "gives .* for a target of|shapes cannot|takes"),
+        ((*TORCH, *torch_sets("Stream"), "model=linear"), UnfitError, "returns .* for a target of|shapes cannot|takes"),
     ):
         with pytest.raises((error, TypeError, RuntimeError), match=why):
             run_here(*overrides)

@@ -36,7 +36,7 @@ def tell_ready(paths: RunPaths, attempt: int) -> None:
 
 
 def wait_until_ready(paths: RunPaths) -> int:
-    """Wait for the first machine and return the attempt. There is no timeout: this machine ends with the first."""
+    """Wait for the first machine and return the attempt. No timeout: this process ends with the first machine's."""
     while (text := _read(_mark(paths, "ready"))) is None:
         time.sleep(POLL_S)
     return int(text)

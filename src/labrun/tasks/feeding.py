@@ -146,7 +146,7 @@ def _images(files: Sequence[Path], saved: Saved) -> npt.NDArray[np.uint8]:
 
 
 def _highest(saved: Saved) -> float | None:
-    """Return the maximum pixel value in the model's data if it is not 255, as in images (the digits data has 16)."""
+    """Return the value of white in the model's data (16 for the digits), or None if it is the usual 1 or 255."""
     scale = float((saved.card.get("scaling") or {}).get("scale", 255.0))
     return None if scale in (1.0, 255.0) else scale
 

@@ -65,7 +65,7 @@ def _fit_with_loaders(run: Run) -> None:
 
 
 def assist(config: Mapping[str, Any], paths: RunPaths) -> None:
-    """Train along, as one of several processes that is not the first."""
+    """Take part in training as a process other than the first."""
     if schema.has_loaders(config["dataset"]):
         network, _ = loaded.make(config, loaded.make_feed(config, paths.root))
         network.train(paths, _resumed(config, paths))

@@ -149,7 +149,7 @@ def scores_of(output: Any) -> Tensor:
     elif isinstance(output, tuple | list) and output:
         output = output[0]
     if not isinstance(output, Tensor):
-        raise UnfitError(f"the network gives a {type(output).__name__}, and must give a tensor of scores")
+        raise UnfitError(f"the network returns a {type(output).__name__}, and must return a tensor of scores")
     return output
 
 
@@ -162,8 +162,8 @@ def classes_are_last(scores: Tensor, target: Tensor) -> bool | None:
     last, second = scores.shape[:-1] == target.shape, (scores.shape[:1] + scores.shape[2:]) == target.shape
     if not last and not second:
         raise UnfitError(
-            f"the network gives {tuple(scores.shape)} for a target of {tuple(target.shape)} class numbers, and must "
-            "give a score for each class, (N, classes, ...) or (N, ..., classes)"
+            f"the network returns {tuple(scores.shape)} for a target of {tuple(target.shape)} class numbers, and must "
+            "return a score for each class, (N, classes, ...) or (N, ..., classes)"
         )
     return last if scores.ndim == 2 or last != second else None
 
@@ -246,7 +246,7 @@ class Lesson:
             log.info("Loss: %s, chosen by the first batch (%s)", type(self.loss).__name__, why)
         if isinstance(self.loss, OF_CLASSES) and known != "classes" and not target.is_floating_point():
             raise UnfitError(
-                f"model.loss: {type(self.loss).__name__} takes a score for each class, and the network gives "
+                f"model.loss: {type(self.loss).__name__} takes a score for each class, and the network returns "
                 f"{tuple(scores.shape)} for a target of {tuple(target.shape)} class numbers"
             )
         if isinstance(self.loss, nn.Module):
@@ -305,7 +305,7 @@ class Lesson:
         if is_of_labels or (is_whole and is_one_each and _are_bits(target)):
             return "labels", "its target holds a 0 or 1 for each label"
         if is_whole and is_one_each:
-            return "quantity", "its target holds whole numbers, and the network gives one for each"
+            return "quantity", "its target holds whole numbers, and the network returns one for each"
         if target.is_floating_point() and named == "None" and _are_bits(target):
             raise UnfitError(
                 f"the target of the first batch, {tuple(target.shape)} {target.dtype}, holds only 0 and 1, which may "
@@ -316,7 +316,7 @@ class Lesson:
         if is_named(self._node.get("loss")):
             return "other", ""
         raise UnfitError(
-            f"the network gives {tuple(scores.shape)} for a target of {tuple(target.shape)} {target.dtype}, and "
+            f"the network returns {tuple(scores.shape)} for a target of {tuple(target.shape)} {target.dtype}, and "
             "the loss cannot be inferred: say model.loss._target_=torch.nn...."
         )
 
@@ -385,7 +385,9 @@ class Lesson:
         pair = _alike(scores, target) if self.kind != "classes" else (scores, target)
         found = self.loss(*pair)
         if found.ndim:
-            raise ConfigError(f"model.loss gives {tuple(found.shape)}, and must give one number: say reduction=mean")
+            raise ConfigError(
+                f"model.loss returns {tuple(found.shape)}, and must return one number: say reduction=mean"
+            )
         return found
 
     def measured(self, metric: Any, scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -424,7 +426,7 @@ def _alike(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     if scores.shape != target.shape:
         if not (_flattens(scores.shape, target.shape) or _flattens(target.shape, scores.shape)):
             raise UnfitError(
-                f"the network gives {tuple(scores.shape)} for a target of {tuple(target.shape)}: the shapes must "
+                f"the network returns {tuple(scores.shape)} for a target of {tuple(target.shape)}: the shapes must "
                 "be the same, or one the other flattened"
             )
         scores = scores.reshape(target.shape)
@@ -554,7 +556,7 @@ def _numbers(name: str, value: Any, kind: str) -> Iterator[tuple[str, Tensor]]:
     else:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ConfigError(
-            f"model.metrics.{name}: {kind} gives {shape}, and a record takes one number or a list of them"
+            f"model.metrics.{name}: {kind} returns {shape}, and a record takes one number or a list of them"
         )
 
 

@@ -205,7 +205,7 @@ class NetworkTask(Task):
         ended = own.epochs or (trainer.num_training_batches == 0 and trainer.limit_train_batches != 0)
         if ended and not loop.epoch_loop.batch_progress.total.ready:
             raise DataError(
-                f"{self._feed.told}: the training part gives no batch, so {self._name} has learned nothing. Either its "
+                f"{self._feed.told}: the training part has no batch, so {self._name} has learned nothing. Either its "
                 "data set is empty (check its folder and arguments), or drop_last drops its only batch"
             )
 
@@ -498,12 +498,12 @@ class NetworkTask(Task):
         reports = self._report_of(scores, arrays)
         if reports is None and not self._is_own and not self._learning:
             wanted = (
-                f"must give (1, {arrays.num_classes}), one per class"
+                f"must return (1, {arrays.num_classes}), one per class"
                 if arrays.num_classes
-                else "must give (1,), the quantity"
+                else "must return (1,), the quantity"
             )
             raise UnfitError(
-                f"model '{self._name}' does not fit data set '{arrays.name}': for one sample of {shape} it gives "
+                f"model '{self._name}' does not fit data set '{arrays.name}': for one sample of {shape} it returns "
                 f"{tuple(scores.shape)} scores, and {wanted}"
             )
         return work, reports
@@ -541,7 +541,7 @@ class NetworkTask(Task):
         with limited(self._scoring.count), self._looping():
             trainer.test(self._module, **self._feed.given("test"), verbose=False)
         if trainer.num_test_batches and not sum(trainer.num_test_batches) and trainer.limit_test_batches != 0:
-            log.warning("Nothing scores the test part: it gives no batch. Its data set is empty, or drop_last drops it")
+            log.warning("Nothing scores the test part: it has no batch. Its data set is empty, or drop_last drops it")
         _told_by_others(trainer)
         self._module.eval()
         self.tested = {name: float(value) for name, value in trainer.callback_metrics.items()}

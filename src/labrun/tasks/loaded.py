@@ -176,7 +176,9 @@ def _print(found: Any, part: str) -> str:
             f"{type(error).__name__}: {recording.first_line(error)}"
         ) from error
     if given is None:
-        raise ConfigError(f"{where}: {type(found).__name__}.fingerprint() gives None; it must give text or a number")
+        raise ConfigError(
+            f"{where}: {type(found).__name__}.fingerprint() returns None; it must return text or a number"
+        )
     return str(given)
 
 

@@ -149,7 +149,7 @@ class Endpoint:
 
 
 class ScriptRunState:
-    """State of a script's run in MLflow. Runs that the script creates itself are all part of that one record.
+    """State of a script's run in MLflow. Runs that the script creates itself all go into that run's record.
 
     Args:
         run_id: the run's ID.

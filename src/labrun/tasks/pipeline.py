@@ -94,7 +94,7 @@ class PipelineTask(EstimatorTask):
                 raise KeyboardInterrupt
             found.append(scores)
             if primary not in scores:
-                raise ConfigError(f"{self._name} gives no {primary}; it gives {', '.join(scores)}")
+                raise ConfigError(f"{self._name} has no {primary}; it has {', '.join(scores)}")
             context.log(primary, float(np.mean([one[primary] for one in found])), step=number)
         for name in found[0]:
             if name != primary:

@@ -195,7 +195,7 @@ def of_loaders(work: NetworkTask, feed: ModuleFeed, card: Mapping[str, Any], pat
             tables.append(pd.concat([pd.DataFrame(_columns(one, card)) for one in answers], ignore_index=True))
             if count not in (None, len(tables[-1])):
                 log.warning(
-                    "predict_step gives %d rows for %d samples: `row` counts its rows, not the samples",
+                    "predict_step returns %d rows for %d samples: `row` counts its rows, not the samples",
                     len(tables[-1]),
                     count,
                 )
@@ -205,14 +205,14 @@ def of_loaders(work: NetworkTask, feed: ModuleFeed, card: Mapping[str, Any], pat
         if len(tables) > 1 and "loader" not in table:
             table.insert(0, "loader", number)
     if not tables:
-        raise UnfitError("predict_step gives nothing")
+        raise UnfitError("predict_step returns nothing")
     return pd.concat(tables, ignore_index=True)
 
 
 def _columns(answer: Any, card: Mapping[str, Any]) -> dict[str, Any]:
     """Return the output for one batch by column, with a row per sample."""
     if answer is None:
-        raise UnfitError("predict_step gives None for a batch, and must give a row for each sample")
+        raise UnfitError("predict_step returns None for a batch, and must return a row for each sample")
     found: dict[str, Any]
     if isinstance(answer, Mapping):
         found = dict(_named(answer))
@@ -229,13 +229,15 @@ def _columns(answer: Any, card: Mapping[str, Any]) -> dict[str, Any]:
         found = _of_scores(values, card) if is_scores else dict(learned.columns("prediction", answer))
     lengths = {name: len(values) for name, values in found.items()}
     if len(set(lengths.values())) != 1:
-        raise UnfitError(f"predict_step gives columns of different lengths: {lengths}; it must give a row per sample")
+        raise UnfitError(
+            f"predict_step returns columns of different lengths: {lengths}; it must return a row per sample"
+        )
     for name, values in found.items():
         odd = next((one for one in values if not isinstance(one, PLAIN)), None)
         if odd is not None:
             raise UnfitError(
-                f"predict_step gives a {type(odd).__name__} for {name}; it must give tensors, arrays, numbers, text, "
-                "or lists and dicts of these"
+                f"predict_step returns a {type(odd).__name__} for {name}; it must return tensors, arrays, numbers, "
+                "text, or lists and dicts of these"
             )
     return found
 
