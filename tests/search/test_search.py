@@ -276,7 +276,7 @@ def test_a_search_ends_once_a_trial_is_good_enough(workspace: Path, labrun: Comm
     assert done.returncode == 0, done.stderr
     found = runs(workspace)
     assert [round(float(found[number].metrics["score"]), 1) for number in sorted(found)] == [0.1, 0.2, 0.9]
-    assert "score=0.9 has reached sweep.stop_at=0.8: no more trials are begun" in done.stdout
+    assert "score=0.9 has reached sweep.stop_at=0.8: no more trials are started" in done.stdout
 
 
 def test_a_search_ends_when_it_gets_no_better(workspace: Path, labrun_here: Command) -> None:
@@ -286,7 +286,7 @@ def test_a_search_ends_when_it_gets_no_better(workspace: Path, labrun_here: Comm
     done = labrun_here("-m", *patient, "sweep=grid", "model=climber", *words, *PLAIN)
     assert done.returncode == 0, done.stderr
     assert len(runs(workspace)) == 5
-    assert "2 trials in a row are no better (sweep.patience): no more trials are begun" in done.stdout
+    assert "2 trials in a row are no better (sweep.patience): no more trials are started" in done.stdout
 
 
 def test_a_search_learns_from_a_former_one(workspace: Path, labrun: Command, refused_here: Refused) -> None:
@@ -330,7 +330,7 @@ def test_a_sweep_over_its_time_limit_starts_no_more_trials(workspace: Path, labr
     found = runs(workspace)
     states = [record.status for record in found.values()]
     assert 2 <= len(found) < 20 and "stopped" in states and set(states) <= {"completed", "stopped"}
-    assert "sweep.timeout_min=0.2: no more trials are begun" in done.stdout
+    assert "sweep.timeout_min=0.2: no more trials are started" in done.stdout
 
 
 @pytest.mark.parametrize("replaced", [False, True])
@@ -363,7 +363,7 @@ def test_a_killed_trial_is_retried_on_resume(workspace: Path, labrun: Command) -
     victim = next(record for record in runs(workspace).values() if record.status == "running")
     os.kill((victim.process or {})["pid"], signal.SIGKILL)
     out, err = search.communicate(timeout=120)
-    assert search.returncode == 1 and "sweep.resume=last tries it again" in out, out + err
+    assert search.returncode == 1 and "sweep.resume=last retries it" in out, out + err
     assert sorted(statuses(workspace)) == ["completed", "completed", "failed"]
     again = labrun("-m", *asked, *PLAIN, "sweep.resume=last")
     assert again.returncode == 0 and statuses(workspace) == ["completed"] * 3, again.stdout + again.stderr

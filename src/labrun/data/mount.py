@@ -200,7 +200,7 @@ class Mounting:
         of = "" if asset is None else f"; {asset.title}, {counted(asset.files, 'file')}, {size_text(asset.bytes)}"
         moved = "in place, 0 bytes moved" if self.store.is_local else f"{size_text(found.moved)} moved"
         log.info("%s Mounted at %s (%s in %.1f s%s)", what, found.path, moved, time.monotonic() - began, of)
-        if there := _what_lies_in(found.path):
+        if there := _contents_of(found.path):
             log.info("There: %s", there)
         return found
 
@@ -228,7 +228,7 @@ class Mounting:
 
     def _in_place(self, store: LocalDatastore, asset: Asset | None) -> Path:
         if asset is not None:
-            return self._exactly(store, asset, *check_local(store, asset))
+            return self._registered_only(store, asset, *check_local(store, asset))
         if self._of_data_set:
             return store.folder
         place = self._places[0]
@@ -236,7 +236,7 @@ class Mounting:
             raise MissingDataError(f"datastore '{store.name}' ({store.root}) has neither an asset nor a file '{place}'")
         return store.path(place)
 
-    def _exactly(self, store: LocalDatastore, asset: Asset, entries: Sequence[Entry], more: set[str]) -> Path:
+    def _registered_only(self, store: LocalDatastore, asset: Asset, entries: Sequence[Entry], more: set[str]) -> Path:
         """Return the asset's folder; if it has unregistered files too, a folder of links to the registered ones."""
         if not more:
             return store.path(asset.path)
@@ -365,7 +365,7 @@ def cache_folder(node: Mapping[str, Any]) -> Path:
     return workspaces.state_folder(workspaces.workspace()) / "cache"
 
 
-def _what_lies_in(path: Path) -> str:
+def _contents_of(path: Path) -> str:
     if path.is_file():
         return f"{path.name} ({size_text(path.stat().st_size)})"
     if not path.is_dir():

@@ -137,12 +137,12 @@ def make_reader(dataset: Mapping[str, Any]) -> Reader:
     left = GENERAL_KEYS | (STREAMING - set(schema.parameters(target)))
     own = {key: value for key, value in dataset.items() if key not in left}
     if isinstance(target, type) and not issubclass(target, Reader):
-        raise ConfigError(_no_reader(str(dataset["_target_"]), target))
+        raise ConfigError(_not_a_reader(str(dataset["_target_"]), target))
     if isinstance(target, type) and (missing := getattr(target, "__abstractmethods__", None)):
         raise ConfigError(f"dataset._target_={dataset['_target_']!r} lacks methods: {', '.join(sorted(missing))}")
     reader = schema.build(own, "dataset")
     if not isinstance(reader, Reader):
-        raise ConfigError(_no_reader(str(dataset["_target_"]), type(reader), is_made=True))
+        raise ConfigError(_not_a_reader(str(dataset["_target_"]), type(reader), is_made=True))
     return reader
 
 
@@ -160,7 +160,7 @@ KNOWN_KINDS = {
 """Common objects that users pass in place of a reader, by class name."""
 
 
-def _no_reader(named: str, kind: type, is_made: bool = False) -> str:
+def _not_a_reader(named: str, kind: type, is_made: bool = False) -> str:
     """Return the message for a `_target_` that is not a reader.
 
     Args:

@@ -51,11 +51,11 @@ def gather(search: Search) -> list[TrialResult]:
     first = search.objectives[0]
     return sorted(
         found,
-        key=lambda one: (not one.on_front, -first.score(one.values[0]) if one.values else math.inf, _doubt(one)),
+        key=lambda one: (not one.on_front, -first.score(one.values[0]) if one.values else math.inf, _tie_breaker(one)),
     )
 
 
-def _doubt(one: TrialResult) -> float:
+def _tie_breaker(one: TrialResult) -> float:
     """Tie-breaker between equally good trials: lower log loss."""
     loss = _last(one, "log_loss")
     return loss if loss is not None and math.isfinite(loss) else math.inf

@@ -98,7 +98,7 @@ class Search:
         self._began, self._used_s, self._next_clock = time.monotonic(), 0.0, 0.0
         self.budget = self.settings["max_trials"] or TRIALS
 
-    # ---- beginning, and going on
+    # ---- start and resume
 
     def begin(self, dimensions: Sequence[Dimension]) -> None:
         """Begin the search, or resume that of an earlier controller.
@@ -110,7 +110,7 @@ class Search:
             ConfigError: the folder holds a different search.
         """
         told = {
-            "fixed": _lasting(self.trials.space.fixed),
+            "fixed": _defining(self.trials.space.fixed),
             "space": [repr(one) for one in dimensions],
             "metric": [one.metric for one in self.objectives],
         }
@@ -132,8 +132,8 @@ class Search:
         else:
             self._learn()
             self._enqueue_portfolio()
-            self._hold_to_space()
-        self._take_up()
+            self._limit_to_space()
+        self._resume_trials()
 
     def _read_state(self) -> dict[str, Any]:
         try:
@@ -179,7 +179,7 @@ class Search:
         combinations = spaces.combinations(self.trials.space.dimensions)
         self.study.enqueue_missing(list(itertools.islice(combinations, self.budget)))
 
-    def _hold_to_space(self) -> None:
+    def _limit_to_space(self) -> None:
         """Limit the budget to the number of combinations of a discrete space, so that none is tried twice."""
         total = spaces.size(self.trials.space.dimensions) if self.trials.is_whole else None
         if total is not None and total <= LARGEST_GRID:
@@ -195,7 +195,7 @@ class Search:
         left = self.study.untried(list(spaces.combinations(self.trials.space.dimensions)))
         return random.Random(f"{self.settings['seed']} {len(left)}").choice(left) if left else None
 
-    def _take_up(self) -> None:
+    def _resume_trials(self) -> None:
         """Take over an earlier controller's trials: record those that have ended, and rerun the others."""
         for trial in self.study.trials():
             run_dir = self.trials.folder / trial.user_attrs[RUN]
@@ -297,13 +297,13 @@ class Search:
             if self._closed is None:
                 self.study.fail(one.number, CANCELED, replaced=bool(self.settings["replace_canceled"]))
         elif finalize.was_killed(record):  # the trial stays open, like a run of a grid
-            log.warning("Trial %s: %s. sweep.resume=last tries it again", run_dir.name, record.reason)
+            log.warning("Trial %s: %s. sweep.resume=last retries it", run_dir.name, record.reason)
         else:
             self.study.fail(one.number, record.reason)
-            self._look_at_failure(record)
-        self._look_whether_it_gets_better()
+            self._check_failure(record)
+        self._check_patience()
 
-    def _look_at_failure(self, record: Record) -> None:
+    def _check_failure(self, record: Record) -> None:
         """End a search whose data or configuration is unusable: every trial would fail in the same way.
 
         Errors of the run's own code may depend on its parameters, so the search continues after those.
@@ -321,7 +321,7 @@ class Search:
         if values is not None:
             self._is_measured = True
             self.study.tell(one.number, values)
-            self._look_whether_it_is_enough(values[0])
+            self._check_stop_at(values[0])
             return
         missing = " and no ".join(o.metric for o in self.objectives if o.metric not in record.metrics)
         self.study.fail(one.number, f"it logged no {missing}")
@@ -343,18 +343,18 @@ class Search:
                 logged,
             )
 
-    def _look_whether_it_is_enough(self, value: float) -> None:
+    def _check_stop_at(self, value: float) -> None:
         """End the search once a trial has reached `stop_at`."""
         limit, first = self.settings.get("stop_at"), self.objectives[0]
         if limit is None or self._closed is not None or not first.score(value) >= first.score(float(limit)):
             return
         why = f"{first.metric}={value:.6g} has reached sweep.stop_at={limit:g}"
-        log.info("%s: no more trials are begun, and those that run are stopped", why)
+        log.info("%s: no more trials are started, and running ones are stopped", why)
         self.close(why)
         for one in self._trials.values():
             self._stop(one, why)
 
-    def _look_whether_it_gets_better(self) -> None:
+    def _check_patience(self) -> None:
         """Start no more trials once `patience` trials in a row have not improved on the best."""
         patience, score = self.settings.get("patience"), self.objectives[0].score
         if patience is None or self._closed is not None:
@@ -364,25 +364,25 @@ class Search:
             return
         if max(scores[:-patience], default=-math.inf) >= max(scores[-patience:]) and max(scores) > -math.inf:
             why = f"{patience} trials in a row are no better (sweep.patience)"
-            log.info("%s: no more trials are begun", why)
+            log.info("%s: no more trials are started", why)
             self.close(why)
 
     def look(self) -> None:
         """Stop unpromising trials and those past their time limit; handle cancellation and the search's timeout."""
         for one in list(self._trials.values()):
             if one.stop is None:
-                self._hold_to_time(one)
+                self._check_trial_timeout(one)
             if one.stop is None and self._policy is not None:
                 one.reports.read()
                 self._judge(one, self._policy)
         now = time.monotonic()
         if self._closed is None and takeover.is_canceled(self.trials.folder):
-            log.info("Canceled: no more trials are begun")
+            log.info("Canceled: no more trials are started")
             self.close(CANCELED)
         limit = self.settings["timeout_min"]
         if limit is not None and self._closed is None and self._elapsed_s() > 60 * limit:
             why = f"sweep.timeout_min={limit:g}"
-            log.info("%s: no more trials are begun, and those that run are stopped", why)
+            log.info("%s: no more trials are started, and running ones are stopped", why)
             self.close(why)
             for one in self._trials.values():
                 self._stop(one, why)
@@ -390,7 +390,7 @@ class Search:
             self._next_clock = now + CLOCK_S
             self._write_state()
 
-    def _hold_to_time(self, one: _Trial) -> None:
+    def _check_trial_timeout(self, one: _Trial) -> None:
         limit = self.settings["trial_timeout_min"]
         if limit is None:
             return
@@ -444,7 +444,7 @@ class Search:
         records.replace_text(self._state, json.dumps(content) + "\n", to_disk=False)
 
 
-def _lasting(fixed: Sequence[str]) -> list[str]:
+def _defining(fixed: Sequence[str]) -> list[str]:
     """Return the overrides that define what is searched, not how or where."""
     ways = ("sweep", "compute", "tracking", "hydra", "report", "notes", "tags", "name")
     return sorted(text for text in fixed if spaces.plain_key(text.partition("=")[0]).split(".")[0] not in ways)

@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 def main(root: Path, kind: str, address: str) -> None:
     """Feed a view until standard input is closed, then once more."""
-    _stand_back(True)
+    _lower_priority(True)
     ended = threading.Event()
-    threading.Thread(target=_come_forward_in_the_end, args=(ended,), daemon=True).start()
+    threading.Thread(target=_await_end, args=(ended,), daemon=True).start()
     try:
         feed.feed(root, registry.get(kind), address, ended, failed=lambda error: log.warning("%s", error), done=_tell)
     except RecordError as error:
@@ -35,7 +35,7 @@ def _tell(fed: Fed) -> None:
         log.warning("left out: %s", line)
 
 
-def _stand_back(back: bool) -> None:
+def _lower_priority(lower: bool) -> None:
     """Lower this process's priority during runs, since the view can wait; restore it once the runs are over.
 
     Otherwise the last round would take minutes on a machine that others keep busy.
@@ -43,17 +43,17 @@ def _stand_back(back: bool) -> None:
     # Linux may schedule by session (autogroup) first; this process is its own session, so set the session's niceness.
     with contextlib.suppress(OSError):
         if Path("/proc/sys/kernel/sched_autogroup_enabled").read_text(encoding="ascii").strip() == "1":
-            Path("/proc/self/autogroup").write_text("19" if back else "0", encoding="ascii")
+            Path("/proc/self/autogroup").write_text("19" if lower else "0", encoding="ascii")
             return
-    if back:  # permanent: only root may lower the niceness
+    if lower:  # permanent: only root may lower the niceness
         with contextlib.suppress(OSError):
             os.nice(10)
 
 
-def _come_forward_in_the_end(ended: threading.Event) -> None:
+def _await_end(ended: threading.Event) -> None:
     while os.read(0, 4096):
         pass
-    _stand_back(False)
+    _lower_priority(False)
     ended.set()
 
 

@@ -61,24 +61,24 @@ class LocalDatastore(Datastore):
 
     def send(self, source: Path, name: str, heard: ProgressCallback, only_new: bool = False) -> FileInfo:
         path = self.path(name)
-        with _telling(f"cannot write {path}"):
+        with _translate_errors(f"cannot write {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(source, "rb") as content, _arriving(path, only_new) as file:
                 copy(content, file, heard)
         return _of(path)
 
     def fetch(self, name: str, target: BinaryIO, heard: ProgressCallback) -> None:
-        with _telling(f"cannot read {self.path(name)}"), _plain(self.path(name)) as content:
+        with _translate_errors(f"cannot read {self.path(name)}"), _plain(self.path(name)) as content:
             copy(content, target, heard)
 
     def read(self, name: str) -> bytes:
-        with _telling(f"cannot read {self.path(name)}"), _plain(self.path(name)) as content:
+        with _translate_errors(f"cannot read {self.path(name)}"), _plain(self.path(name)) as content:
             return content.read()
 
     def write(self, name: str, content: bytes, only_new: bool = False) -> bool:
         path = self.path(name)
         try:
-            with _telling(f"cannot write {path}"):
+            with _translate_errors(f"cannot write {path}"):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with _arriving(path, only_new) as file:
                     file.write(content)
@@ -87,7 +87,7 @@ class LocalDatastore(Datastore):
         return True
 
     def remove(self, name: str) -> None:
-        with _telling(f"cannot remove {self.path(name)}"):
+        with _translate_errors(f"cannot remove {self.path(name)}"):
             self.path(name).unlink(missing_ok=True)
             for folder in self.path(name).parents:
                 if folder == self.folder or any(folder.iterdir()):
@@ -112,7 +112,7 @@ def _arriving(path: Path, only_new: bool) -> AbstractContextManager[BinaryIO]:
 
 
 @contextlib.contextmanager
-def _telling(what: str) -> Iterator[None]:
+def _translate_errors(what: str) -> Iterator[None]:
     """Translate OS errors into labrun's, except `FileExistsError`, which the caller handles."""
     try:
         yield

@@ -83,7 +83,7 @@ class Ingester:
         """
         run_dirs = list(store.run_dirs(self._root))
         self._folders = {str(run_dir): names.text(run_dir) for run_dir in run_dirs}
-        self._take_away()
+        self._delete_removed()
         self._sent = {key: sent for key, sent in self._sent.items() if key in self._folders}
         waiting = [run_dir for run_dir in run_dirs if self._has_news(run_dir)]
         changed = 0
@@ -252,7 +252,7 @@ class Ingester:
             self._experiments[name] = made
         return self._experiments[name]
 
-    def _take_away(self) -> None:
+    def _delete_removed(self) -> None:
         """Delete in MLflow the runs that were removed from the workspace since the last time."""
         removed, end = removing.noted(self._root, self._removed)
         for run_id, folder in removed:

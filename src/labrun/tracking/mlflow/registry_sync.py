@@ -63,7 +63,7 @@ class _Model:
 
 
 @dataclass
-class _Told:
+class _SyncState:
     """State at the last sync."""
 
     database: str
@@ -74,7 +74,7 @@ class _Told:
     models: dict[str, _Model] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, root: Path, uri: str, database: str) -> _Told:
+    def load(cls, root: Path, uri: str, database: str) -> _SyncState:
         try:
             content = json.loads(context.content(client.kept(root, "registry.told", uri)))
             models = {name: _Model(**one) for name, one in content.pop("models").items()}
@@ -89,7 +89,7 @@ class _Told:
 
 def highest_seen(root: Path, uri: str, name: str) -> int:
     """Return the highest version number of a model in an MLflow database at the last sync."""
-    told = _Told.load(root, uri, "")
+    told = _SyncState.load(root, uri, "")
     return told.models[name].highest if name in told.models else 0
 
 
@@ -114,14 +114,14 @@ def _restore(root: Path, ingester: Ingester, is_alone: bool) -> None:
     known = [name for name in shelf.highest if ingester.uri in _places(root, shelf, name)]
     if not known:
         return
-    told = _Told.load(root, ingester.uri, f"{ingester.uri} {ingester.identity}")
+    told = _SyncState.load(root, ingester.uri, f"{ingester.uri} {ingester.identity}")
     models = _models(ingester.client)
     if told.size == size and told.seen == _in_short(models):
         return
     runs = {record.id: run_dir for run_dir, record in store.listing(root).runs}
     for name in known:
         try:
-            side = _Side(root, ingester, shelf, name, models.get(name), told.models.get(name), runs, is_alone)
+            side = _ModelSync(root, ingester, shelf, name, models.get(name), told.models.get(name), runs, is_alone)
             told.models[name] = side.restore()
         except Exception as error:
             if ingester.must_stop(error):
@@ -157,7 +157,7 @@ def _in_short(models: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-class _Side:
+class _ModelSync:
     """Syncs one model between the journal and MLflow.
 
     Args:

@@ -94,7 +94,7 @@ class OfflineRuns:
 
     def send(self, progress: ProgressCallback | None, must_end: Callable[[], bool]) -> int:
         """See `Session.send`."""
-        news = self._take_away()
+        news = self._delete_removed()
         waiting = [
             (d, stamp)
             for d in store.run_dirs(self._root)
@@ -192,7 +192,7 @@ class OfflineRuns:
                 row["epoch"] = line["epoch"]
         yield from sorted(by_step.items())
 
-    def _take_away(self) -> int:
+    def _delete_removed(self) -> int:
         """Delete the offline runs of runs removed from the workspace since the last time; return their number."""
         removed, end = removing.noted(self._root, self._removed)
         gone = 0
