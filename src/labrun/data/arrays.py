@@ -98,7 +98,7 @@ class Arrays:
     is_split: bool = False
     """Whether labrun held out the test split, because the data came without one."""
     reading: Reading | None = None
-    """Whether the samples are in memory, and why; None if the reader can only read into memory."""
+    """Whether the samples are in memory, and why; None if they could only be in memory."""
     content: str | None = None
     """`RawData.digest` if the user's own code produces the data: its files alone do not determine the data."""
 

@@ -344,7 +344,7 @@ def _text(path: Path) -> str:
 
 
 def _content(path: Path) -> dict[str, str] | None:
-    """Return a view's contents, name to digest; None if the list is absent or invalid, since both become paths."""
+    """Read a view's list, name to digest; None if absent or invalid. Both become paths, so both are validated."""
     found = _json(path).get("content")
     if not isinstance(found, dict):
         return None

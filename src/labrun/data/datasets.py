@@ -153,10 +153,10 @@ class Datasets(Parts, pl.LightningDataModule):
 
 
 def of_lightning(**given: Any) -> Any:
-    """`Parts` for a Trainer of the package `lightning`.
+    """Create `Parts` for a Trainer of the package `lightning`.
 
     Args:
-        given: as `Parts` takes them.
+        given: the arguments of `Parts`.
     """
     base = importlib.import_module("lightning.pytorch").LightningDataModule
     return type("Datasets", (Parts, base), {})(**given)

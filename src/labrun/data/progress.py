@@ -22,7 +22,7 @@ class View(Protocol):
         """Add to the number of bytes transferred."""
 
     def done(self, name: str, size: int) -> None:
-        """A file has arrived."""
+        """Report that a file has arrived."""
 
 
 class Quiet:

@@ -63,7 +63,7 @@ def hold(dataset: Mapping[str, Any], root: Path) -> bool:
 
 
 def is_held(dataset: Mapping[str, Any], root: Path) -> bool:
-    """Return whether `read` holds a data set in memory."""
+    """Return whether a data set is held in memory."""
     return _key(dataset, root) in _held
 
 

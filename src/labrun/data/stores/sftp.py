@@ -82,7 +82,7 @@ def _file_system() -> Any:
     from fsspec.implementations.sftp import SFTPFileSystem
 
     class KnowingSFTP(SFTPFileSystem):  # type: ignore[misc]
-        """fsspec's class loads no known hosts, so its `host_key_policy` would apply to every host."""
+        """SFTP with known hosts: fsspec's class loads none, so its `host_key_policy` would apply to every host."""
 
         def _connect(self) -> None:
             for left in reversed(range(TRIES)):
