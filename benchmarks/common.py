@@ -21,9 +21,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
+
+if TYPE_CHECKING:
+    from labrun.schema import Config
 
 RESULTS = Path(__file__).parent / "results"
 T = TypeVar("T")
@@ -43,7 +46,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     return made
 
 
-def labrun_config(data: str, overrides: Sequence[str]) -> dict[str, Any]:
+def labrun_config(data: str, overrides: Sequence[str]) -> Config:
     """Return the config that `labrun OVERRIDES` composes, resolved and validated, with the data in a given folder."""
     from hydra import compose, initialize_config_dir
 
@@ -56,7 +59,7 @@ def labrun_config(data: str, overrides: Sequence[str]) -> dict[str, Any]:
         return composed.validated(compose("config", [*overrides, *own]))
 
 
-def labrun_arrays(config: dict[str, Any]) -> Any:
+def labrun_arrays(config: Config) -> Any:
     """Read the data of a config as a run does."""
     from labrun.tasks import reading
 

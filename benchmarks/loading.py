@@ -110,7 +110,7 @@ def labrun(folder: str, batch_size: int, in_memory: bool) -> Loading:
     own = ["dataset=image_folder", "model=cifar10_cnn", f"dataset.mean={MEAN}", f"dataset.std={MEAN}"]
     told = [f"dataset.in_memory={str(in_memory).lower()}", f"dataset.num_workers={WORKERS}"]
     config = common.labrun_config(folder, [*own, *told, f"trainer.batch_size={batch_size}"])
-    arrays = reader.read(config["dataset"], Path(folder), limit=memory.limit(config["compute"]))
+    arrays = reader.read(config.dataset, Path(folder), limit=memory.limit(config.compute))
     feed = ArraysFeed(arrays, config)
     return passed(lambda: feed.loader(arrays.train, train=True))
 

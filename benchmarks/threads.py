@@ -15,7 +15,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +24,7 @@ import common
 import numpy as np
 import psutil
 
+from labrun.schema import Config
 from labrun.tasks import threads
 
 ONE, ALL, RULE = "one", "all", "auto"
@@ -140,7 +141,7 @@ class Bench:
         common.progress(cell.summary())
         return cell
 
-    def _fit_undisturbed(self, config: Mapping[str, Any], condition: str, side: str, arrays: Any) -> common.Time:
+    def _fit_undisturbed(self, config: Config, condition: str, side: str, arrays: Any) -> common.Time:
         for attempt in range(1 + RETRIES):
             with self._neighbour.computing(condition == BUSY):
                 taken = fit(config, side, arrays)
@@ -159,20 +160,20 @@ def random_arrays(shape: tuple[int, ...], samples: int) -> Any:
     return Arrays("random", part, None, part.take(np.arange(2)), tuple("0123456789"), Scaling())
 
 
-def task(config: Mapping[str, Any], side: str, arrays: Any) -> Any:
+def task(config: Config, side: str, arrays: Any) -> Any:
     """Return the task that a run on one side trains."""
     from labrun.tasks import making
 
     wanted = {ONE: 1, ALL: CORES, RULE: "auto"}[side]
-    return making.make({**config, "trainer": {**config["trainer"], "threads": wanted}}, arrays)
+    return making.make(Config({**config.raw, "trainer": {**config.raw["trainer"], "threads": wanted}}), arrays)
 
 
-def chosen(config: Mapping[str, Any], arrays: Any) -> int:
+def chosen(config: Config, arrays: Any) -> int:
     """Return the number of threads chosen by the rule."""
     return int(task(config, RULE, arrays).threads["training"]["count"])
 
 
-def size_of(config: Mapping[str, Any], arrays: Any) -> int:
+def size_of(config: Config, arrays: Any) -> int:
     """Return the multiply-adds of the average layer for one batch."""
     import torch
 
@@ -180,10 +181,10 @@ def size_of(config: Mapping[str, Any], arrays: Any) -> int:
 
     work = try_out(task(config, ONE, arrays).network.eval(), torch.zeros(1, *arrays.input_shape))[1]
     assert work is not None
-    return work.per_layer * int(config["trainer"]["batch_size"])
+    return work.per_layer * config.trainer.batch_size
 
 
-def fit(config: Mapping[str, Any], side: str, arrays: Any) -> common.Time:
+def fit(config: Config, side: str, arrays: Any) -> common.Time:
     """Train as a run does, without checkpoints, in a temporary folder."""
     work = task(config, side, arrays)
     with common.run_folder() as paths, common.stopwatch(patient=False) as taken:

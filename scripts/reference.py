@@ -29,7 +29,7 @@ TOP = Path(__file__).parents[1]
 CONF = TOP / "conf"
 FOLDER = TOP / "docs" / "reference"
 CLASSES: dict[str, type] = {
-    "": schema.Config,
+    "": schema.Root,
     "dataset": schema.Dataset,
     "datastore": schema.RemoteDatastore,
     "model": schema.Model,

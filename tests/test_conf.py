@@ -25,7 +25,7 @@ OPTIONS = sorted(
 )
 
 
-def composed(*overrides: str) -> dict[str, object]:
+def composed(*overrides: str) -> schema.Config:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(config)
@@ -51,7 +51,7 @@ def test_every_option_composes_and_is_valid(group: str, option: str) -> None:
         overrides += ["experiment=script", "script.path=train.py", "name=mine"]
     if group == "datastore" and option == "http":
         overrides.append("datastore.root=http://127.0.0.1/data")
-    assert composed(*overrides)["name"]
+    assert composed(*overrides).name
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
@@ -73,9 +73,9 @@ def test_every_file_is_plain_yaml() -> None:
 
 @pytest.mark.usefixtures("registered")
 def test_name_is_the_experiments_else_data_set_and_model() -> None:
-    assert composed("experiment=mnist_logreg")["name"] == "mnist_logreg"
-    assert composed("dataset=mnist", "model=mnist_dnn")["name"] == "mnist-mnist_dnn"
-    assert composed("name=mine")["name"] == "mine"
+    assert composed("experiment=mnist_logreg").name == "mnist_logreg"
+    assert composed("dataset=mnist", "model=mnist_dnn").name == "mnist-mnist_dnn"
+    assert composed("name=mine").name == "mine"
 
 
 @pytest.mark.usefixtures("registered")
@@ -134,6 +134,22 @@ def test_a_target_that_is_not_there_is_named() -> None:
 def thing(hidden: int, classes: int = 10) -> tuple[int, int]:
     """Something to build."""
     return hidden, classes
+
+
+def test_a_config_of_another_version_has_all_its_parts() -> None:
+    setup = ["module load ${oc.env:NOT_SET}"]
+    config = schema.Config(
+        {"compute": {"cpus_per_run": 2, "later": 1, "setup": setup}, "sweep": {"seed": 1}, "later": 1}
+    )
+    assert (config.task, config.seed, config.name, config.tracker) == ("fit", 42, "", "none")
+    assert (config.dataset, config.model, config.callbacks, config.environment) == ({}, {}, {}, {})
+    assert (config.script, config.source, config.resumed) == (None, None, None)
+    assert config.trainer == schema.Trainer() and config.sweep.goals == [("accuracy", "maximize")]
+    with pytest.raises(ConfigError, match="NOT_SET"):
+        assert config.compute
+    frozen = schema.Config({"from": {"id": "abcd1234", "path": "/a"}, "script": {"path": "t.py"}, "compute": None})
+    assert frozen.scored == schema.Source("abcd1234", Path("/a")) and frozen.compute == schema.Compute("auto")
+    assert frozen.script is not None and frozen.script.shown_name == "t.py"
 
 
 def test_what_is_composed_leaves_hydras_store_as_it_is(registered: None) -> None:

@@ -18,6 +18,7 @@ from labrun import building, exact, execute
 from labrun.config import composed, hydra_files
 from labrun.errors import ConfigError, RecordError
 from labrun.runs import record as records
+from labrun.schema import Config
 from labrun.search import ending
 from labrun.submission import rerun
 from labrun.tasks.saved import load_model
@@ -116,8 +117,8 @@ def test_text_with_interpolation_syntax_is_kept_literally() -> None:
         )
         config = OmegaConf.create({"model": {"text": exact.escaped(text)}})
         kept = composed.resolved(config, keep_environment=True)
-        got, _ = execute.mount_inputs({**execute.here(kept), "datastore": {}})
-        assert got["model"]["text"] == text
+        got, _ = execute.mount_inputs(Config(execute.here(kept)))
+        assert got.model["text"] == text
 
 
 def test_escaped_text_is_displayed_unescaped() -> None:
@@ -185,8 +186,8 @@ def test_a_component_gets_the_same_arguments_as_from_instantiate(more: str) -> N
     head = f"_target_: {Given.__module__}.Given\n{more}\n{ODD}"
     wanted = instantiate(OmegaConf.create(head), **({} if "_convert_" in more else {"_convert_": "all"}))
     kept = composed.resolved(OmegaConf.create({"model": OmegaConf.create(head + TEXTS)}), keep_environment=True)
-    given, _ = execute.mount_inputs({**execute.here(as_json(kept)), "datastore": {}})
-    found = building.build(given["model"], "model")
+    given, _ = execute.mount_inputs(Config(execute.here(as_json(kept))))
+    found = building.build(given.model, "model")
     if more == "_partial_: true":
         wanted, found = wanted(), found()
     assert {key: found.given.pop(key) for key in MEANT} == MEANT
@@ -282,11 +283,14 @@ def test_arguments_of_a_script_and_of_an_estimator(run_here: Runner, workspace: 
 
 def test_signatures_are_unchanged_and_cover_odd_values() -> None:
     config: dict[str, Any] = {"model": {"a": 1, "b": [1.5, None]}, "trainer": {}, "compute": {}, "dataset": {"x": 1}}
-    assert execute.signature(config, [], None) == "9d411a64b22da6fb814bf2927d3ce1ff5a00c10e1000163f064aad39c1d2ab39"
+    assert (
+        execute.signature(Config(config), [], None)
+        == "9d411a64b22da6fb814bf2927d3ce1ff5a00c10e1000163f064aad39c1d2ab39"
+    )
     for value in ({0: 1, "0": 2}, [math.nan]):
-        one = execute.signature({**config, "model": {"a": value}}, [], None)
-        assert one == execute.signature(as_json({**config, "model": {"a": value}}), [], None)
-        assert one != execute.signature({**config, "model": {"a": str(value)}}, [], None)
+        one = execute.signature(Config({**config, "model": {"a": value}}), [], None)
+        assert one == execute.signature(Config(as_json({**config, "model": {"a": value}})), [], None)
+        assert one != execute.signature(Config({**config, "model": {"a": str(value)}}), [], None)
 
 
 def test_texts_and_numbers_stay_so_in_the_yaml_that_is_written() -> None:

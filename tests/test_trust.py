@@ -23,6 +23,7 @@ from labrun.registered import Model
 from labrun.registry import models
 from labrun.runs import cards, seals
 from labrun.runs import record as records
+from labrun.schema import Config
 from labrun.tasks import loading, saved
 
 CALLED: list[Any] = []
@@ -396,7 +397,7 @@ def test_forged_or_foreign_records_are_not_trusted(
     monkeypatch.setenv("XDG_STATE_HOME", str(workspace / "another user"))
     assert seals.UNPROVEN in refused(own) and not (workspace / "another user").exists()
     monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
-    assert seals.Proof(workspace, "00000000", {"model": {"_target_": "own_net.Net"}}).seal(card) is None
+    assert seals.Proof(workspace, "00000000", Config({"model": {"_target_": "own_net.Net"}})).seal(card) is None
 
 
 def test_a_message_says_what_is_typed_where_it_stands(own: Path, workspace: Path, lab_here: Command) -> None:

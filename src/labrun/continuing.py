@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from labrun import exact
@@ -12,7 +11,7 @@ from labrun.errors import ConfigError
 from labrun.runs import record as records
 from labrun.runs import seals
 from labrun.runs.record import Record, RunPaths
-from labrun.schema import Compute, Resumed
+from labrun.schema import Config, Node
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +29,7 @@ NOT_READ = frozenset(
 """`dataset` keys that affect neither the samples nor the choice of the test split."""
 
 
-def begin(config: Mapping[str, Any], record: Record, code: Mapping[str, str] | None, paths: RunPaths) -> None:
+def begin(config: Config, record: Record, code: Mapping[str, str] | None, paths: RunPaths) -> None:
     """Check the data and the model code of this attempt (`check_training`), then record them.
 
     Args:
@@ -52,7 +51,7 @@ def _entries(found: Any) -> list[Mapping[str, Any]]:
     return [entry for entry in found if isinstance(entry, Mapping)]
 
 
-def check_training(config: Mapping[str, Any], record: Record, code: Mapping[str, str] | None, paths: RunPaths) -> None:
+def check_training(config: Config, record: Record, code: Mapping[str, str] | None, paths: RunPaths) -> None:
     """Check that training resumes only with the data and the model code that it started with.
 
     If they have changed since the last attempt, the run's own checkpoints are moved aside, so that training starts
@@ -76,7 +75,7 @@ def check_training(config: Mapping[str, Any], record: Record, code: Mapping[str,
         edited = [] if then is None or code is None else seals.changed(then, code)
         if edited:
             differing = ", ".join([f"the model's code: {', '.join(edited)}", *([differing] if differing else [])])
-        if differing and Compute.of(config["compute"]).ranks > 1:
+        if differing and config.compute.ranks > 1:
             raise ConfigError(f"the data or the code has changed since the last attempt ({differing}): start a new run")
         if not differing:
             return
@@ -89,7 +88,7 @@ def check_training(config: Mapping[str, Any], record: Record, code: Mapping[str,
         aside.mkdir(exist_ok=True)
         for file in sorted(paths.checkpoints.glob("*.ckpt"), key=lambda file: file != own):
             file.rename(aside / file.name)
-    resumed = Resumed.of(config["trainer"])
+    resumed = config.resumed
     then_read = [] if resumed is None else records.read(resumed.run_dir).data
     if resumed is not None and then_read and (differing := what_differs(then_read, record.data)):
         raise ConfigError(
@@ -98,7 +97,7 @@ def check_training(config: Mapping[str, Any], record: Record, code: Mapping[str,
         )
 
 
-def check_scoring(config: Mapping[str, Any], record: Record, is_split: bool) -> None:
+def check_scoring(config: Config, record: Record, is_split: bool) -> None:
     """Check that the test split still holds only samples that the model was not trained on.
 
     Args:
@@ -109,32 +108,30 @@ def check_scoring(config: Mapping[str, Any], record: Record, is_split: bool) -> 
     Raises:
         ConfigError: the data have changed, so labrun would split them differently than for training.
     """
-    source = config["from"]
-    trained = records.read(Path(source["path"]))
-    if _source(trained.config.get("dataset")) != _source(record.config["dataset"]):
+    source = config.scored
+    trained = records.read(source.run_dir)
+    if _source(trained.typed.dataset) != _source(record.typed.dataset):
         return  # the user chose other data
     differing = what_differs(trained.data, record.data) if trained.data else ""
-    is_same_place = _place(trained.config.get("datastore")) == _place(record.config["datastore"])
+    is_same_place = _place(trained.typed.datastore) == _place(record.typed.datastore)
     if differing and is_split and is_same_place:
         raise ConfigError(
-            f"task=evaluate: the data have changed since run {source['id']} was trained ({differing}), and labrun "
+            f"task=evaluate: the data have changed since run {source.id} was trained ({differing}), and labrun "
             "splits the test part off them: it would hold samples that the model was trained on. Bring the data back, "
             "or score it on a data set of samples that it has not seen (dataset=...)"
         )
     if differing:
-        log.warning("The data have changed since run %s was trained: %s", source["id"], differing)
+        log.warning("The data have changed since run %s was trained: %s", source.id, differing)
 
 
-def _source(dataset: Any) -> str:
-    node = dataset if isinstance(dataset, Mapping) else {}
+def _source(dataset: Node) -> str:
     # Keys added in later versions have empty defaults; ignoring those keeps old records comparable.
-    kept = {key: value for key, value in node.items() if key not in NOT_READ and value not in (None, [], {})}
+    kept = {key: value for key, value in dataset.items() if key not in NOT_READ and value not in (None, [], {})}
     return exact.canonical(kept)
 
 
-def _place(datastore: Any) -> str:
-    node = datastore if isinstance(datastore, Mapping) else {}
-    return exact.canonical({key: value for key, value in node.items() if not str(key).startswith("cache")})
+def _place(datastore: Node) -> str:
+    return exact.canonical({key: value for key, value in datastore.items() if not str(key).startswith("cache")})
 
 
 def what_differs(then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from labrun import continuing, exact, schema, summary, targets
+from labrun import continuing, exact, summary, targets
 from labrun.building import looked_up
 from labrun.data import shared_cache
 from labrun.data.mount import guarded, local_root, mount_reference, references, resolved
@@ -26,6 +26,7 @@ from labrun.runs import record as records
 from labrun.runs.pictures import Pictures
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import Recording
+from labrun.schema import Config
 from labrun.tasks import base, evaluating, reading
 
 log = logging.getLogger(__name__)
@@ -82,24 +83,24 @@ def _carry_out(recording: Recording, pictures: bool, around: Around) -> None:
     record = recording.record
     with around(record, recording.paths.root):
         log.info("Run %s (%s), %s", record.id, record.name, "again" if recording.attempt > 1 else "first attempt")
-        signed = here(record.config)
+        signed = Config(here(record.config))
         if record.settings is not None and record.settings != settings_digest(record.config):
             log.warning("The environment gives other values now than when this run was submitted")
         if not _is_at_hand(signed):
             recording.write()
         config, inputs = mount_inputs(signed)
-        if config.get("dataset"):
-            targets.announce(*(str(node["_target_"]) for node in (config["dataset"], config["model"]) if node))
+        if config.dataset:
+            targets.announce(*(str(node["_target_"]) for node in (config.dataset, config.model) if node))
         sign = functools.partial(signature, signed, code=record.code)
         base.of(config).run(base.Run(recording, signed, config, inputs, pictures, sign))
 
 
-def _is_at_hand(config: Mapping[str, Any]) -> bool:
+def _is_at_hand(config: Config) -> bool:
     """Whether all that a run reads is in memory. Then its record need not be written before the data are read."""
-    if not base.of(config).reads or shared_cache.is_empty() or any(references(config)):
+    if not base.of(config).reads or shared_cache.is_empty() or any(references(config.raw)):
         return False
-    root = local_root(config["datastore"], config["dataset"])
-    return root is not None and shared_cache.is_held(config["dataset"], root)
+    root = local_root(config.datastore, config.dataset)
+    return root is not None and shared_cache.is_held(config.dataset, root)
 
 
 def keep_mounts() -> None:
@@ -119,7 +120,7 @@ def here(config: Mapping[str, Any]) -> dict[str, Any]:
     return looked_up(guarded(config))
 
 
-def mount_inputs(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def mount_inputs(config: Config) -> tuple[Config, list[dict[str, Any]]]:
     """Mount every `${mount:...}` in a config.
 
     Returns:
@@ -128,16 +129,16 @@ def mount_inputs(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[s
     Raises:
         DataError: see `labrun.data.mount`.
     """
-    others = config.get("datastores") or {}
-    found = {text: mount_reference(text, config["datastore"], others) for text in dict.fromkeys(references(config))}
+    named = dict.fromkeys(references(config.raw))
+    found = {text: mount_reference(text, config.datastore, config.datastores) for text in named}
     told = [{"input": text, "path": str(one.path), **one.described()} for text, one in found.items()]
-    return resolved(config, lambda text: str(found[text].path)), told
+    return Config(resolved(config.raw, lambda text: str(found[text].path))), told
 
 
 def assist(run_dir: Path) -> None:
     """Execute a run as a rank other than 0: take part in the training, and record nothing."""
     record = records.read(run_dir)
-    config, inputs = mount_inputs(here(record.config))
+    config, inputs = mount_inputs(Config(here(record.config)))
     base.of(config).assist(RunPaths(run_dir), record, config, inputs)
 
 
@@ -157,45 +158,46 @@ def pictures_of(run_dir: Path) -> Pictures:
         DataError, ConfigError: the data or the model can no longer be loaded.
     """
     record = records.read(run_dir)
-    if not record.config.get("dataset") or schema.has_loaders(record.config["dataset"]):
+    if not record.typed.dataset or record.typed.has_loaders:
         return Pictures(summary.title(record))
     if record.imported:
         raise DataError(f"run {record.id} came from an archive: what its record names is not built for pictures")
-    config, _ = mount_inputs(here(record.config))
+    config, _ = mount_inputs(Config(here(record.config)))
     arrays = reading.arrays_of(config)
     if record.data and (differing := continuing.what_differs(record.data[:1], [reading.described(arrays)])):
         raise DataError(f"the data of run {record.id} have changed since ({differing})")
-    source = {"from": {"id": record.id, "path": str(run_dir)}}
-    work, arrays = evaluating.around_saved({**config, **source}, arrays, own_file=True)
+    config = Config({**config.raw, "from": {"id": record.id, "path": str(run_dir)}})
+    work, arrays = evaluating.around_saved(config, arrays, own_file=True)
     return summary.gather(work, work.score(arrays.test, arrays), arrays, record)
 
 
-def signature(config: Mapping[str, Any], data: list[dict[str, Any]], code: Mapping[str, Any] | None) -> str:
+def signature(config: Config, data: list[dict[str, Any]], code: Mapping[str, Any] | None) -> str:
     """Return the SHA-256 of the task's settings, its data and its code.
 
     All settings count, not only those that differ from the defaults.
     """
-    signed = {key: config.get(key) for key in SIGNED}
-    signed["trainer"] = {key: value for key, value in config["trainer"].items() if key not in UNSIGNED_TRAINER}
-    signed["model"] = {key: value for key, value in (config.get("model") or {}).items() if key != "search_space"}
+    raw = config.raw  # not the typed parts: their defaults may change
+    signed = {key: raw.get(key) for key in SIGNED}
+    signed["trainer"] = {key: value for key, value in raw["trainer"].items() if key not in UNSIGNED_TRAINER}
+    signed["model"] = {key: value for key, value in config.model.items() if key != "search_space"}
     # The arguments of a data set with its own loaders are all signed: labrun does not know their meaning.
-    unsigned = () if schema.has_loaders(config.get("dataset")) else UNSIGNED_DATASET
+    unsigned = () if config.has_loaders else UNSIGNED_DATASET
     signed["dataset"] = {
         key: value
-        for key, value in (config.get("dataset") or {}).items()
+        for key, value in config.dataset.items()
         if key not in unsigned and not (key in LATER and value in (None, [], {}))
     }
     signed["data"] = [entry.get("content") or entry["digest"] for entry in data if "digest" in entry]
     signed["code"] = (code or {}).get("sources")
-    if config.get("script"):  # its code is its folder alone
+    if raw.get("script"):  # its code is its folder alone
         signed["script"] = {
             key: value
-            for key, value in config["script"].items()
+            for key, value in raw["script"].items()
             if key not in UNSIGNED and not (key in LATER_OF_SCRIPTS and value in (None, 1, {}))
         }
         signed["code"] = ((code or {}).get("script") or {}).get("digest")
         signed["trainer"] = {}
-    signed["ranks"] = schema.Compute.of(config["compute"]).ranks
+    signed["ranks"] = config.compute.ranks
     return hashlib.sha256(exact.canonical(signed).encode()).hexdigest()
 
 
@@ -211,4 +213,4 @@ def settings_digest(config: Mapping[str, Any]) -> str | None:
     signed = {key: config.get(key) for key in SIGNED}
     if "${oc." not in exact.canonical(signed):
         return None
-    return signature(here(config), [], None)
+    return signature(Config(here(config)), [], None)

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from labrun import targets
+from labrun import exact, targets
 from labrun.building import build as build
 from labrun.building import locate as locate
 from labrun.building import looked_up
@@ -32,6 +33,8 @@ DATASETS = "labrun.data.datasets.Datasets"
 
 Component = dict[str, Any]
 """A node that describes an object to build: its `_target_` and arguments."""
+Node = Mapping[str, Any]
+"""A node of a config as a plain mapping."""
 
 Secret = Annotated[str, SecretMark()]
 """Text that no record, log or command line may contain: a config has to refer to an environment variable."""
@@ -368,9 +371,27 @@ class Resumed:
         return self.path.parents[1]
 
 
-def _here(cls: type, node: Mapping[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Source:
+    """The run that a run scores; freezing puts it in place of `from`."""
+
+    id: str
+    run_dir: Path
+
+    @classmethod
+    def of(cls, node: object) -> Source | None:
+        """Return the source in a frozen node `from`; None if the run scores no other run."""
+        return cls(str(node["id"]), Path(node["path"])) if isinstance(node, Mapping) else None
+
+
+def _known(cls: type, node: Node) -> dict[str, Any]:
+    """Return a node's values for the fields of a dataclass."""
+    return {f.name: node[f.name] for f in fields(cls) if f.name in node}
+
+
+def _here(cls: type, node: Node) -> dict[str, Any]:
     """Return the node's values for the fields of a dataclass, with environment references resolved on this machine."""
-    return looked_up({f.name: node[f.name] for f in fields(cls) if f.name in node and f.name != "environment"})
+    return looked_up({key: value for key, value in _known(cls, node).items() if key != "environment"})
 
 
 @dataclass(frozen=True)
@@ -468,6 +489,23 @@ class Sweep:
     resume: str | None = None
     resume_code: Literal["frozen", "new"] = "frozen"
 
+    @classmethod
+    def of(cls, node: Node) -> Sweep:
+        """Build from a frozen `sweep` node; its environment references stay references."""
+        first = {"metric": "accuracy", "goal": "maximize"}  # before there was a choice, records did not hold them
+        return cls(**{**first, **_known(cls, node)})
+
+    @property
+    def goals(self) -> list[tuple[str, Goal]]:
+        """The metrics, each with its goal.
+
+        Raises:
+            ValueError: their numbers differ.
+        """
+        metrics = self.metric if isinstance(self.metric, list) else [self.metric]
+        goals = self.goal if isinstance(self.goal, list) else [self.goal] * len(metrics)
+        return list(zip(metrics, goals, strict=True))
+
 
 Word = str | int | float | bool | None
 
@@ -489,6 +527,16 @@ class Script:
     azureml: bool = False
     metrics: dict[str, str] = field(default_factory=dict)
     environment: str | None = None
+
+    @classmethod
+    def of(cls, node: Node) -> Script | None:
+        """Build from a validated node, as `Sweep.of` does; None if the node is empty."""
+        return cls(**_known(cls, node)) if node else None
+
+    @property
+    def shown_name(self) -> str:
+        """Display name: its path, or its command if it has no path."""
+        return self.path or exact.shown(str(self.command))
 
 
 NO_TRACKER = "none"
@@ -512,8 +560,8 @@ class Tracking:
 
 
 @dataclass(frozen=True)
-class Config:
-    """The whole configuration (`conf/config.yaml`)."""
+class Root:
+    """The keys at the top of a configuration (`conf/config.yaml`)."""
 
     name: str
     datastore: Component
@@ -537,10 +585,138 @@ class Config:
     logger: dict[str, Component | None] | None = None
 
 
-KEYS = frozenset({*(f.name for f in fields(Config) if f.name != "from_"), "from"})
+KEYS = frozenset({*(f.name for f in fields(Root) if f.name != "from_"), "from"})
 """Keys allowed at the top level of a configuration."""
 OPEN = "vars"
 """The top-level node for the user's own values, to be used in interpolations."""
+
+
+@dataclass(frozen=True, eq=False)
+class Config:
+    """A validated configuration with typed parts.
+
+    Each part is parsed on first access, so an unset environment variable is an error only for code that needs it. Keys
+    that the config's version did not have yet get their defaults; keys of later versions are ignored.
+    """
+
+    raw: Node
+    """The mapping that is signed and that records hold."""
+
+    @property
+    def task(self) -> str:
+        return str(self.raw.get("task", Root.task))
+
+    @property
+    def name(self) -> str:
+        return str(self.raw.get("name", ""))
+
+    @property
+    def seed(self) -> int:
+        return int(self.raw.get("seed", Root.seed))
+
+    @property
+    def report(self) -> str:
+        return str(self.raw.get("report", Root.report))
+
+    @property
+    def predictions(self) -> str:
+        return str(self.raw.get("predictions", Root.predictions))
+
+    @property
+    def export(self) -> list[str]:
+        return list(self.raw.get("export") or ())
+
+    @property
+    def trusted(self) -> list[str]:
+        return list(self.raw.get("trusted") or ())
+
+    @cached_property
+    def compute(self) -> Compute:
+        return Compute.of(self._node("compute"))
+
+    @property
+    def environment(self) -> Node:
+        """The run's environment variables. Unlike `compute`, this resolves no references."""
+        return self._node("compute").get("environment") or {}
+
+    @cached_property
+    def trainer(self) -> Trainer:
+        return Trainer.of(self._node("trainer"))
+
+    @cached_property
+    def tracking(self) -> Tracking:
+        return Tracking.of(self._node("tracking"))
+
+    @property
+    def tracker(self) -> str:
+        """The tracker's kind. Unlike `tracking`, this resolves no references."""
+        return str(self._node("tracking").get("kind", NO_TRACKER))
+
+    @cached_property
+    def sweep(self) -> Sweep:
+        return Sweep.of(self._node("sweep"))
+
+    @cached_property
+    def script(self) -> Script | None:
+        """The script; None if the task runs none."""
+        return Script.of(self._node("script"))
+
+    @property
+    def resumed(self) -> Resumed | None:
+        """The run that training resumes from, if any."""
+        return Resumed.of(self._node("trainer"))
+
+    @property
+    def source(self) -> Source | None:
+        """The run that this run scores, if any."""
+        return Source.of(self.raw.get("from"))
+
+    @property
+    def scored(self) -> Source:
+        """The run that this run scores.
+
+        Raises:
+            ConfigError: it scores none.
+        """
+        if (source := self.source) is None:
+            raise ConfigError(f"task={self.task} needs the run whose model it takes: from=<run id>")
+        return source
+
+    @property
+    def dataset(self) -> Node:
+        """Empty if the task reads no data set."""
+        return self._node("dataset")
+
+    @property
+    def model(self) -> Node:
+        """Empty if the task has no model."""
+        return self._node("model")
+
+    @property
+    def datastore(self) -> Node:
+        return self._node("datastore")
+
+    @property
+    def datastores(self) -> Mapping[str, Node]:
+        """The datastores that mounts refer to by name."""
+        return self._node("datastores")
+
+    @property
+    def callbacks(self) -> Node:
+        return self._node("callbacks")
+
+    @property
+    def logger(self) -> Node:
+        return self._node("logger")
+
+    @property
+    def has_loaders(self) -> bool:
+        """Whether the data set has its own loaders."""
+        return has_loaders(self.dataset)
+
+    def _node(self, key: str) -> Node:
+        node = self.raw.get(key)
+        return node if isinstance(node, Mapping) else {}
 
 
 TARGETS: dict[str, type] = {
@@ -591,13 +767,16 @@ NO_KEY = ": no such key."
 OWN_VALUES = "Values of your own stand below dataset.vars, and are referred to as ${dataset.vars.NAME}"
 
 
-def validate(config: Mapping[str, Any]) -> None:
+def validate(config: Mapping[str, Any]) -> Config:
     """Check a resolved config (plain dicts and lists) against the schema.
+
+    Returns:
+        The same, typed.
 
     Raises:
         ConfigError: lists every mistake: the key, the value given, the values allowed.
     """
-    problems = list(check_fields(config, Config, ""))
+    problems = list(check_fields(config, Root, ""))
     task = TASKS.find(config.get("task", "fit"))
     if task is not None:
         problems += task.problems(config)
@@ -644,6 +823,7 @@ def validate(config: Mapping[str, Any]) -> None:
         problems += list(_check_learning(model))
     if problems:
         raise ConfigError(problems)
+    return Config(config)
 
 
 def _not_there(target: str) -> Iterator[str]:

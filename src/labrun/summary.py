@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Mapping
-from typing import Any
 
 from labrun import checking
 from labrun.data.arrays import Arrays
-from labrun.runs import context, definition, report, store
+from labrun.runs import context, report, store
 from labrun.runs import record as records
 from labrun.runs.pictures import Pictures
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import red
-from labrun.schema import Tracking
+from labrun.schema import Config
 from labrun.tasks import task as tasks
 from labrun.tasks.task import Scores, Task
 from labrun.tracking import registry as trackers
@@ -82,13 +80,13 @@ def show_scores(
     """Write the confusion matrix of a model, and draw the run's pictures if enabled."""
     if scores is not None:
         write_confusion(scores, arrays, paths)
-    if draws(record.config, pictures):
+    if draws(record.typed, pictures):
         gather(work, scores, arrays, record).draw(paths.root)
 
 
-def draws(config: Mapping[str, Any], pictures: bool) -> bool:
+def draws(config: Config, pictures: bool) -> bool:
     """Whether a run draws its pictures. With `report=auto`, its executor decides (`pictures`)."""
-    return bool(config["report"] == "all" or (config["report"] == "auto" and pictures))
+    return config.report == "all" or (config.report == "auto" and pictures)
 
 
 def title(record: Record) -> str:
@@ -98,10 +96,11 @@ def title(record: Record) -> str:
 
 def finish_script(record: Record, paths: RunPaths, pictures: bool) -> None:
     """Draw the pictures of a finished script, and print its final table."""
-    if draws(record.config, pictures):
+    if draws(record.typed, pictures):
         Pictures(title(record)).draw(paths.root)
     took = records.seconds_between(str(record.started), records.now())
-    _tell(record, paths, [("script", definition.shown_name(record.config["script"]))], f"{took:.1f} s")
+    script = record.typed.script
+    _tell(record, paths, [("script", "" if script is None else script.shown_name)], f"{took:.1f} s")
 
 
 def tell_result(record: Record, data: str, seconds: float, paths: RunPaths, predictions: str = "") -> None:
@@ -115,11 +114,11 @@ def tell_result(record: Record, data: str, seconds: float, paths: RunPaths, pred
         predictions: number of predictions and their file; empty for other tasks.
     """
     total = records.seconds_between(str(record.started), records.now())
-    source = record.config.get("from")
+    source = record.typed.source
     about = [
         *([("predictions", predictions)] if predictions else []),
         ("data", data),
-        ("model", tasks.model_name(record.config["model"]) + (f", of run {source['id']}" if source else "")),
+        ("model", tasks.model_name(record.typed.model) + (f", of run {source.id}" if source else "")),
     ]
     whole = "in all" if len(record.attempts) < 2 else f"in attempt {len(record.attempts)}"
     _tell(record, paths, about, f"{seconds:.1f} s for the task, {total:.1f} s {whole}")
@@ -137,7 +136,7 @@ def _tell(record: Record, paths: RunPaths, about: list[tuple[str, str]], took: s
         ("folder", str(paths.root)),
     ]
     with contextlib.suppress(Exception):  # an unavailable tracker must not fail the run
-        tracker = trackers.named(Tracking.of(record.config["tracking"]))
+        tracker = trackers.named(record.typed.tracking)
         if tracker is not None:
             rows += [(tracker.label, tracker.shown(store.workspace(), record, paths.root))]
     print(report.table(rows))

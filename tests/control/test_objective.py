@@ -12,6 +12,7 @@ from labrun.control import objective, results
 from labrun.errors import ConfigError
 from labrun.runs import record as records
 from labrun.runs import recording
+from labrun.schema import Config
 from labrun.tasks import monitored
 
 NETWORK = "labrun.models.mnist_dnn.MnistDNN"
@@ -51,11 +52,11 @@ def test_the_metric_that_is_watched_and_its_direction(config: dict[str, Any], me
 
 def test_a_sweep_needs_a_direction_and_records_the_given_one() -> None:
     with pytest.raises(ConfigError, match=r"sweep.metric=odd.*sweep.goal=minimize \(or trainer.monitor_mode=max\|min"):
-        objective.check(settled(monitor="odd"))
-    objective.check(settled(monitor="odd", monitor_mode="max"))
-    assert objective.told(settled(monitor="odd", monitor_mode="min")) == {"odd": "min"}
-    assert objective.told(settled(metric="acc", goal="minimize")) == {"acc": "min"}
-    assert objective.told(settled(monitor="val/acc")) == {}
+        objective.check(Config(settled(monitor="odd")))
+    objective.check(Config(settled(monitor="odd", monitor_mode="max")))
+    assert objective.told(Config(settled(monitor="odd", monitor_mode="min"))) == {"odd": "min"}
+    assert objective.told(Config(settled(metric="acc", goal="minimize"))) == {"acc": "min"}
+    assert objective.told(Config(settled(monitor="val/acc"))) == {}
 
 
 def with_metric(run: str, metric: str, **metrics: float) -> records.Record:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from labrun.errors import ConfigError
+from labrun.schema import Sweep
 from labrun.search import policies
 from labrun.search.policies import (
     Bandit,
@@ -108,5 +109,5 @@ def test_settings_that_make_no_sense_are_refused(make: Any, message: str) -> Non
 
 
 def test_early_termination_without_a_target_is_off() -> None:
-    assert policy({"early_termination": {"slack_factor": 0.05}, "metric": "AUC_weighted"}) is None
-    assert policy({"early_termination": {}, "metric": "AUC_weighted"}) is None
+    assert policy(Sweep(early_termination={"slack_factor": 0.05}, metric="AUC_weighted")) is None
+    assert policy(Sweep(early_termination={}, metric="AUC_weighted")) is None

@@ -17,6 +17,7 @@ import pytorch_lightning
 
 from conftest import Runner
 from helpers import run_cold
+from labrun.schema import Config
 from labrun.submission import freeze
 from labrun.tasks.packages import Package, spare_clouds
 
@@ -137,7 +138,7 @@ def test_names_of_one_package_stand_for_the_other(run_here: Runner) -> None:
     theirs, ours = "lightning.pytorch.callbacks.EarlyStopping", "pytorch_lightning.callbacks.EarlyStopping"
     assert Package().target(theirs) == ours and Package("lightning.pytorch").target(ours) == theirs
     assert Package().target("mine.EarlyStopping") == "mine.EarlyStopping"
-    freeze.check_targets({"callbacks": {"stop": {"_target_": theirs}}})
+    freeze.check_targets(Config({"callbacks": {"stop": {"_target_": theirs}}}))
     record, _ = run_here(
         "model=mnist_dnn", "trainer.max_epochs=1", "dataset.max_samples=60", f"+callbacks.stop={{_target_: {theirs}}}"
     )

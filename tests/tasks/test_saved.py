@@ -127,7 +127,7 @@ def test_a_loaded_model_scores_exactly_as_in_its_run(root: Path, ran: Ran) -> No
     from labrun.tasks import reading
 
     for name in ("lr", "dnn", "cnn"):
-        config = records.read(ran(name)).config
+        config = records.read(ran(name)).typed
         arrays = reading.arrays_of(config)
         found = float((load_model(ran(name)).predict(arrays.test.x) == arrays.test.y).mean())
         assert found == pytest.approx(recorded_accuracy(ran(name)), abs=1e-9)

@@ -103,7 +103,7 @@ def _own(
     for overrides, record in zip(job_overrides, records, strict=True):
         result = JobReturn()
         result.overrides = hydra_files.hide_environment(filter_overrides(overrides))  # Hydra prints them
-        on_its_way = record.config["compute"]["detach"] and not record.finished
+        on_its_way = record.typed.compute.detach and not record.finished
         fine = record.status == COMPLETED or on_its_way
         result.status = JobStatus.COMPLETED if fine else JobStatus.FAILED
         result.return_value = record.metrics if fine else ends.failure(record)

@@ -190,7 +190,7 @@ def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str])
             if not resumed:
                 hydra_files.save(hydra_files.texts(master, of_sweep=True), folder)
 
-        found = command.run(trials, settings, sys.argv[1:], freezer, resumed, prepare)
+        found = command.run(trials, Sweep.of(settings), sys.argv[1:], freezer, resumed, prepare)
     failed = sum(record.status == records.FAILED for record in found)
     if failed:
         raise CompactHydraException(f"{failed} of {len(found)} runs failed; the table above names them")
@@ -201,7 +201,7 @@ def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str])
 
 def _without_result(found: Sequence[Any]) -> str:
     """Return a message about why a search has no result although no run failed."""
-    metrics = found[0].config["sweep"]["metric"]
+    metrics = found[0].typed.sweep.metric
     wanted = [metrics] if isinstance(metrics, str) else list(metrics)
     missing = [name for name in wanted if not any(name in record.metrics for record in found)]
     if not missing:

@@ -41,7 +41,6 @@ from labrun.errors import LabrunError, RunFailedError
 from labrun.runs import record as records
 from labrun.runs import recording, store
 from labrun.runs.record import Record
-from labrun.schema import Compute, Tracking
 from labrun.submission import freeze, publish
 from labrun.submission.publish import announce
 
@@ -88,7 +87,7 @@ def _run(config: DictConfig, hydra_config: Any) -> dict[str, Any]:
         record.parent = record.parent or publish.parent()
         record.hydra = hydra_job.settings(hydra_config)
         record.command = hydra_files.command(hydra_config, record.overrides)
-        if not registry.chosen(Compute.of(record.config["compute"]), sweep=False).in_process:
+        if not registry.chosen(record.typed.compute, sweep=False).in_process:
             from labrun.submission import submit
 
             job = submit.Job(record, run_dir, files, variables, hydra_config.output_subdir)
@@ -136,12 +135,11 @@ def carry_out(record: Record, run_dir: Path, root: Path) -> Record:
     from labrun.tracking.feed import follow
 
     wait_asleep()
-    config = record.config
-    compute = Compute.of(config["compute"])
+    compute = record.typed.compute
     own = threads.own_variables(compute)
     if own or compute.cpus_per_run < machine.cores():
         threads.limit_run(compute.cpus_per_run, own)
-    with follow(root, Tracking.of(record.config["tracking"])):
+    with follow(root, record.typed.tracking):
         try:
             with hydra_job.folder(record.hydra or {}, run_dir):
                 return execute(run_dir)

@@ -19,7 +19,6 @@ from labrun.config import composed, hydra_job, paths
 from labrun.errors import ConfigError, RecordError
 from labrun.runs import record as records
 from labrun.runs import store
-from labrun.schema import Compute, Tracking
 from labrun.submission import freeze
 from labrun.tracking import registry as trackers
 
@@ -38,21 +37,21 @@ class Preflight(Callback):
         with UserErrors():
             check_choices(config)
             plain = composed.without_hydra(config)
-            values, _ = freeze.settled(plain, composed.task_overrides(config.hydra), store.workspace())
-            freeze.check_targets(values)
-            compute = Compute.of(values["compute"])
+            settled, _ = freeze.settled(plain, composed.task_overrides(config.hydra), store.workspace())
+            freeze.check_targets(settled)
+            compute = settled.compute
             registry.check(compute, sweep=False)
-            trackers.check(Tracking.of(values["tracking"]))
+            trackers.check(settled.tracking)
             with read_write(config.hydra), open_dict(config.hydra):
                 config.hydra.runtime.output_dir = os.path.abspath(config.hydra.run.dir)
             if hydra_job.has_own_logging(config.hydra):
                 hydra_job.check_logging(config.hydra)
             backend = registry.chosen(compute, sweep=False)
             JobCallbacks.is_elsewhere = not backend.in_process
-            if values["sweep"]["resume"] is not None:
+            if settled.sweep.resume is not None:
                 raise ConfigError("sweep.resume continues a sweep, with -m. For a single run: trainer.resume=last")
             if not backend.is_elsewhere:
-                freeze.prepare(values)
+                freeze.prepare(settled)
             check_writable(Path(config.hydra.run.dir))
             if hydra_job.has_own_logging(config.hydra):
                 hydra_job.make_log_folders(

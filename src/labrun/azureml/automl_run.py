@@ -68,7 +68,7 @@ class IterationRun(Run):
     def get_properties(self) -> dict[str, str]:
         """Return the properties: `iteration` (from 0), `run_algorithm`, `run_preprocessor`, `score`, ..."""
         record = self._work.record
-        metric = str(record.config["sweep"]["metric"])
+        metric = str(record.typed.sweep.metric)
         number = int(record.sweep["number"])
         return {
             **super().get_properties(),
@@ -87,7 +87,7 @@ class IterationRun(Run):
         return {**self._parts(), **super().get_tags()}
 
     def _parts(self) -> dict[str, str]:
-        model = self._work.record.config["model"]
+        model = self._work.record.typed.model
         return {f"run_{sdk}": search.short(model[own]) for sdk, own in PARTS.items()}
 
     def get_file_names(self) -> list[str]:
@@ -381,7 +381,7 @@ class FittedModel:
 
     def __init__(self, folder: Path) -> None:
         self._saved = api.load_model(folder)
-        data = records.read(folder).config["dataset"]["script"]
+        data = records.read(folder).typed.dataset["script"]
         parts = automl_data.of_script(Path(data), Path(data).parent)
         labels = np.unique(np.asarray(parts.get("y", parts.get("y_train"))))
         self._labels = {str(label): label.item() for label in labels} if self._saved.class_names else {}

@@ -142,7 +142,8 @@ class HyperDriveConfig(Config):
         if self.resume_child_runs:
             once("HyperDriveConfig: resume_child_runs are tried first, each from scratch: labrun keeps no script state")
             names = {key(name) for name in sampling.parameter_space}
-            each = [run._work.record.config["script"].get("arguments") or {} for run in self.resume_child_runs]
+            scripts = [run._work.record.typed.script for run in self.resume_child_runs]
+            each = [script.arguments for script in scripts if script is not None]
             first = [
                 {f"script.arguments.{name}": value for name, value in given.items() if name in names} for given in each
             ]
@@ -204,9 +205,7 @@ class HyperDriveRun(Run):
     def _objective(self) -> tuple[str | None, bool]:
         """The metric's name and whether to maximize it."""
         for child in self._work.get_children():
-            sweep = child.record.config["sweep"]
-            metric = sweep["metric"] if isinstance(sweep["metric"], str) else sweep["metric"][0]
-            goal = sweep["goal"] if isinstance(sweep["goal"], str) else sweep["goal"][0]
+            metric, goal = child.record.typed.sweep.goals[0]
             return metric, goal != "minimize"
         return None, True
 
@@ -271,7 +270,7 @@ class HyperDriveRun(Run):
         """Return the searches in `resume_from` that still exist, and recursively those that they resumed from."""
         found: list[HyperDriveRun] = []
         children = self._work.get_children()
-        for folder in (children[0].record.config["sweep"].get("learn_from") or []) if children else []:
+        for folder in children[0].record.typed.sweep.learn_from if children else []:
             if Path(folder).is_dir():
                 former = HyperDriveRun(None, work=api.Sweep(folder))
                 found += [former, *former._went_on_from()]

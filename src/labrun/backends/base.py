@@ -71,7 +71,7 @@ def resources(
         alone: the run has a cluster job to itself, and the cluster enforces the time limit.
         once: the caller cannot retry the run itself, and has already started its processes.
     """
-    compute = Compute.of(record.config["compute"])
+    compute = record.typed.compute
     if environment is None:
         environment = known_here(compute.environment)
     ranks = 1 if once else compute.ranks
@@ -84,15 +84,15 @@ def resources(
         retries=0 if once else compute.retries,
         environment=environment,
         pictures=draws_pictures(record),
-        data={key: record.config[key] for key in ("dataset", "datastore")} if record.config.get("dataset") else None,
+        data={key: record.config[key] for key in ("dataset", "datastore")} if record.typed.dataset else None,
         measured_every_s=measured_every_s(record),
     )
 
 
 def draws_pictures(record: Record) -> bool:
     """Return whether a run draws its own pictures; the best run of a sweep is drawn when the sweep ends."""
-    report = record.config["report"]
-    return bool(report == "all" or (report == "auto" and record.sweep is None))
+    report = record.typed.report
+    return report == "all" or (report == "auto" and record.sweep is None)
 
 
 class Executor(Protocol):

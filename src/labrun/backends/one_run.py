@@ -15,7 +15,6 @@ from labrun.backends.base import draws_pictures
 from labrun.backends.local import threads, worker
 from labrun.backends.local.forkserver import print_to
 from labrun.runs import record as records
-from labrun.schema import Compute
 from labrun.tasks.threads import wait_asleep
 
 
@@ -27,7 +26,7 @@ def main(run_dir: Path) -> int:
     print_to(log, log)
     wait_asleep()
     record = records.read(run_dir)
-    compute = Compute.of(record.config["compute"])
+    compute = record.typed.compute
     threads.limit_run(compute.cpus_per_run, threads.own_variables(compute))
     return worker.run(str(run_dir), draws_pictures(record))
 

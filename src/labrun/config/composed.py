@@ -18,6 +18,7 @@ from omegaconf.resolvers import oc
 from labrun import exact, execute, masking, schema
 from labrun.config.hydra_files import quoted
 from labrun.errors import ConfigError
+from labrun.schema import Config
 
 
 def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:
@@ -187,24 +188,21 @@ def _as_text(value: Any) -> Any:
 BEGINNING = re.compile(r"(\\*)(\$\{|" + re.escape(REFERENCE_BEGINS) + ")")
 
 
-def validated(config: DictConfig) -> dict[str, Any]:
+def validated(config: DictConfig) -> Config:
     """Resolve a config completely, and check it against the schema.
 
     Raises:
         ConfigError: lists every mistake.
     """
-    values = resolved(config, keep_environment=False)
-    schema.validate(values)
-    return values
+    return schema.validate(resolved(config, keep_environment=False))
 
 
-def validated_and_kept(config: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+def validated_and_kept(config: DictConfig) -> tuple[Config, dict[str, Any]]:
     """Return a config as the run will see it, checked against the schema, and as its record stores it."""
     kept = resolved(config, keep_environment=True)
     if "${" in repr(kept):
         return validated(config), kept
-    schema.validate(kept)
-    return kept, kept
+    return schema.validate(kept), kept
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

@@ -281,7 +281,7 @@ class _Lazily:
             ("id", record.id),
             ("name", record.name),
             ("groups", ""),
-            ("cpus", record.config["compute"]["cpus_per_run"]),
+            ("cpus", record.typed.compute.cpus_per_run),
         ):
             if not OmegaConf.has_resolver(f"labrun_{name}"):  # in a process without labrun's resolvers
                 OmegaConf.register_new_resolver(f"labrun_{name}", lambda value=value: value)

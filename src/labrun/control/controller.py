@@ -153,7 +153,7 @@ def _drive(
             patience_s = 0.5 if feed is None else feed.patience_s
             for run_dir in runner.poll(patience_s) if runner.busy else ():
                 record = records.read(run_dir)
-                if record.status == records.FAILED and record.config["compute"]["retries"]:
+                if record.status == records.FAILED and record.typed.compute.retries:
                     note_given_up(folder, record)
                 if feed is not None:
                     feed.ended(run_dir, record)

@@ -67,7 +67,7 @@ class Lines:
 
 def ending(record: Record) -> str:
     """Describe how a run ended, in one line."""
-    by = objective.of(record.config)[0].metric
+    by = objective.of(record.typed)[0].metric
     value = record.metrics.get(by)
     if isinstance(value, float) and record.status != records.FAILED:
         trouble = report.trouble(record.training)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from labrun import direction, schema
+from labrun import direction
 from labrun.errors import ConfigError
 from labrun.runs import record as records
 from labrun.runs.record import Record
+from labrun.schema import Config
 from labrun.tasks import monitored
 
 GOALS = {direction.MAX: "maximize", direction.MIN: "minimize"}
@@ -46,33 +47,30 @@ def settle(config: dict[str, Any]) -> None:
         raise ConfigError(f"sweep.metric={sweep['metric']}: give the name of a metric, or several different ones")
     if len(goals) != len(metrics):
         raise ConfigError(f"sweep.goal={sweep['goal']}: give one goal, or one for each of {', '.join(metrics)}")
-    if config.get("script") and sweep.get("sampler") and "auto" in metrics:
+    typed = Config(config)
+    if typed.script is not None and sweep.get("sampler") and "auto" in metrics:
         raise ConfigError("sweep.metric: name the metric that the script logs, as in sweep.metric=val_loss")
-    metrics = [_usual(config) if metric == "auto" else metric for metric in metrics]
-    goals = [_goal(metric, config) if goal == "auto" else goal for metric, goal in zip(metrics, goals, strict=True)]
+    metrics = [_usual(typed) if metric == "auto" else metric for metric in metrics]
+    goals = [_goal(metric, typed) if goal == "auto" else goal for metric, goal in zip(metrics, goals, strict=True)]
     sweep["metric"], sweep["goal"] = (metrics, goals) if several else (metrics[0], goals[0])
 
 
-def _goal(metric: str, config: Mapping[str, Any]) -> str:
+def _goal(metric: str, config: Config) -> str:
     """Return the goal for `auto`, or `auto` if it is unknown, which only a sweep refuses (see `check`)."""
-    trainer = config.get("trainer") or {}
-    said = trainer.get("monitor_mode") if metric == trainer.get("monitor") else None
+    said = config.trainer.monitor_mode if metric == config.trainer.monitor else None
     found = said if said in GOALS else direction.of(metric)
     return "auto" if found is None else GOALS[found]
 
 
-def check(config: Mapping[str, Any]) -> None:
+def check(config: Config) -> None:
     """Check that the directions of a sweep's metrics are known.
 
     Raises:
         ConfigError: neither the config nor the metric's name determines whether large or small values are good.
     """
-    sweep = config["sweep"]
-    metrics, goals = sweep["metric"], sweep["goal"]
-    pairs = zip(metrics, goals, strict=True) if isinstance(metrics, list) else [(metrics, goals)]
-    for metric, goal in pairs:
+    for metric, goal in config.sweep.goals:
         if goal == "auto":
-            is_monitor = metric == (config.get("trainer") or {}).get("monitor")
+            is_monitor = metric == config.trainer.monitor
             also = " (or trainer.monitor_mode=max|min)" if is_monitor else ""
             raise ConfigError(
                 f"sweep.metric={metric}: the name does not tell whether large or small values are good. Set "
@@ -80,48 +78,43 @@ def check(config: Mapping[str, Any]) -> None:
             )
 
 
-def told(config: Mapping[str, Any]) -> dict[str, str]:
+def told(config: Config) -> dict[str, str]:
     """Return the directions in a settled config that the metrics' names do not imply."""
     said = {one.metric: direction.MAX if one.maximize else direction.MIN for one in of(config) if one.is_told}
-    trainer = config.get("trainer") or {}
-    if monitored.reads_trainer(config) and trainer.get("monitor_mode") in GOALS:
-        said[trainer["monitor"]] = trainer["monitor_mode"]
+    trainer = config.trainer
+    if monitored.reads_trainer(config) and trainer.monitor_mode != "auto":
+        said[trainer.monitor] = trainer.monitor_mode
     return {metric: one for metric, one in said.items() if metric != "auto" and direction.of(metric) != one}
 
 
-def _usual(config: Mapping[str, Any]) -> str:
-    model = config.get("model")
+def _usual(config: Config) -> str:
+    model = config.model
     if not model:
         return "accuracy"  # a script's metrics are not known before it runs
     if isinstance(model.get("metric"), str):
         return str(model["metric"])
-    if model.get("folds") is not None and config["dataset"].get("regression"):
+    if model.get("folds") is not None and config.dataset.get("regression"):
         return "r2"
     if model.get("folds"):
         return "AUC_weighted"
-    if monitored.reads_trainer(config) and config["trainer"]["monitor"] != "auto":
-        return str(config["trainer"]["monitor"])
-    if schema.has_loaders(config.get("dataset")):
+    if monitored.reads_trainer(config) and config.trainer.monitor != "auto":
+        return config.trainer.monitor
+    if config.has_loaders:
         return monitored.loss_of(str(model["_target_"]), has_validation=True)
-    return "val_accuracy" if config["dataset"].get("validation_size") else "accuracy"
+    return "val_accuracy" if config.dataset.get("validation_size") else "accuracy"
 
 
-def of(config: Mapping[str, Any]) -> list[Objective]:
+def of(config: Config) -> list[Objective]:
     """Return the objectives in a run's settled config."""
-    sweep = config.get("sweep", {})
-    metrics, goals = sweep.get("metric", "accuracy"), sweep.get("goal", "maximize")
-    if not isinstance(metrics, list):
-        metrics, goals = [metrics], [goals]
-    # Records of older versions have no metric.
     return [
         Objective("accuracy" if metric == "auto" else metric, goal != "minimize", goal != "auto")
-        for metric, goal in zip(metrics, goals, strict=True)
+        for metric, goal in config.sweep.goals
     ]
 
 
 def values(record: Record) -> list[float] | None:
     """Return a run's final value of each metric; None if it lacks one."""
-    found = [record.metrics.get(one.metric) for one in of(record.config)]
+    found = [record.metrics.get(one.metric) for one in of(record.typed)]
     if any(value is None or isinstance(value, bool) for value in found):
         return None
     try:
@@ -140,7 +133,7 @@ def common(found: Sequence[Record]) -> Objective:
     Args:
         found: at least one run.
     """
-    first, *others = dict.fromkeys(of(record.config)[0] for record in found)
+    first, *others = dict.fromkeys(of(record.typed)[0] for record in found)
     if not others:
         return first
     completed = [record for record in found if record.status == records.COMPLETED]
@@ -178,10 +171,10 @@ def rank(record: Record, by: Objective | None = None) -> float:
         record: the run's record.
         by: the sweep's common objective (`common`); None: the run's own objective.
     """
-    if by is not None and by != of(record.config)[0]:
+    if by is not None and by != of(record.typed)[0]:
         value = _number(record, by.metric)
         return -math.inf if record.status != records.COMPLETED or value is None else by.score(value)
     found = values(record)
     if record.status != records.COMPLETED or not found:
         return -math.inf
-    return of(record.config)[0].score(found[0])
+    return of(record.typed)[0].score(found[0])

@@ -75,7 +75,7 @@ def tell(
         say(f"{objective.no_best(finished, by)}\nfolder: {folder}   ({files})")
         return finished
     best_dir = run_dirs[order[0]]
-    if best.config["report"] == "auto" and draw is not None:
+    if best.typed.report == "auto" and draw is not None:
         _draw_best(best_dir, draw)
     drawn = any((best_dir / "outputs").glob("*.png"))
     say(f"folder: {folder}   ({files}{f'; pictures of the best run: {best_dir}/outputs' if drawn else ''})")

@@ -119,7 +119,7 @@ def register(
     path, card = described(run_dir, record, file)
     metrics = context.last_values(run_dir) if by_itself else record.metrics
     origin = Origin(path, path.relative_to(run_dir).as_posix(), card, record, run_dir, metrics)
-    tracking = Tracking.of(record.config.get("tracking") or {})
+    tracking = record.typed.tracking
     is_mlflows = tracking.kind in ("mlflow", NO_TRACKER)  # another tracker's URI is not an MLflow server
     uri = client.address(root, tracking if is_mlflows else Tracking(NO_TRACKER))
     return _add(root, name, origin, uri, about or About(tags or {}), apart_from)
@@ -299,7 +299,7 @@ def described(run_dir: Path, record: Record, file: str | None) -> tuple[Path, di
         card = {"format": 1, "name": path.stem, **base, "kind": _kind(path), "file": path.name, "sha256": sha256}
     if record.imported:  # the version outlives the record, which marks the run as imported
         card.pop(seals.FIELD, None)
-    dataset = record.config.get("dataset") or {}
+    dataset = record.typed.dataset
     card["dataset"] = {key: dataset[key] for key in ("target", "ignore") if key in dataset}
     return path, card
 

@@ -274,7 +274,7 @@ class Carried:
         Raises:
             LabrunError: no run has started.
         """
-        hosts = (records.read(run_dir).config["compute"]["host"] for run_dir in self._runs.values())
+        hosts = (records.read(run_dir).typed.compute.host for run_dir in self._runs.values())
         name = next(filter(None, hosts), None) or (self._link.remote if self._link else None)  # older runs may lack it
         if name is None:
             raise LabrunError(f"the runs of {self._folder} do not name their machine")

@@ -57,14 +57,16 @@ def fresh(folder: Path, name: str, channel: Channel) -> Link:
 
 def refusals(record: Record) -> list[str]:
     """Return a message for each local item that a run refers to and that is not transferred."""
-    found, script = [], record.config.get("script") or {}
-    if script.get("python"):
-        found.append(f"script.python={script['python']} is an interpreter of this machine")
-    if script.get("requirements"):
-        file = Path(script["requirements"])
+    found, script = list[str](), record.typed.script
+    if script is None:
+        return []
+    if script.python:
+        found.append(f"script.python={script.python} is an interpreter of this machine")
+    if script.requirements:
+        file = Path(script.requirements)
         found += [
             f"script.requirements: {file.name} contains {line!r}, which is on this machine"
-            for line in environments.local_lines(file, bool(script.get("azureml")))
+            for line in environments.local_lines(file, script.azureml)
         ]
     return found
 
@@ -106,7 +108,7 @@ def send_code(channel: Channel, link: Link, found: Sequence[Record], plan: Plan)
             _send_tree(channel, here, there, {name: one for name, one in earlier.items() if name in have})
     link.python = environment.ensure(channel)
     link.path = [f"{channel.root}/{_labrun_there()}", *path]
-    if any((record.config.get("script") or {}).get("requirements") for record in found):
+    if any((script := record.typed.script) is not None and script.requirements for record in found):
         environment.ensure_uv(channel)
     return Interpreter(link.python, path)
 

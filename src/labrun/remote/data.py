@@ -29,6 +29,7 @@ from labrun.remote.helper import WORTH
 from labrun.remote.link import Link
 from labrun.runs import store as runs
 from labrun.runs.record import Record
+from labrun.schema import Config
 from labrun.submission import environments
 
 STORE = "store"
@@ -70,11 +71,11 @@ def settled(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _send_of(channel: Channel, link: Link, config: Mapping[str, Any], places: dict[Path, dict[str, str]]) -> None:
-    there = settled(config)
+    there = Config(settled(config))
     stores = _stores(there)
-    named = list(map(Path, links.absolute([there, config.get("script")])))
+    named = list(map(Path, links.absolute([there.raw, config.get("script")])))
     own, lying = [Path(sys.prefix), Path(sys.base_prefix)], list(map(Path, link.machine.data))
-    found = dict.fromkeys(_files(stores, there, config))
+    found = dict.fromkeys(_files(stores, there, Config(config)))
     files = [path for path in found if not any(path.is_relative_to(place) for place in [*own, *lying])]
     there_already = [path for path in found if any(path.is_relative_to(place) for place in lying)]
     _check_reach(link, there_already, stores, named)
@@ -131,10 +132,10 @@ def _compare(channel: Channel, link: Link, files: Sequence[Path]) -> None:
             )
 
 
-def _stores(there: Mapping[str, Any]) -> dict[str, LocalDatastore]:
+def _stores(there: Config) -> dict[str, LocalDatastore]:
     """Return the local datastores of a config by name; the run's own is also under the empty name."""
-    own = there["datastore"]
-    nodes = {**(there.get("datastores") or {}), str(own["name"]): own, "": own}
+    own = there.datastore
+    nodes = {**there.datastores, str(own["name"]): own, "": own}
     return {
         name: LocalDatastore(str(node["name"]), str(node["root"]))
         for name, node in nodes.items()
@@ -184,15 +185,14 @@ def send_missing(channel: Channel, name: str, by_digest: Mapping[str, Path], wha
             channel.send("store", file, size - start, meter, store=STORE, digest=digest, start=start)
 
 
-def _files(stores: Mapping[str, LocalDatastore], there: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[Path]:
+def _files(stores: Mapping[str, LocalDatastore], there: Config, config: Config) -> Iterator[Path]:
     """Yield the local files that a run reads."""
-    for reference in dict.fromkeys(mount.references(json.loads(json.dumps(config, default=str)))):
-        yield from _mounted(stores, reference, there.get("datastores") or {})
-    if (config.get("script") or {}).get("requirements"):
-        script = config["script"]
-        yield from environments.files(Path(script["requirements"]), bool(script.get("azureml")))
-    store, dataset = stores.get(""), there.get("dataset")
-    if store is None or not dataset or schema.has_loaders(dataset):
+    for reference in dict.fromkeys(mount.references(json.loads(json.dumps(config.raw, default=str)))):
+        yield from _mounted(stores, reference, there.datastores)
+    if config.script is not None and config.script.requirements:
+        yield from environments.files(Path(config.script.requirements), config.script.azureml)
+    store, dataset = stores.get(""), there.dataset
+    if store is None or not dataset or there.has_loaders:
         return
     if dataset.get("asset") or dataset.get("version"):
         yield from _named(store, str(dataset.get("asset") or dataset["name"]), dataset.get("version"))

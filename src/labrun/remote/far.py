@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labrun.backends.local.server import Server
-from labrun.errors import LabrunError, RecordError
+from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.remote.link import CARRIED_PATH
 from labrun.runs import record as records
 from labrun.runs import store, sweep_state
 from labrun.runs.sweep_state import Plan, SweepState
-from labrun.schema import Compute
+from labrun.schema import Compute, Config
 
 if TYPE_CHECKING:  # slow imports run while the pool's server imports
     from labrun.backends.base import Backend
@@ -60,11 +60,11 @@ def start_ahead(folder: Path) -> Server | None:
     try:
         plan = sweep_state.read_plan(folder)
         record = next((one for _, one in sweep_state.readable(folder, plan) if not one.finished), None)
-        if record is None or record.config["compute"]["target"] not in POOLED:
+        if record is None or record.typed.compute.target not in POOLED:
             return None
-        threads = record.config["compute"]["cpus_per_run"]
+        threads = record.typed.compute.cpus_per_run
         return Server(path_here(plan), plan.preload, plan.python, cwd_here(plan), threads=threads)
-    except (OSError, RecordError):  # reported later, when it is needed
+    except (OSError, ConfigError, RecordError):  # reported later, when it is needed
         return None
 
 
@@ -107,21 +107,21 @@ def settle(folder: Path) -> None:
 
 def _settle_environment(run_dir: Path, record: Record) -> None:
     """Replace the digest of a script's environment by the one on this machine, which has another interpreter."""
-    script = record.config.get("script") or {}
-    if not script.get("requirements"):
+    script = record.typed.script
+    if script is None or not script.requirements:
         return
     from labrun.submission import environments
 
-    digest = environments.digest_of(Path(script["requirements"]), bool(script.get("azureml")))
-    if digest != script.get("environment"):
-        script["environment"] = digest
+    digest = environments.digest_of(Path(script.requirements), script.azureml)
+    if digest != script.environment:
+        record.config["script"]["environment"] = digest
         record.code = {**(record.code or {}), "environment": digest}
         records.write(run_dir, record)
 
 
 def own_compute(record: Record) -> Compute:
     """Return a run's `compute` for this machine, without `host`."""
-    return dataclasses.replace(Compute.of(record.config["compute"]), host=None)
+    return dataclasses.replace(record.typed.compute, host=None)
 
 
 def check(left: list[Record]) -> Backend:
@@ -143,7 +143,7 @@ def check(left: list[Record]) -> Backend:
         registry.check(dataclasses.replace(compute, target=backend.name), is_sweep)
     read = [{key: record.config.get(key) for key in ("dataset", "datastore", "script")} for record in left]
     for data in {exact.canonical(one): one for one in read}.values():
-        freeze.prepare(data)
+        freeze.prepare(Config(data))
     return backend
 
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from labrun import exact
 from labrun.data import digests
@@ -19,15 +18,16 @@ from labrun.remote.link import Link
 from labrun.runs import cards, seals, store
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
+from labrun.schema import Config
 
 
-def of(config: Mapping[str, Any]) -> dict[Path, str]:
+def of(config: Config) -> dict[Path, str]:
     """Return the runs from which a run's config inherits, each with the subfolder that it needs."""
     found = {}
-    if isinstance(source := config.get("from"), Mapping):
-        found[Path(source["path"])] = "outputs"
-    if isinstance(resume := config["trainer"].get("resume"), Mapping):
-        found[Path(resume["path"]).parents[1]] = "checkpoints"
+    if config.source is not None:
+        found[config.source.run_dir] = "outputs"
+    if config.resumed is not None:
+        found[config.resumed.run_dir] = "checkpoints"
     return found
 
 
@@ -40,7 +40,7 @@ def send(channel: Channel, folder: Path, link: Link, found: Sequence[Record]) ->
         link: the folder's link; updated with the remote paths of the other runs.
         found: the runs' records.
     """
-    for run_dir, part in sorted({pair for record in found for pair in of(record.config).items()}):
+    for run_dir, part in sorted({pair for record in found for pair in of(record.typed).items()}):
         files = [path for name, path in packed.folder(run_dir / part).items() if not name.startswith("before-")]
         sums = dict(zip(files, digests.of(files), strict=True))
         source = records.read(run_dir)
@@ -63,11 +63,11 @@ def trusted_there(record: Record) -> list[str]:
     Args:
         record: the record of the run to send.
     """
-    source, found = record.config.get("from"), list(record.config.get("trusted") or ())
-    if not isinstance(source, Mapping):
+    source, found = record.typed.source, record.typed.trusted
+    if source is None:
         return found
-    paths = RunPaths(Path(source["path"]))
-    card = cards.read(paths.outputs, f"run {source['id']}")
-    if seals.refusal(store.workspace(), card, source["id"], bool(records.read(paths.root).imported)):
+    paths = RunPaths(source.run_dir)
+    card = cards.read(paths.outputs, f"run {source.id}")
+    if seals.refusal(store.workspace(), card, source.id, bool(records.read(paths.root).imported)):
         return found
     return sorted({*found, *seals.needed(paths.outputs, card)})

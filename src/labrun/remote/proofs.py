@@ -38,7 +38,7 @@ def seal(run_dir: Path, record: Record, link: Link) -> None:
         card = cards.read(outputs, f"run {record.id}")
         of_there = card.get(seals.FIELD)
         if isinstance(of_there, Mapping) and _is_ours(outputs, card, of_there, record):
-            _replace(place, card, seals.sealed(store.workspace(), record.id, record.config, card, of_there["code"]))
+            _replace(place, card, seals.sealed(store.workspace(), record.id, record.typed, card, of_there["code"]))
 
 
 def _is_ours(outputs: Path, card: Mapping[str, Any], of_there: Mapping[str, Any], record: Record) -> bool:
@@ -46,7 +46,7 @@ def _is_ours(outputs: Path, card: Mapping[str, Any], of_there: Mapping[str, Any]
     code = of_there.get("code")
     if not isinstance(code, Mapping) or of_there.get("run") != record.id:
         return False
-    wanted = seals.foreign(record.config["model"])
+    wanted = seals.foreign(record.typed.model)
     here = seals.code_of(wanted) or {}  # an optimizer's module is not in frozen code, but is installed locally, too
     is_known = all(here.get(name) == code[name] or _is_frozen(name, code[name], record) for name in code)
     if of_there.get("targets") != wanted or not is_known:

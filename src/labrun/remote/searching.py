@@ -62,7 +62,7 @@ def begin(folder: Path, found: Sequence[Record], plan: Plan, words: Sequence[str
     Raises:
         LabrunError: nothing has started.
     """
-    name = found[0].config["compute"]["host"]
+    name = str(found[0].typed.compute.host)
     problems = sorted({why for record in found for why in _of_runs(record)})
     if problems:
         raise ConfigError([f"{why}: leave compute.host={name} out" for why in problems])
@@ -102,7 +102,7 @@ def begin(folder: Path, found: Sequence[Record], plan: Plan, words: Sequence[str
 
 
 def _of_runs(record: Record) -> Iterator[str]:
-    for run_dir in inherited.of(record.config):
+    for run_dir in inherited.of(record.typed):
         yield f"the trials resume from run {run_dir.name}, which is on this machine"
 
 

@@ -32,6 +32,7 @@ from labrun.remote.ssh import UnreachableError
 from labrun.runs import record as records
 from labrun.runs import store, sweep_state
 from labrun.runs.record import Record
+from labrun.schema import Config, Script
 
 RC = '[ -f ~/.bashrc ] && . ~/.bashrc; {exports}; PS1="(run {id}) $PS1"'
 """Startup commands of an interactive bash, after the user's own file, which may set PATH."""
@@ -114,15 +115,14 @@ def beside(run_dir: Path, record: Record) -> Beside:
 
 
 def _here(run_dir: Path, record: Record) -> Beside:
-    own = record.config.get("compute", {}).get("environment") or {}
+    own, script = record.typed.environment, record.typed.script or Script()
     known, missing = _values(own)
-    script = record.config.get("script") or {}
     python = sys.executable
     with contextlib.suppress(RecordError):
-        built = store.environment_folder(str(script["environment"])) if script.get("environment") else None
-        python = str(built / "bin" / "python") if built is not None else str(script.get("python") or python)
+        built = store.environment_folder(script.environment) if script.environment else None
+        python = str(built / "bin" / "python") if built is not None else script.python or python
     job, node = _job(record, record.status)
-    path = [] if script.get("python") or script.get("environment") else _path(run_dir, record)
+    path = [] if script.python or script.environment else _path(run_dir, record)
     found = {**_programs(python, path), store.ROOT_VARIABLE: str(store.workspace())}
     return Beside(record, str(run_dir), found, known, None, job, node, "", missing, _guessed(own, known))
 
@@ -162,14 +162,13 @@ def _there(run_dir: Path, record: Record, folder: Path, link: links.Link) -> Bes
         own = json.loads(raw)
         sbatch = conversation.call("hello", root=link.machine.folder, programs=["sbatch"])["programs"]["sbatch"]
     job, node = _job(own, str(own.get("status")))
-    script = (own.get("config") or {}).get("script") or {}
-    environment = str(script.get("environment") or "")
+    script = Config(own.get("config") or {}).script or Script()
     python, path = link.python, link.path
-    if environment:
-        python, path = f"{link.root}/{link.workspace}/outputs/.labrun/environments/{environment}/bin/python", []
-    elif script.get("python"):
-        python, path = str(script["python"]), []
-    named = record.config.get("compute", {}).get("environment") or {}
+    if script.environment:
+        python, path = f"{link.root}/{link.workspace}/outputs/.labrun/environments/{script.environment}/bin/python", []
+    elif script.python:
+        python, path = script.python, []
+    named = record.typed.environment
     known, missing = _values(named)
     found = {**_programs(python, path), store.ROOT_VARIABLE: f"{link.root}/{link.workspace}"}
     programs = os.path.dirname(sbatch) if sbatch else ""

@@ -25,11 +25,6 @@ def _word(value: Any) -> str:
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
 
 
-def shown_name(script: Mapping[str, Any]) -> str:
-    """Return a script's display name: its path, or its command if it has no path."""
-    return str(script.get("path") or exact.shown(str(script.get("command"))))
-
-
 def arguments(config: Mapping[str, Any]) -> list[str]:
     """Return the command-line words of a config's script as stored in records; empty if the config has no script."""
     script = config.get("script") or {}

@@ -27,6 +27,7 @@ from labrun import checking, exact
 from labrun._io import atomic_write
 from labrun.errors import DamagedRecordError, RecordError
 from labrun.runs import context
+from labrun.schema import Config
 
 FORMAT = 2
 """Format 2 encodes `config` with `labrun.exact`; format 1 turned NaN and keys that were not strings into strings."""
@@ -180,6 +181,11 @@ class Record:
     attempts: list[dict[str, Any]] = field(default_factory=list)
     error: dict[str, Any] | None = None
     format: int = FORMAT
+
+    @property
+    def typed(self) -> Config:
+        """The config with typed parts."""
+        return Config(self.config)
 
     @property
     def finished(self) -> bool:

@@ -31,6 +31,7 @@ from typing import Any
 from labrun import exact, targets, trust
 from labrun._io import atomic_write, file_sha256
 from labrun.errors import ConfigError
+from labrun.schema import Config
 
 FIELD = "seal"
 UNSEALED = frozenset({FIELD, "dataset"})
@@ -55,9 +56,9 @@ class Proof:
         config: the run's config, from its record.
     """
 
-    def __init__(self, root: Path, run_id: str, config: Mapping[str, Any]) -> None:
+    def __init__(self, root: Path, run_id: str, config: Config) -> None:
         self._root, self._run, self._reads = root, run_id, _reading(config)
-        self._targets = foreign(config["model"])
+        self._targets = foreign(config.model)
         self.code = code_of(self._targets)
         """SHA-256 of each module of the model's code; None if unknown."""
 
@@ -71,7 +72,7 @@ class Proof:
 
 
 def sealed(
-    root: Path, run_id: str, config: Mapping[str, Any], card: Mapping[str, Any], code: Mapping[str, str]
+    root: Path, run_id: str, config: Config, card: Mapping[str, Any], code: Mapping[str, str]
 ) -> dict[str, Any] | None:
     """Return the seal of a card whose run this workspace executed on another machine, or None without a key.
 
@@ -85,7 +86,7 @@ def sealed(
     key = _key(make=True)
     if key is None:
         return None
-    content = {"run": run_id, "targets": foreign(config["model"]), "code": dict(code), "reads": _reading(config)}
+    content = {"run": run_id, "targets": foreign(config.model), "code": dict(code), "reads": _reading(config)}
     return {**content, "mac": _mac(key, root, card, content)}
 
 
@@ -98,7 +99,7 @@ def foreign(node: Mapping[str, Any]) -> list[str]:
     return [target for target in named if trust.refusal(target, may_import=False)]
 
 
-def has_read(root: Path, card: Mapping[str, Any], run_id: str, config: Mapping[str, Any]) -> bool:
+def has_read(root: Path, card: Mapping[str, Any], run_id: str, config: Config) -> bool:
     """Return whether this user has run, in this workspace, the data part of a record's config.
 
     Args:
@@ -111,8 +112,8 @@ def has_read(root: Path, card: Mapping[str, Any], run_id: str, config: Mapping[s
     return content is not None and content["run"] == run_id and content.get("reads") == _reading(config)
 
 
-def _reading(config: Mapping[str, Any]) -> str:
-    named = [config.get("dataset"), config.get("datastore")]
+def _reading(config: Config) -> str:
+    named = [config.raw.get("dataset"), config.raw.get("datastore")]
     return hashlib.sha256(exact.canonical(named).encode()).hexdigest()
 
 

@@ -37,18 +37,18 @@ BEST, VOTE = "best", "ensemble"
 """Folder names of the two final runs."""
 
 
-def is_pipeline(config: Mapping[str, Any]) -> bool:
+def is_pipeline(record: Record) -> bool:
     """Return whether a run's model is a pipeline."""
-    return bool((config.get("model") or {}).get("_target_") == PIPELINE)
+    return bool(record.typed.model.get("_target_") == PIPELINE)
 
 
 def pipeline_name(record: Record) -> str | None:
     """Return a name such as `StandardScaler SGD`; None if the run's model is not a pipeline."""
-    if not is_pipeline(record.config):
+    if not is_pipeline(record):
         return None
-    model = record.config["model"]
+    model = record.typed.model
     last = dict(model["estimator"])
-    if record.config["dataset"].get("regression") and last.get("regressor"):
+    if record.typed.dataset.get("regression") and last.get("regressor"):
         last = last["regressor"] if isinstance(last["regressor"], dict) else {"_target_": last["regressor"]}
     return " ".join(name for name in (short(model["preprocessor"]), short(last)) if name)
 
@@ -77,18 +77,18 @@ def finish(search: Search, runner: Executor, folder: Path) -> None:
         runner: the executor of its trials.
         folder: the sweep's folder.
     """
-    tried = [one for one in gather(search) if one.values is not None and is_pipeline(one.record.config)]
-    if not tried or tried[0].record.config["model"]["refit"]:
+    tried = [one for one in gather(search) if one.values is not None and is_pipeline(one.record)]
+    if not tried or tried[0].record.typed.model["refit"]:
         return
     best, objective = tried[0], search.objectives[0]
-    made = {BEST: _refit(search, best, folder / BEST, dict(best.record.config["model"]))}
+    made = {BEST: _refit(search, best, folder / BEST, dict(best.record.typed.model))}
     vote, single = _chosen(tried, folder, objective)
     if vote is not None:
         members = [
-            {part: tried[place].record.config["model"][part] for part in ("preprocessor", "estimator")}
+            {part: tried[place].record.typed.model[part] for part in ("preprocessor", "estimator")}
             for place in vote.chosen
         ]
-        own = best.record.config["model"]
+        own = best.record.typed.model
         node = {
             "_target_": ENSEMBLE,
             "_recursive_": False,
@@ -135,10 +135,10 @@ def _submit(job: submit.Job, runner: Executor) -> None:
 
 def _write_vote(job: submit.Job, folder: Path, trials: Trials) -> None:
     """Write a config file equivalent to the ensemble's command."""
-    record, config = job.record, job.record.config
+    record, config = job.record, job.record.typed
     record.overrides = [text for text in record.overrides if not text.startswith("model")]
     record.command = file_command(folder, VOTE, trials)
-    groups = {"dataset": config["dataset"], "datastore": config["datastore"]}
+    groups = {"dataset": config.dataset, "datastore": config.datastore}
     head = [
         "# @package _global_",
         f"# The ensemble of {folder}.",
@@ -150,9 +150,9 @@ def _write_vote(job: submit.Job, folder: Path, trials: Trials) -> None:
     ]
     body = {
         **groups,
-        "model": {key: value for key, value in config["model"].items() if not key.startswith("_")},
-        "seed": config["seed"],
-        "name": config["name"],
+        "model": {key: value for key, value in config.model.items() if not key.startswith("_")},
+        "seed": config.raw["seed"],
+        "name": config.raw["name"],
         **({"hydra": {"searchpath": list(trials.origin.searchpath)}} if trials.origin.searchpath else {}),
     }
     text = hydra_files.as_yaml(body)
@@ -238,7 +238,7 @@ def _tell(
 
     assert best.values is not None
     rows = [("best pipeline", f"run {best.run}: {pipeline_name(best.record)}")]
-    is_held = best.record.config["model"]["folds"] == 1
+    is_held = best.record.typed.model["folds"] == 1
     where = "on the validation part" if is_held else "in cross-validation"
     rows += [(f"  {where}", f"{objective.metric} {report.number(best.values[0])}")]
     rows += _tested(folder / BEST, objective, QUANTITIES)

@@ -8,9 +8,9 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from labrun.backends.base import Executor
 from labrun.config.hydra_files import hide_environment, quoted
@@ -22,7 +22,7 @@ from labrun.runs import record as records
 from labrun.runs import report, store, sweep_state
 from labrun.runs.record import Record
 from labrun.runs.recording import terminating_politely
-from labrun.schema import Compute, Tracking
+from labrun.schema import Sweep, Tracking
 from labrun.search import automl, ending, former, takeover
 from labrun.search.search import Search, check_fresh, policy, room
 from labrun.search.study import Study
@@ -77,8 +77,8 @@ class Table:
         what = automl.pipeline_name(record) or " ".join(ending.varied(record, self._search.trials.space)) or "-"
         if not self._is_headed:
             self._is_headed = True
-            first = "ITERATION" if automl.is_pipeline(record.config) else "TRIAL"
-            head = "PIPELINE" if automl.is_pipeline(record.config) else "PARAMETERS"
+            first = "ITERATION" if automl.is_pipeline(record) else "TRIAL"
+            head = "PIPELINE" if automl.is_pipeline(record) else "PARAMETERS"
             self._width = max(36, min(len(what) + 4, WIDEST))
             results.say(
                 f"{first:>9}  {head:<{self._width}}  {'DURATION':>8}  {'METRIC':>8}  {'BEST':>8}  ({one.metric})"
@@ -91,7 +91,7 @@ class Table:
 
 def run(
     trials: Trials,
-    settings: Mapping[str, Any],
+    settings: Sweep,
     arguments: Sequence[str],
     freezer: submit.Freezer,
     resumed: bool,
@@ -115,12 +115,12 @@ def run(
         SystemExit: after Ctrl-C (130).
     """
     folder = trials.folder
-    if settings["sampler"] is not None:
-        Study.check(settings["sampler"], len(settings["metric"]) if isinstance(settings["metric"], list) else 1)
+    if settings.sampler is not None:
+        Study.check(settings.sampler, len(settings.metric) if isinstance(settings.metric, list) else 1)
     policy(settings)
     if resumed:
         first = next(iter(sorted(folder.glob("*/run.json"))), None)
-        if first is not None and settings["resume_code"] == "frozen":
+        if first is not None and settings.resume_code == "frozen":
             trials.code = records.read(first.parent).code
     probes = trials.probes()
     if not probes:
@@ -129,14 +129,14 @@ def run(
             "them under sweep.space, or choose a component whose file has a search_space"
         )
     backend = submit.check(probes)
-    if not backend.supervises and (settings["trial_timeout_min"] is not None or policy(settings)):
-        key = "trial_timeout_min" if settings["trial_timeout_min"] is not None else "early_termination"
+    if not backend.supervises and (settings.trial_timeout_min is not None or policy(settings)):
+        key = "trial_timeout_min" if settings.trial_timeout_min is not None else "early_termination"
         raise ConfigError(
             f"sweep.{key}: a run of compute={backend.name} has no supervisor that could stop it; choose compute=local"
         )
-    config = probes[0].record.config
-    compute = Compute.of(config["compute"])
-    if backend.is_elsewhere and settings.get("learn_from"):
+    config = probes[0].record.typed
+    compute = config.compute
+    if backend.is_elsewhere and settings.learn_from:
         raise ConfigError("sweep.learn_from: previous searches are on this machine; leave compute.host out")
     former.check(settings, trials.space.dimensions, [one.metric for one in objective.of(config)])
     with submit.in_charge(folder, backend) if resumed else contextlib.nullcontext():
@@ -155,7 +155,7 @@ def run(
         elif not compute.detach:
             search = Search(
                 trials,
-                {**settings, **config["sweep"]},
+                config.sweep,
                 objective.of(config),
                 plan,
                 room(settings, plan, compute),
@@ -191,7 +191,7 @@ def _elsewhere_attended(folder: Path, is_detached: bool) -> list[Record]:
     found = {run: records.read(folder / run) for run in sweep_state.read_plan(folder).runs}
     best = max(found, key=lambda run: objective.rank(found[run]), default=None)
     if best is not None and objective.rank(found[best]) > float("-inf"):
-        metric = objective.of(found[best].config)[0].metric
+        metric = objective.of(found[best].typed)[0].metric
         results.say(f"best: run {best}, {metric} {found[best].metrics.get(metric)}")
     results.say(f"The search is over: {folder} (results.csv, report.html, best.yaml)")
     return list(found.values())

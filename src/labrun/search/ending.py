@@ -94,7 +94,7 @@ def tell(search: Search, folder: Path, draw: Callable[[Path], object], told: Col
         log.warning("%s", mixture)
     over_seed = results.tell_over_seed([one.record for one in tried], search.objectives[0], folder)
     _report(search, tried, folder)
-    if best.record.config["report"] == "auto" and (folder / best.run / "outputs" / "model.json").exists():
+    if best.record.typed.report == "auto" and (folder / best.run / "outputs" / "model.json").exists():
         try:
             draw(folder / best.run)
         except (LabrunError, OSError, ValueError) as error:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
@@ -15,23 +14,24 @@ from optuna.trial import FrozenTrial, TrialState
 from labrun.errors import ConfigError
 from labrun.runs import context
 from labrun.runs.sweep_state import SweepState
+from labrun.schema import Sweep
 from labrun.search.space import Dimension
 from labrun.search.study import NAME, RUN, NoLock, distribution
 
 
-def folders(settings: Mapping[str, Any]) -> list[Path]:
+def folders(settings: Sweep) -> list[Path]:
     """Return the folders of the previous searches."""
-    return [Path(str(one)).expanduser().resolve() for one in settings.get("learn_from") or []]
+    return [Path(str(one)).expanduser().resolve() for one in settings.learn_from]
 
 
-def check(settings: Mapping[str, Any], dimensions: Sequence[Dimension], metrics: Sequence[str]) -> None:
+def check(settings: Sweep, dimensions: Sequence[Dimension], metrics: Sequence[str]) -> None:
     """Check that a search can learn from the previous searches in its settings.
 
     Raises:
         ConfigError: a folder holds no search, or its search had another space or other metrics.
     """
     for folder in folders(settings):
-        if settings["sampler"] is None:
+        if settings.sampler is None:
             raise ConfigError("sweep.learn_from: a grid tries every combination and cannot learn; choose sweep=tpe")
         completed(folder, dimensions)
         try:

@@ -27,7 +27,7 @@ from labrun.runs import context, finalize, sweep_state
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.sweep_state import SweepState
-from labrun.schema import Compute
+from labrun.schema import Compute, Sweep
 from labrun.search import space as spaces
 from labrun.search import takeover
 from labrun.search.former import completed, folders
@@ -72,7 +72,7 @@ class Search:
     """
 
     trials: Trials
-    settings: Mapping[str, Any]
+    settings: Sweep
     objectives: Sequence[Objective]
     plan: sweep_state.Plan
     room: int
@@ -83,7 +83,7 @@ class Search:
         state = SweepState(self.trials.folder)
         state.make()
         self.study = Study(
-            state.study, self.settings["sampler"], int(self.settings["seed"]), [o.maximize for o in self.objectives]
+            state.study, self.settings.sampler, self.settings.seed, [o.maximize for o in self.objectives]
         )
         self._state = state.search
         self._policy = policy(self.settings)
@@ -96,7 +96,7 @@ class Search:
         """Whether the space has a known, finite number of combinations."""
         self._is_measured = self._is_begun = self._is_warned = False
         self._began, self._used_s, self._next_clock = time.monotonic(), 0.0, 0.0
-        self.budget = self.settings["max_trials"] or TRIALS
+        self.budget = self.settings.max_trials or TRIALS
 
     # ---- start and resume
 
@@ -127,7 +127,7 @@ class Search:
         self._told = told
         self._write_state()
         self.study.settle()
-        if not self.settings["sampler"]:
+        if not self.settings.sampler:
             self._enqueue_grid()
         else:
             self._learn()
@@ -159,7 +159,7 @@ class Search:
         """Enqueue the initial trials that lie in the space, which may be partly fixed or narrowed."""
         left_out = []
         whole = []
-        for parameters in self.settings["portfolio"]:
+        for parameters in self.settings.portfolio:
             try:
                 whole.append(self.trials.complete(parameters))
             except ConfigError as error:
@@ -175,7 +175,7 @@ class Search:
             raise ConfigError(
                 f"the grid has {total:,} combinations; use sweep=random with sweep.max_trials to try some of them"
             )
-        self.budget = min(total, self.settings["max_trials"] or total)
+        self.budget = min(total, self.settings.max_trials or total)
         combinations = spaces.combinations(self.trials.space.dimensions)
         self.study.enqueue_missing(list(itertools.islice(combinations, self.budget)))
 
@@ -193,7 +193,7 @@ class Search:
         if not self._is_finite:
             return None
         left = self.study.untried(list(spaces.combinations(self.trials.space.dimensions)))
-        return random.Random(f"{self.settings['seed']} {len(left)}").choice(left) if left else None
+        return random.Random(f"{self.settings.seed} {len(left)}").choice(left) if left else None
 
     def _resume_trials(self) -> None:
         """Take over an earlier controller's trials: record those that have ended, and rerun the others."""
@@ -223,7 +223,7 @@ class Search:
     @property
     def is_open(self) -> bool:
         """Whether more trials may follow."""
-        left = self.study.waiting() if not self.settings["sampler"] else 1
+        left = self.study.waiting() if not self.settings.sampler else 1
         return self._closed is None and bool(left) and self.study.counted() < self.budget
 
     @property
@@ -242,7 +242,7 @@ class Search:
                     self.ended(run_dir, record)
         while self._closed is None and len(self._trials) < self.room and self.is_open:
             run = self._next_folder()
-            untried = self._untried if self.settings["sampler"] else None
+            untried = self._untried if self.settings.sampler else None
             asked = self.study.ask(self.trials.dimensions, run, untried)
             run_dir = self.trials.folder / run
             made = self._made(asked.overrides, asked.number, run_dir)
@@ -295,7 +295,7 @@ class Search:
             self.study.stop(one.number, one.reports.values, record.reason)
         elif record.status == records.CANCELED:
             if self._closed is None:
-                self.study.fail(one.number, CANCELED, replaced=bool(self.settings["replace_canceled"]))
+                self.study.fail(one.number, CANCELED, replaced=self.settings.replace_canceled)
         elif finalize.was_killed(record):  # the trial stays open, like a run of a grid
             log.warning("Trial %s: %s. sweep.resume=last retries it", run_dir.name, record.reason)
         else:
@@ -328,7 +328,7 @@ class Search:
         if self._is_measured or any(trial.values for trial in self.study.trials()):
             return
         logged = ", ".join(record.metrics) or "nothing"
-        if not record.config.get("script"):  # all trials of a model log the same metrics
+        if record.typed.script is None:  # all trials of a model log the same metrics
             raise ConfigError(
                 f"sweep.metric={self.objectives[0].metric}: run {record.id} completed and logged no such metric. "
                 f"It logged: {logged}"
@@ -345,7 +345,7 @@ class Search:
 
     def _check_stop_at(self, value: float) -> None:
         """End the search once a trial has reached `stop_at`."""
-        limit, first = self.settings.get("stop_at"), self.objectives[0]
+        limit, first = self.settings.stop_at, self.objectives[0]
         if limit is None or self._closed is not None or not first.score(value) >= first.score(float(limit)):
             return
         why = f"{first.metric}={value:.6g} has reached sweep.stop_at={limit:g}"
@@ -356,11 +356,11 @@ class Search:
 
     def _check_patience(self) -> None:
         """Start no more trials once `patience` trials in a row have not improved on the best."""
-        patience, score = self.settings.get("patience"), self.objectives[0].score
+        patience, score = self.settings.patience, self.objectives[0].score
         if patience is None or self._closed is not None:
             return
         scores = [score(trial.values[0]) if trial.values else -math.inf for trial in self.study.over()]
-        if len(scores) < patience + int(self.settings["patience_from"]):
+        if len(scores) < patience + self.settings.patience_from:
             return
         if max(scores[:-patience], default=-math.inf) >= max(scores[-patience:]) and max(scores) > -math.inf:
             why = f"{patience} trials in a row are no better (sweep.patience)"
@@ -379,7 +379,7 @@ class Search:
         if self._closed is None and takeover.is_canceled(self.trials.folder):
             log.info("Canceled: no more trials are started")
             self.close(CANCELED)
-        limit = self.settings["timeout_min"]
+        limit = self.settings.timeout_min
         if limit is not None and self._closed is None and self._elapsed_s() > 60 * limit:
             why = f"sweep.timeout_min={limit:g}"
             log.info("%s: no more trials are started, and running ones are stopped", why)
@@ -391,7 +391,7 @@ class Search:
             self._write_state()
 
     def _check_trial_timeout(self, one: _Trial) -> None:
-        limit = self.settings["trial_timeout_min"]
+        limit = self.settings.trial_timeout_min
         if limit is None:
             return
         if one.begun is None and RunPaths(one.run_dir).attempts.is_dir():
@@ -450,19 +450,19 @@ def _defining(fixed: Sequence[str]) -> list[str]:
     return sorted(text for text in fixed if spaces.plain_key(text.partition("=")[0]).split(".")[0] not in ways)
 
 
-def policy(settings: Mapping[str, Any]) -> Policy | None:
+def policy(settings: Sweep) -> Policy | None:
     """Build the early termination policy, if there is one.
 
     Raises:
         ConfigError: it cannot be built, or there are several metrics.
     """
-    node = settings["early_termination"]
+    node = settings.early_termination
     if not node or "_target_" not in node:  # `none`: keys of the sweep file's own policy may be left over
         return None
-    if isinstance(settings["metric"], list) and len(settings["metric"]) > 1:
+    if isinstance(settings.metric, list) and len(settings.metric) > 1:
         raise ConfigError(
             "sweep.early_termination uses a single metric, but sweep.metric lists "
-            f"{', '.join(settings['metric'])}: leave one of the two out"
+            f"{', '.join(settings.metric)}: leave one of the two out"
         )
     made = build(node, "sweep.early_termination")
     if not isinstance(made, Policy):
@@ -472,9 +472,9 @@ def policy(settings: Mapping[str, Any]) -> Policy | None:
     return made
 
 
-def room(settings: Mapping[str, Any], plan: sweep_state.Plan, compute: Compute) -> int:
+def room(settings: Sweep, plan: sweep_state.Plan, compute: Compute) -> int:
     """Return the number of concurrent trials: the smaller of the sweep's and the backend's limits."""
-    wanted = settings["max_concurrent"]
+    wanted = settings.max_concurrent
     backend = registry.get(plan.target)
     allowed = backend.trials(wanted, plan, compute)
     if wanted is not None and wanted > allowed and compute.max_parallel is None and not backend.in_process:

@@ -13,13 +13,12 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from labrun.errors import ConfigError
 from labrun.runs import store
+from labrun.schema import Script
 from labrun.submission import conda, pythons
 
 log = logging.getLogger(__name__)
@@ -146,17 +145,16 @@ def local_lines(file: Path, azureml: bool = False) -> list[str]:
     return [line.strip() for line in lines if LOCAL.fullmatch(line.strip()) and "://" not in line]
 
 
-def prepare(script: Mapping[str, Any]) -> None:
+def prepare(script: Script) -> None:
     """Build the environment of a script unless it exists, and check that the script's interpreter starts.
 
     Raises:
         ConfigError: the interpreter does not start, or the build fails; the message has the reason and the log's path.
     """
-    if script.get("python"):
-        check_interpreter(interpreter(str(script["python"])) or str(script["python"]))
-    if not script.get("requirements"):
-        return
-    build(plan(Path(str(script["requirements"])).expanduser().resolve(), bool(script.get("azureml"))))
+    if script.python:
+        check_interpreter(interpreter(script.python) or script.python)
+    if script.requirements:
+        build(plan(Path(script.requirements).expanduser().resolve(), script.azureml))
 
 
 def build(wanted: Plan) -> Path:

@@ -27,9 +27,7 @@ from labrun import exact, execute, schema, targets, trust
 from labrun._io import file_sha256
 from labrun.backends import registry
 from labrun.checking import suggest
-from labrun.config.composed import (
-    validated_and_kept,
-)
+from labrun.config.composed import validated_and_kept
 from labrun.config.hydra_files import by_name, hide_environment, top_key
 from labrun.control import objective
 from labrun.errors import ConfigError, LabrunError, RecordError
@@ -37,6 +35,7 @@ from labrun.registry import journal
 from labrun.runs import cards, recording, report, seals, store
 from labrun.runs import record as records
 from labrun.runs.record import HIDDEN, Record, RunPaths
+from labrun.schema import Config
 from labrun.submission import environments, inherited, inputs, scored_data, scripts, snapshot
 from labrun.tasks import base, loading, monitored, scoring
 from labrun.tasks import task as tasks
@@ -52,26 +51,26 @@ def new_id() -> str:
     return secrets.choice("abcdef") + secrets.token_hex(ID_BYTES)[1:]
 
 
-def prepare(values: Mapping[str, Any]) -> None:
+def prepare(config: Config) -> None:
     """Fetch missing data if possible, once, before any run starts; build a script's environment.
 
     Args:
-        values: a settled config.
+        config: a settled config.
 
     Raises:
         MissingDataError: the data are missing and cannot be fetched.
     """
     from labrun.data import mount, reader
 
-    if values.get("script"):
-        environments.prepare(values["script"])
+    if config.script is not None:
+        environments.prepare(config.script)
         return
-    if schema.has_loaders(values["dataset"]):
+    if config.has_loaders:
         return  # a data module prepares its data itself, where the run is executed
-    there = execute.here({key: values[key] for key in ("dataset", "datastore")})
-    root = mount.local_root(there["datastore"], there["dataset"])
-    if root is not None and not any(mount.references(there["dataset"])):
-        reader.prepare(there["dataset"], root)
+    there = Config(execute.here({"dataset": config.dataset, "datastore": config.datastore}))
+    root = mount.local_root(there.datastore, there.dataset)
+    if root is not None and not any(mount.references(there.dataset)):
+        reader.prepare(there.dataset, root)
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,8 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
     Raises:
         ConfigError, RecordError: the config is invalid, or refers to a run that does not exist.
     """
-    kept, parent = settled(config, overrides, root, around.pinned)
+    found, parent = settled(config, overrides, root, around.pinned)
+    kept = dict(found.raw)
     variables = kept["compute"]["environment"]
     if hidden := [str(name) for name, value in variables.items() if value == HIDDEN]:
         raise ConfigError(
@@ -126,12 +126,12 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
     # The sweep's settings are not part of the run: the command that repeats the run must not resume a sweep.
     overrides = [override for override in hide_environment(overrides) if top_key(override) != "sweep"]
     code = around.code
-    if kept.get("script") and "script" not in code:  # a rerun with the frozen code has its own
-        code = {**code, **scripts.code(kept["script"], root)}
+    if found.script is not None and "script" not in code:  # a rerun with the frozen code has its own
+        code = {**code, **scripts.code(found.script, root)}
     return Record(
         id=run_id,
-        name=exact.shown(kept["name"]),
-        task=kept["task"],
+        name=exact.shown(found.name),
+        task=found.task,
         status=records.QUEUED,
         created=records.now(),
         config=kept,
@@ -143,7 +143,7 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
         notes=exact.shown(kept["notes"]),
         code=code,
         git=around.git,
-        directions=objective.told(kept),
+        directions=objective.told(found),
         packages=around.packages,
         host=around.host,
     )
@@ -168,7 +168,7 @@ def environment(config: DictConfig) -> dict[str, str]:
 
 def settled(
     config: DictConfig, overrides: list[str], root: Path, pinned: dict[str, Any] | None = None
-) -> tuple[dict[str, Any], str | None]:
+) -> tuple[Config, str | None]:
     """Return the config as the record keeps it, and the id of the run that it resumes from or scores.
 
     Args:
@@ -182,48 +182,62 @@ def settled(
     """
     _refuse_empty(config, overrides)
     values, kept = validated_and_kept(config)
-    for group in ("dataset", "model"):
-        if values.get(group):
-            targets.check_module(str(values[group]["_target_"]), group)
-    if schema.has_loaders(kept.get("dataset")):
+    for group, node in (("dataset", values.dataset), ("model", values.model)):
+        if node:
+            targets.check_module(str(node["_target_"]), group)
+    if Config(kept).has_loaders:
         _settle_loaders(kept, values)
     for group, defaults in (("compute", schema.Compute(target="auto")), ("sweep", schema.Sweep())):
         kept[group] = {**dataclasses.asdict(defaults), **kept.get(group, {})}
     # The resources and the backend are fixed at submission.
-    kept["compute"] |= {k: exact.escaped(v) for k, v in values["compute"].items() if not isinstance(v, list | dict)}
+    compute = {k: exact.escaped(v) for k, v in values.raw["compute"].items() if not isinstance(v, list | dict)}
+    kept["compute"] |= compute
     monitored.settle(kept, overrides)
     objective.settle(kept)
-    _check_metrics(kept)
+    _check_metrics(Config(kept))
     schema.check_secrets(kept["datastore"])
     if schema.is_local_datastore(kept["datastore"]):
         kept["datastore"]["root"] = str(_absolute(kept["datastore"]["root"]))
         if kept.get("dataset"):
-            inputs.settle_files(kept["dataset"], values["datastore"])
-    if _has_a_process_for_each_gpu(kept):
+            inputs.settle_files(kept["dataset"], values.datastore)
+    if _has_a_process_for_each_gpu(Config(kept)):
         kept["compute"]["tasks_per_node"] = kept["compute"]["gpus_per_run"]
-    compute = schema.Compute.of(kept["compute"])
-    task = base.of(kept)
+    _check_ranks(Config(kept), values)
     if kept.get("script"):
+        scripts.settle(kept["script"], values.raw["script"])
+    # References to runs are resolved now, even if they come from the environment.
+    kept["from"], kept["trainer"]["resume"] = values.raw.get("from"), values.raw["trainer"].get("resume")
+    parent = _settle_references(kept, overrides, root)
+    inputs.settle(kept, pinned)
+    found = Config(kept)
+    if base.of(found).scores:
+        scored = records.read(found.scored.run_dir).typed
+        _tell_other_data(found, scored, overrides)
+        _tell_limit(found, scored)
+    return found, parent
+
+
+def _check_ranks(config: Config, values: Config) -> None:
+    """Refuse several processes for a run that can use only one.
+
+    Args:
+        config: the config as the record keeps it.
+        values: the resolved config.
+
+    Raises:
+        ConfigError: it requests several.
+    """
+    compute, task = config.compute, base.of(config)
+    if config.script is not None:
         if compute.tasks_per_node > 1:
             raise ConfigError(
                 f"compute.tasks_per_node={compute.tasks_per_node}: script.processes=N starts N processes of a "
                 "script on each machine"
             )
     elif not task.trains:
-        tasks.refuse_ranks(compute, f"task={kept['task']}")
-    elif compute.ranks > 1 and not _is_network(str(values["model"]["_target_"])):
-        tasks.refuse_ranks(compute, f"model={tasks.model_name(values['model'])}")
-    if kept.get("script"):
-        scripts.settle(kept["script"], values["script"])
-    # References to runs are resolved now, even if they come from the environment.
-    kept["from"], kept["trainer"]["resume"] = values.get("from"), values["trainer"].get("resume")
-    parent = _settle_references(kept, overrides, root)
-    inputs.settle(kept, pinned)
-    if task.scores:
-        scored = records.read(Path(kept["from"]["path"])).config
-        _tell_other_data(kept, scored, overrides)
-        _tell_limit(kept, scored)
-    return kept, parent
+        tasks.refuse_ranks(compute, f"task={config.task}")
+    elif compute.ranks > 1 and not _is_network(str(values.model["_target_"])):
+        tasks.refuse_ranks(compute, f"model={tasks.model_name(values.model)}")
 
 
 def _refuse_empty(config: DictConfig, overrides: Sequence[str]) -> None:
@@ -240,19 +254,17 @@ def _refuse_empty(config: DictConfig, overrides: Sequence[str]) -> None:
             )
 
 
-def _check_metrics(kept: Mapping[str, Any]) -> None:
+def _check_metrics(config: Config) -> None:
     """Refuse a metric that pipelines do not support, before a search starts.
 
     Raises:
         ConfigError: see `scoring.check`.
     """
-    model, dataset = kept.get("model"), kept.get("dataset") or {}
-    if not base.of(kept).trains or not model or not tasks.is_pipeline(model):
-        return
-    scoring.check(scoring.wanted(kept), not dataset.get("regression"))
+    if base.of(config).trains and tasks.is_pipeline(config.model):
+        scoring.check(scoring.wanted(config), not config.dataset.get("regression"))
 
 
-def _settle_loaders(kept: dict[str, Any], values: Mapping[str, Any]) -> None:
+def _settle_loaders(kept: dict[str, Any], values: Config) -> None:
     """Name a data set with its own loaders, and apply `debug=...` to its batches, because its samples cannot be cut."""
     dataset, trainer = kept["dataset"], kept["trainer"]
     target = str(dataset["_target_"])
@@ -260,10 +272,10 @@ def _settle_loaders(kept: dict[str, Any], values: Mapping[str, Any]) -> None:
     for key in ("max_samples", "validation_size"):
         if key not in dataset or targets.takes(target, key):
             continue
-        wanted = values["dataset"].get(key)
+        wanted = values.dataset.get(key)
         del dataset[key]
         if key == "max_samples" and wanted:
-            count = max(1, int(wanted) // int(values["trainer"]["batch_size"]))
+            count = max(1, int(wanted) // values.trainer.batch_size)
             trainer["options"] = {"limit_test_batches": count, **trainer["options"]}
             for part in ("limit_train_batches", "limit_val_batches"):
                 trainer[part] = count if trainer.get(part) is None else trainer[part]
@@ -275,17 +287,17 @@ OWN_LAUNCHERS = ("spawn", "fork", "notebook", "auto", "dp")
 """Words in names of Lightning strategies that start their processes themselves, or need only one."""
 
 
-def _has_a_process_for_each_gpu(kept: Mapping[str, Any]) -> bool:
+def _has_a_process_for_each_gpu(config: Config) -> bool:
     """Return whether to start one process per GPU: the run trains a network on several, and no setting forbids it."""
-    compute, options = schema.Compute.of(kept["compute"]), kept["trainer"].get("options") or {}
-    if compute.gpus_per_run < 2 or compute.tasks_per_node > 1 or not base.of(kept).trains:
+    compute, options = config.compute, config.trainer.options
+    if compute.gpus_per_run < 2 or compute.tasks_per_node > 1 or not base.of(config).trains:
         return False
     if "tasks_per_node" not in registry.chosen(compute, sweep=True).settings or "devices" in options:
         return False
     strategy = options.get("strategy", "ddp")
     if isinstance(strategy, str) and any(name in strategy.split("_") for name in OWN_LAUNCHERS):
         return False
-    return _is_network(str(kept["model"]["_target_"]))
+    return _is_network(str(config.model["_target_"]))
 
 
 NETWORKS = ("torch", "torchvision", "pytorch_lightning", "lightning")
@@ -323,7 +335,7 @@ def _uses_networks(module: ModuleType, depth: int) -> bool:
     return any(_uses_networks(other, depth - 1) for other in others if other is not None)
 
 
-def check_targets(values: Mapping[str, Any]) -> None:
+def check_targets(config: Config) -> None:
     """Check that the targets in a config can exist, before any import, which takes seconds.
 
     This checks the current code, which frozen code may differ from.
@@ -331,14 +343,13 @@ def check_targets(values: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: see `targets.check`.
     """
-    nodes = {group: values.get(group) for group in ("dataset", "model")}
-    for group in ("callbacks", "logger"):
-        nodes |= {f"{group}.{name}": node for name, node in (values.get(group) or {}).items()}
-    data = values.get("dataset") or {}
+    data, model = config.dataset, config.model
+    nodes: dict[str, Any] = {"dataset": data, "model": model}
+    for group, named in (("callbacks", config.callbacks), ("logger", config.logger)):
+        nodes |= {f"{group}.{name}": node for name, node in named.items()}
     if data.get("_target_") == schema.DATASETS:
         nodes |= {f"dataset.{part}": data.get(part) for part in ("train", "validation", "test", "predict", "sampler")}
         _check_arguments({key: node for key, node in nodes.items() if key.startswith("dataset.")})
-    model = values.get("model") or {}
     nodes |= {f"model.metrics.{name}": one for name, one in _nodes(model.get("metrics")).items()}
     nodes |= {f"model.{part}": model.get(part) for part in ("optimizer", "scheduler", "loss")}
     for key, node in nodes.items():
@@ -391,10 +402,11 @@ def _tags(tags: Any) -> dict[str, str]:
 
 def _settle_references(config: dict[str, Any], overrides: list[str], root: Path) -> str | None:
     """Resolve references such as `last` to one run, and inherit settings from it. Return its id."""
-    if base.of(config).scores:
+    typed = Config(config)
+    if base.of(typed).scores:
         run_dir, source = _scored(root, str(config["from"]))
         card = tasks.load_card(RunPaths(run_dir), source.id)
-        is_proven = not source.imported and seals.has_read(root, card, source.id, source.config)
+        is_proven = not source.imported and seals.has_read(root, card, source.id, source.typed)
         _inherit(config, source, overrides, is_proven, run_dir)
         if card.get("kind") != "estimator":  # an estimator's file is checked when it is loaded
             node = {**tasks.card_arguments(card), "_target_": cards.target(card)}
@@ -404,17 +416,17 @@ def _settle_references(config: dict[str, Any], overrides: list[str], root: Path)
                     trust.check_model(node, "model", names, may_import=False)
 
             why = functools.partial(seals.refusal, root, card, source.id, bool(source.imported))
-            loading.proven(check, list(config["trusted"]), why, f"run {source.id}", log.warning)
+            loading.proven(check, typed.trusted, why, f"run {source.id}", log.warning)
         config["from"] = {"id": source.id, "path": str(run_dir)}
         return source.id
     resume = config["trainer"].get("resume")
     if resume is None:
         return None
-    if config.get("script"):
+    if typed.script is not None:
         raise ConfigError("trainer.resume: a script resumes by itself, from its files in ./checkpoints")
     run_dir, source = store.find(root, str(resume), suitable=_has_checkpoint, wanted="a run with a checkpoint")
-    parts = [("model", source.config["model"], config["model"])]
-    parts += [("dataset", _what_is_read(source.config["dataset"]), _what_is_read(config["dataset"]))]
+    parts = [("model", source.typed.model, typed.model)]
+    parts += [("dataset", _what_is_read(source.typed), _what_is_read(typed))]
     changed = sorted(change for group, old, new in parts for change in _differences(old, new, group))
     if changed:
         raise ConfigError(
@@ -422,8 +434,8 @@ def _settle_references(config: dict[str, Any], overrides: list[str], root: Path)
             f"differ from run {source.id}: {', '.join([*changed[:SHOWN], *(['...'] if changed[SHOWN:] else [])])}. "
             f"To resume with its own values: {report.going_on(source)}. For a new run, leave trainer.resume out"
         )
-    edited = _edited_code(source, config["model"])
-    if edited and config["trainer"].get("resume_code", "same") == "same":
+    edited = _edited_code(source, typed.model)
+    if edited and typed.trainer.resume_code == "same":
         raise ConfigError(
             f"trainer.resume={resume}: the model's code has changed since run {source.id} began ({', '.join(edited)}), "
             "and its weights and best epoch belong to the old code. Restore that (it is in "
@@ -495,9 +507,9 @@ UNREAD = frozenset({"download", "verify", "asset", "version", "in_memory", "num_
 """Keys of a data set that do not affect its samples."""
 
 
-def _what_is_read(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    unread = {"num_workers"} if schema.has_loaders(dataset) else UNREAD
-    return {key: value for key, value in dataset.items() if key not in unread}
+def _what_is_read(config: Config) -> dict[str, Any]:
+    unread = {"num_workers"} if config.has_loaders else UNREAD
+    return {key: value for key, value in config.dataset.items() if key not in unread}
 
 
 SPLIT_KEYS = ("split_seed", "test_size", "validation_size")
@@ -545,55 +557,54 @@ def _inherit(config: dict[str, Any], scored: Record, overrides: list[str], is_pr
             raise RecordError(f"run {scored.id} has no {key} in its config: it cannot be scored")
     if not isinstance(source["model"].get("_target_"), str):
         raise RecordError(f"run {scored.id} has no model class in its config: it cannot be scored")
-    typed = [override.lstrip("+").split("=")[0].split("@")[0] for override in overrides]
-    own_model = [key for key in typed if key.partition(".")[0] == "model"]
+    typed = Config(config)
+    named = [override.lstrip("+").split("=")[0].split("@")[0] for override in overrides]
+    own_model = [key for key in named if key.partition(".")[0] == "model"]
     if own_model:
-        raise ConfigError(
-            f"task={config['task']} takes the model of run {config['from']} as it is: leave out {own_model}"
-        )
-    scaled = [key for key in typed if key in ("dataset.mean", "dataset.std", "dataset.scale")]
+        raise ConfigError(f"task={typed.task} takes the model of run {config['from']} as it is: leave out {own_model}")
+    scaled = [key for key in named if key in ("dataset.mean", "dataset.std", "dataset.scale")]
     if scaled:
-        raise ConfigError(f"task={config['task']} scales the data as the model was trained: leave out {scaled}")
-    inherited.check_learning(scored, config["trusted"])
+        raise ConfigError(f"task={typed.task} scales the data as the model was trained: leave out {scaled}")
+    inherited.check_learning(scored, typed.trusted)
     for key in ("model", "seed"):
         config[key] = source.get(key, config.get(key))
-    if "dataset" in typed or "experiment" in typed:
-        if base.of(config).part == "test" and config["dataset"]["name"] == source["dataset"].get("name"):
-            _refuse_other_split(config["dataset"], source["dataset"])
+    if "dataset" in named or "experiment" in named:
+        if base.of(typed).part == "test" and typed.dataset["name"] == source["dataset"].get("name"):
+            _refuse_other_split(typed.dataset, source["dataset"])
         return
-    inherited.check(scored, "dataset", config["trusted"], is_proven)
+    inherited.check(scored, "dataset", typed.trusted, is_proven)
     config["dataset"] = _with_typed(config, source, overrides, "dataset", run_dir)
-    _refuse_other_split(config["dataset"], source["dataset"])
-    if "datastore" not in typed:
-        inherited.check(scored, "datastore", config["trusted"], is_proven)
+    _refuse_other_split(typed.dataset, source["dataset"])
+    if "datastore" not in named:
+        inherited.check(scored, "datastore", typed.trusted, is_proven)
         config["datastore"] = _with_typed(config, source, overrides, "datastore", run_dir)
 
 
-def _tell_other_data(config: Mapping[str, Any], source: Mapping[str, Any], overrides: Sequence[str]) -> None:
+def _tell_other_data(config: Config, source: Config, overrides: Sequence[str]) -> None:
     """Warn if an experiment's data are not those that the scored run was trained with, which may have the same name."""
     typed = {override.lstrip("+").partition("=")[0] for override in overrides}
     if "experiment" not in typed or "dataset" in typed:
         return
-    new, old = ({"dataset": _what_is_read(one["dataset"]), "datastore": one["datastore"]} for one in (config, source))
+    new, old = ({"dataset": _what_is_read(one), "datastore": one.datastore} for one in (config, source))
     found = [text for group in new for text in _differences(old[group], new[group], group)]
     if found:
         log.warning(
             "experiment=... brings its own data, which are not those of run %s: %s. Leave it out to take the run's",
-            config["from"]["id"],
+            config.scored.id,
             ", ".join([*found[:SHOWN], *(["..."] if found[SHOWN:] else [])]),
         )
 
 
-def _tell_limit(config: Mapping[str, Any], source: Mapping[str, Any]) -> None:
+def _tell_limit(config: Config, source: Config) -> None:
     """Warn if the limit on test batches differs from the scored run's: Lightning's options are not inherited."""
     name = "limit_test_batches"
-    scored, now = (((one.get("trainer") or {}).get("options") or {}).get(name) for one in (source, config))
+    scored, now = (((one.raw.get("trainer") or {}).get("options") or {}).get(name) for one in (source, config))
     if base.of(config).part == "test" and scored != now:
         before, after = ("null" if value is None else value for value in (scored, now))
         log.warning(
             "run %s was scored with trainer.options.%s=%s, which is %s now: the scores may differ. "
             "'++trainer.options.%s=%s' scores as it did",
-            config["from"]["id"],
+            config.scored.id,
             name,
             before,
             after,

@@ -29,7 +29,7 @@ def check_learning(source: Record, trusted: Sequence[str]) -> None:
     Raises:
         ConfigError: the record has other targets.
     """
-    node = {key: source.config["model"].get(key) for key in ("loss", "metrics")}
+    node = {key: source.typed.model.get(key) for key in ("loss", "metrics")}
     building.check_references(node)
     named = dict.fromkeys(target for _, target in trust.named_targets({"_target_": "torch.nn.Module", **node}, "model"))
     unknown = [target for target in named if not target.startswith(LEARNED_WITH) and target not in trusted]

@@ -150,8 +150,9 @@ def _read(name: str, datastore: Mapping[str, Any], keys: Sequence[str]) -> Array
             )
             if problems:
                 raise ConfigError(problems)
-            config = execute.here({"dataset": node | ({"version": version} if version else {}), "datastore": datastore})
-            inputs.settle_files(config["dataset"], config["datastore"])
+            read = {"dataset": node | ({"version": version} if version else {}), "datastore": datastore}
+            config = schema.Config(execute.here(read))
+            inputs.settle_files(config.raw["dataset"], config.datastore)
             return reading.arrays_of(config)
     return _asset(plain, version, datastore)
 

@@ -22,7 +22,6 @@ from labrun.errors import ConfigError, RecordError
 from labrun.runs import files, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
-from labrun.schema import Compute
 from labrun.submission import freeze, snapshot, submit
 
 
@@ -83,7 +82,7 @@ def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> 
     if not new_code:
         record.git = old.git
     record.packages, record.host = records.installed_packages(), records.describe_host()
-    registry.check(Compute.of(record.config["compute"]), sweep=False)
+    registry.check(record.typed.compute, sweep=False)
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
     target = root / "outputs" / record.name / f"{stamp}-{record.id}"
     record.command = shlex.join(["lab", "runs", "rerun", old.id, *overrides])

@@ -23,6 +23,7 @@ from labrun.runs import custom_locations, store, sweep_state
 from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import SweepState
+from labrun.schema import Config
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ def with_compute(old: Sequence[str], new: Sequence[str]) -> list[str]:
 
 def _signature(record: Record, data: list[dict[str, Any]]) -> str:
     """Return a signature that equal runs share; values from the environment count as they were at submission."""
-    settings = record.settings or execute.signature(execute.here(record.config), [], None)
+    settings = record.settings or execute.signature(Config(execute.here(record.config)), [], None)
     return " ".join([settings, *(str(entry.get("content") or entry["digest"]) for entry in data)])
 
 
@@ -167,12 +168,12 @@ def _data_now(
             known[key] = []
     if key not in known:
         try:
-            there, _ = execute.mount_inputs(there)
-            made = reader.make_reader(there["dataset"])
-            root = local_root(there["datastore"], there["dataset"])
-            place = root or mount(there["datastore"], there["dataset"], made).path
+            mounted, _ = execute.mount_inputs(Config(there))
+            made = reader.make_reader(mounted.dataset)
+            root = local_root(mounted.datastore, mounted.dataset)
+            place = root or mount(mounted.datastore, mounted.dataset, made).path
             known[key] = [
-                _answered(MAKE, [there["dataset"], str(place)], path or sys.path)
+                _answered(MAKE, [mounted.dataset, str(place)], path or sys.path)
                 if made.is_own_code
                 else {"digest": reader.manifest_digest(reader.manifest(made.files(place)))}
             ]
@@ -199,10 +200,11 @@ found = {"digest": digest, "content": made.content}
 """
 MAKE_LOADED = """
 from labrun import execute
+from labrun.schema import Config
 from labrun.tasks import feeds, loaded
-config, inputs = execute.mount_inputs(given)
-feed = feeds.ModuleFeed(feeds.make_module(config["dataset"]), str(config["dataset"]["name"]))
-found = {"digest": loaded.described(given, feed, inputs)["digest"]}
+config, inputs = execute.mount_inputs(Config(given))
+feed = feeds.ModuleFeed(feeds.make_module(config.dataset), str(config.dataset["name"]))
+found = {"digest": loaded.described(Config(given), feed, inputs)["digest"]}
 """
 LONGEST_S = 900.0
 """Time limit for the user's own code to produce its data, seconds."""

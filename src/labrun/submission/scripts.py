@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun.errors import ConfigError
+from labrun.schema import Script
 from labrun.submission import environments, snapshot
 
 NO_SOURCES = frozenset(map(Path, ("/", "/etc", "/home", "/opt", "/root", "/tmp", "/usr", "/usr/bin", "/var", "/bin")))
@@ -85,13 +86,13 @@ def _mounted(text: Any) -> str:
     return plain if "${" in plain or plain.startswith("/") else f"${{mount:{plain}}}"
 
 
-def code(kept: Mapping[str, Any], root: Path) -> dict[str, Any]:
+def code(script: Script, root: Path) -> dict[str, Any]:
     """Return the entries for a script in the record's `code`: its folder's snapshot and its environment.
 
     Raises:
         ConfigError, RecordError: see `snapshot.take_folder`.
     """
-    told: dict[str, Any] = {"script": snapshot.take_folder(Path(kept["source"]), root)}
-    if kept.get("environment"):
-        told["environment"] = kept["environment"]
+    told: dict[str, Any] = {"script": snapshot.take_folder(Path(str(script.source)), root)}
+    if script.environment:
+        told["environment"] = script.environment
     return told

@@ -24,7 +24,7 @@ from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.runs.recording import terminating_politely
 from labrun.runs.sweep_state import SweepState
-from labrun.schema import Compute, Tracking
+from labrun.schema import Config, Tracking
 from labrun.submission import freeze, resume, snapshot
 from labrun.submission.publish import announce
 from labrun.tracking import registry as trackers
@@ -95,9 +95,9 @@ class Freezer:
         record.hydra = hydra_job.settings(hydra)
         record.command = hydra_files.command(hydra, record.overrides)
         job = Job(record, run_dir, hydra_files.texts(config), variables, hydra.output_subdir)
-        compute = Compute.of(record.config["compute"])
+        compute = record.typed.compute
         backend = registry.chosen(compute, sweep=True)
-        early = self.head is None and record.config["sweep"]["resume"] is None and not compute.detach
+        early = self.head is None and record.typed.sweep.resume is None and not compute.detach
         if early and backend.starts_ahead:
             registry.check(compute, sweep=True)
             path = snapshot.import_path(record.code or {}, own=compute.python is None)
@@ -107,17 +107,17 @@ class Freezer:
 
 def targets(submitted: Sequence[Job]) -> list[str]:
     """Return the targets that the runs' processes import."""
-    configs = [job.record.config for job in submitted]
-    nodes = [config.get("dataset") for config in configs]
-    nodes += [node for config in configs if not schema.is_local_datastore(node := config.get("datastore") or {})]
-    nodes += [config.get("model") for config in configs if not records.is_scoring(config["task"]) or _is_models(config)]
+    configs = [job.record.typed for job in submitted]
+    nodes = [config.dataset for config in configs]
+    nodes += [config.datastore for config in configs if not schema.is_local_datastore(config.datastore)]
+    nodes += [config.model for config in configs if not records.is_scoring(config.task) or _is_models(config)]
     return sorted({str(node["_target_"]) for node in nodes if node})
 
 
-def _is_models(config: Mapping[str, Any]) -> bool:
+def _is_models(config: Config) -> bool:
     """Return whether a scored model's class may be imported in advance: its name comes from another run's record."""
-    target = str((config.get("model") or {}).get("_target_"))
-    return target in config["trusted"] or not trust.refusal(target, may_import=False)
+    target = str(config.model.get("_target_"))
+    return target in config.trusted or not trust.refusal(target, may_import=False)
 
 
 def carry_out(
@@ -139,11 +139,11 @@ def carry_out(
         ConfigError: `compute` requests resources that are not available.
         SystemExit: after Ctrl-C (130).
     """
-    config = submitted[0].record.config
-    asked = {objective.of(job.record.config)[0] for job in submitted}  # before older records replace these
+    config = submitted[0].record.typed
+    asked = {objective.of(job.record.typed)[0] for job in submitted}  # before older records replace these
     is_sweep = submitted[0].record.sweep is not None
     backend = check(submitted)
-    wanted = config["sweep"]["resume"] is not None and is_sweep
+    wanted = config.sweep.resume is not None and is_sweep
     if not wanted:
         _check_folders(submitted, fresh=True)
     with in_charge(folder, backend, fresh=not wanted):
@@ -163,7 +163,7 @@ def carry_out(
         sweep_state.note_submitted(folder)
     announce(folder, plan.runs)
     environment = {job.run_dir: job.environment for job in submitted}
-    if config["compute"]["detach"]:
+    if config.compute.detach:
         controller.detach(folder, environment)
         print(f"In the background: {len(runs)} run(s) in {folder}\n  lab runs watch {folder}")
     else:
@@ -196,26 +196,26 @@ def check(submitted: Sequence[Job]) -> Backend:
     """
     is_sweep = submitted[0].record.sweep is not None
     for record in (job.record for job in submitted if is_sweep):
-        objective.check(record.config)
-    first = Compute.of(submitted[0].record.config["compute"])
+        objective.check(record.typed)
+    first = submitted[0].record.typed.compute
     backend = registry.chosen(first, is_sweep)
     once = ("target", "host", "detach", "python", "max_parallel", "max_failures", *backend.once_per_sweep)
-    for group, keys in (("compute", once), ("tracking", submitted[0].record.config["tracking"])):
+    raw = [job.record.config for job in submitted]
+    for group, keys in (("compute", once), ("tracking", raw[0]["tracking"])):
         for key in keys:
-            found = sorted({str(job.record.config[group].get(key)) for job in submitted})
+            found = sorted({str(one[group].get(key)) for one in raw})
             if len(found) > 1:
                 raise ConfigError(f"{group}.{key} applies to the whole sweep, but its runs have {' and '.join(found)}")
     if (why := backend.folder_problem(submitted[0].run_dir, first)) is not None:
         raise ConfigError(why)
     if problems := dict.fromkeys(why for job in submitted for why in backend.run_problems(job.record)):
         raise ConfigError(list(problems))
-    trackers.check(Tracking.of(submitted[0].record.config["tracking"]))
-    asked = [job.record.config["compute"] for job in submitted]
-    for one in {exact.canonical(one): one for one in asked}.values():
-        registry.check(Compute.of(one), is_sweep)
-    read = [{key: job.record.config.get(key) for key in ("dataset", "datastore", "script")} for job in submitted]
+    trackers.check(submitted[0].record.typed.tracking)
+    for one in {exact.canonical(one["compute"]): one for one in raw}.values():
+        registry.check(Config(one).compute, is_sweep)
+    read = [{key: one.get(key) for key in ("dataset", "datastore", "script")} for one in raw]
     for data in {exact.canonical(one): one for one in read}.values() if not backend.is_elsewhere else ():
-        freeze.prepare(data)
+        freeze.prepare(Config(data))
     return backend
 
 
@@ -264,8 +264,8 @@ def make_plan(submitted: Sequence[Job], folder: Path, runs: Sequence[Path], back
     """
     # A finished run may have been executed by another backend, under other limits.
     record = next((job.record for job in submitted if not job.is_done), submitted[0].record)
-    config, compute = record.config, Compute.of(record.config["compute"])
-    needs = [Compute.of(job.record.config["compute"]).on_a_node for job in submitted]
+    config, compute = record.typed, record.typed.compute
+    needs = [job.record.typed.compute.on_a_node for job in submitted]
     capacity = backend.capacity(needs, compute)
     frozen = snapshot.import_path(record.code or {}, own=compute.python is None)
     return sweep_state.Plan(
@@ -274,15 +274,15 @@ def make_plan(submitted: Sequence[Job], folder: Path, runs: Sequence[Path], back
         path=frozen,
         preload=targets(submitted),
         cwd=os.getcwd(),
-        name=f"{config['name']}-{folder.name.rpartition('-')[2]}",
-        tracking=config["tracking"],
+        name=f"{config.name}-{folder.name.rpartition('-')[2]}",
+        tracking=record.config["tracking"],
         parallel=capacity.parallel,
         cores=capacity.cores,
         python=compute.python,
         gpus_per_run=max(count for _, count in needs),
         runs_per_gpu=compute.runs_per_gpu,
         max_failures=compute.max_failures,
-        draws=record.sweep is not None and config["report"] == "auto",
+        draws=record.sweep is not None and config.report == "auto",
         is_marked=True,
     )
 
@@ -319,7 +319,7 @@ def _resume(submitted: Sequence[Job], folder: Path, backend: Backend) -> list[Pa
     """
     old = resume.earlier(folder)
     _check_same(submitted, old, folder)
-    fresh_code = submitted[0].record.config["sweep"]["resume_code"] == "new"
+    fresh_code = submitted[0].record.typed.sweep.resume_code == "new"
     resume.tell_changes([job.record for job in submitted], old, fresh_code)
     runs, taken = [one.run_dir for one in old], 0
     held = backend.attached(folder)

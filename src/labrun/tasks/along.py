@@ -10,19 +10,18 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from labrun._io import atomic_write
 from labrun.runs.record import RunPaths
+from labrun.schema import Config
 
 POLL_S = 0.1
 
 
-def machines(config: Mapping[str, Any]) -> int:
+def machines(config: Config) -> int:
     """Return the number of machines that a run's script starts on."""
-    return int(config["compute"].get("nodes") or 1)
+    return config.compute.nodes
 
 
 def place() -> int:

@@ -19,6 +19,7 @@ from labrun.plugins import TASKS
 if TYPE_CHECKING:
     from labrun.runs.record import Record, RunPaths
     from labrun.runs.recording import Recording
+    from labrun.schema import Config
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class Run:
     """A run in progress."""
 
     recording: Recording
-    signed: Mapping[str, Any]
+    signed: Config
     """Its config, with mounts still as references."""
-    config: Mapping[str, Any]
+    config: Config
     """Its config, with mounts replaced by paths."""
     inputs: list[dict[str, Any]]
     """The mounted data, in the form of the record's `data`."""
@@ -69,7 +70,7 @@ class TaskType(ABC):
     """The split that it requires."""
 
     def problems(self, config: Mapping[str, Any]) -> Iterator[str]:
-        """Yield the mistakes in a config that only this task can detect."""
+        """Yield the mistakes in a config, not yet validated, that only this task can detect."""
         return iter(())
 
     @abstractmethod
@@ -77,16 +78,16 @@ class TaskType(ABC):
         """Do all of the run's work."""
 
     def assist(  # noqa: B027 - most have one process
-        self, paths: RunPaths, record: Record, config: Mapping[str, Any], inputs: list[dict[str, Any]]
+        self, paths: RunPaths, record: Record, config: Config, inputs: list[dict[str, Any]]
     ) -> None:
         """Take part as a process other than the first; record nothing."""
 
 
-def of(config: Mapping[str, Any]) -> TaskType:
+def of(config: Config) -> TaskType:
     """Return the task of a config.
 
     Raises:
         ConfigError: there is no task of that name, or its package cannot be used.
     """
-    found: TaskType = TASKS.get(str(config["task"]))
+    found: TaskType = TASKS.get(config.task)
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from labrun.runs import context
-from labrun.schema import Trainer
+from labrun.schema import Config
 from labrun.tasks.callbacks import validates_by_epoch
 from labrun.tasks.learner import optimizers
 
@@ -28,12 +27,11 @@ class Classifier(pl.LightningModule):
     `train_accuracy`, and with a validation split `val_loss` and `val_accuracy` (step: the epoch, starting at 1).
     """
 
-    def __init__(self, network: nn.Module, config: Mapping[str, Any]) -> None:
+    def __init__(self, network: nn.Module, config: Config) -> None:
         super().__init__()
         self.network = network
-        self._model_node = config["model"]
-        trainer = Trainer.of(config["trainer"])
-        self._log_every, self._max_epochs = trainer.log_every_n_batches, trainer.max_epochs
+        self._model_node = config.model
+        self._log_every, self._max_epochs = config.trainer.log_every_n_batches, config.trainer.max_epochs
         self._train = _Running()
         self._recent = _Running()
         self._validation = _Running()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from labrun.data.arrays import Arrays, Part, float_rows
 from labrun.errors import ConfigError, LabrunError, UnfitError, UntrustedError
 from labrun.runs import context
 from labrun.runs.record import RunPaths
-from labrun.schema import Trainer
+from labrun.schema import Config
 from labrun.tasks import scoring, skops_io
 from labrun.tasks.task import Scores, Task, confusion, quantities
 
@@ -50,10 +49,10 @@ SAFE_INTERNALS = (
 class EstimatorTask(Task):
     """Trains on rows of scaled float32 values; images are flattened."""
 
-    def __init__(self, model: Any, config: Mapping[str, Any], name: str) -> None:
+    def __init__(self, model: Any, config: Config, name: str) -> None:
         self.model = model
-        self._export = list(config.get("export") or [])
-        self._profiler = Trainer.of(config["trainer"]).profiler
+        self._export = config.export
+        self._profiler = config.trainer.profiler
         self._name = name
 
     def fit(self, arrays: Arrays, paths: RunPaths, resume_from: Path | None) -> None:

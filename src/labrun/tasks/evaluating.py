@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from labrun import continuing, schema, summary
+from labrun import continuing, summary
 from labrun.data.arrays import Arrays
 from labrun.errors import UnfitError
 from labrun.runs import record as records
 from labrun.runs import seals, store
 from labrun.runs.pictures import Pictures
 from labrun.runs.record import RunPaths
+from labrun.schema import Config
 from labrun.tasks import fitting, loaded, loading, making, reading
 from labrun.tasks import task as tasks
 from labrun.tasks.base import Run
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 def evaluate(run: Run) -> None:
     """Score the model of run `from`."""
-    if schema.has_loaders(run.config["dataset"]):
+    if run.config.has_loaders:
         _evaluate_with_loaders(run)
         return
     config, record, paths = run.config, run.record, run.paths
@@ -54,31 +54,31 @@ def _evaluate_with_loaders(run: Run) -> None:
     summary.tell_result(record, feed.told, time.monotonic() - began, paths)
 
 
-def around_saved(config: Mapping[str, Any], arrays: Arrays, own_file: bool = False) -> tuple[Task, Arrays]:
+def around_saved(config: Config, arrays: Arrays, own_file: bool = False) -> tuple[Task, Arrays]:
     """Return the task for a finished run's model, and the data scaled as in its training; see `saved_model`."""
-    source = config["from"]
-    card = tasks.load_card(RunPaths(Path(source["path"])), source["id"])
+    source = config.scored
+    card = tasks.load_card(RunPaths(source.run_dir), source.id)
     if card.get("feed"):
         raise UnfitError(
-            f"model '{card.get('name')}' of run {source['id']} takes the batches of a data module, and data set "
+            f"model '{card.get('name')}' of run {source.id} takes the batches of a data module, and data set "
             f"'{arrays.name}' is read into arrays: choose a data set with loaders (dataset=...)"
         )
-    arrays = tasks.check_card(card, arrays, source["id"])
+    arrays = tasks.check_card(card, arrays, source.id)
     arrays = dataclasses.replace(arrays, scaling=tasks.card_scaling(card, arrays.scaling))
-    log.info("Scoring %s of run %s on %s test samples", card.get("name"), source["id"], f"{len(arrays.test):,}")
+    log.info("Scoring %s of run %s on %s test samples", card.get("name"), source.id, f"{len(arrays.test):,}")
     return making.wrap(saved_model(config, own_file), config, arrays), arrays
 
 
-def saved_model(config: Mapping[str, Any], own_file: bool = False) -> Any:
+def saved_model(config: Config, own_file: bool = False) -> Any:
     """Load a finished run's model without executing any code in its files.
 
     Args:
         config: the config of the current run, whose `from` refers to the finished run.
         own_file: whether this command has just written the model's file.
     """
-    source = config["from"]
-    paths = RunPaths(Path(source["path"]))
-    card = tasks.load_card(paths, source["id"])
+    source = config.scored
+    paths = RunPaths(source.run_dir)
+    card = tasks.load_card(paths, source.id)
     file = paths.outputs / str(card["file"])
 
     def load(names: Sequence[str] | None) -> Any:
@@ -89,8 +89,8 @@ def saved_model(config: Mapping[str, Any], own_file: bool = False) -> Any:
         return loading.network(file, card, names)
 
     def why() -> str:
-        return seals.refusal(store.workspace(), card, source["id"], bool(records.read(paths.root).imported))
+        return seals.refusal(store.workspace(), card, source.id, bool(records.read(paths.root).imported))
 
     if own_file:
         return load(None)
-    return loading.proven(load, list(config["trusted"]), why, f"run {source['id']}", log.warning)
+    return loading.proven(load, config.trusted, why, f"run {source.id}", log.warning)

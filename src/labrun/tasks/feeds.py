@@ -20,6 +20,7 @@ from labrun.data.loaders import adopted, copyable
 from labrun.data.loading import BatchLoader, make_loader
 from labrun.errors import ConfigError
 from labrun.runs import context, custom_locations
+from labrun.schema import Config
 from labrun.tasks import packages
 from labrun.tasks.task import is_named
 
@@ -58,12 +59,11 @@ class ArraysFeed(Feed):
         config: the run's config.
     """
 
-    def __init__(self, arrays: Arrays, config: Mapping[str, Any]) -> None:
+    def __init__(self, arrays: Arrays, config: Config) -> None:
         self.arrays = arrays
-        self._settings, self._seed = schema.Trainer.of(config["trainer"]), int(config["seed"])
-        dataset, cores = config.get("dataset") or {}, schema.Compute.of(config["compute"]).cpus_per_run
-        self._augmentation = dataset.get("augmentation")
-        asked = dataset.get("num_workers")
+        self._settings, self._seed = config.trainer, config.seed
+        self._augmentation = config.dataset.get("augmentation")
+        asked, cores = config.dataset.get("num_workers"), config.compute.cpus_per_run
         self._workers = int(asked) if asked is not None else cores if cores > 1 else 0
 
     @property

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from labrun import continuing, schema, summary
+from labrun import continuing, summary
 from labrun.data.arrays import Arrays
 from labrun.runs import seals, store
 from labrun.runs.pictures import Pictures
 from labrun.runs.record import RunPaths
+from labrun.schema import Config
 from labrun.tasks import loaded, making, reading, threads
 from labrun.tasks import task as tasks
 from labrun.tasks.base import Run
@@ -23,7 +22,7 @@ log = logging.getLogger(__name__)
 
 def fit(run: Run) -> None:
     """Fit the model in a run's config."""
-    if schema.has_loaders(run.config["dataset"]):
+    if run.config.has_loaders:
         _fit_with_loaders(run)
         return
     config, record, paths = run.config, run.record, run.paths
@@ -39,7 +38,7 @@ def fit(run: Run) -> None:
         scores = score(work, arrays, paths)
         paths.outputs.mkdir(parents=True, exist_ok=True)
         saved, about = work.save(arrays, paths), tasks.taken_by(arrays)
-        record.model = tasks.write_card(paths, saved, config, about, record.config["model"], proof)
+        record.model = tasks.write_card(paths, saved, config, about, record.typed.model, proof)
         summary.show_scores(work, scores, arrays, record, paths, run.pictures)
     summary.tell_result(record, summary.data_line(arrays), time.monotonic() - began, paths)
 
@@ -58,15 +57,15 @@ def _fit_with_loaders(run: Run) -> None:
     work.test_steps(paths)
     paths.outputs.mkdir(parents=True, exist_ok=True)
     saved, about = work.save_network(paths), loaded.taken_by(feed, offered)
-    record.model = tasks.write_card(paths, saved, config, about, record.config["model"], proof)
+    record.model = tasks.write_card(paths, saved, config, about, record.typed.model, proof)
     if summary.draws(config, run.pictures):
         Pictures(summary.title(record)).draw(paths.root)
     summary.tell_result(record, feed.told, time.monotonic() - began, paths)
 
 
-def assist(config: Mapping[str, Any], paths: RunPaths) -> None:
+def assist(config: Config, paths: RunPaths) -> None:
     """Take part in training as a process other than the first."""
-    if schema.has_loaders(config["dataset"]):
+    if config.has_loaders:
         network, _ = loaded.make(config, loaded.make_feed(config, paths.root))
         network.train(paths, _resumed(config, paths))
         network.test_steps(paths)
@@ -95,23 +94,21 @@ def score(work: Task, arrays: Arrays, paths: RunPaths) -> tasks.Scores | None:
 
 def _begin(run: Run) -> seals.Proof:
     """Note the digests of the model's code, and check that a resumed training continues with what it started with."""
-    proof = seals.Proof(store.workspace(), run.record.id, run.record.config)
+    proof = seals.Proof(store.workspace(), run.record.id, run.record.typed)
     continuing.begin(run.config, run.record, proof.code, run.paths)
     run.recording.write()
     return proof
 
 
-def _make(config: Mapping[str, Any], arrays: Arrays) -> Task:
+def _make(config: Config, arrays: Arrays) -> Task:
     work = making.make(config, arrays)
     if not work.is_shared:
-        compute = schema.Compute.of(config["compute"])
-        tasks.refuse_ranks(compute, f"model={tasks.model_name(config['model'])}")
+        tasks.refuse_ranks(config.compute, f"model={tasks.model_name(config.model)}")
     return work
 
 
-def _resumed(config: Mapping[str, Any], paths: RunPaths) -> Path | None:
+def _resumed(config: Config, paths: RunPaths) -> Path | None:
     """Return the checkpoint to resume training from, or None to start from scratch."""
-    resumed = schema.Resumed.of(config["trainer"])
     # An earlier attempt of this run takes precedence over the run that it resumes.
-    own = paths.checkpoints / "last.ckpt"
+    own, resumed = paths.checkpoints / "last.ckpt", config.resumed
     return own if own.is_file() else None if resumed is None else resumed.path

@@ -32,7 +32,7 @@ class Fit(TaskType):
 
         fitting.fit(run)
 
-    def assist(self, paths: RunPaths, record: Record, config: Mapping[str, Any], inputs: list[dict[str, Any]]) -> None:
+    def assist(self, paths: RunPaths, record: Record, config: schema.Config, inputs: list[dict[str, Any]]) -> None:
         """Take part in the training."""
         from labrun.tasks import fitting
 
@@ -126,7 +126,7 @@ class Script(TaskType):
         registering.of_script(run.record, run.paths, run.recording.attempt)
         summary.finish_script(run.record, run.paths, run.pictures)
 
-    def assist(self, paths: RunPaths, record: Record, config: Mapping[str, Any], inputs: list[dict[str, Any]]) -> None:
+    def assist(self, paths: RunPaths, record: Record, config: schema.Config, inputs: list[dict[str, Any]]) -> None:
         """Start the script's processes on this machine, too."""
         from labrun.tasks import script
 

@@ -21,7 +21,7 @@ from torchmetrics import classification, regression
 
 from labrun import schema
 from labrun.errors import ConfigError, UnfitError
-from labrun.schema import Trainer
+from labrun.schema import Config
 from labrun.tasks import learned
 from labrun.tasks import task as tasks
 from labrun.tasks.callbacks import OF_A_LOADER
@@ -441,10 +441,10 @@ class Learner(pl.LightningModule):
     `loss`.
     """
 
-    def __init__(self, network: nn.Module, config: Mapping[str, Any], lesson: Lesson) -> None:
+    def __init__(self, network: nn.Module, config: Config, lesson: Lesson) -> None:
         super().__init__()
         self.network = network
-        self._node, self._settings = config["model"], Trainer.of(config["trainer"])
+        self._node, self._settings = config.model, config.trainer
         self._target = self._node.get("target")
         self._lesson = lesson
         self._metrics: dict[tuple[str, int], dict[str, Any]] = {}

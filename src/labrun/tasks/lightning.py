@@ -31,7 +31,7 @@ from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.models.network import Network
 from labrun.runs import cards, context, recording
 from labrun.runs.record import RunPaths
-from labrun.schema import Compute, Resumed, Trainer
+from labrun.schema import Compute, Config, Trainer
 from labrun.tasks import base, monitored, packages, progress
 from labrun.tasks.callbacks import (
     FirstBatch,
@@ -72,19 +72,19 @@ class NetworkTask(Task):
 
     is_shared = True
 
-    def __init__(self, network: nn.Module, config: Mapping[str, Any], feed: Feed, name: str) -> None:
+    def __init__(self, network: nn.Module, config: Config, feed: Feed, name: str) -> None:
         own = packages.of(network, name)
         self.network = network
         self._package, self._is_own = own or Package(), own is not None
         self._config, self._feed, self._name = config, feed, name
-        self._settings, self._compute = Trainer.of(config["trainer"]), Compute.of(config["compute"])
-        self._resumed = Resumed.of(config["trainer"])
+        self._settings, self._compute = config.trainer, config.compute
+        self._resumed = config.resumed
         self._trains = base.of(config).trains
         self._learning = {
-            key: config["model"][key]
+            key: config.model[key]
             for key in schema.LEARNING
-            if config["model"].get(key) is not None
-            and key not in schema.parameters(schema.locate(str(config["model"]["_target_"]), "model"))
+            if config.model.get(key) is not None
+            and key not in schema.parameters(schema.locate(str(config.model["_target_"]), "model"))
         }
         if self._is_own and self._learning:
             raise ConfigError(
@@ -110,22 +110,22 @@ class NetworkTask(Task):
         if is_classifier:
             return Classifier(self.network, self._config)
         classes = self._feed.arrays.num_classes if isinstance(self._feed, ArraysFeed) else None
-        lesson = Lesson(self._config["model"], classes or None, self._class_weights())
+        lesson = Lesson(self._config.model, classes or None, self._class_weights())
         lesson.known_last = self._card.get("classes_last")
         return Learner(self.network, self._config, lesson)
 
     @property
     def _card(self) -> Mapping[str, Any]:
         """The card of the run whose model is scored; empty when training."""
-        source = self._config.get("from")
-        return cards.read(RunPaths(Path(source["path"])).outputs, f"run {source['id']}") if source else {}
+        source = self._config.source
+        return cards.read(RunPaths(source.run_dir).outputs, f"run {source.id}") if source else {}
 
     def _class_weights(self) -> Tensor | None:
         wanted = self._learning.get("class_weight")
         if wanted is None:
             return None
         known = self._card.get("class_weights")  # the weights from training apply whatever the current data
-        if known or self._config["task"] == "predict":
+        if known or self._config.task == "predict":
             return torch.tensor(known, dtype=torch.float32) if known else None
         counts = self._feed.class_counts()
         if isinstance(wanted, list):
@@ -312,7 +312,7 @@ class NetworkTask(Task):
 
         Lightning reads the seed for the shards of several processes, and whether to seed workers, from the environment.
         """
-        seeds = {"PL_GLOBAL_SEED": str(self._config["seed"]), "PL_SEED_WORKERS": "1"}
+        seeds = {"PL_GLOBAL_SEED": str(self._config.seed), "PL_SEED_WORKERS": "1"}
         before = {name: os.environ.get(name) for name in seeds}
         os.environ.update(seeds)
         try:
@@ -353,7 +353,7 @@ class NetworkTask(Task):
     def _callbacks(self, paths: RunPaths, has_validation: bool) -> list[Any]:
         """Build the config's callbacks from the package that trains, each with the metric to monitor."""
         made, watched = [], dict[str, str]()
-        for name, node in (self._config.get("callbacks") or {}).items():
+        for name, node in self._config.callbacks.items():
             if not is_named(node):
                 continue
             key, node = f"callbacks.{name}", {**node, "_target_": self._package.target(str(node["_target_"]))}
@@ -362,7 +362,7 @@ class NetworkTask(Task):
             if "monitor" in known and not monitored.keeps_newest(node):
                 monitor, mode = node.get("monitor") or self._settings.monitor, None
                 if "mode" in known:
-                    _, mode = monitored.watched(node, name, self._config["trainer"])
+                    _, mode = monitored.watched(node, name, self._settings)
                 if monitor == monitored.AUTO:
                     monitor = self._auto_monitor(has_validation)
                 elif mode is not None:
@@ -377,7 +377,7 @@ class NetworkTask(Task):
     def _auto_monitor(self, has_validation: bool) -> str:
         if not self._is_own:
             return "val_loss" if has_validation else "train_loss"
-        found = monitored.loss_of(str(self._config["model"]["_target_"]), has_validation)
+        found = monitored.loss_of(str(self._config.model["_target_"]), has_validation)
         if self._trains:
             log.info("Watching %s (trainer.monitor=auto)", found)
         return found
@@ -400,7 +400,7 @@ class NetworkTask(Task):
     def _loggers(self, paths: RunPaths) -> tuple[list[Any], RecordLogger]:
         """Return the user's loggers followed by the record's, and the latter alone."""
         own = RecordLogger(paths.logs, OWN if isinstance(self._module, Classifier) else ())
-        named = {name: node for name, node in (self._config.get("logger") or {}).items() if is_named(node)}
+        named = {name: node for name, node in self._config.logger.items() if is_named(node)}
         nodes = {
             name: {**node, "_target_": self._package.target(str(node["_target_"]))} for name, node in named.items()
         }
@@ -429,7 +429,7 @@ class NetworkTask(Task):
             callbacks.insert(0, Pulse(record))
         if not isinstance(self._feed, ArraysFeed) and trains_on_processor(settings):
             callbacks.insert(0, FirstBatch(self._weighed))
-        callbacks.insert(0, RandomStates(int(self._config["seed"]), same))
+        callbacks.insert(0, RandomStates(self._config.seed, same))
         last = paths.checkpoints / "last.ckpt"
         callbacks.append(keeper(self._package, keeps, last, files, settings.on_nan, same))
         limits = {key: limit for key in LIMITS if (limit := getattr(settings, key)) is not None}

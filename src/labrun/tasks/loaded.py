@@ -15,6 +15,7 @@ from labrun.data import reader
 from labrun.data.mount import references
 from labrun.errors import ConfigError
 from labrun.runs import recording, seals
+from labrun.schema import Config
 from labrun.tasks import task as tasks
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ OFFERED = ("num_classes", "input_shape", "vocab_size", "input_size", "output_siz
 """Arguments of a model that the data's attribute of the same name supplies."""
 
 
-def make_feed(config: Mapping[str, Any], run_dir: Path) -> ModuleFeed:
+def make_feed(config: Config, run_dir: Path) -> ModuleFeed:
     """Build the data module of a config and prepare its data.
 
     Raises:
@@ -44,10 +45,10 @@ def make_feed(config: Mapping[str, Any], run_dir: Path) -> ModuleFeed:
         targets.say("Lightning")
     from labrun.tasks.feeds import ModuleFeed, make_module
 
-    tasks.seed_everything(int(config["seed"]))
-    made = make_module(config["dataset"], str(config["model"]["_target_"]))
-    feed = ModuleFeed(made, str(config["dataset"]["name"]))
-    feed.prepared(run_dir, config["dataset"])
+    tasks.seed_everything(config.seed)
+    made = make_module(config.dataset, str(config.model["_target_"]))
+    feed = ModuleFeed(made, str(config.dataset["name"]))
+    feed.prepared(run_dir, config.dataset)
     return feed
 
 
@@ -58,7 +59,7 @@ def feed_of_run(run: Run) -> ModuleFeed:
     return feed
 
 
-def make(config: Mapping[str, Any], feed: ModuleFeed) -> tuple[NetworkTask, dict[str, Any]]:
+def make(config: Config, feed: ModuleFeed) -> tuple[NetworkTask, dict[str, Any]]:
     """Build the model of a config.
 
     Returns:
@@ -67,21 +68,21 @@ def make(config: Mapping[str, Any], feed: ModuleFeed) -> tuple[NetworkTask, dict
     Raises:
         ConfigError: the model cannot be built, or is not a torch module.
     """
-    node = config["model"]
+    node = config.model
     target = schema.locate(str(node["_target_"]), "model")
     offered = _offered(target, node, feed)
-    tasks.seed_everything(int(config["seed"]))
+    tasks.seed_everything(config.seed)
     model = schema.build(
         tasks.own_arguments(node, target),
         "model",
-        seed=int(config["seed"]),
+        seed=config.seed,
         **offered,
         **tasks.training_parts(target, config),
     )
     return wrap(model, config, feed), offered
 
 
-def wrap(model: Any, config: Mapping[str, Any], feed: ModuleFeed) -> NetworkTask:
+def wrap(model: Any, config: Config, feed: ModuleFeed) -> NetworkTask:
     """Return the task for a model that is already built.
 
     Raises:
@@ -91,7 +92,7 @@ def wrap(model: Any, config: Mapping[str, Any], feed: ModuleFeed) -> NetworkTask
         from labrun.tasks import packages
         from labrun.tasks.lightning import NetworkTask
 
-    name = tasks.model_name(config["model"])
+    name = tasks.model_name(config.model)
     if not tasks.is_network(model):
         raise ConfigError(
             f"model '{name}' is a {type(model).__name__}, and dataset={feed.name} has its own loaders, which "
@@ -128,7 +129,7 @@ def _offered(target: Any, node: Mapping[str, Any], feed: ModuleFeed) -> dict[str
     return offered
 
 
-def described(signed: Mapping[str, Any], feed: ModuleFeed, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def described(signed: Config, feed: ModuleFeed, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the record's entry on the data, which includes a digest and its source.
 
     Args:
@@ -136,7 +137,7 @@ def described(signed: Mapping[str, Any], feed: ModuleFeed, inputs: Sequence[Mapp
         feed: the data module.
         inputs: the record's entries on the mounts.
     """
-    node = signed["dataset"]
+    node = signed.dataset
     prints = {name: _print(one, name) for name, one in _printed(feed)}
     mounted = [one for one in inputs if one["input"] in set(references(node))]
     if prints:

@@ -10,6 +10,7 @@ from typing import Any, cast
 from labrun import garbage, schema, targets
 from labrun.data.arrays import Arrays
 from labrun.errors import ConfigError, UnfitError
+from labrun.schema import Config
 from labrun.tasks import base
 from labrun.tasks.task import (
     QUANTITY,
@@ -26,17 +27,17 @@ from labrun.tasks.task import (
 log = logging.getLogger(__name__)
 
 
-def make(config: Mapping[str, Any], arrays: Arrays) -> Task:
+def make(config: Config, arrays: Arrays) -> Task:
     """Build the model of a config for a data set, and return its task.
 
     Raises:
         ConfigError: the model cannot be built, or is neither a torch module nor a scikit-learn estimator.
         UnfitError: the model does not fit the data.
     """
-    node = config["model"]
+    node = config.model
     target = schema.locate(str(node["_target_"]), "model")
     own = own_arguments(node, target)
-    seed_everything(int(config["seed"]))
+    seed_everything(config.seed)
     _check_fit(target, own, arrays, model_name(node))
     model = schema.build(
         own,
@@ -44,7 +45,7 @@ def make(config: Mapping[str, Any], arrays: Arrays) -> Task:
         input_shape=arrays.input_shape,
         # A network has one output for regression.
         num_classes=arrays.num_classes or (1 if is_network_class(target) else 0),
-        seed=int(config["seed"]),
+        seed=config.seed,
         is_regression=arrays.num_classes == 0,
         is_sparse=hasattr(arrays.train.x, "toarray"),
         columns=_columns(arrays),
@@ -53,9 +54,9 @@ def make(config: Mapping[str, Any], arrays: Arrays) -> Task:
     return wrap(model, config, arrays)
 
 
-def wrap(model: Any, config: Mapping[str, Any], arrays: Arrays) -> Task:
+def wrap(model: Any, config: Config, arrays: Arrays) -> Task:
     """Return the task for a model that is already built."""
-    name = model_name(config["model"])
+    name = model_name(config.model)
     if is_network(model):
         if "pytorch_lightning" not in sys.modules:
             targets.say("Lightning")
@@ -67,16 +68,16 @@ def wrap(model: Any, config: Mapping[str, Any], arrays: Arrays) -> Task:
     if arrays.are_streamed:
         why = "" if arrays.reading is None else f" ({arrays.reading.why})"
         raise ConfigError(f"{schema.IN_MEMORY_ALONE.format(name)}{why}")
-    _refuse_learning(config["model"], name)
+    _refuse_learning(config.model, name)
     if base.of(config).trains:
-        _weigh_classes(model, config["model"], arrays, name)
+        _weigh_classes(model, config.model, arrays, name)
     if arrays.num_classes:
         reason = _not_a_classifier(model)
         if reason:
             raise ConfigError(f"model '{name}' is {reason}, and data set '{arrays.name}' has classes")
     elif _is_a_classifier(model):
         raise UnfitError(f"model '{name}' is a classifier, and data set '{arrays.name}' has a quantity; {QUANTITY}")
-    if is_pipeline(config["model"]):
+    if is_pipeline(config.model):
         from labrun.tasks.pipeline import PipelineTask
 
         return PipelineTask(model, config, name)
@@ -85,7 +86,7 @@ def wrap(model: Any, config: Mapping[str, Any], arrays: Arrays) -> Task:
 
         return EstimatorTask(model, config, name)
     raise ConfigError(
-        f"model._target_={config['model']['_target_']!r} gave a {type(model).__name__}; labrun trains torch modules "
+        f"model._target_={config.model['_target_']!r} gave a {type(model).__name__}; labrun trains torch modules "
         "(torch.nn.Module, LightningModule) and scikit-learn estimators (fit and predict)"
     )
 

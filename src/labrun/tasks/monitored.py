@@ -10,6 +10,7 @@ from typing import Any
 from labrun import direction, schema, targets
 from labrun.direction import Direction
 from labrun.errors import ConfigError
+from labrun.schema import Config, Trainer
 from labrun.tasks import base
 
 AUTO = "auto"
@@ -54,9 +55,9 @@ READS_NOTHING = ("callbacks", "logger", "trainer")
 """Config groups without effect on a model that Lightning does not train."""
 
 
-def reads_trainer(config: Mapping[str, Any]) -> bool:
+def reads_trainer(config: Config) -> bool:
     """Return whether a config may train a network; scikit-learn's models and scripts do not use `trainer`."""
-    target = (config.get("model") or {}).get("_target_")
+    target = config.model.get("_target_")
     return base.of(config).trains and target is not None and not str(target).startswith(_WITHOUT_TRAINER)
 
 
@@ -70,17 +71,17 @@ def settle(config: dict[str, Any], overrides: Sequence[str] = ()) -> None:
     Raises:
         ConfigError: the direction of a callback's metric is unknown, or a Trainer option is not allowed.
     """
-    if not reads_trainer(config):
-        if base.of(config).trains and (idle := _without_effect(overrides)):
+    typed = Config(config)
+    if not reads_trainer(typed):
+        if base.of(typed).trains and (idle := _without_effect(overrides)):
             _warn(
-                f"{', '.join(idle)}: no effect with model={str(config['model']['_target_']).rpartition('.')[2]}, which "
+                f"{', '.join(idle)}: no effect with model={str(typed.model['_target_']).rpartition('.')[2]}, which "
                 "Lightning does not train: it has no epochs, callbacks or loggers"
             )
         return
-    dataset = config.get("dataset") or {}
     sizes = [key for key in _keys(overrides) if key in ("trainer.batch_size", "trainer.eval_batch_size")]
-    if sizes and dataset.get("_target_") != schema.DATASETS and schema.has_loaders(dataset):
-        _warn(f"{', '.join(sizes)}: no effect with dataset={dataset.get('name')}, which brings its own loaders")
+    if sizes and typed.dataset.get("_target_") != schema.DATASETS and typed.has_loaders:
+        _warn(f"{', '.join(sizes)}: no effect with dataset={typed.dataset.get('name')}, which brings its own loaders")
     trainer = config["trainer"]
     for name in trainer.get("options") or {}:
         if name in OWN_KEYS:
@@ -92,7 +93,7 @@ def settle(config: dict[str, Any], overrides: Sequence[str] = ()) -> None:
             f"and callbacks cannot be pickled. Say {strategy.replace('spawn', 'fork')}; or leave it out, and say "
             "compute.tasks_per_node=2 or compute.gpus_per_run=2"
         )
-    for node in (config.get("callbacks") or {}).values():
+    for node in typed.callbacks.values():
         _name_each(node)
     monitor, mode = trainer["monitor"], trainer.get("monitor_mode", AUTO)
     if monitor == AUTO and mode == direction.MAX:
@@ -102,8 +103,8 @@ def settle(config: dict[str, Any], overrides: Sequence[str] = ()) -> None:
         )
     if monitor != AUTO and mode == AUTO:
         trainer["monitor_mode"] = direction.of(monitor) or AUTO
-    for name, node in _watchers(config):
-        watched(node, name, trainer)
+    for name, node in _watchers(typed.callbacks):
+        watched(node, name, typed.trainer)
 
 
 def _without_effect(overrides: Sequence[str]) -> list[str]:
@@ -135,8 +136,8 @@ def _name_each(node: Any) -> None:
         node["filename"] = f"{filename}-{{epoch}}"
 
 
-def _watchers(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for name, node in (config.get("callbacks") or {}).items():
+def _watchers(callbacks: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for name, node in callbacks.items():
         if isinstance(node, Mapping) and node.get("_target_"):
             is_one = str(node["_target_"]).rpartition(".")[2] in WATCHERS or {"monitor", "mode"} <= set(node)
             if is_one and node.get("save_top_k") != 0 and not keeps_newest(node):
@@ -152,7 +153,7 @@ def keeps_newest(node: Mapping[str, Any]) -> bool:
     return bool(regular) and "monitor" not in node and node.get("save_top_k", 1) in (0, 1, -1)
 
 
-def watched(node: Mapping[str, Any], name: str, trainer: Mapping[str, Any]) -> tuple[str, Direction]:
+def watched(node: Mapping[str, Any], name: str, trainer: Trainer) -> tuple[str, Direction]:
     """Return the metric that a callback monitors (`auto` means the loss) and its direction.
 
     Args:
@@ -163,15 +164,15 @@ def watched(node: Mapping[str, Any], name: str, trainer: Mapping[str, Any]) -> t
     Raises:
         ConfigError: the direction is unknown.
     """
-    metric = str(node.get("monitor") or trainer["monitor"])
+    metric = str(node.get("monitor") or trainer.monitor)
     mode = node.get("mode")
     if mode in (direction.MIN, direction.MAX):
         return metric, mode
     if metric == AUTO:
         return metric, direction.MIN
-    is_main = metric == trainer["monitor"]
-    if is_main and trainer.get("monitor_mode", AUTO) != AUTO:
-        return metric, trainer["monitor_mode"]
+    is_main = metric == trainer.monitor
+    if is_main and trainer.monitor_mode != "auto":
+        return metric, trainer.monitor_mode
     found = direction.of(metric)
     if found is not None:
         return metric, found

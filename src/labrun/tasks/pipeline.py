@@ -16,6 +16,7 @@ from labrun.data.arrays import Arrays, Part, float_rows, rows_at, stratified_spl
 from labrun.errors import ConfigError, UnfitError
 from labrun.runs import context, recording
 from labrun.runs.record import RunPaths
+from labrun.schema import Config
 from labrun.tasks import automl_metrics, scoring
 from labrun.tasks.estimator import EstimatorTask
 from labrun.tasks.task import Scores
@@ -54,12 +55,12 @@ class PipelineTask(EstimatorTask):
     The running mean of the primary metric is logged after each fold, so that a poor pipeline can be stopped early.
     """
 
-    def __init__(self, model: Any, config: Mapping[str, Any], name: str) -> None:
+    def __init__(self, model: Any, config: Config, name: str) -> None:
         super().__init__(model, config, name)
-        self._folds = int(config["model"].get("folds", 5))
-        self.is_final = bool(config["model"].get("refit", True))
-        self._most = config["model"].get("cv_samples")
-        self._seed = int(config["dataset"].get("split_seed") or 0)
+        self._folds = int(config.model.get("folds", 5))
+        self.is_final = bool(config.model.get("refit", True))
+        self._most = config.model.get("cv_samples")
+        self._seed = int(config.dataset.get("split_seed") or 0)
         self._wanted = scoring.wanted(config)
 
     def fit(self, arrays: Arrays, paths: RunPaths, resume_from: Path | None) -> None:

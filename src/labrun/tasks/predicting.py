@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labrun import continuing, schema, summary
+from labrun import continuing, summary
 from labrun.data import reader
 from labrun.data.arrays import Arrays
 from labrun.data.mount import mount
@@ -44,15 +44,15 @@ FORM = ("separator", "encoding", "sheet", "skip_rows")
 
 def predict(run: Run) -> None:
     """Write the predictions of the model of run `from` for the data."""
-    if schema.has_loaders(run.config["dataset"]):
+    if run.config.has_loaders:
         _predict_with_loaders(run)
         return
-    config, dataset, source = run.config, run.config["dataset"], run.config["from"]
-    mounted = mount(config["datastore"], dataset, made := reader.make_reader(dataset))
-    folder, title = RunPaths(Path(source["path"])), f"the model of run {source['id']}"
+    config, dataset, source = run.config, run.config.dataset, run.config.scored
+    mounted = mount(config.datastore, dataset, made := reader.make_reader(dataset))
+    folder, title = RunPaths(source.run_dir), f"the model of run {source.id}"
     is_foreign = bool(records.read(folder.root).imported)
-    why = functools.partial(seals.refusal, store.workspace(), run_id=source["id"], imported=is_foreign)
-    model = saved.load(folder.outputs, title, config["trusted"], why=why, way=BY_OVERRIDE)
+    why = functools.partial(seals.refusal, store.workspace(), run_id=source.id, imported=is_foreign)
+    model = saved.load(folder.outputs, title, config.trusted, why=why, way=BY_OVERRIDE)
     began, taken = time.monotonic(), reading.taken(config)
     if dataset["_target_"] in FILES:
         files = [file_of(dataset, mounted.path)]
@@ -67,19 +67,19 @@ def predict(run: Run) -> None:
 
 
 def _predict_with_loaders(run: Run) -> None:
-    config, source = run.config, run.config["from"]
+    config, source = run.config, run.config.scored
     feed = loaded.feed_of_run(run)
     began = time.monotonic()
     continuing.check_scoring(config, run.record, is_split=False)
     work = loaded.wrap(evaluating.saved_model(config), config, feed)
     run.recording.leave_if_forked()
-    card = tasks.load_card(RunPaths(Path(source["path"])), source["id"])
+    card = tasks.load_card(RunPaths(source.run_dir), source.id)
     _finish(run, of_loaders(work, feed, card, run.paths), feed.told, began)
 
 
 def _finish(run: Run, table: Any, data: str, began: float) -> None:
     """Write the predictions, and report their number and location."""
-    path = write(table, run.paths.outputs, run.config["predictions"])
+    path = write(table, run.paths.outputs, run.config.predictions)
     where = f"{len(table):,} in {path.relative_to(run.paths.root)}"
     summary.tell_result(run.record, data, time.monotonic() - began, run.paths, where)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from labrun import schema, summary
@@ -12,6 +11,7 @@ from labrun.data.arrays import Arrays
 from labrun.data.mount import mount
 from labrun.runs import cards
 from labrun.runs.record import RunPaths
+from labrun.schema import Config
 from labrun.tasks import base
 from labrun.tasks import task as tasks
 
@@ -22,34 +22,33 @@ NAMED = 1000
 def arrays_of_run(run: base.Run) -> Arrays:
     """Mount and read the data of a run, and describe them in its record and its log."""
     config = run.config
-    mounted = mount(config["datastore"], config["dataset"], reader.make_reader(config["dataset"]))
-    arrays, manifest = shared_cache.read(config["dataset"], mounted.path, known=known_table(config), **taken(config))
+    mounted = mount(config.datastore, config.dataset, reader.make_reader(config.dataset))
+    arrays, manifest = shared_cache.read(config.dataset, mounted.path, known=known_table(config), **taken(config))
     summary.tell_data(arrays)
     run.note_data({**_description(arrays, manifest), **mounted.described()})
     return arrays
 
 
-def arrays_of(config: Mapping[str, Any]) -> Arrays:
+def arrays_of(config: Config) -> Arrays:
     """Read the data of a fully resolved config."""
-    mounted = mount(config["datastore"], config["dataset"], reader.make_reader(config["dataset"]))
-    return reader.read(config["dataset"], mounted.path, **taken(config))
+    mounted = mount(config.datastore, config.dataset, reader.make_reader(config.dataset))
+    return reader.read(config.dataset, mounted.path, **taken(config))
 
 
-def taken(config: Mapping[str, Any]) -> dict[str, Any]:
+def taken(config: Config) -> dict[str, Any]:
     """Return which data a run's model takes besides arrays in memory: tables, sparse matrices, samples on disk."""
-    model = config.get("model") or {}  # configs that only show the data have none
+    model = config.model  # configs that only show the data have none
     own = tasks.is_pipeline(model)
     streams = bool(model) and not schema.is_estimator(str(model.get("_target_")))
-    limit = memory.limit(schema.Compute.of(config["compute"])) if streams else None
+    limit = memory.limit(config.compute) if streams else None
     return {"tables": own and bool(model.get("preprocess")), "sparse": own, "limit": limit}
 
 
-def known_table(config: Mapping[str, Any]) -> dict[str, Any] | None:
+def known_table(config: Config) -> dict[str, Any] | None:
     """Return how the training table of a model to score was read, and its classes; None if there is no such table."""
-    if not base.of(config).scores:
+    if not base.of(config).scores or (source := config.source) is None:
         return None
-    source = config["from"]
-    card = cards.read(RunPaths(Path(source["path"])).outputs, f"run {source['id']}")  # `scored` checks its file
+    card = cards.read(RunPaths(source.run_dir).outputs, f"run {source.id}")  # `scored` checks its file
     return {**card["table"], "classes": card["class_names"]} if card.get("table") else None
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from labrun.errors import ConfigError
+from labrun.schema import Config
 from labrun.tasks import automl_metrics
 
 STANDARD = (
@@ -29,10 +30,10 @@ STANDARD = (
 QUANTITIES = ("r2", "rmse", "mae")
 
 
-def wanted(config: Mapping[str, Any]) -> list[str]:
+def wanted(config: Config) -> list[str]:
     """Return the metrics in a pipeline's config, the primary one last; empty if all are `auto`."""
-    metric = config["sweep"]["metric"] if "sweep" in config else None
-    named = [config["model"].get("metric"), *(metric if isinstance(metric, list) else [metric])]
+    metric = config.sweep.metric if "sweep" in config.raw else None
+    named = [config.model.get("metric"), *(metric if isinstance(metric, list) else [metric])]
     return [str(one) for one in dict.fromkeys(named) if one not in (None, "auto")]
 
 

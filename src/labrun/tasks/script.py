@@ -24,6 +24,7 @@ from labrun.errors import ConfigError, RunFailedError
 from labrun.runs import children, context, definition, ignore_rules, sdk_ids, store
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import Preempted, signal_name
+from labrun.schema import Config, Script
 from labrun.tasks import along, threads
 from labrun.tasks.mlflow_endpoint import Endpoint, ScriptRunState
 
@@ -40,7 +41,7 @@ TAIL_LINES = 400
 COMPAT = Path(__file__).parents[1] / "compat"
 
 
-def run(config: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], record: Record, paths: RunPaths) -> None:
+def run(config: Config, inputs: Sequence[Mapping[str, Any]], record: Record, paths: RunPaths) -> None:
     """Run a script to its end.
 
     Args:
@@ -54,25 +55,25 @@ def run(config: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], record: 
         ConfigError: it cannot be started.
         KeyboardInterrupt, Preempted: the run was interrupted or preempted; the script has ended by then.
     """
-    script = config["script"]
+    script = _of(config)
     code = (record.code or {}).get("script") or {}
     work = make_work_folder(paths, Path(str(code.get("folder"))), Path(str(code.get("base"))))
-    words = definition.words(script["positional"], script["arguments"])
-    frozen = dict(record.config["script"])  # references to the environment stay references in messages
-    frozen["positional"] = [_as_meant(value) for value in frozen["positional"]]
-    frozen["arguments"] = {name: _as_meant(value) for name, value in frozen["arguments"].items()}
-    before = definition.words(frozen["positional"], frozen["arguments"])
+    words = definition.words(script.positional, script.arguments)
+    frozen = _of(record.typed)  # references to the environment stay references in messages
+    positional = [_as_meant(value) for value in frozen.positional]
+    arguments = {name: _as_meant(value) for name, value in frozen.arguments.items()}
+    before = definition.words(positional, arguments)
     shown = definition.words(
-        [_shown(*pair) for pair in zip(frozen["positional"], script["positional"], strict=True)],
-        {name: _shown(value, script["arguments"][name]) for name, value in frozen["arguments"].items()},
+        [_shown(*pair) for pair in zip(positional, script.positional, strict=True)],
+        {name: _shown(value, script.arguments[name]) for name, value in arguments.items()},
     )
-    name = definition.shown_name(frozen)
+    name = frozen.shown_name
     log.info("Script: %s", _line(name, before))
-    expanded = _shown(name, script["command"]) if script.get("command") else name
+    expanded = _shown(name, script.command) if script.command else name
     if (name, before) != (expanded, shown):
         log.info("Expanded: %s", _line(expanded, shown))
-    if script.get("environment"):
-        _keep_build_log(str(script["environment"]), paths)
+    if script.environment:
+        _keep_build_log(script.environment, paths)
     if (count := along.machines(config)) > 1:
         run_context = context.current()
         along.tell_ready(paths, 1 if run_context is None else run_context.attempt)
@@ -80,7 +81,7 @@ def run(config: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], record: 
         command = command_of(script, work, words, count)
         environment = variables(config, record, paths, inputs, endpoint)
         try:
-            ended = Watched(command, work, environment, script["metrics"]).wait()
+            ended = Watched(command, work, environment, script.metrics).wait()
         finally:
             run_context = context.current()
             if run_context is not None:
@@ -90,8 +91,14 @@ def run(config: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], record: 
         raise RunFailedError(f"{ended.message(name)}{_way_out(ended, script)}", ended.trace)
     if count > 1 and (failure := along.wait_for_others(paths, count)):
         raise RunFailedError(failure)
-    if script.get("command") and (told := _told_failure(paths)):
+    if script.command and (told := _told_failure(paths)):
         raise RunFailedError(told)
+
+
+def _of(config: Config) -> Script:
+    if config.script is None:
+        raise ConfigError("task=script needs the script, and this run's config has none")
+    return config.script
 
 
 @contextlib.contextmanager
@@ -107,21 +114,21 @@ def with_children(paths: RunPaths) -> Iterator[None]:
         children.end_open(store.workspace(), paths.root, error)
 
 
-def assist(config: Mapping[str, Any], inputs: Sequence[Mapping[str, Any]], record: Record, paths: RunPaths) -> None:
+def assist(config: Config, inputs: Sequence[Mapping[str, Any]], record: Record, paths: RunPaths) -> None:
     """Run the script's processes on a machine other than the first; see `run` and `along`.
 
     Raises:
         RunFailedError: a process did not end with exit code 0.
     """
-    script, work = config["script"], paths.root / WORK
+    script, work = _of(config), paths.root / WORK
     attempt = along.wait_until_ready(paths)
     with Endpoint(_state(record, paths)) as endpoint:
-        words = definition.words(script["positional"], script["arguments"])
+        words = definition.words(script.positional, script.arguments)
         command = command_of(script, work, words, along.machines(config))
         own = {context.RUN_DIR_VARIABLE: str(paths.root), context.ATTEMPT_VARIABLE: str(attempt)}
         environment = {**variables(config, record, paths, inputs, endpoint), **own}
         ended = Watched(command, work, environment, {}).wait()
-    failure = ended.message(definition.shown_name(record.config["script"])) if ended.code else ""
+    failure = ended.message(_of(record.typed).shown_name) if ended.code else ""
     along.tell_ended(paths, failure)
     if failure:
         raise RunFailedError(failure, ended.trace)
@@ -132,7 +139,7 @@ def _line(name: str, words: Sequence[str]) -> str:
     return " ".join([name, *([shlex.join(words)] if words else [])])
 
 
-def command_of(script: Mapping[str, Any], work: Path, words: Sequence[str], machines: int = 1) -> list[str]:
+def command_of(script: Script, work: Path, words: Sequence[str], machines: int = 1) -> list[str]:
     """Return the command to start: the interpreter with the script, or a shell with its command.
 
     Several processes are started through `ranks.py`.
@@ -143,16 +150,15 @@ def command_of(script: Mapping[str, Any], work: Path, words: Sequence[str], mach
         words: the arguments, which are also appended to a command.
         machines: number of machines, each of which starts `script.processes` processes.
     """
-    if script.get("command"):
-        found = [shutil.which("bash") or "sh", "-c", _line(script["command"], words)]
+    if script.command:
+        found = [shutil.which("bash") or "sh", "-c", _line(script.command, words)]
     else:
-        found = [interpreter(script), *([str(COMPAT / "azureml" / "runner.py")] if script["azureml"] else [])]
-        found += [str(work / script["path"]), *words]
-    count = int(script.get("processes") or 1)
-    if count * machines == 1:
+        found = [interpreter(script), *([str(COMPAT / "azureml" / "runner.py")] if script.azureml else [])]
+        found += [str(work / str(script.path)), *words]
+    if script.processes * machines == 1:
         return found
     ranks = str(Path(__file__).with_name("ranks.py"))
-    return [sys.executable, "-IS", ranks, f"{count}x{machines}", *found]
+    return [sys.executable, "-IS", ranks, f"{script.processes}x{machines}", *found]
 
 
 def _told_failure(paths: RunPaths) -> str | None:
@@ -182,19 +188,17 @@ def read_by_name(paths: RunPaths, mounted: Sequence[Mapping[str, Any]]) -> list[
     return list(new.values())
 
 
-def _way_out(ended: Ended, script: Mapping[str, Any]) -> str:
+def _way_out(ended: Ended, script: Script) -> str:
     """Return advice for a module that the script's interpreter lacks, or "" if none is missing."""
     missing = re.search(r"^(?:ModuleNotFoundError|ImportError): No module named '([\w.]+)'", ended.trace, re.MULTILINE)
     if missing is None:
         return ""
     top = missing[1].partition(".")[0]
-    if top == "azureml" and not script["azureml"]:
+    if top == "azureml" and not script.azureml:
         return ". Say script.azureml=true: labrun supplies the parts of azureml that such scripts use"
     if top == "azureml":
         return ". labrun supplies azureml.core and azureml.data; docs/coming-from-azureml.md lists what is there"
-    how = (
-        f"add it to {script['requirements']}" if script["requirements"] else "say script.requirements=requirements.txt"
-    )
+    how = f"add it to {script.requirements}" if script.requirements else "say script.requirements=requirements.txt"
     return f". Install {top} for the script's interpreter, or {how}"
 
 
@@ -279,58 +283,58 @@ def _link_rest(source: Path, work: Path, below: str = "") -> Iterator[str]:
             yield name
 
 
-def interpreter(script: Mapping[str, Any]) -> str:
+def interpreter(script: Script) -> str:
     """Return the path of the script's interpreter.
 
     Raises:
         ConfigError: its environment is gone.
     """
-    if script.get("environment"):
-        folder = store.environment_folder(str(script["environment"]))
+    if script.environment:
+        folder = store.environment_folder(script.environment)
         if not (folder / "bin" / "python").exists():
-            raise ConfigError(f"the environment of {script['requirements']} is gone ({folder}): submit the run again")
+            raise ConfigError(f"the environment of {script.requirements} is gone ({folder}): submit the run again")
         return str(folder / "bin" / "python")
-    return str(script.get("python") or sys.executable)
+    return script.python or sys.executable
 
 
 def variables(
-    config: Mapping[str, Any], record: Record, paths: RunPaths, inputs: Sequence[Mapping[str, Any]], endpoint: Endpoint
+    config: Config, record: Record, paths: RunPaths, inputs: Sequence[Mapping[str, Any]], endpoint: Endpoint
 ) -> dict[str, str]:
     """Return the script's environment variables: this process's without labrun's internal ones, and the run's own."""
     found = {name: value for name, value in os.environ.items() if name not in ("PYTHONSAFEPATH", "LABRUN_JOB")}
     own = found.pop("LABRUN_PYTHONPATH", None)  # the script must not inherit a detached controller's PYTHONPATH
     path = [] if own is not None and not own else [own if own is not None else found.pop("PYTHONPATH", "")]
     found.pop("PYTHONPATH", None)
-    script = config["script"]
-    if script.get("python") or script.get("environment"):
+    script = _of(config)
+    if script.python or script.environment:
         path = [str(COMPAT / "elsewhere"), *path]
-    if script.get("command"):  # in a command, `python` is the script's interpreter, with what the runner would set up
-        path = [str(COMPAT / "azureml" / "site"), *path] if script["azureml"] else path
+    if script.command:  # in a command, `python` is the script's interpreter, with what the runner would set up
+        path = [str(COMPAT / "azureml" / "site"), *path] if script.azureml else path
         found["PATH"] = os.pathsep.join([os.path.dirname(interpreter(script)), found.get("PATH") or os.defpath])
     if any(path):
         found["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
     threads.keep_user_variable(found)
     threads.wait_by_default(found)
     for name in threads.VARIABLES:
-        found.setdefault(name, str(config["compute"]["cpus_per_run"]))
+        found.setdefault(name, str(config.compute.cpus_per_run))
     named = {str(entry["input"]).partition("@")[0].rpartition("/")[2]: str(entry["path"]) for entry in inputs}
-    named |= {name: str(path) for name, path in (config["script"].get("inputs") or {}).items()}
+    named |= {name: str(path) for name, path in script.inputs.items()}
     found |= {
         "PYTHONUNBUFFERED": "1",
         "LABRUN_EXPERIMENT": record.name,
         "LABRUN_WORKSPACE": str(store.workspace()),
         "LABRUN_INPUTS": json.dumps(named),
-        "LABRUN_TABLES": json.dumps(config["script"].get("tables") or {}),
-        "LABRUN_SEED": str(config["seed"]),
+        "LABRUN_TABLES": json.dumps(script.tables),
+        "LABRUN_SEED": str(config.seed),
     }
-    if config["script"]["azureml"]:
+    if script.azureml:
         found |= {f"AZUREML_DATAREFERENCE_{name}": path for name, path in named.items()}
         found |= {
-            "AZUREML_RUN_ID": sdk_ids.of_run(record.id, record.sweep, config),
+            "AZUREML_RUN_ID": sdk_ids.of_run(record.id, record.sweep, config.raw),
             "AZUREML_ARM_PROJECT_NAME": record.name,
             "AZUREML_ARM_WORKSPACE_NAME": store.workspace().name,
         }
-    if "MLFLOW_TRACKING_URI" not in config["compute"]["environment"]:
+    if "MLFLOW_TRACKING_URI" not in config.compute.environment:
         found |= endpoint.variables
     return found
 

@@ -23,6 +23,7 @@ from labrun.data.arrays import Arrays, Part, Scaling
 from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.runs import cards, context, seals
 from labrun.runs.record import RunPaths
+from labrun.schema import Config
 
 log = logging.getLogger(__name__)
 
@@ -107,14 +108,14 @@ def own_arguments(node: Mapping[str, Any], target: Callable[..., Any]) -> dict[s
     return {key: value for key, value in node.items() if key not in TRAINING_KEYS and key not in left}
 
 
-def training_parts(target: Callable[..., Any], config: Mapping[str, Any]) -> dict[str, Any]:
+def training_parts(target: Callable[..., Any], config: Config) -> dict[str, Any]:
     """Return the config's optimizer and scheduler for a module that trains itself and accepts them as arguments."""
-    known, node = schema.parameters(target), config["model"]
+    known, node = schema.parameters(target), config.model
     parts: dict[str, Any] = {"scheduler": None} if must_be_given(target, "scheduler") else {}
     if "optimizer" in known and is_named(node.get("optimizer")):
         parts["optimizer"] = optimizer_of(node["optimizer"])
     if "scheduler" in known and is_named(node.get("scheduler")):
-        parts["scheduler"] = scheduler_of(node["scheduler"], schema.Trainer.of(config["trainer"]).max_epochs)
+        parts["scheduler"] = scheduler_of(node["scheduler"], config.trainer.max_epochs)
     return parts
 
 
@@ -244,7 +245,7 @@ def quantities(y: npt.NDArray[Any], predicted: npt.NDArray[Any], name: str) -> S
 def write_card(
     paths: RunPaths,
     saved: Mapping[str, Any],
-    config: Mapping[str, Any],
+    config: Config,
     about: Mapping[str, Any],
     kept: Mapping[str, Any],
     proof: seals.Proof | None = None,
@@ -262,7 +263,7 @@ def write_card(
     Returns:
         The card, without its seal.
     """
-    node = config["model"]
+    node = config.model
     own = own_arguments(node, schema.locate(str(node["_target_"]), "model"))
     card = {
         "format": CARD_FORMAT,

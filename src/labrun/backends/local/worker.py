@@ -72,10 +72,10 @@ def hold(data: Mapping[str, Any]) -> None:
     """
     if schema.has_loaders(data["dataset"]):
         return
-    config = execute.here(data)
-    root = local_root(config["datastore"], config["dataset"])
-    if root is not None and not any(references(config["dataset"])):
-        shared_cache.hold(config["dataset"], root)
+    config = schema.Config(execute.here(data))
+    root = local_root(config.datastore, config.dataset)
+    if root is not None and not any(references(config.dataset)):
+        shared_cache.hold(config.dataset, root)
 
 
 def carry_out(message: Mapping[str, Any]) -> int:
@@ -116,7 +116,7 @@ def assist(run_dir: str, threads: int) -> int:
 
     wait_asleep()
     record = records.read(run_dir)
-    limits.limit_run(threads, limits.own_variables(schema.Compute.of(record.config["compute"])))
+    limits.limit_run(threads, limits.own_variables(record.typed.compute))
 
     def work() -> None:
         with hydra_job.along(record, Path(run_dir)):

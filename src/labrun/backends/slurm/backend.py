@@ -140,7 +140,7 @@ class SlurmJobs:
 
     def _has_tries_left(self, active: _Active, record: Record) -> bool:
         """Return whether a failed run of several processes is retried in another job; none of them can retry alone."""
-        several = Compute.of(record.config["compute"]).ranks > 1
+        several = record.typed.compute.ranks > 1
         tries = self._tries.get(active.run_dir, 0)
         return record.status == records.FAILED and several and not active.canceled and tries < active.needs.retries
 
@@ -256,9 +256,9 @@ class SlurmJobs:
         groups: dict[str, list[tuple[Path, Resources, Compute]]] = {}
         most = partitions.largest_array()
         for run_dir, needs in waiting:
-            record = records.read(run_dir)
-            key = json.dumps([record.config["compute"], sorted(needs.environment.items())], sort_keys=True)
-            groups.setdefault(key, []).append((run_dir, needs, Compute.of(record.config["compute"])))
+            own = records.read(run_dir).typed.compute
+            key = json.dumps([dataclasses.asdict(own), sorted(needs.environment.items())], sort_keys=True)
+            groups.setdefault(key, []).append((run_dir, needs, own))
         for group in groups.values():
             compute = self._share(group[0][2], len(group))
             if compute is None:
@@ -385,7 +385,7 @@ def _parameters(compute: Compute, jobs: int, runs: int, slots: int, settings: Se
 
 def _is_tried_again(active: _Active, record: Record) -> bool:
     """Return whether the pool in a failed run's own job is about to retry it; that pool counts the retries itself."""
-    if record.status != records.FAILED or active.canceled or Compute.of(record.config["compute"]).ranks > 1:
+    if record.status != records.FAILED or active.canceled or record.typed.compute.ranks > 1:
         return False
     jobs = [attempt.get("job") or {} for attempt in record.attempts]
     return bool(jobs) and sum(job == jobs[-1] for job in jobs) <= active.needs.retries

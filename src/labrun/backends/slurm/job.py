@@ -275,7 +275,7 @@ class JobSupervisor:
         from labrun.runs import record as records
         from labrun.runs.finalize import close
 
-        limit = record.config["compute"]["timeout_min"]
+        limit = record.typed.compute.timeout_min
         told = f"compute.timeout_min={limit:g}" if limit is not None else "the job's time limit"
         record.attempts[-1] |= {"status": records.FAILED, "reason": told}
         close(

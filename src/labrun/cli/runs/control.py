@@ -110,7 +110,7 @@ def _check_variables(folder: Path, plan: sweep_state.Plan) -> None:
         ConfigError: some are not set on this machine.
     """
     left = _unfinished(folder, plan)
-    missing = sorted({name for _, r in left for name in variables.missing(r.config["compute"]["environment"])})
+    missing = sorted({name for _, r in left for name in variables.missing(r.typed.environment)})
     if missing:
         raise ConfigError(
             f"these runs have no controller any more, and they were given variables that records do not hold: set "

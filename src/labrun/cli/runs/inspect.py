@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import fnmatch
 import json
 import sys
@@ -25,7 +26,6 @@ from labrun.runs import context, files, report, store
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.sweep_state import SweepState
-from labrun.schema import Compute
 
 POLL_S = 0.5
 
@@ -63,7 +63,7 @@ def _is_left_alone(run_dir: Path, record: Record) -> bool:
     link = None if folder is None else links.read(folder)
     if folder is None or link is None or link.state != links.STARTED or link.living:
         return False
-    there = Compute.of({**record.config["compute"], "host": None})
+    there = dataclasses.replace(record.typed.compute, host=None)
     if lease.living(SweepState(folder)) is not None or registry.chosen(there, sweep=True).outlives_controller:
         return False
     sys.stderr.write(

@@ -59,7 +59,7 @@ class MLflow(Tracker):
 
     def shown(self, root: Path, record: Record, run_dir: Path) -> str:
         """Return the URL of the run's page if known, otherwise a command to type."""
-        uri = client.address(root, Tracking.of(record.config["tracking"]))
+        uri = client.address(root, record.typed.tracking)
         if uri != client.database_uri(root):
             return f"mlflow ui --backend-store-uri {shlex.quote(uri)}" if client.is_database(uri) else uri
         address = ui_state.ui_address(root)

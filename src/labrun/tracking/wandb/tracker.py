@@ -61,7 +61,7 @@ class Wandb(Tracker):
 
     def shown(self, root: Path, record: Record, run_dir: Path) -> str:
         """Return the command that uploads the run."""
-        folder = Path(self.address(root, Tracking.of(record.config["tracking"])), "wandb")
+        folder = Path(self.address(root, record.typed.tracking), "wandb")
         return f"wandb sync {shlex.quote(str(folder))}/offline-run-*-{record.id}"
 
 
@@ -120,7 +120,7 @@ class OfflineRuns:
         name = os.path.relpath(run_dir, self._root)
         try:
             record = records.read(run_dir)
-            if not self._everything and record.config["tracking"]["kind"] != Wandb.kind:
+            if not self._everything and record.typed.tracker != Wandb.kind:
                 self._others[run_dir] = stamp
                 return False
             if (status := records.shown_status(run_dir, record)) not in ENDED:
