@@ -81,7 +81,7 @@ class Chaos:
         for folder in folders:
             record = records.read(folder)
             assert record.status == records.COMPLETED
-            ends = [attempt["status"] for attempt in record.attempts]
+            ends = [attempt.status for attempt in record.attempts]
             assert ends.count("completed") == 1 and ends[-1] == "completed", (folder, ends)
             assert "running" not in ends
             assert len(ends) == records.newest_attempt(folder), "every attempt that was claimed is told"
@@ -100,7 +100,7 @@ class Chaos:
         files = sorted(self.workspace.glob("multirun/*/*/*/run.json"), key=lambda path: -path.stat().st_mtime)
         found = [records.read(path.parent) for path in files[:NEWEST]]
         running = [record.process for record in found if record.status == records.RUNNING]
-        alive = [process["pid"] for process in running if process is not None and records.process_lives(process)]
+        alive = [process.pid for process in running if process is not None and records.process_lives(process)]
         if not alive:
             return None
         run = psutil.Process(chance.choice(alive))

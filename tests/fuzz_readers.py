@@ -55,6 +55,7 @@ from labrun.runs import (
     sweep_state,
 )
 from labrun.runs import record as records
+from labrun.runs.attempts import Attempt
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import SweepState
 from labrun.search import takeover
@@ -219,7 +220,7 @@ def make(place: Place) -> None:
         )
         recording.create(run_dir, record)
         attempt = records.claim(run_dir)
-        record.attempts = [{"number": attempt, "status": "completed", "started": records.now()}] * 2
+        record.attempts = [Attempt(attempt, records.now(), "completed")] * 2
         record.status, record.started, record.ended = "completed", records.now(), records.now()
         record.duration_s, record.process, record.metrics = 1.0, records.process_identity(), {"accuracy": 0.9}
         records.write(run_dir, record, to_disk=False)
@@ -253,8 +254,8 @@ def make(place: Place) -> None:
     sweep_state.note_submitted(folder)
     controllers = SweepState(folder).controllers
     controllers.mkdir()
-    (controllers / "1").write_text(json.dumps(records.process_identity()))
-    SweepState(folder).search_ending.write_text(json.dumps(records.process_identity()))
+    (controllers / "1").write_text(json.dumps(records.process_identity().as_json()))
+    SweepState(folder).search_ending.write_text(json.dumps(records.process_identity().as_json()))
     queue.append(SweepState(folder).jobs, {"token": "t", "jobs": [[str(folder / "0")]]})
     queue.append(SweepState(folder).jobs, {"token": "t", "job": "17", "array": False})
     (folder / "0" / "requests" / "cancel").write_text("why")

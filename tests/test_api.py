@@ -137,7 +137,7 @@ def test_undetached_runs_end_with_the_interpreter(workspace: Path, detach: bool)
     run = labrun.Run(done.stdout.strip())
     run.wait_for_completion(timeout_s=60)
     assert run.status == ("completed" if detach else "canceled")
-    pid = run.record.process["pid"] if run.record.process else 0
+    pid = run.record.process.pid if run.record.process else 0
     end = time.monotonic() + 20
     while psutil.pid_exists(pid) and time.monotonic() < end:
         time.sleep(0.1)

@@ -44,7 +44,7 @@ def begin(config: Config, record: Record, code: Mapping[str, str] | None, paths:
     check_training(config, record, code, paths)
     # Recorded only after the check: a refused attempt has not trained on anything.
     read = [{key: entry[key] for key in NOTED if key in entry} for entry in record.data]
-    record.attempts[-1] |= {"model_code": code, "read": read}
+    record.attempts[-1].model_code, record.attempts[-1].read = (None if code is None else dict(code)), read
 
 
 def _entries(found: Any) -> list[Mapping[str, Any]]:
@@ -69,7 +69,7 @@ def check_training(config: Config, record: Record, code: Mapping[str, str] | Non
     """
     own = paths.checkpoints / "last.ckpt"
     if own.is_file():
-        read = next((one["read"] for one in reversed(record.attempts[:-1]) if isinstance(one.get("read"), list)), None)
+        read = next((one.read for one in reversed(record.attempts[:-1]) if isinstance(one.read, list)), None)
         differing = what_differs(_entries(read), record.data) if read else ""
         then = seals.noted(record.attempts[:-1])
         edited = [] if then is None or code is None else seals.changed(then, code)
@@ -79,7 +79,7 @@ def check_training(config: Config, record: Record, code: Mapping[str, str] | Non
             raise ConfigError(f"the data or the code has changed since the last attempt ({differing}): start a new run")
         if not differing:
             return
-        aside = paths.checkpoints / f"before-{record.attempts[-1]['number']}"
+        aside = paths.checkpoints / f"before-{record.attempts[-1].number}"
         log.warning(
             "Starting over: the data or the code has changed since the last attempt (%s); its checkpoints are in %s",
             differing,

@@ -137,7 +137,7 @@ class Run(Handle):
             "inputDatasets": record.data,
             "runDefinition": {**record.config, **own},
             "overrides": record.overrides,
-            "error": record.error,
+            "error": None if record.error is None else record.error.as_json(),
             "metrics": self.metrics,
             "logFiles": {name: str(self.folder / name) for name in files.of(self.folder) if name.endswith(".log")},
             "folder": str(self.folder),

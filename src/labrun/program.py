@@ -30,6 +30,7 @@ from labrun.handles import Run
 from labrun.mistakes.mistake import masked_word
 from labrun.runs import context, recording, store
 from labrun.runs import record as records
+from labrun.runs.attempts import Attempt, Job
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import Capture
 from labrun.submission import freeze, snapshot
@@ -165,11 +166,9 @@ class ActiveRun(Run):
     def _begin(self, attempt: int) -> None:
         record = self._record
         record.process, record.status, record.started = records.process_identity(), records.RUNNING, records.now()
-        record.attempts.append(
-            {"number": attempt, "started": record.started, "status": records.RUNNING, "process": record.process}
-        )
+        record.attempts.append(Attempt(attempt, record.started, record.status, record.process))
         if record.parent and (job := os.environ.get(recording.JOB_VARIABLE)):
-            record.job = json.loads(job)
+            record.job = Job.of(json.loads(job))
         records.write(self.folder, record)
 
     def __enter__(self) -> ActiveRun:
@@ -236,7 +235,7 @@ class ActiveRun(Run):
         status, details = recording.outcome(error, paths)
         record.status, record.ended, record.error = status, records.now(), details
         record.duration_s = records.seconds_between(record.started or record.ended, record.ended)
-        record.attempts[-1] |= {"ended": record.ended, "status": status}
+        record.attempts[-1].end(status, None, record.ended)
         record.metrics = {**context.last_values(self.folder)}
         if status == records.COMPLETED:
             left = promises.read(self.folder, self._context.attempt)

@@ -151,11 +151,11 @@ def test_each_run_is_executed_once_and_a_failure_affects_no_other(backend: Backe
     assert sorted(run_dir for run_dir, _ in seen.ends) == sorted(path.resolve() for path in run_dirs)
     found = [records.read(run_dir) for run_dir in run_dirs]
     assert [one.status for one in found][:3] == ["completed", "failed", "completed"]
-    assert found[1].error is not None and "as it was told to" in found[1].error["message"]
+    assert found[1].error is not None and "as it was told to" in found[1].error.message
     assert all(len(one.attempts) == 1 for one in found)
     assert "VARIABLE zq-of-its-own" in (run_dirs[0] / "driver.log").read_text() or backend.in_process
     if not backend.in_process:
-        assert found[3].status == "failed" and found[3].error is not None and found[3].error["type"] == "Killed"
+        assert found[3].status == "failed" and found[3].error is not None and found[3].error.type == "Killed"
     again = conduct(folder)
     assert again.ends == [] and all(len(records.read(run_dir).attempts) == 1 for run_dir in run_dirs)
 
@@ -236,7 +236,7 @@ def test_when_the_controller_dies_each_run_is_done_once_all_the_same(backend: Ba
     conduct(folder)
     found = [records.read(run_dir) for run_dir in run_dirs]
     assert [one.status for one in found] == ["completed", "completed"]
-    ends = [[attempt.get("status") for attempt in one.attempts] for one in found]
+    ends = [[attempt.status for attempt in one.attempts] for one in found]
     assert all(one.count("completed") == 1 for one in ends)
     assert len(ends[0]) == (1 if backend.outlives_controller else 2)
 
@@ -256,10 +256,10 @@ def test_runs_that_nobody_polls_are_ended_and_told(backend: Backend, workspace: 
     wait_for(lambda: executor.poll(0) == [] and records.read(run_dir).status == records.RUNNING)
     executor.close()
     job = records.read(run_dir).job
-    assert job is not None and registry.of_job(job) is backend and backend.is_over(job["id"]) is False
+    assert job is not None and registry.of_job(job) is backend and backend.is_over(job.id) is False
     assert backend.attached(folder) == {run_dir}
     assert end_runs([run_dir], patience_s=60.0) == [] and records.read(run_dir).status == "canceled"
-    wait_for(lambda: backend.is_over(job["id"]) is True)
+    wait_for(lambda: backend.is_over(job.id) is True)
     assert backend.attached(folder) == set()
 
 

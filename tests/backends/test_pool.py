@@ -20,6 +20,7 @@ from labrun.backends.local.server import Server
 from labrun.backends.local.slots import Slots
 from labrun.config import composed, paths
 from labrun.runs import record as records
+from labrun.runs.attempts import Failure
 from labrun.runs.finalize import close_ended
 from labrun.runs.record import Record
 from labrun.submission import freeze
@@ -151,7 +152,7 @@ def status(run_dir: Path) -> str:
     return records.read(run_dir).status
 
 
-def error(run_dir: Path) -> dict[str, str]:
+def error(run_dir: Path) -> Failure:
     found = records.read(run_dir).error
     assert found is not None
     return found
@@ -169,7 +170,7 @@ def test_runs_are_isolated_and_logged(pool: LocalPool, submit: Callable[..., Pat
     until_done(pool)
     found = [records.read(run) for run in runs]
     assert {record.status for record in found} == {"completed"}
-    assert len({record.process["pid"] for record in found if record.process}) == 6
+    assert len({record.process.pid for record in found if record.process}) == 6
     assert all("acting: fits" in (run / "driver.log").read_text() for run in runs)
     assert all((run / "heartbeat").exists() for run in runs)
 
@@ -190,7 +191,7 @@ def test_every_fault_affects_only_its_run_and_is_reported(pool: LocalPool, submi
     until_done(pool)
     for act, (end, kind, words) in FAULTS.items():
         assert status(runs[act]) == end
-        assert error(runs[act])["type"] == kind and words in error(runs[act])["message"]
+        assert error(runs[act]).type == kind and words in error(runs[act]).message
     assert [status(run) for run in neighbours] == ["completed"] * 3
 
 
@@ -199,9 +200,9 @@ def test_kill_9_of_a_run_fails_that_run_alone(pool: LocalPool, submit: Callable[
     pool.submit(victim, Resources())
     pool.submit(neighbour, Resources())
     until(pool, lambda: acting(victim))
-    os.kill(records.read(victim).process["pid"], signal.SIGKILL)  # type: ignore[index]
+    os.kill(records.read(victim).process.pid, signal.SIGKILL)  # type: ignore[index]
     until_done(pool)
-    assert status(victim) == "failed" and "SIGKILL" in error(victim)["message"]
+    assert status(victim) == "failed" and "SIGKILL" in error(victim).message
     assert status(neighbour) == "completed"
 
 
@@ -210,8 +211,8 @@ def test_a_run_over_its_time_or_memory_is_ended_and_says_so(pool: LocalPool, sub
     pool.submit(slow, Resources(timeout_s=2))
     pool.submit(leaky, Resources(mem_gb=0.3))
     until_done(pool)
-    assert status(slow) == "failed" and "compute.timeout_min" in error(slow)["message"]
-    assert status(leaky) == "failed" and "compute.mem_gb=0.3" in error(leaky)["message"]
+    assert status(slow) == "failed" and "compute.timeout_min" in error(slow).message
+    assert status(leaky) == "failed" and "compute.mem_gb=0.3" in error(leaky).message
 
 
 def test_the_server_is_started_again_and_its_runs_with_it(
@@ -226,7 +227,7 @@ def test_the_server_is_started_again_and_its_runs_with_it(
     found = [records.read(run) for run in runs]
     assert [record.status for record in found] == ["completed"] * 4
     assert [len(record.attempts) for record in found] == [2, 2, 1, 1]
-    assert found[0].attempts[0]["reason"] == "the fork server died"
+    assert found[0].attempts[0].reason == "the fork server died"
 
 
 def test_an_interrupt_while_an_end_is_dealt_with_loses_nothing(
@@ -257,7 +258,7 @@ def test_a_failed_run_is_retried_and_keeps_the_reason(
         pool.submit(run, Resources(retries=2))
     until_done(pool)
     first, second = records.read(once), records.read(always)
-    assert first.status == "completed" and len(first.attempts) == 2 and "SIGSEGV" in first.attempts[0]["reason"]
+    assert first.status == "completed" and len(first.attempts) == 2 and "SIGSEGV" in first.attempts[0].reason
     assert second.status == "failed" and len(second.attempts) == 3
 
 

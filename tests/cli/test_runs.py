@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -25,6 +26,7 @@ from labrun.errors import RecordError
 from labrun.remote import link as links
 from labrun.runs import archive_export, context, index, recording, removing, store, sweep_state
 from labrun.runs import record as records
+from labrun.runs.attempts import Failure
 from labrun.runs.context import RunContext, annotate
 from labrun.search import takeover
 
@@ -87,8 +89,8 @@ def all_kinds(workspace: Path) -> Path:
         (run_dir / "driver.log").write_text(f"what {run_dir.name[-8:]} printed\n")
     error = {"type": "ValueError", "message": "no\nreally", "traceback": "Traceback: here\n"}
     make(workspace, "b3333333", "failed", name="other", error=error)
-    make(workspace, "c4444444", "canceled", error={"type": "Canceled", "message": "Ctrl-C", "traceback": ""})
-    gone = {**records.process_identity(), "pid": 2**22 - 7, "start_time": 1.0}
+    make(workspace, "c4444444", "canceled", error=Failure("Canceled", "Ctrl-C"))
+    gone = dataclasses.replace(records.process_identity(), pid=2**22 - 7, start_time=1.0)
     make(workspace, "d5555555", "running", process=gone)
     make(workspace, "e6666666", "running", process=records.process_identity())
     (workspace / "outputs" / "test" / "now-e6666666" / "heartbeat").touch()
@@ -187,6 +189,8 @@ def test_show_tells_all_of_one_run_or_of_many(all_kinds: Path, run: Lab) -> None
     statuses = [line.split()[1] for line in lines if "status" in line]
     assert statuses == ["running", "lost", "canceled", "completed", "completed"]
     assert json.loads(run("runs", "show", "a1", "--json")[1])["metrics"]["loss"] == 0.4
+    shown = json.loads(run("runs", "show", "c4", "--json")[1])["error"]
+    assert shown == {"type": "Canceled", "message": "Ctrl-C", "traceback": ""}
 
 
 def test_metrics_files_and_download(all_kinds: Path, run: Lab) -> None:

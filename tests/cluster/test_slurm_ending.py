@@ -89,7 +89,7 @@ def test_scancel_by_hand_is_a_canceled_run(workspace: Path) -> None:
     finished(run)
     record = single(workspace)
     assert run.returncode == 130 and record.status == "canceled"
-    assert "was canceled" in (record.error or {})["message"] or "CANCELLED" in (record.error or {})["message"]
+    assert "was canceled" in record.error.message or "CANCELLED" in record.error.message
 
 
 def test_a_network_that_is_preempted_goes_on_from_its_checkpoint(workspace: Path) -> None:
@@ -100,12 +100,12 @@ def test_a_network_that_is_preempted_goes_on_from_its_checkpoint(workspace: Path
     wait_for(lambda: is_running(workspace))
     (node,) = set(squeue("%N").values())
     subprocess.run(["sbatch", "-pmain", f"-w{node}", "--exclusive", "-o/dev/null", "--wrap=sleep 1"], check=True)
-    wait_for(lambda: [attempt["status"] for attempt in single(workspace).attempts] == ["preempted", "running"], 240)
+    wait_for(lambda: [attempt.status for attempt in single(workspace).attempts] == ["preempted", "running"], 240)
     (workspace / "stop").touch()
     finished(run)
     record = single(workspace)
     assert run.returncode == 0 and record.status == "completed"
-    assert [attempt["status"] for attempt in record.attempts] == ["preempted", "completed"]
+    assert [attempt.status for attempt in record.attempts] == ["preempted", "completed"]
     (folder,) = workspace.glob("outputs/[!.]*/*")
     assert "Resuming from the last attempt's checkpoint" in (folder / "driver.log").read_text()
     lines = [(line["name"], line["step"]) for line in read_metrics(folder)]
@@ -130,8 +130,8 @@ def test_a_network_that_is_out_of_time_is_requeued_and_goes_on(workspace: Path) 
     wait_for(lambda: is_running(workspace))
     wait_for(lambda: len(single(workspace).attempts) >= 2, 150)
     record = single(workspace)
-    assert [attempt["status"] for attempt in record.attempts][:2] == ["preempted", "running"]
-    assert (record.job or {})["restarts"] == 1
+    assert [attempt.status for attempt in record.attempts][:2] == ["preempted", "running"]
+    assert record.job.more["restarts"] == 1
     run.send_signal(signal.SIGINT)
     finished(run)
     assert single(workspace).status == "canceled"
@@ -183,7 +183,7 @@ def test_a_run_whose_node_dies_is_unreachable_and_then_runs_again(workspace: Pat
     write_model(workspace)
     run = begin(workspace, "compute=slurm", "model=sleeper", "model.seconds=5", *PLAIN)
     wait_for(lambda: has_begun(workspace))
-    node = str((single(workspace).job or {})["node"])
+    node = str(single(workspace).job.node)
     daemon = Path(f"/var/lib/slurm-local/run/slurm/slurmd-{node}.pid")
     os.kill(int(daemon.read_text()), signal.SIGKILL)
     wait_for(lambda: not records.process_lives(single(workspace).process), 30)
@@ -197,7 +197,7 @@ def test_a_run_whose_node_dies_is_unreachable_and_then_runs_again(workspace: Pat
         wait_for(lambda: "down" not in subprocess.run(["sinfo", "-h", "-o%t"], capture_output=True, text=True).stdout)
     record = single(workspace)
     assert run.returncode == 0 and record.status == "completed" and len(record.attempts) == 2
-    assert (record.job or {})["restarts"] == 1
+    assert record.job.more["restarts"] == 1
 
 
 def test_without_accounting_a_job_that_dies_is_noticed(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +215,7 @@ def test_without_accounting_a_job_that_dies_is_noticed(workspace: Path, monkeypa
     sweep = start(workspace, "compute=slurm", "model=sleeper", "model.number=1,2", "model.seconds=5")
     wait_for(lambda: statuses(workspace) == ["running"] * 2, 120)
     run_dir = sweep_dir(workspace) / "0"
-    server = psutil.Process((records.read(run_dir).process or {})["pid"]).parent()
+    server = psutil.Process(records.read(run_dir).process.pid).parent()
     supervisor = None if server is None else server.parent()
     assert supervisor is not None
     supervisor.kill()  # and with it all the rest of the job

@@ -18,7 +18,7 @@ def test_an_error_of_another_process_is_reported(workspace: Path, labrun: Comman
     done = labrun(*SLURM, "model=failing", "compute.nodes=2", "trainer.batch_size=16")
     assert done.returncode == 1, done.stdout + done.stderr
     record = single(workspace)
-    assert record.status == "failed" and "an error of rank one" in (record.error or {})["message"]
+    assert record.status == "failed" and "an error of rank one" in record.error.message
 
 
 def test_a_run_of_several_processes_is_retried(workspace: Path, labrun: Command) -> None:
@@ -35,8 +35,8 @@ def test_a_run_of_several_processes_is_retried(workspace: Path, labrun: Command)
     )
     assert done.returncode == 0, done.stdout + done.stderr
     record = single(workspace)
-    assert [attempt["status"] for attempt in record.attempts] == ["failed", "completed"]
-    assert "the first attempt fails" in record.attempts[0]["reason"]
+    assert [attempt.status for attempt in record.attempts] == ["failed", "completed"]
+    assert "the first attempt fails" in record.attempts[0].reason
 
 
 def test_a_run_of_two_nodes_that_is_canceled_before_it_trains_leaves_none(workspace: Path) -> None:

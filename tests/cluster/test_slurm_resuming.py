@@ -35,7 +35,7 @@ def test_another_controller_takes_over_detached_jobs(workspace: Path, labrun: Co
     assert done.returncode == 0, done.stderr
     wait_for(lambda: "running" in statuses(workspace))
     holder = json.loads(max((sweep_dir(workspace) / ".launch" / "controllers").glob("?")).read_text())
-    os.kill(holder["pid"], signal.SIGKILL)
+    os.kill(holder.pid, signal.SIGKILL)
     watched = lab(workspace, "runs", "watch")
     assert watched.returncode == 0, watched.stdout + watched.stderr
     assert statuses(workspace) == ["completed"] * 4
@@ -119,8 +119,8 @@ def test_a_search_ends_poor_trials_early(workspace: Path, labrun: Command) -> No
     found = [records.read(folder / str(number)) for number in range(3)]
     assert [record.status for record in found] == ["completed", "stopped", "stopped"]
     for record in found[1:]:
-        assert (record.error or {})["message"].startswith("Bandit at report ") and (record.duration_s or 9) < 3.5
-    assert (folder / "best.yaml").exists() and len({(record.job or {})["id"] for record in found}) == 3
+        assert record.error.message.startswith("Bandit at report ") and (record.duration_s or 9) < 3.5
+    assert (folder / "best.yaml").exists() and len({record.job.id for record in found}) == 3
 
 
 def test_a_search_resumes_after_kill_9_of_its_controller(workspace: Path, labrun: Command) -> None:
@@ -144,4 +144,4 @@ def test_a_search_resumes_after_kill_9_of_its_controller(workspace: Path, labrun
     assert again.returncode == 0, again.stderr
     assert statuses(workspace) == ["completed"] * 4
     for number in range(4):
-        assert [a["status"] for a in records.read(sweep_dir(workspace) / str(number)).attempts].count("completed") == 1
+        assert [a.status for a in records.read(sweep_dir(workspace) / str(number)).attempts].count("completed") == 1

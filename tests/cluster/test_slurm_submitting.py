@@ -21,7 +21,7 @@ def test_one_run(workspace: Path, labrun: Command) -> None:
     assert done.returncode == 0, done.stderr
     assert (workspace / "was-here").exists(), "the lines of compute.setup come before the work"
     record = single(workspace)
-    assert record.status == "completed" and record.job is not None and record.job["node"].startswith("n")
+    assert record.status == "completed" and record.job is not None and record.job.node.startswith("n")
     assert "Fitting logistic_regression" in done.stdout, "its log is shown here"
 
 
@@ -44,7 +44,7 @@ def test_an_array_with_different_needs_and_names_in_squeue(workspace: Path) -> N
     out, _ = finished(sweep)
     assert sweep.returncode == 0 and statuses(workspace) == ["completed"] * 6
     found = [records.read(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
-    arrays = {str((record.job or {})["id"]).split("_")[0]: record.config["compute"]["cpus_per_run"] for record in found}
+    arrays = {str(record.job.id).split("_")[0]: record.config["compute"]["cpus_per_run"] for record in found}
     assert sorted(arrays.values()) == [1, 2] and "3 jobs" in out
     spans = [(str(record.started), str(record.ended)) for record in found]
     assert max(sum(a <= begun < b for a, b in spans) for begun, _ in spans) <= 2, "one limit for both arrays"
@@ -55,7 +55,7 @@ def test_packed_runs_share_a_job(workspace: Path, labrun: Command) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     found = [records.read(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
     assert len(found) == 12 and {record.status for record in found} == {"completed"}
-    assert len({(record.job or {})["id"] for record in found}) == 2
+    assert len({record.job.id for record in found}) == 2
 
 
 def test_edits_while_jobs_wait_change_nothing(workspace: Path) -> None:
@@ -88,7 +88,7 @@ def test_runs_of_a_job_have_gpus_of_their_own_or_share_one(workspace: Path, labr
         *PLAIN,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len({(record.job or {})["id"] for record in all_records(workspace)}) == 2
+    assert len({record.job.id for record in all_records(workspace)}) == 2
     first, shared, second, also_shared = devices(workspace)
     assert {first, second} == {"0", "1"} and shared == also_shared
 
@@ -132,4 +132,4 @@ def test_a_job_can_submit_jobs(workspace: Path) -> None:
     said = (workspace / "outer.txt").read_text()
     assert done.returncode == 0, done.stderr + said
     record, outer = single(workspace), done.stdout.split()[-1]
-    assert record.status == "completed" and not str((record.job or {})["id"]).startswith(outer), record.job
+    assert record.status == "completed" and not str(record.job.id).startswith(outer), record.job

@@ -30,7 +30,7 @@ def test_one_controller_at_a_time(tmp_path: Path) -> None:
     first.release()
     second = lease.Lease(state)
     assert second.number == 2
-    (state.controllers / "3").write_text(json.dumps(records.process_identity()))
+    (state.controllers / "3").write_text(json.dumps(records.process_identity().as_json()))
     second._next_beat = 0.0
     with pytest.raises(lease.OvertakenError, match="this one stops"):
         second.beat()
@@ -39,7 +39,7 @@ def test_one_controller_at_a_time(tmp_path: Path) -> None:
 def test_a_dead_controller_is_overtaken(tmp_path: Path) -> None:
     state = SweepState(tmp_path)
     (state.controllers).mkdir(parents=True)
-    gone = {**records.process_identity(), "pid": 2**22 - 1}
+    gone = {**records.process_identity().as_json(), "pid": 2**22 - 1}
     (state.controllers / "1").write_text(json.dumps(gone))
     assert lease.Lease(state).number == 2
 
@@ -152,7 +152,7 @@ def test_watch_takes_over_from_a_dead_controller(workspace: Path, labrun: Comman
     assert holder is not None
     refused = lab(workspace, "runs", "rm", str(sweep_dir(workspace) / "0"), "--yes")
     assert refused.returncode == 1 and "its sweep is still running" in refused.stderr
-    os.kill(holder["pid"], signal.SIGKILL)
+    os.kill(holder.pid, signal.SIGKILL)
     watched = lab(workspace, "runs", "watch", str(sweep_dir(workspace)))
     assert watched.returncode == 0, watched.stdout + watched.stderr
     assert "continuing them from here" in watched.stderr

@@ -173,7 +173,7 @@ def test_a_notebook_submits_there_in_one_word(box: far.Far, project: Path) -> No
     cells = [
         f"import labrun\nrun = labrun.submit({list(SMALL)!r})\nrun.wait_for_completion(show_output=True)",
         "run",
-        "import json; print(json.dumps([run.status, run.record.process['host'], run.get_metrics()]))",
+        "import json; print(json.dumps([run.status, run.record.process.host, run.get_metrics()]))",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in cells])
     NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(project)}}).execute()

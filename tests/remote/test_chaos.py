@@ -112,5 +112,5 @@ def test_sixty_runs_with_twenty_faults(box: far.Far, labrun: Command, workspace:
     for run_dir, one in found.items():
         assert one.status == records.COMPLETED == there[one.id]["status"], one
         assert len(one.attempts) == len(there[one.id]["attempts"]) >= begun[str(one.config["seed"])] >= 1
-        assert [attempt["status"] for attempt in one.attempts].count(records.COMPLETED) == 1
+        assert [attempt.status for attempt in one.attempts].count(records.COMPLETED) == 1
         assert (run_dir / "outputs" / "done").is_file() and one.ended is not None

@@ -46,6 +46,7 @@ from labrun.remote import link as links
 from labrun.remote.ssh import UnreachableError
 from labrun.runs import record as records
 from labrun.runs import sweep_state
+from labrun.runs.attempts import Attempt
 from labrun.runs.record import Record
 from labrun.schema import Compute
 
@@ -713,13 +714,13 @@ def test_a_search_that_may_have_started_keeps_its_link(
 def test_times_of_a_machine_whose_clock_is_hours_ahead_use_the_local_clock() -> None:
     record = _record()
     record.created, record.started = "2026-01-01T10:00:00.000+00:00", "2026-01-01T12:00:05.000+00:00"
-    record.attempts = [{"number": 1, "started": record.started}]
+    record.attempts = [Attempt(1, record.started)]
     link = links.Link("box", "w", "f")
     clocks.note(link, 7200.4)
     clocks.note(link, 7201.0)
     assert link.ahead_s == 7200.4
     clocks.turn(record, -7200.0)
-    assert record.started == record.attempts[0]["started"] == "2026-01-01T10:00:05.000+00:00"
+    assert record.started == record.attempts[0].started == "2026-01-01T10:00:05.000+00:00"
     assert record.created == "2026-01-01T10:00:00.000+00:00"
     clocks.note(link, 0.3)
     assert link.ahead_s == 0.0
@@ -775,7 +776,7 @@ def test_models_and_checkpoints_of_here_are_scored_and_gone_on_with_there(
     scored, predicted = sorted(runs_of(workspace), key=lambda one: one.created)[1:]
     assert scored.metrics == trained.metrics and scored.parent == trained.id
     assert len(list(workspace.glob(f"outputs/*/*{predicted.id}/outputs/predictions.csv"))) == 1
-    assert {one.process["host"] for one in (scored, predicted) if one.process} == {f"box{box.number}"}
+    assert {one.process.host for one in (scored, predicted) if one.process} == {f"box{box.number}"}
     # And what was trained there is this user's here, too: its optimizer's module is the one that is installed here.
     assert labrun("model=net", "trainer.max_epochs=1", *there).returncode == 0
     back = labrun("task=evaluate", "from=last", *PLAIN)
@@ -849,8 +850,8 @@ def test_a_search_that_goes_on_here_is_ended_there_first(
     assert box.inside("pgrep -f [l]abrun.remote.searching") == "" and links.read(folder) is None
     found = runs_of(workspace)
     assert [one.status for one in found] == ["completed"] * 8
-    assert {"box" in str(one.process["host"]) for one in found if one.process} == {True, False}
-    assert all(sum(one.get("status") == "completed" for one in record.attempts) == 1 for record in found)
+    assert {"box" in str(one.process.host) for one in found if one.process} == {True, False}
+    assert all(sum(one.status == "completed" for one in record.attempts) == 1 for record in found)
     left = ledger(box)
     assert len(left) == len(set(left)) < 8
     more = labrun(*words, "sweep.max_trials=9", f"sweep.resume={folder}", "compute.host=box")  # and back
@@ -951,7 +952,7 @@ def test_a_full_disk_there_is_reported_and_leaves_nothing_half(
     assert again.returncode == 0, again.stderr
     found = runs_of(workspace)
     assert [one.status for one in found] == ["completed"] * 4
-    assert all(sum(one["status"] == "completed" for one in record.attempts) == 1 for record in found)
+    assert all(sum(one.status == "completed" for one in record.attempts) == 1 for record in found)
     assert set(ledger(small)) == {f"begun {number}" for number in (0, 2, 3, 4)}
 
 
@@ -981,7 +982,7 @@ def test_clocks_two_hours_apart(
         found = runs_of(workspace)
         assert [one.status for one in found] == ["completed"] * 2
         for one in found:
-            moments = [one.created, *(attempt[key] for attempt in one.attempts for key in ("started", "ended"))]
+            moments = [one.created, *(at for attempt in one.attempts for at in (attempt.started, attempt.ended))]
             assert [began, *moments, records.now()] == sorted([began, *moments, records.now()]), one
             assert one.duration_s is not None and 0 < one.duration_s < 60
         assert "2.0 h" not in lab_here("runs", "ls").stdout
@@ -1047,7 +1048,7 @@ def test_a_sweep_of_here_goes_on_there(box: far.Far, labrun: Command, workspace:
     assert done.returncode == 0, done.stderr
     here, there = runs_of(workspace)
     assert [here.status, there.status] == ["completed"] * 2 and len(here.attempts) == 1
-    assert here.process and there.process and there.process["host"] == f"box{box.number}" != here.process["host"]
+    assert here.process and there.process and there.process.host == f"box{box.number}" != here.process.host
 
 
 def test_a_link_was_down_for_two_minutes(cut_off: CutOff) -> None:

@@ -102,7 +102,7 @@ def test_the_first_remote_sweep_brings_its_records_back(
     assert done.returncode == 0, done.stderr
     found = runs_of(workspace)
     assert [one.status for one in found] == ["completed"] * 3 and all(len(one.attempts) == 1 for one in found)
-    assert {one.process["host"] for one in found if one.process} == {f"box{box.number}"}
+    assert {one.process.host for one in found if one.process} == {f"box{box.number}"}
     folder = next(workspace.glob("multirun/*/*"))
     for run_dir in (folder / str(number) for number in range(3)):
         assert f"VARIABLE {len(secret)}" in (run_dir / "driver.log").read_text()
@@ -129,7 +129,7 @@ def test_a_cut_connection_a_dead_laptop_and_a_dead_controller_lose_nothing(
     wait_for(lambda: "running" in lab_here("runs", "ls").stdout)  # who looks has the news brought often
     holder = lease.living(SweepState(folder))
     assert holder is not None
-    os.kill(holder["pid"], 9)
+    os.kill(holder.pid, 9)
     box.set_link(up=False)
     try:
         link = links.read(folder)
@@ -147,7 +147,7 @@ def test_a_cut_connection_a_dead_laptop_and_a_dead_controller_lose_nothing(
     assert watched.returncode == 0, watched.stderr
     found = runs_of(workspace)
     assert [one.status for one in found] == ["completed"] * 2
-    ends = [[attempt.get("status") for attempt in one.attempts] for one in found]
+    ends = [[attempt.status for attempt in one.attempts] for one in found]
     assert all(one.count("completed") == 1 for one in ends)
 
 
@@ -244,7 +244,7 @@ def test_a_chatty_shell_few_channels_and_an_expired_login(
     wait_for(lambda: "running" in lab_here("runs", "ls").stdout)  # who looks has the news brought often
     holder, link = lease.living(SweepState(run_dir)), links.read(run_dir)
     assert holder is not None and link is not None
-    os.kill(holder["pid"], 9)
+    os.kill(holder.pid, 9)
     rough.inside("mv /opt/ssh/authorized /opt/ssh/expired")
     ssh.close(remote)
     link.reached = 0.0

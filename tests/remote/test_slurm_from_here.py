@@ -65,7 +65,7 @@ def test_a_sweep_a_shell_and_a_cancel(
     folder = next(workspace.glob("multirun/*/*"))
     first, second = folder / "0", folder / "1"
     wait_for(lambda: lab_here("runs").stdout.count("completed") == 1 and records.read(second).status == "running")
-    assert str((records.read(first).job or {}).get("node")).startswith("n")
+    assert str(records.read(first).job.node).startswith("n")
     beside = lab_here(
         "shell", records.read(second).id, "--", "sh", "-c", "echo $SLURM_JOB_ID $SLURMD_NODENAME $PWD $OWN"
     )

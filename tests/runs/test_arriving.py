@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import hashlib
 import io
@@ -113,7 +114,7 @@ def test_what_labrun_exports_labrun_imports(root: Path, tmp_path: Path) -> None:
         (kept / "__pycache__" / "a.cpython-311.pyc").write_bytes(b"compiled")
         found = records.read(run_dir)
         found.status, found.code = status, {"digest": digest, "folder": str(kept), "files": 3, "script": None}
-        found.process = {**records.process_identity(), "host": "elsewhere"}
+        found.process = dataclasses.replace(records.process_identity(), host="elsewhere")
         records.write(run_dir, found)
     runs = [(d, records.read(d)) for d in store.run_dirs(root)]
     archive_export.export(root, runs, tmp_path / "x.tar.gz")

@@ -80,11 +80,36 @@ def test_each_way_of_ending_is_recorded(tmp_path: Path) -> None:
         raise ValueError("no such luck")
     record = records.read(run_dir)
     assert record.status == "failed" and record.error is not None
-    assert record.error["type"] == "ValueError" and "no such luck" in record.error["traceback"]
+    assert record.error.type == "ValueError" and "no such luck" in record.error.traceback
     with Recording(run_dir, capture=False):
         assert records.read(run_dir).status == "running"
     record = records.read(run_dir)
-    assert record.status == "completed" and [a["status"] for a in record.attempts] == ["failed", "completed"]
+    assert record.status == "completed" and [a.status for a in record.attempts] == ["failed", "completed"]
+
+
+def test_groups_of_keys_come_back_with_what_a_later_version_adds(tmp_path: Path) -> None:
+    run_dir = submitted(tmp_path)
+    process = {"pid": 7, "host": "a", "boot_id": "b", "start_time": 1.5, "later": 1}
+    job = {"cluster": "slurm", "id": "8_0", "node": None, "restarts": 1}
+    groups = {
+        "error": {"type": "ValueError", "message": "no", "traceback": "", "later": [1]},
+        "process": process,
+        "job": job,
+        "attempts": [
+            {"number": 1, "status": "lost", "process": process, "job": job, "later": {"a": 1}},
+            {"status": "?"},
+        ],
+    }
+    path = run_dir / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **groups}))
+    record = records.read(run_dir)
+    assert record.reason == "no" and record.attempts[0].job == record.job and record.attempts[1].number == 0
+    records.write(run_dir, record)
+    written = json.loads(path.read_text())
+    assert {key: written[key] for key in groups} == {
+        **groups,
+        "attempts": [groups["attempts"][0], {"number": 0, "status": "?"}],
+    }
 
 
 def test_a_run_that_exits_is_failed(tmp_path: Path) -> None:
@@ -120,17 +145,17 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_process_is_known_by_more_than_its_number(tmp_path: Path) -> None:
     mine = records.process_identity()
     assert records.process_lives(mine) is True
-    assert records.process_lives({**mine, "start_time": mine["start_time"] - 5}) is False
-    assert records.process_lives({**mine, "boot_id": "another"}) is False
-    assert records.process_lives({**mine, "host": "elsewhere"}) is None
+    assert records.process_lives(dataclasses.replace(mine, start_time=mine.start_time - 5)) is False
+    assert records.process_lives(dataclasses.replace(mine, boot_id="another")) is False
+    assert records.process_lives(dataclasses.replace(mine, host="elsewhere")) is None
     child = subprocess.Popen([sys.executable, "-c", ""])
     start = records.process_start(child.pid)
     child.wait()
-    assert records.process_lives({**mine, "pid": child.pid, "start_time": start}) is False
+    assert records.process_lives(dataclasses.replace(mine, pid=child.pid, start_time=start)) is False
 
 
 def test_lost_is_shown_and_never_written(tmp_path: Path) -> None:
-    gone = {**records.process_identity(), "boot_id": "before the reboot"}
+    gone = dataclasses.replace(records.process_identity(), boot_id="before the reboot")
     run_dir = submitted(tmp_path)
     record = dataclasses.replace(records.read(run_dir), status=records.RUNNING, process=gone)
     records.write(run_dir, record)
@@ -139,7 +164,7 @@ def test_lost_is_shown_and_never_written(tmp_path: Path) -> None:
 
 
 def test_without_heartbeat_elsewhere_it_is_unreachable_then_lost(tmp_path: Path) -> None:
-    far = {**records.process_identity(), "host": "elsewhere"}
+    far = dataclasses.replace(records.process_identity(), host="elsewhere")
     run_dir = submitted(tmp_path)
     record = dataclasses.replace(records.read(run_dir), status=records.RUNNING, process=far)
     beat = run_dir / "heartbeat"

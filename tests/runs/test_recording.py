@@ -102,7 +102,7 @@ def test_a_request_to_cancel_is_obeyed_within_seconds(tmp_path: Path, in_backgro
     (run_dir / "requests" / "cancel").touch()
     run.communicate(timeout=10)
     record = records.read(run_dir)
-    assert record.status == "canceled" and record.error is not None and "requests/cancel" in record.error["message"]
+    assert record.status == "canceled" and record.error is not None and "requests/cancel" in record.error.message
 
 
 def test_the_sidecar_ends_with_its_run(tmp_path: Path) -> None:

@@ -174,8 +174,8 @@ def test_cancel_and_stop_requests_give_different_statuses(workspace: Path, kind:
     wanted = {"cancel": "canceled", "stop": "stopped"}[kind]
     assert statuses(workspace) == [wanted] * 2
     for number in ("0", "1"):
-        error = records.read(sweep_dir(workspace) / number).error or {}
-        assert kind == "cancel" or error["message"] == "because of it"
+        error = records.read(sweep_dir(workspace) / number).error
+        assert kind == "cancel" or error.message == "because of it"
 
 
 SLOW = """

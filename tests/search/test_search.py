@@ -228,7 +228,7 @@ def test_a_rule_ends_poor_trials_early(workspace: Path, labrun: Command, rule: s
     assert {3, 4} <= set(stopped) and found[0].status == "completed", {n: r.status for n, r in found.items()}
     kind = {"bandit": "Bandit", "median": "MedianStopping", "halving": "SuccessiveHalving"}[rule]
     for record in stopped.values():
-        assert record.error is not None and record.error["message"].startswith(f"{kind} at report ")
+        assert record.error is not None and record.error.message.startswith(f"{kind} at report ")
         assert record.duration_s is not None and record.duration_s < 1.95, "it ended early"
         assert "score" in record.metrics
     rows = {row["number"]: row for row in table(sweep_dir(workspace))}
@@ -266,7 +266,7 @@ def test_a_trial_over_its_time_is_stopped(workspace: Path, labrun: Command) -> N
     assert done.returncode == 0, done.stderr
     found = runs(workspace)
     assert [found[n].status for n in range(4)] == ["completed", "completed", "stopped", "stopped"]
-    assert (found[2].error or {})["message"] == "sweep.trial_timeout_min=0.03"
+    assert found[2].error.message == "sweep.trial_timeout_min=0.03"
 
 
 def test_a_search_ends_once_a_trial_is_good_enough(workspace: Path, labrun: Command) -> None:
@@ -361,14 +361,14 @@ def test_a_killed_trial_is_retried_on_resume(workspace: Path, labrun: Command) -
     search = start(workspace, *asked)
     wait_for(lambda: "running" in statuses(workspace))
     victim = next(record for record in runs(workspace).values() if record.status == "running")
-    os.kill((victim.process or {})["pid"], signal.SIGKILL)
+    os.kill(victim.process.pid, signal.SIGKILL)
     out, err = search.communicate(timeout=120)
     assert search.returncode == 1 and "sweep.resume=last retries it" in out, out + err
     assert sorted(statuses(workspace)) == ["completed", "completed", "failed"]
     again = labrun("-m", *asked, *PLAIN, "sweep.resume=last")
     assert again.returncode == 0 and statuses(workspace) == ["completed"] * 3, again.stdout + again.stderr
     found = next(record for record in runs(workspace).values() if record.id == victim.id)
-    assert [attempt["status"] for attempt in found.attempts] == ["failed", "completed"]
+    assert [attempt.status for attempt in found.attempts] == ["failed", "completed"]
     assert found.config["model"] == victim.config["model"]
 
 
@@ -401,7 +401,7 @@ def test_a_search_resumes_after_kill_9_of_its_controller(
     assert {n: found[n].id for n in before} == before, "what was done is not done again"
     assert len({record.config["model"]["quality"] for record in found.values()}) == 9, "nothing is asked twice"
     for n, record in found.items():
-        ends = [attempt["status"] for attempt in record.attempts]
+        ends = [attempt.status for attempt in record.attempts]
         assert ends[-1] == "completed" and ends.count("completed") == 1, (n, ends)
     assert len(table(sweep_dir(workspace))) == 9
     more = labrun("-m", *asked[:-1], "sweep.max_trials=11", *PLAIN, "sweep.resume=last")
@@ -439,7 +439,7 @@ def test_detached_and_watched_and_taken_over(workspace: Path, labrun: Command) -
     folder = sweep_dir(workspace)
     wait_for(lambda: statuses(workspace).count("completed") >= 1)
     holder = json.loads(max((folder / ".launch/controllers").glob("?")).read_text())
-    subprocess.run(["kill", "-9", str(holder["pid"])], check=True)
+    subprocess.run(["kill", "-9", str(holder.pid)], check=True)
     watched = lab(workspace, "runs", "watch", str(folder))
     assert watched.returncode == 0, watched.stderr
     assert "this search has no controller any more" in watched.stderr

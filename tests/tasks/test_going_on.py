@@ -233,8 +233,8 @@ def test_the_error_of_another_process_is_in_the_record_from_the_first(
         file.write("Traceback (most recent call last):\nValueError: of rank one\n")
     with pytest.raises(RuntimeError), recording.Recording(run_dir, capture=False):
         raise RuntimeError("Connection closed by peer")
-    error = records.read(run_dir).error or {}
-    assert error["message"] == f"Connection closed by peer; process 1: ValueError: of rank one ({log})"
+    error = records.read(run_dir).error
+    assert error.message == f"Connection closed by peer; process 1: ValueError: of rank one ({log})"
     silent = tmp_path / "silent"
     recording.create(silent, new("a0000001", config={}))
     (silent / "driver.1.log").write_text("Initializing distributed\n")
@@ -242,7 +242,7 @@ def test_the_error_of_another_process_is_in_the_record_from_the_first(
     others.note(silent)
     with pytest.raises(RuntimeError), recording.Recording(silent, capture=False):
         raise RuntimeError("Connection closed by peer")
-    error = records.read(silent).error or {}
-    assert error["message"].startswith(
+    error = records.read(silent).error
+    assert error.message.startswith(
         "Connection closed by peer; another process of the run had ended without an error message"
     )

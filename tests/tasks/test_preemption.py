@@ -75,7 +75,7 @@ def test_a_preempted_network_resumes_in_mid_epoch_with_the_same_result(
         run_here(*NETWORK, f"+callbacks.leave={{_target_: {__name__}.LeaveAt, step: {step}}}")
     (run_dir,) = {path.parent for path in undisturbed.parent.glob("*/run.json")} - {undisturbed}
     waiting = records.read(run_dir)
-    assert (waiting.status, waiting.ended, waiting.attempts[-1]["status"]) == ("preempted", None, "preempted")
+    assert (waiting.status, waiting.ended, waiting.attempts[-1].status) == ("preempted", None, "preempted")
 
     record = execute.execute(run_dir, capture=False)
     assert record.status == records.COMPLETED and len(record.attempts) == 2

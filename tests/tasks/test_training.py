@@ -234,7 +234,7 @@ def test_an_attempt_resumes_after_the_last_epoch_that_ended(labrun: Command, wor
     assert done.returncode == 0, done.stdout + done.stderr
     (run_dir,) = (path.parent for path in workspace.glob("multirun/*/*/0/run.json"))
     record = records.read(run_dir)
-    assert [attempt["number"] for attempt in record.attempts] == [1, 2]
+    assert [attempt.number for attempt in record.attempts] == [1, 2]
     every = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     told = [(line["attempt"], line["epoch"]) for line in every if line["name"] == "val/acc"]
     assert told == [(1, 1), (1, 2), (1, 3), (2, 4), (2, 5)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -146,7 +147,7 @@ def test_two_concurrent_feeders_send_everything_once(root: Path) -> None:
 def test_a_lost_run_is_shown_as_failed(root: Path) -> None:
     run_dir = submitted(root, config={})
     record = records.read(run_dir)
-    record.status, record.process = records.RUNNING, {**records.process_identity(), "boot_id": "another"}
+    record.status, record.process = records.RUNNING, dataclasses.replace(records.process_identity(), boot_id="another")
     records.write(run_dir, record)
     Ingester(root, mlflow_client.database_uri(root)).ingest()
     _, (run,) = runs_of(root)

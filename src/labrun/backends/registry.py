@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from labrun.backends.base import Backend
 from labrun.backends.machine import DEFAULTS
 from labrun.config import paths
 from labrun.errors import ConfigError
 from labrun.plugins import BACKENDS
+from labrun.runs.attempts import Job
 from labrun.schema import SPECIAL, Compute
 
 names, values, forget = BACKENDS.names, BACKENDS.values, BACKENDS.forget
@@ -108,9 +108,9 @@ def _has_labrun(python: str) -> bool:
     return answer.returncode == 0
 
 
-def of_job(job: Mapping[str, Any] | None) -> Backend | None:
+def of_job(job: Job | None) -> Backend | None:
     """Return the backend of a run's job (`Record.job`); None if there is no job, or its package is not installed."""
     try:
-        return None if job is None else get(str(job.get("cluster")))
+        return None if job is None else get(str(job.cluster))
     except ConfigError:
         return None

@@ -122,9 +122,9 @@ def _pending(folder: Path, plan: Plan) -> list[Path]:
             record = records.read(run_dir)
             if record.finished:
                 continue
-            if records.process_lives(record.process):
+            if record.process is not None and records.process_lives(record.process):
                 raise RecordError(
-                    f"run {record.id} in {run_dir} is still running, as process {(record.process or {}).get('pid')}; "
+                    f"run {record.id} in {run_dir} is still running, as process {record.process.pid}; "
                     "'lab runs cancel' ends it"
                 )
             finalize.note_interrupted(run_dir, record, "its controller ended")

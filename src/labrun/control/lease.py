@@ -11,11 +11,11 @@ import contextlib
 import json
 import os
 import time
-from typing import Any
 
 from labrun.errors import RecordError
 from labrun.runs import context
 from labrun.runs import record as records
+from labrun.runs.attempts import Process
 from labrun.runs.sweep_state import SweepState
 
 BEAT_S = 5.0
@@ -46,13 +46,13 @@ class Lease:
         holder = living(state)
         if holder is not None:
             raise RecordError(
-                f"the runs in {state.folder} are controlled by process {holder['pid']} on {holder['host']}; "
+                f"the runs in {state.folder} are controlled by process {holder.pid} on {holder.host}; "
                 f"'lab runs watch {state.folder}' shows them"
             )
         self.number = 1 + newest(state)
         try:
             with open(self._folder / str(self.number), "x", encoding="utf-8") as file:
-                json.dump(records.process_identity(), file)
+                json.dump(records.process_identity().as_json(), file)
         except FileExistsError:
             raise RecordError(f"another controller has just taken over the runs in {state.folder}") from None
         except OSError as error:
@@ -90,15 +90,15 @@ def newest(state: SweepState) -> int:
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
-def living(state: SweepState) -> dict[str, Any] | None:
+def living(state: SweepState) -> Process | None:
     """Return the process that controls the runs now; None if there is none alive."""
     path = state.controllers / str(newest(state))
     try:
-        holder: dict[str, Any] = json.loads(context.content(path))
+        holder = Process.of(json.loads(context.content(path)))
         age = records.file_age_s(path)
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(holder, dict) or not {"pid", "host"} <= set(holder):
+    if holder.pid is None or holder.host is None:
         return None
     lives = records.process_lives(holder)
     if lives is None:

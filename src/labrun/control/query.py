@@ -6,7 +6,7 @@ import logging
 import operator
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from labrun import checking, direction
 from labrun.errors import RecordError
 from labrun.runs import context, store
 from labrun.runs import record as records
+from labrun.runs.attempts import Job
 from labrun.runs.record import Record, flat_config
 from labrun.runs.sweep_state import SweepState
 
@@ -137,10 +138,10 @@ class StatusResolver:
             self._known[run_dir] = self(run_dir, record)
         return self._known[run_dir]
 
-    def _is_over(self, job: Mapping[str, Any]) -> bool | None:
+    def _is_over(self, job: Job) -> bool | None:
         from labrun.backends import registry
 
-        key = str(job.get("cluster")), str(job.get("id"))
+        key = str(job.cluster), str(job.id)
         if key not in self._over:
             backend = registry.of_job(job)
             self._over[key] = None if backend is None else backend.is_over(key[1])

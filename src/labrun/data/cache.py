@@ -31,6 +31,7 @@ from labrun.data.progress import Quiet
 from labrun.data.stores.base import Datastore, ProgressCallback, is_inside
 from labrun.errors import CorruptDataError, DataError
 from labrun.runs import record as records
+from labrun.runs.attempts import Process
 
 STILL = 946684800
 """Modification time of every object (the year 2000), so that a later change is detectable."""
@@ -294,17 +295,17 @@ class Cache:
     def _use(self, key: str, size: int) -> None:
         """Mark a view as used by this process for as long as the process lives."""
         identity = records.process_identity()
-        path = self.root / "uses" / f"{key}.{identity['host']}-{identity['pid']}.json"
+        path = self.root / "uses" / f"{key}.{identity.host}-{identity.pid}.json"
         if len(os.listdir(path.parent)) > MANY_USES:
             self._used()
-        records.replace_text(path, json.dumps({**identity, "size": size}), to_disk=False)
+        records.replace_text(path, json.dumps({**identity.as_json(), "size": size}), to_disk=False)
 
     def _used(self) -> dict[str, int]:
         """Return the views in use by live processes, with their sizes; remove the marks of dead processes."""
         found: dict[str, int] = {}
         for path in (self.root / "uses").glob("*.json"):
             content = _json(path)
-            lives = records.process_lives(content or None)
+            lives = records.process_lives(Process.of(content))
             if lives is None:
                 with contextlib.suppress(OSError):
                     lives = time.time() - path.stat().st_mtime < FOREIGN_USE_S

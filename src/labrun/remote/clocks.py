@@ -32,10 +32,8 @@ def turn(record: Record, seconds: float, created: bool = False) -> None:
     record.started, record.ended = _turned(record.started, seconds), _turned(record.ended, seconds)
     if created:
         record.created = _turned(record.created, seconds) or record.created
-    record.attempts = [
-        {**one, **{key: _turned(one[key], seconds) for key in ("started", "ended") if one.get(key)}}
-        for one in record.attempts
-    ]
+    for one in record.attempts:
+        one.started, one.ended = _turned(one.started, seconds), _turned(one.ended, seconds)
 
 
 def _turned(moment: str | None, seconds: float) -> str | None:

@@ -29,6 +29,7 @@ from labrun.remote.link import Link
 from labrun.remote.ssh import UnreachableError
 from labrun.runs import children, context, store, sweep_state
 from labrun.runs import record as records
+from labrun.runs.attempts import Failure, Job, Process
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.sweep_state import SweepState
 from labrun.tasks import registering
@@ -307,11 +308,11 @@ def _record(raw: bytes, run_dir: Path, folder: Path, link: Link) -> Record:
         RecordError: it is not a record.
     """
     record = records.parsed(raw, RunPaths(run_dir).record)
-    record.data, record.model, record.error = (
-        link.here(value, folder) for value in (record.data, record.model, record.error)
-    )
-    node = (record.job or {}).get("node") or (record.process or {}).get("host")
-    record.job = {"cluster": links.CLUSTER, "id": f"{link.remote}:{run_dir}", "node": node}
+    record.data, record.model = (link.here(value, folder) for value in (record.data, record.model))
+    if record.error is not None:
+        record.error = Failure.of(link.here(record.error.as_json(), folder))
+    job, process = record.job or Job(), record.process or Process()
+    record.job = Job(links.CLUSTER, f"{link.remote}:{run_dir}", job.node or process.host)
     try:
         frozen = records.read(run_dir)
     except RecordError:  # a trial, which was created there

@@ -31,6 +31,7 @@ from labrun.remote.remotes import Remote
 from labrun.remote.ssh import UnreachableError
 from labrun.runs import record as records
 from labrun.runs import store, sweep_state
+from labrun.runs.attempts import Job
 from labrun.runs.record import Record
 from labrun.schema import Config, Script
 
@@ -179,10 +180,10 @@ def _there(run_dir: Path, record: Record, folder: Path, link: links.Link) -> Bes
 
 def _job(record: Record | Mapping[str, Any], status: str) -> tuple[str | None, str | None]:
     """Return the Slurm job and the node in a record; None unless the run is active."""
-    job = (record.job if isinstance(record, Record) else record.get("job")) or {}
-    if job.get("cluster") != "slurm" or status != records.RUNNING:
+    job = record.job or Job() if isinstance(record, Record) else Job.of(record.get("job"))
+    if job.cluster != "slurm" or status != records.RUNNING:
         return None, None
-    return str(job["id"]), job.get("node")
+    return job.id, job.node
 
 
 def _programs(python: str, path: Sequence[str]) -> dict[str, str]:

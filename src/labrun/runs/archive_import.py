@@ -27,6 +27,7 @@ from labrun.errors import DamagedRecordError, RecordError
 from labrun.runs import context, custom_locations, files, store
 from labrun.runs import record as records
 from labrun.runs.archive_format import FORMAT, MANIFEST, NOT_TAKEN, REPOSITORY, SWEEP_FILES, Limits
+from labrun.runs.attempts import Failure
 from labrun.runs.record import Record
 
 LARGEST_MANIFEST = 2**28
@@ -329,7 +330,7 @@ class _Arrival:
         if record.sweep:
             record.sweep = {**record.sweep, "folder": str(target.parent)}
         if not record.finished:
-            record.error = {"type": "Lost", "message": f"it was {record.status} when it was exported", "traceback": ""}
+            record.error = Failure("Lost", f"it was {record.status} when it was exported")
             record.status, record.ended = records.FAILED, record.ended or record.started or record.created
         record.imported = {"file": self._source.name, "time": records.now()}
         records.write(run_dir, record, to_disk=False)

@@ -11,6 +11,7 @@ from pathlib import Path
 from labrun._io import atomic_write
 from labrun.runs import context, recording
 from labrun.runs import record as records
+from labrun.runs.attempts import Failure
 from labrun.runs.record import EndReason, Record, RunPaths, Status
 
 OWN_FAULTS = frozenset(
@@ -21,7 +22,7 @@ OWN_FAULTS = frozenset(
 
 def was_killed(record: Record) -> bool:
     """Return whether a run failed because a signal or Slurm ended it, so that a retry may succeed."""
-    kind = (record.error or {}).get("type")
+    kind = None if record.error is None else record.error.type
     return record.status == records.FAILED and (
         kind == EndReason.KILLED or (kind == EndReason.JOB_ENDED and bool(record.attempts))
     )
@@ -77,11 +78,11 @@ def close(run_dir: Path, record: Record, status: Status, kind: EndReason, messag
     """Write the outcome of a run that cannot write it itself. Return the new record."""
     records.note_claimed(run_dir, record)
     record.status, record.ended = status, records.now()
-    record.error = {"type": kind, "message": message, "traceback": ""}
+    record.error = Failure(kind, message)
     if record.started:
         record.duration_s = records.seconds_between(record.started, record.ended)
-    if record.attempts and record.attempts[-1].get("ended") is None:
-        record.attempts[-1] |= {"ended": record.ended, "status": status, "reason": message}
+    if record.attempts and record.attempts[-1].ended is None:
+        record.attempts[-1].end(status, message, record.ended)
     record.metrics = record.metrics or context.last_values(run_dir)
     records.write(run_dir, record)
     return record
@@ -96,14 +97,14 @@ def close_unrun(run_dir: Path, why: str) -> None:
     stopped = recording.stop_reason(RunPaths(run_dir))
     record.status, record.ended = records.CANCELED if stopped is None else records.STOPPED, records.now()
     kind = EndReason.CANCELED if stopped is None else EndReason.STOPPED
-    record.error = {"type": kind, "message": stopped or why, "traceback": ""}
+    record.error = Failure(kind, stopped or why)
     records.write(run_dir, record)
 
 
 def requeue(run_dir: Path, record: Record) -> None:
     """Put a run that has ended back in the queue. Note the reason for its end with its last attempt."""
     if record.attempts and record.error is not None:
-        record.attempts[-1]["reason"] = record.reason
+        record.attempts[-1].reason = record.reason
     records.note_claimed(run_dir, record)
     record.status, record.ended, record.error, record.duration_s = records.QUEUED, None, None, None
     forget_requests(run_dir)
@@ -120,8 +121,8 @@ def note_interrupted(run_dir: Path, record: Record, why: str) -> None:
     """Put a run whose attempt ended through no fault of its own back in the queue."""
     records.note_claimed(run_dir, record)
     record.status, record.ended, record.error = records.QUEUED, None, None
-    if record.attempts and record.attempts[-1].get("ended") is None:
-        record.attempts[-1] |= {"ended": records.now(), "status": records.LOST, "reason": why}
+    if record.attempts and record.attempts[-1].ended is None:
+        record.attempts[-1].end(records.LOST, why, records.now())
     records.write(run_dir, record)
 
 

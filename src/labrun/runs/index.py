@@ -18,6 +18,7 @@ from labrun import garbage
 from labrun.errors import RecordError
 from labrun.runs import context, custom_locations
 from labrun.runs import record as records
+from labrun.runs.attempts import Failure, plain
 from labrun.runs.record import Record
 
 FORMAT = 1
@@ -125,9 +126,9 @@ def _read(run_dir: Path) -> tuple[dict[str, Any] | None, str]:
         record.process = None
     code = record.code or {}
     record.code = {key: code[key] for key in ("digest", "script", "environment") if key in code}
-    content = {name: value for name in KEPT if (value := getattr(record, name)) not in (None, "", [], {})}
-    if record.error:
-        content["error"] = {"type": record.error.get("type"), "message": record.reason}
+    if record.error is not None:
+        record.error = Failure(record.error.type, record.reason)
+    content = {name: value for name in KEPT if (value := plain(getattr(record, name))) not in (None, "", [], {})}
     return content, ""
 
 
@@ -135,7 +136,11 @@ def _kept(entry: Any) -> Record | str | None:
     """Return a run's record from its index entry, or why it is unreadable; None if the entry itself is damaged."""
     try:
         _, content, why = entry
-        return str(why) if content is None else Record(config={}, **content)
+        if content is None:
+            return str(why)
+        record = Record(config={}, **content)
+        records.parse_groups(record)
+        return record
     except (TypeError, ValueError):
         return None
 

@@ -37,7 +37,7 @@ def add_words(run_dir: Path, record: Record) -> bool:
     """
     if VARIABLE not in os.environ or record.status != records.FAILED or record.error is None:
         return False
-    if record.error["type"] == records.EndReason.LIMIT_EXCEEDED or "; process " in record.error["message"]:
+    if record.error.type == records.EndReason.LIMIT_EXCEEDED or "; process " in record.error.message:
         return False
     found = None
     with contextlib.suppress(OSError, ValueError):  # an unreadable log must not keep the record from being written
@@ -47,10 +47,10 @@ def add_words(run_dir: Path, record: Record) -> bool:
         end = time.monotonic() + TELL_S
         while (found := _said(run_dir, began)) is None and time.monotonic() < end:
             time.sleep(0.1)  # the other process leaves the group before it has logged its error
-        if found is None and LEFT.search(record.error["message"]):
+        if found is None and LEFT.search(record.error.message):
             found = KILLED
     if found is not None:
-        record.error["message"] += found
+        record.error.message += found
     return found is not None
 
 

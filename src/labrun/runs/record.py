@@ -27,6 +27,7 @@ from labrun import checking, exact
 from labrun._io import atomic_write
 from labrun.errors import DamagedRecordError, RecordError
 from labrun.runs import context
+from labrun.runs.attempts import Attempt, Failure, Group, Job, Process, plain
 from labrun.schema import Config
 
 FORMAT = 2
@@ -161,9 +162,9 @@ class Record:
     git: dict[str, Any] | None = None
     packages: dict[str, str] = field(default_factory=dict)
     host: dict[str, Any] | None = None
-    process: dict[str, Any] | None = None
-    job: dict[str, Any] | None = None
-    """Cluster job that ran the latest attempt: `cluster`, `id`, `node`."""
+    process: Process | None = None
+    job: Job | None = None
+    """Cluster job that ran the latest attempt."""
     data: list[dict[str, Any]] = field(default_factory=list)
     model: dict[str, Any] | None = None
     training: dict[str, Any] | None = None
@@ -178,8 +179,8 @@ class Record:
     imported: dict[str, Any] | None = None
     """For a run imported from an archive: the `file` and the `time` of the import. The processes, jobs and folders in
     its record belong to the machine that it came from."""
-    attempts: list[dict[str, Any]] = field(default_factory=list)
-    error: dict[str, Any] | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+    error: Failure | None = None
     format: int = FORMAT
 
     @property
@@ -197,10 +198,12 @@ class Record:
 
         The error's type is put first where the line alone says little, as for a bare `assert` or a `KeyError`.
         """
-        if not self.error:
+        if self.error is None:
             return ""
-        lines = str(self.error.get("message", "")).splitlines()
-        line, kind = next((line.strip() for line in lines if line.strip()), ""), str(self.error.get("type", ""))
+        line, kind = (
+            next((line.strip() for line in self.error.message.splitlines() if line.strip()), ""),
+            self.error.type,
+        )
         return f"{kind}: {line}".removesuffix(": ") if not line or kind in TELLING else line
 
 
@@ -294,6 +297,7 @@ def parsed(raw: bytes, path: Path, annotated: str | os.PathLike[str] | None = No
                 content[name] = [one for one in content[name] if isinstance(one, dict)]
         record = Record(**{key: value for key, value in content.items() if key in KEYS})
         _check(record)
+        parse_groups(record)
         is_old = record.format == 1
         is_tagged = exact.may_be_tagged(raw)
         if is_old:
@@ -316,6 +320,15 @@ HIGHEST = 8
 DEEPEST = 500
 REQUIRED = {"id", "name", "task", "status", "created", "config"}
 STATUSES = frozenset({QUEUED, RUNNING, PREEMPTED}) | FINISHED
+
+
+def parse_groups(record: Record) -> None:
+    """Parse a record's groups of keys, which its file holds as plain mappings."""
+    record.attempts = [Attempt.of(one) for one in record.attempts]
+    kinds: dict[str, type[Group]] = {"process": Process, "job": Job, "error": Failure}
+    for name, kind in kinds.items():
+        if (content := getattr(record, name)) is not None:
+            setattr(record, name, kind.of(content))
 
 
 def _check_depth(content: Any) -> None:
@@ -409,7 +422,7 @@ def text(record: Record) -> str:
     """Return a record as JSON, with one line per first- and second-level key: `json`'s `indent` is ten times slower."""
     lines = []
     for entry in dataclasses.fields(record):
-        value = getattr(record, entry.name)
+        value = plain(getattr(record, entry.name))
         if entry.name in ("config", "hydra"):
             value = exact.encoded(value)
         if isinstance(value, dict) and value:
@@ -505,7 +518,7 @@ def claim(run_dir: str | os.PathLike[str]) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         number = 1 + max((int(p.name) for p in folder.iterdir() if p.name.isdecimal()), default=0)
         with open(folder / str(number), "x", encoding="utf-8") as file:
-            json.dump(process_identity(), file)
+            json.dump(process_identity().as_json(), file)
     except FileExistsError:
         raise RecordError(f"another process has just begun attempt {number} of the run in {run_dir}") from None
     except OSError as error:
@@ -530,12 +543,12 @@ def note_claimed(run_dir: str | os.PathLike[str], record: Record, before: int | 
         record: its record, changed in memory only.
         before: add only attempts older than this one; None adds all.
     """
-    record.attempts = [one for one in record.attempts if type(one.get("number")) is int]
-    told = {attempt["number"] for attempt in record.attempts}
+    record.attempts = [one for one in record.attempts if one.number]
+    told = {attempt.number for attempt in record.attempts}
     for number in range(1, (before or newest_attempt(run_dir) + 1)):
         if number not in told:
-            record.attempts.append({"number": number, "status": LOST, "reason": "ended as it began"})
-    record.attempts.sort(key=lambda attempt: int(attempt["number"]))
+            record.attempts.append(Attempt(number, status=LOST, reason="ended as it began"))
+    record.attempts.sort(key=lambda attempt: attempt.number)
 
 
 @functools.cache
@@ -573,21 +586,21 @@ def _process_start_by_clock(pid: int) -> float | None:
         return None
 
 
-def process_identity() -> dict[str, Any]:
+def process_identity() -> Process:
     """Return what identifies this process uniquely: its PID, host, boot ID and start time."""
     pid = os.getpid()
-    return {"pid": pid, "host": socket.gethostname(), "boot_id": boot_id(), "start_time": process_start(pid)}
+    return Process(pid, socket.gethostname(), boot_id(), process_start(pid))
 
 
-def process_lives(process: object) -> bool | None:
+def process_lives(process: Process | None) -> bool | None:
     """Return whether a recorded process is still alive, or None if this host cannot know."""
-    if not isinstance(process, dict) or process.get("host") != socket.gethostname():
+    if process is None or process.pid is None or process.host != socket.gethostname():
         return None
-    if process.get("boot_id") != boot_id():
+    if process.boot_id != boot_id():
         return False
-    try:
-        pid, recorded = int(process["pid"]), float(process.get("start_time") or 0)
-    except (KeyError, TypeError, ValueError, OverflowError):
+    try:  # anybody may have written the record
+        pid, recorded = int(process.pid), float(process.start_time or 0)
+    except (TypeError, ValueError, OverflowError):
         return None
     # Before labrun 0.2, records held seconds since the epoch on all systems.
     start = (process_start if recorded < 1e8 else _process_start_by_clock)(pid)
@@ -597,7 +610,7 @@ def process_lives(process: object) -> bool | None:
 def shown_status(
     run_dir: str | os.PathLike[str],
     record: Record,
-    job_is_over: Callable[[Mapping[str, Any]], bool | None] | None = None,
+    job_is_over: Callable[[Job], bool | None] | None = None,
 ) -> Status:
     """Return the status to show: as recorded, unless the run's process is gone or its heartbeat is overdue.
 

@@ -22,6 +22,7 @@ from labrun import masking
 from labrun.errors import LabrunError, RecordError, RunFailedError
 from labrun.runs import context, others
 from labrun.runs import record as records
+from labrun.runs.attempts import Attempt, Failure, Job
 from labrun.runs.record import Record, RunPaths
 
 log = logging.getLogger(__name__)
@@ -136,12 +137,10 @@ class Recording:
         record.packages = record.packages or records.installed_packages()
         record.status, record.started, record.ended, record.error = records.RUNNING, records.now(), None, None
         records.note_claimed(self.paths.root, record, before=self.attempt)
-        record.attempts.append(
-            {"number": self.attempt, "started": record.started, "status": records.RUNNING, "process": record.process}
-        )
+        record.attempts.append(Attempt(self.attempt, record.started, record.status, record.process))
         job = os.environ.get(JOB_VARIABLE)
         if job:
-            record.job = record.attempts[-1]["job"] = json.loads(job)
+            record.job = record.attempts[-1].job = Job.of(json.loads(job))
         if self._announced:
             self.write()
         os.environ[context.RUN_DIR_VARIABLE] = str(self.paths.root)
@@ -164,7 +163,7 @@ class Recording:
 
     def leave_if_forked(self) -> None:
         """Exit if this is a process that the run's own code forked and that returned into labrun's code."""
-        if os.getpid() != (self.record.process or {}).get("pid"):
+        if self.record.process is None or os.getpid() != self.record.process.pid:
             os._exit(0)
 
     def write(self) -> None:
@@ -187,8 +186,8 @@ class Recording:
         record = self.record
         record.status, record.ended, record.error = status, records.now(), details
         record.duration_s = records.seconds_between(record.started or record.ended, record.ended)
-        if record.attempts and record.attempts[-1]["number"] == self.attempt:
-            record.attempts[-1] |= {"ended": record.ended, "status": status}
+        if record.attempts and record.attempts[-1].number == self.attempt:
+            record.attempts[-1].end(status, None, record.ended)
         if status == records.PREEMPTED:
             record.ended, record.duration_s = None, None
         run = context.current()
@@ -199,7 +198,7 @@ class Recording:
         trouble = disk_trouble(error)
         told = isinstance(error, LabrunError) or trouble is not None
         if details is not None and status == records.FAILED and not told:
-            sys.stderr.write(details["traceback"])
+            sys.stderr.write(details.traceback)
         self._politely.close()
         os.environ.pop(context.RUN_DIR_VARIABLE, None)
         os.environ.pop(context.ATTEMPT_VARIABLE, None)
@@ -237,7 +236,7 @@ def terminating_politely() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def outcome(error: BaseException | None, paths: RunPaths) -> tuple[records.Status, dict[str, Any] | None]:
+def outcome(error: BaseException | None, paths: RunPaths) -> tuple[records.Status, Failure | None]:
     """Return the status and the record's `error` for the exception that ended a run, or for None."""
     if error is None:
         return records.COMPLETED, None
@@ -246,18 +245,18 @@ def outcome(error: BaseException | None, paths: RunPaths) -> tuple[records.Statu
     if isinstance(error, KeyboardInterrupt):
         why = stop_reason(paths)
         if why is not None and not (paths.requests / "cancel").exists():
-            return records.STOPPED, {"type": records.EndReason.STOPPED, "message": why, "traceback": ""}
+            return records.STOPPED, Failure(records.EndReason.STOPPED, why)
         try:
             why = asked(paths, "cancel") or "asked by requests/cancel"
         except OSError:
             why = masking.masked(str(error)) or "Ctrl-C"
-        return records.CANCELED, {"type": type(error).__name__, "message": why, "traceback": ""}
+        return records.CANCELED, Failure(type(error).__name__, why)
     if isinstance(error, SystemExit):
         message = masking.masked(f"the run's code ended the process with exit code {error.code!r} before it was done")
-        return records.FAILED, {"type": "SystemExit", "message": message, "traceback": _trace(error)}
+        return records.FAILED, Failure("SystemExit", message, _trace(error))
     trace = masking.masked(error.trace) if isinstance(error, RunFailedError) else _trace(error)
     kind = masking.masked(storable(type(error).__name__))
-    return records.FAILED, {"type": kind, "message": said(error), "traceback": trace}
+    return records.FAILED, Failure(kind, said(error), trace)
 
 
 def is_asked_to_end(paths: RunPaths) -> bool:

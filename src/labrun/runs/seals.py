@@ -31,6 +31,7 @@ from typing import Any
 from labrun import exact, targets, trust
 from labrun._io import atomic_write, file_sha256
 from labrun.errors import ConfigError
+from labrun.runs.attempts import Attempt
 from labrun.schema import Config
 
 FIELD = "seal"
@@ -130,9 +131,9 @@ def _proven(root: Path, card: Mapping[str, Any]) -> dict[str, Any] | None:
     return content
 
 
-def noted(attempts: Sequence[Mapping[str, Any]]) -> dict[str, str] | None:
+def noted(attempts: Sequence[Attempt]) -> dict[str, str] | None:
     """Return the digests of the model's code from the latest attempt that recorded them, or None if none did."""
-    found = [one["model_code"] for one in attempts if isinstance(one.get("model_code"), Mapping)]
+    found = [one.model_code for one in attempts if isinstance(one.model_code, Mapping)]
     return dict(found[-1]) if found else None
 
 

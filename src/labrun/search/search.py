@@ -25,6 +25,7 @@ from labrun.control.objective import Objective
 from labrun.errors import ConfigError, RecordError
 from labrun.runs import context, finalize, sweep_state
 from labrun.runs import record as records
+from labrun.runs.attempts import Failure
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.sweep_state import SweepState
 from labrun.schema import Compute, Sweep
@@ -311,10 +312,10 @@ class Search:
         Raises:
             ConfigError: with the run's error message.
         """
-        kind = str((record.error or {}).get("type"))
+        error = record.error or Failure()
         told = {name for name in vars(errors) if name.endswith("Error")} - {errors.RunFailedError.__name__}
-        if kind in told and not self._is_measured and not any(trial.values for trial in self.study.trials()):
-            raise ConfigError(str((record.error or {}).get("message")))
+        if error.type in told and not self._is_measured and not any(trial.values for trial in self.study.trials()):
+            raise ConfigError(error.message)
 
     def _tell(self, one: _Trial, record: Record) -> None:
         values = objective.values(record)

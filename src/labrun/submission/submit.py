@@ -21,6 +21,7 @@ from labrun.control import controller, lease, monitor, objective, results
 from labrun.errors import ConfigError, RecordError
 from labrun.runs import finalize, store, sweep_state
 from labrun.runs import record as records
+from labrun.runs.attempts import Failure
 from labrun.runs.record import Record
 from labrun.runs.recording import terminating_politely
 from labrun.runs.sweep_state import SweepState
@@ -393,7 +394,7 @@ def check_left(folder: Path, backend: Backend) -> None:
     holder = lease.living(SweepState(folder))
     if holder is not None:
         raise RecordError(
-            f"the sweep in {folder} is still running, under process {holder['pid']} on {holder['host']}: "
+            f"the sweep in {folder} is still running, under process {holder.pid} on {holder.host}: "
             f"'lab runs watch {folder}' shows it"
         )
     _end_elsewhere(folder, backend)
@@ -419,11 +420,11 @@ def answer(record: Record, run_dir: Path) -> None:
         SystemExit: it failed (1) or was canceled (130).
     """
     if record.status == records.FAILED:
-        error = record.error or {}
-        reason = next(iter(str(error.get("message")).splitlines()), "?")
+        error = record.error or Failure()
+        reason = next(iter(error.message.splitlines()), "?")
         output = run_dir / "driver.log"
         where = f"  log: {output}\n" if output.exists() else ""
-        sys.stderr.write(terminal.lines(f"labrun: the run failed: {error.get('type')}: {reason}\n{where}"))
+        sys.stderr.write(terminal.lines(f"labrun: the run failed: {error.type}: {reason}\n{where}"))
         sys.exit(1)
     if record.status == records.CANCELED:
         sys.stderr.write(f"labrun: canceled; the record is in {run_dir}\n")

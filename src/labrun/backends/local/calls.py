@@ -35,6 +35,7 @@ from labrun.backends.local.server import Server
 from labrun.backends.local.supervisor import Again, Payload
 from labrun.runs import record as records
 from labrun.runs import recording
+from labrun.runs.attempts import Process
 
 PENDING, RUNNING, FINISHED, CANCELLED = "PENDING", "RUNNING", "FINISHED", "CANCELLED"
 OPEN = (PENDING, RUNNING)
@@ -202,7 +203,7 @@ class Call(Payload):
 
     def note(self) -> None:
         """Write its state file."""
-        file, owner = state_file(self.paths()), records.process_identity()
+        file, owner = state_file(self.paths()), records.process_identity().as_json()
         processes = [{**owner, "pid": pid, "start_time": records.process_start(pid)} for pid in self.living]
         noted = {"state": self.state, "name": self.name, "owner": owner, "processes": processes}
         with contextlib.suppress(OSError), atomic_write(file) as written:  # waiters in this process do not need it
@@ -238,7 +239,11 @@ def noted_state(paths: utils.JobPaths) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         return "UNKNOWN"
     is_here = owner.get("host") == socket.gethostname()
-    if state in OPEN and is_here and all(records.process_lives(one) is False for one in (owner, *processes)):
+    if (
+        state in OPEN
+        and is_here
+        and all(records.process_lives(Process.of(one)) is False for one in (owner, *processes))
+    ):
         return "FAILED (it ended together with the process that submitted it)"
     return state
 

@@ -387,7 +387,7 @@ def _is_tried_again(active: _Active, record: Record) -> bool:
     """Return whether the pool in a failed run's own job is about to retry it; that pool counts the retries itself."""
     if record.status != records.FAILED or active.canceled or record.typed.compute.ranks > 1:
         return False
-    jobs = [attempt.get("job") or {} for attempt in record.attempts]
+    jobs = [attempt.job for attempt in record.attempts]
     return bool(jobs) and sum(job == jobs[-1] for job in jobs) <= active.needs.retries
 
 

@@ -185,7 +185,7 @@ class JobSupervisor:
         if newest.get(run) != self.manifest["token"]:
             print(f"{run} was submitted again since; this job skips it", flush=True)
             return False
-        if record.status == records.RUNNING and (record.job or {}).get("id") != self.job:
+        if record.status == records.RUNNING and (record.job is None or record.job.id != self.job):
             age = records.heartbeat_age_s(run)
             if records.process_lives(record.process) or (age is not None and age < records.UNREACHABLE_AFTER_S):
                 print(f"{run} is running elsewhere; this job skips it", flush=True)
@@ -257,7 +257,7 @@ class JobSupervisor:
         record = records.read(run)
         if not record.finished and record.attempts:
             record.status, record.error = records.PREEMPTED, None
-            record.attempts[-1] |= {"ended": records.now(), "status": records.PREEMPTED, "reason": why}
+            record.attempts[-1].end(records.PREEMPTED, why, records.now())
             records.write(run, record)
 
     def _has_advanced(self, run: Path, mine: list[Path]) -> bool:
@@ -277,7 +277,7 @@ class JobSupervisor:
 
         limit = record.typed.compute.timeout_min
         told = f"compute.timeout_min={limit:g}" if limit is not None else "the job's time limit"
-        record.attempts[-1] |= {"status": records.FAILED, "reason": told}
+        record.attempts[-1].status, record.attempts[-1].reason = records.FAILED, told
         close(
             run,
             record,

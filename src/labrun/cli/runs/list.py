@@ -20,6 +20,7 @@ from labrun.control import lease, query
 from labrun.control.query import Pair, StatusResolver
 from labrun.runs import comparable, context, report, store, sweep_state
 from labrun.runs import record as records
+from labrun.runs.attempts import plain
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import SweepState
 from labrun.tasks import threads
@@ -31,7 +32,8 @@ USUAL = ("accuracy", "r2", "AUC_weighted", "val_accuracy", "val_loss", "test_los
 
 def _content(record: Record) -> dict[str, Any]:
     """Return a record as a dictionary, with its config encoded as in `run.json`."""
-    return {**dataclasses.asdict(record), "config": exact.encoded(record.config)}
+    content = {entry.name: plain(getattr(record, entry.name)) for entry in dataclasses.fields(record)}
+    return {**content, "config": exact.encoded(record.config)}
 
 
 def ls(options: argparse.Namespace) -> int:
@@ -144,14 +146,14 @@ def show(options: argparse.Namespace) -> int:
     shown, code = StatusResolver(), 0
     for run_dir, _ in filters.select(options, shown=shown):
         record = records.read(run_dir)
-        error = record.error or {}
+        error = record.error
         if options.json:
             print(json.dumps(_content(record), indent=1, default=str))
-        elif options.error and not error:
+        elif options.error and error is None:
             print(f"run {record.id} has no error: it is {shown(run_dir, record)}")
             code = 1
-        elif options.error:
-            print(error.get("traceback") or f"{error.get('type')}: {error.get('message')}")
+        elif options.error and error is not None:
+            print(error.traceback or f"{error.type}: {error.message}")
         else:
             print(report.table(list(_rows(run_dir, record, shown(run_dir, record)))))
     return code
@@ -163,10 +165,10 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
     yield "submitted", record.created
     yield "started", record.started or "not yet"
     yield "ended", f"{record.ended}, after {record.duration_s} s" if record.ended else "not yet"
-    yield "host", str((record.process or {}).get("host", "-"))
+    yield "host", "-" if record.process is None else str(record.process.host)
     if record.job:
-        node = record.job.get("node")
-        yield "job", f"{record.job.get('cluster')} {record.job.get('id')}{f' on {node}' if node else ''}"
+        node = record.job.node
+        yield "job", f"{record.job.cluster} {record.job.id}{f' on {node}' if node else ''}"
     if record.training:
         yield "epoch", report.tested(record.training)
         if (trouble := report.trouble(record.training)) is not None:
@@ -174,8 +176,8 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
     if record.threads:
         yield "threads", threads.describe(record.threads)
     for attempt in record.attempts if len(record.attempts) > 1 else []:
-        text = f"{attempt.get('number')}: {attempt.get('status')}, begun {attempt.get('started', '?')}"
-        yield "attempt", text + (f" ({attempt['reason']})" if attempt.get("reason") else "")
+        text = f"{attempt.number}: {attempt.status}, begun {attempt.started or '?'}"
+        yield "attempt", text + (f" ({attempt.reason})" if attempt.reason else "")
     if record.sweep:
         yield "sweep", f"run {record.sweep.get('number')} of {record.sweep.get('folder')}"
         if above := sweep_state.parent_of(run_dir.parent):
@@ -189,9 +191,8 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
     for name, value in record.metrics.items():
         yield name, report.number(value) if isinstance(value, int | float) else str(value)
     yield from _measured(run_dir)
-    error = record.error or {}
-    if error:
-        yield "error", f"{error.get('type')}: {record.reason}   (lab runs show {record.id} --error)"
+    if record.error is not None:
+        yield "error", f"{record.error.type}: {record.reason}   (lab runs show {record.id} --error)"
     if record.tags:
         yield "tags", report.tags(record.tags)
     if record.notes:

@@ -186,7 +186,7 @@ class ShownRun:
                 what = entry.get("digest") or entry.get("version") or entry.get("path") or ""
                 yield names.allowed(f"labrun.data.{name}"), str(what)
         if record.error:
-            yield "labrun.error", f"{record.error.get('type')}: {record.error.get('message')}"
+            yield "labrun.error", f"{record.error.type}: {record.error.message}"
 
     def add_metrics(self) -> None:
         """Queue new metrics, complete lines only; full batches are sent at once."""
