@@ -321,7 +321,9 @@ def begin(
             stdin=stdin,
         )
     except RefusedError as error:
-        raise RefusedError(f"{error}. {lacks}" if f"{command[0]}: " in str(error) else str(error)) from error
+        if error.file != command[0]:
+            raise
+        raise RefusedError(f"{error}. {lacks}") from error
     text, end = "", time.monotonic() + BEGIN_S
     while True:
         text += told["log"]

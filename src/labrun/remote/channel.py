@@ -49,7 +49,17 @@ Result = TypeVar("Result")
 
 
 class RefusedError(LabrunError):
-    """The other side refuses or cannot fulfill a request."""
+    """The other side refuses or cannot fulfill a request.
+
+    Args:
+        message: why.
+        is_full: its disk has no room.
+        file: the file there that cannot be used, if it is one.
+    """
+
+    def __init__(self, message: str, is_full: bool = False, file: str | None = None) -> None:
+        super().__init__(message)
+        self.is_full, self.file = is_full, file
 
 
 class Meter:
@@ -225,19 +235,21 @@ class Channel:
         if not answer["ok"]:
             if answer["kind"] == "full":
                 raise self.no_room(f"the disk of {self.remote.name} is full: {answer['why']}")
-            raise RefusedError(f"{self.remote.name}: {answer['why']}")
+            raise RefusedError(f"{self.remote.name}: {answer['why']}", file=answer.get("file"))
         return answer, answer["bytes"]
 
     def _hello(self) -> tuple[dict[str, Any], int]:
         try:
             return self._answer(None)
         except RefusedError as error:
-            choose = "" if " choose " in str(error) else f". Choose {self._another_folder()}"
-            raise RefusedError(f"{error}{choose}") from error
+            if error.is_full:
+                raise
+            raise RefusedError(f"{error}. Choose {self._another_folder()}") from error
 
     def no_room(self, why: str) -> RefusedError:
         """Return the error for a remote disk that is full or too small."""
-        return RefusedError(f"{self.remote.name}: {why}. Free some space there, or choose {self._another_folder()}")
+        told = f"{self.remote.name}: {why}. Free some space there, or choose {self._another_folder()}"
+        return RefusedError(told, is_full=True)
 
     def _another_folder(self) -> str:
         return f"another folder: lab remote add {self.remote.name} {self.remote.address} --folder PATH"

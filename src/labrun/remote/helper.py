@@ -89,7 +89,8 @@ class Helper:
             except OSError as error:
                 why = f"{error.filename}: {error.strerror}" if error.filename else str(error)
                 full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-                answer, files = {"ok": False, "kind": "full" if full else "failed", "why": why}, []
+                kind = "full" if full else "failed"
+                answer, files = {"ok": False, "kind": kind, "why": why, "file": error.filename}, []
             except Exception as error:  # noqa: BLE001 - the other side reports it
                 answer, files = {"ok": False, "kind": "failed", "why": f"{type(error).__name__}: {error}"}, []
             left.skip()

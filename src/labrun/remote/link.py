@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,20 @@ from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import SweepState
 
-CARRYING, STARTING, STARTED, OVER = "carrying", "starting", "started", "over"
-"""States of a folder: being transferred; perhaps started remotely; started remotely; ended and completely mirrored."""
+
+class State(StrEnum):
+    """State of a folder."""
+
+    CARRYING = "carrying"
+    """Being transferred."""
+    STARTING = "starting"
+    """Perhaps started remotely."""
+    STARTED = "started"
+    OVER = "over"
+    """Ended and completely mirrored."""
+
+
+CARRYING, STARTING, STARTED, OVER = State
 CARRIED_PATH = "LABRUN_CARRIED_PATH"
 """Remote variable with the runs' import path that precedes the interpreter's own folders."""
 OF_DATA = ("dataset", "datastore", "datastores", "script")
@@ -49,7 +62,7 @@ class Link:
     """The local workspace."""
     root: str = ""
     """The absolute path of the remote's folder."""
-    state: str = CARRYING
+    state: State = CARRYING
     runs: list[str] | None = field(default_factory=list)
     """The runs that were sent; None: all runs in the remote folder (a search)."""
     is_own: bool = False
@@ -198,7 +211,9 @@ def read(folder: Path) -> Link | None:
     try:
         content = json.loads(context.content(file(folder)))
         names = {entry.name for entry in dataclasses.fields(Link)}
-        return Link(**{key: value for key, value in content.items() if key in names})
+        link = Link(**{key: value for key, value in content.items() if key in names})
+        link.state = State(link.state)
+        return link
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, RecursionError) as error:
