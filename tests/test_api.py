@@ -98,7 +98,7 @@ def test_a_failed_run_and_a_refused_one(workspace: Path) -> None:
     with pytest.raises(labrun.LabrunError, match="number -1 is below zero"):
         run.wait_for_completion()
     assert run.wait_for_completion(raise_on_error=False)["error"]["type"] == "ValueError"
-    with pytest.raises(labrun.LabrunError, match=r"model\.regularizatoin.*model\.regularization"):
+    with pytest.raises(labrun.LabrunError, match=r"^model\.regularizatoin.*model\.regularization"):
         labrun.submit(["model.regularizatoin=1"])
     with pytest.raises(labrun.LabrunError, match="list of words"):
         labrun.submit("seed=1")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from labrun import refusal
 from labrun.control import query
 from labrun.control.query import StatusResolver
 from labrun.errors import ConfigError, LabrunError, RecordError
@@ -87,9 +87,10 @@ def submit(
         raise ConfigError(f"root={root}: there is no such folder")
     place = store.state_folder(workspace) / "submissions"
     place.mkdir(parents=True, exist_ok=True)
-    told, log = place / f"{uuid.uuid4().hex}.folder", place / f"{uuid.uuid4().hex}.log"
+    told, refused, log = (place / f"{uuid.uuid4().hex}.{what}" for what in ("folder", "refusal", "log"))
     detached = ["compute.detach=true"] if detach else []
     variables = {**os.environ, **(environment or {}), publish.VARIABLE: str(told), store.ROOT_VARIABLE: str(workspace)}
+    variables[refusal.VARIABLE] = str(refused)
     variables.pop(publish.PARENT, None)
     if parent is not None:
         variables[publish.PARENT] = parent.id if isinstance(parent, Run) else parent
@@ -114,7 +115,8 @@ def submit(
     if detach:
         process.wait()
     if not told.exists() or (detach and process.returncode):
-        text = _message(submission.output())
+        why = refusal.taken(refused)
+        text = submission.output().strip() if why is None else why.message
         log.unlink(missing_ok=True)
         raise ConfigError(text or f"labrun ended with exit code {process.returncode} before anything was submitted")
     folder = Path(told.read_text(encoding="utf-8"))
@@ -167,13 +169,6 @@ def page(work: Run | Sweep, mark: str) -> str:
     from labrun import notebook
 
     return notebook.run_page(work, mark) if isinstance(work, Run) else notebook.sweep_page(work, mark)
-
-
-def _message(output: str) -> str:
-    """Return the error message of a command, without the output before it."""
-    text = re.sub(r"\n*Set the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace\.\n*", "\n", output)
-    _, mark, error = text.rpartition("\nlabrun: ")
-    return (error if mark else text.removeprefix("labrun: ")).strip()
 
 
 def _work(folder: Path, submission: Submission | None = None) -> Run | Sweep:

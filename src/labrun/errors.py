@@ -10,6 +10,7 @@
     |   `-- UnfitError            the data do not suit the model
     |-- MissingExtraError         a required optional package is not installed
     |-- RecordError               a run's record cannot be found, read or written
+    |   |-- ControlledError       another controller holds the runs
     |   `-- DamagedRecordError    the record exists, but cannot be read
     `-- RunFailedError            the run's own code failed
 
@@ -125,6 +126,10 @@ class MissingExtraError(LabrunError):
 
 class RecordError(LabrunError):
     """A run's record cannot be found, read or written."""
+
+
+class ControlledError(RecordError):
+    """Another controller holds the runs."""
 
 
 class DamagedRecordError(RecordError):

@@ -11,8 +11,8 @@ import pytest
 
 from conftest import Command
 from helpers import PLAIN, SLEEPER, copy_database, lab, mlflow_sync, start, statuses, sweep_dir, wait_for, write_model
-from labrun.control import lease
-from labrun.errors import RecordError
+from labrun.control import controller, lease
+from labrun.errors import LabrunError, RecordError
 from labrun.runs import record as records
 from labrun.runs.context import read_metrics
 from labrun.runs.sweep_state import SweepState
@@ -42,6 +42,13 @@ def test_a_dead_controller_is_overtaken(tmp_path: Path) -> None:
     gone = {**records.process_identity().as_json(), "pid": 2**22 - 1}
     (state.controllers / "1").write_text(json.dumps(gone))
     assert lease.Lease(state).number == 2
+
+
+def test_a_detached_controller_that_cannot_begin_says_why(tmp_path: Path) -> None:
+    SweepState(tmp_path).make()
+    with pytest.raises(LabrunError, match=rf"^the runs could not be started: {tmp_path} holds no sweep.*\(log: "):
+        controller.detach(tmp_path, {})
+    assert not SweepState(tmp_path).refusal.exists()
 
 
 def test_resume_after_kill_9_of_the_controller_runs_only_missing_runs(workspace: Path, labrun: Command) -> None:

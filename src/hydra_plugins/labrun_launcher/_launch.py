@@ -16,8 +16,10 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.labrun_launcher._compose import Composer
 from hydra_plugins.labrun_launcher._node import NODE
+from labrun import refusal
 from labrun.config.paths import PREFLIGHT
 from labrun.errors import ConfigError, LabrunError
+from labrun.refusal import Refusal
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -98,6 +100,7 @@ def _own(
         if os.environ.get("LABRUN_DEBUG") == "1":
             raise
         sys.stderr.write(f"labrun: {error}\n")
+        refusal.leave(Refusal(str(error)))
         sys.exit(2)
     results = []
     for overrides, record in zip(job_overrides, records, strict=True):

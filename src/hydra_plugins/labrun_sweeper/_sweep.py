@@ -15,9 +15,11 @@ from hydra.core.utils import setup_globals
 from hydra.errors import CompactHydraException, HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from labrun import refusal
 from labrun.checking import check_fields
 from labrun.config.paths import PREFLIGHT
 from labrun.errors import ConfigError, LabrunError
+from labrun.refusal import Refusal
 from labrun.schema import Sweep
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ def sweep(sweeper: LabrunSweeper, arguments: Sequence[str]) -> Any:
         if os.environ.get("LABRUN_DEBUG") == "1":
             raise
         sys.stderr.write(f"labrun: {error}\n")
+        refusal.leave(Refusal(str(error)))
         sys.exit(2)
 
 

@@ -6,8 +6,9 @@ import os
 import sys
 from typing import Any, NoReturn
 
-from labrun import masking, terminal
-from labrun.errors import LabrunError
+from labrun import masking, refusal, terminal
+from labrun.errors import ControlledError, LabrunError
+from labrun.refusal import Refusal
 
 USER_ERROR = 2
 
@@ -20,8 +21,7 @@ class UserErrors:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, LabrunError) and os.environ.get("LABRUN_DEBUG") != "1":
-            sys.stderr.write(f"labrun: {shown(str(error))}\n")
-            sys.exit(USER_ERROR)
+            refuse(str(error), isinstance(error, ControlledError))
 
 
 def shown(text: str) -> str:
@@ -29,7 +29,8 @@ def shown(text: str) -> str:
     return terminal.lines(masking.masked(text))
 
 
-def refuse(text: str) -> NoReturn:
-    """Print a message to standard error, and exit with code 2."""
+def refuse(text: str, is_controlled: bool = False) -> NoReturn:
+    """Print a message to standard error, and exit with code 2; see `Refusal`."""
     sys.stderr.write(f"labrun: {shown(text)}\n")
+    refusal.leave(Refusal(shown(text), is_controlled))
     sys.exit(USER_ERROR)

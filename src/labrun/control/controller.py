@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from labrun import masking
+from labrun import masking, refusal
 from labrun.backends import registry
 from labrun.backends.base import Executor, Head, resources
 from labrun.control.lease import Lease, OvertakenError
@@ -248,6 +248,7 @@ def detach(
             env={
                 **os.environ,
                 DETACHED: "1",
+                refusal.VARIABLE: str(SweepState(folder).refusal),
                 "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
                 "LABRUN_PYTHONPATH": os.environ.get("PYTHONPATH", ""),
             },
@@ -260,7 +261,7 @@ def detach(
         if process.poll() is not None:
             if process.returncode == 0:
                 return
-            words = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            reason = next((line for line in reversed(words) if line.strip()), "it said nothing")
-            raise LabrunError(f"the runs could not be started: {reason.removeprefix('labrun: ')} (log: {output})")
+            why = refusal.taken(SweepState(folder).refusal)
+            reason = f"its controller ended with exit code {process.returncode}" if why is None else why.message
+            raise LabrunError(f"the runs could not be started: {reason} (log: {output})")
         time.sleep(0.05)

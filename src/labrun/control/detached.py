@@ -11,10 +11,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from labrun import masking
+from labrun import masking, refusal
 from labrun.backends.base import Head
 from labrun.control import controller, monitor, results
-from labrun.errors import LabrunError
+from labrun.errors import ControlledError, LabrunError
+from labrun.refusal import Refusal
 from labrun.runs import store, sweep_state
 from labrun.runs.record import Record
 from labrun.runs.recording import terminating_politely
@@ -47,7 +48,9 @@ def main() -> None:
     try:
         take_over(folder, environment, Begun(folder, monitor.Lines(folder)))
     except LabrunError as error:
-        sys.stderr.write(f"labrun: {masking.masked(str(error))}\n")
+        message = masking.masked(str(error))
+        sys.stderr.write(f"labrun: {message}\n")
+        refusal.leave(Refusal(message, isinstance(error, ControlledError)))
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

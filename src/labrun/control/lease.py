@@ -12,7 +12,7 @@ import json
 import os
 import time
 
-from labrun.errors import RecordError
+from labrun.errors import ControlledError, RecordError
 from labrun.runs import context
 from labrun.runs import record as records
 from labrun.runs.attempts import Process
@@ -22,7 +22,7 @@ BEAT_S = 5.0
 STALE_S = 60.0
 
 
-class OvertakenError(RecordError):
+class OvertakenError(ControlledError):
     """Another controller holds the lease now."""
 
 
@@ -45,7 +45,7 @@ class Lease:
             raise RecordError(records.cannot_write(state.folder, error)) from error
         holder = living(state)
         if holder is not None:
-            raise RecordError(
+            raise ControlledError(
                 f"the runs in {state.folder} are controlled by process {holder.pid} on {holder.host}; "
                 f"'lab runs watch {state.folder}' shows them"
             )
@@ -54,7 +54,7 @@ class Lease:
             with open(self._folder / str(self.number), "x", encoding="utf-8") as file:
                 json.dump(records.process_identity().as_json(), file)
         except FileExistsError:
-            raise RecordError(f"another controller has just taken over the runs in {state.folder}") from None
+            raise ControlledError(f"another controller has just taken over the runs in {state.folder}") from None
         except OSError as error:
             raise RecordError(records.cannot_write(self._folder, error)) from error
         self._state = state

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labrun import masking
+from labrun import masking, refusal
 from labrun.remote import clocks, data, editable, environment, inherited, packed
 from labrun.remote import link as links
 from labrun.remote.channel import Channel, RefusedError
@@ -303,8 +303,10 @@ def begin(
 ) -> None:
     """Start a process that controls a remote folder, and wait until it has taken over; see `start`."""
     claim, output = f"{link.folder}/.launch/far", f"{link.folder}/.launch/controller.log"
+    refused = f"{link.folder}/.launch/refusal"
     waiting: dict[str, Any] = {
         "claim": claim,
+        "refusal": refused,
         "file": f"{link.folder}/.launch/begun",
         "log": output,
         "patience_s": 10.0,
@@ -316,7 +318,7 @@ def begin(
             **waiting,
             fresh=waiting["file"],
             command=list(command),
-            environment=dict(variables),
+            environment={**variables, refusal.VARIABLE: f"{link.root}/{refused}"},
             cwd=cwd or link.workspace,
             stdin=stdin,
         )
@@ -330,11 +332,13 @@ def begin(
         if told["there"]:
             return
         if not told["lives"]:
-            reason = _reason(text)
-            if "are controlled by process" in reason or "another controller has" in reason:
+            why = refusal.parsed(told["refusal"])
+            if why is None:  # Python itself failed: it cannot import labrun, for example
+                last = next((line for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
+                raise RefusedError(f"{link.remote}: {last}. {lacks}")
+            if why.is_controlled:
                 return  # an earlier attempt has succeeded
-            is_lacking = reason.startswith(("ModuleNotFoundError", "ImportError"))
-            raise RefusedError(f"{link.remote}: {reason}{f'. {lacks}' * is_lacking}")
+            raise RefusedError(f"{link.remote}: {why.message}")
         if time.monotonic() > end:
             return
         told = channel.call("wait", **waiting, seen=told["seen"])
@@ -360,10 +364,3 @@ def carry_out(channel: Channel, link: Link, command: Sequence[str], variables: M
     while channel.call("wait", claim=claim, file=f"{claim}.never", log=output, seen=0, patience_s=10.0)["lives"]:
         if time.monotonic() > end:
             raise RefusedError(f"{link.remote}: it takes longer than {ERRAND_S:.0f} s; see {output} there")
-
-
-def _reason(text: str) -> str:
-    """Return a controller's last message, which may have several lines, or else its last line."""
-    _, mark, message = f"\n{text}".rpartition("\nlabrun: ")
-    lines = [line for line in text.splitlines() if line.strip()]
-    return message.strip() if mark else lines[-1] if lines else "its controller ended at once, without a message"

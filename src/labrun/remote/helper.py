@@ -312,7 +312,8 @@ class Helper:
 
         `claim` is the path of the claim file. `built` is the environment that the process builds: if it is complete, no
         process is started; otherwise its remains are removed. `fresh` is a file that only the new process may create,
-        and that is removed first. `seen` in the answer is the size of the log of earlier processes.
+        `refusal` one in which it says why it ends; both are removed first. `seen` in the answer is the size of the log
+        of earlier processes.
         """
         claim, log = self.path(request["claim"]), self.path(request["log"])
         os.makedirs(os.path.dirname(claim), mode=0o700, exist_ok=True)
@@ -328,8 +329,9 @@ class Helper:
                 return {"state": "running", "seen": 0}, []
             if built is not None:
                 clear_built(self.path(built))
-            if request.get("fresh") and os.path.exists(self.path(request["fresh"])):
-                os.unlink(self.path(request["fresh"]))
+            for name in ("fresh", "refusal"):
+                if request.get(name) and os.path.exists(self.path(request[name])):
+                    os.unlink(self.path(request[name]))
             old = os.path.getsize(log) if os.path.exists(log) else 0
             self.spawn(request, claim, log)
         return {"state": "started", "seen": old}, []
@@ -381,7 +383,10 @@ class Helper:
             if there or not lives or time.monotonic() > end:
                 log = self.path(request["log"])
                 text, size = added(log, request.get("seen", 0))
-                return {"there": os.path.exists(wanted), "lives": process_lives(claim), "log": text, "seen": size}, []
+                answer = {"there": os.path.exists(wanted), "lives": process_lives(claim), "log": text, "seen": size}
+                if request.get("refusal"):
+                    answer["refusal"] = read(self.path(request["refusal"])).decode("utf-8", "replace")
+                return answer, []
             time.sleep(0.03)
 
     # Files fetched from the machine

@@ -67,6 +67,11 @@ class SweepState:
         return self.root / "controller.log"
 
     @property
+    def refusal(self) -> Path:
+        """Why its controller did not begin; see `labrun.refusal`."""
+        return self.root / "refusal"
+
+    @property
     def begun(self) -> Path:
         """Exists once a controller has taken up the runs."""
         return self.root / "begun"

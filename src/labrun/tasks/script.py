@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun import exact
+from labrun import exact, refusal
 from labrun.errors import ConfigError, RunFailedError
 from labrun.runs import children, context, definition, ignore_rules, sdk_ids, store
 from labrun.runs.record import Record, RunPaths
@@ -301,7 +301,11 @@ def variables(
     config: Config, record: Record, paths: RunPaths, inputs: Sequence[Mapping[str, Any]], endpoint: Endpoint
 ) -> dict[str, str]:
     """Return the script's environment variables: this process's without labrun's internal ones, and the run's own."""
-    found = {name: value for name, value in os.environ.items() if name not in ("PYTHONSAFEPATH", "LABRUN_JOB")}
+    found = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONSAFEPATH", "LABRUN_JOB", refusal.VARIABLE)
+    }
     own = found.pop("LABRUN_PYTHONPATH", None)  # the script must not inherit a detached controller's PYTHONPATH
     path = [] if own is not None and not own else [own if own is not None else found.pop("PYTHONPATH", "")]
     found.pop("PYTHONPATH", None)
