@@ -118,7 +118,7 @@ BACKENDS = Plugins(
         "inline": "labrun.backends.inline:Inline",
         "local": "labrun.backends.local.backend:Local",
         "slurm": "labrun.backends.slurm.backend:Slurm",
-        "remote": "labrun.remote.backend:Elsewhere",
+        "remote": "labrun.remote.backend:RemoteBackend",
     },
     key="compute.target",
     also=["auto"],

@@ -52,7 +52,7 @@ class Chaos:
             time.sleep(0.7)
             self.box.set_link(up=True)
         elif kind == "controller":
-            kill = "pgrep -f '[t]rain.py' > /dev/null && pkill -9 -f '[l]abrun.remote.far' && echo hit"
+            kill = "pgrep -f '[t]rain.py' > /dev/null && pkill -9 -f '[l]abrun.remote.controller' && echo hit"
             wait_for(lambda: self.box.inside(kill))  # once there is a run
         elif kind == "sshd":
             wait_for(lambda: self.box.inside("pgrep -f '[s]shd: far'"))

@@ -13,7 +13,7 @@ import pytest
 import far
 from conftest import Command
 from labrun.remote import channel, data, helper
-from labrun.remote.begun import Begun
+from labrun.remote.partial_downloads import PartialDownloads
 from labrun.remote.ssh import UnreachableError
 
 CONTENT = os.urandom(3 << 20)
@@ -83,7 +83,7 @@ def test_two_laptops_that_send_the_same_file_at_once(there: helper.Helper, is_cu
 
 def bring(folder: Path, sent: bytes, time: int = TIME, fails: bool = False) -> int:
     """As a file comes from there; where it went on."""
-    with Begun(folder) as one:
+    with PartialDownloads(folder) as one:
         start = one.offered.get(NAME, [0, 0, 0])
         at = start[2] if start[:2] == [SIZE, time] else 0
         with one.writing(folder / NAME, NAME, SIZE, time, at) as file:
@@ -108,7 +108,7 @@ def test_a_download_resumes_after_a_cut(tmp_path: Path) -> None:
 
 def test_two_commands_that_bring_a_file_do_not_mix_it(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
-    with Begun(tmp_path) as first, first.writing(tmp_path / NAME, NAME, SIZE, TIME, 0) as file:
+    with PartialDownloads(tmp_path) as first, first.writing(tmp_path / NAME, NAME, SIZE, TIME, 0) as file:
         file.write(CONTENT[: 2 << 20])
         assert bring(tmp_path, CONTENT) == 0 and (tmp_path / NAME).read_bytes() == CONTENT
         file.write(CONTENT[2 << 20 :])

@@ -30,16 +30,16 @@ from labrun.errors import DataError, LabrunError
 from labrun.remote import (
     adopting,
     backend,
-    carry,
     channel,
     clocks,
     data,
+    dispatch,
     environment,
     helper,
     mirror,
     packed,
+    remote_search,
     remotes,
-    searching,
     ssh,
 )
 from labrun.remote import link as links
@@ -621,7 +621,7 @@ def test_what_waits_there_reads_the_data_that_it_was_submitted_with(box: far.Far
     with channel.Channel(remotes.get("box")) as conversation:
         for number in (1, 2):
             table.write_text(f"a,c\n1,{number}\n")
-            link = carry.fresh(workspace / "multirun" / "x" / str(number), "box", conversation)
+            link = dispatch.fresh(workspace / "multirun" / "x" / str(number), "box", conversation)
             data.send(conversation, link, [record])
             path = link.config_there(record.config, workspace, {})["dataset"]["path"]
             found.append(path)
@@ -633,20 +633,20 @@ def test_what_waits_there_reads_the_data_that_it_was_submitted_with(box: far.Far
 
 def test_an_interpreter_that_lacks_something_is_named(box: far.Far, workspace: Path) -> None:
     with channel.Channel(remotes.get("box")) as conversation:
-        link = carry.fresh(workspace / "outputs" / "x" / "1", "box", conversation)
+        link = dispatch.fresh(workspace / "outputs" / "x" / "1", "box", conversation)
         box.inside(f"mkdir -p {link.root}/{link.workspace}; chown -R {far.USER} {link.root}")
         for python, why in (("/usr/bin/python3", "No module named 'nothing'"), ("/no/python", "No such file")):
             with pytest.raises(
                 LabrunError, match=rf"{why}.*\. {python} cannot be used for runs there: 'lab remote doc"
             ):
-                carry.begin(conversation, link, [python, "-c", "import nothing"], {}, "")
+                dispatch.begin(conversation, link, [python, "-c", "import nothing"], {}, "")
 
 
 def test_what_a_machine_lacks_is_checked_again(box: far.Far) -> None:
     remotes.note_facts("box", {**channel.facts(remotes.get("box")), "cores": 0})
-    assert list(backend.Elsewhere().problems(Compute("local", host="box"))) == []
+    assert list(backend.RemoteBackend().problems(Compute("local", host="box"))) == []
     assert remotes.get("box").facts["cores"] > 0
-    lacking = backend.Elsewhere()._lacking(Compute("slurm", host="box"), {"sbatch": False})
+    lacking = backend.RemoteBackend()._lacking(Compute("slurm", host="box"), {"sbatch": False})
     assert list(lacking) == ["compute.target=slurm: box has no sbatch on its PATH"]
 
 
@@ -663,7 +663,7 @@ def test_data_that_are_said_to_lie_there_are_compared(box: far.Far, workspace: P
     record = _record(dataset=node)
     remotes.put(dataclasses.replace(remotes.get("box"), data={str(table.parent): "/home/far/lies"}))
     with channel.Channel(remotes.get("box")) as conversation:
-        link = carry.fresh(workspace / "multirun" / "x" / "1", "box", conversation)
+        link = dispatch.fresh(workspace / "multirun" / "x" / "1", "box", conversation)
         with pytest.raises(DataError, match="/home/far/lies/t.csv is not on box"):
             data.send(conversation, link, [record])
         box.inside("mkdir -p /home/far/lies; echo other > /home/far/lies/t.csv")
@@ -705,9 +705,9 @@ def test_a_search_that_may_have_started_keeps_its_link(
         links.write(folder, link)
         raise next(tries)
 
-    monkeypatch.setattr(searching, "_start", start)
+    monkeypatch.setattr(remote_search, "_start", start)
     with pytest.raises(LabrunError, match="no"):
-        searching.begin(folder, [_record()], plan, [])
+        remote_search.begin(folder, [_record()], plan, [])
     assert next(tries, None) is None and links.read(folder) is not None
 
 
@@ -847,7 +847,7 @@ def test_a_search_that_goes_on_here_is_ended_there_first(
         wait_for(lambda: bool(mirror.bring(conversation, folder, link)[0]) and bool(link.pulled))
     done = labrun(*words, f"sweep.resume={folder}")
     assert done.returncode == 0, done.stderr
-    assert box.inside("pgrep -f [l]abrun.remote.searching") == "" and links.read(folder) is None
+    assert box.inside("pgrep -f [l]abrun.remote.remote_search") == "" and links.read(folder) is None
     found = runs_of(workspace)
     assert [one.status for one in found] == ["completed"] * 8
     assert {"box" in str(one.process.host) for one in found if one.process} == {True, False}

@@ -97,7 +97,7 @@ def test_the_first_remote_sweep_brings_its_records_back(
     box: far.Far, model: None, labrun: Command, lab_here: Command, workspace: Path
 ) -> None:
     """Takes over 15 s: two commands, and the first use of a machine."""
-    secret = f"zq-{uuid.uuid4().hex}"  # not in this file: the code of other tests' runs is carried there, too
+    secret = f"zq-{uuid.uuid4().hex}"  # not in this file: the code of other tests' runs is sent there, too
     done = labrun("-m", "model.seconds=0,0.1,0.2", *SMALL, f"+compute.environment.OWN={secret}")
     assert done.returncode == 0, done.stderr
     found = runs_of(workspace)
@@ -140,7 +140,7 @@ def test_a_cut_connection_a_dead_laptop_and_a_dead_controller_lose_nothing(
         assert "does not answer" in shown.stderr and "lost" not in shown.stdout and "running" in shown.stdout
     finally:
         box.set_link(up=True)
-    pids = box.inside("pgrep -f labrun.remote.far").split()
+    pids = box.inside("pgrep -f labrun.remote.controller").split()
     for pid in pids:
         box.inside(f"kill -9 {pid}")
     watched = lab_here("runs", "watch", str(folder))
@@ -410,13 +410,13 @@ def test_a_detached_controller_polls_rarely_until_a_user_watches(
     monkeypatch.setenv(controller.DETACHED, "1")
     folder = workspace / "multirun" / "x" / "y"
     links.write(folder, links.Link("box", "workspaces/w", "workspaces/w/x", home=str(workspace)))
-    carried = backend.Carried(folder, sweep_state.Plan("remote", [], [], [], str(workspace), "x", {}))
+    executor = backend.RemoteExecutor(folder, sweep_state.Plan("remote", [], [], [], str(workspace), "x", {}))
     now = time.monotonic()
-    assert carried._pause_s(now) == backend.FAST_S
-    assert carried._pause_s(now + 60) == backend.ALONE_S and carried._pause_s(now + 7200) == backend.LONGEST_PAUSE_S
+    assert executor._pause_s(now) == backend.FAST_S
+    assert executor._pause_s(now + 60) == backend.ALONE_S and executor._pause_s(now + 7200) == backend.LONGEST_PAUSE_S
     links.ask(folder)
-    assert carried._pause_s(now + 7200) == backend.SLOW_S
-    carried.close()
+    assert executor._pause_s(now + 7200) == backend.SLOW_S
+    executor.close()
 
 
 def test_ctrl_c_amid_an_answer_ends_the_conversation(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -428,12 +428,12 @@ def test_ctrl_c_amid_an_answer_ends_the_conversation(workspace: Path, monkeypatc
     monkeypatch.setattr(mirror, "bring", interrupted)
     folder, closed = workspace / "multirun" / "x" / "y", []
     links.write(folder, links.Link("box", "workspaces/w", "workspaces/w/x", home=str(workspace)))
-    carried = backend.Carried(folder, sweep_state.Plan("remote", [], [], [], str(workspace), "x", {}))
-    carried._channel = SimpleNamespace(close=lambda: closed.append(True))  # type: ignore[assignment]
+    executor = backend.RemoteExecutor(folder, sweep_state.Plan("remote", [], [], [], str(workspace), "x", {}))
+    executor._channel = SimpleNamespace(close=lambda: closed.append(True))  # type: ignore[assignment]
     with pytest.raises(KeyboardInterrupt):
-        carried._look()
-    assert closed == [True] and carried._channel is None
-    carried.close()
+        executor._look()
+    assert closed == [True] and executor._channel is None
+    executor.close()
 
 
 def test_paths_of_here_and_there() -> None:

@@ -144,7 +144,7 @@ def _frozen(
         ConfigError: mistakes in some runs.
         HydraException: no run can be composed.
     """
-    from labrun.submission.sharing_out import shared_out
+    from labrun.submission.fork_map import fork_map
 
     def work(some: Sequence[tuple[int, Sequence[str]]]) -> _Part:
         return _part(freezer, composer, some, first)
@@ -153,7 +153,7 @@ def _frozen(
     # The first job starts the pool's server; the others are derived from it.
     parts = [work(numbered[:1])]
     rest = numbered[1:]
-    parts += shared_out(rest, work, freezer.state) if parts[0].jobs else [work(rest)]
+    parts += fork_map(rest, work, freezer.state) if parts[0].jobs else [work(rest)]
     not_composed = [error for part in parts for error in part.not_composed]
     if not_composed and len(not_composed) == len(job_overrides):
         raise not_composed[0]  # the mistake is in the command itself, so Hydra's error is clearer

@@ -42,7 +42,7 @@ def act(options: argparse.Namespace) -> int:
     root = store.workspace()
     mirror.refresh(root)
     run_dir, record = store.find(root, options.run)
-    place = shell.beside(run_dir, record)
+    place = shell.locate(run_dir, record)
     status = StatusResolver()(run_dir, record)
     if not options.command:
         sys.stderr.write(f"lab: run {record.id} ({status}) on {place.where}: {place.folder}\n")

@@ -24,7 +24,7 @@ from labrun.schema import Tracking
 from labrun.tracking.feed import follow
 
 
-class Begun:
+class StartSignal:
     """A view that also signals, once, that the controller has taken over the runs."""
 
     def __init__(self, folder: Path, view: controller.View) -> None:
@@ -46,7 +46,7 @@ def main() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     environment = {Path(run): values for run, values in json.load(sys.stdin).items()}
     try:
-        take_over(folder, environment, Begun(folder, monitor.Lines(folder)))
+        take_over(folder, environment, StartSignal(folder, monitor.Lines(folder)))
     except LabrunError as error:
         message = masking.masked(str(error))
         sys.stderr.write(f"labrun: {message}\n")

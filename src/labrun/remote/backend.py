@@ -16,7 +16,7 @@ from labrun.backends import registry
 from labrun.backends.base import Backend, Capacity, Head, Resources
 from labrun.control import controller
 from labrun.errors import ConfigError, LabrunError, RecordError
-from labrun.remote import carry, channel, ending, environment, mirror, remotes
+from labrun.remote import channel, dispatch, environment, mirror, remote_cancel, remotes
 from labrun.remote import link as links
 from labrun.remote.channel import Channel, not_begun, persistent
 from labrun.remote.link import Link
@@ -53,7 +53,7 @@ def facts(remote: Remote) -> Mapping[str, Any]:
     return remote.facts or channel.facts(remote)
 
 
-class Elsewhere(Backend):
+class RemoteBackend(Backend):
     """Executes runs on a remote machine over SSH."""
 
     name = "remote"
@@ -112,7 +112,7 @@ class Elsewhere(Backend):
 
     def run_problems(self, record: Record) -> Iterator[str]:
         """Yield a message for each local item in the config that is not transferred."""
-        for why in carry.refusals(record):
+        for why in dispatch.refusals(record):
             yield f"{why}: leave compute.host={record.config['compute']['host']} out"
 
     def summary(self, compute: Compute) -> str:
@@ -137,9 +137,9 @@ class Elsewhere(Backend):
         most = max((max(1, cores // max(1, cpus)) for cpus, _ in needs), default=1)
         return Capacity(compute.max_parallel or most)
 
-    def executor(self, folder: Path, plan: Plan, count: int, head: Head | None = None) -> Carried:
+    def executor(self, folder: Path, plan: Plan, count: int, head: Head | None = None) -> RemoteExecutor:
         """See `Backend.executor`."""
-        return Carried(folder, plan)
+        return RemoteExecutor(folder, plan)
 
     def attached(self, folder: Path) -> set[Path]:
         """Return the transferred runs that have not ended, as far as known locally."""
@@ -155,7 +155,7 @@ class Elsewhere(Backend):
         if found is None:
             return []
         was_live = found.state in (links.STARTING, links.STARTED)
-        ending.release(folder, found, "its sweep continues elsewhere")
+        remote_cancel.release(folder, found, "its sweep continues elsewhere")
         return [found.remote] if was_live else []
 
     def is_over(self, job: str) -> bool | None:
@@ -173,7 +173,7 @@ class Elsewhere(Backend):
             return None
         try:
             why = "canceled"
-            ending.follow(folder, found, lambda _: records.read(run_dir).finished, ENDING_S, why, only=[run_dir])
+            remote_cancel.follow(folder, found, lambda _: records.read(run_dir).finished, ENDING_S, why, only=[run_dir])
         except GoneError:
             mirror.give_up(folder, found, os.path.relpath(run_dir, folder))
             return True
@@ -190,7 +190,7 @@ def _shown(found: Mapping[str, Any]) -> str:
     return f"{found['cores']} cores{memory}{gpus}{', Slurm' if found['sbatch'] else ''}"
 
 
-class Carried:
+class RemoteExecutor:
     """Executor of a folder's runs on a remote machine; see `Executor`.
 
     Args:
@@ -319,23 +319,23 @@ class Carried:
 
     def _carry(self, conversation: Channel, name: str) -> None:
         has_begun = self._link is not None and self._link.state != links.CARRYING
-        link = self._link or carry.fresh(self._folder, name, conversation)
+        link = self._link or dispatch.fresh(self._folder, name, conversation)
         link.runs = sorted({*(link.runs or ()), *self._runs})
         if self._link is None:
             links.write(self._folder, link)
             self._link = link
         run_dirs = list(self._runs.values())
-        interpreter = carry.send(conversation, self._folder, link, self._plan, run_dirs)
+        interpreter = dispatch.send(conversation, self._folder, link, self._plan, run_dirs)
         link.state = links.STARTING
         links.write(self._folder, link)
         try:
-            carry.start(conversation, self._folder, link, interpreter, self._environment)
+            dispatch.start(conversation, self._folder, link, interpreter, self._environment)
         except UnreachableError:
             raise
         except LabrunError:
             if has_begun:  # keep ended and active runs
                 raise
-            carry.take_back(conversation, link)
+            dispatch.take_back(conversation, link)
             link.state = links.CARRYING
             raise
         link.state, link.reached = links.STARTED, time.time()

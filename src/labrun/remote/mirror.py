@@ -20,12 +20,12 @@ from typing import Any
 
 from labrun.compat.azureml.training import promises
 from labrun.errors import LabrunError, RecordError
-from labrun.remote import clocks, notes, proofs
+from labrun.remote import clocks, local_seals, notes
 from labrun.remote import link as links
-from labrun.remote.begun import Begun
 from labrun.remote.channel import Channel, Meter
 from labrun.remote.channel import digests as digests_there
 from labrun.remote.link import Link
+from labrun.remote.partial_downloads import PartialDownloads
 from labrun.remote.ssh import UnreachableError
 from labrun.runs import children, context, store, sweep_state
 from labrun.runs import record as records
@@ -342,7 +342,7 @@ def _finish(channel: Channel, folder: Path, link: Link, finished: Sequence[tuple
     if finished:
         _pull(channel, {f"{link.folder}/{run}": folder / run for run, _, _ in finished}, parts)
     for run, record, mark in finished:
-        proofs.seal(folder / run, record, link)
+        local_seals.seal(folder / run, record, link)
         records.write(folder / run, record)
         if record.status == records.COMPLETED and run not in link.pulled:
             registering.register(store.workspace(), folder / run, promises.read(folder / run, len(record.attempts)))
@@ -407,7 +407,7 @@ def _pull(channel: Channel, places: Mapping[str, Path], parts: Sequence[str]) ->
     """Like `pull`, for several folders (remote -> local) in one answer."""
     known = {there: _known(here, parts) for there, here in places.items()}
     with contextlib.ExitStack() as stack:
-        begun = {there: stack.enter_context(Begun(here)) for there, here in places.items()}
+        begun = {there: stack.enter_context(PartialDownloads(here)) for there, here in places.items()}
         offered = {there: one.offered for there, one in begun.items()}
         answer, _ = channel.ask("pull", folders=known, parts=list(parts), begun=offered)
         total = sum(size for files in answer["folders"].values() for _, size, *_ in files)

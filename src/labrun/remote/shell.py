@@ -57,7 +57,7 @@ class Forward:
 
 
 @dataclass(frozen=True)
-class Beside:
+class RunLocation:
     """The location of a run, and its environment there."""
 
     record: Record
@@ -101,7 +101,7 @@ def forward(text: str) -> Forward:
     return Forward(ports[0], ports[-1])
 
 
-def beside(run_dir: Path, record: Record) -> Beside:
+def locate(run_dir: Path, record: Record) -> RunLocation:
     """Find the location of a run.
 
     Raises:
@@ -115,7 +115,7 @@ def beside(run_dir: Path, record: Record) -> Beside:
     return _there(run_dir, record, folder, found)
 
 
-def _here(run_dir: Path, record: Record) -> Beside:
+def _here(run_dir: Path, record: Record) -> RunLocation:
     own, script = record.typed.environment, record.typed.script or Script()
     known, missing = _values(own)
     python = sys.executable
@@ -125,7 +125,7 @@ def _here(run_dir: Path, record: Record) -> Beside:
     job, node = _job(record, record.status)
     path = [] if script.python or script.environment else _path(run_dir, record)
     found = {**_programs(python, path), store.ROOT_VARIABLE: str(store.workspace())}
-    return Beside(record, str(run_dir), found, known, None, job, node, "", missing, _guessed(own, known))
+    return RunLocation(record, str(run_dir), found, known, None, job, node, "", missing, _guessed(own, known))
 
 
 def _values(names: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
@@ -150,7 +150,7 @@ def _path(run_dir: Path, record: Record) -> list[str]:
     return []
 
 
-def _there(run_dir: Path, record: Record, folder: Path, link: links.Link) -> Beside:
+def _there(run_dir: Path, record: Record, folder: Path, link: links.Link) -> RunLocation:
     run = os.path.relpath(run_dir, folder)
     there = os.path.normpath(f"{link.folder}/{run}")
     with Channel(link.machine) as conversation:
@@ -173,7 +173,7 @@ def _there(run_dir: Path, record: Record, folder: Path, link: links.Link) -> Bes
     known, missing = _values(named)
     found = {**_programs(python, path), store.ROOT_VARIABLE: f"{link.root}/{link.workspace}"}
     programs = os.path.dirname(sbatch) if sbatch else ""
-    return Beside(
+    return RunLocation(
         record, f"{link.root}/{there}", found, known, link.machine, job, node, programs, missing, _guessed(named, known)
     )
 
@@ -191,7 +191,7 @@ def _programs(python: str, path: Sequence[str]) -> dict[str, str]:
     return found | ({"PYTHONPATH": os.pathsep.join(path)} if path else {})
 
 
-def script(place: Beside, command: Sequence[str], is_interactive: bool) -> str:
+def script(place: RunLocation, command: Sequence[str], is_interactive: bool) -> str:
     """Return the script for `sh -c` at the run's location."""
     exports = "; ".join(f"export {name}={_quoted(value)}" for name, value in place.programs.items())
     start = f"{exports}; cd {shlex.quote(place.folder)} || exit 1"
@@ -210,7 +210,7 @@ def _quoted(value: str) -> str:
     return f'{shlex.quote(front)}:"$PATH"' if mark else shlex.quote(value)
 
 
-def _offered(place: Beside) -> str | None:
+def _offered(place: RunLocation) -> str | None:
     """Return a remote pipe from which the run's own variables can be read once; None if there are none."""
     if place.remote is None or not place.own:
         return None
@@ -220,7 +220,7 @@ def _offered(place: Beside) -> str | None:
     return pipe
 
 
-def reach(place: Beside, words: Sequence[str], tty: bool, pipe: str | None = None) -> list[str]:
+def reach(place: RunLocation, words: Sequence[str], tty: bool, pipe: str | None = None) -> list[str]:
     """Return the local command that runs another one at the run's location.
 
     Args:
@@ -250,7 +250,7 @@ def _step_of(job: str, programs: str) -> list[str]:
     return ["sh", "-c", f'{ask} && exec {shlex.quote(srun)} --jobid="$job" "$@"', "srun"]
 
 
-def run(place: Beside, command: Sequence[str], forwards: Sequence[Forward]) -> int:
+def run(place: RunLocation, command: Sequence[str], forwards: Sequence[Forward]) -> int:
     """Run the shell or the command to its end. Return its exit code.
 
     Raises:
@@ -281,7 +281,7 @@ def _interruptible() -> None:
 
 
 @contextlib.contextmanager
-def forwarded(place: Beside, forwards: Sequence[Forward]) -> Iterator[None]:
+def forwarded(place: RunLocation, forwards: Sequence[Forward]) -> Iterator[None]:
     """Forward local ports to those of the run's machine inside the context.
 
     Raises:

@@ -17,7 +17,7 @@ from labrun.config.hydra_files import hide_environment, quoted
 from labrun.control import controller, objective, results
 from labrun.control.monitor import Lines, Live
 from labrun.errors import ConfigError
-from labrun.remote import searching
+from labrun.remote import remote_search
 from labrun.runs import record as records
 from labrun.runs import report, store, sweep_state
 from labrun.runs.record import Record
@@ -151,7 +151,7 @@ def run(
         announce(folder, [os.path.relpath(job.run_dir, folder) for job in probes])
         if backend.is_elsewhere:
             words = [text for text in arguments if not _is_own(text)]
-            searching.begin(folder, [job.record for job in probes], plan, words, resumed)
+            remote_search.begin(folder, [job.record for job in probes], plan, words, resumed)
         elif not compute.detach:
             search = Search(
                 trials,
@@ -186,7 +186,7 @@ def _elsewhere_attended(folder: Path, is_detached: bool) -> list[Record]:
     if is_detached:
         results.say(f"Submitted: a search in {folder}\n  lab runs watch {folder}")
         return []
-    if searching.follow(folder, Lines(folder)):
+    if remote_search.follow(folder, Lines(folder)):
         _say_canceled(folder)
     found = {run: records.read(folder / run) for run in sweep_state.read_plan(folder).runs}
     best = max(found, key=lambda run: objective.rank(found[run]), default=None)

@@ -16,7 +16,7 @@ from labrun.control import detached, lease, monitor, results
 from labrun.control.cancel import end_runs
 from labrun.errors import ConfigError, RecordError
 from labrun.remote import link as links
-from labrun.remote import mirror, searching
+from labrun.remote import mirror, remote_search
 from labrun.runs import owned, store, sweep_state
 from labrun.runs import record as records
 from labrun.runs.sweep_state import SweepState
@@ -123,7 +123,7 @@ def _watch_search(folder: Path, is_trusted: bool) -> int:
     told: set[Path] = set()
     view = monitor.Lines(folder)
     if links.read(folder) is not None:
-        searching.follow(folder, view)
+        remote_search.follow(folder, view)
         return _tell_search(folder)
     while True:
         is_over = takeover.is_over(folder)

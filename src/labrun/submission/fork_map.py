@@ -21,7 +21,7 @@ LEAST = 12
 """Minimum number of items per fork."""
 
 
-def shared_out(
+def fork_map(
     items: Sequence[Item], work: Callable[[Sequence[Item]], Result], state: Callable[[], Any], least: int = LEAST
 ) -> list[Result]:
     """Return the results of `work` for parts of the items, in order. This process does the last part itself.

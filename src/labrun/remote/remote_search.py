@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from labrun.config.hydra_files import quoted, value_here, with_variables
 from labrun.errors import ConfigError, LabrunError, RecordError
-from labrun.remote import carry, data, inherited, mirror, packed, remotes
+from labrun.remote import data, dispatch, inherited, mirror, packed, remotes
 from labrun.remote import link as links
 from labrun.remote.channel import Channel, not_begun, persistent
 from labrun.remote.link import Link
@@ -73,14 +73,14 @@ def begin(folder: Path, found: Sequence[Record], plan: Plan, words: Sequence[str
 
     def attempt() -> None:
         with links.locked(folder, wait=True), Channel(remote) as conversation:
-            link = links.read(folder) or carry.fresh(folder, name, conversation)
+            link = links.read(folder) or dispatch.fresh(folder, name, conversation)
             is_there = link.state == links.OVER
             if link.state == links.OVER:
                 link.state, link.left = links.CARRYING, []
             link.runs = None
             links.write(folder, link)
             has_begun = link.state != links.CARRYING
-            there = carry.send_code(conversation, link, found, plan)
+            there = dispatch.send_code(conversation, link, found, plan)
             data.send(conversation, link, found, keep=has_begun)
             own = _words_there(_with_configs(conversation, words), folder, link, found)
             if not is_there:
@@ -115,9 +115,9 @@ def _carry(channel: Channel, folder: Path, link: Link, plan: Plan) -> None:
         parts[".launch/search.json"] = settings
     runs = [path.parent for path in sorted(folder.glob("*/run.json"))]
     for run_dir in runs:
-        parts |= packed.under(run_dir.name, carry.whole_run(folder, link, run_dir))
+        parts |= packed.under(run_dir.name, dispatch.whole_run(folder, link, run_dir))
     parts = {name: part for name, part in parts.items() if isinstance(part, bytes) or part.is_file()}
-    carry.put_folder(channel, link, parts, [run_dir.name for run_dir in runs])
+    dispatch.put_folder(channel, link, parts, [run_dir.name for run_dir in runs])
 
 
 def _settings_there(folder: Path, link: Link) -> bytes | None:
@@ -136,20 +136,20 @@ def _start(
     folder: Path,
     link: Link,
     found: Sequence[Record],
-    there: carry.Interpreter,
+    there: dispatch.Interpreter,
     words: Sequence[str],
 ) -> None:
     has_begun, record = link.state != links.CARRYING, found[0]
     link.state = links.STARTING
     links.write(folder, link)
-    code = carry.code_there(record.code, folder, link) or {}
+    code = dispatch.code_there(record.code, folder, link) or {}
     try:
-        carry.begin(
+        dispatch.begin(
             channel,
             link,
-            [there.python, "-P", "-c", "from labrun.remote.searching import main; main()"],
+            [there.python, "-P", "-c", "from labrun.remote.remote_search import main; main()"],
             {
-                **carry.variables(link, there, found),
+                **dispatch.variables(link, there, found),
                 snapshot.CARRIED: json.dumps({"code": code, "git": record.git}),
             },
             json.dumps([*words, mirror.HERE_THERE]),
@@ -161,7 +161,7 @@ def _start(
         if not has_begun:  # it has refused and exited
             link.state = links.CARRYING
             links.write(folder, link)
-            carry.take_back(channel, link)
+            dispatch.take_back(channel, link)
         raise
     link.state, link.reached = links.STARTED, time.time()
     links.write(folder, link)
@@ -175,7 +175,7 @@ def _with_configs(channel: Channel, words: Sequence[str]) -> list[str]:
             files = packed.folder(Path(value), lambda path: path.suffix in (".yaml", ".yml"))
             there = f"configs/{packed.digest(files)[:16]}"
             if not channel.call("have", paths=[there])["have"]:
-                carry.put(channel, files, there, marked=True)
+                dispatch.put(channel, files, there, marked=True)
             found[number] = f"{channel.root}/{there}"
     return found
 
@@ -307,7 +307,7 @@ class _Look:
 
         def attempt() -> None:
             with links.locked(self._folder, wait=True), Channel(link.machine) as conversation:
-                there = carry.send_code(conversation, link, [record], plan)
+                there = dispatch.send_code(conversation, link, [record], plan)
                 resume = f"sweep.resume={quoted(f'{link.root}/{link.folder}')}"
                 own = _with_configs(conversation, given)
                 words = [*_words_there(own, self._folder, link, [record]), resume]

@@ -1,4 +1,4 @@
-"""The controller, on the remote machine, of runs sent from another one. Usage: far FOLDER; see `carry`.
+"""The controller, on the remote machine, of runs sent from another one. Usage: controller FOLDER; see `dispatch`.
 
 It is the detached controller plus everything that only this machine knows: its cores and GPUs, the folders of packages,
 and whether the data are available. It refuses requests that it cannot meet before anything runs.
@@ -45,7 +45,7 @@ def main() -> None:
 
     try:
         settle(folder)
-        detached.take_over(folder, environment, detached.Begun(folder, monitor.Lines(folder)), head)
+        detached.take_over(folder, environment, detached.StartSignal(folder, monitor.Lines(folder)), head)
     except LabrunError as error:
         message = masking.masked(str(error))
         sys.stderr.write(f"labrun: {message}\n")

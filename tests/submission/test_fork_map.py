@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import psutil
 import pytest
 
-from labrun.submission.sharing_out import shared_out
+from labrun.submission.fork_map import fork_map
 
 HERE = os.getpid()
 
@@ -26,7 +26,7 @@ def flat(parts: Sequence[tuple[bool, list[int]]]) -> list[int]:
 
 @pytest.mark.parametrize("count", [0, 1, 5, 6, 7, 40])
 def test_parts_come_in_their_order(count: int) -> None:
-    parts = shared_out(range(count), lambda part: (os.getpid() == HERE, [2 * n for n in part]), lambda: None, least=3)
+    parts = fork_map(range(count), lambda part: (os.getpid() == HERE, [2 * n for n in part]), lambda: None, least=3)
     assert flat(parts) == [2 * n for n in range(count)]
     assert [here for here, _ in parts] == [False] * (len(parts) - 1) + [True]
     assert len(parts) == max(1, min(3, count // 3))
@@ -53,7 +53,7 @@ def test_what_a_fork_cannot_do_is_done_here(way: str, capsys: pytest.CaptureFixt
                 raise ValueError(number)
         return (not in_fork, found if way != "gives what cannot be pickled" or not in_fork else (lambda: 0))  # type: ignore[return-value]
 
-    parts = shared_out(range(9), work, lambda: known, least=3)
+    parts = fork_map(range(9), work, lambda: known, least=3)
     assert flat(parts) == list(range(9))
     done_here = [True, way == "gives what cannot be pickled", True]
     assert [here for here, _ in parts] == done_here
@@ -69,5 +69,5 @@ def test_an_error_here_ends_the_forks() -> None:
 
     before = {child.pid for child in psutil.Process().children()}
     with pytest.raises(KeyboardInterrupt):
-        shared_out(range(9), work, lambda: None, least=3)
+        fork_map(range(9), work, lambda: None, least=3)
     assert {child.pid for child in psutil.Process().children()} <= before

@@ -275,7 +275,7 @@ def start(
     begin(
         channel,
         link,
-        [there.python, "-P", "-c", "from labrun.remote.far import main; main()", f"{link.root}/{link.folder}"],
+        [there.python, "-P", "-c", "from labrun.remote.controller import main; main()", f"{link.root}/{link.folder}"],
         variables(link, there, found),
         json.dumps({os.path.relpath(run_dir, folder): dict(values) for run_dir, values in own.items()}),
     )

@@ -18,7 +18,7 @@ from labrun.remote.helper import WORTH
 FOLDER = ".coming"
 
 
-class Begun:
+class PartialDownloads:
     """The partial files of a folder. Each is locked by the process that downloads it.
 
     Args:
@@ -31,7 +31,7 @@ class Begun:
         self.offered: dict[str, list[int]] = {}
         """By name: the remote size, the remote time in nanoseconds, and the number of bytes that are here."""
 
-    def __enter__(self) -> Begun:
+    def __enter__(self) -> PartialDownloads:
         for note in self._folder.glob("*.json"):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 told = json.loads(note.read_text(encoding="utf-8"))

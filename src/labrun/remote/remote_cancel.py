@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from labrun.errors import RecordError
-from labrun.remote import carry, mirror
+from labrun.remote import dispatch, mirror
 from labrun.remote import link as links
 from labrun.remote.channel import Channel
 from labrun.remote.link import Link
@@ -102,11 +102,11 @@ def end_there(channel: Channel, folder: Path, link: Link, run_dirs: Iterable[Pat
     if not found and link.runs is not None:
         return
     code = found or [records.read(folder / run) for run in mirror.runs_of(folder, link)[:1]]
-    there = carry.send_code(channel, link, code, plan)
-    carry.carry_out(
+    there = dispatch.send_code(channel, link, code, plan)
+    dispatch.carry_out(
         channel,
         link,
-        [there.python, "-P", "-c", "from labrun.remote.far import end; end()", f"{link.root}/{link.folder}"],
-        carry.variables(link, there, code),
+        [there.python, "-P", "-c", "from labrun.remote.controller import end; end()", f"{link.root}/{link.folder}"],
+        dispatch.variables(link, there, code),
         json.dumps([run_dir.relative_to(folder).as_posix() for run_dir in run_dirs]),
     )
