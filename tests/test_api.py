@@ -100,9 +100,9 @@ def test_a_failed_run_and_a_refused_one(workspace: Path) -> None:
     assert run.wait_for_completion(raise_on_error=False)["error"]["type"] == "ValueError"
     with pytest.raises(labrun.LabrunError, match=r"^model\.regularizatoin.*model\.regularization"):
         labrun.submit(["model.regularizatoin=1"])
-    with pytest.raises(labrun.LabrunError, match="list of words"):
+    with pytest.raises(labrun.LabrunError, match="list of arguments"):
         labrun.submit("seed=1")
-    with pytest.raises(labrun.LabrunError, match="list of words"):
+    with pytest.raises(labrun.LabrunError, match="list of arguments"):
         labrun.submit(None)
     with pytest.raises(labrun.LabrunError, match="holds no sweep"):
         labrun.Sweep("nowhere")

@@ -96,7 +96,7 @@ MISTAKES = {
     "reference": (["task=evaluate", "from=abc"], "no run is called 'abc'"),
     "no reference": (["task=evaluate"], "from=last"),
     "resume nothing": (["model=mnist_dnn", "trainer.resume=last"], "no run with a checkpoint yet"),
-    "name": (["name=a/b"], "has no slash"),
+    "name": (["name=a/b"], "contain a slash"),
     "environment": (["notes=${oc.env:LABRUN_NO_SUCH_VARIABLE}"], "LABRUN_NO_SUCH_VARIABLE"),
 }
 

@@ -109,7 +109,7 @@ def check_fields(node: Mapping[str, Any], cls: type, path: str, open_ended: bool
         elif not path and key in ("experiment", "debug", "local"):
             yield f"{key}: the file chosen for it must begin with the line '# @package _global_' and hold keys"
         elif not open_ended:
-            own = "" if path else " Values of your own, for '${vars.NAME}', stand below vars"
+            own = "" if path else " Put your own values, for '${vars.NAME}', below vars"
             if (led := _led(full_key)) is not None:
                 yield f"{full_key}: {led}"
                 continue

@@ -161,7 +161,7 @@ def pictures_of(run_dir: Path) -> Pictures:
     if not record.typed.dataset or record.typed.has_loaders:
         return Pictures(summary.title(record))
     if record.imported:
-        raise DataError(f"run {record.id} came from an archive: what its record names is not built for pictures")
+        raise DataError(f"run {record.id} came from an archive: classes named in its record are not built for pictures")
     config, _ = mount_inputs(Config(here(record.config)))
     arrays = reading.arrays_of(config)
     if record.data and (differing := continuing.what_differs(record.data[:1], [reading.described(arrays)])):

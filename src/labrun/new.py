@@ -252,7 +252,7 @@ def _source() -> str:
         keys = {"url": _without_password(address)}
     keys["subdirectory"] = told.get("subdirectory")
     values = ", ".join(f"{key} = {json.dumps(value)}" for key, value in keys.items() if value)
-    return f"\n[tool.uv.sources]\nlabrun = {{ {values} }}  # where the labrun came from that wrote this\n"
+    return f"\n[tool.uv.sources]\nlabrun = {{ {values} }}  # the labrun that wrote this file\n"
 
 
 def _without_password(address: str) -> str:

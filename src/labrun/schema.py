@@ -764,7 +764,7 @@ DEFAULTS = {"dataset": "digits", "model": "logistic_regression"}
 
 
 NO_KEY = ": no such key."
-OWN_VALUES = "Values of your own stand below dataset.vars, and are referred to as ${dataset.vars.NAME}"
+OWN_VALUES = "Put your own values below dataset.vars, and refer to them as ${dataset.vars.NAME}"
 
 
 def validate(config: Mapping[str, Any]) -> Config:

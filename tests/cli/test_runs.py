@@ -176,7 +176,7 @@ def test_last_is_a_search_that_has_no_trial_yet(workspace: Path, run: Lab) -> No
     folder.mkdir(parents=True)
     sweep_state.Plan("local", [], [], [], str(workspace), "test", {}, command=["-m"]).write(folder)
     code, out, _ = run("runs", "cancel", "last")
-    assert (code, out) == (0, "asked to stop: a search that had begun no trial\n")
+    assert (code, out) == (0, "asked to stop: a search that had started no trial\n")
     assert takeover.is_canceled(folder)
     assert not list((workspace / "outputs").glob("*/*/requests/*")), "the run before it goes on"
 

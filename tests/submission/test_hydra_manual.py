@@ -202,7 +202,7 @@ def test_a_node_of_the_user_holds_values_for_others(project: Path, labrun_here: 
     assert not {"vars", "paths"} & set(record["config"])
     said = refused_here("experiment=typo")
     assert "trainr: no such key. Did you mean 'trainer'?" in said
-    assert "stand below vars" in said
+    assert "below vars" in said
 
 
 ONCE = "applies to the whole sweep"
@@ -220,10 +220,10 @@ ONCE = "applies to the whole sweep"
             ["-m", "seed=1,2", "sweep=random", "hydra.sweep.subdir=x"], "a search numbers the folders", id="subdir"
         ),
         pytest.param(
-            ["-m", "seed=1,2", "hydra.launcher.max_parallel=1"], "said with compute.max_parallel", id="launcher"
+            ["-m", "seed=1,2", "hydra.launcher.max_parallel=1"], "configured with compute.max_parallel", id="launcher"
         ),
         pytest.param(
-            ["-m", "seed=1,2", "sweep=random", "hydra.launcher.max_parallel=1"], "said with compute", id="of a search"
+            ["-m", "seed=1,2", "sweep=random", "hydra.launcher.max_parallel=1"], "configured with compute", id="of a search"
         ),
         pytest.param(["-m", "seed=1,2", "sweep=random", "hydra/launcher=basic"], "(BasicLauncher)", id="basic"),
         pytest.param(["-m", "seed=1,2", "compute=slurm", "compute.partition=no"], "compute", id="partition"),
@@ -239,7 +239,7 @@ ONCE = "applies to the whole sweep"
             "hydra.job_logging.handlers.file: there is no folder /nowhere",
             id="log folder",
         ),
-        pytest.param(["hydra.job.env_copy=[NOT_THERE]"], "NOT_THERE, and that variable is not set", id="copied"),
+        pytest.param(["hydra.job.env_copy=[NOT_THERE]"], "NOT_THERE, which is not set", id="copied"),
         pytest.param(["--experimental-rerun", "x.pickle"], "'lab runs rerun RUN' repeats a run", id="rerun"),
         pytest.param([f"name={'x' * 256}"], "a name of 256 bytes, and file systems allow 255", id="long name"),
         pytest.param(

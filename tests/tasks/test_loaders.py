@@ -498,7 +498,7 @@ def test_own_values_of_a_data_set_and_arguments_that_a_part_does_not_take(
     assert "dataset.test.size: Dicts takes no such argument" in said
     (mine / "dataset" / "keyed.yaml").write_text(f"{dicts}count: 200\n")
     said = refused_here("dataset=keyed", "model=pixels")
-    assert "dataset.count: no such key" in said and "below dataset.vars, and are referred to as ${dataset" in said
+    assert "dataset.count: no such key" in said and "below dataset.vars, and refer to them as ${dataset" in said
 
 
 def test_a_part_that_is_never_validated_is_reported(

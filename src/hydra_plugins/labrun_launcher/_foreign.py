@@ -280,7 +280,7 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
     else:
         problems = list(check_fields(given, Compute, "hydra.launcher"))
         problems += [
-            f"hydra.launcher.{key}, of another launcher, is hydra.launcher.{ours} here"
+            f"hydra.launcher.{key}, of another launcher, is called hydra.launcher.{ours} here"
             for key, ours in OF_OTHERS.items()
             if key in given
         ]

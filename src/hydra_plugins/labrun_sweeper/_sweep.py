@@ -208,7 +208,7 @@ def _without_result(found: Sequence[Any]) -> str:
     wanted = [metrics] if isinstance(metrics, str) else list(metrics)
     missing = [name for name in wanted if not any(name in record.metrics for record in found)]
     if not missing:
-        return "no trial has a result; the table above says why of each"
+        return "no trial has a result; the table above gives the reasons"
     logged = sorted({name for record in found for name in record.metrics})
     return (
         f"no trial has a result: none logged {' or '.join(missing)}. sweep.metric is one of what they log: "

@@ -100,9 +100,7 @@ def leaving_keys_to_runs() -> Iterator[None]:
         except KeyError as error:
             name = error.args[0] if type(error) is KeyError else None
             if isinstance(name, str) and name not in os.environ:
-                raise ConfigCompositionException(
-                    f"hydra.job.env_copy names {name}, and that variable is not set here"
-                ) from None
+                raise ConfigCompositionException(f"hydra.job.env_copy names {name}, which is not set here") from None
             raise
         finally:
             is_sweep, varied, given = False, False, []

@@ -248,7 +248,7 @@ class Words:
         own = [text for action in parser._actions for text in action.option_strings]
         above = {text for action in self.top._actions for text in action.option_strings} - set(own)
         if name in above:
-            return f"{name} stands before the noun: lab {name} ... {parser.prog.removeprefix('lab ')} ..."
+            return f"{name} comes before the noun: lab {name} ... {parser.prog.removeprefix('lab ')} ..."
         having = self._that_has(name)
         hint = _near(name, own, 0.6) or (f" 'lab {having}' has it." if having else "")
         shown = [text for text in own if text.startswith("--")] or own

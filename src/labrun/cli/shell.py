@@ -52,7 +52,7 @@ def act(options: argparse.Namespace) -> int:
             f"'{place.unset[0]}=VALUE lab shell {record.id}' sets it\n"
         )
     if place.guessed:
-        sys.stderr.write(f"lab: as they are here, as records hold no values: {', '.join(place.guessed)}\n")
+        sys.stderr.write(f"lab: taken from this machine, as records hold no values: {', '.join(place.guessed)}\n")
     is_here = place.remote is None and place.job is None
     for one in forwards:
         if is_here:

@@ -92,7 +92,7 @@ def check_logging(hydra: DictConfig) -> None:
     for name, node in {"root": given.get("root"), **(given.get("loggers") or {})}.items():
         for handler in (node or {}).get("handlers") or ():
             if handler not in handlers:
-                raise ConfigError(f"hydra.job_logging: {name} names the handler {handler!r}, and there is none")
+                raise ConfigError(f"hydra.job_logging: {name} names the handler {handler!r}, which does not exist")
     for name, path in _log_files(composed.kept(hydra.job_logging)):
         own = Path(hydra.runtime.output_dir).absolute()
         if not path.is_relative_to(own) and not path.parent.is_dir():

@@ -180,7 +180,7 @@ class _Search:
                 elif len(lacking) < len(options):
                     yield Mistake(
                         f"{one.key_or_group}: {group}={','.join(lacking)}, which is swept too, has no such key. "
-                        f"Sweep those alone that have it ({group}={','.join(o for o in options if o not in lacking)}), "
+                        f"Sweep only those that have it ({group}={','.join(o for o in options if o not in lacking)}), "
                         "or leave the key out"
                     )
 

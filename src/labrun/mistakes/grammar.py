@@ -269,7 +269,7 @@ def _file(word: str, place: int) -> Mistake:
             {place: [f"{path.parent.name}={path.stem}"]},
         )
     return Mistake(
-        f"{word!r} is not KEY=VALUE. A config file of your own lies in conf/experiment, and is chosen with "
+        f"{word!r} is not KEY=VALUE. Put your own config file into conf/experiment, and choose it with "
         f"experiment={path.stem}; or: labrun --config-dir FOLDER experiment=NAME"
     )
 

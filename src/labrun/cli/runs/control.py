@@ -114,7 +114,7 @@ def _check_variables(folder: Path, plan: sweep_state.Plan) -> None:
     if missing:
         raise ConfigError(
             f"these runs have no controller any more, and they were given variables that records do not hold: set "
-            f"{', '.join(missing)} here first, then say this again"
+            f"{', '.join(missing)} here first, then repeat the command"
         )
 
 
@@ -175,7 +175,7 @@ def cancel(options: argparse.Namespace) -> int:
         chosen = [run_dir for name in options.run for run_dir in _meant(name)]
     unfinished = [run_dir for run_dir in dict.fromkeys(chosen) if not records.read(run_dir).finished]
     if not chosen:
-        print("asked to stop: a search that had begun no trial")
+        print("asked to stop: a search that had started no trial")
         return 0
     if not unfinished:
         print(

@@ -169,7 +169,7 @@ def _own_name(record: Record) -> str:
     """
     if not records.is_named_safely(record):
         raise RecordError(
-            f"the run's id is {record.id!r:.60} and its name {record.name!r:.60}, and labrun gives no such: say with "
+            f"the run's id is {record.id!r:.60} and its name {record.name!r:.60}, which labrun never assigns: say with "
             "-o where to write, for this run alone"
         )
     return f"{record.name}-{record.id}"
