@@ -223,7 +223,9 @@ ONCE = "applies to the whole sweep"
             ["-m", "seed=1,2", "hydra.launcher.max_parallel=1"], "configured with compute.max_parallel", id="launcher"
         ),
         pytest.param(
-            ["-m", "seed=1,2", "sweep=random", "hydra.launcher.max_parallel=1"], "configured with compute", id="of a search"
+            ["-m", "seed=1,2", "sweep=random", "hydra.launcher.max_parallel=1"],
+            "configured with compute",
+            id="of a search",
         ),
         pytest.param(["-m", "seed=1,2", "sweep=random", "hydra/launcher=basic"], "(BasicLauncher)", id="basic"),
         pytest.param(["-m", "seed=1,2", "compute=slurm", "compute.partition=no"], "compute", id="partition"),
