@@ -35,7 +35,7 @@ def test_another_controller_takes_over_detached_jobs(workspace: Path, labrun: Co
     assert done.returncode == 0, done.stderr
     wait_for(lambda: "running" in statuses(workspace))
     holder = json.loads(max((sweep_dir(workspace) / ".launch" / "controllers").glob("?")).read_text())
-    os.kill(holder.pid, signal.SIGKILL)
+    os.kill(holder["pid"], signal.SIGKILL)
     watched = lab(workspace, "runs", "watch")
     assert watched.returncode == 0, watched.stdout + watched.stderr
     assert statuses(workspace) == ["completed"] * 4

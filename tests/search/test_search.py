@@ -439,7 +439,7 @@ def test_detached_and_watched_and_taken_over(workspace: Path, labrun: Command) -
     folder = sweep_dir(workspace)
     wait_for(lambda: statuses(workspace).count("completed") >= 1)
     holder = json.loads(max((folder / ".launch/controllers").glob("?")).read_text())
-    subprocess.run(["kill", "-9", str(holder.pid)], check=True)
+    subprocess.run(["kill", "-9", str(holder["pid"])], check=True)
     watched = lab(workspace, "runs", "watch", str(folder))
     assert watched.returncode == 0, watched.stderr
     assert "this search has no controller any more" in watched.stderr
