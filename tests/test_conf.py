@@ -10,10 +10,11 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from helpers import forget_hydra
 from labrun import checking, schema
-from labrun.config import paths
+from labrun.config import parsed, paths
 from labrun.config.composed import validated, without_hydra
 from labrun.errors import ConfigError
 
@@ -163,3 +164,32 @@ def test_what_is_composed_leaves_hydras_store_as_it_is(registered: None) -> None
         assert OmegaConf.to_container(config.dataset.train) == {"_target_": "a.B"}
         config.dataset.test.changed = True
     assert store.load("dataset/_open.yaml").node.test == {}
+
+
+def test_a_config_file_is_parsed_once_and_again_when_it_changes(
+    tmp_path: Path, registered: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("a: {b: 1}\n")
+
+    def result() -> DictConfig:
+        forget_hydra()
+        with initialize_config_dir(str(tmp_path), version_base="1.3"):
+            return compose("config")
+
+    def is_held() -> bool:
+        return any(path == str(file) for _, _, path in parsed._parsed)
+
+    result()
+    assert not is_held()  # a change within its timestamps' resolution would go unseen
+    monkeypatch.setattr(parsed, "SETTLED_NS", 0)
+    first = result()
+    assert is_held()
+    with open_dict(first):
+        first.a.b = 2
+    assert result() == {"a": {"b": 1}}
+    file.write_text("a: {b: 3}\n")
+    assert result() == {"a": {"b": 3}}
+    file.write_text("a: {b: 3\n")
+    with pytest.raises(yaml.YAMLError):
+        result()

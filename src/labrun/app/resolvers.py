@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from labrun import masking
 from labrun.backends import machine
-from labrun.config import composed, paths
+from labrun.config import composed, parsed, paths
 from labrun.errors import LabrunError
 from labrun.runs import record as records
 from labrun.submission import freeze
@@ -93,6 +93,7 @@ def register() -> None:
     # Hydra copies its config sources, including this store, for each look-up of a group: 150 times for `--help`.
     # Sharing the store is safe: nothing is added to the copies, and configs are copied when loaded from them.
     ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
+    parsed.remember()
     for group, keys in OPEN.items():
         ConfigStore.instance().store(name="_open", node=open_node(*keys), group=group)
 

@@ -181,6 +181,8 @@ def _import_light() -> None:
 def _import_all() -> None:
     _import((*LIBRARIES, *_own_modules()))
     importlib.import_module("labrun.runs.report").warm()
+    conf = importlib.import_module("labrun.config.paths").conf_dir()
+    importlib.import_module("labrun.config.parsed").load_all(conf)
     _settle()
 
 
