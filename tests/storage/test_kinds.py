@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from labrun import schema
+from labrun import schema, validation
 from labrun.data import stores
 from labrun.data.stores.local import LocalDatastore
 from labrun.data.stores.remote import RemoteDatastore
@@ -29,9 +29,9 @@ def test_any_other_file_system_will_do() -> None:
 @pytest.mark.parametrize("target", [None, schema.LOCAL_DATASTORE, *schema.FORMER_DATASTORES])
 def test_a_folder_goes_by_its_former_name_too(target: str | None, tmp_path: Path) -> None:
     node = {"name": "mine", "root": str(tmp_path)} | ({} if target is None else {"_target_": target})
-    assert schema.is_local_datastore(node) and list(schema.check_datastore(node)) == []
+    assert schema.is_local_datastore(node) and list(validation.check_datastore(node)) == []
     assert isinstance(stores.make(node), LocalDatastore)
-    assert list(schema.check_datastore(node | {"rot": "x"})) != []
+    assert list(validation.check_datastore(node | {"rot": "x"})) != []
 
 
 def test_an_address_of_the_web_is_held_together() -> None:

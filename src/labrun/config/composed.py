@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from labrun import exact, execute, masking, schema
+from labrun import exact, execute, masking, schema, validation
 from labrun.config.hydra_files import quoted
 from labrun.errors import ConfigError
 from labrun.schema import Config
@@ -194,7 +194,7 @@ def validated(config: DictConfig) -> Config:
     Raises:
         ConfigError: lists every mistake.
     """
-    return schema.validate(resolved(config, keep_environment=False))
+    return validation.validate(resolved(config, keep_environment=False))
 
 
 def validated_and_kept(config: DictConfig) -> tuple[Config, dict[str, Any]]:
@@ -202,7 +202,7 @@ def validated_and_kept(config: DictConfig) -> tuple[Config, dict[str, Any]]:
     kept = resolved(config, keep_environment=True)
     if "${" in repr(kept):
         return validated(config), kept
-    return schema.validate(kept), kept
+    return validation.validate(kept), kept
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from labrun import schema, targets
+from labrun import targets, validation
 from labrun.checking import pairs
 from labrun.config import composed, paths
 from labrun.errors import ConfigError
@@ -363,7 +363,11 @@ class _Search:
                 f"'+'. Type {new!r}, or add {name} to the file",
                 {place: [new]},
             )
-        if key.split(".")[:1] == ["model"] and one.type == OverrideType.CHANGE and key.split(".")[1] in schema.LEARNING:
+        if (
+            key.split(".")[:1] == ["model"]
+            and one.type == OverrideType.CHANGE
+            and key.split(".")[1] in validation.LEARNING
+        ):
             new = f"+{fixed(key)}"
             return Mistake(
                 f"{said} in the file of model={self._choice('model')}, and networks have it: a key that the file does "

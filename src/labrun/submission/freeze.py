@@ -23,7 +23,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from labrun import exact, execute, schema, targets, trust
+from labrun import exact, execute, schema, targets, trust, validation
 from labrun._io import file_sha256
 from labrun.backends import registry
 from labrun.checking import suggest
@@ -195,7 +195,7 @@ def settled(
     monitored.settle(kept, overrides)
     objective.settle(kept)
     _check_metrics(Config(kept))
-    schema.check_secrets(kept["datastore"])
+    validation.check_secrets(kept["datastore"])
     if schema.is_local_datastore(kept["datastore"]):
         kept["datastore"]["root"] = str(_absolute(kept["datastore"]["root"]))
         if kept.get("dataset"):

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from labrun import exact, execute, masking, schema
+from labrun import exact, execute, masking, schema, validation
 from labrun.checking import suggest
 from labrun.config import paths
 from labrun.errors import ConfigError
@@ -151,7 +151,7 @@ def load(name: str, keep_environment: bool = False, changes: tuple[str, ...] = (
         if missing:
             raise ConfigError(f"datastore.{missing[0]} has no value: {path} requires you to set it")
         kept = {str(key): value for key, value in plain.items()}
-        schema.check_secrets(kept)
+        validation.check_secrets(kept)
         masking.register()
         found = OmegaConf.to_container(OmegaConf.create(kept), resolve=True)
         assert isinstance(found, dict)
@@ -159,7 +159,7 @@ def load(name: str, keep_environment: bool = False, changes: tuple[str, ...] = (
         reason = str(error.__cause__ or error).splitlines()[0].strip("\"'")
         raise ConfigError(f"{path}, {getattr(error, 'full_key', None) or 'a key'}: {reason}") from error
     values = {str(key): value for key, value in found.items()}
-    problems = list(schema.check_datastore(values))
+    problems = list(validation.check_datastore(values))
     if problems:
         raise ConfigError(problems)
     if schema.is_local_datastore(values):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from labrun import schema
+from labrun import schema, validation
 from labrun.tasks.base import Run, TaskType
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Fit(TaskType):
         """Yield why the model and the data set are incompatible, as far as the config shows it."""
         dataset, model = config.get("dataset"), config.get("model")
         if isinstance(dataset, Mapping) and isinstance(model, Mapping):
-            yield from schema.check_pair(dataset, model)
+            yield from validation.check_pair(dataset, model)
 
     def run(self, run: Run) -> None:
         """See `fitting`."""

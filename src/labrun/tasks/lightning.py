@@ -24,7 +24,7 @@ import torch
 from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator, XLAAccelerator
 from torch import Tensor, nn
 
-from labrun import checking, direction, schema
+from labrun import checking, direction, schema, validation
 from labrun.data.arrays import Arrays, Part
 from labrun.data.loaders import count
 from labrun.errors import ConfigError, DataError, UnfitError
@@ -82,7 +82,7 @@ class NetworkTask(Task):
         self._trains = base.of(config).trains
         self._learning = {
             key: config.model[key]
-            for key in schema.LEARNING
+            for key in validation.LEARNING
             if config.model.get(key) is not None
             and key not in schema.parameters(schema.locate(str(config.model["_target_"]), "model"))
         }
@@ -91,7 +91,7 @@ class NetworkTask(Task):
                 f"{', '.join(f'model.{key}' for key in self._learning)}: {name} is a LightningModule, whose own steps "
                 "define its loss and its metrics; these keys are for plain networks"
             )
-        if mistakes := list(schema.learning_mistakes(self._learning)):
+        if mistakes := list(validation.learning_mistakes(self._learning)):
             raise ConfigError(mistakes)
         self._training_done: dict[str, Any] | None = None
         self._trainer_made: tuple[Any, RecordLogger] | None = None

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, cast
 
-from labrun import garbage, schema, targets
+from labrun import garbage, schema, targets, validation
 from labrun.data.arrays import Arrays
 from labrun.errors import ConfigError, UnfitError
 from labrun.schema import Config
@@ -67,7 +67,7 @@ def wrap(model: Any, config: Config, arrays: Arrays) -> Task:
         return NetworkTask(model, config, ArraysFeed(arrays, config), name)
     if arrays.are_streamed:
         why = "" if arrays.reading is None else f" ({arrays.reading.why})"
-        raise ConfigError(f"{schema.IN_MEMORY_ALONE.format(name)}{why}")
+        raise ConfigError(f"{validation.IN_MEMORY_ALONE.format(name)}{why}")
     _refuse_learning(config.model, name)
     if base.of(config).trains:
         _weigh_classes(model, config.model, arrays, name)
@@ -98,7 +98,7 @@ def _refuse_learning(node: Mapping[str, Any], name: str) -> None:
         ConfigError: it has one.
     """
     known = schema.parameters(schema.locate(str(node["_target_"]), "model"))
-    of_networks = [key for key in schema.LEARNING if key != "class_weight"]
+    of_networks = [key for key in validation.LEARNING if key != "class_weight"]
     idle = [key for key in of_networks if node.get(key) is not None and key not in known]
     if idle:
         raise ConfigError(

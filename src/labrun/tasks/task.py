@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from labrun import checking, exact, schema
+from labrun import checking, exact, schema, validation
 from labrun._io import file_sha256
 from labrun.building import looked_up, must_be_given
 from labrun.data.arrays import Arrays, Part, Scaling
@@ -104,7 +104,7 @@ class Task(ABC):
 def own_arguments(node: Mapping[str, Any], target: Callable[..., Any]) -> dict[str, Any]:
     """Return the part of a model's node that is passed to its class; the rest configures its training."""
     known = schema.parameters(target)
-    left = {key for key in ("lr", *schema.LEARNING) if key not in known}
+    left = {key for key in ("lr", *validation.LEARNING) if key not in known}
     return {key: value for key, value in node.items() if key not in TRAINING_KEYS and key not in left}
 
 

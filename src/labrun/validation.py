@@ -1,0 +1,210 @@
+"""Checks of a resolved config against the schema; `validate` reports all mistakes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from labrun import targets
+from labrun.checking import check_fields, fits, literal_secrets, names_a_folder
+from labrun.errors import ConfigError
+from labrun.plugins import TASKS
+from labrun.schema import (
+    DATASETS,
+    DATASTORES,
+    TARGETS,
+    Config,
+    DataModule,
+    Dataset,
+    Ensemble,
+    LogisticRegression,
+    Model,
+    Pipeline,
+    Positive,
+    RemoteDatastore,
+    Root,
+    TorchDatasets,
+    datastore_target,
+    has_loaders,
+    is_estimator,
+)
+
+VALIDATED = ("labrun.data.readers.GetData", "labrun.data.readers.Npz")
+"""Readers whose data may include a validation split."""
+
+
+DEFAULTS = {"dataset": "digits", "model": "logistic_regression"}
+NO_KEY = ": no such key."
+OWN_VALUES = "Put your own values below dataset.vars, and refer to them as ${dataset.vars.NAME}"
+
+
+def validate(config: Mapping[str, Any]) -> Config:
+    """Check a resolved config (plain dicts and lists) against the schema.
+
+    Returns:
+        The config with typed parts.
+
+    Raises:
+        ConfigError: lists every mistake: the key, the value given, the values allowed.
+    """
+    problems = list(check_fields(config, Root, ""))
+    task = TASKS.find(config.get("task", "fit"))
+    if task is not None:
+        problems += task.problems(config)
+    if config.get("script") and (task is None or task.reads):
+        problems.append("script: only task=script runs a script; say experiment=script")
+    for group, general in (("dataset", Dataset), ("model", Model)):
+        node = config.get(group)
+        if task is not None and not task.reads:
+            continue
+        if node is None:
+            problems.append(f"{group} is missing: choose one, as in {group}={DEFAULTS[group]}")
+        if isinstance(node, Mapping) and isinstance(node.get("_target_"), str):
+            target = TARGETS.get(node["_target_"])
+            usual = DataModule if group == "dataset" and has_loaders(node) else general
+            if group == "dataset" and "name" not in node and target is None and usual is Dataset:
+                problems += list(_not_there(node["_target_"]))  # a data module needs no `name`
+            found = check_fields(node, target or usual, group, open_ended=target is None)
+            problems += [f"{one} {OWN_VALUES}" if target is TorchDatasets and NO_KEY in one else one for one in found]
+        elif isinstance(node, Mapping):
+            problems.append(f"{group}._target_ is missing: it names the Python class or function to use")
+    problems += list(check_datastore(config.get("datastore")))
+    name = config.get("name")
+    if isinstance(name, str) and not names_a_folder(name):
+        problems.append(
+            f"name={name!r}: it names a folder, so it must not be empty, contain a slash or begin with a dot"
+        )
+    trainer, callbacks = config.get("trainer"), config.get("callbacks")
+    if isinstance(trainer, Mapping) and trainer.get("evaluate") == "best" and not callbacks:
+        problems.append("trainer.evaluate=best needs a checkpoint of the best epoch, and callbacks=none keeps none")
+    problems += list(_check_threads(config))
+    model = config.get("model")
+    if isinstance(model, Mapping) and TARGETS.get(str(model.get("_target_"))) in (Pipeline, Ensemble):
+        dataset = config.get("dataset")
+        told = dataset if isinstance(dataset, Mapping) else {}
+        if model.get("folds") == 1 and not told.get("validation_size") and told.get("_target_") not in VALIDATED:
+            problems.append(
+                "model.folds=1 compares pipelines by the validation part, and there is none: say "
+                "dataset.validation_size=0.2. A cross-validation has at least 2 folds; 0 leaves it out"
+            )
+        if not model.get("folds") and not model.get("refit", True):
+            problems.append("model.folds=0 model.refit=false: nothing would be fitted; leave one of the two out")
+    problems += _check_parts(config.get("dataset"), None if task is None else task.part)
+    if isinstance(model, Mapping):
+        problems += list(_check_learning(model))
+    if problems:
+        raise ConfigError(problems)
+    return Config(config)
+
+
+def _not_there(target: str) -> Iterator[str]:
+    try:
+        targets.check(target, "dataset")
+    except ConfigError as error:
+        yield str(error)
+
+
+def check_pair(dataset: Mapping[str, Any], model: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the reasons why an estimator cannot use a data set: estimators take only arrays in memory."""
+    target = str(model.get("_target_"))
+    if has_loaders(dataset):
+        if TARGETS.get(target) in (LogisticRegression, Pipeline, Ensemble):
+            yield (
+                f"dataset={dataset.get('name') or dataset['_target_']} has its own loaders, which only torch "
+                "modules accept: choose a network, or a data set that is read into arrays"
+            )
+    elif dataset.get("in_memory") is False and is_estimator(target):
+        yield IN_MEMORY_ALONE.format(model.get("name") or target.rpartition(".")[2])
+
+
+IN_MEMORY_ALONE = (
+    "dataset.in_memory=false: {} takes arrays in memory, and only networks take samples from the disk. Choose a "
+    "network, say dataset.in_memory=true, or take fewer samples (dataset.max_samples)"
+)
+
+
+def _check_parts(node: Any, wanted: str | None) -> Iterator[str]:
+    """Yield the mistakes in the splits and samplers of a `TorchDatasets` node.
+
+    Args:
+        node: the `dataset` node.
+        wanted: the split that the task needs, if any.
+    """
+    if not isinstance(node, Mapping) or node.get("_target_") != DATASETS:
+        return
+    for part in ("train", "validation", "test", "predict", "sampler", "batch_sampler"):
+        given = node.get(part)
+        if given and not isinstance(given.get("_target_"), str):
+            yield f"dataset.{part} names no class: say dataset.{part}._target_=my_data.MyDataset"
+        elif not given and part == wanted:
+            yield f"dataset.{part} is missing: say dataset.{part}._target_=my_data.MyDataset"
+
+
+LEARNING = ("loss", "metrics", "class_weight", "target")
+"""Keys of a model node that configure the training of a plain network. A class with such parameters receives them."""
+
+
+def _check_learning(node: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the mistakes in the `LEARNING` keys. Keys that the class itself takes are not checked."""
+    if all(node.get(key) is None for key in LEARNING):
+        return
+    target = str(node.get("_target_"))
+    is_torchs = target in TARGETS or any(
+        name.partition(".")[0] in targets.PYTORCH for name in targets.ancestors(target)
+    )
+    if not is_torchs:
+        return  # for example, an estimator with its own `loss` and `class_weight`: checked when it is built
+    idle = [key for key in LEARNING if node.get(key) is not None and key != "class_weight"]
+    if idle and TARGETS.get(target) in (LogisticRegression, Pipeline, Ensemble):
+        yield f"{', '.join(f'model.{key}' for key in idle)}: only networks have that, and this model is not one"
+        return
+    yield from learning_mistakes({key: node.get(key) for key in LEARNING if not targets.takes(target, key)})
+
+
+def learning_mistakes(node: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the mistakes in `loss`, `metrics`, `class_weight` and `target` of a plain network."""
+    parts, metrics = {"model.loss": node.get("loss")}, node.get("metrics")
+    if metrics is not None and not isinstance(metrics, Mapping):
+        yield "model.metrics: name each, as in model.metrics.f1._target_=torchmetrics.classification.MulticlassF1Score"
+    elif metrics is not None:
+        parts |= {f"model.metrics.{name}": one for name, one in metrics.items()}
+    for key, one in parts.items():
+        if one is not None and not (isinstance(one, Mapping) and isinstance(one.get("_target_"), str)):
+            yield f"{key}={one}: say which class it is, as in {key}._target_=torch.nn.MSELoss"
+    weights = node.get("class_weight")
+    if not (weights in (None, "balanced") or (isinstance(weights, list) and fits(weights, list[Positive]))):
+        yield f"model.class_weight={weights}: expected balanced, or a list of a weight above 0 for each class"
+    if node.get("target") not in (None, "data", "input"):
+        yield f"model.target={node['target']}: expected data, or input for a network that is to reproduce its input"
+
+
+def _check_threads(config: Mapping[str, Any]) -> Iterator[str]:
+    trainer, compute = config.get("trainer"), config.get("compute")
+    if not (isinstance(trainer, Mapping) and isinstance(compute, Mapping)):
+        return
+    wanted, allowed = trainer.get("threads"), compute.get("cpus_per_run")
+    if isinstance(wanted, int) and isinstance(allowed, int) and wanted > allowed:
+        yield (
+            f"trainer.threads={wanted}: compute.cpus_per_run={allowed} allows no more. Say "
+            f"compute.cpus_per_run={wanted}, or trainer.threads=auto"
+        )
+
+
+def check_datastore(node: Any) -> Iterator[str]:
+    """Yield the mistakes in a resolved `datastore` node."""
+    if not isinstance(node, Mapping):
+        return
+    known = DATASTORES.get(datastore_target(node))
+    yield from check_fields(node, known or RemoteDatastore, "datastore", open_ended=known is None)
+
+
+def check_secrets(node: Mapping[str, Any], path: str = "datastore") -> None:
+    """Check that an unresolved `datastore` node takes all its secrets from environment variables.
+
+    Raises:
+        ConfigError: a secret is written out, or is the default of a reference. The message does not contain it.
+    """
+    known = DATASTORES.get(datastore_target(node))
+    problems = list(literal_secrets(node, known, path))
+    if problems:
+        raise ConfigError(problems)
