@@ -199,8 +199,9 @@ def test_requests_are_obeyed(backend: Backend, workspace: Path) -> None:
     conduct(folder)
     asking.join()
     first, second = (records.read(run_dir) for run_dir in run_dirs)
-    assert second.status == "canceled" and not second.attempts
+    assert second.status == "canceled" and not second.attempts and second.reason == "canceled before it began"
     assert first.status == ("completed" if backend.in_process else "canceled")
+    assert first.reason is None or "before it began" not in first.reason
     assert time.monotonic() - began < 80
 
 

@@ -284,6 +284,7 @@ def test_cancel_all_then_at_once_for_one_that_resists(pool: LocalPool, submit: C
     pool.cancel_all(at_once=True)
     until_done(pool, 20)
     assert [status(run) for run in (polite, stubborn, waiting)] == ["canceled"] * 3
+    assert [records.read(run).reason for run in (polite, waiting)] == ["canceled", "canceled before it began"]
 
 
 def test_a_hanging_server_does_not_block_the_runs(own_pool: LocalPool, submit: Callable[..., Path]) -> None:

@@ -114,7 +114,7 @@ def _taken_back(run_dir: Path, subfolder: str | None) -> Iterator[None]:
         elif not isinstance(end, LabrunError) and records.read(run_dir).status == records.QUEUED:
             from labrun.runs import finalize
 
-            finalize.close_unrun(run_dir, "canceled before it began")
+            finalize.close_unrun(run_dir, "canceled")
         raise
 
 

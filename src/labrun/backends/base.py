@@ -108,8 +108,13 @@ class Executor(Protocol):
     def poll(self, timeout_s: float = 0.5) -> list[Path]:
         """Let the runs proceed for a while. Return those that have ended since the last call, with closed records."""
 
-    def cancel_all(self, at_once: bool = False, why: str = "") -> None:
-        """Cancel waiting runs, and ask active runs to stop, or end them at once."""
+    def cancel_all(self, at_once: bool = False, why: str = "canceled") -> None:
+        """Cancel waiting runs, and ask active runs to stop, or end them at once.
+
+        Args:
+            at_once: end the active runs without waiting for them.
+            why: the reason; `runs.finalize` adds to it whether a run had begun.
+        """
 
     def draw(self, run_dir: Path) -> bool:
         """Draw a finished run's pictures. Return whether that succeeded."""

@@ -76,7 +76,7 @@ class InlineExecutor:
             return ended
         run_dir, needs = self._queue.pop(0)
         if finalize.is_asked_to_end(run_dir):
-            finalize.close_unrun(run_dir, "canceled before it began")
+            finalize.close_unrun(run_dir, "canceled")
             return [*ended, run_dir]
         from labrun.config import hydra_job
 
@@ -102,7 +102,7 @@ class InlineExecutor:
             os.environ.update(before)
         return [*ended, run_dir]
 
-    def cancel_all(self, at_once: bool = False, why: str = "canceled before it began") -> None:
+    def cancel_all(self, at_once: bool = False, why: str = "canceled") -> None:
         """Cancel all waiting runs."""
         for run_dir, _ in self._queue:
             finalize.close_unrun(run_dir, why)

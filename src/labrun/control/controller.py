@@ -178,7 +178,7 @@ def _drive(
         raise
     except LabrunError as error:
         reason = masking.masked(next(iter(str(error).splitlines()), type(error).__name__))
-        why = f"its controller ended ({reason}) before it began"
+        why = f"its controller ended ({reason})"
         runner.cancel_all(why=why)
         cancel_rest(folder, read_plan(folder), why)
         raise
@@ -190,7 +190,7 @@ def _stop(runner: Executor, view: View) -> None:
     at_once = False
     while True:
         try:
-            runner.cancel_all(at_once=at_once, why="the sweep was canceled before it began")
+            runner.cancel_all(at_once=at_once, why="the sweep was canceled")
             while runner.busy:
                 for run_dir in runner.poll():
                     view.ended(run_dir, records.read(run_dir))

@@ -410,7 +410,7 @@ class RemoteExecutor:
             self._told.add(text)
             sys.stderr.write(f"labrun: {text}\n")
 
-    def cancel_all(self, at_once: bool = False, why: str = "canceled before it began") -> None:
+    def cancel_all(self, at_once: bool = False, why: str = "canceled") -> None:
         """Ask the remote runs to stop; with `at_once`, stop waiting for them."""
         if self._link is None or self._link.state not in (links.STARTING, links.STARTED):
             for run_dir in self._runs.values():
@@ -419,7 +419,7 @@ class RemoteExecutor:
             self._runs.clear()
             return
         for run_dir in self._runs.values():
-            finalize.request(run_dir, why.removesuffix(" before it began"))
+            finalize.request(run_dir, why)
         self._next = 0.0
         if at_once:
             self._is_given_up = True

@@ -89,16 +89,26 @@ def close(run_dir: Path, record: Record, status: Status, kind: EndReason, messag
 
 
 def close_unrun(run_dir: Path, why: str) -> None:
-    """Cancel a run that is not running, or stop it if its request says so."""
+    """Cancel a run that is not running, or stop it if its request says so.
+
+    Args:
+        run_dir: the run's directory.
+        why: reason for a cancellation, which need not say that the run had not begun.
+    """
     record = records.read(run_dir)
     if record.attempts:  # it ran before and was waiting to resume
-        close_asked(run_dir, record, _why_canceled(run_dir, why.removesuffix(" before it began")))
+        close_asked(run_dir, record, _why_canceled(run_dir, why))
         return
     stopped = recording.stop_reason(RunPaths(run_dir))
     record.status, record.ended = records.CANCELED if stopped is None else records.STOPPED, records.now()
     kind = EndReason.CANCELED if stopped is None else EndReason.STOPPED
-    record.error = Failure(kind, stopped or why)
+    record.error = Failure(kind, stopped or cancel_reason(record, why))
     records.write(run_dir, record)
+
+
+def cancel_reason(record: Record, why: str) -> str:
+    """Return why a run that is not running was canceled."""
+    return why if record.attempts else f"{why} before it began"
 
 
 def requeue(run_dir: Path, record: Record) -> None:

@@ -210,7 +210,7 @@ def _attended(search: Search, folder: Path, plan: sweep_state.Plan, freezer: sub
                 search.rest()
                 table.update(running=False)
         except KeyboardInterrupt:
-            controller.cancel_rest(folder, sweep_state.read_plan(folder), "the sweep was canceled before it began")
+            controller.cancel_rest(folder, sweep_state.read_plan(folder), "the sweep was canceled")
             _say_canceled(folder)
         try:
             with takeover.ending(folder):

@@ -247,7 +247,7 @@ def _attached(
 
 def _cancel(folder: Path, plan: sweep_state.Plan, runs: Sequence[Path] = ()) -> NoReturn:
     """Handle Ctrl-C: close the runs that have not started, show the results so far, and exit."""
-    controller.cancel_rest(folder, plan, "the sweep was canceled before it began")
+    controller.cancel_rest(folder, plan, "the sweep was canceled")
     if runs:
         results.tell(folder, runs, None)
     sys.stderr.write(f"labrun: canceled; the records are in {folder}\n")

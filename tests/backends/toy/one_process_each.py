@@ -71,7 +71,7 @@ class Processes:
         while self._queue and len(self._running) < self._plan.parallel:
             run_dir, needs = self._queue.popleft()
             if finalize.is_asked_to_end(run_dir):
-                finalize.close_unrun(run_dir, "canceled before it began")
+                finalize.close_unrun(run_dir, "canceled")
                 ended.append(run_dir)
                 continue
             variables = {**os.environ, **needs.environment, "PYTHONPATH": os.pathsep.join(self._plan.path)}
@@ -104,7 +104,7 @@ class Processes:
                 ended.append(run_dir)
         return ended
 
-    def cancel_all(self, at_once: bool = False, why: str = "canceled before it began") -> None:
+    def cancel_all(self, at_once: bool = False, why: str = "canceled") -> None:
         """Cancel queued runs, and ask running ones to stop, or kill them."""
         for run_dir, _ in self._queue:
             finalize.close_unrun(run_dir, why)

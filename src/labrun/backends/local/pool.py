@@ -269,13 +269,13 @@ class LocalPool(Supervisor[Run | Gathering]):
             wait_gone(run.run_dir)
         return [run.run_dir for run in dropped]
 
-    def cancel_all(self, at_once: bool = False, why: str = "canceled before it began") -> None:
+    def cancel_all(self, at_once: bool = False, why: str = "canceled") -> None:
         """Cancel waiting runs, and ask active runs to stop, or end them at once."""
         for waiting in list(self._queue):
             self._cancel(waiting, why)
         for run in self._running.values():
             if not run.canceled and not run.in_job:
-                request(run.run_dir, why.replace(" before it began", ""))
+                request(run.run_dir, why)
             run.canceled = True
             if at_once:
                 run.kill()

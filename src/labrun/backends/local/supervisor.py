@@ -265,7 +265,7 @@ class Supervisor(Generic[P]):
         payload.unrun(why, is_refused)
         self._over.append(payload)
 
-    def _cancel(self, payload: P, why: str = "canceled before it began") -> None:
+    def _cancel(self, payload: P, why: str = "canceled") -> None:
         """Ask an active payload to stop; cancel a waiting one at once."""
         if payload.id in self._running:
             payload.canceled = True

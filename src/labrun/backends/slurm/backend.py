@@ -27,6 +27,7 @@ from labrun.backends.slurm.queue import ASK_S, OVER, append, end_jobs, known_job
 from labrun.backends.slurm.sbatch import minutes_asked, signal_delay_s
 from labrun.runs import record as records
 from labrun.runs.finalize import (
+    cancel_reason,
     close,
     close_asked,
     close_unrun,
@@ -144,7 +145,7 @@ class SlurmJobs:
         tries = self._tries.get(active.run_dir, 0)
         return record.status == records.FAILED and several and not active.canceled and tries < active.needs.retries
 
-    def cancel(self, run_dir: Path, why: str = "canceled before it began") -> None:
+    def cancel(self, run_dir: Path, why: str = "canceled") -> None:
         """Ask an active run to stop; cancel a waiting one at once."""
         active = self._active.get(run_dir)
         if active is None:
@@ -158,13 +159,13 @@ class SlurmJobs:
             request(run_dir)
         self._drop_pending(why)
 
-    def cancel_all(self, at_once: bool = False, why: str = "canceled before it began") -> None:
+    def cancel_all(self, at_once: bool = False, why: str = "canceled") -> None:
         """Cancel waiting runs, and ask active runs to stop, or end them at once."""
         for run_dir, _ in list(self._waiting):
             self.cancel(run_dir, why)
         for active in self._active.values():
             active.canceled = True
-            request(active.run_dir, why.replace(" before it began", ""))
+            request(active.run_dir, why)
         if at_once:
             scancel({active.job for active in self._active.values()})
         else:
@@ -190,7 +191,7 @@ class SlurmJobs:
                     del self._active[member.run_dir]
                     record = records.read(member.run_dir)
                     if not record.finished:
-                        close_asked(member.run_dir, record, why)
+                        close_asked(member.run_dir, record, cancel_reason(record, why))
                     self._closed.append(member.run_dir)
 
     def _changed(self, run_dir: Path) -> bool:

@@ -191,7 +191,7 @@ class JobSupervisor:
                 print(f"{run} is running elsewhere; this job skips it", flush=True)
                 return False
         if is_asked_to_end(run):
-            close_unrun(run, "canceled before it began")
+            close_unrun(run, "canceled")
             return False
         if record.status in (records.RUNNING, records.PREEMPTED):
             note_interrupted(run, record, "its Slurm job was requeued")
