@@ -600,8 +600,13 @@ def test_secrets_are_recognized_in_any_case(ws: Any, monkeypatch: pytest.MonkeyP
     vault.delete_secret("dbpass")
     with pytest.raises(NotInLabrun, match="export DBPASS="):
         vault.get_secret("dbPass")
-    for name, value in (("a=b", "x"), ("", "x"), ("a", 5)):
-        with pytest.raises(UserErrorException, match="the name must have 1 to 127"):
+    for name, value, message in (
+        ("a=b", "x", "the name must have 1 to 127 letters, digits and '-'$"),
+        ("", "x", "the name must have"),
+        ("a", 5, r"\): the value is a int; it must be a string"),
+        ("a", "\0", "contains a null character"),
+    ):
+        with pytest.raises(UserErrorException, match=message):
             vault.set_secret(name, value)
     for name in ("My_Secret", "MY_SECRET"):
         monkeypatch.delenv(name, raising=False)

@@ -54,9 +54,13 @@ def test_packages_are_added_changed_and_written_as_a_conda_file(tmp_path: Path) 
     again.remove_pip_package("six")
     again.remove_conda_package("scikit-learn")
     assert list(again.pip_packages) == ["azureml-sdk"] and list(again.conda_packages) == ["python=3.7"]
-    (tmp_path / "list.yml").write_text("- six\n")
-    with pytest.raises(UserErrorException, match="is not a conda file"):
-        CondaDependencies(tmp_path / "list.yml")
+    for text, message in (
+        ("- six\n", "write keys, such as"),
+        ("dependencies: six\n", "its `dependencies` is not a list"),
+    ):
+        (tmp_path / "bad.yml").write_text(text)
+        with pytest.raises(UserErrorException, match=f"is not a conda file: {message}"):
+            CondaDependencies(tmp_path / "bad.yml")
 
 
 def test_environments_are_registered_with_versions(ws: Workspace, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from helpers import lab
+from labrun.azureml.data_reference import DataPath
+from labrun.azureml.distributed import PyTorchConfiguration
 from labrun.azureml.environment import Environment
 from labrun.azureml.estimators import Estimator, Mpi, PyTorch, SKLearn, TensorFlow
 from labrun.azureml.experiment import Experiment
@@ -56,6 +58,14 @@ def test_an_estimator_as_labrun_arguments(ws: Workspace) -> None:
     ]
     named = Estimator("src", entry_script="train.py", inputs=[Data()])
     assert "script.inputs={rows:'${mount:rows@1}'}" in named.words(Experiment(ws, "x"))
+    begun = Estimator("src", entry_script="train.py", resume_from=DataPath(ws.get_default_datastore(), "old"))
+    assert any(word.startswith("script.positional=['--resume-from'") for word in begun.words(Experiment(ws, "x")))
+    gloo = PyTorch("src", entry_script="train.py", node_count=2, distributed_backend="gloo")
+    assert isinstance(gloo.distributed_training, PyTorchConfiguration) and gloo.distributed_training.process_count == 2
+    with pytest.raises(UserErrorException, match="distributed_backend='nccI': choose one of mpi"):
+        PyTorch("src", entry_script="train.py", distributed_backend="nccI")
+    with pytest.raises(TypeError, match="there is no argument pip_package=. Did you mean 'pip_packages'"):
+        PyTorch("src", entry_script="train.py", pip_package=["six"])
     with pytest.raises(UserErrorException, match="SKLearn: give the script, entry_script="):
         SKLearn("src")
     with pytest.raises(UserErrorException, match=r"no script none.py in the source directory src"):
@@ -83,12 +93,14 @@ def test_the_packages_of_an_estimator(ws: Workspace, tmp_path: Path) -> None:
     [
         ({"process_count_per_node": 2, "node_count": 2, "distributed_backend": "mpi"}, ["script.processes=4"]),
         ({"distributed_training": Mpi(3)}, ["script.processes=3"]),
+        ({"node_count": 2, "distributed_backend": "ps"}, ["script.processes=2"]),
         ({"node_count": 1, "use_gpu": True, "vm_size": "STANDARD_NC6"}, []),
     ],
 )
 def test_processes_of_an_estimator(ws: Workspace, given: dict[str, Any], words: list[str]) -> None:
     found = Estimator("src", entry_script="train.py", **given).words(Experiment(ws, "x"))
     assert [word for word in found if "processes" in word] == words
+    assert any("LABRUN_TF_CONFIG" in word for word in found) == (given.get("distributed_backend") == "ps")
 
 
 GO = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,24 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from helpers import submitted
 from labrun import program
 from labrun.azureml import automl_data
-from labrun.azureml.data_reference import OutputFileDatasetConfig
+from labrun.azureml.compute import AmlCompute
+from labrun.azureml.data_reference import DataReference, OutputFileDatasetConfig
+from labrun.azureml.environment import Environment
+from labrun.azureml.experiment import Experiment
+from labrun.azureml.hyperdrive import HyperDriveConfig
+from labrun.azureml.run import Run
 from labrun.azureml.run_configuration import RunConfiguration
+from labrun.azureml.sampling import RandomParameterSampling, choice
 from labrun.azureml.script_inputs import ScriptInputs
 from labrun.azureml.script_run_config import ScriptRunConfig
+from labrun.azureml.submitting import TARGET_TAG
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml import finder
-from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.compat.azureml.exceptions import NotInLabrun, UserErrorException
+from labrun.compat.azureml.training import dataset as training_dataset
 
 
 @pytest.fixture(autouse=True)
@@ -142,3 +152,61 @@ def test_steps_that_azure_needed_are_implied_and_reported(ws: Workspace, capsys:
     assert ws.environments["AzureML-PyTorch-1.6-CPU"].name == "AzureML-PyTorch-1.6-CPU"
     with pytest.raises(KeyError, match="there is no environment 'mine'"):
         ws.environments["mine"]
+
+
+def test_arguments_and_filters_that_change_a_result_are_used(
+    ws: Workspace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = finder.find("azureml.core", "Experiment")(ws, "filtered")
+    box, other = (AmlCompute.create(ws, name, AmlCompute.provisioning_configuration()) for name in ("box", "other"))
+    mine, ended = (experiment.start_logging(snapshot_directory=None) for _ in range(2))
+    for run in (mine, ended):
+        run.add_properties({TARGET_TAG: "box"})
+    ended.complete()
+    assert [run.id for run in box.get_active_runs()] == [mine.id] and list(other.get_active_runs()) == []
+    assert [run.id for run in Run.list(experiment, status="Completed")] == [ended.id]
+    with pytest.raises(UserErrorException, match="the snapshot of the run"):
+        ended.restore_snapshot(mine.id)
+    monkeypatch.setenv("LABRUN_RUN_DIR", str(mine._folder))
+    inside = Run.get_context()
+    inside.child_run("a").add_properties({"kind": "a"})
+    inside.child_run("b")
+    assert [one.display_name for one in inside.get_children(properties={"kind": "a"})] == ["a"]
+    assert list(inside.get_children(type="hyperdrive")) == []
+    monkeypatch.delenv("LABRUN_RUN_DIR")
+    mine.complete()
+    experiment.tag("team", "red")
+    assert [len(Experiment.list(ws, tags=wanted)) for wanted in (["team"], {"team": "blue"})] == [1, 0]
+    model = finder.find("azureml.core", "Model")
+    Path("a.txt").write_text("a")
+    model.register(ws, "a.txt", "framed", model_framework="TensorFlow")
+    assert [len(model.list(ws, model_framework=name)) for name in ("TensorFlow", "ScikitLearn")] == [1, 0]
+    Environment("own").register(ws)
+    assert Environment.get(ws, "own", label="Latest").version == "1"
+    for call, error, message in (
+        (lambda: model.list(ws, dataset_id="d"), NotInLabrun, "lab runs show"),
+        (lambda: Environment.get(ws, "own", label="stable"), UserErrorException, "label='Latest'"),
+        (lambda: OutputFileDatasetConfig(partition_format="/{a}/*.csv"), NotInLabrun, "when the run has completed"),
+        (lambda: experiment.submit(ScriptRunConfig(".", "train.py"), tag={"a": "b"}), TypeError, "'tag'"),
+        (lambda: experiment.get_runs(statuses="Failed"), TypeError, "'statuses'"),
+        (lambda: RandomParameterSampling({"a": choice(1)}, seed=1), TypeError, "'seed'"),
+        (lambda: HyperDriveConfig(max_total_run=3), TypeError, "'max_total_run'"),
+    ):
+        with pytest.raises(error, match=message):
+            call()
+    OutputFileDatasetConfig("model", source="made").as_upload(source_globs=["*.bin"])
+    DataReference(ws.get_default_datastore()).as_upload("made")
+    told = capsys.readouterr().err
+    assert told.count("the path is not used: the script must write to the folder") == 2 and "source_globs" in told
+
+
+def test_a_script_does_not_get_another_version_of_an_input(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_dir = submitted(ws.folder, "abcd1234")
+    record = json.loads((run_dir / "run.json").read_text())
+    (run_dir / "run.json").write_text(json.dumps({**record, "data": [{"path": "/data/rows", "number": 3}]}))
+    monkeypatch.setenv("LABRUN_RUN_DIR", str(run_dir))
+    monkeypatch.setenv("LABRUN_INPUTS", json.dumps({"rows": "/data/rows"}))
+    get = training_dataset.Dataset.get_by_name
+    assert [get(ws, "rows", version) for version in (3, "3", "latest")] == ["/data/rows"] * 3
+    with pytest.raises(UserErrorException, match=r"input 'rows' is version 3: mount .*mount:rows@2}'"):
+        get(ws, "rows", 2)

@@ -19,6 +19,8 @@ import yaml
 
 from helpers import copy_database, mlflow_sync, submitted
 from labrun._io import file_sha256
+from labrun.compat.azureml.exceptions import ModelNameException
+from labrun.compat.azureml.training import registered
 from labrun.errors import ConfigError, CorruptDataError, LabrunError, RecordError
 from labrun.registry import journal, model_folder, models
 from labrun.runs import context, store
@@ -303,9 +305,12 @@ def test_lines_are_sent_to_mlflow_and_torn_ones_left_out(root: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "-x", "a b", "models:x", "x" * 101, "ä", "a@b"])
 def test_invalid_names(root: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match="is not a valid model name"):
+    with pytest.raises(ConfigError, match="is not a valid model name") as refused:
         models.register(root, run_with(root, "aaaa0000"), name)
     assert not journal.path(root).exists()
+    with pytest.raises(ModelNameException) as by_sdk:
+        registered.check_name(name)
+    assert by_sdk.value.message == str(refused.value), "one wording"
 
 
 @pytest.mark.parametrize("name", ["latest", "v1", "V22", "1", "a/b", "", "a b"])

@@ -325,14 +325,14 @@ class AutoMLConfig(Config):
         return [] if set(chosen) == set(ALL) else [f"model/estimator={','.join(chosen)}"]
 
     def submitted(
-        self, experiment: Experiment, tags: Mapping[str, str], parent: str | None = None, **kwargs: Any
+        self, experiment: Experiment, tags: Mapping[str, str], parent: str | None = None, show_output: bool = False
     ) -> AutoMLRun:
         """Submit the search. As in the SDK, the call waits for a search on this machine but not for any other."""
         run = AutoMLRun(experiment, work=self._begun(experiment, tags, parent), run_type=self.run_type)
         run.automl_config = self
         is_local = getattr(self._target, "name", self._target) in (None, "local")
-        if is_local or kwargs.get("show_output"):
-            run.wait_for_completion(show_output=bool(kwargs.get("show_output")))
+        if is_local or show_output:
+            run.wait_for_completion(show_output=show_output)
         return run
 
     def going_on(self, run: AutoMLRun, **settings: Any) -> AutoMLRun:

@@ -18,6 +18,7 @@ from labrun._io import atomic_write
 from labrun.azureml import folder
 from labrun.azureml.telling import once
 from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.models import MOST_CATEGORIES
 
 SCRIPT = '''"""Written by labrun: the data of an AutoMLConfig."""
 
@@ -60,8 +61,6 @@ NAMES = {
     "X_test": ("X_test",),
     "y_test": ("y_test",),
 }
-MANY = 50
-"""A text column with more distinct values than this triggers a notice, if they exceed half the samples."""
 LAYOUT = 2
 """Version of the file layout. It is part of the digest."""
 
@@ -151,14 +150,17 @@ def _with_labels(x: Any, y: Any) -> tuple[Any, Any]:
 
 
 def _tell_texts(x: Any) -> None:
-    """Print a notice of text columns with mostly distinct values: the SDK would make features of their words."""
+    """Print a notice of text columns whose values are mostly distinct and too many for a column each.
+
+    The SDK would make features of their words.
+    """
     if not hasattr(x, "columns"):
         return
     for name in x.columns:
         if x[name].dtype.kind in "biufM":
             continue
         levels = x[name].dropna().astype(str).nunique()
-        if levels > MANY and 2 * levels > len(x):
+        if levels > MOST_CATEGORIES and 2 * levels > len(x):
             once(
                 f"AutoMLConfig: column {name} has {levels} different texts in {len(x)} samples. labrun treats each as "
                 "one value and makes no features of its words: leave the column out, or convert it to numbers"

@@ -172,7 +172,7 @@ class AutoMLRun(Run):
         properties: Any = None,
         type: str | None = None,
         status: str | None = None,
-        **_: Any,
+        _rehydrate_runs: bool = True,
     ) -> Iterator[Run]:
         """Yield the iterations, newest first, optionally only those with these tags, properties, type or status."""
         for work in reversed(self._trials()):
@@ -208,9 +208,13 @@ class AutoMLRun(Run):
             "RawAMLSettingsString": repr(settings),
         }
 
-    def get_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return the best pipeline's metrics."""
-        found: dict[str, Any] = self._best(None).get_metrics() if self._trials() else {}
+    def get_metrics(
+        self, name: str | None = None, recursive: bool = False, run_type: Any = None, populate: bool = False
+    ) -> dict[str, Any]:
+        """Return the best pipeline's metrics; with `recursive`, each pipeline's by run id. See `Run.get_metrics`."""
+        if recursive:
+            return super().get_metrics(name, True, run_type)
+        found: dict[str, Any] = self._best(None).get_metrics(name) if self._trials() else {}
         return found
 
     def _best(self, metric: str | None) -> IterationRun:

@@ -197,13 +197,14 @@ class ComputeTarget(Advising):
             },
         }
 
-    def get_active_runs(self, *args: Any, **kwargs: Any) -> Any:
-        """Yield the workspace's active runs, each as a `Run`."""
-        from labrun import api
-        from labrun.azureml.run import wrapped
+    def get_active_runs(
+        self, type: str | None = None, tags: Any = None, properties: Any = None, status: Any = None
+    ) -> Any:
+        """Yield the target's active runs; see `Run.list_by_compute`."""
+        from labrun.azureml.run import Run
 
-        found = [run for run in api.runs(root=self.workspace.folder) if not run.is_over]
-        return iter([wrapped(None, run) for run in found])
+        found = Run.list_by_compute(self, type, tags, properties, status)
+        return (run for run in found if not run._work.is_over)
 
     def get_credentials(self) -> dict[str, Any]:
         """Return nothing: labrun keeps no credentials."""

@@ -205,7 +205,9 @@ def read(file: Path) -> dict[str, Any]:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserErrorException(f"the conda file {file} cannot be read: {error}") from error
-    if not isinstance(content, Mapping) or not isinstance(content.get("dependencies", []), list):
+    if not isinstance(content, Mapping):
+        raise UserErrorException(f"{file} is not a conda file: write keys, such as `dependencies: [python=3.11]`")
+    if not isinstance(content.get("dependencies", []), list):
         raise UserErrorException(f"{file} is not a conda file: its `dependencies` is not a list")
     return dict(content)
 

@@ -147,7 +147,9 @@ class DataReference(Advising):
         return self._with("download", path_on_compute)
 
     def as_upload(self, path_on_compute: Any = None, overwrite: bool = False) -> DataReference:
-        """Return the reference in upload mode, for a run to write to."""
+        """Return the reference in upload mode, for a run to write to; a notice says that it has another path."""
+        if path_on_compute is not None:
+            _tell_path(f"as_upload(path_on_compute={path_on_compute!r})")
         return self._with("upload", path_on_compute)
 
     def _with(self, mode: str, path_on_compute: Any = None) -> DataReference:
@@ -179,8 +181,12 @@ class OutputFileDatasetConfig(Advising):
     Args:
         name: the output's name.
         destination: a datastore and a path in it; None: `dataset/ID/NAME` in the default datastore.
-        source: not used: labrun chooses the path.
-        partition_format: not supported, not used.
+        source: not used: labrun chooses the path; a notice is printed.
+        partition_format: not supported.
+
+    Raises:
+        UserErrorException: `destination` is not a datastore and a path.
+        NotInLabrun: `partition_format` is given.
     """
 
     def __init__(
@@ -189,6 +195,13 @@ class OutputFileDatasetConfig(Advising):
         from labrun.azureml.datastore import Datastore
 
         self.name = name or "output"
+        if partition_format is not None:
+            not_here(
+                "OutputFileDatasetConfig(partition_format=...)",
+                "when the run has completed: Dataset.File.from_files((datastore, path), partition_format=...)",
+            )
+        if source is not None:
+            _tell_path(f"OutputFileDatasetConfig({self.name!r}, source={source!r})")
         given = destination if isinstance(destination, tuple) else (destination or Datastore(), None)
         if len(given) != 2 or not isinstance(given[0], Datastore):
             raise UserErrorException(f"destination={destination!r}: give a datastore and a path: (datastore, 'folder')")
@@ -212,8 +225,10 @@ class OutputFileDatasetConfig(Advising):
         """Return the output itself."""
         return self
 
-    def as_upload(self, *args: Any, **kwargs: Any) -> OutputFileDatasetConfig:
-        """Return the output itself: the run writes directly to the datastore."""
+    def as_upload(self, overwrite: bool = False, source_globs: Any = None) -> OutputFileDatasetConfig:
+        """Return the output itself: the run writes directly to the datastore, so `source_globs` selects nothing."""
+        if source_globs is not None:
+            once(f"OutputFileDatasetConfig({self.name!r}).as_upload(source_globs=...): not used: all files are kept")
         return self
 
     def as_input(self, name: str | None = None) -> Any:
@@ -226,6 +241,11 @@ class OutputFileDatasetConfig(Advising):
             f"OutputFileDatasetConfig.register_on_complete({name!r})",
             "when the run has completed: Dataset.File.from_files((datastore, path)).register(ws, name)",
         )
+
+
+def _tell_path(what: str) -> None:
+    """Print a notice that the script must not write to a path of the user's choice."""
+    once(f"{what}: the path is not used: the script must write to the folder that it gets as an argument")
 
 
 def reference(datastore: Datastore, path: str) -> str:

@@ -105,8 +105,10 @@ class Environment:
         """Return a registered environment or one of Azure's curated ones.
 
         Raises:
-            UserErrorException: no environment has this name and version.
+            UserErrorException: no environment has this name and version, or the label is not `Latest`.
         """
+        if label is not None and (version is not None or str(label).lower() != "latest"):
+            raise UserErrorException(f"Environment.get: label={label!r}: give version=, or label='Latest'")
         versions = _versions(workspace, name)
         if versions:
             found = (

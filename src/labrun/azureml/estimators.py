@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +16,31 @@ from labrun.azureml.run_configuration import RunConfiguration
 from labrun.azureml.script_run_config import ScriptRunConfig
 from labrun.azureml.submitting import Config
 from labrun.azureml.telling import once
+from labrun.checking import suggest
 from labrun.compat.azureml.exceptions import UserErrorException
 
 if TYPE_CHECKING:
     from labrun.azureml.experiment import Experiment
+
+BACKENDS = ("mpi", "nccl", "gloo", "ps")
+OTHERS = frozenset(
+    (
+        "worker_count",
+        "parameter_server_count",
+        "vm_size",
+        "vm_priority",
+        "shm_size",
+        "use_docker",
+        "custom_docker_base_image",
+        "image_registry_details",
+        "source_directory_data_store",
+        "_disable_validation",
+        "_enable_optimized_mode",
+        "_show_lint_warnings",
+        "_show_package_warnings",
+    )
+)
+"""The SDK's arguments that only some of its estimators and releases have."""
 
 
 class Estimator(Config):
@@ -32,7 +54,7 @@ class Estimator(Config):
         inputs: data sets and data references that the script finds by name.
         node_count: the number of machines; see `distributed`.
         process_count_per_node: the number of processes per machine.
-        distributed_backend: not used; see `distributed`.
+        distributed_backend: `mpi`, `nccl`, `gloo` or, for workers that find each other through TF_CONFIG, `ps`.
         distributed_training: an `MpiConfiguration` or similar, in place of the three arguments above.
         use_gpu: not used: the compute target decides whether there is a GPU.
         conda_packages: additional packages by their conda names.
@@ -46,12 +68,14 @@ class Estimator(Config):
         framework_version: the version of the framework's package.
         user_managed: use the current interpreter, whatever packages are listed.
         max_run_duration_seconds: time limit in seconds.
-        resume_from: not used.
+        resume_from: a `DataPath`, passed to the script as `--resume-from PATH`.
         custom_docker_image: not used; a notice is printed.
-        **kwargs: other arguments of the SDK for machines and Docker; not used.
+        **kwargs: `worker_count`, `parameter_server_count`, and the SDK's arguments for machines and Docker, which are
+            not used.
 
     Raises:
-        UserErrorException: no script is given, or a file does not exist.
+        UserErrorException: no script is given, a file does not exist, or an argument is invalid.
+        TypeError: an argument is not one of the SDK's.
     """
 
     packages: ClassVar[Sequence[str]] = ()
@@ -85,6 +109,10 @@ class Estimator(Config):
         custom_docker_image: str | None = None,
         **kwargs: Any,
     ) -> None:
+        unknown = sorted(kwargs.keys() - OTHERS)
+        if unknown:
+            near = suggest(unknown[0], {*inspect.signature(Estimator).parameters, *OTHERS})
+            raise TypeError(f"{type(self).__name__}: there is no argument {unknown[0]}=.{near}")
         if entry_script is None:
             raise UserErrorException(f"{type(self).__name__}: give the script, entry_script='train.py'")
         if script_params is not None and not isinstance(script_params, Mapping):
@@ -99,6 +127,7 @@ class Estimator(Config):
         )
         if use_gpu:
             once("use_gpu=True is not used: the compute target decides whether there is a GPU (--compute gpu)")
+        self.resume_from = resume_from
         self.run_config = RunConfiguration()
         self.run_config.target = compute_target if compute_target is not None else "local"
         self.run_config.node_count = int(node_count or 1)
@@ -163,18 +192,31 @@ class Estimator(Config):
             arguments,
             self.run_config,
             distributed_job_config=self.distributed_training,
+            resume_from=self.resume_from,
         )
         return config.words(experiment)
 
 
 def _processes(backend: str | None, nodes: int, per_node: int, others: Mapping[str, Any]) -> Any:
-    """Return the process configuration of the older arguments; None for a single process."""
-    workers, servers = others.get("worker_count", 1), others.get("parameter_server_count")
+    """Return the process configuration of the older arguments; None for a single process.
+
+    Raises:
+        UserErrorException: the backend is unknown.
+    """
+    kind = None if backend is None else str(backend).lower()
+    if kind not in (None, *BACKENDS):
+        raise UserErrorException(f"distributed_backend={backend!r}: choose one of {', '.join(BACKENDS)}")
+    nodes, per_node = int(nodes or 1), int(per_node or 1)
+    workers, servers = others.get("worker_count") or 1, others.get("parameter_server_count")
+    if kind == "ps":
+        workers = max(workers, nodes * per_node)
     if workers > 1 or servers:
         return TensorflowConfiguration(workers, servers)
-    if int(nodes or 1) * int(per_node or 1) > 1:
-        return MpiConfiguration(per_node, nodes)
-    return None
+    if nodes * per_node == 1:
+        return None
+    if kind in ("nccl", "gloo"):
+        return PyTorchConfiguration(kind.title(), nodes * per_node, nodes)
+    return MpiConfiguration(per_node, nodes)
 
 
 class PyTorch(Estimator):

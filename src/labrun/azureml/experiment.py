@@ -84,13 +84,21 @@ class Experiment(Advising):
         """Always empty."""
         return {}
 
-    def submit(self, config: Any, tags: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
+    def submit(
+        self,
+        config: Any,
+        tags: Mapping[str, Any] | None = None,
+        *,
+        show_output: bool = False,
+        parent: str | None = None,
+    ) -> Any:
         """Submit a run. It keeps going after this program exits.
 
         Args:
             config: a `ScriptRunConfig`, an estimator, a `HyperDriveConfig` or an `AutoMLConfig`.
             tags: tags of the run.
-            **kwargs: passed on to the configuration.
+            show_output: for an `AutoMLConfig`: wait for the search and stream its output.
+            parent: labrun's id of the parent run.
 
         Returns:
             The submitted run.
@@ -103,8 +111,7 @@ class Experiment(Advising):
                 f"experiment.submit({type(config).__name__}): submit a ScriptRunConfig, an Estimator, a "
                 "HyperDriveConfig or an AutoMLConfig"
             )
-        run = config.submitted(self, {str(k): str(v) for k, v in (tags or {}).items()}, **kwargs)
-        return run
+        return config.submitted(self, {str(k): str(v) for k, v in (tags or {}).items()}, parent, show_output)
 
     def get_runs(
         self,
@@ -112,7 +119,7 @@ class Experiment(Advising):
         tags: Any = None,
         properties: Any = None,
         include_children: bool = False,
-        **kwargs: Any,
+        status: str | None = None,
     ) -> Iterator[Run]:
         """Yield the experiment's runs, newest first.
 
@@ -121,30 +128,38 @@ class Experiment(Advising):
             tags: only runs with this tag, or with these tags and values.
             properties: only runs with these properties.
             include_children: also yield the runs of sweeps and child runs.
-            **kwargs: not used.
+            status: only runs with this status, such as `Completed`.
         """
         found = runs_of(self.workspace, self.name, include_children)
         for run in (wrapped(self, work) for work in found):
-            if type is not None and run.type != type:
+            if type not in (None, run.type) or status not in (None, run.get_status()):
                 continue
             if registered.fits(run.tags, tags) and registered.fits(run.properties, properties):
                 yield run
 
     @staticmethod
     def list(
-        workspace: Any, experiment_name: str | None = None, view_type: str = ViewType.ActiveOnly, **kwargs: Any
+        workspace: Any, experiment_name: str | None = None, view_type: str = ViewType.ActiveOnly, tags: Any = None
     ) -> list[Experiment]:
-        """Return the experiments that have runs or tags. For `ArchivedOnly` the list is empty."""
+        """Return the experiments that have runs or tags. For `ArchivedOnly` the list is empty.
+
+        Args:
+            workspace: the workspace; any other value stands for the current one.
+            experiment_name: only the experiment with this name.
+            view_type: one of `ViewType`.
+            tags: only experiments with this tag, or with these tags and values.
+        """
         if view_type == ViewType.ArchivedOnly:
             return []
         made = workspace if isinstance(workspace, Workspace) else Workspace()
         names = {record.name for _, record in store.listing(made.folder).runs}
         names |= set(folder.read_table(made.folder, "experiments"))
-        return [
+        found = [
             Experiment(made, name, _skip_name_validation=True)
             for name in sorted(names)
             if experiment_name in (None, name)
         ]
+        return [one for one in found if registered.fits(one.tags, tags)] if tags else found
 
     def start_logging(self, *args: Any, **kwargs: Any) -> Any:
         """Start a run without a script, to which this program logs; inside a run, return that run."""

@@ -13,11 +13,12 @@ from labrun import api
 from labrun.azureml import kinds
 from labrun.azureml.run import Run, wrapped
 from labrun.azureml.sampling import EarlyTerminationPolicy, HyperParameterSampling, key
-from labrun.azureml.submitting import TYPE_TAG, Config
+from labrun.azureml.submitting import Config
 from labrun.azureml.telling import once
 from labrun.azureml.words import word
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.compat.azureml.training.run import TYPE_TAG
 from labrun.runs import context
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class HyperDriveConfig(Config):
             when the best run is chosen.
         resume_child_runs: runs of earlier searches whose hyperparameters are tried first, each from scratch.
         pipeline: not supported by labrun.
+        debug_flag: not used.
 
     Raises:
         UserErrorException: the script or the metric is missing, or an argument has the wrong type.
@@ -77,7 +79,7 @@ class HyperDriveConfig(Config):
         resume_from: Any = None,
         resume_child_runs: Any = None,
         pipeline: Any = None,
-        **kwargs: Any,
+        debug_flag: Any = None,
     ) -> None:
         if pipeline is not None:
             not_here("HyperDriveConfig(pipeline=...)", "give the script itself, run_config=ScriptRunConfig(...)")
@@ -170,9 +172,9 @@ class HyperDriveConfig(Config):
         """Return the script's notes with the search's own type."""
         return {**self.run_config._notes(), TYPE_TAG: self.run_type}
 
-    def submitted(self, experiment: Experiment, tags: Any, parent: str | None = None, **kwargs: Any) -> Any:
+    def submitted(self, experiment: Experiment, tags: Any, parent: str | None = None, show_output: bool = False) -> Any:
         """Submit the search and return its run."""
-        run = super().submitted(experiment, tags, parent, **kwargs)
+        run = super().submitted(experiment, tags, parent)
         run.hyperdrive_config = self
         return run
 

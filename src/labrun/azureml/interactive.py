@@ -11,10 +11,10 @@ from typing import Any
 from labrun import api, program
 from labrun.azureml import registering
 from labrun.azureml.run import Run
-from labrun.azureml.submitting import TYPE_TAG
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training import children, model, registered
 from labrun.compat.azureml.training.children import DISPLAY_NAME
+from labrun.compat.azureml.training.run import TYPE_TAG
 from labrun.errors import ConfigError
 from labrun.runs import context
 

@@ -6,7 +6,8 @@ import importlib
 from typing import Any
 
 from labrun.azureml import folder
-from labrun.azureml.submitting import SEARCHES, TYPE_TAG
+from labrun.azureml.submitting import SEARCHES
+from labrun.compat.azureml.training.run import TYPE_TAG
 from labrun.handle import root_of
 from labrun.runs import sdk_ids
 from labrun.search import automl as search

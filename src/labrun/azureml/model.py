@@ -100,10 +100,14 @@ class Model(training.Model, Advising):
         properties: Any = None,
         run_id: str | None = None,
         latest: bool = False,
-        **kwargs: Any,
+        dataset_id: Any = None,
+        expand: bool = True,
+        page_count: int = 255,
+        model_framework: str | None = None,
     ) -> Models:
         """Return the registered versions, newest first; see `labrun.compat.azureml.training.model.Model.list`."""
-        found = training.listed(name, latest, tags, properties, _own(_root(workspace), run_id))
+        training.check_no_data_filter(dataset_id)
+        found = training.listed(name, latest, tags, properties, _own(_root(workspace), run_id), model_framework)
         return [Model(workspace, one["name"], version=one["number"]) for one in found]
 
     @property

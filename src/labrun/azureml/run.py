@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from labrun import api
 from labrun.azureml import definition, folder, kinds
 from labrun.azureml.advice import Advising, AdvisingType
-from labrun.azureml.submitting import OWN, SEARCHES, TARGET_TAG, TYPE_TAG
+from labrun.azureml.submitting import OWN, SEARCHES, TARGET_TAG
 from labrun.azureml.telling import once
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.exceptions import (
@@ -23,6 +23,7 @@ from labrun.compat.azureml.training import children, files, metrics, registered
 from labrun.compat.azureml.training import run as training
 from labrun.compat.azureml.training.base import RunBase, RunFacts, sdk_status
 from labrun.compat.azureml.training.keyvault import secret_of
+from labrun.compat.azureml.training.run import TYPE_TAG
 from labrun.errors import LabrunError
 from labrun.remote import notes
 from labrun.runs import context
@@ -292,7 +293,7 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
     # Results
 
     def get_metrics(
-        self, name: str | None = None, recursive: bool = False, run_type: Any = None, populate: bool = False, **_: Any
+        self, name: str | None = None, recursive: bool = False, run_type: Any = None, populate: bool = False
     ) -> dict[str, Any]:
         """Return the logged values by metric name: numbers, lists, table columns or text.
 
@@ -484,7 +485,7 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         properties: Any = None,
         type: str | None = None,
         status: str | None = None,
-        **_: Any,
+        _rehydrate_runs: bool = True,
     ) -> Iterator[Run]:
         """Yield the runs of a sweep, or the child runs of a run, newest first."""
         from labrun.azureml import interactive
@@ -563,7 +564,16 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         return DataPath(store, place)
 
     def restore_snapshot(self, snapshot_id: Any = None, path: Any = None) -> str:
-        """Copy the run's code and return the copy's path."""
+        """Copy the run's code and return the copy's path.
+
+        Raises:
+            UserErrorException: the snapshot is another run's.
+        """
+        if snapshot_id not in (None, self.get_snapshot_id()):
+            raise UserErrorException(
+                f"restore_snapshot({snapshot_id!r}): the snapshot of the run {self.id} is {self.get_snapshot_id()}: "
+                "call restore_snapshot() of the other run"
+            )
         return definition.restore(self, Path(path or "."))
 
     def child_run(self, *args: Any, **kwargs: Any) -> Any:

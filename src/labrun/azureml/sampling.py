@@ -171,7 +171,7 @@ class HyperParameterSampling:
     only: tuple[str, ...] = ()
     """The kinds of expression that it supports; empty: all."""
 
-    def __init__(self, parameter_space: Mapping[str, Any], properties: Any = None, **kwargs: Any) -> None:
+    def __init__(self, parameter_space: Mapping[str, Any], properties: Any = None) -> None:
         kind = type(self).__name__
         if not isinstance(parameter_space, Mapping) or not parameter_space:
             raise UserErrorException(f"{kind}: give a dictionary of names and choice(...), uniform(...), ...")

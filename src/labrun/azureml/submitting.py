@@ -11,14 +11,13 @@ from labrun.azureml import folder
 from labrun.azureml.words import word
 from labrun.compat.azureml import runner
 from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.compat.azureml.training.run import SCRIPT_RUN, TYPE_TAG
 from labrun.errors import ConfigError
 from labrun.runs import context
 
 if TYPE_CHECKING:
     from labrun.azureml.experiment import Experiment
 
-TYPE_TAG = "azureml.type"
-"""The record property that holds the SDK's run type."""
 TARGET_TAG, ENVIRONMENT_TAG = "azureml.target", "azureml.environment"
 """The record properties that hold the target and environment names from the control script."""
 VERSION_TAG = "azureml.environment_version"
@@ -30,7 +29,7 @@ OWN = (TYPE_TAG, TARGET_TAG, ENVIRONMENT_TAG, VERSION_TAG)
 class Config:
     """Base class of the configurations that `Experiment.submit` accepts."""
 
-    run_type = "azureml.scriptrun"
+    run_type = SCRIPT_RUN
 
     def words(self, experiment: Experiment) -> list[str]:
         """Return the arguments for the `labrun` command, without the experiment's name and the tags.
@@ -45,7 +44,7 @@ class Config:
         return {}
 
     def submitted(
-        self, experiment: Experiment, tags: Mapping[str, str], parent: str | None = None, **kwargs: Any
+        self, experiment: Experiment, tags: Mapping[str, str], parent: str | None = None, show_output: bool = False
     ) -> Any:
         """Submit the configuration, optionally as a child of another run, and return its run."""
         from labrun.azureml.run import wrapped

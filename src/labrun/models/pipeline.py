@@ -14,12 +14,11 @@ from sklearn.pipeline import Pipeline
 
 from labrun.building import build, locate, parameters
 from labrun.errors import ConfigError
+from labrun.models import MOST_CATEGORIES
 
 OWN_KEYS = ("search_space", "regressor", "dense", "sparse")
 """Keys of a step that are not arguments: its search space, its regression variant, whether it needs dense samples, and
 its replacement for sparse samples."""
-MOST_CATEGORIES = 50
-"""Maximum number of one-hot columns per column; rare values share one."""
 
 
 def pipeline(

@@ -247,8 +247,8 @@ def check_name(name: str) -> str:
     """
     if not NAME.fullmatch(name):
         raise ConfigError(
-            f"{name!r} is not a valid model name: use at most 100 letters, digits, '_', '-' and '.', starting with a "
-            "letter, digit or '_'"
+            f"{name!r} is not a valid model name: use 1 to 100 letters, digits, '_', '-' and '.', and begin with a "
+            "letter, a digit or '_'"
         )
     return name
 

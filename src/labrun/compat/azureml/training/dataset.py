@@ -6,9 +6,11 @@ from typing import Any
 
 from labrun.compat.azureml import absent
 from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.compat.azureml.training import place
 from labrun.compat.azureml.training.data import InputDataset, Inputs
 from labrun.compat.azureml.training.factories import FileDatasetFactory, TabularDatasetFactory
 from labrun.compat.azureml.training.tabular import Missing
+from labrun.runs import context
 
 
 class Dataset(metaclass=Missing):
@@ -23,8 +25,17 @@ class Dataset(metaclass=Missing):
 
         Raises:
             NotInLabrun: the run has no such input.
+            UserErrorException: the config mounted another version.
         """
-        return Inputs()[name]
+        found = Inputs()[name]
+        mounted = _number(found)
+        if version not in (None, "latest") and mounted is not None and str(version) != str(mounted):
+            raise UserErrorException(
+                f"Dataset.get_by_name({name!r}, version={version!r}): this run's input {name!r} is version {mounted}: "
+                f"mount the other one on the command line: 'script.inputs.{place.alias(name)}="
+                f"${{mount:{place.asset_name(name)}@{version}}}'"
+            )
+        return found
 
     @classmethod
     def get_by_id(cls, workspace: Any = None, id: str = "", **kwargs: Any) -> InputDataset:
@@ -43,6 +54,14 @@ class Dataset(metaclass=Missing):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         absent.datastore_way("Dataset(...)")
+
+
+def _number(path: str) -> Any:
+    """Return the asset version mounted at a path, from the run's record; None if it is unknown."""
+    run = context.current()
+    entries = place.record(run.run_dir).get("data") or [] if run is not None else []
+    folders = [(str(one.get("path")), one.get("number")) for one in entries]
+    return next((number for folder, number in folders if path == folder or path.startswith(folder + "/")), None)
 
 
 def input_by_id(id: str) -> Any:

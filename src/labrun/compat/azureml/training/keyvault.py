@@ -70,10 +70,14 @@ class Keyvault:
         Raises:
             UserErrorException: the name or the value is invalid.
         """
-        if not re.match(r"[0-9A-Za-z_-]{1,127}\Z", str(name)) or not isinstance(value, str) or "\0" in value:
+        if not re.match(r"[0-9A-Za-z_-]{1,127}\Z", str(name)):
             raise UserErrorException(
-                f"Keyvault.set_secret({name!r}, ...): the name must have 1 to 127 letters, digits and '-', and the "
-                f"value must be a string; it is a {type(value).__name__}"
+                f"Keyvault.set_secret({name!r}, ...): the name must have 1 to 127 letters, digits and '-'"
+            )
+        if not isinstance(value, str) or "\0" in value:
+            given = "contains a null character" if isinstance(value, str) else f"is a {type(value).__name__}"
+            raise UserErrorException(
+                f"Keyvault.set_secret({name!r}, ...): the value {given}; it must be a string without null characters"
             )
         _names[own_name(name)] = str(name)
         *others, own = names_of(name)

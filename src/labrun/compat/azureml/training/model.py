@@ -211,7 +211,10 @@ class Model:
         properties: Any = None,
         run_id: str | None = None,
         latest: bool = False,
-        **kwargs: Any,
+        dataset_id: Any = None,
+        expand: bool = True,
+        page_count: int = 255,
+        model_framework: str | None = None,
     ) -> Any:
         """Return the registered versions, newest first.
 
@@ -222,11 +225,18 @@ class Model:
             properties: only versions with these properties.
             run_id: only versions from this run.
             latest: only the newest version of each model.
-            **kwargs: not used.
+            dataset_id: not supported.
+            expand: not used.
+            page_count: not used.
+            model_framework: only versions with this framework.
+
+        Raises:
+            NotInLabrun: `dataset_id` is given.
         """
+        check_no_data_filter(dataset_id)
         return [
             Model(workspace, one["name"], version=one["number"])
-            for one in listed(name, latest, tags, properties, run_id)
+            for one in listed(name, latest, tags, properties, run_id, model_framework)
         ]
 
 
@@ -250,12 +260,22 @@ def promised(run: Any, name: str, path: Any, about: dict[str, Any], local: bool)
     return Promised(name, number, Path("outputs" if path is None else path), about, shown)
 
 
-def listed(name: Any, latest: bool, tags: Any, properties: Any, run_id: Any) -> Any:
+def check_no_data_filter(dataset_id: Any) -> None:
+    """Raise if models are to be listed by data set.
+
+    Raises:
+        NotInLabrun: they are.
+    """
+    if dataset_id is not None:
+        absent.not_here("Model.list(dataset_id=...)", "the run's record lists the data: `lab runs show RUN`")
+
+
+def listed(name: Any, latest: bool, tags: Any, properties: Any, run_id: Any, framework: Any = None) -> Any:
     """Return the journal entries of the matching versions, newest first."""
     found = [
         one
         for one in registered.versions()
-        if name in (None, one.get("name")) and _fits(one, tags=tags, properties=properties, run_id=run_id)
+        if name in (None, one.get("name")) and _fits(one, tags, properties, run_id, framework)
     ]
     if latest:
         found = list({one["name"]: one for one in sorted(found, key=lambda one: one["number"])}.values())

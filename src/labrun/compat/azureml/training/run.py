@@ -21,6 +21,9 @@ from labrun.runs.context import RunContext
 
 __all__ = ["Run", "_OfflineRun", "_SubmittedRun"]
 
+TYPE_TAG, SCRIPT_RUN = "azureml.type", "azureml.scriptrun"
+"""The record property that holds the SDK's run type, and the type of a run without it."""
+
 
 class Run(RunFacts, RunBase):
     """The script's run, which is recorded.
@@ -174,19 +177,21 @@ class Run(RunFacts, RunBase):
         """Save residuals in `outputs/`."""
         self._metrics.document(name, value)
 
-    def get_metrics(self, name: str | None = None, recursive: bool = False, *args: Any, **kwargs: Any) -> Any:
+    def get_metrics(
+        self, name: str | None = None, recursive: bool = False, run_type: str | None = None, populate: bool = False
+    ) -> Any:
         """Return the logged values: one value per name, a list if there are several, columns for a table.
 
         Args:
             name: only this metric.
             recursive: include child runs; the result is then keyed by run id.
-            *args: not used.
-            **kwargs: not used.
+            run_type: include only child runs of this type.
+            populate: not used.
         """
         own = {key: value for key, value in read(self._run.run_dir, self._run.attempt).items() if name in (None, key)}
         if not recursive:
             return own
-        below = {child.id: child.get_metrics(name) for child in self.get_children(recursive=True)}
+        below = {child.id: child.get_metrics(name) for child in self.get_children(recursive=True, type=run_type)}
         return {run_id: found for run_id, found in {**below, self.id: own}.items() if found}
 
     def upload_file(self, name: str, path_or_stream: Any, datastore_name: str | None = None) -> None:
@@ -282,21 +287,33 @@ class Run(RunFacts, RunBase):
 
         return [self.child_run(tags=tags) for tags in children.tags_of(count, tag_key, tag_values)]
 
-    def get_children(self, recursive: bool = False, tags: Any = None, **kwargs: Any) -> Any:
+    def get_children(
+        self,
+        recursive: bool = False,
+        tags: Any = None,
+        properties: Any = None,
+        type: str | None = None,
+        status: str | None = None,
+        _rehydrate_runs: bool = True,
+    ) -> Any:
         """Yield the child runs, newest first.
 
         Args:
             recursive: include the children's children.
             tags: only runs with these tags: a name, or names with values.
-            **kwargs: `status`; the SDK's other filters are not used.
+            properties: only runs with these properties, in the same form.
+            type: only runs of this type.
+            status: only runs with this status, such as `Completed`.
         """
         from labrun.compat.azureml.training import children
 
         for child in children.of(self._run.run_dir, self):
-            if registered.fits(child.get_tags(), tags) and kwargs.get("status") in (None, child.get_status()):
+            own_type = child.get_properties().get(TYPE_TAG, SCRIPT_RUN)
+            fits = type in (None, own_type) and status in (None, child.get_status())
+            if fits and registered.fits(child.get_tags(), tags) and registered.fits(child.get_properties(), properties):
                 yield child
             if recursive:
-                yield from child.get_children(True, tags, **kwargs)
+                yield from child.get_children(True, tags, properties, type, status)
 
     def submit_child(self, config: Any, tags: Any = None, **kwargs: Any) -> Any:
         """Submit a configuration as a child run.
