@@ -26,8 +26,8 @@ NAMES = Path(__file__).with_name("azureml_names.txt")
 HEAD = """# Names of the Azure ML SDK v1
 
 This page lists every public class and function of the SDK. **Here**: labrun implements it; the table lists members that
-are missing and raise an error when they are used. **Accepted**: it can be called, but has no effect. **Not here**: it can
-be imported; using it raises an error that says what labrun has instead. Error classes can always be caught.
+are missing and raise an error when they are used. **Accepted**: it can be called, but has no effect. **Not here**: it
+can be imported; using it raises an error that says what labrun has instead. Error classes can always be caught.
 [Coming from the Azure ML SDK v1](../coming-from-azureml.md) explains how to use labrun with the SDK.
 """
 
