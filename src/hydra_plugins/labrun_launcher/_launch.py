@@ -95,7 +95,7 @@ def _own(
                     hydra_files.save(hydra_files.texts(master, of_sweep=True), sweep_dir)
 
             hydra_job.configure_own_log(master.hydra)
-            records = submit.carry_out(jobs, sweep_dir, freezer.head, save_config)
+            records = submit.execute_jobs(jobs, sweep_dir, freezer.head, save_config)
     except LabrunError as error:
         if os.environ.get("LABRUN_DEBUG") == "1":
             raise

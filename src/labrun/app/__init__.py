@@ -91,13 +91,13 @@ def _run(config: DictConfig, hydra_config: Any) -> dict[str, Any]:
             from labrun.submission import submit
 
             job = submit.Job(record, run_dir, files, variables, hydra_config.output_subdir)
-            ended = submit.carry_out([job], run_dir)[0]
+            ended = submit.execute_jobs([job], run_dir)[0]
             submit.answer(ended, run_dir)
             return ended.metrics
         freeze.submit(record, run_dir)
         announce(run_dir)
         os.environ.update(variables)
-        return carry_out(record, run_dir, root).metrics
+        return execute_run(record, run_dir, root).metrics
 
 
 @contextlib.contextmanager
@@ -114,7 +114,7 @@ def _taken_back(run_dir: Path, subfolder: str | None) -> Iterator[None]:
         elif not isinstance(end, LabrunError) and records.read(run_dir).status == records.QUEUED:
             from labrun.runs import finalize
 
-            finalize.close_unrun(run_dir, "canceled")
+            finalize.close_unstarted(run_dir, "canceled")
         raise
 
 
@@ -127,7 +127,7 @@ def _whole(config: DictConfig) -> DictConfig:
     return whole
 
 
-def carry_out(record: Record, run_dir: Path, root: Path) -> Record:
+def execute_run(record: Record, run_dir: Path, root: Path) -> Record:
     """Execute a submitted run in this process, and feed its tracker."""
     from labrun.backends.local import threads
     from labrun.execute import execute

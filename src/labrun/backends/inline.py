@@ -75,8 +75,8 @@ class InlineExecutor:
         if not self._queue:
             return ended
         run_dir, needs = self._queue.pop(0)
-        if finalize.is_asked_to_end(run_dir):
-            finalize.close_unrun(run_dir, "canceled")
+        if finalize.end_requested(run_dir):
+            finalize.close_unstarted(run_dir, "canceled")
             return [*ended, run_dir]
         from labrun.config import hydra_job
 
@@ -92,7 +92,7 @@ class InlineExecutor:
         try:
             execute.execute(run_dir, pictures=needs.pictures, around=hydra_job.around)
         except KeyboardInterrupt:
-            if not finalize.is_asked_to_end(run_dir):
+            if not finalize.end_requested(run_dir):
                 raise
             log.info("This run was canceled; the others continue")
         except (Exception, SystemExit) as error:  # noqa: BLE001 - its record holds the error; the others go on
@@ -105,7 +105,7 @@ class InlineExecutor:
     def cancel_all(self, at_once: bool = False, why: str = "canceled") -> None:
         """Cancel all waiting runs."""
         for run_dir, _ in self._queue:
-            finalize.close_unrun(run_dir, why)
+            finalize.close_unstarted(run_dir, why)
             self._canceled.append(run_dir)
         self._queue.clear()
 

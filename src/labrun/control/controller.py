@@ -203,7 +203,7 @@ def cancel_rest(folder: Path, plan: Plan, why: str) -> None:
     """Close the records of runs that will not start."""
     for run_dir, record in readable(folder, plan):
         if record.status == records.QUEUED:
-            finalize.close_unrun(run_dir, why)
+            finalize.close_unstarted(run_dir, why)
 
 
 def detach(

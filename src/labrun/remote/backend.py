@@ -415,7 +415,7 @@ class RemoteExecutor:
         if self._link is None or self._link.state not in (links.STARTING, links.STARTED):
             for run_dir in self._runs.values():
                 if not records.read(run_dir).finished:
-                    finalize.close_unrun(run_dir, why)
+                    finalize.close_unstarted(run_dir, why)
             self._runs.clear()
             return
         for run_dir in self._runs.values():

@@ -344,7 +344,7 @@ def begin(
         told = channel.call("wait", **waiting, seen=told["seen"])
 
 
-def carry_out(channel: Channel, link: Link, command: Sequence[str], variables: Mapping[str, str], stdin: str) -> None:
+def run_command(channel: Channel, link: Link, command: Sequence[str], variables: Mapping[str, str], stdin: str) -> None:
     """Run a command on a remote folder, and wait until it has ended.
 
     Raises:

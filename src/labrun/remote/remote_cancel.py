@@ -80,7 +80,7 @@ def follow(
         while True:
             left = [run_dir for run_dir in _live(folder, link) if only is None or run_dir in only]
             for run_dir in left if ends is not None else ():
-                if not finalize.is_asked_to_end(run_dir):
+                if not finalize.end_requested(run_dir):
                     finalize.request(run_dir, ends or "")
             _, lives = mirror.bring(conversation, folder, link)
             if is_done(lives) or link.state == links.OVER:
@@ -103,7 +103,7 @@ def end_there(channel: Channel, folder: Path, link: Link, run_dirs: Iterable[Pat
         return
     code = found or [records.read(folder / run) for run in mirror.runs_of(folder, link)[:1]]
     there = dispatch.send_code(channel, link, code, plan)
-    dispatch.carry_out(
+    dispatch.run_command(
         channel,
         link,
         [there.python, "-P", "-c", "from labrun.remote.controller import end; end()", f"{link.root}/{link.folder}"],

@@ -88,7 +88,7 @@ def close(run_dir: Path, record: Record, status: Status, kind: EndReason, messag
     return record
 
 
-def close_unrun(run_dir: Path, why: str) -> None:
+def close_unstarted(run_dir: Path, why: str) -> None:
     """Cancel a run that is not running, or stop it if its request says so.
 
     Args:
@@ -158,6 +158,6 @@ def request(run_dir: Path, why: str = "", name: str = "cancel") -> None:
             file.write(why.encode())
 
 
-def is_asked_to_end(run_dir: Path) -> bool:
+def end_requested(run_dir: Path) -> bool:
     """Return whether a run's folder holds a request to cancel or stop it."""
-    return recording.is_asked_to_end(RunPaths(run_dir))
+    return recording.end_requested(RunPaths(run_dir))

@@ -158,7 +158,7 @@ class Recording:
             self._before = signal.signal(LEAVE_SIGNAL, _leave)
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 signal.signal(signal.SIGINT, _interrupt)
-        if is_asked_to_end(self.paths):  # the signal may have arrived before the handlers were installed
+        if end_requested(self.paths):  # the signal may have arrived before the handlers were installed
             raise KeyboardInterrupt
 
     def leave_if_forked(self) -> None:
@@ -179,7 +179,7 @@ class Recording:
             signal.signal(LEAVE_SIGNAL, self._before)
             if signal.getsignal(signal.SIGINT) is _interrupt:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
-        if error is None and _was_interrupted and is_asked_to_end(self.paths):
+        if error is None and _was_interrupted and end_requested(self.paths):
             # The run's code swallowed the interrupt, so its result is incomplete.
             error = KeyboardInterrupt()
         status, details = outcome(error, self.paths)
@@ -259,7 +259,7 @@ def outcome(error: BaseException | None, paths: RunPaths) -> tuple[records.Statu
     return records.FAILED, Failure(kind, said(error), trace)
 
 
-def is_asked_to_end(paths: RunPaths) -> bool:
+def end_requested(paths: RunPaths) -> bool:
     """Return whether a run's folder holds a request to cancel or stop it."""
     return any((paths.requests / name).exists() for name in ("cancel", "stop"))
 

@@ -36,9 +36,9 @@ class Rerun:
         """The new run's folder."""
         return self.job.run_dir
 
-    def carry_out(self) -> Record:
+    def execute(self) -> Record:
         """Submit and execute it; an inline run is repeated in the pool, since only the pool imports the frozen code."""
-        return submit.carry_out([self.job], self.job.run_dir)[0]
+        return submit.execute_jobs([self.job], self.job.run_dir)[0]
 
 
 def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> Rerun:

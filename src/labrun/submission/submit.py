@@ -121,7 +121,7 @@ def _is_models(config: Config) -> bool:
     return target in config.trusted or not trust.refusal(target, may_import=False)
 
 
-def carry_out(
+def execute_jobs(
     submitted: Sequence[Job], folder: Path, head: Head | None = None, prepare: Callable[[], None] | None = None
 ) -> list[Record]:
     """Submit and execute every job; the failure of one does not affect the others.
@@ -193,7 +193,7 @@ def check(submitted: Sequence[Job]) -> Backend:
         The backend that will execute them.
 
     Raises:
-        DataError, ConfigError: see `carry_out`.
+        DataError, ConfigError: see `execute_jobs`.
     """
     is_sweep = submitted[0].record.sweep is not None
     for record in (job.record for job in submitted if is_sweep):

@@ -70,8 +70,8 @@ class Processes:
         ended, self._canceled = self._canceled, []
         while self._queue and len(self._running) < self._plan.parallel:
             run_dir, needs = self._queue.popleft()
-            if finalize.is_asked_to_end(run_dir):
-                finalize.close_unrun(run_dir, "canceled")
+            if finalize.end_requested(run_dir):
+                finalize.close_unstarted(run_dir, "canceled")
                 ended.append(run_dir)
                 continue
             variables = {**os.environ, **needs.environment, "PYTHONPATH": os.pathsep.join(self._plan.path)}
@@ -83,7 +83,7 @@ class Processes:
                 self._system.watch(run_dir, process.pid, needs.measured_every_s)
         time.sleep(0 if ended else timeout_s)
         for run_dir, (process, needs) in list(self._running.items()):
-            is_canceled = finalize.is_asked_to_end(run_dir)
+            is_canceled = finalize.end_requested(run_dir)
             if process.poll() is None:
                 records.RunPaths(run_dir).heartbeat.write_text("")
                 if is_canceled:
@@ -107,7 +107,7 @@ class Processes:
     def cancel_all(self, at_once: bool = False, why: str = "canceled") -> None:
         """Cancel queued runs, and ask running ones to stop, or kill them."""
         for run_dir, _ in self._queue:
-            finalize.close_unrun(run_dir, why)
+            finalize.close_unstarted(run_dir, why)
             self._canceled.append(run_dir)
         self._queue.clear()
         for run_dir, (process, _) in self._running.items():

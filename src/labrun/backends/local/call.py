@@ -1,6 +1,6 @@
 """Executes a call of a plain application in its own process: submitit's work, on our pickle.
 
-The process is either forked from a server that has imported the needed modules (`carry_out`), or it is a new
+The process is either forked from a server that has imported the needed modules (`run_task`), or it is a new
 interpreter, locally or in a Slurm job, that executes this module (`main`).
 """
 
@@ -56,7 +56,7 @@ def random_state() -> bytes | None:
     return bytes(numpy.random.get_state(legacy=False)["state"]["key"])
 
 
-def carry_out(message: Mapping[str, Any]) -> int:
+def run_task(message: Mapping[str, Any]) -> int:
     """Execute one task of a call in a forked process, as submitit's executors do. Return the exit code.
 
     Args:

@@ -1,7 +1,7 @@
 """Calls of pickled functions on this machine, as payloads of a supervisor; submitit's executor submits them.
 
 A call is one function in one or more tasks. Each task is forked from a server that has imported the requested modules
-(`call.carry_out`), or starts its own interpreter if `setup` or `python` is set. It runs with the environment variables,
+(`call.run_task`), or starts its own interpreter if `setup` or `python` is set. It runs with the environment variables,
 the working folder and the import path that the submitting process had at that time.
 
 The file `<id>_state.json` in the call's folder holds its state, its processes and the process that manages it, so that
@@ -32,7 +32,7 @@ from labrun.backends import machine
 from labrun.backends.local.call import REQUEUE
 from labrun.backends.local.forkserver import CALL, PROGRAM
 from labrun.backends.local.server import Server
-from labrun.backends.local.supervisor import Again, Payload
+from labrun.backends.local.supervisor import Payload, Requeue
 from labrun.runs import record as records
 from labrun.runs import recording
 from labrun.runs.attempts import Process
@@ -114,7 +114,7 @@ class Call(Payload):
         return utils.JobPaths(self.folder, self.id, rank)
 
     def message(self, rank: int) -> dict[str, Any]:
-        """Return the message for `call.carry_out` and `forkserver.child`."""
+        """Return the message for `call.run_task` and `forkserver.child`."""
         origin, paths = self.origin, self.paths(rank)
         place = self.place.environment if self.place else {}
         message: dict[str, Any] = {
@@ -146,7 +146,7 @@ class Call(Payload):
             f"{prefix}LOCALID": str(rank),
         }
 
-    def is_asked_to_end(self) -> bool:
+    def end_requested(self) -> bool:
         """Whether another process has requested its cancellation."""
         return cancel_file(self.paths()).exists()
 
@@ -169,7 +169,7 @@ class Call(Payload):
         """Exit codes of the ended tasks; a negative one is the signal that ended the task."""
         return [os.waitstatus_to_exitcode(status) for status in self.statuses.values()]
 
-    def ended(self) -> Again:
+    def on_exit(self) -> Requeue:
         """Record how it ended; queue it again if it has saved its state."""
         if self.server is not None:
             self.server.deaths = 0
@@ -186,12 +186,12 @@ class Call(Payload):
         self.close(FINISHED if reason is None else f"FAILED ({reason})")
         return None
 
-    def lost(self, is_guilty: bool) -> Again:
+    def on_server_death(self, is_guilty: bool) -> Requeue:
         """Mark it as failed: how far it got is unknown."""
         self.close("FAILED (its fork server died)")
         return None
 
-    def unrun(self, why: str, is_refused: bool) -> None:
+    def on_skipped(self, why: str, is_refused: bool) -> None:
         """Mark it as failed or canceled."""
         self.close(f"FAILED ({why})" if is_refused else CANCELLED)
 

@@ -310,7 +310,7 @@ def child(message: dict[str, Any]) -> int:
 
     Args:
         message: `out` and `err`: files for its output. With `command`: the program that replaces this process, with its
-        `variables` and `cwd`; with `call`: see `call.carry_out`; otherwise: see `worker.carry_out`.
+        `variables` and `cwd`; with `call`: see `call.run_task`; otherwise: see `worker.run_task`.
     """
     print_to(message["out"], message["err"])
     if "command" in message:
@@ -318,10 +318,10 @@ def child(message: dict[str, Any]) -> int:
     if "call" in message:
         from labrun.backends.local import call
 
-        return call.carry_out(message)
+        return call.run_task(message)
     from labrun.backends.local import worker
 
-    return worker.carry_out(message)
+    return worker.run_task(message)
 
 
 def become(command: list[str], variables: dict[str, str], cwd: str) -> int:

@@ -24,15 +24,15 @@ from labrun import masking
 from labrun.backends.base import Resources
 from labrun.backends.local.server import Server
 from labrun.backends.local.slots import Slots
-from labrun.backends.local.supervisor import Again, Payload, Supervisor
+from labrun.backends.local.supervisor import Payload, Requeue, Supervisor
 from labrun.errors import LabrunError, RecordError
 from labrun.runs import context, others, pictures, recording, report
 from labrun.runs import record as records
 from labrun.runs.finalize import (
     close,
     close_ended,
-    close_unrun,
-    is_asked_to_end,
+    close_unstarted,
+    end_requested,
     note_interrupted,
     request,
     requeue,
@@ -64,7 +64,7 @@ class Run(Payload):
     """When the first of several processes ended, or any of them failed."""
 
     def message(self, rank: int) -> dict[str, Any]:
-        """Return the message for `worker.carry_out`."""
+        """Return the message for `worker.run_task`."""
         environment = {**self.needs.environment, **(self.place.environment if self.place else {})}
         if self.tasks > 1:
             self.port = self.port if rank else free_port()
@@ -73,9 +73,9 @@ class Run(Payload):
         told = {"environment": environment, "threads": threads, "pictures": self.needs.pictures, "ranks": self.tasks}
         return printing_to_log(self.run_dir, rank) | told
 
-    def is_asked_to_end(self) -> bool:
+    def end_requested(self) -> bool:
         """Whether its folder holds a cancel request."""
-        return is_asked_to_end(self.run_dir)
+        return end_requested(self.run_dir)
 
     def beat(self) -> None:
         """Update its heartbeat."""
@@ -94,7 +94,7 @@ class Run(Payload):
         if time.monotonic() - self.broken_at > (others.TELL_S if has_failed else PARTING_S):
             self.kill()
 
-    def ended(self) -> Again:
+    def on_exit(self) -> Requeue:
         """Close its record, if its process could not, and retry a failed run that has retries left."""
         if self.in_job:
             _end_programs_of(self.run_dir)
@@ -133,7 +133,7 @@ class Run(Payload):
             return close(self.run_dir, record, records.FAILED, EndReason.PROCESS_FAILED, why)
         return close_ended(self.run_dir, self.statuses[0], self.reason, self.canceled)
 
-    def lost(self, is_guilty: bool) -> Again:
+    def on_server_death(self, is_guilty: bool) -> Requeue:
         """Run it again, as the server's death is usually not its fault; fail it if it keeps killing the server."""
         wait_gone(self.run_dir)
         record = records.read(self.run_dir)
@@ -155,12 +155,12 @@ class Run(Payload):
         # The other runs go first, so that a run that kills its server cannot block them forever.
         return "first" if self.deaths == 1 else "last"
 
-    def unrun(self, why: str, is_refused: bool) -> None:
+    def on_skipped(self, why: str, is_refused: bool) -> None:
         """Close its record as failed or canceled."""
         if is_refused:
             close(self.run_dir, records.read(self.run_dir), records.FAILED, EndReason.NO_DEVICE, why)
         else:
-            close_unrun(self.run_dir, why)
+            close_unstarted(self.run_dir, why)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -171,7 +171,7 @@ class Gathering(Payload):
     file: Path
 
     def message(self, rank: int) -> dict[str, Any]:
-        """Return the message for `worker.carry_out`."""
+        """Return the message for `worker.run_task`."""
         return printing_to_log(self.run_dir) | {"environment": {}, "threads": 1, "gather": str(self.file)}
 
 

@@ -30,7 +30,7 @@ GRACE_S = 10.0
 SUSPECT = 3
 """After this many deaths of its server a payload runs alone, because it may be the cause."""
 
-Again = Literal["first", "last"] | None
+Requeue = Literal["first", "last"] | None
 """Whether an ended payload runs again: before ("first") or after ("last") all waiting ones, or not at all (None)."""
 
 
@@ -73,18 +73,18 @@ class Payload(ABC):
     def message(self, rank: int) -> dict[str, Any]:
         """Return the message for the process of a task (`forkserver.child`)."""
 
-    def is_asked_to_end(self) -> bool:
+    def end_requested(self) -> bool:
         """Return whether another process has requested its end."""
         return False
 
     def beat(self) -> None:  # noqa: B027 - optional
         """Update its heartbeat or state. Called once all its processes have started, and periodically after that."""
 
-    def ended(self) -> Again:
+    def on_exit(self) -> Requeue:
         """Record the outcome when all its processes have ended. Must be idempotent: Ctrl-C can interrupt it."""
         return None
 
-    def lost(self, is_guilty: bool) -> Again:
+    def on_server_death(self, is_guilty: bool) -> Requeue:
         """Handle the loss of its processes, which died with their server.
 
         Args:
@@ -92,7 +92,7 @@ class Payload(ABC):
         """
         return None
 
-    def unrun(self, why: str, is_refused: bool) -> None:  # noqa: B027 - optional
+    def on_skipped(self, why: str, is_refused: bool) -> None:  # noqa: B027 - optional
         """Record that it will not start, because it is refused or canceled."""
 
     # ---- its processes
@@ -184,7 +184,7 @@ class Supervisor(Generic[P]):
         """Start payloads while there are slots, and obey requests to active payloads without delay."""
         self._fill()
         for payload in self._running.values():
-            if not payload.canceled and payload.is_asked_to_end():
+            if not payload.canceled and payload.end_requested():
                 self._cancel(payload)
 
     def _listen(self, timeout_s: float, *others: int) -> bool:
@@ -205,9 +205,9 @@ class Supervisor(Generic[P]):
         ended = [payload for payload in self._running.values() if len(payload.statuses) == payload.tasks]
         for payload in ended:
             self._free(payload)
-        self._fill()  # before `ended`, which waits for the disk
+        self._fill()  # before `on_exit`, which waits for the disk
         for payload in ended:
-            self._put(payload, payload.ended())
+            self._put(payload, payload.on_exit())
         if time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + self.every_s
             self._look()
@@ -222,19 +222,19 @@ class Supervisor(Generic[P]):
             try:
                 server = self._server(payload)
             except OSError as error:
-                self._unrun(payload, f"its fork server does not start: {error}", is_refused=True)
+                self._skip(payload, f"its fork server does not start: {error}", is_refused=True)
                 continue
             if server.is_broken:
-                self._unrun(payload, "its fork server died", is_refused=True)
+                self._skip(payload, "its fork server died", is_refused=True)
                 continue
             if not server.is_ready:
                 return
-            if payload.is_asked_to_end():
+            if payload.end_requested():
                 self._cancel(payload)
                 continue
             if not self.places.carries(payload.needs.cpus, payload.needs.gpus):
                 why = f"it needs {payload.needs.gpus} GPUs, but fewer are visible here"
-                self._unrun(payload, why, is_refused=True)
+                self._skip(payload, why, is_refused=True)
                 continue
             if self._running and any(one.deaths >= SUSPECT for one in (*self._running.values(), payload)):
                 return
@@ -260,9 +260,9 @@ class Supervisor(Generic[P]):
         for rank in range(payload.tasks):
             server.send({**payload.message(rank), **more, "run": payload.id, "rank": rank})
 
-    def _unrun(self, payload: P, why: str, is_refused: bool) -> None:
+    def _skip(self, payload: P, why: str, is_refused: bool) -> None:
         self._queue.remove(payload)
-        payload.unrun(why, is_refused)
+        payload.on_skipped(why, is_refused)
         self._over.append(payload)
 
     def _cancel(self, payload: P, why: str = "canceled") -> None:
@@ -271,7 +271,7 @@ class Supervisor(Generic[P]):
             payload.canceled = True
             payload.ask()
         elif payload in self._queue:
-            self._unrun(payload, why, is_refused=False)
+            self._skip(payload, why, is_refused=False)
 
     def _hear(self, server: Server, message: Mapping[str, Any] | None) -> None:
         """Process a server's message; None: the server is dead."""
@@ -313,15 +313,15 @@ class Supervisor(Generic[P]):
             self.places.leave(payload.place)
             payload.place = None
 
-    def _put(self, payload: P, again: Again) -> None:
+    def _put(self, payload: P, requeue: Requeue) -> None:
         """Move a payload that is no longer active to the ended ones, or back to the queue."""
         del self._running[payload.id]
-        if again is None:
+        if requeue is None:
             self._over.append(payload)
             return
         payload.pids, payload.statuses = {}, {}
         payload.asked_at, payload.reason, payload.canceled = None, None, False
-        (self._queue.appendleft if again == "first" else self._queue.append)(payload)
+        (self._queue.appendleft if requeue == "first" else self._queue.append)(payload)
 
     def _died(self, server: Server) -> None:
         """Handle a server's death: queue or fail its payloads, and restart it."""
@@ -331,7 +331,7 @@ class Supervisor(Generic[P]):
             payload.kill()
             self._free(payload)
             payload.deaths += 1
-            self._put(payload, payload.lost(is_guilty=payload.deaths > SUSPECT and len(lost) == 1))
+            self._put(payload, payload.on_server_death(is_guilty=payload.deaths > SUSPECT and len(lost) == 1))
         server.start_again()
 
     def _look(self) -> None:
@@ -345,7 +345,7 @@ class Supervisor(Generic[P]):
                 if payload.server and not payload.pids and all(one.asked_at is not None for one in beside):
                     payload.server.process.kill()
         for payload in list(self._queue):
-            if payload.is_asked_to_end():
+            if payload.end_requested():
                 self._cancel(payload)
 
 

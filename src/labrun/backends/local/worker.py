@@ -78,7 +78,7 @@ def hold(data: Mapping[str, Any]) -> None:
         shared_cache.hold(config.dataset, root)
 
 
-def carry_out(message: Mapping[str, Any]) -> int:
+def run_task(message: Mapping[str, Any]) -> int:
     """Execute the message sent to a forked process of the pool. Return the exit code.
 
     Args:

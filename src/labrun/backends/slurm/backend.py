@@ -30,8 +30,8 @@ from labrun.runs.finalize import (
     cancel_reason,
     close,
     close_asked,
-    close_unrun,
-    is_asked_to_end,
+    close_unstarted,
+    end_requested,
     note_interrupted,
     request,
     requeue,
@@ -151,11 +151,11 @@ class SlurmJobs:
         if active is None:
             for entry in [entry for entry in self._waiting if entry[0] == run_dir]:
                 self._waiting.remove(entry)
-                close_unrun(run_dir, why)
+                close_unstarted(run_dir, why)
                 self._closed.append(run_dir)
             return
         active.canceled = True
-        if not is_asked_to_end(run_dir):
+        if not end_requested(run_dir):
             request(run_dir)
         self._drop_pending(why)
 
@@ -207,7 +207,7 @@ class SlurmJobs:
         present = states({active.job for active in self._active.values()})
         ended: list[Path] = []
         for active in list(self._active.values()):
-            if not active.canceled and is_asked_to_end(active.run_dir):
+            if not active.canceled and end_requested(active.run_dir):
                 self.cancel(active.run_dir)
             state = present.get(active.job, "GONE")
             if active.run_dir not in self._active:

@@ -177,7 +177,7 @@ class JobSupervisor:
             newest: the token of each run's latest submission.
         """
         from labrun.runs import record as records
-        from labrun.runs.finalize import close_unrun, is_asked_to_end, note_interrupted
+        from labrun.runs.finalize import close_unstarted, end_requested, note_interrupted
 
         record = records.read(run)
         if record.finished:
@@ -190,8 +190,8 @@ class JobSupervisor:
             if records.process_lives(record.process) or (age is not None and age < records.UNREACHABLE_AFTER_S):
                 print(f"{run} is running elsewhere; this job skips it", flush=True)
                 return False
-        if is_asked_to_end(run):
-            close_unrun(run, "canceled")
+        if end_requested(run):
+            close_unstarted(run, "canceled")
             return False
         if record.status in (records.RUNNING, records.PREEMPTED):
             note_interrupted(run, record, "its Slurm job was requeued")

@@ -214,7 +214,7 @@ def rerun(options: argparse.Namespace) -> int:
     plans = [again.prepare(run_dir, overrides, new_code=options.code == "new") for run_dir, _ in chosen]
     worst = 0
     for one in plans:
-        record = one.carry_out()
+        record = one.execute()
         print(f"{record.id}  {record.status}  {one.run_dir}")
         if record.status not in (records.COMPLETED, records.QUEUED, records.RUNNING):
             worst = 1
