@@ -193,7 +193,7 @@ def test_fashion_mnist_unpacked_is_read_and_told_unchecked(clothes: Path, tmp_pa
 def test_fashion_mnist_unpacked_and_cut_short_is_named(clothes: Path, tmp_path: Path) -> None:
     path = link(clothes, tmp_path, FILES) / TEST_IMAGES
     replace(path, path.read_bytes()[:-10])
-    with pytest.raises(CorruptDataError, match=r"t10k-images.* announces 7,840,000 values .* and 7,839,990 follow"):
+    with pytest.raises(CorruptDataError, match=r"t10k-images.* declares 7,840,000 values .* but 7,839,990 follow"):
         FashionMnist().read(tmp_path)
 
 
@@ -238,7 +238,7 @@ def test_files_of_the_user_are_read_without_verify_and_refused_with_it(tmp_path:
         ("train_labels", idx([0, 1, 2, 3, 4, 10]), "holds class 10; allowed are 0 to 9"),
         ("t10k_images", idx(np.zeros((4, 35))), "t10k-images.* not an idx file of uint8 with 3 dimension"),
         ("t10k_images", b"\0\0\x08", "t10k-images.* not an idx file"),
-        ("train_images", idx(np.zeros((6, 5, 7))) + b"!", "train-images.* announces 210 values .* and 211 follow"),
+        ("train_images", idx(np.zeros((6, 5, 7))) + b"!", "train-images.* declares 210 values .* but 211 follow"),
     ],
 )
 def test_malformed_files_are_named_even_unverified(tmp_path: Path, part: str, content: bytes, message: str) -> None:
