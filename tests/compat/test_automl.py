@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from labrun.azureml import automl, automl_data, fitted_steps, telling
+from labrun.azureml import automl, automl_data, fitted_steps, notices
 from labrun.azureml.automl import AutoMLConfig
 from labrun.azureml.experiment import Experiment
 from labrun.azureml.workspace import Workspace
@@ -27,7 +27,7 @@ def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LABRUN_ROOT", str(tmp_path))
     monkeypatch.delenv("LABRUN_WORKSPACE", raising=False)
-    monkeypatch.setattr(telling, "_told", set())
+    monkeypatch.setattr(notices, "_printed", set())
     return Experiment(Workspace.from_config(), "automl")
 
 
@@ -49,7 +49,7 @@ def test_settings_become_labrun_arguments(experiment: Experiment) -> None:
         iteration_timeout_minutes=2,
         blocked_models=["SVM", "KNN"],
     )
-    words = config.words(experiment)
+    words = config.overrides(experiment)
     assert words[0] == "-m" and "dataset.regression=true" not in words
     wanted = {"model.folds=3", "model.preprocess=false", "sweep=automl", "sweep.metric=norm_macro_recall"}
     wanted |= {"sweep.max_trials=7", "sweep.max_concurrent=3", "sweep.timeout_min=30", "sweep.trial_timeout_min=2"}
@@ -58,13 +58,13 @@ def test_settings_become_labrun_arguments(experiment: Experiment) -> None:
     assert "svm_rbf" not in chosen and "knn" not in chosen and "random_forest" in chosen
     found = read_back(words)
     assert np.array_equal(found["X"], X) and np.array_equal(found["y"], Y)
-    assert config.words(experiment) == words, "the same data are kept once"
-    more = config.words_of_more(experiment, Path("multirun/a"), iterations=9, X=X, y=Y)
+    assert config.overrides(experiment) == words, "the same data are kept once"
+    more = config.overrides_of_more(experiment, Path("multirun/a"), iterations=9, X=X, y=Y)
     assert set(more) - set(words) == {"sweep.max_trials=9", "sweep.resume='multirun/a'"}
     with pytest.raises(UserErrorException, match="can only continue with the same samples"):
-        config.words_of_more(experiment, Path("multirun/a"), X=X + 1, y=Y)
+        config.overrides_of_more(experiment, Path("multirun/a"), X=X + 1, y=Y)
     gaps = AutoMLConfig("classification", X=np.where(X == 3, np.nan, X), y=Y, preprocess=True)
-    assert "model.preprocess=true" in gaps.words(experiment), "no estimator takes NaN as it is"
+    assert "model.preprocess=true" in gaps.overrides(experiment), "no estimator takes NaN as it is"
 
 
 def test_words_of_2018_and_a_project_folder(experiment: Experiment, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +85,7 @@ def test_words_of_2018_and_a_project_folder(experiment: Experiment, capsys: pyte
         enable_onnx_compatible_models=True,
         unheard_of=1,
     )
-    words = config.words(experiment)
+    words = config.overrides(experiment)
     assert {"sweep.trial_timeout_min=2", "sweep.max_concurrent=2", "dataset.regression=true"} <= set(words)
     assert (
         "sweep.metric=normalized_root_mean_squared_error" in words
@@ -101,7 +101,7 @@ def test_words_of_2018_and_a_project_folder(experiment: Experiment, capsys: pyte
 def test_sparse_samples_stay_sparse(experiment: Experiment) -> None:
     rows = csr_matrix(np.eye(6, 40000))
     config = AutoMLConfig("classification", X=rows, y=Y, blacklist_algos=["kNN", "LinearSVMWrapper"])
-    words = config.words(experiment)
+    words = config.overrides(experiment)
     found = read_back(words)["X"]
     assert found.shape == rows.shape and found.nnz == 6 and (found != rows).nnz == 0
     (models,) = (text for text in words if text.startswith("model/estimator="))
@@ -110,7 +110,7 @@ def test_sparse_samples_stay_sparse(experiment: Experiment) -> None:
 
 def test_tables_keep_their_gaps_and_their_words(experiment: Experiment) -> None:
     config = AutoMLConfig("classification", training_data=FRAME, label_column_name="label", validation_data=FRAME)
-    words = config.words(experiment)
+    words = config.overrides(experiment)
     assert "model.preprocess=true" in words
     assert "model.folds=1" in words, "the validation data are what the pipelines are compared by"
     found = read_back(words)
@@ -138,7 +138,7 @@ def test_tables_keep_their_gaps_and_their_words(experiment: Experiment) -> None:
 )
 def test_mistakes_are_reported(experiment: Experiment, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserErrorException, match=message):
-        AutoMLConfig("classification", **settings).words(experiment)
+        AutoMLConfig("classification", **settings).overrides(experiment)
 
 
 def test_the_steps_of_a_fitted_model_have_the_names_of_the_sdk() -> None:
@@ -166,7 +166,7 @@ def test_the_steps_of_a_fitted_model_have_the_names_of_the_sdk() -> None:
 
 
 def test_shares_are_held_out(experiment: Experiment) -> None:
-    words = AutoMLConfig("classification", X=X, y=Y, validation_size=0.25, test_size=0.3).words(experiment)
+    words = AutoMLConfig("classification", X=X, y=Y, validation_size=0.25, test_size=0.3).overrides(experiment)
     assert {"dataset.validation_size=0.25", "dataset.test_size=0.3", "model.folds=1"} <= set(words)
     config = AutoMLConfig(
         "regression",
@@ -175,7 +175,7 @@ def test_shares_are_held_out(experiment: Experiment) -> None:
         test_data=FRAME.iloc[2:],
         label_column_name="number",
     )
-    found = read_back(config.words(experiment))
+    found = read_back(config.overrides(experiment))
     assert (found["X_valid"]["word"].iloc[0], found["X_test"]["word"].tolist()) == ("a", ["b"])
 
 
@@ -198,7 +198,7 @@ def test_columns_that_a_featurization_drops(experiment: Experiment, capsys: pyte
         experiment_exit_score=0.9,
         iterations=3,
     )
-    words = config.words(experiment)
+    words = config.overrides(experiment)
     assert list(config.data.parts["X"].columns) == ["a", "b"] and "sweep.stop_at=0.9" in words
     assert "model.preprocess=true" in words
     told = capsys.readouterr().err
@@ -212,7 +212,7 @@ def test_the_packages_of_searches() -> None:
 
 def test_early_stopping_is_patience(experiment: Experiment) -> None:
     def found(**settings: Any) -> list[str]:
-        words = AutoMLConfig("classification", X=X, y=Y, n_cross_validations=2, **settings).words(experiment)
+        words = AutoMLConfig("classification", X=X, y=Y, n_cross_validations=2, **settings).overrides(experiment)
         return [text for text in words if text.startswith("sweep.patience")]
 
     usual = ["sweep.patience=10", "sweep.patience_from=20"]

@@ -17,7 +17,7 @@ from nbclient import NotebookClient
 import labrun
 from conftest import Command
 from helpers import lab
-from labrun.azureml import compute, names, telling, words
+from labrun.azureml import compute, names, notices, overrides
 from labrun.azureml.compute import AmlCompute, ComputeTarget
 from labrun.azureml.environment import PythonSection
 from labrun.azureml.estimators import Estimator
@@ -245,7 +245,7 @@ def test_a_workspace_has_the_names_of_its_config_and_the_folder_of_the_command(
         found.diagnose()
     assert not hasattr(found, "connections")
     monkeypatch.delenv("LABRUN_ROOT")
-    monkeypatch.setattr(telling, "_told", set())
+    monkeypatch.setattr(notices, "_printed", set())
     Workspace.from_config()
     told = f"the workspace is {tmp_path}/below, but config.json is in {tmp_path}: set LABRUN_ROOT={tmp_path} to give"
     assert told in capsys.readouterr().err
@@ -260,13 +260,15 @@ def test_compute_targets_are_looked_up_in_the_config_and_in_the_table(
     again = AmlCompute(ws, "cluster")
     assert type(ComputeTarget(ws, "cluster")) is AmlCompute and again.vm_size == made.vm_size == "STANDARD_D2"
     assert made.provisioning_state == "Succeeded" and list(ws.compute_targets) == ["cluster"]
-    assert compute.words(made, ws) == compute.words("cluster", ws) == ["compute=local", "compute.max_parallel=3"]
-    assert compute.words(None, ws) == compute.words("local", ws) == ["compute=local"]
+    assert (
+        compute.overrides(made, ws) == compute.overrides("cluster", ws) == ["compute=local", "compute.max_parallel=3"]
+    )
+    assert compute.overrides(None, ws) == compute.overrides("local", ws) == ["compute=local"]
     made.update(max_nodes=2)
-    assert compute.words("cluster", ws)[1] == "compute.max_parallel=2"
+    assert compute.overrides("cluster", ws)[1] == "compute.max_parallel=2"
     monkeypatch.setenv(compute.VARIABLE, "slurm")
-    assert compute.words("cluster", ws)[0] == compute.words("unheard-of", ws)[0] == "compute=slurm"
-    assert compute.words("gpu", ws) == ["compute=gpu"], "a choice of conf/compute is what it says"
+    assert compute.overrides("cluster", ws)[0] == compute.overrides("unheard-of", ws)[0] == "compute=slurm"
+    assert compute.overrides("gpu", ws) == ["compute=gpu"], "a choice of conf/compute is what it says"
     made.delete()
     assert ws.compute_targets == {}
     with pytest.raises(ComputeTargetException, match="pass the result of AmlCompute.provisioning_configuration"):
@@ -361,7 +363,9 @@ def test_arguments_stay_text(text: str) -> None:
 
     from labrun import exact
 
-    (parsed,) = OverridesParser.create().parse_overrides([words.word("key", [text, 0.5, None, {"a: k=(1)": text}])])
+    (parsed,) = OverridesParser.create().parse_overrides(
+        [overrides.override("key", [text, 0.5, None, {"a: k=(1)": text}])]
+    )
     found: Any = parsed.value()
     assert [exact.shown(str(found[0])), *found[1:3], exact.shown(str(found[3]["a: k=(1)"]))] == [text, 0.5, None, text]
 

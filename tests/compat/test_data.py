@@ -12,9 +12,9 @@ import pytest
 
 import labrun
 from helpers import lab
-from labrun.azureml import telling
+from labrun.azureml import notices
+from labrun.azureml.overrides import Reference
 from labrun.azureml.script_inputs import ScriptInputs
-from labrun.azureml.words import Reference
 from labrun.compat.azureml import finder
 from labrun.compat.azureml.exceptions import NotInLabrun, UserErrorException
 from labrun.compat.azureml.training import columns
@@ -31,7 +31,7 @@ def ws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LABRUN_ROOT", str(tmp_path))
     monkeypatch.setattr(columns, "_told", set())
-    monkeypatch.setattr(telling, "_told", set())
+    monkeypatch.setattr(notices, "_printed", set())
     for name in ("LABRUN_WORKSPACE", "LABRUN_RUN_DIR"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "raw" / "more").mkdir(parents=True)
@@ -431,7 +431,7 @@ def test_a_run_is_given_mounts_with_versions(ws: Any, tmp_path: Path) -> None:
     assert found[4].startswith("${mount:local/data-") and found[4].endswith("@1}"), "exactly these two files"
     assert found[5:] == ["${mount:local/in}", "${mount:local/in}/a.csv", "$AZUREML_DATAREFERENCE_unknown", "0.5"]
     assert all(isinstance(value, Reference) for value in found[:7])
-    told = inputs.words()
+    told = inputs.overrides()
     assert "mine:'${mount:local/my-files@1}'" in told[0] and "my\\ files:" in told[0] and "ref:" in told[0]
     assert told[1].startswith("script.tables={rows:{") and "take" in told[1]
     with pytest.raises(UserErrorException, match="is not a valid input name"):

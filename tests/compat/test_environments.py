@@ -10,7 +10,7 @@ import pytest
 
 import labrun
 from helpers import lab
-from labrun.azureml import environment, installed
+from labrun.azureml import environment, installed, notices
 from labrun.azureml.conda_dependencies import CondaDependencies
 from labrun.azureml.distributed import MpiConfiguration, PyTorchConfiguration, TensorflowConfiguration
 from labrun.azureml.environment import Environment
@@ -29,6 +29,7 @@ def ws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.setenv("LABRUN_ROOT", str(tmp_path))
     monkeypatch.delenv("LABRUN_WORKSPACE", raising=False)
     monkeypatch.delenv(environment.VARIABLE, raising=False)
+    monkeypatch.setattr(notices, "_printed", set())
     return Workspace.from_config()
 
 
@@ -116,7 +117,7 @@ def test_differences_of_the_current_interpreter_are_reported_once(ws: Workspace,
         conda_packages=["scikit-learn"],
         python_version="3.6",
     )
-    assert made.labrun_words(ws) == made.labrun_words(ws) == []
+    assert made.labrun_overrides(ws) == made.labrun_overrides(ws) == []
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3, lines
     assert lines[0].startswith("labrun: docker of the environment 'told' is not used")
@@ -130,17 +131,17 @@ def test_an_environment_as_labrun_arguments(ws: Workspace, monkeypatch: pytest.M
     made = Environment("words")
     made.environment_variables = {"A": "b c"}
     variable = ["+compute.environment.A='b c'"]
-    assert made.labrun_words(ws) == variable
+    assert made.labrun_overrides(ws) == variable
     monkeypatch.setenv(environment.VARIABLE, "build")
-    assert made.labrun_words(ws) == variable, "it names no packages"
+    assert made.labrun_overrides(ws) == variable, "it names no packages"
     made.python.conda_dependencies.add_pip_package("six")
-    (built, *rest) = made.labrun_words(ws)
+    (built, *rest) = made.labrun_overrides(ws)
     file = Path(built.partition("=")[2].strip("'"))
     assert rest == variable and conda.read(file, azureml=True).lines == ["six"]
     made.python.user_managed_dependencies = True
-    assert made.labrun_words(ws) == variable
+    assert made.labrun_overrides(ws) == variable
     made.python.interpreter_path = "/usr/bin/python3"
-    assert made.labrun_words(ws) == ["script.python='/usr/bin/python3'", *variable]
+    assert made.labrun_overrides(ws) == ["script.python='/usr/bin/python3'", *variable]
     monkeypatch.setenv(environment.VARIABLE, "any")
     with pytest.raises(UserErrorException, match=f"{environment.VARIABLE}=any: choose current"):
         environment.way()
@@ -203,7 +204,7 @@ class Data:
 def test_a_command_as_labrun_arguments(ws: Workspace, tmp_path: Path, command: Any, words: list[str]) -> None:
     (tmp_path / "train.py").touch()
     config = ScriptRunConfig(command=command)
-    assert config.words(Experiment(ws, "x"))[3 : 3 + len(words)] == words
+    assert config.overrides(Experiment(ws, "x"))[3 : 3 + len(words)] == words
 
 
 @pytest.mark.parametrize(
@@ -220,7 +221,7 @@ def test_a_command_as_labrun_arguments(ws: Workspace, tmp_path: Path, command: A
 )
 def test_processes_as_labrun_arguments(ws: Workspace, config: Any, words: list[str], told: str, capsys: Any) -> None:
     (ws.folder / "train.py").touch()
-    found = ScriptRunConfig(script="train.py", distributed_job_config=config).words(Experiment(ws, "x"))
+    found = ScriptRunConfig(script="train.py", distributed_job_config=config).overrides(Experiment(ws, "x"))
     assert [word for word in found if "processes" in word] == words and told in capsys.readouterr().err
 
 
@@ -277,7 +278,7 @@ def test_several_machines_are_used_where_there_are_some_and_workers_of_tensorflo
 
     def words(config: Any, target: str) -> list[str]:
         made = ScriptRunConfig(script="train.py", distributed_job_config=config, compute_target=target)
-        return made.words(Experiment(ws, "x"))
+        return made.overrides(Experiment(ws, "x"))
 
     for target in ("slurm", "mine"):
         assert {"script.processes=2", "compute.nodes=2"} <= set(words(MpiConfiguration(2, node_count=2), target))
@@ -287,12 +288,12 @@ def test_several_machines_are_used_where_there_are_some_and_workers_of_tensorflo
         given = RunConfiguration()
         given.node_count = 2
         with pytest.raises(UserErrorException, match=rf"node_count=2 on compute={target}, but one process: give the"):
-            ScriptRunConfig(script="train.py", run_config=given, compute_target=target).words(Experiment(ws, "x"))
+            ScriptRunConfig(script="train.py", run_config=given, compute_target=target).overrides(Experiment(ws, "x"))
         given.communicator = "ParameterServer"
         with pytest.raises(UserErrorException, match="TensorFlow's workers run on one machine"):
-            ScriptRunConfig(script="train.py", run_config=given, compute_target=target).words(Experiment(ws, "x"))
+            ScriptRunConfig(script="train.py", run_config=given, compute_target=target).overrides(Experiment(ws, "x"))
     old = Estimator(".", entry_script="train.py", node_count=2, distributed_training=Nccl(), compute_target="slurm")
-    assert {"script.processes=1", "compute.nodes=2"} <= set(old.words(Experiment(ws, "x")))
+    assert {"script.processes=1", "compute.nodes=2"} <= set(old.overrides(Experiment(ws, "x")))
     found = words(TensorflowConfiguration(worker_count=3), "local")
     assert "script.processes=3" in found and any(word.startswith("+compute.environment.LABRUN_TF") for word in found)
     assert TensorflowConfiguration().parameter_server_count == RunConfiguration().tensorflow.parameter_server_count == 1

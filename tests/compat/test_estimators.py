@@ -45,7 +45,7 @@ def test_an_estimator_as_labrun_arguments(ws: Workspace) -> None:
         environment_variables={"A": "1"},
         max_run_duration_seconds=90,
     )
-    assert made.words(Experiment(ws, "x")) == [
+    assert made.overrides(Experiment(ws, "x")) == [
         "experiment=script",
         "script.azureml=true",
         "script.source='src'",
@@ -57,9 +57,9 @@ def test_an_estimator_as_labrun_arguments(ws: Workspace) -> None:
         "+compute.environment.A='1'",
     ]
     named = Estimator("src", entry_script="train.py", inputs=[Data()])
-    assert "script.inputs={rows:'${mount:rows@1}'}" in named.words(Experiment(ws, "x"))
+    assert "script.inputs={rows:'${mount:rows@1}'}" in named.overrides(Experiment(ws, "x"))
     begun = Estimator("src", entry_script="train.py", resume_from=DataPath(ws.get_default_datastore(), "old"))
-    assert any(word.startswith("script.positional=['--resume-from'") for word in begun.words(Experiment(ws, "x")))
+    assert any(word.startswith("script.positional=['--resume-from'") for word in begun.overrides(Experiment(ws, "x")))
     gloo = PyTorch("src", entry_script="train.py", node_count=2, distributed_backend="gloo")
     assert isinstance(gloo.distributed_training, PyTorchConfiguration) and gloo.distributed_training.process_count == 2
     with pytest.raises(UserErrorException, match="distributed_backend='nccI': choose one of mpi"):
@@ -69,7 +69,7 @@ def test_an_estimator_as_labrun_arguments(ws: Workspace) -> None:
     with pytest.raises(UserErrorException, match="SKLearn: give the script, entry_script="):
         SKLearn("src")
     with pytest.raises(UserErrorException, match=r"no script none.py in the source directory src"):
-        Estimator("src", entry_script="none.py").words(Experiment(ws, "x"))
+        Estimator("src", entry_script="none.py").overrides(Experiment(ws, "x"))
 
 
 def test_the_packages_of_an_estimator(ws: Workspace, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_the_packages_of_an_estimator(ws: Workspace, tmp_path: Path) -> None:
     ],
 )
 def test_processes_of_an_estimator(ws: Workspace, given: dict[str, Any], words: list[str]) -> None:
-    found = Estimator("src", entry_script="train.py", **given).words(Experiment(ws, "x"))
+    found = Estimator("src", entry_script="train.py", **given).overrides(Experiment(ws, "x"))
     assert [word for word in found if "processes" in word] == words
     assert any("LABRUN_TF_CONFIG" in word for word in found) == (given.get("distributed_backend") == "ps")
 

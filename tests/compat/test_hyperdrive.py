@@ -80,7 +80,7 @@ likely as what lies between."""
 
 def test_every_distribution_is_drawn_as_the_sdk_describes_it(tmp_path: Path) -> None:
     varied = RandomParameterSampling({f"--{name}": expression for name, (expression, _, _) in DRAWN.items()})
-    words = dict(one.split("=", 1) for one in varied.words())
+    words = dict(one.split("=", 1) for one in varied.overrides())
     assert words["sweep.sampler._target_"] == "labrun.search.draws.DrawnSampler"
     parser = OverridesParser.create()
     (given,) = parser.parse_overrides([f"+sweep.sampler.draws={words['+sweep.sampler.draws']}"])
@@ -125,9 +125,11 @@ def test_a_search_as_labrun_arguments(ws: Workspace) -> None:
         max_concurrent_runs=2,
         max_duration_minutes=30,
     )
-    first, *words = config.words(Experiment(ws, "x"))
-    assert first == "-m" and words[: len(script.words(Experiment(ws, "x")))] == script.words(Experiment(ws, "x"))
-    assert words[len(script.words(Experiment(ws, "x"))) :] == [
+    first, *words = config.overrides(Experiment(ws, "x"))
+    assert first == "-m" and words[: len(script.overrides(Experiment(ws, "x")))] == script.overrides(
+        Experiment(ws, "x")
+    )
+    assert words[len(script.overrides(Experiment(ws, "x"))) :] == [
         "sweep=random",
         "script.arguments.learning-rate=interval(0.0,1.0)",
         "script.arguments.batch=1,2",
@@ -142,13 +144,15 @@ def test_a_search_as_labrun_arguments(ws: Workspace) -> None:
         "sweep.max_concurrent=2",
         "sweep.timeout_min=30",
     ]
-    assert NoTerminationPolicy().words() == [] and PrimaryMetricGoal.from_str("maximize") is PrimaryMetricGoal.MAXIMIZE
+    assert (
+        NoTerminationPolicy().overrides() == [] and PrimaryMetricGoal.from_str("maximize") is PrimaryMetricGoal.MAXIMIZE
+    )
 
 
 def test_a_varied_argument_is_not_passed_twice(ws: Workspace) -> None:
     script = Estimator(".", entry_script="train.py", script_params={"--fixed": 1, "--epochs": 5, "--rate": 0.1})
     varied = RandomParameterSampling({"--epochs": sampling.choice(1, 2), "rate": sampling.choice(0.5)})
-    words = HyperDriveConfig(varied, "a", estimator=script).words(Experiment(ws, "x"))
+    words = HyperDriveConfig(varied, "a", estimator=script).overrides(Experiment(ws, "x"))
     assert "script.positional=['--fixed','1']" in words
     assert "script.arguments.epochs=1,2" in words and len(script.script_params) == 3
 

@@ -13,7 +13,7 @@ import pytest
 
 from helpers import submitted
 from labrun import program
-from labrun.azureml import automl_data
+from labrun.azureml import automl_data, notices
 from labrun.azureml.compute import AmlCompute
 from labrun.azureml.data_reference import DataReference, OutputFileDatasetConfig
 from labrun.azureml.environment import Environment
@@ -36,6 +36,7 @@ def ws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LABRUN_ROOT", str(tmp_path))
     monkeypatch.delenv("LABRUN_WORKSPACE", raising=False)
+    monkeypatch.setattr(notices, "_printed", set())
     return Workspace.from_config()
 
 
@@ -61,7 +62,7 @@ def test_two_inputs_are_not_taken_for_one() -> None:
     first, other = Mounted("${mount:t@1}", "old", "t", [1]), Mounted("${mount:t@2}", "new", "t")
     inputs.argument(first)
     inputs.argument(other)
-    words = " ".join(inputs.words())
+    words = " ".join(inputs.overrides())
     assert "old:'${mount:t@1}'" in words and "new:'${mount:t@2}'" in words and "t:'${mount:t@1}'" in words
     assert "script.tables={old:[1],t:[1]}" in words, "each version is read in its own way"
     with pytest.raises(UserErrorException, match="two inputs of the script are called 'old'"):
@@ -71,7 +72,7 @@ def test_two_inputs_are_not_taken_for_one() -> None:
 def test_what_a_run_configuration_says_counts() -> None:
     Path("train.py").write_text("")
     config = ScriptRunConfig(".", "train.py", run_config=RunConfiguration(arguments=["--epochs", "50"]))
-    assert config._run_words(ScriptInputs({}))[1] == "script.positional=['--epochs','50']"
+    assert config._run_overrides(ScriptInputs({}))[1] == "script.positional=['--epochs','50']"
     assert ScriptRunConfig(".", run_config=RunConfiguration(script="train.py")).script == "train.py"
     with pytest.raises(UserErrorException, match="give a DataPath"):
         ScriptRunConfig(".", "train.py", resume_from="run")
@@ -80,7 +81,7 @@ def test_what_a_run_configuration_says_counts() -> None:
 @pytest.mark.parametrize("command", ["python a.py\npython b.py", "python a.py --data ~/d", "python a.py [ab]"])
 def test_a_command_for_a_shell_goes_to_one(command: str) -> None:
     Path("a.py").write_text("")
-    (word,) = ScriptRunConfig(".", command=command)._run_words(ScriptInputs({}))
+    (word,) = ScriptRunConfig(".", command=command)._run_overrides(ScriptInputs({}))
     assert word.startswith("script.command=") and "a.py" in word
 
 

@@ -14,9 +14,9 @@ import numpy as np
 from labrun.azureml import automl_data, compute
 from labrun.azureml.automl_run import NEEDED, AutoMLRun
 from labrun.azureml.featurization import FeaturizationConfig
+from labrun.azureml.notices import notify_once
+from labrun.azureml.overrides import override
 from labrun.azureml.submitting import TARGET_TAG, Config, submit
-from labrun.azureml.telling import once
-from labrun.azureml.words import word
 from labrun.compat.azureml import absent
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.tasks import automl_metrics, scoring
@@ -161,12 +161,16 @@ class AutoMLConfig(Config):
         self.run_config = self.user_settings.get("run_configuration")
         self._data: automl_data.Data | None = None
         for name in sorted(self.user_settings.keys() - USED - WITHOUT_EFFECT):
-            once(f"AutoMLConfig: {name} is unknown and not used")
+            notify_once(f"AutoMLConfig: {name} is unknown and not used")
         if self.user_settings.get("enable_onnx_compatible_models"):
-            once("AutoMLConfig: enable_onnx_compatible_models is not used: labrun saves models with skops, not as ONNX")
+            notify_once(
+                "AutoMLConfig: enable_onnx_compatible_models is not used: labrun saves models with skops, not as ONNX"
+            )
         for name in sorted(self.user_settings.keys() & {"weight_column_name", "sample_weight", "cv_splits_indices"}):
             if self.user_settings[name] is not None:
-                once(f"AutoMLConfig: {name} is not used: labrun weights all samples equally and draws its own folds")
+                notify_once(
+                    f"AutoMLConfig: {name} is not used: labrun weights all samples equally and draws its own folds"
+                )
 
     @property
     def data(self) -> automl_data.Data:
@@ -181,7 +185,7 @@ class AutoMLConfig(Config):
             return automl_data.of_script(Path(str(given["data_script"])), self.path)
         if given.get("training_data") is None:
             if self._dropped():
-                once("AutoMLConfig: FeaturizationConfig.drop_columns applies to training_data; all of X is used")
+                notify_once("AutoMLConfig: FeaturizationConfig.drop_columns applies to training_data; all of X is used")
             return {name: given.get(name) for name in ("X", "y", "X_valid", "y_valid")}
         label = str(given.get("label_column_name") or "")
         weights = given.get("weight_column_name")
@@ -201,7 +205,7 @@ class AutoMLConfig(Config):
         config.tell()
         return [str(name) for name in config.drop_columns]
 
-    def words(self, experiment: Experiment) -> list[str]:
+    def overrides(self, experiment: Experiment) -> list[str]:
         """Return the arguments for the `labrun` command."""
         given = self.user_settings
         script = self.data.keep(experiment.workspace.folder)
@@ -209,7 +213,7 @@ class AutoMLConfig(Config):
         return [
             "-m",
             "dataset=get_data",
-            word("dataset.script", str(script)),
+            override("dataset.script", str(script)),
             *(["dataset.regression=true"] if self.is_regression else []),
             "model=pipeline",
             *self._comparison(),
@@ -219,7 +223,7 @@ class AutoMLConfig(Config):
             f"sweep.metric={self.primary_metric}",
             *self._limits(),
             *self._models(),
-            *compute.words(self._target, experiment.workspace),
+            *compute.overrides(self._target, experiment.workspace),
         ]
 
     def _comparison(self) -> list[str]:
@@ -231,10 +235,10 @@ class AutoMLConfig(Config):
         )
         held = self._share("test_size")
         if "X_test" not in parts and "X_valid" in parts:
-            once("AutoMLConfig: no test data: the validation data also test the best pipeline")
+            notify_once("AutoMLConfig: no test data: the validation data also test the best pipeline")
         elif "X_test" not in parts:
-            once(f"AutoMLConfig: {held or 'a fifth'} of the data is held out to test the best pipeline")
-        own = [word("dataset.test_size", held)] if held and "X_test" not in parts else []
+            notify_once(f"AutoMLConfig: {held or 'a fifth'} of the data is held out to test the best pipeline")
+        own = [override("dataset.test_size", held)] if held and "X_test" not in parts else []
         if "X_valid" in parts:
             if folds is not None or size:
                 other = "n_cross_validations" if folds is not None else "validation_size"
@@ -244,11 +248,13 @@ class AutoMLConfig(Config):
                 )
             return [*own, "model.folds=1"]
         if size and folds is None:
-            return [*own, word("dataset.validation_size", size), "model.folds=1"]
+            return [*own, override("dataset.validation_size", size), "model.folds=1"]
         if size:
-            once("AutoMLConfig: validation_size is not used: n_cross_validations decides how pipelines are compared")
+            notify_once(
+                "AutoMLConfig: validation_size is not used: n_cross_validations decides how pipelines are compared"
+            )
         if folds in (None, "auto"):
-            once(f"AutoMLConfig: the pipelines are compared in {FOLDS} folds; n_cross_validations changes that")
+            notify_once(f"AutoMLConfig: the pipelines are compared in {FOLDS} folds; n_cross_validations changes that")
             return [*own, f"model.folds={FOLDS}"]
         if not isinstance(folds, int) or folds < 2:
             raise UserErrorException(
@@ -292,7 +298,7 @@ class AutoMLConfig(Config):
         count = given.get("iterations")
         if count is None and minutes is None:
             count = DEFAULT_ITERATIONS
-            once(f"AutoMLConfig: neither iterations nor a timeout is given: {count} iterations")
+            notify_once(f"AutoMLConfig: neither iterations nor a timeout is given: {count} iterations")
         score = given.get("experiment_exit_score")
         return [
             f"sweep.max_trials={int(count) if count is not None else 1000}",
@@ -309,7 +315,7 @@ class AutoMLConfig(Config):
         patience = int(given.get("early_stopping_n_iters") or PATIENCE)
         if given.get("enable_early_stopping", True) is False or (count and int(count) <= LANDMARKS + patience):
             return []
-        once(
+        notify_once(
             f"AutoMLConfig: after {LANDMARKS} iterations the search ends when {patience} in a row are no better; "
             "enable_early_stopping=False runs them all"
         )
@@ -336,13 +342,13 @@ class AutoMLConfig(Config):
         return run
 
     def going_on(self, run: AutoMLRun, **settings: Any) -> AutoMLRun:
-        """Continue a search that has ended; see `words_of_more`."""
-        work = submit(run.experiment, self.words_of_more(run.experiment, run._work.folder, **settings), {})
+        """Continue a search that has ended; see `overrides_of_more`."""
+        work = submit(run.experiment, self.overrides_of_more(run.experiment, run._work.folder, **settings), {})
         made = AutoMLRun(run.experiment, work=work, run_type=self.run_type)
         made.automl_config = self
         return made
 
-    def words_of_more(self, experiment: Experiment, folder: Path, **settings: Any) -> list[str]:
+    def overrides_of_more(self, experiment: Experiment, folder: Path, **settings: Any) -> list[str]:
         """Return the arguments for the `labrun` command that continues a search.
 
         Args:
@@ -355,13 +361,13 @@ class AutoMLConfig(Config):
         """
         config = copy.copy(self)
         config.user_settings, config._data = {**self.user_settings, **settings, "enable_early_stopping": False}, None
-        words, before = config.words(experiment), self.words(experiment)
-        if words[2] != before[2]:
+        overrides, before = config.overrides(experiment), self.overrides(experiment)
+        if overrides[2] != before[2]:
             raise UserErrorException(
                 f"AutoMLRun: the search {folder.name} can only continue with the same samples; to search with others, "
                 "submit another AutoMLConfig"
             )
-        return [*words, word("sweep.resume", str(folder))]
+        return [*overrides, override("sweep.resume", str(folder))]
 
 
 def _estimators(names: Any, what: str) -> list[str]:
@@ -377,9 +383,9 @@ def _estimators(names: Any, what: str) -> list[str]:
         if own is None and not _plain(name).startswith(UNKNOWN):
             raise UserErrorException(f"AutoMLConfig: {what}: {name!r} must be one of {', '.join(sorted(ESTIMATORS))}")
         if own is None:
-            once(f"AutoMLConfig: {what}: labrun has no {name}")
+            notify_once(f"AutoMLConfig: {what}: labrun has no {name}")
         elif what == "allowed_models" and own.replace("_", "") != str(name).lower():
-            once(f"AutoMLConfig: {name} stands for labrun's {own}")
+            notify_once(f"AutoMLConfig: {name} stands for labrun's {own}")
         found += [own] if own and own not in found else []
     return found
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from labrun._io import atomic_write
 from labrun.azureml import folder
-from labrun.azureml.telling import once
+from labrun.azureml.notices import notify_once
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.models import MOST_CATEGORIES
 
@@ -145,7 +145,7 @@ def _with_labels(x: Any, y: Any) -> tuple[Any, Any]:
         raise UserErrorException(
             f"AutoMLConfig: none of the {rows} samples has a target; give data whose label column has values"
         )
-    once(f"AutoMLConfig: {int((~known).sum())} samples have no target and are left out")
+    notify_once(f"AutoMLConfig: {int((~known).sum())} samples have no target and are left out")
     return (x[known] if hasattr(x, "columns") or _is_sparse(x) else np.asarray(x)[known]), y[known]
 
 
@@ -161,7 +161,7 @@ def _tell_texts(x: Any) -> None:
             continue
         levels = x[name].dropna().astype(str).nunique()
         if levels > MOST_CATEGORIES and 2 * levels > len(x):
-            once(
+            notify_once(
                 f"AutoMLConfig: column {name} has {levels} different texts in {len(x)} samples. labrun treats each as "
                 "one value and makes no features of its words: leave the column out, or convert it to numbers"
             )

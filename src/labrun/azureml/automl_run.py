@@ -16,9 +16,9 @@ import numpy as np
 from labrun import api, direction
 from labrun.azureml import automl_constants, automl_data, fitted_steps
 from labrun.azureml.conda_dependencies import CondaDependencies
+from labrun.azureml.notices import notify_once
+from labrun.azureml.overrides import override
 from labrun.azureml.run import Run
-from labrun.azureml.telling import once
-from labrun.azureml.words import word
 from labrun.compat.azureml import absent
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training import registered
@@ -246,7 +246,7 @@ class AutoMLRun(Run):
         if return_onnx_model:
             absent.not_here("get_output(return_onnx_model=True)", absent.ONNX)
         if not self._work.is_over:
-            once(f"AutoMLRun.get_output(): the search {self.id} is still running; waiting for it to end")
+            notify_once(f"AutoMLRun.get_output(): the search {self.id} is still running; waiting for it to end")
             self._work.wait_for_completion(show_output=False, raise_on_error=False)
         run = self._iteration(iteration) if iteration is not None else self._best(metric)
         fitted = self._fitted(run, iteration is None and metric is None)
@@ -276,10 +276,10 @@ class AutoMLRun(Run):
             if child.status == records.COMPLETED:
                 return Path(child.folder)
         record = run._work.record
-        words = [text for text in record.overrides if not text.startswith(("sweep", "name=", "tags", "compute"))]
-        again = [*words, "model.folds=0", "model.refit=true", "compute=inline", word("name", self._work.name)]
+        own = [text for text in record.overrides if not text.startswith(("sweep", "name=", "tags", "compute"))]
+        again = [*own, "model.folds=0", "model.refit=true", "compute=inline", override("name", self._work.name)]
         work = api.submit(
-            [*again, word("tags", {"azureml.refit": run._work.id})], root=self.experiment.workspace.folder
+            [*again, override("tags", {"azureml.refit": run._work.id})], root=self.experiment.workspace.folder
         )
         try:
             work.wait_for_completion()

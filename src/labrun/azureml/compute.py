@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from labrun.azureml import folder
 from labrun.azureml.advice import Advising
-from labrun.azureml.telling import once
+from labrun.azureml.notices import notify_once
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.exceptions import ComputeTargetException, UserErrorException
 from labrun.config import paths
@@ -35,7 +35,7 @@ def stands_for() -> str:
     return os.environ.get(VARIABLE) or DEFAULT
 
 
-def words(target: Any, workspace: Workspace) -> list[str]:
+def overrides(target: Any, workspace: Workspace) -> list[str]:
     """Return a compute target as arguments for the `labrun` command.
 
     Args:
@@ -58,7 +58,7 @@ def words(target: Any, workspace: Workspace) -> list[str]:
 
 
 def _tell_assumed(name: str) -> None:
-    once(
+    notify_once(
         f"the compute target {name!r} was never created: it stands for compute={stands_for()} "
         f"(to change that, add conf/compute/{name}.yaml or set {VARIABLE})"
     )
@@ -193,7 +193,7 @@ class ComputeTarget(Advising):
                 "provisioningState": self.provisioning_state,
                 "vmSize": self.vm_size,
                 "scaleSettings": vars(self.scale_settings),
-                "standsFor": words(self, self.workspace)[0],
+                "standsFor": overrides(self, self.workspace)[0],
             },
         }
 
@@ -250,7 +250,7 @@ class ComputeTarget(Advising):
     def delete(self, wait_for_completion: bool = False, show_output: bool = False) -> None:
         """Remove the target from the workspace's table; a file in `conf/compute` stays."""
         if self.name in _choices():
-            once(f"the compute target {self.name} is conf/compute/{self.name}.yaml, which is not deleted")
+            notify_once(f"the compute target {self.name} is conf/compute/{self.name}.yaml, which is not deleted")
         folder.put(self.workspace.folder, TABLE, self.name, None)
 
     detach = delete
@@ -436,7 +436,9 @@ def _put(workspace: Any, name: str, configuration: Any, argument: str) -> Any:
         raise UserErrorException(f"the compute target's name is {name!r}: pass a non-empty string")
     made = workspace if isinstance(workspace, Workspace) else Workspace()
     if name in _choices():
-        once(f"the compute target {name} is conf/compute/{name}.yaml; the settings given to create() are not used")
+        notify_once(
+            f"the compute target {name} is conf/compute/{name}.yaml; the settings given to create() are not used"
+        )
         return ComputeTarget(made, name)
     entry = {"kind": configuration.kind, **configuration.settings}
     host = _attached(name, entry) if argument == "attach_configuration" else None
@@ -446,7 +448,7 @@ def _put(workspace: Any, name: str, configuration: Any, argument: str) -> Any:
     folder.put(made.folder, TABLE, name, entry)
     size = str(entry.get("vm_size") or "")
     runs = f", at most {entry['max_nodes']} runs at once" if entry.get("max_nodes") else ""
-    once(f"the compute target {name} ({size or configuration.kind}) stands for compute={stands_for()}{runs}")
+    notify_once(f"the compute target {name} ({size or configuration.kind}) stands for compute={stands_for()}{runs}")
     if size.lower().startswith(GPU_FAMILIES):
         _tell_of_gpus(name, size)
     return ComputeTarget(made, name)
@@ -468,7 +470,7 @@ def _attached(name: str, entry: Mapping[str, Any]) -> str | None:
         known = remotes.Remote(name, wanted, ssh_config=None if key is None else str(_ssh_config(name, str(key))))
         remotes.put(known)
     other = f", not {wanted}" if known.address != wanted else ""
-    once(
+    notify_once(
         f"the compute target {name} stands for compute={stands_for()} compute.host={name}: ssh {known.address}{other}. "
         f"If it asks for a password: lab remote connect {name}"
     )
@@ -489,4 +491,4 @@ def _tell_of_gpus(name: str, size: str) -> None:
     from labrun.backends import machine
 
     if stands_for() == DEFAULT and not machine.gpu_names():
-        once(f"{name}: {size} has GPUs, but this machine has none: its runs use the CPU")
+        notify_once(f"{name}: {size} has GPUs, but this machine has none: its runs use the CPU")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from labrun.azureml.data_reference import reference
 from labrun.azureml.datastore import Datastore
-from labrun.azureml.telling import once
+from labrun.azureml.notices import notify_once
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.data import asset as assets
 from labrun.data import digests, transfer
@@ -159,7 +159,9 @@ class Content:
             return reference(self.datastore, self.patterns[0])
         if plain:
             path = f"/{self.patterns[0]}"
-            once(f"{path} is not in a datastore: the run reads it in place, and its record has no version of the data")
+            notify_once(
+                f"{path} is not in a datastore: the run reads it in place, and its record has no version of the data"
+            )
             return path
         return self.registered(self.anonymous_name(), default)[0].mount(default)
 
@@ -238,7 +240,7 @@ class Content:
             transfer.transfer_all(default.store, items, send, Quiet())
         except DataError as error:
             raise UserErrorException(str(error)) from error
-        once(f"copied {counted(len(entries))} of /{self.base} to {folder} in the datastore {default.name}")
+        notify_once(f"copied {counted(len(entries))} of /{self.base} to {folder} in the datastore {default.name}")
         is_one = self._names_one_file()
         return Content(default, (f"{folder}/{entries[0].path}" if is_one else folder,))
 

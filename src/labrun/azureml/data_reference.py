@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labrun.azureml.advice import Advising
-from labrun.azureml.telling import once
+from labrun.azureml.notices import notify_once
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.data.stores.local import LocalDatastore
@@ -228,7 +228,9 @@ class OutputFileDatasetConfig(Advising):
     def as_upload(self, overwrite: bool = False, source_globs: Any = None) -> OutputFileDatasetConfig:
         """Return the output itself: the run writes directly to the datastore, so `source_globs` selects nothing."""
         if source_globs is not None:
-            once(f"OutputFileDatasetConfig({self.name!r}).as_upload(source_globs=...): not used: all files are kept")
+            notify_once(
+                f"OutputFileDatasetConfig({self.name!r}).as_upload(source_globs=...): not used: all files are kept"
+            )
         return self
 
     def as_input(self, name: str | None = None) -> Any:
@@ -245,7 +247,7 @@ class OutputFileDatasetConfig(Advising):
 
 def _tell_path(what: str) -> None:
     """Print a notice that the script must not write to a path of the user's choice."""
-    once(f"{what}: the path is not used: the script must write to the folder that it gets as an argument")
+    notify_once(f"{what}: the path is not used: the script must write to the folder that it gets as an argument")
 
 
 def reference(datastore: Datastore, path: str) -> str:
@@ -267,5 +269,5 @@ def output_folder(datastore: Datastore, path: str, what: str) -> str:
         )
     folder: Path = datastore.store.path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    once(f"{what}: the run writes directly to {folder}")
+    notify_once(f"{what}: the run writes directly to {folder}")
     return str(folder)

@@ -15,7 +15,7 @@ from labrun.azureml import dataset_table
 from labrun.azureml.content import Content
 from labrun.azureml.dataset_table import Version
 from labrun.azureml.datastore import Datastore
-from labrun.azureml.telling import once
+from labrun.azureml.notices import notify_once
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training import partitions, steps, tabular
@@ -102,7 +102,7 @@ class AbstractDataset:
         """
         place = workspace if isinstance(workspace, Workspace) else Workspace()
         if self._partition:
-            once("register: a file data set does not keep its partition_format: pass it to from_files() again")
+            notify_once("register: a file data set does not keep its partition_format: pass it to from_files() again")
         made = dataset_table.add(place, name, self._content, self._definition, description, tags, create_new_version)
         return of(made)
 

@@ -15,7 +15,7 @@ from labrun.azureml.data_reference import DataPath, DataReference
 from labrun.azureml.data_sets import FileDataset, TabularDataset
 from labrun.azureml.datastore import Datastore
 from labrun.azureml.local_paths import local
-from labrun.azureml.telling import once
+from labrun.azureml.notices import notify_once
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import UserErrorException
@@ -77,7 +77,7 @@ def _from_web(address: str) -> str:
         earlier = [path for path in folder.iterdir() if not path.name.endswith(".part")]
         if not earlier:
             raise
-        once(f"{address} cannot be reached now: using the earlier copy")
+        notify_once(f"{address} cannot be reached now: using the earlier copy")
         return str(earlier[0])
 
 

@@ -13,7 +13,7 @@ from labrun.azureml.advice import Advising
 from labrun.azureml.datastore_files import LOCAL, mounted, registered, remove, shown_kind
 from labrun.azureml.local_paths import local, slashes
 from labrun.azureml.moving import fetch_all, send_all
-from labrun.azureml.telling import once
+from labrun.azureml.notices import notify_once
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import UserErrorException
@@ -51,7 +51,7 @@ class Datastore(Advising):
         self.workspace = workspace if isinstance(workspace, Workspace) else Workspace()
         if name in AZURES_OWN and not _is_there(str(name)):
             default = default_name(self.workspace)
-            once(f"the datastore {name} maps to {default}, the config's default")
+            notify_once(f"the datastore {name} maps to {default}, the config's default")
             name = default
         self.name = name or default_name(self.workspace)
         self.node = _node(self.workspace, self.name)
@@ -320,7 +320,7 @@ class Datastore(Advising):
         }
         if len(kept) < len(files):
             shown = ", ".join(str(one.relative_to(top)) for one in below)
-            once(f"upload: skipping what earlier uploads put into {source}: {shown}")
+            notify_once(f"upload: skipping what earlier uploads put into {source}: {shown}")
         return kept
 
     def download(

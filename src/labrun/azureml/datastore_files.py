@@ -16,7 +16,7 @@ import yaml
 
 from labrun import schema
 from labrun._io import atomic_write
-from labrun.azureml.telling import once
+from labrun.azureml.notices import notify_once
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.config import paths
 
@@ -53,7 +53,7 @@ def registered(name: str, target: str, keys: Mapping[str, Any], secrets: Mapping
         raise UserErrorException(f"{name!r} is not a valid datastore name: use letters, digits, '_' and '-'")
     path = _path(name)
     if path.is_file() and not path.read_text(encoding="utf-8").startswith(MARK):
-        once(f"the datastore {name} is defined in conf/datastore/{name}.yaml; register_... does not change it")
+        notify_once(f"the datastore {name} is defined in conf/datastore/{name}.yaml; register_... does not change it")
         return
     node = {"_target_": target, "name": name, **{key: value for key, value in keys.items() if value is not None}}
     variables = {key: _variable(name, key, value) for key, value in secrets.items() if value}
@@ -115,7 +115,9 @@ def _variable(name: str, key: str, value: str) -> str:
 def _set(variable: str, value: str) -> str:
     if os.environ.get(variable) != value:
         os.environ[variable] = value
-        once(f"the secret is not written to a file: this process has it in {variable}; set that for other commands")
+        notify_once(
+            f"the secret is not written to a file: this process has it in {variable}; set that for other commands"
+        )
     return variable
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from labrun.azureml import compute
-from labrun.azureml.telling import once
-from labrun.azureml.words import word
+from labrun.azureml.notices import notify_once
+from labrun.azureml.overrides import override
 from labrun.backends import registry
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.config import paths
@@ -67,7 +67,7 @@ class TensorflowConfiguration:
         return int(self.worker_count or 1)
 
 
-def words(config: Any, run_config: Any, target: Sequence[str]) -> list[str]:
+def overrides(config: Any, run_config: Any, target: Sequence[str]) -> list[str]:
     """Return the number of processes and nodes as arguments for the `labrun` command.
 
     Args:
@@ -85,7 +85,7 @@ def words(config: Any, run_config: Any, target: Sequence[str]) -> list[str]:
         config = run_config.tensorflow
     is_tensorflow = isinstance(config, TensorflowConfiguration)
     if is_tensorflow and config.servers is None and config.worker_count > 1:
-        once(f"{config.worker_count} workers run without a parameter server, as with parameter_server_count=0")
+        notify_once(f"{config.worker_count} workers run without a parameter server, as with parameter_server_count=0")
     if is_tensorflow and config.servers:
         raise UserErrorException(
             f"parameter_server_count={config.parameter_server_count}: labrun starts no parameter servers. Use only "
@@ -103,7 +103,7 @@ def words(config: Any, run_config: Any, target: Sequence[str]) -> list[str]:
         )
     if isinstance(config, MpiConfiguration):
         where = "side by side" if nodes == 1 else f"on {nodes} machines"
-        once(
+        notify_once(
             f"{count} processes run {where}, with RANK, LOCAL_RANK, WORLD_SIZE and OMPI_COMM_WORLD_RANK set; "
             f"there is no MPI: a script with mpi4py or Horovod needs command='mpirun -n {count} python SCRIPT.py'"
         )
@@ -112,7 +112,7 @@ def words(config: Any, run_config: Any, target: Sequence[str]) -> list[str]:
         f"script.processes={count // nodes}",
         *([f"compute.nodes={nodes}"] if nodes > 1 else []),
         *([f"compute.gpus_per_run={count // nodes}"] if is_gpu else []),
-        *([word(f"+compute.environment.{TF_VARIABLE}", "worker")] if is_tensorflow else []),
+        *([override(f"+compute.environment.{TF_VARIABLE}", "worker")] if is_tensorflow else []),
     ]
 
 
@@ -125,7 +125,7 @@ def _has_nodes(nodes: int, count: int, target: Sequence[str], is_tensorflow: boo
     name = target[0].partition("=")[2]
     if "nodes" not in registry.get(_backend(name)).settings:
         how = f"where its {count} processes run side by side" if count > 1 else "in one process, as it asks for no more"
-        once(f"node_count={nodes}: a script runs on one machine, {how}")
+        notify_once(f"node_count={nodes}: a script runs on one machine, {how}")
         return False
     if is_tensorflow:
         raise UserErrorException(

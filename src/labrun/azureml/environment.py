@@ -19,9 +19,9 @@ from labrun.azureml.accepted import ContainerRegistry
 from labrun.azureml.conda_dependencies import CondaDependencies, from_pip_requirements
 from labrun.azureml.docker import DockerSection
 from labrun.azureml.local_paths import local
+from labrun.azureml.notices import notify_once
+from labrun.azureml.overrides import override
 from labrun.azureml.submitting import ENVIRONMENT_TAG, VERSION_TAG
-from labrun.azureml.telling import once
-from labrun.azureml.words import word
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import UserErrorException
@@ -224,7 +224,7 @@ class Environment:
             )
         content = self._to_dict()
         if self.environment_variables:
-            once(
+            notify_once(
                 f"the environment {self.name!r} is stored with the values of {', '.join(self.environment_variables)} "
                 f"in {folder.table_path(_folder(workspace), TABLE)}, which only you can read: keep secrets out of it"
             )
@@ -278,21 +278,21 @@ class Environment:
 
     # Use by labrun
 
-    def labrun_words(self, workspace: Workspace) -> list[str]:  # type: ignore[valid-type]
+    def labrun_overrides(self, workspace: Workspace) -> list[str]:  # type: ignore[valid-type]
         """Return the environment as arguments for the `labrun` command.
 
         Raises:
             UserErrorException: `LABRUN_AZUREML_ENVIRONMENTS` has an unknown value.
         """
         self._tell_docker()
-        variables = [word(f"+compute.environment.{key}", str(v)) for key, v in self.environment_variables.items()]
+        variables = [override(f"+compute.environment.{key}", str(v)) for key, v in self.environment_variables.items()]
         python = self.python
         if python.user_managed_dependencies:
             if python.interpreter_path in (None, "", "python", "python3"):
                 return variables
-            return [word("script.python", str(python.interpreter_path)), *variables]
+            return [override("script.python", str(python.interpreter_path)), *variables]
         if way() == BUILD and self._wanted():
-            return [word("script.requirements", str(self._file(workspace))), *variables]
+            return [override("script.requirements", str(self._file(workspace))), *variables]
         self._check()
         return variables
 
@@ -314,7 +314,7 @@ class Environment:
     def _tell_docker(self) -> None:
         wish = self.docker.wish()
         if wish is not None:
-            once(f"{wish} of the environment {self.name!r} is not used: labrun runs Python without containers")
+            notify_once(f"{wish} of the environment {self.name!r} is not used: labrun runs Python without containers")
 
     def _check(self) -> None:
         """Print once how the current interpreter differs from the environment."""
@@ -324,12 +324,12 @@ class Environment:
         missing, others = installed.compared(wanted)
         how = f"{VARIABLE}={BUILD} (lab azureml run --environments {BUILD}) builds it as specified"
         if missing:
-            once(
+            notify_once(
                 f"the environment {self.name!r} lists {', '.join(missing)}, missing from {sys.executable}. "
                 f"If the script needs that: uv pip install {' '.join(missing)}; or {how}"
             )
         if others:
-            once(f"the environment {self.name!r} runs with the current interpreter: {', '.join(others)}; {how}")
+            notify_once(f"the environment {self.name!r} runs with the current interpreter: {', '.join(others)}; {how}")
 
     def _to_dict(self) -> dict[str, Any]:
         python, docker = self.python, self.docker

@@ -12,10 +12,10 @@ from labrun.azureml.conda_dependencies import CondaDependencies, from_pip_requir
 from labrun.azureml.distributed import MpiConfiguration, PyTorchConfiguration, TensorflowConfiguration
 from labrun.azureml.environment import Environment
 from labrun.azureml.local_paths import local
+from labrun.azureml.notices import notify_once
 from labrun.azureml.run_configuration import RunConfiguration
 from labrun.azureml.script_run_config import ScriptRunConfig
 from labrun.azureml.submitting import Config
-from labrun.azureml.telling import once
 from labrun.checking import suggest
 from labrun.compat.azureml.exceptions import UserErrorException
 
@@ -126,7 +126,7 @@ class Estimator(Config):
             distributed_backend, node_count, process_count_per_node, kwargs
         )
         if use_gpu:
-            once("use_gpu=True is not used: the compute target decides whether there is a GPU (--compute gpu)")
+            notify_once("use_gpu=True is not used: the compute target decides whether there is a GPU (--compute gpu)")
         self.resume_from = resume_from
         self.run_config = RunConfiguration()
         self.run_config.target = compute_target if compute_target is not None else "local"
@@ -181,7 +181,7 @@ class Estimator(Config):
         found: CondaDependencies = self.run_config.environment.python.conda_dependencies
         return found
 
-    def words(self, experiment: Experiment) -> list[str]:
+    def overrides(self, experiment: Experiment) -> list[str]:
         """Return the arguments for the `labrun` command."""
         arguments: list[Any] = []
         for name, value in self.script_params.items():
@@ -194,7 +194,7 @@ class Estimator(Config):
             distributed_job_config=self.distributed_training,
             resume_from=self.resume_from,
         )
-        return config.words(experiment)
+        return config.overrides(experiment)
 
 
 def _processes(backend: str | None, nodes: int, per_node: int, others: Mapping[str, Any]) -> Any:

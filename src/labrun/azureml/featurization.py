@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from labrun.azureml.telling import once
+from labrun.azureml.notices import notify_once
 
 
 class FeaturizationConfig:
@@ -68,7 +68,7 @@ class FeaturizationConfig:
         }
         unused = [name for name, value in parts.items() if value]
         if unused:
-            once(
+            notify_once(
                 f"FeaturizationConfig: {', '.join(unused)} is not used: model.preprocess fills missing values and "
                 "encodes words"
             )

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from labrun import api
 from labrun.azureml import kinds
+from labrun.azureml.notices import notify_once
+from labrun.azureml.overrides import override
 from labrun.azureml.run import Run, wrapped
 from labrun.azureml.sampling import EarlyTerminationPolicy, HyperParameterSampling, key
 from labrun.azureml.submitting import Config
-from labrun.azureml.telling import once
-from labrun.azureml.words import word
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training.run import TYPE_TAG
@@ -114,7 +114,7 @@ class HyperDriveConfig(Config):
     def policy_config(self) -> Any:
         return self.policy
 
-    def words(self, experiment: Experiment) -> list[str]:
+    def overrides(self, experiment: Experiment) -> list[str]:
         """Return the arguments for the `labrun` command."""
         goal = str(getattr(self.primary_metric_goal, "value", self.primary_metric_goal)).lower()
         limits = {
@@ -124,12 +124,12 @@ class HyperDriveConfig(Config):
         }
         return [
             "-m",
-            *self._script().words(experiment),
-            *self.hyperparameter_sampling.words(),
-            *(self.policy.words() if self.policy is not None else []),
-            word("sweep.metric", self.primary_metric_name),
+            *self._script().overrides(experiment),
+            *self.hyperparameter_sampling.overrides(),
+            *(self.policy.overrides() if self.policy is not None else []),
+            override("sweep.metric", self.primary_metric_name),
             f"sweep.goal={goal}",
-            *(word(f"sweep.{name}", value) for name, value in limits.items() if value is not None),
+            *(override(f"sweep.{name}", value) for name, value in limits.items() if value is not None),
             *self._former(),
         ]
 
@@ -138,18 +138,22 @@ class HyperDriveConfig(Config):
         sampling = self.hyperparameter_sampling
         if sampling.sweep == "grid":
             if self.resume_from or self.resume_child_runs:
-                once("HyperDriveConfig: a grid tries every combination, whatever earlier searches found")
+                notify_once("HyperDriveConfig: a grid tries every combination, whatever earlier searches found")
             return []
-        found = [word("sweep.learn_from", [str(run._folder) for run in self.resume_from])] if self.resume_from else []
+        found = (
+            [override("sweep.learn_from", [str(run._folder) for run in self.resume_from])] if self.resume_from else []
+        )
         if self.resume_child_runs:
-            once("HyperDriveConfig: resume_child_runs are tried first, each from scratch: labrun keeps no script state")
+            notify_once(
+                "HyperDriveConfig: resume_child_runs are tried first, each from scratch: labrun keeps no script state"
+            )
             names = {key(name) for name in sampling.parameter_space}
             scripts = [run._work.record.typed.script for run in self.resume_child_runs]
             each = [script.arguments for script in scripts if script is not None]
             first = [
                 {f"script.arguments.{name}": value for name, value in given.items() if name in names} for given in each
             ]
-            found.append(word("sweep.portfolio", first))
+            found.append(override("sweep.portfolio", first))
         return found
 
     def _script(self) -> Any:
@@ -159,7 +163,7 @@ class HyperDriveConfig(Config):
         twice = [name for name in given if name.lstrip("-") in varied]
         if not twice:
             return self.run_config
-        once(f"HyperDriveConfig: the search sets {', '.join(twice)}; the values in script_params are not used")
+        notify_once(f"HyperDriveConfig: the search sets {', '.join(twice)}; the values in script_params are not used")
         made = copy.copy(self.run_config)
         made.script_params = {name: value for name, value in given.items() if name not in twice}
         return made
@@ -259,7 +263,7 @@ class HyperDriveRun(Run):
             rows = search.get_children_sorted_by_primary_metric(discard_no_metric=True)
             found += [(row["best_primary_metric"], row, search) for row in rows if row["status"] not in left_out]
         if not found and not self._work.is_over:
-            once(f"no run of the search {self.id} has logged {self._objective[0]!r} yet; waiting for it to end")
+            notify_once(f"no run of the search {self.id} has logged {self._objective[0]!r} yet; waiting for it to end")
             self._work.wait_for_completion(show_output=False, raise_on_error=False)
             return self.get_best_run_by_primary_metric(include_failed, include_canceled, include_resume_from_runs)
         if not found:

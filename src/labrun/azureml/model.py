@@ -9,7 +9,7 @@ from typing import Any
 
 from labrun.azureml.advice import Advising
 from labrun.azureml.local_paths import local
-from labrun.azureml.telling import once
+from labrun.azureml.notices import notify_once
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.exceptions import (
     ModelNotFoundException,
@@ -75,7 +75,7 @@ class Model(training.Model, Advising):
         unused |= {"sample_input_dataset": sample_input_dataset, "sample_output_dataset": sample_output_dataset}
         given = [name for name, value in unused.items() if value is not None]
         if given:
-            once(f"Model.register: not kept: {', '.join(given)}")
+            notify_once(f"Model.register: not kept: {', '.join(given)}")
         words = (tags, properties, description, model_framework, model_framework_version)
         if context.current() is not None:
             return training.Model.register(workspace, model_path, model_name, *words[:3], None, *words[3:])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from labrun.compat.azureml import notice
 
-_told: set[str] = set()
+_printed: set[str] = set()
 
 
-def once(message: str) -> None:
+def notify_once(message: str) -> None:
     """Print a notice, unless this process has already printed it."""
-    if message not in _told:
-        _told.add(message)
+    if message not in _printed:
+        _printed.add(message)
         notice.warn(message)

@@ -11,7 +11,7 @@ from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.config.hydra_files import quoted
 
 
-def word(key: str, value: Any) -> str:
+def override(key: str, value: Any) -> str:
     """Return `key=value`. A string stays a string, whatever it looks like."""
     return f"{key}={literal(value)}"
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from labrun import api
 from labrun.azureml import definition, folder, kinds
 from labrun.azureml.advice import Advising, AdvisingType
+from labrun.azureml.notices import notify_once
 from labrun.azureml.submitting import OWN, SEARCHES, TARGET_TAG
-from labrun.azureml.telling import once
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.exceptions import (
     ActivityFailedException,
@@ -320,7 +320,7 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         """
         if self._work.is_over or self._is_sweep or self.type != "azureml.scriptrun":
             return False
-        once(f"{call}: the run {self.id} is still running; waiting for it to end")
+        notify_once(f"{call}: the run {self.id} is still running; waiting for it to end")
         self._work.wait_for_completion(show_output=False, raise_on_error=False)
         return True
 

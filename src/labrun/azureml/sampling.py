@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from labrun.azureml.words import literal, word
+from labrun.azureml.overrides import literal, override
 from labrun.compat.azureml.exceptions import UserErrorException
 
 SIGMAS, SIGMAS_OF_MULTIPLES = 8, 4
@@ -188,7 +188,7 @@ class HyperParameterSampling:
                 )
         self.parameter_space = self._parameter_space = dict(parameter_space)
 
-    def words(self) -> list[str]:
+    def overrides(self) -> list[str]:
         """Return the search space as arguments for the `labrun` command."""
         return [
             f"sweep={self.sweep}",
@@ -198,7 +198,7 @@ class HyperParameterSampling:
     def _draws(self) -> list[str]:
         """Return the draws that Hydra's grammar cannot express, as arguments for the `labrun` command."""
         draws = {f"script.arguments.{key(name)}": one.draw for name, one in self.parameter_space.items() if one.draw}
-        return [f"sweep.sampler._target_={SAMPLER}", word("+sweep.sampler.draws", draws)] if draws else []
+        return [f"sweep.sampler._target_={SAMPLER}", override("+sweep.sampler.draws", draws)] if draws else []
 
 
 class GridParameterSampling(HyperParameterSampling):
@@ -211,9 +211,9 @@ class GridParameterSampling(HyperParameterSampling):
 class RandomParameterSampling(HyperParameterSampling):
     """Tries random combinations."""
 
-    def words(self) -> list[str]:
+    def overrides(self) -> list[str]:
         """Return the search space as arguments for the `labrun` command."""
-        return [*super().words(), *self._draws()]
+        return [*super().overrides(), *self._draws()]
 
 
 class BayesianParameterSampling(HyperParameterSampling):
@@ -245,7 +245,7 @@ class EarlyTerminationPolicy:
         told = {"name": {"No": "Default"}.get(kind, kind), "properties": dict(self._settings)}
         return {"policy": told}
 
-    def words(self) -> list[str]:
+    def overrides(self) -> list[str]:
         """Return the policy as arguments for the `labrun` command."""
         if self._choice is None:
             return []

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from labrun.azureml.data_reference import PREFIX
-from labrun.azureml.words import Reference, word
+from labrun.azureml.overrides import Reference, override
 from labrun.compat.azureml.exceptions import UserErrorException
 
 
@@ -38,14 +38,14 @@ class ScriptInputs:
         if hasattr(item, "labrun_mount"):
             self._add(name, item)
 
-    def words(self) -> list[str]:
+    def overrides(self) -> list[str]:
         """Return the arguments for the `labrun` command."""
         for name, item in self._references.items():
             if name not in self._mounts:
                 self._add(name, item)
         mounts = {name: Reference(mount) for name, mount in self._mounts.items()}
-        found = [word("script.inputs", mounts)] if mounts else []
-        return found + ([word("script.tables", self._tables)] if self._tables else [])
+        found = [override("script.inputs", mounts)] if mounts else []
+        return found + ([override("script.tables", self._tables)] if self._tables else [])
 
     def _add(self, name: str | None, item: Any) -> str:
         mount: str = item.labrun_mount()

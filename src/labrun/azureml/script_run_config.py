@@ -12,11 +12,11 @@ from labrun import exact
 from labrun.azureml import compute, distributed
 from labrun.azureml.environment import Environment
 from labrun.azureml.local_paths import local
+from labrun.azureml.notices import notify_once
+from labrun.azureml.overrides import Reference, override
 from labrun.azureml.run_configuration import RunConfiguration
 from labrun.azureml.script_inputs import ScriptInputs
 from labrun.azureml.submitting import Config
-from labrun.azureml.telling import once
-from labrun.azureml.words import Reference, word
 from labrun.compat.azureml.exceptions import UserErrorException
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class ScriptRunConfig(Config):
         self.distributed_job_config, self.resume_from = distributed_job_config, resume_from
         self.max_run_duration_seconds = max_run_duration_seconds
         if getattr(docker_runtime_config, "use_docker", False):
-            once("DockerConfiguration(use_docker=True) is not used: labrun runs Python without containers")
+            notify_once("DockerConfiguration(use_docker=True) is not used: labrun runs Python without containers")
         if script is None and command is None:
             self.script, self.command = self.run_config.script, self.run_config.command
         self.arguments = self.arguments or list(self.run_config.arguments)
@@ -115,13 +115,13 @@ class ScriptRunConfig(Config):
                 )
             self.arguments += ["--resume-from", resume_from.create_data_reference()]
 
-    def words(self, experiment: Experiment) -> list[str]:
+    def overrides(self, experiment: Experiment) -> list[str]:
         """Return the arguments for the `labrun` command."""
         inputs = ScriptInputs({**self.run_config.data_references, **self.run_config.data})
-        run = self._run_words(inputs)
+        run = self._run_overrides(inputs)
         limit = self.max_run_duration_seconds or self.run_config.max_run_duration_seconds
-        target = compute.words(self.run_config.target, experiment.workspace)
-        environment = self._environment_words(experiment)
+        target = compute.overrides(self.run_config.target, experiment.workspace)
+        environment = self._environment_overrides(experiment)
         if str(self.script).endswith(".ipynb") and any(text.startswith("script.") for text in environment):
             raise UserErrorException(
                 f"ScriptRunConfig: {self.script} is a notebook, which runs with labrun's own interpreter: leave the "
@@ -130,16 +130,16 @@ class ScriptRunConfig(Config):
         return [
             "experiment=script",
             "script.azureml=true",
-            word("script.source", self.source_directory),
+            override("script.source", self.source_directory),
             *run,
-            *inputs.words(),
+            *inputs.overrides(),
             *target,
-            *distributed.words(self.distributed_job_config, self.run_config, target),
-            *([word("compute.timeout_min", limit / 60)] if limit else []),
+            *distributed.overrides(self.distributed_job_config, self.run_config, target),
+            *([override("compute.timeout_min", limit / 60)] if limit else []),
             *environment,
         ]
 
-    def _run_words(self, inputs: ScriptInputs) -> list[str]:
+    def _run_overrides(self, inputs: ScriptInputs) -> list[str]:
         """Return the arguments that describe the script and its arguments, or the command."""
         several = isinstance(self.command, (list, tuple))
         given = list(self.command) if several else str(self.command or "").split()
@@ -152,7 +152,7 @@ class ScriptRunConfig(Config):
         if self.command is not None and (not is_script or needs_shell):
             texts = [inputs.argument(value) for value in given] if several else [str(self.command)]
             quoted = [f"'{text}'" if isinstance(text, Reference) else exact.escaped(text) for text in texts]
-            return [word("script.command", Reference(" ".join(quoted)))]
+            return [override("script.command", Reference(" ".join(quoted)))]
         script, arguments = (given[1], given[2:]) if self.command is not None else (self.script, self.arguments)
         if not Path(self.source_directory, str(script)).is_file():
             raise UserErrorException(
@@ -160,12 +160,12 @@ class ScriptRunConfig(Config):
                 f"(the working folder is {Path.cwd()})"
             )
         if str(script).endswith(".ipynb"):
-            return [word("script.command", Reference(exact.escaped(_of_notebook(str(script), arguments))))]
+            return [override("script.command", Reference(exact.escaped(_of_notebook(str(script), arguments))))]
         return [
-            word("script.path", os.path.join(self.source_directory, str(script))),
-            word("script.positional", [inputs.argument(value) for value in arguments]),
+            override("script.path", os.path.join(self.source_directory, str(script))),
+            override("script.positional", [inputs.argument(value) for value in arguments]),
         ]
 
-    def _environment_words(self, experiment: Experiment) -> list[str]:
+    def _environment_overrides(self, experiment: Experiment) -> list[str]:
         environment = self.run_config._environment
-        return [] if environment is None else list(environment.labrun_words(experiment.workspace))
+        return [] if environment is None else list(environment.labrun_overrides(experiment.workspace))

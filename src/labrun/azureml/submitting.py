@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from labrun import api
 from labrun.azureml import folder
-from labrun.azureml.words import word
+from labrun.azureml.overrides import override
 from labrun.compat.azureml import runner
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training.run import SCRIPT_RUN, TYPE_TAG
@@ -31,7 +31,7 @@ class Config:
 
     run_type = SCRIPT_RUN
 
-    def words(self, experiment: Experiment) -> list[str]:
+    def overrides(self, experiment: Experiment) -> list[str]:
         """Return the arguments for the `labrun` command, without the experiment's name and the tags.
 
         Raises:
@@ -53,7 +53,7 @@ class Config:
 
     def _begun(self, experiment: Experiment, tags: Mapping[str, str], parent: str | None) -> Any:
         """Submit to labrun, store the SDK's notes and return labrun's run or sweep."""
-        work = submit(experiment, self.words(experiment), tags, self.variables(), parent)
+        work = submit(experiment, self.overrides(experiment), tags, self.variables(), parent)
         if isinstance(work, api.Run):
             context.annotate(work.folder, properties=self._notes())
         else:
@@ -74,7 +74,7 @@ class Config:
 
 def submit(
     experiment: Experiment,
-    words: Sequence[str],
+    overrides: Sequence[str],
     tags: Mapping[str, str],
     variables: Mapping[str, str] | None = None,
     parent: str | None = None,
@@ -84,13 +84,13 @@ def submit(
     Raises:
         UserErrorException: labrun rejects the arguments; the message is labrun's.
     """
-    sweep = ["-m"] if words and words[0] == "-m" else []
-    rest = list(words[len(sweep) :])
+    sweep = ["-m"] if overrides and overrides[0] == "-m" else []
+    rest = list(overrides[len(sweep) :])
     # A run's tags may have any name and are set afterwards. A sweep's runs do not exist yet: theirs go into the config.
-    tagged = [word("tags", dict(tags))] if tags and sweep else []
+    tagged = [override("tags", dict(tags))] if tags and sweep else []
     try:
         work = api.submit(
-            [*sweep, *rest, word("name", experiment.name), *tagged],
+            [*sweep, *rest, override("name", experiment.name), *tagged],
             detach=True,
             root=experiment.workspace.folder,
             environment={"PYTHONPATH": _own_path(), **(variables or {})},

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from labrun.azureml.advice import Advising
-from labrun.azureml.telling import once
+from labrun.azureml.notices import notify_once
 from labrun.compat.azureml import absent
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training.keyvault import Keyvault
@@ -119,7 +119,7 @@ class Workspace(Advising):
                 os.environ.get(name) for name in (ROOT_VARIABLE, "LABRUN_WORKSPACE")
             )  # the latter is set inside a run
         ):
-            once(
+            notify_once(
                 f"the workspace is {found.folder}, but config.json is in {above}: set {ROOT_VARIABLE}={above} to give "
                 "all its folders one workspace with shared data sets, models and environments"
             )
@@ -149,7 +149,7 @@ class Workspace(Advising):
     ) -> Workspace:
         """Return the same as `get`: the folder already exists."""
         made = cls(subscription_id, resource_group, name, _location=location, **kwargs)
-        once(f"Workspace.create: the workspace {made.name} is the folder {made.folder}")
+        notify_once(f"Workspace.create: the workspace {made.name} is the folder {made.folder}")
         return made
 
     setup = create
