@@ -26,6 +26,7 @@ from labrun.tracking import feed, registry
 from labrun.tracking.base import Fed, Tracker
 from labrun.tracking.mlflow import client as mlflow_client
 from labrun.tracking.mlflow.tracker import MLflow
+from labrun.tracking.wandb.tracker import OfflineRuns
 
 TOY = Path(__file__).with_name("toy")
 Run = dict[str, Any]
@@ -212,6 +213,18 @@ def test_wandb_shows_the_whole_history_and_only_runs_that_name_it(
     logged = {line["name"] for line in context.read_metrics(run_dir.parent)}
     assert logged <= {key for row in shown["history"] for key in row}
     assert lab_here("runs", "sync", "--tracker", "wandb", "--all").stdout.startswith("1 run with news")
+
+
+def test_a_run_that_wandb_cannot_write_is_named_with_the_reason(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> str:
+        raise ValueError("no such project\nTraceback: ...")
+
+    monkeypatch.setattr(OfflineRuns, "_write", fails)
+    run(workspace, "aaaa0000", 1.0)
+    (line,) = View(workspace, registry.get("wandb"), list).sync().left_out
+    assert line.endswith("ValueError: no such project")
 
 
 def test_a_view_that_fails_is_no_failure_of_the_run(run_here: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,7 +135,8 @@ class OfflineRuns:
             self.left_out.add(str(error))
             return False
         except Exception as error:  # noqa: BLE001 - the other runs are sent
-            self.left_out.add(name, {f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}": 1})
+            first = next(iter(str(error).strip().splitlines()), "")
+            self.left_out.add(name, {f"{type(error).__name__}: {first}": 1})
             return False
         self._sent[str(run_dir)] = {"stamp": stamp, "folder": made}
         self._save()
