@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from labrun.garbage import kept
-from labrun.warm import identity, session, stock, wire
+from labrun.warm import identity, session, wire, zygote
 from labrun.warm.fingerprint import Fingerprint, Reads, surroundings
 from labrun.warm.session import RefusedError
 
@@ -129,15 +129,15 @@ def main() -> None:
     fingerprint, reads, niceness = Fingerprint(), Reads(), int(given.get("nice", 0))
 
     def watch(work: Callable[[], None]) -> None:
-        with reads, fingerprint:  # closed before a keeper is forked
+        with reads, fingerprint:  # closed before a zygote is forked
             _nicely(work, niceness)
 
-    keepers = {}
+    zygotes = {}
     if given.get("modules") is None:
         watch(_import_light)
-        keepers[stock.LIGHT] = stock.keep([lock])
+        zygotes[zygote.LIGHT] = zygote.keep([lock])
         watch(_import_all)
-        keepers[stock.FULL] = stock.keep([lock, keepers[stock.LIGHT].fileno()])
+        zygotes[zygote.FULL] = zygote.keep([lock, zygotes[zygote.LIGHT].fileno()])
     else:
         watch(functools.partial(_import, given["modules"]))
     changed = fingerprint.close()
@@ -145,7 +145,7 @@ def main() -> None:
         log.info("Not used: %s has changed meanwhile", changed or "a GPU's state")
         os._exit(0)
     log.info("Warm after %.1f s, %d modules", time.monotonic() - began, len(sys.modules))
-    Server(place, facts, fingerprint, reads, keepers, session.moved(lock, HIGH)).serve()
+    Server(place, facts, fingerprint, reads, zygotes, session.moved(lock, HIGH)).serve()
 
 
 def _log_to_stderr() -> None:
@@ -221,7 +221,7 @@ class Server:
         facts: facts that a client's interpreter must share.
         fingerprint: the fingerprint of the imports.
         reads: the variables that the imports have read.
-        keepers: see `stock`.
+        zygotes: see `zygote`.
         lock: descriptor of the lock against other servers with the same facts.
     """
 
@@ -231,11 +231,11 @@ class Server:
         facts: dict[str, Any],
         fingerprint: Fingerprint,
         reads: Reads,
-        keepers: dict[str, socket.socket],
+        zygotes: dict[str, socket.socket],
         lock: int,
     ) -> None:
         self._facts, self._fingerprint, self._reads, self._lock = facts, fingerprint, reads, lock
-        self._keepers = keepers
+        self._zygotes = zygotes
         self._path = f"{place}/{identity.name_of(facts)}.sock"
         self._commands: dict[int, Command] = {}
         self._served, self._since = 0, time.time()
@@ -365,7 +365,7 @@ class Server:
                 signal.set_wakeup_fd(-1)
                 held = [self._listening.fileno(), self._wake, self._woken, self._lock]
                 held += [command.connection.fileno() for command in self._commands.values()]
-                stock.offered, stock.imported = self._keepers, self._fingerprint
+                zygote.available, zygote.imported = self._zygotes, self._fingerprint
                 session.become(connection, request, descriptors, limits, held)
             finally:
                 os._exit(1)

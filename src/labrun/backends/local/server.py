@@ -19,9 +19,9 @@ from typing import Any
 
 from labrun import targets
 from labrun.backends.local.forkserver import RUN, Channel
-from labrun.warm import stock
+from labrun.warm import zygote
 
-Process = subprocess.Popen[bytes] | stock.Child
+Process = subprocess.Popen[bytes] | zygote.Child
 
 log = logging.getLogger(__name__)
 
@@ -73,17 +73,17 @@ class Server:
         self.is_ready = False
         self.held.clear()
         variables = {**os.environ, "PYTHONSAFEPATH": "1"} if self.environment is None else dict(self.environment)
-        self.process, connection = self._from_stock(variables) or self._interpreter(variables)
+        self.process, connection = self._from_zygote(variables) or self._interpreter(variables)
         self.channel = Channel(connection)
         self.import_ahead(self.preload)
 
-    def _from_stock(self, variables: Mapping[str, str]) -> tuple[Process, socket.socket] | None:
+    def _from_zygote(self, variables: Mapping[str, str]) -> tuple[Process, socket.socket] | None:
         """Fork the warm interpreter; None if there is none, or if it has imported other code than the frozen code."""
         if self.kind != RUN or self.python is not None or self.in_job:
             return None
-        keeper = stock.FULL if any(map(targets.needs_torch, self.preload)) else stock.LIGHT
+        kind = zygote.FULL if any(map(targets.needs_torch, self.preload)) else zygote.LIGHT
         try:
-            return stock.begin(keeper, self.path, variables, self.cwd)
+            return zygote.begin(kind, self.path, variables, self.cwd)
         except OSError as error:
             log.info("The warm interpreter could not be forked for the pool (%s): starting a new one", error)
             return None
@@ -121,7 +121,7 @@ class Server:
     @property
     def is_warm(self) -> bool:
         """Whether it is a fork of the warm interpreter."""
-        return isinstance(self.process, stock.Child)
+        return isinstance(self.process, zygote.Child)
 
     def send(self, message: dict[str, Any]) -> None:
         """Send a message. A dead server is noticed when its next answer is read."""

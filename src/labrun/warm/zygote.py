@@ -1,8 +1,8 @@
-"""Keepers: processes forked before any command, which fork the server of a sweep's pool without new imports.
+"""Zygotes: processes forked before any command, which fork the server of a sweep's pool without new imports.
 
 The pool's fork server must start like a new interpreter, with the frozen code and none of the user's other state. A
-keeper executes no command; it only forks such a server on request. This is used only if the loaded modules are
-byte-identical to the frozen code. There are two keepers because each run is a fork, which takes three times as long
+zygote executes no command; it only forks such a server on request. This is used only if the loaded modules are
+byte-identical to the frozen code. There are two zygotes because each run is a fork, which takes three times as long
 with PyTorch in memory as without.
 """
 
@@ -26,20 +26,20 @@ from labrun.warm.fingerprint import Fingerprint
 from labrun.warm.identity import read, stamp
 
 LIGHT, FULL = "light", "full"
-"""The keeper with scikit-learn, and the one with PyTorch and everything else."""
+"""The zygote with scikit-learn, and the one with PyTorch and everything else."""
 PATIENCE_S = 10.0
-"""Time limit for a keeper to fork, in seconds."""
-MOST = 65536
-"""Maximum size of a request to a keeper, in bytes."""
+"""Time limit for a zygote to fork, in seconds."""
+REQUEST_MAX_BYTES = 65536
+"""Maximum size of a request to a zygote, in bytes."""
 
-offered: dict[str, socket.socket] = {}
-"""The keepers that this process can use; empty unless the warm interpreter was forked for this command."""
+available: dict[str, socket.socket] = {}
+"""The zygotes that this process can use; empty unless the warm interpreter was forked for this command."""
 imported: Fingerprint | None = None
-"""Fingerprint of at least the files that the keepers have imported."""
+"""Fingerprint of at least the files that the zygotes have imported."""
 
 
 class Child:
-    """A process that a keeper has forked, with the needed part of the interface of `subprocess.Popen`.
+    """A process that a zygote has forked, with the needed part of the interface of `subprocess.Popen`.
 
     Args:
         pidfd: its pidfd.
@@ -65,10 +65,10 @@ class Child:
 
 
 def keep(closed: Sequence[int]) -> socket.socket:
-    """Fork a keeper with the current state of this process. Return the connection for requests.
+    """Fork a zygote with the current state of this process. Return the connection for requests.
 
     Args:
-        closed: descriptors that the keeper must close.
+        closed: descriptors that the zygote must close.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if os.fork() == 0:
@@ -84,20 +84,20 @@ def keep(closed: Sequence[int]) -> socket.socket:
 
 
 def begin(
-    keeper: str, path: Sequence[str], environment: Mapping[str, str], folder: str | None
+    kind: str, path: Sequence[str], environment: Mapping[str, str], folder: str | None
 ) -> tuple[Child, socket.socket] | None:
     """Fork a fork server (`labrun.backends.local.forkserver`). Return it and its connection; None if not possible.
 
     Args:
-        keeper: `LIGHT` or `FULL`.
+        kind: `LIGHT` or `FULL`.
         path: `sys.path` with entries replaced by the frozen code (`labrun.submission.snapshot.import_path`).
         environment: its environment variables.
         folder: its working folder; None: that of this process.
 
     Raises:
-        OSError: the keeper is gone.
+        OSError: the zygote is gone.
     """
-    frozen = None if keeper not in offered or imported is None else frozen_folders(path, imported)
+    frozen = None if kind not in available or imported is None else frozen_folders(path, imported)
     if frozen is None:
         return None
     ours, theirs = socket.socketpair()
@@ -105,16 +105,20 @@ def begin(
     here = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
     numbers = [number for number, stream in ((1, sys.__stdout__), (2, sys.__stderr__)) if stream is not None]
     question = marshal.dumps({"peer": os.getpid(), "descriptors": numbers})
-    socket.send_fds(offered[keeper], [question], [theirs.fileno(), held.fileno(), here, *numbers])
+    socket.send_fds(available[kind], [question], [theirs.fileno(), held.fileno(), here, *numbers])
     for end in (theirs, held):
         end.close()
     os.close(here)
-    told: dict[str, object] = {"environment": dict(environment), "folder": folder or os.getcwd(), "frozen": frozen}
-    wire.send(ours, told)
+    directions: dict[str, object] = {
+        "environment": dict(environment),
+        "folder": folder or os.getcwd(),
+        "frozen": frozen,
+    }
+    wire.send(ours, directions)
     life.settimeout(PATIENCE_S)
     answer = wire.receive(life)
     if answer is None:
-        raise ConnectionError("the keeper's fork failed")
+        raise ConnectionError("the zygote's fork failed")
     return Child(answer[1][0], life), ours
 
 
@@ -164,7 +168,7 @@ def _answer(connection: socket.socket) -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     while True:
-        question, descriptors, _, _ = socket.recv_fds(connection, MOST, wire.MOST_DESCRIPTORS)
+        question, descriptors, _, _ = socket.recv_fds(connection, REQUEST_MAX_BYTES, wire.MOST_DESCRIPTORS)
         if not question:
             return
         if os.fork() == 0:
@@ -194,14 +198,14 @@ def _serve(question: dict[str, Any], descriptors: list[int]) -> None:
     received = wire.receive(channel)
     if received is None:
         os._exit(0)
-    told: dict[str, Any] = received[0]
+    directions: dict[str, Any] = received[0]
     os.environ.clear()
-    os.environ.update(told["environment"])
-    os.chdir(told["folder"])
+    os.environ.update(directions["environment"])
+    os.chdir(directions["folder"])
     for module in list(sys.modules.values()):  # further modules are imported from the frozen code
         places = getattr(module, "__path__", None)
         if isinstance(places, list):
-            places[:] = [told["frozen"].get(place, place) for place in places]
+            places[:] = [directions["frozen"].get(place, place) for place in places]
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         forkserver.serve(forkserver.Channel(channel), None)
     os._exit(0)
