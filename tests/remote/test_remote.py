@@ -413,7 +413,9 @@ def test_a_detached_controller_polls_rarely_until_a_user_watches(
     executor = backend.RemoteExecutor(folder, sweep_state.Plan("remote", [], [], [], str(workspace), "x", {}))
     now = time.monotonic()
     assert executor._pause_s(now) == backend.FAST_S
-    assert executor._pause_s(now + 60) == backend.ALONE_S and executor._pause_s(now + 7200) == backend.LONGEST_PAUSE_S
+    assert (
+        executor._pause_s(now + 60) == backend.IDLE_POLL_S and executor._pause_s(now + 7200) == backend.LONGEST_PAUSE_S
+    )
     links.ask(folder)
     assert executor._pause_s(now + 7200) == backend.SLOW_S
     executor.close()

@@ -33,9 +33,9 @@ log = logging.getLogger(__name__)
 
 FAST_S, GATHER_S, SLOW_S = 0.3, 1.0, 5.0
 """Intervals between polls, in seconds: of a single run; of several that end often; otherwise. Ends are seen at once."""
-LATE = 0.1
+POLL_FRACTION = 0.1
 """Interval between polls as a fraction of the time since the last change."""
-ALONE_S, WATCHED_S = 30.0, 15.0
+IDLE_POLL_S, WATCHED_S = 30.0, 15.0
 """Poll interval of a detached controller while nobody reads its runs; and how long a reader counts after a read."""
 SENDING_S = 120.0
 """How long a machine may be unreachable before the runs are submitted, in seconds."""
@@ -371,9 +371,9 @@ class RemoteExecutor:
 
     def _pause_s(self, now: float) -> float:
         """Return the time until the next poll: a fraction of the time since the last change; longer if nobody waits."""
-        is_alone = self._is_detached and now - self._begun > ALONE_S and links.asked_s(self._folder) > WATCHED_S
-        shortest, longest = (ALONE_S, LONGEST_PAUSE_S) if is_alone else (self._fast_s, SLOW_S)
-        return min(longest, max(shortest, LATE * (now - self._changed)))
+        is_alone = self._is_detached and now - self._begun > IDLE_POLL_S and links.asked_s(self._folder) > WATCHED_S
+        shortest, longest = (IDLE_POLL_S, LONGEST_PAUSE_S) if is_alone else (self._fast_s, SLOW_S)
+        return min(longest, max(shortest, POLL_FRACTION * (now - self._changed)))
 
     def _see_through(self, lives: bool) -> None:
         """Restart the remote controller if it has died before its runs have ended."""

@@ -25,7 +25,7 @@ from labrun.errors import DataError
 from labrun.remote import link as links
 from labrun.remote.channel import AT_ONCE, Channel, Meter
 from labrun.remote.channel import digests as digests_there
-from labrun.remote.helper import WORTH
+from labrun.remote.helper import RESUME_MIN_BYTES
 from labrun.remote.link import Link
 from labrun.runs import store as runs
 from labrun.runs.record import Record
@@ -170,7 +170,7 @@ def send_missing(channel: Channel, name: str, by_digest: Mapping[str, Path], wha
     missing = [paths[path] for path in listed if path not in have]
     sizes = {digest: by_digest[digest].stat().st_size for digest in missing}
     total = sum(sizes.values())
-    large = [digest for digest, size in sizes.items() if size >= WORTH]
+    large = [digest for digest, size in sizes.items() if size >= RESUME_MIN_BYTES]
     begun = channel.call("begun", store=STORE, digests=large)["begun"] if large else {}
     if (wanted := total - sum(begun.values())) > free:
         raise channel.no_room(f"{size_text(wanted)} of {what} to send, but its disk has room for {size_text(free)}")

@@ -34,9 +34,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 CHUNK = 1 << 16
-WORTH = 1 << 20
+RESUME_MIN_BYTES = 1 << 20
 """Smallest size of a file whose interrupted transfer is resumed, in bytes."""
-MOST = 4 << 20
+ANSWER_MAX_BYTES = 4 << 20
 """Maximum size of the changes in one answer, in bytes."""
 TAIL = 4000
 OFFERED_S = 60
@@ -266,7 +266,7 @@ class Helper:
                     digest.update(data)
                     file.write(data)
             if payload.is_short:
-                is_kept = os.stat(partial).st_size >= WORTH
+                is_kept = os.stat(partial).st_size >= RESUME_MIN_BYTES
                 return {}, []
             if digest.hexdigest() != name:
                 raise RefusedError("a file was damaged in transfer: repeat the command")
@@ -404,7 +404,7 @@ class Helper:
                 say(self.path(os.path.join(name, run)), lines)
         answer: dict[str, Any] = {}
         files: list[Part] = []
-        room = MOST
+        room = ANSWER_MAX_BYTES
         for name, known in request["folders"].items():
             folder = self.path(name)
             self.told[name] = known, state_of(folder, known)

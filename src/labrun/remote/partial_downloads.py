@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from labrun._io import atomic_write
-from labrun.remote.helper import WORTH
+from labrun.remote.helper import RESUME_MIN_BYTES
 
 FOLDER = ".coming"
 
@@ -61,7 +61,7 @@ class PartialDownloads:
             start: number of bytes that are already here.
         """
         part = self._folder / f"{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.part"
-        if name not in self._files and size >= WORTH:
+        if name not in self._files and size >= RESUME_MIN_BYTES:
             file = self._taken(part)
             if file is not None:
                 self._files[name] = file

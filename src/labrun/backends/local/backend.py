@@ -65,8 +65,8 @@ class Local(Backend):
             return head
 
         gpus = machine.visible_gpus() if plan.gpus_per_run else None
-        places = Slots(max(1, min(plan.parallel, count)), plan.cores, gpus, plan.runs_per_gpu)
-        return LocalPool(start, places, plan.draws)
+        slots = Slots(max(1, min(plan.parallel, count)), plan.cores, gpus, plan.runs_per_gpu)
+        return LocalPool(start, slots, plan.draws)
 
     def room(self, settings: Mapping[str, Any]) -> int:
         """Return as many calls as the cores or GPUs allow, or `max_parallel` if it is set."""

@@ -29,13 +29,13 @@ class CallPool(Supervisor[Call]):
     """Executes calls.
 
     Args:
-        places: the slots that the calls share.
+        slots: the slots that the calls share.
     """
 
     every_s: ClassVar[float] = 0.5
 
-    def __init__(self, places: Slots) -> None:
-        super().__init__(places, lambda call: call.origin.server())
+    def __init__(self, slots: Slots) -> None:
+        super().__init__(slots, lambda call: call.origin.server())
         self._calls: dict[str, Call] = {}
         self._wake_read, self._wake_write = os.pipe()
         self._lock = threading.RLock()

@@ -238,8 +238,8 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
         if self._pool is None:
             self._pool = CallPool(Slots(1, machine.cores(), seen, wanted.get("runs_per_gpu", 1)))
         most = wanted.get("max_parallel")
-        self._pool.places.limit(most or sys.maxsize, None if most else machine.cores())
-        if not self._pool.places.carries(cpus * tasks, gpus):
+        self._pool.slots.limit(most or sys.maxsize, None if most else machine.cores())
+        if not self._pool.slots.carries(cpus * tasks, gpus):
             raise ValueError(f"gpus_per_node={gpus}: more than were visible when this executor started")
         is_told = "cpus_per_task" in wanted or VARIABLES[0] not in os.environ
         path = calls.import_path(self.imports_from_cwd)

@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 PARTING_S = 30.0
 """How long a run's other processes may continue after the first one, which writes the record, is done, in seconds."""
-MANY = 50
+LARGE_QUEUE = 50
 """From this many waiting runs on, cheaper forks are worth one second of preparation. A warm interpreter has done it."""
 
 
@@ -198,12 +198,12 @@ class LocalPool(Supervisor[Run | Gathering]):
 
     Args:
         start: starts the server; takes the thread count of the first run.
-        places: the slots that the runs share.
+        slots: the slots that the runs share.
         draws: whether `draw` will be called when the runs have ended.
     """
 
-    def __init__(self, start: Callable[[int], Server], places: Slots, draws: bool = False) -> None:
-        super().__init__(places, lambda run: start(run.needs.cpus // run.needs.ranks))
+    def __init__(self, start: Callable[[int], Server], slots: Slots, draws: bool = False) -> None:
+        super().__init__(slots, lambda run: start(run.needs.cpus // run.needs.ranks))
         self._draws = draws
         self._system = SystemMetrics()
 
@@ -300,9 +300,9 @@ class LocalPool(Supervisor[Run | Gathering]):
 
     def _ready(self, server: Server, seconds: float) -> None:
         super()._ready(server, seconds)
-        if len(self._queue) >= MANY and not server.is_warm:
+        if len(self._queue) >= LARGE_QUEUE and not server.is_warm:
             server.send({"many": True})
-        counts = {self.places.carries(run.needs.cpus, run.needs.gpus) for run in self._queue}
+        counts = {self.slots.carries(run.needs.cpus, run.needs.gpus) for run in self._queue}
         at_once = f"; {counts.pop()} at once" if len(counts) == 1 else ""
         log.info("Imported what the runs need, once, in %s s%s", seconds, at_once)
 

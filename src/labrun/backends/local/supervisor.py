@@ -152,15 +152,15 @@ class Supervisor(Generic[P]):
     """Executes payloads.
 
     Args:
-        places: the slots that the payloads share.
+        slots: the slots that the payloads share.
         start: starts a server for payloads like the given one; may raise OSError.
     """
 
     every_s: ClassVar[float] = 2.0
     """Interval between heartbeats, and between checks of limits and of requests to waiting payloads, in seconds."""
 
-    def __init__(self, places: Slots, start: Callable[[P], Server]) -> None:
-        self.places, self._start = places, start
+    def __init__(self, slots: Slots, start: Callable[[P], Server]) -> None:
+        self.slots, self._start = slots, start
         self.servers: dict[Hashable, Server] = {}
         self._queue: deque[P] = deque()
         self._running: dict[str, P] = {}
@@ -232,13 +232,13 @@ class Supervisor(Generic[P]):
             if payload.end_requested():
                 self._cancel(payload)
                 continue
-            if not self.places.carries(payload.needs.cpus, payload.needs.gpus):
+            if not self.slots.carries(payload.needs.cpus, payload.needs.gpus):
                 why = f"it needs {payload.needs.gpus} GPUs, but fewer are visible here"
                 self._skip(payload, why, is_refused=True)
                 continue
             if self._running and any(one.deaths >= SUSPECT for one in (*self._running.values(), payload)):
                 return
-            place = self.places.take(payload.needs.cpus, payload.needs.gpus, payload.among)
+            place = self.slots.take(payload.needs.cpus, payload.needs.gpus, payload.among)
             if place is None:
                 return
             self._queue.popleft()
@@ -310,7 +310,7 @@ class Supervisor(Generic[P]):
     def _free(self, payload: P) -> None:
         """Release the slot of a payload whose processes have ended."""
         if payload.place is not None:
-            self.places.leave(payload.place)
+            self.slots.leave(payload.place)
             payload.place = None
 
     def _put(self, payload: P, requeue: Requeue) -> None:

@@ -139,7 +139,7 @@ class JobSupervisor:
             return int(self.ranks > 1)  # with 1, srun ends the other processes
         alone, limit = len(self.runs) == 1, self.manifest["timeout_min"]
         gpus = visible_gpus() if self.manifest["gpus_per_run"] and len(self.runs) > 1 else None
-        places = Slots(self.manifest["parallel"], gpus=gpus, share=self.manifest["runs_per_gpu"])
+        slots = Slots(self.manifest["parallel"], gpus=gpus, share=self.manifest["runs_per_gpu"])
         if self.ranks > 1:
             others.note(mine[0])
         python = sys.executable if self.manifest["own_python"] else None
@@ -147,7 +147,7 @@ class JobSupervisor:
         def start(threads: int) -> Server:
             return Server(self.manifest["path"], self.manifest["preload"], python, in_job=True, threads=threads)
 
-        pool = LocalPool(start, places)
+        pool = LocalPool(start, slots)
         for run in mine:
             # the pool does not kill a run that has the job to itself at its limit: the run resumes from its checkpoint
             pool.submit(run, resources(records.read(run), alone=alone, once=self.ranks > 1))
