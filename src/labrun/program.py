@@ -24,7 +24,7 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn, SupportsFloat
 
 from labrun.checking import is_secret
-from labrun.compat.azureml.training import promises
+from labrun.compat.azureml.training import pending_models
 from labrun.errors import ConfigError, LabrunError, RunFailedError
 from labrun.handles import Run
 from labrun.mistakes.mistake import masked_word
@@ -238,7 +238,7 @@ class ActiveRun(Run):
         record.attempts[-1].end(status, None, record.ended)
         record.metrics = {**context.last_values(self.folder)}
         if status == records.COMPLETED:
-            left = promises.read(self.folder, self._context.attempt)
+            left = pending_models.read(self.folder, self._context.attempt)
             registering.register(self.folder.parents[2], self.folder, left)
         self._context.close()
         _ending.remove(self)

@@ -21,7 +21,7 @@ from labrun.runs import context
 
 PACKAGE = Path(labrun.__file__).parent
 RUNNER = PACKAGE / "compat" / "azureml" / "runner.py"
-ELSEWHERE = PACKAGE / "compat" / "elsewhere"
+STANDALONE = PACKAGE / "compat" / "standalone"
 
 
 @dataclass

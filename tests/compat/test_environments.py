@@ -144,7 +144,7 @@ def test_an_environment_as_labrun_arguments(ws: Workspace, monkeypatch: pytest.M
     assert made.labrun_overrides(ws) == ["script.python='/usr/bin/python3'", *variable]
     monkeypatch.setenv(environment.VARIABLE, "any")
     with pytest.raises(UserErrorException, match=f"{environment.VARIABLE}=any: choose current"):
-        environment.way()
+        environment.environment_mode()
 
 
 GO = """

@@ -22,7 +22,7 @@ from labrun.compat.azureml.exceptions import (
 from labrun.compat.azureml.training import model as training
 from labrun.compat.azureml.training import registered
 from labrun.registry import journal, models
-from labrun.tasks import registering as promises
+from labrun.tasks import registering as run_models
 
 SCRIPT = """
 import sys
@@ -164,7 +164,7 @@ def test_models_that_scripts_register(trained: Any, monkeypatch: pytest.MonkeyPa
     ws = Workspace()
     first, again = Model(ws, "first", version=1), Model(ws, "first")
     assert (again.version, again.tags, again.run_id) == (2, {"again": "1"}, last.id), "each call is a version"
-    promises.register(folder, last.folder, training.promises.read(last.folder, 1))
+    run_models.register(folder, last.folder, training.pending_models.read(last.folder, 1))
     assert Model(ws, "first").version == 2, "what was promised is registered once, whoever carries it out again"
     assert Path(Model.get_model_path("called.pkl")).name == "called.pkl", "not all of outputs/"
     assert first.run_id == last.id and first.tags == {"a": "b"} and first.model_framework == "ScikitLearn"

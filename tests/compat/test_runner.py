@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 SCRIPTS = Path(__file__).parent / "scripts"
-ELSEWHERE = Path(__file__).parents[2] / "src" / "labrun" / "compat" / "elsewhere"
+STANDALONE = Path(__file__).parents[2] / "src" / "labrun" / "compat" / "standalone"
 
 
 def test_a_pytorch_script_with_loader_workers(bench: Any, well: Any, few_images: Path) -> None:
@@ -218,7 +218,7 @@ def test_a_script_runs_under_an_interpreter_without_labrun(bench: Any, well: Any
     assert "needs labrun installed" in done.stdout
     # Without the runner, as for scripts of no Azure: the path alone is enough.
     plain = [python, "-c", "import labrun; labrun.log('loss', 1)"]
-    told = subprocess.run(plain, env={"PYTHONPATH": str(ELSEWHERE)}, capture_output=True, text=True, check=True)
+    told = subprocess.run(plain, env={"PYTHONPATH": str(STANDALONE)}, capture_output=True, text=True, check=True)
     assert told.stdout == "loss: 1\n"
 
 

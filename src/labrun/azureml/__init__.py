@@ -11,9 +11,9 @@ from typing import Any
 
 def install() -> None:
     """Make `azureml` importable in this process and its child processes."""
-    from labrun.azureml import ways
+    from labrun.azureml import entry_points
 
-    ways.install()
+    entry_points.install()
 
 
 def load_ipython_extension(ipython: Any) -> None:

@@ -15,7 +15,7 @@ from labrun.azureml.dataset_table import Version
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import UserErrorException
-from labrun.compat.azureml.training import place, tables
+from labrun.compat.azureml.training import script_context, tables
 from labrun.compat.azureml.training.data import Inputs
 from labrun.compat.azureml.training.dataset import input_by_id
 from labrun.compat.azureml.training.tabular import Missing
@@ -98,16 +98,16 @@ class Registered(Mapping[str, Any]):
 
 def _inputs() -> dict[str, str]:
     """Return the inputs of the run that this script belongs to; empty outside a run."""
-    return place.inputs() if context.current() is not None else {}
+    return script_context.inputs() if context.current() is not None else {}
 
 
 def _pinned(workspace: Workspace, name: str) -> Version | None:
     """Return the version that an input mounts, if only the workspace knows how to read it; otherwise None."""
     run = context.current()
-    if run is None or name in place.tables():
+    if run is None or name in script_context.tables():
         return None
-    script = json.dumps(place.record(run.run_dir).get("config", {}).get("script") or {})
-    found = re.search(rf"\$\{{mount:(?:[^{{}}@]*/)?{re.escape(place.asset_name(name))}@(\d+)\}}", script)
+    script = json.dumps(script_context.record(run.run_dir).get("config", {}).get("script") or {})
+    found = re.search(rf"\$\{{mount:(?:[^{{}}@]*/)?{re.escape(script_context.asset_name(name))}@(\d+)\}}", script)
     if found is None:
         return None
     for version in dataset_table.versions(workspace, name).values():

@@ -16,7 +16,7 @@ from labrun.azureml.content import Content
 from labrun.azureml.datastore import Datastore
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.exceptions import UserErrorException
-from labrun.compat.azureml.training import place, tables
+from labrun.compat.azureml.training import script_context, tables
 from labrun.data import asset as assets
 from labrun.errors import DataError
 from labrun.runs import record as records
@@ -92,7 +92,7 @@ def _add_plain(
     datastore: Datastore, name: str, row: Mapping[str, Any] | None, found: dict[int, Version], seen: set[Any]
 ) -> None:
     """Add the versions that exist only as assets, without a table entry."""
-    for made in assets.versions(datastore.store, row["asset"] if row else place.asset_name(name)):
+    for made in assets.versions(datastore.store, row["asset"] if row else script_context.asset_name(name)):
         if (datastore.name, made.number) in seen:
             continue
         number = made.number if made.number not in found else max(found) + 1
@@ -159,7 +159,7 @@ def add(
 
 
 def _check_near(workspace: Workspace, name: str) -> None:
-    asset_name = place.asset_name(name)
+    asset_name = script_context.asset_name(name)
     rows = folder.read_table(workspace.folder, TABLE)
     near = [one for one, row in rows.items() if row["asset"] == asset_name and one != name]
     if near:
@@ -178,7 +178,7 @@ def _added(
     default: Datastore,
 ) -> Version:
     """Do the work of `add` for files in a datastore. The caller holds the table's lock."""
-    asset_name = place.asset_name(name)
+    asset_name = script_context.asset_name(name)
     before = versions(workspace, name, default)
     newest = before[max(before)] if before else None
     if newest is not None and _is_same(newest, content, table):

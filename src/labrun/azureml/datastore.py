@@ -17,7 +17,7 @@ from labrun.azureml.notices import notify_once
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import UserErrorException
-from labrun.compat.azureml.training import place
+from labrun.compat.azureml.training import script_context
 from labrun.config import paths
 from labrun.data import stores
 from labrun.data.stores.base import clean
@@ -371,7 +371,7 @@ def default_name(workspace: Workspace) -> str:
     """Return the default datastore's name: inside a run, the run's; else the one set by `set_default` or the config."""
     run = context.current()
     if run is not None:
-        return str(place.record(run.run_dir).get("config", {}).get("datastore", {}).get("name") or "local")
+        return str(script_context.record(run.run_dir).get("config", {}).get("datastore", {}).get("name") or "local")
     return str(folder.read_table(workspace.folder, SETTINGS).get(DEFAULT, {}).get("name") or inputs.default_name())
 
 
@@ -385,7 +385,7 @@ def _node(workspace: Workspace, name: str) -> dict[str, Any]:
         run = context.current()
         if run is None:
             return inputs.load(name)
-        config = place.record(run.run_dir).get("config") or {}
+        config = script_context.record(run.run_dir).get("config") or {}
         for node in (config.get("datastore"), (config.get("datastores") or {}).get(name)):
             if node and (node.get("name") == name or node is not config.get("datastore")):
                 found: dict[str, Any] = execute.here({"datastore": node})["datastore"]

@@ -34,7 +34,7 @@ TABLE = "environments"
 DEFINITION = "azureml_environment.json"
 
 
-def way() -> str:
+def environment_mode() -> str:
     """Return `current` if runs use the current interpreter, `build` if they use a built one.
 
     Raises:
@@ -245,7 +245,7 @@ class Environment:
         Raises:
             UserErrorException: the environment cannot be built.
         """
-        if way() == BUILD and not self.python.user_managed_dependencies:
+        if environment_mode() == BUILD and not self.python.user_managed_dependencies:
             try:
                 environments.build(environments.plan(self._file(workspace), azureml=True))
             except ConfigError as error:
@@ -291,7 +291,7 @@ class Environment:
             if python.interpreter_path in (None, "", "python", "python3"):
                 return variables
             return [override("script.python", str(python.interpreter_path)), *variables]
-        if way() == BUILD and self._wanted():
+        if environment_mode() == BUILD and self._wanted():
             return [override("script.requirements", str(self._file(workspace))), *variables]
         self._check()
         return variables
@@ -364,7 +364,7 @@ class ImageBuildDetails:
     def wait_for_completion(self, show_output: bool = True) -> None:
         """Return at once: the environment is ready."""
         if show_output:
-            python = "built" if way() == BUILD else f"the current interpreter, {sys.executable}"
+            python = "built" if environment_mode() == BUILD else f"the current interpreter, {sys.executable}"
             print(f"Environment {self.environment.name}: {python}")
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from labrun.azureml import ways
+from labrun.azureml import entry_points
 
 if __name__ == "__main__":
-    ways.install()
+    entry_points.install()
     from ipykernel.kernelapp import IPKernelApp
 
     IPKernelApp.launch_instance()

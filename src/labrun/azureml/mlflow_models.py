@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from labrun.compat.azureml.training import promises
+from labrun.compat.azureml.training import pending_models
 from labrun.errors import LabrunError
 from labrun.registry import journal, models
 from labrun.registry.journal import Version
@@ -109,7 +109,7 @@ class Registry:
             version = models.register_local(self._workspace, path, name, about)
         elif self._is_open(run_dir):
             told = {"tags": tags, "properties": {}, "description": about.description}
-            number = promises.leave(context.RunContext(run_dir), name, path, told, local=False)
+            number = pending_models.add(context.RunContext(run_dir), name, path, told, local=False)
             answer = {**_facts(name, number), "source": path.as_uri(), "run_id": content.get("run_id"), "tags": []}
             self._promised[name, str(number)] = answer
             return answer

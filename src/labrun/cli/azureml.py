@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from labrun.azureml import compute, environment, notebooks, ways
+from labrun.azureml import compute, entry_points, environment, notebooks
 from labrun.compat.azureml import notice
 from labrun.errors import ConfigError
 
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     # labrun's messages about data that the script reads must not mix with the script's own output.
     logging.getLogger("labrun").setLevel(logging.WARNING)
     try:
-        ways.run_script(options.file, options.words)
+        entry_points.run_script(options.file, options.words)
     except OSError as error:  # raised by the script, not by lab
         sys.excepthook(type(error), error, error.__traceback__)
         return 1

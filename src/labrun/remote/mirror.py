@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from labrun.compat.azureml.training import promises
+from labrun.compat.azureml.training import pending_models
 from labrun.errors import LabrunError, RecordError
 from labrun.remote import clocks, local_seals, notes
 from labrun.remote import link as links
@@ -345,7 +345,9 @@ def _finish(channel: Channel, folder: Path, link: Link, finished: Sequence[tuple
         local_seals.seal(folder / run, record, link)
         records.write(folder / run, record)
         if record.status == records.COMPLETED and run not in link.pulled:
-            registering.register(store.workspace(), folder / run, promises.read(folder / run, len(record.attempts)))
+            registering.register(
+                store.workspace(), folder / run, pending_models.read(folder / run, len(record.attempts))
+            )
         link.marks[run] = mark
         if run not in link.pulled:
             link.pulled.append(run)

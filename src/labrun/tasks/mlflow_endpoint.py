@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from labrun.compat.azureml.training import promises
+from labrun.compat.azureml.training import pending_models
 from labrun.errors import RecordError
 from labrun.runs import context, sdk_ids, store
 from labrun.runs.record import Record
@@ -360,7 +360,7 @@ class ScriptRunState:
 
     def _promise(self, name: str, path: str, tags: dict[str, str]) -> int:
         run = context.current() or context.RunContext(self._run_dir)
-        return promises.leave(run, name, path, {"tags": tags}, local=False)
+        return pending_models.add(run, name, path, {"tags": tags}, local=False)
 
     def keep(self) -> None:
         """Save the params that the script logged to the run's folder."""

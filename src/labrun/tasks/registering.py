@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from labrun.compat.azureml.training import promises
+from labrun.compat.azureml.training import pending_models
 from labrun.errors import LabrunError
 from labrun.runs import store
 from labrun.runs.record import Record, RunPaths
@@ -20,7 +20,7 @@ ELSEWHERE = "LABRUN_CARRIED_PATH"
 
 def of_script(record: Record, paths: RunPaths, attempt: int) -> None:
     """Register the models that the script requested. A failure is only logged, since the training itself completed."""
-    left = promises.read(paths.root, attempt)
+    left = pending_models.read(paths.root, attempt)
     if left and ELSEWHERE in os.environ:
         log.info("Models are registered when the run is brought back: %d", len(left))
         return
@@ -33,7 +33,7 @@ def register(root: Path, run_dir: Path, left: list[dict[str, Any]]) -> None:
     Args:
         root: the workspace.
         run_dir: the run's directory.
-        left: the result of `promises.read`.
+        left: the result of `pending_models.read`.
     """
     if not left:
         return

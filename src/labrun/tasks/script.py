@@ -311,7 +311,7 @@ def variables(
     found.pop("PYTHONPATH", None)
     script = _of(config)
     if script.python or script.environment:
-        path = [str(COMPAT / "elsewhere"), *path]
+        path = [str(COMPAT / "standalone"), *path]
     if script.command:  # in a command, `python` is the script's interpreter, with what the runner would set up
         path = [str(COMPAT / "azureml" / "site"), *path] if script.azureml else path
         found["PATH"] = os.pathsep.join([os.path.dirname(interpreter(script)), found.get("PATH") or os.defpath])

@@ -88,7 +88,7 @@ LIGHT = (
     "matplotlib.backends.backend_agg",
 )
 """Modules that runs without PyTorch need, too; they are imported first."""
-NOT_OURS = ("labrun.compat.azureml.site", "labrun.compat.elsewhere", "labrun.warm")
+NOT_OURS = ("labrun.compat.azureml.site", "labrun.compat.standalone", "labrun.warm")
 """labrun's modules that are not imported: replacements of other packages, and this package."""
 HIGH = 300
 """Lowest number for the server's own descriptors, above those that commands bring."""

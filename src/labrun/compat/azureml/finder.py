@@ -128,7 +128,7 @@ def _error(module: str, name: str) -> Any:
 
 def whole() -> Any:
     """Return the module `labrun.azureml.names`; None if the interpreter does not have labrun installed."""
-    return None if hasattr(sys.modules["labrun"], "ELSEWHERE") else importlib.import_module("labrun.azureml.names")
+    return None if hasattr(sys.modules["labrun"], "STANDALONE") else importlib.import_module("labrun.azureml.names")
 
 
 def _is_own(name: str) -> bool:

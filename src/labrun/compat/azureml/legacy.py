@@ -61,17 +61,17 @@ RENAMED = {
 
 def install() -> None:
     """Restore the calls in this process."""
-    if any(isinstance(finder, _GoneModules) for finder in sys.meta_path):
+    if any(isinstance(finder, _RemovedModules) for finder in sys.meta_path):
         return
     # Last, so that it is used only if the installed library has no such module.
-    sys.meta_path.append(_GoneModules())
+    sys.meta_path.append(_RemovedModules())
     sys.meta_path.insert(0, _Extending())
     for name, extend in EXTENDED.items():
         if name in sys.modules:
             extend(sys.modules[name])
 
 
-class _GoneModules(MetaPathFinder, Loader):
+class _RemovedModules(MetaPathFinder, Loader):
     """Finds removed modules and substitutes their replacements."""
 
     def find_spec(
@@ -191,9 +191,9 @@ def _with_squared(name: str, plain: Any, root: Any) -> Any:
 
 
 def _extend_pandas(module: ModuleType) -> None:
-    from labrun.compat.azureml import tables_of_old
+    from labrun.compat.azureml import legacy_pandas
 
-    tables_of_old.extend(module)
+    legacy_pandas.extend(module)
 
 
 EXTENDED: dict[str, Callable[[ModuleType], None]] = {

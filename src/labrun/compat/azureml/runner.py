@@ -15,7 +15,7 @@ from typing import Any
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SITE = os.path.join(HERE, "site")
-ELSEWHERE = os.path.join(os.path.dirname(HERE), "elsewhere")
+STANDALONE = os.path.join(os.path.dirname(HERE), "standalone")
 
 USAGE = """usage: python -m labrun.compat.azureml SCRIPT [ARGUMENTS ...]
 
@@ -79,7 +79,7 @@ def _prepare_path(script: str) -> None:
         del sys.path[0]
     added = [SITE]
     if importlib.util.find_spec("labrun") is None:
-        added.append(ELSEWHERE)
+        added.append(STANDALONE)
     sys.path[:0] = [os.path.dirname(os.path.realpath(script)), *added]
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([*added, before] if before else added)

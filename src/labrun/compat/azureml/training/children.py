@@ -14,7 +14,7 @@ from typing import Any
 from labrun._io import append_line, atomic_write
 from labrun.compat.azureml import finder
 from labrun.compat.azureml.exceptions import UserErrorException
-from labrun.compat.azureml.training import place
+from labrun.compat.azureml.training import script_context
 from labrun.compat.azureml.training.metrics import Metrics
 from labrun.compat.azureml.training.run import Run, _texts
 from labrun.runs import context
@@ -88,10 +88,12 @@ def begin(parent: Any, run_dir: Path, name: Any = None, tags: Any = None) -> Chi
         name: the child's display name.
         tags: the child's tags.
     """
-    above = place.record(run_dir)
+    above = script_context.record(run_dir)
     new = uuid.uuid4().hex
     own = "abcdef"[int(new[0], 16) % 6] + new[1:8]
-    folder = place.workspace() / "outputs" / str(above.get("name")) / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{own}"
+    folder = (
+        script_context.workspace() / "outputs" / str(above.get("name")) / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{own}"
+    )
     for below in ("outputs", "logs", "requests", "attempts"):
         (folder / below).mkdir(parents=True)
     (folder / "attempts" / "1").touch()
@@ -128,7 +130,7 @@ def tags_of(count: Any, tag_key: Any, tag_values: Any) -> list[dict[str, Any]]:
 def note(run_dir: Path, child: Path, workspace: Path | None = None) -> None:
     """Note a child run in its parent's folder."""
     (run_dir / "requests").mkdir(exist_ok=True)
-    below = os.path.relpath(str(child), str(workspace or place.workspace()))
+    below = os.path.relpath(str(child), str(workspace or script_context.workspace()))
     append_line(run_dir / FILE, json.dumps({"folder": below}))
 
 
@@ -163,7 +165,7 @@ def folders(run_dir: Path, workspace: Path) -> list[Path]:
 
 def of(run_dir: Path, parent: Any) -> list[Any]:
     """Return the child runs, newest first, including sweeps if the script's interpreter has labrun."""
-    found = reversed(folders(run_dir, place.workspace()))
+    found = reversed(folders(run_dir, script_context.workspace()))
     return [made for made in (_below(folder, parent) for folder in found) if made is not None]
 
 

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from labrun.compat.azureml.exceptions import NoSuchInputError, UserErrorException
-from labrun.compat.azureml.training import place, steps, tables, tabular
+from labrun.compat.azureml.training import script_context, steps, tables, tabular
 
 if TYPE_CHECKING:
     _Mapping = Mapping[str, "InputDataset"]
@@ -263,18 +263,18 @@ class Inputs(_Mapping):
     """The inputs of this run by name."""
 
     def __init__(self) -> None:
-        self._paths = place.inputs()
-        self._tables = place.tables()
+        self._paths = script_context.inputs()
+        self._tables = script_context.tables()
 
     def __getitem__(self, name: str) -> InputDataset:
         if name not in self._paths:
             there = f"it has: {', '.join(sorted(self._paths))}" if self._paths else "it has no inputs"
-            asset = place.asset_name(name)
+            asset = script_context.asset_name(name)
             raise NoSuchInputError(
                 f"The input {name!r}, which this run does not have ({there}), is part of Azure ML and not of labrun. "
-                f"Instead: mount it on the command line: 'script.inputs.{place.alias(name)}=${{mount:{asset}}}' (`lab "
-                "data ls` lists the data sets); or, if it is also an argument of the script, "
-                f"'script.arguments.data_path=${{mount:{asset}}}'"
+                "Instead: mount it on the command line: "
+                f"'script.inputs.{script_context.alias(name)}=${{mount:{asset}}}' (`lab data ls` lists the data sets); "
+                f"or, if it is also an argument of the script, 'script.arguments.data_path=${{mount:{asset}}}'"
             )
         return InputDataset.called(name, self._paths[name], self._tables.get(name))
 

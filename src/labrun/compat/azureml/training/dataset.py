@@ -6,7 +6,7 @@ from typing import Any
 
 from labrun.compat.azureml import absent
 from labrun.compat.azureml.exceptions import UserErrorException
-from labrun.compat.azureml.training import place
+from labrun.compat.azureml.training import script_context
 from labrun.compat.azureml.training.data import InputDataset, Inputs
 from labrun.compat.azureml.training.factories import FileDatasetFactory, TabularDatasetFactory
 from labrun.compat.azureml.training.tabular import Missing
@@ -32,8 +32,8 @@ class Dataset(metaclass=Missing):
         if version not in (None, "latest") and mounted is not None and str(version) != str(mounted):
             raise UserErrorException(
                 f"Dataset.get_by_name({name!r}, version={version!r}): this run's input {name!r} is version {mounted}: "
-                f"mount the other one on the command line: 'script.inputs.{place.alias(name)}="
-                f"${{mount:{place.asset_name(name)}@{version}}}'"
+                f"mount the other one on the command line: 'script.inputs.{script_context.alias(name)}="
+                f"${{mount:{script_context.asset_name(name)}@{version}}}'"
             )
         return found
 
@@ -59,7 +59,7 @@ class Dataset(metaclass=Missing):
 def _number(path: str) -> Any:
     """Return the asset version mounted at a path, from the run's record; None if it is unknown."""
     run = context.current()
-    entries = place.record(run.run_dir).get("data") or [] if run is not None else []
+    entries = script_context.record(run.run_dir).get("data") or [] if run is not None else []
     folders = [(str(one.get("path")), one.get("number")) for one in entries]
     return next((number for folder, number in folders if path == folder or path.startswith(folder + "/")), None)
 

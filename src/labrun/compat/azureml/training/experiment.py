@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from labrun.compat.azureml import absent
 from labrun.compat.azureml.absent import not_here
-from labrun.compat.azureml.training import place
+from labrun.compat.azureml.training import script_context
 from labrun.compat.azureml.training.workspace import Workspace
 from labrun.runs import context
 
@@ -50,6 +50,6 @@ class Experiment:
 def own_name() -> str:
     """Return the name of the experiment that the script's run belongs to; `offline` outside a run."""
     run = context.current()
-    return os.environ.get(place.EXPERIMENT_VARIABLE) or (
-        "offline" if run is None else str(place.record(run.run_dir).get("name") or "")
+    return os.environ.get(script_context.EXPERIMENT_VARIABLE) or (
+        "offline" if run is None else str(script_context.record(run.run_dir).get("name") or "")
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from labrun._io import append_line
 from labrun.compat.azureml.exceptions import UserErrorException
-from labrun.compat.azureml.training import place, values
+from labrun.compat.azureml.training import script_context, values
 from labrun.runs import context, sdk_ids
 from labrun.runs.context import RunContext
 
@@ -145,7 +145,7 @@ def read(run_dir: Path, attempt: int) -> dict[str, Any]:
         number = int(line["value"]) if line.get("is_whole") else line["value"]
         numbers.setdefault(line["name"], []).append(number)
     found: dict[str, Any] = {name: one_or_all(several) for name, several in numbers.items()}
-    record = place.record(run_dir)
+    record = script_context.record(run_dir)
     run_id = sdk_ids.of_run(str(record.get("id")), record.get("sweep"), record.get("config") or {})
     for name, lines in _kept(run_dir, attempt).items():
         found[name] = _as_logged(lines, ARTIFACT.format(run_id))

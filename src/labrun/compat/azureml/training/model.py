@@ -11,7 +11,7 @@ from typing import Any
 
 from labrun.compat.azureml import absent
 from labrun.compat.azureml.exceptions import ModelNotFoundException, UserErrorException, WebserviceException
-from labrun.compat.azureml.training import place, promises, registered
+from labrun.compat.azureml.training import pending_models, registered, script_context
 from labrun.runs import context, sdk_ids
 
 CARD = "model.json"
@@ -240,7 +240,7 @@ class Model:
         ]
 
 
-class Promised(Model):
+class PendingModel(Model):
     """A model that is registered when the run of the script completes."""
 
     def __init__(self, name: str, version: int, path: Path, about: dict[str, Any], run_id: str) -> None:
@@ -252,12 +252,12 @@ class Promised(Model):
         return str(self._path)
 
 
-def promised(run: Any, name: str, path: Any, about: dict[str, Any], local: bool) -> Promised:
-    """Note a model to be registered when the script's run completes; see `promises.leave`."""
-    number = promises.leave(run, name, path, about, local)
-    record = place.record(run.run_dir)
+def promised(run: Any, name: str, path: Any, about: dict[str, Any], local: bool) -> PendingModel:
+    """Note a model to be registered when the script's run completes; see `pending_models.add`."""
+    number = pending_models.add(run, name, path, about, local)
+    record = script_context.record(run.run_dir)
     shown = sdk_ids.of_run(str(record.get("id", "")), record.get("sweep"), record.get("config") or {})
-    return Promised(name, number, Path("outputs" if path is None else path), about, shown)
+    return PendingModel(name, number, Path("outputs" if path is None else path), about, shown)
 
 
 def check_no_data_filter(dataset_id: Any) -> None:
@@ -308,7 +308,7 @@ def _find(name: str, version: Any) -> Path:
     Raises:
         ModelNotFoundException: there is no such model or version.
     """
-    shelf = place.workspace().joinpath(*SHELF)
+    shelf = script_context.workspace().joinpath(*SHELF)
     if version is None and ":" in name:
         name, version = name.rsplit(":", 1)
     names = sorted(path.name for path in shelf.iterdir() if path.is_dir()) if shelf.is_dir() else []

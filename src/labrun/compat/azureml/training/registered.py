@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from labrun.compat.azureml.exceptions import ModelNameException
-from labrun.compat.azureml.training import place
+from labrun.compat.azureml.training import script_context
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 """The same pattern as in `labrun.registry.journal`."""
@@ -33,7 +33,7 @@ def lines() -> list[dict[str, Any]]:
     """Return the journal's entries, oldest first, without unreadable lines."""
     found = []
     try:
-        text = place.workspace().joinpath(*JOURNAL).read_text(encoding="utf-8", errors="replace")
+        text = script_context.workspace().joinpath(*JOURNAL).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
     for line in text.splitlines():

@@ -12,7 +12,7 @@ from typing import Any
 from labrun.compat.azureml import finder
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import RunEnvironmentException
-from labrun.compat.azureml.training import files, model, place, registered, values
+from labrun.compat.azureml.training import files, model, registered, script_context, values
 from labrun.compat.azureml.training.base import RunBase, RunFacts, sdk_status
 from labrun.compat.azureml.training.metrics import FOLDER, Metrics, read
 from labrun.compat.azureml.training.offline import _OfflineRun
@@ -89,7 +89,7 @@ class Run(RunFacts, RunBase):
 
     @property
     def _record(self) -> dict[str, Any]:
-        return place.record(self._run.run_dir)
+        return script_context.record(self._run.run_dir)
 
     @property
     def id(self) -> str:
@@ -351,7 +351,7 @@ def _id(run: RunContext) -> str:
 
 def ids(run: RunContext) -> tuple[str, str]:
     """Return a run's id in the SDK's form and labrun's own id."""
-    record = place.record(run.run_dir)
+    record = script_context.record(run.run_dir)
     own = str(record.get("id") or run.run_dir.name)
     return sdk_ids.of_run(own, record.get("sweep"), record.get("config") or {}), own
 

@@ -8,20 +8,20 @@ from typing import Any
 from labrun.compat.azureml import absent, finder
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import NoSuchMemberError
-from labrun.compat.azureml.training import place
+from labrun.compat.azureml.training import script_context
 
 
 class Workspace:
     """The only workspace. The arguments that identify a workspace in Azure are accepted but not used."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.name = place.workspace().name
+        self.name = script_context.workspace().name
         self.subscription_id = ""
         self.resource_group = ""
         self.location = "local"
 
     def __repr__(self) -> str:
-        return f"Workspace(Name: {self.name}, Folder: {place.workspace()})"
+        return f"Workspace(Name: {self.name}, Folder: {script_context.workspace()})"
 
     @classmethod
     def from_config(cls, *args: Any, **kwargs: Any) -> Workspace:
@@ -63,7 +63,7 @@ class Workspace:
 
     def get_details(self) -> dict[str, str]:
         """Return the workspace's name, location and folder."""
-        return {"name": self.name, "location": self.location, "id": str(place.workspace())}
+        return {"name": self.name, "location": self.location, "id": str(script_context.workspace())}
 
     def __getattr__(self, name: str) -> Any:
         """Return a member for control scripts, such as `compute_targets`, if labrun is installed."""

@@ -19,7 +19,7 @@ from labrun.runs.context import log
 
 __all__ = ["log"]
 
-ELSEWHERE = True
+STANDALONE = True
 """Marks this package as incomplete."""
 
 

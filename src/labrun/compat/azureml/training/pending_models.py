@@ -23,7 +23,7 @@ NAME = os.path.join("models", "register.jsonl")
 """In a folder of its own: the files of logged values have the metrics' names and could collide."""
 
 
-def leave(run: RunContext, name: str, path: Any, about: dict[str, Any], local: bool) -> int:
+def add(run: RunContext, name: str, path: Any, about: dict[str, Any], local: bool) -> int:
     """Note a model to be registered when the run completes.
 
     Args:
