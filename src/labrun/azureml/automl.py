@@ -334,14 +334,14 @@ class AutoMLConfig(Config):
         self, experiment: Experiment, tags: Mapping[str, str], parent: str | None = None, show_output: bool = False
     ) -> AutoMLRun:
         """Submit the search. As in the SDK, the call waits for a search on this machine but not for any other."""
-        run = AutoMLRun(experiment, work=self._begun(experiment, tags, parent), run_type=self.run_type)
+        run = AutoMLRun(experiment, work=self._submit(experiment, tags, parent), run_type=self.run_type)
         run.automl_config = self
         is_local = getattr(self._target, "name", self._target) in (None, "local")
         if is_local or show_output:
             run.wait_for_completion(show_output=show_output)
         return run
 
-    def going_on(self, run: AutoMLRun, **settings: Any) -> AutoMLRun:
+    def resume(self, run: AutoMLRun, **settings: Any) -> AutoMLRun:
         """Continue a search that has ended; see `overrides_of_more`."""
         work = submit(run.experiment, self.overrides_of_more(run.experiment, run._work.folder, **settings), {})
         made = AutoMLRun(run.experiment, work=work, run_type=self.run_type)

@@ -345,7 +345,7 @@ class AutoMLRun(Run):
         more = iterations or self.automl_config.user_settings.get("iterations") or len(self._trials())
         settings |= dict(zip("Xy", args, strict=False))
         given = {key: value for key, value in settings.items() if value is not None}
-        made: AutoMLRun = self.automl_config.going_on(self, iterations=len(self._trials()) + int(more), **given)
+        made: AutoMLRun = self.automl_config.resume(self, iterations=len(self._trials()) + int(more), **given)
         made.wait_for_completion(show_output=show_output)
         return made
 

@@ -163,7 +163,7 @@ class Content:
                 f"{path} is not in a datastore: the run reads it in place, and its record has no version of the data"
             )
             return path
-        return self.registered(self.anonymous_name(), default)[0].mount(default)
+        return self.register_as(self.anonymous_name(), default)[0].mount(default)
 
     def anonymous_name(self) -> str:
         """Return a name derived from the files' digest."""
@@ -195,7 +195,7 @@ class Content:
         memory.note(name, info, found)
         return found
 
-    def registered(self, name: str, default: Datastore) -> tuple[Content, bool]:
+    def register_as(self, name: str, default: Datastore) -> tuple[Content, bool]:
         """Register the files as a version of an asset; return it and whether it is new.
 
         Args:
@@ -206,7 +206,7 @@ class Content:
             UserErrorException: the datastore is not writable.
         """
         if self.datastore is None:
-            return self.brought(default).registered(name, default)
+            return self.copied_to(default).register_as(name, default)
         entries = self.entries()
         seen = {self.below(full): info.token for full, info in self.files.items() if info.token}
         try:
@@ -223,7 +223,7 @@ class Content:
             and list(self.patterns) == list(self.files)[:1] == list(self.files)
         )
 
-    def brought(self, default: Datastore) -> Content:
+    def copied_to(self, default: Datastore) -> Content:
         """Copy files of this machine to a datastore and return the copied files."""
         entries = self.entries()
         folder = f"{MANAGED}/{manifest_digest([vars(one) for one in entries])[:12]}"

@@ -74,7 +74,7 @@ class AbstractDataset:
     def id(self) -> str:
         """The id for `Dataset.get_by_id`, `NAME:VERSION`. Unregistered files get a hidden registration."""
         if self._version is None:
-            content = self._content if self._content.datastore else self._content.brought(Datastore())
+            content = self._content if self._content.datastore else self._content.copied_to(Datastore())
             table = self._definition
             name = content.anonymous_name()
             self._version_hidden = dataset_table.add(Workspace(), name, content, table, new_version=True, hidden=True)

@@ -151,7 +151,7 @@ def add(
     _check_near(workspace, name)
     default = Datastore(workspace)
     if content.datastore is None:
-        content = content.brought(default)
+        content = content.copied_to(default)
     _ = content.entries()  # hash the files before taking the lock
     with folder.locked(workspace.folder, TABLE):
         _check_near(workspace, name)
@@ -192,7 +192,7 @@ def _added(
     else:
         number = 0
     assert content.datastore is not None
-    made, _ = content.registered(asset_name, content.datastore)
+    made, _ = content.register_as(asset_name, content.datastore)
     assert made.asset is not None and made.datastore is not None
     if not number:
         number = max(made.asset.number, 1 + max(before, default=0)) if before else made.asset.number

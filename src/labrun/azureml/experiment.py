@@ -240,15 +240,15 @@ def runs_of(workspace: Workspace, name: str | None, children: bool = False) -> l
     for run in api.runs(root=workspace.folder):
         if name not in (None, run.name):
             continue
-        parent = _above(run)
+        parent = _parent_of(run)
         if children or parent is None:
             found.setdefault(run.folder, run)
-        if isinstance(parent, api.Sweep) and (children or _above(parent) is None):
+        if isinstance(parent, api.Sweep) and (children or _parent_of(parent) is None):
             found.setdefault(parent.folder, parent)
     return list(found.values())
 
 
-def _above(work: Any) -> Any:
+def _parent_of(work: Any) -> Any:
     """Return the parent sweep or run; None if there is none or it has been removed."""
     try:
         return work.parent

@@ -259,7 +259,7 @@ class HyperDriveRun(Run):
         """
         left_out = {*([] if include_failed else ["Failed"]), *([] if include_canceled else ["Canceled"])}
         found = []
-        for search in [self, *(self._went_on_from() if include_resume_from_runs else [])]:
+        for search in [self, *(self._resumed_from() if include_resume_from_runs else [])]:
             rows = search.get_children_sorted_by_primary_metric(discard_no_metric=True)
             found += [(row["best_primary_metric"], row, search) for row in rows if row["status"] not in left_out]
         if not found and not self._work.is_over:
@@ -272,14 +272,14 @@ class HyperDriveRun(Run):
         (work,) = (child for child in search._work.get_children() if kinds.id_of(child) == row["run_id"])
         return wrapped(search._experiment, work)
 
-    def _went_on_from(self) -> list[HyperDriveRun]:
+    def _resumed_from(self) -> list[HyperDriveRun]:
         """Return the searches in `resume_from` that still exist, and recursively those that they resumed from."""
         found: list[HyperDriveRun] = []
         children = self._work.get_children()
         for folder in children[0].record.typed.sweep.learn_from if children else []:
             if Path(folder).is_dir():
                 former = HyperDriveRun(None, work=api.Sweep(folder))
-                found += [former, *former._went_on_from()]
+                found += [former, *former._resumed_from()]
         return found
 
     def get_hyperparameters(self) -> dict[str, str]:

@@ -173,10 +173,10 @@ def works_below(run: Run) -> list[Any]:
     for folder in of(run):
         found.setdefault(folder.resolve(), None)
     made = [work or _work(folder) for folder, work in found.items()]
-    return sorted(made, key=_begun)
+    return sorted(made, key=_created)
 
 
-def _begun(work: Any) -> tuple[str, str]:
+def _created(work: Any) -> tuple[str, str]:
     """Return the creation time of a run or of a sweep's first run, with the folder name to break ties."""
     runs = work.get_children() if isinstance(work, api.Sweep) else [work]
     return min((str(run.record.created) for run in runs), default=""), work.folder.name

@@ -49,9 +49,9 @@ class Config:
         """Submit the configuration, optionally as a child of another run, and return its run."""
         from labrun.azureml.run import wrapped
 
-        return wrapped(experiment, self._begun(experiment, tags, parent), self.run_type)
+        return wrapped(experiment, self._submit(experiment, tags, parent), self.run_type)
 
-    def _begun(self, experiment: Experiment, tags: Mapping[str, str], parent: str | None) -> Any:
+    def _submit(self, experiment: Experiment, tags: Mapping[str, str], parent: str | None) -> Any:
         """Submit to labrun, store the SDK's notes and return labrun's run or sweep."""
         work = submit(experiment, self.overrides(experiment), tags, self.variables(), parent)
         if isinstance(work, api.Run):
