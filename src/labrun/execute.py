@@ -15,9 +15,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from labrun import continuing, exact, summary, targets
+from labrun import continuing, exact, hydra_versions, summary, targets
 from labrun.building import looked_up
 from labrun.data import shared_cache
 from labrun.data.mount import guarded, local_root, mount_reference, references, resolved
@@ -105,9 +103,7 @@ def _is_at_hand(config: Config) -> bool:
 
 def keep_mounts() -> None:
     """Make OmegaConf leave `${mount:...}` unresolved: mounts are made on the machine that executes the run."""
-    OmegaConf.register_new_resolver(
-        "mount", lambda *parts: "${mount:" + ",".join(str(part) for part in parts) + "}", replace=True
-    )
+    hydra_versions.register_resolver("mount", lambda *parts: "${mount:" + ",".join(str(part) for part in parts) + "}")
 
 
 def here(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from labrun import terminal
+from labrun import hydra_versions, terminal
 
 STARS = "***"
 SHORTEST = 4
@@ -183,9 +183,7 @@ def in_logs() -> Iterator[None]:
 
 def register() -> None:
     """Replace OmegaConf's `oc.env` resolver with `env`, which notes the values it returns."""
-    from omegaconf import OmegaConf
-
-    OmegaConf.register_new_resolver("oc.env", env, replace=True)
+    hydra_versions.register_resolver("oc.env", env)
 
 
 def forget() -> None:

@@ -53,7 +53,7 @@ def test_the_quick_way_gives_what_hydra_gives() -> None:
         overrides = ["model=mnist_dnn", f"model.lr={lr}", "trainer.max_epochs=3"]
         expected = loader.load_sweep_config(master, overrides)
         expected.hydra.job.num = number
-        expected.hydra.job.id = number
+        expected.hydra.job.id = str(number)
         found = composer.compose(overrides, number)
         assert OmegaConf.to_container(found) == OmegaConf.to_container(expected)
     other = composer.compose(["model=cifar10_cnn", "model.lr=0.1", "trainer.max_epochs=3"], 9)

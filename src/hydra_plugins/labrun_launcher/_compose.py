@@ -11,7 +11,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
@@ -61,7 +60,7 @@ class Composer:
             config = self._loader.load_sweep_config(self.master, given)
         self._last = (given, config)
         with open_dict(config), read_write(config.hydra):
-            config.hydra.job.id = number
+            config.hydra.job.id = str(number)
             config.hydra.job.num = number
         return config
 
@@ -85,6 +84,8 @@ class Composer:
         last, template = self._last
         if any(text.startswith("from=") for text in overrides):
             return None  # the data depend on the run that `from` names
+        if any("[" in text.partition("=")[0] for text in overrides):
+            return None  # from Hydra 1.4 on, `a[b]=` sets `a.b`
         more = [self._parse(text) for text in overrides[len(last) :]]
         if len(last) > len(overrides) or not all(
             self._is_plain(one) and OmegaConf.select(template, one.key_or_group, default=...) is not ... for one in more
@@ -141,6 +142,10 @@ class Composer:
         settings = config.hydra.job.config.override_dirname
         with read_write(config.hydra), open_dict(config.hydra):
             config.hydra.overrides.task = [override.input_line for override in ours]
+            if OmegaConf.is_interpolation(config.hydra.job, "override_dirname"):
+                return  # from Hydra 1.4 on, derived from the overrides whenever it is read
+            from hydra._internal.config_loader_impl import get_overrides_dirname
+
             config.hydra.job.override_dirname = get_overrides_dirname(
                 overrides=ours, kv_sep=settings.kv_sep, item_sep=settings.item_sep, exclude_keys=settings.exclude_keys
             )

@@ -86,7 +86,7 @@ def trace_of(error: BaseException) -> str:
     """Return a traceback as Hydra shows it: without Hydra's frames at the top and OmegaConf's at the bottom."""
     told = traceback.TracebackException.from_exception(error)
     frames = list(told.stack)
-    start = next((place for place, one in enumerate(frames) if one.name == "run_job"), -1)
+    start = max((place for place, one in enumerate(frames) if one.name in ("run_job", "_run_job")), default=-1)
     frames = frames[start + 1 :]
     inner = next((place for place, one in enumerate(frames) if f"{os.sep}omegaconf{os.sep}" in one.filename), None)
     kept = frames[:inner] or frames

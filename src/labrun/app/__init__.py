@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from labrun import garbage, masking, new, version
+from labrun import garbage, hydra_versions, masking, new, version
 from labrun.app.command_line import check_encoding, check_flags, check_yaml, may_set_mode, open_standard_streams
 from labrun.app.hydra_changes import (
     JobCallbacks,
@@ -182,7 +182,8 @@ def main() -> None:
         check_flags(sys.argv[1:])
         with UserErrors():
             texts = check_yaml(sys.argv[1:])
-        command = hydra.main(version_base="1.3", config_path=str(paths.conf_dir()), config_name="config")(run)
+        defaults = hydra_versions.current_defaults()
+        command = hydra.main(config_path=str(paths.conf_dir()), config_name="config", **defaults)(run)
         asking = contextlib.nullcontext() if may_set_mode(sys.argv[1:], texts) else without_asking_for_mode()
         with asking, telling_jobs(), leaving_keys_to_runs(), masking.in_logs(), with_own_messages():
             command()

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
+import hydra.utils
 from hydra._internal import hydra as hydra_app
 from hydra._internal import utils
 from hydra._internal.callbacks import Callbacks
@@ -22,6 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from labrun import trust
 from labrun.app.telling import UserErrors, refuse, shown
 from labrun.config import hydra_job
 from labrun.submission import freeze
@@ -35,7 +37,8 @@ class JobCallbacks(Callbacks):
     """Whether the single run about to start is executed by another process (`config.hydra_job.around`)."""
 
     def __init__(self, config: DictConfig | None = None) -> None:
-        super().__init__(config)
+        with _allowing(None if config is None else OmegaConf.select(config, "hydra.callbacks")):
+            super().__init__(config)
         JobCallbacks.current, JobCallbacks.is_elsewhere = self, False
 
     def on_job_start(self, config: DictConfig, *, task_function: Any, **kwargs: Any) -> None:
@@ -59,6 +62,16 @@ class JobCallbacks(Callbacks):
         cls.current.on_run_end(config=config, config_name=config.hydra.job.config_name, job_return=result)
 
 
+def _allowing(callbacks: DictConfig | None) -> contextlib.AbstractContextManager[Any]:
+    """Let Hydra build these callbacks in the context: Hydra 1.4 deprecates building what was not allowed beforehand."""
+    if callbacks is None or not hasattr(hydra.utils, "execution_whitelist"):
+        return contextlib.nullcontext()
+    with UserErrors():
+        named = trust.named_targets(OmegaConf.to_container(callbacks, resolve=True), "hydra.callbacks")
+        allowed: contextlib.AbstractContextManager[Any] = hydra.utils.execution_whitelist([name for _, name in named])
+    return allowed
+
+
 @contextlib.contextmanager
 def telling_jobs() -> Iterator[None]:
     """In the context, make Hydra call its callbacks through `JobCallbacks`."""
@@ -73,7 +86,7 @@ def telling_jobs() -> Iterator[None]:
 def without_asking_for_mode() -> Iterator[None]:
     """In the context, make Hydra assume that no config sets `hydra.mode`."""
     before = Hydra.get_mode
-    Hydra.get_mode = lambda self, config_name, overrides: None  # type: ignore[method-assign]
+    Hydra.get_mode = lambda self, *args, **kwargs: None  # type: ignore[method-assign]
     try:
         yield
     finally:

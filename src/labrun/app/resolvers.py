@@ -9,12 +9,13 @@ from typing import Any
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from labrun import masking
+from labrun import hydra_versions, masking
 from labrun.backends import machine
 from labrun.config import composed, parsed, paths
 from labrun.errors import LabrunError
@@ -82,10 +83,10 @@ def groups_text(root: DictConfig) -> str:
 def register() -> None:
     """Register labrun's resolvers, search path and open nodes with Hydra, in this process."""
     masking.register()
-    OmegaConf.register_new_resolver("labrun_id", freeze.new_id, use_cache=True, replace=True)
-    OmegaConf.register_new_resolver("labrun_cpus", default_cpus, replace=True)
-    OmegaConf.register_new_resolver("labrun_groups", lambda *, _root_: groups_text(_root_), replace=True)
-    OmegaConf.register_new_resolver("labrun_name", lambda *, _root_: default_name(_root_), replace=True)
+    hydra_versions.register_resolver("labrun_id", freeze.new_id, use_cache=True)
+    hydra_versions.register_resolver("labrun_cpus", default_cpus)
+    hydra_versions.register_resolver("labrun_groups", lambda *, _root_: groups_text(_root_))
+    hydra_versions.register_resolver("labrun_name", lambda *, _root_: default_name(_root_))
     if str(Path.cwd()) not in sys.path:
         # Last, so that the user's modules are found but never hide an installed package.
         sys.path.append(str(Path.cwd()))
@@ -94,8 +95,10 @@ def register() -> None:
     # Sharing the store is safe: nothing is added to the copies, and configs are copied when loaded from them.
     ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
     parsed.remember()
+    store = ConfigStore.instance()
     for group, keys in OPEN.items():
-        ConfigStore.instance().store(name="_open", node=open_node(*keys), group=group)
+        if store.get_type(f"{group}/_open.yaml") == ObjectType.NOT_FOUND:  # Hydra 1.4 deprecates storing it again
+            store.store(name="_open", node=open_node(*keys), group=group)
 
 
 def open_node(*keys: str) -> DictConfig:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from labrun import exact, execute, masking, schema, validation
+from labrun import exact, execute, hydra_versions, masking, schema, validation
 from labrun.config.hydra_files import quoted
 from labrun.errors import ConfigError
 from labrun.schema import Config
@@ -88,9 +88,9 @@ def _resolving(keep_environment: bool) -> Iterator[None]:
     execute.keep_mounts()
     masking.register()
     if keep_environment:
-        OmegaConf.register_new_resolver("mount", _mount_reference, replace=True)
-        OmegaConf.register_new_resolver("oc.env", _env_reference, replace=True)
-        OmegaConf.register_new_resolver("oc.decode", _decode_unless_reference, replace=True)
+        hydra_versions.register_resolver("mount", _mount_reference)
+        hydra_versions.register_resolver("oc.env", _env_reference)
+        hydra_versions.register_resolver("oc.decode", _decode_unless_reference)
     try:
         yield
     except MissingMandatoryValue as error:
@@ -106,7 +106,7 @@ def _resolving(keep_environment: bool) -> Iterator[None]:
         if keep_environment:
             execute.keep_mounts()
             masking.register()
-            OmegaConf.register_new_resolver("oc.decode", oc.decode, replace=True)
+            hydra_versions.register_resolver("oc.decode", oc.decode)
 
 
 def kept(node: Any) -> Any:

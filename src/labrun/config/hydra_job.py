@@ -23,7 +23,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from labrun import building, execute
+from labrun import building, execute, hydra_versions
 from labrun.config import composed, hydra_files, paths
 from labrun.config.paths import PREFLIGHT
 from labrun.errors import ConfigError
@@ -284,7 +284,7 @@ class _Lazily:
             ("cpus", record.typed.compute.cpus_per_run),
         ):
             if not OmegaConf.has_resolver(f"labrun_{name}"):  # in a process without labrun's resolvers
-                OmegaConf.register_new_resolver(f"labrun_{name}", lambda value=value: value)
+                hydra_versions.register_resolver(f"labrun_{name}", lambda value=value: value)
         saved = hydra_files.of_run(self._run_dir) / "hydra.yaml"
         with open_dict(hydra):
             with contextlib.suppress(OSError, yaml.YAMLError):

@@ -25,6 +25,10 @@ AGAIN = 3
 """Maximum number of times a corrected command is checked for further mistakes."""
 NOISE = ("See https://", "To append to", "Config search path", "\t", "full_key:", "object_type=", "reference_type=")
 """Beginnings of lines in Hydra's messages that do not help the user."""
+LACKING = re.compile(
+    r"In '([^']+)': (?:Could not override '(?=[^']+'\. No match)|Invalid Defaults List override .+\n.+ for ')([^'@]+)'"
+)
+"""Hydra's message about an override of a group that is not among the defaults: that of 1.3, or that of 1.4."""
 
 
 def in_words(words: Sequence[str]) -> str | None:
@@ -58,7 +62,7 @@ def explained(error: BaseException, words: Sequence[str]) -> str:
         found = _found(words)
         if found:
             return _answer(found, words)
-        lacking = re.match(r"In '([^']+)': Could not override '([^'@]+)'\. No match in the defaults list", str(error))
+        lacking = LACKING.match(str(error))
         if lacking is None:
             return in_short(error)
         groups = composed.composable(flags.split(words)).groups

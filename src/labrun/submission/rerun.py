@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from labrun import checking, execute
+from labrun import checking, execute, hydra_versions
 from labrun.backends import machine, registry, variables
 from labrun.config import composed, hydra_files, paths
 from labrun.errors import ConfigError, RecordError
@@ -225,7 +225,7 @@ def _option(group: str, override: str) -> Any:
     own = paths.user_conf_dir()
     path = [f"hydra.searchpath=[{hydra_files.quoted(f'file://{own}')}]"] if own else []
     try:
-        with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
+        with initialize_config_dir(str(paths.conf_dir()), **hydra_versions.current_defaults()):
             config = compose("config", [override, "name=rerun", "compute.cpus_per_run=1", *path])
     except HydraException as error:
         from labrun import mistakes

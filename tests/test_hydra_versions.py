@@ -1,0 +1,67 @@
+"""What differs between Hydra's versions: no deprecated call is made, and messages of each are understood."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+from hydra._internal.hydra import Hydra
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
+
+from hydra_plugins.labrun_launcher._job import trace_of
+from labrun import hydra_versions, mistakes
+from labrun.app import hydra_changes, resolvers
+
+
+@pytest.mark.usefixtures("registered")
+def test_no_deprecated_call_is_made() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resolvers.register()
+        hydra.main(config_path=None, **hydra_versions.current_defaults())
+        for value in ("first", "second"):
+            hydra_versions.register_resolver("labrun_test_version", lambda value=value: value)
+            assert OmegaConf.create({"a": "${labrun_test_version:}"}).a == value
+        callbacks = {"one": {"_target_": "hydra.experimental.callback.Callback"}}
+        hydra_changes.JobCallbacks(OmegaConf.create({"hydra": {"callbacks": callbacks}}))
+
+
+def test_no_mode_is_asked_for_whatever_hydra_passes() -> None:
+    asking: Any = object.__new__(Hydra)
+    with hydra_changes.without_asking_for_mode():
+        assert asking.get_mode("config", []) is None
+        assert asking.get_mode("config", [], parsed_overrides=[]) is None  # 1.4
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Could not override 'data'. No match in the defaults list.",
+        "Invalid Defaults List override '/data: mnist'.\nNo earlier Group Default for 'data' exists to override.",
+    ],
+    ids=["1.3", "1.4"],
+)
+def test_a_group_that_is_not_among_the_defaults(said: str, workspace: Path) -> None:
+    error = ConfigCompositionException(f"In 'experiment/theirs': {said}")
+    told = mistakes.explained(error, [])
+    assert told.startswith("in experiment/theirs: 'override /data': there is no group 'data'"), told
+
+
+def test_a_traceback_begins_below_hydras_frames() -> None:
+    def work() -> None:
+        raise ValueError("mine")
+
+    def _run_job() -> None:  # in 1.4, between `run_job` and the function of the job
+        work()
+
+    def run_job() -> None:
+        _run_job()
+
+    with pytest.raises(ValueError, match="mine") as caught:
+        run_job()
+    assert "run_job" not in trace_of(caught.value)
+    assert ", in work\n" in trace_of(caught.value)
