@@ -145,7 +145,8 @@ def test_errors_without_words_and_with_a_secret_name() -> None:
     assert recording.first_line(mute) == "Mute: (its message cannot be shown: ValueError)"
     named = type("S3CR3T-ENV", (Exception,), {})("S3CR3T-ENV\nmore")
     assert recording.first_line(named) == "***: ***" and recording.first_line(KeyError()) == "KeyError"
-    assert (recording.outcome(named, RunPaths(Path()))[1] or {})["type"] == "***"
+    failure = recording.outcome(named, RunPaths(Path()))[1]
+    assert failure is not None and failure.type == "***"
 
 
 def test_a_debug_traceback_has_no_secret(
