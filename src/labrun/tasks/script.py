@@ -25,7 +25,7 @@ from labrun.runs import children, context, definition, ignore_rules, sdk_ids, st
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import Preempted, signal_name
 from labrun.schema import Config, Script
-from labrun.tasks import along, threads
+from labrun.tasks import nodes, threads
 from labrun.tasks.mlflow_endpoint import Endpoint, ScriptRunState
 
 log = logging.getLogger(__name__)
@@ -74,9 +74,9 @@ def run(config: Config, inputs: Sequence[Mapping[str, Any]], record: Record, pat
         log.info("Expanded: %s", _line(expanded, shown))
     if script.environment:
         _keep_build_log(script.environment, paths)
-    if (count := along.machines(config)) > 1:
+    if (count := nodes.machines(config)) > 1:
         run_context = context.current()
-        along.tell_ready(paths, 1 if run_context is None else run_context.attempt)
+        nodes.signal_ready(paths, 1 if run_context is None else run_context.attempt)
     with Endpoint(_state(record, paths)) as endpoint:
         command = command_of(script, work, words, count)
         environment = variables(config, record, paths, inputs, endpoint)
@@ -89,7 +89,7 @@ def run(config: Config, inputs: Sequence[Mapping[str, Any]], record: Record, pat
             record.data += read_by_name(paths, record.data)
     if ended.code != 0:
         raise RunFailedError(f"{ended.message(name)}{_way_out(ended, script)}", ended.trace)
-    if count > 1 and (failure := along.wait_for_others(paths, count)):
+    if count > 1 and (failure := nodes.wait_for_others(paths, count)):
         raise RunFailedError(failure)
     if script.command and (told := _told_failure(paths)):
         raise RunFailedError(told)
@@ -115,21 +115,21 @@ def with_children(paths: RunPaths) -> Iterator[None]:
 
 
 def assist(config: Config, inputs: Sequence[Mapping[str, Any]], record: Record, paths: RunPaths) -> None:
-    """Run the script's processes on a machine other than the first; see `run` and `along`.
+    """Run the script's processes on a machine other than the first; see `run` and `nodes`.
 
     Raises:
         RunFailedError: a process did not end with exit code 0.
     """
     script, work = _of(config), paths.root / WORK
-    attempt = along.wait_until_ready(paths)
+    attempt = nodes.wait_until_ready(paths)
     with Endpoint(_state(record, paths)) as endpoint:
         words = definition.words(script.positional, script.arguments)
-        command = command_of(script, work, words, along.machines(config))
+        command = command_of(script, work, words, nodes.machines(config))
         own = {context.RUN_DIR_VARIABLE: str(paths.root), context.ATTEMPT_VARIABLE: str(attempt)}
         environment = {**variables(config, record, paths, inputs, endpoint), **own}
         ended = Watched(command, work, environment, {}).wait()
     failure = ended.message(_of(record.typed).shown_name) if ended.code else ""
-    along.tell_ended(paths, failure)
+    nodes.signal_ended(paths, failure)
     if failure:
         raise RunFailedError(failure, ended.trace)
 

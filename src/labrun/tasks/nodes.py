@@ -24,12 +24,12 @@ def machines(config: Config) -> int:
     return config.compute.nodes
 
 
-def place() -> int:
+def node_rank() -> int:
     """Return the rank of this machine, starting at 0."""
     return int(os.environ.get("NODE_RANK") or 0)
 
 
-def tell_ready(paths: RunPaths, attempt: int) -> None:
+def signal_ready(paths: RunPaths, attempt: int) -> None:
     """Signal that the working folder is ready and the others may start their processes for this attempt."""
     _write(_mark(paths, "ready"), str(attempt))
 
@@ -41,9 +41,9 @@ def wait_until_ready(paths: RunPaths) -> int:
     return int(text)
 
 
-def tell_ended(paths: RunPaths, failure: str) -> None:
+def signal_ended(paths: RunPaths, failure: str) -> None:
     """Signal that this machine's processes have ended, with the failure or "" for success."""
-    _write(_mark(paths, f"ended-{place()}"), failure)
+    _write(_mark(paths, f"ended-{node_rank()}"), failure)
 
 
 def wait_for_others(paths: RunPaths, count: int) -> str:
