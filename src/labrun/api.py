@@ -189,7 +189,7 @@ def get_run(reference: str | os.PathLike[str] = "last", root: str | os.PathLike[
         RecordError: there is no run or sweep for the reference.
     """
     workspace = store.workspace() if root is None else Path(root).expanduser().resolve()
-    reference = store.spelled_out(workspace, os.fspath(reference))
+    reference = store.resolve_sdk_id(workspace, os.fspath(reference))
     for folder in (Path(reference).expanduser(), workspace / reference):
         if not (folder / "run.json").is_file() and SweepState(folder).root.is_dir():
             return Sweep(folder)

@@ -203,7 +203,7 @@ def _sweep(sweep: ShownSweep, mark: str) -> str:
 
 def _best_first(children: Sequence[ShownRun], metric: str) -> Sequence[ShownRun]:
     """Sort runs by a metric, best first; keep their order if its direction is unknown."""
-    _, wanted = store.asked(metric, [run.record for run in children])
+    _, wanted = store.parse_metric(metric, [run.record for run in children])
     return children if wanted is None else sorted(children, key=lambda run: -store.score(run.record, metric, wanted))
 
 

@@ -14,7 +14,7 @@ from conftest import Runner
 from helpers import new
 from labrun import execute
 from labrun.errors import ConfigError
-from labrun.runs import others, recording
+from labrun.runs import peer_errors, recording
 from labrun.runs import record as records
 from labrun.submission import resume
 
@@ -228,7 +228,7 @@ def test_the_error_of_another_process_is_in_the_record_from_the_first(
     recording.create(run_dir, new("a0000000", config={}))
     log = run_dir / "driver.1.log"
     log.write_text("Traceback (most recent call last):\nValueError: of an earlier attempt\n")
-    others.note(run_dir)
+    peer_errors.note_log_sizes(run_dir)
     with log.open("a") as file:
         file.write("Traceback (most recent call last):\nValueError: of rank one\n")
     with pytest.raises(RuntimeError), recording.Recording(run_dir, capture=False):
@@ -238,8 +238,8 @@ def test_the_error_of_another_process_is_in_the_record_from_the_first(
     silent = tmp_path / "silent"
     recording.create(silent, new("a0000001", config={}))
     (silent / "driver.1.log").write_text("Initializing distributed\n")
-    monkeypatch.setattr(others, "TELL_S", 0)
-    others.note(silent)
+    monkeypatch.setattr(peer_errors, "TELL_S", 0)
+    peer_errors.note_log_sizes(silent)
     with pytest.raises(RuntimeError), recording.Recording(silent, capture=False):
         raise RuntimeError("Connection closed by peer")
     error = records.read(silent).error

@@ -151,7 +151,7 @@ class StatusResolver:
 def named(root: Path, name: str) -> list[Pair]:
     """Return the runs that a name means: a single run, or all runs of a sweep's folder."""
 
-    name = store.spelled_out(root, name)
+    name = store.resolve_sdk_id(root, name)
     for folder in (Path(name).expanduser(), root / name):
         if os.path.isfile(folder / "run.json"):  # also False for a name that is invalid for a file
             break
@@ -255,7 +255,7 @@ def ordered(chosen: list[Pair], key: str, shown: StatusResolver) -> list[Pair]:
     Raises:
         RecordError: no run has the key.
     """
-    metric, wanted = store.asked(key, [record for _, record in chosen])
+    metric, wanted = store.parse_metric(key, [record for _, record in chosen])
     if any(metric in record.metrics for _, record in chosen):
         if wanted is None:
             log.warning("%s: the name does not tell which values are good: largest first (%s:min turns it)", key, key)

@@ -41,7 +41,7 @@ def close_ended(run_dir: Path, status: int, reason: str | None, canceled: bool) 
     if record.finished or record.status == records.PREEMPTED:
         return record
     if canceled:
-        return close_asked(run_dir, record, _why_canceled(run_dir))
+        return close_requested(run_dir, record, _reason_in_request(run_dir))
     if reason is not None:
         kind, message, end = EndReason.LIMIT_EXCEEDED, reason, records.FAILED
     elif os.WIFSIGNALED(status):
@@ -54,13 +54,13 @@ def close_ended(run_dir: Path, status: int, reason: str | None, canceled: bool) 
     return close(run_dir, record, end, kind, message)
 
 
-def _why_canceled(run_dir: Path, otherwise: str = "asked to end") -> str:
+def _reason_in_request(run_dir: Path, otherwise: str = "asked to end") -> str:
     with contextlib.suppress(OSError):
-        return recording.asked(RunPaths(run_dir), "cancel") or otherwise
+        return recording.read_request(RunPaths(run_dir), "cancel") or otherwise
     return otherwise
 
 
-def close_asked(run_dir: Path, record: Record, why: str) -> Record:
+def close_requested(run_dir: Path, record: Record, why: str) -> Record:
     """Close the record of a run that was asked to end but could not do so itself, as canceled or stopped.
 
     Args:
@@ -97,7 +97,7 @@ def close_unstarted(run_dir: Path, why: str) -> None:
     """
     record = records.read(run_dir)
     if record.attempts:  # it ran before and was waiting to resume
-        close_asked(run_dir, record, _why_canceled(run_dir, why))
+        close_requested(run_dir, record, _reason_in_request(run_dir, why))
         return
     stopped = recording.stop_reason(RunPaths(run_dir))
     record.status, record.ended = records.CANCELED if stopped is None else records.STOPPED, records.now()

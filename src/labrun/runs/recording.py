@@ -20,7 +20,7 @@ from typing import Any
 
 from labrun import masking
 from labrun.errors import LabrunError, RecordError, RunFailedError
-from labrun.runs import context, others
+from labrun.runs import context, peer_errors
 from labrun.runs import record as records
 from labrun.runs.attempts import Attempt, Failure, Job
 from labrun.runs.record import Record, RunPaths
@@ -42,16 +42,16 @@ class Preempted(BaseException):
     """Raised when the run is preempted. It resumes later, from a checkpoint if it has one."""
 
 
-LEAVE_SIGNAL = signal.SIGUSR1
+PREEMPT_SIGNAL = signal.SIGUSR1
 """Signal by which a supervisor preempts a run."""
-_asked_to_leave = False
-_leaves_by_itself = False
+_preemption_requested = False
+_defers_preemption = False
 _was_interrupted = False
 
 
-def asked_to_leave() -> bool:
+def preemption_requested() -> bool:
     """Return whether the run is to be preempted. Work that can save its state polls this."""
-    return _asked_to_leave
+    return _preemption_requested
 
 
 def was_interrupted() -> bool:
@@ -69,20 +69,20 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def leaving_by_itself() -> Iterator[None]:
-    """Let a preemption only set `asked_to_leave`; the work then saves its state and raises `Preempted` itself."""
-    global _leaves_by_itself
-    _leaves_by_itself = True
+def deferring_preemption() -> Iterator[None]:
+    """Let a preemption only set `preemption_requested`; the work then saves its state and raises `Preempted` itself."""
+    global _defers_preemption
+    _defers_preemption = True
     try:
         yield
     finally:
-        _leaves_by_itself = False
+        _defers_preemption = False
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
-    global _asked_to_leave
-    _asked_to_leave = True
-    if not _leaves_by_itself:
+def _on_preempt(number: int, frame: FrameType | None) -> None:
+    global _preemption_requested
+    _preemption_requested = True
+    if not _defers_preemption:
         raise Preempted("preempted")
 
 
@@ -153,9 +153,9 @@ class Recording:
         self._politely.enter_context(masking.in_logs())
         self._politely.enter_context(terminating_politely())
         if threading.current_thread() is threading.main_thread():
-            global _asked_to_leave, _was_interrupted
-            _asked_to_leave = _was_interrupted = False
-            self._before = signal.signal(LEAVE_SIGNAL, _leave)
+            global _preemption_requested, _was_interrupted
+            _preemption_requested = _was_interrupted = False
+            self._before = signal.signal(PREEMPT_SIGNAL, _on_preempt)
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 signal.signal(signal.SIGINT, _interrupt)
         if end_requested(self.paths):  # the signal may have arrived before the handlers were installed
@@ -176,7 +176,7 @@ class Recording:
     ) -> None:
         self.leave_if_forked()
         if self._before is not None:
-            signal.signal(LEAVE_SIGNAL, self._before)
+            signal.signal(PREEMPT_SIGNAL, self._before)
             if signal.getsignal(signal.SIGINT) is _interrupt:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
         if error is None and _was_interrupted and end_requested(self.paths):
@@ -194,7 +194,7 @@ class Recording:
         if run is not None:
             record.metrics = dict(run.summary)
             run.close()
-        others.add_words(self.paths.root, record)
+        peer_errors.add_cause(self.paths.root, record)
         trouble = disk_trouble(error)
         told = isinstance(error, LabrunError) or trouble is not None
         if details is not None and status == records.FAILED and not told:
@@ -247,7 +247,7 @@ def outcome(error: BaseException | None, paths: RunPaths) -> tuple[records.Statu
         if why is not None and not (paths.requests / "cancel").exists():
             return records.STOPPED, Failure(records.EndReason.STOPPED, why)
         try:
-            why = asked(paths, "cancel") or "asked by requests/cancel"
+            why = read_request(paths, "cancel") or "asked by requests/cancel"
         except OSError:
             why = masking.masked(str(error)) or "Ctrl-C"
         return records.CANCELED, Failure(type(error).__name__, why)
@@ -256,7 +256,7 @@ def outcome(error: BaseException | None, paths: RunPaths) -> tuple[records.Statu
         return records.FAILED, Failure("SystemExit", message, _trace(error))
     trace = masking.masked(error.trace) if isinstance(error, RunFailedError) else _trace(error)
     kind = masking.masked(storable(type(error).__name__))
-    return records.FAILED, Failure(kind, said(error), trace)
+    return records.FAILED, Failure(kind, message_of(error), trace)
 
 
 def end_requested(paths: RunPaths) -> bool:
@@ -264,7 +264,7 @@ def end_requested(paths: RunPaths) -> bool:
     return any((paths.requests / name).exists() for name in ("cancel", "stop"))
 
 
-def asked(paths: RunPaths, name: str) -> str:
+def read_request(paths: RunPaths, name: str) -> str:
     """Return the text of a request. Any user may have written it, so its size is limited.
 
     Raises:
@@ -276,7 +276,7 @@ def asked(paths: RunPaths, name: str) -> str:
 def stop_reason(paths: RunPaths) -> str | None:
     """Return why a run was stopped early without having failed, or None if it was not."""
     try:
-        return asked(paths, "stop") or "asked by requests/stop"
+        return read_request(paths, "stop") or "asked by requests/stop"
     except OSError:
         return None
 
@@ -285,7 +285,7 @@ def _trace(error: BaseException) -> str:
     return masking.masked(storable("".join(traceback.format_exception(error))))
 
 
-def said(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """Return an error's message. The `__str__` of a user's exception may itself raise."""
     try:
         return masking.masked(storable(str(error)))
@@ -295,7 +295,7 @@ def said(error: BaseException) -> str:
 
 def first_line(error: BaseException) -> str:
     """Return an error's type and the first line of its message, if any."""
-    words = said(error).strip().splitlines()
+    words = message_of(error).strip().splitlines()
     return ": ".join([masking.masked(type(error).__name__), *words[:1]])
 
 

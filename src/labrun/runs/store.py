@@ -94,7 +94,7 @@ def listing(root: Path) -> index.Listing:
     return index.listing(root, state_folder(root))
 
 
-def asked(text: str, found: Iterable[Record]) -> tuple[str, Direction | None]:
+def parse_metric(text: str, found: Iterable[Record]) -> tuple[str, Direction | None]:
     """Return the metric that the user gave and its direction, or None where the direction is unknown.
 
     An explicit direction (`NAME:max`, `NAME:min`) takes precedence, then the runs' configs, then the metric's name.
@@ -146,7 +146,7 @@ def find(
     Raises:
         RecordError: no run, or more than one, matches.
     """
-    reference = spelled_out(root, reference)
+    reference = resolve_sdk_id(root, reference)
     for folder in (Path(reference).expanduser(), root / reference):
         if os.path.isfile(folder / "run.json"):
             return _suitable(folder.resolve(), records.read(folder), suitable, wanted)
@@ -172,7 +172,7 @@ def find(
     return _suitable(run_dir, records.read(run_dir), suitable, wanted)
 
 
-def spelled_out(root: Path, reference: str) -> str:
+def resolve_sdk_id(root: Path, reference: str) -> str:
     """Resolve an ID in the form of Azure's SDK to the folder of its search or run; return any other reference as is."""
     found = sdk_ids.parts(reference)
     if found is None:
@@ -199,7 +199,7 @@ def best(
         RecordError: no completed run has a finite value of the metric, or the metric's direction is unknown.
     """
     completed = [pair for pair in found if pair[1].status == records.COMPLETED and suitable(*pair)]
-    metric, wanted = asked(metric, [record for _, record in completed])
+    metric, wanted = parse_metric(metric, [record for _, record in completed])
     ranked = [pair for pair in completed if score(pair[1], metric, direction.MAX) > -math.inf]
     if not ranked:
         names = sorted({name for _, record in completed for name in record.metrics})
@@ -210,13 +210,13 @@ def best(
             f"Metrics there: {', '.join(names) or 'none'}"
         )
     if wanted is None:
-        raise RecordError(untold(metric, BEST))
+        raise RecordError(unknown_direction_message(metric, BEST))
     if (why := comparable.mixture([record for _, record in ranked], metric)) is not None:
         log.warning("%s%s: %s", BEST, metric, why)
     return max(ranked, key=lambda pair: score(pair[1], metric, wanted))
 
 
-def untold(metric: str, before: str = "") -> str:
+def unknown_direction_message(metric: str, before: str = "") -> str:
     """Return the error message for a metric whose direction is unknown."""
     return (
         f"{before}{metric}: neither its name nor the runs say whether higher or lower is better. Say "

@@ -288,7 +288,7 @@ class Keeper:
     keeps_count = True
     """Whether early stopping continues the count of a resumed run."""
     EVERY = 10
-    """Batches between synchronizations of several processes on whether to leave."""
+    """Batches between synchronizations of several processes on whether they are preempted."""
 
     def __init__(self, path: Path, files: PlainCheckpoints | None, on_nan: str) -> None:
         self._path, self._files, self._fails = path, files, on_nan == "fail"
@@ -299,7 +299,7 @@ class Keeper:
         """Number of completed epochs."""
         self.not_finite: dict[str, Any] | None = None
         """What is NaN or infinite, and since which epoch; None if all values are finite (again)."""
-        self._ended_midway = self._leaves = self._validated = False
+        self._ended_midway = self._is_preempted = self._validated = False
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Let early stopping continue the count of a resumed run, with the settings of the current config."""
@@ -344,22 +344,22 @@ class Keeper:
         self._loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if self._fails and trainer.world_size == 1 and (what := unusual("the loss", self._loss)):
             self._end(f"{what} in epoch {trainer.current_epoch + 1}, batch {batch_idx + 1}")
-        leaves, steps = self._agreed_to_leave(trainer, batch_idx), not trainer.fit_loop._should_accumulate()
-        if leaves and steps and not _validates_next(trainer):
-            self._make_room(trainer)  # only after an optimizer step, since checkpoints contain no gradients
+        preempted, steps = self._agreed_to_preempt(trainer, batch_idx), not trainer.fit_loop._should_accumulate()
+        if preempted and steps and not _validates_next(trainer):
+            self._preempt(trainer)  # only after an optimizer step, since checkpoints contain no gradients
         if self.keeps and not trainer.is_last_batch:
             self._keep_midway(trainer)
 
-    def _agreed_to_leave(self, trainer: Any, batch_idx: int) -> bool:
-        asked = recording.asked_to_leave()
+    def _agreed_to_preempt(self, trainer: Any, batch_idx: int) -> bool:
+        requested = recording.preemption_requested()
         if trainer.world_size == 1:
-            return asked
-        if batch_idx % self.EVERY and not self._leaves:
+            return requested
+        if batch_idx % self.EVERY and not self._is_preempted:
             return False
-        self._leaves = self._leaves or trainer.strategy.reduce_boolean_decision(asked, all=False)
-        return self._leaves
+        self._is_preempted = self._is_preempted or trainer.strategy.reduce_boolean_decision(requested, all=False)
+        return self._is_preempted
 
-    def _make_room(self, trainer: Any) -> None:
+    def _preempt(self, trainer: Any) -> None:
         if can_go_on_midway(trainer):
             trainer.save_checkpoint(self._path)
             log.info("Preempted: saved after step %d", trainer.global_step)
@@ -421,12 +421,12 @@ class Keeper:
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self.epochs = trainer.current_epoch + 1
         self._look(trainer)
-        self._leaves = self._agreed_to_leave(trainer, 0)
-        if (self.keeps or self._leaves) and not self._ended_midway:
+        self._is_preempted = self._agreed_to_preempt(trainer, 0)
+        if (self.keeps or self._is_preempted) and not self._ended_midway:
             self._keep(trainer)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        if self._leaves:  # not earlier, since Lightning logs an epoch's averages at its very end
+        if self._is_preempted:  # not earlier, since Lightning logs an epoch's averages at its very end
             log.info("Preempted: saved after epoch %d", self.epochs)
             raise recording.Preempted("preempted")
 

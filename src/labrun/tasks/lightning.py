@@ -316,7 +316,7 @@ class NetworkTask(Task):
         before = {name: os.environ.get(name) for name in seeds}
         os.environ.update(seeds)
         try:
-            with warnings.catch_warnings(), recording.leaving_by_itself():
+            with warnings.catch_warnings(), recording.deferring_preemption():
                 for pattern in (*QUIET, *quiet):
                     warnings.filterwarnings("ignore", message=pattern)
                 yield

@@ -26,7 +26,7 @@ from labrun.backends.local.server import Server
 from labrun.backends.local.slots import Slots
 from labrun.backends.local.supervisor import Payload, Requeue, Supervisor
 from labrun.errors import LabrunError, RecordError
-from labrun.runs import context, others, pictures, recording, report
+from labrun.runs import context, peer_errors, pictures, recording, report
 from labrun.runs import record as records
 from labrun.runs.finalize import (
     close,
@@ -81,8 +81,8 @@ class Run(Payload):
         """Update its heartbeat."""
         with contextlib.suppress(OSError):
             RunPaths(self.run_dir).heartbeat.write_text(f"{time.time():.3f}\n", encoding="ascii")
-        if self.is_leaving:  # repeated, because a process that was just starting may have missed it
-            self.signal(recording.LEAVE_SIGNAL, alone=True)
+        if self.is_preempted:  # repeated, because a process that was just starting may have missed it
+            self.signal(recording.PREEMPT_SIGNAL, alone=True)
 
     def hold_to_limits(self) -> None:
         """End it if it exceeds its limits, and end the remaining ones of several processes: they may wait forever."""
@@ -91,7 +91,7 @@ class Run(Payload):
         if self.tasks == 1 or not self.living or not (has_failed or 0 in self.statuses):
             return
         self.broken_at = self.broken_at or time.monotonic()
-        if time.monotonic() - self.broken_at > (others.TELL_S if has_failed else PARTING_S):
+        if time.monotonic() - self.broken_at > (peer_errors.TELL_S if has_failed else PARTING_S):
             self.kill()
 
     def on_exit(self) -> Requeue:
@@ -108,7 +108,7 @@ class Run(Payload):
         if record.status == records.COMPLETED and self.server is not None:
             self.server.deaths = 0
         if record.status == records.PREEMPTED:
-            return None if self.is_leaving else "first"
+            return None if self.is_preempted else "first"
         self.tries += 1
         if record.status == records.FAILED and self.tries <= self.needs.retries:
             log.info("Run %s failed (%s); retrying", record.id, record.reason)
@@ -252,12 +252,12 @@ class LocalPool(Supervisor[Run | Gathering]):
                 return gathering.statuses.get(0) == 0
         return False
 
-    def leave(self) -> None:
+    def preempt(self) -> None:
         """Start no more runs, and ask the active ones to save their state and exit."""
         self._queue.clear()
         for run in self._running.values():
-            run.is_leaving = True
-            run.signal(recording.LEAVE_SIGNAL, alone=True)
+            run.is_preempted = True
+            run.signal(recording.PREEMPT_SIGNAL, alone=True)
 
     def drop(self) -> list[Path]:
         """Kill and forget the active runs, and return them; the caller closes their records."""

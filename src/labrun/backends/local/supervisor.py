@@ -61,7 +61,7 @@ class Payload(ABC):
     reason: str | None = None
     """Why its supervisor ended it, if it did."""
     canceled: bool = False
-    is_leaving: bool = False
+    is_preempted: bool = False
     """Whether it was asked to save its state and exit; it is then not run again by this supervisor."""
 
     settings: ClassVar[str] = ""

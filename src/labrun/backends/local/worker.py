@@ -18,7 +18,7 @@ from labrun.data import shared_cache
 from labrun.data.mount import local_root, references
 from labrun.data.reader import Reader
 from labrun.errors import ConfigError, LabrunError
-from labrun.runs import others
+from labrun.runs import peer_errors
 from labrun.runs import record as records
 from labrun.runs.recording import Preempted
 from labrun.tasks.threads import wait_asleep
@@ -92,7 +92,7 @@ def run_task(message: Mapping[str, Any]) -> int:
     if message.get("rank"):
         return assist(message["run"], int(message["threads"]))
     if message.get("ranks", 1) > 1:
-        others.note(Path(message["run"]))
+        peer_errors.note_log_sizes(Path(message["run"]))
     if message.get("gather"):
         return gather(message["run"], str(message["gather"]))
     return run(message["run"], bool(message["pictures"]))

@@ -29,14 +29,14 @@ from labrun.runs import record as records
 from labrun.runs.finalize import (
     cancel_reason,
     close,
-    close_asked,
+    close_requested,
     close_unstarted,
     end_requested,
     note_interrupted,
     request,
     requeue,
 )
-from labrun.runs.owned import others
+from labrun.runs.ownership import foreign_writer
 from labrun.runs.record import EndReason, Record, RunPaths
 from labrun.runs.sweep_state import Plan, SweepState
 from labrun.schema import SPECIAL, Compute
@@ -191,7 +191,7 @@ class SlurmJobs:
                     del self._active[member.run_dir]
                     record = records.read(member.run_dir)
                     if not record.finished:
-                        close_asked(member.run_dir, record, cancel_reason(record, why))
+                        close_requested(member.run_dir, record, cancel_reason(record, why))
                     self._closed.append(member.run_dir)
 
     def _changed(self, run_dir: Path) -> bool:
@@ -236,7 +236,7 @@ class SlurmJobs:
             told = f"Slurm no longer knows its job {active.job}, which never started"
             active.canceled = True
         if active.canceled or state == "CANCELLED":
-            close_asked(active.run_dir, record, told)
+            close_requested(active.run_dir, record, told)
             return [active.run_dir]
         again = record.status == records.PREEMPTED or (len(record.attempts) <= active.needs.retries and record.attempts)
         if again:
@@ -458,7 +458,7 @@ class Slurm(Backend):
         """Cancel a pending job; the supervisor of a running one obeys the request itself."""
         ledger = SweepState(folder).jobs
         # Another user who can write the ledger could insert any of this user's jobs.
-        job = known_jobs(ledger).get(run_dir) if others([ledger]) is None else None
+        job = known_jobs(ledger).get(run_dir) if foreign_writer([ledger]) is None else None
         if job is None:
             return None
         state = states([job]).get(job, "GONE")

@@ -120,7 +120,7 @@ class JobSupervisor:
         from labrun.backends.local.slots import Slots
         from labrun.backends.machine import visible_gpus
         from labrun.backends.slurm.queue import newest_submission
-        from labrun.runs import others
+        from labrun.runs import peer_errors
         from labrun.runs import record as records
         from labrun.runs.recording import JOB_VARIABLE
 
@@ -141,7 +141,7 @@ class JobSupervisor:
         gpus = visible_gpus() if self.manifest["gpus_per_run"] and len(self.runs) > 1 else None
         slots = Slots(self.manifest["parallel"], gpus=gpus, share=self.manifest["runs_per_gpu"])
         if self.ranks > 1:
-            others.note(mine[0])
+            peer_errors.note_log_sizes(mine[0])
         python = sys.executable if self.manifest["own_python"] else None
 
         def start(threads: int) -> Server:
@@ -154,14 +154,14 @@ class JobSupervisor:
         while pool.busy:
             if alone and limit is not None and self.due is None and records.read(mine[0]).status == records.RUNNING:
                 self.due = time.time() + 60 * limit
-            why = self._asked_for_room()
+            why = self._stop_reason()
             if why is not None:
-                self._make_room(pool, mine, why)
+                self._stop_runs(pool, mine, why)
                 break
             for ended in pool.poll():
                 print(f"{ended}: {records.read(ended).status}", flush=True)
         pool.close()
-        if self.ranks > 1 and others.add_words(mine[0], record := records.read(mine[0])):
+        if self.ranks > 1 and peer_errors.add_cause(mine[0], record := records.read(mine[0])):
             records.write(mine[0], record)
         left = {records.read(run).status for run in mine}
         return int(records.FAILED in left or (self.ranks > 1 and left != {records.COMPLETED}))
@@ -197,7 +197,7 @@ class JobSupervisor:
             note_interrupted(run, record, "its Slurm job was requeued")
         return True
 
-    def _asked_for_room(self) -> Why | None:
+    def _stop_reason(self) -> Why | None:
         """Return why the runs must stop now (see `why_signaled`), or None: Slurm warns of the time limit early."""
         if self.signaled is not None:
             number, self.signaled = self.signaled, None
@@ -215,7 +215,7 @@ class JobSupervisor:
             self.due = min(self.due or math.inf, time_of(shown.get("EndTime")) - self.manifest["signal_delay_s"])
         return None if self.due is None or time.time() < self.due else Why.TIMEOUT
 
-    def _make_room(self, pool: Any, mine: list[Path], why: Why) -> None:
+    def _stop_runs(self, pool: Any, mine: list[Path], why: Why) -> None:
         """Save the runs' state and requeue the job on preemption or timeout; otherwise end the runs."""
         from labrun.runs import record as records
         from labrun.runs.finalize import close
@@ -236,7 +236,7 @@ class JobSupervisor:
                     told = "another process of the run failed"
                     close(run, record, records.FAILED, records.EndReason.PROCESS_FAILED, told)
             return
-        pool.leave()
+        pool.preempt()
         end = time.monotonic() + min(SAVE_S, max(3.0, self.manifest["signal_delay_s"] - 3.0))
         while pool.busy and time.monotonic() < end:
             pool.poll(0.1)

@@ -17,7 +17,7 @@ from labrun.control.cancel import end_runs
 from labrun.errors import ConfigError, RecordError
 from labrun.remote import link as links
 from labrun.remote import mirror, remote_search
-from labrun.runs import owned, store, sweep_state
+from labrun.runs import ownership, store, sweep_state
 from labrun.runs import record as records
 from labrun.runs.sweep_state import SweepState
 from labrun.search import takeover
@@ -32,7 +32,7 @@ def folder_of(reference: str) -> Path:
         RecordError: there is no sweep or run for the reference.
     """
     root = store.workspace()
-    reference = store.spelled_out(root, reference)
+    reference = store.resolve_sdk_id(root, reference)
     for folder in (Path(reference).expanduser(), root / reference):
         if os.path.isfile(SweepState(folder).plan):
             return folder.resolve()
@@ -87,7 +87,7 @@ def _watch_runs(folder: Path, plan: sweep_state.Plan, is_trusted: bool) -> int:
                 if _over(run_dirs, view, told):
                     break
                 if not is_trusted:
-                    owned.check_plan(folder, _unfinished(folder, plan))
+                    ownership.check_plan(folder, _unfinished(folder, plan))
                 _check_variables(folder, plan)
                 sys.stderr.write("lab: these runs have no controller any more; continuing them from here\n")
                 detached.take_over(folder, {}, view)
@@ -134,7 +134,7 @@ def _watch_search(folder: Path, is_trusted: bool) -> int:
             break
         if lease.living(SweepState(folder)) is None and not takeover.is_ending(folder):
             if not is_trusted:
-                owned.check_plan(folder, sweep_state.readable(folder, plan))
+                ownership.check_plan(folder, sweep_state.readable(folder, plan))
             sys.stderr.write("lab: this search has no controller any more; it is resumed here\n")
             return takeover.take_over(folder)
         time.sleep(POLL_S)

@@ -63,7 +63,7 @@ def _list(options: argparse.Namespace) -> int:
 
 def _metric(options: argparse.Namespace, rows: Sequence[Pair]) -> str | None:
     """Return the requested metric, else the first usual one, if all runs with metrics have it; None for neither."""
-    sort = store.asked(options.sort, [record for _, record in rows])[0] if options.sort else None
+    sort = store.parse_metric(options.sort, [record for _, record in rows])[0] if options.sort else None
     asked = [options.metric, sort, *(one.key for one in options.where or [])]
     there = {name for _, record in rows for name in record.metrics}
     names = [name for name in asked if name and (name in there or context.is_system_name(name))]

@@ -230,13 +230,13 @@ def _old(options: argparse.Namespace, found: Sequence[Pair], shown: StatusResolv
         chosen = [(d, r) for d, r in chosen if records.seconds_between(r.ended or r.created, now) > options.older_than]
     chosen = [(d, r) for d, r in chosen if shown.once(d, r) not in removing.LIVE]
     best: set[Path] = set()
-    named, _ = store.asked(options.metric or "", [record for _, record in found])
+    named, _ = store.parse_metric(options.metric or "", [record for _, record in found])
     filters.check_metric(named, found)
     for name in sorted({record.name for _, record in chosen}) if options.keep_best else ():
         own = [(d, r) for d, r in found if r.name == name and r.status == records.COMPLETED]
-        metric, wanted = store.asked(options.metric or _usual(own) or "", [r for _, r in own])
+        metric, wanted = store.parse_metric(options.metric or _usual(own) or "", [r for _, r in own])
         if wanted is None and any(metric in r.metrics for _, r in own):
-            raise RecordError(store.untold(metric, "--metric "))  # never guess: removal is final
+            raise RecordError(store.unknown_direction_message(metric, "--metric "))  # never guess: removal is final
         ranked = [(store.score(r, metric, wanted), d) for d, r in own] if wanted else []
         ranked = sorted((pair for pair in ranked if pair[0] > -math.inf), key=lambda pair: -pair[0])
         if own and not ranked:

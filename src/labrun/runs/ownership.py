@@ -12,7 +12,7 @@ from labrun.runs.record import Record
 from labrun.runs.sweep_state import SweepState
 
 
-def others(paths: Sequence[Path]) -> str | None:
+def foreign_writer(paths: Sequence[Path]) -> str | None:
     """Return why another user may have written one of the files, or None if only this user may have."""
     for path in paths:
         try:
@@ -36,7 +36,7 @@ def check_plan(folder: Path, unfinished: Sequence[tuple[Path, Record]]) -> None:
         ConfigError: another user may have written them.
     """
     state = SweepState(folder)
-    why = others([state.root, state.plan, *(run_dir / "run.json" for run_dir, _ in unfinished)])
+    why = foreign_writer([state.root, state.plan, *(run_dir / "run.json" for run_dir, _ in unfinished)])
     if why is None and any(record.imported for _, record in unfinished):
         why = "they came from an archive"
     if why is not None:

@@ -13,7 +13,7 @@ from helpers import new, submitted
 from labrun.backends.slurm import queue
 from labrun.cli.runs import control
 from labrun.control import cancel, detached
-from labrun.runs import owned, recording, sweep_state
+from labrun.runs import ownership, recording, sweep_state
 from labrun.runs import record as records
 from labrun.runs.sweep_state import SweepState
 from labrun.search import takeover
@@ -78,6 +78,6 @@ def test_a_job_named_by_another_user_is_not_canceled(workspace: Path, monkeypatc
     monkeypatch.setattr(queue, "scancel", ended.extend)
     ledger.write_text("")
     ledger.chmod(0o666)
-    assert owned.others([ledger]) is not None
+    assert ownership.foreign_writer([ledger]) is not None
     assert cancel.end_runs([run_dir]) == [] and ended == []
     assert records.read(run_dir).status == records.CANCELED

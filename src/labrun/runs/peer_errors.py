@@ -25,12 +25,12 @@ LEFT = re.compile(r"Connection (closed|reset) by peer", re.I)
 KILLED = "; another process of the run had ended without an error message, as if killed or out of memory"
 
 
-def note(run_dir: Path) -> None:
+def note_log_sizes(run_dir: Path) -> None:
     """Store where this attempt begins in the other processes' logs, for the process that runs it."""
     os.environ[VARIABLE] = json.dumps({log.name: log.stat().st_size for log in run_dir.glob(LOGS)})
 
 
-def add_words(run_dir: Path, record: Record) -> bool:
+def add_cause(run_dir: Path, record: Record) -> bool:
     """Add another process's error to that of a failed run. Return whether there was anything to add.
 
     Must happen before the record is written, since whoever waits for the run reads its error only once.
