@@ -246,8 +246,8 @@ class Calibrated(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def predict_proba(self, x: Any) -> npt.NDArray[np.float64]:
         """Return (N, classes) probabilities."""
         logits = _decisions(self.estimator_, x) * self.scale_
-        chances = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(chances / chances.sum(axis=1, keepdims=True))
+        probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(probabilities / probabilities.sum(axis=1, keepdims=True))
 
 
 def _rows(x: Any, index: npt.NDArray[Any]) -> Any:

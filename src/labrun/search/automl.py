@@ -223,7 +223,7 @@ def _measure(y: npt.NDArray[Any], said: npt.NDArray[np.float64], metric: str) ->
         return scoring.one(metric, y, predicted, said if classes else None, classes)
     span = float("nan") if classes else float(np.ptp(y))
     scorer = scoring.scorers([metric], classes, span)[metric]
-    return float(scorer(scoring.heard(said, classes), np.arange(len(y))[:, None], y))
+    return float(scorer(scoring.replaying_model(said, classes), np.arange(len(y))[:, None], y))
 
 
 def _tell(

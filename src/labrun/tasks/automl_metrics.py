@@ -45,7 +45,7 @@ def one(
     name: str,
     y: npt.NDArray[Any],
     predicted: npt.NDArray[Any],
-    chances: npt.NDArray[np.float64] | None,
+    probabilities: npt.NDArray[np.float64] | None,
     classes: int,
     span: float = float("nan"),
 ) -> float:
@@ -55,7 +55,7 @@ def one(
         name: one of `CLASSES` or `QUANTITIES`.
         y: (N,) true class indices or quantities.
         predicted: (N,) predicted class indices or quantities.
-        chances: (N, classes) probabilities, or None.
+        probabilities: (N, classes), or None.
         classes: the number of classes; 0 for regression.
         span: the range of all quantities, for normalized metrics.
 
@@ -65,9 +65,9 @@ def one(
     if not classes:
         return _of_quantities(name, y.astype(np.float64), predicted.astype(np.float64), span)
     if name in NEED_CHANCES:
-        if chances is None:
+        if probabilities is None:
             raise ValueError(f"{name} needs probabilities, and the model gives none")
-        return _of_chances(name, y, np.asarray(chances, np.float64), classes)
+        return _of_probabilities(name, y, np.asarray(probabilities, np.float64), classes)
     return _of_labels(name, y, predicted, classes)
 
 
@@ -104,17 +104,17 @@ def _of_quantities(name: str, y: npt.NDArray[np.float64], predicted: npt.NDArray
     )
 
 
-def _of_chances(name: str, y: npt.NDArray[Any], chances: npt.NDArray[np.float64], classes: int) -> float:
+def _of_probabilities(name: str, y: npt.NDArray[Any], probabilities: npt.NDArray[np.float64], classes: int) -> float:
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     each = np.arange(classes) == np.asarray(y)[:, None]
     average = name.rpartition("_")[2]
     if average == "micro":
         measure = roc_auc_score if name.startswith("AUC") else average_precision_score
-        return float(measure(each.ravel(), chances.ravel()))
+        return float(measure(each.ravel(), probabilities.ravel()))
     present = np.flatnonzero(each.any(axis=0))  # a small fold may lack a class
     weights = each.sum(axis=0)[present] if average == "weighted" else np.ones(len(present))
-    found = [average_precision_score(each[:, label], chances[:, label]) for label in present]
+    found = [average_precision_score(each[:, label], probabilities[:, label]) for label in present]
     return float(np.average(found, weights=weights))
 
 

@@ -22,7 +22,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from labrun.data import loaders, random_states
 from labrun.errors import ConfigError, RunFailedError
 from labrun.runs import context, recording
-from labrun.tasks.gathered import Gathered, gathers
+from labrun.tasks.epoch_state import EpochState, gathers
 from labrun.tasks.monitored import VALIDATION
 from labrun.tasks.packages import Package
 from labrun.tasks.progress import is_of_an_epochs_end
@@ -550,14 +550,14 @@ class RandomStates(pl.Callback):
 
     Args:
         seed: the run's seed; a training resumed with a different one does not restore the random states.
-        counts: see `Gathered`.
+        counts: see `EpochState`.
     """
 
     KEY = "labrun"
 
     def __init__(self, seed: int, counts: bool) -> None:
         self._seed = seed
-        self._gathered = Gathered(counts)
+        self._epoch_state = EpochState(counts)
         self._loaded: dict[str, Any] | None = None
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
@@ -566,7 +566,7 @@ class RandomStates(pl.Callback):
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(states, own)
         checkpoint[self.KEY] = {"seed": self._seed, "random_states": states}
-        self._gathered.save(trainer, pl_module, checkpoint)
+        self._epoch_state.save(trainer, pl_module, checkpoint)
         kept = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader") or []
         stateful = [one for one in train_loaders(trainer) if loaders.is_stateful(one)]
         for place, loader in enumerate(stateful):
@@ -577,16 +577,16 @@ class RandomStates(pl.Callback):
         found = checkpoint.get(self.KEY)
         if isinstance(found, dict) and found["seed"] == self._seed:
             self._loaded = found
-        self._gathered.load(trainer, pl_module, checkpoint)
+        self._epoch_state.load(trainer, pl_module, checkpoint)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self._gathered.go_on(trainer, pl_module)
+        self._epoch_state.restore(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self._gathered.go_on(trainer, pl_module)
+        self._epoch_state.restore(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        self._gathered.end(trainer)
+        self._epoch_state.end(trainer)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if any(map(loaders.keeps_old_copies, train_loaders(trainer))):

@@ -92,12 +92,12 @@ class Classifier(pl.LightningModule):
             for name, value in values.items():
                 context.log(name, value, self.current_epoch + 1 if step is None else step, self.current_epoch + 1)
 
-    def gathered(self) -> dict[str, Any]:
+    def epoch_state(self) -> dict[str, Any]:
         """Return this epoch's sums, for a checkpoint within the epoch."""
         return {"train": self._train.state(), "recent": self._recent.state()}
 
-    def gather_on(self, values: dict[str, Any]) -> None:
-        """Restore the sums from `gathered`."""
+    def load_epoch_state(self, values: dict[str, Any]) -> None:
+        """Restore the sums from `epoch_state`."""
         self._train.take(values["train"], self.device)
         self._recent.take(values["recent"], self.device)
 

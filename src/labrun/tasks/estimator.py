@@ -94,9 +94,9 @@ class EstimatorTask(Task):
         log.info("Profile: %s", paths.outputs / "profile.txt")
 
     def score(self, part: Part, arrays: Arrays) -> Scores:
-        return self.scores(part, *self.said(part, arrays), arrays)
+        return self.scores(part, *self.predict(part, arrays), arrays)
 
-    def said(self, part: Part, arrays: Arrays) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64] | None]:
+    def predict(self, part: Part, arrays: Arrays) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64] | None]:
         """Return the model's predictions, and its probabilities or None.
 
         Raises:
@@ -110,17 +110,17 @@ class EstimatorTask(Task):
                 f"model '{self._name}' does not predict one class number (0 to {arrays.num_classes - 1}) per sample, "
                 f"but {predicted.dtype} values of the shape {predicted.shape}"
             )
-        return predicted, scoring.chances_of(self.model, rows, arrays.num_classes)
+        return predicted, scoring.probabilities_of(self.model, rows, arrays.num_classes)
 
     def scores(
-        self, part: Part, predicted: npt.NDArray[Any], chances: npt.NDArray[np.float64] | None, arrays: Arrays
+        self, part: Part, predicted: npt.NDArray[Any], probabilities: npt.NDArray[np.float64] | None, arrays: Arrays
     ) -> Scores:
         """Score predictions and probabilities."""
         if not arrays.num_classes:
             return quantities(part.y, predicted, self._name)
         loss = None
-        if chances is not None:
-            loss = float(-np.log(np.clip(chances[np.arange(len(part.y)), part.y], 1e-15, 1.0)).mean())
+        if probabilities is not None:
+            loss = float(-np.log(np.clip(probabilities[np.arange(len(part.y)), part.y], 1e-15, 1.0)).mean())
         accuracy = float((predicted == part.y).mean())
         return Scores(accuracy, loss, confusion(part.y, predicted, arrays.num_classes))
 

@@ -22,10 +22,10 @@ from torchmetrics import classification, regression
 from labrun import schema
 from labrun.errors import ConfigError, UnfitError
 from labrun.schema import Config
-from labrun.tasks import learned
+from labrun.tasks import outputs
 from labrun.tasks import task as tasks
 from labrun.tasks.callbacks import OF_A_LOADER
-from labrun.tasks.gathered import metric_state, take_metric_state
+from labrun.tasks.epoch_state import metric_state, take_metric_state
 from labrun.tasks.task import is_named
 
 log = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ def classes_are_last(scores: Tensor, target: Tensor) -> bool | None:
     return last if scores.ndim == 2 or last != second else None
 
 
-def asked(network: nn.Module, batch: Any, target: str | None = None) -> Tensor:
+def forward_scores(network: nn.Module, batch: Any, target: str | None = None) -> Tensor:
     """Return a network's scores for a batch with or without a target.
 
     Args:
@@ -192,7 +192,7 @@ def asked(network: nn.Module, batch: Any, target: str | None = None) -> Tensor:
     return scores_of(network(*found.args, **found.named))
 
 
-class Lesson:
+class LossAndMetrics:
     """A plain network's loss and metrics: those of the config, or chosen by the first batch.
 
     Args:
@@ -204,7 +204,7 @@ class Lesson:
     def __init__(self, node: Mapping[str, Any], classes: int | None, weights: Tensor | None) -> None:
         self._node, self._classes, self._weights = node, classes, weights
         self.weights = None if weights is None else weights.tolist()
-        self.is_settled = False
+        self.is_inferred = False
         self.loss: Any = None
         self.metrics: dict[str, Any] = {}
         self.kind = ""
@@ -214,7 +214,7 @@ class Lesson:
         self._guessed: tuple[int, ...] | None = None
         """Shape of the ambiguous scores from which `classes_last` was guessed."""
 
-    def settle(self, scores: Tensor, target: Tensor, computes_own: bool) -> None:
+    def infer(self, scores: Tensor, target: Tensor, computes_own: bool) -> None:
         """Build the loss and the metrics, choosing those that the config leaves open.
 
         Raises:
@@ -222,7 +222,7 @@ class Lesson:
             ConfigError: the config's loss or metrics cannot be built.
         """
         known, why = self._kind_of(scores, target)
-        self.kind, self.is_settled = known, True
+        self.kind, self.is_inferred = known, True
         if known == "classes":
             self._look(scores, target)
         if known == "classes" and self._weights is not None:
@@ -434,31 +434,31 @@ def _alike(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Learner(pl.LightningModule):
-    """Trains a plain network by its `Lesson`.
+    """Trains a plain network by its `LossAndMetrics`.
 
     Logs `train_loss` and `val_loss`, and the metrics as `train_NAME` and `val_NAME` (step: the epoch). For the test
     split it logs `test_loss`, and the metrics under their own names. With `trainer.log_every_n_batches` it also logs
     `loss`.
     """
 
-    def __init__(self, network: nn.Module, config: Config, lesson: Lesson) -> None:
+    def __init__(self, network: nn.Module, config: Config, loss_and_metrics: LossAndMetrics) -> None:
         super().__init__()
         self.network = network
         self._node, self._settings = config.model, config.trainer
         self._target = self._node.get("target")
-        self._lesson = lesson
+        self._loss_and_metrics = loss_and_metrics
         self._metrics: dict[tuple[str, int], dict[str, Any]] = {}
         self._before: dict[str, Any] = {}
 
     @property
     def learns(self) -> dict[str, Any]:
         """The card's entries on the target; empty if no batch has been seen."""
-        lesson = self._lesson
-        named = getattr(lesson.loss, "__name__", type(lesson.loss).__name__)
-        if not lesson.kind:
+        loss_and_metrics = self._loss_and_metrics
+        named = getattr(loss_and_metrics.loss, "__name__", type(loss_and_metrics.loss).__name__)
+        if not loss_and_metrics.kind:
             return {}
-        weights = {} if lesson.weights is None else {"class_weights": lesson.weights}
-        return learned.described(lesson.kind, lesson.classes_last, named) | weights
+        weights = {} if loss_and_metrics.weights is None else {"class_weights": loss_and_metrics.weights}
+        return outputs.described(loss_and_metrics.kind, loss_and_metrics.classes_last, named) | weights
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.network(*args, **kwargs)
@@ -476,21 +476,21 @@ class Learner(pl.LightningModule):
         self._step(batch, "test", dataloader_idx)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        return asked(self.network, batch, self._target)
+        return forward_scores(self.network, batch, self._target)
 
     def _step(self, batch: Any, stage: str, loader: int = 0) -> Tensor:
         parts = taken_apart(batch, self.network, self._target)
         output = self.network(*parts.args, **parts.named)
         scores, own = scores_of(output), _own_loss(output)
-        if not self._lesson.is_settled:
-            self._lesson.settle(scores.detach(), parts.target, own is not None)
-        loss = self._lesson.loss_of(scores, parts.target) if self._lesson.loss is not None else own
+        if not self._loss_and_metrics.is_inferred:
+            self._loss_and_metrics.infer(scores.detach(), parts.target, own is not None)
+        loss = self._loss_and_metrics.loss_of(scores, parts.target) if self._loss_and_metrics.loss is not None else own
         assert loss is not None
         together = self.trainer.world_size > 1
         name = f"{stage}_loss"
         self.log(name, loss.detach(), on_step=False, on_epoch=True, batch_size=parts.size, sync_dist=together)
         for metric in self._of(stage, loader).values():
-            metric.update(*self._lesson.measured(metric, scores.detach(), parts.target))
+            metric.update(*self._loss_and_metrics.measured(metric, scores.detach(), parts.target))
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -518,18 +518,18 @@ class Learner(pl.LightningModule):
     def _of(self, stage: str, loader: int) -> dict[str, Any]:
         if (stage, loader) not in self._metrics:
             self._metrics[stage, loader] = made = {
-                name: metric.clone().to(self.device) for name, metric in self._lesson.metrics.items()
+                name: metric.clone().to(self.device) for name, metric in self._loss_and_metrics.metrics.items()
             }
             for name in made.keys() & self._before.keys() if stage == "train" else ():
                 take_metric_state(made[name], self._before.pop(name))
         return self._metrics[stage, loader]
 
-    def gathered(self) -> dict[str, Any]:
+    def epoch_state(self) -> dict[str, Any]:
         """Return the state of this epoch's metrics, for a checkpoint within the epoch."""
         return {name: metric_state(metric) for name, metric in self._metrics.get(("train", 0), {}).items()}
 
-    def gather_on(self, values: dict[str, Any]) -> None:
-        """Restore the metrics' state from `gathered`, as soon as the first batch has determined the metrics."""
+    def load_epoch_state(self, values: dict[str, Any]) -> None:
+        """Restore the metrics' state from `epoch_state`, as soon as the first batch has determined the metrics."""
         self._before = dict(values)
 
     def configure_optimizers(self) -> Any:

@@ -47,7 +47,7 @@ from labrun.tasks.callbacks import (
 )
 from labrun.tasks.classifier import OWN, Classifier
 from labrun.tasks.feeds import ArraysFeed, Feed, overrides
-from labrun.tasks.learner import Learner, Lesson
+from labrun.tasks.learner import Learner, LossAndMetrics
 from labrun.tasks.packages import Package
 from labrun.tasks.task import Scores, Task, confusion, is_named, quantities
 from labrun.tasks.threads import Threads, Work, choose, from_environment
@@ -110,9 +110,9 @@ class NetworkTask(Task):
         if is_classifier:
             return Classifier(self.network, self._config)
         classes = self._feed.arrays.num_classes if isinstance(self._feed, ArraysFeed) else None
-        lesson = Lesson(self._config.model, classes or None, self._class_weights())
-        lesson.known_last = self._card.get("classes_last")
-        return Learner(self.network, self._config, lesson)
+        loss_and_metrics = LossAndMetrics(self._config.model, classes or None, self._class_weights())
+        loss_and_metrics.known_last = self._card.get("classes_last")
+        return Learner(self.network, self._config, loss_and_metrics)
 
     @property
     def _card(self) -> Mapping[str, Any]:

@@ -87,9 +87,9 @@ class PipelineTask(EstimatorTask):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 model = clone(self.model).fit(rows, own_y)
-                predicted, chances = scoring.said(model, held, arrays.num_classes)
-                said[places] = predicted[:, None] if chances is None else chances
-                scores = scoring.measure(held_y, predicted, chances, arrays.num_classes)
+                predicted, probabilities = scoring.predict(model, held, arrays.num_classes)
+                said[places] = predicted[:, None] if probabilities is None else probabilities
+                scores = scoring.measure(held_y, predicted, probabilities, arrays.num_classes)
                 scores |= {name: float(scorer(model, held, held_y)) for name, scorer in scorers.items()}
             if recording.was_interrupted():  # the fold's estimator treated the interrupt as the end of its training
                 raise KeyboardInterrupt
@@ -168,14 +168,14 @@ class PipelineTask(EstimatorTask):
         return {**super().save(arrays, paths), **_columns(arrays)}
 
     def score(self, part: Part, arrays: Arrays) -> Scores:
-        predicted, chances = self.said(part, arrays)
-        base = self.scores(part, predicted, chances, arrays)
-        more = scoring.measure(part.y, predicted, chances, arrays.num_classes)
+        predicted, probabilities = self.predict(part, arrays)
+        base = self.scores(part, predicted, probabilities, arrays)
+        more = scoring.measure(part.y, predicted, probabilities, arrays.num_classes)
         prefix = "test_" if self._folds else ""
         span = float("nan") if arrays.num_classes else float(np.ptp(arrays.train.y))
         for name in self._wanted:
             if name in (automl_metrics.CLASSES if arrays.num_classes else automl_metrics.QUANTITIES):
-                more[name] = automl_metrics.one(name, part.y, predicted, chances, arrays.num_classes, span)
+                more[name] = automl_metrics.one(name, part.y, predicted, probabilities, arrays.num_classes, span)
         further = {f"test_{name}": value for name, value in more.items() if name != "accuracy"}
         if not arrays.num_classes and not self._folds:
             further |= base.more

@@ -21,7 +21,7 @@ from labrun.errors import BY_OVERRIDE, UnfitError
 from labrun.runs import record as records
 from labrun.runs import seals, store
 from labrun.runs.record import RunPaths
-from labrun.tasks import evaluating, feeding, learned, loaded, reading, saved
+from labrun.tasks import evaluating, feeding, loaded, outputs, reading, saved
 from labrun.tasks import task as tasks
 from labrun.tasks.base import Run
 from labrun.tasks.saved import Saved
@@ -219,14 +219,14 @@ def _columns(answer: Any, card: Mapping[str, Any]) -> dict[str, Any]:
     elif isinstance(answer, list) and answer and all(isinstance(one, Mapping) for one in answer):
         names = dict.fromkeys(str(name) for one in answer for name in one)
         rows = [{str(name): value for name, value in one.items()} for one in answer]
-        found = {name: [learned.cell(row.get(name)) for row in rows] for name in names}
+        found = {name: [outputs.cell(row.get(name)) for row in rows] for name in names}
     elif isinstance(answer, tuple) and len(answer) > 1 and len({_length(one) for one in answer}) == 1:
         fields = getattr(answer, "_fields", [f"prediction_{place}" for place in range(len(answer))])
         found = dict(_named(dict(zip(fields, answer, strict=True))))
     else:
-        values = learned.plain(answer)
-        is_scores = learned.has_chances(card) and isinstance(values, np.ndarray)
-        found = _of_scores(values, card) if is_scores else dict(learned.columns("prediction", answer))
+        values = outputs.plain(answer)
+        is_scores = outputs.has_probabilities(card) and isinstance(values, np.ndarray)
+        found = _of_scores(values, card) if is_scores else dict(outputs.columns("prediction", answer))
     lengths = {name: len(values) for name, values in found.items()}
     if len(set(lengths.values())) != 1:
         raise UnfitError(
@@ -248,15 +248,15 @@ def _named(answer: Mapping[Any, Any], before: str = "") -> Iterator[tuple[str, A
         if isinstance(value, Mapping):
             yield from _named(value, f"{before}{name}_")
         else:
-            yield from learned.columns(f"{before}{name}", value)
+            yield from outputs.columns(f"{before}{name}", value)
 
 
 def _of_scores(scores: Any, card: Mapping[str, Any]) -> dict[str, Any]:
     """Return predictions and the probability of each class or label; for sequences and images, only the classes."""
-    said, likely = learned.predicted(scores, card), learned.chances(scores, card)
+    said, likely = outputs.predicted(scores, card), outputs.probabilities(scores, card)
     if likely.ndim > 2:  # one cell per sample, since the next batch may have longer sequences
         return {"prediction": [one.tolist() for one in said]}
-    found = dict(learned.columns("prediction", said))
+    found = dict(outputs.columns("prediction", said))
     names = list(card.get("class_names") or ())
     if likely.ndim < 2 or likely.shape[1] == 1:
         return found | {"probability": likely.reshape(-1)}
@@ -265,7 +265,7 @@ def _of_scores(scores: Any, card: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _length(value: Any) -> int:
-    return len(learned.plain(value))
+    return len(outputs.plain(value))
 
 
 def write(table: pd.DataFrame, folder: Path, kind: str) -> Path:

@@ -26,7 +26,7 @@ from labrun.errors import BY_ARGUMENT, BY_VARIABLE, DataError, DoubtfulDecimalEr
 from labrun.registry import journal, models
 from labrun.runs import cards, seals, store
 from labrun.runs.record import Record, RunPaths
-from labrun.tasks import learned, loading, scoring
+from labrun.tasks import loading, outputs, scoring
 from labrun.tasks import task as tasks
 
 BATCH = 1000
@@ -102,7 +102,7 @@ class Saved:
         if tasks.is_network(self.model):
             scores = self._scores(rows)
             if self._gives_quantities:
-                return learned.predicted(scores, self.card)
+                return outputs.predicted(scores, self.card)
             is_quantity = not self.class_names and scores.size == len(scores)
             return scores.reshape(-1) if is_quantity else np.asarray(scores.argmax(axis=1))
         return np.asarray(self._call("predict", rows))
@@ -119,25 +119,25 @@ class Saved:
         Raises:
             UnfitError: the samples do not fit the model, or the model has no probabilities.
         """
-        if not self.has_chances:
+        if not self.has_probabilities:
             raise UnfitError(f"{self.title} ({self.card.get('name')}) gives no probabilities: use predict")
         if self.card.get("feed"):
-            return learned.chances(self._asked(x), self.card)
+            return outputs.probabilities(self._forward_scores(x), self.card)
         rows = self._rows(x)
         if tasks.is_network(self.model):
             return scoring.softmax(self._scores(rows))
         if not self.class_names:
             return np.asarray(self._call("predict_proba", rows))
-        found = scoring.chances_of(self.model, rows, len(self.class_names))
+        found = scoring.probabilities_of(self.model, rows, len(self.class_names))
         assert found is not None
         return found
 
     @property
-    def has_chances(self) -> bool:
+    def has_probabilities(self) -> bool:
         """Whether `predict_proba` works for the model."""
         if tasks.is_network(self.model):
             if self.card.get("feed"):
-                return learned.has_chances(self.card)
+                return outputs.has_probabilities(self.card)
             return bool(self.class_names) and not self._gives_quantities
         return hasattr(self.model, "predict_proba")
 
@@ -151,7 +151,7 @@ class Saved:
         import torch
 
         if self.card.get("learns"):
-            return learned.predicted(self._asked(batch), self.card)
+            return outputs.predicted(self._forward_scores(batch), self.card)
         given, own = _tensors(batch), getattr(self.model, "predict_step", None)
         self.model.eval()
         with torch.inference_mode():
@@ -161,15 +161,15 @@ class Saved:
                 found = self.model(**given) if isinstance(given, dict) else self.model(given)
         return found.float().cpu().numpy() if isinstance(found, torch.Tensor) else found
 
-    def _asked(self, batch: Any) -> npt.NDArray[Any]:
+    def _forward_scores(self, batch: Any) -> npt.NDArray[Any]:
         """Return a plain network's scores for a data module's batch."""
         import torch
 
-        from labrun.tasks.learner import asked
+        from labrun.tasks.learner import forward_scores
 
         self.model.eval()
         with torch.inference_mode():
-            return asked(self.model, _tensors(batch)).float().cpu().numpy()
+            return forward_scores(self.model, _tensors(batch)).float().cpu().numpy()
 
     def _call(self, method: str, rows: Any) -> Any:
         try:
@@ -479,11 +479,15 @@ def answers(saved: Saved, x: Any) -> Any:
             f"{saved.title} takes the batches of a data module, not files: labrun task=predict from=RUN "
             "dataset=..., or labrun.load_model(...).predict(batch) in Python"
         )
-    table: dict[str, Any] = dict(learned.columns("prediction", saved.predict(x)))
-    if saved.has_chances and (saved.class_names or tasks.is_network(saved.model) or hasattr(saved.model, "classes_")):
-        chances = saved.predict_proba(x)
-        labels = saved.class_names or [str(one) for one in getattr(saved.model, "classes_", range(chances.shape[1]))]
-        table |= {f"probability_{label}": chances[:, place] for place, label in enumerate(labels)}
+    table: dict[str, Any] = dict(outputs.columns("prediction", saved.predict(x)))
+    if saved.has_probabilities and (
+        saved.class_names or tasks.is_network(saved.model) or hasattr(saved.model, "classes_")
+    ):
+        probabilities = saved.predict_proba(x)
+        labels = saved.class_names or [
+            str(one) for one in getattr(saved.model, "classes_", range(probabilities.shape[1]))
+        ]
+        table |= {f"probability_{label}": probabilities[:, place] for place, label in enumerate(labels)}
     return pd.DataFrame(table)
 
 

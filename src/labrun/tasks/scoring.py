@@ -92,32 +92,32 @@ class _Scorer:
         self._name, self._classes, self._span = name, classes, span
 
     def __call__(self, model: Any, rows: Any, y: npt.NDArray[Any]) -> float:
-        predicted, chances = said(model, rows, self._classes)
+        predicted, probabilities = predict(model, rows, self._classes)
         try:
-            return automl_metrics.one(self._name, y, predicted, chances, self._classes, self._span)
+            return automl_metrics.one(self._name, y, predicted, probabilities, self._classes, self._span)
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
 
-def said(model: Any, rows: Any, classes: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64] | None]:
+def predict(model: Any, rows: Any, classes: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64] | None]:
     """Return a fitted model's predictions, and its probabilities or None.
 
     Shapes:
         returns: (N,) predictions; (N, classes) probabilities, 0 for classes that it has not seen.
     """
-    return np.asarray(model.predict(rows)), chances_of(model, rows, classes)
+    return np.asarray(model.predict(rows)), probabilities_of(model, rows, classes)
 
 
-def chances_of(model: Any, rows: Any, classes: int) -> npt.NDArray[np.float64] | None:
-    """Return a fitted model's probabilities as `said` does, in the model's own precision."""
+def probabilities_of(model: Any, rows: Any, classes: int) -> npt.NDArray[np.float64] | None:
+    """Return a fitted model's probabilities as `predict` does, in the model's own precision."""
     if not classes or not hasattr(model, "predict_proba"):
         return None
     given = np.asarray(model.predict_proba(rows))
     places = np.asarray([int(label) for label in model.classes_])
     known = (places >= 0) & (places < classes)
-    chances = np.zeros((len(given), classes), given.dtype)
-    chances[:, places[known]] = given[:, known]
-    return chances
+    probabilities = np.zeros((len(given), classes), given.dtype)
+    probabilities[:, places[known]] = given[:, known]
+    return probabilities
 
 
 def softmax(scores: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -127,27 +127,31 @@ def softmax(scores: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         scores, returns: (N, classes).
     """
     raised = scores.astype(np.float64)
-    chances = np.exp(raised - raised.max(axis=1, keepdims=True))
-    return np.asarray(chances / chances.sum(axis=1, keepdims=True))
+    probabilities = np.exp(raised - raised.max(axis=1, keepdims=True))
+    return np.asarray(probabilities / probabilities.sum(axis=1, keepdims=True))
 
 
 def measure(
-    y: npt.NDArray[Any], predicted: npt.NDArray[Any], chances: npt.NDArray[np.float64] | None, classes: int
+    y: npt.NDArray[Any], predicted: npt.NDArray[Any], probabilities: npt.NDArray[np.float64] | None, classes: int
 ) -> dict[str, float]:
     """Compute the standard metrics.
 
     Shapes:
         y, predicted: (N,).
-        chances: (N, classes) probabilities, or None, which leaves out the metrics that need them.
+        probabilities: (N, classes), or None, which leaves out the metrics that need them.
     """
-    chances = None if chances is None else np.asarray(chances, np.float64)
+    probabilities = None if probabilities is None else np.asarray(probabilities, np.float64)
     names = QUANTITIES if not classes else STANDARD
-    needing = () if chances is not None else ("AUC_weighted", "AUC_macro", "log_loss")
-    return {name: one(name, y, predicted, chances, classes) for name in names if name not in needing}
+    needing = () if probabilities is not None else ("AUC_weighted", "AUC_macro", "log_loss")
+    return {name: one(name, y, predicted, probabilities, classes) for name in names if name not in needing}
 
 
 def one(
-    name: str, y: npt.NDArray[Any], predicted: npt.NDArray[Any], chances: npt.NDArray[np.float64] | None, classes: int
+    name: str,
+    y: npt.NDArray[Any],
+    predicted: npt.NDArray[Any],
+    probabilities: npt.NDArray[np.float64] | None,
+    classes: int,
 ) -> float:
     """Compute one of the standard metrics; for shapes see `measure`."""
     from sklearn import metrics
@@ -164,11 +168,11 @@ def one(
         return float(metrics.balanced_accuracy_score(y, predicted))
     kind, _, average = name.rpartition("_")
     if kind == "AUC":
-        assert chances is not None
-        return _area(y, chances, classes, average)
+        assert probabilities is not None
+        return _area(y, probabilities, classes, average)
     if name == "log_loss":
-        assert chances is not None
-        return float(-np.log(np.clip(chances[np.arange(len(y)), y], 1e-15, 1.0)).mean())
+        assert probabilities is not None
+        return float(-np.log(np.clip(probabilities[np.arange(len(y)), y], 1e-15, 1.0)).mean())
     score = {
         "precision_score": metrics.precision_score,
         "recall_score": metrics.recall_score,
@@ -177,12 +181,12 @@ def one(
     return float(score(y, predicted, labels=range(classes), average=average, zero_division=0))
 
 
-def _area(y: npt.NDArray[Any], chances: npt.NDArray[np.float64], classes: int, average: str) -> float:
+def _area(y: npt.NDArray[Any], probabilities: npt.NDArray[np.float64], classes: int, average: str) -> float:
     """Return the area under the ROC curve: of the second of two classes, else the mean over one-vs-rest curves.
 
     Args:
         y: (N,) class indices.
-        chances: (N, classes) probabilities.
+        probabilities: (N, classes).
         classes: the number of classes.
         average: `weighted` by the number of samples per class, or `macro`.
     """
@@ -192,18 +196,18 @@ def _area(y: npt.NDArray[Any], chances: npt.NDArray[np.float64], classes: int, a
     if len(present) < 2:
         return float("nan")
     if classes == 2:
-        return float(roc_auc_score(y, chances[:, 1]))
+        return float(roc_auc_score(y, probabilities[:, 1]))
     # Only classes that occur: a small test split may lack one.
-    areas = [roc_auc_score(y == label, chances[:, label]) for label in present]
+    areas = [roc_auc_score(y == label, probabilities[:, label]) for label in present]
     weights = [float((y == label).sum()) for label in present] if average == "weighted" else None
     return float(np.average(areas, weights=weights))
 
 
-def heard(said: npt.NDArray[np.float64], classes: int) -> Any:
-    """Return a model that repeats given predictions, for scorers; its samples are positions in `said`.
+def replaying_model(predictions: npt.NDArray[np.float64], classes: int) -> Any:
+    """Return a model that repeats given predictions, for scorers; its samples are positions in `predictions`.
 
     Shapes:
-        said: (N, classes) probabilities, or (N, 1) values.
+        predictions: (N, classes) probabilities, or (N, 1) values.
     """
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
@@ -218,7 +222,7 @@ def heard(said: npt.NDArray[np.float64], classes: int) -> Any:
 
         def predict_proba(self, x: Any) -> Any:
             """Return the probabilities at these positions."""
-            return said[np.asarray(x).ravel()]
+            return predictions[np.asarray(x).ravel()]
 
         def predict(self, x: Any) -> Any:
             """Return the most likely classes."""
@@ -233,6 +237,6 @@ def heard(said: npt.NDArray[np.float64], classes: int) -> Any:
 
         def predict(self, x: Any) -> Any:
             """Return the values at these positions."""
-            return said[np.asarray(x).ravel(), 0]
+            return predictions[np.asarray(x).ravel(), 0]
 
     return Classifier() if classes else Regressor()

@@ -50,11 +50,11 @@ def capture(trainer: Any, module: Any, midway: bool) -> Values:
     if midway:
         found["averages"] = {key: _average(one) for key, one in _logged(trainer).items() if _is_average(one)}
         if gathers(module):
-            found["own"] = module.gathered()
+            found["own"] = module.epoch_state()
     return found
 
 
-class Gathered:
+class EpochState:
     """Saves what each process has gathered in the epoch to checkpoints, and restores it.
 
     Args:
@@ -77,7 +77,7 @@ class Gathered:
         checkpoint[self.KEY] = of_all
 
     def load(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
-        """Load from a checkpoint what `go_on` restores, and warn of what it cannot contain."""
+        """Load from a checkpoint what `restore` needs, and warn of what it cannot contain."""
         found = checkpoint.get(self.KEY)
         if self._counts and isinstance(found, list) and len(found) == trainer.world_size:
             self._values = found[trainer.global_rank]
@@ -94,7 +94,7 @@ class Gathered:
             if overrides(module, name, "LightningModule") and (code is None or code.co_names):
                 log.warning("%s.%s: %s", type(module).__name__, name, lost)
 
-    def go_on(self, trainer: Any, module: Any) -> None:
+    def restore(self, trainer: Any, module: Any) -> None:
         """Restore what is pending, around each batch: hooks at the start of training may reset metrics before that."""
         if self._values:
             self._begin(module)
@@ -116,7 +116,7 @@ class Gathered:
         for name in values["metrics"].keys() & known.keys():
             take_metric_state(known[name], values["metrics"][name])
         if "own" in values and gathers(module):
-            module.gather_on(values["own"])
+            module.load_epoch_state(values["own"])
         self._averages = dict(values.get("averages", {}))
 
     def _merge(self, trainer: Any) -> None:

@@ -22,9 +22,9 @@ from labrun.errors import UnfitError
 from labrun.runs import context
 from labrun.runs import record as records
 from labrun.runs.record import Record
-from labrun.tasks import feeds, learned
+from labrun.tasks import feeds, outputs
 from labrun.tasks.callbacks import RecordLogger
-from labrun.tasks.learner import Lesson
+from labrun.tasks.learner import LossAndMetrics
 
 DATA = """
 defaults: [torch, _self_]
@@ -86,48 +86,48 @@ def test_a_plain_classifier_gives_classes_and_its_data_may_be_changed_key_by_key
 def test_scores_are_read_along_the_axis_of_their_classes() -> None:
     likely = np.array([[0.1, 0.9, 0.2, 0.3], [0.8, 0.2, 0.1, 0.9]])  # 2 classes at 4 places
     second = {"learns": "classes", "classes_last": False}
-    assert learned.predicted(likely[None], second).tolist() == [[1, 0, 0, 1]]
-    assert learned.predicted(likely.T[None], {"learns": "classes", "classes_last": True}).tolist() == [[1, 0, 0, 1]]
-    assert learned.chances(likely[None], second).shape == (1, 4, 2)
+    assert outputs.predicted(likely[None], second).tolist() == [[1, 0, 0, 1]]
+    assert outputs.predicted(likely.T[None], {"learns": "classes", "classes_last": True}).tolist() == [[1, 0, 0, 1]]
+    assert outputs.probabilities(likely[None], second).shape == (1, 4, 2)
     named = {"learns": "classes", "classes_last": True, "class_names": ["no", "yes"]}
-    assert learned.predicted(np.array([[0.1, 2.0]]), named).tolist() == ["yes"]
+    assert outputs.predicted(np.array([[0.1, 2.0]]), named).tolist() == ["yes"]
     scores = np.array([[-1.0, 0.6]])
-    assert learned.predicted(scores, {"learns": "labels"}).tolist() == [[0, 1]]
-    assert learned.chances(scores, {"learns": "labels"})[0, 0] == pytest.approx(0.2689, abs=1e-4)
+    assert outputs.predicted(scores, {"learns": "labels"}).tolist() == [[0, 1]]
+    assert outputs.probabilities(scores, {"learns": "labels"})[0, 0] == pytest.approx(0.2689, abs=1e-4)
     sure = {"learns": "labels", "gives": "probabilities"}
-    assert learned.predicted(np.array([[0.4, 0.6]]), sure).tolist() == [[0, 1]]
-    assert learned.predicted(np.array([[1.5], [2.5]]), {"learns": "quantity"}).tolist() == [1.5, 2.5]
+    assert outputs.predicted(np.array([[0.4, 0.6]]), sure).tolist() == [[0, 1]]
+    assert outputs.predicted(np.array([[1.5], [2.5]]), {"learns": "quantity"}).tolist() == [1.5, 2.5]
 
 
-def settled(scores: torch.Tensor, target: torch.Tensor, loss: str | None = None) -> Lesson:
-    lesson = Lesson({"loss": {"_target_": f"torch.nn.{loss}"}} if loss else {}, None, None)
-    lesson.settle(scores, target, computes_own=False)
+def inferred(scores: torch.Tensor, target: torch.Tensor, loss: str | None = None) -> LossAndMetrics:
+    lesson = LossAndMetrics({"loss": {"_target_": f"torch.nn.{loss}"}} if loss else {}, None, None)
+    lesson.infer(scores, target, computes_own=False)
     return lesson
 
 
 def test_batches_with_as_many_places_as_classes_are_read_as_the_others(caplog: pytest.LogCaptureFixture) -> None:
     likely, target = torch.randn(2, 5, 7), torch.randint(5, (2, 7))  # (N, classes, places)
     square = (likely[..., :5], target[:, :5])
-    lesson = settled(likely, target)
+    lesson = inferred(likely, target)
     for one in ((likely, target), square):
         assert lesson.loss_of(*one) == torch.nn.functional.cross_entropy(*one)
         assert lesson.measured(lesson.metrics["accuracy"], *one)[0].equal(one[0])
     assert "taken as" not in caplog.text
-    lesson = settled(*square)
+    lesson = inferred(*square)
     assert "(2, 5, 5), are taken as (N, places, classes)" in caplog.text
     assert lesson.loss_of(*square) == torch.nn.functional.cross_entropy(square[0].movedim(-1, 1), square[1])
     lesson.loss_of(likely, target)
     assert lesson.loss_of(*square) == torch.nn.functional.cross_entropy(*square) and not lesson.classes_last
     assert "read along the wrong axis" in caplog.text
-    saved = Lesson({}, None, None)
+    saved = LossAndMetrics({}, None, None)
     saved.known_last = False
-    saved.settle(*square, computes_own=False)
+    saved.infer(*square, computes_own=False)
     assert saved.loss_of(*square) == torch.nn.functional.cross_entropy(*square)
 
 
 def test_shapes_that_only_have_as_many_values_are_refused() -> None:
     target = torch.rand(4, 3, 2, 5)
-    lesson = settled(target, target)
+    lesson = inferred(target, target)
     for shape in ((4, 30), (4, 3, 10), (4, 3, 1, 2, 5), (120,)):
         assert lesson.loss_of(target.reshape(shape), target) == 0
         assert lesson.loss_of(target, target.reshape(shape)) == 0
@@ -140,13 +140,13 @@ def test_whole_numbers_are_classes_labels_or_quantities() -> None:
     counts, bits, scores = torch.tensor([3, 0, 7, 1]), torch.tensor([1, 0, 0, 1]), torch.rand(4, 1)
     for target in (counts, counts[:, None], counts[:, None].expand(4, 2)):
         given = scores.expand(4, 2) if target.shape == (4, 2) else scores
-        lesson = settled(given, target)
+        lesson = inferred(given, target)
         assert lesson.kind == "quantity"
         assert lesson.loss_of(given, target) == ((given - target.reshape(given.shape)) ** 2).mean()
-    assert [settled(scores, bits).kind, settled(scores, bits, "MSELoss").kind] == ["labels", "quantity"]
-    assert settled(torch.rand(4, 8), counts).kind == "classes"
+    assert [inferred(scores, bits).kind, inferred(scores, bits, "MSELoss").kind] == ["labels", "quantity"]
+    assert inferred(torch.rand(4, 8), counts).kind == "classes"
     with pytest.raises(UnfitError, match="CrossEntropyLoss takes a score for each class, and the network returns"):
-        settled(scores, counts, "CrossEntropyLoss")
+        inferred(scores, counts, "CrossEntropyLoss")
 
 
 def test_classes_are_counted_as_batches_have_them(tmp_path: Path) -> None:
@@ -162,9 +162,9 @@ def test_classes_are_counted_as_batches_have_them(tmp_path: Path) -> None:
 
 def test_classes_of_samples_do_not_weigh_those_of_places() -> None:
     likely, target, weights = torch.randn(2, 5, 7), torch.randint(5, (2, 7)), torch.ones(5)
-    Lesson({"class_weight": [1.0] * 5}, None, weights).settle(likely, target, computes_own=False)
+    LossAndMetrics({"class_weight": [1.0] * 5}, None, weights).infer(likely, target, computes_own=False)
     with pytest.raises(UnfitError, match="the target holds 7 for each: give a weight for each class"):
-        Lesson({"class_weight": "balanced"}, None, weights).settle(likely, target, computes_own=False)
+        LossAndMetrics({"class_weight": "balanced"}, None, weights).infer(likely, target, computes_own=False)
 
 
 def test_an_epochs_value_has_its_own_name_in_tests_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,12 +33,12 @@ def described(kind: str, classes_last: bool, loss: str) -> dict[str, Any]:
     return about
 
 
-def has_chances(card: Mapping[str, Any]) -> bool:
+def has_probabilities(card: Mapping[str, Any]) -> bool:
     """Return whether the scores of a card's model belong to classes or labels."""
     return card.get("learns") in ("classes", "labels")
 
 
-def chances(scores: npt.NDArray[Any], card: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+def probabilities(scores: npt.NDArray[Any], card: Mapping[str, Any]) -> npt.NDArray[np.float64]:
     """Return the probability of each class or label.
 
     Shapes:
@@ -56,12 +56,12 @@ def predicted(scores: npt.NDArray[Any], card: Mapping[str, Any]) -> npt.NDArray[
     """Return the class of each sample or each position in a sequence or image, 0 or 1 per label, or the quantity.
 
     Shapes:
-        scores: see `chances`.
+        scores: see `probabilities`.
         returns: (N, ...), class names if the card has them; (N, labels); quantities in the network's shape.
     """
-    if not has_chances(card):
+    if not has_probabilities(card):
         return scores.reshape(-1) if scores.size == len(scores) else scores
-    likely = chances(scores, card)
+    likely = probabilities(scores, card)
     if card["learns"] == "labels":
         return (likely > 0.5).astype(np.int64)
     names, found = list(card.get("class_names") or ()), likely.argmax(axis=-1)
