@@ -117,7 +117,7 @@ def test_text_with_interpolation_syntax_is_kept_literally() -> None:
         )
         config = OmegaConf.create({"model": {"text": exact.escaped(text)}})
         kept = composed.resolved(config, keep_environment=True)
-        got, _ = execute.mount_inputs(Config(execute.here(kept)))
+        got, _ = execute.mount_inputs(Config(execute.resolve_environment(kept)))
         assert got.model["text"] == text
 
 
@@ -146,7 +146,10 @@ def test_defaults_of_environment_references_are_kept(monkeypatch: pytest.MonkeyP
     ):
         config = OmegaConf.create({"model": {"text": f"${{oc.env:NOT_SET,{default}}}", "other": "1, 2"}})
         kept = composed.resolved(config, keep_environment=True)
-        assert kept["model"]["text"].startswith("${oc.env:NOT_SET") and execute.here(kept)["model"]["text"] == value
+        assert (
+            kept["model"]["text"].startswith("${oc.env:NOT_SET")
+            and execute.resolve_environment(kept)["model"]["text"] == value
+        )
 
 
 def test_a_record_of_an_older_format_is_read_and_rewritten(tmp_path: Path) -> None:
@@ -186,7 +189,7 @@ def test_a_component_gets_the_same_arguments_as_from_instantiate(more: str) -> N
     head = f"_target_: {Given.__module__}.Given\n{more}\n{ODD}"
     wanted = instantiate(OmegaConf.create(head), **({} if "_convert_" in more else {"_convert_": "all"}))
     kept = composed.resolved(OmegaConf.create({"model": OmegaConf.create(head + TEXTS)}), keep_environment=True)
-    given, _ = execute.mount_inputs(Config(execute.here(as_json(kept))))
+    given, _ = execute.mount_inputs(Config(execute.resolve_environment(as_json(kept))))
     found = building.build(given.model, "model")
     if more == "_partial_: true":
         wanted, found = wanted(), found()

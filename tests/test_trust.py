@@ -170,9 +170,9 @@ def test_a_frozen_config_calls_no_resolver_of_a_users_own() -> None:
             "\\\\${labrun_test_eval:1}",
         ):
             with pytest.raises(ConfigError, match="refers to something other than the environment"):
-                building.looked_up({"a": [{"b": text}]})
+                building.resolve_references({"a": [{"b": text}]})
         assert CALLED == []
-        assert building.looked_up({"a": "${oc.env:HOME}", "b": "\\${labrun_test_eval:1}"})["b"].endswith(":1}")
+        assert building.resolve_references({"a": "${oc.env:HOME}", "b": "\\${labrun_test_eval:1}"})["b"].endswith(":1}")
         assert CALLED == []
     finally:
         OmegaConf.clear_resolver("labrun_test_eval")

@@ -25,7 +25,7 @@ _REFERENCE = re.compile(r"(?<!\\)(?:\\\\)*\$\{([^:}]*)(:?)")
 KNOWN_PACKAGES = ("labrun.", "torch.", "torchvision.", "sklearn.", "pytorch_lightning.", "lightning.")
 
 
-def looked_up(node: Mapping[str, Any]) -> dict[str, Any]:
+def resolve_references(node: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config with its references, such as environment variables, resolved on this machine.
 
     Raises:

@@ -15,8 +15,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from labrun import continuing, exact, hydra_versions, summary, targets
-from labrun.building import looked_up
+from labrun import exact, hydra_versions, resume_checks, summary, targets
+from labrun.building import resolve_references
 from labrun.data import shared_cache
 from labrun.data.mount import guarded, local_root, mount_reference, references, resolved
 from labrun.errors import DataError
@@ -81,10 +81,10 @@ def _carry_out(recording: Recording, pictures: bool, around: Around) -> None:
     record = recording.record
     with around(record, recording.paths.root):
         log.info("Run %s (%s), %s", record.id, record.name, "again" if recording.attempt > 1 else "first attempt")
-        signed = Config(here(record.config))
+        signed = Config(resolve_environment(record.config))
         if record.settings is not None and record.settings != settings_digest(record.config):
             log.warning("The environment gives other values now than when this run was submitted")
-        if not _is_at_hand(signed):
+        if not _is_cached(signed):
             recording.write()
         config, inputs = mount_inputs(signed)
         if config.dataset:
@@ -93,7 +93,7 @@ def _carry_out(recording: Recording, pictures: bool, around: Around) -> None:
         base.of(config).run(base.Run(recording, signed, config, inputs, pictures, sign))
 
 
-def _is_at_hand(config: Config) -> bool:
+def _is_cached(config: Config) -> bool:
     """Whether all that a run reads is in memory. Then its record need not be written before the data are read."""
     if not base.of(config).reads or shared_cache.is_empty() or any(references(config.raw)):
         return False
@@ -106,14 +106,14 @@ def keep_mounts() -> None:
     hydra_versions.register_resolver("mount", lambda *parts: "${mount:" + ",".join(str(part) for part in parts) + "}")
 
 
-def here(config: Mapping[str, Any]) -> dict[str, Any]:
+def resolve_environment(config: Mapping[str, Any]) -> dict[str, Any]:
     """Resolve the environment references of a config on this machine. Mounts stay references.
 
     Raises:
         ConfigError: a referenced environment variable is not set on this machine.
     """
     keep_mounts()
-    return looked_up(guarded(config))
+    return resolve_references(guarded(config))
 
 
 def mount_inputs(config: Config) -> tuple[Config, list[dict[str, Any]]]:
@@ -134,7 +134,7 @@ def mount_inputs(config: Config) -> tuple[Config, list[dict[str, Any]]]:
 def assist(run_dir: Path) -> None:
     """Execute a run as a rank other than 0: take part in the training, and record nothing."""
     record = records.read(run_dir)
-    config, inputs = mount_inputs(Config(here(record.config)))
+    config, inputs = mount_inputs(Config(resolve_environment(record.config)))
     base.of(config).assist(RunPaths(run_dir), record, config, inputs)
 
 
@@ -158,9 +158,9 @@ def pictures_of(run_dir: Path) -> Pictures:
         return Pictures(summary.title(record))
     if record.imported:
         raise DataError(f"run {record.id} came from an archive: classes named in its record are not built for pictures")
-    config, _ = mount_inputs(Config(here(record.config)))
+    config, _ = mount_inputs(Config(resolve_environment(record.config)))
     arrays = reading.arrays_of(config)
-    if record.data and (differing := continuing.what_differs(record.data[:1], [reading.described(arrays)])):
+    if record.data and (differing := resume_checks.what_differs(record.data[:1], [reading.described(arrays)])):
         raise DataError(f"the data of run {record.id} have changed since ({differing})")
     config = Config({**config.raw, "from": {"id": record.id, "path": str(run_dir)}})
     work, arrays = evaluating.around_saved(config, arrays, own_file=True)
@@ -209,4 +209,4 @@ def settings_digest(config: Mapping[str, Any]) -> str | None:
     signed = {key: config.get(key) for key in SIGNED}
     if "${oc." not in exact.canonical(signed):
         return None
-    return signature(Config(here(config)), [], None)
+    return signature(Config(resolve_environment(config)), [], None)

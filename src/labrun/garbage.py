@@ -19,7 +19,7 @@ def exempt_libraries() -> None:
 
 
 @contextlib.contextmanager
-def kept() -> Iterator[None]:
+def gc_disabled() -> Iterator[None]:
     """Disable garbage collection in the context. It takes a third of the time when many objects are created at once."""
     searching = gc.isenabled()
     gc.disable()
@@ -34,7 +34,7 @@ def kept() -> Iterator[None]:
 def loading() -> Iterator[None]:
     """Disable garbage collection while libraries are imported; see `exempt_libraries`."""
     before = len(sys.modules)
-    with kept():
+    with gc_disabled():
         yield
         if _exempts and len(sys.modules) - before >= MANY:
             gc.freeze()  # before the next collection, which would visit every object

@@ -19,8 +19,8 @@ from typing import Annotated, Any, Literal
 from labrun import exact, targets
 from labrun.building import build as build
 from labrun.building import locate as locate
-from labrun.building import looked_up
 from labrun.building import parameters as parameters
+from labrun.building import resolve_references
 from labrun.checking import Range, SecretMark
 from labrun.errors import ConfigError
 from labrun.plugins import BACKENDS, TASKS, TRACKERS
@@ -344,7 +344,7 @@ class Trainer:
     @classmethod
     def of(cls, node: Mapping[str, Any]) -> Trainer:
         """Build from a validated node, as `Compute.of` does. `resume` is dropped: see `Resumed` for a frozen run's."""
-        return cls(**{**_here(cls, node), "resume": None})
+        return cls(**{**_resolved_fields(cls, node), "resume": None})
 
 
 @dataclass(frozen=True)
@@ -389,9 +389,9 @@ def _known(cls: type, node: Node) -> dict[str, Any]:
     return {f.name: node[f.name] for f in fields(cls) if f.name in node}
 
 
-def _here(cls: type, node: Node) -> dict[str, Any]:
+def _resolved_fields(cls: type, node: Node) -> dict[str, Any]:
     """Return the node's values for the fields of a dataclass, with environment references resolved on this machine."""
-    return looked_up({key: value for key, value in _known(cls, node).items() if key != "environment"})
+    return resolve_references({key: value for key, value in _known(cls, node).items() if key != "environment"})
 
 
 @dataclass(frozen=True)
@@ -430,7 +430,7 @@ class Compute:
             ConfigError: a referenced environment variable is not set on this machine.
         """
         environment = node.get("environment", {})  # not resolved: records keep only the variables' names
-        return cls(**{"target": "auto", **_here(cls, node), "environment": environment})
+        return cls(**{"target": "auto", **_resolved_fields(cls, node), "environment": environment})
 
     @property
     def ranks(self) -> int:
@@ -552,7 +552,7 @@ class Tracking:
     @classmethod
     def of(cls, node: Mapping[str, Any]) -> Tracking:
         """Build from a validated node, as `Compute.of` does."""
-        return cls(**{"kind": NO_TRACKER, **_here(cls, node)})
+        return cls(**{"kind": NO_TRACKER, **_resolved_fields(cls, node)})
 
 
 @dataclass(frozen=True)

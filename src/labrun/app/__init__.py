@@ -25,8 +25,8 @@ from labrun import garbage, hydra_versions, masking, new, version
 from labrun.app.command_line import check_encoding, check_flags, check_yaml, may_set_mode, open_standard_streams
 from labrun.app.hydra_changes import (
     JobCallbacks,
+    explain_hydra_error,
     leaving_keys_to_runs,
-    tell_hydras,
     telling_jobs,
     with_own_messages,
     without_asking_for_mode,
@@ -194,7 +194,7 @@ def main() -> None:
         sys.stderr.write("labrun: canceled before the run began\n")
         sys.exit(CANCELED)
     except (HydraException, OmegaConfBaseException) as error:
-        tell_hydras(error)
+        explain_hydra_error(error)
     except Exception as error:
         if os.environ.get("LABRUN_DEBUG") != "1":
             raise

@@ -196,7 +196,7 @@ def with_own_messages() -> Iterator[None]:
             module.run_and_report = before  # type: ignore[attr-defined]
 
 
-def tell_hydras(error: Exception) -> NoReturn:
+def explain_hydra_error(error: Exception) -> NoReturn:
     """Explain a Hydra error to the user. The final message of a sweep is shown unchanged.
 
     Raises:

@@ -388,7 +388,7 @@ def _node(workspace: Workspace, name: str) -> dict[str, Any]:
         config = script_context.record(run.run_dir).get("config") or {}
         for node in (config.get("datastore"), (config.get("datastores") or {}).get(name)):
             if node and (node.get("name") == name or node is not config.get("datastore")):
-                found: dict[str, Any] = execute.here({"datastore": node})["datastore"]
+                found: dict[str, Any] = execute.resolve_environment({"datastore": node})["datastore"]
                 return found
         paths.set_home(workspace.folder)
         try:

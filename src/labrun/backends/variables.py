@@ -13,7 +13,7 @@ from labrun.runs.record import HIDDEN
 def known_here(names: Mapping[str, Any]) -> dict[str, str]:
     """Return a run's variables with their values in this process; a record has only names or references."""
     found = {name: os.environ.get(name) if value == HIDDEN else value for name, value in names.items()}
-    return {name: str(value) for name, value in execute.here(found).items() if value is not None}
+    return {name: str(value) for name, value in execute.resolve_environment(found).items() if value is not None}
 
 
 def missing(names: Mapping[str, Any]) -> list[str]:

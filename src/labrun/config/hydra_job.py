@@ -201,7 +201,7 @@ def _logging(told: Mapping[str, Any], run_dir: Path) -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     enabled = [name for name, one in root.manager.loggerDict.items() if not getattr(one, "disabled", True)]
-    made: Any = OmegaConf.create(execute.here({"job_logging": wanted or plain_logging()}))
+    made: Any = OmegaConf.create(execute.resolve_environment({"job_logging": wanted or plain_logging()}))
     if made.job_logging.get("root") is None:  # Hydra keeps the existing setup then, which is empty in a new interpreter
         root.handlers, root.level = [], logging.WARNING
     make_log_folders(made.job_logging, run_dir)
@@ -222,7 +222,7 @@ def _logging(told: Mapping[str, Any], run_dir: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _callbacks(told: Mapping[str, Any], config: _Lazily) -> Iterator[None]:
     """Call the callbacks' `on_job_start` before the context and `on_job_end` after it; a failure is only a warning."""
-    nodes = execute.here(told["callbacks"]) if told.get("callbacks") else {}
+    nodes = execute.resolve_environment(told["callbacks"]) if told.get("callbacks") else {}
     if not nodes:
         yield
         return

@@ -67,7 +67,7 @@ def read_of(record: Record) -> dict[str, Any]:
 
 def settled(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return these nodes with local variables resolved, without `script`."""
-    return execute.here({key: value for key, value in config.items() if key != "script"})
+    return execute.resolve_environment({key: value for key, value in config.items() if key != "script"})
 
 
 def _send_of(channel: Channel, link: Link, config: Mapping[str, Any], places: dict[Path, dict[str, str]]) -> None:

@@ -46,7 +46,7 @@ def listing(root: Path, state: Path) -> Listing:
         root: the workspace.
         state: the folder that holds the index.
     """
-    with garbage.kept():
+    with garbage.gc_disabled():
         return _listing(root, state)
 
 

@@ -55,7 +55,7 @@ class Pictures:
 
     def draw(self, run_dir: Path) -> None:
         """Draw the pictures, and the run's curves, into its `outputs/`."""
-        with garbage.kept():
+        with garbage.gc_disabled():
             self._draw(run_dir)
 
     def _draw(self, run_dir: Path) -> None:

@@ -67,7 +67,7 @@ def prepare(config: Config) -> None:
         return
     if config.has_loaders:
         return  # a data module prepares its data itself, where the run is executed
-    there = Config(execute.here({"dataset": config.dataset, "datastore": config.datastore}))
+    there = Config(execute.resolve_environment({"dataset": config.dataset, "datastore": config.datastore}))
     root = mount.local_root(there.datastore, there.dataset)
     if root is not None and not any(mount.references(there.dataset)):
         reader.prepare(there.dataset, root)

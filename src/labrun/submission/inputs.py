@@ -45,7 +45,7 @@ def settle(config: dict[str, Any], pinned: dict[str, Any] | None = None) -> None
             others[first] = load(first, keep_environment=True)
     if others:
         config["datastores"] = others
-    there = execute.here({OWN: config[OWN], "datastores": others, "dataset": config.get("dataset")})
+    there = execute.resolve_environment({OWN: config[OWN], "datastores": others, "dataset": config.get("dataset")})
     new = {text: _pin(text, there, pinned) for text in texts}
     config.update(mount.resolved(mount.guarded(config), lambda text: "${mount:" + new[text] + "}"))
     if not there["dataset"] or schema.has_loaders(there["dataset"]):  # its mounts list its inputs

@@ -151,7 +151,7 @@ def _read(name: str, datastore: Mapping[str, Any], keys: Sequence[str]) -> Array
             if problems:
                 raise ConfigError(problems)
             read = {"dataset": node | ({"version": version} if version else {}), "datastore": datastore}
-            config = schema.Config(execute.here(read))
+            config = schema.Config(execute.resolve_environment(read))
             inputs.settle_files(config.raw["dataset"], config.datastore)
             return reading.arrays_of(config)
     return _asset(plain, version, datastore)

@@ -144,7 +144,7 @@ def with_compute(old: Sequence[str], new: Sequence[str]) -> list[str]:
 
 def _signature(record: Record, data: list[dict[str, Any]]) -> str:
     """Return a signature that equal runs share; values from the environment count as they were at submission."""
-    settings = record.settings or execute.signature(Config(execute.here(record.config)), [], None)
+    settings = record.settings or execute.signature(Config(execute.resolve_environment(record.config)), [], None)
     return " ".join([settings, *(str(entry.get("content") or entry["digest"]) for entry in data)])
 
 
@@ -159,7 +159,9 @@ def _data_now(
     """Return the digest of the data that a run would read now."""
     if not config.get("dataset"):
         return []
-    there = execute.here({key: config[key] for key in ("dataset", "datastore", "datastores") if key in config})
+    there = execute.resolve_environment(
+        {key: config[key] for key in ("dataset", "datastore", "datastores") if key in config}
+    )
     key = repr(there)
     if key not in known and schema.has_loaders(there["dataset"]):
         try:

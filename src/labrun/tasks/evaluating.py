@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from labrun import continuing, summary
+from labrun import resume_checks, summary
 from labrun.data.arrays import Arrays
 from labrun.errors import UnfitError
 from labrun.runs import record as records
@@ -32,7 +32,7 @@ def evaluate(run: Run) -> None:
     config, record, paths = run.config, run.record, run.paths
     arrays = reading.arrays_of_run(run)
     began = time.monotonic()
-    continuing.check_scoring(config, record, arrays.is_split)
+    resume_checks.check_scoring(config, record, arrays.is_split)
     work, arrays = around_saved(config, arrays)
     fitting.note_threads(work, run)
     run.recording.leave_if_forked()
@@ -45,7 +45,7 @@ def _evaluate_with_loaders(run: Run) -> None:
     config, record, paths = run.config, run.record, run.paths
     feed = loaded.feed_of_run(run)
     began = time.monotonic()
-    continuing.check_scoring(config, record, is_split=False)
+    resume_checks.check_scoring(config, record, is_split=False)
     work = loaded.wrap(saved_model(config), config, feed)
     run.recording.leave_if_forked()
     work.test_steps(paths)

@@ -6,7 +6,7 @@ import logging
 import time
 from pathlib import Path
 
-from labrun import continuing, summary
+from labrun import resume_checks, summary
 from labrun.data.arrays import Arrays
 from labrun.runs import seals, store
 from labrun.runs.pictures import Pictures
@@ -95,7 +95,7 @@ def score(work: Task, arrays: Arrays, paths: RunPaths) -> tasks.Scores | None:
 def _begin(run: Run) -> seals.Proof:
     """Note the digests of the model's code, and check that a resumed training continues with what it started with."""
     proof = seals.Proof(store.workspace(), run.record.id, run.record.typed)
-    continuing.begin(run.config, run.record, proof.code, run.paths)
+    resume_checks.begin(run.config, run.record, proof.code, run.paths)
     run.recording.write()
     return proof
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labrun import continuing, summary
+from labrun import resume_checks, summary
 from labrun.data import reader
 from labrun.data.arrays import Arrays
 from labrun.data.mount import mount
@@ -70,7 +70,7 @@ def _predict_with_loaders(run: Run) -> None:
     config, source = run.config, run.config.scored
     feed = loaded.feed_of_run(run)
     began = time.monotonic()
-    continuing.check_scoring(config, run.record, is_split=False)
+    resume_checks.check_scoring(config, run.record, is_split=False)
     work = loaded.wrap(evaluating.saved_model(config), config, feed)
     run.recording.leave_if_forked()
     card = tasks.load_card(RunPaths(source.run_dir), source.id)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from labrun import checking, exact, schema, validation
 from labrun._io import file_sha256
-from labrun.building import looked_up, must_be_given
+from labrun.building import must_be_given, resolve_references
 from labrun.data.arrays import Arrays, Part, Scaling
 from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.runs import cards, context, seals
@@ -362,7 +362,7 @@ def card_arguments(card: Mapping[str, Any]) -> dict[str, Any]:
     except ValueError as error:
         raise DataError(f"the model's arguments are damaged: {error}") from error
     try:
-        return looked_up(kept)
+        return resolve_references(kept)
     except ConfigError as error:
         raise ConfigError(f"the model's arguments: {error}") from error
 

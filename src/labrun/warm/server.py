@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from labrun.garbage import kept
+from labrun.garbage import gc_disabled
 from labrun.warm import identity, session, wire, zygote
 from labrun.warm.fingerprint import Fingerprint, Reads, surroundings
 from labrun.warm.session import RefusedError
@@ -187,7 +187,7 @@ def _import_all() -> None:
 
 
 def _import(names: Iterable[str]) -> None:
-    with kept():
+    with gc_disabled():
         for name in names:
             try:
                 importlib.import_module(name)

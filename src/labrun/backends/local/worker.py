@@ -72,7 +72,7 @@ def hold(data: Mapping[str, Any]) -> None:
     """
     if schema.has_loaders(data["dataset"]):
         return
-    config = schema.Config(execute.here(data))
+    config = schema.Config(execute.resolve_environment(data))
     root = local_root(config.datastore, config.dataset)
     if root is not None and not any(references(config.dataset)):
         shared_cache.hold(config.dataset, root)

@@ -38,7 +38,7 @@ def _content(record: Record) -> dict[str, Any]:
 
 def ls(options: argparse.Namespace) -> int:
     """Print the table of runs."""
-    with garbage.kept():
+    with garbage.gc_disabled():
         return _list(options)
 
 
