@@ -15,7 +15,7 @@ from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import red
 from labrun.schema import Config
 from labrun.tasks import task as tasks
-from labrun.tasks.task import Scores, Task
+from labrun.tasks.task import ModelTask, Scores
 from labrun.tracking import registry as trackers
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def data_line(arrays: Arrays) -> str:
     )
 
 
-def gather(work: Task, scores: Scores | None, arrays: Arrays, record: Record) -> Pictures:
+def gather(work: ModelTask, scores: Scores | None, arrays: Arrays, record: Record) -> Pictures:
     """Collect the content of a run's pictures."""
     shown = Pictures(title(record), arrays.name, tuple(arrays.class_names), arrays.scaling.scale)
     if arrays.are_images and arrays.num_classes:
@@ -75,7 +75,7 @@ def write_confusion(scores: Scores, arrays: Arrays, paths: RunPaths) -> None:
 
 
 def show_scores(
-    work: Task, scores: Scores | None, arrays: Arrays, record: Record, paths: RunPaths, pictures: bool
+    work: ModelTask, scores: Scores | None, arrays: Arrays, record: Record, paths: RunPaths, pictures: bool
 ) -> None:
     """Write the confusion matrix of a model, and draw the run's pictures if enabled."""
     if scores is not None:

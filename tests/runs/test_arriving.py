@@ -402,7 +402,7 @@ def test_what_was_killed_before_it_was_unpacked_is_taken_away(root: Path, tmp_pa
     (rest / "run.json").write_text("{}")
     (garbage,) = removing.garbage(root, store.listing(root))
     assert garbage.what == "left over from an import"
-    removing.clear(garbage)
+    removing.remove_garbage(garbage)
     assert not (store.state_folder(root) / "import-0123").exists()
     rest.mkdir(parents=True)
     archive_export.import_(root, many(tmp_path / "a.tar"))

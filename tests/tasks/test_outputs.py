@@ -171,9 +171,9 @@ def test_an_epochs_value_has_its_own_name_in_tests_too(tmp_path: Path, monkeypat
     found: dict[str, Any] = {}
     monkeypatch.setattr(context, "log", lambda name, value, *_: found.update({name: value}))
     logger = RecordLogger(tmp_path)
-    logger.place.in_validation = True
+    logger.position.in_validation = True
     logger.log_metrics({"test/loss_step": 1.0, "test/acc_step/dataloader_idx_1": 4.0, "epoch": 0}, 0)
-    logger.place.in_validation = False
+    logger.position.in_validation = False
     of_two = {"test/acc_epoch/dataloader_idx_1": 5.0}
     logger.log_metrics({"test/loss_epoch": 2.0, "test/seconds_per_step": 3.0, **of_two, "epoch": 0}, 0)
     assert found == {"test/loss": 2.0, "test/seconds_per_step": 3.0, "test/acc/dataloader_idx_1": 5.0}

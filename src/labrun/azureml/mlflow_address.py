@@ -63,7 +63,7 @@ class WorkspaceBook:
         self._runs: dict[str, tuple[program.ActiveRun, ScriptRunState]] = {}
         self._registry = Registry(workspace, self._place_of, self._is_open)
 
-    def carry_out(self, name: str, content: Answer) -> Answer:
+    def handle(self, name: str, content: Answer) -> Answer:
         """Answer one API call.
 
         Raises:
@@ -78,14 +78,14 @@ class WorkspaceBook:
             if name == "runs/search":
                 return {"runs": searched(self._every(content), content)}
             if name.startswith(REGISTRY):
-                return self._registry.carry_out(name, content)
+                return self._registry.handle(name, content)
             run_id = str(content.get("run_id") or content.get("run_uuid") or content.get("source_run_id") or "")
             if name.startswith("logged-models") and run_id not in self._runs:
                 run_id = self._owner(name)
             if run_id not in self._runs:
                 return self._of_another(name, run_id, content)
             run, state = self._runs[run_id]
-            answer = state.carry_out(name, content)
+            answer = state.handle(name, content)
             if name == "runs/update" and content.get("status"):
                 self._end(run, state, str(content["status"]))
             return answer
@@ -101,7 +101,7 @@ class WorkspaceBook:
                 found.append(
                     mlflow_runs.shown(run.folder, run.record, run.status, kinds.id_of(run), self._id_of(run.name))
                     if state is None
-                    else state.carry_out("runs/get", {"run_id": state.run_id})["run"]
+                    else state.handle("runs/get", {"run_id": state.run_id})["run"]
                 )
         return found
 
@@ -128,7 +128,7 @@ class WorkspaceBook:
     def _place_of(self, model_id: str) -> str:
         """Return the URI of a logged model's files."""
         _, state = self._runs[self._owner(f"logged-models/{model_id}")]
-        answer = state.carry_out(f"logged-models/{model_id}", {})
+        answer = state.handle(f"logged-models/{model_id}", {})
         return str(answer["model"]["info"]["artifact_uri"])
 
     def _is_open(self, run_dir: Path) -> bool:
@@ -168,8 +168,8 @@ class WorkspaceBook:
         state = ScriptRunState(run.id, name, run.folder, run.log, number)
         self._runs[str(state.run_id)] = (run, state)
         tags: list[Any] = [*(content.get("tags") or [])]
-        state.carry_out("runs/log-batch", {"run_id": state.run_id, "tags": tags})
-        return state.carry_out("runs/get", {"run_id": state.run_id})
+        state.handle("runs/log-batch", {"run_id": state.run_id, "tags": tags})
+        return state.handle("runs/get", {"run_id": state.run_id})
 
     def _owner(self, name: str) -> str:
         """Return the id of the run that owns a call's logged model."""
@@ -180,7 +180,7 @@ class WorkspaceBook:
 
     @staticmethod
     def _end(run: program.ActiveRun, state: ScriptRunState, status: str) -> None:
-        state.keep()
+        state.save()
         if status == "FINISHED":
             run.complete()
         elif status == "FAILED":
@@ -188,7 +188,7 @@ class WorkspaceBook:
         elif status == "KILLED":
             run.cancel()
 
-    def keep(self) -> None:
+    def save(self) -> None:
         """Write the parameters of the active runs to their records."""
         for _, state in self._runs.values():
-            state.keep()
+            state.save()

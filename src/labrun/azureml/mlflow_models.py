@@ -35,7 +35,7 @@ class Registry:
         """Models that were created but have no version yet."""
         self._promised: dict[tuple[str, str], Answer] = {}
 
-    def carry_out(self, call: str, content: Answer) -> Answer:
+    def handle(self, call: str, content: Answer) -> Answer:
         """Answer one API call.
 
         Raises:

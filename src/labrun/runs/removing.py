@@ -99,11 +99,11 @@ def remove(root: Path, run_dir: Path) -> None:
         raise RecordError(f"{run_dir} is not a run's folder below {root}/outputs or {root}/multirun")
     parent = run_dir.parent
     chosen = run_dir in set(custom_locations.run_dirs(store.state_folder(root)))
-    _take_away(run_dir)
+    _remove_folder(run_dir)
     if chosen:  # its parent folders belong to the user
         return
     if parent.parent.parent.name == "multirun" and not any(parent.glob("*/run.json")):
-        _take_away(parent)
+        _remove_folder(parent)
         parent = parent.parent
     if not any(parent.iterdir()):
         parent.rmdir()
@@ -145,7 +145,7 @@ def _notes(root: Path) -> Path:
     return store.state_folder(root) / "removed.jsonl"
 
 
-def _take_away(folder: Path) -> None:
+def _remove_folder(folder: Path) -> None:
     away = folder.with_name(f"{REMOVED}{folder.name}-{os.getpid()}")
     try:
         folder.rename(away)
@@ -214,7 +214,7 @@ def folder_size(folder: Path) -> int:
     return total
 
 
-def clear(item: Garbage) -> None:
+def remove_garbage(item: Garbage) -> None:
     """Remove garbage.
 
     Raises:
@@ -223,4 +223,4 @@ def clear(item: Garbage) -> None:
     if REMOVED in item.path.name:
         shutil.rmtree(item.path, ignore_errors=True)
     else:
-        _take_away(item.path)
+        _remove_folder(item.path)

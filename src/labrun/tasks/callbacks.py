@@ -272,10 +272,10 @@ def _is_json(value: Any) -> bool:
     return not isinstance(value, torch.Tensor) and _is_plain(value)
 
 
-class Keeper:
+class CheckpointKeeper:
     """Saves a checkpoint at the end of each epoch, detects NaN and infinity, and handles preemption.
 
-    A mixin: see `keeper`. It is the last callback, so that the checkpoint includes the others' state.
+    A mixin: see `checkpoint_keeper`. It is the last callback, so that the checkpoint includes the others' state.
 
     Args:
         path: the checkpoint that the next attempt resumes from.
@@ -470,22 +470,22 @@ class Keeper:
         )
 
 
-def keeper(
+def checkpoint_keeper(
     package: Package, keeps: bool, path: Path, files: PlainCheckpoints | None, on_nan: str, keeps_count: bool
 ) -> Any:
-    """Create a `Keeper` for a Trainer of a package.
+    """Create a `CheckpointKeeper` for a Trainer of a package.
 
     Args:
         package: the Trainer's package.
         keeps: whether to save each epoch's state.
-        path: see `Keeper`.
-        files: see `Keeper`.
-        on_nan: see `Keeper`.
-        keeps_count: see `Keeper`.
+        path: see `CheckpointKeeper`.
+        files: see `CheckpointKeeper`.
+        on_nan: see `CheckpointKeeper`.
+        keeps_count: see `CheckpointKeeper`.
     """
     callbacks = package.part("callbacks")
     base = callbacks.Checkpoint if keeps else callbacks.Callback
-    made = type("Keeper", (Keeper, base), {"keeps": keeps, "keeps_count": keeps_count})
+    made = type("CheckpointKeeper", (CheckpointKeeper, base), {"keeps": keeps, "keeps_count": keeps_count})
     return made(path, files, on_nan)
 
 
@@ -569,9 +569,9 @@ class RandomStates(pl.Callback):
         self._epoch_state.save(trainer, pl_module, checkpoint)
         kept = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader") or []
         stateful = [one for one in train_loaders(trainer) if loaders.is_stateful(one)]
-        for place, loader in enumerate(stateful):
+        for index, loader in enumerate(stateful):
             if isinstance(loader, loaders.Loader):
-                kept[place] = loader.state_dict(used.current.ready)
+                kept[index] = loader.state_dict(used.current.ready)
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         found = checkpoint.get(self.KEY)
@@ -705,7 +705,7 @@ class RecordLogger(pl.loggers.logger.Logger):
         self._forked: set[str] = set()
         """Metrics that were logged per batch, whose epoch values Lightning names `NAME_epoch`."""
         self.hyperparameters: dict[str, Any] = {}
-        self.place = Place()
+        self.position = Position()
 
     @property
     def name(self) -> str:
@@ -734,34 +734,34 @@ class RecordLogger(pl.loggers.logger.Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        place, is_lightnings = self.place, "epoch" in metrics
+        position, is_lightnings = self.position, "epoch" in metrics
         for name, value in metrics.items():
             if name == "epoch" or name in self._skipped:
                 continue
             is_step = unforked(name, "_step") != name
-            if is_step and (place.in_batch or place.in_validation):
+            if is_step and (position.in_batch or position.in_validation):
                 self._forked.add(unforked(name, "_step"))
-            if is_step and place.by_epoch and (place.in_validation or is_fork(name, place.logged)):
+            if is_step and position.by_epoch and (position.in_validation or is_fork(name, position.logged)):
                 continue  # the epoch's own value comes as well
-            if is_fork(name, place.logged) or unforked(name, "_epoch") in self._forked:
+            if is_fork(name, position.logged) or unforked(name, "_epoch") in self._forked:
                 name = unforked(name, "_epoch")
-            by_epoch = place.by_epoch if is_lightnings else not place.in_batch
+            by_epoch = position.by_epoch if is_lightnings else not position.in_batch
             by_epoch = self._units.setdefault(name, by_epoch or step is None)
             # Lightning counts batches from 0.
-            at = place.epoch if by_epoch else int(step or 0) + is_lightnings
+            at = position.epoch if by_epoch else int(step or 0) + is_lightnings
             if not is_lightnings and self._logged.get(name) == (at, value):
                 continue  # for example a learning rate, logged at an epoch's start and at its last batch
             self._logged[name] = at, value
             try:
-                context.log(name, value, at, place.epoch)
+                context.log(name, value, at, position.epoch)
             except (TypeError, ValueError) as error:
                 if name not in self._refused:
                     self._refused.add(name)
                     log.warning("Not in the record: %r: %s", name, " ".join(str(error).split()))
 
 
-class Place:
-    """Position in the training, for the logger; `Pulse` updates it."""
+class Position:
+    """Position in the training, for the logger; `LogPosition` updates it."""
 
     def __init__(self) -> None:
         self.epoch = 1
@@ -839,7 +839,7 @@ class FirstBatch(pl.Callback):
     on_test_batch_end = on_predict_batch_end = _end  # type: ignore[assignment]
 
 
-class Pulse(pl.Callback):
+class LogPosition(pl.Callback):
     """Updates the logger's position in the training, and makes sure that each epoch's last batch is logged.
 
     It is the first callback, since the others may log. Otherwise metrics that a module logs only per batch would never
@@ -850,24 +850,24 @@ class Pulse(pl.Callback):
     """
 
     def __init__(self, logger: RecordLogger) -> None:
-        self._place = logger.place
+        self._position = logger.position
         self._every = 0
         self._is_logged = False
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._every = trainer.log_every_n_steps
-        self._place.epoch = (
+        self._position.epoch = (
             trainer.current_epoch + 1
         )  # on_train_epoch_start is not called when resuming within an epoch
-        self._place.logged = trainer.callback_metrics
+        self._position.logged = trainer.callback_metrics
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        self._place.epoch = trainer.current_epoch + 1
+        self._position.epoch = trainer.current_epoch + 1
         self._is_logged = False
         self._rest(trainer)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self._place.by_epoch, self._place.in_batch = not self._every, True
+        self._position.by_epoch, self._position.in_batch = not self._every, True
         last = trainer.is_last_batch or 0 < trainer.max_steps <= trainer.global_step + 1
         if last and not self._is_logged:
             trainer.log_every_n_steps = 1
@@ -884,20 +884,20 @@ class Pulse(pl.Callback):
 
     def on_test_start(self, trainer: Any, pl_module: Any) -> None:
         self._rest(trainer)
-        self._place.in_validation = True
+        self._position.in_validation = True
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        self._place.in_validation = False  # values logged from here on belong to the epoch
+        self._position.in_validation = False  # values logged from here on belong to the epoch
 
     on_test_epoch_end = on_validation_epoch_end
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         self._rest(trainer)
         # If an epoch has several validations, their step is the number of batches.
-        self._place.by_epoch, self._place.in_validation = validates_by_epoch(trainer), True
+        self._position.by_epoch, self._position.in_validation = validates_by_epoch(trainer), True
 
     def _rest(self, trainer: Any) -> None:
         """Mark the position as outside of batches."""
         trainer.log_every_n_steps = self._every
-        self._place.by_epoch, self._place.in_batch, self._place.in_validation = True, False, False
-        self._place.logged = trainer.callback_metrics
+        self._position.by_epoch, self._position.in_batch, self._position.in_validation = True, False, False
+        self._position.logged = trainer.callback_metrics

@@ -17,7 +17,7 @@ from labrun.runs import context
 from labrun.runs.record import RunPaths
 from labrun.schema import Config
 from labrun.tasks import scoring, skops_io
-from labrun.tasks.task import Scores, Task, confusion, quantities
+from labrun.tasks.task import ModelTask, Scores, confusion, quantities
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ SAFE_INTERNALS = (
 """Parts of scikit-learn's models that skops does not list; they hold only numbers and execute nothing when built."""
 
 
-class EstimatorTask(Task):
+class EstimatorTask(ModelTask):
     """Trains on rows of scaled float32 values; images are flattened."""
 
     def __init__(self, model: Any, config: Config, name: str) -> None:

@@ -19,7 +19,7 @@ from labrun.schema import Config
 from labrun.tasks import fitting, loaded, loading, making, reading
 from labrun.tasks import task as tasks
 from labrun.tasks.base import Run
-from labrun.tasks.task import Task
+from labrun.tasks.task import ModelTask
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def _evaluate_with_loaders(run: Run) -> None:
     summary.tell_result(record, feed.told, time.monotonic() - began, paths)
 
 
-def around_saved(config: Config, arrays: Arrays, own_file: bool = False) -> tuple[Task, Arrays]:
+def around_saved(config: Config, arrays: Arrays, own_file: bool = False) -> tuple[ModelTask, Arrays]:
     """Return the task for a finished run's model, and the data scaled as in its training; see `saved_model`."""
     source = config.scored
     card = tasks.load_card(RunPaths(source.run_dir), source.id)

@@ -15,7 +15,7 @@ from labrun.schema import Config
 from labrun.tasks import loaded, making, reading, threads
 from labrun.tasks import task as tasks
 from labrun.tasks.base import Run
-from labrun.tasks.task import Task
+from labrun.tasks.task import ModelTask
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def assist(config: Config, paths: RunPaths) -> None:
     work.assist_test(paths)
 
 
-def note_threads(work: Task, run: Run) -> None:
+def note_threads(work: ModelTask, run: Run) -> None:
     """Record and log the number of threads for a model, if the task chose one."""
     if work.threads is not None:
         run.record.threads = work.threads
@@ -84,7 +84,7 @@ def note_threads(work: Task, run: Run) -> None:
         run.recording.write()
 
 
-def score(work: Task, arrays: Arrays, paths: RunPaths) -> tasks.Scores | None:
+def score(work: ModelTask, arrays: Arrays, paths: RunPaths) -> tasks.Scores | None:
     """Score a model on the test split and log the scores; None if only its own test steps can score it."""
     scores = work.test(arrays, paths)
     if scores is not None:
@@ -100,7 +100,7 @@ def _begin(run: Run) -> seals.Proof:
     return proof
 
 
-def _make(config: Config, arrays: Arrays) -> Task:
+def _make(config: Config, arrays: Arrays) -> ModelTask:
     work = making.make(config, arrays)
     if not work.is_shared:
         tasks.refuse_ranks(config.compute, f"model={tasks.model_name(config.model)}")

@@ -34,14 +34,14 @@ from labrun.runs.record import RunPaths
 from labrun.schema import Compute, Config, Trainer
 from labrun.tasks import base, monitored, packages, progress
 from labrun.tasks.callbacks import (
+    CheckpointKeeper,
     FirstBatch,
-    Keeper,
+    LogPosition,
     PlainCheckpoints,
-    Pulse,
     RandomStates,
     RecordLogger,
+    checkpoint_keeper,
     finite_alone,
-    keeper,
     plain_checkpoints,
     unusual,
 )
@@ -49,14 +49,14 @@ from labrun.tasks.classifier import OWN, Classifier
 from labrun.tasks.feeds import ArraysFeed, Feed, overrides
 from labrun.tasks.learner import Learner, LossAndMetrics
 from labrun.tasks.packages import Package
-from labrun.tasks.task import Scores, Task, confusion, is_named, quantities
+from labrun.tasks.task import ModelTask, Scores, confusion, is_named, quantities
 from labrun.tasks.threads import Threads, Work, choose, from_environment
 from labrun.tasks.work import try_out
 
 log = logging.getLogger(__name__)
 
 
-class NetworkTask(Task):
+class NetworkTask(ModelTask):
     """A torch module, trained by Lightning.
 
     Args:
@@ -164,7 +164,7 @@ class NetworkTask(Task):
         self.train(paths, resume_from)
 
     def train(self, paths: RunPaths, resume_from: Path | None) -> None:
-        """Train on the feed's batches; see `Task.fit`."""
+        """Train on the feed's batches; see `ModelTask.fit`."""
         with limited(self._training.count):
             self._train(paths, resume_from)
 
@@ -201,7 +201,8 @@ class NetworkTask(Task):
         Raises:
             DataError: there was none.
         """
-        loop, own = trainer.fit_loop, next(callback for callback in trainer.callbacks if isinstance(callback, Keeper))
+        loop = trainer.fit_loop
+        own = next(callback for callback in trainer.callbacks if isinstance(callback, CheckpointKeeper))
         ended = own.epochs or (trainer.num_training_batches == 0 and trainer.limit_train_batches != 0)
         if ended and not loop.epoch_loop.batch_progress.total.ready:
             raise DataError(
@@ -216,7 +217,7 @@ class NetworkTask(Task):
 
     def _choose(self, trainer: Any, module: Any, has_validation: bool) -> None:
         """Choose the epoch whose weights are tested, load them, and set the record's `training`."""
-        own = next(callback for callback in trainer.callbacks if isinstance(callback, Keeper))
+        own = next(callback for callback in trainer.callbacks if isinstance(callback, CheckpointKeeper))
         last = own.epochs or _told_by_others(trainer) or trainer.current_epoch
         self._training_done = done = {"epochs": last, "tested": last, "why": "the last"}
         if own.not_finite is None:
@@ -426,12 +427,12 @@ class NetworkTask(Task):
             ):
                 checkpoint.save_last = False
         if not isinstance(self._module, Classifier) or any(not _is_quiet(callback) for callback in callbacks):
-            callbacks.insert(0, Pulse(record))
+            callbacks.insert(0, LogPosition(record))
         if not isinstance(self._feed, ArraysFeed) and trains_on_processor(settings):
             callbacks.insert(0, FirstBatch(self._weighed))
         callbacks.insert(0, RandomStates(self._config.seed, same))
         last = paths.checkpoints / "last.ckpt"
-        callbacks.append(keeper(self._package, keeps, last, files, settings.on_nan, same))
+        callbacks.append(checkpoint_keeper(self._package, keeps, last, files, settings.on_nan, same))
         limits = {key: limit for key in LIMITS if (limit := getattr(settings, key)) is not None}
         arguments = {
             "max_epochs": settings.max_epochs,
@@ -537,7 +538,7 @@ class NetworkTask(Task):
             self._trainer(paths, has_validation=False)
         assert self._trainer_made is not None
         trainer, record = self._trainer_made
-        record.place.epoch = max(1, (self._training_done or {}).get("tested", 1))
+        record.position.epoch = max(1, (self._training_done or {}).get("tested", 1))
         with limited(self._scoring.count), self._looping():
             trainer.test(self._module, **self._feed.given("test"), verbose=False)
         if trainer.num_test_batches and not sum(trainer.num_test_batches) and trainer.limit_test_batches != 0:
@@ -587,7 +588,7 @@ class NetworkTask(Task):
         return self.save_network(paths)
 
     def save_network(self, paths: RunPaths) -> dict[str, Any]:
-        """Write the weights to the run's `outputs/`; see `Task.save`."""
+        """Write the weights to the run's `outputs/`; see `ModelTask.save`."""
         state = {name: value.detach().cpu() for name, value in self.network.state_dict().items()}
         torch.save(state, paths.outputs / "model.pt")
         extra = self.network.export(paths.outputs) if isinstance(self.network, Network) else []

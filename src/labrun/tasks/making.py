@@ -14,7 +14,7 @@ from labrun.schema import Config
 from labrun.tasks import base
 from labrun.tasks.task import (
     QUANTITY,
-    Task,
+    ModelTask,
     is_network,
     is_network_class,
     is_pipeline,
@@ -27,7 +27,7 @@ from labrun.tasks.task import (
 log = logging.getLogger(__name__)
 
 
-def make(config: Config, arrays: Arrays) -> Task:
+def make(config: Config, arrays: Arrays) -> ModelTask:
     """Build the model of a config for a data set, and return its task.
 
     Raises:
@@ -54,7 +54,7 @@ def make(config: Config, arrays: Arrays) -> Task:
     return wrap(model, config, arrays)
 
 
-def wrap(model: Any, config: Config, arrays: Arrays) -> Task:
+def wrap(model: Any, config: Config, arrays: Arrays) -> ModelTask:
     """Return the task for a model that is already built."""
     name = model_name(config.model)
     if is_network(model):

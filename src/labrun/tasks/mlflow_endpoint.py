@@ -51,26 +51,26 @@ class RefusedCallError(Exception):
         self.code = code
 
 
-class Book(Protocol):
+class EndpointState(Protocol):
     """State behind an endpoint."""
 
     run_id: str | None
     """MLflow's 32-digit ID of the script's run; None if callers create the runs."""
 
-    def carry_out(self, name: str, content: Answer) -> Answer: ...
-    def keep(self) -> None: ...
+    def handle(self, name: str, content: Answer) -> Answer: ...
+    def save(self) -> None: ...
 
 
 class Endpoint:
     """HTTP server for one process, as a context manager.
 
     Args:
-        book: the state that answers calls.
+        state: what answers the calls.
     """
 
-    def __init__(self, book: Book) -> None:
+    def __init__(self, state: EndpointState) -> None:
         self._token = secrets.token_hex(16)
-        self._book = book
+        self._state = state
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -104,7 +104,7 @@ class Endpoint:
         return {
             "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{self._server.server_address[1]}",
             "MLFLOW_TRACKING_TOKEN": self._token,
-            **({"MLFLOW_RUN_ID": self._book.run_id} if self._book.run_id else {}),
+            **({"MLFLOW_RUN_ID": self._state.run_id} if self._state.run_id else {}),
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # these addresses cannot be opened in a browser
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -117,7 +117,7 @@ class Endpoint:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
-        self._book.keep()
+        self._state.save()
 
     def answer(self, request: BaseHTTPRequestHandler, path: str, content: Answer) -> None:
         """Answer one call."""
@@ -127,7 +127,7 @@ class Endpoint:
         else:
             name = path.partition("/mlflow/")[2] or path.strip("/")
             try:
-                body = self._book.carry_out(name, content)
+                body = self._state.handle(name, content)
             except UnknownCallError:
                 status = 404
                 body = {
@@ -196,7 +196,7 @@ class ScriptRunState:
         self._runs[run_id] = {"info": info, "metrics": {}, "params": {}, "tags": {}}
         return self._runs[run_id]
 
-    def carry_out(self, name: str, content: Answer) -> Answer:
+    def handle(self, name: str, content: Answer) -> Answer:
         """Execute one call of the API and return its answer.
 
         Raises:
@@ -362,7 +362,7 @@ class ScriptRunState:
         run = context.current() or context.RunContext(self._run_dir)
         return pending_models.add(run, name, path, {"tags": tags}, local=False)
 
-    def keep(self) -> None:
+    def save(self) -> None:
         """Save the params that the script logged to the run's folder."""
         if self._params:
             text = json.dumps(self._params, indent=1, ensure_ascii=False)

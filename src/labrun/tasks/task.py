@@ -55,7 +55,7 @@ class Scores:
     """Prefix for `accuracy` where the plain name means something else: the accuracy in cross-validation."""
 
 
-class Task(ABC):
+class ModelTask(ABC):
     """A model, ready to be fitted to a data set and scored on it."""
 
     is_final = True
@@ -254,7 +254,7 @@ def write_card(
 
     Args:
         paths: the run's paths.
-        saved: the card's entries that `Task.save` returned.
+        saved: the card's entries that `ModelTask.save` returned.
         config: the run's fully resolved config.
         about: the card's entries on the model's input (`taken_by`).
         kept: the record's `model`, whose references to the environment stay unresolved.

@@ -210,7 +210,7 @@ def gc(options: argparse.Namespace) -> int:
     _remove_there({} if options.here else _agreed_there(going, options.yes))
     _remove(root, going)
     for item in waste:
-        removing.clear(item)
+        removing.remove_garbage(item)
     if waste:
         print(f"removed {len(waste)} other folders, {checking.size_text(sum(item.size for item in waste))}")
     return 0
