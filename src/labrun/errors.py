@@ -64,7 +64,7 @@ class UntrustedError(ConfigError):
         self.what, self.names, self.way = what, list(names), way
         super().__init__(f"{what}. If you trust the author of the run, name it: {TRUSTING[way](self.names)}")
 
-    def said(self, way: str) -> UntrustedError:
+    def with_advice(self, way: str) -> UntrustedError:
         """Return this error with advice for another place."""
         return UntrustedError(self.what, self.names, way)
 
@@ -97,7 +97,7 @@ class DoubtfulDecimalError(DataError):
         self.what, self.way = what, way
         super().__init__(f"{what}: say {DECIMAL[way]('point')} for the first, {DECIMAL[way]('comma')} for the second")
 
-    def said(self, way: str) -> DoubtfulDecimalError:
+    def with_advice(self, way: str) -> DoubtfulDecimalError:
         """Return this error with advice for another place."""
         return DoubtfulDecimalError(self.what, way)
 

@@ -353,7 +353,7 @@ def predict(options: argparse.Namespace) -> int:
         for one in warned:
             print(f"warning: {one.message}", file=sys.stderr)
     except UntrustedError as error:
-        raise error.said(BY_OPTION) from None
+        raise error.with_advice(BY_OPTION) from None
     if options.decimal:
         model.decimal = options.decimal
     form = {name: value for name in FORM if (value := getattr(options, name)) is not None}
@@ -363,7 +363,7 @@ def predict(options: argparse.Namespace) -> int:
         fed = feeding.read(source, model, form)
         table = saved.answers(model, fed.samples)
     except DoubtfulDecimalError as error:
-        raise error.said(BY_OPTION) from None
+        raise error.with_advice(BY_OPTION) from None
     except (ConfigError, DataError) as error:
         raise type(error)(_as_options(str(error))) from error
     predicted = table["prediction"].tolist()

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from labrun.checking import shape_text
 from labrun.data.arrays import Scaling, float_rows
 from labrun.data.readers.amounts import DECIMALS
-from labrun.data.readers.columns import Understood
+from labrun.data.readers.columns import TableSchema
 from labrun.data.readers.later import applied
 from labrun.errors import BY_ARGUMENT, BY_VARIABLE, DataError, DoubtfulDecimalError, UnfitError, UntrustedError
 from labrun.registry import journal, models
@@ -59,7 +59,7 @@ class Saved:
         names = getattr(model, "feature_names_in_", None)
         self.columns: tuple[str, ...] | None = None if names is None else tuple(map(str, names))
         """Names of the table columns that it takes; None if it takes numbers by position."""
-        self.table = Understood.of(card["table"]) if card.get("table") else None
+        self.table = TableSchema.of(card["table"]) if card.get("table") else None
         """How the columns of its training table were read; None without a table, or if the card does not say."""
         self.decimal: str | None = None
         """Decimal sign of tables to predict, `point` or `comma`; None detects it for each table."""
@@ -191,7 +191,7 @@ class Saved:
     def _rows(self, x: Any) -> Any:
         """Scale and reshape samples for the model."""
         if self.table is not None and (hasattr(x, "iloc") or self.columns is not None):
-            x = self._understood(x)
+            x = self._as_trained(x)
         elif self.columns is not None:
             return self._table(x)
         if self.columns is not None:
@@ -238,7 +238,7 @@ class Saved:
     def _wanted(self) -> str:
         return "numbers" if self.input_shape is None else shape_text(self.input_shape)
 
-    def _understood(self, x: Any) -> Any:
+    def _as_trained(self, x: Any) -> Any:
         """Select a table's columns by name, and read them like those of the model's training table."""
         import pandas as pd
 
@@ -264,7 +264,7 @@ class Saved:
         try:
             rows, _, notes = applied(self.table, x, "the table", DECIMALS.get(str(self.decimal), self.decimal))
         except DoubtfulDecimalError as error:
-            raise error.said(BY_ARGUMENT) from None
+            raise error.with_advice(BY_ARGUMENT) from None
         except DataError as error:
             raise UnfitError(f"{self.title}: {error}") from error
         for note in notes:
@@ -442,7 +442,7 @@ def load(
         try:
             model = loading.proven(load_with, trusted, reason, title, _warn)
         except UntrustedError as error:
-            raise error.said(way) from None
+            raise error.with_advice(way) from None
         return Saved(model, card, title)
     if kind == "chainer":
         return Saved(loading.chainer(file), card, title)

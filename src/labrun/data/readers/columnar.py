@@ -28,7 +28,7 @@ from labrun.data.readers.columns import (
     NUMBER,
     Column,
     Settings,
-    Understood,
+    TableSchema,
 )
 from labrun.data.streamed import Kept, Records, Rows, spool
 from labrun.data.wording import FILLED, few, option
@@ -241,16 +241,16 @@ def needed(path: Path) -> int:
     return found.rows * len(found.columns) * CELL_BYTES
 
 
-def understand(
-    files: Sequence[Parquet], target: str, is_quantity: bool, said: Settings, known: Understood | None
-) -> tuple[Understood, list[Target], list[str]]:
+def infer_schema(
+    files: Sequence[Parquet], target: str, is_quantity: bool, settings: Settings, known: TableSchema | None
+) -> tuple[TableSchema, list[Target], list[str]]:
     """Determine how to read the columns of a table's splits; the first split is the training data.
 
     Args:
         files: the splits.
         target: the target column.
         is_quantity: whether the target is a quantity instead of a class.
-        said: the user's settings.
+        settings: the user's settings.
         known: how the model's training table was read, to read this one in the same way.
 
     Returns:
@@ -260,9 +260,9 @@ def understand(
         DataError: the table has text or date columns, or missing values.
     """
     first = files[0]
-    names = known.names if known is not None else [n for n in first.columns if n not in (target, *said.ignore)]
-    _check_numbers(files, names, said)
-    looked = list(dict.fromkeys([*names, *(n for n in said.ignore if n in first.columns and first.is_number(n))]))
+    names = known.names if known is not None else [n for n in first.columns if n not in (target, *settings.ignore)]
+    _check_numbers(files, names, settings)
+    looked = list(dict.fromkeys([*names, *(n for n in settings.ignore if n in first.columns and first.is_number(n))]))
     found = {name: Numbers(name, first.is_whole(name)) for name in looked}
     ids: set[str] = set()
     targets = [Target(is_quantity) for _ in files]
@@ -275,7 +275,7 @@ def understand(
             ids = {name for name in looked if found[name].count >= FEWEST and _tells_rows_apart(found[name], file)}
     _check_finite([found[name] for name in names], first.path)
     if known is None:
-        known = _understood(first, names, found, ids, said)
+        known = _schema(first, names, found, ids, settings)
     coarse = Closeness.of(found[name].closeness for name in known.names).told(known.names)
     return known, targets, [known.line(), *known.notes, *([coarse] if coarse else [])]
 
@@ -287,12 +287,14 @@ def _tells_rows_apart(column: Numbers, file: Parquet) -> bool:
     )
 
 
-def _check_numbers(files: Sequence[Parquet], names: Sequence[str], said: Settings) -> None:
+def _check_numbers(files: Sequence[Parquet], names: Sequence[str], settings: Settings) -> None:
     for file in files:
         others = [name for name in names if name not in file.columns]
         if others:
             raise DataError(f"{file.path} has no column {few(map(repr, others))}; it has {few(file.columns, 20)}")
-        odd = [name for name in names if not file.is_number(name) or name in said.categories or name in said.dates]
+        odd = [
+            name for name in names if not file.is_number(name) or name in settings.categories or name in settings.dates
+        ]
         if odd:
             raise DataError(
                 f"{file.path}: the columns {few(odd)} hold text, categories or dates, but a table can only be streamed "
@@ -313,15 +315,15 @@ def _check_finite(found: Sequence[Numbers], where: Path) -> None:
         )
 
 
-def _understood(
-    first: Parquet, names: Sequence[str], found: Mapping[str, Numbers], ids: set[str], said: Settings
-) -> Understood:
+def _schema(
+    first: Parquet, names: Sequence[str], found: Mapping[str, Numbers], ids: set[str], settings: Settings
+) -> TableSchema:
     left_out = {
         name: IGNORED_ID if name in ids or (name not in found and ID_NAME.search(name)) else IGNORED
-        for name in said.ignore
+        for name in settings.ignore
         if name in first.columns
     }
-    free = [name for name in names if name not in said.numbers]
+    free = [name for name in names if name not in settings.numbers]
     reasons = {
         name: EMPTY if found[name].gaps == found[name].count else LOOKS_LIKE_ID
         for name in free
@@ -330,10 +332,10 @@ def _understood(
     if not set(names) - set(reasons):  # no other features are left
         reasons = {name: why for name, why in reasons.items() if why == EMPTY}
     left_out |= reasons
-    columns = [Column(name, NUMBER, lenient=name in said.numbers) for name in names if name not in reasons]
+    columns = [Column(name, NUMBER, lenient=name in settings.numbers) for name in names if name not in reasons]
     same = [one.name for one in columns if found[one.name].is_same]
     notes = [f"the same in every row: {few(same)}"] if same else []
-    return Understood(columns, left_out, ".", said.decimal is not None, notes)
+    return TableSchema(columns, left_out, ".", settings.decimal is not None, notes)
 
 
 def rows(file: Parquet, names: Sequence[str], target: str, is_quantity: bool) -> Rows:

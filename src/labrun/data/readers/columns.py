@@ -127,7 +127,7 @@ class Column:
 
 
 @dataclass
-class Understood:
+class TableSchema:
     """How a table is read: the columns used, in order, and why the others are not."""
 
     columns: list[Column]
@@ -141,7 +141,7 @@ class Understood:
     numbers: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, content: Mapping[str, Any]) -> Understood:
+    def of(cls, content: Mapping[str, Any]) -> TableSchema:
         """Build it from the content of a card or record.
 
         Raises:
@@ -220,12 +220,14 @@ def _described(column: Column) -> str:
     return f"{column.name} (as days since {column.start})" if column.kind == DATE else column.name
 
 
-def understand(table: Any, said: Settings, where: object, first: int | None = None, quantity: Any = None) -> Understood:
+def infer_schema(
+    table: Any, settings: Settings, where: object, first: int | None = None, quantity: Any = None
+) -> TableSchema:
     """Determine what each column of a table of text holds.
 
     Args:
         table: a pandas.DataFrame of stripped text, without the target.
-        said: the user's settings.
+        settings: the user's settings.
         where: origin of the table, for messages.
         first: number of rows of the training split, which alone decides whether a column identifies rows.
         quantity: the target column if it is numeric; it shares the table's decimal separator.
@@ -234,23 +236,23 @@ def understand(table: Any, said: Settings, where: object, first: int | None = No
         ConfigError: a key refers to an unknown column, or two keys to the same one.
         DataError: a column is ambiguous; the message states the keys that decide.
     """
-    check_keys(table, said, where)
+    check_keys(table, settings, where)
     uniques: dict[str, list[str]] = {}
     plain: dict[str, npt.NDArray[np.float64] | None] = {}
     for name in table.columns:
-        if name not in said.ignore:
+        if name not in settings.ignore:
             uniques[name], plain[name] = _values(table[name])
-    free = [name for name in uniques if name not in (*said.numbers, *said.categories, *said.dates)]
+    free = [name for name in uniques if name not in (*settings.numbers, *settings.categories, *settings.dates)]
     written, bare = dict(uniques), dict(plain)
     if quantity is not None:
         written[quantity.name], bare[quantity.name] = _values(quantity)
-    found, asked = _decimal(written, bare, said, where, table.attrs.get("separator"))
+    found, asked = _decimal(written, bare, settings, where, table.attrs.get("separator"))
     decimal = found or "."
     train = table if first is None else table.iloc[:first]
     columns: list[Column] = []
     left_out: dict[str, str] = {
         name: IGNORED_ID if _tells_rows_apart(name, train[name], _values(table[name])[1]) else IGNORED
-        for name in said.ignore
+        for name in settings.ignore
         if name in table.columns
     }
     notes: list[str] = []
@@ -258,16 +260,16 @@ def understand(table: Any, said: Settings, where: object, first: int | None = No
     for name, values in uniques.items():
         numbers = plain[name]
         kept = values if numbers is not None and len(numbers) == len(values) else _present(values)
-        if name in said.categories:
+        if name in settings.categories:
             columns.append(Column(name, CATEGORY, levels=len(set(values) - {""})))
-        elif name in said.numbers:
+        elif name in settings.numbers:
             columns.append(Column(name, NUMBER, lenient=True))
             lost = [value for value in kept if number(value, decimal) is None]
             if lost:
                 count = int(table[name].isin(lost).sum())
                 notes.append(f"{name}: {count} values are not numbers, such as {lost[0]!r}, and count as missing")
-        elif name in said.dates:
-            columns.append(_date_column(name, kept, said.dates[name], where))
+        elif name in settings.dates:
+            columns.append(_date_column(name, kept, settings.dates[name], where))
         elif not kept and len([value for value in values if value]) < 2:
             left_out[name] = EMPTY
         elif name in free and _tells_rows_apart(name, train[name], plain[name]):
@@ -296,16 +298,16 @@ def understand(table: Any, said: Settings, where: object, first: int | None = No
         notes.append(f"the same in every row: {few(same)}")
     whole = {name: found for name, found in plain.items() if found is not None and len(found) == len(table)}
     other = "," if decimal == "." else "."
-    marks = said.decimal is not None or any(
+    marks = settings.decimal is not None or any(
         other in value and number(value, decimal) is not None
         for one in columns
         if one.kind == NUMBER and plain[one.name] is None
         for value in uniques[one.name]
     )
-    return Understood(columns, left_out, decimal, marks, notes, table, whole)
+    return TableSchema(columns, left_out, decimal, marks, notes, table, whole)
 
 
-def of_frame(frame: Any) -> Understood:
+def of_frame(frame: Any) -> TableSchema:
     """Return how a typed table is read: each column by its type, dates as days since 1970."""
     columns, notes = [], []
     for name in frame.columns:
@@ -318,10 +320,10 @@ def of_frame(frame: Any) -> Understood:
             columns.append(Column(name, CATEGORY, levels=int(values.nunique())))
             if len(values) >= FEWEST and values.nunique() == len(values):
                 notes.append(f"{name}: every row has its own value; if it only identifies rows, leave it out")
-    return Understood(columns, {}, notes=notes)
+    return TableSchema(columns, {}, notes=notes)
 
 
-def check_keys(table: Any, said: Settings, where: object) -> None:
+def check_keys(table: Any, settings: Settings, where: object) -> None:
     """Check that the user's settings refer to existing columns, each under one key only.
 
     Raises:
@@ -330,7 +332,7 @@ def check_keys(table: Any, said: Settings, where: object) -> None:
     from labrun.checking import suggest
 
     columns = list(table.columns)
-    named = [(key, name) for key in ("ignore", "numbers", "categories", "dates") for name in getattr(said, key)]
+    named = [(key, name) for key in ("ignore", "numbers", "categories", "dates") for name in getattr(settings, key)]
     for key, name in named:
         if name not in columns:
             raise ConfigError(
@@ -476,7 +478,7 @@ def _tells_rows_apart(name: str, column: Any, plain: npt.NDArray[np.float64] | N
     return not any(map(MAY_BE_DATE.fullmatch, present[:100]))
 
 
-def decimal_of(known: Understood, table: Any, where: object) -> tuple[str | None, str | None]:
+def decimal_of(known: TableSchema, table: Any, where: object) -> tuple[str | None, str | None]:
     """Detect the decimal separator of a table whose column types are known.
 
     Args:
@@ -507,32 +509,32 @@ def decimal_of(known: Understood, table: Any, where: object) -> tuple[str | None
     return None, None
 
 
-def sign_of(table: Any, said: Settings, where: object) -> str | None:
+def sign_of(table: Any, settings: Settings, where: object) -> str | None:
     """Detect the decimal separator of a table from its content alone; None without clear evidence."""
-    found = {name: _values(table[name]) for name in table.columns if name not in said.ignore}
+    found = {name: _values(table[name]) for name in table.columns if name not in settings.ignore}
     written, plain = ({name: pair[place] for name, pair in found.items()} for place in (0, 1))
-    sign, doubt = _decimal(written, plain, replace(said, decimal=None), where, table.attrs.get("separator"))  # type: ignore[arg-type]
+    sign, doubt = _decimal(written, plain, replace(settings, decimal=None), where, table.attrs.get("separator"))  # type: ignore[arg-type]
     return sign if doubt is None else None
 
 
 def _decimal(
-    uniques: Mapping[str, list[str]], plain: Mapping[str, Any], said: Settings, where: object, separator: str | None
+    uniques: Mapping[str, list[str]], plain: Mapping[str, Any], settings: Settings, where: object, separator: str | None
 ) -> tuple[str | None, str | None]:
     """Return the decimal separator, None without evidence; and any ambiguity, the decimal point reading first."""
-    if said.decimal is not None:
-        return said.decimal, None
+    if settings.decimal is not None:
+        return settings.decimal, None
     comma: dict[str, str] = {}
     point: dict[str, str] = {}
     either: dict[str, str] = {}
     for name, values in uniques.items():
-        if name in said.categories or name in said.dates:
+        if name in settings.categories or name in settings.dates:
             continue
         kept = values  # plain numbers are evidence only if one has an unambiguous decimal point
         forms = [(point, SURELY_POINT)]
         if plain[name] is None:
             present = [bare_of(value)[0] for value in _present(values)]
             kept = [one for one in present if WITH_POINT.fullmatch(one) or WITH_COMMA.fullmatch(one)]
-            if len(kept) <= (0 if name in said.numbers else HALF) * len(
+            if len(kept) <= (0 if name in settings.numbers else HALF) * len(
                 present
             ):  # text beside numbers is reported later
                 continue
@@ -559,7 +561,7 @@ def _decimal(
         )
     if separator == ";" and not point:  # typical of files with decimal commas
         for name, values in uniques.items():
-            if plain[name] is None or name in said.categories or name in said.dates:
+            if plain[name] is None or name in settings.categories or name in settings.dates:
                 continue
             value = next((one for one in values if "." in one), None)
             if value is not None and all(map(EITHER_POINT.fullmatch, _present(values))):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from labrun.data.readers.columns import Understood, decimal_of
+from labrun.data.readers.columns import TableSchema, decimal_of
 from labrun.errors import DoubtfulDecimalError
 
 NAMES = {".": "points", ",": "commas"}
 
 
-def applied(known: Understood, table: Any, where: object, decimal: str | None = None) -> tuple[Any, str, list[str]]:
+def applied(known: TableSchema, table: Any, where: object, decimal: str | None = None) -> tuple[Any, str, list[str]]:
     """Read a table's columns in the same way as the training table, but detect its decimal separator again.
 
     Without evidence, the separator of the training table applies.
@@ -23,10 +23,10 @@ def applied(known: Understood, table: Any, where: object, decimal: str | None = 
         decimal: its decimal separator, if known.
 
     Returns:
-        See `Understood.apply`; the decimal separator; notes for the user.
+        See `TableSchema.apply`; the decimal separator; notes for the user.
 
     Raises:
-        DataError: see `Understood.apply`.
+        DataError: see `TableSchema.apply`.
         DoubtfulDecimalError: both separators are possible, and the training table has no thousands separators to
             decide.
     """

@@ -195,10 +195,10 @@ def from_arrays(
             raise DataError(f"{origin}: a sample of X_{kind} is {own.shape[1:]}, one of X_train {x.shape[1:]}")
     table = None
     if hasattr(x, "iloc"):
-        understood = of_frame(x)
-        table, x = understood.content(), understood.apply(x, origin)
-        others = {kind: (understood.apply(own, f"{origin}: X_{kind}"), y_) for kind, (own, y_) in others.items()}
-        notes = [*notes, understood.line(), *understood.notes]
+        schema = of_frame(x)
+        table, x = schema.content(), schema.apply(x, origin)
+        others = {kind: (schema.apply(own, f"{origin}: X_{kind}"), y_) for kind, (own, y_) in others.items()}
+        notes = [*notes, schema.line(), *schema.notes]
     if regression:
         made = {kind: Part(*one) for kind, one in others.items()}
         return RawData(

@@ -20,7 +20,7 @@ from labrun.data.readers import columnar, delimited, sheets
 from labrun.data.readers import columns as kinds
 from labrun.data.readers.amounts import DECIMALS, number
 from labrun.data.readers.checks import is_absolute
-from labrun.data.readers.columns import Settings, Understood
+from labrun.data.readers.columns import Settings, TableSchema
 from labrun.data.readers.later import NAMES, applied
 from labrun.data.readers.own import check_classes, from_arrays, in_order, must_exist, place_of
 from labrun.data.wording import QUANTITY, few
@@ -119,8 +119,8 @@ class Csv(Reader):
         tables = [SimpleNamespace(columns=one.columns) for one in parts]
         target = self._target(tables, paths)
         kinds.check_keys(SimpleNamespace(columns=[n for n in parts[0].columns if n != target]), self.settings, paths[0])
-        known = None if self.known is None else Understood.of(self.known)
-        known, targets, notes = columnar.understand(parts, target, self.regression, self.settings, known)
+        known = None if self.known is None else TableSchema.of(self.known)
+        known, targets, notes = columnar.infer_schema(parts, target, self.regression, self.settings, known)
         if not known.columns:
             raise DataError(f"{paths[0]} has no column but the class that may be learned from ({known.line()})")
         for one, found in zip(parts, targets, strict=True):
@@ -196,7 +196,7 @@ class Csv(Reader):
             notes += [f"{left_out}{f' ({path.name})' if len(paths) > 1 else ''}"] if left_out else []
         features = [table.drop(columns=[target]) for table in tables]
         if self.known is not None:
-            known = Understood.of(self.known)
+            known = TableSchema.of(self.known)
         else:
             if len(features) > 1:  # splits with different decimal separators are read one by one
                 signs = [kinds.sign_of(table, self.settings, path) for table, path in zip(features, paths, strict=True)]
@@ -207,7 +207,7 @@ class Csv(Reader):
             whole = pd.concat(features, ignore_index=True) if len(features) > 1 and alike else features[0]
             whole.attrs = dict(tables[0].attrs)
             quantity = tables[0][target] if self.regression else None
-            known = kinds.understand(whole, self.settings, paths[0], len(features[0]), quantity)
+            known = kinds.infer_schema(whole, self.settings, paths[0], len(features[0]), quantity)
         if not known.columns:
             raise DataError(
                 f"{paths[0]} has no column but the class"
@@ -217,10 +217,10 @@ class Csv(Reader):
         arrays: dict[str, Any] = {}
         refusal = None
         for part, table, values, path in zip(("train", "test"), tables, features, paths, strict=False):
-            said = known.decimal if alike or part == "train" else None
+            known_decimal = known.decimal if alike or part == "train" else None
             if self.known is not None:
-                said = self.settings.decimal
-            samples, decimal, told = applied(known, values, path, said)
+                known_decimal = self.settings.decimal
+            samples, decimal, told = applied(known, values, path, known_decimal)
             y = self._labels(table[target], path, decimal)
             notes += told if alike else []
             refusal = refusal or not_numbers(samples, known.names, path)
