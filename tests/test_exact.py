@@ -19,7 +19,7 @@ from labrun.config import composed, hydra_files
 from labrun.errors import ConfigError, RecordError
 from labrun.runs import record as records
 from labrun.schema import Config
-from labrun.search import ending
+from labrun.search import summary
 from labrun.submission import rerun
 from labrun.tasks.saved import load_model
 
@@ -300,4 +300,4 @@ def test_texts_and_numbers_stay_so_in_the_yaml_that_is_written() -> None:
     """`best.yaml` and `.hydra/config.yaml`: OmegaConf reads `1e5` without quotes as a number."""
     values = {"a": ["1e5", 1e5, "1", 1, "null", None, "yes", True, math.inf, "${x}", "x: y"], "b": {0: 1, "0": "2"}}
     assert repr(OmegaConf.to_container(OmegaConf.create(hydra_files.as_yaml(values)), resolve=False)) == repr(values)
-    assert ending._value("'1e5'") == "1e5" and ending._value("{0: nan}").keys() == {0}
+    assert summary._value("'1e5'") == "1e5" and summary._value("{0: nan}").keys() == {0}

@@ -19,7 +19,7 @@ import pytest
 
 from labrun.data import reader
 from labrun.data.arrays import Arrays
-from labrun.data.readers.amounts import number
+from labrun.data.readers.number_parsing import number
 from labrun.errors import ConfigError, DataError, MissingExtraError
 
 Read = Callable[..., Arrays]

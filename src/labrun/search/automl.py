@@ -18,7 +18,7 @@ from labrun.control.objective import Objective
 from labrun.runs import finalize, report
 from labrun.runs import record as records
 from labrun.runs.record import Record, RunPaths
-from labrun.search.ending import file_command, gather
+from labrun.search.summary import file_command, gather
 from labrun.search.trial_result import TrialResult
 from labrun.submission import submit
 

@@ -23,7 +23,7 @@ from labrun.runs import report, store, sweep_state
 from labrun.runs.record import Record
 from labrun.runs.recording import terminating_politely
 from labrun.schema import Sweep, Tracking
-from labrun.search import automl, ending, former, takeover
+from labrun.search import automl, previous, summary, takeover
 from labrun.search.search import Search, check_fresh, policy, room
 from labrun.search.study import Study
 from labrun.search.trials import Trials
@@ -74,7 +74,7 @@ class Table:
         best = "" if self._best is None else report.number(self._best if one.maximize else -self._best)
         value = record.metrics.get(one.metric)
         shown = report.number(float(value)) if isinstance(value, int | float) else "-"
-        what = automl.pipeline_name(record) or " ".join(ending.varied(record, self._search.trials.space)) or "-"
+        what = automl.pipeline_name(record) or " ".join(summary.varied(record, self._search.trials.space)) or "-"
         if not self._is_headed:
             self._is_headed = True
             first = "ITERATION" if automl.is_pipeline(record) else "TRIAL"
@@ -138,7 +138,7 @@ def run(
     compute = config.compute
     if backend.is_elsewhere and settings.learn_from:
         raise ConfigError("sweep.learn_from: previous searches are on this machine; leave compute.host out")
-    former.check(settings, trials.space.dimensions, [one.metric for one in objective.of(config)])
+    previous.check(settings, trials.space.dimensions, [one.metric for one in objective.of(config)])
     with submit.in_charge(folder, backend) if resumed else contextlib.nullcontext():
         if not resumed:
             check_fresh(folder)
@@ -215,7 +215,7 @@ def _attended(search: Search, folder: Path, plan: sweep_state.Plan, freezer: sub
         try:
             with takeover.ending(folder):
                 canceled = search.is_canceled or not _finished(search, runner, folder)
-                ending.tell(search, folder, runner.draw, table.told)
+                summary.tell(search, folder, runner.draw, table.told)
         finally:
             runner.close()
     if canceled:

@@ -31,8 +31,8 @@ from labrun.runs.sweep_state import SweepState
 from labrun.schema import Compute, Sweep
 from labrun.search import space as spaces
 from labrun.search import takeover
-from labrun.search.former import completed, folders
 from labrun.search.policies import Curve, Policy
+from labrun.search.previous import completed, folders
 from labrun.search.reports import Reports
 from labrun.search.space import Dimension
 from labrun.search.study import OVERRIDES, RUN, Study

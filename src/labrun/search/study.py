@@ -126,17 +126,17 @@ class Study:
             if trial.state == TrialState.RUNNING and RUN not in trial.user_attrs:
                 self._study.tell(trial.number, state=TrialState.FAIL)
 
-    def learn(self, former: Sequence[tuple[str, FrozenTrial]]) -> int:
+    def learn(self, previous: Sequence[tuple[str, FrozenTrial]]) -> int:
         """Give the sampler the trials of previous searches, which do not count as trials of this one.
 
         Args:
-            former: run folder and trial of each; see `former.completed`.
+            previous: run folder and trial of each; see `labrun.search.previous.completed`.
 
         Returns:
             The number of trials that were new.
         """
         known = {trial.user_attrs.get(ORIGIN) for trial in self._study.get_trials(deepcopy=False)}
-        new = [(origin, trial) for origin, trial in former if origin not in known]
+        new = [(origin, trial) for origin, trial in previous if origin not in known]
         for origin, trial in new:
             self._study.add_trial(
                 optuna.trial.create_trial(

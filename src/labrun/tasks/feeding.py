@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labrun.checking import shape_text
-from labrun.data.readers import archive, columnar, contents, delimited, own
+from labrun.data.readers import archive, columnar, contents, delimited, user_arrays
 from labrun.data.readers.columns import GAPS, ID_NAME, IGNORED_ID, LOOKS_LIKE_ID
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError, UnfitError
 from labrun.tasks.saved import BATCH, Saved
@@ -20,7 +20,7 @@ IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".
 ARRAYS = ("X", "x", "data", "images", "X_test", "x_test", "test_images", "test_data")
 """Names that the samples may have in an `.npz`, the most likely first."""
 SAMPLES = ("x", "x_train", "x_valid", "x_test")
-"""The keys of `own.NAMES` that stand for samples."""
+"""The keys of `user_arrays.NAMES` that stand for samples."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def blocks(path: Path, saved: Saved) -> Iterator[Fed]:
 
 def _others(taken: str, names: Iterable[str]) -> list[str]:
     """Return a note on the other arrays of samples in an archive, which are not predicted."""
-    left = [name for name in names if name != taken and any(name in own.NAMES[part] for part in SAMPLES)]
+    left = [name for name in names if name != taken and any(name in user_arrays.NAMES[part] for part in SAMPLES)]
     return [f"predicted only for {taken}, not for {', '.join(left)}"] if left else []
 
 

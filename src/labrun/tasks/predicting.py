@@ -16,7 +16,7 @@ from labrun import resume_checks, summary
 from labrun.data import reader
 from labrun.data.arrays import Arrays
 from labrun.data.mount import mount
-from labrun.data.readers.own import place_of
+from labrun.data.readers.user_arrays import place_of
 from labrun.errors import BY_OVERRIDE, UnfitError
 from labrun.runs import record as records
 from labrun.runs import seals, store

@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 from labrun.checking import shape_text
 from labrun.data.arrays import Scaling, float_rows
-from labrun.data.readers.amounts import DECIMALS
+from labrun.data.readers.apply_schema import apply_schema
 from labrun.data.readers.columns import TableSchema
-from labrun.data.readers.later import applied
+from labrun.data.readers.number_parsing import DECIMALS
 from labrun.errors import BY_ARGUMENT, BY_VARIABLE, DataError, DoubtfulDecimalError, UnfitError, UntrustedError
 from labrun.registry import journal, models
 from labrun.runs import cards, seals, store
@@ -262,7 +262,7 @@ class Saved:
                 f"{self.title} takes a table with the columns {', '.join(names)}; there is no {', '.join(missing)}"
             )
         try:
-            rows, _, notes = applied(self.table, x, "the table", DECIMALS.get(str(self.decimal), self.decimal))
+            rows, _, notes = apply_schema(self.table, x, "the table", DECIMALS.get(str(self.decimal), self.decimal))
         except DoubtfulDecimalError as error:
             raise error.with_advice(BY_ARGUMENT) from None
         except DataError as error:

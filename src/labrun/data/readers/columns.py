@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from labrun.data.readers.amounts import (
+from labrun.data.readers.dates import ISO, ISO_DAY, MAY_BE_DATE, form_of, times_of
+from labrun.data.readers.number_parsing import (
     EITHER,
     EITHER_POINT,
     PLAIN,
@@ -28,7 +29,6 @@ from labrun.data.readers.amounts import (
     number,
     unit_of,
 )
-from labrun.data.readers.dates import ISO, ISO_DAY, MAY_BE_DATE, form_of, times_of
 from labrun.data.wording import few, option
 from labrun.errors import ConfigError, DataError, DoubtfulDecimalError
 

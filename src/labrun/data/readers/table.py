@@ -18,11 +18,11 @@ from labrun.data.numeric import not_numbers, too_close
 from labrun.data.reader import Reader
 from labrun.data.readers import columnar, delimited, sheets
 from labrun.data.readers import columns as kinds
-from labrun.data.readers.amounts import DECIMALS, number
+from labrun.data.readers.apply_schema import NAMES, apply_schema
 from labrun.data.readers.checks import is_absolute
 from labrun.data.readers.columns import Settings, TableSchema
-from labrun.data.readers.later import NAMES, applied
-from labrun.data.readers.own import check_classes, from_arrays, in_order, must_exist, place_of
+from labrun.data.readers.number_parsing import DECIMALS, number
+from labrun.data.readers.user_arrays import check_classes, from_arrays, in_order, must_exist, place_of
 from labrun.data.wording import QUANTITY, few
 from labrun.errors import ConfigError, DataError
 
@@ -220,7 +220,7 @@ class Csv(Reader):
             known_decimal = known.decimal if alike or part == "train" else None
             if self.known is not None:
                 known_decimal = self.settings.decimal
-            samples, decimal, told = applied(known, values, path, known_decimal)
+            samples, decimal, told = apply_schema(known, values, path, known_decimal)
             y = self._labels(table[target], path, decimal)
             notes += told if alike else []
             refusal = refusal or not_numbers(samples, known.names, path)
@@ -351,7 +351,7 @@ def _of_known_classes(
     Raises:
         DataError: the data have other classes.
     """
-    from labrun.data.readers.own import samples_of
+    from labrun.data.readers.user_arrays import samples_of
 
     place = {label: number for number, label in enumerate(classes)}
     parts: dict[str, Part] = {}

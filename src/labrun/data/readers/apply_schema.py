@@ -11,7 +11,9 @@ from labrun.errors import DoubtfulDecimalError
 NAMES = {".": "points", ",": "commas"}
 
 
-def applied(known: TableSchema, table: Any, where: object, decimal: str | None = None) -> tuple[Any, str, list[str]]:
+def apply_schema(
+    known: TableSchema, table: Any, where: object, decimal: str | None = None
+) -> tuple[Any, str, list[str]]:
     """Read a table's columns in the same way as the training table, but detect its decimal separator again.
 
     Without evidence, the separator of the training table applies.
