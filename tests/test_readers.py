@@ -155,8 +155,8 @@ def test_a_bad_line_of_the_journal_is_counted_and_left_out(tmp_path: Path, value
     path.write_text(
         f"{json.dumps(LINE | {'number': 2})}\n{json.dumps(LINE | values)}\n\n{json.dumps(LINE | {'number': 3})}\n{{torn"
     )
-    shelf = journal.read(tmp_path)
-    assert sorted(shelf.versions["m"]) == [2, 3] and shelf.left_out == 1 and set(shelf.versions) == {"m"}
+    state = journal.read(tmp_path)
+    assert sorted(state.versions["m"]) == [2, 3] and state.left_out == 1 and set(state.versions) == {"m"}
 
 
 def test_pipes_in_the_place_of_files_are_not_waited_for(workspace: Path, lab_here: Command) -> None:

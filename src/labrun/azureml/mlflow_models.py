@@ -114,7 +114,7 @@ class Registry:
             self._promised[name, str(number)] = answer
             return answer
         else:
-            version, _ = models.register(self._workspace, run_dir, name, str(path), about=about, apart_from=None)
+            version, _ = models.register(self._workspace, run_dir, name, str(path), about=about, exclude=None)
         self._empty.discard(name)
         return {**self._shown(version), **({"run_id": content["run_id"]} if content.get("run_id") else {})}
 

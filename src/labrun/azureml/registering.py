@@ -42,7 +42,7 @@ def of_run(
         path = path or (None if run._work.record.model else "outputs")
         path = None if path is None else files.stored_name(run._folder, path)
         about = models.About(**told)
-        version, _ = models.register(root.folder, run._folder, model_name, path, about=about, apart_from=None)
+        version, _ = models.register(root.folder, run._folder, model_name, path, about=about, exclude=None)
     except MissingDataError as error:
         raise ModelPathNotFoundException(f"register_model({model_name!r}, {model_path!r}): {error}") from error
     except LabrunError as error:

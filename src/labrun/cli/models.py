@@ -203,19 +203,19 @@ def serve_command(root: Path, version: Version) -> str:
 def ls(options: argparse.Namespace) -> int:
     """List the registered models, or the versions of one model."""
     root = store.workspace()
-    shelf = journal.read(root)
-    if shelf.left_out:
+    state = journal.read(root)
+    if state.left_out:
         sys.stderr.write(
-            f"lab: left out: {checking.counted(shelf.left_out, 'line')} of {journal.path(root)} that "
-            f"{'registers' if shelf.left_out == 1 else 'register'} nothing\n"
+            f"lab: left out: {checking.counted(state.left_out, 'line')} of {journal.path(root)} that "
+            f"{'registers' if state.left_out == 1 else 'register'} nothing\n"
         )
     if options.name is not None:
         versions = journal.chosen(root, options.name)[::-1]
     else:
-        versions = [found[max(found)] for _, found in sorted(shelf.versions.items()) if found]
+        versions = [found[max(found)] for _, found in sorted(state.versions.items()) if found]
     if options.json:
         for one in versions:
-            print(json.dumps(_told(shelf, one)))
+            print(json.dumps(_as_json(state, one)))
         return 0
     if not versions:
         print("no models are registered: lab models register RUN --name NAME")
@@ -223,9 +223,9 @@ def ls(options: argparse.Namespace) -> int:
     head = ("model", "version", "aliases", "run", "experiment", "metrics", "registered")
     rows = []
     for one in versions:
-        every = shelf.aliases.get(one.name, {})
+        every = state.aliases.get(one.name, {})
         shown = ", ".join(
-            shelf.aliases_of(one) if options.name else (f"{alias}: {number}" for alias, number in sorted(every.items()))
+            state.aliases_of(one) if options.name else (f"{alias}: {number}" for alias, number in sorted(every.items()))
         )
         time = one.time[:16].replace("T", " ")
         rows.append(
@@ -242,25 +242,25 @@ def _metrics(version: Version, count: int | None = None) -> str:
     return ", ".join(f"{n} {report.number(v) if isinstance(v, int | float) else v}" for n, v in values.items()) or "-"
 
 
-def _told(shelf: journal.RegistryState, version: Version) -> dict[str, Any]:
-    return {**vars(version), "aliases": shelf.aliases_of(version)}
+def _as_json(state: journal.RegistryState, version: Version) -> dict[str, Any]:
+    return {**vars(version), "aliases": state.aliases_of(version)}
 
 
 def show(options: argparse.Namespace) -> int:
     """Show everything about a version: its origin, its metrics, and how to use it."""
     root = store.workspace()
     version = journal.find(root, options.model)
-    shelf = journal.read(root)
+    state = journal.read(root)
     folder = journal.folder(root, version.name, version.number)
     if options.json:
-        print(json.dumps({**_told(shelf, version), "folder": str(folder)}, indent=1))
+        print(json.dumps({**_as_json(state, version), "folder": str(folder)}, indent=1))
         return 0
     runs = {record.id: run_dir for run_dir, record in store.listing(root).runs}
-    numbers = sorted(shelf.versions[version.name])
+    numbers = sorted(state.versions[version.name])
     mlflow_run = version.mlflow_run or ui_state.mlflow_id(root, runs.get(version.run))
     rows = [
         ("model", version.title),
-        ("aliases", ", ".join(shelf.aliases_of(version)) or "none"),
+        ("aliases", ", ".join(state.aliases_of(version)) or "none"),
         ("versions", ", ".join(map(str, numbers))),
         ("registered", version.time),
         *_origin(version, runs),
@@ -403,8 +403,8 @@ def remove(options: argparse.Namespace) -> int:
     name, number, by_alias = journal.parts(options.model)
     if number or by_alias:
         chosen = chosen[-1:]
-    shelf = journal.read(root)
-    meant = {one.title: shelf.aliases_of(one) for one in chosen if shelf.aliases_of(one)}
+    state = journal.read(root)
+    meant = {one.title: state.aliases_of(one) for one in chosen if state.aliases_of(one)}
     if meant and not options.force:
         title, aliases = next(iter(meant.items()))
         raise RecordError(

@@ -128,46 +128,46 @@ def read(root: Path) -> RegistryState:
     Raises:
         RecordError: the journal cannot be read.
     """
-    shelf = RegistryState()
+    state = RegistryState()
     try:
         raw = context.content(path(root))
     except FileNotFoundError:
-        return shelf
+        return state
     except OSError as error:
         raise RecordError(f"{path(root)} cannot be read: {error.strerror or error}") from error
     *lines, torn = raw.split(b"\n")
     for text in (*lines, torn):
         try:
-            _apply(shelf, json.loads(text))
+            _apply(state, json.loads(text))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
-            shelf.left_out += text is not torn and bool(text.strip())
-    return shelf
+            state.left_out += text is not torn and bool(text.strip())
+    return state
 
 
-def _apply(shelf: RegistryState, line: Mapping[str, Any]) -> None:
+def _apply(state: RegistryState, line: Mapping[str, Any]) -> None:
     kind, name, number = line["event"], line["name"], line["number"]
     if not NAME.fullmatch(name) or type(number) is not int or not 0 < number < MOST:
         raise ValueError(f"invalid name or version number: {line!r:.100}")
     if kind in (ALIASED, UNALIASED) and not ALIAS.fullmatch(line["alias"]):
         raise ValueError(f"invalid alias: {line!r:.100}")
-    versions, aliases = shelf.versions.setdefault(name, {}), shelf.aliases.setdefault(name, {})
+    versions, aliases = state.versions.setdefault(name, {}), state.aliases.setdefault(name, {})
     if kind == REGISTER:
         versions[number] = _version(line)
-        shelf.highest[name] = max(number, shelf.highest.get(name, 0))
+        state.highest[name] = max(number, state.highest.get(name, 0))
     elif kind == REMOVE:
         versions.pop(number, None)
-        shelf.removed.setdefault(name, {})[number] = str(line.get("uri", ""))
+        state.removed.setdefault(name, {})[number] = str(line.get("uri", ""))
         for alias in [a for a, n in aliases.items() if n == number]:
             del aliases[alias]
     elif kind == ALIASED:
         aliases[str(line["alias"])] = number
-        shelf.unaliased.setdefault(name, set()).discard(str(line["alias"]))
+        state.unaliased.setdefault(name, set()).discard(str(line["alias"]))
     elif kind == DESCRIBED:
         if number in versions:
             versions[number] = _described(versions[number], line)
     elif kind == UNALIASED:
         aliases.pop(str(line["alias"]), None)
-        shelf.unaliased.setdefault(name, set()).add(str(line["alias"]))
+        state.unaliased.setdefault(name, set()).add(str(line["alias"]))
 
 
 def _described(version: Version, line: Mapping[str, Any]) -> Version:
@@ -283,11 +283,11 @@ def chosen(root: Path, reference: str) -> list[Version]:
     Raises:
         RecordError: there is no such model.
     """
-    shelf = read(root)
+    state = read(root)
     name, number, alias = parts(reference)
-    versions = shelf.versions.get(name) or {}
+    versions = state.versions.get(name) or {}
     if not versions:
-        known = sorted(one for one, found in shelf.versions.items() if found)
+        known = sorted(one for one, found in state.versions.items() if found)
         is_run = name == "last" or records.is_id(name)
         raise RecordError(
             f"no model is registered as {name!r} in {root}.{suggest(name, known)} Registered: "
@@ -296,7 +296,7 @@ def chosen(root: Path, reference: str) -> list[Version]:
             + (f". A run's own model is run:{name}" if is_run else "")
         )
     if alias:
-        aliases = shelf.aliases.get(name, {})
+        aliases = state.aliases.get(name, {})
         if alias not in aliases or aliases[alias] not in versions:
             there = ", ".join(sorted(aliases)) or "none"
             raise RecordError(f"model {name} has no alias {alias!r}.{suggest(alias, aliases)} Its aliases: {there}")
@@ -337,11 +337,11 @@ def registered_runs(root: Path) -> dict[str, list[str]]:
     return found
 
 
-def every(shelf: RegistryState) -> Iterator[Version]:
+def every(state: RegistryState) -> Iterator[Version]:
     """Yield every version, ordered by name and number."""
-    for name in sorted(shelf.versions):
-        for number in sorted(shelf.versions[name]):
-            yield shelf.versions[name][number]
+    for name in sorted(state.versions):
+        for number in sorted(state.versions[name]):
+            yield state.versions[name][number]
 
 
 def check(root: Path, version: Version) -> Path:

@@ -89,8 +89,8 @@ def register(
     file: str | None = None,
     tags: Mapping[str, str] | None = None,
     about: About | None = None,
-    by_itself: bool = False,
-    apart_from: Collection[int] | None = (),
+    by_run: bool = False,
+    exclude: Collection[int] | None = (),
 ) -> tuple[Version, bool]:
     """Register a file or folder of a run as the next version of a model.
 
@@ -101,28 +101,28 @@ def register(
         file: path relative to the run's folder; None: the model that the run's card describes.
         tags: tags of the version.
         about: tags, properties and description of the version; overrides `tags`.
-        by_itself: whether the run registers the model itself, at its very end.
-        apart_from: existing versions of this file that do not count as the same; None: none counts, so a new version
+        by_run: whether the run registers the model itself, at its very end.
+        exclude: existing versions of this file that do not count as the same; None: none counts, so a new version
             is always created.
 
     Returns:
         The version, and whether it is new: the same file of the same run is registered only once under a name, unless
-        `apart_from` excludes that version.
+        that version is in `exclude`.
 
     Raises:
         ConfigError, RecordError, DataError: the name, the run or the file is invalid; the run's server refused.
     """
     journal.check_name(name)
     record = records.read(run_dir)
-    if not by_itself and records.shown_status(run_dir, record) in ONGOING:
+    if not by_run and records.shown_status(run_dir, record) in ONGOING:
         raise RecordError(f"run {record.id} is {record.status}: its files may still change; register it once it ends")
     path, card = described(run_dir, record, file)
-    metrics = context.last_values(run_dir) if by_itself else record.metrics
+    metrics = context.last_values(run_dir) if by_run else record.metrics
     origin = Origin(path, path.relative_to(run_dir).as_posix(), card, record, run_dir, metrics)
     tracking = record.typed.tracking
     is_mlflows = tracking.kind in ("mlflow", NO_TRACKER)  # another tracker's URI is not an MLflow server
     uri = client.address(root, tracking if is_mlflows else Tracking(NO_TRACKER))
-    return _add(root, name, origin, uri, about or About(tags or {}), apart_from)
+    return _add(root, name, origin, uri, about or About(tags or {}), exclude)
 
 
 def register_local(root: Path, path: Path, name: str, about: About | None = None) -> Version:
@@ -140,13 +140,13 @@ def register_local(root: Path, path: Path, name: str, about: About | None = None
 
 
 def _add(
-    root: Path, name: str, origin: Origin, uri: str, about: About, apart_from: Collection[int] | None = ()
+    root: Path, name: str, origin: Origin, uri: str, about: About, exclude: Collection[int] | None = ()
 ) -> tuple[Version, bool]:
     server = "" if uri == client.database_uri(root) else uri
     if origin.path.is_file() and origin.path.name == CARD and not origin.card.get("target"):
         raise RecordError(f"a file named {CARD} cannot be registered alone: register its folder")
     with registry_sync.alone(root):
-        known = _known(root, name, origin, server, apart_from)
+        known = _known(root, name, origin, server, exclude)
         if known is not None:
             return known, False
         with contextlib.ExitStack() as stack:
@@ -234,7 +234,7 @@ def _files(folder: Path, inside: Path | None = None) -> list[str]:
 @contextlib.contextmanager
 def _on_server(root: Path, uri: str) -> Iterator[Ingester]:
     """Wrap a change of a server's models: first fetch the changes made there, then send the new state on exit."""
-    with client.told(uri):
+    with client.translate_errors(uri):
         from labrun.tracking.mlflow.ingester import Ingester
 
         ingester = Ingester(root, uri)
@@ -243,7 +243,7 @@ def _on_server(root: Path, uri: str) -> Iterator[Ingester]:
         registry_sync.restore(root, ingester, is_alone=True)
 
 
-def _known(root: Path, name: str, origin: Origin, server: str, apart_from: Collection[int] | None) -> Version | None:
+def _known(root: Path, name: str, origin: Origin, server: str, exclude: Collection[int] | None) -> Version | None:
     """Return the existing version of this file of this run, if any; local files always make a new version.
 
     Raises:
@@ -258,11 +258,11 @@ def _known(root: Path, name: str, origin: Origin, server: str, apart_from: Colle
                 f"model {name} is stored at {version.uri or here}, but {what} belongs to {server or here}: "
                 "choose another name"
             )
-    if not origin.run or apart_from is None:
+    if not origin.run or exclude is None:
         return None
     wanted = (origin.run, origin.card["sha256"])
     same = (one for one in versions.values() if (one.run, one.sha256) == wanted)
-    return next((one for one in same if one.number not in apart_from), None)
+    return next((one for one in same if one.number not in exclude), None)
 
 
 def described(run_dir: Path, record: Record, file: str | None) -> tuple[Path, dict[str, Any]]:

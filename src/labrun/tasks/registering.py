@@ -48,7 +48,7 @@ def register(root: Path, run_dir: Path, left: list[dict[str, Any]]) -> None:
         try:
             made = numbers.setdefault(name, set())
             version, is_new = models.register(
-                root, run_dir, name, str(run_dir / path), about=about, by_itself=True, apart_from=made
+                root, run_dir, name, str(run_dir / path), about=about, by_run=True, exclude=made
             )
             made.add(version.number)
         except (LabrunError, OSError) as error:

@@ -68,7 +68,7 @@ def connect(root: Path, uri: str) -> Any:
     quiet()
     if (shown := recording.storable(str(root))) != str(root):
         raise RecordError(f"the path of the workspace, {shown}, is not UTF-8, so MLflow cannot show its runs")
-    with told(uri):
+    with translate_errors(uri):
         from mlflow.tracking import MlflowClient
 
         if not is_database(uri):
@@ -107,7 +107,7 @@ def _make_database(root: Path, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def told(uri: str) -> Iterator[None]:
+def translate_errors(uri: str) -> Iterator[None]:
     """Translate MLflow's errors into labrun's.
 
     Raises:

@@ -89,8 +89,8 @@ class _SyncState:
 
 def highest_seen(root: Path, uri: str, name: str) -> int:
     """Return the highest version number of a model in an MLflow database at the last sync."""
-    told = _SyncState.load(root, uri, "")
-    return told.models[name].highest if name in told.models else 0
+    last_sync = _SyncState.load(root, uri, "")
+    return last_sync.models[name].highest if name in last_sync.models else 0
 
 
 def restore(root: Path, ingester: Ingester, is_alone: bool = False) -> None:
@@ -110,31 +110,31 @@ def restore(root: Path, ingester: Ingester, is_alone: bool = False) -> None:
 
 
 def _restore(root: Path, ingester: Ingester, is_alone: bool) -> None:
-    size, shelf = journal.path(root).stat().st_size, journal.read(root)
-    known = [name for name in shelf.highest if ingester.uri in _places(root, shelf, name)]
+    size, state = journal.path(root).stat().st_size, journal.read(root)
+    known = [name for name in state.highest if ingester.uri in _places(root, state, name)]
     if not known:
         return
-    told = _SyncState.load(root, ingester.uri, f"{ingester.uri} {ingester.identity}")
+    last_sync = _SyncState.load(root, ingester.uri, f"{ingester.uri} {ingester.identity}")
     models = _models(ingester.client)
-    if told.size == size and told.seen == _in_short(models):
+    if last_sync.size == size and last_sync.seen == _in_short(models):
         return
     runs = {record.id: run_dir for run_dir, record in store.listing(root).runs}
     for name in known:
         try:
-            side = _ModelSync(root, ingester, shelf, name, models.get(name), told.models.get(name), runs, is_alone)
-            told.models[name] = side.restore()
+            side = _ModelSync(root, ingester, state, name, models.get(name), last_sync.models.get(name), runs, is_alone)
+            last_sync.models[name] = side.restore()
         except Exception as error:
             if ingester.must_stop(error):
                 raise
             ingester.left_out.add(f"model {name}", {f"{type(error).__name__}: {sending.reason(error)}": 1})
             size = -1  # retry next time
-    told.size, told.seen = size, _in_short(_models(ingester.client))
-    told.save(root, ingester.uri)
+    last_sync.size, last_sync.seen = size, _in_short(_models(ingester.client))
+    last_sync.save(root, ingester.uri)
 
 
-def _places(root: Path, shelf: RegistryState, name: str) -> set[str]:
+def _places(root: Path, state: RegistryState, name: str) -> set[str]:
     """Return the databases and servers that have or had versions of a model."""
-    uris = [*(one.uri for one in shelf.versions.get(name, {}).values()), *shelf.removed.get(name, {}).values()]
+    uris = [*(one.uri for one in state.versions.get(name, {}).values()), *state.removed.get(name, {}).values()]
     return {uri or client.database_uri(root) for uri in uris}
 
 
@@ -163,10 +163,10 @@ class _ModelSync:
     Args:
         root: the workspace.
         ingester: connection to MLflow.
-        shelf: the journal's state.
+        state: the journal's state.
         name: the model's name.
         model: MLflow's registered model; None: MLflow has none.
-        told: state at the last sync; None: never synced.
+        last_sync: state at the last sync; None: never synced.
         runs: folders of the workspace's runs, by id.
         is_alone: whether the caller holds the journal's lock.
     """
@@ -175,21 +175,21 @@ class _ModelSync:
         self,
         root: Path,
         ingester: Ingester,
-        shelf: RegistryState,
+        state: RegistryState,
         name: str,
         model: Any,
-        told: _Model | None,
+        last_sync: _Model | None,
         runs: Mapping[str, Path],
         is_alone: bool,
     ) -> None:
         self._root, self._ingester, self._client = root, ingester, ingester.client
-        self._name, self._shelf, self._model, self._told = name, shelf, model, told
+        self._name, self._state, self._model, self._last_sync = name, state, model, last_sync
         self._runs, self._is_alone = runs, is_alone
         self._is_database = client.is_database(ingester.uri)
         """Whether MLflow is a database, which follows the journal; a server assigns numbers itself, and is shared."""
-        versions = shelf.versions.get(name, {})
+        versions = state.versions.get(name, {})
         self._own = {n: one for n, one in versions.items() if kept_at(root, one) == ingester.uri}
-        removed = shelf.removed.get(name, {})
+        removed = state.removed.get(name, {})
         self._gone = {n for n, uri in removed.items() if (uri or client.database_uri(root)) == ingester.uri}
         self._there: dict[int, Any] = {}
         """MLflow's versions that labrun created, by number."""
@@ -206,7 +206,7 @@ class _ModelSync:
                     self._there[number] = one
                 else:
                     self._others.add(number)
-        highest = max([0, self._told.highest if self._told else 0, *self._there, *self._others])
+        highest = max([0, self._last_sync.highest if self._last_sync else 0, *self._there, *self._others])
         self._remove()
         for number in sorted(self._own):
             self._show(number)
@@ -234,7 +234,7 @@ class _ModelSync:
                     self._client.set_model_version_tag(self._name, str(number), key, value)
         elif number in self._others:
             self._left_out(version, "MLflow has another version of that number, which labrun did not create")
-        elif self._is_database and number not in (self._told.versions if self._told else []):
+        elif self._is_database and number not in (self._last_sync.versions if self._last_sync else []):
             self._make(version)
 
     def _left_out(self, version: Version, why: str) -> None:
@@ -284,14 +284,14 @@ class _ModelSync:
             ours = dict(journal.read(self._root).aliases.get(self._name, {}))
             there = self._client.get_registered_model(self._name).aliases
             theirs = {alias: int(number) for alias, number in there.items()}
-            before = self._told.aliases if self._told else {}
+            before = self._last_sync.aliases if self._last_sync else {}
             for alias in sorted({*ours, *theirs, *before}):
                 self._settle(alias, ours, theirs, before.get(alias))
         return {alias: number for alias, number in ours.items() if number in self._there}
 
     def _settle(self, alias: str, ours: dict[str, int], theirs: Mapping[str, int], before: int | None) -> None:
         mine, other = ours.get(alias), theirs.get(alias)
-        is_taken_away = self._told is None and alias in self._shelf.unaliased.get(self._name, set())
+        is_taken_away = self._last_sync is None and alias in self._state.unaliased.get(self._name, set())
         if mine == other:
             return
         if mine == before and not is_taken_away:  # changed only there

@@ -55,7 +55,7 @@ class MLflow(Tracker):
 
     def translate_errors(self, address: str) -> AbstractContextManager[None]:
         """See `Tracker.translate_errors`."""
-        return client.told(address)
+        return client.translate_errors(address)
 
     def shown(self, root: Path, record: Record, run_dir: Path) -> str:
         """Return the URL of the run's page if known, otherwise a command to type."""
