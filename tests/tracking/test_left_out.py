@@ -397,7 +397,7 @@ def test_an_interrupted_sync_resumes_where_it_was(root: Path, monkeypatch: pytes
         made(root, f"{number}aaa0000", [{}])
     calls = 0
 
-    def heard(done: int, total: int) -> None:
+    def progress(done: int, total: int) -> None:
         nonlocal calls
         calls += 1
         if done == 3:
@@ -405,11 +405,11 @@ def test_an_interrupted_sync_resumes_where_it_was(root: Path, monkeypatch: pytes
 
     child = os.fork()
     if child == 0:
-        mlflow_sync(root, progress=heard)
+        mlflow_sync(root, progress=progress)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert len(in_mlflow(root)) == 3
-    assert mlflow_sync(root, progress=heard).news == 1 and calls == 1
+    assert mlflow_sync(root, progress=progress).news == 1 and calls == 1
     assert len(in_mlflow(root)) == 4
 
 
@@ -458,11 +458,11 @@ def test_the_bar_is_shown_at_a_terminal_once_it_takes_longer(
     monkeypatch.setattr(bars, "PATIENCE_S", 0.1)
     monkeypatch.setattr("sys.stderr", stream)
     with bars.Bar("runs") as bar:
-        bar.heard(0, 0)
+        bar.update(0, 0)
         assert stream.getvalue() == ""
         if stream.isatty():
             wait_for(lambda: "starting MLflow" in stream.getvalue(), 20)
-        bar.heard(3, 1000)
+        bar.update(3, 1000)
     assert ("3 of 1,000 runs" in stream.getvalue()) == stream.isatty()
     assert stream.isatty() or stream.getvalue() == ""
 

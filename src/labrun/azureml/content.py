@@ -233,8 +233,8 @@ class Content:
             if default.store.find(f"{folder}/{one.path}") is None
         ]
 
-        def send(item: Item, heard: ProgressCallback) -> None:
-            default.store.send(item.local, item.name, heard)
+        def send(item: Item, on_progress: ProgressCallback) -> None:
+            default.store.send(item.local, item.name, on_progress)
 
         try:
             transfer.transfer_all(default.store, items, send, Quiet())

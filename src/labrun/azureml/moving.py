@@ -36,7 +36,7 @@ class _Lines:
     def begin(self, files: int, size: int) -> None:
         """Do nothing: the constructor printed the first line."""
 
-    def heard(self, count: int) -> None:
+    def advance(self, count: int) -> None:
         """Do nothing: only whole files are reported."""
 
     def skipped(self, name: str) -> None:
@@ -77,8 +77,8 @@ def send_all(store: Store, files: Mapping[str, Path], overwrite: bool, show: boo
         else:
             items.append(Item(name, path, path.stat().st_size))
 
-    def send(item: Item, heard: ProgressCallback) -> None:
-        store.send(item.local, item.name, heard)
+    def send(item: Item, on_progress: ProgressCallback) -> None:
+        store.send(item.local, item.name, on_progress)
 
     transfer.transfer_all(store, items, send, lines)
     lines.end()

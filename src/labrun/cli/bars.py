@@ -48,7 +48,7 @@ class Bar:
                 self._bar.stop()
             self._bar = None
 
-    def heard(self, done: int, total: int) -> None:
+    def update(self, done: int, total: int) -> None:
         """Update the number of processed items and their total. May be called from any thread."""
         with self._lock:
             self._done, self._total = done, total

@@ -275,9 +275,9 @@ def verify(options: argparse.Namespace) -> int:
     asset = assets.get(place, name, version or None)
     bad: list[str] = []
 
-    def check(item: transfer.Item, heard: Any) -> None:
+    def check(item: transfer.Item, on_progress: Any) -> None:
         try:
-            found = transfer.remote_sha256(place, item.name, heard)
+            found = transfer.remote_sha256(place, item.name, on_progress)
         except MissingDataError:
             bad.append(f"{item.name} is gone")
             return

@@ -158,7 +158,7 @@ def _fed(root: Path) -> Iterator[None]:
                 client.database_uri(root),
                 ended,
                 failed=lambda error: tell(str(error)),
-                progress=bar.heard,
+                progress=bar.update,
                 done=done,
                 last_s=LAST_S,
             )

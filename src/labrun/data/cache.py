@@ -105,21 +105,21 @@ class Cache:
         found: dict[str, str] = {}
         moved = Quiet()
 
-        def bring(item: transfer.Item, heard: ProgressCallback) -> None:
+        def fetch(item: transfer.Item, on_progress: ProgressCallback) -> None:
             wanted = by_name[item.name]
-            found[wanted.path], came = self._object(wanted, store, heard)
+            found[wanted.path], came = self._object(wanted, store, on_progress)
             if came:
                 moved.done(wanted.path, wanted.size)
 
         by_name = {wanted.source: wanted for wanted in files}
         items = [transfer.Item(wanted.source, self.root, wanted.size, wanted.sha256) for wanted in files]
-        transfer.transfer_all(store, items, bring, Quiet(), workers)
+        transfer.transfer_all(store, items, fetch, Quiet(), workers)
         with self._lock(f"view-{key}"):
             if not self._holds(key):
                 self._build(key, {wanted.path: found[wanted.path] for wanted in files})
         return moved.bytes
 
-    def _object(self, wanted: Wanted, store: Datastore, heard: ProgressCallback) -> tuple[str, bool]:
+    def _object(self, wanted: Wanted, store: Datastore, on_progress: ProgressCallback) -> tuple[str, bool]:
         """Ensure that a file is in the cache; return its digest, and whether it had to be fetched."""
         index = None if wanted.sha256 else self._index(wanted)
         with self._lock(f"object-{(wanted.sha256 or digest_of(wanted))[:3]}"):
@@ -129,7 +129,7 @@ class Cache:
             incoming = self.root / "objects" / f".{os.getpid()}-{os.urandom(4).hex()}-{socket.gethostname()}"
             try:
                 with open(incoming, "wb") as file:
-                    store.fetch(wanted.source, file, heard)
+                    store.fetch(wanted.source, file, on_progress)
                     file.flush()
                     os.fsync(file.fileno())
                 size, sha256 = incoming.stat().st_size, file_sha256(incoming)

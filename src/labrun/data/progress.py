@@ -18,7 +18,7 @@ class View(Protocol):
     def begin(self, files: int, size: int) -> None:
         """Start a transfer of this many files and bytes."""
 
-    def heard(self, count: int) -> None:
+    def advance(self, count: int) -> None:
         """Add to the number of bytes transferred."""
 
     def done(self, name: str, size: int) -> None:
@@ -35,7 +35,7 @@ class Quiet:
     def begin(self, files: int, size: int) -> None:
         """Nothing to show."""
 
-    def heard(self, count: int) -> None:
+    def advance(self, count: int) -> None:
         """Nothing to show."""
 
     def done(self, name: str, size: int) -> None:
@@ -55,7 +55,7 @@ class Shown(Quiet):
     def __init__(self, verb: str) -> None:
         super().__init__()
         self._verb = verb
-        self._total = self._told = 0
+        self._total = self._arrived = 0
         self._began = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
@@ -90,7 +90,7 @@ class Shown(Quiet):
         self._task = self._bar.add_task("", total=size, count=0)
         self._bar.start()
 
-    def heard(self, count: int) -> None:
+    def advance(self, count: int) -> None:
         """Advance the bar."""
         if self._bar is not None:
             self._bar.advance(self._task, count)
@@ -99,14 +99,14 @@ class Shown(Quiet):
         """Print the file's name."""
         super().done(name, size)
         with self._lock:
-            self._told += 1
-            line = f"{self._verb} {terminal.plain(name)} ({size_text(size)}), {self._told} of {self._total}"
+            self._arrived += 1
+            line = f"{self._verb} {terminal.plain(name)} ({size_text(size)}), {self._arrived} of {self._total}"
             if self._bar is None:
                 print(line, flush=True)
             else:
                 from rich.markup import escape
 
-                self._bar.update(self._task, count=self._told)
+                self._bar.update(self._task, count=self._arrived)
                 self._bar.print(escape(line))
 
     @property

@@ -99,16 +99,16 @@ def transfer_all(
     finished: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
     over = threading.Event()
 
-    def heard(count: int) -> None:
+    def on_progress(count: int) -> None:
         if over.is_set():
             raise _Over
-        view.heard(count)
+        view.advance(count)
 
     def carry() -> None:
         try:
             while not over.is_set():
                 item = waiting.get_nowait()
-                work(item, heard)
+                work(item, on_progress)
                 view.done(item.name, item.size)
         except queue.Empty:
             pass
@@ -215,11 +215,11 @@ def upload(
         )
     names = {full[name]: name for name in files}
 
-    def send(item: Item, heard: ProgressCallback) -> None:
+    def send(item: Item, on_progress: ProgressCallback) -> None:
         before = digests.stamp(item.local)
         sha256 = digest(item.local)
         try:
-            found = store.send(item.local, item.name, heard, only_new=item.name not in there)
+            found = store.send(item.local, item.name, on_progress, only_new=item.name not in there)
         except FileExistsError:  # another process has uploaded it meanwhile
             now = store.find(item.name)
             if now is None or now.size != item.size or remote_sha256(store, item.name) != sha256:
@@ -282,10 +282,10 @@ def download(store: Datastore, entries: Sequence[Item], overwrite: bool, view: V
     if wanted and needed > (free := _free_bytes(wanted[0].local.parent)):
         raise DataError(f"{size_text(needed)} have to be fetched, but only {size_text(free)} are free")
 
-    def fetch(item: Item, heard: ProgressCallback) -> None:
+    def fetch(item: Item, on_progress: ProgressCallback) -> None:
         item.local.parent.mkdir(parents=True, exist_ok=True)
         with arriving(item.local) as file:
-            store.fetch(item.name, file, heard)
+            store.fetch(item.name, file, on_progress)
             file.flush()
             check(Path(file.name), item, store)
 
@@ -334,14 +334,14 @@ def check(path: Path, item: Item, store: Datastore) -> str:
     return found
 
 
-def remote_sha256(store: Datastore, name: str, heard: ProgressCallback = lambda count: None) -> str:
+def remote_sha256(store: Datastore, name: str, on_progress: ProgressCallback = lambda count: None) -> str:
     """Read a datastore file in full and return its SHA-256."""
     import tempfile
 
     if store.is_local:
         return file_sha256(Path(store.root) / name)
     with tempfile.NamedTemporaryFile(prefix="labrun-") as file:
-        store.fetch(name, file, heard)  # type: ignore[arg-type]
+        store.fetch(name, file, on_progress)  # type: ignore[arg-type]
         file.flush()
         return file_sha256(Path(file.name))
 

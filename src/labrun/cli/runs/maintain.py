@@ -263,7 +263,7 @@ def sync(options: argparse.Namespace) -> int:
     address = tracker.address(root, settings)
     began = time.monotonic()
     with bars.Bar("runs") as bar:
-        fed = feed.sync(root, tracker, address, progress=bar.heard, everything=options.all)
+        fed = feed.sync(root, tracker, address, progress=bar.update, everything=options.all)
     for line in fed.left_out[:NAMED]:
         sys.stderr.write(f"lab: left out: {line}\n")
     if len(fed.left_out) > NAMED:

@@ -44,16 +44,16 @@ class AzureBlobDatastore(ObjectDatastore):
     def _address(self, fs: Any) -> str | None:
         return str(fs.service_client.url)
 
-    def _send(self, source: Path, path: str, heard: ProgressCallback, only_new: bool) -> None:
+    def _send(self, source: Path, path: str, on_progress: ProgressCallback, only_new: bool) -> None:
         self._make_top()
         with open(source, "rb") as file:
             self._blob(path).upload_blob(
-                file, overwrite=not only_new, max_concurrency=self.streams, progress_hook=_Since(heard)
+                file, overwrite=not only_new, max_concurrency=self.streams, progress_hook=_Since(on_progress)
             )
 
-    def _fetch(self, path: str, target: BinaryIO, heard: ProgressCallback) -> None:
+    def _fetch(self, path: str, target: BinaryIO, on_progress: ProgressCallback) -> None:
         """Write data to disk as they arrive; the library's own download holds them in memory three times."""
-        fetching = _Fetching(self._blob(path), target.fileno(), heard)
+        fetching = _Fetching(self._blob(path), target.fileno(), on_progress)
         if self.streams <= 1:
             fetching.move(0, None)
             return
@@ -98,13 +98,13 @@ class _Fetching:
     Args:
         blob: the library's client for the blob.
         descriptor: descriptor of the local file, open for writing.
-        heard: called with the number of bytes received.
+        on_progress: called with the number of bytes received.
     """
 
-    def __init__(self, blob: Any, descriptor: int, heard: ProgressCallback) -> None:
+    def __init__(self, blob: Any, descriptor: int, on_progress: ProgressCallback) -> None:
         # The generated client, because `download_blob` reads whole chunks into memory before it returns them.
         self._download = blob._client.blob.download
-        self._name, self._descriptor, self._heard = blob.blob_name, descriptor, heard
+        self._name, self._descriptor, self._on_progress = blob.blob_name, descriptor, on_progress
         self._etag: str | None = None
         self.size = 0
         """Size of the whole blob; known once data have arrived."""
@@ -128,7 +128,7 @@ class _Fetching:
                 for piece in pieces:
                     self._write(piece, start)
                     start += len(piece)
-                    self._heard(len(piece))
+                    self._on_progress(len(piece))
                 if start >= end:
                     return
                 raise ServiceResponseError(f"the transfer ended {end - start} bytes early")
@@ -136,7 +136,7 @@ class _Fetching:
                 left = left - 1 if start == begun else TRIES
                 if not left:
                     raise
-                self._heard(0)  # raises if the transfer was aborted
+                self._on_progress(0)  # raises if the transfer was aborted
                 time.sleep(0.5)
 
     def _ask(self, start: int, end: int | None) -> Iterator[bytes]:
@@ -170,9 +170,9 @@ class _Fetching:
 class _Since:
     """Converts cumulative progress into increments."""
 
-    def __init__(self, heard: ProgressCallback) -> None:
-        self._heard, self._before = heard, 0
+    def __init__(self, on_progress: ProgressCallback) -> None:
+        self._on_progress, self._before = on_progress, 0
 
     def __call__(self, current: int, total: int | None) -> None:
-        self._heard(max(0, current - self._before))
+        self._on_progress(max(0, current - self._before))
         self._before = max(current, self._before)

@@ -84,7 +84,7 @@ class Datastore(ABC):
         """Return the names of the direct entries of a folder; those of folders end with a slash."""
 
     @abstractmethod
-    def send(self, source: Path, name: str, heard: ProgressCallback, only_new: bool = False) -> FileInfo:
+    def send(self, source: Path, name: str, on_progress: ProgressCallback, only_new: bool = False) -> FileInfo:
         """Upload a local file, replacing an existing one; return the stored file's `FileInfo`.
 
         Raises:
@@ -93,7 +93,7 @@ class Datastore(ABC):
         """
 
     @abstractmethod
-    def fetch(self, name: str, target: BinaryIO, heard: ProgressCallback) -> None:
+    def fetch(self, name: str, target: BinaryIO, on_progress: ProgressCallback) -> None:
         """Write a file's content to an open local file.
 
         Raises:
@@ -139,8 +139,8 @@ def clean(name: str) -> str:
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
-def copy(source: BinaryIO, target: BinaryIO, heard: ProgressCallback) -> None:
+def copy(source: BinaryIO, target: BinaryIO, on_progress: ProgressCallback) -> None:
     """Copy an open file chunk by chunk."""
     while chunk := source.read(CHUNK_BYTES):
         target.write(chunk)
-        heard(len(chunk))
+        on_progress(len(chunk))

@@ -53,7 +53,7 @@ class HTTPDatastore(RemoteDatastore):
     def _entries(self, top: str) -> Any:
         return super()._entries(f"{top}/")
 
-    def _fetch(self, path: str, target: BinaryIO, heard: ProgressCallback) -> None:
+    def _fetch(self, path: str, target: BinaryIO, on_progress: ProgressCallback) -> None:
         # block_size=0: as one stream. Not every web server supports range requests.
         with self._fs.open(path, "rb", block_size=0) as content:
-            copy(content, target, heard)
+            copy(content, target, on_progress)

@@ -59,17 +59,17 @@ class LocalDatastore(Datastore):
             if entry.name != STATE and not entry.name.endswith(PARTIAL)
         )
 
-    def send(self, source: Path, name: str, heard: ProgressCallback, only_new: bool = False) -> FileInfo:
+    def send(self, source: Path, name: str, on_progress: ProgressCallback, only_new: bool = False) -> FileInfo:
         path = self.path(name)
         with _translate_errors(f"cannot write {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(source, "rb") as content, _arriving(path, only_new) as file:
-                copy(content, file, heard)
+                copy(content, file, on_progress)
         return _of(path)
 
-    def fetch(self, name: str, target: BinaryIO, heard: ProgressCallback) -> None:
+    def fetch(self, name: str, target: BinaryIO, on_progress: ProgressCallback) -> None:
         with _translate_errors(f"cannot read {self.path(name)}"), _plain(self.path(name)) as content:
-            copy(content, target, heard)
+            copy(content, target, on_progress)
 
     def read(self, name: str) -> bytes:
         with _translate_errors(f"cannot read {self.path(name)}"), _plain(self.path(name)) as content:

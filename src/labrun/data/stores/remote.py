@@ -207,20 +207,20 @@ class RemoteDatastore(Datastore):
                 names[name] = f"{name}/" if is_folder else name
         return sorted(names.values())
 
-    def send(self, source: Path, name: str, heard: ProgressCallback, only_new: bool = False) -> FileInfo:
+    def send(self, source: Path, name: str, on_progress: ProgressCallback, only_new: bool = False) -> FileInfo:
         self._refuse_read_only()
         path = self.path(name)
         with self._translating(f"cannot write {path}"):
-            self._send(source, path, heard, only_new)
+            self._send(source, path, on_progress, only_new)
         found = self.find(name)
         if found is None:
             raise DataError(f"{path} was written to datastore '{self.name}', but cannot be found there")
         return found
 
-    def fetch(self, name: str, target: BinaryIO, heard: ProgressCallback) -> None:
+    def fetch(self, name: str, target: BinaryIO, on_progress: ProgressCallback) -> None:
         path = self.path(name)
         with self._translating(f"cannot read {path}"):
-            self._fetch(path, target, heard)
+            self._fetch(path, target, on_progress)
 
     def read(self, name: str) -> bytes:
         with self._translating(f"cannot read {self.path(name)}"):
@@ -242,15 +242,15 @@ class RemoteDatastore(Datastore):
             self._fs.rm_file(self.path(name))
             self._drop_empty(clean(name).rpartition("/")[0])
 
-    def _send(self, source: Path, path: str, heard: ProgressCallback, only_new: bool) -> None:
+    def _send(self, source: Path, path: str, on_progress: ProgressCallback, only_new: bool) -> None:
         """Hook: upload a local file; it appears once it has arrived completely."""
         with open(source, "rb") as content, self._in_one_step(path, only_new) as file:
-            copy(content, file, heard)
+            copy(content, file, on_progress)
 
-    def _fetch(self, path: str, target: BinaryIO, heard: ProgressCallback) -> None:
+    def _fetch(self, path: str, target: BinaryIO, on_progress: ProgressCallback) -> None:
         """Hook: write a file's content to an open local file."""
         with self._fs.open(path, "rb", block_size=CHUNK_BYTES) as content:
-            copy(content, target, heard)
+            copy(content, target, on_progress)
 
     def _write(self, path: str, content: bytes, only_new: bool) -> None:
         """Hook: write a small file atomically."""

@@ -41,15 +41,15 @@ class S3Datastore(ObjectDatastore):
         else:
             super()._new_top(top)
 
-    def _send(self, source: Path, path: str, heard: ProgressCallback, only_new: bool) -> None:
+    def _send(self, source: Path, path: str, on_progress: ProgressCallback, only_new: bool) -> None:
         self._make_top()
         bucket, _, key = path.partition("/")
         client = self._careful_client if only_new else self._client
-        client.upload_file(str(source), bucket, key, Callback=heard, Config=_chunked(self.streams))
+        client.upload_file(str(source), bucket, key, Callback=on_progress, Config=_chunked(self.streams))
 
-    def _fetch(self, path: str, target: BinaryIO, heard: ProgressCallback) -> None:
+    def _fetch(self, path: str, target: BinaryIO, on_progress: ProgressCallback) -> None:
         bucket, _, key = path.partition("/")
-        self._client.download_fileobj(bucket, key, target, Callback=heard, Config=_chunked(self.streams))
+        self._client.download_fileobj(bucket, key, target, Callback=on_progress, Config=_chunked(self.streams))
 
     def _is_missing(self, error: Exception) -> bool:
         return "(404)" in str(error) or "NoSuchKey" in str(error)

@@ -40,9 +40,9 @@ class SFTPDatastore(RemoteDatastore):
     def _connected(self, arguments: dict[str, Any]) -> Any:
         return _file_system()(**arguments, skip_instance_cache=True)
 
-    def _fetch(self, path: str, target: BinaryIO, heard: ProgressCallback) -> None:
+    def _fetch(self, path: str, target: BinaryIO, on_progress: ProgressCallback) -> None:
         with self._fs.ftp.open(path, "rb") as content:
-            _copy_ahead(content, target, heard)
+            _copy_ahead(content, target, on_progress)
 
     @contextlib.contextmanager
     def _writing(self, partial: str, path: str) -> Iterator[Any]:
@@ -104,7 +104,7 @@ def _file_system() -> Any:
     return KnowingSFTP
 
 
-def _copy_ahead(content: Any, target: BinaryIO, heard: ProgressCallback) -> None:
+def _copy_ahead(content: Any, target: BinaryIO, on_progress: ProgressCallback) -> None:
     """Copy an SFTP file to a local one, requesting all pieces of a chunk at once.
 
     paramiko's own `getfo` requests the whole file, buffers data that arrive faster than they are written, and searches
@@ -121,4 +121,4 @@ def _copy_ahead(content: Any, target: BinaryIO, heard: ProgressCallback) -> None
             if len(piece) != length:
                 raise DataError(f"a file ended at {place + len(piece):,} of {size:,} bytes: was it changed meanwhile?")
             target.write(piece)
-            heard(length)
+            on_progress(length)
