@@ -23,6 +23,8 @@ from labrun.compat.azureml import absent, finder, runner
 
 sys.path.append(runner.SITE)
 NAMES = Path(__file__).with_name("azureml_names.txt")
+WITHOUT_EFFECT = ("labrun.azureml.accepted", "labrun.azureml.authentication")
+"""Modules whose classes and functions have no effect."""
 HEAD = """# Names of the Azure ML SDK v1
 
 This page lists every public class and function of the SDK. **Here**: labrun implements it; the table lists members that
@@ -60,7 +62,7 @@ def state(name: Name) -> tuple[str, str]:
     if isinstance(thing, absent.Absent | ModuleType):
         advice = absent.advice(name.module, name.name)
         return "Not here", "" if advice == absent.GENERAL else advice
-    if (thing.__doc__ or "").startswith("Accepted"):
+    if thing.__module__ in WITHOUT_EFFECT:
         return "Accepted", ""
     missing = [member for member in name.members if not member.isupper() and not has(thing, member)]
     return "Here", f"without {', '.join(f'`{member}`' for member in missing)}" if missing else ""
