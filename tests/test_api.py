@@ -14,7 +14,7 @@ import pytest
 
 import labrun
 from helpers import write_climber, write_model
-from labrun import notebook
+from labrun import api, notebook
 from labrun.handles import Sweep
 from labrun.runs import record as records
 from labrun.runs.sweep_state import SweepState
@@ -53,6 +53,7 @@ def test_the_public_names() -> None:
         "submit",
     ]
     assert all(callable(getattr(labrun, name)) for name in labrun.__all__)
+    assert set(api.__all__) == {name for name in labrun.__all__ if hasattr(api, name)}
 
 
 def test_samples_show_themselves(workspace: Path) -> None:

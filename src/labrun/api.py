@@ -259,4 +259,4 @@ def load_model(
     return load(reference, root=root, trusted=trusted, allow_pickle=allow_pickle)
 
 
-__all__ = ["LabrunError", "Model", "Run", "Sweep", "get_run", "load_model", "runs", "show", "submit"]
+__all__ = ["LabrunError", "Model", "Run", "Sweep", "get_run", "load_model", "runs", "samples", "show", "submit"]
