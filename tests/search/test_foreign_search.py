@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import CompactHydraException
 from omegaconf import OmegaConf
 
-from hydra_plugins.labrun_sweeper import _search, _stand_ins
+from hydra_plugins.labrun_sweeper import _search, _sweeper_translation
 
 Run = Callable[..., tuple[int, str]]
 INLINE = ("hydra/launcher=labrun", "hydra.launcher.target=inline")
@@ -243,8 +243,8 @@ def test_an_optuna_search_is_executed(run: Run, tmp_path: Path) -> None:
 def test_translation_of_other_sweepers(
     name: str, settings: dict[str, Any], expected: dict[str, Any], space: dict[str, str], rest: str
 ) -> None:
-    assert _stand_ins.known_as(settings) in (name, None)
-    found = _stand_ins.translate(name, settings, {}, None)
+    assert _sweeper_translation.detect_sweeper(settings) in (name, None)
+    found = _sweeper_translation.translate(name, settings, {}, None)
     assert {key: found.settings[key] for key in expected} == expected and found.space == space
     assert rest in "\n".join([*found.remarks, *found.refused])
 

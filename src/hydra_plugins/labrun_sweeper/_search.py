@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from hydra_plugins.labrun_launcher._compose import Composer
 from hydra_plugins.labrun_launcher._foreign import CANCELED, Jobs
 from hydra_plugins.labrun_launcher._job import trace_of
-from hydra_plugins.labrun_sweeper import _stand_ins
+from hydra_plugins.labrun_sweeper import _sweeper_translation
 from hydra_plugins.labrun_sweeper._nodes import NODE
 from labrun.checking import check_fields
 from labrun.config import paths
@@ -64,12 +64,12 @@ def settings_of(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[dict[
     Raises:
         ConfigError: settings are invalid; lists every mistake.
     """
-    params = {str(key): _stand_ins.plain(value) for key, value in (sweeper.params or {}).items()}
+    params = {str(key): _sweeper_translation.plain(value) for key, value in (sweeper.params or {}).items()}
     given = dict(sweeper.settings)
     rest, typed = _as_in_labrun(sweeper, arguments)
-    other = _stand_ins.known_as(given)
+    other = _sweeper_translation.detect_sweeper(given)
     if other is not None:
-        found = _stand_ins.translate(other, given, params, sweeper.max_batch_size)
+        found = _sweeper_translation.translate(other, given, params, sweeper.max_batch_size)
         if found.refused:
             raise ConfigError(
                 [f"hydra/sweeper={other} is not installed, and labrun cannot stand in: {why}" for why in found.refused]
@@ -88,7 +88,7 @@ def settings_of(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[dict[
     unknown = [key for key in given if key not in NODE]
     if unknown:
         raise ConfigError([f"hydra.sweeper.{key}: no such key; there are {', '.join(_own_keys())}" for key in unknown])
-    plain = {key: _stand_ins.plain(value) for key, value in given.items()}
+    plain = {key: _sweeper_translation.plain(value) for key, value in given.items()}
     if plain.get("sampler") is None:
         idle = [key for key in SEARCHING if plain.get(key, NODE[key]) != NODE[key]]
         if idle:
@@ -347,7 +347,7 @@ class Search:
             value, number, trial = self.best
             log.info("Best: #%d : %s  %.6g", number, " ".join(trial.overrides), value)
             params = _values(trial.overrides)
-            name = _stand_ins.known_as(self._sweeper.settings) or "labrun"
+            name = _sweeper_translation.detect_sweeper(self._sweeper.settings) or "labrun"
             found = {"name": name, "best_params": params, "best_value": value, "best_job": number}
             OmegaConf.save(OmegaConf.create(found), self.folder / RESULTS)
         if self._failed and self._settings["max_failure_rate"] is None:

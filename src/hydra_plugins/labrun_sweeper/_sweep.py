@@ -104,12 +104,12 @@ def _check_settings(sweeper: LabrunSweeper) -> None:
     Raises:
         ConfigError: a key of `hydra.sweeper` is set; the message gives its replacement.
     """
-    from hydra_plugins.labrun_sweeper import _stand_ins
+    from hydra_plugins.labrun_sweeper import _sweeper_translation
     from hydra_plugins.labrun_sweeper._nodes import NODE
 
-    other = _stand_ins.known_as(sweeper.settings)
+    other = _sweeper_translation.detect_sweeper(sweeper.settings)
     if other is not None:
-        found = _stand_ins.translate(other, sweeper.settings, sweeper.params, sweeper.max_batch_size)
+        found = _sweeper_translation.translate(other, sweeper.settings, sweeper.params, sweeper.max_batch_size)
         lines = [
             f"hydra/sweeper={other} is not used for labrun's own runs, which have their own searches: sweep=tpe "
             "(random, gp, cmaes, qmc), with sweep.max_trials, sweep.goal, sweep.seed (or sweep.sampler.seed) and "

@@ -63,7 +63,7 @@ class Translation:
         return words + [f"'{key}={value}'" for key, value in self.space.items()]
 
 
-def known_as(settings: Mapping[str, Any]) -> str | None:
+def detect_sweeper(settings: Mapping[str, Any]) -> str | None:
     """Return the name of the sweeper that settings are for; None for labrun's own."""
     if settings.get("stands_for"):
         return str(settings["stands_for"])
