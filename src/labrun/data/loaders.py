@@ -203,7 +203,7 @@ def _apart(loader: Any, is_apart: bool) -> Iterator[None]:
         loader.generator = before
 
 
-def take_over(loader: Any) -> None:
+def isolate_worker_seeds(loader: Any) -> None:
     """Keep newly started workers from drawing on the training's generator: uninterrupted, they would already exist."""
     is_plain = isinstance(loader, DataLoader) and loader.generator is None
     if is_plain and loader.num_workers and loader.persistent_workers:
@@ -252,21 +252,19 @@ def resumes(loader: Any, ranks: int = 1) -> bool:
     return is_stateful(loader) and getattr(loader, "resumes", True) and not (streams and ranks > 1)
 
 
-def draws_anew(loader: Any, in_mid_epoch: bool) -> bool:
+def redraws_after_resume(loader: Any, in_mid_epoch: bool) -> bool:
     """Return whether the loader's workers draw different random numbers after an interruption than without one."""
     if not getattr(loader, "num_workers", 0) or getattr(loader, "seed", None) is not None:
         return False
     return in_mid_epoch or bool(getattr(loader, "persistent_workers", False))
 
 
-def keeps_old_copies(loader: Any) -> bool:
+def has_stale_copies(loader: Any) -> bool:
     """Return whether persistent workers keep copies of the data set that never learn the epoch."""
-    told = getattr(loader, "dataset", None)
-    shares = (
-        type(told).__module__.partition(".")[0] == "datasets"
-    )  # Hugging Face data sets keep the epoch in shared memory
-    is_asked = bool(getattr(loader, "num_workers", 0) and getattr(loader, "persistent_workers", False))
-    return is_asked and callable(getattr(told, "set_epoch", None)) and not shares
+    data = getattr(loader, "dataset", None)
+    shares = type(data).__module__.partition(".")[0] == "datasets"  # Hugging Face: the epoch is in shared memory
+    is_kept = bool(getattr(loader, "num_workers", 0) and getattr(loader, "persistent_workers", False))
+    return is_kept and callable(getattr(data, "set_epoch", None)) and not shares
 
 
 def read_more_than_once(loader: Any, ranks: int) -> list[str]:

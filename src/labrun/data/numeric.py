@@ -56,7 +56,7 @@ def too_close(x: AnyArray, names: Sequence[str]) -> str | None:
     """
     found = Closeness()
     found.add(x)
-    return found.told(names)
+    return found.warning(names)
 
 
 class Closeness:
@@ -89,7 +89,7 @@ class Closeness:
             self._low[place] = min(self._low[place], float(column.min()))
             self._high[place] = max(self._high[place], float(column.max()))
 
-    def told(self, names: Sequence[str]) -> str | None:
+    def warning(self, names: Sequence[str]) -> str | None:
         """Return the warning for the user, or None."""
         found = []
         for name, lost, low, high in zip(names, self._lost, self._low, self._high, strict=False):

@@ -134,7 +134,7 @@ class Files(Source):
         return found
 
 
-class Kept:
+class SharedFile:
     """A file kept open as long as it is in use, also in processes that are forked, spawned or receive it pickled.
 
     Args:
@@ -149,15 +149,15 @@ class Kept:
         self.number = number
         weakref.finalize(self, os.close, number)
 
-    def __reduce__(self) -> tuple[Callable[[Any], Kept], tuple[Any]]:
+    def __reduce__(self) -> tuple[Callable[[Any], SharedFile], tuple[Any]]:
         """Pass the open descriptor to the other process: the file may have been unlinked."""
         from multiprocessing import reduction
 
         return _received, (reduction.DupFd(self.number),)
 
 
-def _received(passed: Any) -> Kept:
-    found = Kept.__new__(Kept)
+def _received(passed: Any) -> SharedFile:
+    found = SharedFile.__new__(SharedFile)
     found._hold(passed.detach())
     return found
 
@@ -177,7 +177,7 @@ class Records(Source):
 
     def __init__(
         self,
-        file: Kept,
+        file: SharedFile,
         offset: int,
         count: int,
         stored: tuple[int, ...],

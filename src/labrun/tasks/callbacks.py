@@ -589,7 +589,7 @@ class RandomStates(pl.Callback):
         self._epoch_state.end(trainer)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        if any(map(loaders.keeps_old_copies, train_loaders(trainer))):
+        if any(map(loaders.has_stale_copies, train_loaders(trainer))):
             log.warning(
                 "The data set's set_epoch(): its loader has persistent_workers=True, so the workers' copies of the "
                 "data set keep their old epoch"
@@ -604,8 +604,11 @@ class RandomStates(pl.Callback):
         has_validated = loop.epoch_loop.val_loop.batch_progress.total.ready
         if has_validated or trainer.current_epoch >= (trainer.check_val_every_n_epoch or 1):
             for one in self._loaders(trainer)[len(in_use) :]:
-                loaders.take_over(one)
-        if any(loaders.draws_anew(one, loop.restarted_mid_epoch and one in in_use) for one in self._loaders(trainer)):
+                loaders.isolate_worker_seeds(one)
+        if any(
+            loaders.redraws_after_resume(one, loop.restarted_mid_epoch and one in in_use)
+            for one in self._loaders(trainer)
+        ):
             log.warning(
                 "The loader's workers had drawn random numbers before the interruption: those that they draw %s differ "
                 "from those of an uninterrupted training",

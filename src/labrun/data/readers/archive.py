@@ -17,7 +17,7 @@ import numpy as np
 
 from labrun.data.arrays import AnyArray
 from labrun.data.numeric import Closeness
-from labrun.data.streamed import BLOCK_BYTES, Kept, Records, Rows, spool
+from labrun.data.streamed import BLOCK_BYTES, Records, Rows, SharedFile, spool
 from labrun.errors import CorruptDataError, DataError
 
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -58,7 +58,7 @@ class Scan:
 class Stored:
     """An array that stays in a file."""
 
-    file: Kept
+    file: SharedFile
     offset: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -176,7 +176,7 @@ def _stored(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, header:
             if is_packed:
                 file.write(block.data.cast("B"))
         file.flush()
-        return Stored(Kept(file), offset, header.shape, header.dtype, scan, str(path))
+        return Stored(SharedFile(file), offset, header.shape, header.dtype, scan, str(path))
 
 
 def _begin(file: BinaryIO, info: zipfile.ZipInfo) -> int:

@@ -30,7 +30,7 @@ from labrun.data.readers.columns import (
     Settings,
     TableSchema,
 )
-from labrun.data.streamed import Kept, Records, Rows, spool
+from labrun.data.streamed import Records, Rows, SharedFile, spool
 from labrun.data.wording import FILLED, few, option
 from labrun.errors import CorruptDataError, DataError
 
@@ -276,7 +276,7 @@ def infer_schema(
     _check_finite([found[name] for name in names], first.path)
     if known is None:
         known = _schema(first, names, found, ids, settings)
-    coarse = Closeness.of(found[name].closeness for name in known.names).told(known.names)
+    coarse = Closeness.of(found[name].closeness for name in known.names).warning(known.names)
     return known, targets, [known.line(), *known.notes, *([coarse] if coarse else [])]
 
 
@@ -353,4 +353,4 @@ def rows(file: Parquet, names: Sequence[str], target: str, is_quantity: bool) ->
             unpacked.write(np.ascontiguousarray(values).data.cast("B"))
             count += len(values)
         unpacked.flush()
-        return Rows(Records(Kept(unpacked), 0, count, (len(names),), np.float32, name=file.path))
+        return Rows(Records(SharedFile(unpacked), 0, count, (len(names),), np.float32, name=file.path))

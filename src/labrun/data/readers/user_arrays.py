@@ -320,7 +320,7 @@ def _streamed(value: archive.Stored, what: str) -> tuple[Any, list[str], str | N
         told = _not_finite(what, scan.wrong, scan.columns)
         raise DataError(told if value.ndim > 2 or scan.has_infinity else f"{told}. {FILLED}")
     layout, notes = _layout(value.shape, what)
-    if scan.closeness is not None and (coarse := scan.closeness.told([str(p) for p in range(value.shape[1])])):
+    if scan.closeness is not None and (coarse := scan.closeness.warning([str(p) for p in range(value.shape[1])])):
         notes.append(f"{what}: {coarse}")
     return value.rows(channels_last=layout == CHANNELS_LAST), notes, None
 
