@@ -110,8 +110,8 @@ def check_fields(node: Mapping[str, Any], cls: type, path: str, open_ended: bool
             yield f"{key}: the file chosen for it must begin with the line '# @package _global_' and hold keys"
         elif not open_ended:
             own = "" if path else " Put your own values, for '${vars.NAME}', below vars"
-            if (led := _led(full_key)) is not None:
-                yield f"{full_key}: {led}"
+            if (advice := _trainer_key_advice(full_key)) is not None:
+                yield f"{full_key}: {advice}"
                 continue
             yield f"{full_key}: no such key.{suggest(str(key), known)} Keys here: {', '.join(sorted(known))}.{own}"
     for key, f in known.items():
@@ -130,7 +130,7 @@ OF_TRAINER = frozenset(
     )
 )
 """Arguments of Lightning's Trainer without a key of their own in `trainer`."""
-LED = {
+_TRAINER_KEYS = {
     "trainer._target_": "labrun makes Lightning's Trainer itself: leave _target_ out",
     "trainer.default_root_dir": "everything goes to the run's folder: leave it out",
     "trainer.logger": "loggers have a group of their own: logger=tensorboard",
@@ -143,11 +143,11 @@ LED = {
 """Advice for keys that `trainer` has in lightning-hydra-template, but not in labrun."""
 
 
-def _led(key: str) -> str | None:
+def _trainer_key_advice(key: str) -> str | None:
     """Return advice on where to put a key of Lightning's Trainer; None if it is not one."""
     name = key.removeprefix("trainer.")
-    if key in LED or name == key or name not in OF_TRAINER:
-        return LED.get(key)
+    if key in _TRAINER_KEYS or name == key or name not in OF_TRAINER:
+        return _TRAINER_KEYS.get(key)
     return f"Lightning's Trainer takes it, through trainer.options: '+trainer.options.{name}=...', or below options:"
 
 

@@ -85,13 +85,13 @@ def refuse(top: argparse.ArgumentParser, arguments: Sequence[str], error: WrongE
         SystemExit: always.
     """
     words = Words(top, arguments)
-    _end(words.told(words.called(error.prog), error.message))
+    _end(words.explain(words.called(error.prog), error.message))
 
 
 def refuse_rest(top: argparse.ArgumentParser, arguments: Sequence[str], rest: Sequence[str]) -> NoReturn:
     """As `refuse`, for arguments that no parser accepts."""
     words = Words(top, arguments)
-    _end(words.told(words.deepest(), f"unrecognized arguments: {' '.join(rest)}"))
+    _end(words.explain(words.deepest(), f"unrecognized arguments: {' '.join(rest)}"))
 
 
 def refuse_nothing(nouns: Sequence[str] | Mapping[str, str]) -> NoReturn:
@@ -138,7 +138,7 @@ class Words:
             found = subparsers(found).get(word, found)
         return found
 
-    def told(self, parser: argparse.ArgumentParser, message: str) -> str:
+    def explain(self, parser: argparse.ArgumentParser, message: str) -> str:
         """Return labrun's message for a message of argparse."""
         if match := re.match(r"argument (COMMAND|ACTION): invalid choice: '(.*?)' \(choose from", message, re.DOTALL):
             return self._noun(match[2]) if match[1] == "COMMAND" else self._verb(parser, match[2])
