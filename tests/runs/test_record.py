@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from helpers import new, submitted
-from labrun.errors import RecordError
+from labrun.errors import DataError, RecordError
 from labrun.runs import record as records
 from labrun.runs import recording, store
+from labrun.runs.attempts import Failure
 from labrun.runs.recording import Recording
 
 
@@ -110,6 +111,18 @@ def test_groups_of_keys_come_back_with_what_a_later_version_adds(tmp_path: Path)
         **groups,
         "attempts": [groups["attempts"][0], {"number": 0, "status": "?"}],
     }
+
+
+def test_an_error_of_the_runs_code_is_not_labruns_even_under_its_name(tmp_path: Path) -> None:
+    own = type("DataError", (Exception,), {})
+    for number, (error, is_labruns) in enumerate([(own("no"), False), (DataError("no"), True)]):
+        run_dir = submitted(tmp_path / str(number))
+        with pytest.raises(type(error)), Recording(run_dir, capture=False):
+            raise error
+        failure = records.read(run_dir).error
+        assert failure is not None and failure.type == "DataError" and failure.is_labruns() is is_labruns
+    older = [Failure.of({"type": name}).is_labruns() for name in ("DataError", "ValueError", "RunFailedError")]
+    assert older == [True, False, False] and "from_labrun" not in Failure("Killed").as_json()
 
 
 def test_a_run_that_exits_is_failed(tmp_path: Path) -> None:

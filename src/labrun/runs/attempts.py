@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from labrun import errors
+from labrun.errors import RunFailedError
+
 
 @dataclass
 class Group:
@@ -52,11 +55,24 @@ class Failure(Group):
     """Name of the exception's class, or an `EndReason`."""
     message: str = ""
     traceback: str = ""
+    from_labrun: bool | None = None
+    """Whether labrun raised it, rather than the run's own code; None in older records, and if no exception did."""
 
     @classmethod
     def _typed(cls, content: Mapping[str, Any]) -> Mapping[str, Any]:
         texts = {name: str(content[name] or "") for name in ("type", "message", "traceback") if name in content}
-        return {**content, **texts}
+        given = content.get("from_labrun")
+        return {**content, **texts, "from_labrun": given if isinstance(given, bool) else None}
+
+    def is_labruns(self) -> bool:
+        """Return `from_labrun`; without it, whether labrun has an error of that name."""
+        if self.from_labrun is not None:
+            return self.from_labrun
+        return self.type.endswith("Error") and self.type != RunFailedError.__name__ and hasattr(errors, self.type)
+
+    def as_json(self) -> dict[str, Any]:
+        """See `Group.as_json`."""
+        return {key: value for key, value in super().as_json().items() if key != "from_labrun" or value is not None}
 
 
 @dataclass

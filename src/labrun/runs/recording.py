@@ -256,7 +256,8 @@ def outcome(error: BaseException | None, paths: RunPaths) -> tuple[records.Statu
         return records.FAILED, Failure("SystemExit", message, _trace(error))
     trace = masking.masked(error.trace) if isinstance(error, RunFailedError) else _trace(error)
     kind = masking.masked(storable(type(error).__name__))
-    return records.FAILED, Failure(kind, message_of(error), trace)
+    from_labrun = isinstance(error, LabrunError) and not isinstance(error, RunFailedError)
+    return records.FAILED, Failure(kind, message_of(error), trace, from_labrun)
 
 
 def end_requested(paths: RunPaths) -> bool:

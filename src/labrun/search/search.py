@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labrun import errors
 from labrun.backends import registry
 from labrun.building import build
 from labrun.control import objective
@@ -313,8 +312,7 @@ class Search:
             ConfigError: with the run's error message.
         """
         error = record.error or Failure()
-        told = {name for name in vars(errors) if name.endswith("Error")} - {errors.RunFailedError.__name__}
-        if error.type in told and not self._is_measured and not any(trial.values for trial in self.study.trials()):
+        if error.is_labruns() and not self._is_measured and not any(trial.values for trial in self.study.trials()):
             raise ConfigError(error.message)
 
     def _tell(self, one: _Trial, record: Record) -> None:
