@@ -74,7 +74,7 @@ def mount(datastore: Mapping[str, Any], dataset: Mapping[str, Any], reader: Read
         DataError: the datastore cannot be reached, or the cache has no room.
     """
     name = str(dataset.get("asset") or dataset["name"])
-    known = reader.places() if reader is not None else ()
+    known = reader.candidates() if reader is not None else ()
     if known is None and not dataset.get("asset") and dataset.get("version") is None:
         # Nothing of the datastore is read, unless an asset has the data set's own name.
         store = stores.make(datastore)
@@ -82,8 +82,8 @@ def mount(datastore: Mapping[str, Any], dataset: Mapping[str, Any], reader: Read
             wanted = Mounting(datastore, name, None, [], of_data_set=True)
             return Mounted(store.folder, None, 0, store.name) if wanted.find_asset() is None else wanted.carry_out()
         return Mounted(Path.cwd(), None, 0, str(datastore["name"]))
-    places = [name, *(known or ())]
-    wanted = Mounting(datastore, name, dataset.get("version"), places, bool(dataset.get("asset")), of_data_set=True)
+    candidates = [name, *(known or ())]
+    wanted = Mounting(datastore, name, dataset.get("version"), candidates, bool(dataset.get("asset")), of_data_set=True)
     return wanted.carry_out()
 
 
@@ -168,7 +168,7 @@ class Mounting:
         node: the config's `datastore`, resolved.
         name: the user's name for it.
         version: version of the asset; None: the newest.
-        places: candidate folders in the datastore if no asset has the name.
+        candidates: folders in the datastore to try if no asset has the name.
         must_be_asset: do not fall back to a folder of that name.
         of_data_set: the input is a data set, whose reader finds its own files below the root of a local datastore.
     """
@@ -178,11 +178,11 @@ class Mounting:
         node: Mapping[str, Any],
         name: str,
         version: Any,
-        places: Sequence[str],
+        candidates: Sequence[str],
         must_be_asset: bool = False,
         of_data_set: bool = False,
     ) -> None:
-        self._node, self._name, self._version, self._places = node, name, version, list(dict.fromkeys(places))
+        self._node, self._name, self._version, self._candidates = node, name, version, list(dict.fromkeys(candidates))
         self._must_be_asset, self._of_data_set = must_be_asset, of_data_set
         self.store = stores.make(node)
 
@@ -231,7 +231,7 @@ class Mounting:
             return self._registered_only(store, asset, *check_local(store, asset))
         if self._of_data_set:
             return store.folder
-        place = self._places[0]
+        place = self._candidates[0]
         if not store.path(place).exists():
             raise MissingDataError(f"datastore '{store.name}' ({store.root}) has neither an asset nor a file '{place}'")
         return store.path(place)
@@ -280,7 +280,7 @@ class Mounting:
 
     def _place(self) -> tuple[str, dict[str, FileInfo]]:
         """Return the first candidate folder that has files, with its files."""
-        for place in self._places:
+        for place in self._candidates:
             files = self.store.files(clean(place))
             if place == ".":
                 files = {name: found for name, found in files.items() if "/" not in name}
@@ -289,9 +289,9 @@ class Mounting:
         self.store.check_root()
         there = ", ".join(assets.names(self.store)[:20]) or "none"
         folders = ", ".join(self.store.folders()[:20]) or "nothing"
-        places = " or ".join(repr("/" if place in ("", ".") else place) for place in self._places)
+        tried = " or ".join(repr("/" if place in ("", ".") else place) for place in self._candidates)
         raise MissingDataError(
-            f"datastore '{self.store.name}' ({self.store.root}) has no asset '{self._name}' and nothing in {places}. "
+            f"datastore '{self.store.name}' ({self.store.root}) has no asset '{self._name}' and nothing in {tried}. "
             f"Registered there: {there}; its root has: {folders}. Send your files with: "
             f"lab data upload FOLDER --datastore {self.store.name} --name {self._name}"
         )

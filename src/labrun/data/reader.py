@@ -100,7 +100,7 @@ class Reader(ABC):
         """
         return self.read(root).files
 
-    def places(self) -> Sequence[str] | None:
+    def candidates(self) -> Sequence[str] | None:
         """Return candidate folders or files below a datastore's root, likeliest first.
 
         `.` stands for the files directly in the root, the empty name for everything below it. None: this reader takes

@@ -51,7 +51,7 @@ def settle(config: dict[str, Any], pinned: dict[str, Any] | None = None) -> None
     if not there["dataset"] or schema.has_loaders(there["dataset"]):  # its mounts list its inputs
         return
     made = None if schema.is_local_datastore(there[OWN]) else reader.make_reader(there["dataset"])
-    if made is None or made.places() is not None or there["dataset"].get("asset"):
+    if made is None or made.candidates() is not None or there["dataset"].get("asset"):
         looked = _look(there[OWN], there["dataset"], made, pinned)
         if looked is not None:
             config["dataset"]["version"] = looked
@@ -86,9 +86,9 @@ def _look(node: dict[str, Any], dataset: dict[str, Any], made: Any, pinned: dict
     name = str(dataset.get("asset") or dataset["name"])
     key = exact.canonical([node, name, dataset.get("version"), dataset.get("path")])
     if key not in pinned:
-        places = [name, *((made.places() or ()) if made is not None else ())]
+        candidates = [name, *((made.candidates() or ()) if made is not None else ())]
         wanted = mount.Mounting(
-            node, name, dataset.get("version"), places, bool(dataset.get("asset")), of_data_set=True
+            node, name, dataset.get("version"), candidates, bool(dataset.get("asset")), of_data_set=True
         )
         asset = wanted.find_asset()
         if asset is None:

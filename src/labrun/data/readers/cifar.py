@@ -42,7 +42,7 @@ class Cifar10(Reader):
     def __init__(self, verify: bool = True) -> None:
         self.verify = verify
 
-    def places(self) -> Sequence[str] | None:
+    def candidates(self) -> Sequence[str] | None:
         return (FOLDER, f"cifar10/{FOLDER}", "cifar10", ".")
 
     def find(self, root: Path) -> bool:

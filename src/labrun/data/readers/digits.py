@@ -23,7 +23,7 @@ class Digits(Reader):
 
     may_be_held = True
 
-    def places(self) -> Sequence[str] | None:
+    def candidates(self) -> Sequence[str] | None:
         return None
 
     def find(self, root: Path) -> bool:

@@ -67,7 +67,7 @@ class ImageFolder(Reader):
     def warm() -> None:
         import PIL.Image  # noqa: F401
 
-    def places(self) -> Sequence[str] | None:
+    def candidates(self) -> Sequence[str] | None:
         return None if is_absolute(self.path) else (self.path or "",)
 
     def find(self, root: Path) -> bool:

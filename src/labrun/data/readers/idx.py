@@ -76,7 +76,7 @@ class _IdxReader(Reader):
     def __init__(self, verify: bool = True) -> None:
         self.verify = verify
 
-    def places(self) -> Sequence[str] | None:
+    def candidates(self) -> Sequence[str] | None:
         return (*self.folders[1:], ".")
 
     def find(self, root: Path) -> bool:

@@ -88,7 +88,7 @@ class Csv(Reader):
     def warm() -> None:
         import pandas  # noqa: F401
 
-    def places(self) -> Sequence[str] | None:
+    def candidates(self) -> Sequence[str] | None:
         if is_absolute(self.path):
             return None
         if self.test_path is None or is_absolute(self.test_path):

@@ -54,7 +54,7 @@ class Npz(Reader):
     def __init__(self, path: str, regression: bool = False) -> None:
         self.path, self.regression = path, regression
 
-    def places(self) -> Sequence[str] | None:
+    def candidates(self) -> Sequence[str] | None:
         return None if is_absolute(self.path) else (self.path,)
 
     def find(self, root: Path) -> bool:
@@ -106,7 +106,7 @@ class GetData(Reader):
     def is_own_code(self) -> bool:
         return True
 
-    def places(self) -> Sequence[str] | None:
+    def candidates(self) -> Sequence[str] | None:
         return None
 
     def find(self, root: Path) -> bool:
