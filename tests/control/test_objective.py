@@ -87,7 +87,7 @@ def test_the_metric_given_on_resume_orders_the_table(tmp_path: Path, capsys: pyt
         recording.create(run_dirs[-1], record)
         records.write(run_dirs[-1], record)
     for wanted, first in ((None, "0"), (objective.Objective("test_loss", False), "1")):
-        results.tell(tmp_path, run_dirs, None, wanted)
+        results.print_summary(tmp_path, run_dirs, None, wanted)
         rows = [line.split() for line in capsys.readouterr().out.splitlines() if "completed" in line]
         assert rows[0][0] == first
 

@@ -256,7 +256,7 @@ def sweep(tmp_path: Path) -> list[Path]:
 def test_the_table_at_the_end_of_a_sweep_has_the_means(
     sweep: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    results.tell(tmp_path, sweep, None)
+    results.print_summary(tmp_path, sweep, None)
     out = capsys.readouterr().out
     table = [line.split() for line in out[out.index("over seed") :].splitlines()]
     assert table[1] == ["n", "accuracy_mean", "accuracy_std", "overrides"]
@@ -272,7 +272,7 @@ def test_the_table_at_the_end_of_a_sweep_has_the_means(
 
 def test_a_sweep_without_repeats_looks_as_it_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_dirs = write(tmp_path, [scored(1, 0.1, lr) for lr in (0.1, 0.3)])
-    results.tell(tmp_path, run_dirs, None, objective.Objective("accuracy", True))
+    results.print_summary(tmp_path, run_dirs, None, objective.Objective("accuracy", True))
     out = capsys.readouterr().out
     assert "over seed" not in out and out.endswith("(results.csv)\n")
     assert not (tmp_path / "results_over_seed.csv").exists()

@@ -23,7 +23,7 @@ from labrun.runs.record import Record
 log = logging.getLogger(__name__)
 
 
-def tell(
+def print_summary(
     folder: Path,
     run_dirs: Sequence[Path],
     draw: Callable[[Path], object] | None,
@@ -67,7 +67,7 @@ def tell(
     except OSError as error:
         log.warning("results.csv cannot be written: %s", error)
     say(report.table(rows))
-    files = f"results.csv{tell_over_seed(finished, wanted, folder)}"
+    files = f"results.csv{print_over_seed(finished, wanted, folder)}"
     best = finished[order[0]]
     if (mixture := comparable.mixture(finished, by)) is not None:
         log.warning("%s", mixture)
@@ -82,7 +82,7 @@ def tell(
     return finished
 
 
-def tell_over_seed(finished: Sequence[Record], wanted: objective.Objective, folder: Path) -> str:
+def print_over_seed(finished: Sequence[Record], wanted: objective.Objective, folder: Path) -> str:
     """Print the means over seeds, best first, and write their file, if a setting has several seeds.
 
     Returns:

@@ -53,7 +53,7 @@ class Table:
         self._is_headed = False
         self._runs: list[Path] = []
         self._width = 0
-        self.told: set[str] = set()
+        self.printed: set[str] = set()
         """Runs whose line has been printed."""
         if sys.stdout.isatty():
             self._live = Live(folder, self._runs)
@@ -86,7 +86,7 @@ class Table:
         mark = "" if record.status == records.COMPLETED else f"  {record.status}: {record.reason}"
         took = "-" if record.duration_s is None else f"{record.duration_s:.1f}"
         results.say(f"{run_dir.name:>9}  {what:<{self._width}}  {took:>8}  {shown:>8}  {best:>8}{mark}")
-        self.told.add(run_dir.name)
+        self.printed.add(run_dir.name)
 
 
 def run(
@@ -139,7 +139,7 @@ def run(
     if backend.is_elsewhere and settings.learn_from:
         raise ConfigError("sweep.learn_from: previous searches are on this machine; leave compute.host out")
     previous.check(settings, trials.space.dimensions, [one.metric for one in objective.of(config)])
-    with submit.in_charge(folder, backend) if resumed else contextlib.nullcontext():
+    with submit.controller_lease(folder, backend) if resumed else contextlib.nullcontext():
         if not resumed:
             check_fresh(folder)
         prepare()
@@ -215,7 +215,7 @@ def _attended(search: Search, folder: Path, plan: sweep_state.Plan, freezer: sub
         try:
             with takeover.ending(folder):
                 canceled = search.is_canceled or not _finished(search, runner, folder)
-                summary.tell(search, folder, runner.draw, table.told)
+                summary.print_summary(search, folder, runner.draw, table.printed)
         finally:
             runner.close()
     if canceled:

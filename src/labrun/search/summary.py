@@ -65,20 +65,20 @@ def _is_any_complete(search: Search) -> bool:
     return any(trial.state == TrialState.COMPLETE for trial in search.study.trials())
 
 
-def tell(search: Search, folder: Path, draw: Callable[[Path], object], told: Collection[str] = ()) -> None:
+def print_summary(search: Search, folder: Path, draw: Callable[[Path], object], printed: Collection[str] = ()) -> None:
     """Print the table, write the files, draw the plots.
 
     Args:
         search: the finished search.
         folder: the sweep's folder.
         draw: draws the plots of one run.
-        told: runs whose results have been printed; if that is all of them, the table is skipped.
+        printed: runs whose results have been printed; if that is all of them, the table is skipped.
     """
     tried = gather(search)
     if not tried:
         results.say("no trial was run")
         return
-    if len(search.objectives) > 1 or not {one.run for one in tried} <= set(told):
+    if len(search.objectives) > 1 or not {one.run for one in tried} <= set(printed):
         results.say(_table(search, tried))
     best = tried[0] if tried[0].values is not None else None
     try:
@@ -92,7 +92,7 @@ def tell(search: Search, folder: Path, draw: Callable[[Path], object], told: Col
         return
     if (mixture := comparable.mixture([one.record for one in tried], search.objectives[0].metric)) is not None:
         log.warning("%s", mixture)
-    over_seed = results.tell_over_seed([one.record for one in tried], search.objectives[0], folder)
+    over_seed = results.print_over_seed([one.record for one in tried], search.objectives[0], folder)
     _report(search, tried, folder)
     if best.record.typed.report == "auto" and (folder / best.run / "outputs" / "model.json").exists():
         try:

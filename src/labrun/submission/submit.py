@@ -147,7 +147,7 @@ def execute_jobs(
     wanted = config.sweep.resume is not None and is_sweep
     if not wanted:
         _check_folders(submitted, fresh=True)
-    with in_charge(folder, backend, fresh=not wanted):
+    with controller_lease(folder, backend, fresh=not wanted):
         runs = _resume(submitted, folder, backend) if wanted else [job.run_dir for job in submitted]
         if wanted:
             _check_folders([job for job in submitted if not job.is_done], fresh=False)
@@ -235,10 +235,10 @@ def _attached(
         except KeyboardInterrupt:
             _cancel(folder, plan, runs)
         try:
-            results.tell(folder, runs, runner.draw, wanted)
+            results.print_summary(folder, runs, runner.draw, wanted)
         except KeyboardInterrupt:
             if not (folder / "results.csv").exists():
-                results.tell(folder, runs, None, wanted)
+                results.print_summary(folder, runs, None, wanted)
             sys.stderr.write(f"labrun: interrupted, but the runs are over; their records are in {folder}\n")
             sys.exit(CANCELED)
         finally:
@@ -249,7 +249,7 @@ def _cancel(folder: Path, plan: sweep_state.Plan, runs: Sequence[Path] = ()) -> 
     """Handle Ctrl-C: close the runs that have not started, show the results so far, and exit."""
     controller.cancel_rest(folder, plan, "the sweep was canceled")
     if runs:
-        results.tell(folder, runs, None)
+        results.print_summary(folder, runs, None)
     sys.stderr.write(f"labrun: canceled; the records are in {folder}\n")
     sys.exit(CANCELED)
 
@@ -301,7 +301,7 @@ def _check_folders(submitted: Sequence[Job], fresh: bool) -> None:
 
 
 @contextlib.contextmanager
-def in_charge(folder: Path, backend: Backend, fresh: bool = False) -> Iterator[None]:
+def controller_lease(folder: Path, backend: Backend, fresh: bool = False) -> Iterator[None]:
     """Hold a sweep's lease, so that no other process resumes it; see `check_left`. A fresh sweep needs no check."""
     if not fresh:
         check_left(folder, backend)

@@ -160,7 +160,7 @@ def _wait_for_books(folder: Path, run_dirs: Sequence[Path], patience_s: float = 
     end = time.monotonic() + patience_s
     while lease.living(SweepState(folder)) is not None and time.monotonic() < end:
         time.sleep(POLL_S)
-    results.tell(folder, run_dirs, lambda run_dir: True)
+    results.print_summary(folder, run_dirs, lambda run_dir: True)
 
 
 def _code(run_dirs: Sequence[Path]) -> int:
