@@ -60,25 +60,25 @@ DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
 QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u00b4": "'", "`": "'"})
 
 
-def check(words: Sequence[str], places: Sequence[int]) -> list[Mistake]:
+def check(words: Sequence[str], positions: Sequence[int]) -> list[Mistake]:
     """Return the mistakes in arguments that do not parse as overrides.
 
     Args:
         words: the command-line arguments.
-        places: positions of the overrides.
+        positions: indices of the overrides in `words`.
     """
     found: list[Mistake] = []
     taken: set[int] = set()
-    for number, place in enumerate(places):
-        if place in taken:
+    for number, position in enumerate(positions):
+        if position in taken:
             continue
-        join = _joined_after if is_readable(words[place]) else _joined
-        joined = join(words, places, number)
+        join = _joined_after if is_readable(words[position]) else _joined
+        joined = join(words, positions, number)
         if joined is not None:
             found.append(joined)
             taken |= set(joined.fix)
-        elif not is_readable(words[place]):
-            found.append(_alone(words, places, number))
+        elif not is_readable(words[position]):
+            found.append(_alone(words, positions, number))
             taken |= set(found[-1].fix)
     return found
 
@@ -108,40 +108,40 @@ def has_key(word: str) -> bool:
     return bool(equals) and KEY.fullmatch(key.lstrip("+~").strip()) is not None
 
 
-def _following(words: Sequence[str], places: Sequence[int], number: int) -> Iterator[list[int]]:
+def _following(words: Sequence[str], positions: Sequence[int], number: int) -> Iterator[list[int]]:
     """Yield growing lists of positions: an argument and the one after it, the two after it, ... up to the next KEY=."""
-    together = [places[number]]
-    for place in places[number + 1 :]:
-        if has_key(words[place]) or place != together[-1] + 1:
+    together = [positions[number]]
+    for position in positions[number + 1 :]:
+        if has_key(words[position]) or position != together[-1] + 1:
             return
-        together.append(place)
+        together.append(position)
         yield list(together)
 
 
-def _joined(words: Sequence[str], places: Sequence[int], number: int) -> Mistake | None:
+def _joined(words: Sequence[str], positions: Sequence[int], number: int) -> Mistake | None:
     """Return the mistake if an argument parses when joined with those after it: the shell split it at a space."""
-    word = words[places[number]]
-    if re.fullmatch(r"[\w.]+", word) and not _begins_with_equals(words, places, number):
+    word = words[positions[number]]
+    if re.fullmatch(r"[\w.]+", word) and not _begins_with_equals(words, positions, number):
         return None  # a separate word, not part of a value
-    for together in _following(words, places, number):
-        whole = "".join(words[place] for place in together)
+    for together in _following(words, positions, number):
+        whole = "".join(words[position] for position in together)
         if has_key(whole) and is_readable(whole) and not whole.endswith("="):
             return _split_by_blank(words, together, whole)
     return None
 
 
-def _begins_with_equals(words: Sequence[str], places: Sequence[int], number: int) -> bool:
-    after = places[number + 1] if number + 1 < len(places) else None
-    return after is not None and words[after].startswith("=") and after == places[number] + 1
+def _begins_with_equals(words: Sequence[str], positions: Sequence[int], number: int) -> bool:
+    after = positions[number + 1] if number + 1 < len(positions) else None
+    return after is not None and words[after].startswith("=") and after == positions[number] + 1
 
 
-def _joined_after(words: Sequence[str], places: Sequence[int], number: int) -> Mistake | None:
+def _joined_after(words: Sequence[str], positions: Sequence[int], number: int) -> Mistake | None:
     """As `_joined`, for an argument that parses on its own: `lr= 0.1`, `lr=1 , 2`."""
-    word, best = words[places[number]], None
-    for together in _following(words, places, number):
+    word, best = words[positions[number]], None
+    for together in _following(words, positions, number):
         last, first = words[together[-1]], words[together[1]]
         is_one = word.endswith("=") or first.startswith(",")
-        whole = "".join(words[place] for place in together)
+        whole = "".join(words[position] for position in together)
         if is_one and not is_readable(last) and is_readable(whole):
             best = (together, whole)
             if word.endswith("="):
@@ -150,19 +150,20 @@ def _joined_after(words: Sequence[str], places: Sequence[int], number: int) -> M
 
 
 def _split_by_blank(words: Sequence[str], together: Sequence[int], whole: str) -> Mistake:
-    given = " ".join(words[place] for place in together)
+    given = " ".join(words[position] for position in together)
     text = f"{given!r}: the shell splits words at spaces: put none around '=' and ',', or quote all of it"
     return Mistake(
-        f"{text}. Did you mean {whole!r}?", {place: [whole] if place == together[0] else [] for place in together}
+        f"{text}. Did you mean {whole!r}?",
+        {position: [whole] if position == together[0] else [] for position in together},
     )
 
 
-def _alone(words: Sequence[str], places: Sequence[int], number: int) -> Mistake:
+def _alone(words: Sequence[str], positions: Sequence[int], number: int) -> Mistake:
     """Return the mistake in a single argument."""
-    place = places[number]
-    word = words[place]
+    position = positions[number]
+    word = words[position]
     if "=" not in word and not word.startswith("~"):
-        return _without_equals(words, places, number)
+        return _without_equals(words, positions, number)
     key, _, value = word.partition("=")
     if is_secret(key.rpartition(".")[2]) and value:
         return Mistake(
@@ -174,13 +175,13 @@ def _alone(words: Sequence[str], places: Sequence[int], number: int) -> Mistake:
     unknown = re.search(r"Unknown function '(\w+)'", str(error))
     if unknown:
         names = ", ".join(sorted(create_functions().functions))
-        return _quoted(word, place, f"there is no function {unknown[1]}(); there are {names}")
+        return _quoted(word, position, f"there is no function {unknown[1]}(); there are {names}")
     if error is not None and "while evaluating" in str(error):
         return Mistake(f"{word!r}: {str(error).splitlines()[0]}")
     for why, repair in REPAIRS:
         new = repair(word)
         if new != word and is_readable(new):
-            return Mistake(f"{word!r}: {why}. Did you mean {new!r}?", {place: [new]})
+            return Mistake(f"{word!r}: {why}. Did you mean {new!r}?", {position: [new]})
     if not KEY.fullmatch(word.lstrip("+~").partition("=")[0]):
         key = word.partition("=")[0]
         return Mistake(
@@ -193,68 +194,70 @@ def _alone(words: Sequence[str], places: Sequence[int], number: int) -> Mistake:
     sign = f" at {word[at]!r}" if isinstance(at, int) and at < len(word) else ""
     is_open = _closed(word.partition("=")[2]) != word.partition("=")[2]
     why = "its brackets do not match" if is_open else f"the value cannot be read{sign}"
-    return _quoted(word, place, f"{why}. Allowed are {VALUES}")
+    return _quoted(word, position, f"{why}. Allowed are {VALUES}")
 
 
-def _quoted(word: str, place: int, why: str) -> Mistake:
+def _quoted(word: str, position: int, why: str) -> Mistake:
     key, _, value = word.partition("=")
     new = f"{key}={hydra_files.quoted(value)}"
     if not is_readable(new) or re.match(r"\w+\(", value):  # a function is meant
         return Mistake(f"{word!r}: {why}")
-    return Mistake(f"{word!r}: {why}. As text: {new}", {place: [new]})
+    return Mistake(f"{word!r}: {why}. As text: {new}", {position: [new]})
 
 
-def _without_equals(words: Sequence[str], places: Sequence[int], number: int) -> Mistake:
+def _without_equals(words: Sequence[str], positions: Sequence[int], number: int) -> Mistake:
     """Return the mistake in an argument that is not KEY=VALUE: a verb, the name of an option, a file, a key."""
-    place = places[number]
-    word = words[place]
+    position = positions[number]
+    word = words[position]
     what = f"{word!r} is not KEY=VALUE"
-    rest = [words[other] for other in places[number + 1 :]]
+    rest = [words[other] for other in positions[number + 1 :]]
     if word and word[0] in DASHES:
         new = "-" * (2 if len(word.lstrip(DASHES)) > 1 else 1) + word.lstrip(DASHES)
-        return Mistake(f"{word!r} begins with a typographic dash. Did you mean {new!r}?", {place: [new]})
+        return Mistake(f"{word!r} begins with a typographic dash. Did you mean {new!r}?", {position: [new]})
     if word in RUN_WORDS:
-        return Mistake(f"{what}: labrun takes no verb", {place: []})
+        return Mistake(f"{what}: labrun takes no verb", {position: []})
     if word in TASK_WORDS:
-        return Mistake(f"{what}. Did you mean {TASK_WORDS[word]!r}?", {place: TASK_WORDS[word].split()})
+        return Mistake(f"{what}. Did you mean {TASK_WORDS[word]!r}?", {position: TASK_WORDS[word].split()})
     if word in LAB_WORDS:
         return Mistake(f"{what}: labrun runs experiments, and what comes after a run is lab's: {LAB_WORDS[word]}")
     if word.endswith((".py", ".ipynb", ".yaml", ".yml")):
-        return _file(word, place)
+        return _file(word, position)
     holding = [group for group, options in paths.groups().items() if word in options]
     holding = sorted(holding, key=lambda group: ("/" in group, group != "model", group))
     if holding:
         listed = " or ".join(f"{group}={word}" for group in holding)
-        return Mistake(f"{what}. Did you mean {listed}?", {place: [f"{holding[0]}={word}"]})
+        return Mistake(f"{what}. Did you mean {listed}?", {position: [f"{holding[0]}={word}"]})
     separated = re.fullmatch(rf"({NAME}(?:[./]{NAME})*)(?::=?|\s+)\s*(\S.*)", word)
     if separated and is_readable(f"{separated[1]}={separated[2]}"):
         new = f"{separated[1]}={separated[2]}"
-        return Mistake(f"{what}: an '=' belongs between them. Did you mean {new!r}?", {place: [new]})
+        return Mistake(f"{what}: an '=' belongs between them. Did you mean {new!r}?", {position: [new]})
     if word.partition("/")[0] in paths.groups() and "/" in word:
         group, _, option = word.rpartition("/")
         if option in paths.groups().get(group, {}):
-            return Mistake(f"{what}. Did you mean '{group}={option}'?", {place: [f"{group}={option}"]})
+            return Mistake(f"{what}. Did you mean '{group}={option}'?", {position: [f"{group}={option}"]})
     if KEY.fullmatch(word) and rest and "=" not in rest[0] and is_readable(f"{word}={rest[0]}"):
         new = f"{word}={rest[0]}"
         return Mistake(
-            f"{what}: an '=' belongs between them. Did you mean {new!r}?", {place: [new], places[number + 1]: []}
+            f"{what}: an '=' belongs between them. Did you mean {new!r}?", {position: [new], positions[number + 1]: []}
         )
-    before = words[place - 1] if number and places[number - 1] == place - 1 else ""
+    before = words[position - 1] if number and positions[number - 1] == position - 1 else ""
     if has_key(before) and is_readable(before):
         key, _, value = before.partition("=")
         new = f"{key}={hydra_files.quoted(f'{value} {word}')}"
-        return Mistake(f"{what}. If it belongs to the word before, quote both: {new}", {place - 1: [new], place: []})
+        return Mistake(
+            f"{what}. If it belongs to the word before, quote both: {new}", {position - 1: [new], position: []}
+        )
     if KEY.fullmatch(word):
         return Mistake(f"{what}: say {word}=VALUE. labrun --help lists groups and keys")
     return Mistake(f"{what}. labrun takes group=option and key=value; labrun --help lists them")
 
 
-def _file(word: str, place: int) -> Mistake:
+def _file(word: str, position: int) -> Mistake:
     if word.endswith(".py"):
         is_there = Path(word).is_file()
         there = "" if is_there else f" ({Path(word).resolve()} is not there)"
         new = ["experiment=script", f"script.path={word}"]
-        fix = {place: new} if is_there else {}
+        fix = {position: new} if is_there else {}
         return Mistake(f"{word!r} is not KEY=VALUE. A script of your own runs with {' '.join(new)}{there}", fix)
     if word.endswith(".ipynb"):
         return Mistake(
@@ -266,7 +269,7 @@ def _file(word: str, place: int) -> Mistake:
         return Mistake(
             f"{word!r} is not KEY=VALUE. A config file is chosen by its folder and name: "
             f"{path.parent.name}={path.stem}",
-            {place: [f"{path.parent.name}={path.stem}"]},
+            {position: [f"{path.parent.name}={path.stem}"]},
         )
     return Mistake(
         f"{word!r} is not KEY=VALUE. Put your own config file into conf/experiment, and choose it with "

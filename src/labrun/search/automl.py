@@ -104,7 +104,7 @@ def finish(search: Search, runner: Executor, folder: Path) -> None:
         _submit(job, runner)
     while runner.busy:
         runner.poll()
-    _tell(best, vote, single, objective, tried, folder)
+    _print_result(best, vote, single, objective, tried, folder)
     runner.draw(folder / BEST)
 
 
@@ -172,61 +172,61 @@ def _chosen(tried: Sequence[TrialResult], folder: Path, objective: Objective) ->
     """
     from labrun.tasks.pipeline import OUT_OF_FOLD
 
-    heard: list[npt.NDArray[np.float64]] = []
-    places: list[int] = []
+    predictions: list[npt.NDArray[np.float64]] = []
+    ranks: list[int] = []
     y: npt.NDArray[Any] | None = None
-    for place, one in enumerate(tried[:CANDIDATES]):
+    for rank, one in enumerate(tried[:CANDIDATES]):
         try:
             with np.load(RunPaths(folder / one.run).outputs / OUT_OF_FOLD, allow_pickle=False) as content:
-                said, y = content["said"].astype(np.float64), content["y"]
+                outputs, y = content["said"].astype(np.float64), content["y"]
         except (OSError, ValueError, KeyError) as error:
             log.warning("Left out of the ensemble: run %s: %s", one.run, error)
             continue
-        if np.isfinite(said).all():
-            heard.append(said)
-            places.append(place)
-    if y is None or not heard or places[0] != 0:
+        if np.isfinite(outputs).all():
+            predictions.append(outputs)
+            ranks.append(rank)
+    if y is None or not predictions or ranks[0] != 0:
         return None, float("nan")
 
-    def score(said: npt.NDArray[np.float64]) -> float:
-        return objective.score(_measure(y, said, objective.metric))
+    def score(outputs: npt.NDArray[np.float64]) -> float:
+        return objective.score(_measure(y, outputs, objective.metric))
 
-    single = score(heard[0])
-    total, counts = heard[0].copy(), {0: 1}
+    single = score(predictions[0])
+    total, counts = predictions[0].copy(), {0: 1}
     reached, kept = single, dict(counts)
     for _ in range(ROUNDS):
         size = sum(counts.values())
-        scores = [score((total + one) / (size + 1)) for one in heard]
-        place = int(np.argmax(scores))
-        counts[place] = counts.get(place, 0) + 1
-        total = total + heard[place]
-        if scores[place] > reached + 1e-9:
-            reached, kept = scores[place], dict(counts)
+        scores = [score((total + one) / (size + 1)) for one in predictions]
+        best = int(np.argmax(scores))
+        counts[best] = counts.get(best, 0) + 1
+        total = total + predictions[best]
+        if scores[best] > reached + 1e-9:
+            reached, kept = scores[best], dict(counts)
     value = single if objective.maximize else -single
     if len(kept) < 2 or reached <= single:
         return None, value
-    return _Vote({places[i]: count for i, count in kept.items()}, reached if objective.maximize else -reached), value
+    return _Vote({ranks[i]: count for i, count in kept.items()}, reached if objective.maximize else -reached), value
 
 
-def _measure(y: npt.NDArray[Any], said: npt.NDArray[np.float64], metric: str) -> float:
+def _measure(y: npt.NDArray[Any], outputs: npt.NDArray[np.float64], metric: str) -> float:
     """Compute a metric of probabilities, or of values, over all training samples at once.
 
     Shapes:
         y: (N,).
-        said: (N, classes) probabilities, or (N, 1) values.
+        outputs: (N, classes) probabilities, or (N, 1) values.
     """
     from labrun.tasks import scoring
 
-    classes = 0 if said.shape[1] == 1 else said.shape[1]
-    predicted = said[:, 0] if not classes else said.argmax(axis=1)
+    classes = 0 if outputs.shape[1] == 1 else outputs.shape[1]
+    predicted = outputs[:, 0] if not classes else outputs.argmax(axis=1)
     if metric in (scoring.STANDARD if classes else scoring.QUANTITIES):
-        return scoring.one(metric, y, predicted, said if classes else None, classes)
+        return scoring.one(metric, y, predicted, outputs if classes else None, classes)
     span = float("nan") if classes else float(np.ptp(y))
     scorer = scoring.scorers([metric], classes, span)[metric]
-    return float(scorer(scoring.replaying_model(said, classes), np.arange(len(y))[:, None], y))
+    return float(scorer(scoring.replaying_model(outputs, classes), np.arange(len(y))[:, None], y))
 
 
-def _tell(
+def _print_result(
     best: TrialResult,
     vote: _Vote | None,
     single: float,
