@@ -446,7 +446,7 @@ def test_many_processes_that_open_a_fresh_database_make_one(tmp_path: Path) -> N
     uri, folder = mlflow_client.database_uri(root), store.state_folder(root)
     folder.mkdir(parents=True)
     folder.joinpath(".mlflow.db.new").write_bytes(b"half a database, from a process that was killed")
-    command = [sys.executable, "-c", OPEN, str(root), uri]
+    command = [sys.executable, "-W", "ignore:This process (pid=:DeprecationWarning", "-c", OPEN, str(root), uri]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert (done.stdout, done.stderr, done.returncode) == (f"{[0] * 5}\n", "", 0)  # and MLflow says nothing
     finished(root, "aaaa0000", [1.0])
