@@ -150,8 +150,8 @@ class Words:
             return self._unknown(parser, match[1])
         if match := re.match(r"argument ([^:]+): invalid choice: '(.*?)' \(choose from (.*)\)", message, re.DOTALL):
             options = re.findall(r"'([^']*)'", match[3]) or match[3].split(", ")
-            said = f"{parser.prog}: {match[1]} {match[2]!r}: expected one of {', '.join(options)}"
-            return f"{said}.{_near(match[2], options)}"
+            problem = f"{parser.prog}: {match[1]} {match[2]!r}: expected one of {', '.join(options)}"
+            return f"{problem}.{_near(match[2], options)}"
         if match := re.match(r"argument ([^:]+): expected (one|at least one) argument", message):
             return f"{parser.prog}: {match[1]}  needs a value: {_value_of(parser, match[1])}"
         if match := re.match(r"argument ([^:]+): (.*)", message, re.DOTALL):
@@ -168,16 +168,16 @@ class Words:
 
     def _noun(self, word: str) -> str:
         """Return the message for an unknown noun: a verb without its noun, a typo, or an argument of `labrun`."""
-        said = f"there is no 'lab {word}'"
+        problem = f"there is no 'lab {word}'"
         nouns = f"There are {', '.join(f'lab {noun}' for noun in self.verbs)}"
         rest = self._rest(word)
         if word == "help":
-            return f"{said}. Did you mean 'lab --help'?"
+            return f"{problem}. Did you mean 'lab --help'?"
         if word == "version":
-            return f"{said}. Did you mean 'lab --version'?"
+            return f"{problem}. Did you mean 'lab --version'?"
         if "=" in word or word in ("train", "fit", "sweep", "submit"):
             command = shlex.join(["labrun", *(one for one in [word, *rest] if "=" in one or one == "-m")])
-            return f"{said}: experiments are run by labrun. Did you mean '{command}'?"
+            return f"{problem}: experiments are run by labrun. Did you mean '{command}'?"
         noun = OTHER_NOUNS.get(word) or next(iter(difflib.get_close_matches(word, list(self.verbs), 1, 0.7)), None)
         verb = SYNONYMS.get(word, word)
         having = [one for one in FIRST if verb in self.verbs.get(one, ())]
@@ -185,10 +185,10 @@ class Words:
         if having and (first in self.verbs or OTHER_NOUNS.get(first) in self.verbs):  # lab ls models
             noun, rest = OTHER_NOUNS.get(first, first), [verb, *rest[1:]]
         elif noun is None and word == "status":
-            return f"{said}. Did you mean 'lab runs'? What is free: 'lab compute status'. {nouns}"
+            return f"{problem}. Did you mean 'lab runs'? What is free: 'lab compute status'. {nouns}"
         elif noun is None and having:
             commands = [self._command(word, [one, verb, *rest]) for one in having]
-            return f"{said}. Did you mean {' or '.join(map(repr, commands))}? {nouns}"
+            return f"{problem}. Did you mean {' or '.join(map(repr, commands))}? {nouns}"
         if noun is None:
             alike = [
                 (one, v)
@@ -198,9 +198,9 @@ class Words:
             ]
             if alike:
                 commands = [self._command(word, [*pair, *rest]) for pair in alike[:2]]
-                return f"{said}. Did you mean {' or '.join(map(repr, commands))}? {nouns}"
-            return f"{said}. {nouns}"
-        return f"{said}. Did you mean {self._command(word, [noun, *self._mended(noun, rest)])!r}? {nouns}"
+                return f"{problem}. Did you mean {' or '.join(map(repr, commands))}? {nouns}"
+            return f"{problem}. {nouns}"
+        return f"{problem}. Did you mean {self._command(word, [noun, *self._mended(noun, rest)])!r}? {nouns}"
 
     def _mended(self, noun: str, rest: Sequence[str]) -> list[str]:
         """Return the arguments after a noun, with a synonym replaced by its verb."""
@@ -221,18 +221,18 @@ class Words:
     def _verb(self, parser: argparse.ArgumentParser, word: str) -> str:
         """Return the message for an unknown verb."""
         noun = parser.prog.split()[-1]
-        said = f"there is no '{parser.prog} {word}'"
+        problem = f"there is no '{parser.prog} {word}'"
         verbs = self.verbs[noun]
         verb = SYNONYMS.get(word)
         near = verb if verb in verbs else next(iter(difflib.get_close_matches(word, verbs, 1, 0.6)), None)
         if near is not None:
             command = self._command(word, [noun, near, *self._rest(word)])
-            return f"{said}. Did you mean {_without_noun_twice(command, noun)!r}? Actions: {', '.join(verbs)}"
+            return f"{problem}. Did you mean {_without_noun_twice(command, noun)!r}? Actions: {', '.join(verbs)}"
         if "show" in verbs and _is_there(noun, word):
-            return f"{said}. Did you mean 'lab {noun} show {word}'? Actions: {', '.join(verbs)}"
+            return f"{problem}. Did you mean 'lab {noun} show {word}'? Actions: {', '.join(verbs)}"
         elsewhere = [one for one in FIRST if word in self.verbs.get(one, ())]
         hint = f" Did you mean 'lab {elsewhere[0]} {word}'?" if elsewhere else ""
-        return f"{said}.{hint} Actions: {', '.join(verbs)}"
+        return f"{problem}.{hint} Actions: {', '.join(verbs)}"
 
     def _listed(self, parser: argparse.ArgumentParser) -> str:
         return ", ".join(f"{parser.prog} {verb}" for verb in subparsers(parser))
@@ -244,7 +244,7 @@ class Words:
         if option is None:
             return f"{parser.prog}: {rest!r} is not expected. {_usage(parser)}"
         name = option.partition("=")[0]
-        said = f"{'' if parser is self.top else f'{parser.prog}: '}there is no option {name}"
+        problem = f"{'' if parser is self.top else f'{parser.prog}: '}there is no option {name}"
         own = [text for action in parser._actions for text in action.option_strings]
         above = {text for action in self.top._actions for text in action.option_strings} - set(own)
         if name in above:
@@ -252,7 +252,7 @@ class Words:
         having = self._that_has(name)
         hint = _near(name, own, 0.6) or (f" 'lab {having}' has it." if having else "")
         shown = [text for text in own if text.startswith("--")] or own
-        return f"{said}.{hint} Options: {', '.join(shown)}"
+        return f"{problem}.{hint} Options: {', '.join(shown)}"
 
     def _that_has(self, name: str) -> str | None:
         for noun, parser in subparsers(self.top).items():

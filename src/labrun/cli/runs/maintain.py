@@ -40,14 +40,14 @@ def tag(options: argparse.Namespace) -> int:
         if not key.strip() or not word.isprintable():
             raise RecordError(f"{word!r} is not a tag: say NAME or NAME=VALUE")
         wanted[key] = value
-    said: list[Pair] = []
+    noted: list[Pair] = []
     for run_dir, record in filters.select(chosen, default=None):
         if wanted or options.remove:
             _annotate(run_dir, tags=wanted, untag=list(options.remove or []))
-            said.append((run_dir, record))
+            noted.append((run_dir, record))
             record = records.read(run_dir)
         print(f"{record.id}  {report.tags(record.tags) or 'no tags'}")
-    _pass_on(said)
+    _pass_on(noted)
     return 0
 
 
@@ -55,21 +55,21 @@ def note(options: argparse.Namespace) -> int:
     """Set the notes of runs; without a text, show them."""
     chosen, words = filters.split_words(options)
     text = " ".join(words)
-    said: list[Pair] = []
+    noted: list[Pair] = []
     for run_dir, record in filters.select(chosen, default=None):
         if words:
             new = f"{record.notes}\n{text}" if options.append and record.notes else text
             _annotate(run_dir, note=new)
-            said.append((run_dir, record))
+            noted.append((run_dir, record))
             record = records.read(run_dir)
         print(f"{record.id}  {record.notes or 'no notes'}")
-    _pass_on(said)
+    _pass_on(noted)
     return 0
 
 
-def _pass_on(said: Sequence[Pair]) -> None:
+def _pass_on(noted: Sequence[Pair]) -> None:
     """Forward new tags and notes to the machines that hold the runs, at once if they are reachable."""
-    if notes.owe(said):
+    if notes.owe(noted):
         mirror.refresh(store.workspace())
 
 

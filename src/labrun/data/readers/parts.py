@@ -29,21 +29,21 @@ class Layout:
     notes: list[str] = field(default_factory=list)
 
 
-def layout(folder: Path, said: Mapping[str, str] | bool | None) -> Layout:
+def layout(folder: Path, given: Mapping[str, str] | bool | None) -> Layout:
     """Determine which folder holds which split.
 
     Args:
         folder: the data set's folder.
-        said: the user's folder for each split; False: there are no splits; None: detect them by name.
+        given: the user's folder for each split; False: there are no splits; None: detect them by name.
 
     Raises:
-        ConfigError: `said` is invalid.
-        MissingDataError: a folder in `said` does not exist.
+        ConfigError: `given` is invalid.
+        MissingDataError: a folder in `given` does not exist.
         DataError: splits and classes cannot be told apart.
     """
-    if isinstance(said, Mapping):
-        return Layout(_said(folder, said))
-    if said is False:
+    if isinstance(given, Mapping):
+        return Layout(_folders(folder, given))
+    if given is False:
         return Layout({"train": folder})
     top, notes = _below(folder)
     children = subfolders(top)
@@ -103,16 +103,16 @@ def layout(folder: Path, said: Mapping[str, str] | bool | None) -> Layout:
     return Layout(parts, [*notes, *_loose(top)])
 
 
-def _said(folder: Path, said: Mapping[str, str]) -> dict[str, Path]:
-    if "train" not in said or set(said) - set(PARTS):
+def _folders(folder: Path, given: Mapping[str, str]) -> dict[str, Path]:
+    if "train" not in given or set(given) - set(PARTS):
         raise ConfigError(
-            f"dataset.parts={dict(said)}: it must give the folder of train, and may give those of validation and test"
+            f"dataset.parts={dict(given)}: it must give the folder of train, and may give those of validation and test"
         )
-    parts = {part: folder / said[part] for part in PARTS if part in said}
+    parts = {part: folder / given[part] for part in PARTS if part in given}
     for part, path in parts.items():
         if not path.is_dir():
             raise MissingDataError(
-                f"dataset.parts.{part}={said[part]}: {path} is not a folder; there are "
+                f"dataset.parts.{part}={given[part]}: {path} is not a folder; there are "
                 f"{_names(subfolders(folder)) or 'none'}"
             )
     return {part: _below(path)[0] for part, path in parts.items()}
@@ -124,9 +124,9 @@ def _question(folder: Path, what: str, folders: list[Path]) -> str:
     if "train" not in parts:
         others = [path.name for path in folders if path.name not in parts.values()] or ["..."]
         parts = {"train": others[0], **(parts or {"test": others[1] if len(others) > 1 else "..."})}
-    said = ", ".join(f"{part}: {name}" for part, name in parts.items())
+    pairs = ", ".join(f"{part}: {name}" for part, name in parts.items())
     return (
-        f"{folder}: {what}. If these are parts of the data, set 'dataset.parts={{{said}}}' (train, validation, test); "
+        f"{folder}: {what}. If these are parts of the data, set 'dataset.parts={{{pairs}}}' (train, validation, test); "
         "if they are classes, dataset.parts=false; or set another folder with dataset.path"
     )
 
