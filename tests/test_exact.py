@@ -17,6 +17,7 @@ from helpers import new
 from labrun import building, exact, execute
 from labrun.config import composed, hydra_files
 from labrun.errors import ConfigError, RecordError
+from labrun.references import resolve_environment
 from labrun.runs import record as records
 from labrun.schema import Config
 from labrun.search import summary
@@ -117,7 +118,7 @@ def test_text_with_interpolation_syntax_is_kept_literally() -> None:
         )
         config = OmegaConf.create({"model": {"text": exact.escaped(text)}})
         kept = composed.resolved(config, keep_environment=True)
-        got, _ = execute.mount_inputs(Config(execute.resolve_environment(kept)))
+        got, _ = execute.mount_inputs(Config(resolve_environment(kept)))
         assert got.model["text"] == text
 
 
@@ -147,8 +148,7 @@ def test_defaults_of_environment_references_are_kept(monkeypatch: pytest.MonkeyP
         config = OmegaConf.create({"model": {"text": f"${{oc.env:NOT_SET,{default}}}", "other": "1, 2"}})
         kept = composed.resolved(config, keep_environment=True)
         assert (
-            kept["model"]["text"].startswith("${oc.env:NOT_SET")
-            and execute.resolve_environment(kept)["model"]["text"] == value
+            kept["model"]["text"].startswith("${oc.env:NOT_SET") and resolve_environment(kept)["model"]["text"] == value
         )
 
 
@@ -189,7 +189,7 @@ def test_a_component_gets_the_same_arguments_as_from_instantiate(more: str) -> N
     head = f"_target_: {Given.__module__}.Given\n{more}\n{ODD}"
     wanted = instantiate(OmegaConf.create(head), **({} if "_convert_" in more else {"_convert_": "all"}))
     kept = composed.resolved(OmegaConf.create({"model": OmegaConf.create(head + TEXTS)}), keep_environment=True)
-    given, _ = execute.mount_inputs(Config(execute.resolve_environment(as_json(kept))))
+    given, _ = execute.mount_inputs(Config(resolve_environment(as_json(kept))))
     found = building.build(given.model, "model")
     if more == "_partial_: true":
         wanted, found = wanted(), found()

@@ -15,11 +15,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from labrun import exact, hydra_versions, resume_checks, summary, targets
-from labrun.building import resolve_references
+from labrun import exact, resume_checks, summary, targets
 from labrun.data import shared_cache
-from labrun.data.mount import guarded, local_root, mount_reference, references, resolved
+from labrun.data.mount import local_root, mount_reference
 from labrun.errors import DataError
+from labrun.references import references, resolve_environment, resolved
 from labrun.runs import record as records
 from labrun.runs.pictures import Pictures
 from labrun.runs.record import Record, RunPaths
@@ -99,21 +99,6 @@ def _is_cached(config: Config) -> bool:
         return False
     root = local_root(config.datastore, config.dataset)
     return root is not None and shared_cache.is_held(config.dataset, root)
-
-
-def keep_mounts() -> None:
-    """Make OmegaConf leave `${mount:...}` unresolved: mounts are made on the machine that executes the run."""
-    hydra_versions.register_resolver("mount", lambda *parts: "${mount:" + ",".join(str(part) for part in parts) + "}")
-
-
-def resolve_environment(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Resolve the environment references of a config on this machine. Mounts stay references.
-
-    Raises:
-        ConfigError: a referenced environment variable is not set on this machine.
-    """
-    keep_mounts()
-    return resolve_references(guarded(config))
 
 
 def mount_inputs(config: Config) -> tuple[Config, list[dict[str, Any]]]:

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labrun import execute
 from labrun.azureml import folder
 from labrun.azureml.advice import Advising
 from labrun.azureml.datastore_files import LOCAL, mounted, registered, remove, shown_kind
@@ -23,6 +22,7 @@ from labrun.data import stores
 from labrun.data.stores.base import clean
 from labrun.data.transfer import local_files
 from labrun.errors import ConfigError, LabrunError
+from labrun.references import resolve_environment
 from labrun.runs import context
 from labrun.submission import inputs
 
@@ -388,7 +388,7 @@ def _node(workspace: Workspace, name: str) -> dict[str, Any]:
         config = script_context.record(run.run_dir).get("config") or {}
         for node in (config.get("datastore"), (config.get("datastores") or {}).get(name)):
             if node and (node.get("name") == name or node is not config.get("datastore")):
-                found: dict[str, Any] = execute.resolve_environment({"datastore": node})["datastore"]
+                found: dict[str, Any] = resolve_environment({"datastore": node})["datastore"]
                 return found
         paths.set_home(workspace.folder)
         try:

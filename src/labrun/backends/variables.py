@@ -6,14 +6,14 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from labrun import execute
+from labrun.references import resolve_environment
 from labrun.runs.record import HIDDEN
 
 
 def known_here(names: Mapping[str, Any]) -> dict[str, str]:
     """Return a run's variables with their values in this process; a record has only names or references."""
     found = {name: os.environ.get(name) if value == HIDDEN else value for name, value in names.items()}
-    return {name: str(value) for name, value in execute.resolve_environment(found).items() if value is not None}
+    return {name: str(value) for name, value in resolve_environment(found).items() if value is not None}
 
 
 def missing(names: Mapping[str, Any]) -> list[str]:

@@ -15,9 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from labrun import exact, execute, hydra_versions, masking, schema, validation
+from labrun import exact, hydra_versions, masking, schema, validation
 from labrun.config.hydra_files import quoted
 from labrun.errors import ConfigError
+from labrun.references import keep_mounts
 from labrun.schema import Config
 
 
@@ -85,7 +86,7 @@ def _references(value: Any) -> Iterator[str]:
 @contextlib.contextmanager
 def _resolving(keep_environment: bool) -> Iterator[None]:
     """Register the resolvers for the context, and turn interpolation errors into `ConfigError`s."""
-    execute.keep_mounts()
+    keep_mounts()
     masking.register()
     if keep_environment:
         hydra_versions.register_resolver("mount", _mount_reference)
@@ -104,7 +105,7 @@ def _resolving(keep_environment: bool) -> Iterator[None]:
         raise ConfigError(f"{getattr(error, 'full_key', None) or 'the configuration'}: {reason}") from error
     finally:
         if keep_environment:
-            execute.keep_mounts()
+            keep_mounts()
             masking.register()
             hydra_versions.register_resolver("oc.decode", oc.decode)
 

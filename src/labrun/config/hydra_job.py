@@ -23,10 +23,11 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from labrun import building, execute, hydra_versions
+from labrun import building, hydra_versions
 from labrun.config import composed, hydra_files, paths
 from labrun.config.paths import PREFLIGHT
 from labrun.errors import ConfigError
+from labrun.references import keep_mounts, resolve_environment
 from labrun.runs import context, store
 from labrun.runs.record import Record
 
@@ -201,7 +202,7 @@ def _logging(told: Mapping[str, Any], run_dir: Path) -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     enabled = [name for name, one in root.manager.loggerDict.items() if not getattr(one, "disabled", True)]
-    made: Any = OmegaConf.create(execute.resolve_environment({"job_logging": wanted or plain_logging()}))
+    made: Any = OmegaConf.create(resolve_environment({"job_logging": wanted or plain_logging()}))
     if made.job_logging.get("root") is None:  # Hydra keeps the existing setup then, which is empty in a new interpreter
         root.handlers, root.level = [], logging.WARNING
     make_log_folders(made.job_logging, run_dir)
@@ -222,7 +223,7 @@ def _logging(told: Mapping[str, Any], run_dir: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _callbacks(told: Mapping[str, Any], config: _Lazily) -> Iterator[None]:
     """Call the callbacks' `on_job_start` before the context and `on_job_end` after it; a failure is only a warning."""
-    nodes = execute.resolve_environment(told["callbacks"]) if told.get("callbacks") else {}
+    nodes = resolve_environment(told["callbacks"]) if told.get("callbacks") else {}
     if not nodes:
         yield
         return
@@ -275,7 +276,7 @@ class _Lazily:
     def composed(self) -> DictConfig:
         """The whole config: the task's from the record, and the saved `hydra` node."""
         setup_globals()
-        execute.keep_mounts()
+        keep_mounts()
         record, hydra = self._record, OmegaConf.structured(HydraConf)
         for name, value in (
             ("id", record.id),

@@ -14,10 +14,9 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,6 @@ from labrun.runs import store as workspaces
 
 log = logging.getLogger(__name__)
 
-REFERENCE = re.compile(r"\$\{mount:([^{}]*)\}")
 SHOWN = 6
 """Entries of a mounted folder that the log lists."""
 
@@ -119,46 +117,6 @@ def local_root(datastore: Mapping[str, Any], dataset: Mapping[str, Any]) -> Path
     store = LocalDatastore(str(datastore["name"]), str(datastore["root"]))
     asset = Mounting(datastore, name, dataset.get("version"), [], bool(dataset.get("asset"))).find_asset()
     return store.folder if asset is None else store.path(asset.path)
-
-
-GUARD = "\0"
-"""Inserted into an escaped `${mount:`, so that it is not mounted."""
-AS_TEXT = re.compile(r"(?<!\\)((?:\\\\)*)\\\$\{mount:")
-
-
-def guarded(value: Any) -> Any:
-    """Return a config's values with each escaped `\\${mount:` marked, so it stays text when others are resolved."""
-    if isinstance(value, str):
-        return AS_TEXT.sub(rf"\1\\${{{GUARD}mount:", value) if "${mount:" in value else value
-    if isinstance(value, Mapping):
-        return {key: guarded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [guarded(item) for item in value]
-    return value
-
-
-def resolved(value: Any, path_of: Callable[[str], str]) -> Any:
-    """Return a config's values with each `${mount:...}` replaced by its path."""
-    if isinstance(value, str):
-        found = REFERENCE.sub(lambda match: path_of(match[1].strip()), value)
-        return found.replace(f"${{{GUARD}mount:", "${mount:")
-    if isinstance(value, Mapping):
-        return {key: resolved(item, path_of) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [resolved(item, path_of) for item in value]
-    return value
-
-
-def references(value: Any) -> Iterator[str]:
-    """Yield every `${mount:...}` in a config's values."""
-    if isinstance(value, str):
-        yield from (match.strip() for match in REFERENCE.findall(value))
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from references(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from references(item)
 
 
 class Mounting:

@@ -15,13 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun import exact, execute, schema
+from labrun import exact, schema
 from labrun.checking import counted, size_text
 from labrun.data import asset as assets
-from labrun.data import digests, mount, reader
+from labrun.data import digests, reader
 from labrun.data.asset import Asset
 from labrun.data.stores.local import LocalDatastore
 from labrun.errors import DataError
+from labrun.references import references, resolve_environment
 from labrun.remote import link as links
 from labrun.remote.channel import AT_ONCE, Channel, Meter
 from labrun.remote.channel import digests as digests_there
@@ -67,7 +68,7 @@ def read_of(record: Record) -> dict[str, Any]:
 
 def settled(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return these nodes with local variables resolved, without `script`."""
-    return execute.resolve_environment({key: value for key, value in config.items() if key != "script"})
+    return resolve_environment({key: value for key, value in config.items() if key != "script"})
 
 
 def _send_of(channel: Channel, link: Link, config: Mapping[str, Any], places: dict[Path, dict[str, str]]) -> None:
@@ -187,7 +188,7 @@ def send_missing(channel: Channel, name: str, by_digest: Mapping[str, Path], wha
 
 def _files(stores: Mapping[str, LocalDatastore], there: Config, config: Config) -> Iterator[Path]:
     """Yield the local files that a run reads."""
-    for reference in dict.fromkeys(mount.references(json.loads(json.dumps(config.raw, default=str)))):
+    for reference in dict.fromkeys(references(json.loads(json.dumps(config.raw, default=str)))):
         yield from _mounted(stores, reference, there.datastores)
     if config.script is not None and config.script.requirements:
         yield from environments.files(Path(config.script.requirements), config.script.azureml)

@@ -31,6 +31,7 @@ from labrun.config.composed import validated_and_kept
 from labrun.config.hydra_files import by_name, hide_environment, top_key
 from labrun.control import objective
 from labrun.errors import ConfigError, LabrunError, RecordError
+from labrun.references import references, resolve_environment
 from labrun.registry import journal
 from labrun.runs import cards, recording, report, seals, store
 from labrun.runs import record as records
@@ -67,9 +68,9 @@ def prepare(config: Config) -> None:
         return
     if config.has_loaders:
         return  # a data module prepares its data itself, where the run is executed
-    there = Config(execute.resolve_environment({"dataset": config.dataset, "datastore": config.datastore}))
+    there = Config(resolve_environment({"dataset": config.dataset, "datastore": config.datastore}))
     root = mount.local_root(there.datastore, there.dataset)
-    if root is not None and not any(mount.references(there.dataset)):
+    if root is not None and not any(references(there.dataset)):
         reader.prepare(there.dataset, root)
 
 

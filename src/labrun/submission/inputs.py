@@ -10,10 +10,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from labrun import exact, execute, masking, schema, validation
+from labrun import exact, masking, schema, validation
 from labrun.checking import suggest
 from labrun.config import paths
 from labrun.errors import ConfigError
+from labrun.references import guarded, references, resolve_environment, resolved
 
 OWN = "datastore"
 
@@ -31,10 +32,10 @@ def settle(config: dict[str, Any], pinned: dict[str, Any] | None = None) -> None
         ConfigError: a mount is empty.
         DataError: a datastore cannot be reached, or has no such asset or folder.
     """
-    from labrun.data import mount, reader
+    from labrun.data import reader
 
     pinned = {} if pinned is None else pinned
-    texts = list(dict.fromkeys(mount.references(mount.guarded(config))))
+    texts = list(dict.fromkeys(references(guarded(config))))
     names = paths.groups().get(OWN, {}) if any("/" in text for text in texts) else {}
     others = {}
     for text in texts:
@@ -45,9 +46,9 @@ def settle(config: dict[str, Any], pinned: dict[str, Any] | None = None) -> None
             others[first] = load(first, keep_environment=True)
     if others:
         config["datastores"] = others
-    there = execute.resolve_environment({OWN: config[OWN], "datastores": others, "dataset": config.get("dataset")})
+    there = resolve_environment({OWN: config[OWN], "datastores": others, "dataset": config.get("dataset")})
     new = {text: _pin(text, there, pinned) for text in texts}
-    config.update(mount.resolved(mount.guarded(config), lambda text: "${mount:" + new[text] + "}"))
+    config.update(resolved(guarded(config), lambda text: "${mount:" + new[text] + "}"))
     if not there["dataset"] or schema.has_loaders(there["dataset"]):  # its mounts list its inputs
         return
     made = None if schema.is_local_datastore(there[OWN]) else reader.make_reader(there["dataset"])

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from labrun import building, checking, execute, schema
+from labrun import building, checking, schema
 from labrun.config import paths
 from labrun.data import asset as assets
 from labrun.data import mount, reader, stores
 from labrun.data.arrays import AnyArray, Arrays, Part
 from labrun.data.readers import contents
 from labrun.errors import ConfigError, DataError, MissingDataError
+from labrun.references import resolve_environment
 from labrun.runs import report
 from labrun.submission import inputs
 from labrun.tasks import reading
@@ -151,7 +152,7 @@ def _read(name: str, datastore: Mapping[str, Any], keys: Sequence[str]) -> Array
             if problems:
                 raise ConfigError(problems)
             read = {"dataset": node | ({"version": version} if version else {}), "datastore": datastore}
-            config = schema.Config(execute.resolve_environment(read))
+            config = schema.Config(resolve_environment(read))
             inputs.settle_files(config.raw["dataset"], config.datastore)
             return reading.arrays_of(config)
     return _asset(plain, version, datastore)

@@ -15,10 +15,11 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from labrun import checking, execute, hydra_versions
+from labrun import checking, hydra_versions
 from labrun.backends import machine, registry, variables
 from labrun.config import composed, hydra_files, paths
 from labrun.errors import ConfigError, RecordError
+from labrun.references import keep_mounts
 from labrun.runs import files, store
 from labrun.runs import record as records
 from labrun.runs.record import Record
@@ -231,7 +232,7 @@ def _option(group: str, override: str) -> Any:
         from labrun import mistakes
 
         raise ConfigError(f"{override}: {mistakes.in_short(error)}") from error
-    execute.keep_mounts()
+    keep_mounts()
     found: Any = composed.resolved(composed.without_hydra(config), keep_environment=True)
     for part in group.split("/"):
         found = found[part]

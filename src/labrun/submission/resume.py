@@ -19,6 +19,7 @@ from labrun.config.hydra_files import top_key
 from labrun.data import reader
 from labrun.data.mount import local_root, mount
 from labrun.errors import DataError, RecordError
+from labrun.references import resolve_environment
 from labrun.runs import custom_locations, store, sweep_state
 from labrun.runs import record as records
 from labrun.runs.record import Record
@@ -144,7 +145,7 @@ def with_compute(old: Sequence[str], new: Sequence[str]) -> list[str]:
 
 def _signature(record: Record, data: list[dict[str, Any]]) -> str:
     """Return a signature that equal runs share; values from the environment count as they were at submission."""
-    settings = record.settings or execute.signature(Config(execute.resolve_environment(record.config)), [], None)
+    settings = record.settings or execute.signature(Config(resolve_environment(record.config)), [], None)
     return " ".join([settings, *(str(entry.get("content") or entry["digest"]) for entry in data)])
 
 
@@ -159,9 +160,7 @@ def _data_now(
     """Return the digest of the data that a run would read now."""
     if not config.get("dataset"):
         return []
-    there = execute.resolve_environment(
-        {key: config[key] for key in ("dataset", "datastore", "datastores") if key in config}
-    )
+    there = resolve_environment({key: config[key] for key in ("dataset", "datastore", "datastores") if key in config})
     key = repr(there)
     if key not in known and schema.has_loaders(there["dataset"]):
         try:

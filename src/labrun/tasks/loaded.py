@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from labrun import exact, garbage, schema, targets
 from labrun.building import must_be_given
 from labrun.data import reader
-from labrun.data.mount import references
 from labrun.errors import ConfigError
+from labrun.references import references
 from labrun.runs import recording, seals
 from labrun.schema import Config
 from labrun.tasks import task as tasks

@@ -15,9 +15,10 @@ from typing import Any
 from labrun import building, execute, masking, schema
 from labrun.backends.local import threads as limits
 from labrun.data import shared_cache
-from labrun.data.mount import local_root, references
+from labrun.data.mount import local_root
 from labrun.data.reader import Reader
 from labrun.errors import ConfigError, LabrunError
+from labrun.references import references, resolve_environment
 from labrun.runs import peer_errors
 from labrun.runs import record as records
 from labrun.runs.recording import Preempted
@@ -72,7 +73,7 @@ def hold(data: Mapping[str, Any]) -> None:
     """
     if schema.has_loaders(data["dataset"]):
         return
-    config = schema.Config(execute.resolve_environment(data))
+    config = schema.Config(resolve_environment(data))
     root = local_root(config.datastore, config.dataset)
     if root is not None and not any(references(config.dataset)):
         shared_cache.hold(config.dataset, root)
