@@ -466,7 +466,7 @@ def test_ssh_errors_are_reported_in_one_line() -> None:
     for text, kind, words in (
         ("me@host: Permission denied (publickey).", ssh.LoginError, "lab remote connect box"),
         ("ssh: connect to host host port 22: Connection timed out", ssh.UnreachableError, "it does not answer"),
-        ("Host key verification failed.", ssh.LoginError, "'ssh me@host' asks"),
+        ("Host key verification failed.", ssh.LoginError, "'ssh me@host'"),
         ("strange words", ssh.UnreachableError, "strange words"),
     ):
         error = ssh.error_of(remote, text, 255)
