@@ -664,7 +664,7 @@ def test_data_that_are_said_to_lie_there_are_compared(box: far.Far, workspace: P
     remotes.put(dataclasses.replace(remotes.get("box"), data={str(table.parent): "/home/far/lies"}))
     with channel.Channel(remotes.get("box")) as conversation:
         link = dispatch.fresh(workspace / "multirun" / "x" / "1", "box", conversation)
-        with pytest.raises(DataError, match="/home/far/lies/t.csv is not on box"):
+        with pytest.raises(DataError, match="/home/far/lies/t.csv is missing on box"):
             data.send(conversation, link, [record])
         box.inside("mkdir -p /home/far/lies; echo other > /home/far/lies/t.csv")
         with pytest.raises(DataError, match="/home/far/lies/t.csv is different on box"):
