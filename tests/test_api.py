@@ -120,7 +120,7 @@ def test_a_run_is_canceled(workspace: Path) -> None:
     run = labrun.submit(["model=sleeper", "model.seconds=60", *PLAIN])
     while run.status != "running":
         time.sleep(0.05)
-    with pytest.raises(TimeoutError, match="goes on"):
+    with pytest.raises(TimeoutError, match="it is still running"):
         run.wait_for_completion(timeout_s=0.1)
     run.cancel()
     assert run.status == "canceled" and run.wait_for_completion()["status"] == "canceled"

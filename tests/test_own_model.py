@@ -122,7 +122,7 @@ def test_a_network_from_the_working_folder(
     write(workspace, "tiny_net", f"{NETWORK}\n# changed", CONFIG)
     refused = labrun_here("task=evaluate", "from=last", "tracking=none")
     assert refused.returncode == 2 and "'trusted=[tiny_net.TinyNet]'" in refused.stderr
-    assert "tiny_net changed" in refused.stderr
+    assert "has changed since it was trained (tiny_net)" in refused.stderr
     scored = labrun("task=evaluate", "from=last", "tracking=none", "trusted=[tiny_net.TinyNet]", "report=none")
     assert scored.returncode == 0, scored.stderr
 

@@ -1,7 +1,6 @@
 """Entry point of `python -m labrun`, the same as `labrun`."""
 
-from labrun.app import main
-from labrun.warm.client import ended
+from labrun.warm.client import ended, execute_here
 
 if __name__ == "__main__":
-    ended(main)
+    ended(lambda: execute_here("labrun.app"))

@@ -155,7 +155,7 @@ def test_predictions_of_arrays_and_images(place: Path, tmp_path: Path) -> None:
     assert answers[0] == answers[1] == answers[2] == [str(label) for label in y[:9]]
     assert rows[3]["file"] == "3.png"
     single = said(place, "predict", "digits", str(tmp_path / "pictures" / "4.png"))
-    assert "1 predictions" in single and "taken as 0 to 16" in single
+    assert "1 predictions" in single and "were scaled to 0 to 16" in single
 
 
 def test_mistakes_are_one_message(place: Path, tmp_path: Path) -> None:

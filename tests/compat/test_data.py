@@ -446,7 +446,7 @@ def test_inputs_without_an_argument_and_by_name_inside_of_a_run(ws: Any, tmp_pat
     """Over 15 s: whole runs."""
     (tmp_path / "raw" / "note.txt").unlink()
     assert lab(tmp_path, "data", "upload", "raw", "--name", "observations").returncode == 0
-    assert "Write weather-data" in lab(tmp_path, "data", "upload", "raw", "--name", "weather data").stderr
+    assert "Use weather-data" in lab(tmp_path, "data", "upload", "raw", "--name", "weather data").stderr
     rows = sdk("Dataset").Tabular.from_delimited_files((ws.get_default_datastore(), "observations/a.csv"))
     rows.drop_columns("zip").register(ws, "few rows")
     (tmp_path / "src").mkdir()

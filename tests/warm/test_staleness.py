@@ -84,7 +84,7 @@ def while_imported(bench: Bench, *lines: str) -> None:
 )
 def test_a_module_that_changes_while_it_is_imported_is_not_trusted(bench: Bench, change: str) -> None:
     while_imported(bench, change)
-    with pytest.raises(AssertionError, match=r"lib\.py changed meanwhile"):
+    with pytest.raises(AssertionError, match=r"lib\.py has changed meanwhile"):
         bench.start_server()
 
 

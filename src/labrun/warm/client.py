@@ -91,7 +91,7 @@ def _command(module: str) -> None:
     if place is None:
         if sys.argv[1:2] == ["warm"]:
             _facts = identity.facts(dict(os.environ))
-        _here(module)
+        execute_here(module)
         return
     environment = dict(os.environ)
     facts = identity.facts(environment)
@@ -103,14 +103,14 @@ def _command(module: str) -> None:
     if ready is not None:
         _follow(*ready)
     try:
-        _here(module)
+        execute_here(module)
     finally:
         from labrun.warm import starting
 
         starting.start(place, facts, environment)
 
 
-def _here(module: str) -> None:
+def execute_here(module: str) -> None:
     import gc
     from importlib import import_module
 
