@@ -111,6 +111,7 @@ def _command(module: str) -> None:
 
 
 def execute_here(module: str) -> None:
+    """Execute the command of a module in this process."""
     import gc
     from importlib import import_module
 
