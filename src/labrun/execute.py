@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from labrun import exact, resume_checks, summary, targets
+from labrun import exact, refusal, resume_checks, summary, targets
 from labrun.data import shared_cache
 from labrun.data.mount import local_root, mount_reference
 from labrun.errors import DataError
@@ -79,6 +79,7 @@ def execute(
 
 def _carry_out(recording: Recording, pictures: bool, around: Around) -> None:
     record = recording.record
+    refusal.forget()
     with around(record, recording.paths.root):
         log.info("Run %s (%s), %s", record.id, record.name, "again" if recording.attempt > 1 else "first attempt")
         signed = Config(resolve_environment(record.config))

@@ -30,6 +30,11 @@ def leave(refusal: Refusal) -> None:
             Path(path).write_text(json.dumps(asdict(refusal)), encoding="utf-8")
 
 
+def forget() -> None:
+    """Hide the file from the commands that this process starts: its starter asked about this one alone."""
+    os.environ.pop(VARIABLE, None)
+
+
 def parsed(text: str) -> Refusal | None:
     """Return a refusal from the content of its file; None if it holds none."""
     try:
