@@ -1,8 +1,8 @@
 """Config files parsed once per process, not once per composition.
 
 Hydra reads each file of a composition anew, which is a third of its time. A sweep, a search, a message about a mistake
-and a warm interpreter compose the same files many times. A parsed file is used again while its inode, size and times are
-the same, and only if it was last changed long enough before it was read that its times would show a later change.
+and a warm interpreter compose the same files many times. A parsed file is used again while its inode, size and times
+are the same, and only if it was last changed so long before it was read that its times would show a later change.
 """
 
 from __future__ import annotations
