@@ -2,7 +2,7 @@
 
 Hydra reads each file of a composition anew, which is a third of its time. A sweep, a search, a message about a mistake
 and a warm interpreter compose the same files many times. A parsed file is used again while its inode, size and times
-are the same, and only if it was last changed so long before it was read that its times would show a later change.
+are the same, and only if its last change was old enough, when it was read, for its times to show the next one.
 """
 
 from __future__ import annotations
