@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 from labrun import masking, refusal
 from labrun.backends.base import Head
@@ -48,12 +49,17 @@ def main() -> None:
     try:
         take_over(folder, environment, StartSignal(folder, monitor.Lines(folder)))
     except LabrunError as error:
-        message = masking.masked(str(error))
-        sys.stderr.write(f"labrun: {message}\n")
-        refusal.leave(Refusal(message, isinstance(error, ControlledError)))
-        sys.exit(2)
+        refuse(error)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def refuse(error: LabrunError) -> NoReturn:
+    """Print why the controller cannot begin, leave it for the process that started this one, and exit with code 2."""
+    message = masking.masked(str(error))
+    sys.stderr.write(f"labrun: {message}\n")
+    refusal.leave(Refusal(message, isinstance(error, ControlledError)))
+    sys.exit(2)
 
 
 def take_over(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labrun.backends.local.server import Server
-from labrun.errors import ConfigError, ControlledError, LabrunError, RecordError
+from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.remote.link import CARRIED_PATH
 from labrun.runs import record as records
 from labrun.runs import store, sweep_state
@@ -39,18 +39,13 @@ def main() -> None:
     given: dict[str, dict[str, str]] = json.load(sys.stdin)
     environment = {folder / name: values for name, values in given.items()}
     head = start_ahead(folder)
-    from labrun import masking, refusal
     from labrun.control import detached, monitor
-    from labrun.refusal import Refusal
 
     try:
         settle(folder)
         detached.take_over(folder, environment, detached.StartSignal(folder, monitor.Lines(folder)), head)
     except LabrunError as error:
-        message = masking.masked(str(error))
-        sys.stderr.write(f"labrun: {message}\n")
-        refusal.leave(Refusal(message, isinstance(error, ControlledError)))
-        sys.exit(2)
+        detached.refuse(error)
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
