@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from labrun.azureml import automl, automl_data, fitted_steps, notices
+from labrun.azureml import automl, automl_data, fitted_steps
 from labrun.azureml.automl import AutoMLConfig
 from labrun.azureml.experiment import Experiment
 from labrun.azureml.workspace import Workspace
-from labrun.compat.azureml import finder
+from labrun.compat.azureml import finder, notice
 from labrun.compat.azureml.exceptions import NotInLabrun, UserErrorException
 from labrun.models.pipeline import columns_of, pipeline
 
@@ -27,7 +27,7 @@ def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LABRUN_ROOT", str(tmp_path))
     monkeypatch.delenv("LABRUN_WORKSPACE", raising=False)
-    monkeypatch.setattr(notices, "_printed", set())
+    monkeypatch.setattr(notice, "_printed", set())
     return Experiment(Workspace.from_config(), "automl")
 
 

@@ -17,7 +17,7 @@ from nbclient import NotebookClient
 import labrun
 from conftest import Command
 from helpers import lab
-from labrun.azureml import compute, names, notices, overrides
+from labrun.azureml import compute, names, overrides
 from labrun.azureml.compute import AmlCompute, ComputeTarget
 from labrun.azureml.environment import PythonSection
 from labrun.azureml.estimators import Estimator
@@ -26,7 +26,7 @@ from labrun.azureml.run import Run
 from labrun.azureml.script_inputs import ScriptInputs
 from labrun.azureml.script_run_config import ScriptRunConfig
 from labrun.azureml.workspace import Workspace
-from labrun.compat.azureml import finder, runner
+from labrun.compat.azureml import finder, notice, runner
 from labrun.compat.azureml.exceptions import (
     ActivityFailedException,
     ComputeTargetException,
@@ -245,7 +245,7 @@ def test_a_workspace_has_the_names_of_its_config_and_the_folder_of_the_command(
         found.diagnose()
     assert not hasattr(found, "connections")
     monkeypatch.delenv("LABRUN_ROOT")
-    monkeypatch.setattr(notices, "_printed", set())
+    monkeypatch.setattr(notice, "_printed", set())
     Workspace.from_config()
     told = f"the workspace is {tmp_path}/below, but config.json is in {tmp_path}: set LABRUN_ROOT={tmp_path} to give"
     assert told in capsys.readouterr().err

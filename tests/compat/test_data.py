@@ -12,10 +12,9 @@ import pytest
 
 import labrun
 from helpers import lab
-from labrun.azureml import notices
 from labrun.azureml.overrides import Reference
 from labrun.azureml.script_inputs import ScriptInputs
-from labrun.compat.azureml import finder
+from labrun.compat.azureml import finder, notice
 from labrun.compat.azureml.exceptions import NotInLabrun, UserErrorException
 from labrun.compat.azureml.training import columns
 from servers import AZURITE_KEY, Server
@@ -31,7 +30,7 @@ def ws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LABRUN_ROOT", str(tmp_path))
     monkeypatch.setattr(columns, "_told", set())
-    monkeypatch.setattr(notices, "_printed", set())
+    monkeypatch.setattr(notice, "_printed", set())
     for name in ("LABRUN_WORKSPACE", "LABRUN_RUN_DIR"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "raw" / "more").mkdir(parents=True)

@@ -10,7 +10,7 @@ import pytest
 
 import labrun
 from helpers import lab
-from labrun.azureml import environment, installed, notices
+from labrun.azureml import environment, installed
 from labrun.azureml.conda_dependencies import CondaDependencies
 from labrun.azureml.distributed import MpiConfiguration, PyTorchConfiguration, TensorflowConfiguration
 from labrun.azureml.environment import Environment
@@ -19,6 +19,7 @@ from labrun.azureml.experiment import Experiment
 from labrun.azureml.run_configuration import RunConfiguration
 from labrun.azureml.script_run_config import ScriptRunConfig
 from labrun.azureml.workspace import Workspace
+from labrun.compat.azureml import notice
 from labrun.compat.azureml.exceptions import NotInLabrun, UserErrorException
 from labrun.submission import conda
 
@@ -29,7 +30,7 @@ def ws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.setenv("LABRUN_ROOT", str(tmp_path))
     monkeypatch.delenv("LABRUN_WORKSPACE", raising=False)
     monkeypatch.delenv(environment.VARIABLE, raising=False)
-    monkeypatch.setattr(notices, "_printed", set())
+    monkeypatch.setattr(notice, "_printed", set())
     return Workspace.from_config()
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from helpers import submitted
 from labrun import program
-from labrun.azureml import automl_data, notices
+from labrun.azureml import automl_data
 from labrun.azureml.compute import AmlCompute
 from labrun.azureml.data_reference import DataReference, OutputFileDatasetConfig
 from labrun.azureml.environment import Environment
@@ -26,7 +26,7 @@ from labrun.azureml.script_inputs import ScriptInputs
 from labrun.azureml.script_run_config import ScriptRunConfig
 from labrun.azureml.submitting import TARGET_TAG
 from labrun.azureml.workspace import Workspace
-from labrun.compat.azureml import finder
+from labrun.compat.azureml import finder, notice
 from labrun.compat.azureml.exceptions import NotInLabrun, UserErrorException
 from labrun.compat.azureml.training import dataset as training_dataset
 
@@ -36,7 +36,7 @@ def ws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LABRUN_ROOT", str(tmp_path))
     monkeypatch.delenv("LABRUN_WORKSPACE", raising=False)
-    monkeypatch.setattr(notices, "_printed", set())
+    monkeypatch.setattr(notice, "_printed", set())
     return Workspace.from_config()
 
 

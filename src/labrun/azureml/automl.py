@@ -17,7 +17,8 @@ from labrun.azureml.featurization import FeaturizationConfig
 from labrun.azureml.notices import notify_once
 from labrun.azureml.overrides import override
 from labrun.azureml.submitting import TARGET_TAG, Config, submit
-from labrun.compat.azureml import absent
+from labrun.checking import suggest
+from labrun.compat.azureml import absent, arguments
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.tasks import automl_metrics, scoring
 
@@ -74,6 +75,7 @@ LANDMARKS, PATIENCE = 20, 10
 search."""
 OLD = {
     "max_time_sec": "iteration_timeout_seconds",
+    "exit_time_sec": "experiment_timeout_seconds",
     "exit_score": "experiment_exit_score",
     "concurrent_iterations": "max_concurrent_iterations",
     "num_iterations": "iterations",
@@ -90,19 +92,43 @@ WITHOUT_EFFECT = frozenset(
     blacklist_samples_reached exclude_nan_labels send_telemetry telemetry_verbosity vm_type max_cores_per_iteration
     enable_dnn enable_local_managed enable_split enable_feature_sweeping spark_context
     experiment_name model_types enable_cache cache_store enable_code_generation scenario name data_script_path
+    mem_in_mb enforce_time_on_windows use_distributed max_nodes node_count enable_subsampling subsample_seed
+    force_curated_environment environment_label start_auxiliary_runs_before_parent_complete save_mlflow cost_mode
+    forecasting_parameters
     """.split()  # noqa: SIM905 - one name per line would be too long
 )
 """Settings that have no effect in labrun."""
 USED = frozenset(
     """
-    primary_metric run_configuration weight_column_name sample_weight cv_splits_indices data_script training_data
+    primary_metric run_configuration data_script training_data drop_column_names
     label_column_name X y X_valid y_valid validation_data test_data preprocess featurization n_cross_validations
-    compute_target experiment_timeout_minutes experiment_timeout_hours iteration_timeout_minutes
-    iteration_timeout_seconds iterations experiment_exit_score max_concurrent_iterations allowed_models blocked_models
-    validation_size test_size enable_early_stopping early_stopping_n_iters
-    enable_onnx_compatible_models
+    compute_target experiment_timeout_minutes experiment_timeout_hours experiment_timeout_seconds
+    iteration_timeout_minutes iteration_timeout_seconds iterations experiment_exit_score max_concurrent_iterations
+    allowed_models blocked_models validation_size test_size enable_early_stopping early_stopping_n_iters
     """.split()  # noqa: SIM905
 )
+EQUALLY = "labrun weights all samples equally"
+FOLDED = "labrun draws its own folds"
+NO_ENSEMBLES = "labrun builds no ensembles: the best single pipeline is the result"
+NO_NETWORKS = "labrun has one network, TensorFlowDNN, with one hidden layer"
+NO_ONNX = "labrun saves models with skops, not as ONNX"
+REPORTED = {
+    "weight_column_name": EQUALLY,
+    "sample_weight": EQUALLY,
+    "sample_weight_valid": EQUALLY,
+    "cv_splits_indices": FOLDED,
+    "cv_split_column_names": FOLDED,
+    "positive_label": "labrun averages a metric over the classes",
+    "y_min": "labrun takes the range from the data",
+    "y_max": "labrun takes the range from the data",
+    "enable_onnx_compatible_models": NO_ONNX,
+    "enable_split_onnx_featurizer_estimator_models": NO_ONNX,
+    "enable_voting_ensemble": NO_ENSEMBLES,
+    "enable_stack_ensemble": NO_ENSEMBLES,
+    "enable_dnn": NO_NETWORKS,
+    "force_text_dnn": NO_NETWORKS,
+}
+"""Settings that would change the result in the SDK and have no effect in labrun, with the reason."""
 PRIMARY = {"classification": "accuracy", "regression": "normalized_root_mean_squared_error"}
 """The SDK's default primary metric."""
 SDK_METRICS = {
@@ -130,10 +156,11 @@ class AutoMLConfig(Config):
         task: `classification` or `regression`.
         path: the project's folder, for `data_script`.
         **settings: the SDK's other arguments, including those of earlier releases. A notice is printed once for those
-            that are unknown or that would change the result in the SDK but not in labrun.
+            that would change the result in the SDK but not in labrun, and, as in the SDK, for unknown ones.
 
     Raises:
         UserErrorException: the primary metric is unknown.
+        TypeError: a setting is unknown and resembles a known one.
         NotInLabrun: the task is neither classification nor regression.
     """
 
@@ -160,17 +187,21 @@ class AutoMLConfig(Config):
             )
         self.run_config = self.user_settings.get("run_configuration")
         self._data: automl_data.Data | None = None
-        for name in sorted(self.user_settings.keys() - USED - WITHOUT_EFFECT):
+        self._tell_settings()
+
+    def _tell_settings(self) -> None:
+        """Print a notice of the settings without effect.
+
+        Raises:
+            TypeError: a setting is unknown and resembles a known one.
+        """
+        for name in sorted(self.user_settings.keys() - USED - WITHOUT_EFFECT - REPORTED.keys()):
+            known = [*USED, *WITHOUT_EFFECT, *REPORTED, *OLD]
+            if suggest(name, known):
+                arguments.refuse("AutoMLConfig", name, known)
             notify_once(f"AutoMLConfig: {name} is unknown and not used")
-        if self.user_settings.get("enable_onnx_compatible_models"):
-            notify_once(
-                "AutoMLConfig: enable_onnx_compatible_models is not used: labrun saves models with skops, not as ONNX"
-            )
-        for name in sorted(self.user_settings.keys() & {"weight_column_name", "sample_weight", "cv_splits_indices"}):
-            if self.user_settings[name] is not None:
-                notify_once(
-                    f"AutoMLConfig: {name} is not used: labrun weights all samples equally and draws its own folds"
-                )
+        for name, why in REPORTED.items():
+            arguments.tell_unused("AutoMLConfig", {name: self.user_settings.get(name)}, why)
 
     @property
     def data(self) -> automl_data.Data:
@@ -181,15 +212,15 @@ class AutoMLConfig(Config):
 
     def _parts(self) -> dict[str, Any]:
         given = self.user_settings
+        if given.get("training_data") is None and self._dropped():
+            notify_once("AutoMLConfig: columns are dropped only from training_data; all of X is used")
         if given.get("data_script"):
             return automl_data.of_script(Path(str(given["data_script"])), self.path)
         if given.get("training_data") is None:
-            if self._dropped():
-                notify_once("AutoMLConfig: FeaturizationConfig.drop_columns applies to training_data; all of X is used")
             return {name: given.get(name) for name in ("X", "y", "X_valid", "y_valid")}
         label = str(given.get("label_column_name") or "")
-        weights = given.get("weight_column_name")
-        without = [*([str(weights)] if weights else []), *self._dropped()]
+        weights, folds = given.get("weight_column_name"), given.get("cv_split_column_names")
+        without = [*([str(weights)] if weights else []), *map(str, folds or ()), *self._dropped()]
         x, y = automl_data.of_table(given["training_data"], label, "training_data", without)
         parts = {"X": x, "y": y}
         for name, part in (("validation_data", "valid"), ("test_data", "test")):
@@ -198,18 +229,31 @@ class AutoMLConfig(Config):
         return parts
 
     def _dropped(self) -> list[str]:
-        """Return the columns that a `FeaturizationConfig` drops, and print a notice of its other settings."""
+        """Return the columns to drop, and print a notice of the other settings of a `FeaturizationConfig`."""
+        names = self.user_settings.get("drop_column_names") or []
+        names = [names] if isinstance(names, str) else list(names)
         config = self.user_settings.get("featurization")
-        if not isinstance(config, FeaturizationConfig):
-            return []
-        config.tell()
-        return [str(name) for name in config.drop_columns]
+        if isinstance(config, FeaturizationConfig):
+            config.tell()
+            names += config.drop_columns
+        return [str(name) for name in names]
+
+    @property
+    def _preprocesses(self) -> bool:
+        """Whether columns are turned into features. As in the SDK, `preprocess` counts only beside the default."""
+        featurization = self.user_settings.get("featurization")
+        if isinstance(featurization, FeaturizationConfig):
+            return True
+        wanted = str(featurization if featurization is not None else "auto").lower()
+        if wanted not in ("auto", "off"):
+            raise UserErrorException(
+                f"AutoMLConfig: featurization={featurization!r} must be 'auto', 'off' or a FeaturizationConfig"
+            )
+        return wanted == "auto" and self.user_settings.get("preprocess") is not False
 
     def overrides(self, experiment: Experiment) -> list[str]:
         """Return the arguments for the `labrun` command."""
-        given = self.user_settings
         script = self.data.keep(experiment.workspace.folder)
-        preprocess = bool(given.get("preprocess")) or str(given.get("featurization", "auto")) != "off"
         return [
             "-m",
             "dataset=get_data",
@@ -217,7 +261,7 @@ class AutoMLConfig(Config):
             *(["dataset.regression=true"] if self.is_regression else []),
             "model=pipeline",
             *self._comparison(),
-            f"model.preprocess={'true' if preprocess and self._is_raw else 'false'}",
+            f"model.preprocess={'true' if self._preprocesses and self._is_raw else 'false'}",
             "sweep=automl",
             "sweep/early_termination=none",  # in the SDK every iteration has a score
             f"sweep.metric={self.primary_metric}",
@@ -292,6 +336,8 @@ class AutoMLConfig(Config):
         minutes = given.get("experiment_timeout_minutes")
         if minutes is None and given.get("experiment_timeout_hours") is not None:
             minutes = 60 * float(given["experiment_timeout_hours"])
+        if minutes is None and given.get("experiment_timeout_seconds") is not None:
+            minutes = float(given["experiment_timeout_seconds"]) / 60
         each = given.get("iteration_timeout_minutes")
         if each is None and given.get("iteration_timeout_seconds") is not None:
             each = float(given["iteration_timeout_seconds"]) / 60
@@ -401,6 +447,7 @@ def get_primary_metrics(task: str) -> list[str]:
     return list(SDK_METRICS.get(task, ()))
 
 
-def get_sdk_dependencies(*args: Any, **kwargs: Any) -> dict[str, str]:
+def get_sdk_dependencies(all_dependencies_versions: Mapping[str, str] | None = None, **unknown: Any) -> dict[str, str]:
     """Return the packages that searches need, with the versions installed in this interpreter."""
+    arguments.check(get_sdk_dependencies, unknown)
     return {name: importlib.metadata.version(name) for name in ("labrun", *NEEDED)}

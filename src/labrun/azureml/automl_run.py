@@ -19,7 +19,7 @@ from labrun.azureml.conda_dependencies import CondaDependencies
 from labrun.azureml.notices import notify_once
 from labrun.azureml.overrides import override
 from labrun.azureml.run import Run
-from labrun.compat.azureml import absent
+from labrun.compat.azureml import absent, arguments
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training import registered
 from labrun.errors import LabrunError
@@ -56,14 +56,31 @@ ALIASES = {"r2": "r2_score", "rmse": "root_mean_squared_error", "mae": "mean_abs
 """labrun's metric names, and the SDK's."""
 
 
+UNUSED = ("sample_weight", "sample_weight_valid", "data", "label", "columns", "cv_splits_indices")
+"""Arguments of `continue_experiment` that labrun does not use."""
+CONTINUED = (
+    *("X", "y", "sample_weight", "X_valid", "y_valid", "sample_weight_valid", "data", "label", "columns"),
+    *("cv_splits_indices", "spark_context", "experiment_timeout_hours", "experiment_exit_score"),
+)
+"""The first arguments of the SDK's `continue_experiment`, in its order."""
+LIMITS = (
+    *("training_data", "validation_data"),
+    *("experiment_timeout_minutes", "iteration_timeout_minutes", "max_concurrent_iterations"),
+)
+"""Its other arguments, and limits that labrun takes as well."""
+
+
 class IterationRun(Run):
     """One pipeline of a search."""
 
-    def get_metrics(self, name: str | None = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return its cross-validation scores, also under the SDK's names."""
+    def get_metrics(
+        self, name: str | None = None, recursive: bool = False, run_type: Any = None, populate: bool = False
+    ) -> dict[str, Any]:
+        """Return its cross-validation scores, also under the SDK's names; with `recursive`, by run id."""
         found = dict(self._work.metrics)
         found |= {ALIASES[own]: value for own, value in found.items() if own in ALIASES}
-        return {key: value for key, value in found.items() if name in (None, key)}
+        own = {key: value for key, value in found.items() if name in (None, key)}
+        return ({self.id: own} if own else {}) if recursive else own
 
     def get_properties(self) -> dict[str, str]:
         """Return the properties: `iteration` (from 0), `run_algorithm`, `run_preprocessor`, `score`, ..."""
@@ -95,10 +112,10 @@ class IterationRun(Run):
         found = super().get_file_names()
         return sorted({*found, PICKLE, PACKAGES, *SCORING}) if self._work.status == records.COMPLETED else found
 
-    def download_file(self, name: str, output_file_path: Any = None, **_: Any) -> None:
+    def download_file(self, name: str, output_file_path: Any = None, **unknown: Any) -> None:
         """Copy one of its files. The SDK's files, such as `outputs/model.pkl` (for joblib), are created on demand."""
         self._make(name)
-        super().download_file(name, output_file_path)
+        super().download_file(name, output_file_path, **unknown)
 
     def download_files(self, prefix: str | None = None, *args: Any, **kwargs: Any) -> None:
         """Copy its files into a folder; see `Run.download_files`."""
@@ -130,22 +147,14 @@ class IterationRun(Run):
     def _search(self) -> AutoMLRun:
         return AutoMLRun(self._experiment, work=self._work.parent, run_type="automl")
 
-    def register_model(
-        self,
-        model_name: str,
-        model_path: str | None = None,
-        tags: Mapping[str, Any] | None = None,
-        properties: Mapping[str, Any] | None = None,
-        *more: Any,
-        **kwargs: Any,
-    ) -> Any:
+    def _registered(self, model_name: str, model_path: str | None, about: Mapping[str, Any]) -> Any:
         """Register its fitted pipeline (the SDK's `outputs/model.pkl`) or another of its files."""
         if model_path not in (None, PICKLE) or model_path in super().get_file_names():
-            return super().register_model(model_name, model_path, tags, properties, *more, **kwargs)
+            return super()._registered(model_name, model_path, about)
         from labrun.azureml import registering
 
         shown = Run(self._experiment, work=api.Run(self._search()._fitted(self)))
-        return registering.of_run(shown, model_name, None, tags, properties, *more, **kwargs)
+        return registering.of_run(shown, model_name, None, about)
 
 
 class AutoMLRun(Run):
@@ -227,14 +236,20 @@ class AutoMLRun(Run):
             raise UserErrorException(f"AutoMLRun: {error}") from error
         return IterationRun(self._experiment, work=work, run_type="azureml.scriptrun")
 
-    def get_best_child(self, metric: str | None = None, onnx_compatible: bool = False, **kwargs: Any) -> IterationRun:
+    def get_best_child(self, metric: str | None = None, onnx_compatible: bool = False, **unknown: Any) -> IterationRun:
         """Return the best iteration by the primary metric or another metric."""
+        arguments.check(AutoMLRun.get_best_child, unknown)
         if onnx_compatible:
             absent.not_here("get_best_child(onnx_compatible=True)", absent.ONNX)
         return self._best(metric)
 
     def get_output(
-        self, iteration: int | None = None, metric: str | None = None, return_onnx_model: bool = False, **kwargs: Any
+        self,
+        iteration: int | None = None,
+        metric: str | None = None,
+        return_onnx_model: bool = False,
+        return_split_onnx_model: Any = None,
+        **unknown: Any,
     ) -> tuple[Run, FittedModel]:
         """Return the best iteration, by the primary or another metric, or a given one, with its fitted model.
 
@@ -243,7 +258,8 @@ class AutoMLRun(Run):
         Raises:
             UserErrorException: there is no such iteration, or none has ended.
         """
-        if return_onnx_model:
+        arguments.check(AutoMLRun.get_output, unknown)
+        if return_onnx_model or return_split_onnx_model:
             absent.not_here("get_output(return_onnx_model=True)", absent.ONNX)
         if not self._work.is_over:
             notify_once(f"AutoMLRun.get_output(): the search {self.id} is still running; waiting for it to end")
@@ -296,27 +312,33 @@ class AutoMLRun(Run):
         tags: Mapping[str, Any] | None = None,
         iteration: int | None = None,
         metric: str | None = None,
-        **kwargs: Any,
+        **unknown: Any,
     ) -> Any:
-        """Register the fitted model of the best or another iteration, and store its name in `model_id`."""
+        """Register the fitted model of the best or another iteration, and store its name in `model_id`.
+
+        Raises:
+            UserErrorException: there is no such iteration, or the name is invalid.
+            TypeError: there is no such argument.
+        """
         from labrun.azureml import registering
 
+        arguments.check(AutoMLRun.register_model, unknown)
         run = self._iteration(iteration) if iteration is not None else self._best(metric)
         shown = Run(self._experiment, work=api.Run(self._fitted(run)))
         name = model_name or f"AutoML{self._work.id}{'best' if iteration is None else iteration}"
-        made = registering.of_run(shown, name, None, tags, None, description=description)
+        made = registering.of_run(shown, name, None, registered.about(tags, None, description, None, None))
         self.model_id = name
         return made
 
     def wait_for_completion(
-        self, show_output: bool = False, wait_post_processing: bool = False, raise_on_error: bool = True, **_: Any
+        self, show_output: bool = False, wait_post_processing: bool = False, raise_on_error: bool = True, **unknown: Any
     ) -> dict[str, Any]:
         """Wait until the search has ended; with `show_output`, print the table of iterations as it grows.
 
         Raises:
             ActivityFailedException: no iteration completed.
         """
-        details = super().wait_for_completion(show_output, wait_post_processing, raise_on_error=False)
+        details = super().wait_for_completion(show_output, wait_post_processing, raise_on_error=False, **unknown)
         failed = [run for run in self._trials() if run.status in (records.FAILED, records.LOST)]
         if len(failed) == len(self._trials()) and raise_on_error:
             super().wait_for_completion(False, wait_post_processing, raise_on_error=True)
@@ -328,7 +350,7 @@ class AutoMLRun(Run):
         """Try more pipelines and wait for them.
 
         Args:
-            *args: `X` and `y`, the same samples as before.
+            *args: `X` and `y`, the same samples as before, and more of the SDK's arguments in its order.
             show_output: print the table of iterations.
             iterations: the number of additional iterations; None: as many as the search was submitted with.
             **settings: the same samples as keywords, and new limits such as `experiment_timeout_hours`.
@@ -336,14 +358,21 @@ class AutoMLRun(Run):
         Raises:
             NotInLabrun: another program submitted the search.
             UserErrorException: the samples differ.
+            TypeError: there is no such argument.
         """
+        settings |= dict(zip(CONTINUED, args, strict=False))
+        arguments.check(AutoMLRun.continue_experiment, settings, (*CONTINUED, *LIMITS))
+        arguments.tell_unused(
+            "continue_experiment",
+            {name: settings.get(name) for name in UNUSED},
+            "labrun weights all samples equally and compares pipelines as before",
+        )
         if self.automl_config is None:
             absent.not_here(
                 f"continue_experiment() of {self.id}, a search of another program,",
                 "submit another AutoMLConfig, or repeat the command that `lab runs show` prints with sweep.resume",
             )
         more = iterations or self.automl_config.user_settings.get("iterations") or len(self._trials())
-        settings |= dict(zip("Xy", args, strict=False))
         given = {key: value for key, value in settings.items() if value is not None}
         made: AutoMLRun = self.automl_config.resume(self, iterations=len(self._trials()) + int(more), **given)
         made.wait_for_completion(show_output=show_output)
@@ -367,12 +396,15 @@ class AutoMLRun(Run):
             scores.setdefault(name, []).append(math.nan if score is None else float(score))
         return [[name, len(found), best(found)] for name, found in scores.items()]
 
-    def get_guardrails(self, *args: Any, **kwargs: Any) -> list[Any]:
+    def get_guardrails(self, to_console: bool = True) -> list[Any]:
         """Return an empty list: the log has the data checks."""
         return []
 
-    def get_run_sdk_dependencies(self, *args: Any, **kwargs: Any) -> dict[str, str]:
-        """Return the packages that the search used, with their versions."""
+    def get_run_sdk_dependencies(
+        self, iteration: int | None = None, check_versions: bool = True, **unknown: Any
+    ) -> dict[str, str]:
+        """Return the packages that the search used, with their versions: the same for each iteration."""
+        arguments.check(AutoMLRun.get_run_sdk_dependencies, unknown)
         return dict(self._trials()[0].record.packages) if self._trials() else {}
 
 

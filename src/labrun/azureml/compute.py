@@ -16,6 +16,7 @@ from labrun.azureml import folder
 from labrun.azureml.advice import Advising
 from labrun.azureml.notices import notify_once
 from labrun.azureml.workspace import Workspace
+from labrun.compat.azureml import arguments
 from labrun.compat.azureml.exceptions import ComputeTargetException, UserErrorException
 from labrun.config import paths
 from labrun.remote import remotes
@@ -27,6 +28,17 @@ DEFAULT = "local"
 HOST = "host"
 """The table key for an attached machine's name, as used in `compute.host`."""
 ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*")
+PROVISIONED = (
+    *("admin_username", "admin_user_password", "admin_user_ssh_key", "vnet_resourcegroup_name", "vnet_name"),
+    *("subnet_name", "tags", "description", "remote_login_port_public_access", "identity_type", "identity_id"),
+    *("location", "enable_node_public_ip", "ssh_public_access", "admin_user_ssh_public_key"),
+    *("assigned_user_object_id", "assigned_user_tenant_id", "ssh_port"),
+    *("cluster_min_nodes", "cluster_max_nodes", "autoscale_enabled"),
+)
+"""The SDK's other arguments of `provisioning_configuration`, over all classes; the last three are from 2018."""
+ATTACHED = ("cluster_name", "cluster_purpose", "load_balancer_type", "load_balancer_subnet", "account_name")
+"""The SDK's other arguments of `attach_configuration`, over all classes."""
+SECRET = ("admin_user_password", "admin_user_ssh_key", "password", "private_key_passphrase")
 GPU_FAMILIES = ("standard_nc", "standard_nd", "standard_nv", "standard_ng")
 
 
@@ -102,7 +114,7 @@ class ComputeTarget(Advising):
 
     kind: ClassVar[str] = "AmlCompute"
 
-    def __new__(cls, workspace: Any = None, name: str | None = None, *args: Any, **kwargs: Any) -> Any:
+    def __new__(cls, workspace: Any = None, name: str | None = None) -> Any:
         found = _entry(workspace, name)
         if found is None:
             raise ComputeTargetException(
@@ -112,7 +124,7 @@ class ComputeTarget(Advising):
         made = object.__new__(KINDS.get(str(found.get("kind")), cls) if cls is ComputeTarget else cls)
         return made
 
-    def __init__(self, workspace: Any = None, name: str | None = None, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, workspace: Any = None, name: str | None = None) -> None:
         self.workspace = workspace if isinstance(workspace, Workspace) else Workspace()
         self.name = str(name)
         self._entry = _entry(self.workspace, self.name) or {}
@@ -210,10 +222,11 @@ class ComputeTarget(Advising):
         """Return nothing: labrun keeps no credentials."""
         return {}
 
-    def add_identity(self, *args: Any, **kwargs: Any) -> None:
+    def add_identity(self, identity_type: str | None = None, identity_id: Any = None) -> None:
         """Do nothing: the file system controls access."""
 
-    remove_identity = add_identity
+    def remove_identity(self, identity_id: Any = None) -> None:
+        """Do nothing; see `add_identity`."""
 
     def refresh_state(self) -> None:
         """Do nothing: every value is read when it is needed."""
@@ -228,9 +241,14 @@ class ComputeTarget(Advising):
         min_node_count: Any = None,
         timeout_in_minutes: Any = None,
         is_delete_operation: bool = False,
-        **_: Any,
+        **unknown: Any,
     ) -> None:
-        """Return at once: the machine already exists."""
+        """Return at once: the machine already exists.
+
+        Raises:
+            TypeError: there is no such argument.
+        """
+        arguments.check(ComputeTarget.wait_for_completion, unknown)
         if show_output:
             print('Succeeded\nProvisioning operation finished, operation "Succeeded"')
 
@@ -238,14 +256,36 @@ class ComputeTarget(Advising):
         """Return an empty list: labrun does not manage nodes."""
         return []
 
-    def update(self, **settings: Any) -> None:
-        """Change settings of its configuration, such as `max_nodes`."""
-        new = {key: value for key, value in settings.items() if value is not None}
-        if self.name not in _choices():
-            own = self._entry
-            self._entry = dict(
-                folder.change(self.workspace.folder, TABLE, self.name, lambda now: {**(now or own), **new})
+    def update(
+        self,
+        min_nodes: int | None = None,
+        max_nodes: int | None = None,
+        idle_seconds_before_scaledown: int | None = None,
+        **unknown: Any,
+    ) -> None:
+        """Change settings of its configuration, of which `max_nodes` limits how many runs go at once.
+
+        Raises:
+            ComputeTargetException: the node counts are invalid.
+            TypeError: there is no such argument.
+        """
+        arguments.check(ComputeTarget.update, unknown)
+        given = {
+            "min_nodes": min_nodes,
+            "max_nodes": max_nodes,
+            "idle_seconds_before_scaledown": idle_seconds_before_scaledown,
+        }
+        new = {key: value for key, value in given.items() if value is not None}
+        if self.name in _choices():
+            arguments.tell_unused(
+                f"update() of the compute target {self.name}",
+                new,
+                f"it is conf/compute/{self.name}.yaml: edit that file",
             )
+            return
+        own = {**self._entry, **new}
+        _check_nodes(own.get("min_nodes"), own.get("max_nodes"))
+        self._entry = dict(folder.change(self.workspace.folder, TABLE, self.name, lambda now: {**(now or own), **new}))
 
     def delete(self, wait_for_completion: bool = False, show_output: bool = False) -> None:
         """Remove the target from the workspace's table; a file in `conf/compute` stays."""
@@ -255,7 +295,7 @@ class ComputeTarget(Advising):
 
     detach = delete
 
-    def start(self, *args: Any, **kwargs: Any) -> None:
+    def start(self, wait_for_completion: bool = False, show_output: bool = False) -> None:
         """Do nothing: the machine is on."""
 
     stop = restart = start
@@ -289,22 +329,83 @@ class ComputeTarget(Advising):
         return [ComputeTarget(made, name) for name in sorted(names | set(folder.read_table(made.folder, TABLE)))]
 
     @classmethod
-    def provisioning_configuration(cls, vm_size: str = "", **settings: Any) -> Configuration:
+    def provisioning_configuration(
+        cls,
+        vm_size: str = "",
+        vm_priority: str | None = None,
+        min_nodes: int | None = None,
+        max_nodes: int | None = None,
+        idle_seconds_before_scaledown: int | None = None,
+        **others: Any,
+    ) -> Configuration:
         """Return a configuration for `create`.
 
         Args:
             vm_size: kept, not used: labrun uses the machines that exist.
-            **settings: `max_nodes` limits how many runs go at once; the others are kept.
+            vm_priority: kept, not used.
+            min_nodes: kept, not used: labrun starts no machines.
+            max_nodes: limits how many runs go at once.
+            idle_seconds_before_scaledown: kept, not used.
+            **others: the SDK's other arguments, of all releases and kinds of target; kept, except for passwords.
+
+        Raises:
+            TypeError: there is no such argument.
         """
-        if "cluster_max_nodes" in settings:  # the SDK's name for it in 2018
-            settings["max_nodes"] = settings.pop("cluster_max_nodes")
-        return Configuration(cls.kind, vm_size=vm_size, **settings)
+        arguments.check(cls.provisioning_configuration, others, PROVISIONED)
+        settings = {
+            "vm_size": vm_size,
+            "vm_priority": vm_priority,
+            "min_nodes": others.pop("cluster_min_nodes", None) if min_nodes is None else min_nodes,
+            "max_nodes": others.pop("cluster_max_nodes", None) if max_nodes is None else max_nodes,
+            "idle_seconds_before_scaledown": idle_seconds_before_scaledown,
+        }
+        return Configuration(cls.kind, **settings, **_public(others))
 
     @classmethod
-    def attach_configuration(cls, *args: Any, **settings: Any) -> Configuration:
-        """Return a configuration for `attach`; passwords are not kept."""
-        secret = ("password", "private_key_passphrase")
-        return Configuration(cls.kind, **{key: value for key, value in settings.items() if key not in secret})
+    def attach_configuration(
+        cls,
+        username: str | None = None,
+        subscription_id: str | None = None,
+        resource_group: str | None = None,
+        vm_name: str | None = None,
+        resource_id: str | None = None,
+        address: str | None = None,
+        ssh_port: Any = None,
+        password: str = "",
+        private_key_file: str = "",
+        private_key_passphrase: str = "",
+        **others: Any,
+    ) -> Configuration:
+        """Return a configuration for `attach`; passwords are not kept.
+
+        Args:
+            username: the user on the machine.
+            subscription_id: kept, not used.
+            resource_group: kept, not used.
+            vm_name: kept, not used.
+            resource_id: kept, not used.
+            address: the machine's address; without it, the target stands for labrun's own choice of `compute=`.
+            ssh_port: the port; None: 22.
+            password: not kept.
+            private_key_file: the file with the SSH key.
+            private_key_passphrase: not kept.
+            **others: the SDK's arguments for other kinds of target; kept, not used.
+
+        Raises:
+            TypeError: there is no such argument.
+        """
+        arguments.check(cls.attach_configuration, others, ATTACHED)
+        settings = {
+            "username": username,
+            "subscription_id": subscription_id,
+            "resource_group": resource_group,
+            "vm_name": vm_name,
+            "resource_id": resource_id,
+            "address": address,
+            "ssh_port": ssh_port,
+            "private_key_file": private_key_file or None,
+        }
+        return Configuration(cls.kind, **settings, **_public(others))
 
     @staticmethod
     def supported_vmsizes(workspace: Any, location: Any = None) -> Any:
@@ -396,13 +497,23 @@ class RemoteCompute(ComputeTarget):
 
     @staticmethod
     def attach(  # type: ignore[override]
-        workspace: Any, name: str, username: Any = None, address: Any = None, *_: Any, **kwargs: Any
+        workspace: Any,
+        name: str,
+        username: Any = None,
+        address: Any = None,
+        ssh_port: Any = None,
+        password: str = "",
+        private_key_file: str = "",
+        private_key_passphrase: str = "",
+        attach_configuration: Any = None,
     ) -> Any:
         """Attach like `ComputeTarget.attach`; in 2018 the user name and address were separate arguments."""
-        if isinstance(username, Configuration):
-            return ComputeTarget.attach(workspace, name, username)
-        settings = RemoteCompute.attach_configuration(username=username, address=address, **kwargs)
-        return ComputeTarget.attach(workspace, name, kwargs.get("attach_configuration", settings))
+        made = username if isinstance(username, Configuration) else attach_configuration
+        if made is None:
+            made = RemoteCompute.attach_configuration(
+                username, address=address, ssh_port=ssh_port, private_key_file=private_key_file
+            )
+        return ComputeTarget.attach(workspace, name, made)
 
 
 KINDS: dict[str, type[ComputeTarget]] = {
@@ -422,16 +533,29 @@ def _entry(workspace: Any, name: Any) -> dict[str, Any] | None:
     return dict(found) if isinstance(found, dict) else None
 
 
+def _check_nodes(fewest: Any, most: Any) -> None:
+    """Check the node counts of a cluster.
+
+    Raises:
+        ComputeTargetException: the highest is below 1 or below the lowest.
+    """
+    if most is not None and not max(1, int(fewest or 0)) <= int(most):
+        raise ComputeTargetException(
+            f"max_nodes={most} and min_nodes={fewest}: max_nodes must be at least 1, and at least min_nodes"
+        )
+
+
+def _public(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings without passwords and keys, which are not kept."""
+    return {name: value for name, value in settings.items() if name not in SECRET}
+
+
 def _put(workspace: Any, name: str, configuration: Any, argument: str) -> Any:
     if not isinstance(configuration, Configuration):
         raise ComputeTargetException(
             f"{argument} is {configuration!r}: pass the result of AmlCompute.{argument}(vm_size=..., max_nodes=...)"
         )
-    fewest, most = (configuration.settings.get(key) for key in ("min_nodes", "max_nodes"))
-    if most is not None and not max(1, int(fewest or 0)) <= int(most):
-        raise ComputeTargetException(
-            f"max_nodes={most} and min_nodes={fewest}: max_nodes must be at least 1, and at least min_nodes"
-        )
+    _check_nodes(*(configuration.settings.get(key) for key in ("min_nodes", "max_nodes")))
     if not isinstance(name, str) or not name:
         raise UserErrorException(f"the compute target's name is {name!r}: pass a non-empty string")
     made = workspace if isinstance(workspace, Workspace) else Workspace()

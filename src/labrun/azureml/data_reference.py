@@ -16,6 +16,7 @@ from labrun.data.stores.local import LocalDatastore
 if TYPE_CHECKING:
     from labrun.azureml.datastore import Datastore
 
+MODES = ("mount", "download", "upload")
 PREFIX = "$AZUREML_DATAREFERENCE_"
 """The prefix of a reference's text form."""
 
@@ -86,6 +87,9 @@ class DataReference(Advising):
         mode: `mount`, `download` or `upload`.
         path_on_compute: not used: labrun chooses the path.
         overwrite: not used.
+
+    Raises:
+        UserErrorException: there is no such mode.
     """
 
     def __init__(
@@ -97,6 +101,8 @@ class DataReference(Advising):
         path_on_compute: Any = None,
         overwrite: bool = False,
     ) -> None:
+        if mode not in MODES:
+            raise UserErrorException(f"DataReference: mode={mode!r} must be one of {', '.join(MODES)}")
         self.datastore, self.mode = datastore, mode
         self.path_on_datastore = datastore._clean(path_on_datastore)
         plain = re.sub(r"\W+", "_", f"{datastore.name}_{self.path_on_datastore}").strip("_")
@@ -106,15 +112,22 @@ class DataReference(Advising):
     @staticmethod
     def create(
         data_reference_name: str | None = None,
+        datapath: DataPath | None = None,
+        datapath_compute_binding: Any = None,
+        *,
         datastore: Datastore | None = None,
         mode: str = "mount",
         path_on_datastore: str | None = None,
-        **kwargs: Any,
+        path_on_compute: Any = None,
+        overwrite: bool = False,
     ) -> DataReference:
-        """Return a reference, by default into the default datastore."""
+        """Return a reference to a `DataPath`; without one, by the other arguments and the default datastore."""
+        if datapath is not None:
+            return datapath.create_data_reference(data_reference_name, datapath_compute_binding)
         from labrun.azureml.datastore import Datastore as Default
 
-        return DataReference(datastore or Default(), data_reference_name, path_on_datastore, mode, **kwargs)
+        given = (data_reference_name, path_on_datastore, mode, path_on_compute, overwrite)
+        return DataReference(datastore or Default(), *given)
 
     def __str__(self) -> str:
         return f"{PREFIX}{self.data_reference_name}"
@@ -144,6 +157,7 @@ class DataReference(Advising):
 
     def as_download(self, path_on_compute: Any = None, overwrite: bool = False) -> DataReference:
         """Return the reference in download mode, which labrun treats like mount mode."""
+        tell_input_path(f"as_download({path_on_compute!r})", path_on_compute)
         return self._with("download", path_on_compute)
 
     def as_upload(self, path_on_compute: Any = None, overwrite: bool = False) -> DataReference:
@@ -168,11 +182,13 @@ class DataReferenceConfiguration(DataReference):
         datastore_name: str | None = None,
         mode: str = "mount",
         path_on_datastore: str | None = None,
-        **kwargs: Any,
+        path_on_compute: Any = None,
+        overwrite: bool = False,
     ) -> None:
         from labrun.azureml.datastore import Datastore
 
-        super().__init__(Datastore(name=datastore_name), None, path_on_datastore, mode, **kwargs)
+        given = (path_on_datastore, mode, path_on_compute, overwrite)
+        super().__init__(Datastore(name=datastore_name), None, *given)
 
 
 class OutputFileDatasetConfig(Advising):
@@ -221,7 +237,7 @@ class OutputFileDatasetConfig(Advising):
         self._is_given = True
         return output_folder(self.datastore, self.path_on_datastore, f"OutputFileDatasetConfig({self.name!r})")
 
-    def as_mount(self, *args: Any, **kwargs: Any) -> OutputFileDatasetConfig:
+    def as_mount(self, disable_metadata_cache: bool = False) -> OutputFileDatasetConfig:
         """Return the output itself."""
         return self
 
@@ -237,7 +253,7 @@ class OutputFileDatasetConfig(Advising):
         """Return the written folder as an input for another run."""
         return DataReference(self.datastore, name or self.name, self.path_on_datastore)
 
-    def register_on_complete(self, name: str, *args: Any, **kwargs: Any) -> Any:
+    def register_on_complete(self, name: str, description: str | None = None, tags: Any = None) -> Any:
         """Raise: labrun leaves the registration to the program that waits for the run."""
         not_here(
             f"OutputFileDatasetConfig.register_on_complete({name!r})",
@@ -248,6 +264,18 @@ class OutputFileDatasetConfig(Advising):
 def _tell_path(what: str) -> None:
     """Print a notice that the script must not write to a path of the user's choice."""
     notify_once(f"{what}: the path is not used: the script must write to the folder that it gets as an argument")
+
+
+def tell_input_path(call: str, path_on_compute: Any) -> None:
+    """Print a notice, once, if a script may read its data at a path of the user's choice.
+
+    A relative path is below a folder that the script does not know, so the script cannot rely on it.
+    """
+    if path_on_compute is not None and str(path_on_compute).startswith("/"):
+        notify_once(
+            f"{call}: the path is not used: the script finds the data at the path that it gets as an argument, or in "
+            "run.input_datasets"
+        )
 
 
 def reference(datastore: Datastore, path: str) -> str:

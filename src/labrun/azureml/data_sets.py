@@ -13,10 +13,13 @@ from typing import Any
 
 from labrun.azureml import dataset_table
 from labrun.azureml.content import Content
+from labrun.azureml.data_reference import tell_input_path
 from labrun.azureml.dataset_table import Version
 from labrun.azureml.datastore import Datastore
 from labrun.azureml.notices import notify_once
 from labrun.azureml.workspace import Workspace
+from labrun.compat.azureml import arguments
+from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training import partitions, steps, tabular
 from labrun.data.stores.local import LocalDatastore
@@ -170,17 +173,30 @@ class AbstractDataset:
         return [f"/{self._content.below(name)}" for name in self._content.files]
 
     def download(
-        self, target_path: Any = None, overwrite: bool = False, ignore_not_found: bool = False, **kwargs: Any
+        self, target_path: Any = None, overwrite: bool = False, ignore_not_found: bool = False, **unknown: Any
     ) -> list[str]:
         """Copy all files into a folder (default: a temporary one) and return the copies' paths.
 
+        Args:
+            target_path: the folder.
+            overwrite: replace existing files.
+            ignore_not_found: leave out files that no longer exist.
+            **unknown: refused.
+
         Raises:
-            UserErrorException: a file already exists and `overwrite` is False.
+            UserErrorException: a file already exists and `overwrite` is False, or a file no longer exists.
+            TypeError: there is no such argument.
         """
+        refuse_streams("download", unknown)
+        arguments.check(AbstractDataset.download, unknown)
         target = Path(os.fsdecode(target_path) if target_path is not None else tempfile.mkdtemp(prefix="labrun-"))
         copies = []
         for path, shown in self._content.local():
             copy = target / shown.lstrip("/")
+            if not os.path.exists(path):
+                if ignore_not_found:
+                    continue
+                raise UserErrorException(f"download: {path} no longer exists; ignore_not_found=True leaves it out")
             if copy.exists() and not overwrite:
                 raise UserErrorException(f"download: {copy} exists already; overwrite=True replaces it")
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -188,9 +204,25 @@ class AbstractDataset:
             copies.append(str(copy.absolute()))
         return copies
 
-    def mount(self, mount_point: Any = None, **kwargs: Any) -> MountContext:
-        """Return a context for a folder with the files: use `with`, or `start()` and `stop()`."""
+    def mount(self, mount_point: Any = None, **unknown: Any) -> MountContext:
+        """Return a context for a folder with the files: use `with`, or `start()` and `stop()`.
+
+        Raises:
+            TypeError: there is no such argument.
+        """
+        refuse_streams("mount", unknown)
+        arguments.check(AbstractDataset.mount, unknown)
         return MountContext(self._content, mount_point)
+
+
+def refuse_streams(call: str, given: Mapping[str, Any]) -> None:
+    """Refuse to read the files that a table's column names.
+
+    Raises:
+        NotInLabrun: a column is given.
+    """
+    if given.get("stream_column") is not None:
+        not_here(f"TabularDataset.{call}(stream_column=...)", "Dataset.File.from_files() of the files that it names")
 
 
 class MountContext:
@@ -325,9 +357,9 @@ class FileDataset(AbstractDataset):
         first = steps.in_part(len(self._content.files), part, tabular.seed_of(seed), True)
         return self._only(lambda place: first[place]), self._only(lambda place: not first[place])
 
-    def to_pandas_dataframe(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the rows of the files, which must be tables."""
-        return TabularDataset(self._content).to_pandas_dataframe()
+    def to_pandas_dataframe(self, on_error: str = "null", out_of_range_datetime: str = "null") -> Any:
+        """Return the rows of the files, which must be tables; see `TabularDataset.to_pandas_dataframe`."""
+        return TabularDataset(self._content).to_pandas_dataframe(on_error, out_of_range_datetime)
 
 
 class TabularDataset(tabular.Tabular, AbstractDataset):
@@ -364,10 +396,14 @@ class DatasetConsumptionConfig:
         name: the input's name.
         dataset: the data set.
         mode: kept, not used.
-        path_on_compute: not used: labrun chooses the path.
+        path_on_compute: not used: labrun chooses the path; a notice says so if it is an absolute one.
+
+    Raises:
+        UserErrorException: the name is invalid.
     """
 
     def __init__(self, name: str, dataset: Any, mode: str = "direct", path_on_compute: Any = None) -> None:
+        tell_input_path(f"as_{mode}({path_on_compute!r})", path_on_compute)
         if not re.fullmatch(r"[A-Za-z_]\w*", str(name), re.ASCII):
             raise UserErrorException(
                 f"{name!r} is not a valid input name: use letters, digits and '_', and begin with a letter or '_'"

@@ -13,6 +13,7 @@ from labrun.azureml.data_sets import FileDataset, TabularDataset
 from labrun.azureml.dataset_factories import FileDatasetFactory, TabularDatasetFactory
 from labrun.azureml.dataset_table import Version
 from labrun.azureml.workspace import Workspace
+from labrun.compat.azureml import arguments
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training import script_context, tables
@@ -28,8 +29,68 @@ class Dataset(metaclass=Missing):
 
     File = FileDatasetFactory
     Tabular = TabularDatasetFactory
-    from_delimited_files = TabularDatasetFactory.from_delimited_files
-    from_parquet_files = TabularDatasetFactory.from_parquet_files
+
+    @staticmethod
+    def from_delimited_files(
+        path: Any,
+        separator: str = ",",
+        header: Any = True,
+        encoding: str = "utf8",
+        quoting: bool = False,
+        infer_column_types: bool = True,
+        skip_rows: int = 0,
+        skip_mode: Any = None,
+        comment: str | None = None,
+        include_path: bool = False,
+        archive_options: Any = None,
+        partition_format: Any = None,
+        **others: Any,
+    ) -> TabularDataset:
+        """Return a table like `Dataset.Tabular.from_delimited_files`, by its signature of 2019.
+
+        Args:
+            path: see `dataset_factories.content_of`.
+            separator: the column separator.
+            header: True, False, or one of `PromoteHeadersBehavior`.
+            encoding: the text encoding.
+            quoting: not needed: a quoted value may always span several lines.
+            infer_column_types: False: read every column as text.
+            skip_rows: not supported.
+            skip_mode: not needed without `skip_rows`.
+            comment: not supported.
+            include_path: add a column `Path`.
+            archive_options: not supported.
+            partition_format: columns to extract from the paths.
+            **others: arguments of `Dataset.Tabular.from_delimited_files`.
+
+        Raises:
+            NotInLabrun: lines are to be skipped, or the files are in an archive.
+        """
+        for name, value in (("skip_rows", skip_rows), ("comment", comment), ("archive_options", archive_options)):
+            if value:
+                not_here(
+                    f"Dataset.from_delimited_files({name}={value!r})",
+                    "pandas.read_csv, and Dataset.Tabular.register_pandas_dataframe() of the rows",
+                )
+        return TabularDatasetFactory.from_delimited_files(
+            path,
+            include_path=include_path,
+            infer_column_types=infer_column_types,
+            separator=separator,
+            header=header,
+            partition_format=partition_format,
+            encoding=encoding,
+            **others,
+        )
+
+    @staticmethod
+    def from_parquet_files(
+        path: Any, include_path: bool = False, partition_format: Any = None, **others: Any
+    ) -> TabularDataset:
+        """Return a table like `Dataset.Tabular.from_parquet_files`, by its signature of 2019."""
+        return TabularDatasetFactory.from_parquet_files(
+            path, include_path=include_path, partition_format=partition_format, **others
+        )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         not_here("Dataset(...)", "Dataset.File.from_files(), Dataset.Tabular.from_...(), Dataset.get_by_name()")
@@ -47,12 +108,14 @@ class Dataset(metaclass=Missing):
         return _read(dataset_table.get(_workspace(workspace), name, version))
 
     @classmethod
-    def get_by_id(cls, workspace: Any, id: str, **kwargs: Any) -> Any:
+    def get_by_id(cls, workspace: Any, id: str, **unknown: Any) -> Any:
         """Return a data set by its `id`; inside a run also by its path, which labrun passes as argument instead.
 
         Raises:
             UserErrorException: there is no such data set or version.
+            TypeError: there is no such argument.
         """
+        arguments.check(Dataset.get_by_id, unknown)
         if context.current() is not None and (found := input_by_id(id)) is not None:
             return found
         name, _, version = str(id).rpartition(":")
@@ -65,7 +128,16 @@ class Dataset(metaclass=Missing):
         """Return all registered data sets by name."""
         return Registered(_workspace(workspace))
 
-    get = get_by_name
+    @classmethod
+    def get(cls, workspace: Any, name: str | None = None, id: str | None = None) -> Any:
+        """Return the newest version of a registered data set by name, or any version by id.
+
+        Raises:
+            UserErrorException: there is no such data set, or neither a name nor an id is given.
+        """
+        if name is None and id is None:
+            raise UserErrorException("Dataset.get: give a name or an id")
+        return cls.get_by_name(workspace, name) if name is not None else cls.get_by_id(workspace, str(id))
 
 
 class Registered(Mapping[str, Any]):

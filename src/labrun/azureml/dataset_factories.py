@@ -216,7 +216,8 @@ class TabularDatasetFactory:
         description: str | None = None,
         tags: Mapping[str, Any] | None = None,
         show_progress: bool = True,
-        **kwargs: Any,
+        row_group_size: int | None = None,
+        make_target_path_unique: bool = True,
     ) -> TabularDataset:
         """Write a data frame to a datastore as Parquet and register it.
 
@@ -227,13 +228,20 @@ class TabularDatasetFactory:
             description: the version's description.
             tags: the version's tags.
             show_progress: print the SDK's progress lines.
-            **kwargs: not used.
+            row_group_size: the number of rows in a row group of the file; None: pyarrow's default.
+            make_target_path_unique: write to a subfolder of the path, named by the content; False: to the path itself.
+
+        Raises:
+            UserErrorException: the target is no datastore, or `make_target_path_unique` is False and its path is in
+                use.
         """
         datastore, folder = _target("register_pandas_dataframe", target)
         with tempfile.TemporaryDirectory(prefix="labrun-") as temporary:
             file = Path(temporary, "part-00000.parquet")
-            dataframe.to_parquet(file, index=False)
+            dataframe.to_parquet(file, index=False, **({"row_group_size": row_group_size} if row_group_size else {}))
             place = f"{folder or MANAGED}/{file_sha256(file)[:12]}"
+            if not make_target_path_unique:
+                place = _unused(datastore, folder)
             _say(show_progress, f"Uploading file to {place}")
             datastore.upload_files([str(file)], target_path=place, overwrite=False, show_progress=False)
         _say(show_progress, "Successfully uploaded file to datastore.")
@@ -264,6 +272,20 @@ def _tabular(content: Content, table: dict[str, Any], validate: bool) -> Tabular
     if made.partition_keys and validate:
         made.get_partition_key_values()
     return made
+
+
+def _unused(datastore: Datastore, folder: str) -> str:
+    """Return a folder of a datastore, which must not have files yet.
+
+    Raises:
+        UserErrorException: it has files, or is the whole datastore.
+    """
+    call = "register_pandas_dataframe(make_target_path_unique=False)"
+    if not folder:
+        raise UserErrorException(f"{call}: give a path in the datastore: target=(datastore, 'folder')")
+    if datastore.store.files(folder):
+        raise UserErrorException(f"{call}: {folder} in the datastore {datastore.name} already has files")
+    return folder
 
 
 def _target(call: str, target: Any) -> tuple[Datastore, str]:

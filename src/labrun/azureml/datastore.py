@@ -14,6 +14,7 @@ from labrun.azureml.local_paths import local, slashes
 from labrun.azureml.moving import fetch_all, send_all
 from labrun.azureml.notices import notify_once
 from labrun.azureml.workspace import Workspace
+from labrun.compat.azureml import arguments
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training import script_context
@@ -34,6 +35,8 @@ AZURES_OWN = ("workspaceblobstore", "workspacefilestore", "workspaceworkingdirec
 """Datastores that every Azure workspace has; in labrun they stand for the default datastore."""
 SETTINGS, DEFAULT = "settings", "default_datastore"
 UPLOADS = "uploads"
+AUTHORITY, RESOURCE = "https://login.microsoftonline.com", "https://storage.azure.com/"
+"""The SDK's defaults for the sign-in of a service principal."""
 
 
 class Datastore(Advising):
@@ -47,7 +50,7 @@ class Datastore(Advising):
         UserErrorException: no datastore has this name.
     """
 
-    def __init__(self, workspace: Any = None, name: str | None = None, **kwargs: Any) -> None:
+    def __init__(self, workspace: Any = None, name: str | None = None) -> None:
         self.workspace = workspace if isinstance(workspace, Workspace) else Workspace()
         if name in AZURES_OWN and not _is_there(str(name)):
             default = default_name(self.workspace)
@@ -148,7 +151,11 @@ class Datastore(Advising):
         overwrite: bool = False,
         create_if_not_exists: bool = False,
         skip_validation: bool = False,
-        **kwargs: Any,
+        blob_cache_timeout: int | None = None,
+        grant_workspace_access: bool = False,
+        subscription_id: str | None = None,
+        resource_group: str | None = None,
+        **unknown: Any,
     ) -> Datastore:
         """Write conf/datastore/NAME.yaml for an Azure Blob Storage container, without its secret.
 
@@ -161,16 +168,26 @@ class Datastore(Advising):
             account_key: a secret, handled like `sas_token`.
             protocol: `http` or `https`.
             endpoint: an endpoint other than `core.windows.net`.
-            overwrite: not needed: the same call writes the same file.
+            overwrite: replace a registration with another container, account or endpoint.
             create_if_not_exists: not needed: an upload creates the container.
             skip_validation: not needed: the container is never checked.
-            **kwargs: other arguments of the SDK; not used.
+            blob_cache_timeout: not used: labrun's cache compares the files with the container's.
+            grant_workspace_access: not used.
+            subscription_id: not used.
+            resource_group: not used.
+            **unknown: refused.
+
+        Raises:
+            UserErrorException: the name is invalid, or is registered for something else and `overwrite` is False.
+            TypeError: there is no such argument.
         """
+        arguments.check(Datastore.register_azure_blob_container, unknown)
         registered(
             datastore_name,
             "adlfs.AzureBlobFileSystem",
             {"root": container_name, "account_name": account_name, **_address(account_name, protocol, endpoint)},
             {"account_key": account_key, "sas_token": sas_token},
+            overwrite,
         )
         return cls(workspace, datastore_name)
 
@@ -184,11 +201,47 @@ class Datastore(Advising):
         tenant_id: str | None = None,
         client_id: str | None = None,
         client_secret: str | None = None,
-        endpoint: str | None = None,
+        resource_url: str | None = None,
+        authority_url: str | None = None,
         protocol: str | None = None,
-        **kwargs: Any,
+        endpoint: str | None = None,
+        overwrite: bool = False,
+        subscription_id: str | None = None,
+        resource_group: str | None = None,
+        grant_workspace_access: bool = False,
+        **unknown: Any,
     ) -> Datastore:
-        """Register like `register_azure_blob_container`: a file system is a container, read by a service principal."""
+        """Register like `register_azure_blob_container`: a file system is a container, read by a service principal.
+
+        Args:
+            workspace: the workspace.
+            datastore_name: the file's name.
+            filesystem: the container.
+            account_name: the storage account.
+            tenant_id: the service principal's tenant.
+            client_id: the service principal.
+            client_secret: a secret; the file contains only the name of its environment variable.
+            resource_url: not used; a notice says so.
+            authority_url: not used; a notice says which variable sets it.
+            protocol: `http` or `https`.
+            endpoint: an endpoint other than `core.windows.net`.
+            overwrite: replace a registration with another file system, account or endpoint.
+            subscription_id: not used.
+            resource_group: not used.
+            grant_workspace_access: not used.
+            **unknown: refused.
+
+        Raises:
+            UserErrorException: the name is invalid, or is registered for something else and `overwrite` is False.
+            TypeError: there is no such argument.
+        """
+        call = "register_azure_data_lake_gen2"
+        arguments.check(Datastore.register_azure_data_lake_gen2, unknown)
+        if authority_url not in (None, AUTHORITY):
+            why = f"Azure's client takes it from the environment: export AZURE_AUTHORITY_HOST={authority_url}"
+            arguments.tell_unused(call, {"authority_url": authority_url}, why)
+        if resource_url not in (None, RESOURCE):
+            arguments.tell_unused(call, {"resource_url": resource_url}, f"labrun asks for access to {RESOURCE}")
         registered(
             datastore_name,
             "adlfs.AzureBlobFileSystem",
@@ -200,6 +253,7 @@ class Datastore(Advising):
                 **_address(account_name, protocol, endpoint),
             },
             {"client_secret": client_secret},
+            overwrite,
         )
         return cls(workspace, datastore_name)
 
@@ -210,15 +264,37 @@ class Datastore(Advising):
         datastore_name: str,
         file_share_name: str,
         account_name: str,
-        *args: Any,
+        sas_token: str | None = None,
+        account_key: str | None = None,
+        protocol: str | None = None,
         endpoint: str | None = None,
-        **kwargs: Any,
+        overwrite: bool = False,
+        create_if_not_exists: bool = False,
+        skip_validation: bool = False,
+        **unknown: Any,
     ) -> Datastore:
         """Write conf/datastore/NAME.yaml for a file share that this machine has mounted. The mount holds the key.
 
+        Args:
+            workspace: the workspace.
+            datastore_name: the file's name.
+            file_share_name: the share.
+            account_name: the storage account.
+            sas_token: not used.
+            account_key: not used.
+            protocol: not used: the share is mounted.
+            endpoint: an endpoint other than `core.windows.net`.
+            overwrite: not needed: the file says where the share is mounted now.
+            create_if_not_exists: not used.
+            skip_validation: not used.
+            **unknown: refused.
+
         Raises:
             NotInLabrun: the share is not mounted.
+            UserErrorException: the name is invalid.
+            TypeError: there is no such argument.
         """
+        arguments.check(Datastore.register_azure_file_share, unknown)
         source = f"//{account_name}.file.{endpoint or 'core.windows.net'}/{file_share_name}"
         folder = mounted(source)
         if folder is None:
@@ -227,7 +303,7 @@ class Datastore(Advising):
                 f"mount it, sudo mount -t cifs {source} /mnt/share -o username={account_name},password=KEY, "
                 "and run this again",
             )
-        registered(datastore_name, LOCAL, {"root": folder}, {})
+        registered(datastore_name, LOCAL, {"root": folder}, {}, overwrite=True)
         return cls(workspace, datastore_name)
 
     @classmethod

@@ -31,13 +31,18 @@ KINDS = {
     "fsspec.implementations.http.HTTPFileSystem": "HTTP",
 }
 
+PLACE = ("_target_", "root", "account_name", "account_host")
+"""The keys of a datastore's config that say where its files are."""
+
 
 def shown_kind(node: Mapping[str, Any]) -> str:
     """Return a datastore's type, by Azure's name if Azure has one."""
     return "Local" if schema.is_local_datastore(node) else KINDS.get(schema.datastore_target(node), "Custom")
 
 
-def registered(name: str, target: str, keys: Mapping[str, Any], secrets: Mapping[str, str | None]) -> None:
+def registered(
+    name: str, target: str, keys: Mapping[str, Any], secrets: Mapping[str, str | None], overwrite: bool = False
+) -> None:
     """Write a datastore's config file, unless a user-written file of that name exists.
 
     Args:
@@ -45,9 +50,11 @@ def registered(name: str, target: str, keys: Mapping[str, Any], secrets: Mapping
         target: its class, for `_target_`.
         keys: the settings for the file. `address` is a custom server, which requires a connection string.
         secrets: the secrets, which the file only refers to.
+        overwrite: replace a registration of the same name for something else.
 
     Raises:
-        UserErrorException: the name is invalid, or an `address` is given without an account key.
+        UserErrorException: the name is invalid, an `address` is given without an account key, or the name is
+            registered for something else and `overwrite` is False.
     """
     if not NAME.fullmatch(name):
         raise UserErrorException(f"{name!r} is not a valid datastore name: use letters, digits, '_' and '-'")
@@ -65,11 +72,30 @@ def registered(name: str, target: str, keys: Mapping[str, Any], secrets: Mapping
         node["connection_string"] = f"${{oc.env:{variable}}}"
     else:
         raise UserErrorException(f"the datastore {name}: a custom endpoint needs account_key")
+    if not overwrite:
+        _check_same(path, node)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(node, sort_keys=False, allow_unicode=True)
     head = f"{MARK}...: see it with `lab data ls --datastore {name}`. Secrets come from the environment.\n"
     with atomic_write(path) as file:
         file.write((head + text).encode())
+
+
+def _check_same(path: Path, node: Mapping[str, Any]) -> None:
+    """Check that an earlier registration, if any, is of the same files. The secrets may differ.
+
+    Raises:
+        UserErrorException: it is of other files.
+    """
+    before = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else node
+    differing = [key for key in PLACE if before.get(key) != node.get(key)]
+    if differing:
+        was = ", ".join(f"{key}={before.get(key)}" for key in differing)
+        now = ", ".join(f"{key}={node.get(key)}" for key in differing)
+        raise UserErrorException(
+            f"the datastore {path.stem} is registered with {was}, not {now}: give overwrite=True to replace it, or "
+            "another name"
+        )
 
 
 def remove(name: str) -> None:

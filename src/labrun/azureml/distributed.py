@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from labrun.azureml import compute
+from labrun.azureml.elements import Element
 from labrun.azureml.notices import notify_once
 from labrun.azureml.overrides import override
 from labrun.backends import registry
@@ -20,18 +21,19 @@ COMMUNICATORS = ("Mpi", "IntelMpi", "OpenMpi", "Nccl", "Gloo")
 """Communicators of an old-style `RunConfiguration`, whose `mpi` holds the number of processes."""
 
 
-class MpiConfiguration:
+class MpiConfiguration(Element):
     """A number of processes per node."""
 
     def __init__(self, process_count_per_node: int = 1, node_count: int = 1) -> None:
         self.process_count_per_node, self.node_count = process_count_per_node, node_count
+        self._complete()
 
     def processes(self, nodes: int) -> int:
         """Return the total number of processes on this many nodes."""
         return int(self.process_count_per_node or 1) * nodes
 
 
-class PyTorchConfiguration:
+class PyTorchConfiguration(Element):
     """A total number of processes; by default one per node."""
 
     def __init__(
@@ -39,19 +41,21 @@ class PyTorchConfiguration:
     ) -> None:
         self.communication_backend, self.node_count = communication_backend, node_count
         self.process_count = process_count
+        self._complete()
 
     def processes(self, nodes: int) -> int:
         """Return the total number of processes on this many nodes."""
         return int(self.process_count or nodes)
 
 
-class TensorflowConfiguration:
+class TensorflowConfiguration(Element):
     """Workers, which find each other through TF_CONFIG; the first is the chief."""
 
     def __init__(self, worker_count: int = 1, parameter_server_count: int | None = None) -> None:
         self.worker_count, self.node_count = worker_count, 1
         self.servers = parameter_server_count
         """The requested parameter servers; None if not given."""
+        self._complete()
 
     @property
     def parameter_server_count(self) -> int:
@@ -72,13 +76,16 @@ def overrides(config: Any, run_config: Any, target: Sequence[str]) -> list[str]:
 
     Args:
         config: one of the classes above, or None.
-        run_config: the run's settings, for the old style: `communicator`, `node_count`, `mpi`, `tensorflow`.
+        run_config: the run's settings, for the old style: `communicator`, `node_count`, `mpi`, `pytorch`,
+            `tensorflow`.
         target: the compute target's arguments for the `labrun` command.
 
     Raises:
         UserErrorException: the processes cannot be distributed over the nodes, or parameter servers are requested.
     """
     nodes = int(run_config.node_count or 1)
+    if config is None and run_config.communicator in ("Nccl", "Gloo") and run_config.pytorch.process_count is not None:
+        config = PyTorchConfiguration(run_config.communicator, run_config.pytorch.process_count, nodes)
     if config is None and run_config.communicator in COMMUNICATORS:
         config = MpiConfiguration(run_config.mpi.process_count_per_node, nodes)
     if config is None and run_config.communicator == "ParameterServer":

@@ -6,15 +6,23 @@ from collections.abc import Sequence
 from typing import Any
 
 from labrun.azureml.accepted import ContainerRegistry
+from labrun.azureml.elements import Element
 
 DEFAULT_CPU_IMAGE = "azureml/openmpi4.1.0-ubuntu20.04"
 DEFAULT_GPU_IMAGE = "azureml/openmpi4.1.0-cuda11.1-cudnn8-ubuntu20.04"
 
 
-class DockerSection:
-    """The Docker settings of an environment."""
+class DockerSection(Element):
+    """The Docker settings of an environment.
 
-    def __init__(self, **kwargs: Any) -> None:
+    Args:
+        **attributes: attributes to set.
+
+    Raises:
+        TypeError: there is no such attribute.
+    """
+
+    def __init__(self, **attributes: Any) -> None:
         self.enabled = False
         self.base_image: str | None = DEFAULT_CPU_IMAGE
         self.base_dockerfile: str | None = None
@@ -25,8 +33,7 @@ class DockerSection:
         self.arguments: list[str] = []
         self.shm_size: str | None = None
         self.build_context: Any = None
-        for name, value in kwargs.items():
-            setattr(self, name, value)
+        self._complete(attributes)
 
     def wish(self) -> str | None:
         """Return a description of the requested container; None if none is requested."""
@@ -41,7 +48,7 @@ DockerEnvironment = DockerSection
 """The older name of `DockerSection`."""
 
 
-class DockerConfiguration:
+class DockerConfiguration(Element):
     """The Docker settings of a run."""
 
     def __init__(
@@ -53,3 +60,4 @@ class DockerConfiguration:
     ) -> None:
         self.use_docker, self.shared_volumes = use_docker, shared_volumes
         self.arguments, self.shm_size = list(arguments or []), shm_size
+        self._complete()

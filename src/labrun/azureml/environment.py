@@ -18,11 +18,13 @@ from labrun.azureml import curated, folder, installed
 from labrun.azureml.accepted import ContainerRegistry
 from labrun.azureml.conda_dependencies import CondaDependencies, from_pip_requirements
 from labrun.azureml.docker import DockerSection
+from labrun.azureml.elements import Element
 from labrun.azureml.local_paths import local
 from labrun.azureml.notices import notify_once
 from labrun.azureml.overrides import override
 from labrun.azureml.submitting import ENVIRONMENT_TAG, VERSION_TAG
 from labrun.azureml.workspace import Workspace
+from labrun.compat.azureml import arguments
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.errors import ConfigError
@@ -46,17 +48,23 @@ def environment_mode() -> str:
     return found
 
 
-class PythonSection:
-    """An environment's interpreter and packages."""
+class PythonSection(Element):
+    """An environment's interpreter and packages.
 
-    def __init__(self, **kwargs: Any) -> None:
+    Args:
+        **attributes: attributes to set.
+
+    Raises:
+        TypeError: there is no such attribute.
+    """
+
+    def __init__(self, **attributes: Any) -> None:
         self.user_managed_dependencies = False
         self.interpreter_path: str | None = "python"
         self.conda_dependencies_file: Any = None
         self.base_conda_environment: Any = None
         self._dependencies: CondaDependencies | None = None
-        for name, value in kwargs.items():
-            setattr(self, name, value)
+        self._complete(attributes)
 
     @property
     def conda_dependencies(self) -> CondaDependencies:
@@ -74,15 +82,18 @@ PythonEnvironment = PythonSection
 """The older name of `PythonSection`."""
 
 
-class Environment:
+class Environment(Element):
     """A named environment.
 
     Args:
         name: the environment's name.
-        **kwargs: attributes to set, such as `environment_variables`.
+        **attributes: attributes to set, such as `environment_variables`.
+
+    Raises:
+        TypeError: there is no such attribute.
     """
 
-    def __init__(self, name: str | None = None, **kwargs: Any) -> None:
+    def __init__(self, name: str | None = None, **attributes: Any) -> None:
         self.name = name
         self.version: str | None = None
         self.label: str | None = None
@@ -92,8 +103,9 @@ class Environment:
         self.inferencing_stack_version: str | None = None
         self.spark: Any = None
         self.r: Any = None
-        for key, value in kwargs.items():
-            setattr(self, key, value)
+        self.databricks: Any = None
+        self.asset_id: str | None = None
+        self._complete(attributes)
 
     def __repr__(self) -> str:
         return f"Environment(Name: {self.name},\nVersion: {self.version})"
@@ -137,7 +149,7 @@ class Environment:
 
     @staticmethod
     def from_pip_requirements(name: str, file_path: Any, pip_version: str | None = None) -> Environment:
-        """Return an environment with the packages of a requirements file."""
+        """Return an environment with the packages of a requirements file; pip's own version is not used."""
         made = Environment(name)
         made.python.conda_dependencies = from_pip_requirements(local(file_path))
         return made
@@ -254,7 +266,23 @@ class Environment:
             self._check()
         return ImageBuildDetails(self)
 
-    build_local = build
+    def build_local(
+        self,
+        workspace: Any,
+        platform: str | None = None,
+        useDocker: bool = False,  # noqa: N803 - the SDK's name
+        pushImageToWorkspaceAcr: bool = False,  # noqa: N803
+        **unknown: Any,
+    ) -> ImageBuildDetails:
+        """Build the environment like `build`, without Docker.
+
+        Raises:
+            UserErrorException: the environment cannot be built.
+            TypeError: there is no such argument.
+        """
+        arguments.check(Environment.build_local, unknown)
+        arguments.tell_unused("build_local", {"useDocker": useDocker}, "labrun runs Python without containers")
+        return self.build(workspace)
 
     def get_image_details(self, workspace: Any) -> dict[str, Any]:
         """Return image details without an image: labrun builds none."""
@@ -381,6 +409,16 @@ def _curated(name: str) -> Environment | None:
 
 
 def _with_files(name: str, conda_specification: Any, pip_requirements: Any) -> Environment:
+    """Return an environment with the packages of a file, if one is given.
+
+    Raises:
+        UserErrorException: both files are given.
+    """
+    if conda_specification is not None and pip_requirements is not None:
+        raise UserErrorException(
+            f"the environment {name!r}: give either conda_specification={str(conda_specification)!r} or "
+            f"pip_requirements={str(pip_requirements)!r}, not both"
+        )
     if conda_specification is not None:
         return Environment.from_conda_specification(name, conda_specification)
     if pip_requirements is not None:

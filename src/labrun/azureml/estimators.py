@@ -16,7 +16,7 @@ from labrun.azureml.notices import notify_once
 from labrun.azureml.run_configuration import RunConfiguration
 from labrun.azureml.script_run_config import ScriptRunConfig
 from labrun.azureml.submitting import Config
-from labrun.checking import suggest
+from labrun.compat.azureml import arguments
 from labrun.compat.azureml.exceptions import UserErrorException
 
 if TYPE_CHECKING:
@@ -111,8 +111,8 @@ class Estimator(Config):
     ) -> None:
         unknown = sorted(kwargs.keys() - OTHERS)
         if unknown:
-            near = suggest(unknown[0], {*inspect.signature(Estimator).parameters, *OTHERS})
-            raise TypeError(f"{type(self).__name__}: there is no argument {unknown[0]}=.{near}")
+            known = (*inspect.signature(Estimator).parameters, *OTHERS)
+            arguments.refuse(type(self).__name__, unknown[0], (name for name in known if name != "kwargs"))
         if entry_script is None:
             raise UserErrorException(f"{type(self).__name__}: give the script, entry_script='train.py'")
         if script_params is not None and not isinstance(script_params, Mapping):

@@ -14,10 +14,11 @@ from labrun.azureml.advice import Advising
 from labrun.azureml.run import Run, wrapped
 from labrun.azureml.submitting import Config
 from labrun.azureml.workspace import Workspace
-from labrun.compat.azureml import absent
+from labrun.compat.azureml import absent, arguments
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training import registered
-from labrun.compat.azureml.training.experiment import own_name
+from labrun.compat.azureml.training.children import ASSIGNED
+from labrun.compat.azureml.training.experiment import described, own_name
 from labrun.errors import LabrunError
 from labrun.runs import context, store
 
@@ -38,16 +39,18 @@ class Experiment(Advising):
     Args:
         workspace: the workspace that holds them; None: the current one.
         name: letters, digits, `_` and `-`, as in Azure; None: the name of the run that this script belongs to.
-        **kwargs: other arguments of the SDK's constructor; not used.
+        **private: the SDK's private arguments; of these, `_skip_name_validation` is used.
 
     Raises:
         UserErrorException: the name is missing or has other characters.
+        TypeError: there is no such argument.
     """
 
-    def __init__(self, workspace: Any = None, name: str | None = None, **kwargs: Any) -> None:
+    def __init__(self, workspace: Any = None, name: str | None = None, **private: Any) -> None:
+        arguments.check(Experiment.__init__, private)
         self.workspace: Workspace = workspace if isinstance(workspace, Workspace) else Workspace()
         self.name = own_name() if name is None else str(name)
-        if not kwargs.get("_skip_name_validation") and not NAME.fullmatch(self.name):
+        if not private.get("_skip_name_validation") and not NAME.fullmatch(self.name):
             raise UserErrorException(
                 f"Experiment name {self.name!r} is invalid: use 1 to 256 letters, digits, '_' and '-', and do not "
                 "begin with '-'"
@@ -161,13 +164,43 @@ class Experiment(Advising):
         ]
         return [one for one in found if registered.fits(one.tags, tags)] if tags else found
 
-    def start_logging(self, *args: Any, **kwargs: Any) -> Any:
-        """Start a run without a script, to which this program logs; inside a run, return that run."""
+    def start_logging(
+        self,
+        name: str | None = None,
+        run_id: str | None = None,
+        outputs: Any = None,
+        snapshot_directory: Any = ".",
+        display_name: str | None = None,
+        parent: Any = None,
+        tags: Mapping[str, Any] | None = None,
+        properties: Mapping[str, Any] | None = None,
+        **unknown: Any,
+    ) -> Any:
+        """Start a run without a script, to which this program logs; inside a run, return that run.
+
+        Args:
+            name: the run's display name, unless `display_name` is given.
+            run_id: not used: labrun assigns the ids; a notice says so.
+            outputs: see `interactive.start`.
+            snapshot_directory: the folder whose code is stored with the run; None: no code.
+            display_name: the run's display name.
+            parent: the parent run's id.
+            tags: tags of the run.
+            properties: properties of the run.
+            **unknown: refused.
+
+        Raises:
+            UserErrorException: labrun cannot start the run, for example because the folder does not exist.
+            TypeError: there is no such argument.
+        """
+        arguments.check(Experiment.start_logging, unknown)
+        arguments.tell_unused("start_logging", {"run_id": run_id}, ASSIGNED)
+        shown = display_name or name
         if context.current() is not None:
-            return Run.get_context()
+            return described(Run.get_context(), outputs, shown, tags, properties)
         from labrun.azureml import interactive
 
-        return interactive.start(self, *args, **kwargs)
+        return interactive.start(self, outputs, snapshot_directory, shown, parent, tags, properties)
 
     def get_portal_url(self) -> str:
         """Return the address of `lab ui` while it is running, otherwise the URI of the folder with the runs."""

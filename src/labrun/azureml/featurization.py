@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from labrun.azureml.notices import notify_once
+from labrun.compat.azureml import arguments
 
 
 class FeaturizationConfig:
@@ -18,7 +19,10 @@ class FeaturizationConfig:
         drop_columns: columns to leave out of the samples.
         dataset_language: kept, not used.
         prediction_transform_type: kept, not used.
-        **kwargs: not used.
+        **unknown: refused.
+
+    Raises:
+        TypeError: there is no such argument.
     """
 
     def __init__(
@@ -29,8 +33,9 @@ class FeaturizationConfig:
         drop_columns: Sequence[str] | None = None,
         dataset_language: str | None = None,
         prediction_transform_type: Any = None,
-        **kwargs: Any,
+        **unknown: Any,
     ) -> None:
+        arguments.check(FeaturizationConfig.__init__, unknown)
         self.blocked_transformers = list(blocked_transformers or [])
         self.column_purposes = dict(column_purposes or {})
         self.transformer_params: dict[str, Any] = dict(transformer_params or {})

@@ -16,8 +16,10 @@ from labrun.azureml.overrides import override
 from labrun.azureml.run import Run, wrapped
 from labrun.azureml.sampling import EarlyTerminationPolicy, HyperParameterSampling, key
 from labrun.azureml.submitting import Config
+from labrun.compat.azureml import arguments
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.compat.azureml.training.children import ASSIGNED
 from labrun.compat.azureml.training.run import TYPE_TAG
 from labrun.runs import context
 
@@ -58,6 +60,7 @@ class HyperDriveConfig(Config):
         resume_child_runs: runs of earlier searches whose hyperparameters are tried first, each from scratch.
         pipeline: not supported by labrun.
         debug_flag: not used.
+        custom_run_id: not used: labrun assigns the id; a notice says so.
 
     Raises:
         UserErrorException: the script or the metric is missing, or an argument has the wrong type.
@@ -80,7 +83,9 @@ class HyperDriveConfig(Config):
         resume_child_runs: Any = None,
         pipeline: Any = None,
         debug_flag: Any = None,
+        custom_run_id: str | None = None,
     ) -> None:
+        arguments.tell_unused("HyperDriveConfig", {"custom_run_id": custom_run_id}, ASSIGNED)
         if pipeline is not None:
             not_here("HyperDriveConfig(pipeline=...)", "give the script itself, run_config=ScriptRunConfig(...)")
         self.run_config = run_config if run_config is not None else estimator
@@ -287,8 +292,10 @@ class HyperDriveRun(Run):
         children = self._work.get_children()
         return {kinds.id_of(child): json.dumps(self._hyperparameters(child.record.config)) for child in children}
 
-    def get_metrics(self, name: str | None = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return each run's metrics by run id, without the runs that logged nothing."""
+    def get_metrics(
+        self, name: str | None = None, recursive: bool = True, run_type: Any = None, populate: bool = False
+    ) -> dict[str, Any]:
+        """Return each run's metrics by run id, without the runs that logged nothing, whatever `recursive` says."""
         children = [wrapped(self._experiment, child) for child in self._work.get_children()]
         each = {child.id: child.get_metrics(name) for child in children}
         return {run_id: found for run_id, found in each.items() if found}

@@ -9,11 +9,12 @@ from types import TracebackType
 from typing import Any
 
 from labrun import api, program
-from labrun.azureml import registering
 from labrun.azureml.run import Run
+from labrun.compat.azureml import arguments
 from labrun.compat.azureml.exceptions import UserErrorException
-from labrun.compat.azureml.training import children, model, registered
-from labrun.compat.azureml.training.children import DISPLAY_NAME
+from labrun.compat.azureml.training import children, model
+from labrun.compat.azureml.training.base import failure_text
+from labrun.compat.azureml.training.children import ASSIGNED, DISPLAY_NAME
 from labrun.compat.azureml.training.run import TYPE_TAG
 from labrun.errors import ConfigError
 from labrun.runs import context
@@ -25,7 +26,7 @@ class InteractiveRun(Run):
     """A run that consists of this program until the program completes it; afterwards a run like any other."""
 
     _outputs: tuple[Path, float] | None = None
-    """The program's output folder and the run's start time; files written since then become the run's."""
+    """The program's output folder and a time in seconds since 1970; files written since then become the run's."""
 
     def __enter__(self) -> InteractiveRun:
         self._work.__enter__()
@@ -46,7 +47,9 @@ class InteractiveRun(Run):
     def fail(self, error_details: Any = None, error_code: Any = None, _set_status: bool = True) -> None:
         """End the run as failed."""
         self._capture()
-        self._work.fail(error_details if error_details is not None else "the program called run.fail()")
+        if error_details is None:
+            error_details = "the program called run.fail()"
+        self._work.fail(error_details if error_code is None else failure_text(error_details, error_code))
 
     def cancel(self) -> None:
         """End the run as canceled."""
@@ -58,7 +61,7 @@ class InteractiveRun(Run):
         return super().wait_for_completion(*args, **kwargs)
 
     def _capture(self) -> None:
-        """Copy the files written to `./outputs` since the run's start, as the SDK does at a run's end."""
+        """Copy the files of the program's output folder, as the SDK does at a run's end."""
         if self._outputs is None or not self._work.is_open:
             return
         folder, since = self._outputs
@@ -67,22 +70,11 @@ class InteractiveRun(Run):
             if not (self._folder / name).exists():
                 self.upload_file(name, path)
 
-    def register_model(
-        self,
-        model_name: str,
-        model_path: str | None = None,
-        tags: Mapping[str, Any] | None = None,
-        properties: Mapping[str, Any] | None = None,
-        *more: Any,
-        **kwargs: Any,
-    ) -> Any:
+    def _registered(self, model_name: str, model_path: str | None, about: Mapping[str, Any]) -> Any:
         """Register one of the run's files: at once if the run has ended, otherwise when it completes."""
         if not self._work.is_open:
-            return super().register_model(model_name, model_path, tags, properties, *more, **kwargs)
-        own = context.RunContext(self._folder)
-        kwargs |= dict(zip(registering.AFTER, more, strict=False))
-        about = registered.about(tags, properties, *[kwargs.get(name) for name in registering.KEPT])
-        return model.promised(own, model_name, model_path, about, local=False)
+            return super()._registered(model_name, model_path, about)
+        return model.promised(context.RunContext(self._folder), model_name, model_path, dict(about), local=False)
 
 
 def start(
@@ -92,18 +84,19 @@ def start(
     display_name: str | None = None,
     parent: Any = None,
     tags: Mapping[str, Any] | None = None,
-    **kwargs: Any,
+    properties: Mapping[str, Any] | None = None,
 ) -> InteractiveRun:
     """Start a run that consists of this program.
 
     Args:
         experiment: the experiment.
-        outputs: a folder to copy into the run's `outputs`.
+        outputs: a folder whose files are copied into the run's `outputs` when the run ends; None or True: the files
+            written to `./outputs` since the run's start; False: none.
         snapshot_directory: the folder whose code is stored with the run; None: no code.
         display_name: the run's display name.
         parent: the parent run's id.
         tags: tags of the run.
-        **kwargs: other arguments of the SDK; not used.
+        properties: properties of the run.
 
     Raises:
         UserErrorException: labrun cannot start the run, for example because the folder does not exist.
@@ -114,11 +107,13 @@ def start(
         work = program.start_run(experiment.name, {**(tags or {}), **shown}, parent, experiment.workspace.folder, code)
     except ConfigError as error:
         raise UserErrorException(f"start_logging: {error}") from error
-    context.annotate(work.folder, properties={TYPE_TAG: TYPE})
+    own = {str(key): str(value) for key, value in (properties or {}).items()}
+    context.annotate(work.folder, properties={**own, TYPE_TAG: TYPE})
     run = InteractiveRun(experiment, work=work, run_type=TYPE)
-    if outputs is not None and os.path.isdir(os.fsdecode(outputs)):
-        run.upload_folder("outputs", outputs)
-    run._outputs = Path.cwd() / "outputs", (work.folder / "run.json").stat().st_mtime
+    if outputs is None or outputs is True:
+        run._outputs = Path.cwd() / "outputs", (work.folder / "run.json").stat().st_mtime
+    elif outputs is not False:
+        run._outputs = Path(os.fsdecode(outputs)).expanduser().absolute(), 0.0
     return run
 
 
@@ -130,22 +125,25 @@ def _written(folder: Path, since: float) -> Iterator[Path]:
             yield from (path for path in files if path.is_file() and path.stat().st_mtime >= since)
 
 
-def child(run: Run, name: Any = None, run_id: Any = None, outputs: Any = None, **kwargs: Any) -> InteractiveRun:
+def child(
+    run: Run, name: Any = None, run_id: Any = None, outputs: Any = None, tags: Mapping[str, Any] | None = None
+) -> InteractiveRun:
     """Start a child run. The parent may have ended.
 
     Args:
         run: the parent.
         name: the child's display name.
-        run_id: not used: labrun assigns the ids.
-        outputs: a folder to copy into the child's `outputs`.
-        **kwargs: `tags`.
+        run_id: not used: labrun assigns the ids; a notice says so.
+        outputs: a folder whose files are copied into the child's `outputs` when the child ends; see `start`.
+        tags: tags of the child.
 
     Raises:
         UserErrorException: the parent is a sweep.
     """
     if run._is_sweep:
         raise UserErrorException("child_run: a sweep creates its own child runs")
-    made = start(run.experiment, outputs, None, None if name is None else str(name), run._work.id, kwargs.get("tags"))
+    arguments.tell_unused("child_run", {"run_id": run_id}, ASSIGNED)
+    made = start(run.experiment, outputs, None, None if name is None else str(name), run._work.id, tags)
     children_note(run, made)
     return made
 

@@ -109,7 +109,7 @@ class Registry:
             version = models.register_local(self._workspace, path, name, about)
         elif self._is_open(run_dir):
             told = {"tags": tags, "properties": {}, "description": about.description}
-            number = pending_models.add(context.RunContext(run_dir), name, path, told, local=False)
+            number, _ = pending_models.add(context.RunContext(run_dir), name, path, told, local=False)
             answer = {**_facts(name, number), "source": path.as_uri(), "run_id": content.get("run_id"), "tags": []}
             self._promised[name, str(number)] = answer
             return answer

@@ -9,8 +9,8 @@ from typing import Any
 
 from labrun.azureml.advice import Advising
 from labrun.azureml.local_paths import local
-from labrun.azureml.notices import notify_once
 from labrun.azureml.workspace import Workspace
+from labrun.compat.azureml import arguments
 from labrun.compat.azureml.exceptions import (
     ModelNotFoundException,
     ModelPathNotFoundException,
@@ -29,12 +29,25 @@ Models = list["Model"]
 class Model(training.Model, Advising):
     """A registered model; see `labrun.compat.azureml.training.model.Model`."""
 
-    def __init__(self, workspace: Any = None, name: str | None = None, id: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        workspace: Any = None,
+        name: str | None = None,
+        id: str | None = None,
+        tags: Any = None,
+        properties: Any = None,
+        version: Any = None,
+        run_id: str | None = None,
+        model_framework: str | None = None,
+        expand: bool = True,
+        **unknown: Any,
+    ) -> None:
         self._root = _root(workspace)
-        super().__init__(workspace, name, id, **{**kwargs, "run_id": _own(self._root, kwargs.get("run_id"))})
+        own = _own(self._root, run_id)
+        super().__init__(workspace, name, id, tags, properties, version, own, model_framework, expand, **unknown)
 
     @staticmethod
-    def register(  # type: ignore[override]
+    def register(
         workspace: Any = None,
         model_path: Any = None,
         model_name: str | None = None,
@@ -61,7 +74,7 @@ class Model(training.Model, Advising):
             datasets: not kept.
             model_framework: kept.
             model_framework_version: kept.
-            child_paths: not used.
+            child_paths: not used; a notice says that the whole folder is registered.
             sample_input_dataset: not kept.
             sample_output_dataset: not kept.
             resource_configuration: not kept.
@@ -71,11 +84,10 @@ class Model(training.Model, Advising):
             ModelPathNotFoundException: there is no such file.
             UserErrorException: labrun cannot register it for another reason.
         """
-        unused = {"datasets": datasets, "child_paths": child_paths, "resource_configuration": resource_configuration}
-        unused |= {"sample_input_dataset": sample_input_dataset, "sample_output_dataset": sample_output_dataset}
-        given = [name for name, value in unused.items() if value is not None]
-        if given:
-            notify_once(f"Model.register: not kept: {', '.join(given)}")
+        registered.tell_not_kept(
+            "Model.register", datasets, sample_input_dataset, sample_output_dataset, resource_configuration
+        )
+        training.tell_child_paths(child_paths)
         words = (tags, properties, description, model_framework, model_framework_version)
         if context.current() is not None:
             return training.Model.register(workspace, model_path, model_name, *words[:3], None, *words[3:])
@@ -160,11 +172,23 @@ class Model(training.Model, Advising):
         self,
         tags: Any = None,
         description: str | None = None,
+        sample_input_dataset: Any = None,
+        sample_output_dataset: Any = None,
+        resource_configuration: Any = None,
+        *,
         model_framework: str | None = None,
         model_framework_version: str | None = None,
-        **_: Any,
+        **unknown: Any,
     ) -> None:
-        """Change the description or framework, or replace all tags."""
+        """Change the description or framework, or replace all tags.
+
+        Raises:
+            TypeError: there is no such argument.
+        """
+        arguments.check(Model.update, unknown)
+        registered.tell_not_kept(
+            "Model.update", None, sample_input_dataset, sample_output_dataset, resource_configuration
+        )
         own = registered.about(tags, {}, description, model_framework, model_framework_version)
         self._tell(
             lambda told: About(

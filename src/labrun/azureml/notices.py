@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-from labrun.compat.azureml import notice
+from labrun.compat.azureml.notice import notify_once
 
-_printed: set[str] = set()
-
-
-def notify_once(message: str) -> None:
-    """Print a notice, unless this process has already printed it."""
-    if message not in _printed:
-        _printed.add(message)
-        notice.warn(message)
+__all__ = ["notify_once"]

@@ -11,21 +11,15 @@ from labrun.compat.azureml.training import files, registered
 from labrun.errors import LabrunError, MissingDataError
 from labrun.registry import models
 
-KEPT = ("description", "model_framework", "model_framework_version")
-AFTER = ("model_framework", "model_framework_version", "description")
-"""The positional arguments after `properties` in the SDK's signature."""
 
-
-def of_run(
-    run: Any,
-    model_name: str,
-    model_path: str | None,
-    tags: Mapping[str, Any] | None,
-    properties: Mapping[str, Any] | None,
-    *more: Any,
-    **kwargs: Any,
-) -> Any:
+def of_run(run: Any, model_name: str, model_path: str | None, about: Mapping[str, Any]) -> Any:
     """Register a file or folder of a run; see `Run.register_model`.
+
+    Args:
+        run: the run.
+        model_name: the model's name.
+        model_path: as in `Run.register_model`.
+        about: the version's tags, properties and description; see `registered.about`.
 
     Raises:
         ModelNameException: the name is invalid.
@@ -33,16 +27,14 @@ def of_run(
         UserErrorException: the run is still active, or its file cannot be registered.
     """
     registered.check_name(model_name)
-    kwargs |= dict(zip(AFTER, more, strict=False))
-    told = registered.about(tags, properties, *[kwargs.get(name) for name in KEPT])
     root = run.experiment.workspace
     try:
         # Without a path, the SDK takes the file named like the model. Otherwise: labrun's saved model, or `outputs`.
         path = model_path or files.named(run._folder, model_name)
         path = path or (None if run._work.record.model else "outputs")
         path = None if path is None else files.stored_name(run._folder, path)
-        about = models.About(**told)
-        version, _ = models.register(root.folder, run._folder, model_name, path, about=about, exclude=None)
+        made = models.About(**about)
+        version, _ = models.register(root.folder, run._folder, model_name, path, about=made, exclude=None)
     except MissingDataError as error:
         raise ModelPathNotFoundException(f"register_model({model_name!r}, {model_path!r}): {error}") from error
     except LabrunError as error:

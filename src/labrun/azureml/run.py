@@ -14,6 +14,7 @@ from labrun.azureml.advice import Advising, AdvisingType
 from labrun.azureml.notices import notify_once
 from labrun.azureml.submitting import OWN, SEARCHES, TARGET_TAG
 from labrun.azureml.workspace import Workspace
+from labrun.compat.azureml import arguments
 from labrun.compat.azureml.exceptions import (
     ActivityFailedException,
     ExperimentExecutionException,
@@ -21,7 +22,7 @@ from labrun.compat.azureml.exceptions import (
 )
 from labrun.compat.azureml.training import children, files, metrics, registered
 from labrun.compat.azureml.training import run as training
-from labrun.compat.azureml.training.base import RunBase, RunFacts, sdk_status
+from labrun.compat.azureml.training.base import RunBase, RunFacts, failure_text, sdk_status
 from labrun.compat.azureml.training.keyvault import secret_of
 from labrun.compat.azureml.training.run import TYPE_TAG
 from labrun.errors import LabrunError
@@ -35,6 +36,11 @@ if TYPE_CHECKING:
 Paths = list[Path]
 Texts = list[str]
 Runs = list[Any]
+
+OWN_ARGUMENTS = {"work", "run_type"}
+"""Arguments of the constructor that only labrun gives."""
+SDK_ARGUMENTS = ("directory", "hyperdrive_config")
+"""Arguments of the constructors of the SDK's subclasses; not used."""
 
 
 class _AnyRun(AdvisingType):
@@ -54,10 +60,12 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
     Args:
         experiment: the experiment; None: the one in the run's record.
         run_id: the run's id.
-        **kwargs: `work` and `run_type`, for labrun; the SDK's other arguments are not used.
+        outputs: not used: the run's record says where its outputs are.
+        **kwargs: `work` and `run_type`, for labrun.
 
     Raises:
         UserErrorException: there is no such run.
+        TypeError: there is no such argument.
     """
 
     def __new__(cls, experiment: Any = None, run_id: str | None = None, **kwargs: Any) -> Any:
@@ -69,6 +77,7 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         return super().__new__(cls)
 
     def __init__(self, experiment: Any = None, run_id: str | None = None, outputs: Any = None, **kwargs: Any) -> None:
+        arguments.check(Run.__init__, kwargs.keys() - OWN_ARGUMENTS, SDK_ARGUMENTS)
         work = kwargs.get("work")
         if work is None:
             root = getattr(experiment, "workspace", None) or Workspace()
@@ -80,14 +89,14 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
     # Lookup
 
     @classmethod
-    def get_context(cls, allow_offline: bool = True, **kwargs: Any) -> Any:
+    def get_context(cls, allow_offline: bool = True, used_for_context_manager: bool = False, **unknown: Any) -> Any:
         """Return the run that this script belongs to; see `labrun.compat.azureml.training.run`."""
-        return training.Run.get_context(allow_offline, **kwargs)
+        return training.Run.get_context(allow_offline, used_for_context_manager, **unknown)
 
     @classmethod
-    def get_submitted_run(cls, **kwargs: Any) -> Any:
+    def get_submitted_run(cls, **unknown: Any) -> Any:
         """Return `get_context()`, under its name from 2018."""
-        return cls.get_context()
+        return cls.get_context(**unknown)
 
     @staticmethod
     def get(workspace: Any, run_id: str) -> Any:
@@ -99,9 +108,18 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         return wrapped(None, find(made, run_id))
 
     @staticmethod
-    def list(experiment: Any, type: str | None = None, tags: Any = None, **kwargs: Any) -> Iterator[Run]:
+    def list(
+        experiment: Any,
+        type: str | None = None,
+        tags: Any = None,
+        properties: Any = None,
+        status: str | None = None,
+        include_children: bool = False,
+        **unknown: Any,
+    ) -> Iterator[Run]:
         """Yield the runs of an experiment, newest first; see `Experiment.get_runs`."""
-        found: Iterator[Run] = experiment.get_runs(type=type, tags=tags, **kwargs)
+        arguments.check(Run.list, unknown)
+        found: Iterator[Run] = experiment.get_runs(type, tags, properties, include_children, status)
         return found
 
     @staticmethod
@@ -235,7 +253,7 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         return sdk_status(status)
 
     def wait_for_completion(
-        self, show_output: bool = False, wait_post_processing: bool = False, raise_on_error: bool = True, **_: Any
+        self, show_output: bool = False, wait_post_processing: bool = False, raise_on_error: bool = True, **unknown: Any
     ) -> dict[str, Any]:
         """Wait until the run has ended.
 
@@ -243,6 +261,7 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
             show_output: stream the run's output.
             wait_post_processing: not used: labrun has no post-processing.
             raise_on_error: raise if the run failed.
+            **unknown: refused.
 
         Returns:
             The same as `get_details`.
@@ -250,7 +269,9 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         Raises:
             ActivityFailedException: the run failed.
             ExperimentExecutionException: Ctrl-C interrupted the output; the run keeps going.
+            TypeError: there is no such argument.
         """
+        arguments.check(Run.wait_for_completion, unknown)
         if show_output:
             sys.stdout.write(f"RunId: {self.id}\nWeb View: {self.get_portal_url()}\n\n")
             sys.stdout.write("Streaming driver.log\n====================\n\n")
@@ -284,7 +305,7 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
 
     def fail(self, error_details: Any = None, error_code: Any = None, _set_status: bool = True) -> None:
         """Cancel the run, with the reason in the tag `error_details`."""
-        self.tag("error_details", str(error_details))
+        self.tag("error_details", failure_text(error_details, error_code))
         self.cancel()
 
     def flush(self, timeout_seconds: int = 300) -> None:
@@ -363,8 +384,12 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
     def clean(self) -> None:
         """Do nothing: a run's working folder is part of its record."""
 
-    def take_snapshot(self, *args: Any, **kwargs: Any) -> str:
-        """Return the run's id: the code was frozen at submission."""
+    def take_snapshot(self, file_or_folder_path: Any = None) -> str:
+        """Return the run's id: the code was frozen when the run started; a notice says so."""
+        notify_once(
+            f"take_snapshot({file_or_folder_path!r}): nothing is copied: labrun keeps the code that the run started "
+            "with. upload_folder() keeps more files"
+        )
         return self.id
 
     def get_logs(self) -> dict[str, str]:
@@ -387,12 +412,13 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         """Return the names of the files that the run wrote, including its log."""
         return files.listing(self._folder) if not self._is_sweep else []
 
-    def download_file(self, name: str, output_file_path: Any = None, **_: Any) -> None:
+    def download_file(self, name: str, output_file_path: Any = None, **unknown: Any) -> None:
         """Copy one of the run's files to a path or into a folder (default: the current folder).
 
         Raises:
             UserErrorException: the run has no such file.
         """
+        arguments.check(Run.download_file, unknown)
         try:
             files.download(self._folder, name, output_file_path)
         except UserErrorException:
@@ -426,18 +452,29 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
             files.download(self._folder, name, str(Path(output_directory or ".") / own))
 
     def upload_file(self, name: str, path_or_stream: Any, datastore_name: str | None = None) -> None:
-        """Copy a file into the run's folder under a name such as `outputs/model.pkl`."""
+        """Copy a file into the run's folder under a name such as `outputs/model.pkl`; see `files.upload`."""
+        files.tell_datastore("upload_file", datastore_name)
         files.upload(self._folder, name, path_or_stream)
 
     def upload_files(
-        self, names: Any, paths: Any, return_artifacts: bool = False, timeout_seconds: Any = None, **_: Any
+        self,
+        names: Any,
+        paths: Any,
+        return_artifacts: bool = False,
+        timeout_seconds: Any = None,
+        datastore_name: str | None = None,
     ) -> None:
-        """Copy several files into the run's folder."""
-        for name, path in zip(names, paths, strict=True):
-            self.upload_file(name, path)
+        """Copy several files into the run's folder.
+
+        Raises:
+            TypeError: there are more names than paths, or fewer.
+        """
+        for name, path in files.pairs(names, paths):
+            self.upload_file(name, path, datastore_name)
 
     def upload_folder(self, name: str, path: Any, datastore_name: str | None = None) -> None:
         """Copy a folder into the run's folder."""
+        files.tell_datastore("upload_folder", datastore_name)
         files.upload_folder(self._folder, name, path)
 
     def register_model(
@@ -446,8 +483,14 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         model_path: str | None = None,
         tags: Mapping[str, Any] | None = None,
         properties: Mapping[str, Any] | None = None,
-        *more: Any,
-        **kwargs: Any,
+        model_framework: str | None = None,
+        model_framework_version: str | None = None,
+        description: str | None = None,
+        datasets: Any = None,
+        sample_input_dataset: Any = None,
+        sample_output_dataset: Any = None,
+        resource_configuration: Any = None,
+        **unknown: Any,
     ) -> Any:
         """Register the run's model, or another of its files or folders.
 
@@ -457,24 +500,40 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
                 or else `outputs`.
             tags: tags of the model version.
             properties: properties of the model version.
-            *more: `model_framework`, `model_framework_version` and `description`, which are kept.
-            **kwargs: the same three as keywords; the SDK's other arguments are not kept.
+            model_framework: kept.
+            model_framework_version: kept.
+            description: the version's description.
+            datasets: not kept: the run's record lists the data that it read.
+            sample_input_dataset: not kept.
+            sample_output_dataset: not kept.
+            resource_configuration: not kept.
+            **unknown: refused.
 
         Returns:
             The model version.
 
         Raises:
             UserErrorException: the name is invalid, or there is no such file.
+            TypeError: there is no such argument.
         """
-        from labrun.azureml import registering
-
+        arguments.check(Run.register_model, unknown)
+        registered.tell_not_kept(
+            "register_model", datasets, sample_input_dataset, sample_output_dataset, resource_configuration
+        )
         registered.check_name(model_name)
+        about = registered.about(tags, properties, description, model_framework, model_framework_version)
         try:
-            return registering.of_run(self, model_name, model_path, tags, properties, *more, **kwargs)
+            return self._registered(model_name, model_path, about)
         except UserErrorException:
             if not self._has_ended(f"register_model({model_name!r})"):
                 raise
-            return registering.of_run(self, model_name, model_path, tags, properties, *more, **kwargs)
+            return self._registered(model_name, model_path, about)
+
+    def _registered(self, model_name: str, model_path: str | None, about: Mapping[str, Any]) -> Any:
+        """Do the work of `register_model`; see `registering.of_run`."""
+        from labrun.azureml import registering
+
+        return registering.of_run(self, model_name, model_path, about)
 
     # Children, tags and properties
 
@@ -576,11 +635,14 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
             )
         return definition.restore(self, Path(path or "."))
 
-    def child_run(self, *args: Any, **kwargs: Any) -> Any:
+    def child_run(
+        self, name: Any = None, run_id: Any = None, outputs: Any = None, tags: Any = None, **unknown: Any
+    ) -> Any:
         """Start a child run; see `interactive.child`."""
         from labrun.azureml import interactive
 
-        return interactive.child(self, *args, **kwargs)
+        arguments.check(Run.child_run, unknown)
+        return interactive.child(self, name, run_id, outputs, tags)
 
     def create_children(self, count: int | None = None, tag_key: Any = None, tag_values: Any = None) -> Runs:
         """Start `count` child runs, or one per value of a tag.
@@ -644,8 +706,9 @@ ScriptRun = Run
 """The SDK's class for the run of a `ScriptRunConfig`."""
 
 
-def get_run(experiment: Any, run_id: str, **kwargs: Any) -> Any:
-    """Return a run by its id."""
+def get_run(experiment: Any, run_id: str, rehydrate: bool = True, clean_up: bool = True, **unknown: Any) -> Any:
+    """Return a run by its id. Every run has the SDK's class for its type, whatever `rehydrate` says."""
+    arguments.check(get_run, unknown)
     return Run.get(experiment.workspace, run_id)
 
 

@@ -7,10 +7,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from labrun.azureml.advice import Advising
-from labrun.azureml.distributed import TensorflowConfiguration
+from labrun.azureml.distributed import MpiConfiguration, PyTorchConfiguration, TensorflowConfiguration
+from labrun.azureml.elements import Element
+from labrun.azureml.notices import notify_once
 
 
-class RunConfiguration(Advising):
+class RunConfiguration(Element, Advising):
     """The settings of a run other than its script.
 
     Args:
@@ -37,7 +39,7 @@ class RunConfiguration(Advising):
         self.framework, self.communicator = framework or "Python", communicator
         self.target: Any = "local"
         self.command: Any = command
-        self.auto_prepare_environment = True
+        self.auto_prepare_environment = self.prepare_environment = True
         self.node_count = 1
         self.max_run_duration_seconds: float | None = None
         self.data: dict[str, Any] = {}
@@ -49,14 +51,19 @@ class RunConfiguration(Advising):
         self.amlcompute = SimpleNamespace(
             vm_size=None, vm_priority=None, retain_cluster=False, _cluster_max_node_count=1
         )
-        self.mpi = SimpleNamespace(process_count_per_node=1, node_count=1)
+        self.mpi = MpiConfiguration()
+        self.pytorch = PyTorchConfiguration()
         self.tensorflow = TensorflowConfiguration()
         self.spark = SimpleNamespace(configuration={})
         self.hdi = SimpleNamespace(yarn_deploy_mode="cluster")
         self.credential_passthrough = False
+        self.priority = self.paralleltask = self.kubernetescompute = self.auto_cluster_compute_specification = None
+        self.datacaches: list[Any] = []
+        self.services: dict[str, Any] = {}
         self._environment: Any = None
         if conda_dependencies is not None:
             self.environment.python.conda_dependencies = conda_dependencies
+        self._complete()
 
     def __repr__(self) -> str:
         return f"RunConfiguration(target={getattr(self.target, 'name', self.target)}, framework={self.framework})"
@@ -83,7 +90,8 @@ class RunConfiguration(Advising):
         self.environment.environment_variables = dict(value)
 
     def save(self, path: Any = None, name: str | None = None, separate_environment_yaml: bool = False) -> None:
-        """Do nothing: the run's record holds what was submitted."""
+        """Print a notice, once, that nothing is written: the run's record holds what was submitted."""
+        notify_once("RunConfiguration.save: nothing is written: a run's record holds what was submitted")
 
     @staticmethod
     def load(path: Any, name: str | None = None) -> RunConfiguration:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labrun.azureml.overrides import literal, override
+from labrun.compat.azureml import arguments
 from labrun.compat.azureml.exceptions import UserErrorException
 
 SIGMAS, SIGMAS_OF_MULTIPLES = 8, 4
@@ -161,7 +162,7 @@ class HyperParameterSampling:
 
     Args:
         parameter_space: an expression per argument name, such as `--learning-rate`.
-        properties: not used.
+        properties: not used; a notice says so.
 
     Raises:
         UserErrorException: a name is invalid, or a value is not an expression that this method supports.
@@ -173,6 +174,7 @@ class HyperParameterSampling:
 
     def __init__(self, parameter_space: Mapping[str, Any], properties: Any = None) -> None:
         kind = type(self).__name__
+        arguments.tell_unused(kind, {"properties": properties or None}, "labrun's own sampling has no such settings")
         if not isinstance(parameter_space, Mapping) or not parameter_space:
             raise UserErrorException(f"{kind}: give a dictionary of names and choice(...), uniform(...), ...")
         for name, value in parameter_space.items():

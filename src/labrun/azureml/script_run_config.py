@@ -117,6 +117,11 @@ class ScriptRunConfig(Config):
 
     def overrides(self, experiment: Experiment) -> list[str]:
         """Return the arguments for the `labrun` command."""
+        if self.run_config.output_data:
+            raise UserErrorException(
+                f"RunConfiguration.output_data: {', '.join(map(str, self.run_config.output_data))}: give the output as "
+                "an argument of the script: arguments=[..., OutputFileDatasetConfig(...)]"
+            )
         inputs = ScriptInputs({**self.run_config.data_references, **self.run_config.data})
         run = self._run_overrides(inputs)
         limit = self.max_run_duration_seconds or self.run_config.max_run_duration_seconds

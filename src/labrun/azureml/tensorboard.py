@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import webbrowser
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from labrun.azureml.experiment import Experiment
 from labrun.azureml.run import Run
 from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.compat.azureml.training.values import file_name
 
 PORT = 6006
 START_S = 120
@@ -28,16 +30,21 @@ class Tensorboard:
         runs: the runs; their child runs are shown too.
         local_root: the log directory, to which links to the runs' logs are added; None: a temporary one.
         port: the port. If 6006, the SDK's default, is taken, the next free port is used.
+        use_display_name: show each run under its display name and id, not under its id alone.
     """
 
-    def __init__(self, runs: Any, local_root: Any = None, port: int = PORT) -> None:
+    def __init__(self, runs: Any, local_root: Any = None, port: int = PORT, use_display_name: bool = False) -> None:
         self.runs = list(_all(runs))
+        self._use_display_name = use_display_name
         self.local_root = Path(local_root or tempfile.mkdtemp(prefix="labrun-tensorboard-"))
         self.port = int(port)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, start_browser: bool = False) -> str:
         """Start TensorBoard and return its address.
+
+        Args:
+            start_browser: also open the address in a browser.
 
         Raises:
             UserErrorException: the port is taken, or TensorBoard does not start; the message is TensorBoard's.
@@ -47,9 +54,9 @@ class Tensorboard:
             if self.port != PORT and attempt.connect_ex(("localhost", self.port)) == 0:
                 raise UserErrorException(f"Tensorboard: the port {self.port} is taken: give another, port=...")
         for run in self.runs:
-            link, logs = self.local_root / run.id, run._folder / "logs"
+            link, logs = self.local_root / self._shown(run), run._folder / "logs"
             if not link.is_symlink() and not run._is_sweep:
-                self.local_root.mkdir(parents=True, exist_ok=True)
+                link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(logs)
         port = "default" if self.port == PORT else str(self.port)
         command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(self.local_root), "--port", port]
@@ -58,7 +65,13 @@ class Tensorboard:
             atexit.register(self.stop)
             address = self._address(output)
         print(address)
+        if start_browser:
+            webbrowser.open(address)
         return address
+
+    def _shown(self, run: Any) -> str:
+        """Return the run's path below the log directory."""
+        return f"{file_name(run.display_name)}/{run.id}" if self._use_display_name else str(run.id)
 
     def _address(self, output: Any) -> str:
         """Wait for TensorBoard to print its address and return it."""
@@ -85,12 +98,12 @@ class Tensorboard:
             self._process = None
 
 
-def export_to_tensorboard(run_data: Any, logdir: Any, logger: Any = None, recursive: bool = True) -> None:
+def export_to_tensorboard(run_data: Any, logsdir: Any, logger: Any = None, recursive: bool = True) -> None:
     """Write the numeric metrics of runs to TensorBoard files, one folder per run.
 
     Args:
         run_data: a run, a list of runs, or an experiment.
-        logdir: the parent of the runs' folders.
+        logsdir: the parent of the runs' folders.
         logger: not used.
         recursive: include child runs.
     """
@@ -100,7 +113,7 @@ def export_to_tensorboard(run_data: Any, logdir: Any, logger: Any = None, recurs
         numbers = {name: _numbers(value) for name, value in run.get_metrics().items()} if not run._is_sweep else {}
         if not any(numbers.values()):
             continue
-        writer = Writer(str(Path(logdir) / run.id))
+        writer = Writer(str(Path(logsdir) / run.id))
         for name, values in numbers.items():
             for step, value in enumerate(values):
                 writer.add_scalar(name, value, step)

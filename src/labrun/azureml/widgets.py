@@ -21,7 +21,7 @@ class RunDetails:
         run_instance: a run that was submitted.
     """
 
-    def __init__(self, run_instance: Any, **kwargs: Any) -> None:
+    def __init__(self, run_instance: Any) -> None:
         self._run = run_instance
 
     def show(self, render_lib: Any = None, widget_settings: Any = None) -> None:

@@ -11,13 +11,27 @@ from typing import Any, ClassVar
 
 from labrun.azureml.advice import Advising
 from labrun.azureml.notices import notify_once
-from labrun.compat.azureml import absent
+from labrun.compat.azureml import absent, arguments
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training.keyvault import Keyvault
 from labrun.runs import store
 from labrun.runs.store import ROOT_VARIABLE
 
 CONFIGS = (".azureml/config.json", "aml_config/config.json", "config.json")
+
+CREATED = (
+    *("friendly_name", "storage_account", "key_vault", "app_insights", "container_registry", "adb_workspace"),
+    *("primary_user_assigned_identity", "cmk_keyvault", "resource_cmk_uri", "hbi_workspace"),
+    *("default_cpu_compute_target", "default_gpu_compute_target", "private_endpoint_config"),
+    *("private_endpoint_auto_approval", "exist_ok", "show_output", "user_assigned_identity_for_cmk_encryption"),
+    *("system_datastores_auth_mode", "v1_legacy_mode"),
+)
+"""The SDK's other arguments of `Workspace.create`: they concern only the cloud."""
+UPDATED = (
+    *("image_build_compute", "service_managed_resources_settings", "primary_user_assigned_identity"),
+    *("allow_public_access_when_behind_vnet", "v1_legacy_mode"),
+)
+"""The SDK's other arguments of `Workspace.update`: they concern only the cloud."""
 
 
 class ByName(dict[str, Any]):
@@ -51,7 +65,14 @@ class Workspace(Advising):
         subscription_id: kept, not used.
         resource_group: kept, not used.
         workspace_name: the value of `name`; None: the folder's name.
-        **kwargs: other arguments of the SDK's constructor; `location` and `tags` are kept, the others ignored.
+        auth: not used.
+        sku: kept, not used.
+        tags: kept for as long as the program runs.
+        location: kept, not used.
+        **private: the SDK's private arguments; not used.
+
+    Raises:
+        TypeError: there is no such argument.
     """
 
     DEFAULT_CPU_CLUSTER_NAME: ClassVar[str] = "cpu-cluster"
@@ -66,15 +87,19 @@ class Workspace(Advising):
         workspace_name: str | None = None,
         auth: Any = None,
         _location: str | None = None,
-        **kwargs: Any,
+        sku: str = "Basic",
+        tags: Mapping[str, Any] | None = None,
+        location: str | None = None,
+        **private: Any,
     ) -> None:
+        arguments.check(Workspace.__init__, private)
         self.folder = store.workspace_here()
         self.name = workspace_name or self.folder.name
         self.subscription_id = subscription_id or ""
         self.resource_group = resource_group or ""
-        self.location = _location or kwargs.get("location") or "local"
-        self.sku = "Basic"
-        self.tags: dict[str, str] = dict(kwargs.get("tags") or {})
+        self.location = _location or location or "local"
+        self.sku = sku
+        self.tags: dict[str, str] = dict(tags or {})
 
     def __repr__(self) -> str:
         return (
@@ -132,10 +157,18 @@ class Workspace(Advising):
         auth: Any = None,
         subscription_id: str | None = None,
         resource_group: str | None = None,
-        **kwargs: Any,
+        location: str | None = None,
+        cloud: str | None = None,
+        id: str | None = None,
+        **unknown: Any,
     ) -> Workspace:
-        """Return the workspace of the current folder, with the given ids."""
-        return cls(subscription_id, resource_group, name)
+        """Return the workspace of the current folder, with the given ids; `auth`, `cloud` and `id` are not used.
+
+        Raises:
+            TypeError: there is no such argument.
+        """
+        arguments.check(Workspace.get, unknown)
+        return cls(subscription_id, resource_group, name, location=location)
 
     @classmethod
     def create(
@@ -145,18 +178,28 @@ class Workspace(Advising):
         subscription_id: str | None = None,
         resource_group: str | None = None,
         location: str | None = None,
-        **kwargs: Any,
+        create_resource_group: bool = True,
+        sku: str = "Basic",
+        tags: Mapping[str, Any] | None = None,
+        **others: Any,
     ) -> Workspace:
-        """Return the same as `get`: the folder already exists."""
-        made = cls(subscription_id, resource_group, name, _location=location, **kwargs)
+        """Return the same as `get`: the folder already exists. The SDK's other arguments are accepted, without effect.
+
+        Raises:
+            TypeError: there is no such argument.
+        """
+        arguments.check(Workspace.create, others, CREATED)
+        made = cls(subscription_id, resource_group, name, location=location, sku=sku, tags=tags)
         notify_once(f"Workspace.create: the workspace {made.name} is the folder {made.folder}")
         return made
 
     setup = create
 
     @classmethod
-    def list(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return the only workspace in the SDK's form: a list per workspace name."""
+    def list(
+        cls, subscription_id: str | None = None, auth: Any = None, resource_group: str | None = None
+    ) -> dict[str, Any]:
+        """Return the only workspace, whatever the ids, in the SDK's form: a list per workspace name."""
         made = cls()
         return {made.name: [made]}
 
@@ -182,8 +225,29 @@ class Workspace(Advising):
         """Raise: labrun does not let a script delete a folder of run records."""
         absent.not_here("Workspace.delete()", f"remove the folder {self.folder} by hand, or runs with `lab runs rm`")
 
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: a workspace has nothing to update."""
+    def update(
+        self,
+        friendly_name: str | None = None,
+        description: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        **others: Any,
+    ) -> dict[str, Any]:
+        """Set the tags, for as long as the program runs, and return the details; see `get_details`.
+
+        Args:
+            friendly_name: not kept; a notice says so.
+            description: not kept; a notice says so.
+            tags: the new tags; None: leave them as they are.
+            **others: the SDK's other arguments; accepted without effect.
+
+        Raises:
+            TypeError: there is no such argument.
+        """
+        arguments.check(Workspace.update, others, UPDATED)
+        given = {"friendly_name": friendly_name, "description": description}
+        arguments.tell_unused("Workspace.update", given, "a workspace is a folder, which has only its name")
+        self.tags = self.tags if tags is None else dict(tags)
+        return self.get_details()
 
     # Contents
 
@@ -231,7 +295,7 @@ class Workspace(Advising):
         """Empty: the file system controls access."""
         return {}
 
-    def list_connections(self) -> dict[str, Any]:
+    def list_connections(self, category: str | None = None, target: str | None = None) -> dict[str, Any]:
         """Return nothing: labrun has no connections."""
         return {}
 

@@ -360,7 +360,7 @@ class ScriptRunState:
 
     def _promise(self, name: str, path: str, tags: dict[str, str]) -> int:
         run = context.current() or context.RunContext(self._run_dir)
-        return pending_models.add(run, name, path, {"tags": tags}, local=False)
+        return pending_models.add(run, name, path, {"tags": tags}, local=False)[0]
 
     def save(self) -> None:
         """Save the params that the script logged to the run's folder."""

@@ -29,6 +29,12 @@ def sdk_status(status: str) -> str:
     return STATUSES.get(status, status.capitalize())
 
 
+def failure_text(error_details: Any, error_code: Any) -> str:
+    """Return the reason that a script gives for a failure, with its error code."""
+    text = str(error_details if error_details is not None else "the script called run.fail()")
+    return text if error_code is None else f"{text} (error code {error_code})"
+
+
 class RunFacts:
     """Attributes of a recorded run that mirror its `get_...` calls, both for its script and for the submitter."""
 
@@ -118,7 +124,7 @@ class RunBase:
         """Raise: a script cannot wait for its own run."""
         not_here("run.wait_for_completion() inside the run itself", "`lab runs logs -f`, or the same call in Python")
 
-    def get_environment(self, *args: Any, **kwargs: Any) -> Any:
+    def get_environment(self) -> Any:
         """Return the environment that the run was submitted with.
 
         Raises:

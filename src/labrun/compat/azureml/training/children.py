@@ -15,11 +15,14 @@ from labrun._io import append_line, atomic_write
 from labrun.compat.azureml import finder
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training import script_context
+from labrun.compat.azureml.training.base import failure_text
 from labrun.compat.azureml.training.metrics import Metrics
 from labrun.compat.azureml.training.run import Run, _texts
 from labrun.runs import context
 from labrun.runs.context import RunContext
 
+ASSIGNED = "labrun assigns the id, run.id"
+"""Why a run's requested id is not used."""
 DISPLAY_NAME = "display_name"
 """The tag that holds a run's display name."""
 TASK = "program"
@@ -32,13 +35,15 @@ COPIED = ("name", "host", "packages", "git", "code", "job", "process", "format")
 class ChildRun(Run):
     """A child run. It ends with `complete`, `fail` or `cancel`, or else like its parent."""
 
-    def __new__(cls, run_dir: Path, parent: Any) -> ChildRun:
+    def __new__(cls, run_dir: Path, parent: Any, outputs: Any = None) -> ChildRun:
         return object.__new__(cls)
 
-    def __init__(self, run_dir: Path, parent: Any) -> None:
+    def __init__(self, run_dir: Path, parent: Any, outputs: Any = None) -> None:
         self._run = RunContext(run_dir, 1)
         self._metrics = Metrics(self._run)
         self._parent = parent
+        self._outputs = outputs
+        """A folder whose files become the run's when it ends."""
 
     def __enter__(self) -> ChildRun:
         return self
@@ -68,7 +73,7 @@ class ChildRun(Run):
 
     def fail(self, error_details: Any = None, error_code: Any = None, _set_status: bool = True) -> None:
         """End the run as failed; its parent continues."""
-        self._close("failed", str(error_details if error_details is not None else "the script called run.fail()"))
+        self._close("failed", failure_text(error_details, error_code))
 
     def cancel(self) -> None:
         """End the run as canceled; its parent continues."""
@@ -76,10 +81,13 @@ class ChildRun(Run):
 
     def _close(self, status: str, message: str | None = None) -> None:
         self.flush()
+        if self._outputs is not None and os.path.isdir(self._outputs):
+            self.upload_folder("outputs", self._outputs)
+        self._outputs = None
         close(self._run.run_dir, status, message)
 
 
-def begin(parent: Any, run_dir: Path, name: Any = None, tags: Any = None) -> ChildRun:
+def begin(parent: Any, run_dir: Path, name: Any = None, tags: Any = None, outputs: Any = None) -> ChildRun:
     """Start a child run.
 
     Args:
@@ -87,6 +95,7 @@ def begin(parent: Any, run_dir: Path, name: Any = None, tags: Any = None) -> Chi
         run_dir: the parent's folder.
         name: the child's display name.
         tags: the child's tags.
+        outputs: a folder whose files are copied into the child's `outputs` when the child ends.
     """
     above = script_context.record(run_dir)
     new = uuid.uuid4().hex
@@ -113,7 +122,9 @@ def begin(parent: Any, run_dir: Path, name: Any = None, tags: Any = None) -> Chi
     }
     _write(folder, record)
     note(run_dir, folder)
-    return ChildRun(folder, parent)
+    if outputs is None or isinstance(outputs, bool):
+        return ChildRun(folder, parent)
+    return ChildRun(folder, parent, os.path.abspath(os.path.expanduser(os.fsdecode(outputs))))
 
 
 def tags_of(count: Any, tag_key: Any, tag_values: Any) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from labrun.compat.azureml import arguments
 from labrun.compat.azureml.exceptions import NoSuchInputError, UserErrorException
 from labrun.compat.azureml.training import script_context, steps, tables, tabular
 
@@ -73,8 +74,14 @@ class InputDataset(tabular.Tabular, str):
     def mount_point(self) -> str:
         return str(self)
 
-    def mount(self, mount_point: Any = None, **kwargs: Any) -> InputDataset:
-        """Return the path. It is already mounted, so `mount_point` is not used."""
+    def mount(self, mount_point: Any = None, **unknown: Any) -> InputDataset:
+        """Return the path. It is already mounted, so `mount_point` is not used; a notice says so.
+
+        Raises:
+            TypeError: there is no such argument.
+        """
+        arguments.check(InputDataset.mount, unknown)
+        arguments.tell_unused("mount", {"mount_point": mount_point}, f"the data are already mounted at {self}")
         return self
 
     def as_mount(self, path_on_compute: Any = None) -> InputDataset:
@@ -102,12 +109,22 @@ class InputDataset(tabular.Tabular, str):
             [f"/{root.name}"] if root.is_file() else [f"/{path.relative_to(root).as_posix()}" for path in _files(root)]
         )
 
-    def download(self, target_path: Any = None, overwrite: bool = False, **kwargs: Any) -> list[str]:
+    def download(
+        self, target_path: Any = None, overwrite: bool = False, ignore_not_found: bool = False, **unknown: Any
+    ) -> list[str]:
         """Return the paths of all files or, with a target, of copies in that folder.
+
+        Args:
+            target_path: the folder.
+            overwrite: replace existing files.
+            ignore_not_found: not needed: all files exist.
+            **unknown: refused.
 
         Raises:
             UserErrorException: a file already exists and `overwrite` is False.
+            TypeError: there is no such argument.
         """
+        arguments.check(InputDataset.download, unknown)
         root = Path(self)
         if target_path is None:
             return [str(path) for path in _files(root)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from labrun.compat.azureml import absent
+from labrun.compat.azureml import absent, arguments
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training import script_context
 from labrun.compat.azureml.training.data import InputDataset, Inputs
@@ -38,12 +38,14 @@ class Dataset(metaclass=Missing):
         return found
 
     @classmethod
-    def get_by_id(cls, workspace: Any = None, id: str = "", **kwargs: Any) -> InputDataset:
+    def get_by_id(cls, workspace: Any = None, id: str = "", **unknown: Any) -> InputDataset:
         """Return an input of this run by name or path: labrun passes a path as argument where Azure passes an id.
 
         Raises:
             NotInLabrun: the run has no such input.
+            TypeError: there is no such argument.
         """
+        arguments.check(Dataset.get_by_id, unknown)
         found = input_by_id(id)
         return Inputs()[id] if found is None else found
 

@@ -107,8 +107,22 @@ class FileDatasetFactory:
     """`Dataset.File`."""
 
     @staticmethod
-    def from_files(path: Any, **kwargs: Any) -> InputDataset:
-        """Return a data set of a local file or folder, or of a file on the web."""
+    def from_files(
+        path: Any, validate: bool = True, partition_format: Any = None, is_file: bool = False
+    ) -> InputDataset:
+        """Return a data set of a local file or folder, or of a file on the web.
+
+        Args:
+            path: a local path or a URL.
+            validate: not used: the files are looked up when they are needed.
+            partition_format: not supported without labrun in the interpreter.
+            is_file: not used: labrun checks this itself.
+
+        Raises:
+            NotInLabrun: there are several paths, or a partition format.
+        """
+        if partition_format:
+            absent.not_here("Dataset.File.from_files(partition_format=...)", "take the values from to_path()")
         found = _local("Dataset.File.from_files()", path)
         if len(found) > 1:
             absent.not_here("Dataset.File.from_files() of several paths", "give their folder")

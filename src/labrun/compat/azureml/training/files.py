@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 from labrun._io import atomic_write
 from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.compat.azureml.notice import notify_once
 
 OWN = {
     ".hydra",
@@ -59,6 +60,28 @@ def upload(run_dir: Path, name: str, source: Any) -> None:
                 _copy(content, file)
         else:
             _copy(source, file)
+
+
+def tell_datastore(call: str, datastore_name: Any) -> None:
+    """Print a notice, once, if a file of a run is to go to a datastore."""
+    if datastore_name is not None:
+        notify_once(
+            f"{call}(datastore_name={datastore_name!r}): the name is not used: a run's files are in its folder; "
+            "Datastore.upload_files() copies files to a datastore"
+        )
+
+
+def pairs(names: Any, paths: Any) -> list[tuple[Any, Any]]:
+    """Return the names of several files with their paths.
+
+    Raises:
+        TypeError: there are more names than paths, or fewer.
+    """
+    names, paths = list(names), list(paths)
+    if len(names) != len(paths):
+        message = "upload_files: names and paths must have the same length: {} names, {} paths"
+        raise TypeError(message.format(len(names), len(paths)))
+    return list(zip(names, paths))  # noqa: B905 (Python 3.6)
 
 
 def _copy(source: Any, target: BinaryIO) -> None:

@@ -49,7 +49,14 @@ def secret_of(call: str, name: str) -> str:
 
 
 class Keyvault:
-    """The workspace's secrets, which labrun reads from environment variables and never stores."""
+    """The workspace's secrets, which labrun reads from environment variables and never stores.
+
+    Args:
+        workspace: not used: there is only one workspace.
+    """
+
+    def __init__(self, workspace: Any = None) -> None:
+        pass
 
     def get_secret(self, name: str) -> str:
         """Return a secret.

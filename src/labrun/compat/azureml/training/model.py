@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from labrun.compat.azureml import absent
+from labrun.compat.azureml import absent, arguments
 from labrun.compat.azureml.exceptions import ModelNotFoundException, UserErrorException, WebserviceException
+from labrun.compat.azureml.notice import notify_once
 from labrun.compat.azureml.training import pending_models, registered, script_context
 from labrun.runs import context, sdk_ids
 
@@ -45,10 +45,12 @@ class Model:
         version: the version; None: the newest match.
         run_id: only a version from this run.
         model_framework: only a version of this framework.
-        **kwargs: other arguments of the SDK's constructor; not used.
+        expand: not used.
+        **unknown: refused.
 
     Raises:
         ModelNotFoundException: there is no such model.
+        TypeError: there is no such argument.
     """
 
     Framework = _Framework
@@ -63,8 +65,10 @@ class Model:
         version: Any = None,
         run_id: str | None = None,
         model_framework: str | None = None,
-        **kwargs: Any,
+        expand: bool = True,
+        **unknown: Any,
     ) -> None:
+        arguments.check(Model.__init__, unknown)
         wanted = {"tags": tags, "properties": properties, "run_id": run_id, "framework": model_framework}
         if version is None and name and ":" not in name and any(wanted.values()):
             found = [one for one in registered.versions() if one.get("name") == name and _fits(one, **wanted)]
@@ -138,20 +142,7 @@ class Model:
         Raises:
             WebserviceException: the target exists and `exist_ok` is False.
         """
-        content = _content(self._folder)
-        target = Path(target_dir) / (content.name if content.is_file() else self.name)
-        if target.exists() and not (exist_ok or exists_ok):
-            raise WebserviceException(f"Model.download: {target} exists already; exist_ok=True replaces its files")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if content.is_file():
-            shutil.copyfile(str(content), str(target))
-        else:
-            # Copy file by file: an existing folder of this name may hold the user's own files too.
-            for path in [path for path in content.rglob("*") if path.is_file()]:
-                copy = target / path.relative_to(content)
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(str(path), str(copy))
-        return str(target)
+        return _copied(_content(self._folder), self.name, target_dir, bool(exist_ok or exists_ok))
 
     @staticmethod
     def register(
@@ -165,7 +156,9 @@ class Model:
         model_framework: str | None = None,
         model_framework_version: str | None = None,
         child_paths: Any = None,
-        **kwargs: Any,
+        sample_input_dataset: Any = None,
+        sample_output_dataset: Any = None,
+        resource_configuration: Any = None,
     ) -> Any:
         """Register a file or folder of the working folder when this script's run completes.
 
@@ -180,11 +173,17 @@ class Model:
             model_framework: kept.
             model_framework_version: kept.
             child_paths: not used; a notice says that the whole folder is registered.
-            **kwargs: other arguments of the SDK; not used.
+            sample_input_dataset: not kept.
+            sample_output_dataset: not kept.
+            resource_configuration: not kept.
 
         Raises:
             UserErrorException: there is no such file, or the script does not belong to a run.
         """
+        registered.tell_not_kept(
+            "Model.register", datasets, sample_input_dataset, sample_output_dataset, resource_configuration
+        )
+        tell_child_paths(child_paths)
         run = context.current()
         if not model_name or model_path is None:
             raise UserErrorException("Model.register: give model_path= and model_name=")
@@ -193,8 +192,6 @@ class Model:
                 "Model.register: a script without a run registers nothing. Run it: "
                 "labrun experiment=script script.azureml=true script.path=SCRIPT.py"
             )
-        if child_paths:
-            sys.stderr.write("labrun: Model.register: not kept: child_paths: all of model_path is registered\n")
         about = registered.about(tags, properties, description, model_framework, model_framework_version)
         return promised(run, model_name, model_path, about, local=True)
 
@@ -248,16 +245,45 @@ class PendingModel(Model):
         self._settle(name, version, {**about, "run": run_id})
 
     def download(self, target_dir: str = ".", exist_ok: bool = False, exists_ok: bool | None = None) -> str:
-        """Return the path of the original file: the model is not registered yet."""
-        return str(self._path)
+        """Copy the original file or folder, because the model is not registered yet; see `Model.download`.
+
+        Raises:
+            WebserviceException: the target exists and `exist_ok` is False.
+        """
+        return _copied(self._path, self.name, target_dir, bool(exist_ok or exists_ok))
 
 
 def promised(run: Any, name: str, path: Any, about: dict[str, Any], local: bool) -> PendingModel:
     """Note a model to be registered when the script's run completes; see `pending_models.add`."""
-    number = pending_models.add(run, name, path, about, local)
+    number, found = pending_models.add(run, name, path, about, local)
     record = script_context.record(run.run_dir)
     shown = sdk_ids.of_run(str(record.get("id", "")), record.get("sweep"), record.get("config") or {})
-    return PendingModel(name, number, Path("outputs" if path is None else path), about, shown)
+    return PendingModel(name, number, found, about, shown)
+
+
+def tell_child_paths(child_paths: Any) -> None:
+    """Print a notice, once, that parts of a model's folder cannot be selected."""
+    if child_paths:
+        notify_once("Model.register: not kept: child_paths: all of model_path is registered")
+
+
+def _copied(content: Path, name: str, target_dir: Any, exist_ok: bool) -> str:
+    """Copy a model's file or folder into a folder and return the copy's path."""
+    target = Path(target_dir) / (content.name if content.is_file() else name)
+    if content.is_file() and target.exists() and target.samefile(content):
+        return str(target)
+    if target.exists() and not exist_ok:
+        raise WebserviceException(f"Model.download: {target} exists already; exist_ok=True replaces its files")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if content.is_file():
+        shutil.copyfile(str(content), str(target))
+    else:
+        # Copy file by file: an existing folder of this name may hold the user's own files too.
+        for path in [path for path in content.rglob("*") if path.is_file()]:
+            copy = target / path.relative_to(content)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(str(path), str(copy))
+    return str(target)
 
 
 def check_no_data_filter(dataset_id: Any) -> None:

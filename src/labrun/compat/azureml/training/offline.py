@@ -7,9 +7,9 @@ import uuid
 from types import SimpleNamespace
 from typing import Any
 
-from labrun.compat.azureml import absent
-from labrun.compat.azureml.training import values
-from labrun.compat.azureml.training.base import RunBase
+from labrun.compat.azureml import absent, arguments
+from labrun.compat.azureml.training import files, values
+from labrun.compat.azureml.training.base import RunBase, failure_text
 
 
 def _tell(text: str) -> None:
@@ -88,13 +88,28 @@ class _OfflineRun(RunBase):
         """Print residuals."""
         self._keep("residuals", name, value)
 
-    def get_metrics(self, name: str | None = None, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return the values logged so far."""
-        return {key: value for key, value in self._metrics.items() if name in (None, key)}
+    def get_metrics(
+        self, name: str | None = None, recursive: bool = False, run_type: Any = None, populate: bool = False
+    ) -> dict[str, Any]:
+        """Return the values logged so far; with `recursive`, by run id as for other runs."""
+        own = {key: value for key, value in self._metrics.items() if name in (None, key)}
+        return ({self.id: own} if own else {}) if recursive else own
 
     def upload_file(self, name: str, path_or_stream: Any, datastore_name: str | None = None) -> None:
         """Print the name of a file."""
         _tell(f"track file {name} at {path_or_stream}")
+
+    def upload_files(
+        self,
+        names: Any,
+        paths: Any,
+        return_artifacts: bool = False,
+        timeout_seconds: Any = None,
+        datastore_name: str | None = None,
+    ) -> None:
+        """Print the names of files."""
+        for name, path in files.pairs(names, paths):
+            self.upload_file(name, path)
 
     def upload_folder(self, name: str, path: Any, datastore_name: str | None = None) -> None:
         """Print the name of a folder."""
@@ -133,23 +148,66 @@ class _OfflineRun(RunBase):
         """Return the properties set so far."""
         return dict(self.properties)
 
-    def register_model(self, model_name: str, model_path: str | None = None, **kwargs: Any) -> Any:
-        """Print the name of a model."""
+    def register_model(
+        self,
+        model_name: str,
+        model_path: str | None = None,
+        tags: Any = None,
+        properties: Any = None,
+        model_framework: str | None = None,
+        model_framework_version: str | None = None,
+        description: str | None = None,
+        datasets: Any = None,
+        sample_input_dataset: Any = None,
+        sample_output_dataset: Any = None,
+        resource_configuration: Any = None,
+        **unknown: Any,
+    ) -> Any:
+        """Print the name of a model.
+
+        Raises:
+            TypeError: there is no such argument.
+        """
+        arguments.check(_OfflineRun.register_model, unknown)
         _tell(f"register the model {model_name} from {model_path}")
         return SimpleNamespace(name=model_name, version=None, id=model_name)
 
-    def child_run(self, name: Any = None, *args: Any, **kwargs: Any) -> _OfflineRun:
-        """Return a child run that also only prints."""
+    def child_run(
+        self, name: Any = None, run_id: Any = None, outputs: Any = None, tags: Any = None, **unknown: Any
+    ) -> _OfflineRun:
+        """Return a child run that also only prints.
+
+        Raises:
+            TypeError: there is no such argument.
+        """
+        arguments.check(_OfflineRun.child_run, unknown)
         _tell(f"begin a child run {name or ''}".rstrip())
-        return _OfflineRun()
+        child = _OfflineRun()
+        if tags:
+            child.set_tags(tags)
+        return child
 
     def create_children(
         self, count: int | None = None, tag_key: Any = None, tag_values: Any = None
     ) -> list[_OfflineRun]:
-        """Return several child runs that also only print."""
-        return [self.child_run() for _ in (range(count) if count is not None else tag_values or ())]
+        """Return several child runs that also only print.
 
-    def get_children(self, *args: Any, **kwargs: Any) -> list[_OfflineRun]:
+        Raises:
+            UserErrorException: neither `count` nor a tag's values were given, or both.
+        """
+        from labrun.compat.azureml.training import children
+
+        return [self.child_run(tags=tags) for tags in children.tags_of(count, tag_key, tag_values)]
+
+    def get_children(
+        self,
+        recursive: bool = False,
+        tags: Any = None,
+        properties: Any = None,
+        type: str | None = None,
+        status: str | None = None,
+        _rehydrate_runs: bool = True,
+    ) -> list[_OfflineRun]:
         """Return an empty list: nothing is stored."""
         return []
 
@@ -159,7 +217,7 @@ class _OfflineRun(RunBase):
 
     def fail(self, error_details: Any = None, error_code: Any = None, _set_status: bool = True) -> None:
         """Print the reason for the failure."""
-        _tell(f"mark the run as failed: {error_details}")
+        _tell(f"mark the run as failed: {failure_text(error_details, error_code)}")
 
     def cancel(self) -> None:
         """Print that the script canceled the run."""

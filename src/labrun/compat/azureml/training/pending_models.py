@@ -23,7 +23,7 @@ NAME = os.path.join("models", "register.jsonl")
 """In a folder of its own: the files of logged values have the metrics' names and could collide."""
 
 
-def add(run: RunContext, name: str, path: Any, about: dict[str, Any], local: bool) -> int:
+def add(run: RunContext, name: str, path: Any, about: dict[str, Any], local: bool) -> tuple[int, Path]:
     """Note a model to be registered when the run completes.
 
     Args:
@@ -34,7 +34,8 @@ def add(run: RunContext, name: str, path: Any, about: dict[str, Any], local: boo
         local: look up relative paths only in the working folder; False: first in the run's folder.
 
     Returns:
-        The expected version number; it changes if another program registers a version first.
+        The expected version number, which changes if another program registers a version first, and the path of the
+        file or folder that will be registered.
 
     Raises:
         ModelNameException: the name is invalid.
@@ -60,7 +61,7 @@ def add(run: RunContext, name: str, path: Any, about: dict[str, Any], local: boo
     (folder / NAME).parent.mkdir(parents=True, exist_ok=True)
     append_line(str(folder / NAME), json.dumps({**line, "attempt": run.attempt}))
     sys.stderr.write(f"labrun: the model {name!r} is registered as version {number} when this run completes\n")
-    return number
+    return number, found
 
 
 def read(run_dir: Path, attempt: int) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from labrun.compat.azureml.exceptions import ModelNameException
+from labrun.compat.azureml.notice import notify_once
 from labrun.compat.azureml.training import script_context
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
@@ -94,6 +95,21 @@ def about(tags: Any, properties: Any, description: Any, framework: Any, framewor
         "properties": texts({**(properties or {}), **{key: value for key, value in own.items() if value is not None}}),
         "description": "" if description is None else str(description),
     }
+
+
+def tell_not_kept(
+    call: str, datasets: Any, sample_input_dataset: Any, sample_output_dataset: Any, resource_configuration: Any
+) -> None:
+    """Print a notice, once, of the arguments about a model that labrun does not store."""
+    given = {
+        "datasets": datasets,
+        "sample_input_dataset": sample_input_dataset,
+        "sample_output_dataset": sample_output_dataset,
+        "resource_configuration": resource_configuration,
+    }
+    names = [name for name, value in given.items() if value is not None]
+    if names:
+        notify_once(f"{call}: not kept: {', '.join(names)}")
 
 
 def texts(values: Any) -> dict[str, str]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from labrun.compat.azureml import finder
+from labrun.compat.azureml import arguments, finder
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import RunEnvironmentException
 from labrun.compat.azureml.training import files, model, registered, script_context, values
-from labrun.compat.azureml.training.base import RunBase, RunFacts, sdk_status
+from labrun.compat.azureml.training.base import RunBase, RunFacts, failure_text, sdk_status
 from labrun.compat.azureml.training.metrics import FOLDER, Metrics, read
 from labrun.compat.azureml.training.offline import _OfflineRun
 from labrun.runs import context, definition, sdk_ids
@@ -31,21 +30,24 @@ class Run(RunFacts, RunBase):
     Args:
         experiment: the experiment of another run; not used for this one.
         run_id: this run's id or, if the script's interpreter has labrun, another run's.
-        **kwargs: other arguments of the SDK's constructor; not used.
+        outputs: not used: `./outputs` belongs to the run.
+        **unknown: refused.
 
     Raises:
+        TypeError: there is no such argument.
         NotInLabrun: the id is another run's, and the interpreter does not have labrun.
         RunEnvironmentException: the script does not belong to a run.
     """
 
-    def __new__(cls, experiment: Any = None, run_id: str | None = None, **kwargs: Any) -> Any:
+    def __new__(cls, experiment: Any = None, run_id: str | None = None, outputs: Any = None, **unknown: Any) -> Any:
+        arguments.check(Run.__init__, unknown)
         run = context.current()
         whole = finder.whole()
         if run is None or run_id is None or whole is None or run_id in ids(run):
             return super().__new__(cls)
         return whole.find("azureml.core", "Run")(experiment, run_id)
 
-    def __init__(self, experiment: Any = None, run_id: str | None = None, **kwargs: Any) -> None:
+    def __init__(self, experiment: Any = None, run_id: str | None = None, outputs: Any = None, **unknown: Any) -> None:
         run = context.current()
         if run is None:
             raise RunEnvironmentException(
@@ -59,12 +61,14 @@ class Run(RunFacts, RunBase):
             )
 
     @classmethod
-    def get_context(cls, allow_offline: bool = True, used_for_context_manager: bool = False, **kwargs: Any) -> Any:
+    def get_context(cls, allow_offline: bool = True, used_for_context_manager: bool = False, **unknown: Any) -> Any:
         """Return the run that this script belongs to, or an `_OfflineRun` outside a run.
 
         Raises:
             RunEnvironmentException: the script does not belong to a run, and `allow_offline` is False.
+            TypeError: there is no such argument.
         """
+        arguments.check(Run.get_context, unknown)
         run = context.current()
         if run is not None:
             return _submitted(str(run.run_dir), run.attempt)
@@ -75,9 +79,9 @@ class Run(RunFacts, RunBase):
         )
 
     @classmethod
-    def get_submitted_run(cls, **kwargs: Any) -> Any:
+    def get_submitted_run(cls, **unknown: Any) -> Any:
         """Return `get_context()`, under its name from 2018."""
-        return cls.get_context()
+        return cls.get_context(**unknown)
 
     @classmethod
     def get(cls, workspace: Any, run_id: str) -> Any:
@@ -196,14 +200,33 @@ class Run(RunFacts, RunBase):
 
     def upload_file(self, name: str, path_or_stream: Any, datastore_name: str | None = None) -> None:
         """Copy a file into the run's folder under a name such as `outputs/model.pkl`; see `files.upload`."""
+        files.tell_datastore("upload_file", datastore_name)
         files.upload(self._run.run_dir, name, path_or_stream)
+
+    def upload_files(
+        self,
+        names: Any,
+        paths: Any,
+        return_artifacts: bool = False,
+        timeout_seconds: Any = None,
+        datastore_name: str | None = None,
+    ) -> None:
+        """Copy several files into the run's folder.
+
+        Raises:
+            TypeError: there are more names than paths, or fewer.
+        """
+        for name, path in files.pairs(names, paths):
+            self.upload_file(name, path, datastore_name)
 
     def upload_folder(self, name: str, path: Any, datastore_name: str | None = None) -> None:
         """Copy a folder into the run's folder."""
+        files.tell_datastore("upload_folder", datastore_name)
         files.upload_folder(self._run.run_dir, name, path)
 
-    def download_file(self, name: str, output_file_path: Any = None, **kwargs: Any) -> None:
+    def download_file(self, name: str, output_file_path: Any = None, **unknown: Any) -> None:
         """Copy one of the run's files to another place."""
+        arguments.check(Run.download_file, unknown)
         files.download(self._run.run_dir, name, output_file_path)
 
     def get_file_names(self) -> list[str]:
@@ -243,7 +266,11 @@ class Run(RunFacts, RunBase):
         model_framework: str | None = None,
         model_framework_version: str | None = None,
         description: str | None = None,
-        **kwargs: Any,
+        datasets: Any = None,
+        sample_input_dataset: Any = None,
+        sample_output_dataset: Any = None,
+        resource_configuration: Any = None,
+        **unknown: Any,
     ) -> Any:
         """Register a file or folder of the run when the run completes. A failed run registers nothing.
 
@@ -256,26 +283,43 @@ class Run(RunFacts, RunBase):
             model_framework: kept.
             model_framework_version: kept.
             description: the version's description.
-            **kwargs: other arguments of the SDK; not used.
+            datasets: not kept: the run's record lists the data that it read.
+            sample_input_dataset: not kept.
+            sample_output_dataset: not kept.
+            resource_configuration: not kept.
+            **unknown: refused.
+
+        Raises:
+            ModelPathNotFoundException: there is no such file or folder.
+            TypeError: there is no such argument.
         """
+        arguments.check(Run.register_model, unknown)
+        registered.tell_not_kept(
+            "register_model", datasets, sample_input_dataset, sample_output_dataset, resource_configuration
+        )
         about = registered.about(tags, properties, description, model_framework, model_framework_version)
         return model.promised(self._run, model_name, model_path, about, local=False)
 
-    def child_run(self, name: Any = None, run_id: Any = None, outputs: Any = None, **kwargs: Any) -> Any:
+    def child_run(
+        self, name: Any = None, run_id: Any = None, outputs: Any = None, tags: Any = None, **unknown: Any
+    ) -> Any:
         """Start a child run. It has its own metrics and ends on its own call or with this run.
 
         Args:
             name: the child's display name.
-            run_id: not used: labrun assigns the ids.
-            outputs: a folder to copy into the child's `outputs`, if it exists.
-            **kwargs: `tags`; the SDK's other arguments are not used.
+            run_id: not used: labrun assigns the ids; a notice says so.
+            outputs: a folder whose files are copied into the child's `outputs` when the child ends on its own call.
+            tags: the child's tags.
+            **unknown: refused.
+
+        Raises:
+            TypeError: there is no such argument.
         """
         from labrun.compat.azureml.training import children
 
-        child = children.begin(self, self._run.run_dir, name, kwargs.get("tags"))
-        if outputs is not None and os.path.isdir(os.fsdecode(outputs)):
-            child.upload_folder("outputs", outputs)
-        return child
+        arguments.check(Run.child_run, unknown)
+        arguments.tell_unused("child_run", {"run_id": run_id}, children.ASSIGNED)
+        return children.begin(self, self._run.run_dir, name, tags, outputs)
 
     def create_children(self, count: int | None = None, tag_key: Any = None, tag_values: Any = None) -> list[Any]:
         """Start `count` child runs, or one per value of a tag.
@@ -333,7 +377,7 @@ class Run(RunFacts, RunBase):
 
     def fail(self, error_details: Any = None, error_code: Any = None, _set_status: bool = True) -> None:
         """Mark the run to end as failed when its script returns."""
-        message = str(error_details if error_details is not None else "the script called run.fail()")
+        message = failure_text(error_details, error_code)
         path = self._run.run_dir / FOLDER / "failed.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"message": message, "attempt": self._run.attempt}) + "\n", encoding="utf-8")

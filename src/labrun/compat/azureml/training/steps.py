@@ -40,18 +40,13 @@ def _drop(frame: Any, names: Any) -> Any:
 
 
 def _keep(frame: Any, names: Any) -> Any:
-    _check(frame, names)
+    check_columns(frame, names)
     return frame[[name for name in frame.columns if name in names]]
 
 
 def _between(frame: Any, name: str, start: Any, end: Any, inclusive: bool) -> Any:
-    _check(frame, [name])
+    check_dates(frame, name)
     column = frame[name]
-    if not str(column.dtype).startswith("datetime64"):
-        raise UserErrorException(
-            f"column {name} does not hold unambiguous dates: create the data set with "
-            f"set_column_types={{{name!r}: DataType.to_datetime(format)}}"
-        )
     kept = column.notna()
     if start is not None:
         first = _moment(start, column)
@@ -83,14 +78,14 @@ def truth(frame: Any, condition: Any) -> Any:
     if name in ("and", "or"):
         return getattr(operator, name + "_")(truth(frame, rest[0]), truth(frame, rest[1]))
     column, value = rest
-    _check(frame, [column])
+    check_columns(frame, [column])
     if name == "is_null":
         return frame[column].isna()
     if name in TEXTS:
         texts = frame[column].where(frame[column].notna(), "").astype(str)
         return TEXTS[name](texts, value) & frame[column].notna()
     if isinstance(value, dict) and "column" in value:
-        _check(frame, [value["column"]])
+        check_columns(frame, [value["column"]])
         value = frame[value["column"]]
     elif isinstance(value, dict):
         is_date = str(frame[column].dtype).startswith("datetime64")
@@ -101,7 +96,26 @@ def truth(frame: Any, condition: Any) -> Any:
         raise UserErrorException(f"filter: column {column} cannot be compared with {value!r}: {error}") from None
 
 
-def _check(frame: Any, names: Any) -> None:
+def check_dates(frame: Any, name: str) -> None:
+    """Check that a column holds dates.
+
+    Raises:
+        UserErrorException: it does not, or does not exist.
+    """
+    check_columns(frame, [name])
+    if not str(frame[name].dtype).startswith("datetime64"):
+        raise UserErrorException(
+            f"column {name} does not hold unambiguous dates: create the data set with "
+            f"set_column_types={{{name!r}: DataType.to_datetime(format)}}"
+        )
+
+
+def check_columns(frame: Any, names: Any) -> None:
+    """Check that columns exist.
+
+    Raises:
+        UserErrorException: one does not.
+    """
     there = list(frame.columns)
     missing = [name for name in names if name not in there]
     if missing:

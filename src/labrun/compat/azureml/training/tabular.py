@@ -8,6 +8,7 @@ import random
 import tempfile
 from typing import Any
 
+from labrun.compat.azureml import arguments
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import DatasetTimestampMissingError, NoSuchMemberError, UserErrorException
 from labrun.compat.azureml.training import partitions, steps, tables, values
@@ -143,8 +144,18 @@ class Tabular:
         return self._timed(lambda name: name not in names)._step("drop", names)
 
     def keep_columns(self, columns: Any, validate: bool = False) -> Any:
-        """Keep only these columns."""
+        """Keep only these columns.
+
+        Args:
+            columns: a column's name, or several.
+            validate: read the rows now and check that the columns exist; False: only when the rows are needed.
+
+        Raises:
+            UserErrorException: there is no such column.
+        """
         names = _names(columns)
+        if validate:
+            steps.check_columns(self.to_pandas_dataframe(), names)
         return self._timed(lambda name: name in names)._step("keep", names)
 
     def filter(self, expression: Any) -> Any:
@@ -166,19 +177,33 @@ class Tabular:
         validate: bool = False,
         fine_grain_timestamp: Any = None,
         coarse_grain_timestamp: Any = None,
-        **kwargs: Any,
+        **unknown: Any,
     ) -> Any:
         """Set the column with each row's timestamp, for `time_before` and similar methods.
 
+        Args:
+            timestamp: the column with the time of each row.
+            partition_timestamp: a column of `partition_format`; kept.
+            validate: read the rows now and check that the columns hold dates.
+            fine_grain_timestamp: the older name of `timestamp`.
+            coarse_grain_timestamp: the older name of `partition_timestamp`.
+            **unknown: refused.
+
         Raises:
-            UserErrorException: only the partition column is given.
+            UserErrorException: only the partition column is given, or a column does not hold dates.
+            TypeError: there is no such argument.
         """
+        arguments.check(Tabular.with_timestamp_columns, unknown)
         fine, coarse = timestamp or fine_grain_timestamp, partition_timestamp or coarse_grain_timestamp
         if coarse and not fine:
             raise UserErrorException(
                 f"with_timestamp_columns: partition_timestamp={coarse!r} alone is not enough: give the column with "
                 "the time of each row, timestamp=..."
             )
+        if validate:
+            rows = self.to_pandas_dataframe()
+            for name in filter(None, (fine, coarse)):
+                steps.check_dates(rows, name)
         return self._with_table({**self._table(), "timestamp": fine, "partition_timestamp": coarse})
 
     @property

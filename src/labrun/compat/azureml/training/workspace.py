@@ -5,33 +5,72 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from labrun.compat.azureml import absent, finder
+from labrun.compat.azureml import absent, arguments, finder
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import NoSuchMemberError
 from labrun.compat.azureml.training import script_context
 
 
 class Workspace:
-    """The only workspace. The arguments that identify a workspace in Azure are accepted but not used."""
+    """The only workspace. Its Azure ids are kept as text but not used.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.name = script_context.workspace().name
-        self.subscription_id = ""
-        self.resource_group = ""
-        self.location = "local"
+    Args:
+        subscription_id: kept, not used.
+        resource_group: kept, not used.
+        workspace_name: the value of `name`; None: the folder's name.
+        auth: not used.
+        sku: not used.
+        tags: not used.
+        **private: the SDK's private arguments; not used.
+
+    Raises:
+        TypeError: there is no such argument.
+    """
+
+    def __init__(
+        self,
+        subscription_id: Any = None,
+        resource_group: Any = None,
+        workspace_name: Any = None,
+        auth: Any = None,
+        _location: Any = None,
+        sku: Any = None,
+        tags: Any = None,
+        **private: Any,
+    ) -> None:
+        arguments.check(Workspace.__init__, private)
+        self.name = workspace_name or script_context.workspace().name
+        self.subscription_id = subscription_id or ""
+        self.resource_group = resource_group or ""
+        self.location = _location or "local"
 
     def __repr__(self) -> str:
         return f"Workspace(Name: {self.name}, Folder: {script_context.workspace()})"
 
     @classmethod
-    def from_config(cls, *args: Any, **kwargs: Any) -> Workspace:
+    def from_config(cls, path: Any = None, auth: Any = None, _logger: Any = None, _file_name: Any = None) -> Workspace:
         """Return the workspace, without reading a `config.json`."""
         return cls()
 
     @classmethod
-    def get(cls, *args: Any, **kwargs: Any) -> Workspace:
-        """Return the workspace, whatever the name."""
-        return cls()
+    def get(
+        cls,
+        name: Any = None,
+        auth: Any = None,
+        subscription_id: Any = None,
+        resource_group: Any = None,
+        location: Any = None,
+        cloud: Any = None,
+        id: Any = None,
+        **unknown: Any,
+    ) -> Workspace:
+        """Return the workspace, with the given name and ids.
+
+        Raises:
+            TypeError: there is no such argument.
+        """
+        arguments.check(Workspace.get, unknown)
+        return cls(subscription_id, resource_group, name, _location=location)
 
     @classmethod
     def create(cls, *args: Any, **kwargs: Any) -> Any:
@@ -57,7 +96,7 @@ class Workspace:
 
         return Inputs()
 
-    def get_mlflow_tracking_uri(self, *args: Any, **kwargs: Any) -> Any:
+    def get_mlflow_tracking_uri(self, _with_auth: bool = False) -> Any:
         """Return MLflow's tracking URI; inside a run, it is already set in the environment."""
         return os.environ.get("MLFLOW_TRACKING_URI") or self.__getattr__("get_mlflow_tracking_uri")()
 
