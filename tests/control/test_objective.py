@@ -18,7 +18,7 @@ from labrun.tasks import monitored
 NETWORK = "labrun.models.mnist_dnn.MnistDNN"
 
 
-def settled(target: str = NETWORK, metric: Any = "auto", goal: Any = "auto", **trainer: str) -> dict[str, Any]:
+def config_of(target: str = NETWORK, metric: Any = "auto", goal: Any = "auto", **trainer: str) -> dict[str, Any]:
     """A config with its metrics and goals."""
     config: dict[str, Any] = {
         "task": "fit",
@@ -28,22 +28,22 @@ def settled(target: str = NETWORK, metric: Any = "auto", goal: Any = "auto", **t
         "trainer": {"monitor": "auto", "monitor_mode": "auto", **trainer},
         "sweep": {"metric": metric, "goal": goal},
     }
-    monitored.settle(config)
-    objective.settle(config)
+    monitored.resolve_defaults(config)
+    objective.resolve_defaults(config)
     return config
 
 
 @pytest.mark.parametrize(
     ("config", "metric", "goal"),
     [
-        (settled(), "val_accuracy", "maximize"),
-        (settled(monitor="val/acc"), "val/acc", "maximize"),
-        (settled(monitor="val/wer"), "val/wer", "minimize"),
-        (settled(monitor="odd", monitor_mode="min"), "odd", "minimize"),
-        (settled(monitor="odd"), "odd", "auto"),
-        (settled(monitor="val/acc", metric="fid"), "fid", "minimize"),
-        (settled("sklearn.svm.SVC", monitor="val/acc"), "val_accuracy", "maximize"),
-        (settled(metric=["acc", "odd"], goal=["auto", "minimize"]), ["acc", "odd"], ["maximize", "minimize"]),
+        (config_of(), "val_accuracy", "maximize"),
+        (config_of(monitor="val/acc"), "val/acc", "maximize"),
+        (config_of(monitor="val/wer"), "val/wer", "minimize"),
+        (config_of(monitor="odd", monitor_mode="min"), "odd", "minimize"),
+        (config_of(monitor="odd"), "odd", "auto"),
+        (config_of(monitor="val/acc", metric="fid"), "fid", "minimize"),
+        (config_of("sklearn.svm.SVC", monitor="val/acc"), "val_accuracy", "maximize"),
+        (config_of(metric=["acc", "odd"], goal=["auto", "minimize"]), ["acc", "odd"], ["maximize", "minimize"]),
     ],
 )
 def test_the_metric_that_is_watched_and_its_direction(config: dict[str, Any], metric: Any, goal: Any) -> None:
@@ -52,11 +52,11 @@ def test_the_metric_that_is_watched_and_its_direction(config: dict[str, Any], me
 
 def test_a_sweep_needs_a_direction_and_records_the_given_one() -> None:
     with pytest.raises(ConfigError, match=r"sweep.metric=odd.*sweep.goal=minimize \(or trainer.monitor_mode=max\|min"):
-        objective.check(Config(settled(monitor="odd")))
-    objective.check(Config(settled(monitor="odd", monitor_mode="max")))
-    assert objective.told(Config(settled(monitor="odd", monitor_mode="min"))) == {"odd": "min"}
-    assert objective.told(Config(settled(metric="acc", goal="minimize"))) == {"acc": "min"}
-    assert objective.told(Config(settled(monitor="val/acc"))) == {}
+        objective.check(Config(config_of(monitor="odd")))
+    objective.check(Config(config_of(monitor="odd", monitor_mode="max")))
+    assert objective.told(Config(config_of(monitor="odd", monitor_mode="min"))) == {"odd": "min"}
+    assert objective.told(Config(config_of(metric="acc", goal="minimize"))) == {"acc": "min"}
+    assert objective.told(Config(config_of(monitor="val/acc"))) == {}
 
 
 def with_metric(run: str, metric: str, **metrics: float) -> records.Record:

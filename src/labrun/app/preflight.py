@@ -37,21 +37,21 @@ class Preflight(Callback):
         with UserErrors():
             check_choices(config)
             plain = composed.without_hydra(config)
-            settled, _ = freeze.settled(plain, composed.task_overrides(config.hydra), store.workspace())
-            freeze.check_targets(settled)
-            compute = settled.compute
+            resolved, _ = freeze.resolved_config(plain, composed.task_overrides(config.hydra), store.workspace())
+            freeze.check_targets(resolved)
+            compute = resolved.compute
             registry.check(compute, sweep=False)
-            trackers.check(settled.tracking)
+            trackers.check(resolved.tracking)
             with read_write(config.hydra), open_dict(config.hydra):
                 config.hydra.runtime.output_dir = os.path.abspath(config.hydra.run.dir)
             if hydra_job.has_own_logging(config.hydra):
                 hydra_job.check_logging(config.hydra)
             backend = registry.chosen(compute, sweep=False)
             JobCallbacks.is_elsewhere = not backend.in_process
-            if settled.sweep.resume is not None:
+            if resolved.sweep.resume is not None:
                 raise ConfigError("sweep.resume continues a sweep, with -m. For a single run: trainer.resume=last")
             if not backend.is_elsewhere:
-                freeze.prepare(settled)
+                freeze.prepare(resolved)
             check_writable(Path(config.hydra.run.dir))
             if hydra_job.has_own_logging(config.hydra):
                 hydra_job.make_log_folders(

@@ -33,7 +33,7 @@ class Objective:
         return value if self.maximize else -value
 
 
-def settle(config: dict[str, Any]) -> None:
+def resolve_defaults(config: dict[str, Any]) -> None:
     """Replace `auto` in a config's metrics and goals, in place.
 
     Raises:
@@ -79,7 +79,7 @@ def check(config: Config) -> None:
 
 
 def told(config: Config) -> dict[str, str]:
-    """Return the directions in a settled config that the metrics' names do not imply."""
+    """Return the directions in a config from `resolve_defaults` that the metrics' names do not imply."""
     said = {one.metric: direction.MAX if one.maximize else direction.MIN for one in of(config) if one.is_told}
     trainer = config.trainer
     if monitored.reads_trainer(config) and trainer.monitor_mode != "auto":
@@ -105,7 +105,7 @@ def _usual(config: Config) -> str:
 
 
 def of(config: Config) -> list[Objective]:
-    """Return the objectives in a run's settled config."""
+    """Return the objectives in a config from `resolve_defaults`."""
     return [
         Objective("accuracy" if metric == "auto" else metric, goal != "minimize", goal != "auto")
         for metric, goal in config.sweep.goals

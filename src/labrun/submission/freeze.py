@@ -56,7 +56,7 @@ def prepare(config: Config) -> None:
     """Fetch missing data if possible, once, before any run starts; build a script's environment.
 
     Args:
-        config: a settled config.
+        config: a config from `resolved_config`.
 
     Raises:
         MissingDataError: the data are missing and cannot be fetched.
@@ -115,7 +115,7 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
     Raises:
         ConfigError, RecordError: the config is invalid, or refers to a run that does not exist.
     """
-    found, parent = settled(config, overrides, root, around.pinned)
+    found, parent = resolved_config(config, overrides, root, around.pinned)
     kept = dict(found.raw)
     variables = kept["compute"]["environment"]
     if hidden := [str(name) for name, value in variables.items() if value == HIDDEN]:
@@ -167,7 +167,7 @@ def environment(config: DictConfig) -> dict[str, str]:
     return {str(name): str(value) for name, value in node.items()} if node else {}
 
 
-def settled(
+def resolved_config(
     config: DictConfig, overrides: list[str], root: Path, pinned: dict[str, Any] | None = None
 ) -> tuple[Config, str | None]:
     """Return the config as the record keeps it, and the id of the run that it resumes from or scores.
@@ -187,29 +187,29 @@ def settled(
         if node:
             targets.check_module(str(node["_target_"]), group)
     if Config(kept).has_loaders:
-        _settle_loaders(kept, values)
+        _name_and_limit_loaders(kept, values)
     for group, defaults in (("compute", schema.Compute(target="auto")), ("sweep", schema.Sweep())):
         kept[group] = {**dataclasses.asdict(defaults), **kept.get(group, {})}
     # The resources and the backend are fixed at submission.
     compute = {k: exact.escaped(v) for k, v in values.raw["compute"].items() if not isinstance(v, list | dict)}
     kept["compute"] |= compute
-    monitored.settle(kept, overrides)
-    objective.settle(kept)
+    monitored.resolve_defaults(kept, overrides)
+    objective.resolve_defaults(kept)
     _check_metrics(Config(kept))
     validation.check_secrets(kept["datastore"])
     if schema.is_local_datastore(kept["datastore"]):
         kept["datastore"]["root"] = str(_absolute(kept["datastore"]["root"]))
         if kept.get("dataset"):
-            inputs.settle_files(kept["dataset"], values.datastore)
+            inputs.make_absolute(kept["dataset"], values.datastore)
     if _has_a_process_for_each_gpu(Config(kept)):
         kept["compute"]["tasks_per_node"] = kept["compute"]["gpus_per_run"]
     _check_ranks(Config(kept), values)
     if kept.get("script"):
-        scripts.settle(kept["script"], values.raw["script"])
+        scripts.resolve_paths(kept["script"], values.raw["script"])
     # References to runs are resolved now, even if they come from the environment.
     kept["from"], kept["trainer"]["resume"] = values.raw.get("from"), values.raw["trainer"].get("resume")
-    parent = _settle_references(kept, overrides, root)
-    inputs.settle(kept, pinned)
+    parent = _resolve_references(kept, overrides, root)
+    inputs.pin_versions(kept, pinned)
     found = Config(kept)
     if base.of(found).scores:
         scored = records.read(found.scored.run_dir).typed
@@ -265,7 +265,7 @@ def _check_metrics(config: Config) -> None:
         scoring.check(scoring.wanted(config), not config.dataset.get("regression"))
 
 
-def _settle_loaders(kept: dict[str, Any], values: Config) -> None:
+def _name_and_limit_loaders(kept: dict[str, Any], values: Config) -> None:
     """Name a data set with its own loaders, and apply `debug=...` to its batches, because its samples cannot be cut."""
     dataset, trainer = kept["dataset"], kept["trainer"]
     target = str(dataset["_target_"])
@@ -401,7 +401,7 @@ def _tags(tags: Any) -> dict[str, str]:
     return {exact.shown(str(tag)): "" for tag in tags or ()}
 
 
-def _settle_references(config: dict[str, Any], overrides: list[str], root: Path) -> str | None:
+def _resolve_references(config: dict[str, Any], overrides: list[str], root: Path) -> str | None:
     """Resolve references such as `last` to one run, and inherit settings from it. Return its id."""
     typed = Config(config)
     if base.of(typed).scores:

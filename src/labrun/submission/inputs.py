@@ -19,7 +19,7 @@ from labrun.references import guarded, references, resolve_environment, resolved
 OWN = "datastore"
 
 
-def settle(config: dict[str, Any], pinned: dict[str, Any] | None = None) -> None:
+def pin_versions(config: dict[str, Any], pinned: dict[str, Any] | None = None) -> None:
     """Pin the newest version of each asset that a config mounts, and store the datastores that its mounts use.
 
     A run that waits in a queue then reads the data of the time of its submission.
@@ -58,7 +58,7 @@ def settle(config: dict[str, Any], pinned: dict[str, Any] | None = None) -> None
             config["dataset"]["version"] = looked
 
 
-def settle_files(dataset: dict[str, Any], node: Mapping[str, Any]) -> None:
+def make_absolute(dataset: dict[str, Any], node: Mapping[str, Any]) -> None:
     """Make a data set's paths absolute for files that exist in the working folder but not in the datastore.
 
     Args:

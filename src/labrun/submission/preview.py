@@ -153,7 +153,7 @@ def _read(name: str, datastore: Mapping[str, Any], keys: Sequence[str]) -> Array
                 raise ConfigError(problems)
             read = {"dataset": node | ({"version": version} if version else {}), "datastore": datastore}
             config = schema.Config(resolve_environment(read))
-            inputs.settle_files(config.raw["dataset"], config.datastore)
+            inputs.make_absolute(config.raw["dataset"], config.datastore)
             return reading.arrays_of(config)
     return _asset(plain, version, datastore)
 

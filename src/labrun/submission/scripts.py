@@ -14,15 +14,15 @@ NO_SOURCES = frozenset(map(Path, ("/", "/etc", "/home", "/opt", "/root", "/tmp",
 """Folders that may contain a script but must not be copied."""
 
 
-def settle(kept: dict[str, Any], values: Mapping[str, Any]) -> None:
+def resolve_paths(kept: dict[str, Any], values: Mapping[str, Any]) -> None:
     """Make the paths in a script's config absolute, and the script's own path relative to its source folder.
 
     Args:
         kept: the node `script` for the record; changed in place.
         values: the same node, resolved.
 
-        Raises:
-            ConfigError: a file is missing or invalid.
+    Raises:
+        ConfigError: a file is missing or invalid.
     """
     problems = []
     source = Path(values["source"]).expanduser().resolve() if values.get("source") else None

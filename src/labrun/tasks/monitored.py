@@ -61,7 +61,7 @@ def reads_trainer(config: Config) -> bool:
     return base.of(config).trains and target is not None and not str(target).startswith(_WITHOUT_TRAINER)
 
 
-def settle(config: dict[str, Any], overrides: Sequence[str] = ()) -> None:
+def resolve_defaults(config: dict[str, Any], overrides: Sequence[str] = ()) -> None:
     """Resolve the direction of `trainer.monitor` in a config, in place, and check the callbacks and Trainer options.
 
     Args:
