@@ -182,7 +182,7 @@ def test_a_config_file_is_parsed_once_and_again_when_it_changes(
 
     result()
     assert not is_held()  # a change within its timestamps' resolution would go unseen
-    monkeypatch.setattr(parsed, "SETTLED_NS", 0)
+    monkeypatch.setattr(parsed, "TRUSTED_AGE_NS", 0)
     first = result()
     assert is_held()
     with open_dict(first):

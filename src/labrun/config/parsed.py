@@ -18,7 +18,7 @@ from typing import Any
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 
-SETTLED_NS = 2_000_000_000
+TRUSTED_AGE_NS = 2_000_000_000
 """Age from which a file's times tell any later change, also on file systems that count in seconds."""
 Mark = tuple[int, int, int, int, int]
 Load = Callable[[Any, str], ConfigResult]
@@ -66,6 +66,6 @@ def _mark(file: str) -> Mark | None:
         found = os.stat(file)
     except OSError:
         return None
-    if time.time_ns() - max(found.st_ctime_ns, found.st_mtime_ns) < SETTLED_NS:
+    if time.time_ns() - max(found.st_ctime_ns, found.st_mtime_ns) < TRUSTED_AGE_NS:
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

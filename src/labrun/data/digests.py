@@ -17,7 +17,8 @@ from pathlib import Path
 from labrun._io import atomic_write, file_sha256
 from labrun.runs import store
 
-SETTLED_NS = 2 * 10**9
+TRUSTED_AGE_NS = 2 * 10**9
+"""Age from which a file's stamp tells any later change; digests of newer files are not cached."""
 LIMIT = 100_000
 """Maximum number of files cached per folder."""
 
@@ -54,7 +55,7 @@ def remembered(files: Sequence[Path], afresh: bool = False) -> Iterator[Callable
         if entry is None or entry[:-1] != now:
             read_at = time.time_ns()
             entry = [*now, file_sha256(path)]
-            if stamp(path) == now and read_at - int(now[1]) > SETTLED_NS:
+            if stamp(path) == now and read_at - int(now[1]) > TRUSTED_AGE_NS:
                 new[name] = entry
         return str(entry[-1])
 

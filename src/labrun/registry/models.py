@@ -179,7 +179,7 @@ def _add(
                 dict(about.properties),
                 about.description,
             )
-            _settle(whole, journal.folder(root, name, number))
+            _move_into_place(whole, journal.folder(root, name, number))
             journal.add(root, version)
     return version, True
 
@@ -373,7 +373,7 @@ def _ensure_model(client: Any, name: str) -> None:
             raise
 
 
-def _settle(whole: Path, target: Path) -> None:
+def _move_into_place(whole: Path, target: Path) -> None:
     for folder, _, names in os.walk(whole):
         for name in names:
             with open(Path(folder, name), "rb") as file:

@@ -158,7 +158,7 @@ class _Arrival:
         runs = self._checked(digests, manifest)
         new = {run_id: folder for run_id, folder in runs.items() if run_id not in here}
         for run_id, folder in new.items():
-            self._settle(run_id, folder)
+            self._adapt_record(run_id, folder)
         moves = [*self._code_moves(), *self._run_moves(new)]
         self._move(moves)
         return list(new), [run_id for run_id in runs if run_id in here]
@@ -296,7 +296,7 @@ class _Arrival:
             if path.parts[depth].casefold() in NOT_TAKEN:
                 raise self._refused(f"holds {name!r:.200}, which concerns only the run's machine and is never exported")
 
-    def _settle(self, run_id: str, folder: PurePosixPath) -> None:
+    def _adapt_record(self, run_id: str, folder: PurePosixPath) -> None:
         """Check a run's record and adapt it to this workspace.
 
         Raises:

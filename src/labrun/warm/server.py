@@ -175,7 +175,7 @@ def _import_light() -> None:
     importlib.import_module("labrun.tasks.threads").wait_asleep()
     _import(LIGHT)
     importlib.import_module("labrun.tasks.estimator").warm()
-    _settle()
+    _prepare_for_forks()
 
 
 def _import_all() -> None:
@@ -183,7 +183,7 @@ def _import_all() -> None:
     importlib.import_module("labrun.runs.report").warm()
     conf = importlib.import_module("labrun.config.paths").conf_dir()
     importlib.import_module("labrun.config.parsed").load_all(conf)
-    _settle()
+    _prepare_for_forks()
 
 
 def _import(names: Iterable[str]) -> None:
@@ -195,7 +195,7 @@ def _import(names: Iterable[str]) -> None:
                 log.info("%s: %s: %s", name, type(error).__name__, error)
 
 
-def _settle() -> None:
+def _prepare_for_forks() -> None:
     """Prepare the process's memory for cheap forks."""
     gc.collect()
     gc.freeze()

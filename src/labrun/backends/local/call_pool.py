@@ -110,7 +110,7 @@ class CallPool(Supervisor[Call]):
                 if self._listen(self.every_s, self._wake_read):
                     os.read(self._wake_read, 4096)
                 with self._lock:
-                    self._settle()
+                    self._process_messages()
                     self._begin()
                     self._close_idle()
         finally:

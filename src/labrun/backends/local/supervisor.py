@@ -178,7 +178,7 @@ class Supervisor(Generic[P]):
         """Let the payloads proceed for a while. Return those that have ended since the last call, outcomes recorded."""
         self._begin()
         self._listen(0.0 if self._over else timeout_s)
-        return self._settle()
+        return self._process_messages()
 
     def _begin(self) -> None:
         """Start payloads while there are slots, and obey requests to active payloads without delay."""
@@ -197,7 +197,7 @@ class Supervisor(Generic[P]):
             self._unheard.extend((server, message) for message in ([None] if messages is None else messages))
         return any(other in ready for other in others)
 
-    def _settle(self) -> list[P]:
+    def _process_messages(self) -> list[P]:
         """Process the received messages. Return the payloads that are over."""
         while self._unheard:  # remove each after processing it: Ctrl-C can interrupt at any time
             self._hear(*self._unheard[0])

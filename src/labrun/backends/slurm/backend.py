@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 TRIALS = 10
 """Default number of trials of a search, or calls of an application, that are submitted to Slurm at once."""
-SETTLE_S = 5.0
+GONE_S = 5.0
 """How long a job must be gone before the controller closes the record of its run, in seconds."""
 
 
@@ -216,11 +216,11 @@ class SlurmJobs:
                 active.gone_since = None
                 continue
             active.gone_since = active.gone_since or time.monotonic()
-            if time.monotonic() - active.gone_since >= SETTLE_S:
-                ended += self._settle(active, state)
+            if time.monotonic() - active.gone_since >= GONE_S:
+                ended += self._close_gone(active, state)
         return ended
 
-    def _settle(self, active: _Active, state: str) -> list[Path]:
+    def _close_gone(self, active: _Active, state: str) -> list[Path]:
         del self._active[active.run_dir]
         record = records.read(active.run_dir)
         if self._has_tries_left(active, record):

@@ -210,7 +210,7 @@ class _ModelSync:
         self._remove()
         for number in sorted(self._own):
             self._show(number)
-        aliases = self._settle_aliases() if self._model is not None else {}
+        aliases = self._sync_aliases() if self._model is not None else {}
         return _Model(sorted(self._own), aliases, max([highest, *self._there]))
 
     def _remove(self) -> None:
@@ -278,7 +278,7 @@ class _ModelSync:
                 raise
             return None
 
-    def _settle_aliases(self) -> dict[str, int]:
+    def _sync_aliases(self) -> dict[str, int]:
         """Sync the aliases of both sides; return the result."""
         with contextlib.nullcontext() if self._is_alone else alone(self._root):
             ours = dict(journal.read(self._root).aliases.get(self._name, {}))
@@ -286,10 +286,10 @@ class _ModelSync:
             theirs = {alias: int(number) for alias, number in there.items()}
             before = self._last_sync.aliases if self._last_sync else {}
             for alias in sorted({*ours, *theirs, *before}):
-                self._settle(alias, ours, theirs, before.get(alias))
+                self._sync_alias(alias, ours, theirs, before.get(alias))
         return {alias: number for alias, number in ours.items() if number in self._there}
 
-    def _settle(self, alias: str, ours: dict[str, int], theirs: Mapping[str, int], before: int | None) -> None:
+    def _sync_alias(self, alias: str, ours: dict[str, int], theirs: Mapping[str, int], before: int | None) -> None:
         mine, other = ours.get(alias), theirs.get(alias)
         is_taken_away = self._last_sync is None and alias in self._state.unaliased.get(self._name, set())
         if mine == other:
