@@ -268,7 +268,7 @@ def make(place: Place) -> None:
     (state / "elsewhere.jsonl").write_text(
         json.dumps({"folder": str(elsewhere_dir)}) + "\n" + json.dumps({"folder": str(folder)}) + "\n"
     )
-    ui_state.announce(root, "http://127.0.0.1:1")
+    ui_state.publish_address(root, "http://127.0.0.1:1")
     ui_state.notes(root).write_text(
         json.dumps({"runs": {str(root / ids["a1111111"]): {"experiment": "1", "mlflow_id": "2"}}})
     )

@@ -28,7 +28,7 @@ from labrun.runs import context, custom_locations, files, recording, removing, s
 from labrun.runs import record as records
 from labrun.runs.sweep_state import SweepState
 from labrun.submission import rerun
-from labrun.tracking.mlflow import shown_run
+from labrun.tracking.mlflow import run_sender
 
 
 def test_a_short_fuzz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,8 +328,8 @@ def test_links_out_of_a_run_are_not_sent_to_a_server(tmp_path: Path) -> None:
         def get_run(self, mlflow_id: str) -> Any:
             return type("Run", (), {"info": type("Info", (), {"lifecycle_stage": "active"})})
 
-    told = shown_run.Sent("id")
-    run = shown_run.ShownRun(Client(), told, records.read(run_dir), run_dir, lambda error: False, lambda: None)
+    told = run_sender.Sent("id")
+    run = run_sender.RunSender(Client(), told, records.read(run_dir), run_dir, lambda error: False, lambda: None)
     run.send_files(None)
     assert sent == ["inside", "plain"] and "leads out of the run's folder" in str(run.failed)
 

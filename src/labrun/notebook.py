@@ -37,7 +37,7 @@ COLOURS: Mapping[str, str] = {
 }
 
 
-class ShownRun(Protocol):
+class RunView(Protocol):
     """The part of `labrun.Run` that a page uses."""
 
     @property
@@ -57,7 +57,7 @@ class ShownRun(Protocol):
     def log_text(self) -> str: ...
 
 
-class ShownSweep(Protocol):
+class SweepView(Protocol):
     """The part of `labrun.Sweep` that a page uses."""
 
     @property
@@ -68,10 +68,10 @@ class ShownSweep(Protocol):
     def status(self) -> str: ...
     @property
     def metric(self) -> str: ...
-    def get_children(self) -> Sequence[ShownRun]: ...
+    def get_children(self) -> Sequence[RunView]: ...
 
 
-def run_page(run: ShownRun, mark: str | None = None) -> str:
+def run_page(run: RunView, mark: str | None = None) -> str:
     """Render a run as HTML.
 
     Args:
@@ -81,7 +81,7 @@ def run_page(run: ShownRun, mark: str | None = None) -> str:
     return _page(_run(run), mark or new_mark())
 
 
-def sweep_page(sweep: ShownSweep, mark: str | None = None) -> str:
+def sweep_page(sweep: SweepView, mark: str | None = None) -> str:
     """Render a sweep as HTML; see `run_page`."""
     mark = mark or new_mark()
     return _page(_sweep(sweep, mark), mark)
@@ -129,7 +129,7 @@ def _table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
     return f"<table>{top}{''.join('<tr>' + ''.join(f'<td>{c}</td>' for c in row) + '</tr>' for row in rows)}</table>"
 
 
-def _run(run: ShownRun) -> str:
+def _run(run: RunView) -> str:
     record, status = run.record, run.status
     took = record.duration_s if record.duration_s is not None else None
     if took is None and record.started:
@@ -150,7 +150,7 @@ def _number(value: Any) -> str:
     return report.number(value) if isinstance(value, int | float) else html.escape(str(value))
 
 
-def _details(run: ShownRun, with_config: bool = True) -> str:
+def _details(run: RunView, with_config: bool = True) -> str:
     config = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True) if with_config else ""
     lines = run.log_text().splitlines()[-LOG_LINES:]
     shown = f"<details><summary>configuration</summary><pre>{html.escape(config)}</pre></details>" if config else ""
@@ -158,7 +158,7 @@ def _details(run: ShownRun, with_config: bool = True) -> str:
     return f"{_curves(run)}{shown}<details open><summary>log</summary><pre>{text}</pre></details>"
 
 
-def _curves(run: ShownRun) -> str:
+def _curves(run: RunView) -> str:
     lines = context.read_metrics(run.folder)
     if not report.curves_of(lines):
         return ""
@@ -174,7 +174,7 @@ def _picture(draw: Any) -> str:
     return f'<img alt="curves" src="data:image/png;base64,{encoded}">'
 
 
-def _sweep(sweep: ShownSweep, mark: str) -> str:
+def _sweep(sweep: SweepView, mark: str) -> str:
     children = sweep.get_children()
     states = [run.status for run in children]
     counted = ", ".join(f"{states.count(state)} {_status(state)}" for state in dict.fromkeys(states)) or "no runs yet"
@@ -201,13 +201,13 @@ def _sweep(sweep: ShownSweep, mark: str) -> str:
     return head + chosen + _picture_of(children, settings) + _chooser(f"{mark}-c", details, "run: ") + more
 
 
-def _best_first(children: Sequence[ShownRun], metric: str) -> Sequence[ShownRun]:
+def _best_first(children: Sequence[RunView], metric: str) -> Sequence[RunView]:
     """Sort runs by a metric, best first; keep their order if its direction is unknown."""
     _, wanted = store.parse_metric(metric, [run.record for run in children])
     return children if wanted is None else sorted(children, key=lambda run: -store.score(run.record, metric, wanted))
 
 
-def _picture_of(children: Sequence[ShownRun], settings: Sequence[Setting]) -> str:
+def _picture_of(children: Sequence[RunView], settings: Sequence[Setting]) -> str:
     """Draw the curves of up to 12 runs in one picture; the mean curves if settings have several seeds."""
     if settings:
         folders = {run.id: run.folder for run in children}
@@ -224,11 +224,11 @@ def _picture_of(children: Sequence[ShownRun], settings: Sequence[Setting]) -> st
     return _picture(lambda path: report.compared_curves(found, path))
 
 
-def _count(run: ShownRun) -> str:
+def _count(run: RunView) -> str:
     return str((run.record.sweep or {}).get("number", run.id))
 
 
-def _children(children: Sequence[ShownRun], states: Sequence[str], metric: str) -> str:
+def _children(children: Sequence[RunView], states: Sequence[str], metric: str) -> str:
     state_of = dict(zip((run.id for run in children), states, strict=True))
     rows = []
     for run in _best_first(children, metric):
@@ -263,7 +263,7 @@ def _over_seed(settings: Sequence[Setting], metric: str) -> str:
     return _table(rows, ("over seed", *(html.escape(f"{metric}_{what}") for what in ("mean", "std")), "n")) + notes
 
 
-def _child(run: ShownRun) -> str:
+def _child(run: RunView) -> str:
     why = f"<p>{html.escape(run.record.reason)}</p>" if run.record.reason else ""
     head = " &nbsp; ".join([f"run {html.escape(_count(run))}", html.escape(run.id), _status(run.status)])
     return f"<p>{head}</p>{why}{_details(run)}"

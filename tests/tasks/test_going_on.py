@@ -238,7 +238,7 @@ def test_the_error_of_another_process_is_in_the_record_from_the_first(
     silent = tmp_path / "silent"
     recording.create(silent, new("a0000001", config={}))
     (silent / "driver.1.log").write_text("Initializing distributed\n")
-    monkeypatch.setattr(peer_errors, "TELL_S", 0)
+    monkeypatch.setattr(peer_errors, "LOG_WAIT_S", 0)
     peer_errors.note_log_sizes(silent)
     with pytest.raises(RuntimeError), recording.Recording(silent, capture=False):
         raise RuntimeError("Connection closed by peer")

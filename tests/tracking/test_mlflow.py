@@ -469,7 +469,7 @@ def test_the_page_of_a_run_is_known_while_a_ui_is_up(root: Path) -> None:
     run_dir = finished(root, "aaaa0000", [1.0])
     mlflow_sync(root)
     assert ui_state.ui_address(root) is None and ui_state.page(root, run_dir) is None
-    ui_state.announce(root, "http://127.0.0.1:5999")
+    ui_state.publish_address(root, "http://127.0.0.1:5999")
     _, (run,) = runs_of(root)
     wanted = f"http://127.0.0.1:5999/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}?{ui_state.TRAINING}"
     assert ui_state.page(root, run_dir) == wanted
@@ -477,7 +477,7 @@ def test_the_page_of_a_run_is_known_while_a_ui_is_up(root: Path) -> None:
     state["process"]["start_time"] -= 100  # a process of the same number, but not the same
     (store.state_folder(root) / "ui.json").write_text(json.dumps(state))
     assert ui_state.ui_address(root) is None
-    ui_state.announce(root, "http://127.0.0.1:5999")
+    ui_state.publish_address(root, "http://127.0.0.1:5999")
     ui_state.withdraw(root)
     assert ui_state.ui_address(root) is None
 

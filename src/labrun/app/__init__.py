@@ -27,14 +27,14 @@ from labrun.app.hydra_changes import (
     JobCallbacks,
     explain_hydra_error,
     leaving_keys_to_runs,
-    telling_jobs,
+    with_job_callbacks,
     with_own_messages,
     without_asking_for_mode,
 )
+from labrun.app.messages import USER_ERROR, UserErrors, for_terminal
 from labrun.app.preflight import Preflight as Preflight
 from labrun.app.preflight import tidy
 from labrun.app.resolvers import register as register
-from labrun.app.telling import USER_ERROR, UserErrors, shown
 from labrun.backends import machine, registry
 from labrun.config import composed, hydra_files, hydra_job, paths
 from labrun.errors import LabrunError, RunFailedError
@@ -42,7 +42,7 @@ from labrun.runs import record as records
 from labrun.runs import recording, store
 from labrun.runs.record import Record
 from labrun.submission import freeze, publish
-from labrun.submission.publish import announce
+from labrun.submission.publish import publish_location
 
 log = logging.getLogger(__name__)
 CANCELED = 130
@@ -57,7 +57,7 @@ def run(config: DictConfig) -> dict[str, Any]:
             return _run(config, HydraConfig.get())
     except SystemExit as end:
         if end.code not in (None, 0, CANCELED):
-            JobCallbacks.tell_failure(end.__context__ or end)
+            JobCallbacks.report_failure(end.__context__ or end)
         raise
 
 
@@ -95,7 +95,7 @@ def _run(config: DictConfig, hydra_config: Any) -> dict[str, Any]:
             submit.answer(ended, run_dir)
             return ended.metrics
         freeze.submit(record, run_dir)
-        announce(run_dir)
+        publish_location(run_dir)
         os.environ.update(variables)
         return execute_run(record, run_dir, root).metrics
 
@@ -147,14 +147,14 @@ def execute_run(record: Record, run_dir: Path, root: Path) -> Record:
             sys.stderr.write(f"labrun: canceled; the record is in {run_dir}\n")
             sys.exit(CANCELED)
         except RunFailedError as error:
-            sys.stderr.write(f"labrun: the run failed: {shown(str(error))}\n  log: {run_dir / 'driver.log'}\n")
+            sys.stderr.write(f"labrun: the run failed: {for_terminal(str(error))}\n  log: {run_dir / 'driver.log'}\n")
             sys.exit(1)
         except LabrunError:
             raise
         except (Exception, SystemExit) as error:
             if os.environ.get("LABRUN_DEBUG") == "1":
                 raise
-            reason = shown(recording.first_line(error))
+            reason = for_terminal(recording.first_line(error))
             sys.stderr.write(f"labrun: the run failed: {reason}\n  log: {run_dir / 'driver.log'}\n")
             sys.exit(1)
 
@@ -185,7 +185,7 @@ def main() -> None:
         defaults = hydra_versions.current_defaults()
         command = hydra.main(config_path=str(paths.conf_dir()), config_name="config", **defaults)(run)
         asking = contextlib.nullcontext() if may_set_mode(sys.argv[1:], texts) else without_asking_for_mode()
-        with asking, telling_jobs(), leaving_keys_to_runs(), masking.in_logs(), with_own_messages():
+        with asking, with_job_callbacks(), leaving_keys_to_runs(), masking.in_logs(), with_own_messages():
             command()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -198,7 +198,7 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("LABRUN_DEBUG") != "1":
             raise
-        sys.stderr.write(shown("".join(traceback.format_exception(error))))
+        sys.stderr.write(for_terminal("".join(traceback.format_exception(error))))
         sys.exit(USER_ERROR if isinstance(error, LabrunError) else 1)
     finally:
         tidy()

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun.app.telling import refuse
+from labrun.app.messages import refuse
 from labrun.config import paths
 from labrun.errors import ConfigError
 from labrun.runs import custom_locations, recording, store

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from labrun import trust
-from labrun.app.telling import UserErrors, refuse, shown
+from labrun.app.messages import UserErrors, for_terminal, refuse
 from labrun.config import hydra_job
 from labrun.submission import freeze
 
@@ -33,26 +33,26 @@ class JobCallbacks(Callbacks):
     """Hydra's callbacks. They are called in the process that executes the job, and also when it fails."""
 
     current: JobCallbacks | None = None
-    is_elsewhere = False
+    runs_in_other_process = False
     """Whether the single run about to start is executed by another process (`config.hydra_job.around`)."""
 
     def __init__(self, config: DictConfig | None = None) -> None:
         with _allowing(None if config is None else OmegaConf.select(config, "hydra.callbacks")):
             super().__init__(config)
-        JobCallbacks.current, JobCallbacks.is_elsewhere = self, False
+        JobCallbacks.current, JobCallbacks.runs_in_other_process = self, False
 
     def on_job_start(self, config: DictConfig, *, task_function: Any, **kwargs: Any) -> None:
         """Call the callbacks before the run."""
-        if not self.is_elsewhere:
+        if not self.runs_in_other_process:
             super().on_job_start(config=config, task_function=task_function, **kwargs)
 
     def on_job_end(self, config: DictConfig, job_return: Any, **kwargs: Any) -> None:
         """Call the callbacks after a run that has not ended the process."""
-        if not self.is_elsewhere:
+        if not self.runs_in_other_process:
             super().on_job_end(config=config, job_return=job_return, **kwargs)
 
     @classmethod
-    def tell_failure(cls, error: BaseException) -> None:
+    def report_failure(cls, error: BaseException) -> None:
         """Call the callbacks for a failed run. labrun then ends the process itself, so Hydra does not call them."""
         if cls.current is None:
             return
@@ -73,7 +73,7 @@ def _allowing(callbacks: DictConfig | None) -> contextlib.AbstractContextManager
 
 
 @contextlib.contextmanager
-def telling_jobs() -> Iterator[None]:
+def with_job_callbacks() -> Iterator[None]:
     """In the context, make Hydra call its callbacks through `JobCallbacks`."""
     vars(hydra_app)["Callbacks"] = JobCallbacks
     try:
@@ -205,7 +205,7 @@ def explain_hydra_error(error: Exception) -> NoReturn:
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         raise error
     if type(error) is CompactHydraException:  # raised by labrun for runs that did not complete
-        sys.stderr.write(f"{shown(str(error))}\n")
+        sys.stderr.write(f"{for_terminal(str(error))}\n")
         sys.exit(1)
     from labrun import mistakes
 

@@ -13,7 +13,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from labrun.app.hydra_changes import JobCallbacks
-from labrun.app.telling import UserErrors
+from labrun.app.messages import UserErrors
 from labrun.backends import registry
 from labrun.config import composed, hydra_job, paths
 from labrun.errors import ConfigError, RecordError
@@ -47,7 +47,7 @@ class Preflight(Callback):
             if hydra_job.has_own_logging(config.hydra):
                 hydra_job.check_logging(config.hydra)
             backend = registry.chosen(compute, sweep=False)
-            JobCallbacks.is_elsewhere = not backend.in_process
+            JobCallbacks.runs_in_other_process = not backend.in_process
             if resolved.sweep.resume is not None:
                 raise ConfigError("sweep.resume continues a sweep, with -m. For a single run: trainer.resume=last")
             if not backend.is_elsewhere:

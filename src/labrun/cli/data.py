@@ -14,7 +14,7 @@ from labrun.config import paths
 from labrun.data import asset as assets
 from labrun.data import stores, transfer
 from labrun.data.asset import SHORT, Asset, Entry
-from labrun.data.progress import Shown
+from labrun.data.progress import ProgressDisplay
 from labrun.data.stores.base import Datastore, clean
 from labrun.errors import ConfigError, CorruptDataError, MissingDataError
 from labrun.runs import report, store
@@ -124,7 +124,7 @@ def upload(options: argparse.Namespace) -> int:
     target = clean(options.target if options.target is not None else options.name or source.resolve().name)
     if options.target is None and options.name is None and source.is_file():
         target = ""
-    with Shown("uploaded") as view:
+    with ProgressDisplay("uploaded") as view:
         memory = transfer.DigestCache(place)
         entries, tokens, there = transfer.upload(
             place, source, target, options.overwrite, view, _number(options, node), memory
@@ -176,7 +176,7 @@ def download(options: argparse.Namespace) -> int:
     if asset is None and len(entries) == 1 and entries[0].path == "":
         single = base / Path(path).name if base.is_dir() else base
         items = [transfer.Item(path, single, entries[0].size)]
-    with Shown("downloaded") as view:
+    with ProgressDisplay("downloaded") as view:
         there = transfer.download(place, items, options.overwrite, view, _number(options, node))
         same = f"; {there} of {len(items)} were there already" if there else ""
         print(f"{view.summary} to {base}{same}")
@@ -286,7 +286,7 @@ def verify(options: argparse.Namespace) -> int:
 
     entries = assets.manifest(place, asset)
     items = [transfer.Item(f"{asset.path}/{e.path}".strip("/"), Path(), e.size, e.sha256) for e in entries]
-    with Shown("read") as view:
+    with ProgressDisplay("read") as view:
         transfer.transfer_all(place, items, check, view, _number(options, node))
         print(view.summary)
     if bad:

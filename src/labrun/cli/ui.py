@@ -26,7 +26,7 @@ from labrun.tracking.mlflow import client, ui_state
 from labrun.tracking.mlflow.tracker import MLflow
 
 HOST = "127.0.0.1"
-FIRST_PORT, TRIED = 5000, 100
+FIRST_PORT, PORTS = 5000, 100
 UP_S, DOWN_S = 120.0, 10.0
 FED_S = 5.0
 """Maximum time to wait for the newest run to appear in MLflow before showing the first page, in seconds."""
@@ -74,7 +74,7 @@ def ui(options: argparse.Namespace) -> int:
             client.connect(root, client.database_uri(root))
         with _server(root, port) as process, _fed(root):
             _wait_until_up(process, address, root)
-            ui_state.announce(root, address)
+            ui_state.publish_address(root, address)
             page = _first_page(root, address)
             print(f"MLflow: {page}\n  (Ctrl-C ends it; a run's own page: lab runs show RUN)", flush=True)
             if options.open:
@@ -118,9 +118,9 @@ def _free_port(wanted: int | None) -> int:
         if not _is_free(wanted):
             raise ConfigError(f"--port {wanted} is taken or not allowed here: choose another, or leave --port out")
         return wanted
-    found = next((port for port in range(FIRST_PORT, FIRST_PORT + TRIED) if _is_free(port)), None)
+    found = next((port for port in range(FIRST_PORT, FIRST_PORT + PORTS) if _is_free(port)), None)
     if found is None:
-        raise ConfigError(f"the ports {FIRST_PORT} to {FIRST_PORT + TRIED - 1} are all taken: say --port N")
+        raise ConfigError(f"the ports {FIRST_PORT} to {FIRST_PORT + PORTS - 1} are all taken: say --port N")
     return found
 
 

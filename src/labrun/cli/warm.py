@@ -18,7 +18,7 @@ from labrun.warm import client, identity, wire
 
 START_S = 180.0
 ANSWER_S = 10.0
-POLL_S, AGAIN_S = 0.1, 1.0
+POLL_S, RETRY_S = 0.1, 1.0
 
 
 def add(nouns: Any) -> None:
@@ -39,7 +39,7 @@ def add(nouns: Any) -> None:
 
 def status(options: argparse.Namespace) -> int:
     """Print a line for each warm interpreter."""
-    found = list(_asked("status"))
+    found = list(_answers("status"))
     if not found:
         print("no warm interpreter is running: the first command at a terminal starts one, or 'lab warm start'")
         return 0
@@ -64,7 +64,7 @@ def status(options: argparse.Namespace) -> int:
 
 def stop(options: argparse.Namespace) -> int:
     """Stop every warm interpreter of this user."""
-    found = list(_asked("stop"))
+    found = list(_answers("stop"))
     print(f"stopped {checking.counted(len(found), 'warm interpreter')}")
     return 0
 
@@ -89,7 +89,7 @@ def start(options: argparse.Namespace) -> int:
             raise RecordError(f"after {START_S:.0f} s a warm interpreter {what}. Its log: {place}/{name}.log")
         if process is None or process.poll() is not None:  # for example, an imported file has just been changed
             process = starting.spawn(place, facts, environment, niceness=0)
-            time.sleep(AGAIN_S)
+            time.sleep(RETRY_S)
         time.sleep(POLL_S)
     if process is not None:
         process.returncode = 0  # it outlives this process
@@ -98,7 +98,7 @@ def start(options: argparse.Namespace) -> int:
     return 0
 
 
-def _asked(what: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _answers(what: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the name and the answer of each listening server."""
     place = identity.folder()
     for path in sorted(Path(place).glob("*.sock")) if place else []:

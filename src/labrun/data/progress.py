@@ -45,7 +45,7 @@ class Quiet:
             self.bytes += size
 
 
-class Shown(Quiet):
+class ProgressDisplay(Quiet):
     """Shows a bar with bytes, files and rate at a terminal, otherwise one line per file.
 
     Args:
@@ -60,7 +60,7 @@ class Shown(Quiet):
         self._bar: Any = None
         self._task: Any = None
 
-    def __enter__(self) -> Shown:
+    def __enter__(self) -> ProgressDisplay:
         return self
 
     def __exit__(

@@ -21,7 +21,7 @@ from labrun.mistakes.mistake import Mistake, mended, message
 
 HYDRAS = (HydraException, OmegaConfBaseException)
 """Errors that Hydra raises while it parses a command line and composes."""
-AGAIN = 3
+MAX_ROUNDS = 3
 """Maximum number of times a corrected command is checked for further mistakes."""
 NOISE = ("See https://", "To append to", "Config search path", "\t", "full_key:", "object_type=", "reference_type=")
 """Beginnings of lines in Hydra's messages that do not help the user."""
@@ -104,7 +104,7 @@ def _answer(found: Sequence[Mistake], words: Sequence[str]) -> str:
     """Return a message with all mistakes and, if known, a corrected command that composes."""
     then: list[Mistake] = []
     command = mended(found, words)
-    for _ in range(AGAIN):
+    for _ in range(MAX_ROUNDS):
         if command is None:
             break
         more = flags.check(command) or _found(command)

@@ -49,7 +49,7 @@ LEVELS = 6
 """Maximum number of parent folders to search for a `conf/`."""
 LISTED = 24
 """Maximum number of keys or options listed in a message."""
-TRIED = 16
+MAX_COMPOSED = 16
 """Maximum number of configs to compose for one command line."""
 
 
@@ -251,7 +251,7 @@ class _Search:
         """Return the options of a group with which overrides compose; those for the chosen data or any data first."""
         found = []
         for option in self.there.options(group):
-            if option == self._choice(group) or self.tried >= TRIED:
+            if option == self._choice(group) or self.tried >= MAX_COMPOSED:
                 continue
             self.tried += 1
             choices = [one for one in self.chosen if one.partition("=")[0] != group]
@@ -291,7 +291,7 @@ class _Search:
         if is_a_value(config, key):
             above = key.rpartition(".")[0]
             return Mistake(f"{word}: {above} is a value and holds no keys")
-        return self._elsewhere(place, one, config)
+        return self._unknown_key(place, one, config)
 
     def _added(self, place: int, one: Override, config: DictConfig) -> Mistake | None:
         """Return the mistake if a new key lacks its `+`, below an empty node that takes keys of any name."""
@@ -328,7 +328,7 @@ class _Search:
             )
         return Mistake(f"{word}: an option of a group is chosen with slashes. Did you mean {new!r}?", {place: [new]})
 
-    def _elsewhere(self, place: int, one: Override, config: DictConfig) -> Mistake:
+    def _unknown_key(self, place: int, one: Override, config: DictConfig) -> Mistake:
         """Return the mistake for an unknown key, with the most likely correction."""
         word, key = self.words[place], one.key_or_group
         prefix = word[: len(word) - len(word.lstrip("+~"))]

@@ -19,7 +19,7 @@ VARIABLE = "LABRUN_OTHER_LOGS"
 """Set in a multi-process run: the sizes of the other processes' logs before this attempt, as JSON."""
 LOGS = "driver.*.log"
 LONGEST = 2**24
-TELL_S = 5.0
+LOG_WAIT_S = 5.0
 """Time that the processes of a failed run have to log their errors, seconds."""
 LEFT = re.compile(r"Connection (closed|reset) by peer", re.I)
 KILLED = "; another process of the run had ended without an error message, as if killed or out of memory"
@@ -44,7 +44,7 @@ def add_cause(run_dir: Path, record: Record) -> bool:
         began = json.loads(os.environ[VARIABLE])
         if not any(run_dir.glob(LOGS)):
             return False
-        end = time.monotonic() + TELL_S
+        end = time.monotonic() + LOG_WAIT_S
         while (found := _said(run_dir, began)) is None and time.monotonic() < end:
             time.sleep(0.1)  # the other process leaves the group before it has logged its error
         if found is None and LEFT.search(record.error.message):

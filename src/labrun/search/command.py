@@ -28,7 +28,7 @@ from labrun.search.search import Search, check_fresh, policy, room
 from labrun.search.study import Study
 from labrun.search.trials import Trials
 from labrun.submission import snapshot, submit
-from labrun.submission.publish import announce
+from labrun.submission.publish import publish_location
 from labrun.tracking.feed import follow
 
 log = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ def run(
         if trials.code is not None:
             plan.path = snapshot.import_path(trials.code, own=compute.python is None)
         plan.write(folder)
-        announce(folder, [os.path.relpath(job.run_dir, folder) for job in probes])
+        publish_location(folder, [os.path.relpath(job.run_dir, folder) for job in probes])
         if backend.is_elsewhere:
             words = [text for text in arguments if not _is_own(text)]
             remote_search.begin(folder, [job.record for job in probes], plan, words, resumed)
@@ -163,10 +163,10 @@ def run(
             search.begin(trials.space.dimensions)
             takeover.begin(folder)
     if backend.is_elsewhere:
-        return _elsewhere_attended(folder, compute.detach)
+        return _follow_remote(folder, compute.detach)
     if compute.detach:
         controller.detach(
-            folder, {}, [*(text for text in arguments if not _is_own(text)), *_elsewhere(folder, resumed)]
+            folder, {}, [*(text for text in arguments if not _is_own(text)), *_folder_override(folder, resumed)]
         )
         results.say(f"Submitted: a search in {folder}\n  lab runs watch {folder}")
         return []
@@ -178,11 +178,11 @@ def _is_own(text: str) -> bool:
     return bool(re.match(r"^[+~]*(compute\.detach|sweep\.resume|hydra\.sweep\.dir)=", text))
 
 
-def _elsewhere(folder: Path, resumed: bool) -> list[str]:
+def _folder_override(folder: Path, resumed: bool) -> list[str]:
     return [f"{'sweep.resume' if resumed else 'hydra.sweep.dir'}={quoted(str(folder))}"]
 
 
-def _elsewhere_attended(folder: Path, is_detached: bool) -> list[Record]:
+def _follow_remote(folder: Path, is_detached: bool) -> list[Record]:
     if is_detached:
         results.say(f"Submitted: a search in {folder}\n  lab runs watch {folder}")
         return []

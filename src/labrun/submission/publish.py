@@ -16,7 +16,7 @@ PARENT = "LABRUN_PARENT"
 """Variable with the id of the parent run."""
 
 
-def announce(folder: Path, runs: Sequence[str] = (".",)) -> None:
+def publish_location(folder: Path, runs: Sequence[str] = (".",)) -> None:
     """Publish a submitted run or sweep to listings, and to the program that started `labrun`.
 
     That program receives only the first folder; processes that this one starts do not inherit the variable.

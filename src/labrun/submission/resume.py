@@ -75,7 +75,7 @@ def _is_sweep(folder: Path) -> bool:
 def _name(folder: Path) -> str | None:
     """Return the name of a sweep's runs; None if it cannot be read."""
     with contextlib.suppress(RecordError):
-        return next((one.record.name for one in earlier(folder)), None)
+        return next((one.record.name for one in previous_runs(folder)), None)
     return None
 
 
@@ -89,7 +89,7 @@ def _begun(folder: Path) -> str:
     return datetime.fromtimestamp(changed, UTC).isoformat()
 
 
-def earlier(folder: Path) -> list[PreviousRun]:
+def previous_runs(folder: Path) -> list[PreviousRun]:
     """Return the existing runs of a sweep."""
     return [
         PreviousRun(run_dir, record) for run_dir, record in sweep_state.readable(folder, sweep_state.read_plan(folder))

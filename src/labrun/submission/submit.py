@@ -27,7 +27,7 @@ from labrun.runs.recording import terminating_politely
 from labrun.runs.sweep_state import SweepState
 from labrun.schema import Config, Tracking
 from labrun.submission import freeze, resume, snapshot
-from labrun.submission.publish import announce
+from labrun.submission.publish import publish_location
 from labrun.tracking import registry as trackers
 from labrun.tracking.feed import follow
 
@@ -162,7 +162,7 @@ def execute_jobs(
         except KeyboardInterrupt:
             _cancel(folder, plan)
         sweep_state.note_submitted(folder)
-    announce(folder, plan.runs)
+    publish_location(folder, plan.runs)
     environment = {job.run_dir: job.environment for job in submitted}
     if config.compute.detach:
         controller.detach(folder, environment)
@@ -318,7 +318,7 @@ def _resume(submitted: Sequence[Job], folder: Path, backend: Backend) -> list[Pa
     Returns:
         Every run of the sweep: the existing ones, then the new ones.
     """
-    old = resume.earlier(folder)
+    old = resume.previous_runs(folder)
     _check_same(submitted, old, folder)
     fresh_code = submitted[0].record.typed.sweep.resume_code == "new"
     resume.tell_changes([job.record for job in submitted], old, fresh_code)
@@ -397,14 +397,14 @@ def check_left(folder: Path, backend: Backend) -> None:
             f"the sweep in {folder} is still running, under process {holder.pid} on {holder.host}: "
             f"'lab runs watch {folder}' shows it"
         )
-    _end_elsewhere(folder, backend)
+    _end_in_other_backends(folder, backend)
 
 
-def _end_elsewhere(folder: Path, backend: Backend) -> None:
+def _end_in_other_backends(folder: Path, backend: Backend) -> None:
     """End all runs of a sweep that other backends may still run or requeue, since this one takes over."""
 
     def unfinished() -> set[Path]:
-        return {one.run_dir for one in resume.earlier(folder) if not one.record.finished}
+        return {one.run_dir for one in resume.previous_runs(folder) if not one.record.finished}
 
     for other in registry.all_known():
         if other is backend or not other.outlives_controller:

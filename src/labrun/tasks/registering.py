@@ -14,14 +14,14 @@ from labrun.runs.record import Record, RunPaths
 
 log = logging.getLogger(__name__)
 
-ELSEWHERE = "LABRUN_CARRIED_PATH"
+REMOTE_VARIABLE = "LABRUN_CARRIED_PATH"
 """Set if a run was sent to another machine: its models are registered on the machine that it came from."""
 
 
 def of_script(record: Record, paths: RunPaths, attempt: int) -> None:
     """Register the models that the script requested. A failure is only logged, since the training itself completed."""
     left = pending_models.read(paths.root, attempt)
-    if left and ELSEWHERE in os.environ:
+    if left and REMOTE_VARIABLE in os.environ:
         log.info("Models are registered when the run is brought back: %d", len(left))
         return
     register(store.workspace(), paths.root, left)

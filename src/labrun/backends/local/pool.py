@@ -91,7 +91,7 @@ class Run(Payload):
         if self.tasks == 1 or not self.living or not (has_failed or 0 in self.statuses):
             return
         self.broken_at = self.broken_at or time.monotonic()
-        if time.monotonic() - self.broken_at > (peer_errors.TELL_S if has_failed else PARTING_S):
+        if time.monotonic() - self.broken_at > (peer_errors.LOG_WAIT_S if has_failed else PARTING_S):
             self.kill()
 
     def on_exit(self) -> Requeue:

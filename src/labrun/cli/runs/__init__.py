@@ -26,9 +26,9 @@ def add(nouns: Any) -> None:
     noun.set_defaults(act=_later("list.ls"))
     verbs = noun.add_subparsers(title="actions", metavar="ACTION")
     _table_options(_verb(verbs, "ls", "list.ls", "list the runs (the default)"), top=False)
-    _add_reading(verbs)
-    _add_acting(verbs)
-    _add_keeping(verbs)
+    _add_inspect(verbs)
+    _add_control(verbs)
+    _add_maintain(verbs)
 
 
 def _table_options(parser: argparse.ArgumentParser, top: bool) -> None:
@@ -45,7 +45,7 @@ def _table_options(parser: argparse.ArgumentParser, top: bool) -> None:
     parser.add_argument("--csv", action="store_true", default=default, help="a table with every metric")
 
 
-def _add_reading(verbs: Any) -> None:
+def _add_inspect(verbs: Any) -> None:
     verb = _verb(verbs, "show", "list.show", "show everything about a run", names="*")
     verb.add_argument("--json", action="store_true", help="the record as JSON")
     verb.add_argument("--error", action="store_true", help="the traceback of a failed run")
@@ -80,7 +80,7 @@ def _add_reading(verbs: Any) -> None:
     verb.add_argument("-o", "--output", type=Path, metavar="PNG", help="file for the plot of the curves")
 
 
-def _add_acting(verbs: Any) -> None:
+def _add_control(verbs: Any) -> None:
     verb = _verb(
         verbs, "watch", "control.watch", "follow a sweep or a run; continue one whose controller has died", names="*"
     )
@@ -101,7 +101,7 @@ def _add_acting(verbs: Any) -> None:
     )
 
 
-def _add_keeping(verbs: Any) -> None:
+def _add_maintain(verbs: Any) -> None:
     verb = _verb(verbs, "tag", "maintain.tag", "set tags")
     verb.add_argument("words", nargs="*", metavar="RUN TAG[=VALUE] ...", help="with filters, give only tags")
     verb.add_argument("--remove", action="append", metavar="TAG", help="remove a tag; may be repeated")

@@ -20,8 +20,8 @@ from labrun.runs import record as records
 from labrun.runs.record import Record
 from labrun.runs.run_names import RunNames
 from labrun.tracking.base import LeftOut, ProgressCallback, stamp_of
-from labrun.tracking.mlflow import client, names, sending, shown_run
-from labrun.tracking.mlflow.shown_run import GoneError, Sent, ShownRun
+from labrun.tracking.mlflow import client, names, run_sender, sending
+from labrun.tracking.mlflow.run_sender import GoneError, RunSender, Sent
 
 SAVE_S = 2.0
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
@@ -114,7 +114,7 @@ class Ingester:
         """
         key = str(run_dir)
         self._folders = self._folders or {str(one): names.text(one) for one in store.run_dirs(self._root)}
-        if key in self._sent and not shown_run.is_there(self.client, self._sent[key].mlflow_id, self.must_stop):
+        if key in self._sent and not run_sender.is_there(self.client, self._sent[key].mlflow_id, self.must_stop):
             del self._sent[key]
         if key not in self._sent or self._has_news(run_dir):
             self._send(run_dir)
@@ -135,7 +135,7 @@ class Ingester:
 
     def _has_news(self, run_dir: Path) -> bool:
         sent = self._sent.get(str(run_dir))
-        if sent is None or sent.stamp != stamp_of(run_dir) or sent.size != shown_run.metrics_size(run_dir):
+        if sent is None or sent.stamp != stamp_of(run_dir) or sent.size != run_sender.metrics_size(run_dir):
             return True
         try:  # a running run may be lost by now
             return not sent.ended and records.read(run_dir).status == records.RUNNING
@@ -175,7 +175,7 @@ class Ingester:
             sent = None
         if sent is None:
             sent = self._sent[key] = self._run(record, run_dir)
-        run = ShownRun(self.client, sent, record, run_dir, self.must_stop, self._save_in_time)
+        run = RunSender(self.client, sent, record, run_dir, self.must_stop, self._save_in_time)
         is_new, ends = sent.stamp != stamp, is_over and not sent.ended
         before, had = sent.offset, dict(sent.left_out)
         run.part("its parameters", run.add_params)
@@ -234,7 +234,7 @@ class Ingester:
             "mlflow.source.name": names.text(record.command),
         }
         name = self._names.name(record, run_dir)
-        start = shown_run.milliseconds(record.started or record.created)
+        start = run_sender.milliseconds(record.started or record.created)
         run = self.client.create_run(experiment, start_time=start, tags=tags, run_name=names.text(name))
         return str(run.info.run_id)
 
@@ -306,11 +306,11 @@ def _holds_overtaken(sent: Sent, run_dir: Path) -> bool:
     counted = context.read_metrics(run_dir, system=True)
     if all(line["attempt"] == 1 for line in counted):
         return False
-    there = {shown_run.mark(line) for line in counted}
-    with shown_run.opened_metrics(run_dir) as file:
-        for text, end in shown_run.whole_lines(file):
+    there = {run_sender.mark(line) for line in counted}
+    with run_sender.opened_metrics(run_dir) as file:
+        for text, end in run_sender.whole_lines(file):
             line = context.metric(text) if text is not None and end <= sent.offset else None
-            if line is not None and shown_run.mark(line) not in there:
+            if line is not None and run_sender.mark(line) not in there:
                 return True
     return False
 

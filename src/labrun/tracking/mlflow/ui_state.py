@@ -19,7 +19,7 @@ def _state(root: Path) -> Path:
     return store.state_folder(root) / "ui.json"
 
 
-def announce(root: Path, address: str) -> None:
+def publish_address(root: Path, address: str) -> None:
     """Record that this process serves MLflow's UI at an address.
 
     Raises:

@@ -54,7 +54,7 @@ class GoneError(Exception):
     """The run was deleted in MLflow."""
 
 
-class ShownRun:
+class RunSender:
     """Sends the parts of one run. Parameters, metrics and tags are batched, because calls are expensive.
 
     Args:

@@ -24,13 +24,13 @@ class UserErrors:
             refuse(str(error), isinstance(error, ControlledError))
 
 
-def shown(text: str) -> str:
+def for_terminal(text: str) -> str:
     """Return a text for the terminal, with secrets masked and control characters escaped."""
     return terminal.lines(masking.masked(text))
 
 
 def refuse(text: str, is_controlled: bool = False) -> NoReturn:
     """Print a message to standard error, and exit with code 2; see `Refusal`."""
-    sys.stderr.write(f"labrun: {shown(text)}\n")
-    refusal.leave(Refusal(shown(text), is_controlled))
+    sys.stderr.write(f"labrun: {for_terminal(text)}\n")
+    refusal.leave(Refusal(for_terminal(text), is_controlled))
     sys.exit(USER_ERROR)
