@@ -27,7 +27,7 @@ __all__ = [
     "submit",
 ]
 
-_PLACES = {
+_MODULES = {
     "ActiveRun": "program",
     "LabrunError": "errors",
     "Model": "registered",
@@ -49,9 +49,9 @@ def __getattr__(name: str) -> object:
 
     if name == "runs":  # a callable package
         return import_module("labrun.runs")
-    if name not in _PLACES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'labrun' has no attribute {name!r}. It has: {', '.join(__all__)}")
-    return getattr(import_module(f"labrun.{_PLACES[name]}"), name)
+    return getattr(import_module(f"labrun.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -73,11 +73,11 @@ def execute(
         BaseException: the error of the run; it is also in the record.
     """
     with Recording(run_dir, capture, announced=False, to_disk=to_disk) as recording:
-        _carry_out(recording, pictures, around)
+        _execute_task(recording, pictures, around)
     return recording.record
 
 
-def _carry_out(recording: Recording, pictures: bool, around: Around) -> None:
+def _execute_task(recording: Recording, pictures: bool, around: Around) -> None:
     record = recording.record
     refusal.forget()
     with around(record, recording.paths.root):

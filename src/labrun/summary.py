@@ -20,14 +20,14 @@ from labrun.tracking import registry as trackers
 
 log = logging.getLogger(__name__)
 
-SHOWN = 10
+MAX_LISTED = 10
 """Maximum number of class names in the log line."""
 
 
 def tell_data(arrays: Arrays) -> None:
     """Log the content of a data set, and notes for the user about it."""
     names = list(arrays.class_names)
-    shown = names if len(names) <= SHOWN else [*names[: SHOWN - 2], "...", names[-1]]
+    shown = names if len(names) <= MAX_LISTED else [*names[: MAX_LISTED - 2], "...", names[-1]]
     log.info("Data: %s%s", data_line(arrays), f": {', '.join(shown)}" if names else "")
     for note in arrays.notes:
         log.info("Data: %s: %s", arrays.name, note)

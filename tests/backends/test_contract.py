@@ -109,7 +109,7 @@ def sweep(backend: Backend, folder: Path, runs: Sequence[Mapping[str, Any]], *co
     return run_dirs
 
 
-def conduct(folder: Path) -> Seen:
+def run_controller(folder: Path) -> Seen:
     """Carry the sweep out, to its end."""
     seen = Seen()
     controller.run(folder, seen).close()
@@ -147,7 +147,7 @@ def test_each_run_is_executed_once_and_a_failure_affects_no_other(backend: Backe
         runs.append({"ends": "killed"})
     run_dirs = sweep(backend, folder, runs, "+compute.environment.OWN=zq-of-its-own")
     os.environ["OWN"] = "zq-of-its-own"
-    seen = conduct(folder)
+    seen = run_controller(folder)
     assert sorted(run_dir for run_dir, _ in seen.ends) == sorted(path.resolve() for path in run_dirs)
     found = [records.read(run_dir) for run_dir in run_dirs]
     assert [one.status for one in found][:3] == ["completed", "failed", "completed"]
@@ -156,7 +156,7 @@ def test_each_run_is_executed_once_and_a_failure_affects_no_other(backend: Backe
     assert "VARIABLE zq-of-its-own" in (run_dirs[0] / "driver.log").read_text() or backend.in_process
     if not backend.in_process:
         assert found[3].status == "failed" and found[3].error is not None and found[3].error.type == "Killed"
-    again = conduct(folder)
+    again = run_controller(folder)
     assert again.ends == [] and all(len(records.read(run_dir).attempts) == 1 for run_dir in run_dirs)
 
 
@@ -166,7 +166,7 @@ def test_what_a_run_uses_is_measured_from_beside_it(backend: Backend, workspace:
     run_dirs = sweep(
         backend, folder, [{"seconds": 2.5}, {"seconds": 0.4}], "tracking.system=true", "tracking.system_every_s=1"
     )
-    conduct(folder)
+    run_controller(folder)
     for run_dir, least in zip(run_dirs, (2, 1), strict=True):
         found = context.system_values(run_dir)
         assert len(found["system/memory_gb"]) >= least and found["system/memory_gb"][0] > 0.01
@@ -196,7 +196,7 @@ def test_requests_are_obeyed(backend: Backend, workspace: Path) -> None:
     asking = threading.Thread(target=ask)
     asking.start()
     began = time.monotonic()
-    conduct(folder)
+    run_controller(folder)
     asking.join()
     first, second = (records.read(run_dir) for run_dir in run_dirs)
     assert second.status == "canceled" and not second.attempts and second.reason == "canceled before it began"
@@ -212,7 +212,7 @@ def test_a_failed_run_is_retried_as_often_as_requested(backend: Backend, workspa
             sweep(backend, folder, [{}], "compute.retries=1")
         return
     (run_dir,) = sweep(backend, folder, [{"ends": "second"}], "compute.retries=1")
-    conduct(folder)
+    run_controller(folder)
     record = records.read(run_dir)
     assert record.status == "completed" and len(record.attempts) == 2
 
@@ -234,7 +234,7 @@ def test_when_the_controller_dies_each_run_is_done_once_all_the_same(backend: Ba
     assert (run_dirs[0].resolve() in attached) == backend.outlives_controller
     shown = StatusResolver()(run_dirs[0], records.read(run_dirs[0]))
     assert shown in (records.RUNNING, records.UNREACHABLE) if backend.outlives_controller else shown
-    conduct(folder)
+    run_controller(folder)
     found = [records.read(run_dir) for run_dir in run_dirs]
     assert [one.status for one in found] == ["completed", "completed"]
     ends = [[attempt.status for attempt in one.attempts] for one in found]

@@ -403,7 +403,7 @@ def test_what_cannot_be_had_is_refused_without_a_traceback(refused: Callable[[st
     assert f"labrun: hydra.launcher.{wish.partition('=')[0]}" in told and "Traceback" not in told
 
 
-def surroundings() -> tuple[str | None, str, str]:
+def path_and_folder() -> tuple[str | None, str, str]:
     import found_by_path
 
     return os.environ.get("OF_SUBMISSION"), os.getcwd(), found_by_path.WHERE
@@ -419,7 +419,7 @@ def test_a_job_is_as_the_process_was_when_it_was_submitted(
         (tmp_path / place / "found_by_path.py").write_text(f"WHERE = {place!r}\n")
         monkeypatch.chdir(tmp_path / place)
         monkeypatch.setenv("OF_SUBMISSION", place)
-        assert pool.submit(surroundings).result() == (place, str(tmp_path / place), place)
+        assert pool.submit(path_and_folder).result() == (place, str(tmp_path / place), place)
 
 
 def until(path: str) -> None:

@@ -54,9 +54,9 @@ def test_a_sweep_needs_a_direction_and_records_the_given_one() -> None:
     with pytest.raises(ConfigError, match=r"sweep.metric=odd.*sweep.goal=minimize \(or trainer.monitor_mode=max\|min"):
         objective.check(Config(config_of(monitor="odd")))
     objective.check(Config(config_of(monitor="odd", monitor_mode="max")))
-    assert objective.told(Config(config_of(monitor="odd", monitor_mode="min"))) == {"odd": "min"}
-    assert objective.told(Config(config_of(metric="acc", goal="minimize"))) == {"acc": "min"}
-    assert objective.told(Config(config_of(monitor="val/acc"))) == {}
+    assert objective.explicit_directions(Config(config_of(monitor="odd", monitor_mode="min"))) == {"odd": "min"}
+    assert objective.explicit_directions(Config(config_of(metric="acc", goal="minimize"))) == {"acc": "min"}
+    assert objective.explicit_directions(Config(config_of(monitor="val/acc"))) == {}
 
 
 def with_metric(run: str, metric: str, **metrics: float) -> records.Record:

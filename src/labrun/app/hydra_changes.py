@@ -121,7 +121,7 @@ def leaving_keys_to_runs() -> Iterator[None]:
     def putting(overrides: list[Override], cfg: DictConfig) -> None:
         nonlocal varied
         varied = varied or (is_sweep and _has_space_of_groups(cfg))
-        _place_scored_data(overrides, cfg, given)
+        _insert_scored_data(overrides, cfg, given)
         for override in overrides:
             try:
                 put([override], cfg)
@@ -138,12 +138,12 @@ def leaving_keys_to_runs() -> Iterator[None]:
         ConfigLoaderImpl._apply_overrides_to_config = staticmethod(put)  # type: ignore[method-assign]
 
 
-def _place_scored_data(overrides: Sequence[Override], cfg: DictConfig, given: Sequence[str]) -> None:
-    """See `freeze.place_scored_data`."""
+def _insert_scored_data(overrides: Sequence[Override], cfg: DictConfig, given: Sequence[str]) -> None:
+    """See `freeze.insert_scored_data`."""
     said = {one.key_or_group: one.value() for one in overrides if one.key_or_group in ("task", "from")}
     if given and (said or "task" in cfg):
         with UserErrors():
-            freeze.place_scored_data(cfg, said.get("task", cfg.get("task")), said.get("from", cfg.get("from")), given)
+            freeze.insert_scored_data(cfg, said.get("task", cfg.get("task")), said.get("from", cfg.get("from")), given)
 
 
 def _chooses_several(loader: ConfigLoaderImpl, override: str) -> bool:

@@ -21,7 +21,7 @@ from labrun.runs import report, store
 from labrun.submission import inputs
 from labrun.terminal import plain
 
-SHOWN = 20
+MAX_LISTED = 20
 """Maximum number of files of an asset to list, unless the user asks for all."""
 
 
@@ -53,7 +53,7 @@ def add(nouns: Any) -> None:
 
     verb = _verb(verbs, "show", show, "show an asset: versions, files, size, runs that read it")
     _what(verb, "ASSET[@VERSION]")
-    verb.add_argument("--all", action="store_true", help=f"list every file, not only {SHOWN}")
+    verb.add_argument("--all", action="store_true", help=f"list every file, not only {MAX_LISTED}")
 
     verb = _verb(verbs, "verify", verify, "read every byte of an asset and check it against the manifest")
     _what(verb, "ASSET[@VERSION]")
@@ -248,7 +248,7 @@ def show(options: argparse.Namespace) -> int:
             ]
         )
     )
-    shown = entries if options.all else entries[:SHOWN]
+    shown = entries if options.all else entries[:MAX_LISTED]
     print(
         "\n".join(
             report.columns([("file", "size", "SHA-256"), *((e.path, f"{e.size:,}", e.sha256[:16]) for e in shown)])

@@ -203,7 +203,7 @@ def _server(root: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
         artifacts,
         "--no-serve-artifacts",
     ]
-    environment = {**os.environ, **client.SURROUNDINGS, "MLFLOW_TRACKING_URI": ""}
+    environment = {**os.environ, **client.ENVIRONMENT, "MLFLOW_TRACKING_URI": ""}
     with open(_log(root), "wb") as output:
         process = subprocess.Popen(
             command,

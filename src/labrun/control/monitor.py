@@ -23,7 +23,7 @@ from labrun.terminal import plain
 log = logging.getLogger(__name__)
 
 REFRESH_S = 1.0
-SHOWN = 20
+MAX_LISTED = 20
 """Maximum number of active runs in the live table."""
 TAIL_BYTES = 4096
 
@@ -167,14 +167,14 @@ class Live:
         running = [pair for pair in pairs if pair[1].status == records.RUNNING]
         differing, _ = report.differing([record.overrides for record in present])
         overrides = {run_dir: " ".join(own) for (run_dir, _), own in zip(pairs, differing, strict=True)}
-        for run_dir, record in running[:SHOWN]:
+        for run_dir, record in running[:MAX_LISTED]:
             epoch, metric = progress(run_dir)
             seconds = records.seconds_between(record.started or records.now(), records.now())
             status = records.shown_status(run_dir, record)
             cells = (run_dir.name, status, f"{seconds:.0f} s", epoch, metric, overrides[run_dir])
             table.add_row(*(Text(plain(cell)) for cell in cells))
-        if len(running) > SHOWN:
-            table.add_row("...", f"{len(running) - SHOWN} more")
+        if len(running) > MAX_LISTED:
+            table.add_row("...", f"{len(running) - MAX_LISTED} more")
         lines: list[Any] = [
             Text(f"{plain(self._folder.parent.name)}  {tally.line()}{self._left(tally)}", style="bold"),
             table,

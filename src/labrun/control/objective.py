@@ -23,7 +23,7 @@ class Objective:
 
     metric: str
     maximize: bool
-    is_told: bool = True
+    is_known: bool = True
     """Whether the direction is known; a single run needs none."""
 
     def score(self, value: float) -> float:
@@ -78,9 +78,9 @@ def check(config: Config) -> None:
             )
 
 
-def told(config: Config) -> dict[str, str]:
+def explicit_directions(config: Config) -> dict[str, str]:
     """Return the directions in a config from `resolve_defaults` that the metrics' names do not imply."""
-    said = {one.metric: direction.MAX if one.maximize else direction.MIN for one in of(config) if one.is_told}
+    said = {one.metric: direction.MAX if one.maximize else direction.MIN for one in of(config) if one.is_known}
     trainer = config.trainer
     if monitored.reads_trainer(config) and trainer.monitor_mode != "auto":
         said[trainer.monitor] = trainer.monitor_mode

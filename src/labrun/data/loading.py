@@ -27,7 +27,7 @@ CHUNK_BYTES = 4 * 2**20
 """Bytes of float32 converted at a time; about the size of a core's cache."""
 PIECE_BYTES = 2**20
 """Bytes that a process reads from the disk at a time."""
-AHEAD = 4
+PREFETCH = 4
 """Pieces that each process reads ahead."""
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
@@ -181,7 +181,7 @@ class StreamedLoader(BatchLoader):
             batch_size=None,
             collate_fn=_tensor_or_error,
             num_workers=self._workers,
-            prefetch_factor=AHEAD if self._workers else None,
+            prefetch_factor=PREFETCH if self._workers else None,
             worker_init_fn=_leave_interrupts,
             generator=torch.Generator(),  # keeps the workers' seeds off the training's generator
         )

@@ -36,7 +36,7 @@ from labrun.runs import store as workspaces
 
 log = logging.getLogger(__name__)
 
-SHOWN = 6
+MAX_LISTED = 6
 """Entries of a mounted folder that the log lists."""
 
 
@@ -329,5 +329,5 @@ def _contents_of(path: Path) -> str:
     if not path.is_dir():
         return ""
     entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith(".") and entry.exists())
-    shown = [f"{e.name}/" if e.is_dir() else f"{e.name} ({size_text(e.stat().st_size)})" for e in entries[:SHOWN]]
-    return ", ".join(shown) + (f", and {len(entries) - SHOWN} more" if len(entries) > SHOWN else "")
+    shown = [f"{e.name}/" if e.is_dir() else f"{e.name} ({size_text(e.stat().st_size)})" for e in entries[:MAX_LISTED]]
+    return ", ".join(shown) + (f", and {len(entries) - MAX_LISTED} more" if len(entries) > MAX_LISTED else "")

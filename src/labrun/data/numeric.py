@@ -10,7 +10,7 @@ import numpy as np
 from labrun.data.arrays import AnyArray
 from labrun.data.wording import FILLED, few, option
 
-SHOWN = 5
+MAX_LISTED = 5
 COARSE = 1e-4
 """Rounding error of float32, as a fraction of a column's range, above which the user is warned."""
 
@@ -38,8 +38,8 @@ def not_numbers(table: Any, features: Sequence[str], where: object) -> str | Non
         which, them = (f"the columns {few(text)} hold", "them") if many else (f"the column {few(text)} holds", "it")
         return (
             f"{where}: {which} text (such as {example!r} in {text[0]!r}); a model needs numbers. Leave {them} out with "
-            f"{option('ignore', text[:SHOWN])}, convert {them} to numbers, or choose a model that does: model=pipeline "
-            "model.preprocess=true"
+            f"{option('ignore', text[:MAX_LISTED])}, convert {them} to numbers, or choose a model that does: "
+            "model=pipeline model.preprocess=true"
         )
     gaps = {name: int(table[name].isna().sum()) for name in features if table[name].isna().any()}
     if gaps:

@@ -31,7 +31,7 @@ LEFT_S = 60
 """Age from which an unchanged partial file counts as abandoned."""
 CHUNKS = 8
 """Maximum number of chunks in memory, over all files."""
-SHOWN = 10
+MAX_LISTED = 10
 """File names listed in a message."""
 
 
@@ -352,8 +352,8 @@ def _same(store: Datastore, name: str, found: FileInfo, sha256: str, memory: Dig
 
 
 def _few(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:SHOWN])
-    return shown + (f", and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    shown = ", ".join(names[:MAX_LISTED])
+    return shown + (f", and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else "")
 
 
 def _free_bytes(folder: Path) -> int:

@@ -68,7 +68,7 @@ def import_(root: Path, source: Path, limits: Limits | None = None) -> tuple[lis
         place = state / f"{FOLDER}{uuid.uuid4().hex}"
         try:
             place.mkdir(mode=0o700)
-            return _Arrival(root, source, place, limits or Limits()).carry_out()
+            return _Arrival(root, source, place, limits or Limits()).run()
         except OSError as error:
             raise RecordError(records.cannot_write(root, error)) from error
         finally:
@@ -151,7 +151,7 @@ class _Arrival:
         self._root, self._source, self._place, self._limits = root, source, place, limits
         self._code = store.state_folder(root).relative_to(root) / "code"
 
-    def carry_out(self) -> tuple[list[str], list[str]]:
+    def run(self) -> tuple[list[str], list[str]]:
         """Unpack the archive, check it, and move its content into the workspace."""
         here = {record.id for _, record in store.listing(self._root).runs}
         digests, manifest = self._unpack()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from labrun.runs.record import COMPLETED, Record
 
-SHOWN = 3
+MAX_LISTED = 3
 PARTS = ("test_", "val_", "train_")
 """Prefixes of metrics whose names say what split they were measured on."""
 
@@ -66,7 +66,7 @@ def _several_data(found: Sequence[Record], metric: str) -> list[str]:
     names = [str(records[0].data[0].get("name")) for records in kinds]
     is_one = len(set(names)) == 1
     told = [_as_in(records, "" if is_one else f"{name}: ") for name, records in zip(names, kinds, strict=True)]
-    listed = ", ".join([*told[:SHOWN], *(["..."] if told[SHOWN:] else [])])
+    listed = ", ".join([*told[:MAX_LISTED], *(["..."] if told[MAX_LISTED:] else [])])
     if is_one:
         return [f"{names[0]} was not the same in all of them, or was split differently ({listed})"]
     return [f"they read different data ({listed})"]

@@ -15,8 +15,8 @@ from typing import Any
 HYPERDRIVE, AUTOML = "HD", "AutoML"
 PIPELINE = "labrun.models.pipeline.pipeline"
 """The model of all runs of an AutoML search."""
-OWN = re.compile(r"[0-9a-f]{8}")
-SHOWN = re.compile(r"(?:HD|AutoML)_([0-9a-f]{8})(-[0-9a-f]{4}-4[0-9a-f]{3}-8[0-9a-f]{3}-[0-9a-f]{12})(?:_(\d+))?")
+LABRUN_ID = re.compile(r"[0-9a-f]{8}")
+SDK_ID = re.compile(r"(?:HD|AutoML)_([0-9a-f]{8})(-[0-9a-f]{4}-4[0-9a-f]{3}-8[0-9a-f]{3}-[0-9a-f]{12})(?:_(\d+))?")
 
 
 def of_search(own: str, is_automl: bool) -> str:
@@ -26,7 +26,7 @@ def of_search(own: str, is_automl: bool) -> str:
         own: labrun's ID of the search.
         is_automl: whether it searches for a pipeline.
     """
-    return f"{AUTOML if is_automl else HYPERDRIVE}_{own}{_rest(own)}" if OWN.fullmatch(own) else own
+    return f"{AUTOML if is_automl else HYPERDRIVE}_{own}{_rest(own)}" if LABRUN_ID.fullmatch(own) else own
 
 
 def of_run(own: str, sweep: Mapping[str, Any] | None, config: Mapping[str, Any]) -> str:
@@ -39,14 +39,14 @@ def of_run(own: str, sweep: Mapping[str, Any] | None, config: Mapping[str, Any])
     """
     number = (sweep or {}).get("number")
     search = os.path.basename(str((sweep or {}).get("folder") or "")).rpartition("-")[2]
-    if type(number) is not int or not OWN.fullmatch(search):
+    if type(number) is not int or not LABRUN_ID.fullmatch(search):
         return own
     return f"{of_search(search, (config.get('model') or {}).get('_target_') == PIPELINE)}_{number}"
 
 
 def parts(shown: str) -> tuple[str, int | None] | None:
     """Split an ID in the SDK's form into labrun's ID of the search and the run's number in it; None for other IDs."""
-    found = SHOWN.fullmatch(shown)
+    found = SDK_ID.fullmatch(shown)
     if found is None or found[2] != _rest(found[1]):
         return None
     return found[1], None if found[3] is None else int(found[3])

@@ -19,7 +19,7 @@ from labrun.runs.record import Record
 log = logging.getLogger(__name__)
 
 ROOT_VARIABLE = "LABRUN_ROOT"
-PLACES = ("outputs", "multirun")
+RUN_FOLDERS = ("outputs", "multirun")
 """Folders of a workspace that hold runs."""
 IGNORE = "# Written by labrun: runs are not code.\n*\n"
 
@@ -42,14 +42,14 @@ def state_folder(root: Path) -> Path:
 
 def above(folder: Path) -> Path | None:
     """Return the nearest workspace above a folder, or None if there is none or the folder is itself a workspace."""
-    if any((folder / name).is_dir() for name in PLACES) and not custom_locations.is_of_runs(folder):
+    if any((folder / name).is_dir() for name in RUN_FOLDERS) and not custom_locations.is_of_runs(folder):
         return None
     return next((one for one in folder.parents if (one / "outputs" / ".labrun").is_dir()), None)
 
 
 def keep_out_of_git(root: Path) -> None:
     """Make git ignore `outputs/` and `multirun/`, each only if it holds nothing but folders."""
-    for folder in (root / name for name in PLACES):
+    for folder in (root / name for name in RUN_FOLDERS):
         with contextlib.suppress(OSError):
             if (folder / ".gitignore").exists():
                 continue

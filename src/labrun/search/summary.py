@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SHOWN = 20
+MAX_LISTED = 20
 """Maximum number of trials in the table."""
 
 
@@ -142,7 +142,7 @@ def _table(search: Search, tried: Sequence[TrialResult]) -> str:
     head = "".join(f"{metric:<{width}}" for metric, width in zip(metrics, widths, strict=True))
     several = len(metrics) > 1
     rows = [("run", f"{'status':<10}  {head}{'front  ' if several else ''}parameters")]
-    for one in tried[:SHOWN]:
+    for one in tried[:MAX_LISTED]:
         values: list[float | None] = [*one.values] if one.values else [_last(one, metric) for metric in metrics]
         numbers = ["-" if value is None else report.number(value) for value in values]
         cells = "".join(f"{text:<{width}}" for text, width in zip(numbers, widths, strict=True))
@@ -150,8 +150,8 @@ def _table(search: Search, tried: Sequence[TrialResult]) -> str:
         why = "" if one.values is not None else f"   ({one.why})"
         listed = " ".join(f"{name}={shown(value)}" for name, value in one.parameters.items())
         rows.append((one.run, f"{one.record.status:<10}  {cells}{mark}{listed}{why}"))
-    if len(tried) > SHOWN:
-        rows.append(("...", f"{len(tried) - SHOWN} more in results.csv"))
+    if len(tried) > MAX_LISTED:
+        rows.append(("...", f"{len(tried) - MAX_LISTED} more in results.csv"))
     return report.table(rows)
 
 

@@ -144,7 +144,7 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
         notes=exact.shown(kept["notes"]),
         code=code,
         git=around.git,
-        directions=objective.told(found),
+        directions=objective.explicit_directions(found),
         packages=around.packages,
         host=around.host,
     )
@@ -430,9 +430,10 @@ def _resolve_references(config: dict[str, Any], overrides: list[str], root: Path
     parts += [("dataset", _what_is_read(source.typed), _what_is_read(typed))]
     changed = sorted(change for group, old, new in parts for change in _differences(old, new, group))
     if changed:
+        listed = ", ".join([*changed[:MAX_LISTED], *(["..."] if changed[MAX_LISTED:] else [])])
         raise ConfigError(
             f"trainer.resume={resume}: a run resumes with the model, optimizer and data that it began with, but these "
-            f"differ from run {source.id}: {', '.join([*changed[:SHOWN], *(['...'] if changed[SHOWN:] else [])])}. "
+            f"differ from run {source.id}: {listed}. "
             f"To resume with its own values: {report.going_on(source)}. For a new run, leave trainer.resume out"
         )
     edited = _edited_code(source, typed.model)
@@ -492,7 +493,7 @@ def _edited_code(source: Record, model: Mapping[str, Any]) -> list[str]:
     return [] if then is None or now is None else seals.changed(then, now)
 
 
-SHOWN = 4
+MAX_LISTED = 4
 """Maximum number of differences in a message."""
 
 
@@ -516,7 +517,7 @@ def _what_is_read(config: Config) -> dict[str, Any]:
 SPLIT_KEYS = ("split_seed", "test_size", "validation_size")
 
 
-def place_scored_data(config: DictConfig, task: Any, reference: Any, overrides: Sequence[str]) -> None:
+def insert_scored_data(config: DictConfig, task: Any, reference: Any, overrides: Sequence[str]) -> None:
     """Make overrides below `dataset` apply to the data of the run to be scored.
 
     Args:
@@ -532,7 +533,7 @@ def place_scored_data(config: DictConfig, task: Any, reference: Any, overrides: 
         return
     try:
         run_dir, source = _scored(store.workspace(), reference)
-        scored_data.place(config, source.config, run_dir, overrides)
+        scored_data.insert(config, source.config, run_dir, overrides)
     except LabrunError:
         if any(scored_data.typed_below(overrides, group) for group in scored_data.GROUPS):
             raise
@@ -592,7 +593,7 @@ def _tell_other_data(config: Config, source: Config, overrides: Sequence[str]) -
         log.warning(
             "experiment=... brings its own data, which are not those of run %s: %s. Leave it out to take the run's",
             config.scored.id,
-            ", ".join([*found[:SHOWN], *(["..."] if found[SHOWN:] else [])]),
+            ", ".join([*found[:MAX_LISTED], *(["..."] if found[MAX_LISTED:] else [])]),
         )
 
 

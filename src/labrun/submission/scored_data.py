@@ -44,7 +44,7 @@ def _key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
-def place(config: DictConfig, source: Mapping[str, Any], run_dir: Path, overrides: Sequence[str]) -> None:
+def insert(config: DictConfig, source: Mapping[str, Any], run_dir: Path, overrides: Sequence[str]) -> None:
     """Put a run's data into a composed config before the overrides are applied to it.
 
     Args:

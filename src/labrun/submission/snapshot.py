@@ -288,7 +288,7 @@ def is_changed(folder: Path, root: Path) -> bool:
 
 def _own_folders(base: Path, root: Path) -> list[str]:
     """Return the folders of the workspace's runs, relative to a tree."""
-    return [os.path.relpath(os.path.realpath(root / name), os.path.realpath(base)) for name in store.PLACES]
+    return [os.path.relpath(os.path.realpath(root / name), os.path.realpath(base)) for name in store.RUN_FOLDERS]
 
 
 def _git_names(base: Path, *which: str) -> list[str]:
@@ -310,7 +310,7 @@ def _source_files(base: Path) -> Iterator[Path]:
     A folder of modules without `__init__.py` counts as a package, too; only folders of modules are searched below it.
     """
     yield from (path.relative_to(base) for path in base.glob("*.py"))
-    whole = {path.parent for path in base.glob("*/__init__.py") if path.parent.name not in store.PLACES}
+    whole = {path.parent for path in base.glob("*/__init__.py") if path.parent.name not in store.RUN_FOLDERS}
     modules = {path.parent for path in base.glob("*/*.py") if path.parent.name.isidentifier()} - whole
     for top in sorted({base / "conf", *whole, *(one for one in modules if one.name not in SKIPPED_FOLDERS)}):
         for folder, names, files in os.walk(top):

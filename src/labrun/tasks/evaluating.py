@@ -51,7 +51,7 @@ def _evaluate_with_loaders(run: Run) -> None:
     work.test_steps(paths)
     if summary.draws(config, run.pictures):
         Pictures(summary.title(record)).draw(paths.root)
-    summary.tell_result(record, feed.told, time.monotonic() - began, paths)
+    summary.tell_result(record, feed.description, time.monotonic() - began, paths)
 
 
 def around_saved(config: Config, arrays: Arrays, own_file: bool = False) -> tuple[ModelTask, Arrays]:

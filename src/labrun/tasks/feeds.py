@@ -35,7 +35,7 @@ class Feed(ABC):
 
     @property
     @abstractmethod
-    def told(self) -> str:
+    def description(self) -> str:
         """Description of the training data, for the log."""
 
     @abstractmethod
@@ -67,7 +67,7 @@ class ArraysFeed(Feed):
         self._workers = int(asked) if asked is not None else cores if cores > 1 else 0
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         size = self._settings.batch_size
         batches = -(-len(self.arrays.train) // size)
         return f"{len(self.arrays.train):,} samples: {self._settings.max_epochs} epochs of {batches} batches"
@@ -127,10 +127,10 @@ class ModuleFeed(Feed):
             asked = module.train_dataloader
             module.train_dataloader = lambda: adopted(asked())
         if not self.parts:
-            module.setup = _telling(module.setup, type(module).__name__)
+            module.setup = _warning_of_random_draws(module.setup, type(module).__name__)
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         kind = type(self.module).__name__
         return kind if self.name == kind else f"{self.name} ({kind})"
 
@@ -177,16 +177,16 @@ class ModuleFeed(Feed):
         return _counted(getattr(self.module.train_dataloader(), "dataset", None))
 
 
-def _telling(setup: Callable[..., None], name: str) -> Callable[..., None]:
+def _warning_of_random_draws(setup: Callable[..., None], name: str) -> Callable[..., None]:
     """Wrap a data module's `setup` to warn once if it draws from the global random generators, which the model uses."""
-    told = False
+    has_warned = False
 
-    def carried_out(*args: Any, **kwargs: Any) -> None:
-        nonlocal told
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        nonlocal has_warned
         before = random_states.capture()
         setup(*args, **kwargs)
-        if not told and not random_states.same(before, random_states.capture()):
-            told = True
+        if not has_warned and not random_states.same(before, random_states.capture()):
+            has_warned = True
             log.warning(
                 "%s.setup draws from the global random generators, which the model has used before it: if it splits "
                 "the data with them, another model gets another test part. A separate generator keeps the split: "
@@ -194,7 +194,7 @@ def _telling(setup: Callable[..., None], name: str) -> Callable[..., None]:
                 name,
             )
 
-    return carried_out
+    return wrapped
 
 
 def _counted(found: Any) -> Sequence[int] | None:

@@ -60,7 +60,7 @@ def _fit_with_loaders(run: Run) -> None:
     record.model = tasks.write_card(paths, saved, config, about, record.typed.model, proof)
     if summary.draws(config, run.pictures):
         Pictures(summary.title(record)).draw(paths.root)
-    summary.tell_result(record, feed.told, time.monotonic() - began, paths)
+    summary.tell_result(record, feed.description, time.monotonic() - began, paths)
 
 
 def assist(config: Config, paths: RunPaths) -> None:

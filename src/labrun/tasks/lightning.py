@@ -183,7 +183,7 @@ class NetworkTask(ModelTask):
             "Training %s (%s parameters) on %s, on %s",
             self._name,
             f"{sum(p.numel() for p in module.parameters() if not nn.parameter.is_lazy(p)):,}",
-            self._feed.told,
+            self._feed.description,
             type(trainer.accelerator).__name__,
         )
         wanted = self._compute.gpus_per_run
@@ -206,8 +206,8 @@ class NetworkTask(ModelTask):
         ended = own.epochs or (trainer.num_training_batches == 0 and trainer.limit_train_batches != 0)
         if ended and not loop.epoch_loop.batch_progress.total.ready:
             raise DataError(
-                f"{self._feed.told}: the training part has no batch, so {self._name} has learned nothing. Either its "
-                "data set is empty (check its folder and arguments), or drop_last drops its only batch"
+                f"{self._feed.description}: the training part has no batch, so {self._name} has learned nothing. "
+                "Either its data set is empty (check its folder and arguments), or drop_last drops its only batch"
             )
 
     def _validates(self) -> bool:

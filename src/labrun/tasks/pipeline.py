@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 OUT_OF_FOLD = "out_of_fold.npz"
 """Predictions of a cross-validated pipeline for each training sample, from the fold that did not train on it."""
 
-SHOWN = 5
+MAX_LISTED = 5
 MANY = 20
 """More classes than this, with few samples each, may mean that the target is a quantity."""
 
@@ -155,7 +155,7 @@ class PipelineTask(EstimatorTask):
 
     def _too_few(self, arrays: Arrays, counts: npt.NDArray[Any]) -> str:
         few = [f"{name}: {n}" for name, n in zip(arrays.class_names, counts, strict=True) if n < self._folds]
-        listed = ", ".join(few[:SHOWN]) + (f", ... {len(few)} classes in all" if len(few) > SHOWN else "")
+        listed = ", ".join(few[:MAX_LISTED]) + (f", ... {len(few)} classes in all" if len(few) > MAX_LISTED else "")
         less = f", or say model.folds={int(counts.min())}" if counts.min() > 1 else ", or leave these classes out"
         if arrays.num_classes > MANY:
             less += ". If the target is a quantity and not a class, say dataset.regression=true"

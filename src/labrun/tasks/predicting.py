@@ -74,7 +74,7 @@ def _predict_with_loaders(run: Run) -> None:
     work = loaded.wrap(evaluating.saved_model(config), config, feed)
     run.recording.leave_if_forked()
     card = tasks.load_card(RunPaths(source.run_dir), source.id)
-    _finish(run, of_loaders(work, feed, card, run.paths), feed.told, began)
+    _finish(run, of_loaders(work, feed, card, run.paths), feed.description, began)
 
 
 def _finish(run: Run, table: Any, data: str, began: float) -> None:

@@ -172,7 +172,7 @@ class Reads:
         return next((name for name in sorted(names) if self._before.get(name) != environment.get(name)), None)
 
 
-def surroundings(pid: int) -> dict[str, object]:
+def kernel_settings(pid: int) -> dict[str, object]:
     """Return the kernel's settings of a process that can differ between commands and cannot be transferred.
 
     Raises:

@@ -30,7 +30,7 @@ from typing import Any
 
 from labrun.garbage import gc_disabled
 from labrun.warm import identity, session, wire, zygote
-from labrun.warm.fingerprint import Fingerprint, Reads, surroundings
+from labrun.warm.fingerprint import Fingerprint, Reads, kernel_settings
 from labrun.warm.session import RefusedError
 
 log = logging.getLogger(__name__)
@@ -251,7 +251,7 @@ class Server:
         self._wake, self._woken = session.moved(read_end, HIGH), session.moved(write_end, HIGH)
         for end in (self._wake, self._woken):
             os.set_blocking(end, False)
-        self._here = surroundings(os.getpid())
+        self._here = kernel_settings(os.getpid())
         self._node = os.stat(self._path).st_ino
 
     def serve(self) -> None:
@@ -350,7 +350,7 @@ class Server:
         if (name := self._reads.differing(environment)) is not None:
             self._end()
             raise RefusedError(f"{name} was read by an import, and has another value")
-        there = surroundings(peer)
+        there = kernel_settings(peer)
         if differing := [key for key in there if there[key] != self._here.get(key)]:
             raise RefusedError(f"the command runs under other conditions: {', '.join(differing)}")
         session.check(request, peer)

@@ -103,7 +103,7 @@ def become(
     if connection.recv(1) != b"!":
         os._exit(0)  # the client has given up and runs the command itself, or was killed
     die_with(connection)
-    code = _carry_out(str(request["module"]))
+    code = _run_module(str(request["module"]))
     with contextlib.suppress(OSError):
         wire.send(connection, {"code": code})
     os._exit(code)
@@ -195,7 +195,7 @@ def die_with(connection: socket.socket) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _carry_out(module: str) -> int:
+def _run_module(module: str) -> int:
     """Run the command's main and the interpreter's usual exit steps. Return the exit code."""
     code = 0
     try:

@@ -73,7 +73,7 @@ MOSTLY, HALF = 0.8, 0.5
 user is asked. Above the second, the column counts for detecting the decimal separator."""
 FEWEST = 10
 """Minimum number of rows for a column to be taken for an identifier."""
-SHOWN = 8
+MAX_LISTED = 8
 IGNORED, LOOKS_LIKE_ID, EMPTY = "ignored", "looks like an id", "without any value"
 """Reasons why a column is not used."""
 IGNORED_ID = "ignored, an id"
@@ -171,7 +171,7 @@ class TableSchema:
         for kind, noun in ((NUMBER, "numbers"), (CATEGORY, "categories"), (DATE, "dates")):
             names = [_described(column) for column in self.columns if column.kind == kind]
             if names:
-                parts.append(f"{noun}: {few(names, SHOWN)}")
+                parts.append(f"{noun}: {few(names, MAX_LISTED)}")
         for why in dict.fromkeys(self.left_out.values()):
             names = [name for name, reason in self.left_out.items() if reason == why]
             how = (
@@ -179,7 +179,7 @@ class TableSchema:
                 "dataset.numbers to keep it)"
             )
             how = how if why == LOOKS_LIKE_ID else ""
-            parts.append(f"{why}: {few(names, SHOWN)}{how}")
+            parts.append(f"{why}: {few(names, MAX_LISTED)}{how}")
         if self.decimal != ".":
             parts.append("decimal commas")
         return "; ".join(parts)
@@ -292,7 +292,8 @@ def infer_schema(
         absent = [text for text in uniques[one.name] if (text.lower() in GAPS if one.kind != CATEGORY else not text)]
         gaps[one.name] = int(table[one.name].isin(absent).sum()) if absent else 0
     if any(gaps.values()):
-        notes.insert(0, f"missing values: {few([f'{name} ({count})' for name, count in gaps.items() if count], SHOWN)}")
+        missing = [f"{name} ({count})" for name, count in gaps.items() if count]
+        notes.insert(0, f"missing values: {few(missing, MAX_LISTED)}")
     same = [one.name for one in columns if all(value == uniques[one.name][0] for value in uniques[one.name])]
     if same:
         notes.append(f"the same in every row: {few(same)}")

@@ -43,7 +43,7 @@ BOMS = (
 )
 WORD = r"[^\s,;|\"]+"
 SAMPLE_BYTES = 2**16
-SHOWN = 40
+MAX_LISTED = 40
 SIGNS = "€‚„†‡ˆ‰‹›“”•˜¡¢£¤¥¦§¨©«¬®¯°±²³´¶¸¹»¼½¾¿"
 ODD = re.compile(rf"[^\W\d_](?:[{SIGNS}]|(?<=[a-z])[ŒŠŸŽÀ-ÖØ-Ý])[^\W\d_]")
 """Matches symbols, or a capital after a lower-case letter, inside a word: signs that the encoding is wrong."""
@@ -157,7 +157,7 @@ def decoded(content: bytes, path: Path, encoding: str | None = None) -> tuple[st
         text = content.decode("cp1252")
     except UnicodeDecodeError as error:
         raise CorruptDataError(f"{path} is neither UTF-8 nor cp1252: set dataset.encoding") from error
-    example = next((word for word in re.findall(WORD, text) if not word.isascii()), "")[:SHOWN]
+    example = next((word for word in re.findall(WORD, text) if not word.isascii()), "")[:MAX_LISTED]
     if _is_doubtful(text):
         raise DataError(
             f"{path} is not UTF-8, and its encoding is unclear: as cp1252 (Windows, Western Europe) it would read "
@@ -221,4 +221,4 @@ def _odd_word(text: str) -> str:
     """Return a word that looks wrong in cp1252."""
     odd = ODD.search(text)
     words = [match for match in re.finditer(WORD, text) if not match[0].isascii()]
-    return next(match[0] for match in words if odd is None or match.end() > odd.start())[:SHOWN]
+    return next(match[0] for match in words if odd is None or match.end() > odd.start())[:MAX_LISTED]

@@ -27,7 +27,7 @@ GREY_MODES = frozenset({"1", "L", "LA"})
 DEEP_MODES = ("RGB;16", "RGBA;16", "RGBX;16", "LA;16")  # Pillow would silently drop the lower bytes
 COLOUR_MODES = frozenset({"RGB", "RGBA", "P", "CMYK", "YCbCr"})
 MEMORY_SHARE = 0.6
-Found = tuple[tuple[str, ...], dict[str, list[tuple[Path, int]]], list[str]]
+FolderListing = tuple[tuple[str, ...], dict[str, list[tuple[Path, int]]], list[str]]
 
 
 class ImageFolder(Reader):
@@ -61,7 +61,7 @@ class ImageFolder(Reader):
         if len(self.size) not in (0, 2):
             raise DataError(f"dataset.image_size={image_size}: expected a number, or two: [height, width]")
         self.channels = channels
-        self._found: dict[Path, Found] = {}
+        self._found: dict[Path, FolderListing] = {}
 
     @staticmethod
     def warm() -> None:
@@ -105,13 +105,13 @@ class ImageFolder(Reader):
             (*notes, *told),
         )
 
-    def _listed(self, root: Path) -> Found:
+    def _listed(self, root: Path) -> FolderListing:
         """Return the classes, each split's files with their class index, and notes; listed only once."""
         if root not in self._found:
             self._found[root] = self._list(root)
         return self._found[root]
 
-    def _list(self, root: Path) -> Found:
+    def _list(self, root: Path) -> FolderListing:
         folder = self._folder(root)
         if not folder.is_dir():
             raise MissingDataError(

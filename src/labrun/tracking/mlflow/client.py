@@ -17,7 +17,7 @@ from labrun.errors import RecordError
 from labrun.runs import recording, store
 from labrun.schema import Tracking
 
-SURROUNDINGS = {
+ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
@@ -48,7 +48,7 @@ def address(root: Path, settings: Tracking) -> str:
 
 def quiet() -> None:
     """Silence MLflow's hints and its database migration log."""
-    for name, value in SURROUNDINGS.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)

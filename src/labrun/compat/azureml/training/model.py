@@ -17,7 +17,7 @@ from labrun.runs import context, sdk_ids
 CARD = "model.json"
 """The file that labrun writes next to a model; it names the registered file or folder."""
 
-SHELF = ("outputs", ".labrun", "models")
+MODELS_FOLDER = ("outputs", ".labrun", "models")
 """The folder of registered models in the workspace, with the files in `<name>/<version>/`."""
 
 
@@ -334,22 +334,22 @@ def _find(name: str, version: Any) -> Path:
     Raises:
         ModelNotFoundException: there is no such model or version.
     """
-    shelf = script_context.workspace().joinpath(*SHELF)
+    folder = script_context.workspace().joinpath(*MODELS_FOLDER)
     if version is None and ":" in name:
         name, version = name.rsplit(":", 1)
-    names = sorted(path.name for path in shelf.iterdir() if path.is_dir()) if shelf.is_dir() else []
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if name not in names:
         raise ModelNotFoundException(
-            f"ModelNotFound: no model {name!r} is registered in {shelf} (registered: {', '.join(names) or 'none'}). "
+            f"ModelNotFound: no model {name!r} is registered in {folder} (registered: {', '.join(names) or 'none'}). "
             "Register models with `lab models register` or Model.register"
         )
-    versions = sorted(int(path.name) for path in (shelf / name).iterdir() if path.name.isdigit() and path.is_dir())
+    versions = sorted(int(path.name) for path in (folder / name).iterdir() if path.name.isdigit() and path.is_dir())
     if not versions or (version is not None and str(version) not in map(str, versions)):
         there = ", ".join(map(str, versions)) or "none"
         raise ModelNotFoundException(
             f"ModelNotFound: the model {name!r} has no version {version or ''}; it has: {there}"
         )
-    return shelf / name / str(versions[-1] if version is None else version)
+    return folder / name / str(versions[-1] if version is None else version)
 
 
 def _content(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The script's surroundings, from environment variables: its run's record, its inputs, the workspace."""
+"""The script's context, from environment variables: its run's record, its inputs, the workspace."""
 
 from __future__ import annotations
 
