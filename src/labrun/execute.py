@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from labrun import exact, refusal, resume_checks, summary, targets
+from labrun import exact, refusal, targets
 from labrun.data import shared_cache
 from labrun.data.mount import local_root, mount_reference
 from labrun.errors import DataError
@@ -25,7 +25,7 @@ from labrun.runs.pictures import Pictures
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import Recording
 from labrun.schema import Config
-from labrun.tasks import base, evaluating, reading
+from labrun.tasks import base, evaluating, reading, resume_checks, summary
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
-"""Why a command was refused, for the process that started it, which need not read the command's output for that.
+"""The reason why a command was refused, in a file for the process that started it, which need not parse its output.
 
-Whoever starts a command names a file in the variable `LABRUN_REFUSAL`. The command writes there why it ends.
+The process that starts a command names the file in the variable `LABRUN_REFUSAL`; the command writes its reason there.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ class Refusal:
 
 
 def leave(refusal: Refusal) -> None:
-    """Write why this process ends, if the process that started it wants to know."""
+    """Write why this process ends, if the process that started it has named a file."""
     if path := os.environ.get(VARIABLE):
         with contextlib.suppress(OSError):
             Path(path).write_text(json.dumps(asdict(refusal)), encoding="utf-8")
 
 
 def forget() -> None:
-    """Hide the file from the commands that this process starts: its starter asked about this one alone."""
+    """Remove the variable, so that commands started by this process do not write to the file."""
     os.environ.pop(VARIABLE, None)
 
 
 def parsed(text: str) -> Refusal | None:
-    """Return a refusal from the content of its file; None if it holds none."""
+    """Parse the content of the file; None if it is not a refusal."""
     try:
         content = json.loads(text)
         return Refusal(str(content["message"]), bool(content["is_controlled"]))
@@ -45,7 +45,7 @@ def parsed(text: str) -> Refusal | None:
 
 
 def taken(path: Path) -> Refusal | None:
-    """Return the refusal that a file holds, and remove the file; None if the command left none."""
+    """Read the refusal from a file and remove the file; None if the command left none."""
     try:
         text = path.read_text(encoding="utf-8")
         path.unlink()

@@ -43,7 +43,9 @@ def of(files: Sequence[Path], afresh: bool = False) -> list[str]:
 def remembered(files: Sequence[Path], afresh: bool = False) -> Iterator[Callable[[Path], str]]:
     """Provide a thread-safe function that returns the SHA-256 of each of these files; save new digests on exit.
 
-    Args: as `of`.
+    Args:
+        files: see `of`.
+        afresh: see `of`.
     """
     memory = _memory(files) if files else None
     known = {} if afresh or memory is None else _load(memory)
@@ -75,7 +77,7 @@ def stamp(path: Path) -> list[int | str]:
 def _memory(files: Sequence[Path]) -> Path:
     folder = os.path.commonpath([str(path.parent) for path in files])
     key = hashlib.sha256(folder.encode()).hexdigest()[:24]
-    return store.workspace() / "outputs" / ".labrun" / "digests" / f"{key}.json"
+    return store.state_folder(store.workspace()) / "digests" / f"{key}.json"
 
 
 def _load(memory: Path) -> Known:

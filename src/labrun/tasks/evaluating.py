@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from labrun import resume_checks, summary
 from labrun.data.arrays import Arrays
 from labrun.errors import UnfitError
 from labrun.runs import record as records
@@ -16,7 +15,7 @@ from labrun.runs import seals, store
 from labrun.runs.pictures import Pictures
 from labrun.runs.record import RunPaths
 from labrun.schema import Config
-from labrun.tasks import fitting, loaded, loading, making, reading
+from labrun.tasks import fitting, loaded, loading, making, reading, resume_checks, summary
 from labrun.tasks import task as tasks
 from labrun.tasks.base import Run
 from labrun.tasks.task import ModelTask
@@ -38,7 +37,7 @@ def evaluate(run: Run) -> None:
     run.recording.leave_if_forked()
     if work.is_final:
         summary.show_scores(work, fitting.score(work, arrays, paths), arrays, record, paths, run.pictures)
-    summary.tell_result(record, summary.data_line(arrays), time.monotonic() - began, paths)
+    summary.print_result(record, summary.data_line(arrays), time.monotonic() - began, paths)
 
 
 def _evaluate_with_loaders(run: Run) -> None:
@@ -51,7 +50,7 @@ def _evaluate_with_loaders(run: Run) -> None:
     work.test_steps(paths)
     if summary.draws(config, run.pictures):
         Pictures(summary.title(record)).draw(paths.root)
-    summary.tell_result(record, feed.description, time.monotonic() - began, paths)
+    summary.print_result(record, feed.description, time.monotonic() - began, paths)
 
 
 def around_saved(config: Config, arrays: Arrays, own_file: bool = False) -> tuple[ModelTask, Arrays]:

@@ -6,13 +6,12 @@ import logging
 import time
 from pathlib import Path
 
-from labrun import resume_checks, summary
 from labrun.data.arrays import Arrays
 from labrun.runs import seals, store
 from labrun.runs.pictures import Pictures
 from labrun.runs.record import RunPaths
 from labrun.schema import Config
-from labrun.tasks import loaded, making, reading, threads
+from labrun.tasks import loaded, making, reading, resume_checks, summary, threads
 from labrun.tasks import task as tasks
 from labrun.tasks.base import Run
 from labrun.tasks.task import ModelTask
@@ -40,7 +39,7 @@ def fit(run: Run) -> None:
         saved, about = work.save(arrays, paths), tasks.taken_by(arrays)
         record.model = tasks.write_card(paths, saved, config, about, record.typed.model, proof)
         summary.show_scores(work, scores, arrays, record, paths, run.pictures)
-    summary.tell_result(record, summary.data_line(arrays), time.monotonic() - began, paths)
+    summary.print_result(record, summary.data_line(arrays), time.monotonic() - began, paths)
 
 
 def _fit_with_loaders(run: Run) -> None:
@@ -60,7 +59,7 @@ def _fit_with_loaders(run: Run) -> None:
     record.model = tasks.write_card(paths, saved, config, about, record.typed.model, proof)
     if summary.draws(config, run.pictures):
         Pictures(summary.title(record)).draw(paths.root)
-    summary.tell_result(record, feed.description, time.monotonic() - began, paths)
+    summary.print_result(record, feed.description, time.monotonic() - began, paths)
 
 
 def assist(config: Config, paths: RunPaths) -> None:

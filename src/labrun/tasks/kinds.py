@@ -116,8 +116,7 @@ class Script(TaskType):
 
     def run(self, run: Run) -> None:
         """See `script`."""
-        from labrun import summary
-        from labrun.tasks import registering, script
+        from labrun.tasks import registering, script, summary
 
         run.note_data()
         with script.with_children(run.paths):

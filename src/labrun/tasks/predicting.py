@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labrun import resume_checks, summary
 from labrun.data import reader
 from labrun.data.arrays import Arrays
 from labrun.data.mount import mount
@@ -21,7 +20,7 @@ from labrun.errors import BY_OVERRIDE, UnfitError
 from labrun.runs import record as records
 from labrun.runs import seals, store
 from labrun.runs.record import RunPaths
-from labrun.tasks import evaluating, feeding, loaded, outputs, reading, saved
+from labrun.tasks import evaluating, feeding, loaded, outputs, reading, resume_checks, saved, summary
 from labrun.tasks import task as tasks
 from labrun.tasks.base import Run
 from labrun.tasks.saved import Saved
@@ -81,7 +80,7 @@ def _finish(run: Run, table: Any, data: str, began: float) -> None:
     """Write the predictions, and report their number and location."""
     path = write(table, run.paths.outputs, run.config.predictions)
     where = f"{len(table):,} in {path.relative_to(run.paths.root)}"
-    summary.tell_result(run.record, data, time.monotonic() - began, run.paths, where)
+    summary.print_result(run.record, data, time.monotonic() - began, run.paths, where)
 
 
 def file_of(dataset: Mapping[str, Any], root: Path) -> Path:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from labrun import schema, summary
+from labrun import schema
 from labrun.data import memory, reader, shared_cache
 from labrun.data.arrays import Arrays
 from labrun.data.mount import mount
 from labrun.runs import cards
 from labrun.runs.record import RunPaths
 from labrun.schema import Config
-from labrun.tasks import base
+from labrun.tasks import base, summary
 from labrun.tasks import task as tasks
 
 NAMED = 1000
@@ -24,7 +24,7 @@ def arrays_of_run(run: base.Run) -> Arrays:
     config = run.config
     mounted = mount(config.datastore, config.dataset, reader.make_reader(config.dataset))
     arrays, manifest = shared_cache.read(config.dataset, mounted.path, known=known_table(config), **taken(config))
-    summary.tell_data(arrays)
+    summary.log_data(arrays)
     run.note_data({**_description(arrays, manifest), **mounted.described()})
     return arrays
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from labrun import summary
 from labrun.runs import context
-from labrun.tasks import reading
+from labrun.tasks import reading, summary
 from labrun.tasks.base import Run, TaskType
 
 
@@ -30,4 +29,4 @@ class CountClasses(TaskType):
         arrays = reading.arrays_of_run(run)
         for name, count in zip(arrays.class_names, np.bincount(arrays.train.y), strict=True):
             context.log(f"train/{name}", int(count))
-        summary.tell_result(run.record, summary.data_line(arrays), time.monotonic() - began, run.paths)
+        summary.print_result(run.record, summary.data_line(arrays), time.monotonic() - began, run.paths)

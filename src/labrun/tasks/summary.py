@@ -24,7 +24,7 @@ MAX_LISTED = 10
 """Maximum number of class names in the log line."""
 
 
-def tell_data(arrays: Arrays) -> None:
+def log_data(arrays: Arrays) -> None:
     """Log the content of a data set, and notes for the user about it."""
     names = list(arrays.class_names)
     shown = names if len(names) <= MAX_LISTED else [*names[: MAX_LISTED - 2], "...", names[-1]]
@@ -103,7 +103,7 @@ def finish_script(record: Record, paths: RunPaths, pictures: bool) -> None:
     _tell(record, paths, [("script", "" if script is None else script.shown_name)], f"{took:.1f} s")
 
 
-def tell_result(record: Record, data: str, seconds: float, paths: RunPaths, predictions: str = "") -> None:
+def print_result(record: Record, data: str, seconds: float, paths: RunPaths, predictions: str = "") -> None:
     """Print the final table of a run.
 
     Args:
