@@ -1,4 +1,4 @@
-"""Run the test suites of Hydra and submitit against labrun's plug-ins and executor; see `docs/how-compatible.md`.
+"""Run the test suites of Hydra and submitit against labrun's plug-ins and executor; see `docs/compatibility.md`.
 
     git clone https://github.com/facebookincubator/submitit /tmp/submitit
     git clone -b 1.3_branch https://github.com/facebookresearch/hydra /tmp/hydra
