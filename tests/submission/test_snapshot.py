@@ -241,8 +241,16 @@ def test_secrets_and_links_out_of_the_tree_are_never_code(
 
 
 def test_labignore_leaves_more_files_out(repository: Path, tmp_path: Path) -> None:
-    (repository / ".labignore").write_text("# not code\npkg/\n")
-    assert names(snapshot.take(repository, tmp_path)) == {"conf.yaml", ".gitignore", ".labignore"}
+    (repository / ".labignore").write_text("# not code\npkg/\n*.md\n!README.md\n")
+    (repository / "README.md").write_text("")
+    (repository / "notes.md").write_text("")
+    assert names(snapshot.take(repository, tmp_path)) == {"conf.yaml", ".gitignore", ".labignore", "README.md"}
+
+
+def test_an_invalid_labignore_is_refused(repository: Path, tmp_path: Path) -> None:
+    (repository / ".labignore").write_text("!\n")
+    with pytest.raises(ConfigError, match=r"\.labignore: .*'!'"):
+        snapshot.take(repository, tmp_path)
 
 
 def test_large_files_are_left_out_and_too_much_is_refused(

@@ -1,33 +1,35 @@
-"""`.amlignore`: the files of a script's folder to exclude from its snapshot, in the syntax of `.gitignore`."""
+"""Files to exclude from copies of code: `.labignore`, and `.amlignore` in a script's folder; both as `.gitignore`."""
 
 from __future__ import annotations
 
-import fnmatch
-import re
 from collections.abc import Callable
 from pathlib import Path
 
-FILE = ".amlignore"
-WORDS = {"**/": "(?:.*/)?", "/**": "/.*", "*": "[^/]*", "?": "[^/]"}
+from labrun.errors import ConfigError
+
+LABIGNORE, AMLIGNORE = ".labignore", ".amlignore"
 
 
-def of(folder: Path) -> Callable[[Path], bool]:
-    """Return a function that tells whether a folder's `.amlignore` excludes a relative path. The last match wins."""
+def of(folder: Path, name: str) -> Callable[[Path], bool]:
+    """Return a function that tells whether an ignore file excludes a path relative to its folder.
+
+    Args:
+        folder: the folder of the ignore file.
+        name: `LABIGNORE` or `AMLIGNORE`; a missing file excludes nothing.
+
+    Raises:
+        ConfigError: the file cannot be read, or a pattern is invalid.
+    """
     try:
-        lines = (folder / FILE).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        lines = []
-    rules = [rule(line.rstrip()) for line in lines if line.strip() and not line.startswith("#")]
-    return lambda path: next((out for out, means in reversed(rules) if means.fullmatch(path.as_posix())), False)
+        lines = (folder / name).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return lambda path: False
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{folder / name} cannot be read: {error}") from error
+    from pathspec import GitIgnoreSpec
 
-
-def rule(line: str) -> tuple[bool, re.Pattern[str]]:
-    """Parse a line. Return whether it excludes, and a pattern of the paths that it matches."""
-    out = not line.startswith("!")
-    body = line.lstrip("!").removeprefix("\\")
-    only_folders, body = body.endswith("/"), body.rstrip("/")
-    start = "" if "/" in body else "(?:.*/)?"
-    parts = re.split(r"(\*\*/|/\*\*$|\*|\?|\[[^]]+\])", body.removeprefix("/"))
-    sets = {part: fnmatch.translate(part).rpartition(")")[0] + ")" for part in parts[1::2] if part.startswith("[")}
-    text = "".join({**WORDS, **sets}.get(part) or re.escape(part) for part in parts)
-    return out, re.compile(start + text + ("/.*" if only_folders else "(?:/.*)?"))
+    try:
+        rules = GitIgnoreSpec.from_lines(lines)
+    except ValueError as error:
+        raise ConfigError(f"{folder / name}: {error}") from error
+    return lambda path: rules.match_file(path.as_posix())

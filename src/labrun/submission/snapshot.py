@@ -23,6 +23,7 @@ from labrun.errors import ConfigError, RecordError
 from labrun.runs import custom_locations, ignore_rules, store
 from labrun.runs import record as records
 from labrun.runs.files import tree_digest
+from labrun.runs.ignore_rules import AMLIGNORE, LABIGNORE
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,6 @@ NO_CODE = frozenset({"__pycache__", ".venv", "venv", "node_modules", "site-packa
 """Folders that are skipped inside packages, too."""
 LARGEST_FILE = 5 * 2**20
 LARGEST_TOTAL = 200 * 2**20
-IGNORE_FILE = ".labignore"
 CARRIED = "LABRUN_CARRIED_CODE"
 """Variable with the code and git information for records, in a search that was sent to another machine."""
 
@@ -74,7 +74,7 @@ def take_folder(folder: Path, root: Path) -> dict[str, Any]:
     """
     # If git ignores the whole folder, fall back to all its files.
     listed = list(_git_files(folder, root) if _git_top(folder) else ()) or list(_all_files(folder))
-    is_ignored = ignore_rules.of(folder)
+    is_ignored = ignore_rules.of(folder, AMLIGNORE)
     files, total = _chosen(folder, [path for path in listed if not is_ignored(path)])
     digest, target = _keep(folder, files, root)
     return {"digest": digest, "folder": str(target), "files": len(files), "bytes": total, "base": str(folder)}
@@ -139,12 +139,12 @@ def _chosen(base: Path, listed: list[Path]) -> tuple[list[Path], int]:
     """Return the files of a snapshot, and their total size in bytes.
 
     Raises:
-        ConfigError: they are too large for a snapshot.
+        ConfigError: they are too large for a snapshot, or the ignore file is invalid.
     """
     listed, far = _through_links(base, listed)
     chosen = [path for path in without_runs(base, listed) if _wanted(base, path)]
-    patterns = _ignore_patterns(base)
-    files = sorted(path for path in chosen if not _matches(path, patterns))
+    is_ignored = ignore_rules.of(base, LABIGNORE)
+    files = sorted(path for path in chosen if not is_ignored(path))
     large = [path for path in files if (base / path).stat().st_size > LARGEST_FILE]
     files = [path for path in files if path not in set(large)]
     linked = far + [path for path in listed if path.suffix == ".py" and _leads_out(base, path)]
@@ -161,7 +161,7 @@ def _chosen(base: Path, listed: list[Path]) -> tuple[list[Path], int]:
     if total > LARGEST_TOTAL:
         raise ConfigError(
             f"the code in {base} takes {total / 2**20:.0f} MiB, but a snapshot may take {LARGEST_TOTAL // 2**20}: "
-            f"list what is not code in {base / IGNORE_FILE}, one pattern per line"
+            f"list what is not code in {base / LABIGNORE}, in the syntax of .gitignore"
         )
     return files, total
 
@@ -349,16 +349,3 @@ def _is_key(path: Path) -> bool:
 def _is_secret(path: Path) -> bool:
     named = any(fnmatch.fnmatch(path.name, pattern) for pattern in SECRETS)
     return named or bool(set(path.parts) & SECRET_FOLDERS)
-
-
-def _ignore_patterns(base: Path) -> list[str]:
-    try:
-        lines = (base / IGNORE_FILE).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    return [line.strip().rstrip("/") for line in lines if line.strip() and not line.startswith("#")]
-
-
-def _matches(path: Path, patterns: list[str]) -> bool:
-    names = [path.as_posix(), *(parent.as_posix() for parent in path.parents), *path.parts]
-    return any(fnmatch.fnmatch(name, pattern) for pattern in patterns for name in names)

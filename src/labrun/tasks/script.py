@@ -264,7 +264,7 @@ NEVER_LINKED = frozenset(
 
 def _link_rest(source: Path, work: Path, below: str = "") -> Iterator[str]:
     """Link the entries of the source folder that were not copied, such as data, except hidden files and secrets."""
-    is_ignored = ignore_rules.of(source)
+    is_ignored = ignore_rules.of(source, ignore_rules.AMLIGNORE)
     for entry in sorted((source / below).iterdir()):
         name = f"{below}{entry.name}"
         target = work / name
