@@ -254,7 +254,7 @@ class _Ending:
     def __init__(self) -> None:
         self.runs: list[ActiveRun] = []
         self._error: BaseException | None = None
-        self._is_told = False
+        self._is_exit_known = False
         """Whether it is known whether the program exits with an error."""
         self._frame: FrameType | None = None
         self._is_ready = False
@@ -283,7 +283,7 @@ class _Ending:
 
     def forget(self) -> None:
         """Forget the last error: the program continues, so it was caught."""
-        self._error, self._is_told = None, False
+        self._error, self._is_exit_known = None, False
 
     def _noting(self, hook: Callable[..., Any]) -> Callable[..., Any]:
         def noted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -294,7 +294,7 @@ class _Ending:
 
     def _exit(self, code: Any = None, /) -> NoReturn:
         """Act as `sys.exit`, which calls no `sys.excepthook`, and remember the exit code."""
-        self._error, self._is_told = None if code in (None, 0) else SystemExit(code), True
+        self._error, self._is_exit_known = None if code in (None, 0) else SystemExit(code), True
         raise SystemExit(code)
 
     def _flushing(self, flush: Callable[[], Any]) -> Callable[[], Any]:
@@ -310,7 +310,7 @@ class _Ending:
                     _outermost(sys._getframe()) is not frame
                 )  # the outermost frame, because the program may have wrapped the stream
                 if is_over and not _has_returned(frame):
-                    self._error, self._is_told = _leaving(frame) or (self._error, self._is_told)
+                    self._error, self._is_exit_known = _leaving(frame) or (self._error, self._is_exit_known)
             return flush()
 
         return flushed
@@ -335,7 +335,7 @@ class _Ending:
         if self._frame is not None and self._frame is not _outermost(sys._getframe()):
             if _has_returned(self._frame):
                 self._error = None  # the error was caught
-            elif self._error is None and not self._is_told:
+            elif self._error is None and not self._is_exit_known:
                 self._leave_open(runs)
                 return
         for run in runs:

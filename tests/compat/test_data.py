@@ -29,7 +29,7 @@ def ws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A workspace in a folder with tables, and text of another kind beside them."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LABRUN_ROOT", str(tmp_path))
-    monkeypatch.setattr(columns, "_told", set())
+    monkeypatch.setattr(columns, "_warned", set())
     monkeypatch.setattr(notice, "_printed", set())
     for name in ("LABRUN_WORKSPACE", "LABRUN_RUN_DIR"):
         monkeypatch.delenv(name, raising=False)

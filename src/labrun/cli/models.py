@@ -357,8 +357,8 @@ def predict(options: argparse.Namespace) -> int:
     if options.decimal:
         model.decimal = options.decimal
     form = {name: value for name in FORM if (value := getattr(options, name)) is not None}
-    told: list[str] = []
-    model.tell = told.append
+    table_notes: list[str] = []
+    model.on_note = table_notes.append
     try:
         fed = feeding.read(source, model, form)
         table = saved.answers(model, fed.samples)
@@ -374,12 +374,12 @@ def predict(options: argparse.Namespace) -> int:
         for place, name in enumerate(kept):
             new = f"input_{name}" if name in table.columns else name
             if new != name:
-                told.append(f"the table's own column {name!r} is called {new!r} next to the predictions")
+                table_notes.append(f"the table's own column {name!r} is called {new!r} next to the predictions")
             table.insert(place, new, fed.inputs[name].to_numpy(), allow_duplicates=True)
     elif options.inputs:
         raise ConfigError(f"--inputs: {source} has no columns with names that could be kept")
     table.to_csv(files.ready(output), index=False)
-    for note in dict.fromkeys([*fed.notes, *told]):
+    for note in dict.fromkeys([*fed.notes, *table_notes]):
         print(_as_options(note))
     print(f"{len(table):,} predictions of {model.title}: {output}")
     print("\n".join(_counted(predicted, bool(model.class_names))))

@@ -138,17 +138,17 @@ def _is_free(port: int) -> bool:
 def _fed(root: Path) -> Iterator[None]:
     """Feed MLflow from a thread during the context, and update it once more afterwards."""
     ended = threading.Event()
-    told: set[str] = set()
+    reported: set[str] = set()
 
-    def tell(text: str) -> None:
-        if text not in told:  # failures are retried, but reported only once
-            told.add(text)
+    def report(text: str) -> None:
+        if text not in reported:  # failures are retried, but reported only once
+            reported.add(text)
             sys.stderr.write(f"lab: {text}\n")
 
     def done(fed: Fed) -> None:
         bar.end()
         for line in fed.left_out:
-            tell(f"left out: {line}")
+            report(f"left out: {line}")
 
     def work() -> None:
         try:
@@ -157,13 +157,13 @@ def _fed(root: Path) -> Iterator[None]:
                 MLflow(),
                 client.database_uri(root),
                 ended,
-                failed=lambda error: tell(str(error)),
+                failed=lambda error: report(str(error)),
                 progress=bar.update,
                 done=done,
                 last_s=LAST_S,
             )
         except Exception as error:  # noqa: BLE001 - reported; the pages stay as they are
-            tell(str(error))
+            report(str(error))
 
     with bars.Bar("runs") as bar:
         thread = threading.Thread(target=work, daemon=True)

@@ -139,7 +139,7 @@ class Loader(DataLoader[Any]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume at the saved position in the next iteration, if that is of the same epoch."""
         self._resumed = state
-        tell_epoch(self, int(state["epoch"]))
+        pass_epoch(self, int(state["epoch"]))
 
     def rewind(self) -> None:
         """Undo an iteration that was started but of which nothing was used."""
@@ -223,7 +223,7 @@ def is_stateful(found: object) -> bool:
     return callable(getattr(found, "state_dict", None)) and callable(getattr(found, "load_state_dict", None))
 
 
-def tell_epoch(loader: Any, epoch: int) -> None:
+def pass_epoch(loader: Any, epoch: int) -> None:
     """Pass the next epoch to a loader, its samplers and its data set, as far as they have `set_epoch`."""
     batches = getattr(loader, "batch_sampler", None)
     parts = (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))

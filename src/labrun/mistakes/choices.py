@@ -64,11 +64,11 @@ def check(words: Sequence[str], split: Split) -> list[Mistake]:
     parsed = [(place, parser.parse_override(words[place])) for place in split.overrides]
     own = [(place, one) for place, one in parsed if not one.is_hydra_override()]
     there = composable(split)
-    is_sweep = "--multirun" in split.values or _is_told_to_sweep(there, [one for _, one in parsed])
+    is_sweep = "--multirun" in split.values or _requests_sweep(there, [one for _, one in parsed])
     return list(_Search(there, words, own, is_sweep).mistakes())
 
 
-def _is_told_to_sweep(there: Composable, parsed: Sequence[Override]) -> bool:
+def _requests_sweep(there: Composable, parsed: Sequence[Override]) -> bool:
     """Whether a chosen config makes the command a sweep (`hydra.mode`)."""
     if not any(one.is_sweep_override() for one in parsed):
         return False

@@ -109,7 +109,7 @@ class Search:
         Raises:
             ConfigError: the folder holds a different search.
         """
-        told = {
+        definition = {
             "fixed": _defining(self.trials.space.fixed),
             "space": [repr(one) for one in dimensions],
             "metric": [one.metric for one in self.objectives],
@@ -117,14 +117,14 @@ class Search:
         if self._state.exists():
             then = self._read_state()
             self._used_s = float(then.get("used_s", 0.0))
-            changed = [name for name in told if then.get(name) != told[name]]
+            changed = [name for name in definition if then.get(name) != definition[name]]
             if changed:
-                lines = [f"{name}: then {then.get(name)}, now {told[name]}" for name in changed]
+                lines = [f"{name}: then {then.get(name)}, now {definition[name]}" for name in changed]
                 raise ConfigError(
                     f"the search in {self.trials.folder} had another configuration, which cannot change on resuming. "
                     + "; ".join(lines)
                 )
-        self._told = told
+        self._definition = definition
         self._write_state()
         self.study.settle()
         if not self.settings.sampler:
@@ -290,7 +290,7 @@ class Search:
         one.reports.read()
         one.reports.curve.running = False
         if record.status == records.COMPLETED:
-            self._tell(one, record)
+            self._record_result(one, record)
         elif record.status == records.STOPPED:
             self.study.stop(one.number, one.reports.values, record.reason)
         elif record.status == records.CANCELED:
@@ -315,7 +315,7 @@ class Search:
         if error.is_labruns() and not self._is_measured and not any(trial.values for trial in self.study.trials()):
             raise ConfigError(error.message)
 
-    def _tell(self, one: _Trial, record: Record) -> None:
+    def _record_result(self, one: _Trial, record: Record) -> None:
         values = objective.values(record)
         if values is not None:
             self._is_measured = True
@@ -439,7 +439,7 @@ class Search:
         return self._used_s + time.monotonic() - self._began
 
     def _write_state(self) -> None:
-        content = {**self._told, "used_s": round(self._elapsed_s(), 1)}
+        content = {**self._definition, "used_s": round(self._elapsed_s(), 1)}
         records.replace_text(self._state, json.dumps(content) + "\n", to_disk=False)
 
 

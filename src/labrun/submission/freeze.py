@@ -213,8 +213,8 @@ def resolved_config(
     found = Config(kept)
     if base.of(found).scores:
         scored = records.read(found.scored.run_dir).typed
-        _tell_other_data(found, scored, overrides)
-        _tell_limit(found, scored)
+        _warn_about_other_data(found, scored, overrides)
+        _warn_about_limit(found, scored)
     return found, parent
 
 
@@ -582,7 +582,7 @@ def _inherit(config: dict[str, Any], scored: Record, overrides: list[str], is_pr
         config["datastore"] = _with_typed(config, source, overrides, "datastore", run_dir)
 
 
-def _tell_other_data(config: Config, source: Config, overrides: Sequence[str]) -> None:
+def _warn_about_other_data(config: Config, source: Config, overrides: Sequence[str]) -> None:
     """Warn if an experiment's data are not those that the scored run was trained with, which may have the same name."""
     typed = {override.lstrip("+").partition("=")[0] for override in overrides}
     if "experiment" not in typed or "dataset" in typed:
@@ -597,7 +597,7 @@ def _tell_other_data(config: Config, source: Config, overrides: Sequence[str]) -
         )
 
 
-def _tell_limit(config: Config, source: Config) -> None:
+def _warn_about_limit(config: Config, source: Config) -> None:
     """Warn if the limit on test batches differs from the scored run's: Lightning's options are not inherited."""
     name = "limit_test_batches"
     scored, now = (((one.raw.get("trainer") or {}).get("options") or {}).get(name) for one in (source, config))

@@ -53,7 +53,7 @@ def pin_versions(config: dict[str, Any], pinned: dict[str, Any] | None = None) -
         return
     made = None if schema.is_local_datastore(there[OWN]) else reader.make_reader(there["dataset"])
     if made is None or made.candidates() is not None or there["dataset"].get("asset"):
-        looked = _look(there[OWN], there["dataset"], made, pinned)
+        looked = _look_up_version(there[OWN], there["dataset"], made, pinned)
         if looked is not None:
             config["dataset"]["version"] = looked
 
@@ -81,7 +81,7 @@ def make_absolute(dataset: dict[str, Any], node: Mapping[str, Any]) -> None:
     dataset.update({key: str(path) for key, path in here.items() if not (root / given[key]).exists()})
 
 
-def _look(node: dict[str, Any], dataset: dict[str, Any], made: Any, pinned: dict[str, Any]) -> int | None:
+def _look_up_version(node: dict[str, Any], dataset: dict[str, Any], made: Any, pinned: dict[str, Any]) -> int | None:
     from labrun.data import mount
 
     name = str(dataset.get("asset") or dataset["name"])

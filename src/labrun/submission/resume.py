@@ -237,7 +237,7 @@ def _answered(work: str, given: Any, path: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def tell_changes(new: Sequence[Record], old: Sequence[PreviousRun], fresh_code: bool) -> None:
+def warn_about_changes(new: Sequence[Record], old: Sequence[PreviousRun], fresh_code: bool) -> None:
     """Warn about differences since the sweep was submitted: code, packages, machine."""
     if not new or not old:
         return

@@ -321,7 +321,7 @@ def _resume(submitted: Sequence[Job], folder: Path, backend: Backend) -> list[Pa
     old = resume.previous_runs(folder)
     _check_same(submitted, old, folder)
     fresh_code = submitted[0].record.typed.sweep.resume_code == "new"
-    resume.tell_changes([job.record for job in submitted], old, fresh_code)
+    resume.warn_about_changes([job.record for job in submitted], old, fresh_code)
     runs, taken = [one.run_dir for one in old], 0
     held = backend.attached(folder)
     frozen = None if fresh_code or not old else snapshot.import_path(old[0].record.code or {})

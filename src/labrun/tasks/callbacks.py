@@ -129,7 +129,7 @@ class PlainCheckpoints:
     """Whether the best checkpoint of a resumed run still counts in this one."""
     newest: tuple[Path, int] | None = None
     """File and step of the last complete state saved at the end of an epoch."""
-    _has_told = False
+    _has_warned = False
     midway: tuple[Path, int] | None = None
     """File and step of the last state saved within an epoch; None once it is outdated."""
 
@@ -173,8 +173,8 @@ class PlainCheckpoints:
         if not found:
             return
         checkpoint[LEFT_OUT] = found
-        if not self._has_told:
-            self._has_told = True
+        if not self._has_warned:
+            self._has_warned = True
             log.warning(
                 "Not in the checkpoints: the state of %s. They hold only tensors, arrays and plain values, so a "
                 "resumed training starts without this state",
@@ -328,7 +328,7 @@ class CheckpointKeeper:
             )
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        self._tell_unvalidated(trainer)
+        self._warn_if_unvalidated(trainer)
         # `stopped_epoch` is 0 for a stop after the first epoch, but also without a stop; older versions give no reason.
         ended = [
             callback
@@ -364,7 +364,7 @@ class CheckpointKeeper:
             trainer.save_checkpoint(self._path)
             log.info("Preempted: saved after step %d", trainer.global_step)
         else:
-            log.warning("Preempted: %s", self._begins_again(trainer))
+            log.warning("Preempted: %s", self._restart_notice(trainer))
         raise recording.Preempted("preempted")
 
     def _keep_midway(self, trainer: Any) -> None:
@@ -385,9 +385,9 @@ class CheckpointKeeper:
             if can_go_on_midway(trainer):
                 trainer.save_checkpoint(self._path)
             else:
-                log.warning("The training ends here: %s", self._begins_again(trainer))
+                log.warning("The training ends here: %s", self._restart_notice(trainer))
 
-    def _begins_again(self, trainer: Any) -> str:
+    def _restart_notice(self, trainer: Any) -> str:
         why = (
             "it has several loaders, which take turns"
             if _go_on(trainer)
@@ -397,13 +397,13 @@ class CheckpointKeeper:
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         if not self._validated:
-            _tell_padding(trainer, "validation", trainer.fit_loop.epoch_loop.val_loop)
+            _warn_about_padding(trainer, "validation", trainer.fit_loop.epoch_loop.val_loop)
         self._validated = True
 
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
-        _tell_padding(trainer, "test", trainer.test_loop)
+        _warn_about_padding(trainer, "test", trainer.test_loop)
 
-    def _tell_unvalidated(self, trainer: Any) -> None:
+    def _warn_if_unvalidated(self, trainer: Any) -> None:
         """Warn if validation was enabled but never ran."""
         every, batches = trainer.check_val_every_n_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.ready
         if self._validated or not trainer.enable_validation or every is None or self.epochs < every:
@@ -420,7 +420,7 @@ class CheckpointKeeper:
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self.epochs = trainer.current_epoch + 1
-        self._look(trainer)
+        self._check_losses(trainer)
         self._is_preempted = self._agreed_to_preempt(trainer, 0)
         if (self.keeps or self._is_preempted) and not self._ended_midway:
             self._keep(trainer)
@@ -449,7 +449,7 @@ class CheckpointKeeper:
             log.debug("hard links are not supported")
             return False
 
-    def _look(self, trainer: Any) -> None:
+    def _check_losses(self, trainer: Any) -> None:
         logged = {name: value for name, value in trainer.callback_metrics.items() if "loss" in name.lower()}
         found = unusual("the loss", self._loss) or next(filter(None, map(unusual, logged, logged.values())), None)
         self._loss = None
@@ -490,7 +490,7 @@ def checkpoint_keeper(
 
 
 @rank_zero_only
-def _tell_padding(trainer: Any, part: str, loop: Any) -> None:
+def _warn_about_padding(trainer: Any, part: str, loop: Any) -> None:
     """Warn if samplers repeated samples because a split could not be divided evenly among the processes."""
     combined = loop._combined_loader
     twice = sum(map(loaders.seen_twice, [] if combined is None else combined.flattened))
@@ -595,7 +595,7 @@ class RandomStates(pl.Callback):
                 "data set keep their old epoch"
             )
         for loader in train_loaders(trainer):
-            self._tell_of_readers(loader, trainer.world_size)
+            self._warn_about_workers(loader, trainer.world_size)
         loop = trainer.fit_loop
         if self._loaded is None:
             return
@@ -624,7 +624,7 @@ class RandomStates(pl.Callback):
                     loader.rewind()
 
     @staticmethod
-    def _tell_of_readers(loader: Any, ranks: int) -> None:
+    def _warn_about_workers(loader: Any, ranks: int) -> None:
         """Warn if each sample of an iterable data set is likely to be seen several times per epoch."""
         for who in loaders.read_more_than_once(loader, ranks):
             ways = {"workers": "torch.utils.data.get_worker_info()", "processes": "torch.distributed.get_rank()"}
@@ -641,7 +641,7 @@ class RandomStates(pl.Callback):
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         self._restore(trainer)
         for loader in train_loaders(trainer):
-            loaders.tell_epoch(loader, trainer.current_epoch)
+            loaders.pass_epoch(loader, trainer.current_epoch)
 
     def _restore(self, trainer: Any) -> None:
         found, self._loaded = self._loaded, None
@@ -820,21 +820,21 @@ class FirstBatch(pl.Callback):
     """Counts the work of a network's first batch, and reports it before the second.
 
     Args:
-        told: called once with the work of the whole batch, or None if it cannot be counted.
+        on_work: called once with the work of the whole batch, or None if it cannot be counted.
     """
 
-    def __init__(self, told: Callable[[Work | None], None]) -> None:
-        self._told: Callable[[Work | None], None] | None = told
+    def __init__(self, on_work: Callable[[Work | None], None]) -> None:
+        self._on_work: Callable[[Work | None], None] | None = on_work
         self._watch: Watch | None = None
 
     def _begin(self, trainer: Any, pl_module: Any, *args: Any) -> None:
-        if self._told is not None and self._watch is None:
+        if self._on_work is not None and self._watch is None:
             self._watch = Watch(pl_module)
 
     def _end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
-        if self._told is not None and self._watch is not None:
-            told, self._told = self._told, None
-            told(self._watch.end())
+        if self._on_work is not None and self._watch is not None:
+            on_work, self._on_work = self._on_work, None
+            on_work(self._watch.end())
 
     on_train_batch_start = on_test_batch_start = on_predict_batch_start = _begin  # type: ignore[assignment]
     # Before the backward pass, so that it already uses the new number of threads. Manual optimization may skip it.

@@ -82,12 +82,12 @@ class EpochState:
         if self._counts and isinstance(found, list) and len(found) == trainer.world_size:
             self._values = found[trainer.global_rank]
             if is_midway(checkpoint):
-                self._tell_of_own(module)
+                self._warn_about_own_state(module)
         elif is_midway(checkpoint):
             log.warning("This epoch's training averages cover only its rest: what came before cannot be restored")
 
     @staticmethod
-    def _tell_of_own(module: Any) -> None:
+    def _warn_about_own_state(module: Any) -> None:
         """Warn of lists and sums in the module's own code, which no checkpoint contains."""
         for name, lost in LOST.items() if not gathers(module) else ():
             code = getattr(getattr(module, name), "__code__", None)

@@ -71,12 +71,14 @@ def read(path: Path, saved: Saved, form: Mapping[str, Any] | None = None) -> Fed
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
         if not files:
             raise MissingDataError(f"{path} holds no image (looked for {', '.join(sorted(IMAGES))})")
-        return Fed(_images(files, saved), [file.relative_to(path).as_posix() for file in files], notes=_told(saved))
+        return Fed(
+            _images(files, saved), [file.relative_to(path).as_posix() for file in files], notes=_scaling_notes(saved)
+        )
     if not path.is_file():
         raise MissingDataError(f"there is no file {path}")
     suffix = path.suffix.lower()
     if suffix in IMAGES:
-        return Fed(_images([path], saved), [path.name], notes=_told(saved))
+        return Fed(_images([path], saved), [path.name], notes=_scaling_notes(saved))
     if suffix in (".npz", ".npy"):
         return _array(path)
     if contents.is_table(path):
@@ -151,7 +153,7 @@ def _highest(saved: Saved) -> float | None:
     return None if scale in (1.0, 255.0) else scale
 
 
-def _told(saved: Saved) -> list[str]:
+def _scaling_notes(saved: Saved) -> list[str]:
     highest = _highest(saved)
     return (
         []

@@ -224,7 +224,7 @@ class LossAndMetrics:
         known, why = self._kind_of(scores, target)
         self.kind, self.is_inferred = known, True
         if known == "classes":
-            self._look(scores, target)
+            self._find_class_axis(scores, target)
         if known == "classes" and self._weights is not None:
             if self._node.get("class_weight") == "balanced" and target.numel() != len(target):
                 raise UnfitError(
@@ -261,7 +261,7 @@ class LossAndMetrics:
         else:
             self.metrics = self._default_metrics(known, scores, target)
 
-    def _look(self, scores: Tensor, target: Tensor) -> None:
+    def _find_class_axis(self, scores: Tensor, target: Tensor) -> None:
         """Determine the class axis. A guess is logged, and a later batch may correct it."""
         found = classes_are_last(scores, target)
         found = self.known_last if found is None else found
@@ -494,15 +494,15 @@ class Learner(pl.LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        self._tell("train")
+        self._log_epoch_metrics("train")
 
     def on_validation_epoch_end(self) -> None:
-        self._tell("val")
+        self._log_epoch_metrics("val")
 
     def on_test_epoch_end(self) -> None:
-        self._tell("test")
+        self._log_epoch_metrics("test")
 
-    def _tell(self, stage: str) -> None:
+    def _log_epoch_metrics(self, stage: str) -> None:
         """Log an epoch's metrics of each loader. torchmetrics synchronizes them across processes."""
         own = {loader: metrics for (name, loader), metrics in self._metrics.items() if name == stage}
         for loader, metrics in own.items():

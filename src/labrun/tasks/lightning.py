@@ -218,7 +218,7 @@ class NetworkTask(ModelTask):
     def _choose(self, trainer: Any, module: Any, has_validation: bool) -> None:
         """Choose the epoch whose weights are tested, load them, and set the record's `training`."""
         own = next(callback for callback in trainer.callbacks if isinstance(callback, CheckpointKeeper))
-        last = own.epochs or _told_by_others(trainer) or trainer.current_epoch
+        last = own.epochs or _add_metrics_of_others(trainer) or trainer.current_epoch
         self._training_done = done = {"epochs": last, "tested": last, "why": "the last"}
         if own.not_finite is None:
             weights = (unusual("a weight", p) for p in module.parameters() if p.is_floating_point())
@@ -543,7 +543,7 @@ class NetworkTask(ModelTask):
             trainer.test(self._module, **self._feed.given("test"), verbose=False)
         if trainer.num_test_batches and not sum(trainer.num_test_batches) and trainer.limit_test_batches != 0:
             log.warning("Nothing scores the test part: it has no batch. Its data set is empty, or drop_last drops it")
-        _told_by_others(trainer)
+        _add_metrics_of_others(trainer)
         self._module.eval()
         self.tested = {name: float(value) for name, value in trainer.callback_metrics.items()}
 
@@ -614,7 +614,7 @@ def trains_on_processor(settings: Trainer) -> bool:
     return wanted == "cpu" or (wanted == "auto" and not any(other.is_available() for other in others))
 
 
-def _told_by_others(trainer: Any) -> int:
+def _add_metrics_of_others(trainer: Any) -> int:
     """Add metrics logged by processes that Lightning started to the run's summary. Return their last epoch, or 0."""
     launcher, run = trainer.strategy.launcher, context.current()
     if launcher is None or not launcher.is_interactive_compatible or run is None:

@@ -106,8 +106,8 @@ def of_file(model: Saved, dataset: Mapping[str, Any], root: Path, streams: bool 
     """
     import pandas as pd
 
-    told: list[str] = []
-    model.tell = told.append
+    table_notes: list[str] = []
+    model.on_note = table_notes.append
     if dataset.get("decimal"):
         model.decimal = str(dataset["decimal"])
     form = {key: dataset[key] for key in FORM if dataset.get(key) is not None}
@@ -123,7 +123,7 @@ def of_file(model: Saved, dataset: Mapping[str, Any], root: Path, streams: bool 
     table = pd.concat(tables, ignore_index=True) if streams else tables[0]
     if not names:
         table.insert(0, "row", np.arange(len(table)))
-    for note in dict.fromkeys([*notes, *told]):
+    for note in dict.fromkeys([*notes, *table_notes]):
         log.info("Data: %s", note)
     return table
 
@@ -146,8 +146,8 @@ def of_arrays(model: Saved, arrays: Arrays) -> pd.DataFrame:
             continue
         x: Any = part.x
         blocks = x.blocks(saved.BATCH) if arrays.are_streamed else [x]
-        told = [saved.answers(model, _scaled_alike(model, arrays, block)) for block in blocks]
-        table = pd.concat(told, ignore_index=True)
+        tables = [saved.answers(model, _scaled_alike(model, arrays, block)) for block in blocks]
+        table = pd.concat(tables, ignore_index=True)
         target = part.y if not arrays.class_names else np.array(arrays.class_names)[part.y]
         for place, (column, values) in enumerate((("part", name), ("row", np.arange(len(part))), ("target", target))):
             table.insert(place, column, values)

@@ -63,7 +63,7 @@ class Saved:
         """How the columns of its training table were read; None without a table, or if the card does not say."""
         self.decimal: str | None = None
         """Decimal sign of tables to predict, `point` or `comma`; None detects it for each table."""
-        self.tell: Callable[[str], object] | None = None
+        self.on_note: Callable[[str], object] | None = None
         """Receives notes on how a table differs from the training table; None warns of differences in reading only."""
 
     def __repr__(self) -> str:
@@ -268,10 +268,10 @@ class Saved:
         except DataError as error:
             raise UnfitError(f"{self.title}: {error}") from error
         for note in notes:
-            (self.tell or _warn_of_table)(note)
-        if self.tell is not None:
+            (self.on_note or _warn_of_table)(note)
+        if self.on_note is not None:
             for note in _unlike_training(self.model, rows):
-                self.tell(note)
+                self.on_note(note)
         if self.columns is not None:
             return rows
         gaps = [name for name in rows.columns if rows[name].isna().any()]

@@ -91,7 +91,7 @@ def run(config: Config, inputs: Sequence[Mapping[str, Any]], record: Record, pat
         raise RunFailedError(f"{ended.message(name)}{_way_out(ended, script)}", ended.trace)
     if count > 1 and (failure := nodes.wait_for_others(paths, count)):
         raise RunFailedError(failure)
-    if script.command and (told := _told_failure(paths)):
+    if script.command and (told := _reported_failure(paths)):
         raise RunFailedError(told)
 
 
@@ -161,7 +161,7 @@ def command_of(script: Script, work: Path, words: Sequence[str], machines: int =
     return [sys.executable, "-IS", ranks, f"{script.processes}x{machines}", *found]
 
 
-def _told_failure(paths: RunPaths) -> str | None:
+def _reported_failure(paths: RunPaths) -> str | None:
     """Return the message that an Azure script's command passed to `run.fail()` in this attempt, or None.
 
     For a script with a path, the runner handles this.

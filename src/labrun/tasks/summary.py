@@ -100,7 +100,7 @@ def finish_script(record: Record, paths: RunPaths, pictures: bool) -> None:
         Pictures(title(record)).draw(paths.root)
     took = records.seconds_between(str(record.started), records.now())
     script = record.typed.script
-    _tell(record, paths, [("script", "" if script is None else script.shown_name)], f"{took:.1f} s")
+    _print_table(record, paths, [("script", "" if script is None else script.shown_name)], f"{took:.1f} s")
 
 
 def print_result(record: Record, data: str, seconds: float, paths: RunPaths, predictions: str = "") -> None:
@@ -121,10 +121,10 @@ def print_result(record: Record, data: str, seconds: float, paths: RunPaths, pre
         ("model", tasks.model_name(record.typed.model) + (f", of run {source.id}" if source else "")),
     ]
     whole = "in all" if len(record.attempts) < 2 else f"in attempt {len(record.attempts)}"
-    _tell(record, paths, about, f"{seconds:.1f} s for the task, {total:.1f} s {whole}")
+    _print_table(record, paths, about, f"{seconds:.1f} s for the task, {total:.1f} s {whole}")
 
 
-def _tell(record: Record, paths: RunPaths, about: list[tuple[str, str]], took: str) -> None:
+def _print_table(record: Record, paths: RunPaths, about: list[tuple[str, str]], took: str) -> None:
     run = context.current()
     metrics = {} if run is None else run.summary
     rows = [

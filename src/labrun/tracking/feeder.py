@@ -25,12 +25,14 @@ def main(root: Path, kind: str, address: str) -> None:
     ended = threading.Event()
     threading.Thread(target=_await_end, args=(ended,), daemon=True).start()
     try:
-        feed.feed(root, registry.get(kind), address, ended, failed=lambda error: log.warning("%s", error), done=_tell)
+        feed.feed(
+            root, registry.get(kind), address, ended, failed=lambda error: log.warning("%s", error), done=_log_left_out
+        )
     except RecordError as error:
         sys.exit(f"{error}")
 
 
-def _tell(fed: Fed) -> None:
+def _log_left_out(fed: Fed) -> None:
     for line in fed.left_out:
         log.warning("left out: %s", line)
 

@@ -12,7 +12,7 @@ from labrun.warm import identity
 
 BACKGROUND = 15
 """Niceness of imports in the background."""
-TOLD = "told"
+NOTICE_MARK = "told"
 """File in the servers' folder that marks that the note about the warm interpreter was shown."""
 
 
@@ -26,7 +26,7 @@ def start(place: str, facts: dict[str, object], environment: dict[str, str]) -> 
     """
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         spawn(place, facts, environment, BACKGROUND).returncode = 0  # it outlives this process: do not wait for it
-        _tell(place)
+        _print_notice_once(place)
 
 
 def spawn(place: str, facts: dict[str, object], environment: dict[str, str], niceness: int) -> subprocess.Popen[bytes]:
@@ -53,12 +53,12 @@ def spawn(place: str, facts: dict[str, object], environment: dict[str, str], nic
     return process
 
 
-def _tell(place: str) -> None:
+def _print_notice_once(place: str) -> None:
     """Tell the user once about the new process."""
     if not os.isatty(2):
         return
     try:
-        os.close(os.open(f"{place}/{TOLD}", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        os.close(os.open(f"{place}/{NOTICE_MARK}", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
         return
     sys.stderr.write(

@@ -56,7 +56,7 @@ class Payload(ABC):
     deaths: int = 0
     """How often its server died while it was active."""
     began: float = 0.0
-    asked_at: float | None = None
+    stop_requested_at: float | None = None
     """When it was first asked to stop."""
     reason: str | None = None
     """Why its supervisor ended it, if it did."""
@@ -117,8 +117,8 @@ class Payload(ABC):
 
     def ask(self) -> None:
         """Ask it to stop."""
-        if self.asked_at is None:
-            self.asked_at = time.monotonic()
+        if self.stop_requested_at is None:
+            self.stop_requested_at = time.monotonic()
             self.signal(signal.SIGINT, alone=self.in_job)
 
     def kill(self) -> None:
@@ -294,7 +294,7 @@ class Supervisor(Generic[P]):
         payload.pids[rank] = pid
         if len(payload.pids) == payload.tasks:
             payload.beat()
-        if payload.asked_at is not None:  # it was asked to stop before its pid was known
+        if payload.stop_requested_at is not None:  # it was asked to stop before its pid was known
             payload.signal(signal.SIGINT, alone=payload.in_job)
 
     def _task_ended(self, server: Server, pid: int, status: int) -> None:
@@ -320,7 +320,7 @@ class Supervisor(Generic[P]):
             self._over.append(payload)
             return
         payload.pids, payload.statuses = {}, {}
-        payload.asked_at, payload.reason, payload.canceled = None, None, False
+        payload.stop_requested_at, payload.reason, payload.canceled = None, None, False
         (self._queue.appendleft if requeue == "first" else self._queue.append)(payload)
 
     def _died(self, server: Server) -> None:
@@ -338,11 +338,11 @@ class Supervisor(Generic[P]):
         for payload in list(self._running.values()):
             payload.beat()
             payload.hold_to_limits()
-            if payload.asked_at is not None and time.monotonic() - payload.asked_at > GRACE_S:
+            if payload.stop_requested_at is not None and time.monotonic() - payload.stop_requested_at > GRACE_S:
                 payload.kill()
                 beside = [one for one in self._running.values() if one.server is payload.server and one.pids]
                 # Nothing was forked yet: the server hangs or reads data. Kill it if its other payloads must stop too.
-                if payload.server and not payload.pids and all(one.asked_at is not None for one in beside):
+                if payload.server and not payload.pids and all(one.stop_requested_at is not None for one in beside):
                     payload.server.process.kill()
         for payload in list(self._queue):
             if payload.end_requested():

@@ -130,7 +130,7 @@ class SlurmJobs:
         ended, self._closed = self._closed, []
         for active in list(self._active.values()):
             if self._changed(active.run_dir) and (record := records.read(active.run_dir)).finished:
-                if self._has_tries_left(active, record) or _is_tried_again(active, record):
+                if self._has_tries_left(active, record) or _is_retried_in_job(active, record):
                     continue  # its job may still write; `_ask` handles it when the job is over
                 ended.append(active.run_dir)
                 del self._active[active.run_dir]
@@ -384,7 +384,7 @@ def _parameters(compute: Compute, jobs: int, runs: int, slots: int, settings: Se
     return parameters
 
 
-def _is_tried_again(active: _Active, record: Record) -> bool:
+def _is_retried_in_job(active: _Active, record: Record) -> bool:
     """Return whether the pool in a failed run's own job is about to retry it; that pool counts the retries itself."""
     if record.status != records.FAILED or active.canceled or record.typed.compute.ranks > 1:
         return False

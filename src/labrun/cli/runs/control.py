@@ -124,7 +124,7 @@ def _watch_search(folder: Path, is_trusted: bool) -> int:
     view = monitor.Lines(folder)
     if links.read(folder) is not None:
         remote_search.follow(folder, view)
-        return _tell_search(folder)
+        return _print_search(folder)
     while True:
         is_over = takeover.is_over(folder)
         plan = sweep_state.read_plan(folder)
@@ -138,10 +138,10 @@ def _watch_search(folder: Path, is_trusted: bool) -> int:
             sys.stderr.write("lab: this search has no controller any more; it is resumed here\n")
             return takeover.take_over(folder)
         time.sleep(POLL_S)
-    return _tell_search(folder)
+    return _print_search(folder)
 
 
-def _tell_search(folder: Path) -> int:
+def _print_search(folder: Path) -> int:
     run_dirs = sweep_state.run_dirs(folder, sweep_state.read_plan(folder))
     print(f"The search is over: {folder} (results.csv, report.html, best.yaml)")
     return int(any(records.read(run_dir).status == records.FAILED for run_dir in run_dirs))

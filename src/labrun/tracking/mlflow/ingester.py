@@ -188,7 +188,7 @@ class Ingester:
         if is_new or ends:
             run.part("its status", lambda: run.send_status(status, is_over))
         if sent.left_out != had:
-            run.part("what is left out", run.tell_left_out)
+            run.part("what is left out", run.tag_left_out)
         new = {what: count - had.get(what, 0) for what, count in sent.left_out.items() if count != had.get(what, 0)}
         self.left_out.add(f"run {record.id} ({os.path.relpath(run_dir, self._root)})", {**new, **run.failed})
         sent.ended = is_over

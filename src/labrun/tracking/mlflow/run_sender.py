@@ -266,7 +266,7 @@ class RunSender:
         else:
             self._client.update_run(self._sent.mlflow_id, status=status)
 
-    def tell_left_out(self) -> None:
+    def tag_left_out(self) -> None:
         """Set a tag on the run's page that lists the skipped items."""
         self._client.set_tag(self._sent.mlflow_id, LEFT_OUT, names.text(listed(self._sent.left_out)))
 

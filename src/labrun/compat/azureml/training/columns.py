@@ -27,7 +27,7 @@ EXACT = 2**53
 """The largest magnitude up to which all integers are exact as float64."""
 TRUE, FALSE = ("true", "1"), ("false", "0")
 
-_told: set[str] = set()
+_warned: set[str] = set()
 
 
 class OutOfRangeError(UserErrorException):
@@ -64,7 +64,7 @@ def inferred(column: Any, name: str, empty_as_string: bool = False, out_of_range
         except UserErrorException:
             pass
     elif bool(values.str.match(DAY_AND_MONTH).all()):
-        _tell(name, values, "day and month could be swapped; give set_column_types a DataType.to_datetime(format)")
+        _warn(name, values, "day and month could be swapped; give set_column_types a DataType.to_datetime(format)")
     return as_text(column, empty_as_string)
 
 
@@ -73,7 +73,7 @@ def _number(values: Any, name: str) -> Any:
     import pandas
 
     if bool(values.str.match(ZERO_IN_FRONT).any()) and bool(values.str.match(INTEGER).all()):
-        return _tell(name, values[values.str.match(ZERO_IN_FRONT)], "a number would lose the leading zero")
+        return _warn(name, values[values.str.match(ZERO_IN_FRONT)], "a number would lose the leading zero")
     if not bool(values.str.match(INTEGER).all()):
         if not bool(values.str.match(r".*\d").any()):
             return None  # only words such as NaN
@@ -83,14 +83,14 @@ def _number(values: Any, name: str) -> Any:
     except (OverflowError, ValueError, TypeError):
         found = None
     if found is None or str(found.dtype) != "int64":
-        return _tell(name, values, "too long for an integer")
+        return _warn(name, values, "too long for an integer")
     return found
 
 
-def _tell(name: str, values: Any, why: str) -> None:
+def _warn(name: str, values: Any, why: str) -> None:
     message = f"column {name} stays text, because of values such as {str(values.iloc[0])!r} ({why})"
-    if message not in _told:
-        _told.add(message)
+    if message not in _warned:
+        _warned.add(message)
         notice.warn(message)
 
 
@@ -148,7 +148,7 @@ def as_dates(column: Any, name: str, formats: Any = None, out_of_range: str = "n
                 )
                 raise OutOfRangeError(message.format(name, error)) from None
             far = _refused(values, lambda texts, how=one: converted(texts, how), pandas.errors.OutOfBoundsDatetime)
-            _tell_empty(name, values, far, "before 1677 or after 2262", "out_of_range_datetime='fail' rejects them")
+            _warn_of_empty(name, values, far, "before 1677 or after 2262", "out_of_range_datetime='fail' rejects them")
             return as_dates(column.where(~column.str.strip().isin(far), ""), name, formats, out_of_range)
         except (ValueError, TypeError, OverflowError) as error:
             if number == len(formats) - 1:
@@ -167,7 +167,7 @@ def _refused(values: Any, convert: Any, errors: Any) -> Any:
     return bad
 
 
-def _tell_empty(name: str, values: Any, bad: Any, why: str, way: str) -> None:
+def _warn_of_empty(name: str, values: Any, bad: Any, why: str, way: str) -> None:
     message = "column {}: {} of {} values are {}, such as {!r}, and become empty; {}"
     notice.warn(message.format(name, int(values.isin(bad).sum()), len(values), why, bad[0], way))
 
@@ -204,7 +204,7 @@ def typed(
         bad = _refused(values, lambda texts: _typed(texts, name, wanted), UserErrorException)
         if not bad:  # each value converts on its own, but not all of them together
             raise
-    _tell_empty(name, values, bad, f"not {wanted['type']}", "on_error='fail' rejects them")
+    _warn_of_empty(name, values, bad, f"not {wanted['type']}", "on_error='fail' rejects them")
     return _typed(column.where(~column.isin(bad), ""), name, wanted, empty_as_string, out_of_range)
 
 

@@ -12,7 +12,7 @@ from labrun.compat.azureml.training import files, values
 from labrun.compat.azureml.training.base import RunBase, failure_text
 
 
-def _tell(text: str) -> None:
+def _print_attempt(text: str) -> None:
     sys.stdout.write(f"Attempted to {text}\n")
 
 
@@ -46,7 +46,9 @@ class _OfflineRun(RunBase):
 
     def _keep(self, kind: str, name: str, value: Any) -> None:
         number = values.as_number(value)
-        _tell(f"log {kind} metric {name}: {value if number is None or isinstance(value, (bool, int)) else number}")
+        _print_attempt(
+            f"log {kind} metric {name}: {value if number is None or isinstance(value, (bool, int)) else number}"
+        )
         if kind == "scalar" and name in self._metrics:
             before = self._metrics[name]
             value = [*(before if isinstance(before, list) else [before]), value]
@@ -70,7 +72,7 @@ class _OfflineRun(RunBase):
 
     def log_image(self, name: str, path: Any = None, plot: Any = None, description: str = "") -> None:
         """Print the name of an image."""
-        _tell(f"log image metric {name}: {path if plot is None else plot}")
+        _print_attempt(f"log image metric {name}: {path if plot is None else plot}")
 
     def log_confusion_matrix(self, name: str, value: Any, description: str = "") -> None:
         """Print a confusion matrix."""
@@ -97,7 +99,7 @@ class _OfflineRun(RunBase):
 
     def upload_file(self, name: str, path_or_stream: Any, datastore_name: str | None = None) -> None:
         """Print the name of a file."""
-        _tell(f"track file {name} at {path_or_stream}")
+        _print_attempt(f"track file {name} at {path_or_stream}")
 
     def upload_files(
         self,
@@ -113,7 +115,7 @@ class _OfflineRun(RunBase):
 
     def upload_folder(self, name: str, path: Any, datastore_name: str | None = None) -> None:
         """Print the name of a folder."""
-        _tell(f"track folder {name} at {path}")
+        _print_attempt(f"track folder {name} at {path}")
 
     def get_file_names(self) -> list[str]:
         """Return an empty list: nothing is stored."""
@@ -126,7 +128,7 @@ class _OfflineRun(RunBase):
     def set_tags(self, tags: dict[str, Any]) -> None:
         """Print tags."""
         for key, value in tags.items():
-            _tell(f"tag the run: {key}={value}")
+            _print_attempt(f"tag the run: {key}={value}")
             self.tags[str(key)] = "" if value is None else str(value)
 
     def remove_tags(self, tags: Any) -> None:
@@ -137,7 +139,7 @@ class _OfflineRun(RunBase):
     def add_properties(self, properties: dict[str, Any]) -> None:
         """Print properties."""
         for key, value in properties.items():
-            _tell(f"add the property {key}={value}")
+            _print_attempt(f"add the property {key}={value}")
             self.properties.setdefault(str(key), str(value))
 
     def get_tags(self) -> dict[str, str]:
@@ -169,7 +171,7 @@ class _OfflineRun(RunBase):
             TypeError: there is no such argument.
         """
         arguments.check(_OfflineRun.register_model, unknown)
-        _tell(f"register the model {model_name} from {model_path}")
+        _print_attempt(f"register the model {model_name} from {model_path}")
         return SimpleNamespace(name=model_name, version=None, id=model_name)
 
     def child_run(
@@ -181,7 +183,7 @@ class _OfflineRun(RunBase):
             TypeError: there is no such argument.
         """
         arguments.check(_OfflineRun.child_run, unknown)
-        _tell(f"begin a child run {name or ''}".rstrip())
+        _print_attempt(f"begin a child run {name or ''}".rstrip())
         child = _OfflineRun()
         if tags:
             child.set_tags(tags)
@@ -217,8 +219,8 @@ class _OfflineRun(RunBase):
 
     def fail(self, error_details: Any = None, error_code: Any = None, _set_status: bool = True) -> None:
         """Print the reason for the failure."""
-        _tell(f"mark the run as failed: {failure_text(error_details, error_code)}")
+        _print_attempt(f"mark the run as failed: {failure_text(error_details, error_code)}")
 
     def cancel(self) -> None:
         """Print that the script canceled the run."""
-        _tell("cancel the run")
+        _print_attempt("cancel the run")
