@@ -45,7 +45,7 @@ EXAMPLES = """examples:
   lab ui                              every run in the browser, with plots
   lab compute status                  free resources of this machine and the cluster
 
-'lab COMMAND --help' lists the actions of a command. The documentation is in docs/: uv run mkdocs serve
+'lab COMMAND --help' lists the actions of a command. The documentation is the folder docs/ of labrun's repository.
 """
 
 
