@@ -7,14 +7,16 @@ without scripts, only that is lost.
 from __future__ import annotations
 
 import base64
-import html
+import functools
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
+from jinja2 import DictLoader, Environment, StrictUndefined
+from markupsafe import Markup
 
 from labrun.runs import context, mean_curves, repeats, report, store
 from labrun.runs import record as records
@@ -92,7 +94,7 @@ def new_mark() -> str:
     return f"labrun-{uuid.uuid4().hex[:8]}"
 
 
-def _page(inner: str, mark: str) -> str:
+def _page(inner: Markup, mark: str) -> str:
     return f'<div id="{mark}" class="labrun">{STYLE}{inner}</div>{REMEMBER.replace("MARK", mark)}'
 
 
@@ -119,85 +121,121 @@ REMEMBER = """<script>(function () {
 })();</script>"""
 
 
-def _status(status: str) -> str:
-    return f'<b style="color: {COLOURS.get(status, "inherit")}">{status}</b>'
+TEMPLATES = {
+    "table": """
+<table>
+{%- if head %}<tr>{% for cell in head %}<th>{{ cell }}</th>{% endfor %}</tr>{% endif %}
+{%- for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor -%}
+</table>""",
+    "details": """
+{{ curves }}
+{%- if config %}<details><summary>configuration</summary><pre>{{ config }}</pre></details>{% endif -%}
+<details open><summary>log</summary><pre>{{ log }}</pre></details>""",
+    "chooser": """
+<div class="{{ group }}"><style>
+{%- for choice in choices %}
+#{{ group }}{{ loop.index0 }}:checked ~ .{{ group }}p{{ loop.index0 }} { display: block; }
+#{{ group }}{{ loop.index0 }}:checked ~ .{{ group }}l label[for="{{ group }}{{ loop.index0 }}"] {
+  font-weight: bold; background: #8884; }
+{%- endfor %}
+</style>
+{%- for choice in choices -%}
+<input type="radio" name="{{ group }}" id="{{ group }}{{ loop.index0 }}"{{ " checked" if loop.first else "" }}>
+{%- endfor -%}
+<div class="{{ group }}l">{{ title }}
+{%- for name, _ in choices %}<label for="{{ group }}{{ loop.index0 }}">{{ name }}</label>{% endfor -%}
+</div>
+{%- for _, content in choices %}<div class="choice {{ group }}p{{ loop.index0 }}">{{ content }}</div>{% endfor -%}
+</div>""",
+}
+"""Parts of a page. Values are escaped, unless they are parts of a page themselves."""
 
 
-def _table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
-    """Render a table. The cells must already be HTML."""
-    top = "<tr>" + "".join(f"<th>{cell}</th>" for cell in head) + "</tr>" if head else ""
-    return f"<table>{top}{''.join('<tr>' + ''.join(f'<td>{c}</td>' for c in row) + '</tr>' for row in rows)}</table>"
+@functools.cache
+def _templates() -> Environment:
+    return Environment(autoescape=True, undefined=StrictUndefined, loader=DictLoader(TEMPLATES))
 
 
-def _run(run: RunView) -> str:
+def _render(name: str, **values: Any) -> Markup:
+    return Markup(_templates().get_template(name).render(**values).strip())
+
+
+def _status(status: str) -> Markup:
+    return Markup('<b style="color: {}">{}</b>').format(COLOURS.get(status, "inherit"), status)
+
+
+def _code(text: object) -> Markup:
+    return Markup("<code>{}</code>").format(text)
+
+
+def _table(rows: Sequence[Sequence[object]], head: Sequence[str] = ()) -> Markup:
+    return _render("table", rows=rows, head=head)
+
+
+def _run(run: RunView) -> Markup:
     record, status = run.record, run.status
     took = record.duration_s if record.duration_s is not None else None
     if took is None and record.started:
         took = records.seconds_between(record.started, records.now())
-    rows = [
-        ("run", f"{html.escape(run.name)} &nbsp; {html.escape(run.id)}"),
+    rows: list[tuple[str, object]] = [
+        ("run", Markup("{} &nbsp; {}").format(run.name, run.id)),
         ("status", _status(status)),
         ("duration", "" if took is None else report.duration(took)),
-        *((html.escape(name), _number(value)) for name, value in run.metrics.items()),
-        ("folder", f"<code>{html.escape(str(run.folder))}</code>"),
+        *((name, _number(value)) for name, value in run.metrics.items()),
+        ("folder", _code(run.folder)),
     ]
     if record.reason:
-        rows.insert(2, ("why", html.escape(record.reason)))
+        rows.insert(2, ("why", record.reason))
     return _table(rows) + _details(run)
 
 
 def _number(value: Any) -> str:
-    return report.number(value) if isinstance(value, int | float) else html.escape(str(value))
+    return report.number(value) if isinstance(value, int | float) else str(value)
 
 
-def _details(run: RunView, with_config: bool = True) -> str:
+def _details(run: RunView, with_config: bool = True) -> Markup:
     config = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True) if with_config else ""
     lines = run.log_text().splitlines()[-LOG_LINES:]
-    shown = f"<details><summary>configuration</summary><pre>{html.escape(config)}</pre></details>" if config else ""
-    text = html.escape("\n".join(lines))
-    return f"{_curves(run)}{shown}<details open><summary>log</summary><pre>{text}</pre></details>"
+    return _render("details", curves=_curves(run), config=config, log="\n".join(lines))
 
 
-def _curves(run: RunView) -> str:
+def _curves(run: RunView) -> Markup:
     lines = context.read_metrics(run.folder)
     if not report.curves_of(lines):
-        return ""
+        return Markup()
     return _picture(lambda path: report.learning_curves(lines, path, f"{run.name} ({run.id})"))
 
 
-def _picture(draw: Any) -> str:
+def _picture(draw: Any) -> Markup:
     with tempfile.TemporaryDirectory() as folder:
         path = draw(Path(folder, "picture.png"))
         if path is None:
-            return ""
+            return Markup()
         encoded = base64.b64encode(Path(path).read_bytes()).decode()
-    return f'<img alt="curves" src="data:image/png;base64,{encoded}">'
+    return Markup('<img alt="curves" src="data:image/png;base64,{}">').format(encoded)
 
 
-def _sweep(sweep: SweepView, mark: str) -> str:
+def _sweep(sweep: SweepView, mark: str) -> Markup:
     children = sweep.get_children()
     states = [run.status for run in children]
-    counted = ", ".join(f"{states.count(state)} {_status(state)}" for state in dict.fromkeys(states)) or "no runs yet"
+    counts = [Markup("{} {}").format(states.count(state), _status(state)) for state in dict.fromkeys(states)]
     head = _table(
         [
-            ("sweep", html.escape(sweep.name)),
+            ("sweep", sweep.name),
             ("status", _status(sweep.status)),
-            ("runs", counted),
-            ("folder", f"<code>{html.escape(str(sweep.folder))}</code>"),
+            ("runs", Markup(", ").join(counts) or "no runs yet"),
+            ("folder", _code(sweep.folder)),
         ]
     )
     usual = sweep.metric
     names = list(dict.fromkeys(name for run in children for name in run.metrics))
     names.sort(key=lambda name: name != usual)
     settings = repeats.of_seeds([run.record for run in children])
-    tables = [
-        (html.escape(name), _over_seed(settings, name) + _children(children, states, name))
-        for name in names or ["metric"]
-    ]
+    tables = [(name, _over_seed(settings, name) + _children(children, states, name)) for name in names or ["metric"]]
     chosen = _chooser(f"{mark}-m", tables, "metric: ")
     order = _best_first(children, names[0]) if names else children
-    details = [(html.escape(f"{_count(run)}"), _child(run)) for run in order[:DETAILED]]
-    more = f"<p>The first {DETAILED} of {len(order)} runs.</p>" if len(order) > DETAILED else ""
+    details = [(_count(run), _child(run)) for run in order[:DETAILED]]
+    more = Markup("<p>The first {} of {} runs.</p>").format(DETAILED, len(order)) if len(order) > DETAILED else ""
     return head + chosen + _picture_of(children, settings) + _chooser(f"{mark}-c", details, "run: ") + more
 
 
@@ -207,7 +245,7 @@ def _best_first(children: Sequence[RunView], metric: str) -> Sequence[RunView]:
     return children if wanted is None else sorted(children, key=lambda run: -store.score(run.record, metric, wanted))
 
 
-def _picture_of(children: Sequence[RunView], settings: Sequence[Setting]) -> str:
+def _picture_of(children: Sequence[RunView], settings: Sequence[Setting]) -> Markup:
     """Draw the curves of up to 12 runs in one picture; the mean curves if settings have several seeds."""
     if settings:
         folders = {run.id: run.folder for run in children}
@@ -220,7 +258,7 @@ def _picture_of(children: Sequence[RunView], settings: Sequence[Setting]) -> str
         for run, own in zip(shown, differing, strict=True)
     }
     if not any(report.curves_of(lines) for lines in found.values()):
-        return ""
+        return Markup()
     return _picture(lambda path: report.compared_curves(found, path))
 
 
@@ -228,7 +266,7 @@ def _count(run: RunView) -> str:
     return str((run.record.sweep or {}).get("number", run.id))
 
 
-def _children(children: Sequence[RunView], states: Sequence[str], metric: str) -> str:
+def _children(children: Sequence[RunView], states: Sequence[str], metric: str) -> Markup:
     state_of = dict(zip((run.id for run in children), states, strict=True))
     rows = []
     for run in _best_first(children, metric):
@@ -237,56 +275,29 @@ def _children(children: Sequence[RunView], states: Sequence[str], metric: str) -
         value = run.metrics.get(metric)
         took = "" if record.duration_s is None else report.duration(record.duration_s)
         shown = "" if value is None else _number(value)
-        rows.append(
-            (
-                html.escape(_count(run)),
-                html.escape(run.id),
-                _status(state),
-                took,
-                shown,
-                html.escape(" ".join(record.overrides)),
-            )
-        )
-    return _table(rows, ("", "id", "status", "duration", html.escape(metric), "overrides"))
+        rows.append((_count(run), run.id, _status(state), took, shown, " ".join(record.overrides)))
+    return _table(rows, ("", "id", "status", "duration", metric, "overrides"))
 
 
-def _over_seed(settings: Sequence[Setting], metric: str) -> str:
+def _over_seed(settings: Sequence[Setting], metric: str) -> Markup:
     """Render a table of means over the seeds; empty if no setting has several seeds."""
     if not settings:
-        return ""
+        return Markup()
     rows = []
     for one, label in zip(settings, repeats.labels(settings), strict=True):
         found = one.summary(metric)
         shown = ["" if value is None else _number(value) for value in (found.mean, found.std)]
-        rows.append((html.escape(label), *shown, found.count))
-    notes = "".join(f"<p>{html.escape(note)}</p>" for note in repeats.notes(settings, [metric]))
-    return _table(rows, ("over seed", *(html.escape(f"{metric}_{what}") for what in ("mean", "std")), "n")) + notes
+        rows.append((label, *shown, found.count))
+    notes = Markup().join(Markup("<p>{}</p>").format(note) for note in repeats.notes(settings, [metric]))
+    return _table(rows, ("over seed", f"{metric}_mean", f"{metric}_std", "n")) + notes
 
 
-def _child(run: RunView) -> str:
-    why = f"<p>{html.escape(run.record.reason)}</p>" if run.record.reason else ""
-    head = " &nbsp; ".join([f"run {html.escape(_count(run))}", html.escape(run.id), _status(run.status)])
-    return f"<p>{head}</p>{why}{_details(run)}"
+def _child(run: RunView) -> Markup:
+    why = Markup("<p>{}</p>").format(run.record.reason) if run.record.reason else ""
+    head = Markup("<p>run {} &nbsp; {} &nbsp; {}</p>").format(_count(run), run.id, _status(run.status))
+    return head + why + _details(run)
 
 
-def _chooser(group: str, choices: Sequence[tuple[str, str]], title: str) -> str:
+def _chooser(group: str, choices: Sequence[tuple[str, Markup]], title: str) -> Markup:
     """Render radio buttons, each of which shows its content."""
-    return "".join(_choices(group, choices, title)) if choices else ""
-
-
-def _choices(group: str, choices: Sequence[tuple[str, str]], title: str) -> Iterator[str]:
-    yield f'<div class="{group}"><style>'
-    for place in range(len(choices)):
-        checked = f"#{group}{place}:checked ~"
-        yield f"{checked} .{group}p{place} {{ display: block; }}\n"
-        yield f'{checked} .{group}l label[for="{group}{place}"] {{ font-weight: bold; background: #8884; }}\n'
-    yield "</style>"
-    for place in range(len(choices)):
-        yield f'<input type="radio" name="{group}" id="{group}{place}"{" checked" if place == 0 else ""}>'
-    yield f'<div class="{group}l">{title}'
-    for place, (name, _) in enumerate(choices):
-        yield f'<label for="{group}{place}">{name}</label>'
-    yield "</div>"
-    for place, (_, content) in enumerate(choices):
-        yield f'<div class="choice {group}p{place}">{content}</div>'
-    yield "</div>"
+    return _render("chooser", group=group, choices=choices, title=title) if choices else Markup()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 import logging
 import math
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -327,6 +327,34 @@ def _slices(objective: Objective, done: Sequence[TrialResult], order: Sequence[s
     return _image(figure)
 
 
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{{ title }}: search</title>
+<style>
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em; color: #202124; }
+h1 { font-size: 1.5em; } h2 { font-size: 1.1em; margin-top: 2em; }
+img { max-width: 100%; } code { background: #f1f3f4; padding: .15em .35em; word-break: break-all; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .85em; }
+th, td { text-align: left; padding: .25em .7em; border-bottom: 1px solid #e0e0e0; white-space: nowrap; }
+tr.front { background: #fdecea; }
+</style></head><body>
+<h1>{{ title }}</h1>
+<p>{{ trials | length }} trials ({{ counts | join(", ") }}); searched for {{ goals | join(", ") }}.<br>
+{%- for line in data %}{{ line }}<br>{% endfor %}Folder: <code>{{ folder }}</code></p>
+<p>Best: run {{ best.run }}<br><code>{{ best.record.command }}</code></p>
+{% for name, image in sections %}
+<h2>{{ name }}</h2>
+<img alt="{{ name }}" src="data:image/png;base64,{{ image }}">
+{% endfor %}
+<h2>All trials, best first</h2>
+<div class="scroll"><table><thead><tr>{% for name in head %}<th>{{ name }}</th>{% endfor %}</tr></thead><tbody>
+{% for is_marked, cells in trials %}
+<tr{% if is_marked %} class="front"{% endif %}>{% for cell in cells %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody></table></div>
+</body></html>
+"""
+
+
 def _page(
     title: str,
     objectives: Sequence[Objective],
@@ -334,48 +362,29 @@ def _page(
     sections: Sequence[tuple[str, str]],
     folder: Path,
 ) -> str:
-    say = html.escape
-    metrics = [one.metric for one in objectives]
-    goals = ", ".join(f"{o.metric} ({'maximize' if o.maximize else 'minimize'})" for o in objectives)
+    from jinja2 import Environment, StrictUndefined
+
     names = list(dict.fromkeys(name for one in tried for name in one.parameters))
-    counts: dict[str, int] = {}
-    for one in tried:
-        counts[one.record.status] = counts.get(one.record.status, 0) + 1
-    head = "".join(f"<th>{say(cell)}</th>" for cell in ["run", "status", "seconds", *metrics, *names, ""])
-    body = []
-    for one in tried:
-        values: list[Any] = [*one.values] if one.values else [one.record.metrics.get(metric) for metric in metrics]
-        cells = [one.run, one.record.status, "" if one.record.duration_s is None else f"{one.record.duration_s:.1f}"]
-        cells += [number(float(value)) if isinstance(value, int | float) else "" for value in values]
-        cells += [_cell(one.parameters.get(name, "")) for name in names] + [one.why]
-        mark = ' class="front"' if one.on_front or one is tried[0] else ""
-        body.append(f"<tr{mark}>" + "".join(f"<td>{say(str(cell))}</td>" for cell in cells) + "</tr>")
-    pictures = "".join(
-        f'<h2>{say(name)}</h2>\n<img alt="{say(name)}" src="data:image/png;base64,{data}">\n' for name, data in sections
+    metrics = [one.metric for one in objectives]
+    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(PAGE)
+    return template.render(
+        title=title,
+        goals=[f"{o.metric} ({'maximize' if o.maximize else 'minimize'})" for o in objectives],
+        counts=[f"{count} {status}" for status, count in Counter(one.record.status for one in tried).items()],
+        data=_data(tried[0].record),
+        folder=folder,
+        best=tried[0],
+        sections=sections,
+        head=["run", "status", "seconds", *metrics, *names, ""],
+        trials=[(one.on_front or one is tried[0], _cells(one, metrics, names)) for one in tried],
     )
-    best = tried[0]
-    counted = ", ".join(f"{count} {status}" for status, count in counts.items())
-    read = "".join(f"{say(line)}<br>" for line in _data(best.record))
-    return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{say(title)}: search</title>
-<style>
-body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em; color: #202124; }}
-h1 {{ font-size: 1.5em; }} h2 {{ font-size: 1.1em; margin-top: 2em; }}
-img {{ max-width: 100%; }} code {{ background: #f1f3f4; padding: .15em .35em; word-break: break-all; }}
-.scroll {{ overflow-x: auto; }} table {{ border-collapse: collapse; font-size: .85em; }}
-th, td {{ text-align: left; padding: .25em .7em; border-bottom: 1px solid #e0e0e0; white-space: nowrap; }}
-tr.front {{ background: #fdecea; }}
-</style></head><body>
-<h1>{say(title)}</h1>
-<p>{len(tried)} trials ({say(counted)}); searched for {say(goals)}.<br>{read}Folder: <code>{say(str(folder))}</code></p>
-<p>Best: run {say(best.run)}<br><code>{say(best.record.command)}</code></p>
-{pictures}
-<h2>All trials, best first</h2>
-<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>
-{chr(10).join(body)}
-</tbody></table></div>
-</body></html>
-"""
+
+
+def _cells(one: TrialResult, metrics: Sequence[str], names: Sequence[str]) -> list[str]:
+    values: list[Any] = [*one.values] if one.values else [one.record.metrics.get(metric) for metric in metrics]
+    cells = [one.run, one.record.status, "" if one.record.duration_s is None else f"{one.record.duration_s:.1f}"]
+    cells += [number(float(value)) if isinstance(value, int | float) else "" for value in values]
+    return cells + [_cell(one.parameters.get(name, "")) for name in names] + [one.why]
 
 
 def _data(record: records.Record) -> list[str]:
