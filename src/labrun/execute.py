@@ -81,7 +81,8 @@ def _execute_task(recording: Recording, pictures: bool, around: Around) -> None:
     record = recording.record
     refusal.forget()
     with around(record, recording.paths.root):
-        log.info("Run %s (%s), %s", record.id, record.name, "again" if recording.attempt > 1 else "first attempt")
+        attempt = f"attempt {recording.attempt}" if recording.attempt > 1 else "first attempt"
+        log.info("Run %s (%s), %s", record.id, record.name, attempt)
         signed = Config(resolve_environment(record.config))
         if record.settings is not None and record.settings != settings_digest(record.config):
             log.warning("The environment gives other values now than when this run was submitted")

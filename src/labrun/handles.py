@@ -359,7 +359,7 @@ class Sweep(Handle):
         with contextlib.suppress(RecordError):
             plan = sweep_state.read_plan(self.folder)
             if plan.command is not None and not takeover.is_over(self.folder):
-                if takeover.is_going_on(self.folder):  # an AutoML search fits its best pipeline to all data
+                if takeover.is_unfinished(self.folder):  # an AutoML search fits its best pipeline to all data
                     return False
                 return bool(states) and all(state in over for state in states)
             if len(states) < len(plan.runs):

@@ -67,14 +67,14 @@ def tested(training: Mapping[str, Any]) -> str:
     return f"{told}; stopped early" if training.get("stopped_early") else told
 
 
-GOING_ON = re.compile(r"\+{0,2}trainer\.(resume|resume_code)=")
+RESUME_KEYS = re.compile(r"\+{0,2}trainer\.(resume|resume_code)=")
 """Overrides that select the run to resume."""
 
 
-def going_on(record: Record) -> str:
+def resume_command(record: Record) -> str:
     """Return the command that resumes a run's training; for a finished run, with twice the epochs."""
     try:
-        words = [word for word in shlex.split(record.command) if not GOING_ON.match(word)]
+        words = [word for word in shlex.split(record.command) if not RESUME_KEYS.match(word)]
         if record.finished:
             words = [word for word in words if "trainer.max_epochs=" not in word]
             words.append(f"trainer.max_epochs={2 * int(record.config['trainer']['max_epochs'])}")

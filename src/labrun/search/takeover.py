@@ -89,7 +89,7 @@ def is_ending(folder: Path) -> bool:
     return isinstance(process, dict) and records.process_lives(Process.of(process)) is not False
 
 
-def is_going_on(folder: Path) -> bool:
+def is_unfinished(folder: Path) -> bool:
     """Return whether results are still being written, or a live remote controller runs the search."""
     link = links.read(folder)
     return is_ending(folder) or (link is not None and link.state == links.STARTED and link.living)

@@ -434,7 +434,7 @@ def _resolve_references(config: dict[str, Any], overrides: list[str], root: Path
         raise ConfigError(
             f"trainer.resume={resume}: a run resumes with the model, optimizer and data that it began with, but these "
             f"differ from run {source.id}: {listed}. "
-            f"To resume with its own values: {report.going_on(source)}. For a new run, leave trainer.resume out"
+            f"To resume with its own values: {report.resume_command(source)}. For a new run, leave trainer.resume out"
         )
     edited = _edited_code(source, typed.model)
     if edited and typed.trainer.resume_code == "same":

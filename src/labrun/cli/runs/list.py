@@ -208,8 +208,8 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
         yield "program", record.command or "a notebook, or a script's own run"
     else:
         if status == records.LOST or (status == records.QUEUED and _is_left(run_dir, record)):
-            yield "go on", _going_on(run_dir, record)
-        yield "again", f"{record.command}   (or, as it was: lab runs rerun {record.id})"
+            yield "continue", _how_to_continue(run_dir, record)
+        yield "repeat", f"{record.command}   (or, as it was: lab runs rerun {record.id})"
     yield "folder", str(run_dir)
     page = ui_state.page(store.workspace(), run_dir)
     if page is not None:
@@ -231,13 +231,13 @@ def _is_left(run_dir: Path, record: Record) -> bool:
     return state.plan.is_file() and lease.living(state) is None
 
 
-def _going_on(run_dir: Path, record: Record) -> str:
+def _how_to_continue(run_dir: Path, record: Record) -> str:
     """Return advice on how to continue a run whose process is gone."""
     if record.sweep is not None:
         folder = records.sweep_folder(run_dir, record)
         return f"the sweep's command with sweep.resume={folder}, or lab runs watch {folder}"
     if (records.RunPaths(run_dir).checkpoints / "last.ckpt").is_file():
-        return report.going_on(record)
+        return report.resume_command(record)
     return f"it left no checkpoint: lab runs rerun {record.id} starts it over"
 
 
