@@ -627,3 +627,79 @@ def test_a_file_share_is_where_it_is_mounted(ws: Any, tmp_path: Path, monkeypatc
     assert store.datastore_type == "Local" and store.download("got", show_progress=False) == 1
     with pytest.raises(NotInLabrun, match=r"pandas.read_sql"):
         sdk("Datastore").register_azure_sql_database(ws, "sql", "server", "db")
+
+
+def test_integers_stay_exact_where_rows_have_gaps(ws: Any) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    large = 2**60 + 1
+    tabular, types = sdk("Dataset").Tabular, sdk("DataType", "azureml.data.dataset_factory")
+    Path("a.jsonl").write_text(f'{{"id": {large}, "zip": 501}}\n{{"zip": null}}\n')
+    Path("b.jsonl").write_text('{"zip": 502}\n')
+    lines = ["a.jsonl", "b.jsonl"]
+    frame = tabular.from_json_lines_files(lines).to_pandas_dataframe()
+    assert frame["id"].tolist() == [large, None, None] and str(frame["zip"].dtype) == "float64"
+    texts = tabular.from_json_lines_files(lines, set_column_types={"zip": types.to_string(), "id": types.to_string()})
+    assert texts.to_pandas_dataframe().to_dict("list") == {"id": [str(large), None, None], "zip": ["501", None, "502"]}
+    columns_of_file = {"id": pyarrow.array([large, None]), "n": pyarrow.array([1.0, None])}
+    pyarrow.parquet.write_table(pyarrow.table(columns_of_file), "a.parquet")
+    frame = tabular.from_parquet_files("a.parquet").to_pandas_dataframe()
+    assert frame["id"].tolist() == [large, None] and str(frame["n"].dtype) == "float64"
+    whole = tabular.from_parquet_files("a.parquet", set_column_types={"n": types.to_long()}).to_pandas_dataframe()
+    assert whole["n"].dropna().tolist() == [1]
+
+
+def test_tables_that_cannot_be_read_as_asked_are_refused(ws: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    tabular, types = sdk("Dataset").Tabular, sdk("DataType", "azureml.data.dataset_factory")
+    Path("a.csv").write_text("Path,day,n\nx,31/01/2020,1\n")
+    Path("b.csv").write_text(",Column1\n1,2\n")
+    Path("c.jsonl").write_bytes('{"a": "é"}\n'.encode("latin1"))
+    rows = tabular.from_delimited_files("a.csv")
+    empty = tabular.from_delimited_files("a.csv", set_column_types={"Path": types.to_long()})
+    assert empty.to_pandas_dataframe()["Path"].isna().all() and "become empty" in capsys.readouterr().err
+    assert tabular.from_delimited_files("b.csv").to_pandas_dataframe().to_dict("list") == {
+        "Column1_": [1],
+        "Column1": [2],
+    }
+    for call, message in (
+        (lambda: tabular.from_delimited_files("a.csv", include_path=True).head(1), "already have a column Path"),
+        (lambda: tabular.from_json_lines_files("c.jsonl").head(1), "c.jsonl: not a readable table"),
+        (lambda: tabular.from_json_lines_files("c.jsonl", encoding="utf9").head(1), "unknown encoding: utf9"),
+        (lambda: tabular.from_json_lines_files("c.jsonl", invalid_lines="skip"), "choose 'error' or 'drop'"),
+        (lambda: rows.filter(rows["Path"] == 3).head(1), "column Path holds text, such as 'x', and is compared with 3"),
+        (lambda: rows.filter(rows["n"] != "1").head(1), "column n holds numbers, such as .*1.* compared with '1'"),
+        (lambda: rows.filter(rows["day"] > datetime.datetime(2020, 1, 1)).head(1), "does not hold unambiguous dates"),
+        (lambda: rows.with_timestamp_columns("day").time_recent(5), "give a timedelta"),
+    ):
+        with pytest.raises(UserErrorException, match=message):
+            call()
+
+
+def test_a_mount_keeps_what_else_is_in_its_folder(ws: Any, tmp_path: Path) -> None:
+    files = sdk("Dataset").File.from_files("raw")
+    point = tmp_path / "point"
+    (point / "empty").mkdir(parents=True)
+    (point / "mine").symlink_to(tmp_path)
+    (point / "a.csv").symlink_to(tmp_path / "raw/note.txt")  # left over from another mount
+    mounted = files.mount(str(point))
+    with mounted:
+        assert (point / "a.csv").read_text() == (tmp_path / "raw/a.csv").read_text() and (point / "more/b.csv").exists()
+    assert sorted(path.name for path in point.iterdir()) == ["empty", "mine"]
+    (point / "note.txt").write_text("mine")
+    with pytest.raises(UserErrorException, match=r"note.txt exists already: give an empty folder"):
+        mounted.start()
+
+
+def test_names_with_brackets_and_tags_given_as_text(ws: Any) -> None:
+    dataset = sdk("Dataset")
+    for name in ("x[1].csv", "x1.csv", "y.csv"):
+        Path(name).write_text(f"name\n{name}\n")
+    assert dataset.Tabular.from_delimited_files("x[1].csv").to_pandas_dataframe()["name"].tolist() == ["x[1].csv"]
+    assert dataset.File.from_files("[!x]*.csv").to_path() == ["/y.csv"]
+    Path("v1.0").mkdir()
+    Path("v1.0/model").write_text("m")
+    files = dataset.File.from_files("v1.0")
+    assert files.filter(files.file_metadata("Extension") == "").to_path() == ["/model"]
+    made = files.register(ws, "models", tags={"team": "red", "t": "1"}).remove_tags("team")
+    assert made.tags == {"t": "1"} and dataset.get_by_name(ws, "models").tags == {"t": "1"}

@@ -82,7 +82,9 @@ class Content:
             return {f"{self.asset.path}/{one.path}".lstrip("/"): FileInfo(one.size, "") for one in entries}
         found: dict[str, FileInfo] = {}
         for pattern in self.patterns:
-            if not GLOB.search(pattern) and (single := self.store.find(pattern) if pattern else None) is not None:
+            # A name such as `data[1].csv` may be a file or a pattern; a file comes first.
+            may_be_one = pattern and ("[" in pattern or not GLOB.search(pattern))
+            if may_be_one and (single := self.store.find(pattern)) is not None:
                 found[pattern] = single
                 continue
             wanted = translated(pattern)
@@ -275,7 +277,7 @@ def translated(pattern: str) -> re.Pattern[str]:
         elif part == "?":
             found += "[^/]"
         elif part.startswith("[") and len(part) > 1:
-            found += part
+            found += f"[^{part[2:]}" if part.startswith("[!") else part
         else:
             found += re.escape(part)
     return re.compile(found)

@@ -127,7 +127,8 @@ class AbstractDataset:
 
     def remove_tags(self, tags: Any = None) -> Any:
         """Remove tags by key."""
-        return self.update(tags={key: value for key, value in self.tags.items() if key not in (tags or ())})
+        gone = [tags] if isinstance(tags, str) else list(tags or ())
+        return self.update(tags={key: value for key, value in self.tags.items() if key not in gone})
 
     # As a run's input
 
@@ -237,6 +238,7 @@ class MountContext:
         self._content = content
         self._given = None if mount_point is None else Path(os.fsdecode(mount_point))
         self._made: Path | None = None
+        self._links: list[Path] = []
 
     @property
     def mount_point(self) -> str:
@@ -246,20 +248,31 @@ class MountContext:
         return str(self._made)
 
     def start(self) -> None:
-        """Create the links."""
+        """Create the links, replacing links of the same names.
+
+        Raises:
+            UserErrorException: a file of such a name exists.
+        """
         for path, shown in self._content.local():
             link = Path(self.mount_point) / shown.lstrip("/")
             link.parent.mkdir(parents=True, exist_ok=True)
-            if not link.is_symlink():
-                link.symlink_to(os.path.abspath(path))
+            if link.is_symlink():  # left over from a program that ended without stop(), maybe for other data
+                link.unlink()
+            elif link.exists():
+                raise UserErrorException(f"mount: {link} exists already: give an empty folder as mount_point")
+            link.symlink_to(os.path.abspath(path))
+            self._links.append(link)
 
     def stop(self) -> None:
-        """Remove the links."""
-        for link in sorted(Path(self.mount_point).rglob("*"), reverse=True):
+        """Remove the links, and the folders that are empty without them."""
+        for link in self._links:
             if link.is_symlink():
                 link.unlink()
-            elif link.is_dir() and not any(link.iterdir()):
-                link.rmdir()
+            for above in link.parents:
+                if above == Path(self.mount_point) or not above.is_dir() or any(above.iterdir()):
+                    break
+                above.rmdir()
+        self._links = []
 
     def __enter__(self) -> MountContext:
         self.start()
@@ -330,7 +343,8 @@ class FileDataset(AbstractDataset):
         told = partitions.of_files(self._partition, pairs) if self._partition else [{} for _ in files]
         for row, (name, info) in zip(told, files.items(), strict=True):
             row |= {"file_metadata.Size": info.size, "file_metadata.CanSeek": True}
-            row["file_metadata.Extension"] = name.rpartition("/")[2].rpartition(".")[2] if "." in name else ""
+            _, dot, extension = name.rpartition("/")[2].rpartition(".")
+            row["file_metadata.Extension"] = extension if dot else ""
             if isinstance(store, LocalDatastore):
                 stat = store.path(name).stat()
                 row["file_metadata.LastModifiedTime"] = pandas.Timestamp(stat.st_mtime, unit="s")

@@ -21,7 +21,7 @@ from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training import partitions
 from labrun.compat.azureml.training.data import fetched
-from labrun.compat.azureml.training.table_types import below, common, delimited
+from labrun.compat.azureml.training.table_types import below, common, delimited, json_lines
 from labrun.runs import store as workspaces
 
 
@@ -198,9 +198,8 @@ class TabularDatasetFactory:
         encoding: str = "utf8",
     ) -> TabularDataset:
         """Return a data set of the rows in files with one JSON object per line."""
-        told = common(set_column_types, include_path, partition_format)
+        table = json_lines(set_column_types, include_path, partition_format, invalid_lines, encoding)
         content = content_of("Dataset.Tabular.from_json_lines_files()", path, validate)
-        table = {"format": "json", "invalid_lines": invalid_lines, "encoding": encoding, **told}
         return _tabular(content, table, validate)
 
     @staticmethod

@@ -100,7 +100,7 @@ def _spread(found: Any, column: Any, full: Any) -> Any:
         return found
     if str(found.dtype) == "bool":
         return found.astype(object).reindex(column.index).where(full, None)
-    if str(found.dtype) == "int64" and int(found.abs().max()) > EXACT:
+    if str(found.dtype) == "int64" and len(found) and int(found.abs().max()) > EXACT:
         return as_text(column)  # float64, which empty cells need, would change the numbers
     return found.astype("float64").reindex(column.index)
 

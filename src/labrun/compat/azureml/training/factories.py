@@ -7,7 +7,7 @@ from typing import Any
 
 from labrun.compat.azureml import absent
 from labrun.compat.azureml.training.data import InputDataset, TabularDataset, fetched
-from labrun.compat.azureml.training.table_types import common, delimited
+from labrun.compat.azureml.training.table_types import common, delimited, json_lines
 
 
 def _local(call: str, path: Any) -> list[str]:
@@ -88,8 +88,7 @@ class TabularDatasetFactory:
         encoding: str = "utf8",
     ) -> TabularDataset:
         """Return a data set of the rows in files with one JSON object per line."""
-        told = common(set_column_types, include_path, partition_format)
-        definition = {"format": "json", "invalid_lines": invalid_lines, "encoding": encoding, **told}
+        definition = json_lines(set_column_types, include_path, partition_format, invalid_lines, encoding)
         return TabularDataset(_local("Dataset.Tabular.from_json_lines_files()", path), definition)
 
     @staticmethod

@@ -88,12 +88,32 @@ def truth(frame: Any, condition: Any) -> Any:
         check_columns(frame, [value["column"]])
         value = frame[value["column"]]
     elif isinstance(value, dict):
-        is_date = str(frame[column].dtype).startswith("datetime64")
-        value = _moment(value["date"], frame[column]) if is_date else value["date"]
+        check_dates(frame, column)
+        value = _moment(value["date"], frame[column])
+    _check_kinds(frame[column], column, value)
     try:
         return getattr(operator, name)(frame[column], value) & (frame[column].notna() | (name == "ne"))
     except TypeError as error:
         raise UserErrorException(f"filter: column {column} cannot be compared with {value!r}: {error}") from None
+
+
+def _check_kinds(column: Any, name: str, value: Any) -> None:
+    """Check that a column and a value can be equal: text never equals a number, so `==` would select nothing.
+
+    Raises:
+        UserErrorException: one is text and the other is not.
+    """
+    values = column.dropna()
+    if not len(values) or not isinstance(value, (str, bool, int, float)):
+        return
+    kind = str(column.dtype)
+    is_text = kind in ("object", "str", "string") and all(isinstance(one, str) for one in values)
+    is_number = kind.lower().startswith(("int", "uint", "float", "bool"))
+    if is_text != isinstance(value, str) and (is_text or is_number):
+        raise UserErrorException(
+            f"filter: column {name} holds {'text' if is_text else 'numbers'}, such as {values.iloc[0]!r}, and is "
+            f"compared with {value!r}: compare it with a value of its own type, or set that with set_column_types"
+        )
 
 
 def check_dates(frame: Any, name: str) -> None:

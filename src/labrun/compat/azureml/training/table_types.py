@@ -113,6 +113,24 @@ def delimited(
     }
 
 
+def json_lines(
+    set_column_types: Any = None,
+    include_path: bool = False,
+    partition_format: Any = None,
+    invalid_lines: str = "error",
+    encoding: str = "utf8",
+) -> Any:
+    """Return the table definition for JSON Lines; the arguments are those of the SDK's `from_json_lines_files`.
+
+    Raises:
+        UserErrorException: `invalid_lines` is not one of the SDK's values; see also `common`.
+    """
+    if invalid_lines not in ("error", "drop"):
+        raise UserErrorException(f"invalid_lines={invalid_lines!r}: choose 'error' or 'drop'")
+    told = common(set_column_types, include_path, partition_format)
+    return {"format": "json", "invalid_lines": invalid_lines, "encoding": encoding, **told}
+
+
 def common(set_column_types: Any = None, include_path: bool = False, partition_format: Any = None) -> Any:
     """Return the part of a table definition that all formats share.
 

@@ -38,6 +38,8 @@ ENCODINGS = {
 }
 """Python's names for the SDK's encodings. All UTF-8 variants skip a byte order mark."""
 PATH = "Path"
+WHOLE_FLOAT = r"^([+-]?\d+)\.0$"
+"""The text of a float that is an integer."""
 
 ANY = {**delimited(), "format": None}
 """The table definition for files without one."""
@@ -131,7 +133,12 @@ def _cells(path: str, definition: Any, has_names: bool) -> Any:
         raise UserErrorException(f"{path}: not a readable table: {_first_line(error)}") from error
     if not isinstance(frame.index, pandas.RangeIndex):
         raise UserErrorException(f"{path}: its lines have more values than the first line has names")
-    unnamed = {f"Unnamed: {place}": f"Column{place + 1}" for place in range(len(frame.columns))}
+    unnamed = {}
+    for place, name in enumerate(frame.columns):
+        if name == f"Unnamed: {place}":
+            unnamed[name] = f"Column{place + 1}"
+            while unnamed[name] in frame.columns:  # another column has this name in the file
+                unnamed[name] += "_"
     return frame.rename(columns=unnamed)
 
 
@@ -141,7 +148,7 @@ def _parquet(files: Any, definition: Any) -> Any:
     frames = []
     for path, _ in files:
         try:
-            frames.append(pandas.read_parquet(path))
+            frames.append(_exact(pandas.read_parquet(path), path))
         except ImportError:
             raise
         except Exception as error:
@@ -149,30 +156,74 @@ def _parquet(files: Any, definition: Any) -> Any:
     return _plain(_joined(frames, files, definition), definition)
 
 
+def _exact(frame: Any, path: str) -> Any:
+    """Restore the integers of a Parquet file that became floats because of gaps, where a float cannot hold them."""
+    import pandas
+
+    for name in frame.columns:
+        column = frame[name]
+        if str(column.dtype) != "float64" or not column.abs().max() > columns.EXACT:
+            continue
+        try:
+            whole = pandas.read_parquet(path, columns=[name], dtype_backend="numpy_nullable")[name]
+        except (TypeError, ValueError):  # pandas before 2.0
+            continue
+        if str(whole.dtype).lower().startswith(("int", "uint")):
+            frame[name] = whole.astype(object).where(whole.notna(), None)
+    return frame
+
+
 def _json(files: Any, definition: Any) -> Any:
     import pandas
 
     frames = []
     for path, _ in files:
-        rows = []
-        encoding = definition.get("encoding") or "utf8"
-        with open(path, encoding=ENCODINGS.get(encoding.lower(), encoding)) as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise ValueError("not a JSON object")
-                except ValueError as error:
-                    if definition.get("invalid_lines") == "drop":
-                        continue
-                    message = "{}, line {}: {}; invalid_lines='drop' skips such lines"
-                    raise UserErrorException(message.format(path, number, error)) from None
-                rows.append(row)
+        rows = _json_rows(path, definition)
         names = list(dict.fromkeys(name for row in rows for name in row))
-        frames.append(pandas.DataFrame.from_records([[row.get(name) for name in names] for row in rows], columns=names))
-    return _plain(_joined(frames, files, definition, free=True), definition)
+        frames.append(
+            pandas.DataFrame([[row.get(name) for name in names] for row in rows], columns=names, dtype=object)
+        )
+    frame = _joined(frames, files, definition, free=True)
+    # Only now: pandas makes an integer column with gaps one of floats, so that large integers would change.
+    for name in frame.columns:
+        if str(frame[name].dtype) == "object" and str(name) not in definition["types"]:
+            frame[name] = _inferred_objects(frame[name])
+    return _plain(frame, definition)
+
+
+def _json_rows(path: str, definition: Any) -> list[dict[str, Any]]:
+    """Return the rows of a file with one JSON object per line."""
+    encoding = definition.get("encoding") or "utf8"
+    rows = []
+    try:
+        with open(path, encoding=ENCODINGS.get(encoding.lower(), encoding)) as file:
+            lines = list(file)
+    except (UnicodeError, LookupError, OSError) as error:
+        raise UserErrorException(f"{path}: not a readable table: {_first_line(error)}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError("not a JSON object")
+        except ValueError as error:
+            if definition.get("invalid_lines") == "drop":
+                continue
+            message = "{}, line {}: {}; invalid_lines='drop' skips such lines"
+            raise UserErrorException(message.format(path, number, error)) from None
+        rows.append(row)
+    return rows
+
+
+def _inferred_objects(column: Any) -> Any:
+    """Return a column of objects with the type of its values; integers that a float cannot hold stay objects."""
+    import pandas
+
+    found = pandas.Series(column.tolist(), index=column.index)
+    if str(found.dtype) == "float64" and any(type(one) is int and abs(one) > columns.EXACT for one in column):
+        return column.where(column.notna(), None)
+    return found
 
 
 def _plain(frame: Any, definition: Any) -> Any:
@@ -182,6 +233,8 @@ def _plain(frame: Any, definition: Any) -> Any:
         wanted = definition["types"].get(str(name))
         if wanted:
             texts = frame[name].astype(object).where(frame[name].notna(), "").astype(str)
+            if wanted["type"] in ("long", "bool"):
+                texts = texts.str.replace(WHOLE_FLOAT, r"\1", regex=True)
             frame[name] = columns.typed(texts, str(name), wanted, on_error=definition["on_error"], **_range(definition))
         elif str(frame[name].dtype) in ("str", "string"):
             frame[name] = frame[name].astype(object).where(frame[name].notna(), None)
@@ -198,6 +251,8 @@ def _joined(frames: Any, files: Any, definition: Any, free: bool = False) -> Any
         if len(frame.columns):
             partitions.add(frame, own)
         if definition["include_path"]:
+            if PATH in frame.columns:
+                raise UserErrorException(f"include_path: the files already have a column {PATH}")
             frame.insert(0, PATH, shown)
     # An empty file has no columns to compare.
     kept = [(path, frame) for (path, _), frame in zip(files, frames) if len(frame.columns)]  # noqa: B905

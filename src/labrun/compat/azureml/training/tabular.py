@@ -244,7 +244,13 @@ class Tabular:
         return self._between("time_between", start_time, end_time, include_boundary)
 
     def time_recent(self, time_delta: Any, include_boundary: bool = True, validate: bool = True) -> Any:
-        """Keep the rows from the most recent period, in UTC."""
+        """Keep the rows from the most recent period, in UTC.
+
+        Raises:
+            UserErrorException: `time_delta` is not a `timedelta`, or no column is known to hold the time.
+        """
+        if not isinstance(time_delta, datetime.timedelta):
+            raise UserErrorException(f"time_recent({time_delta!r}): give a timedelta, such as timedelta(days=1)")
         now = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)  # noqa: UP017 - UTC needs Python 3.11
         return self._between("time_recent", now - time_delta, None, include_boundary)
 
