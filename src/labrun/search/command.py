@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from labrun.backends.base import Executor
+from labrun.backends.base import Backend, Executor
 from labrun.config.hydra_files import hide_environment, quoted
 from labrun.control import controller, objective, results
 from labrun.control.monitor import Lines, Live
@@ -115,11 +115,48 @@ def run(
         SystemExit: after Ctrl-C (130).
     """
     folder = trials.folder
+    probes, backend = _check(trials, settings, resumed)
+    config = probes[0].record.typed
+    compute, words = config.compute, [text for text in arguments if not _is_own(text)]
+    with submit.controller_lease(folder, backend) if resumed else contextlib.nullcontext():
+        if not resumed:
+            check_fresh(folder)
+        prepare()
+        plan = submit.make_plan(probes, folder, [], backend)
+        plan.command = hide_environment(words)
+        if trials.code is not None:
+            plan.path = snapshot.import_path(trials.code, own=compute.python is None)
+        plan.write(folder)
+        publish_location(folder, [os.path.relpath(job.run_dir, folder) for job in probes])
+        if backend.is_elsewhere:
+            remote_search.begin(folder, [job.record for job in probes], plan, words, resumed)
+        elif not compute.detach:
+            search = Search(trials, config.sweep, objective.of(config), plan, room(settings, plan, compute))
+            search.begin(trials.space.dimensions)
+            takeover.begin(folder)
+    if backend.is_elsewhere:
+        return _follow_remote(folder, compute.detach)
+    if compute.detach:
+        controller.detach(folder, {}, [*words, *_folder_override(folder, resumed)])
+        results.say(f"Submitted: a search in {folder}\n  lab runs watch {folder}")
+        return []
+    return _attended(search, folder, plan, freezer)
+
+
+def _check(trials: Trials, settings: Sweep, resumed: bool) -> tuple[list[submit.Job], Backend]:
+    """Check a search before anything is written; a resumed one takes its frozen code.
+
+    Returns:
+        The probes (see `Trials.probes`), and the backend.
+
+    Raises:
+        ConfigError, DataError, RecordError: user mistakes.
+    """
     if settings.sampler is not None:
         Study.check(settings.sampler, len(settings.metric) if isinstance(settings.metric, list) else 1)
     policy(settings)
     if resumed:
-        first = next(iter(sorted(folder.glob("*/run.json"))), None)
+        first = next(iter(sorted(trials.folder.glob("*/run.json"))), None)
         if first is not None and settings.resume_code == "frozen":
             trials.code = records.read(first.parent).code
     probes = trials.probes()
@@ -135,42 +172,10 @@ def run(
             f"sweep.{key}: a run of compute={backend.name} has no supervisor that could stop it; choose compute=local"
         )
     config = probes[0].record.typed
-    compute = config.compute
     if backend.is_elsewhere and settings.learn_from:
         raise ConfigError("sweep.learn_from: previous searches are on this machine; leave compute.host out")
     previous.check(settings, trials.space.dimensions, [one.metric for one in objective.of(config)])
-    with submit.controller_lease(folder, backend) if resumed else contextlib.nullcontext():
-        if not resumed:
-            check_fresh(folder)
-        prepare()
-        plan = submit.make_plan(probes, folder, [], backend)
-        plan.command = hide_environment([text for text in arguments if not _is_own(text)])
-        if trials.code is not None:
-            plan.path = snapshot.import_path(trials.code, own=compute.python is None)
-        plan.write(folder)
-        publish_location(folder, [os.path.relpath(job.run_dir, folder) for job in probes])
-        if backend.is_elsewhere:
-            words = [text for text in arguments if not _is_own(text)]
-            remote_search.begin(folder, [job.record for job in probes], plan, words, resumed)
-        elif not compute.detach:
-            search = Search(
-                trials,
-                config.sweep,
-                objective.of(config),
-                plan,
-                room(settings, plan, compute),
-            )
-            search.begin(trials.space.dimensions)
-            takeover.begin(folder)
-    if backend.is_elsewhere:
-        return _follow_remote(folder, compute.detach)
-    if compute.detach:
-        controller.detach(
-            folder, {}, [*(text for text in arguments if not _is_own(text)), *_folder_override(folder, resumed)]
-        )
-        results.say(f"Submitted: a search in {folder}\n  lab runs watch {folder}")
-        return []
-    return _attended(search, folder, plan, freezer)
+    return probes, backend
 
 
 def _is_own(text: str) -> bool:
