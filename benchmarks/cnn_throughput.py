@@ -81,7 +81,7 @@ def tutorial_loader(data: str, batch_size: int) -> Any:
 
 def labrun(data: str, batch_size: int, batches: int) -> Training:
     """Train as `labrun experiment=cifar10_cnn trainer.batch_size=N` does, for a number of batches."""
-    from labrun.tasks import making
+    from labrun.tasks import model_builder
     from labrun.tasks.threads import wait_asleep
 
     wait_asleep()
@@ -91,8 +91,8 @@ def labrun(data: str, batch_size: int, batches: int) -> Training:
     epochs = -(-batches * batch_size // 50_000)
     limits = [f"trainer.max_epochs={epochs}", f"trainer.limit_train_batches={batches // epochs}"]
     config = common.labrun_config(data, [*overrides, *limits])
-    fit(making.make(warm_up, arrays), arrays)
-    return Training(fit(making.make(config, arrays), arrays), batches // epochs * epochs * batch_size)
+    fit(model_builder.make(warm_up, arrays), arrays)
+    return Training(fit(model_builder.make(config, arrays), arrays), batches // epochs * epochs * batch_size)
 
 
 def fit(work: Any, arrays: Any) -> common.Time:

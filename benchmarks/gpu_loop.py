@@ -62,7 +62,7 @@ def bare(x: Any, y: Any, batch_size: int, epochs: int, device: str) -> float:
 
 def labrun(file: Path, batch_size: int, epochs: int, device: str) -> float:
     """Return the images per second of labrun's training, without the start and the first epoch."""
-    from labrun.tasks import making
+    from labrun.tasks import model_builder
 
     def seconds(wanted: int) -> float:
         own = ["dataset=npz", f"dataset.path={file}", "model=cifar10_cnn", f"trainer.batch_size={batch_size}"]
@@ -71,7 +71,7 @@ def labrun(file: Path, batch_size: int, epochs: int, device: str) -> float:
         config = common.labrun_config(str(file.parent), [*own, *scaling, *where, "dataset.validation_size=0"])
         arrays = common.labrun_arrays(config)
         trained_on.append(len(arrays.train))
-        work = making.make(config, arrays)
+        work = model_builder.make(config, arrays)
         with common.run_folder() as paths:
             begun = time.perf_counter()
             work.fit(arrays, paths, None)

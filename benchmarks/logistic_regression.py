@@ -46,12 +46,12 @@ def plain(data: str) -> Fit:
 
 def labrun(data: str, backend: str = "sklearn") -> Fit:
     """Fit as `labrun experiment=mnist_logreg model.regularization=0.8` does."""
-    from labrun.tasks import making
+    from labrun.tasks import model_builder
 
     config = common.labrun_config(data, [*EXPERIMENT, f"model.backend={backend}"])
     arrays = common.labrun_arrays(config)
     with common.run_folder() as paths:
-        work = making.make(config, arrays)
+        work = model_builder.make(config, arrays)
         with common.stopwatch() as time:
             work.fit(arrays, paths, None)
     model = work.model  # type: ignore[attr-defined]

@@ -162,10 +162,10 @@ def random_arrays(shape: tuple[int, ...], samples: int) -> Any:
 
 def task(config: Config, side: str, arrays: Any) -> Any:
     """Return the task that a run on one side trains."""
-    from labrun.tasks import making
+    from labrun.tasks import model_builder
 
     wanted = {ONE: 1, ALL: CORES, RULE: "auto"}[side]
-    return making.make(Config({**config.raw, "trainer": {**config.raw["trainer"], "threads": wanted}}), arrays)
+    return model_builder.make(Config({**config.raw, "trainer": {**config.raw["trainer"], "threads": wanted}}), arrays)
 
 
 def chosen(config: Config, arrays: Any) -> int:
@@ -177,7 +177,7 @@ def size_of(config: Config, arrays: Any) -> int:
     """Return the multiply-adds of the average layer for one batch."""
     import torch
 
-    from labrun.tasks.work import try_out
+    from labrun.tasks.forward_cost import try_out
 
     work = try_out(task(config, ONE, arrays).network.eval(), torch.zeros(1, *arrays.input_shape))[1]
     assert work is not None

@@ -24,7 +24,7 @@ from labrun.registry import models
 from labrun.runs import cards, seals
 from labrun.runs import record as records
 from labrun.schema import Config
-from labrun.tasks import loading, saved
+from labrun.tasks import model_files, saved
 
 CALLED: list[Any] = []
 
@@ -294,9 +294,9 @@ def test_a_network_of_the_user_names_its_parts_too(ran: Path) -> None:
     file = ran / "outputs" / card["file"]
     torch.save({}, file)
     card |= {"arguments": {"inner": {"_target_": f"{HERE}.Own", "inner": {"_target_": "torch.nn.ReLU"}}}}
-    assert loading.network(file, card, [f"{HERE}.Own"]).inner.inner.__class__ is torch.nn.ReLU
+    assert model_files.network(file, card, [f"{HERE}.Own"]).inner.inner.__class__ is torch.nn.ReLU
     with pytest.raises(ConfigError, match=HERE):
-        loading.network(file, card, [])
+        model_files.network(file, card, [])
 
 
 OWN_NET = """

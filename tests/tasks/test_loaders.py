@@ -22,7 +22,7 @@ from labrun.registry import models
 from labrun.runs import comparable, context
 from labrun.runs import record as records
 from labrun.submission import resume
-from labrun.tasks import feeds, loaded, monitored, predicting
+from labrun.tasks import batch_sources, monitored, own_loaders, predicting
 
 LIT = ("dataset=mine", "model=lit", "trainer.max_epochs=2")
 DICTS = ("dataset=dicts", "model=pixels", "trainer.max_epochs=2")
@@ -368,7 +368,7 @@ def test_scores_compare_whatever_the_loaders_settings_are(run_here: Runner, mine
     assert comparable.mixture([one, other], "accuracy") is None
     fewer, _ = run_here(*DICTS, "dataset.test.last=450")
     assert "was not the same in all of them" in str(comparable.mixture([one, fewer], "accuracy"))
-    assert len({loaded.of_config({"_target_": "mine.Data", "seed": seed}) for seed in (1, 2)}) == 2, "of its split"
+    assert len({own_loaders.of_config({"_target_": "mine.Data", "seed": seed}) for seed in (1, 2)}) == 2, "of its split"
 
 
 def test_class_weights_of_networks(run_here: Runner, mine: Path) -> None:
@@ -443,13 +443,13 @@ def test_all_that_a_sweeps_runs_read_is_prepared(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv(loader_parts.NOTES, str(tmp_path / "notes"))
     (tmp_path / ".launch").mkdir()
     for number, size in enumerate((32, 32, 64)):
-        feed = feeds.ModuleFeed(loader_parts.DigitsModule(size), "mine")
+        feed = batch_sources.ModuleFeed(loader_parts.DigitsModule(size), "mine")
         feed.prepared(tmp_path / str(number), {"batch_size": size})
     assert (tmp_path / "notes").read_text() == "prepared\n" * 2
     monkeypatch.setenv(context.RUN_DIR_VARIABLE, str(tmp_path / "0"))
     monkeypatch.setenv(context.ATTEMPT_VARIABLE, "2")
     for _ in range(2):  # both processes of an attempt, before which the disk may have been cleared
-        feeds.ModuleFeed(loader_parts.DigitsModule(32), "mine").prepared(tmp_path / "0", {"batch_size": 32})
+        batch_sources.ModuleFeed(loader_parts.DigitsModule(32), "mine").prepared(tmp_path / "0", {"batch_size": 32})
     assert (tmp_path / "notes").read_text() == "prepared\n" * 3
 
 

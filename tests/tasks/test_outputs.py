@@ -22,7 +22,7 @@ from labrun.errors import UnfitError
 from labrun.runs import context
 from labrun.runs import record as records
 from labrun.runs.record import Record
-from labrun.tasks import feeds, outputs
+from labrun.tasks import batch_sources, outputs
 from labrun.tasks.callbacks import RecordLogger
 from labrun.tasks.learner import LossAndMetrics
 
@@ -156,7 +156,7 @@ def test_classes_are_counted_as_batches_have_them(tmp_path: Path) -> None:
     counted = {}
     for name, transform in (("as stored", None), ("turned", lambda y: 1 - y), ("a tensor", torch.tensor)):
         whole = ImageFolder(tmp_path, target_transform=transform)
-        counted[name] = feeds._counted(Subset(Subset(whole, [2, 1, 0]), [0, 1, 2]))
+        counted[name] = batch_sources._counted(Subset(Subset(whole, [2, 1, 0]), [0, 1, 2]))
     assert counted == {"as stored": [2, 1], "turned": [1, 2], "a tensor": [2, 1]}
 
 

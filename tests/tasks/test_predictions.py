@@ -16,7 +16,7 @@ from conftest import Command, Runner
 from labrun.errors import DataError, UnfitError
 from labrun.registry import journal, models
 from labrun.runs import store
-from labrun.tasks import feeding
+from labrun.tasks import sample_files
 from labrun.tasks.saved import Saved, _load_pyfunc, load_model
 
 COUNT = 120
@@ -133,7 +133,7 @@ def test_an_id_column_is_written_next_to_the_predictions(run_here: Runner, works
     for settled in ((), ("dataset.ignore=[customer,plan]",)):
         _, run_dir = run_here(*PIPELINE, f"dataset.path={path}", *settled)
         saved = load_model(str(run_dir))
-        assert feeding.read(path, saved).identifiers(saved) == ["customer"]
+        assert sample_files.read(path, saved).identifiers(saved) == ["customer"]
 
 
 def test_a_model_of_numbers_takes_columns_by_their_names(run_here: Runner, workspace: Path) -> None:
@@ -296,8 +296,8 @@ def test_parts_of_an_archive_that_are_not_predicted_are_reported(tmp_path: Path)
     path, saved = tmp_path / "parts.npz", Saved(None, {}, "a model")
     np.savez(path, X_train=np.zeros((5, 2)), y_train=np.zeros(5), X_test=np.ones((3, 2)))
     told = ["predicted only for X_test, not for X_train"]
-    whole = feeding.read(path, saved)
+    whole = sample_files.read(path, saved)
     assert whole.notes == told and len(whole.samples) == 3
-    assert [one.notes for one in feeding.blocks(path, saved)] == [told]
+    assert [one.notes for one in sample_files.blocks(path, saved)] == [told]
     np.savez(path, X=np.zeros((5, 2)), y=np.zeros(5))
-    assert not feeding.read(path, saved).notes
+    assert not sample_files.read(path, saved).notes

@@ -23,10 +23,10 @@ from labrun.runs import context
 from labrun.runs import record as records
 from labrun.schema import Compute
 from labrun.tasks import threads
-from labrun.tasks.threads import PER_THREAD, Work
-from labrun.tasks.work import try_out
+from labrun.tasks.forward_cost import try_out
+from labrun.tasks.threads import PER_THREAD, ForwardCost
 
-CNN, DNN = Work(651_720, 5), Work(89_400, 3)
+CNN, DNN = ForwardCost(651_720, 5), ForwardCost(89_400, 3)
 ON_DIGITS = 5_800
 """Multiply-adds of the average layer of mnist_dnn on the digits."""
 FOR_TWO = 2 * PER_THREAD // ON_DIGITS + 1
@@ -72,10 +72,10 @@ def _four_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ("share", "allowed", "count"), [(0, 4, 1), (1, 4, 1), (2, 4, 2), (3, 4, 3), (9, 4, 4), (9, 1, 1)]
 )
 def test_each_thread_has_its_share_of_the_average_layer(share: int, allowed: int, count: int) -> None:
-    one_sample, eight = Work(5 * share * PER_THREAD, 5), Work(5 * share * PER_THREAD // 8, 5)
+    one_sample, eight = ForwardCost(5 * share * PER_THREAD, 5), ForwardCost(5 * share * PER_THREAD // 8, 5)
     assert threads.by_rule(one_sample, 1, allowed).count == threads.by_rule(eight, 8, allowed).count == count
     if share > 1:
-        fewer = threads.by_rule(Work(one_sample.multiply_adds, 5 * share), 1, allowed)
+        fewer = threads.by_rule(ForwardCost(one_sample.multiply_adds, 5 * share), 1, allowed)
         assert fewer.count == 1, "as much work in more layers"
 
 
@@ -112,14 +112,14 @@ class Unwatchable(nn.Module):
     [
         (Cifar10CNN((3, 32, 32), 10), (3, 32, 32), CNN),
         (MnistDNN((1, 28, 28), 10), (1, 28, 28), DNN),
-        (nn.Conv2d(8, 8, 3, groups=8), (8, 10, 10), Work(9 * 8 * 8 * 8, 1)),
-        (nn.LazyLinear(10), (7,), Work(70, 1)),
-        (Recurrent(), (20, 16), Work(20 * 4 * 32 * (16 + 32) + 320, 21)),
+        (nn.Conv2d(8, 8, 3, groups=8), (8, 10, 10), ForwardCost(9 * 8 * 8 * 8, 1)),
+        (nn.LazyLinear(10), (7,), ForwardCost(70, 1)),
+        (Recurrent(), (20, 16), ForwardCost(20 * 4 * 32 * (16 + 32) + 320, 21)),
         (nn.Sequential(nn.Flatten(), nn.ReLU()), (7,), None),
         (Unwatchable(), (7,), None),
     ],
 )
-def test_the_work_is_counted(network: nn.Module, shape: tuple[int, ...], work: Work | None) -> None:
+def test_the_work_is_counted(network: nn.Module, shape: tuple[int, ...], work: ForwardCost | None) -> None:
     scores, counted = try_out(network.eval(), torch.zeros(1, *shape))
     assert counted == work
     with torch.no_grad():

@@ -336,7 +336,7 @@ def _as_options(text: str) -> str:
 
 def predict(options: argparse.Namespace) -> int:
     """Write a model's predictions for samples to a CSV file."""
-    from labrun.tasks import feeding, saved
+    from labrun.tasks import sample_files, saved
 
     source = options.file.expanduser()
     if not source.exists():
@@ -360,7 +360,7 @@ def predict(options: argparse.Namespace) -> int:
     table_notes: list[str] = []
     model.on_note = table_notes.append
     try:
-        fed = feeding.read(source, model, form)
+        fed = sample_files.read(source, model, form)
         table = saved.answers(model, fed.samples)
     except DoubtfulDecimalError as error:
         raise error.with_advice(BY_OPTION) from None

@@ -38,7 +38,7 @@ from labrun.runs import record as records
 from labrun.runs.record import HIDDEN, Record, RunPaths
 from labrun.schema import Config
 from labrun.submission import environments, inherited, inputs, scored_data, scripts, snapshot
-from labrun.tasks import base, loading, monitored, scoring
+from labrun.tasks import base, model_files, monitored, scoring
 from labrun.tasks import task as tasks
 from labrun.tasks.packages import Package
 
@@ -417,7 +417,7 @@ def _resolve_references(config: dict[str, Any], overrides: list[str], root: Path
                     trust.check_model(node, "model", names, may_import=False)
 
             why = functools.partial(seals.refusal, root, card, source.id, bool(source.imported))
-            loading.proven(check, typed.trusted, why, f"run {source.id}", log.warning)
+            model_files.proven(check, typed.trusted, why, f"run {source.id}", log.warning)
         config["from"] = {"id": source.id, "path": str(run_dir)}
         return source.id
     resume = config["trainer"].get("resume")

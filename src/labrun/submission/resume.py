@@ -202,10 +202,10 @@ found = {"digest": digest, "content": made.content}
 MAKE_LOADED = """
 from labrun import execute
 from labrun.schema import Config
-from labrun.tasks import feeds, loaded
+from labrun.tasks import batch_sources, own_loaders
 config, inputs = execute.mount_inputs(Config(given))
-feed = feeds.ModuleFeed(feeds.make_module(config.dataset), str(config.dataset["name"]))
-found = {"digest": loaded.described(Config(given), feed, inputs)["digest"]}
+feed = batch_sources.ModuleFeed(batch_sources.make_module(config.dataset), str(config.dataset["name"]))
+found = {"digest": own_loaders.described(Config(given), feed, inputs)["digest"]}
 """
 LONGEST_S = 900.0
 """Time limit for the user's own code to produce its data, seconds."""

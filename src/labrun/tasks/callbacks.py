@@ -23,11 +23,11 @@ from labrun.data import loaders, random_states
 from labrun.errors import ConfigError, RunFailedError
 from labrun.runs import context, recording
 from labrun.tasks.epoch_state import EpochState, gathers
+from labrun.tasks.forward_cost import Watch
 from labrun.tasks.monitored import VALIDATION
 from labrun.tasks.packages import Package
 from labrun.tasks.progress import is_of_an_epochs_end
-from labrun.tasks.threads import Work
-from labrun.tasks.work import Watch
+from labrun.tasks.threads import ForwardCost
 
 log = logging.getLogger(__name__)
 
@@ -823,8 +823,8 @@ class FirstBatch(pl.Callback):
         on_work: called once with the work of the whole batch, or None if it cannot be counted.
     """
 
-    def __init__(self, on_work: Callable[[Work | None], None]) -> None:
-        self._on_work: Callable[[Work | None], None] | None = on_work
+    def __init__(self, on_work: Callable[[ForwardCost | None], None]) -> None:
+        self._on_work: Callable[[ForwardCost | None], None] | None = on_work
         self._watch: Watch | None = None
 
     def _begin(self, trainer: Any, pl_module: Any, *args: Any) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MaxMetric, Metric, MetricCollection, MinMetric
 
-from labrun.tasks.feeds import overrides
+from labrun.tasks.batch_sources import overrides
 from labrun.tasks.progress import is_midway
 
 log = logging.getLogger(__name__)

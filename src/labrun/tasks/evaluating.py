@@ -15,7 +15,7 @@ from labrun.runs import seals, store
 from labrun.runs.pictures import Pictures
 from labrun.runs.record import RunPaths
 from labrun.schema import Config
-from labrun.tasks import fitting, loaded, loading, making, reading, resume_checks, summary
+from labrun.tasks import fitting, model_builder, model_files, own_loaders, reading, resume_checks, summary
 from labrun.tasks import task as tasks
 from labrun.tasks.base import Run
 from labrun.tasks.task import ModelTask
@@ -42,10 +42,10 @@ def evaluate(run: Run) -> None:
 
 def _evaluate_with_loaders(run: Run) -> None:
     config, record, paths = run.config, run.record, run.paths
-    feed = loaded.feed_of_run(run)
+    feed = own_loaders.feed_of_run(run)
     began = time.monotonic()
     resume_checks.check_scoring(config, record, is_split=False)
-    work = loaded.wrap(saved_model(config), config, feed)
+    work = own_loaders.wrap(saved_model(config), config, feed)
     run.recording.leave_if_forked()
     work.test_steps(paths)
     if summary.draws(config, run.pictures):
@@ -65,7 +65,7 @@ def around_saved(config: Config, arrays: Arrays, own_file: bool = False) -> tupl
     arrays = tasks.check_card(card, arrays, source.id)
     arrays = dataclasses.replace(arrays, scaling=tasks.card_scaling(card, arrays.scaling))
     log.info("Scoring %s of run %s on %s test samples", card.get("name"), source.id, f"{len(arrays.test):,}")
-    return making.wrap(saved_model(config, own_file), config, arrays), arrays
+    return model_builder.wrap(saved_model(config, own_file), config, arrays), arrays
 
 
 def saved_model(config: Config, own_file: bool = False) -> Any:
@@ -85,11 +85,11 @@ def saved_model(config: Config, own_file: bool = False) -> Any:
             from labrun.tasks.estimator import load as load_estimator
 
             return load_estimator(file, None if names is None else list(names))
-        return loading.network(file, card, names)
+        return model_files.network(file, card, names)
 
     def why() -> str:
         return seals.refusal(store.workspace(), card, source.id, bool(records.read(paths.root).imported))
 
     if own_file:
         return load(None)
-    return loading.proven(load, config.trusted, why, f"run {source.id}", log.warning)
+    return model_files.proven(load, config.trusted, why, f"run {source.id}", log.warning)

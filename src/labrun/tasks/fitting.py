@@ -11,7 +11,7 @@ from labrun.runs import seals, store
 from labrun.runs.pictures import Pictures
 from labrun.runs.record import RunPaths
 from labrun.schema import Config
-from labrun.tasks import loaded, making, reading, resume_checks, summary, threads
+from labrun.tasks import model_builder, own_loaders, reading, resume_checks, summary, threads
 from labrun.tasks import task as tasks
 from labrun.tasks.base import Run
 from labrun.tasks.task import ModelTask
@@ -45,9 +45,9 @@ def fit(run: Run) -> None:
 def _fit_with_loaders(run: Run) -> None:
     """Do the same for a data set with its own loaders: Lightning runs the module's own steps."""
     config, record, paths = run.config, run.record, run.paths
-    feed = loaded.feed_of_run(run)
+    feed = own_loaders.feed_of_run(run)
     began = time.monotonic()
-    work, offered = loaded.make(config, feed)
+    work, offered = own_loaders.make(config, feed)
     proof = _begin(run)
     work.train(paths, _resumed(config, paths))
     record.training, record.threads = work.training, work.threads  # known after the first batch
@@ -55,7 +55,7 @@ def _fit_with_loaders(run: Run) -> None:
     run.recording.leave_if_forked()
     work.test_steps(paths)
     paths.outputs.mkdir(parents=True, exist_ok=True)
-    saved, about = work.save_network(paths), loaded.taken_by(feed, offered)
+    saved, about = work.save_network(paths), own_loaders.taken_by(feed, offered)
     record.model = tasks.write_card(paths, saved, config, about, record.typed.model, proof)
     if summary.draws(config, run.pictures):
         Pictures(summary.title(record)).draw(paths.root)
@@ -65,7 +65,7 @@ def _fit_with_loaders(run: Run) -> None:
 def assist(config: Config, paths: RunPaths) -> None:
     """Take part in training as a process other than the first."""
     if config.has_loaders:
-        network, _ = loaded.make(config, loaded.make_feed(config, paths.root))
+        network, _ = own_loaders.make(config, own_loaders.make_feed(config, paths.root))
         network.train(paths, _resumed(config, paths))
         network.test_steps(paths)
         return
@@ -100,7 +100,7 @@ def _begin(run: Run) -> seals.Proof:
 
 
 def _make(config: Config, arrays: Arrays) -> ModelTask:
-    work = making.make(config, arrays)
+    work = model_builder.make(config, arrays)
     if not work.is_shared:
         tasks.refuse_ranks(config.compute, f"model={tasks.model_name(config.model)}")
     return work

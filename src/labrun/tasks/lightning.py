@@ -33,6 +33,7 @@ from labrun.runs import cards, context, recording
 from labrun.runs.record import RunPaths
 from labrun.schema import Compute, Config, Trainer
 from labrun.tasks import base, monitored, packages, progress
+from labrun.tasks.batch_sources import ArraysFeed, Feed, overrides
 from labrun.tasks.callbacks import (
     CheckpointKeeper,
     FirstBatch,
@@ -46,12 +47,11 @@ from labrun.tasks.callbacks import (
     unusual,
 )
 from labrun.tasks.classifier import OWN, Classifier
-from labrun.tasks.feeds import ArraysFeed, Feed, overrides
+from labrun.tasks.forward_cost import try_out
 from labrun.tasks.learner import Learner, LossAndMetrics
 from labrun.tasks.packages import Package
 from labrun.tasks.task import ModelTask, Scores, confusion, is_named, quantities
-from labrun.tasks.threads import Threads, Work, choose, from_environment
-from labrun.tasks.work import try_out
+from labrun.tasks.threads import ForwardCost, Threads, choose, from_environment
 
 log = logging.getLogger(__name__)
 
@@ -139,11 +139,11 @@ class NetworkTask(ModelTask):
             )
         return torch.tensor([sum(counts) / (len(counts) * count) for count in counts], dtype=torch.float32)
 
-    def _threads(self, work: Work | None, size: int) -> Threads:
+    def _threads(self, work: ForwardCost | None, size: int) -> Threads:
         environment = from_environment(self._compute.environment, self._allowed)
         return choose(self._settings.threads, environment, self._allowed, work, size)
 
-    def _weighed(self, work: Work | None) -> None:
+    def _weighed(self, work: ForwardCost | None) -> None:
         """Set the number of threads by the work that was counted in a data module's first batch."""
         environment = from_environment(self._compute.environment, self._allowed)
         found = choose(self._settings.threads, environment, self._allowed, work, 1)
@@ -476,7 +476,7 @@ class NetworkTask(ModelTask):
                     ) from error
                 raise ConfigError(f"trainer.options: Lightning's Trainer refused: {said}") from error
 
-    def _try_out(self, arrays: Arrays) -> tuple[Work | None, str | None]:
+    def _try_out(self, arrays: Arrays) -> tuple[ForwardCost | None, str | None]:
         """Pass one sample of zeros through the network, so that a mismatch is reported before training.
 
         Returns:

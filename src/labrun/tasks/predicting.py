@@ -20,7 +20,7 @@ from labrun.errors import BY_OVERRIDE, UnfitError
 from labrun.runs import record as records
 from labrun.runs import seals, store
 from labrun.runs.record import RunPaths
-from labrun.tasks import evaluating, feeding, loaded, outputs, reading, resume_checks, saved, summary
+from labrun.tasks import evaluating, outputs, own_loaders, reading, resume_checks, sample_files, saved, summary
 from labrun.tasks import task as tasks
 from labrun.tasks.base import Run
 from labrun.tasks.saved import Saved
@@ -28,7 +28,7 @@ from labrun.tasks.saved import Saved
 if TYPE_CHECKING:
     import pandas as pd
 
-    from labrun.tasks.feeds import ModuleFeed
+    from labrun.tasks.batch_sources import ModuleFeed
     from labrun.tasks.lightning import NetworkTask
 
 log = logging.getLogger(__name__)
@@ -67,10 +67,10 @@ def predict(run: Run) -> None:
 
 def _predict_with_loaders(run: Run) -> None:
     config, source = run.config, run.config.scored
-    feed = loaded.feed_of_run(run)
+    feed = own_loaders.feed_of_run(run)
     began = time.monotonic()
     resume_checks.check_scoring(config, run.record, is_split=False)
-    work = loaded.wrap(evaluating.saved_model(config), config, feed)
+    work = own_loaders.wrap(evaluating.saved_model(config), config, feed)
     run.recording.leave_if_forked()
     card = tasks.load_card(RunPaths(source.run_dir), source.id)
     _finish(run, of_loaders(work, feed, card, run.paths), feed.description, began)
@@ -113,7 +113,7 @@ def of_file(model: Saved, dataset: Mapping[str, Any], root: Path, streams: bool 
     form = {key: dataset[key] for key in FORM if dataset.get(key) is not None}
     path = file_of(dataset, root)
     tables, notes = [], list[str]()
-    for fed in feeding.blocks(path, model) if streams else [feeding.read(path, model, form)]:
+    for fed in sample_files.blocks(path, model) if streams else [sample_files.read(path, model, form)]:
         one = saved.answers(model, fed.samples)
         names = fed.identifiers(model)
         for place, name in enumerate(names):

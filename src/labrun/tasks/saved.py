@@ -26,7 +26,7 @@ from labrun.errors import BY_ARGUMENT, BY_VARIABLE, DataError, DoubtfulDecimalEr
 from labrun.registry import journal, models
 from labrun.runs import cards, seals, store
 from labrun.runs.record import Record, RunPaths
-from labrun.tasks import loading, outputs, scoring
+from labrun.tasks import model_files, outputs, scoring
 from labrun.tasks import task as tasks
 
 BATCH = 1000
@@ -434,20 +434,22 @@ def load(
         known = card
 
         def load_with(names: Sequence[str] | None) -> Any:
-            return loading.estimator(file, names) if kind == "estimator" else loading.network(file, known, names)
+            return (
+                model_files.estimator(file, names) if kind == "estimator" else model_files.network(file, known, names)
+            )
 
         def reason() -> str:
             return seals.UNPROVEN if why is None else why(known)
 
         try:
-            model = loading.proven(load_with, trusted, reason, title, _warn)
+            model = model_files.proven(load_with, trusted, reason, title, _warn)
         except UntrustedError as error:
             raise error.with_advice(way) from None
         return Saved(model, card, title)
     if kind == "chainer":
-        return Saved(loading.chainer(file), card, title)
+        return Saved(model_files.chainer(file), card, title)
     if kind == "pickle":
-        return Saved(loading.pickled(file, title, allow_pickle), card, title)
+        return Saved(model_files.pickled(file, title, allow_pickle), card, title)
     if kind == "tensors":
         raise DataError(
             f"{title}: {file.name} holds only weights, and does not say of which network. Train it with labrun, "
@@ -494,7 +496,7 @@ def answers(saved: Saved, x: Any) -> Any:
 def _load_pyfunc(path: str) -> _Served:
     """Load a registered model from its folder; MLflow calls this."""
     trusted = [name for name in os.environ.get(TRUSTED_VARIABLE, "").split(",") if name]
-    allow_pickle = os.environ.get(loading.PICKLE_VARIABLE, "") not in ("", "0")
+    allow_pickle = os.environ.get(model_files.PICKLE_VARIABLE, "") not in ("", "0")
     place = Path(path).resolve()
     root = next((one.parent.parent for one in place.parents if one.name == ".labrun"), None)
     why = None if root is None else functools.partial(seals.refusal, root, run_id=None)

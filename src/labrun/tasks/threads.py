@@ -28,8 +28,8 @@ PER_THREAD = 20_000_000
 
 
 @dataclass(frozen=True)
-class Work:
-    """Work of a network's forward pass for one sample: its matrix products and convolutions."""
+class ForwardCost:
+    """Cost of a network's forward pass for one sample: its matrix products and convolutions."""
 
     multiply_adds: int
     layers: int
@@ -54,7 +54,7 @@ class Threads:
 
 
 def choose(
-    setting: int | str | None, environment: int | None, allowed: int, work: Work | None, batch_size: int
+    setting: int | str | None, environment: int | None, allowed: int, work: ForwardCost | None, batch_size: int
 ) -> Threads:
     """Choose the number of threads for a network and a batch size.
 
@@ -74,7 +74,7 @@ def choose(
     return by_rule(work, batch_size, allowed)
 
 
-def by_rule(work: Work | None, batch_size: int, allowed: int) -> Threads:
+def by_rule(work: ForwardCost | None, batch_size: int, allowed: int) -> Threads:
     """Choose one thread per `PER_THREAD` multiply-adds of the average layer: at least one, at most `allowed`.
 
     Args:

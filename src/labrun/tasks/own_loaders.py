@@ -20,7 +20,7 @@ from labrun.tasks import task as tasks
 
 if TYPE_CHECKING:
     from labrun.tasks.base import Run
-    from labrun.tasks.feeds import ModuleFeed
+    from labrun.tasks.batch_sources import ModuleFeed
     from labrun.tasks.lightning import NetworkTask
 
 UNSIGNED = frozenset({"name", "num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "seed"}) | {
@@ -43,7 +43,7 @@ def make_feed(config: Config, run_dir: Path) -> ModuleFeed:
     """
     if "pytorch_lightning" not in sys.modules:
         targets.say("Lightning")
-    from labrun.tasks.feeds import ModuleFeed, make_module
+    from labrun.tasks.batch_sources import ModuleFeed, make_module
 
     tasks.seed_everything(config.seed)
     made = make_module(config.dataset, str(config.model["_target_"]))

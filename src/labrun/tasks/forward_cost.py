@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode  # the import path in PyTorch's manual, "Extending PyTorch"
 from torch.utils.flop_counter import flop_registry
 
-from labrun.tasks.threads import Work
+from labrun.tasks.threads import ForwardCost
 
 FLOPS: dict[str, Callable[..., int]] = {str(operation): count for operation, count in flop_registry.items()}
 """Maps an operation's name to a function that counts its floating-point operations (two per multiply-add)."""
@@ -43,8 +43,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     @property
-    def work(self) -> Work | None:
-        return Work(self.flops // 2, self.products) if self.products else None
+    def work(self) -> ForwardCost | None:
+        return ForwardCost(self.flops // 2, self.products) if self.products else None
 
 
 class Watch:
@@ -64,11 +64,11 @@ class Watch:
             if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd | nn.RNNBase | nn.MultiheadAttention)
         ]
 
-    def end(self) -> Work | None:
+    def end(self) -> ForwardCost | None:
         """Remove the hooks. Return the work that was counted, or None if there was none."""
         for handle in self._handles:
             handle.remove()
-        return Work(self.multiply_adds, self.products) if self.products else None
+        return ForwardCost(self.multiply_adds, self.products) if self.products else None
 
     def _note(self, layer: nn.Module, inputs: Any, output: Any) -> None:
         first = output[0] if isinstance(output, tuple) else output
@@ -90,7 +90,7 @@ class Watch:
         self.products += products
 
 
-def try_out(network: nn.Module, sample: Tensor) -> tuple[Tensor, Work | None]:
+def try_out(network: nn.Module, sample: Tensor) -> tuple[Tensor, ForwardCost | None]:
     """Compute the scores of one sample, and count the work.
 
     Args:

@@ -24,7 +24,7 @@ SAMPLES = ("x", "x_train", "x_valid", "x_test")
 
 
 @dataclass(frozen=True)
-class Fed:
+class Samples:
     """Samples, and further information on them.
 
     Args:
@@ -52,7 +52,7 @@ class Fed:
         ]
 
 
-def read(path: Path, saved: Saved, form: Mapping[str, Any] | None = None) -> Fed:
+def read(path: Path, saved: Saved, form: Mapping[str, Any] | None = None) -> Samples:
     """Read the samples of a file or a folder of images.
 
     Args:
@@ -71,14 +71,14 @@ def read(path: Path, saved: Saved, form: Mapping[str, Any] | None = None) -> Fed
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
         if not files:
             raise MissingDataError(f"{path} holds no image (looked for {', '.join(sorted(IMAGES))})")
-        return Fed(
+        return Samples(
             _images(files, saved), [file.relative_to(path).as_posix() for file in files], notes=_scaling_notes(saved)
         )
     if not path.is_file():
         raise MissingDataError(f"there is no file {path}")
     suffix = path.suffix.lower()
     if suffix in IMAGES:
-        return Fed(_images([path], saved), [path.name], notes=_scaling_notes(saved))
+        return Samples(_images([path], saved), [path.name], notes=_scaling_notes(saved))
     if suffix in (".npz", ".npy"):
         return _array(path)
     if contents.is_table(path):
@@ -89,7 +89,7 @@ def read(path: Path, saved: Saved, form: Mapping[str, Any] | None = None) -> Fed
     )
 
 
-def blocks(path: Path, saved: Saved) -> Iterator[Fed]:
+def blocks(path: Path, saved: Saved) -> Iterator[Samples]:
     """Yield the samples of a Parquet or `.npz` file in blocks, without loading the whole file; see `read`.
 
     Raises:
@@ -108,7 +108,7 @@ def blocks(path: Path, saved: Saved) -> Iterator[Fed]:
     if name is None:
         raise DataError(f"{path} has the arrays {', '.join(found)}: call the samples X")
     for block in stored[name].rows().blocks(BATCH):
-        yield Fed(block, notes=_others(name, found))
+        yield Samples(block, notes=_others(name, found))
 
 
 def _others(taken: str, names: Iterable[str]) -> list[str]:
@@ -117,18 +117,18 @@ def _others(taken: str, names: Iterable[str]) -> list[str]:
     return [f"predicted only for {taken}, not for {', '.join(left)}"] if left else []
 
 
-def _array(path: Path) -> Fed:
+def _array(path: Path) -> Samples:
     try:
         content = np.load(path, allow_pickle=False)
         if isinstance(content, np.ndarray):
-            return Fed(content)
+            return Samples(content)
         with content:
             name = next((one for one in ARRAYS if one in content.files), None)
             if name is None and len(content.files) == 1:
                 name = content.files[0]
             if name is None:
                 raise DataError(f"{path} has the arrays {', '.join(content.files)}: call the samples X")
-            return Fed(np.asarray(content[name]), notes=_others(name, content.files))
+            return Samples(np.asarray(content[name]), notes=_others(name, content.files))
     except DataError:
         raise
     except Exception as error:  # a damaged archive can raise anything
@@ -176,7 +176,7 @@ def _pixels(file: Path, shape: tuple[int, ...], title: str) -> npt.NDArray[np.ui
     return pixels[None] if shape[0] == 1 else pixels.transpose(2, 0, 1)
 
 
-def _table(path: Path, saved: Saved, form: Mapping[str, Any]) -> Fed:
+def _table(path: Path, saved: Saved, form: Mapping[str, Any]) -> Samples:
     known = list(saved.table.names if saved.table is not None else saved.columns or ())
     names = [" ".join(cell.split()) for cell in delimited.first_row(path, **form)]
     has_header = bool(set(names) & set(known)) if known else any(not delimited.is_number(name) for name in names)
@@ -184,25 +184,25 @@ def _table(path: Path, saved: Saved, form: Mapping[str, Any]) -> Fed:
     return _of_cells(cells, notes, path, saved, has_header)
 
 
-def _of_cells(cells: Any, notes: list[str], path: Path, saved: Saved, has_header: bool) -> Fed:
+def _of_cells(cells: Any, notes: list[str], path: Path, saved: Saved, has_header: bool) -> Samples:
     known = list(saved.table.names if saved.table is not None else saved.columns or ())
     if saved.table is not None:
         samples, told = (cells, []) if has_header else _features(cells, saved, has_header)
         if not has_header:
             samples = samples.set_axis(known, axis=1)
-        return Fed(samples, inputs=cells if has_header else None, notes=[*notes, *told])
+        return Samples(samples, inputs=cells if has_header else None, notes=[*notes, *told])
     # The model is from before labrun stored how its table was read, or was not trained on a table.
     typed = _typed(cells)
     inputs = cells if has_header else None
     if saved.columns is not None and has_header:
-        return Fed(typed, inputs=inputs, notes=notes)
+        return Samples(typed, inputs=inputs, notes=notes)
     samples, told = _features(typed, saved, has_header)
     if saved.columns is None:
         words = [name for name in samples.columns if samples[name].dtype.kind not in "biuf"]
         if words:
             raise UnfitError(f"{path}: the columns {', '.join(words[:5])} hold text, and {saved.title} takes numbers")
-        return Fed(samples.to_numpy(np.float64), inputs=inputs, notes=[*notes, *told])
-    return Fed(samples.set_axis(list(saved.columns), axis=1), inputs=inputs, notes=[*notes, *told])
+        return Samples(samples.to_numpy(np.float64), inputs=inputs, notes=[*notes, *told])
+    return Samples(samples.set_axis(list(saved.columns), axis=1), inputs=inputs, notes=[*notes, *told])
 
 
 def _typed(cells: Any) -> Any:

@@ -61,7 +61,7 @@ def wrap(model: Any, config: Config, arrays: Arrays) -> ModelTask:
         if "pytorch_lightning" not in sys.modules:
             targets.say("Lightning")
         with garbage.loading():
-            from labrun.tasks.feeds import ArraysFeed
+            from labrun.tasks.batch_sources import ArraysFeed
             from labrun.tasks.lightning import NetworkTask
 
         return NetworkTask(model, config, ArraysFeed(arrays, config), name)
