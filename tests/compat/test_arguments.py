@@ -427,6 +427,11 @@ def test_settings_that_an_environment_or_a_configuration_has(ws: Workspace, caps
     settings.save("here", "name")
     told = capsys.readouterr().err
     assert "build_local: useDocker is not used" in told and "RunConfiguration.save: nothing is written" in told
+    ScriptRunConfig(command="true").run_config.environment.python.conda_dependencies.add_tensorflow_pip_package("gpu")
+    with pytest.raises(UserErrorException, match="core_type='gpx' must be cpu or gpu"):
+        settings.environment.python.conda_dependencies.add_tensorflow_conda_package("gpx")
+    with pytest.raises(UserErrorException, match=r"distributed_job_config=2: give MpiConfiguration\(2\)"):
+        ScriptRunConfig(command="true", distributed_job_config=2)
     settings.communicator, settings.pytorch.process_count = "Nccl", 3
     assert overrides(None, settings, ["compute=local"]) == ["script.processes=3"]
     assert overrides(PyTorchConfiguration(process_count=2), settings, ["compute=local"]) == ["script.processes=2"]

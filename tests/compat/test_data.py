@@ -676,6 +676,40 @@ def test_tables_that_cannot_be_read_as_asked_are_refused(ws: Any, capsys: pytest
             call()
 
 
+def test_dates_of_parquet_files_are_dates(ws: Any) -> None:
+    import pandas as pd
+
+    days = [datetime.date(2020, 1, 1), None, datetime.date(2020, 2, 1)]
+    pd.DataFrame({"day": days}).to_parquet("a.parquet")
+    rows = sdk("Dataset").Tabular.from_parquet_files("a.parquet").with_timestamp_columns("day")
+    assert str(rows.to_pandas_dataframe()["day"].dtype).startswith("datetime64")
+    assert len(rows.time_after(datetime.datetime(2020, 1, 15)).to_pandas_dataframe()) == 1
+    assert len(rows.filter(rows["day"] < datetime.date(2020, 1, 15)).to_pandas_dataframe()) == 1
+
+
+def test_registrations_and_uploads_that_cannot_be_are_refused(ws: Any) -> None:
+    import pandas as pd
+
+    store, dataset = ws.get_default_datastore(), sdk("Dataset")
+    files, register = dataset.File.from_files("raw"), dataset.Tabular.register_pandas_dataframe
+    assert store.upload_files("raw/a.csv", target_path="one", show_progress=False).path_on_datastore == "one"
+    assert Path("data/one/a.csv").exists()
+    for call, message in (
+        (lambda: files.register(ws, ""), "register: name='': give a non-empty string"),
+        (lambda: files.register(ws, None), "register: name=None"),
+        (lambda: files.register(ws, "x", tags=["team"]), r"register: tags=\['team'\]: give a dictionary"),
+        (lambda: register([1], store, "x"), "list is not a pandas.DataFrame"),
+        (lambda: register(pd.DataFrame({"a": [1, "x"]}), store, "x"), "Parquet cannot hold the rows"),
+        (
+            lambda: dataset.File.upload_directory("raw", (store, "z"), "*.zip"),
+            r"no file in raw matches pattern='\*.zip'",
+        ),
+    ):
+        with pytest.raises(UserErrorException, match=message):
+            call()
+    assert list(ws.datasets) == []
+
+
 def test_a_mount_keeps_what_else_is_in_its_folder(ws: Any, tmp_path: Path) -> None:
     files = sdk("Dataset").File.from_files("raw")
     point = tmp_path / "point"

@@ -163,11 +163,13 @@ class CondaDependencies:
         self._pip[:] = _texts(pip_requirements)
 
     def add_tensorflow_conda_package(self, core_type: str = "cpu", version: str | None = None) -> None:
-        """Add TensorFlow as a conda package."""
+        """Add TensorFlow as a conda package; the same one serves CPUs and GPUs."""
+        _check_core_type(core_type)
         self.add_conda_package("tensorflow" + (f"={version}" if version else ""))
 
     def add_tensorflow_pip_package(self, core_type: str = "cpu", version: str | None = None) -> None:
-        """Add TensorFlow as a pip package."""
+        """Add TensorFlow as a pip package; the same one serves CPUs and GPUs."""
+        _check_core_type(core_type)
         self.add_pip_package("tensorflow" + (f"=={version}" if version else ""))
 
     def as_dict(self) -> dict[str, Any]:
@@ -226,6 +228,11 @@ def from_pip_requirements(file: Path) -> CondaDependencies:
     texts = [line.split(" #")[0].strip() for line in lines if not line.lstrip().startswith("#")]
     made.set_pip_requirements([conda.absolute(text, file.parent) for text in texts if text])
     return made
+
+
+def _check_core_type(core_type: str) -> None:
+    if str(core_type).lower() not in ("cpu", "gpu"):
+        raise UserErrorException(f"core_type={core_type!r} must be cpu or gpu")
 
 
 def _texts(values: Iterable[Any] | None) -> list[str]:

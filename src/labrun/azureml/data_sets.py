@@ -101,8 +101,13 @@ class AbstractDataset:
         """Register it as a version of a data set.
 
         Raises:
-            UserErrorException: the name already has other content and `create_new_version` is False.
+            UserErrorException: the name is empty, it already has other content and `create_new_version` is False, or
+                the tags are not a mapping.
         """
+        if not isinstance(name, str) or not name.strip():
+            raise UserErrorException(f"register: name={name!r}: give a non-empty string")
+        if tags is not None and not isinstance(tags, Mapping):
+            raise UserErrorException(f"register: tags={tags!r}: give a dictionary, {{'team': 'red'}}")
         place = workspace if isinstance(workspace, Workspace) else Workspace()
         if self._partition:
             notify_once("register: a file data set does not keep its partition_format: pass it to from_files() again")

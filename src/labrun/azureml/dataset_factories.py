@@ -126,6 +126,8 @@ class FileDatasetFactory:
         else:
             root = local(src_dir)
             found = sorted(str(one) for one in root.glob(pattern) if one.is_file())
+            if not found:
+                raise UserErrorException(f"upload_directory: no file in {root} matches pattern={pattern!r}")
             datastore.upload_files(found, root, folder, overwrite, show_progress)
         return FileDatasetFactory.from_files((datastore, folder))
 
@@ -231,13 +233,22 @@ class TabularDatasetFactory:
             make_target_path_unique: write to a subfolder of the path, named by the content; False: to the path itself.
 
         Raises:
-            UserErrorException: the target is no datastore, or `make_target_path_unique` is False and its path is in
-                use.
+            UserErrorException: the target is no datastore, `make_target_path_unique` is False and its path is in use,
+                or Parquet cannot hold the rows.
         """
         datastore, folder = _target("register_pandas_dataframe", target)
+        if not hasattr(dataframe, "to_parquet"):
+            raise UserErrorException(f"register_pandas_dataframe: {type(dataframe).__name__} is not a pandas.DataFrame")
         with tempfile.TemporaryDirectory(prefix="labrun-") as temporary:
             file = Path(temporary, "part-00000.parquet")
-            dataframe.to_parquet(file, index=False, **({"row_group_size": row_group_size} if row_group_size else {}))
+            groups = {"row_group_size": row_group_size} if row_group_size else {}
+            try:
+                dataframe.to_parquet(file, index=False, **groups)
+            except (ValueError, TypeError) as error:  # pyarrow's errors are among these
+                raise UserErrorException(
+                    f"register_pandas_dataframe: Parquet cannot hold the rows: {error}. Each column needs values of "
+                    "one type"
+                ) from error
             place = f"{folder or MANAGED}/{file_sha256(file)[:12]}"
             if not make_target_path_unique:
                 place = _unused(datastore, folder)

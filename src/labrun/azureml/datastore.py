@@ -359,7 +359,7 @@ class Datastore(Advising):
         Raises:
             UserErrorException: a file does not exist or lies outside `relative_root`, or the datastore is not writable.
         """
-        given = [local(one).absolute() for one in files]
+        given = [local(one).absolute() for one in ([files] if isinstance(files, (str, os.PathLike)) else files)]
         absent = [str(path) for path in given if not path.is_file()]
         if absent or not given:
             raise UserErrorException(f"upload_files: no such file: {', '.join(absent) or 'the list is empty'}")

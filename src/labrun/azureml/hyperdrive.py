@@ -183,7 +183,7 @@ class HyperDriveConfig(Config):
 
     def submitted(self, experiment: Experiment, tags: Any, parent: str | None = None, show_output: bool = False) -> Any:
         """Submit the search and return its run."""
-        run = super().submitted(experiment, tags, parent)
+        run = super().submitted(experiment, tags, parent, show_output)
         run.hyperdrive_config = self
         return run
 
@@ -210,7 +210,18 @@ class HyperDriveRun(Run):
     """A search and its runs."""
 
     hyperdrive_config: HyperDriveConfig | None = None
-    """The submitted configuration; None for a search that was looked up later."""
+    """The submitted configuration; None for a search that was looked up later without it."""
+
+    def __init__(
+        self,
+        experiment: Any = None,
+        run_id: str | None = None,
+        hyperdrive_config: HyperDriveConfig | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(experiment, run_id, **kwargs)
+        if hyperdrive_config is not None:
+            self.hyperdrive_config = hyperdrive_config
 
     @property
     def _objective(self) -> tuple[str | None, bool]:

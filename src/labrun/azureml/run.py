@@ -39,8 +39,8 @@ Runs = list[Any]
 
 OWN_ARGUMENTS = {"work", "run_type"}
 """Arguments of the constructor that only labrun gives."""
-SDK_ARGUMENTS = ("directory", "hyperdrive_config")
-"""Arguments of the constructors of the SDK's subclasses; not used."""
+SDK_ARGUMENTS = ("directory",)
+"""Arguments of the constructor of the SDK's `ScriptRun`; not used."""
 
 
 class _AnyRun(AdvisingType):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from labrun import exact
 from labrun.azureml import compute, distributed
+from labrun.azureml.distributed import MpiConfiguration, PyTorchConfiguration, TensorflowConfiguration
 from labrun.azureml.environment import Environment
 from labrun.azureml.local_paths import local
 from labrun.azureml.notices import notify_once
@@ -99,6 +100,8 @@ class ScriptRunConfig(Config):
             self.run_config.target = compute_target
         if environment is not None:
             self.run_config.environment = environment
+        kinds = (MpiConfiguration, PyTorchConfiguration, TensorflowConfiguration)
+        _check("distributed_job_config", distributed_job_config, kinds, "MpiConfiguration(2) or similar")
         self.distributed_job_config, self.resume_from = distributed_job_config, resume_from
         self.max_run_duration_seconds = max_run_duration_seconds
         if getattr(docker_runtime_config, "use_docker", False):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from labrun import api
 from labrun.azureml import folder
 from labrun.azureml.overrides import override
-from labrun.compat.azureml import runner
+from labrun.compat.azureml import arguments, runner
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training.run import SCRIPT_RUN, TYPE_TAG
 from labrun.errors import ConfigError
@@ -46,9 +46,18 @@ class Config:
     def submitted(
         self, experiment: Experiment, tags: Mapping[str, str], parent: str | None = None, show_output: bool = False
     ) -> Any:
-        """Submit the configuration, optionally as a child of another run, and return its run."""
+        """Submit the configuration, optionally as a child of another run, and return its run.
+
+        Args:
+            experiment: the experiment.
+            tags: tags of the run.
+            parent: labrun's id of the parent run.
+            show_output: not used, except by an `AutoMLConfig`; a notice says so.
+        """
         from labrun.azureml.run import wrapped
 
+        why = "wait_for_completion(show_output=True) streams the output"
+        arguments.tell_unused("submit", {"show_output": show_output}, why)
         return wrapped(experiment, self._submit(experiment, tags, parent), self.run_type)
 
     def _submit(self, experiment: Experiment, tags: Mapping[str, str], parent: str | None) -> Any:

@@ -12,6 +12,7 @@ A table definition, which is valid JSON, describes how they are read:
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import re
@@ -238,7 +239,17 @@ def _plain(frame: Any, definition: Any) -> Any:
             frame[name] = columns.typed(texts, str(name), wanted, on_error=definition["on_error"], **_range(definition))
         elif str(frame[name].dtype) in ("str", "string"):
             frame[name] = frame[name].astype(object).where(frame[name].notna(), None)
+        elif str(frame[name].dtype) == "object" and _are_dates(frame[name]):
+            frame[name] = columns.as_dates(
+                frame[name].where(frame[name].notna(), "").astype(str), str(name), **_range(definition)
+            )
     return frame
+
+
+def _are_dates(column: Any) -> bool:
+    """Return whether all values are dates without a time, as pandas reads those of Parquet."""
+    values = column.dropna()
+    return bool(len(values)) and all(type(one) is datetime.date for one in values)
 
 
 def _joined(frames: Any, files: Any, definition: Any, free: bool = False) -> Any:
