@@ -110,7 +110,7 @@ def sync(
     """
     began = time.time()
     lock = _lock(root, tracker, address)
-    while not _taken(lock):
+    while not _acquired(lock):
         fed = _fed_since(root, tracker, address, began)
         if fed is not None:
             return fed
@@ -154,7 +154,7 @@ def feed(
     """
     lock = _lock(root, tracker, address)
     since: float | None = None
-    while not _taken(lock):
+    while not _acquired(lock):
         if not ended.wait(1.0):
             continue
         since = since or time.time()
@@ -223,7 +223,7 @@ def _lock(root: Path, tracker: Tracker, address: str) -> Any:
     return FileLock(_state(root, "tracking", tracker, address, ".lock"))
 
 
-def _taken(lock: Any) -> bool:
+def _acquired(lock: Any) -> bool:
     from filelock import Timeout
 
     try:

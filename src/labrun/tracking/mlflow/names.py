@@ -22,14 +22,14 @@ ORIGINAL = "labrun.name."
 ORIGINAL_EXPERIMENT = "labrun.name"
 RESERVED = "labrun."
 """Prefix of labrun's own tags."""
-TAKEN = re.compile(r"[/\w.\- :]+")
+ACCEPTED = re.compile(r"[/\w.\- :]+")
 REPLACEMENT = re.compile(r".*--[0-9a-f]{8}", re.S)
 
 
 def allowed(name: str) -> str:
     """Return a name for a metric, parameter or tag, unchanged if MLflow accepts it."""
     is_path = posixpath.normpath(name) == name and not name.startswith(("..", "/")) and name != "."
-    if TAKEN.fullmatch(name) and is_path and len(name) <= NAME_LENGTH and not REPLACEMENT.fullmatch(name):
+    if ACCEPTED.fullmatch(name) and is_path and len(name) <= NAME_LENGTH and not REPLACEMENT.fullmatch(name):
         return name
     return replaced(name)
 
