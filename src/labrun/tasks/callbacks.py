@@ -106,6 +106,7 @@ LIGHTNINGS_OWN = frozenset(
 )
 """Keys of a checkpoint that belong to Lightning, and are not states of callbacks, modules or data modules."""
 LEFT_OUT = "labrun_left_out"
+# NumPy's arrays and scalars execute no code when loaded, but `weights_only` rejects them by default.
 torch.serialization.add_safe_globals(
     [
         *(np.ndarray, np.dtype),
@@ -113,7 +114,6 @@ torch.serialization.add_safe_globals(
         *(found[0] for found in (np.arange(1).__reduce__(), np.float64(1).__reduce__()) if isinstance(found, tuple)),
     ]
 )
-"""NumPy's arrays and scalars, which execute no code when loaded, but which `weights_only` rejects by default."""
 
 
 class PlainCheckpoints:
