@@ -16,7 +16,8 @@ from labrun.azureml.overrides import Reference
 from labrun.azureml.script_inputs import ScriptInputs
 from labrun.compat.azureml import finder, notice
 from labrun.compat.azureml.exceptions import NotInLabrun, UserErrorException
-from labrun.compat.azureml.training import columns
+from labrun.compat.azureml.training import columns, factories
+from labrun.compat.azureml.training.data import InputDataset
 from servers import AZURITE_KEY, Server
 
 
@@ -674,6 +675,21 @@ def test_tables_that_cannot_be_read_as_asked_are_refused(ws: Any, capsys: pytest
     ):
         with pytest.raises(UserErrorException, match=message):
             call()
+
+
+def test_paths_and_patterns_without_labrun_in_the_interpreter(ws: Any) -> None:
+    tabular, files = factories.TabularDatasetFactory, factories.FileDatasetFactory
+    rows = tabular.from_delimited_files(["raw/**/*.csv", "raw/a.csv"], include_path=True).to_pandas_dataframe()
+    whole = sdk("Dataset").Tabular.from_delimited_files("raw/**/*.csv", include_path=True).to_pandas_dataframe()
+    assert rows["Path"].tolist() == whole["Path"].tolist() == ["/a.csv", "/a.csv", "/more/b.csv"]
+    assert files.from_files("raw/*.csv").to_path() == ["/a.csv"]
+    mixed = InputDataset.called("mixed", str(Path("raw").absolute()))
+    assert len(mixed.to_pandas_dataframe()) == len(mixed.filter(mixed["id"] > 0).to_pandas_dataframe()) == 3
+    assert len(sdk("Dataset").File.from_files("raw").to_pandas_dataframe()) == 3, "a note is no table"
+    for call in (lambda: tabular.from_delimited_files("raw/*.tsv"), lambda: files.from_files("nothing")):
+        with pytest.raises(UserErrorException, match="there are no files on this machine under"):
+            call()
+    assert files.from_files("nothing", validate=False).to_path() == []
 
 
 def test_dates_of_parquet_files_are_dates(ws: Any) -> None:

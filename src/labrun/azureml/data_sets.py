@@ -398,7 +398,12 @@ class TabularDataset(tabular.Tabular, AbstractDataset):
         return self._definition or tables.ANY
 
     def _table_files(self) -> Any:
-        return self._content.local()
+        from labrun.compat.azureml.training import tables
+
+        files = self._content.local()
+        if self._table()["format"] is None:  # the file's names say which are tables
+            files = [one for one in files if tables.is_table(one[0])] or files
+        return files
 
     def _with_table(self, table: Any) -> TabularDataset:
         is_named = table["steps"] == self._table()["steps"]  # with_timestamp_columns adds metadata to the same rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
@@ -150,7 +151,7 @@ class InputDataset(tabular.Tabular, str):
     def _table_files(self) -> Any:
         root = Path(self)
         files = _files(root)
-        if self._definition is None:
+        if self._table()["format"] is None:  # also after `filter` and the like, which set a definition
             files = [path for path in files if tables.is_table(path.name)]
             if not files:
                 raise UserErrorException(f"input {self.name}: no table (.csv, .tsv, .parquet, .jsonl) in {self}")
@@ -207,7 +208,7 @@ class TabularDataset(tabular.Tabular):
     """Tables in local files or on the web.
 
     Args:
-        paths: local paths or URLs.
+        paths: local paths, patterns or URLs.
         definition: the table definition; see `tables`.
     """
 
@@ -228,23 +229,40 @@ class TabularDataset(tabular.Tabular):
         return self._definition
 
     def _table_files(self) -> Any:
-        found = []
+        found: dict[str, str] = {}  # a file that two paths select is read once
+        parts = {path: matching(path) for path in self.paths if "://" not in path}
+        base = os.path.commonpath([folder for folder, _ in parts.values()]) if parts else ""
         for path in self.paths:
             if "://" in path:
-                found.append((fetched(path), path))
+                found[fetched(path)] = path
             else:
-                root = Path(path)
-                found += [
-                    (str(one), "/" + (one.name if one == root else one.relative_to(root).as_posix()))
-                    for one in _files(root)
-                ]
-        return found
+                found.update((one, "/" + Path(os.path.relpath(one, base)).as_posix()) for one in parts[path][1])
+        return list(found.items())
 
     def _with_table(self, table: Any) -> Any:
         return TabularDataset(self.paths, table)
 
     def _of_folder(self, folder: str) -> Any:
         return InputDataset.called("", folder)
+
+
+def matching(text: str) -> tuple[str, list[str]]:
+    """Return the folder of a local path or pattern, and its files in order, as absolute paths.
+
+    Args:
+        text: a file, a folder, or a pattern in which `*` and `?` match within a name and `**` any depth.
+    """
+    path = Path(os.path.abspath(os.path.expanduser(text)))
+    if path.exists():
+        return str(path.parent if path.is_file() else path), [str(one) for one in _files(path)]
+    fixed = []
+    for part in path.parts:
+        if any(mark in part for mark in "*?["):
+            break
+        fixed.append(part)
+    folder = Path(*fixed) if len(fixed) < len(path.parts) else path.parent
+    files = [Path(one) for one in sorted(glob.glob(str(path), recursive=True))]
+    return str(folder), [str(below) for one in files for below in _files(one)]
 
 
 def fetched(address: str, folder: Any = None) -> str:

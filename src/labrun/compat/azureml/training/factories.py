@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from labrun.compat.azureml import absent
-from labrun.compat.azureml.training.data import InputDataset, TabularDataset, fetched
+from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.compat.azureml.training.data import InputDataset, TabularDataset, fetched, matching
 from labrun.compat.azureml.training.table_types import common, delimited, json_lines
 
 
@@ -19,6 +21,20 @@ def _local(call: str, path: Any) -> list[str]:
             absent.datastore_way(f"{call} of a path in a datastore")
         found.append(os.fsdecode(one))
     return found
+
+
+def _checked(paths: list[str], validate: bool) -> list[str]:
+    """Return paths, with `validate` only if each has files.
+
+    Raises:
+        UserErrorException: one has none.
+    """
+    for path in paths if validate else ():
+        if "://" not in path and not matching(path)[1]:
+            raise UserErrorException(
+                f"there are no files on this machine under {path} (the working folder is {os.getcwd()})"
+            )
+    return paths
 
 
 class TabularDatasetFactory:
@@ -41,8 +57,8 @@ class TabularDatasetFactory:
         """Return a data set of the rows in delimited text files.
 
         Args:
-            path: a local path or a URL, or a list of them.
-            validate: not used: the files are read when the data frame is created.
+            path: a local path, a pattern or a URL, or a list of them.
+            validate: check that there are any files.
             include_path: add a column `Path`.
             infer_column_types: False: read every column as text.
             set_column_types: a `DataType` per column name.
@@ -63,7 +79,8 @@ class TabularDatasetFactory:
             partition_format,
             empty_as_string,
         )
-        return TabularDataset(_local("Dataset.Tabular.from_delimited_files()", path), definition)
+        paths = _local("Dataset.Tabular.from_delimited_files()", path)
+        return TabularDataset(_checked(paths, validate), definition)
 
     @staticmethod
     def from_parquet_files(
@@ -75,7 +92,8 @@ class TabularDatasetFactory:
     ) -> TabularDataset:
         """Return a data set of the rows in Parquet files."""
         told = common(set_column_types, include_path, partition_format)
-        return TabularDataset(_local("Dataset.Tabular.from_parquet_files()", path), {"format": "parquet", **told})
+        paths = _local("Dataset.Tabular.from_parquet_files()", path)
+        return TabularDataset(_checked(paths, validate), {"format": "parquet", **told})
 
     @staticmethod
     def from_json_lines_files(
@@ -89,7 +107,8 @@ class TabularDatasetFactory:
     ) -> TabularDataset:
         """Return a data set of the rows in files with one JSON object per line."""
         definition = json_lines(set_column_types, include_path, partition_format, invalid_lines, encoding)
-        return TabularDataset(_local("Dataset.Tabular.from_json_lines_files()", path), definition)
+        paths = _local("Dataset.Tabular.from_json_lines_files()", path)
+        return TabularDataset(_checked(paths, validate), definition)
 
     @staticmethod
     def from_sql_query(*args: Any, **kwargs: Any) -> Any:
@@ -112,20 +131,27 @@ class FileDatasetFactory:
         """Return a data set of a local file or folder, or of a file on the web.
 
         Args:
-            path: a local path or a URL.
-            validate: not used: the files are looked up when they are needed.
+            path: a local path, a pattern or a URL.
+            validate: check that there are any files.
             partition_format: not supported without labrun in the interpreter.
             is_file: not used: labrun checks this itself.
 
         Raises:
             NotInLabrun: there are several paths, or a partition format.
+            UserErrorException: there are no files.
         """
         if partition_format:
             absent.not_here("Dataset.File.from_files(partition_format=...)", "take the values from to_path()")
         found = _local("Dataset.File.from_files()", path)
         if len(found) > 1:
             absent.not_here("Dataset.File.from_files() of several paths", "give their folder")
-        return InputDataset.called("", fetched(found[0]) if "://" in found[0] else found[0])
+        if "://" in found[0]:
+            return InputDataset.called("", fetched(found[0]))
+        _checked(found, validate)
+        if os.path.exists(os.path.expanduser(found[0])) or not validate:
+            return InputDataset.called("", found[0])
+        folder, files = matching(found[0])
+        return InputDataset.called("", folder)._selected([Path(one) for one in files])
 
     @staticmethod
     def upload_directory(*args: Any, **kwargs: Any) -> Any:
