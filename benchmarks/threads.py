@@ -170,7 +170,7 @@ def task(config: Config, side: str, arrays: Any) -> Any:
 
 def chosen(config: Config, arrays: Any) -> int:
     """Return the number of threads chosen by the rule."""
-    return int(task(config, RULE, arrays).threads["training"]["count"])
+    return int(task(config, RULE, arrays).threads.training.count)
 
 
 def size_of(config: Config, arrays: Any) -> int:

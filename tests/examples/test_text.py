@@ -38,7 +38,7 @@ def trained(project: Project) -> tuple[Record, Path]:
 def test_it_learns_and_says_how_well(trained: tuple[Record, Path]) -> None:
     record, run_dir = trained
     assert 1 < record.metrics["test/perplexity"] < 101, "better than each of the characters alike"
-    assert record.training is not None and "the best by val/perplexity" in record.training["why"]
+    assert record.training is not None and "the best by val/perplexity" in record.training.why
     losses = [line["value"] for line in read_metrics(run_dir) if line["name"] == "train/loss"]
     assert len(losses) == 3 and losses[-1] < losses[0]
     assert record.data[0]["signed_by"] == "fingerprint()"

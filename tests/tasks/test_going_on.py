@@ -71,7 +71,7 @@ def test_changed_code_is_refused_or_resumes_without_the_old_best(
         run_here(*more)
     record, run_dir = run_here(*more, "trainer.resume_code=new")
     assert f"Resuming run {trained.id} with changed code (net_of_mine)" in caplog.text
-    assert record.training is not None and record.training["tested"] in (5, 6), "the old code's best was carried over"
+    assert record.training is not None and record.training.tested in (5, 6), "the old code's best was carried over"
     assert record.metrics["val_accuracy"] < 0.9, "the weights are those of the other sign"
     assert record.signature is not None and (run_dir / "checkpoints" / "best.ckpt").is_file()
 
@@ -202,13 +202,16 @@ def test_early_stopping_uses_the_current_patience_and_reports_that_it_stopped(
     caplog.set_level("INFO")
     stopping = (*COMMON, *DROP, "callbacks=early_stopping", "model.lr=20", "trainer.max_epochs=60")
     first, _ = run_here(*stopping, "callbacks.early_stopping.patience=2")
-    assert first.training is not None and first.training["epochs"] < 60
-    assert first.training["stopped_early"]["patience"] == 2 and "Stopped early, after epoch" in caplog.text
+    assert first.training is not None and first.training.epochs is not None and first.training.epochs < 60
+    assert first.training.stopped_early is not None and first.training.stopped_early.patience == 2
+    assert "Stopped early, after epoch" in caplog.text
     second, _ = run_here(*stopping, "callbacks.early_stopping.patience=7", "trainer.resume=last")
-    assert second.training is not None and second.training["epochs"] >= first.training["epochs"] + 5
+    assert second.training is not None and second.training.epochs is not None
+    assert second.training.epochs >= first.training.epochs + 5
     third, _ = run_here(*stopping, "callbacks.early_stopping.patience=7", "trainer.resume=last")
     assert "restarts its count" in caplog.text
-    assert third.training is not None and third.training["epochs"] >= second.training["epochs"] + 7
+    assert third.training is not None and third.training.epochs is not None
+    assert third.training.epochs >= second.training.epochs + 7
 
 
 def test_a_class_that_is_trusted_after_an_edit_is_warned_of(run_here: Runner, edit: Edit) -> None:

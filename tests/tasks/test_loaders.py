@@ -81,7 +81,7 @@ def test_a_modules_own_steps_are_executed_and_all_that_they_log_is_recorded(run_
     assert [step for step, _ in told(run_dir, "train/loss_step")] == [5, 10, 15, 20]
     # The second test loader is the validation part: it is scored with the weights that were the best there.
     assert record.metrics["test/acc/dataloader_idx_1"] == pytest.approx(max(v for _, v in told(run_dir, "val/acc")))
-    assert record.training is not None and record.training["hyperparameters"] == {
+    assert record.training is not None and record.training.hyperparameters == {
         "num_classes": 10, "width": 32, "lr": 0.01
     }  # fmt: skip
     assert record.data[0]["name"] == "DigitsModule" and record.data[0]["signed_by"] == "config and code"
@@ -298,7 +298,8 @@ def test_networks_predict_quantities_of_tables_and_of_images(run_here: Runner, w
     scaled, _ = run_here(*of_images, "dataset.scale=255")
     assert scaled.metrics["rmse"] < 1
     unscaled, _ = run_here(*of_images)  # too large a step for values up to 255
-    assert np.isnan(unscaled.metrics["rmse"]) and unscaled.training is not None and "not_finite" in unscaled.training
+    assert np.isnan(unscaled.metrics["rmse"]) and unscaled.training is not None
+    assert unscaled.training.not_finite is not None
 
 
 def test_predictions_for_a_file_need_no_target_and_keep_identifying_columns(run_here: Runner, workspace: Path) -> None:
@@ -477,7 +478,7 @@ def test_processes_started_by_lightning_itself(run_here: Runner, refused_here: R
     assert "Say ddp_fork; or leave it out" in said
     two = ("+trainer.options.strategy=ddp_fork", "+trainer.options.devices=2", "callbacks=none")
     record, run_dir = run_here(*DICTS, *two)
-    assert record.training is not None and record.training["epochs"] == 2
+    assert record.training is not None and record.training.epochs == 2
     assert record.metrics == {line["name"]: line["value"] for line in context.read_metrics(run_dir)}
     assert {"train_loss", "val_accuracy", "test_loss", "accuracy"} <= set(record.metrics)
 

@@ -21,6 +21,7 @@ from labrun.models.cifar10_cnn import Cifar10CNN
 from labrun.models.mnist_dnn import MnistDNN
 from labrun.runs import context
 from labrun.runs import record as records
+from labrun.runs.groups import ThreadChoice
 from labrun.schema import Compute
 from labrun.tasks import threads
 from labrun.tasks.forward_cost import try_out
@@ -40,8 +41,8 @@ class Watched(MnistDNN):
     def forward(self, x: Tensor) -> Tensor:
         phase, count = "training" if self.training else "scoring", torch.get_num_threads()
         if len(x) > 1:
-            known = records.read(os.environ[context.RUN_DIR_VARIABLE]).threads or {}
-            SEEN.add((phase, count, known.get(phase, {}).get("count") == count))
+            known = getattr(records.read(os.environ[context.RUN_DIR_VARIABLE]).threads, phase, None)
+            SEEN.add((phase, count, known is not None and known.count == count))
         return super().forward(x)
 
 
@@ -136,12 +137,12 @@ def test_a_run_keeps_to_the_rule_and_records_it(run_here: Runner, caplog: pytest
     record, run_dir = run_here(*WATCHED, f"trainer.batch_size={FOR_TWO}")
     assert {("training", 2, True), ("scoring", 1, True)} == SEEN, "recorded before the first batch"
     assert record.threads == records.read(run_dir).threads and record.threads is not None
-    assert record.threads["allowed"] == 4 and f"batch size {FOR_TWO}" in record.threads["training"]["why"]
+    assert record.threads.allowed == 4 and f"batch size {FOR_TWO}" in str(record.threads.training)
     assert "Threads: 2 of 4 for training (" in caplog.text and "1 of 4 for scoring (" in caplog.text
     assert torch.get_num_threads() == 4, "as it was before"
     SEEN.clear()
     scored, _ = run_here("task=evaluate", "from=last", f"trusted=[{__name__}.Watched]", *WATCHED[-2:])
-    assert {("scoring", 1, True)} == SEEN and set(scored.threads or {}) == {"allowed", "scoring"}
+    assert {("scoring", 1, True)} == SEEN and scored.threads is not None and scored.threads.training is None
     other, _ = run_here("dataset.max_samples=50")
     assert other.threads is None, "scikit-learn's models take what is allowed"
 
@@ -156,8 +157,8 @@ def test_explicit_settings_override_the_rule(run_here: Runner, monkeypatch: pyte
     SEEN.clear()
     run_here(*WATCHED, "trainer.threads=null")
     assert {("training", 4, True), ("scoring", 4, True)} == SEEN
-    told = [(record.threads or {})["training"]["why"] for record in (by_variable, by_key)]
-    assert told == ["OMP_NUM_THREADS is set", "trainer.threads=2"]
+    told = [record.threads and record.threads.training for record in (by_variable, by_key)]
+    assert told == [ThreadChoice(3, "OMP_NUM_THREADS is set"), ThreadChoice(2, "trainer.threads=2")]
 
 
 def test_more_than_compute_allows_is_refused(run_here: Runner) -> None:
@@ -235,5 +236,5 @@ def test_runs_in_the_pool_obey_the_rule(labrun: Command, workspace: Path, monkey
     logs = [(folder / "driver.log").read_text().splitlines() for folder in folders]
     seen = [{line for line in log if line.startswith("SEEN")} for log in logs]
     assert seen == [{"SEEN 1 PASSIVE"}, {"SEEN 2 PASSIVE"}]
-    recorded = [records.read(folder).threads or {} for folder in folders]
+    recorded = [json.loads((folder / "run.json").read_text())["threads"] for folder in folders]
     assert [(one["allowed"], one["training"]["count"]) for one in recorded] == [(2, 1), (2, 2)]

@@ -19,6 +19,7 @@ from labrun import execute
 from labrun.errors import ConfigError, RunFailedError
 from labrun.runs import context, recording, store
 from labrun.runs import record as records
+from labrun.runs.groups import NotFinite, Training
 from labrun.tasks.callbacks import plain_checkpoints
 from labrun.tasks.packages import Package
 
@@ -109,7 +110,7 @@ def test_the_best_epoch_is_kept_and_training_goes_on_while_it_gets_better(
     words = {"max": "the larger the better", "min": "the smaller the better"}[mode]
     assert f"Watching {monitor}: {words}" in caplog.messages
     assert record.config["trainer"]["monitor_mode"] == mode
-    assert record.training == {
+    assert record.training is not None and record.training.as_json() == {
         "epochs": 5,
         "tested": 4,
         "why": f"the best by {monitor} ({words})",
@@ -170,7 +171,7 @@ def test_the_last_checkpoint_is_of_the_last_epoch_and_the_best_comes_along(run_h
     rest, rest_dir = run_here(*common, "trainer.max_epochs=6", "trainer.resume=last")
     assert [epoch for _, _, epoch in lines(rest_dir, "val/acc")] == [6]
     assert (checkpoint_epoch(rest_dir, "best"), checkpoint_epoch(rest_dir, "last")) == (4, 6)
-    assert rest.training is not None and (rest.training["tested"], rest.training["epochs"]) == (4, 6)
+    assert rest.training is not None and (rest.training.tested, rest.training.epochs) == (4, 6)
     assert rest.metrics["val/acc"] == pytest.approx(0.9)
     assert rest.metrics["accuracy"] == first.metrics["accuracy"]
 
@@ -238,7 +239,7 @@ def test_an_attempt_resumes_after_the_last_epoch_that_ended(labrun: Command, wor
     every = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     told = [(line["attempt"], line["epoch"]) for line in every if line["name"] == "val/acc"]
     assert told == [(1, 1), (1, 2), (1, 3), (2, 4), (2, 5)]
-    assert record.training is not None and record.training["tested"] == 1
+    assert record.training is not None and record.training.tested == 1
     assert record.metrics["val/acc"] == pytest.approx(0.9)  # of the epoch that was tested, in another attempt
     assert "after epoch 3" in (run_dir / "driver.log").read_text()
 
@@ -268,7 +269,7 @@ def test_a_folder_behind_a_link_is_the_same_folder(
     record.config["trainer"]["max_epochs"] = 6
     records.write(moved, record)
     again = execute.execute(moved, capture=False, pictures=False)
-    assert again.training is not None and (again.training["tested"], again.training["epochs"]) == (4, 6)
+    assert again.training is not None and (again.training.tested, again.training.epochs) == (4, 6)
     assert {path.name for path in (moved / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
 
 
@@ -280,7 +281,7 @@ def test_an_attempt_after_the_last_epoch_only_tests_the_trained_model(run_here: 
     records.write(run_dir, record)
     again = execute.execute(run_dir, capture=False, pictures=False)
     assert len(again.attempts) == 2 and again.metrics == before
-    assert again.training is not None and (again.training["tested"], again.training["epochs"]) == (4, 5)
+    assert again.training is not None and (again.training.tested, again.training.epochs) == (4, 5)
 
 
 def test_no_last_checkpoint_if_it_is_turned_off(run_here: Runner) -> None:
@@ -404,12 +405,12 @@ def test_the_best_epoch_is_tested_where_there_is_a_validation_part(run_here: Run
     common = (*own("Said"), VALIDATED, "trainer.monitor=val/acc", "trainer.max_epochs=6")
     best, _ = run_here(*common)
     last, _ = run_here(*common, "trainer.evaluate=last")
-    assert best.training is not None and best.training["tested"] == 4
-    assert last.training == {"epochs": 6, "tested": 6, "why": "the last"}
+    assert best.training is not None and best.training.tested == 4
+    assert last.training == Training(6, 6, "the last")
     assert (best.metrics["val/acc"], last.metrics["val/acc"]) == (pytest.approx(0.9), pytest.approx(0.4))
     assert best.metrics["test_loss"] > last.metrics["test_loss"]  # the weights are those of the fourth epoch, too
     without, _ = run_here(*SMALL, "trainer.max_epochs=2")
-    assert without.training == {"epochs": 2, "tested": 2, "why": "the last"}
+    assert without.training == Training(2, 2, "the last")
 
 
 def test_the_summary_says_which_epoch(labrun: Command) -> None:
@@ -436,8 +437,8 @@ class Diverges(Linear):
 def test_a_training_that_ends_in_nan_says_so(run_here: Runner, caplog: pytest.LogCaptureFixture, capfd: Any) -> None:
     record, _ = run_here(*own("Diverges"), VALIDATED, "trainer.max_epochs=4")
     assert record.status == records.COMPLETED and record.training is not None
-    assert record.training["not_finite"] == {"since": 3, "what": "the loss is NaN"}
-    assert record.training["tested"] == 2 and math.isfinite(record.metrics["val_loss"])
+    assert record.training.not_finite == NotFinite(3, "the loss is NaN")
+    assert record.training.tested == 2 and math.isfinite(record.metrics["val_loss"])
     assert "The training ended in NaN or infinity: the loss is NaN, since epoch 3" in capfd.readouterr().out
     assert any(message.startswith("Epoch 3: the loss is NaN") for message in caplog.messages)
 
@@ -466,7 +467,7 @@ def test_nan_and_infinity_are_never_the_best(run_here: Runner) -> None:
     assert (checkpoint_epoch(run_dir, "best"), checkpoint_epoch(run_dir, "last")) == (3, 5)
     record, run_dir = run_here(*own("Infinite"), VALIDATED, "trainer.monitor=val/acc", "trainer.max_epochs=1")
     assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["last.ckpt"]
-    assert record.training == {"epochs": 1, "tested": 1, "why": "the last"}
+    assert record.training == Training(1, 1, "the last")
 
 
 # ---- no best
@@ -564,9 +565,9 @@ def test_bars_and_summaries_that_the_config_names_are_shown(
 def test_averaged_weights_are_those_that_are_tested(run_here: Runner) -> None:
     averaging = "+callbacks.swa={_target_: pytorch_lightning.callbacks.StochasticWeightAveraging, swa_lrs: 0.01}"
     record, _ = run_here(*SMALL, VALIDATED, "trainer.max_epochs=2", averaging)
-    assert record.training is not None and record.training["why"] == "averaged by StochasticWeightAveraging"
+    assert record.training is not None and record.training.why == "averaged by StochasticWeightAveraging"
     record, _ = run_here(*SMALL, VALIDATED, "trainer.max_epochs=2", averaging, "trainer.evaluate=best")
-    assert record.training is not None and "the best by val_loss" in record.training["why"]
+    assert record.training is not None and "the best by val_loss" in record.training.why
 
 
 def test_options_that_labruns_own_keys_say_are_refused(run_here: Runner) -> None:
@@ -595,7 +596,8 @@ def test_early_stopping_after_the_first_epoch_is_reported(run_here: Runner, capl
             *SMALL, VALIDATED, "trainer.max_epochs=9", "model.lr=1e9", "callbacks=early_stopping", "trainer.on_nan=warn"
         )
     assert any("Stopped early, after epoch 1 of 9" in text for text in caplog.messages)
-    assert record.training is not None and record.training["stopped_early"]["epoch"] == 1
+    assert record.training is not None and record.training.stopped_early is not None
+    assert record.training.stopped_early.epoch == 1
 
 
 def test_options_without_effect_on_a_model_without_epochs_are_reported(labrun_here: Command) -> None:

@@ -1,50 +1,14 @@
-"""Groups of keys in a run's record: its attempts, their processes and jobs, and how it failed.
-
-A key that this version does not know comes from a later one, and is written back as it was read.
-"""
+"""A run's attempts, their processes and jobs, and how it failed, as groups of keys in its record."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 from labrun import errors
 from labrun.errors import RunFailedError
-
-
-@dataclass
-class Group:
-    """Keys of a record that belong together."""
-
-    more: dict[str, Any] = field(default_factory=dict, kw_only=True, repr=False)
-    """Further keys: of a later version, or of the backend."""
-
-    @classmethod
-    def of(cls, content: object) -> Self:
-        """Return the group that a record holds; an empty one if it holds something else."""
-        given = cls._typed(content) if isinstance(content, Mapping) else {}
-        names = [one.name for one in dataclasses.fields(cls) if one.name != "more"]
-        known = {name: given[name] for name in names if name in given}
-        return cls(**known, more={key: value for key, value in given.items() if key not in names})
-
-    @classmethod
-    def _typed(cls, content: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the content with values of the types that readers rely on."""
-        return content
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the group as a record holds it."""
-        names = [one.name for one in dataclasses.fields(self) if one.name != "more"]
-        return {**{name: plain(getattr(self, name)) for name in names}, **self.more}
-
-
-def plain(value: Any) -> Any:
-    """Return a value of a record as plain dicts and lists."""
-    if isinstance(value, Group):
-        return value.as_json()
-    return [plain(item) for item in value] if isinstance(value, list) else value
+from labrun.runs.groups import Group, Sparse
 
 
 @dataclass
@@ -101,8 +65,8 @@ class Job(Group):
 
 
 @dataclass
-class Attempt(Group):
-    """One attempt to execute a run. What is not known of it is not in the record."""
+class Attempt(Sparse):
+    """One attempt to execute a run."""
 
     number: int = 0
     started: str | None = None
@@ -119,15 +83,9 @@ class Attempt(Group):
 
     @classmethod
     def _typed(cls, content: Mapping[str, Any]) -> Mapping[str, Any]:
-        groups: dict[str, type[Group]] = {"process": Process, "job": Job}
-        found = {key: groups[key].of(content[key]) for key in groups if isinstance(content.get(key), Mapping)}
         number = content.get("number")
-        return {**content, **dict.fromkeys(groups), **found, "number": number if type(number) is int else 0}
+        return {**content, "number": number if type(number) is int else 0}
 
     def end(self, status: str, reason: str | None, ended: str) -> None:
         """Note how and when it ended; None keeps the reason that is there."""
         self.status, self.reason, self.ended = status, reason or self.reason, ended
-
-    def as_json(self) -> dict[str, Any]:
-        """See `Group.as_json`."""
-        return {key: value for key, value in super().as_json().items() if value is not None}

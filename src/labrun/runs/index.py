@@ -18,7 +18,8 @@ from labrun import garbage
 from labrun.errors import RecordError
 from labrun.runs import context, custom_locations
 from labrun.runs import record as records
-from labrun.runs.attempts import Failure, plain
+from labrun.runs.attempts import Failure
+from labrun.runs.groups import plain
 from labrun.runs.record import Record
 
 FORMAT = 1

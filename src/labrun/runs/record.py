@@ -27,7 +27,8 @@ from labrun import checking, exact
 from labrun._io import atomic_write
 from labrun.errors import DamagedRecordError, RecordError
 from labrun.runs import context
-from labrun.runs.attempts import Attempt, Failure, Group, Job, Process, plain
+from labrun.runs.attempts import Attempt, Failure, Job, Process
+from labrun.runs.groups import ThreadUse, Training, own_fields, plain
 from labrun.schema import Config
 
 FORMAT = 2
@@ -167,13 +168,12 @@ class Record:
     """Cluster job that ran the latest attempt."""
     data: list[dict[str, Any]] = field(default_factory=list)
     model: dict[str, Any] | None = None
-    training: dict[str, Any] | None = None
-    """For a network: `epochs` completed, the epoch `tested` and `why`, `not_finite` if training ended in NaN,
-    `stopped_early` if early stopping ended it."""
+    training: Training | None = None
+    """For a network: how its training went, and which epoch's weights were tested."""
     directions: dict[str, str] = field(default_factory=dict)
     """Maps a metric to `max` or `min` where the config overrides the direction that the metric's name implies."""
-    threads: dict[str, Any] | None = None
-    """For the latest attempt of a network: `allowed`, and the `count` and `why` for `training` and `scoring`."""
+    threads: ThreadUse | None = None
+    """For a network: the threads of the latest attempt."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """The last value of each metric."""
     imported: dict[str, Any] | None = None
@@ -322,12 +322,17 @@ REQUIRED = {"id", "name", "task", "status", "created", "config"}
 STATUSES = frozenset({QUEUED, RUNNING, PREEMPTED}) | FINISHED
 
 
+GROUPS = {name: kind for name, kind in own_fields(Record).items() if kind is not None}
+"""The fields that are groups of keys, or lists of them."""
+
+
 def parse_groups(record: Record) -> None:
     """Parse a record's groups of keys, which its file holds as plain mappings."""
-    record.attempts = [Attempt.of(one) for one in record.attempts]
-    kinds: dict[str, type[Group]] = {"process": Process, "job": Job, "error": Failure}
-    for name, kind in kinds.items():
-        if (content := getattr(record, name)) is not None:
+    for name, kind in GROUPS.items():
+        content = getattr(record, name)
+        if isinstance(content, list):
+            setattr(record, name, [kind.of(one) for one in content])
+        elif content is not None:
             setattr(record, name, kind.of(content))
 
 

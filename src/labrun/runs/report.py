@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # imported only where used: `lab runs` shows tables without N
     import numpy as np
     import numpy.typing as npt
 
+    from labrun.runs.groups import Training
     from labrun.runs.record import Record
 
 DPI = 110
@@ -61,10 +62,10 @@ def number(value: float) -> str:
     return f"{value:.4f}" if 0.01 <= abs(value) < 1 else f"{value + 0.0:.4g}"  # + 0.0 turns -0.0 into 0.0
 
 
-def tested(training: Mapping[str, Any]) -> str:
+def tested(training: Training) -> str:
     """Describe which epoch's weights were tested: `7 of 12, the best by val/acc (the larger the better)`."""
-    told = f"{training.get('tested')} of {training.get('epochs')}, {training.get('why')}"
-    return f"{told}; stopped early" if training.get("stopped_early") else told
+    told = f"{training.tested} of {training.epochs}, {training.why}"
+    return f"{told}; stopped early" if training.stopped_early is not None else told
 
 
 RESUME_KEYS = re.compile(r"\+{0,2}trainer\.(resume|resume_code)=")
@@ -83,12 +84,12 @@ def resume_command(record: Record) -> str:
     return shlex.join([*words, f"trainer.resume={record.id}"])
 
 
-def trouble(training: Mapping[str, Any] | None) -> str | None:
+def trouble(training: Training | None) -> str | None:
     """Return a warning if training ended in NaN or infinity, else None."""
-    found = (training or {}).get("not_finite")
-    if not isinstance(found, Mapping):
+    found = None if training is None else training.not_finite
+    if found is None:
         return None
-    return plain(f"The training ended in NaN or infinity: {found.get('what')}, since epoch {found.get('since')}")
+    return plain(f"The training ended in NaN or infinity: {found.what}, since epoch {found.since}")
 
 
 def sample_grid(

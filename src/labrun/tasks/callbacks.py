@@ -22,6 +22,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from labrun.data import loaders, random_states
 from labrun.errors import ConfigError, RunFailedError
 from labrun.runs import context, recording
+from labrun.runs.groups import EarlyStop, NotFinite
 from labrun.tasks.epoch_state import EpochState, gathers
 from labrun.tasks.forward_cost import Watch
 from labrun.tasks.monitored import VALIDATION
@@ -293,12 +294,11 @@ class CheckpointKeeper:
     def __init__(self, path: Path, files: PlainCheckpoints | None, on_nan: str) -> None:
         self._path, self._files, self._fails = path, files, on_nan == "fail"
         self._loss: Any = None
-        self.stopped: dict[str, Any] | None = None
-        """Epoch, metric and patience of an early stop, if any."""
+        self.stopped: EarlyStop | None = None
         self.epochs = 0
         """Number of completed epochs."""
-        self.not_finite: dict[str, Any] | None = None
-        """What is NaN or infinite, and since which epoch; None if all values are finite (again)."""
+        self.not_finite: NotFinite | None = None
+        """None if all values are finite (again)."""
         self._ended_midway = self._is_preempted = self._validated = False
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
@@ -336,7 +336,7 @@ class CheckpointKeeper:
             if callback.stopped_epoch or getattr(callback, "stopping_reason_message", None)
         ]
         for callback in ended if self.epochs < (trainer.max_epochs or 0) else []:
-            self.stopped = {"epoch": self.epochs, "monitor": callback.monitor, "patience": callback.patience}
+            self.stopped = EarlyStop(self.epochs, callback.monitor, callback.patience)
             why = str(callback.stopping_reason_message or f"{callback.monitor} was watched").partition(" Signaling")[0]
             log.info("Stopped early, after epoch %d of %d: %s", self.epochs, trainer.max_epochs, why)
 
@@ -458,7 +458,7 @@ class CheckpointKeeper:
         elif self._fails:
             self._end(f"{found} in epoch {self.epochs}")
         elif self.not_finite is None:
-            self.not_finite = {"since": self.epochs, "what": found}
+            self.not_finite = NotFinite(self.epochs, found)
             log.warning(
                 "%s", recording.red(f"Epoch {self.epochs}: {found}. trainer.on_nan=fail would end the training")
             )

@@ -30,6 +30,7 @@ from labrun.data.loaders import count
 from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.models.network import Network
 from labrun.runs import cards, context, recording
+from labrun.runs.groups import NotFinite, ThreadUse, Training
 from labrun.runs.record import RunPaths
 from labrun.schema import Compute, Config, Trainer
 from labrun.tasks import base, monitored, packages, progress
@@ -93,7 +94,7 @@ class NetworkTask(ModelTask):
             )
         if mistakes := list(validation.learning_mistakes(self._learning)):
             raise ConfigError(mistakes)
-        self._training_done: dict[str, Any] | None = None
+        self._training_done: Training | None = None
         self._trainer_made: tuple[Any, RecordLogger] | None = None
         self._allowed = min(self._compute.cpus_per_run, torch.get_num_threads())
         work, self._reports = self._try_out(feed.arrays) if isinstance(feed, ArraysFeed) else (None, None)
@@ -152,12 +153,12 @@ class NetworkTask(ModelTask):
         torch.set_num_threads(self._training.count)
 
     @property
-    def threads(self) -> dict[str, Any]:
-        training = {"training": self._training.recorded()} if self._trains else {}
-        return {"allowed": self._allowed, **training, "scoring": self._scoring.recorded()}
+    def threads(self) -> ThreadUse:
+        training = self._training.recorded() if self._trains else None
+        return ThreadUse(self._allowed, training, self._scoring.recorded())
 
     @property
-    def training(self) -> dict[str, Any] | None:
+    def training(self) -> Training | None:
         return self._training_done
 
     def fit(self, arrays: Arrays, paths: RunPaths, resume_from: Path | None) -> None:
@@ -219,20 +220,17 @@ class NetworkTask(ModelTask):
         """Choose the epoch whose weights are tested, load them, and set the record's `training`."""
         own = next(callback for callback in trainer.callbacks if isinstance(callback, CheckpointKeeper))
         last = own.epochs or _add_metrics_of_others(trainer) or trainer.current_epoch
-        self._training_done = done = {"epochs": last, "tested": last, "why": "the last"}
+        self._training_done = done = Training(last, last, "the last")
         if own.not_finite is None:
             weights = (unusual("a weight", p) for p in module.parameters() if p.is_floating_point())
             if (what := next(filter(None, weights), None)) is not None:
-                own.not_finite = {"since": last, "what": what}
-        if own.not_finite is not None:
-            done["not_finite"] = own.not_finite
-        if own.stopped is not None:
-            done["stopped_early"] = own.stopped
+                own.not_finite = NotFinite(last, what)
+        done.not_finite, done.stopped_early = own.not_finite, own.stopped
         if self._trainer_made is not None and self._trainer_made[1].hyperparameters:
-            done["hyperparameters"] = self._trainer_made[1].hyperparameters
+            done.hyperparameters = self._trainer_made[1].hyperparameters
         wanted = self._settings.evaluate
         if wanted == "auto" and any(base.__name__ == AVERAGING for c in trainer.callbacks for base in type(c).__mro__):
-            done["why"] = f"averaged by {AVERAGING}"
+            done.why = f"averaged by {AVERAGING}"
             return
         best = self._best_of(trainer)
         if wanted == "last" or (wanted == "auto" and not has_validation):
@@ -245,16 +243,16 @@ class NetworkTask(ModelTask):
             return
         content = read_tensors(Path(best.best_model_path))
         module.load_state_dict(content["state_dict"])
-        done["tested"] = int(content["epoch"]) + 1
-        done["why"] = f"the best by {best.monitor} ({direction.words(best.mode)})"
-        log.info("Scoring the best epoch's weights: epoch %d, %s", done["tested"], done["why"])
+        done.tested = epoch = int(content["epoch"]) + 1
+        done.why = f"the best by {best.monitor} ({direction.words(best.mode)})"
+        log.info("Scoring the best epoch's weights: epoch %d, %s", epoch, done.why)
         run = context.current()
         if run is not None and trainer.is_global_zero:
             resumed = [] if self._resumed is None else [self._resumed.run_dir]  # the epoch may be from that run
             for folder in [run.run_dir, *resumed]:
-                lines = [line for line in context.read_metrics(folder) if line.get("epoch") == done["tested"]]
+                lines = [line for line in context.read_metrics(folder) if line.get("epoch") == epoch]
                 # If the epoch had several validations, those after the checkpoint measured other weights.
-                lines = [line for line in lines if line["step"] <= max(content["global_step"], done["tested"])]
+                lines = [line for line in lines if line["step"] <= max(content["global_step"], epoch)]
                 if lines:
                     run.summary.update({line["name"]: line["value"] for line in lines})
                     break
@@ -538,7 +536,7 @@ class NetworkTask(ModelTask):
             self._trainer(paths, has_validation=False)
         assert self._trainer_made is not None
         trainer, record = self._trainer_made
-        record.position.epoch = max(1, (self._training_done or {}).get("tested", 1))
+        record.position.epoch = 1 if self._training_done is None else max(1, self._training_done.tested or 1)
         with limited(self._scoring.count), self._looping():
             trainer.test(self._module, **self._feed.given("test"), verbose=False)
         if trainer.num_test_batches and not sum(trainer.num_test_batches) and trainer.limit_test_batches != 0:

@@ -130,7 +130,7 @@ def _print_table(record: Record, paths: RunPaths, about: list[tuple[str, str]], 
     rows = [
         ("run", f"{record.name}  {record.id}"),
         *about,
-        *([("epoch", report.tested(record.training))] if record.training else []),
+        *([("epoch", report.tested(record.training))] if record.training is not None else []),
         *((name, report.number(value)) for name, value in metrics.items()),
         ("time", took),
         ("folder", str(paths.root)),

@@ -22,6 +22,7 @@ from labrun.building import must_be_given, resolve_references
 from labrun.data.arrays import Arrays, Part, Scaling
 from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.runs import cards, context, seals
+from labrun.runs.groups import ThreadUse, Training
 from labrun.runs.record import RunPaths
 from labrun.schema import Config
 
@@ -65,13 +66,13 @@ class ModelTask(ABC):
     """Whether several processes can train it together."""
 
     @property
-    def threads(self) -> dict[str, Any] | None:
-        """The record's `threads`: how many it uses and why; None means all that are allowed."""
+    def threads(self) -> ThreadUse | None:
+        """The threads that it uses; None means all that are allowed."""
         return None
 
     @property
-    def training(self) -> dict[str, Any] | None:
-        """The record's `training`; None for a model without epochs."""
+    def training(self) -> Training | None:
+        """How its training went; None for a model without epochs."""
         return None
 
     @abstractmethod

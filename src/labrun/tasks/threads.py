@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, MutableMapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+
+from labrun.runs.groups import ThreadChoice, ThreadUse
 
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Thread limits that numerical libraries read when they are loaded."""
@@ -48,9 +49,9 @@ class Threads:
     count: int
     why: str
 
-    def recorded(self) -> dict[str, Any]:
+    def recorded(self) -> ThreadChoice:
         """Return it in the form of a run's record."""
-        return asdict(self)
+        return ThreadChoice(self.count, self.why)
 
 
 def choose(
@@ -101,11 +102,12 @@ def millions(count: float) -> str:
     return f"{value:,.0f} million" if value >= 1000 else f"{value:.3g} million"
 
 
-def describe(recorded: dict[str, Any]) -> str:
+def describe(recorded: ThreadUse) -> str:
     """Describe a record's `threads` in one line."""
-    phases = [(name, recorded[name]) for name in ("training", "scoring") if isinstance(recorded.get(name), dict)]
-    chosen = (f"{one.get('count')} of {recorded.get('allowed')} for {name} ({one.get('why')})" for name, one in phases)
-    return ", ".join(chosen)
+    phases = (("training", recorded.training), ("scoring", recorded.scoring))
+    return ", ".join(
+        f"{one.count} of {recorded.allowed} for {name} ({one.why})" for name, one in phases if one is not None
+    )
 
 
 def from_environment(run_variables: Collection[str], allowed: int) -> int | None:

@@ -20,7 +20,7 @@ from labrun.control import lease, query
 from labrun.control.query import Pair, StatusResolver
 from labrun.runs import comparable, context, report, store, sweep_state
 from labrun.runs import record as records
-from labrun.runs.attempts import plain
+from labrun.runs.groups import plain
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import SweepState
 from labrun.tasks import threads
@@ -169,11 +169,11 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
     if record.job:
         node = record.job.node
         yield "job", f"{record.job.cluster} {record.job.id}{f' on {node}' if node else ''}"
-    if record.training:
+    if record.training is not None:
         yield "epoch", report.tested(record.training)
         if (trouble := report.trouble(record.training)) is not None:
             yield "training", trouble
-    if record.threads:
+    if record.threads is not None:
         yield "threads", threads.describe(record.threads)
     for attempt in record.attempts if len(record.attempts) > 1 else []:
         text = f"{attempt.number}: {attempt.status}, begun {attempt.started or '?'}"

@@ -1,0 +1,136 @@
+"""Groups of keys in a run's record: how the record's dataclasses are read from its file and written to it.
+
+A key that this version does not know comes from a later one, and is written back as it was read. So is a group or list
+that the file holds as a value of another type: its field is then empty. Plain values are not checked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self, get_args, get_type_hints
+
+
+@dataclass
+class Group:
+    """Keys of a record that belong together."""
+
+    more: dict[str, Any] = field(default_factory=dict, kw_only=True, repr=False)
+    """Further keys: of a later version, or of the backend."""
+
+    @classmethod
+    def of(cls, content: object) -> Self:
+        """Return the group that a record holds; an empty one if it holds something else."""
+        known = dict(cls._typed(content)) if isinstance(content, Mapping) else {}
+        fields = own_fields(cls)
+        more = {key: known.pop(key) for key in [key for key in known if key not in fields]}
+        for name, kind in fields.items():
+            if kind is not None and (value := known.get(name)) is not None:
+                if isinstance(value, dict):
+                    known[name] = kind.of(value)
+                else:
+                    more[name] = known.pop(name)
+        return cls(**known, more=more)
+
+    @classmethod
+    def _typed(cls, content: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the content with values of the types that readers rely on."""
+        return content
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the group as a record holds it."""
+        return {**{name: plain(getattr(self, name)) for name in own_fields(type(self))}, **self.more}
+
+
+_FIELDS: dict[type[Any], dict[str, type[Group] | None]] = {}
+
+
+def own_fields(kind: type[Any]) -> dict[str, type[Group] | None]:
+    """Return a dataclass's fields in the order of the record, each with its kind if it is a group or a list of them."""
+    if kind not in _FIELDS:
+        hints = get_type_hints(kind)
+        names = [one.name for one in dataclasses.fields(kind) if one.name != "more"]
+        _FIELDS[kind] = {name: _group_in(hints[name]) for name in names}
+    return _FIELDS[kind]
+
+
+def _group_in(hint: Any) -> type[Group] | None:
+    """Return the kind of group in a field's type: `Job` in `Job | None`, `Attempt` in `list[Attempt]`."""
+    return next((kind for kind in get_args(hint) if isinstance(kind, type) and issubclass(kind, Group)), None)
+
+
+def plain(value: Any) -> Any:
+    """Return a value of a record as plain dicts and lists."""
+    if isinstance(value, Group):
+        return value.as_json()
+    return [plain(item) for item in value] if isinstance(value, list) else value
+
+
+@dataclass
+class Sparse(Group):
+    """A group whose record holds only the keys that have a value."""
+
+    def as_json(self) -> dict[str, Any]:
+        """See `Group.as_json`."""
+        values = ((name, getattr(self, name)) for name in own_fields(type(self)))
+        return {**{name: plain(value) for name, value in values if value is not None}, **self.more}
+
+
+@dataclass
+class NotFinite(Sparse):
+    """NaN or infinity that training ended with."""
+
+    since: int | None = None
+    """The first epoch of it."""
+    what: str | None = None
+    """`the loss is NaN`."""
+
+
+@dataclass
+class EarlyStop(Sparse):
+    """The end of a training by early stopping."""
+
+    epoch: int | None = None
+    """The last epoch."""
+    monitor: str | None = None
+    """The metric that did not improve."""
+    patience: int | None = None
+    """Checks of the metric without improvement that were allowed."""
+
+
+@dataclass
+class Training(Sparse):
+    """The training of a network."""
+
+    epochs: int | None = None
+    """Number of completed epochs."""
+    tested: int | None = None
+    """The epoch whose weights were tested, starting at 1."""
+    why: str | None = None
+    """Why that one: `the best by val/acc (the larger the better)`."""
+    not_finite: NotFinite | None = None
+    """None if all values were finite at the end."""
+    stopped_early: EarlyStop | None = None
+    """None if early stopping did not end it."""
+    hyperparameters: dict[str, Any] | None = None
+    """What the user's own trainer logged as hyperparameters."""
+
+
+@dataclass
+class ThreadChoice(Sparse):
+    """A number of threads, and the reason for it."""
+
+    count: int | None = None
+    why: str | None = None
+
+
+@dataclass
+class ThreadUse(Sparse):
+    """The threads that an attempt of a network uses."""
+
+    allowed: int | None = None
+    """The most that it may use."""
+    training: ThreadChoice | None = None
+    """None if it only scores."""
+    scoring: ThreadChoice | None = None
