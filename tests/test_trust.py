@@ -23,6 +23,7 @@ from labrun.registered import Model
 from labrun.registry import models
 from labrun.runs import cards, seals
 from labrun.runs import record as records
+from labrun.runs.groups import Imported
 from labrun.schema import Config
 from labrun.tasks import model_files, saved
 
@@ -263,7 +264,7 @@ def test_scoring_builds_nothing_that_a_record_names(
         assert CALLED == [], changed
     record = records.read(ran)
     record.config = {**whole["config"], "datastore": {"_target_": "s3fs.S3FileSystem", "name": "s", "root": "b"}}
-    record.imported = {"file": "x.tar", "time": records.now()}
+    record.imported = Imported("x.tar", records.now())
     records.write(ran, record)
     with pytest.raises(ConfigError, match="choose the datastore yourself"):
         run_here("task=evaluate", f"from={whole['id']}", "trainer.max_epochs=1")

@@ -143,7 +143,7 @@ def pictures_of(run_dir: Path) -> Pictures:
     record = records.read(run_dir)
     if not record.typed.dataset or record.typed.has_loaders:
         return Pictures(summary.title(record))
-    if record.imported:
+    if record.imported is not None:
         raise DataError(f"run {record.id} came from an archive: classes named in its record are not built for pictures")
     config, _ = mount_inputs(Config(resolve_environment(record.config)))
     arrays = reading.arrays_of(config)

@@ -150,7 +150,7 @@ def register(options: argparse.Namespace) -> int:
     for name in options.alias:
         models.alias(root, version.title, name)
         print(f"  {version.name}@{name} is version {version.number}")
-    for line in trusting(root, version, bool(record.imported)):
+    for line in trusting(root, version, record.imported is not None):
         print(f"  {line}")
     if models.is_loadable(root, version):
         print(f"  in Python: labrun.load_model({version.title!r})")

@@ -297,7 +297,7 @@ def described(run_dir: Path, record: Record, file: str | None) -> tuple[Path, di
         # Other formats that labrun exports next to a model take the same inputs.
         base = card if path.parent == outputs and path.name in [*(card.get("also") or []), "model.pkl"] else {}
         card = {"format": 1, "name": path.stem, **base, "kind": _kind(path), "file": path.name, "sha256": sha256}
-    if record.imported:  # the version outlives the record, which marks the run as imported
+    if record.imported is not None:  # the version outlives the record, which marks the run as imported
         card.pop(seals.FIELD, None)
     dataset = record.typed.dataset
     card["dataset"] = {key: dataset[key] for key in ("target", "ignore") if key in dataset}

@@ -68,6 +68,6 @@ def trusted_there(record: Record) -> list[str]:
         return found
     paths = RunPaths(source.run_dir)
     card = cards.read(paths.outputs, f"run {source.id}")
-    if seals.refusal(store.workspace(), card, source.id, bool(records.read(paths.root).imported)):
+    if seals.refusal(store.workspace(), card, source.id, records.read(paths.root).imported is not None):
         return found
     return sorted({*found, *seals.needed(paths.outputs, card)})

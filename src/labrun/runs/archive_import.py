@@ -28,6 +28,7 @@ from labrun.runs import context, custom_locations, files, store
 from labrun.runs import record as records
 from labrun.runs.archive_format import FORMAT, MANIFEST, NOT_TAKEN, REPOSITORY, SWEEP_FILES, Limits
 from labrun.runs.attempts import Failure
+from labrun.runs.groups import Imported
 from labrun.runs.record import Record
 
 LARGEST_MANIFEST = 2**28
@@ -332,7 +333,7 @@ class _Arrival:
         if not record.finished:
             record.error = Failure("Lost", f"it was {record.status} when it was exported")
             record.status, record.ended = records.FAILED, record.ended or record.started or record.created
-        record.imported = {"file": self._source.name, "time": records.now()}
+        record.imported = Imported(self._source.name, records.now())
         records.write(run_dir, record, to_disk=False)
 
     def _check_record(self, record: Record, folder: PurePosixPath) -> None:

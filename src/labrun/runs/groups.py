@@ -134,3 +134,12 @@ class ThreadUse(Sparse):
     training: ThreadChoice | None = None
     """None if it only scores."""
     scoring: ThreadChoice | None = None
+
+
+@dataclass
+class Imported(Sparse):
+    """The import of a run from an archive."""
+
+    file: str | None = None
+    """Name of the archive."""
+    time: str | None = None

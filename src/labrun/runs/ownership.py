@@ -37,7 +37,7 @@ def check_plan(folder: Path, unfinished: Sequence[tuple[Path, Record]]) -> None:
     """
     state = SweepState(folder)
     why = foreign_writer([state.root, state.plan, *(run_dir / "run.json" for run_dir, _ in unfinished)])
-    if why is None and any(record.imported for _, record in unfinished):
+    if why is None and any(record.imported is not None for _, record in unfinished):
         why = "they came from an archive"
     if why is not None:
         raise ConfigError(

@@ -28,7 +28,7 @@ from labrun._io import atomic_write
 from labrun.errors import DamagedRecordError, RecordError
 from labrun.runs import context
 from labrun.runs.attempts import Attempt, Failure, Job, Process
-from labrun.runs.groups import ThreadUse, Training, own_fields, plain
+from labrun.runs.groups import Imported, ThreadUse, Training, own_fields, plain
 from labrun.schema import Config
 
 FORMAT = 2
@@ -176,9 +176,9 @@ class Record:
     """For a network: the threads of the latest attempt."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """The last value of each metric."""
-    imported: dict[str, Any] | None = None
-    """For a run imported from an archive: the `file` and the `time` of the import. The processes, jobs and folders in
-    its record belong to the machine that it came from."""
+    imported: Imported | None = None
+    """For a run imported from an archive. The processes, jobs and folders in its record belong to the
+    machine that it came from."""
     attempts: list[Attempt] = field(default_factory=list)
     error: Failure | None = None
     format: int = FORMAT

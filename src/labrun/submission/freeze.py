@@ -407,7 +407,7 @@ def _resolve_references(config: dict[str, Any], overrides: list[str], root: Path
     if base.of(typed).scores:
         run_dir, source = _scored(root, str(config["from"]))
         card = tasks.load_card(RunPaths(run_dir), source.id)
-        is_proven = not source.imported and seals.has_read(root, card, source.id, source.typed)
+        is_proven = source.imported is None and seals.has_read(root, card, source.id, source.typed)
         _inherit(config, source, overrides, is_proven, run_dir)
         if card.get("kind") != "estimator":  # an estimator's file is checked when it is loaded
             node = {**tasks.card_arguments(card), "_target_": cards.target(card)}
@@ -416,7 +416,7 @@ def _resolve_references(config: dict[str, Any], overrides: list[str], root: Path
                 if names is not None:
                     trust.check_model(node, "model", names, may_import=False)
 
-            why = functools.partial(seals.refusal, root, card, source.id, bool(source.imported))
+            why = functools.partial(seals.refusal, root, card, source.id, source.imported is not None)
             model_files.proven(check, typed.trusted, why, f"run {source.id}", log.warning)
         config["from"] = {"id": source.id, "path": str(run_dir)}
         return source.id

@@ -80,7 +80,7 @@ def check(source: Record, group: str, trusted: Sequence[str], is_proven: bool) -
             f"the author of the run, name it: {TRUSTING[BY_OVERRIDE]([*trusted, *unknown])}"
         )
     is_server = group == "datastore" and not schema.is_local_datastore(node)
-    if is_server and source.imported and node["_target_"] not in trusted:
+    if is_server and source.imported is not None and node["_target_"] not in trusted:
         raise ConfigError(
             f"run {source.id} came from an archive, and its record names a server, which would receive your "
             "secrets: choose the datastore yourself (datastore=...)"

@@ -111,7 +111,7 @@ def match(
     digests: dict[str, list[dict[str, Any]]] = {}
     by_signature: dict[str, list[PreviousRun]] = {}
     for one in old:
-        if one.record.imported and one.record.status != records.COMPLETED:
+        if one.record.imported is not None and one.record.status != records.COMPLETED:
             continue  # its record would determine what runs: start the command's own run instead
         if one.record.finished and one.record.status == records.COMPLETED:
             data = [entry for entry in one.record.data if "digest" in entry]

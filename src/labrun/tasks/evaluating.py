@@ -88,7 +88,7 @@ def saved_model(config: Config, own_file: bool = False) -> Any:
         return model_files.network(file, card, names)
 
     def why() -> str:
-        return seals.refusal(store.workspace(), card, source.id, bool(records.read(paths.root).imported))
+        return seals.refusal(store.workspace(), card, source.id, records.read(paths.root).imported is not None)
 
     if own_file:
         return load(None)

@@ -49,7 +49,7 @@ def predict(run: Run) -> None:
     config, dataset, source = run.config, run.config.dataset, run.config.scored
     mounted = mount(config.datastore, dataset, made := reader.make_reader(dataset))
     folder, title = RunPaths(source.run_dir), f"the model of run {source.id}"
-    is_foreign = bool(records.read(folder.root).imported)
+    is_foreign = records.read(folder.root).imported is not None
     why = functools.partial(seals.refusal, store.workspace(), run_id=source.id, imported=is_foreign)
     model = saved.load(folder.outputs, title, config.trusted, why=why, way=BY_OVERRIDE)
     began, taken = time.monotonic(), reading.taken(config)

@@ -392,7 +392,7 @@ def load_model(
             run_dir, record = store.find(place, reference)
         title = f"the model of run {record.id}"
         _, card = models.described(run_dir, record, None)
-        why = functools.partial(seals.refusal, place, run_id=record.id, imported=bool(record.imported))
+        why = functools.partial(seals.refusal, place, run_id=record.id, imported=record.imported is not None)
         return load(RunPaths(run_dir).outputs, title, trusted, allow_pickle, card, why)
     version = journal.find(place, text)
     why = functools.partial(seals.refusal, place, run_id=version.origin)

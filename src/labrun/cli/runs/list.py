@@ -184,8 +184,8 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
             yield "  below", f"run {above}"
     if record.parent:
         yield "parent", record.parent
-    if record.imported:
-        yield "imported", f"from {record.imported.get('file')}, {record.imported.get('time')}"
+    if record.imported is not None:
+        yield "imported", f"from {record.imported.file}, {record.imported.time}"
     for data in record.data:
         yield "data", _data(data)
     for name, value in record.metrics.items():
