@@ -125,7 +125,9 @@ def test_a_folder_that_is_a_run_itself_has_code(repository: Path, tmp_path: Path
 
 def test_runs_are_no_change_of_the_work_tree(repository: Path) -> None:
     def is_changed() -> bool:
-        return bool((freeze.git_state(repository / "pkg", repository) or {})["dirty"])
+        state = freeze.git_state(repository / "pkg", repository)
+        assert state is not None
+        return bool(state.dirty)
 
     for name in (*RUNS, "outputs/name/run/run.json", "multirun/name/sweep/0/notes.txt"):
         (repository / name).parent.mkdir(parents=True, exist_ok=True)

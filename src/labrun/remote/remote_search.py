@@ -22,6 +22,7 @@ from labrun.remote.link import Link
 from labrun.remote.ssh import UnreachableError
 from labrun.runs import finalize, sweep_state
 from labrun.runs import record as records
+from labrun.runs.groups import plain
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import Plan, SweepState
 from labrun.submission import snapshot
@@ -150,7 +151,7 @@ def _start(
             [there.python, "-P", "-c", "from labrun.remote.remote_search import main; main()"],
             {
                 **dispatch.variables(link, there, found),
-                snapshot.CARRIED: json.dumps({"code": code, "git": record.git}),
+                snapshot.CARRIED: json.dumps({"code": code, "git": plain(record.git)}),
             },
             json.dumps([*words, mirror.HERE_THERE]),
             cwd=os.path.relpath(f"{code['folder']}/{code.get('working', '.')}", link.root),

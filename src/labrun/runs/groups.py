@@ -143,3 +143,13 @@ class Imported(Sparse):
     file: str | None = None
     """Name of the archive."""
     time: str | None = None
+
+
+@dataclass
+class GitState(Group):
+    """The state of the git repository that a run was submitted from."""
+
+    commit: str | None = None
+    branch: str | None = None
+    dirty: bool | None = None
+    """Whether files differed from the commit."""

@@ -28,7 +28,7 @@ from labrun._io import atomic_write
 from labrun.errors import DamagedRecordError, RecordError
 from labrun.runs import context
 from labrun.runs.attempts import Attempt, Failure, Job, Process
-from labrun.runs.groups import Imported, ThreadUse, Training, own_fields, plain
+from labrun.runs.groups import GitState, Imported, ThreadUse, Training, own_fields, plain
 from labrun.schema import Config
 
 FORMAT = 2
@@ -160,7 +160,8 @@ class Record:
     settings: str | None = None
     """If the config refers to the environment: digest of the values it resolved to at submission."""
     code: dict[str, Any] | None = None
-    git: dict[str, Any] | None = None
+    git: GitState | None = None
+    """None outside git."""
     packages: dict[str, str] = field(default_factory=dict)
     host: dict[str, Any] | None = None
     process: Process | None = None

@@ -35,6 +35,7 @@ from labrun.references import references, resolve_environment
 from labrun.registry import journal
 from labrun.runs import cards, recording, report, seals, store
 from labrun.runs import record as records
+from labrun.runs.groups import GitState
 from labrun.runs.record import HIDDEN, Record, RunPaths
 from labrun.schema import Config
 from labrun.submission import environments, inherited, inputs, scored_data, scripts, snapshot
@@ -78,7 +79,7 @@ def prepare(config: Config) -> None:
 class Provenance:
     """Provenance that all runs of one command share."""
 
-    git: dict[str, Any] | None
+    git: GitState | None
     code: dict[str, Any]
     packages: dict[str, str] = field(default_factory=dict)
     host: dict[str, Any] | None = None
@@ -94,7 +95,7 @@ def capture_provenance(root: Path, all_of_it: bool = False) -> Provenance:
     """
     if carried := os.environ.get(snapshot.CARRIED):
         told = json.loads(carried)
-        git, code = told["git"], told["code"]
+        git, code = None if told["git"] is None else GitState.of(told["git"]), told["code"]
     else:
         git, code = git_state(Path.cwd(), root), snapshot.take(Path.cwd(), root)
     if not all_of_it:
@@ -653,8 +654,8 @@ def _has_checkpoint(run_dir: Path, record: Record) -> bool:
     return (RunPaths(run_dir).checkpoints / "last.ckpt").is_file()
 
 
-def git_state(folder: Path, root: Path) -> dict[str, Any] | None:
-    """Return commit, branch and whether files are changed; None outside git. Omit remote URLs: they may hold tokens."""
+def git_state(folder: Path, root: Path) -> GitState | None:
+    """Return the state of the repository around a folder; None outside git. Remote URLs may hold tokens: not taken."""
 
     def ask(*arguments: str) -> str | None:
         try:
@@ -668,11 +669,7 @@ def git_state(folder: Path, root: Path) -> dict[str, Any] | None:
     commit = ask("rev-parse", "HEAD")
     if commit is None:
         return None
-    return {
-        "commit": commit,
-        "branch": ask("rev-parse", "--abbrev-ref", "HEAD"),
-        "dirty": snapshot.is_changed(folder, root),
-    }
+    return GitState(commit, ask("rev-parse", "--abbrev-ref", "HEAD"), snapshot.is_changed(folder, root))
 
 
 def submit(record: Record, run_dir: Path) -> None:

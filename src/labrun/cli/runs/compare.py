@@ -163,12 +163,19 @@ def _differences(
     rows.append(
         ("script", *(str(((record.code or {}).get("script") or {}).get("digest", "-"))[:12] for _, record in chosen))
     )
-    rows.append(("git commit", *(str((record.git or {}).get("commit", "-"))[:12] for _, record in chosen)))
+    rows.append(
+        ("git commit", *(_prefix(None if git is None else git.commit) for git in (record.git for _, record in chosen)))
+    )
     rows.append(("data", *(" ".join(_read(d) for d in r.data) or "-" for _, r in chosen)))
     packages = [record.packages for _, record in chosen]
     for name in sorted({name for one in packages for name in one}):
         rows.append((f"package {name}", *(one.get(name, "-") for one in packages)))
     yield from (row for row in rows if len(set(row[1:])) > 1)
+
+
+def _prefix(digest: str | None) -> str:
+    """Return the first digits of a digest; `-` for None."""
+    return "-" if digest is None else str(digest)[:12]
 
 
 def _repeats(row: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> bool:

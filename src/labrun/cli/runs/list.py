@@ -199,10 +199,9 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
         yield "notes", record.notes
     for key, value in record.properties.items():
         yield "property", f"{key}={value}"
-    git, code = record.git or {}, record.code or {}
-    if git:
-        commit, branch = str(git.get("commit"))[:12], git.get("branch")
-        yield "git", f"{commit} ({branch}){', with changes' if git.get('dirty') else ''}"
+    if (git := record.git) is not None:
+        yield "git", f"{str(git.commit)[:12]} ({git.branch}){', with changes' if git.dirty else ''}"
+    code = record.code or {}
     yield "code", f"{str(code.get('digest', '-'))[:12]}  {code.get('folder', '')}"
     if record.task == records.PROGRAM:
         yield "program", record.command or "a notebook, or a script's own run"

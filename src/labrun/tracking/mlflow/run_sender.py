@@ -178,8 +178,8 @@ class RunSender:
         record = self._record
         if record.notes:
             yield "mlflow.note.content", record.notes
-        if record.git and record.git.get("commit"):
-            yield "mlflow.source.git.commit", str(record.git["commit"])
+        if record.git is not None and record.git.commit:
+            yield "mlflow.source.git.commit", str(record.git.commit)
         for entry in record.data:
             if isinstance(entry, Mapping):
                 name = entry.get("name") or entry.get("asset") or entry.get("input") or "data"
