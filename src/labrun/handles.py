@@ -430,7 +430,7 @@ class Sweep(Handle):
             given = dict(text.lstrip("+").partition("=")[::2] for text in record.overrides)
             rows.append(
                 {
-                    "number": (record.sweep or {}).get("number"),
+                    "number": record.number,
                     "id": run.id,
                     "status": run.status,
                     "duration_s": record.duration_s,
@@ -479,5 +479,5 @@ class Sweep(Handle):
 
 def _place(record: Record) -> tuple[int, str]:
     """Return the sort key of a run in its sweep: by number, or by name if it has one instead."""
-    number = (record.sweep or {}).get("number", 0)
+    number = 0 if record.number is None else record.number
     return (number, "") if isinstance(number, int) else (sys.maxsize, str(number))

@@ -263,7 +263,7 @@ def _picture_of(children: Sequence[RunView], settings: Sequence[Setting]) -> Mar
 
 
 def _count(run: RunView) -> str:
-    return str((run.record.sweep or {}).get("number", run.id))
+    return str(run.id if run.record.number is None else run.record.number)
 
 
 def _children(children: Sequence[RunView], states: Sequence[str], metric: str) -> Markup:

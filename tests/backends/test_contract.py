@@ -28,6 +28,7 @@ from labrun.control.query import StatusResolver
 from labrun.errors import ConfigError
 from labrun.runs import context, finalize
 from labrun.runs import record as records
+from labrun.runs.groups import SweepMember
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import read_plan
 from labrun.schema import Compute
@@ -99,7 +100,7 @@ def sweep(backend: Backend, folder: Path, runs: Sequence[Mapping[str, Any]], *co
             Path.cwd(),
             freeze.capture_provenance(Path.cwd()),
         )
-        record.sweep = {"folder": str(folder), "number": number}
+        record.sweep = SweepMember(str(folder), number)
         jobs.append(submit.Job(record, folder / str(number), {}, freeze.environment(config)))
     assert submit.check(jobs) is backend
     run_dirs = [job.run_dir for job in jobs]

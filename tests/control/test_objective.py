@@ -12,6 +12,7 @@ from labrun.control import objective, results
 from labrun.errors import ConfigError
 from labrun.runs import record as records
 from labrun.runs import recording
+from labrun.runs.groups import SweepMember
 from labrun.schema import Config
 from labrun.tasks import monitored
 
@@ -82,7 +83,7 @@ def test_the_metric_given_on_resume_orders_the_table(tmp_path: Path, capsys: pyt
     run_dirs = []
     for number, (accuracy, loss) in enumerate(((0.9, 0.5), (0.8, 0.1))):
         record = with_metric(f"a000000{number}", "accuracy", accuracy=accuracy, test_loss=loss)
-        record.sweep = {"folder": str(tmp_path), "number": number}
+        record.sweep = SweepMember(str(tmp_path), number)
         run_dirs.append(tmp_path / str(number))
         recording.create(run_dirs[-1], record)
         records.write(run_dirs[-1], record)

@@ -17,10 +17,11 @@ from labrun.handles import Sweep
 from labrun.runs import mean_curves, recording, repeats, report
 from labrun.runs import record as records
 from labrun.runs.context import RunContext
+from labrun.runs.groups import SweepMember
 from labrun.runs.record import Record
 
 Values = Sequence[tuple[int, float | str | None]]
-SWEEP = {"folder": "/sweep", "number": 0}
+SWEEP = SweepMember("/sweep", 0)
 
 
 def a_run(seed: int, lr: float = 0.1, status: str = "completed", **values: Any) -> Record:
@@ -114,7 +115,7 @@ def test_what_a_sweep_has_swept_stays_apart_even_where_it_is_no_experiments() ->
 
 
 def test_runs_of_several_sweeps_are_one_setting_where_their_configs_are() -> None:
-    later = scored(3, 0.3, sweep={"folder": "/another", "number": 0})
+    later = scored(3, 0.3, sweep=SweepMember("/another", 0))
     alone = scored(4, 0.4, sweep=None, overrides=["seed=4"])
     assert [len(one.runs) for one in repeats.group([scored(1, 0.1), scored(2, 0.2), later, alone], ["seed"])] == [4]
 
@@ -235,7 +236,7 @@ def write(folder: Path, found: Sequence[Record]) -> list[Path]:
     """The runs of a sweep on disk, each with a curve."""
     run_dirs = []
     for number, one in enumerate(found):
-        one.sweep = {"folder": str(folder), "number": number}
+        one.sweep = SweepMember(str(folder), number)
         run_dirs.append(folder / str(number))
         recording.create(run_dirs[-1], one)
         records.write(run_dirs[-1], one)

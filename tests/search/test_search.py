@@ -351,7 +351,7 @@ def test_cancel_one_and_the_others_go_on(workspace: Path, replaced: bool) -> Non
     assert search.returncode == 0, err
     states = statuses(workspace)
     assert states.count("canceled") == 1 and states.count("completed") == (5 if replaced else 4)
-    assert records.read(sweep_dir(workspace) / str((victim.sweep or {})["number"])).status == "canceled"
+    assert records.read(sweep_dir(workspace) / str(victim.number)).status == "canceled"
 
 
 def test_a_killed_trial_is_retried_on_resume(workspace: Path, labrun: Command) -> None:

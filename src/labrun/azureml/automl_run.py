@@ -86,7 +86,7 @@ class IterationRun(Run):
         """Return the properties: `iteration` (from 0), `run_algorithm`, `run_preprocessor`, `score`, ..."""
         record = self._work.record
         metric = str(record.typed.sweep.metric)
-        number = int(record.sweep["number"])
+        number = int(record.number)
         return {
             **super().get_properties(),
             **self._parts(),
@@ -172,7 +172,7 @@ class AutoMLRun(Run):
     def _trials(self) -> list[Any]:
         """Return labrun's runs of the pipelines in order, without the final fit of the best one."""
         children = self._work.get_children()
-        return [one for one in children if isinstance((one.record.sweep or {}).get("number"), int)]
+        return [one for one in children if isinstance(one.record.number, int)]
 
     def get_children(
         self,
@@ -271,7 +271,7 @@ class AutoMLRun(Run):
     def _iteration(self, number: int) -> IterationRun:
         trials = self._trials()
         for run in trials:
-            if run.record.sweep["number"] == number:
+            if run.record.number == number:
                 return IterationRun(self._experiment, work=run, run_type="azureml.scriptrun")
         raise UserErrorException(f"AutoMLRun {self.id}: there is no iteration {number}; it has {len(trials)}")
 
@@ -300,9 +300,7 @@ class AutoMLRun(Run):
         try:
             work.wait_for_completion()
         except LabrunError as error:
-            raise UserErrorException(
-                f"AutoMLRun: iteration {record.sweep['number']} cannot be fitted: {error}"
-            ) from error
+            raise UserErrorException(f"AutoMLRun: iteration {record.number} cannot be fitted: {error}") from error
         return Path(work.folder)
 
     def register_model(  # type: ignore[override]

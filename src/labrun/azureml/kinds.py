@@ -47,4 +47,4 @@ def id_of(work: Any) -> str:
     if isinstance(work, api.Sweep):
         return sdk_ids.of_search(work.id, type_of(work) == "automl")
     record = work.record
-    return sdk_ids.of_run(record.id, record.sweep, record.config)
+    return str(record.sdk_id)

@@ -131,7 +131,7 @@ class Model(training.Model, Advising):
             _, record = store.find(self._root, self._run)
         except LabrunError:
             return self._run
-        return sdk_ids.of_run(record.id, record.sweep, record.config)
+        return record.sdk_id
 
     @run_id.setter
     def run_id(self, own: str | None) -> None:

@@ -178,8 +178,9 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         """The names that the control script gave to its target and environment, taken from its search if need be."""
         if not self._is_sweep and (own := dict(self._work.record.properties)).keys() & set(OWN):
             return own
-        search = self._work if self._is_sweep else self._work.record.sweep and self._work.parent
-        if search is None:
+        if self._is_sweep:
+            search = self._work
+        elif self._work.record.sweep is None or (search := self._work.parent) is None:
             return {}
         return dict(folder.read_table(self.experiment.workspace.folder, SEARCHES).get(search.id) or {})
 
@@ -201,8 +202,8 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
     @property
     def number(self) -> int:
         """The run's number within its sweep or, without one, within its experiment (counted from 1)."""
-        if not self._is_sweep and self._work.record.sweep:
-            return int(self._work.record.sweep.get("number", 0))
+        if not self._is_sweep and self._work.record.sweep is not None:
+            return int(self._work.record.number or 0)
         from labrun.azureml.experiment import runs_of
 
         folders = [work.folder for work in reversed(runs_of(self.experiment.workspace, self._work.name))]

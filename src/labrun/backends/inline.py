@@ -85,7 +85,7 @@ class InlineExecutor:
             worker.preload(self._plan.preload)
             self._warm = True
         record = records.read(run_dir)
-        log.info("[%s] %s", (record.sweep or {}).get("number"), " ".join(record.overrides))
+        log.info("[%s] %s", record.number, " ".join(record.overrides))
         before = dict(os.environ)
         # As many threads as in the pool: with another number, sums would round differently and the results differ.
         threads.limit_run(needs.cpus, needs.environment)

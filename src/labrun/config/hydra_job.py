@@ -292,7 +292,7 @@ class _Lazily:
                 hydra = OmegaConf.merge(hydra, OmegaConf.load(saved).hydra)
             hydra.runtime.output_dir = hydra.run.dir = str(self._run_dir)
             if record.sweep is not None:
-                hydra.sweep.dir = str(record.sweep.get("folder"))
+                hydra.sweep.dir = str(record.sweep.folder)
         config = OmegaConf.create({**record.config, "hydra": hydra})
         OmegaConf.set_struct(config, True)
         OmegaConf.set_readonly(config.hydra, True)

@@ -183,7 +183,7 @@ class Live:
         best = max(present, key=lambda record: objective.rank(record, wanted), default=None)
         if best is not None and wanted is not None and objective.rank(best, wanted) > float("-inf"):
             by = wanted.metric
-            number, value = (best.sweep or {}).get("number"), report.number(float(best.metrics[by]))
+            number, value = best.number, report.number(float(best.metrics[by]))
             lines.append(Text(plain(f"best so far: run {number}, {by} {value}  {' '.join(best.overrides)}")))
         return Group(*lines)
 

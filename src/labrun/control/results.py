@@ -56,7 +56,7 @@ def print_summary(
         reason = record.reason or report.trouble(record.training)
         if not record.finished and not os.access(run_dirs[place], os.W_OK):
             reason = "its folder cannot be written"
-        number = str((record.sweep or {}).get("number"))
+        number = str(record.number)
         output = run_dirs[place] / "driver.log"
         where = f"  ({output})" if output.exists() else ""
         why = f"   {reason}{where}" if reason else ""
@@ -146,8 +146,9 @@ def write_csv(finished: Sequence[Record], path: Path) -> None:
         writer.writerow(["number", "id", "status", "duration_s", *names, "overrides"])
         for record in finished:
             values: list[Any] = [record.metrics.get(name, "") for name in names]
-            number = (record.sweep or {}).get("number")
-            writer.writerow([number, record.id, record.status, record.duration_s, *values, " ".join(record.overrides)])
+            writer.writerow(
+                [record.number, record.id, record.status, record.duration_s, *values, " ".join(record.overrides)]
+            )
 
 
 def write_over_csv(settings: Sequence[repeats.Setting], path: Path) -> None:

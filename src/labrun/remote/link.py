@@ -22,6 +22,7 @@ from labrun.remote import remotes
 from labrun.remote.remotes import Remote
 from labrun.runs import context, store
 from labrun.runs import record as records
+from labrun.runs.groups import Group
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import SweepState
 
@@ -182,7 +183,9 @@ def moved_with(value: Any, settled: Any, pairs: Sequence[tuple[str, str]]) -> An
 
 
 def moved(value: Any, pairs: Sequence[tuple[str, str]]) -> Any:
-    """Return a JSON value in which path prefixes are replaced."""
+    """Return a JSON value, or a group of a record, in which path prefixes are replaced."""
+    if isinstance(value, Group):
+        return type(value).of(moved(value.as_json(), pairs))
     if isinstance(value, Mapping):
         return {key: moved(item, pairs) for key, item in value.items()}
     if isinstance(value, list):

@@ -29,7 +29,7 @@ from labrun.remote.partial_downloads import PartialDownloads
 from labrun.remote.ssh import UnreachableError
 from labrun.runs import children, context, store, sweep_state
 from labrun.runs import record as records
-from labrun.runs.attempts import Failure, Job, Process
+from labrun.runs.attempts import Job, Process
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.sweep_state import SweepState
 from labrun.tasks import registering
@@ -309,8 +309,7 @@ def _record(raw: bytes, run_dir: Path, folder: Path, link: Link) -> Record:
     """
     record = records.parsed(raw, RunPaths(run_dir).record)
     record.data, record.model = (link.here(value, folder) for value in (record.data, record.model))
-    if record.error is not None:
-        record.error = Failure.of(link.here(record.error.as_json(), folder))
+    record.error = link.here(record.error, folder)
     job, process = record.job or Job(), record.process or Process()
     record.job = Job(links.CLUSTER, f"{link.remote}:{run_dir}", job.node or process.host)
     try:

@@ -108,7 +108,7 @@ def _files(root: Path, chosen: Sequence[tuple[Path, Record]]) -> Iterator[tuple[
         script = code.get("script")
         codes |= {str(one.get("digest")) for one in (code, script) if isinstance(one, dict)}
         parts = PurePosixPath(_relative(root, run_dir)).parts
-        if record.sweep and parts[0] == "multirun" and custom_locations.is_usual(parts):
+        if record.sweep is not None and parts[0] == "multirun" and custom_locations.is_usual(parts):
             sweeps.add(run_dir.parent)
     for sweep in sorted(sweeps):
         for name in SWEEP_FILES:

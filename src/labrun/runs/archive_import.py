@@ -328,8 +328,8 @@ class _Arrival:
                 record.code["script"] = {**script, "folder": str(code / str(script.get("digest")))}
             if record.code.get("digest") == files.EMPTY:  # an archive has no empty folders
                 (self._place / "code" / files.EMPTY).mkdir(parents=True, exist_ok=True)
-        if record.sweep:
-            record.sweep = {**record.sweep, "folder": str(target.parent)}
+        if record.sweep is not None:
+            record.sweep.folder = str(target.parent)
         if not record.finished:
             record.error = Failure("Lost", f"it was {record.status} when it was exported")
             record.status, record.ended = records.FAILED, record.ended or record.started or record.created

@@ -153,3 +153,13 @@ class GitState(Group):
     branch: str | None = None
     dirty: bool | None = None
     """Whether files differed from the commit."""
+
+
+@dataclass
+class SweepMember(Sparse):
+    """A run's place in its sweep."""
+
+    folder: str | None = None
+    """The sweep's folder."""
+    number: int | str | None = None
+    """The run's number in the sweep, or its name there: `best`."""

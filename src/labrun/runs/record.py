@@ -26,9 +26,9 @@ from typing import Any
 from labrun import checking, exact
 from labrun._io import atomic_write
 from labrun.errors import DamagedRecordError, RecordError
-from labrun.runs import context
+from labrun.runs import context, sdk_ids
 from labrun.runs.attempts import Attempt, Failure, Job, Process
-from labrun.runs.groups import GitState, Imported, ThreadUse, Training, own_fields, plain
+from labrun.runs.groups import GitState, Imported, SweepMember, ThreadUse, Training, own_fields, plain
 from labrun.schema import Config
 
 FORMAT = 2
@@ -148,8 +148,8 @@ class Record:
     duration_s: float | None = None
     parent: str | None = None
     """ID of the run that this one resumed or scored."""
-    sweep: dict[str, Any] | None = None
-    """For a run of a sweep: the sweep's folder and the run's number in the sweep."""
+    sweep: SweepMember | None = None
+    """For a run of a sweep: its place in the sweep."""
     tags: dict[str, str] = field(default_factory=dict)
     notes: str = ""
     hydra: dict[str, Any] | None = None
@@ -188,6 +188,16 @@ class Record:
     def typed(self) -> Config:
         """The config with typed parts."""
         return Config(self.config)
+
+    @property
+    def number(self) -> int | str | None:
+        """Its number in its sweep, or its name there; None outside a sweep."""
+        return None if self.sweep is None else self.sweep.number
+
+    @property
+    def sdk_id(self) -> str:
+        """Its ID in the form of Azure's SDK."""
+        return sdk_ids.of_run(self.id, plain(self.sweep), self.config)
 
     @property
     def finished(self) -> bool:
@@ -240,7 +250,7 @@ def sweep_folder(run_dir: str | os.PathLike[str], record: Record) -> Path | None
     if record.sweep is None:
         return None
     run_dir = Path(os.path.realpath(run_dir))
-    told = record.sweep.get("folder")
+    told = record.sweep.folder
     if isinstance(told, str) and told and "\0" not in told:
         folder = Path(os.path.realpath(told))
         near = run_dir.parents[:HIGHEST]

@@ -208,7 +208,7 @@ def _configs(found: Sequence[Record], keys: Sequence[str]) -> list[Mapping[str, 
     first: dict[Hashable, Mapping[str, str]] = {}
     own = []
     for record, config in zip(found, configs, strict=True):
-        folder = (record.sweep or {}).get("folder")
+        folder = None if record.sweep is None else record.sweep.folder
         place = (str(folder), tuple(sorted(_without(record.overrides, keys)))) if folder else record.id
         beside = [text for text in _without(record.overrides, keys) if (str(folder), text) in swept]
         told = {key: value for key, value in config.items() if key not in unset}
@@ -224,8 +224,8 @@ def _swept_beside(found: Sequence[Record]) -> set[tuple[str, str]]:
     """
     by_folder: dict[str, list[list[str]]] = {}
     for record in found:
-        if record.sweep:
-            by_folder.setdefault(str(record.sweep.get("folder")), []).append(record.overrides)
+        if record.sweep is not None:
+            by_folder.setdefault(str(record.sweep.folder), []).append(record.overrides)
     return {
         (folder, text)
         for folder, overrides in by_folder.items()

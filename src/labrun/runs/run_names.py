@@ -26,11 +26,11 @@ class RunNames:
 
     def name(self, record: Record, run_dir: Path) -> str:
         """Return a name like `3: lr=0.1 (d1a2b3c4)`. The run's number in its sweep is first, since columns truncate."""
-        common = self._of_all(run_dir.parent) if record.sweep else frozenset()
+        common = self._of_all(run_dir.parent) if record.sweep is not None else frozenset()
         own = [text for text in record.overrides if text not in common and not _is_unsaid(text, record)]
         said = " ".join(_short(text, own) for text in own)
         said = said if len(said) <= LONGEST else f"{said[: LONGEST - 3]}..."
-        number = f"{record.sweep.get('number')}: " if record.sweep else ""
+        number = f"{record.sweep.number}: " if record.sweep is not None else ""
         return f"{number}{said} ({record.id})" if said else f"{number}{record.id}"
 
     def _of_all(self, sweep: Path) -> frozenset[str]:

@@ -184,8 +184,8 @@ def resolve_sdk_id(root: Path, reference: str) -> str:
     if folder is not None and os.path.isfile(folder / str(number) / "run.json"):
         return str(folder / str(number))
     for run_dir, record in listing(root).runs:
-        told = record.sweep or {}
-        if told.get("number") == number and str(told.get("folder")).endswith(f"-{search}"):
+        told = record.sweep
+        if told is not None and told.number == number and str(told.folder).endswith(f"-{search}"):
             return str(run_dir)
     return reference
 

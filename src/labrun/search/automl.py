@@ -17,6 +17,7 @@ from labrun.control import results
 from labrun.control.objective import Objective
 from labrun.runs import finalize, report
 from labrun.runs import record as records
+from labrun.runs.groups import SweepMember
 from labrun.runs.record import Record, RunPaths
 from labrun.search.summary import file_command, gather
 from labrun.search.trial_result import TrialResult
@@ -112,7 +113,7 @@ def _refit(search: Search, best: TrialResult, run_dir: Path, model: dict[str, An
     overrides = [text for text in best.record.overrides if text not in search.trials.space.fixed]
     job = search.trials.job(overrides, 0, run_dir.name)
     record = job.record
-    record.sweep = {"folder": str(run_dir.parent), "number": run_dir.name}
+    record.sweep = SweepMember(str(run_dir.parent), run_dir.name)
     record.config["model"] = {**model, "folds": 0, "refit": True}
     if run_dir.name == BEST:
         again = ["model.folds=0", "model.refit=true"]

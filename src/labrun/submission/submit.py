@@ -22,6 +22,7 @@ from labrun.errors import ConfigError, RecordError
 from labrun.runs import finalize, store, sweep_state
 from labrun.runs import record as records
 from labrun.runs.attempts import Failure
+from labrun.runs.groups import SweepMember
 from labrun.runs.record import Record
 from labrun.runs.recording import terminating_politely
 from labrun.runs.sweep_state import SweepState
@@ -92,7 +93,7 @@ class Freezer:
         with hydra_job.given_variables(config, hydra):
             record = freeze.freeze(config, freeze.new_id(), overrides, store.workspace(), self._around)
             variables = freeze.environment(config)
-        record.sweep = {"folder": str(self._sweep_dir), "number": hydra.job.num}
+        record.sweep = SweepMember(str(self._sweep_dir), hydra.job.num)
         record.hydra = hydra_job.settings(hydra)
         record.command = hydra_files.command(hydra, record.overrides)
         job = Job(record, run_dir, hydra_files.texts(config), variables, hydra.output_subdir)
@@ -332,7 +333,7 @@ def _resume(submitted: Sequence[Job], folder: Path, backend: Backend) -> list[Pa
             while (folder / str(number)).exists() or folder / str(number) in runs:
                 number += 1
             _move(job.record, job.run_dir, folder / str(number))
-            job.run_dir, job.record.sweep = folder / str(number), {"folder": str(folder), "number": number}
+            job.run_dir, job.record.sweep = folder / str(number), SweepMember(str(folder), number)
             if old and not fresh_code:
                 job.record.code = old[0].record.code
             runs.append(job.run_dir)

@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from labrun.compat.azureml.training import pending_models
 from labrun.errors import RecordError
-from labrun.runs import context, sdk_ids, store
+from labrun.runs import context, store
 from labrun.runs.record import Record
 from labrun.tasks import mlflow_runs
 from labrun.tracking.mlflow.search import searched
@@ -285,7 +285,7 @@ class ScriptRunState:
         return [self._shown(*pair) for pair in every]
 
     def _shown(self, run_dir: Path, record: Record) -> Answer:
-        run_id = sdk_ids.of_run(record.id, record.sweep, record.config)
+        run_id = record.sdk_id
         return mlflow_runs.shown(run_dir, record, record.status, run_id, self._experiment_id)
 
     def _folder_of(self, content: Answer) -> Path:

@@ -21,7 +21,7 @@ from typing import Any
 
 from labrun import exact, refusal
 from labrun.errors import ConfigError, RunFailedError
-from labrun.runs import children, context, definition, ignore_rules, sdk_ids, store
+from labrun.runs import children, context, definition, ignore_rules, store
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import Preempted, signal_name
 from labrun.schema import Config, Script
@@ -334,7 +334,7 @@ def variables(
     if script.azureml:
         found |= {f"AZUREML_DATAREFERENCE_{name}": path for name, path in named.items()}
         found |= {
-            "AZUREML_RUN_ID": sdk_ids.of_run(record.id, record.sweep, config.raw),
+            "AZUREML_RUN_ID": record.sdk_id,
             "AZUREML_ARM_PROJECT_NAME": record.name,
             "AZUREML_ARM_WORKSPACE_NAME": store.workspace().name,
         }
@@ -344,7 +344,7 @@ def variables(
 
 
 def _state(record: Record, paths: RunPaths) -> ScriptRunState:
-    shown = sdk_ids.of_run(record.id, record.sweep, record.config)
+    shown = record.sdk_id
     return ScriptRunState(record.id, record.name, paths.root, aliases=[shown])
 
 

@@ -93,7 +93,7 @@ def _summary(pair: Pair, shown: StatusResolver) -> dict[str, Any]:
         "tags": record.tags,
         "notes": record.notes,
         "parent": record.parent,
-        "sweep": (record.sweep or {}).get("folder"),
+        "sweep": None if record.sweep is None else record.sweep.folder,
         "overrides": record.overrides,
         "folder": str(run_dir),
     }
@@ -178,8 +178,8 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
     for attempt in record.attempts if len(record.attempts) > 1 else []:
         text = f"{attempt.number}: {attempt.status}, begun {attempt.started or '?'}"
         yield "attempt", text + (f" ({attempt.reason})" if attempt.reason else "")
-    if record.sweep:
-        yield "sweep", f"run {record.sweep.get('number')} of {record.sweep.get('folder')}"
+    if record.sweep is not None:
+        yield "sweep", f"run {record.sweep.number} of {record.sweep.folder}"
         if above := sweep_state.parent_of(run_dir.parent):
             yield "  below", f"run {above}"
     if record.parent:

@@ -161,7 +161,7 @@ class OfflineRuns:
             project=record.name,
             id=record.id,
             name=self._names.name(record, run_dir),
-            group=Path(str(record.sweep["folder"])).name if record.sweep else None,
+            group=Path(str(record.sweep.folder)).name if record.sweep is not None else None,
             job_type=record.task,
             config=_plain(record.config),
             tags=[tag[:TAG_LENGTH] for tag in tags] or None,
