@@ -56,6 +56,7 @@ from labrun.runs import (
 )
 from labrun.runs import record as records
 from labrun.runs.attempts import Attempt
+from labrun.runs.groups import Code, GitState, SweepMember, ThreadChoice, ThreadUse
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import SweepState
 from labrun.search import takeover
@@ -201,7 +202,7 @@ def make(place: Place) -> None:
     }
     for run_id, folder in ids.items():
         run_dir = root / folder
-        sweep = {"folder": str(run_dir.parent), "number": int(run_dir.name)} if folder.startswith("multirun") else None
+        sweep = SweepMember(str(run_dir.parent), int(run_dir.name)) if folder.startswith("multirun") else None
         record = Record(
             run_id,
             "test",
@@ -212,11 +213,11 @@ def make(place: Place) -> None:
             ["seed=1"],
             "labrun seed=1",
             sweep=sweep,
-            code={"digest": "0" * 64, "sources": "0" * 64, "files": 1, "base": "/x", "folder": "/x"},
+            code=Code("0" * 64, "0" * 64, files=1, base="/x", folder="/x"),
             data=[{"name": "digits", "digest": "d" * 64, "files": 1, "bytes": 10}],
             packages={"numpy": "2.0"},
-            git={"commit": "c" * 40, "branch": "main", "dirty": True},
-            threads={"allowed": 1, "training": {"count": 1}},
+            git=GitState("c" * 40, "main", True),
+            threads=ThreadUse(1, ThreadChoice(1)),
         )
         recording.create(run_dir, record)
         attempt = records.claim(run_dir)

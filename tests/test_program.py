@@ -85,7 +85,7 @@ def test_a_program_that_does_not_end_its_run(workspace: Path) -> None:
     quiet = ("killed", "at_once")
     assert all(run.log_text().startswith("begun") for run in found.values() if run.name not in quiet)
     record = found["ends"].record
-    assert record.command.endswith("program.py ends") and (Path(record.code["folder"]) / "program.py").is_file()
+    assert record.command.endswith("program.py ends") and (Path(str(record.code.folder)) / "program.py").is_file()
     assert (found["ends"].folder / "heartbeat").exists()
 
 

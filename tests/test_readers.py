@@ -26,6 +26,7 @@ from labrun.errors import CorruptDataError, LabrunError, RecordError
 from labrun.registry import journal
 from labrun.runs import context, custom_locations, files, recording, removing, store, sweep_state
 from labrun.runs import record as records
+from labrun.runs.groups import Code, SweepMember
 from labrun.runs.sweep_state import SweepState
 from labrun.submission import rerun
 from labrun.tracking.mlflow import run_sender
@@ -57,7 +58,7 @@ def test_a_sweeps_folder_is_one_that_the_run_lies_in(tmp_path: Path) -> None:
         (7, run_dir.parent),
         ("a\0b", run_dir.parent),
     ):
-        assert records.sweep_folder(run_dir, new(sweep={"folder": told})) == folder
+        assert records.sweep_folder(run_dir, new(sweep=SweepMember.of({"folder": told}))) == folder
     assert records.sweep_folder(run_dir, new(sweep=None)) is None
 
 
@@ -239,16 +240,16 @@ def test_code_is_what_its_digest_says_wherever_a_record_says_it_lies(tmp_path: P
     (code / "a.py").write_text("x = 1\n")
     digest = files.tree_digest(code, [Path("a.py")])
     old = new()
-    assert rerun._kept({"digest": digest, "folder": str(code)}, tmp_path, old) == code
+    assert rerun._kept(Code(digest, folder=str(code)), tmp_path, old) == code
     (code / "__pycache__").mkdir()
     (code / "__pycache__" / "a.pyc").write_text("compiled since")
-    assert rerun._kept({"digest": digest, "folder": str(code)}, tmp_path, old) == code
+    assert rerun._kept(Code(digest, folder=str(code)), tmp_path, old) == code
     (code / "a.py").write_text("x = 2\n")
     for told in (
-        {"digest": digest, "folder": str(code)},
-        {"digest": "../..", "folder": str(code)},
-        {"folder": "/etc"},
-        {"digest": "..", "folder": ""},
+        Code(digest, folder=str(code)),
+        Code("../..", folder=str(code)),
+        Code(folder="/etc"),
+        Code("..", folder=""),
     ):
         with pytest.raises(RecordError, match="is gone"):
             rerun._kept(told, tmp_path, old)

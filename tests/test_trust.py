@@ -355,7 +355,7 @@ def test_what_this_user_trained_here_is_trusted_by_itself(own: Path, run_here: R
         (workspace / name).write_text(before)
     assert saved.load_model("net").card["target"] == "own_net.Net"
     record = records.read(own)
-    records.write(own, dataclasses.replace(record, imported={"file": "x.tar", "time": records.now()}))
+    records.write(own, dataclasses.replace(record, imported=Imported("x.tar", records.now())))
     assert seals.FROM_ARCHIVE in refused(own)
     with pytest.raises(UntrustedError, match=seals.FROM_ARCHIVE):
         run_here("task=evaluate", f"from={own}")

@@ -21,6 +21,7 @@ from labrun.data.mount import local_root, mount_reference
 from labrun.errors import DataError
 from labrun.references import references, resolve_environment, resolved
 from labrun.runs import record as records
+from labrun.runs.groups import Code
 from labrun.runs.pictures import Pictures
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import Recording
@@ -154,7 +155,7 @@ def pictures_of(run_dir: Path) -> Pictures:
     return summary.gather(work, work.score(arrays.test, arrays), arrays, record)
 
 
-def signature(config: Config, data: list[dict[str, Any]], code: Mapping[str, Any] | None) -> str:
+def signature(config: Config, data: list[dict[str, Any]], code: Code | None) -> str:
     """Return the SHA-256 of the task's settings, its data and its code.
 
     All settings count, not only those that differ from the defaults.
@@ -171,14 +172,14 @@ def signature(config: Config, data: list[dict[str, Any]], code: Mapping[str, Any
         if key not in unsigned and not (key in LATER and value in (None, [], {}))
     }
     signed["data"] = [entry.get("content") or entry["digest"] for entry in data if "digest" in entry]
-    signed["code"] = (code or {}).get("sources")
+    signed["code"] = None if code is None else code.sources
     if raw.get("script"):  # its code is its folder alone
         signed["script"] = {
             key: value
             for key, value in raw["script"].items()
             if key not in UNSIGNED and not (key in LATER_OF_SCRIPTS and value in (None, 1, {}))
         }
-        signed["code"] = ((code or {}).get("script") or {}).get("digest")
+        signed["code"] = None if code is None or code.script is None else code.script.digest
         signed["trainer"] = {}
     signed["ranks"] = config.compute.ranks
     return hashlib.sha256(exact.canonical(signed).encode()).hexdigest()

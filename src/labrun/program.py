@@ -31,6 +31,7 @@ from labrun.mistakes.mistake import masked_word
 from labrun.runs import context, recording, store
 from labrun.runs import record as records
 from labrun.runs.attempts import Attempt, Job
+from labrun.runs.groups import Code
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import Capture
 from labrun.submission import freeze, snapshot
@@ -112,7 +113,7 @@ def _record(
 _packages = functools.cache(records.installed_packages)
 
 
-def _snapshot(folder: Path, root: Path) -> dict[str, Any] | None:
+def _snapshot(folder: Path, root: Path) -> Code | None:
     """Take a snapshot of the current code. If that fails, log a warning and return None."""
     try:
         return snapshot.take(folder, root)

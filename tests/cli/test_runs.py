@@ -442,8 +442,8 @@ def test_an_exported_run_is_whole_where_it_is_imported(
     came = other / "outputs/test/now-a1111111"
     assert (came / "outputs/model.bin").read_bytes() == b"x" * 1000
     record = records.read(came)
-    assert record.code and Path(record.code["folder"], "a.py").read_text() == "x = 1\n"
-    assert Path(record.code["folder"]).is_relative_to(other)
+    assert record.code and Path(str(record.code.folder), "a.py").read_text() == "x = 1\n"
+    assert Path(str(record.code.folder)).is_relative_to(other)
     assert "here already" in run("runs", "import", str(all_kinds / "one.tar.gz"))[1]
 
 

@@ -15,12 +15,13 @@ from helpers import PLAIN, new, start_labrun, submitted, write_model
 from labrun.control import monitor
 from labrun.runs import record as records
 from labrun.runs.context import RunContext
+from labrun.runs.groups import SweepMember
 
 
 def test_the_table_tells_running_done_failed_and_the_best(tmp_path: Path) -> None:
     folders = []
     for number, status in enumerate(["completed", "completed", "failed", "running", "queued", "canceled"]):
-        run_dir = submitted(tmp_path, f"a000000{number}", overrides=[f"lr={number}"], sweep={"number": number})
+        run_dir = submitted(tmp_path, f"a000000{number}", overrides=[f"lr={number}"], sweep=SweepMember(number=number))
         record = records.read(run_dir)
         record.status, record.started = status, records.now()
         record.metrics = {"accuracy": 0.5 + number / 10} if status == "completed" else {}
@@ -52,12 +53,12 @@ def test_the_epoch_of_a_module_whose_steps_are_batches(tmp_path: Path) -> None:
 
 
 def test_the_time_that_is_left(tmp_path: Path) -> None:
-    folders = [submitted(tmp_path, f"b000000{number}", sweep={"number": number}) for number in range(4)]
+    folders = [submitted(tmp_path, f"b000000{number}", sweep=SweepMember(number=number)) for number in range(4)]
     view = monitor.Live(tmp_path / "name" / "stamp", folders)
     try:
         view.table()
         view._began -= 60
-        records.write(folders[0], new("b0000000", status="completed", sweep={"number": 0}))
+        records.write(folders[0], new("b0000000", status="completed", sweep=SweepMember(number=0)))
         assert "about 3 min left" in str(view.table().renderables[0])
     finally:
         view.update(running=False)

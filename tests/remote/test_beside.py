@@ -94,7 +94,7 @@ def test_a_run_from_python_with_shells_beside_it_and_another_laptop(
     for folder in (run.folder, other / where):
         found = records.read(folder)
         assert (found.status, found.tags) == ("canceled", {"mine": "1", "yours": "2"})
-        assert found.code is not None and (Path(found.code["folder"]) / "served.py").is_file()
+        assert found.code is not None and (Path(str(found.code.folder)) / "served.py").is_file()
     assert lab_here("shell", "last", "--", "ls").stdout.count("run.json") == 1, "of an ended run, too"
 
     # What is said of it afterwards, and its removal

@@ -182,7 +182,7 @@ def test_a_search_and_a_script_run_there(
     assert {"results.csv", "report.html", "best.yaml"} <= {path.name for path in folder.iterdir()}
     assert (folder / "0" / "driver.log").read_text().count("BESIDE it") == 1
     code = found[0].code
-    assert code is not None and Path(code["folder"]).is_dir() and Path(code["folder"]).is_relative_to(workspace)
+    assert code is not None and Path(str(code.folder)).is_dir() and Path(str(code.folder)).is_relative_to(workspace)
     (workspace / "train.py").write_text(
         "import labrun, os\nlabrun.log('loss', 0.5)\nopen('outputs/x', 'w').write('1')\nopen('y', 'w').write('2')\n"
         "os.symlink('x', 'outputs/last')\nopen('outputs/x.partial.csv', 'w').write('3')\n"

@@ -128,8 +128,8 @@ def test_what_labrun_exports_labrun_imports(root: Path, tmp_path: Path) -> None:
         assert not (came / "requests").exists()
         after = records.read(came)
         assert after.status == ("failed" if before.status == "running" else before.status)
-        assert after.code and Path(after.code["folder"]).is_relative_to(other) and after.imported
-        assert sorted(p.name for p in Path(after.code["folder"]).iterdir()) == [".labignore", "a.py", "requests"]
+        assert after.code and Path(str(after.code.folder)).is_relative_to(other) and after.imported
+        assert sorted(p.name for p in Path(str(after.code.folder)).iterdir()) == [".labignore", "a.py", "requests"]
     assert archive_export.import_(other, tmp_path / "x.tar.gz")[1] == new
     # And what came in goes out again.
     archive_export.export(other, [(d, records.read(d)) for d in store.run_dirs(other)], tmp_path / "y.tar")

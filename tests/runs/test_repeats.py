@@ -17,7 +17,7 @@ from labrun.handles import Sweep
 from labrun.runs import mean_curves, recording, repeats, report
 from labrun.runs import record as records
 from labrun.runs.context import RunContext
-from labrun.runs.groups import SweepMember
+from labrun.runs.groups import Code, SweepMember
 from labrun.runs.record import Record
 
 Values = Sequence[tuple[int, float | str | None]]
@@ -182,7 +182,7 @@ def test_another_split_has_no_mean_either() -> None:
 
 
 def test_other_code_is_reported() -> None:
-    found = [scored(seed, 0.1, code={"sources": f"c{seed}"}) for seed in (1, 2)]
+    found = [scored(seed, 0.1, code=Code(sources=f"c{seed}")) for seed in (1, 2)]
     (note,) = repeats.notes(repeats.of_seeds(found), ["accuracy"])
     assert "the code was not the same" in note
 

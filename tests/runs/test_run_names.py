@@ -8,6 +8,7 @@ import pytest
 
 from helpers import new
 from labrun.runs import record as records
+from labrun.runs.groups import SweepMember
 from labrun.runs.run_names import RunNames
 
 
@@ -16,7 +17,7 @@ def test_a_run_of_a_sweep_is_called_by_what_differs_in_it(tmp_path: Path) -> Non
     found = []
     for number in range(3):
         overrides = ["model=mnist_dnn", f"model.lr={number}", "compute.cpus_per_run=1"]
-        record = new(f"e{number:07d}", overrides=overrides, sweep={"folder": str(sweep), "number": number})
+        record = new(f"e{number:07d}", overrides=overrides, sweep=SweepMember(str(sweep), number))
         (sweep / str(number)).mkdir(parents=True)
         records.write(sweep / str(number), record)
         found.append((record, sweep / str(number)))

@@ -12,6 +12,7 @@ from conftest import Runner
 from labrun.config import composed
 from labrun.errors import ConfigError
 from labrun.runs import record as records
+from labrun.runs.groups import Code, ScriptCode
 from labrun.submission import freeze, snapshot
 from labrun.tasks import script as script_task
 
@@ -38,8 +39,8 @@ def repository(tmp_path: Path) -> Path:
     return base
 
 
-def names(taken: dict[str, object]) -> set[str]:
-    folder = Path(str(taken["folder"]))
+def names(taken: Code | ScriptCode) -> set[str]:
+    folder = Path(str(taken.folder))
     return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
 
 
@@ -48,8 +49,8 @@ def test_changed_and_new_files_are_in_and_ignored_ones_are_not(repository: Path,
     (repository / "new.py").write_text("y = 1\n")
     taken = snapshot.take(repository, tmp_path)
     assert names(taken) == {"pkg/code.py", "conf.yaml", ".gitignore", "new.py"}
-    assert (Path(taken["folder"]) / "pkg" / "code.py").read_text() == "x = 2\n"
-    assert Path(taken["folder"]).stat().st_mode & 0o777 == 0o700
+    assert (Path(str(taken.folder)) / "pkg" / "code.py").read_text() == "x = 2\n"
+    assert Path(str(taken.folder)).stat().st_mode & 0o777 == 0o700
 
 
 def test_a_link_to_a_folder_is_followed_within_the_tree_and_told_elsewhere(
@@ -78,7 +79,7 @@ def test_the_workspaces_own_runs_are_no_code(repository: Path) -> None:
         (repository / name).parent.mkdir(parents=True, exist_ok=True)
         (repository / name).write_text("a secret, say\n")
     second = snapshot.take(repository, repository)
-    assert names(second) == names(first) and second["digest"] == first["digest"]
+    assert names(second) == names(first) and second.digest == first.digest
 
 
 RUNS = (
@@ -116,11 +117,11 @@ def test_runs_are_no_code_wherever_they_lie(repository: Path, tmp_path: Path, ki
 
 def test_a_folder_that_is_a_run_itself_has_code(repository: Path, tmp_path: Path) -> None:
     """With hydra.run.dir=. the working folder is the run's."""
-    before = snapshot.take(repository, tmp_path)["digest"]
+    before = snapshot.take(repository, tmp_path).digest
     for name in (".hydra/overrides.yaml", "run.json", "metrics.jsonl", "driver.log"):
         (repository / name).parent.mkdir(exist_ok=True)
         (repository / name).write_text("{}")
-    assert snapshot.take(repository, tmp_path)["digest"] == before
+    assert snapshot.take(repository, tmp_path).digest == before
 
 
 def test_runs_are_no_change_of_the_work_tree(repository: Path) -> None:
@@ -215,9 +216,9 @@ def test_equal_code_is_kept_once_and_only_sources_count_for_the_signature(reposi
     assert snapshot.take(repository, tmp_path) == first
     (repository / "README.md").write_text("words\n")
     second = snapshot.take(repository, tmp_path)
-    assert second["digest"] != first["digest"] and second["sources"] == first["sources"]
+    assert second.digest != first.digest and second.sources == first.sources
     (repository / "pkg" / "code.py").write_text("x = 3\n")
-    assert snapshot.take(repository, tmp_path)["sources"] != first["sources"]
+    assert snapshot.take(repository, tmp_path).sources != first.sources
 
 
 def test_secrets_and_links_out_of_the_tree_are_never_code(
@@ -292,7 +293,7 @@ def test_a_scripts_folder_is_taken_but_for_what_its_amlignore_names(repository: 
         taken = snapshot.take_folder(base, tmp_path)
         assert names(taken) == {name for name, text in files.items() if text == "yes"} | {".amlignore"}
     paths = records.RunPaths(tmp_path / "run")
-    work = script_task.make_work_folder(paths, Path(taken["folder"]), script)
+    work = script_task.make_work_folder(paths, Path(str(taken.folder)), script)
     assert (work / "data" / "raw" / "rows.csv").read_text() == "linked" and not (work / "data" / "load.py").is_symlink()
     there = {path.name for path in work.rglob("*")}
     assert "keep.txt" in there and not there & {"x.tmp", "y.tmp", "z", "a.csv", "b.csv", "x.txt"}

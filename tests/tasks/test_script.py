@@ -114,7 +114,7 @@ def test_an_unmodified_script_runs(source: Path, labrun: Command) -> None:
     assert (run_dir / "outputs/model.txt").read_text() == "model" and (run_dir / "logs/notes.txt").exists()
     assert (run_dir / "work/large.bin").is_symlink() and not (run_dir / "work/helper.py").is_symlink()
     assert not (run_dir / "work/.env").exists() and not (source / "src/outputs").exists()
-    assert record.code and record.code["script"]["files"] == 2
+    assert record.code and record.code.script and record.code.script.files == 2
     assert (run_dir / "outputs/curves.png").is_file()
 
 

@@ -90,7 +90,8 @@ def named(found: dict[str, Any], properties: dict[str, str]) -> dict[str, Any]:
 
 def restore(run: Any, target: Path) -> str:
     """Copy a run's frozen code into `target/snapshot_ID` and return that path."""
-    folder = ((run._work.record.code or {}).get("script") or {}).get("folder")
+    code = run._work.record.code
+    folder = None if code is None or code.script is None else code.script.folder
     place = target / f"snapshot_{run.id}"
     if folder and Path(folder).is_dir():
         shutil.copytree(folder, place, dirs_exist_ok=True)

@@ -6,9 +6,7 @@ An adopted folder is a mirror like the one on the laptop that sent it; both can 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from labrun.errors import RecordError
 from labrun.remote import link as links
@@ -17,6 +15,7 @@ from labrun.remote.channel import Channel
 from labrun.remote.link import Link
 from labrun.runs import custom_locations, store, sweep_state
 from labrun.runs import record as records
+from labrun.runs.groups import Code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,9 +111,9 @@ def _take_rest(channel: Channel, run_dir: Path, folder: Path, link: Link) -> Non
     """Fetch what the sending laptop already has of a run: Hydra's files, and its code."""
     run = run_dir.relative_to(folder).as_posix()
     mirror.pull(channel, run_dir, f"{link.folder}/{run}", [".hydra"])
-    code = records.read(run_dir).code or {}
+    code = records.read(run_dir).code or Code()
     state = store.state_folder(Path(link.home))
-    named: Sequence[Any] = [code.get("folder"), (code.get("script") or {}).get("folder")]
+    named = [code.folder, None if code.script is None else code.script.folder]
     for place in (Path(str(one)) for one in named if one):
         if place.is_relative_to(state / "code") and not place.is_dir():
             inner = place.relative_to(link.home).as_posix()

@@ -20,6 +20,7 @@ from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.remote.link import CARRIED_PATH
 from labrun.runs import record as records
 from labrun.runs import store, sweep_state
+from labrun.runs.groups import Code
 from labrun.runs.sweep_state import Plan, SweepState
 from labrun.schema import Compute, Config
 
@@ -113,7 +114,7 @@ def _settle_environment(run_dir: Path, record: Record) -> None:
     digest = environments.digest_of(Path(script.requirements), script.azureml)
     if digest != script.environment:
         record.config["script"]["environment"] = digest
-        record.code = {**(record.code or {}), "environment": digest}
+        record.code = dataclasses.replace(record.code or Code(), environment=digest)
         records.write(run_dir, record)
 
 

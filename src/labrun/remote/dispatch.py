@@ -27,6 +27,7 @@ from labrun.remote.channel import Channel, RefusedError
 from labrun.remote.link import Link
 from labrun.runs import record as records
 from labrun.runs import report, store
+from labrun.runs.groups import Code
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import Plan
 from labrun.submission import environments, snapshot
@@ -152,9 +153,9 @@ def _relative(path: Path) -> str:
 
 def _code(found: Sequence[Record]) -> list[Path]:
     """Return the code snapshots of the runs."""
-    folders = {str((record.code or {}).get("folder")) for record in found}
-    folders |= {str(record.code["script"]["folder"]) for record in found if record.code and "script" in record.code}
-    return [Path(one) for one in sorted(folders) if one != "None"]
+    codes = [record.code for record in found if record.code is not None]
+    folders = {code.folder for code in codes} | {code.script.folder for code in codes if code.script is not None}
+    return [Path(one) for one in sorted(filter(None, folders))]
 
 
 def _own_packages(plan: Plan) -> dict[str, packed.Files]:
@@ -181,16 +182,16 @@ def _import_path(plan: Plan, link: Link, found: Sequence[Record]) -> tuple[list[
             path.append(f"{link.root}/{link.workspace}/{_relative(place)}")
         elif place.is_dir() and not any(place.is_relative_to(top.resolve()) for top in own):
             taken = snapshot.take(place, root)
-            frozen.append(Path(taken["folder"]))
-            path.append(os.path.normpath(f"{link.root}/{link.workspace}/{_relative(frozen[-1])}/{taken['working']}"))
+            frozen.append(Path(str(taken.folder)))
+            path.append(os.path.normpath(f"{link.root}/{link.workspace}/{_relative(frozen[-1])}/{taken.working}"))
     return path, frozen
 
 
 def _frozen(place: Path, found: Sequence[Record]) -> str:
     """Return a folder of packages, or its copy in the runs' frozen code if it belongs to that."""
-    for code in (record.code for record in found if record.code):
-        if place.is_relative_to(code["base"]):
-            return str(Path(code["folder"], place.relative_to(code["base"])))
+    for code in (record.code for record in found if record.code is not None):
+        if code.base and code.folder and place.is_relative_to(code.base):
+            return str(Path(code.folder, place.relative_to(code.base)))
     return str(place)
 
 
@@ -249,17 +250,15 @@ def _record_there(record: Record, folder: Path, link: Link) -> bytes:
     clocks.turn(copy, link.ahead_s)
     copy.config["trusted"] = inherited.trusted_there(record)
     script = copy.config.get("script")
-    if script and copy.code and "script" in copy.code:
-        copy.config["script"] = {**script, "source": copy.code["script"]["folder"]}
+    if script and copy.code is not None and copy.code.script is not None:
+        copy.config["script"] = {**script, "source": copy.code.script.folder}
     return records.text(copy).encode()
 
 
-def code_there(code: Mapping[str, Any] | None, folder: Path, link: Link) -> dict[str, Any] | None:
+def code_there(code: Code | None, folder: Path, link: Link) -> Code | None:
     """Return a record's `code` with remote paths."""
-    if code is None:
-        return None
-    there: dict[str, Any] = link.there(code, folder)
-    return {**there, "base": code["base"]} if "base" in code else there
+    there: Code | None = link.there(code, folder)
+    return None if code is None or there is None else dataclasses.replace(there, base=code.base)
 
 
 def start(

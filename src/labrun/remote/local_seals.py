@@ -59,7 +59,7 @@ def _is_ours(outputs: Path, card: Mapping[str, Any], of_there: Mapping[str, Any]
 def _is_frozen(module: str, sha256: Any, record: Record) -> bool:
     """Return whether a module equals the one in the code that was sent."""
     name = module.replace(".", "/")
-    for top in snapshot.import_path(record.code or {}, own=False):
+    for top in snapshot.import_path(record.code, own=False):
         for path in (Path(top, f"{name}.py"), Path(top, name, "__init__.py")):
             if path.is_file():
                 return bool(file_sha256(path) == sha256)

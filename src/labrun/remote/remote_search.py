@@ -22,7 +22,7 @@ from labrun.remote.link import Link
 from labrun.remote.ssh import UnreachableError
 from labrun.runs import finalize, sweep_state
 from labrun.runs import record as records
-from labrun.runs.groups import plain
+from labrun.runs.groups import Code, plain
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import Plan, SweepState
 from labrun.submission import snapshot
@@ -143,7 +143,7 @@ def _start(
     has_begun, record = link.state != links.CARRYING, found[0]
     link.state = links.STARTING
     links.write(folder, link)
-    code = dispatch.code_there(record.code, folder, link) or {}
+    code = dispatch.code_there(record.code, folder, link) or Code()
     try:
         dispatch.begin(
             channel,
@@ -151,10 +151,10 @@ def _start(
             [there.python, "-P", "-c", "from labrun.remote.remote_search import main; main()"],
             {
                 **dispatch.variables(link, there, found),
-                snapshot.CARRIED: json.dumps({"code": code, "git": plain(record.git)}),
+                snapshot.CARRIED: json.dumps({"code": plain(code), "git": plain(record.git)}),
             },
             json.dumps([*words, mirror.HERE_THERE]),
-            cwd=os.path.relpath(f"{code['folder']}/{code.get('working', '.')}", link.root),
+            cwd=os.path.relpath(f"{code.folder}/{code.working or '.'}", link.root),
         )
     except UnreachableError:
         raise

@@ -23,6 +23,7 @@ from labrun.runs import record as records
 from labrun.runs.archive_format import FORMAT, MANIFEST, NOT_TAKEN, REPOSITORY, SWEEP_FILES
 from labrun.runs.archive_import import import_ as import_
 from labrun.runs.files import COMPILED, tree_digest
+from labrun.runs.groups import Code, ScriptCode
 from labrun.runs.record import Record
 
 
@@ -104,9 +105,8 @@ def _files(root: Path, chosen: Sequence[tuple[Path, Record]]) -> Iterator[tuple[
     codes, sweeps = set(), set()
     for run_dir, record in chosen:
         yield from _below(run_dir, _place(root, run_dir, record), NOT_TAKEN)
-        code = record.code or {}
-        script = code.get("script")
-        codes |= {str(one.get("digest")) for one in (code, script) if isinstance(one, dict)}
+        code = record.code or Code()
+        codes |= {str(code.digest), str((code.script or ScriptCode()).digest)}
         parts = PurePosixPath(_relative(root, run_dir)).parts
         if record.sweep is not None and parts[0] == "multirun" and custom_locations.is_usual(parts):
             sweeps.add(run_dir.parent)

@@ -28,7 +28,7 @@ from labrun.runs import context, custom_locations, files, store
 from labrun.runs import record as records
 from labrun.runs.archive_format import FORMAT, MANIFEST, NOT_TAKEN, REPOSITORY, SWEEP_FILES, Limits
 from labrun.runs.attempts import Failure
-from labrun.runs.groups import Imported
+from labrun.runs.groups import Code, Imported, ScriptCode
 from labrun.runs.record import Record
 
 LARGEST_MANIFEST = 2**28
@@ -321,12 +321,11 @@ class _Arrival:
             raise RecordError(f"{target} already exists and is another run")
         self._check_record(record, folder)
         code = self._root / self._code
-        if record.code:
-            record.code = {**record.code, "folder": str(code / str(record.code.get("digest")))}
-            script = record.code.get("script")
-            if script:
-                record.code["script"] = {**script, "folder": str(code / str(script.get("digest")))}
-            if record.code.get("digest") == files.EMPTY:  # an archive has no empty folders
+        if record.code is not None:
+            record.code.folder = str(code / str(record.code.digest))
+            if record.code.script is not None:
+                record.code.script.folder = str(code / str(record.code.script.digest))
+            if record.code.digest == files.EMPTY:  # an archive has no empty folders
                 (self._place / "code" / files.EMPTY).mkdir(parents=True, exist_ok=True)
         if record.sweep is not None:
             record.sweep.folder = str(target.parent)
@@ -343,23 +342,21 @@ class _Arrival:
             RecordError: one is not.
         """
         wrong = None if checking.names_a_folder(record.name) else f"the name {record.name!r:.100}"
-        code = record.code or {}
-        script = code.get("script") or {}
-        if not isinstance(script, dict):
-            wrong = f"code.script={script!r:.100}"
-        else:
-            node = record.config.get("script") or {}
-            own = node.get("environment") if isinstance(node, dict) else node
-            told = {
-                "code.digest": code.get("digest"),
-                "code.sources": code.get("sources"),
-                "code.environment": code.get("environment"),
-                "code.script.digest": script.get("digest"),
-                "script.environment": own,
-            }
-            for key, digest in told.items():
-                if digest is not None and not checking.is_sha256(digest):
-                    wrong = f"{key}={digest!r:.100}, and a digest has 64 hexadecimal digits"
+        code = record.code or Code()
+        script = code.script or ScriptCode()
+        if damaged := code.more.get("script"):
+            wrong = f"code.script={damaged!r:.100}"
+        node = record.config.get("script") or {}
+        told = {
+            "code.digest": code.digest,
+            "code.sources": code.sources,
+            "code.environment": code.environment,
+            "code.script.digest": script.digest,
+            "script.environment": node.get("environment") if isinstance(node, dict) else node,
+        }
+        for key, digest in told.items():
+            if digest is not None and not checking.is_sha256(digest):
+                wrong = f"{key}={digest!r:.100}, and a digest has 64 hexadecimal digits"
         if wrong:
             raise self._refused(f"holds the record {folder}/run.json with {wrong}")
 

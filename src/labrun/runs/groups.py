@@ -163,3 +163,41 @@ class SweepMember(Sparse):
     """The sweep's folder."""
     number: int | str | None = None
     """The run's number in the sweep, or its name there: `best`."""
+
+
+@dataclass
+class ScriptCode(Sparse):
+    """The snapshot of a script's source folder."""
+
+    digest: str | None = None
+    """SHA-256 of all its files."""
+    folder: str | None = None
+    """The copy in the workspace's store."""
+    files: int | None = None
+    """Number of its files."""
+    bytes: int | None = None
+    base: str | None = None
+    """The source folder itself."""
+
+
+@dataclass
+class Code(Sparse):
+    """The snapshot of the code at submission."""
+
+    digest: str | None = None
+    """SHA-256 of all its files."""
+    sources: str | None = None
+    """SHA-256 of its Python and YAML files, which a run's signature covers."""
+    files: int | None = None
+    """Number of its files."""
+    bytes: int | None = None
+    base: str | None = None
+    """The tree that was copied: the top of the git work tree, or the working folder."""
+    folder: str | None = None
+    """The copy in the workspace's store."""
+    working: str | None = None
+    """The working folder, relative to `base`."""
+    script: ScriptCode | None = None
+    """For a script: its own folder."""
+    environment: str | None = None
+    """For a script with its own environment: the digest of that."""

@@ -19,7 +19,7 @@ from labrun.errors import RecordError
 from labrun.runs import context, custom_locations
 from labrun.runs import record as records
 from labrun.runs.attempts import Failure
-from labrun.runs.groups import plain
+from labrun.runs.groups import Code, plain
 from labrun.runs.record import Record
 
 FORMAT = 1
@@ -125,8 +125,8 @@ def _read(run_dir: Path) -> tuple[dict[str, Any] | None, str]:
         return None, str(error)
     if record.finished:
         record.process = None
-    code = record.code or {}
-    record.code = {key: code[key] for key in ("digest", "script", "environment") if key in code}
+    if (code := record.code) is not None:
+        record.code = Code(digest=code.digest, script=code.script, environment=code.environment)
     if record.error is not None:
         record.error = Failure(record.error.type, record.reason)
     content = {name: value for name in KEPT if (value := plain(getattr(record, name))) not in (None, "", [], {})}

@@ -28,7 +28,7 @@ from labrun._io import atomic_write
 from labrun.errors import DamagedRecordError, RecordError
 from labrun.runs import context, sdk_ids
 from labrun.runs.attempts import Attempt, Failure, Job, Process
-from labrun.runs.groups import GitState, Imported, SweepMember, ThreadUse, Training, own_fields, plain
+from labrun.runs.groups import Code, GitState, Imported, SweepMember, ThreadUse, Training, own_fields, plain
 from labrun.schema import Config
 
 FORMAT = 2
@@ -159,7 +159,7 @@ class Record:
     signature: str | None = None
     settings: str | None = None
     """If the config refers to the environment: digest of the values it resolved to at submission."""
-    code: dict[str, Any] | None = None
+    code: Code | None = None
     git: GitState | None = None
     """None outside git."""
     packages: dict[str, str] = field(default_factory=dict)

@@ -18,6 +18,7 @@ from pathlib import Path
 from labrun.errors import RecordError
 from labrun.runs import context, custom_locations, index, store
 from labrun.runs import record as records
+from labrun.runs.groups import Code, ScriptCode
 from labrun.runs.record import Record
 
 REMOVED = ".removed-"
@@ -181,9 +182,9 @@ def garbage(root: Path, found: index.Listing, leaving: Sequence[Path] = ()) -> l
     kept: set[str] = set()
     for run_dir, record in found.runs:
         if run_dir not in leaving:
-            code = record.code or {}
-            kept |= {str(code.get("digest")), str(code.get("environment"))}
-            kept.add(str((code.get("script") or {}).get("digest")))
+            code = record.code or Code()
+            kept |= {str(code.digest), str(code.environment)}
+            kept.add(str((code.script or ScriptCode()).digest))
     for kind, what in (("code", "code that no run uses"), ("environments", "an environment that no run uses")):
         for path in sorted((store.state_folder(root) / kind).glob("*")):
             if path.is_dir() and path.name not in kept and time.time() - path.stat().st_mtime > UNUSED_S:

@@ -16,6 +16,7 @@ from typing import Any
 from labrun import checking
 from labrun.errors import RecordError
 from labrun.runs import comparable, report
+from labrun.runs.groups import Code
 from labrun.runs.record import COMPLETED, Record, flat_config
 
 SEED = "seed"
@@ -297,9 +298,8 @@ def notes(settings: Sequence[Setting], metrics: Sequence[str]) -> list[str]:
 
 
 def _code(record: Record) -> tuple[str, str]:
-    code = record.code or {}
-    script = code.get("script")
-    return str(code.get("sources")), str(script.get("digest") if isinstance(script, Mapping) else script)
+    code = record.code or Code()
+    return str(code.sources), str(None if code.script is None else code.script.digest)
 
 
 def _named(found: Sequence[Record]) -> str:

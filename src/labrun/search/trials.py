@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from labrun.config.hydra_files import Origin
 from labrun.errors import ConfigError, LabrunError
+from labrun.runs.groups import Code
 from labrun.search import space as spaces
 from labrun.search.space import Choice, Dimension, Space
 from labrun.submission import submit
@@ -52,7 +53,7 @@ class Trials:
         self.is_chosen: Callable[[str], bool] = lambda group: bool(loader.get_group_options(group))
         """Returns whether a name is that of a config group."""
         self.origin = Origin()
-        self.code: dict[str, Any] | None = None
+        self.code: Code | None = None
         """Code that runs import, if not the current code."""
 
     def dimensions(self, overrides: list[str]) -> list[Dimension]:

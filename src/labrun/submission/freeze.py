@@ -35,7 +35,7 @@ from labrun.references import references, resolve_environment
 from labrun.registry import journal
 from labrun.runs import cards, recording, report, seals, store
 from labrun.runs import record as records
-from labrun.runs.groups import GitState
+from labrun.runs.groups import Code, GitState
 from labrun.runs.record import HIDDEN, Record, RunPaths
 from labrun.schema import Config
 from labrun.submission import environments, inherited, inputs, scored_data, scripts, snapshot
@@ -80,7 +80,7 @@ class Provenance:
     """Provenance that all runs of one command share."""
 
     git: GitState | None
-    code: dict[str, Any]
+    code: Code
     packages: dict[str, str] = field(default_factory=dict)
     host: dict[str, Any] | None = None
     pinned: dict[str, Any] = field(default_factory=dict)
@@ -95,7 +95,7 @@ def capture_provenance(root: Path, all_of_it: bool = False) -> Provenance:
     """
     if carried := os.environ.get(snapshot.CARRIED):
         told = json.loads(carried)
-        git, code = None if told["git"] is None else GitState.of(told["git"]), told["code"]
+        git, code = None if told["git"] is None else GitState.of(told["git"]), Code.of(told["code"])
     else:
         git, code = git_state(Path.cwd(), root), snapshot.take(Path.cwd(), root)
     if not all_of_it:
@@ -128,8 +128,9 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
     # The sweep's settings are not part of the run: the command that repeats the run must not resume a sweep.
     overrides = [override for override in hide_environment(overrides) if top_key(override) != "sweep"]
     code = around.code
-    if found.script is not None and "script" not in code:  # a rerun with the frozen code has its own
-        code = {**code, **scripts.code(found.script, root)}
+    if found.script is not None and code.script is None:  # a rerun with the frozen code has its own
+        taken = snapshot.take_folder(Path(str(found.script.source)), root)
+        code = dataclasses.replace(code, script=taken, environment=found.script.environment or code.environment)
     return Record(
         id=run_id,
         name=exact.shown(found.name),
@@ -442,7 +443,7 @@ def _resolve_references(config: dict[str, Any], overrides: list[str], root: Path
         raise ConfigError(
             f"trainer.resume={resume}: the model's code has changed since run {source.id} began ({', '.join(edited)}), "
             "and its weights and best epoch belong to the old code. Restore that (it is in "
-            f"{(source.code or {}).get('folder', 'its snapshot')}), use trainer.resume_code=new to resume with the "
+            f"{(source.code or Code()).folder or 'its snapshot'}), use trainer.resume_code=new to resume with the "
             "weights and the new code, or start a new run"
         )
     if edited:

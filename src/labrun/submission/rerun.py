@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shlex
 import sys
@@ -22,6 +23,7 @@ from labrun.errors import ConfigError, RecordError
 from labrun.references import keep_mounts
 from labrun.runs import files, store
 from labrun.runs import record as records
+from labrun.runs.groups import Code, ScriptCode
 from labrun.runs.record import Record
 from labrun.submission import freeze, snapshot, submit
 
@@ -66,8 +68,8 @@ def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> 
     if compute["target"] in ("auto", "inline"):
         compute |= {"target": "local", "cpus_per_run": min(compute["cpus_per_run"], machine.cores())}
     composed["compute"] = compute
-    script = (old.code or {}).get("script")
-    if script and not new_code:
+    script = None if old.code is None else old.code.script
+    if script is not None and not new_code:
         # Use the frozen copy, wherever it is stored now.
         composed["script"] = {**composed["script"], "source": str(_kept(script, root, old))}
     composed.pop("datastores", None)
@@ -77,8 +79,8 @@ def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> 
     typed = [*old.overrides, *overrides]
     with contextlib.nullcontext() if new_code else _importing(around.code):
         record = freeze.freeze(config, freeze.new_id(), typed, root, around)
-    if script and not new_code:
-        record.config["script"]["source"] = script["base"]
+    if script is not None and not new_code:
+        record.config["script"]["source"] = script.base
     record.tags, record.notes = {**record.tags, "rerun_of": old.id}, record.notes or old.notes
     if not new_code:
         record.git = old.git
@@ -93,7 +95,7 @@ def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> 
 
 
 @contextlib.contextmanager
-def _importing(code: Mapping[str, Any]) -> Iterator[None]:
+def _importing(code: Code) -> Iterator[None]:
     """Import modules from the frozen code inside the context; the current code may be different or missing."""
     before = list(sys.path)
     sys.path[:] = snapshot.import_path(code)
@@ -119,9 +121,8 @@ def _check(old: Record) -> None:
         and isinstance(compute.get("target"), str)
         and isinstance(compute.get("cpus_per_run"), int)
         and isinstance(script, Mapping | None)
-        and isinstance((old.code or {}).get("script"), Mapping | None)
         and (not isinstance(trainer.get("resume"), Mapping) or "id" in trainer["resume"])
-        and bool(script) == bool((old.code or {}).get("script"))
+        and bool(script) == (old.code is not None and old.code.script is not None)
     )
     if not is_sound:
         raise RecordError(f"the config of run {old.id} is not that of a run, so it cannot be run again")
@@ -151,13 +152,13 @@ def _environment(names: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
 
 
 def _as_it_was(old: Record, root: Path) -> freeze.Provenance:
-    code = dict(old.code or {})
-    return freeze.Provenance(old.git, {**code, "folder": str(_kept(code, root, old))})
+    code = old.code or Code()
+    return freeze.Provenance(old.git, dataclasses.replace(code, folder=str(_kept(code, root, old))))
 
 
-def _kept(code: Mapping[str, Any], root: Path, old: Record) -> Path:
+def _kept(code: Code | ScriptCode, root: Path, old: Record) -> Path:
     """Return the folder of a snapshot: in this workspace, or the recorded folder if it matches the digest."""
-    digest, told = str(code.get("digest")), Path(str(code.get("folder") or ""))
+    digest, told = str(code.digest), Path(str(code.folder or ""))
     if checking.is_sha256(digest):
         own = store.state_folder(root) / "code" / digest
         if own.is_dir():
@@ -165,7 +166,7 @@ def _kept(code: Mapping[str, Any], root: Path, old: Record) -> Path:
         if told.is_absolute() and told.is_dir() and files.is_tree(told, digest):
             return told
     raise RecordError(
-        f"the code of run {old.id} is gone ({code.get('folder', 'none was kept')}): use --code new to run it with the "
+        f"the code of run {old.id} is gone ({code.folder or 'none was kept'}): use --code new to run it with the "
         "current code"
     )
 

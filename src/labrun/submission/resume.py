@@ -22,6 +22,7 @@ from labrun.errors import DataError, RecordError
 from labrun.references import resolve_environment
 from labrun.runs import custom_locations, store, sweep_state
 from labrun.runs import record as records
+from labrun.runs.groups import Code
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import SweepState
 from labrun.schema import Config
@@ -242,8 +243,9 @@ def warn_about_changes(new: Sequence[Record], old: Sequence[PreviousRun], fresh_
     if not new or not old:
         return
     then, now = old[0].record, new[0]
-    if (then.code or {}).get("sources") != (now.code or {}).get("sources"):
-        names = ", ".join(_changed_files(then.code or {}, now.code or {})[:5]) or "some files"
+    codes = [one.code or Code() for one in (then, now)]
+    if codes[0].sources != codes[1].sources:
+        names = ", ".join(_changed_files(*codes)[:5]) or "some files"
         how = (
             "the new code is used"
             if fresh_code
@@ -261,11 +263,11 @@ def warn_about_changes(new: Sequence[Record], old: Sequence[PreviousRun], fresh_
         log.warning("The machine is different: then %s, now %s", before.get("name"), present.get("name"))
 
 
-def _changed_files(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def _changed_files(then: Code, now: Code) -> list[str]:
     """Return the Python and YAML files that differ between two snapshots."""
     texts: list[dict[str, bytes]] = []
     for code in (then, now):
-        top = Path(str(code.get("folder", "/nowhere")))
+        top = Path(str(code.folder or "/nowhere"))
         files = [path for pattern in ("*.py", "*.yaml", "*.yml") for path in top.rglob(pattern)] if top.is_dir() else []
         texts.append({path.relative_to(top).as_posix(): path.read_bytes() for path in files})
     return sorted(name for name in {*texts[0], *texts[1]} if texts[0].get(name) != texts[1].get(name))

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun.errors import ConfigError
-from labrun.schema import Script
-from labrun.submission import environments, snapshot
+from labrun.submission import environments
 
 NO_SOURCES = frozenset(map(Path, ("/", "/etc", "/home", "/opt", "/root", "/tmp", "/usr", "/usr/bin", "/var", "/bin")))
 """Folders that may contain a script but must not be copied."""
@@ -84,15 +83,3 @@ def _mounted(text: Any) -> str:
     """Return an input's value; a bare name becomes a mount of an asset or folder of the datastore."""
     plain = str(text)
     return plain if "${" in plain or plain.startswith("/") else f"${{mount:{plain}}}"
-
-
-def code(script: Script, root: Path) -> dict[str, Any]:
-    """Return the entries for a script in the record's `code`: its folder's snapshot and its environment.
-
-    Raises:
-        ConfigError, RecordError: see `snapshot.take_folder`.
-    """
-    told: dict[str, Any] = {"script": snapshot.take_folder(Path(str(script.source)), root)}
-    if script.environment:
-        told["environment"] = script.environment
-    return told

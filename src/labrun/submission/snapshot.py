@@ -15,14 +15,14 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from labrun.errors import ConfigError, RecordError
 from labrun.runs import custom_locations, ignore_rules, store
 from labrun.runs import record as records
 from labrun.runs.files import tree_digest
+from labrun.runs.groups import Code, ScriptCode
 from labrun.runs.ignore_rules import AMLIGNORE, LABIGNORE
 
 log = logging.getLogger(__name__)
@@ -59,15 +59,12 @@ CARRIED = "LABRUN_CARRIED_CODE"
 """Variable with the code and git information for records, in a search that was sent to another machine."""
 
 
-def take_folder(folder: Path, root: Path) -> dict[str, Any]:
+def take_folder(folder: Path, root: Path) -> ScriptCode:
     """Copy a script's folder, except files that are too large, secret or ignored, to the workspace's store.
 
     Args:
         folder: the script's source folder.
         root: the workspace.
-
-    Returns:
-        The snapshot: `digest`, `folder` (the copy), `files`, `bytes`, `base` (the folder itself).
 
     Raises:
         ConfigError, RecordError: see `take`.
@@ -77,7 +74,7 @@ def take_folder(folder: Path, root: Path) -> dict[str, Any]:
     is_ignored = ignore_rules.of(folder, AMLIGNORE)
     files, total = _chosen(folder, [path for path in listed if not is_ignored(path)])
     digest, target = _keep(folder, files, root)
-    return {"digest": digest, "folder": str(target), "files": len(files), "bytes": total, "base": str(folder)}
+    return ScriptCode(digest, str(target), len(files), total, str(folder))
 
 
 def _keep(base: Path, files: list[Path], root: Path) -> tuple[str, Path]:
@@ -104,19 +101,15 @@ def _all_files(folder: Path) -> Iterator[Path]:
         yield from ((Path(top) / name).relative_to(folder) for name in taken if not name.endswith(".pyc"))
 
 
-def take(folder: Path, root: Path) -> dict[str, Any]:
+def take(folder: Path, root: Path) -> Code:
     """Copy a folder's code to the workspace's store, unless it already exists there.
 
     Args:
         folder: the working folder.
         root: the workspace.
 
-    Returns:
-        The record's `code`: digest of all files, digest of the sources only (Python and YAML, which a run's signature
-        covers), number of files, bytes, and the copy's folder.
-
-        Raises:
-            ConfigError: the code is too large for a snapshot.
+    Raises:
+        ConfigError: the code is too large for a snapshot.
         RecordError: the copy cannot be written.
     """
     top = _git_top(folder)
@@ -124,15 +117,15 @@ def take(folder: Path, root: Path) -> dict[str, Any]:
     files, total = _chosen(base, list(_git_files(base, root) if top else _source_files(base)))
     digest, target = _keep(base, files, root)
     sources = tree_digest(base, [path for path in files if path.suffix in SOURCE_SUFFIXES])
-    return {
-        "digest": digest,
-        "sources": sources,
-        "files": len(files),
-        "bytes": total,
-        "base": str(base.resolve()),
-        "folder": str(target),
-        "working": folder.resolve().relative_to(base.resolve()).as_posix(),
-    }
+    return Code(
+        digest,
+        sources,
+        files=len(files),
+        bytes=total,
+        base=str(base.resolve()),
+        folder=str(target),
+        working=folder.resolve().relative_to(base.resolve()).as_posix(),
+    )
 
 
 def _chosen(base: Path, listed: list[Path]) -> tuple[list[Path], int]:
@@ -180,7 +173,7 @@ def _through_links(base: Path, listed: list[Path]) -> tuple[list[Path], list[Pat
     return found, far
 
 
-def import_path(code: Mapping[str, Any], own: bool = True) -> list[str]:
+def import_path(code: Code | None, own: bool = True) -> list[str]:
     """Return `sys.path` with every folder of the user's tree replaced by its copy in the snapshot.
 
     If a run comes from another machine, or is repeated from another folder, its tree is not the current one. The
@@ -189,8 +182,13 @@ def import_path(code: Mapping[str, Any], own: bool = True) -> list[str]:
     Args:
         code: the record's `code`.
         own: keep this interpreter's packages; otherwise return only folders in the snapshot.
+
+    Raises:
+        RecordError: the record does not say where the code is.
     """
-    base, folder, here = Path(code["base"]), Path(code["folder"]), Path.cwd()
+    if code is None or code.base is None or code.folder is None:
+        raise RecordError("the run's record does not say where its code is, so the run cannot be executed")
+    base, folder, here = Path(code.base), Path(code.folder), Path.cwd()
     trees = [base] if here.is_relative_to(base) else [base, _git_top(here) or here]
     path = []
     for entry in sys.path:
@@ -201,7 +199,7 @@ def import_path(code: Mapping[str, Any], own: bool = True) -> list[str]:
             path.append(str(copy))
         elif own:
             path.append(str(place))
-    working = PurePosixPath(str(code.get("working") or "."))
+    working = PurePosixPath(str(code.working or "."))
     copy = folder if working.is_absolute() or ".." in working.parts else folder / working
     return path if str(copy) in path or not copy.is_dir() else [*path, str(copy)]
 

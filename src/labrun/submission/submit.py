@@ -102,7 +102,7 @@ class Freezer:
         early = self.head is None and record.typed.sweep.resume is None and not compute.detach
         if early and backend.starts_ahead:
             registry.check(compute, sweep=True)
-            path = snapshot.import_path(record.code or {}, own=compute.python is None)
+            path = snapshot.import_path(record.code, own=compute.python is None)
             self.head = backend.start_ahead(compute, path, targets([job]))
         return job
 
@@ -269,7 +269,7 @@ def make_plan(submitted: Sequence[Job], folder: Path, runs: Sequence[Path], back
     config, compute = record.typed, record.typed.compute
     needs = [job.record.typed.compute.on_a_node for job in submitted]
     capacity = backend.capacity(needs, compute)
-    frozen = snapshot.import_path(record.code or {}, own=compute.python is None)
+    frozen = snapshot.import_path(record.code, own=compute.python is None)
     return sweep_state.Plan(
         target=backend.name,
         runs=[os.path.relpath(run_dir, folder) for run_dir in runs],
@@ -325,7 +325,7 @@ def _resume(submitted: Sequence[Job], folder: Path, backend: Backend) -> list[Pa
     resume.warn_about_changes([job.record for job in submitted], old, fresh_code)
     runs, taken = [one.run_dir for one in old], 0
     held = backend.attached(folder)
-    frozen = None if fresh_code or not old else snapshot.import_path(old[0].record.code or {})
+    frozen = None if fresh_code or not old else snapshot.import_path(old[0].record.code)
     matched = resume.match([job.record for job in submitted], old, frozen)
     for job, one in zip(submitted, matched, strict=True):
         if one is None:

@@ -22,6 +22,7 @@ from typing import Any
 from labrun import exact, refusal
 from labrun.errors import ConfigError, RunFailedError
 from labrun.runs import children, context, definition, ignore_rules, store
+from labrun.runs.groups import ScriptCode
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import Preempted, signal_name
 from labrun.schema import Config, Script
@@ -56,8 +57,8 @@ def run(config: Config, inputs: Sequence[Mapping[str, Any]], record: Record, pat
         KeyboardInterrupt, Preempted: the run was interrupted or preempted; the script has ended by then.
     """
     script = _of(config)
-    code = (record.code or {}).get("script") or {}
-    work = make_work_folder(paths, Path(str(code.get("folder"))), Path(str(code.get("base"))))
+    code = (record.code and record.code.script) or ScriptCode()
+    work = make_work_folder(paths, Path(str(code.folder)), Path(str(code.base)))
     words = definition.words(script.positional, script.arguments)
     frozen = _of(record.typed)  # references to the environment stay references in messages
     positional = [_as_meant(value) for value in frozen.positional]

@@ -14,6 +14,7 @@ from labrun.control.query import Pair, StatusResolver
 from labrun.errors import RecordError
 from labrun.runs import comparable, context, files, mean_curves, repeats, report, store
 from labrun.runs import record as records
+from labrun.runs.groups import Code
 from labrun.runs.record import Record, flat_config
 from labrun.runs.repeats import Setting
 
@@ -159,10 +160,9 @@ def _differences(
     keys = list(dict.fromkeys(key for config in found for key in config))
     rows = [(key, *(config.get(key, "-") for config in found)) for key in keys if comparable.is_compared(key)]
     rows = [row for row in rows if not _repeats(row, rows)]
-    rows.append(("code", *(str((record.code or {}).get("sources", "-"))[:12] for _, record in chosen)))
-    rows.append(
-        ("script", *(str(((record.code or {}).get("script") or {}).get("digest", "-"))[:12] for _, record in chosen))
-    )
+    codes = [record.code or Code() for _, record in chosen]
+    rows.append(("code", *(_prefix(code.sources) for code in codes)))
+    rows.append(("script", *(_prefix(None if code.script is None else code.script.digest) for code in codes)))
     rows.append(
         ("git commit", *(_prefix(None if git is None else git.commit) for git in (record.git for _, record in chosen)))
     )

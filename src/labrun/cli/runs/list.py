@@ -20,7 +20,7 @@ from labrun.control import lease, query
 from labrun.control.query import Pair, StatusResolver
 from labrun.runs import comparable, context, report, store, sweep_state
 from labrun.runs import record as records
-from labrun.runs.groups import plain
+from labrun.runs.groups import Code, plain
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import SweepState
 from labrun.tasks import threads
@@ -201,8 +201,8 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
         yield "property", f"{key}={value}"
     if (git := record.git) is not None:
         yield "git", f"{str(git.commit)[:12]} ({git.branch}){', with changes' if git.dirty else ''}"
-    code = record.code or {}
-    yield "code", f"{str(code.get('digest', '-'))[:12]}  {code.get('folder', '')}"
+    code = record.code or Code()
+    yield "code", f"{str(code.digest or '-')[:12]}  {code.folder or ''}"
     if record.task == records.PROGRAM:
         yield "program", record.command or "a notebook, or a script's own run"
     else:
