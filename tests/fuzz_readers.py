@@ -56,7 +56,7 @@ from labrun.runs import (
 )
 from labrun.runs import record as records
 from labrun.runs.attempts import Attempt
-from labrun.runs.groups import Code, GitState, SweepMember, ThreadChoice, ThreadUse
+from labrun.runs.groups import Code, DataEntry, GitState, SweepMember, ThreadChoice, ThreadUse
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import SweepState
 from labrun.search import takeover
@@ -214,7 +214,7 @@ def make(place: Place) -> None:
             "labrun seed=1",
             sweep=sweep,
             code=Code("0" * 64, "0" * 64, files=1, base="/x", folder="/x"),
-            data=[{"name": "digits", "digest": "d" * 64, "files": 1, "bytes": 10}],
+            data=[DataEntry(name="digits", digest="d" * 64, files=1, bytes=10)],
             packages={"numpy": "2.0"},
             git=GitState("c" * 40, "main", True),
             threads=ThreadUse(1, ThreadChoice(1)),

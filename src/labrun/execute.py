@@ -21,7 +21,7 @@ from labrun.data.mount import local_root, mount_reference
 from labrun.errors import DataError
 from labrun.references import references, resolve_environment, resolved
 from labrun.runs import record as records
-from labrun.runs.groups import Code
+from labrun.runs.groups import Code, DataEntry
 from labrun.runs.pictures import Pictures
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import Recording
@@ -104,7 +104,7 @@ def _is_cached(config: Config) -> bool:
     return root is not None and shared_cache.is_held(config.dataset, root)
 
 
-def mount_inputs(config: Config) -> tuple[Config, list[dict[str, Any]]]:
+def mount_inputs(config: Config) -> tuple[Config, list[DataEntry]]:
     """Mount every `${mount:...}` in a config.
 
     Returns:
@@ -115,7 +115,7 @@ def mount_inputs(config: Config) -> tuple[Config, list[dict[str, Any]]]:
     """
     named = dict.fromkeys(references(config.raw))
     found = {text: mount_reference(text, config.datastore, config.datastores) for text in named}
-    told = [{"input": text, "path": str(one.path), **one.described()} for text, one in found.items()]
+    told = [one.described(DataEntry(input=text, path=str(one.path))) for text, one in found.items()]
     return Config(resolved(config.raw, lambda text: str(found[text].path))), told
 
 
@@ -155,7 +155,7 @@ def pictures_of(run_dir: Path) -> Pictures:
     return summary.gather(work, work.score(arrays.test, arrays), arrays, record)
 
 
-def signature(config: Config, data: list[dict[str, Any]], code: Code | None) -> str:
+def signature(config: Config, data: list[DataEntry], code: Code | None) -> str:
     """Return the SHA-256 of the task's settings, its data and its code.
 
     All settings count, not only those that differ from the defaults.
@@ -171,7 +171,7 @@ def signature(config: Config, data: list[dict[str, Any]], code: Code | None) -> 
         for key, value in config.dataset.items()
         if key not in unsigned and not (key in LATER and value in (None, [], {}))
     }
-    signed["data"] = [entry.get("content") or entry["digest"] for entry in data if "digest" in entry]
+    signed["data"] = [entry.content or entry.digest for entry in data if entry.digest is not None]
     signed["code"] = None if code is None else code.sources
     if raw.get("script"):  # its code is its folder alone
         signed["script"] = {

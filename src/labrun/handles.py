@@ -20,6 +20,7 @@ from labrun.registered import Model
 from labrun.remote import mirror, notes
 from labrun.runs import context, definition, files, repeats, store, sweep_state
 from labrun.runs import record as records
+from labrun.runs.groups import plain
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import SweepState
 
@@ -134,7 +135,7 @@ class Run(Handle):
             "duration_s": record.duration_s,
             "properties": record.properties,
             "tags": record.tags,
-            "inputDatasets": record.data,
+            "inputDatasets": plain(record.data),
             "runDefinition": {**record.config, **own},
             "overrides": record.overrides,
             "error": None if record.error is None else record.error.as_json(),

@@ -167,7 +167,7 @@ def test_a_blob_container_is_uploaded_to_mounted_and_downloaded(
     assert run.get_metrics() == {"files": 3, "rows": 3, "again": 3}
     record = labrun.get_run("last", root=tmp_path).record
     assert AZURITE_KEY not in json.dumps(record.config)
-    assert [one.get("number") for one in record.data if one.get("asset") == "post-codes"] == [1]
+    assert [one.number for one in record.data if one.asset == "post-codes"] == [1]
 
 
 # Tables

@@ -67,7 +67,7 @@ def test_images_are_uploaded_mounted_and_a_model_registered(tmp_path: Path, few_
     assert "cifar10\t1\t{" in printed and "1 ['cifar10']" in printed
     assert (folder / "model" / "outputs" / "cifar_net.pth").stat().st_size > 1000
     record = labrun.get_run("last", root=folder).record
-    assert record.data[0]["version"] and record.tags == {"kind": "tutorial"}
+    assert record.data[0].version and record.tags == {"kind": "tutorial"}
     again = run(folder, "control.py")
     assert "cifar10\t2\t{" in again, "the second model is the second version"
 

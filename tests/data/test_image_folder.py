@@ -153,9 +153,9 @@ def test_the_suggested_key_works_as_typed(run_here: Runner, workspace: Path) -> 
     with pytest.raises(DataError, match="dataset.parts"):
         run_here(*common)
     record, _ = run_here(*common, "dataset.parts={train: A, test: B}")
-    assert (record.data[0]["train"], record.data[0]["test"]) == (24, 2)
+    assert (record.data[0].train, record.data[0].test) == (24, 2)
     record, _ = run_here(*common, "dataset.parts=false")
-    assert record.data[0]["class_names"] == ["A", "B"]
+    assert record.data[0].class_names == ["A", "B"]
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
@@ -342,4 +342,4 @@ def test_a_class_whose_folder_is_not_named_in_utf8_is_one_as_any(tmp_path: Path,
     write_classes(tmp_path / "images", dog=5, **{strange: 5})
     record, _ = run_here("dataset=image_folder", "dataset.path=images", "datastore.root=.", "dataset.test_size=0.4")
     assert record.status == "completed"
-    assert record.data[0]["class_names"] == ["caf\\udce9", "dog"]
+    assert record.data[0].class_names == ["caf\\udce9", "dog"]

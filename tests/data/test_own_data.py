@@ -251,7 +251,7 @@ def test_an_asset_comes_before_a_file_of_the_working_folder(run_here: Runner, wo
     assets.register(store, "csv", "tables", entries, tokens)
     (workspace / "iris.csv").write_text("a,b\n1,x\n")
     record, _ = run_here("dataset=csv", "dataset.path=iris.csv", "dataset.std=3.0")
-    assert record.data[0]["asset"] == "csv" and record.config["dataset"]["path"] == "iris.csv"
+    assert record.data[0].asset == "csv" and record.config["dataset"]["path"] == "iris.csv"
 
 
 def test_a_sweep_reads_the_frozen_script(labrun: Command, workspace: Path) -> None:

@@ -38,7 +38,8 @@ def trained(project: Project) -> tuple[Record, Path]:
 
 def test_it_is_streamed_to_the_numbers_of_memory(project: Project, trained: tuple[Record, Path]) -> None:
     record, _ = trained
-    assert not record.data[0]["reading"]["in_memory"] and (record.data[0]["train"], record.data[0]["test"]) == (250, 60)
+    assert record.data[0].reading is not None and record.data[0].reading.in_memory is False
+    assert (record.data[0].train, record.data[0].test) == (250, 60)
     held, _ = project.run(*TINY, "dataset.in_memory=true")
     assert held.metrics == record.metrics and held.signature == record.signature
 

@@ -41,7 +41,7 @@ def test_it_learns_and_says_how_well(trained: tuple[Record, Path]) -> None:
     assert record.training is not None and "the best by val/perplexity" in record.training.why
     losses = [line["value"] for line in read_metrics(run_dir) if line["name"] == "train/loss"]
     assert len(losses) == 3 and losses[-1] < losses[0]
-    assert record.data[0]["signed_by"] == "fingerprint()"
+    assert record.data[0].signed_by == "fingerprint()"
 
 
 def test_its_score_comes_again_and_it_writes(project: Project, trained: tuple[Record, Path]) -> None:

@@ -213,7 +213,7 @@ def test_data_of_here_are_sent_once_and_what_has_changed_again(box: far.Far, lab
     assert "sending data to box: 1 file" in labrun(*words, "seed=3").stderr
     found = sorted(runs_of(workspace), key=lambda one: one.created)
     assert [one.status for one in found] == ["completed"] * 3
-    first, second, third = (json.dumps([entry.get("digest") for entry in one.data]) for one in found)
+    first, second, third = (json.dumps([entry.digest for entry in one.data]) for one in found)
     assert first == second != third
 
 

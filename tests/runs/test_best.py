@@ -13,6 +13,7 @@ from helpers import new, submitted
 from labrun.errors import RecordError
 from labrun.runs import comparable, store
 from labrun.runs import record as records
+from labrun.runs.groups import DataEntry
 
 
 def completed(root: Path, number: int, metrics: dict[str, float], directions: dict[str, str] | None = None) -> str:
@@ -64,12 +65,12 @@ def test_the_user_must_give_an_unknown_direction(workspace: Path, lab_here: Comm
 
 def scored(number: int, **values: Any) -> records.Record:
     """A completed run of the data set t, whose accuracy is of the test part."""
-    data = [{"name": "t", "digest": values.pop("digest", "d"), "content": values.pop("content", None)}]
+    data = DataEntry(name="t", digest=values.pop("digest", "d"), content=values.pop("content", None))
     own = {key: values.pop(key) for key in ("split_seed", "target", "path", "validation_size") if key in values}
-    data[0] |= {"own_test": True} if values.pop("own_test", False) else {}
+    data.own_test = values.pop("own_test", None)
     config = {"model": {"folds": values.pop("folds", 0)}, "dataset": {"split_seed": 0, **own}}
     metrics = {"accuracy": 0.9, "test_accuracy": 0.9} if config["model"]["folds"] else {"accuracy": 0.9}
-    return new(f"a000000{number}", status=records.COMPLETED, data=data, config=config, metrics=metrics, **values)
+    return new(f"a000000{number}", status=records.COMPLETED, data=[data], config=config, metrics=metrics, **values)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_runs_of_several_data_sets_are_reported_by_their_names(
         completed(workspace, number, {"accuracy": 0.5})
         run_dir = workspace / "outputs" / "test" / f"now-a000000{number}"
         record = records.read(run_dir)
-        record.data = [{"name": name, "digest": name}]
+        record.data = [DataEntry(name=name, digest=name)]
         records.write(run_dir, record)
     best(workspace, "accuracy")
     assert "best:accuracy: accuracy is not comparable between these runs: they read different data" in caplog.text

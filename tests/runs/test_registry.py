@@ -25,6 +25,7 @@ from labrun.errors import ConfigError, CorruptDataError, LabrunError, RecordErro
 from labrun.registry import journal, model_folder, models
 from labrun.runs import context, store
 from labrun.runs import record as records
+from labrun.runs.groups import DataEntry
 from labrun.runs.recording import Recording
 from labrun.tracking.mlflow import client as mlflow_client
 
@@ -36,7 +37,7 @@ def run_with(root: Path, run_id: str, content: bytes = b"weights", **config: Any
     run_dir = submitted(root, run_id, config={"model": {"lr": 0.1}, **config})
     with Recording(run_dir, capture=False) as recording:
         context.log("accuracy", 0.5)
-        recording.record.data = list(DATA)
+        recording.record.data = [DataEntry.of(one) for one in DATA]
         outputs = run_dir / "outputs"
         (outputs / "model.skops").write_bytes(content)
         (outputs / "trained.pkl").write_bytes(content + b"pickle")

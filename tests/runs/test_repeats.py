@@ -17,7 +17,7 @@ from labrun.handles import Sweep
 from labrun.runs import mean_curves, recording, repeats, report
 from labrun.runs import record as records
 from labrun.runs.context import RunContext
-from labrun.runs.groups import Code, SweepMember
+from labrun.runs.groups import Code, DataEntry, SweepMember
 from labrun.runs.record import Record
 
 Values = Sequence[tuple[int, float | str | None]]
@@ -165,7 +165,7 @@ def test_the_same_values_again_count_once() -> None:
 
 
 def test_runs_whose_scores_do_not_compare_have_no_mean() -> None:
-    found = [scored(seed, 0.1, data=[{"name": "digits", "digest": f"d{seed}"}]) for seed in (1, 2)]
+    found = [scored(seed, 0.1, data=[DataEntry(name="digits", digest=f"d{seed}")]) for seed in (1, 2)]
     settings = repeats.of_seeds(found)
     assert settings[0].summary("accuracy").mean is None and settings[0].summary("accuracy").count == "0 of 2"
     (note,) = repeats.notes(settings, ["accuracy"])
@@ -173,7 +173,7 @@ def test_runs_whose_scores_do_not_compare_have_no_mean() -> None:
 
 
 def test_another_split_has_no_mean_either() -> None:
-    data = [{"name": "digits", "digest": "d", "content": "c"}]
+    data = [DataEntry(name="digits", digest="d", content="c")]
     found = [scored(seed, 0.1, data=data) for seed in (1, 2)]
     for one in found:
         one.config["dataset"] = {"split_seed": one.config["seed"]}

@@ -30,7 +30,7 @@ def test_a_package_brings_a_task(toy: None, labrun_here: Command, refused_here: 
     (run_dir,) = workspace.glob("outputs/*/*/run.json")
     record = records.read(run_dir.parent)
     assert (record.task, record.status, record.model) == ("count_classes", records.COMPLETED, None)
-    assert record.metrics["train/0"] > 0 and record.data[0]["name"] == "digits" and record.signature
+    assert record.metrics["train/0"] > 0 and record.data[0].name == "digits" and record.signature
     assert "only the training of a network can use several processes" in refused_here(
         *plain, "compute=slurm", "compute.nodes=2"
     )

@@ -67,7 +67,7 @@ def test_any_scikit_learn_classifier_is_a_target(run_here: Runner) -> None:
 
 def test_validation_part_is_scored(run_here: Runner) -> None:
     record, _ = run_here("dataset.validation_size=0.2")
-    assert record.data[0]["validation"] == round(0.2 * 1438)
+    assert record.data[0].validation == round(0.2 * 1438)
     assert "val_accuracy" in record.metrics and "val_loss" in record.metrics
 
 

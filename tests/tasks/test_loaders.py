@@ -84,7 +84,7 @@ def test_a_modules_own_steps_are_executed_and_all_that_they_log_is_recorded(run_
     assert record.training is not None and record.training.hyperparameters == {
         "num_classes": 10, "width": 32, "lr": 0.01
     }  # fmt: skip
-    assert record.data[0]["name"] == "DigitsModule" and record.data[0]["signed_by"] == "config and code"
+    assert record.data[0].name == "DigitsModule" and record.data[0].signed_by == "config and code"
 
 
 @pytest.mark.parametrize(("workers", "processes"), [(0, 1), (2, 1), (0, 2)])
@@ -311,7 +311,7 @@ def test_predictions_for_a_file_need_no_target_and_keep_identifying_columns(run_
     record, run_dir = run_here("task=predict", "from=last", "dataset=csv", "dataset.path=new.csv")
     rows = predictions(run_dir)
     assert [(row["patient_id"], row["prediction"]) for row in rows] == [("x1", "yes"), ("x2", "no")]
-    assert float(rows[0]["probability_yes"]) > 0.5 and record.data[0]["digest"]
+    assert float(rows[0]["probability_yes"]) > 0.5 and record.data[0].digest
 
 
 def test_predictions_are_next_to_the_targets_of_the_data_set(run_here: Runner, workspace: Path) -> None:
@@ -326,20 +326,20 @@ def test_settings_of_a_data_module_covered_by_the_signature(run_here: Runner, mi
     plain, _ = run_here(*DICTS)
     more, _ = run_here(*DICTS, "dataset.num_workers=1")
     other, _ = run_here(*DICTS, "dataset.train.last=299")
-    assert plain.data[0]["digest"] == more.data[0]["digest"] != other.data[0]["digest"]
+    assert plain.data[0].digest == more.data[0].digest != other.data[0].digest
     Path("data").mkdir()
     Path("data/offset.bin").write_bytes(b"ab")
     mounted = ("+dataset.train.path='${mount:offset.bin}'", "datastore.root=data")
     first, _ = run_here(*DICTS, *mounted)
     Path("data/offset.bin").write_bytes(b"abc")
     second, _ = run_here(*DICTS, *mounted)
-    assert first.data[0]["signed_by"] == "files" and first.data[0]["digest"] != second.data[0]["digest"]
+    assert first.data[0].signed_by == "files" and first.data[0].digest != second.data[0].digest
     printed, _ = run_here(*DICTS, "dataset.train._target_=loader_parts.Printed")
-    assert printed.data[0]["signed_by"] == "fingerprint()"
+    assert printed.data[0].signed_by == "fingerprint()"
     tested, _ = run_here(*DICTS, "dataset.train._target_=loader_parts.Printed", "dataset.test.last=450")
     with pytest.raises(ConfigError, match=r"dataset.train: Printed.fingerprint\(\) fails in .*: ZeroDivisionError"):
         run_here(*DICTS, "dataset.train._target_=loader_parts.Printed", "dataset.train.last=0")
-    assert tested.data[0]["digest"] != printed.data[0]["digest"], "the test part has no fingerprint"
+    assert tested.data[0].digest != printed.data[0].digest, "the test part has no fingerprint"
     with pytest.raises(ConfigError, match="the data have changed since that run read them"):
         Path("data/offset.bin").write_bytes(b"abcd")
         run_here(*DICTS, *mounted, "trainer.max_epochs=3", f"trainer.resume={second.id}")

@@ -149,7 +149,7 @@ def test_running_mean_loss_as_the_tutorial_prints_it(run_here: Runner, caplog: p
 
 def test_debug_fast_is_one_batch_of_each(run_here: Runner) -> None:
     record, _ = run_here("model=mnist_dnn", "debug=fast", "trainer.batch_size=16")
-    assert record.data[0]["train"] == 16 and record.data[0]["test"] == 16
+    assert record.data[0].train == 16 and record.data[0].test == 16
 
 
 def test_debug_overfit_reaches_nothing(run_here: Runner) -> None:

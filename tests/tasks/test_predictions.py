@@ -53,9 +53,9 @@ def test_labels_ids_and_inputs_of_a_registered_classifier(run_here: Runner, lab_
     """A table in another order, with categories and gaps that were not there before."""
     write(workspace / "customers.csv", customers())
     record, run_dir = run_here(*PIPELINE, f"dataset.path={workspace}/customers.csv")
-    assert record.data[0]["class_names"] == ["No", "Yes"]
-    assert record.data[0]["table"]["left_out"] == {"customerID": "looks like an id"}
-    assert "dates: since (as days since 2020-01-11)" in record.data[0]["notes"][0]
+    assert record.data[0].class_names == ["No", "Yes"]
+    assert (record.data[0].table or {})["left_out"] == {"customerID": "looks like an id"}
+    assert "dates: since (as days since 2020-01-11)" in (record.data[0].notes or [""])[0]
     models.register(store.workspace(), run_dir, "churn")
     new = [
         {"contract": "Year", "charges": "$2,000", "customerID": "b", "since": "2020-03-01", "note": "second"},
@@ -111,7 +111,7 @@ def test_the_suggested_keys_work_as_typed(run_here: Runner, workspace: Path) -> 
         run_here(*common, "dataset.decimal=.")
     for decimal in (".", "','"):
         record, _ = run_here(*common, f"dataset.decimal={decimal}", 'dataset.dates={d: "%d/%m/%Y"}')
-        kinds = {one["name"]: one["kind"] for one in record.data[0]["table"]["columns"]}
+        kinds = {one["name"]: one["kind"] for one in (record.data[0].table or {})["columns"]}
         assert kinds == {"d": "date", "n": "number"}
     record, _ = run_here(
         *common,
@@ -121,7 +121,7 @@ def test_the_suggested_keys_work_as_typed(run_here: Runner, workspace: Path) -> 
         "dataset.encoding=utf-8",
         "dataset.header=true",
     )
-    assert [one["kind"] for one in record.data[0]["table"]["columns"]] == ["category"]
+    assert [one["kind"] for one in (record.data[0].table or {})["columns"]] == ["category"]
 
 
 def test_an_id_column_is_written_next_to_the_predictions(run_here: Runner, workspace: Path) -> None:
@@ -173,7 +173,7 @@ def test_another_table_is_scored_as_the_models_own(run_here: Runner, workspace: 
         "dataset.name=later",
         "dataset.test_size=0.5",
     )
-    assert record.metrics["accuracy"] == 1 and record.data[0]["class_names"] == ["x", "y", "z"]
+    assert record.metrics["accuracy"] == 1 and record.data[0].class_names == ["x", "y", "z"]
     write(workspace / "other.csv", [{**row, "kind": "w"} for row in later])
     with pytest.raises(DataError, match="the model knows the classes x, y, z, but not 'w'"):
         run_here("task=evaluate", f"from={run_dir}", "dataset=csv", f"dataset.path={workspace}/other.csv")
@@ -190,7 +190,7 @@ def test_classes_of_images_are_counted_by_their_names(run_here: Runner, lab_here
                 Image.fromarray(image).save(workspace / "pictures" / part / name / f"{number}.png")
     common = ("dataset=image_folder", f"datastore.root={workspace}/pictures", "report=none")
     record, run_dir = run_here(*common, "dataset.path=Train")
-    assert record.metrics["accuracy"] == 1 and record.data[0]["class_names"] == ["a", "b", "c"]
+    assert record.metrics["accuracy"] == 1 and record.data[0].class_names == ["a", "b", "c"]
     record, _ = run_here("task=evaluate", f"from={run_dir}", *common, "dataset.path=later", "dataset.name=later")
     assert record.metrics["accuracy"] == 1, "'c' is the third class, though the second here"
     models.register(store.workspace(), run_dir, "pictures")

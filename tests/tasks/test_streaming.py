@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import os
 import signal
 from pathlib import Path
@@ -19,6 +20,7 @@ from helpers import start_labrun, wait_for
 from labrun.data import memory
 from labrun.errors import ConfigError, DataError
 from labrun.runs import comparable
+from labrun.runs.groups import SampleReading
 
 FOLDER = ("dataset=image_folder", "datastore.root=p", "dataset.validation_size=0.2")
 PICTURES = (*FOLDER, "model=mnist_dnn")
@@ -46,8 +48,8 @@ def test_a_streamed_run_is_the_run_in_memory(run_here: Runner, pictures: Path) -
     held, held_dir = run_here(*PICTURES, *LEARNING, HELD)
     streamed, run_dir = run_here(*PICTURES, *LEARNING, STREAMED, "dataset.num_workers=1", pictures=True)
     assert streamed.metrics == held.metrics and streamed.signature == held.signature
-    assert streamed.data[0]["reading"] == {"in_memory": False, "why": "dataset.in_memory=false"}
-    assert {**streamed.data[0], "reading": 0} == {**held.data[0], "reading": 0}
+    assert streamed.data[0].reading == SampleReading(False, "dataset.in_memory=false")
+    assert dataclasses.replace(streamed.data[0], reading=held.data[0].reading) == held.data[0]
     assert comparable.mixture([held, streamed], "accuracy") is None
     for name in ("confusion_matrix.json", "model.pt"):
         assert (run_dir / "outputs" / name).read_bytes() == (held_dir / "outputs" / name).read_bytes()
@@ -57,7 +59,8 @@ def test_a_streamed_run_is_the_run_in_memory(run_here: Runner, pictures: Path) -
     whole, _ = run_here(*PICTURES, *LEARNING, HELD, "trainer.max_epochs=3")
     assert on.metrics == whole.metrics
     scored, _ = run_here("task=evaluate", f"from={held.id}", *FOLDER, STREAMED)
-    assert scored.metrics["accuracy"] == held.metrics["accuracy"] and not scored.data[0]["reading"]["in_memory"]
+    assert scored.metrics["accuracy"] == held.metrics["accuracy"]
+    assert scored.data[0].reading is not None and scored.data[0].reading.in_memory is False
     _, one = run_here("task=predict", f"from={streamed.id}", *FOLDER, HELD)
     _, other = run_here("task=predict", f"from={held.id}", *FOLDER, STREAMED)
     assert predictions(one) == predictions(other) and len(predictions(one)) == 120
@@ -73,14 +76,13 @@ def test_the_rule_decides_for_arrays_and_quantities(
     table = ("dataset=npz", "dataset.path=t.npz", "datastore.root=.", "dataset.regression=true", "model=mnist_dnn")
     few = (*table, "trainer.max_epochs=2", "dataset.validation_size=50")
     held, _ = run_here(*few)
-    assert held.data[0]["reading"]["in_memory"]
+    assert held.data[0].reading is not None and held.data[0].reading.in_memory
     monkeypatch.setattr(memory, "limit", lambda compute: memory.Limit(5000, "its cgroup's limit"))
     streamed, _ = run_here(*few)
     assert streamed.metrics == held.metrics
-    assert streamed.data[0]["reading"] == {
-        "in_memory": False,
-        "why": "its arrays take 9.4 KB, and the limit is 2.4 KB, half of the run's memory (its cgroup's limit)",
-    }
+    assert streamed.data[0].reading == SampleReading(
+        False, "its arrays take 9.4 KB, and the limit is 2.4 KB, half of the run's memory (its cgroup's limit)"
+    )
     _, one = run_here("task=predict", f"from={held.id}", *table[:-1], HELD)
     _, other = run_here("task=predict", f"from={held.id}", *table[:-1], STREAMED)
     assert predictions(one) == predictions(other) and len(predictions(one)) == 200

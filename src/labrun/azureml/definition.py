@@ -9,6 +9,7 @@ from typing import Any
 from labrun.azureml.submitting import ENVIRONMENT_TAG, TARGET_TAG
 from labrun.compat.azureml.training.files import LogFiles
 from labrun.runs import definition, files
+from labrun.runs.groups import DataEntry
 
 
 def details(run: Any) -> dict[str, Any]:
@@ -66,15 +67,15 @@ def _error(run: Any) -> dict[str, Any]:
     return {"error": {"error": {"code": "UserError", "message": failure, "details": []}}}
 
 
-def _input(entry: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+def _input(entry: DataEntry, config: dict[str, Any]) -> dict[str, Any]:
     """Return a record's input in the SDK's form."""
-    own = str(entry.get("input") or entry.get("asset") or "")
+    own = str(entry.input or entry.asset or "")
     aliases = (config.get("script") or {}).get("inputs") or {}
     name = next((alias for alias, mount in aliases.items() if own and own in str(mount)), own)
     return {
         "dataset": {"id": own},
         "consumptionDetails": {"type": "RunInput", "inputName": name, "mechanism": "Mount"},
-        **entry,
+        **entry.as_json(),
     }
 
 

@@ -259,7 +259,7 @@ def show(options: argparse.Namespace) -> int:
     users = [
         (record, run_dir)
         for run_dir, record in store.runs(store.workspace())
-        if any(entry.get("version") == asset.version for entry in record.data)
+        if any(entry.version == asset.version for entry in record.data)
     ]
     print(f"read by {len(users)} run(s) of this workspace")
     for record, run_dir in sorted(users, key=lambda pair: pair[0].created)[-10:]:

@@ -11,9 +11,9 @@ import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from labrun.checking import size_text
+from labrun.runs.groups import SampleReading
 from labrun.schema import Compute
 
 SHARE = 0.5
@@ -39,9 +39,9 @@ class Reading:
     in_memory: bool
     why: str
 
-    def recorded(self) -> dict[str, Any]:
+    def recorded(self) -> SampleReading:
         """Return the form stored in a run's record."""
-        return {"in_memory": self.in_memory, "why": self.why}
+        return SampleReading(self.in_memory, self.why)
 
 
 def limit(compute: Compute) -> Limit:

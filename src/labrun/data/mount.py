@@ -10,6 +10,7 @@ set, one of the folders that its reader knows.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
@@ -33,6 +34,7 @@ from labrun.data.stores.local import LocalDatastore
 from labrun.data.transfer import WORKERS
 from labrun.errors import CorruptDataError, MissingDataError
 from labrun.runs import store as workspaces
+from labrun.runs.groups import DataEntry
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +52,12 @@ class Mounted:
     """Bytes that this process fetched."""
     datastore: str
 
-    def described(self) -> dict[str, Any]:
-        """Return the entry for the run's record."""
-        known: dict[str, Any] = {"datastore": self.datastore, "moved_bytes": self.moved}
+    def described(self, entry: DataEntry) -> DataEntry:
+        """Return a record's entry with where its data came from."""
+        found = dataclasses.replace(entry, datastore=self.datastore, moved_bytes=self.moved)
         if self.asset is not None:
-            known |= {"asset": self.asset.name, "version": self.asset.version, "number": self.asset.number}
-        return known
+            found.asset, found.version, found.number = self.asset.name, self.asset.version, self.asset.number
+        return found
 
 
 def mount(datastore: Mapping[str, Any], dataset: Mapping[str, Any], reader: Reader | None = None) -> Mounted:

@@ -314,7 +314,7 @@ def _inside(run_dir: Path, record: Record, file: str) -> Path:
 
 def _data(record: Record) -> list[dict[str, Any]]:
     kept = ("name", "input", "digest", "asset", "version", "number", "datastore")
-    return [{key: entry[key] for key in kept if entry.get(key) is not None} for entry in record.data]
+    return [{key: value for key in kept if (value := getattr(entry, key)) is not None} for entry in record.data]
 
 
 def _copy(source: Path, card: Mapping[str, Any], target: Path) -> dict[str, str]:

@@ -54,16 +54,16 @@ def reason(found: Sequence[Record], metric: str) -> str:
 def _several_data(found: Sequence[Record], metric: str) -> list[str]:
     having = [record for record in found if record.data]
     # Records of older versions lack `own_test`, and the content digest of what the user's own code returned.
-    whole = {_files(record) for record in having if record.data[0].get("own_test")}
-    untold = {record.data[0].get("name") for record in having if not record.data[0].get("content")}
+    whole = {_files(record) for record in having if record.data[0].own_test}
+    untold = {record.data[0].name for record in having if not record.data[0].content}
     runs: dict[str, list[Record]] = {}
     for record in having:
-        is_split, is_told = _files(record) not in whole, record.data[0].get("name") not in untold
+        is_split, is_told = _files(record) not in whole, record.data[0].name not in untold
         runs.setdefault(_scored_on(record, metric, is_split, is_told), []).append(record)
     if len(runs) < 2:
         return []
     kinds = list(runs.values())
-    names = [str(records[0].data[0].get("name")) for records in kinds]
+    names = [str(records[0].data[0].name) for records in kinds]
     is_one = len(set(names)) == 1
     told = [_as_in(records, "" if is_one else f"{name}: ") for name, records in zip(names, kinds, strict=True)]
     listed = ", ".join([*told[:MAX_LISTED], *(["..."] if told[MAX_LISTED:] else [])])
@@ -91,7 +91,7 @@ OF_A_SPLIT = frozenset({"split_seed", "test_size", "validation_size"})
 
 
 def _files(record: Record) -> tuple[str, str]:
-    return str(record.data[0].get("name")), str(record.data[0].get("digest"))
+    return str(record.data[0].name), str(record.data[0].digest)
 
 
 def _scored_on(record: Record, metric: str, is_split: bool, is_told: bool) -> str:
@@ -103,16 +103,16 @@ def _scored_on(record: Record, metric: str, is_split: bool, is_told: bool) -> st
         is_split: whether labrun split the test part off the data.
         is_told: whether all runs on data of that name recorded the content digest of what the user's code returned.
     """
-    if record.data[0].get("signed_by"):  # the data has its own loaders, and its digest covers all that they read
-        return repr((record.data[0].get("name"), record.data[0].get("digest")))
     config, entry = record.config.get("dataset"), record.data[0]
+    if entry.signed_by:  # the data has its own loaders, and its digest covers all that they read
+        return repr((entry.name, entry.digest))
     dataset = {str(key): value for key, value in config.items()} if isinstance(config, Mapping) else {}
     unlike = set(UNSCORED)
     is_of_training = metric.startswith("val_") or (not metric.startswith(PARTS) and _folds(record))
     if not is_of_training:
         unlike |= {"validation_size"} if is_split else OF_A_SPLIT
     kept = sorted((key, repr(value)) for key, value in dataset.items() if key not in unlike and value not in NOTHING)
-    return repr((entry.get("name"), entry.get("content") if is_told else entry.get("digest"), kept))
+    return repr((entry.name, entry.content if is_told else entry.digest, kept))
 
 
 def _several_ways(found: Sequence[Record], metric: str) -> list[str]:

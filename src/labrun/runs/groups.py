@@ -201,3 +201,65 @@ class Code(Sparse):
     """For a script: its own folder."""
     environment: str | None = None
     """For a script with its own environment: the digest of that."""
+
+
+@dataclass
+class SampleReading(Sparse):
+    """Whether the samples of a data set were held in memory, and why."""
+
+    in_memory: bool | None = None
+    why: str | None = None
+
+
+@dataclass
+class DataEntry(Sparse):
+    """Data that a run has read: a data set, or a mount that its config refers to."""
+
+    input: str | None = None
+    """For a mount: the reference to it."""
+    path: str | None = None
+    """For a mount: where it was."""
+    name: str | None = None
+    """Name of the data set."""
+    kind: str | None = None
+    """For a data set with its own loaders: its class."""
+    digest: str | None = None
+    """SHA-256 of its files, or of what `signed_by` names."""
+    signed_by: str | None = None
+    """For a data set with its own loaders: what the digest covers."""
+    files: int | None = None
+    """Number of its files."""
+    bytes: int | None = None
+    """Their total size."""
+    input_shape: list[int] | None = None
+    """Shape of one sample."""
+    classes: int | None = None
+    """Number of classes."""
+    train: int | None = None
+    """Number of training samples."""
+    validation: int | None = None
+    """Number of validation samples."""
+    test: int | None = None
+    """Number of test samples."""
+    class_names: list[str] | None = None
+    """The first ones."""
+    table: dict[str, Any] | None = None
+    """For a table: how its columns were read."""
+    notes: list[str] | None = None
+    """What the reader reported."""
+    content: str | None = None
+    """For data made by the user's code: SHA-256 of the arrays."""
+    reading: SampleReading | None = None
+    """For a network: whether the samples were held in memory."""
+    own_test: bool | None = None
+    """Whether the data set has a test part of its own; None in older records."""
+    datastore: str | None = None
+    """Name of its datastore."""
+    moved_bytes: int | None = None
+    """Bytes that the run fetched."""
+    asset: str | None = None
+    """Name of its asset, if it is one."""
+    version: str | None = None
+    """The asset's version, a digest."""
+    number: int | None = None
+    """Number of the asset's version."""

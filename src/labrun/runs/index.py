@@ -25,6 +25,8 @@ from labrun.runs.record import Record
 FORMAT = 1
 LEFT_OUT = frozenset({"config", "hydra", "packages", "host", "git", "signature", "attempts", "model", "command"})
 """Fields that a listing does not need and that make records large."""
+NOT_OF_DATA = frozenset({"input_shape", "class_names", "table", "notes", "reading"})
+"""The same, of an entry of `data`."""
 KEPT = tuple(f.name for f in fields(Record) if f.name not in LEFT_OUT)
 FEW = 20
 """Up to this many changed records are reread on each listing instead of rewriting the index."""
@@ -33,7 +35,7 @@ Stamp = list[int]
 
 @dataclass
 class Listing:
-    """The runs of a workspace in no particular order, with records that lack the fields in `LEFT_OUT`."""
+    """The runs of a workspace in no particular order, with records that lack `LEFT_OUT` and `NOT_OF_DATA`."""
 
     runs: list[tuple[Path, Record]]
     damaged: list[tuple[Path, str]]
@@ -127,6 +129,9 @@ def _read(run_dir: Path) -> tuple[dict[str, Any] | None, str]:
         record.process = None
     if (code := record.code) is not None:
         record.code = Code(digest=code.digest, script=code.script, environment=code.environment)
+    for entry in record.data:
+        for name in NOT_OF_DATA:
+            setattr(entry, name, None)
     if record.error is not None:
         record.error = Failure(record.error.type, record.reason)
     content = {name: value for name in KEPT if (value := plain(getattr(record, name))) not in (None, "", [], {})}

@@ -28,7 +28,7 @@ from labrun._io import atomic_write
 from labrun.errors import DamagedRecordError, RecordError
 from labrun.runs import context, sdk_ids
 from labrun.runs.attempts import Attempt, Failure, Job, Process
-from labrun.runs.groups import Code, GitState, Imported, SweepMember, ThreadUse, Training, own_fields, plain
+from labrun.runs.groups import Code, DataEntry, GitState, Imported, SweepMember, ThreadUse, Training, own_fields, plain
 from labrun.schema import Config
 
 FORMAT = 2
@@ -167,7 +167,8 @@ class Record:
     process: Process | None = None
     job: Job | None = None
     """Cluster job that ran the latest attempt."""
-    data: list[dict[str, Any]] = field(default_factory=list)
+    data: list[DataEntry] = field(default_factory=list)
+    """What it read; the data set first."""
     model: dict[str, Any] | None = None
     training: Training | None = None
     """For a network: how its training went, and which epoch's weights were tested."""

@@ -17,6 +17,7 @@ import optuna
 
 from labrun.control.objective import Objective
 from labrun.runs import record as records
+from labrun.runs.groups import DataEntry
 from labrun.runs.report import number
 from labrun.terminal import plain
 
@@ -389,11 +390,11 @@ def _cells(one: TrialResult, metrics: Sequence[str], names: Sequence[str]) -> li
 
 def _data(record: records.Record) -> list[str]:
     """Return a line on the data that a run read; empty if its record does not say."""
-    entry = record.data[0] if record.data else {}
-    if any(type(entry.get(part)) is not int for part in PARTS):
+    entry = record.data[0] if record.data else DataEntry()
+    counts = {word: getattr(entry, part) for part, word in PARTS.items()}
+    if any(type(count) is not int for count in counts.values()):
         return []
-    counts = ", ".join(f"{entry[part]:,} {word}" for part, word in PARTS.items())
-    return [f"Data: {entry.get('name')} ({counts} samples)"]
+    return [f"Data: {entry.name} ({', '.join(f'{count:,} {word}' for word, count in counts.items())} samples)"]
 
 
 def _cell(value: Any) -> str:

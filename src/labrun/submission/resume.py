@@ -22,7 +22,7 @@ from labrun.errors import DataError, RecordError
 from labrun.references import resolve_environment
 from labrun.runs import custom_locations, store, sweep_state
 from labrun.runs import record as records
-from labrun.runs.groups import Code
+from labrun.runs.groups import Code, DataEntry
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import SweepState
 from labrun.schema import Config
@@ -109,13 +109,13 @@ def match(
         old: the existing runs of the sweep.
         path: the import path of the runs that must still run; None: that of this process.
     """
-    digests: dict[str, list[dict[str, Any]]] = {}
+    digests: dict[str, list[DataEntry]] = {}
     by_signature: dict[str, list[PreviousRun]] = {}
     for one in old:
         if one.record.imported is not None and one.record.status != records.COMPLETED:
             continue  # its record would determine what runs: start the command's own run instead
         if one.record.finished and one.record.status == records.COMPLETED:
-            data = [entry for entry in one.record.data if "digest" in entry]
+            data = [entry for entry in one.record.data if entry.digest is not None]
         else:
             data = _data_now(one.record.config, digests, path)
         by_signature.setdefault(_signature(one.record, data), []).append(one)
@@ -144,20 +144,20 @@ def with_compute(old: Sequence[str], new: Sequence[str]) -> list[str]:
     return [text for text in old if top_key(text) != "compute"] + [text for text in new if top_key(text) == "compute"]
 
 
-def _signature(record: Record, data: list[dict[str, Any]]) -> str:
+def _signature(record: Record, data: list[DataEntry]) -> str:
     """Return a signature that equal runs share; values from the environment count as they were at submission."""
     settings = record.settings or execute.signature(Config(resolve_environment(record.config)), [], None)
-    return " ".join([settings, *(str(entry.get("content") or entry["digest"]) for entry in data)])
+    return " ".join([settings, *(str(entry.content or entry.digest) for entry in data)])
 
 
-def _of_before(record: Record, data: list[dict[str, Any]]) -> str:
+def _of_before(record: Record, data: list[DataEntry]) -> str:
     """Return the signature in older versions, whose records have no digest of data produced by the user's code."""
-    return _signature(record, [{"digest": entry["digest"]} for entry in data])
+    return _signature(record, [DataEntry(digest=entry.digest) for entry in data])
 
 
 def _data_now(
-    config: Mapping[str, Any], known: dict[str, list[dict[str, Any]]], path: Sequence[str] | None
-) -> list[dict[str, Any]]:
+    config: Mapping[str, Any], known: dict[str, list[DataEntry]], path: Sequence[str] | None
+) -> list[DataEntry]:
     """Return the digest of the data that a run would read now."""
     if not config.get("dataset"):
         return []
@@ -177,7 +177,7 @@ def _data_now(
             known[key] = [
                 _answered(MAKE, [mounted.dataset, str(place)], path or sys.path)
                 if made.is_own_code
-                else {"digest": reader.manifest_digest(reader.manifest(made.files(place)))}
+                else DataEntry(digest=reader.manifest_digest(reader.manifest(made.files(place))))
             ]
         except (DataError, OSError):
             known[key] = []
@@ -206,13 +206,13 @@ from labrun.schema import Config
 from labrun.tasks import batch_sources, own_loaders
 config, inputs = execute.mount_inputs(Config(given))
 feed = batch_sources.ModuleFeed(batch_sources.make_module(config.dataset), str(config.dataset["name"]))
-found = {"digest": own_loaders.described(Config(given), feed, inputs)["digest"]}
+found = {"digest": own_loaders.described(Config(given), feed, inputs).digest}
 """
 LONGEST_S = 900.0
 """Time limit for the user's own code to produce its data, seconds."""
 
 
-def _answered(work: str, given: Any, path: Sequence[str]) -> dict[str, Any]:
+def _answered(work: str, given: Any, path: Sequence[str]) -> DataEntry:
     """Return the digests of data produced by the user's own code, from a process that imports the code of the runs.
 
     Args:
@@ -235,7 +235,7 @@ def _answered(work: str, given: Any, path: Sequence[str]) -> dict[str, Any]:
     if not found:
         log.warning("dataset=%s cannot be read now: %s", dataset.get("name"), masking.masked(why))
         raise DataError(why)
-    return found
+    return DataEntry.of(found)
 
 
 def warn_about_changes(new: Sequence[Record], old: Sequence[PreviousRun], fresh_code: bool) -> None:

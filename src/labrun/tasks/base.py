@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from labrun.plugins import TASKS
+from labrun.runs.groups import DataEntry
 
 if TYPE_CHECKING:
     from labrun.runs.record import Record, RunPaths
@@ -31,11 +32,11 @@ class Run:
     """Its config, with mounts still as references."""
     config: Config
     """Its config, with mounts replaced by paths."""
-    inputs: list[dict[str, Any]]
-    """The mounted data, in the form of the record's `data`."""
+    inputs: list[DataEntry]
+    """The mounted data."""
     pictures: bool
     """Whether to draw the run's pictures."""
-    sign: Callable[[list[dict[str, Any]]], str]
+    sign: Callable[[list[DataEntry]], str]
     """Returns the signature of a run that has read the given data."""
 
     @property
@@ -48,7 +49,7 @@ class Run:
         """The run's folder."""
         return self.recording.paths
 
-    def note_data(self, *read: dict[str, Any]) -> None:
+    def note_data(self, *read: DataEntry) -> None:
         """Add the data that was read to the mounted data in the record, and sign the record."""
         self.record.data = [*read, *self.inputs]
         self.record.signature = self.sign(self.record.data)
@@ -78,7 +79,7 @@ class TaskType(ABC):
         """Do all of the run's work."""
 
     def assist(  # noqa: B027 - most have one process
-        self, paths: RunPaths, record: Record, config: Config, inputs: list[dict[str, Any]]
+        self, paths: RunPaths, record: Record, config: Config, inputs: list[DataEntry]
     ) -> None:
         """Take part as a process other than the first; record nothing."""
 

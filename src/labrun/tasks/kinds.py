@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from labrun import schema, validation
+from labrun.runs.groups import DataEntry
 from labrun.tasks.base import Run, TaskType
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Fit(TaskType):
 
         fitting.fit(run)
 
-    def assist(self, paths: RunPaths, record: Record, config: schema.Config, inputs: list[dict[str, Any]]) -> None:
+    def assist(self, paths: RunPaths, record: Record, config: schema.Config, inputs: list[DataEntry]) -> None:
         """Take part in the training."""
         from labrun.tasks import fitting
 
@@ -125,7 +126,7 @@ class Script(TaskType):
         registering.of_script(run.record, run.paths, run.recording.attempt)
         summary.finish_script(run.record, run.paths, run.pictures)
 
-    def assist(self, paths: RunPaths, record: Record, config: schema.Config, inputs: list[dict[str, Any]]) -> None:
+    def assist(self, paths: RunPaths, record: Record, config: schema.Config, inputs: list[DataEntry]) -> None:
         """Start the script's processes on this machine, too."""
         from labrun.tasks import script
 

@@ -15,6 +15,7 @@ from labrun.data import reader
 from labrun.errors import ConfigError
 from labrun.references import references
 from labrun.runs import recording, seals
+from labrun.runs.groups import DataEntry
 from labrun.schema import Config
 from labrun.tasks import task as tasks
 
@@ -129,7 +130,7 @@ def _offered(target: Any, node: Mapping[str, Any], feed: ModuleFeed) -> dict[str
     return offered
 
 
-def described(signed: Config, feed: ModuleFeed, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def described(signed: Config, feed: ModuleFeed, inputs: Sequence[DataEntry]) -> DataEntry:
     """Return the record's entry on the data, which includes a digest and its source.
 
     Args:
@@ -139,17 +140,17 @@ def described(signed: Config, feed: ModuleFeed, inputs: Sequence[Mapping[str, An
     """
     node = signed.dataset
     prints = {name: _print(one, name) for name, one in _printed(feed)}
-    mounted = [one for one in inputs if one["input"] in set(references(node))]
+    mounted = [one for one in inputs if one.input in set(references(node))]
     if prints:
         silent = [part for part in READ if feed.parts.get(part) and not prints.keys() & {"", part}]
         others = {part: node[part] for part in silent}
-        own = [_content(one) for one in mounted if one["input"] in set(references(others))]
+        own = [_content(one) for one in mounted if one.input in set(references(others))]
         signed_by, digest = "fingerprint()", _digest([prints, of_config(others), own] if others else prints)
     elif mounted:
         signed_by, digest = "files", _digest([_content(one) for one in mounted])
     else:
         signed_by, digest = "config and code", of_config(node)
-    return {"name": feed.name, "kind": str(node["_target_"]), "digest": digest, "signed_by": signed_by}
+    return DataEntry(name=feed.name, kind=str(node["_target_"]), digest=digest, signed_by=signed_by)
 
 
 def of_config(node: Mapping[str, Any]) -> str:
@@ -183,10 +184,10 @@ def _print(found: Any, part: str) -> str:
     return str(given)
 
 
-def _content(entry: Mapping[str, Any]) -> str:
-    if entry.get("version"):
-        return str(entry["version"])
-    path = Path(str(entry["path"]))
+def _content(entry: DataEntry) -> str:
+    if entry.version:
+        return str(entry.version)
+    path = Path(str(entry.path))
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     return reader.manifest_digest(reader.manifest(files)) if files else "nothing"
 

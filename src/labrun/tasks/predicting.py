@@ -19,6 +19,7 @@ from labrun.data.readers.user_arrays import place_of
 from labrun.errors import BY_OVERRIDE, UnfitError
 from labrun.runs import record as records
 from labrun.runs import seals, store
+from labrun.runs.groups import DataEntry
 from labrun.runs.record import RunPaths
 from labrun.tasks import evaluating, outputs, own_loaders, reading, resume_checks, sample_files, saved, summary
 from labrun.tasks import task as tasks
@@ -57,11 +58,11 @@ def predict(run: Run) -> None:
         files = [file_of(dataset, mounted.path)]
         rule = reader.reading(made, dataset, mounted.path, taken["limit"])
         table = of_file(model, dataset, mounted.path, streams=rule is not None and not rule.in_memory)
-        entry: dict[str, Any] = {"name": dataset["name"], "digest": reader.manifest_digest(reader.manifest(files))}
+        entry = DataEntry(name=dataset["name"], digest=reader.manifest_digest(reader.manifest(files)))
     else:
         arrays = reader.read(dataset, mounted.path, **taken, known=reading.known_table(config))
         table, entry = of_arrays(model, arrays), reading.described(arrays)
-    run.note_data({**entry, **mounted.described()})
+    run.note_data(mounted.described(entry))
     _finish(run, table, f"{dataset['name']} ({type(made).__name__})", began)
 
 

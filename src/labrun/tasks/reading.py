@@ -10,6 +10,7 @@ from labrun.data import memory, reader, shared_cache
 from labrun.data.arrays import Arrays
 from labrun.data.mount import mount
 from labrun.runs import cards
+from labrun.runs.groups import DataEntry
 from labrun.runs.record import RunPaths
 from labrun.schema import Config
 from labrun.tasks import base, summary
@@ -25,7 +26,7 @@ def arrays_of_run(run: base.Run) -> Arrays:
     mounted = mount(config.datastore, config.dataset, reader.make_reader(config.dataset))
     arrays, manifest = shared_cache.read(config.dataset, mounted.path, known=known_table(config), **taken(config))
     summary.log_data(arrays)
-    run.note_data({**_description(arrays, manifest), **mounted.described()})
+    run.note_data(mounted.described(_description(arrays, manifest)))
     return arrays
 
 
@@ -52,26 +53,26 @@ def known_table(config: Config) -> dict[str, Any] | None:
     return {**card["table"], "classes": card["class_names"]} if card.get("table") else None
 
 
-def described(arrays: Arrays) -> dict[str, Any]:
+def described(arrays: Arrays) -> DataEntry:
     """Return the record's entry on a data set: its splits, and a digest of its files."""
     return _description(arrays, reader.manifest(arrays.files))
 
 
-def _description(arrays: Arrays, manifest: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {
-        "name": arrays.name,
-        "digest": reader.manifest_digest(manifest),
-        "files": len(manifest),
-        "bytes": sum(entry["size"] for entry in manifest),
-        "input_shape": list(arrays.input_shape),
-        "classes": arrays.num_classes,
-        "train": len(arrays.train),
-        "validation": 0 if arrays.validation is None else len(arrays.validation),
-        "test": len(arrays.test),
-        **({"class_names": list(arrays.class_names[:NAMED])} if arrays.class_names else {}),
-        **({"table": dict(arrays.table)} if arrays.table is not None else {}),
-        **({"notes": list(arrays.notes)} if arrays.notes else {}),
-        **({"content": arrays.content} if arrays.content else {}),
-        **({"reading": arrays.reading.recorded()} if arrays.reading is not None else {}),
-        "own_test": not arrays.is_split,
-    }
+def _description(arrays: Arrays, manifest: Sequence[Mapping[str, Any]]) -> DataEntry:
+    return DataEntry(
+        name=arrays.name,
+        digest=reader.manifest_digest(manifest),
+        files=len(manifest),
+        bytes=sum(entry["size"] for entry in manifest),
+        input_shape=list(arrays.input_shape),
+        classes=arrays.num_classes,
+        train=len(arrays.train),
+        validation=0 if arrays.validation is None else len(arrays.validation),
+        test=len(arrays.test),
+        class_names=list(arrays.class_names[:NAMED]) or None,
+        table=None if arrays.table is None else dict(arrays.table),
+        notes=list(arrays.notes) or None,
+        content=arrays.content or None,
+        reading=None if arrays.reading is None else arrays.reading.recorded(),
+        own_test=not arrays.is_split,
+    )

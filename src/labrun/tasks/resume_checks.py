@@ -10,6 +10,7 @@ from labrun import exact
 from labrun.errors import ConfigError
 from labrun.runs import record as records
 from labrun.runs import seals
+from labrun.runs.groups import DataEntry
 from labrun.runs.record import Record, RunPaths
 from labrun.schema import Config, Node
 
@@ -43,12 +44,12 @@ def begin(config: Config, record: Record, code: Mapping[str, str] | None, paths:
     """
     check_training(config, record, code, paths)
     # Recorded only after the check: a refused attempt has not trained on anything.
-    read = [{key: entry[key] for key in NOTED if key in entry} for entry in record.data]
+    read = [{key: value for key in NOTED if (value := getattr(entry, key)) is not None} for entry in record.data]
     record.attempts[-1].model_code, record.attempts[-1].read = (None if code is None else dict(code)), read
 
 
-def _entries(found: Any) -> list[Mapping[str, Any]]:
-    return [entry for entry in found if isinstance(entry, Mapping)]
+def _entries(found: Any) -> list[DataEntry]:
+    return [DataEntry.of(entry) for entry in found if isinstance(entry, Mapping)]
 
 
 def check_training(config: Config, record: Record, code: Mapping[str, str] | None, paths: RunPaths) -> None:
@@ -134,7 +135,7 @@ def _place(datastore: Node) -> str:
     return exact.canonical({key: value for key, value in datastore.items() if not str(key).startswith("cache")})
 
 
-def what_differs(then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> str:
+def what_differs(then: Sequence[DataEntry], now: Sequence[DataEntry]) -> str:
     """Describe how the data of two runs differ; empty if they are the same.
 
     For data made by the user's code, the resulting arrays are compared if both records have their digest (older
@@ -142,13 +143,17 @@ def what_differs(then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, A
     """
     for old, new in zip(then, now, strict=False):
         sizes = [
-            f"{part} {old.get(part)}, now {new.get(part)}"
-            for part in ("train", "validation", "test")
-            if old.get(part) != new.get(part)
+            f"{part} {before}, now {after}"
+            for part, before, after in (
+                ("train", old.train, new.train),
+                ("validation", old.validation, new.validation),
+                ("test", old.test, new.test),
+            )
+            if before != after
         ]
-        if old.get("content") and new.get("content"):
-            if old["content"] != new["content"]:
-                return "; ".join([f"{new.get('name')} gives other arrays", *sizes])
-        elif old.get("digest") != new.get("digest"):
-            return "; ".join([f"{READ_FROM.get(str(new.get('signed_by')), 'files')} of {new.get('name')}", *sizes])
+        if old.content and new.content:
+            if old.content != new.content:
+                return "; ".join([f"{new.name} gives other arrays", *sizes])
+        elif old.digest != new.digest:
+            return "; ".join([f"{READ_FROM.get(str(new.signed_by), 'files')} of {new.name}", *sizes])
     return "" if len(then) == len(now) else "their number"

@@ -22,7 +22,7 @@ from typing import Any
 from labrun import exact, refusal
 from labrun.errors import ConfigError, RunFailedError
 from labrun.runs import children, context, definition, ignore_rules, store
-from labrun.runs.groups import ScriptCode
+from labrun.runs.groups import DataEntry, ScriptCode
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import Preempted, signal_name
 from labrun.schema import Config, Script
@@ -42,7 +42,7 @@ TAIL_LINES = 400
 COMPAT = Path(__file__).parents[1] / "compat"
 
 
-def run(config: Config, inputs: Sequence[Mapping[str, Any]], record: Record, paths: RunPaths) -> None:
+def run(config: Config, inputs: Sequence[DataEntry], record: Record, paths: RunPaths) -> None:
     """Run a script to its end.
 
     Args:
@@ -115,7 +115,7 @@ def with_children(paths: RunPaths) -> Iterator[None]:
         children.end_open(store.workspace(), paths.root, error)
 
 
-def assist(config: Config, inputs: Sequence[Mapping[str, Any]], record: Record, paths: RunPaths) -> None:
+def assist(config: Config, inputs: Sequence[DataEntry], record: Record, paths: RunPaths) -> None:
     """Run the script's processes on a machine other than the first; see `run` and `nodes`.
 
     Raises:
@@ -176,16 +176,16 @@ def _reported_failure(paths: RunPaths) -> str | None:
         return None
 
 
-def read_by_name(paths: RunPaths, mounted: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def read_by_name(paths: RunPaths, mounted: Sequence[DataEntry]) -> list[DataEntry]:
     """Return the data that the script read with `Dataset.get_by_name` and that were not mounted, as record entries."""
     try:
         lines = (paths.root / context.INPUTS_FILE).read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
-    found = [json.loads(line) for line in lines if line.endswith("}")]
-    new = {(entry["datastore"], entry["asset"], entry["number"]): entry for entry in found}
+    found = [DataEntry.of(json.loads(line)) for line in lines if line.endswith("}")]
+    new = {(entry.datastore, entry.asset, entry.number): entry for entry in found}
     for one in mounted:
-        new.pop((one.get("datastore"), one.get("asset"), one.get("number")), None)
+        new.pop((one.datastore, one.asset, one.number), None)
     return list(new.values())
 
 
@@ -299,7 +299,7 @@ def interpreter(script: Script) -> str:
 
 
 def variables(
-    config: Config, record: Record, paths: RunPaths, inputs: Sequence[Mapping[str, Any]], endpoint: Endpoint
+    config: Config, record: Record, paths: RunPaths, inputs: Sequence[DataEntry], endpoint: Endpoint
 ) -> dict[str, str]:
     """Return the script's environment variables: this process's without labrun's internal ones, and the run's own."""
     found = {
@@ -322,7 +322,7 @@ def variables(
     threads.wait_by_default(found)
     for name in threads.VARIABLES:
         found.setdefault(name, str(config.compute.cpus_per_run))
-    named = {str(entry["input"]).partition("@")[0].rpartition("/")[2]: str(entry["path"]) for entry in inputs}
+    named = {str(entry.input).partition("@")[0].rpartition("/")[2]: str(entry.path) for entry in inputs}
     named |= {name: str(path) for name, path in script.inputs.items()}
     found |= {
         "PYTHONUNBUFFERED": "1",

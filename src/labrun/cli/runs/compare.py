@@ -14,7 +14,7 @@ from labrun.control.query import Pair, StatusResolver
 from labrun.errors import RecordError
 from labrun.runs import comparable, context, files, mean_curves, repeats, report, store
 from labrun.runs import record as records
-from labrun.runs.groups import Code
+from labrun.runs.groups import Code, DataEntry
 from labrun.runs.record import Record, flat_config
 from labrun.runs.repeats import Setting
 
@@ -186,9 +186,9 @@ def _repeats(row: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> bool:
     return any(other[0] in others and other[1:] == row[1:] for other in rows)
 
 
-def _read(entry: Mapping[str, Any]) -> str:
+def _read(entry: DataEntry) -> str:
     """Return the digest of the data that a run read, and of the arrays that code made from them."""
-    return "/".join(str(entry[key])[:12] for key in ("digest", "content") if entry.get(key))
+    return "/".join(str(digest)[:12] for digest in (entry.digest, entry.content) if digest)
 
 
 def _measured(chosen: Sequence[Pair]) -> Iterator[tuple[str, ...]]:

@@ -20,7 +20,7 @@ from labrun.control import lease, query
 from labrun.control.query import Pair, StatusResolver
 from labrun.runs import comparable, context, report, store, sweep_state
 from labrun.runs import record as records
-from labrun.runs.groups import Code, plain
+from labrun.runs.groups import Code, DataEntry, plain
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import SweepState
 from labrun.tasks import threads
@@ -240,12 +240,7 @@ def _how_to_continue(run_dir: Path, record: Record) -> str:
     return f"it left no checkpoint: lab runs rerun {record.id} starts it over"
 
 
-def _data(data: dict[str, Any]) -> str:
-    name = data.get("name") or data.get("input") or data.get("asset") or "?"
-    digest = str(data.get("digest", ""))[:12]
-    sizes = (
-        f"{checking.counted(data['files'], 'file')}, {data['bytes']:,} bytes"
-        if type(data.get("bytes")) is int and type(data.get("files")) is int
-        else ""
-    )
-    return "  ".join(part for part in (str(name), digest, sizes, str(data.get("path", ""))) if part)
+def _data(data: DataEntry) -> str:
+    name, files, size = data.name or data.input or data.asset or "?", data.files, data.bytes
+    sizes = f"{checking.counted(files, 'file')}, {size:,} bytes" if type(files) is int and type(size) is int else ""
+    return "  ".join(part for part in (str(name), str(data.digest or "")[:12], sizes, str(data.path or "")) if part)

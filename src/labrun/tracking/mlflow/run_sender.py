@@ -181,10 +181,8 @@ class RunSender:
         if record.git is not None and record.git.commit:
             yield "mlflow.source.git.commit", str(record.git.commit)
         for entry in record.data:
-            if isinstance(entry, Mapping):
-                name = entry.get("name") or entry.get("asset") or entry.get("input") or "data"
-                what = entry.get("digest") or entry.get("version") or entry.get("path") or ""
-                yield names.allowed(f"labrun.data.{name}"), str(what)
+            name = entry.name or entry.asset or entry.input or "data"
+            yield names.allowed(f"labrun.data.{name}"), str(entry.digest or entry.version or entry.path or "")
         if record.error:
             yield "labrun.error", f"{record.error.type}: {record.error.message}"
 
