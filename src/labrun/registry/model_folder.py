@@ -18,6 +18,7 @@ from typing import Any
 
 from labrun.errors import RecordError
 from labrun.runs import record as records
+from labrun.runs.groups import Host
 from labrun.runs.record import Record
 from labrun.tracking.mlflow import names
 
@@ -49,7 +50,8 @@ def describe(folder: Path, card: Mapping[str, Any], record: Record | None) -> No
     packages = record.packages if record else {}
     needed = ["mlflow", "labrun", "numpy", "pandas", *NEEDED.get(str(card.get("kind")), ())]
     pins = [f"{name}=={version}" for name in needed if (version := packages.get(name) or _installed(name))]
-    python = str(((record.host if record else None) or {}).get("python") or platform.python_version())
+    host = (record.host if record else None) or Host()
+    python = str(host.python or platform.python_version())
     tools = [f"{name}=={version}" if (version := _installed(name)) else name for name in ("pip", "setuptools", "wheel")]
     files = {
         "MLmodel": yaml.safe_dump(_ml_model(folder, card, record, python), allow_unicode=True),

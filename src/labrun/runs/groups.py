@@ -263,3 +263,24 @@ class DataEntry(Sparse):
     """The asset's version, a digest."""
     number: int | None = None
     """Number of the asset's version."""
+
+
+@dataclass
+class Host(Group):
+    """A machine and its interpreter."""
+
+    name: str | None = None
+    platform: str | None = None
+    """Operating system, with its version."""
+    machine: str | None = None
+    """Architecture: `x86_64`."""
+    cpus: int | None = None
+    """Cores that the process may use."""
+    memory_gb: float | None = None
+    """Memory, GiB."""
+    gpus: list[str] | None = None
+    """Model of each GPU."""
+    python: str | None = None
+    """Version of the interpreter."""
+    executable: str | None = None
+    """Path of the interpreter."""

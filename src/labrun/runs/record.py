@@ -28,7 +28,18 @@ from labrun._io import atomic_write
 from labrun.errors import DamagedRecordError, RecordError
 from labrun.runs import context, sdk_ids
 from labrun.runs.attempts import Attempt, Failure, Job, Process
-from labrun.runs.groups import Code, DataEntry, GitState, Imported, SweepMember, ThreadUse, Training, own_fields, plain
+from labrun.runs.groups import (
+    Code,
+    DataEntry,
+    GitState,
+    Host,
+    Imported,
+    SweepMember,
+    ThreadUse,
+    Training,
+    own_fields,
+    plain,
+)
 from labrun.schema import Config
 
 FORMAT = 2
@@ -163,13 +174,15 @@ class Record:
     git: GitState | None = None
     """None outside git."""
     packages: dict[str, str] = field(default_factory=dict)
-    host: dict[str, Any] | None = None
+    host: Host | None = None
+    """Where a sweep or rerun was submitted, and where any other run was first executed."""
     process: Process | None = None
     job: Job | None = None
     """Cluster job that ran the latest attempt."""
     data: list[DataEntry] = field(default_factory=list)
     """What it read; the data set first."""
     model: dict[str, Any] | None = None
+    """The saved model's card (`outputs/model.json`), without its seal."""
     training: Training | None = None
     """For a network: how its training went, and which epoch's weights were tested."""
     directions: dict[str, str] = field(default_factory=dict)
@@ -683,20 +696,20 @@ def file_age_s(path: Path) -> float | None:
     return max(0.0, present - written)
 
 
-def describe_host() -> dict[str, Any]:
-    """Describe this machine: name, system, cores, memory, GPUs, interpreter."""
+def describe_host() -> Host:
+    """Describe this machine."""
     import psutil
 
-    return {
-        "name": socket.gethostname(),
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": _gpu_names(),
-        "python": platform.python_version(),
-        "executable": sys.executable,
-    }
+    return Host(
+        name=socket.gethostname(),
+        platform=platform.platform(),
+        machine=platform.machine(),
+        cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        memory_gb=round(psutil.virtual_memory().total / 2**30, 1),
+        gpus=_gpu_names(),
+        python=platform.python_version(),
+        executable=sys.executable,
+    )
 
 
 def _gpu_names() -> list[str]:

@@ -35,7 +35,7 @@ from labrun.references import references, resolve_environment
 from labrun.registry import journal
 from labrun.runs import cards, recording, report, seals, store
 from labrun.runs import record as records
-from labrun.runs.groups import Code, GitState
+from labrun.runs.groups import Code, GitState, Host
 from labrun.runs.record import HIDDEN, Record, RunPaths
 from labrun.schema import Config
 from labrun.submission import environments, inherited, inputs, scored_data, scripts, snapshot
@@ -82,7 +82,7 @@ class Provenance:
     git: GitState | None
     code: Code
     packages: dict[str, str] = field(default_factory=dict)
-    host: dict[str, Any] | None = None
+    host: Host | None = None
     pinned: dict[str, Any] = field(default_factory=dict)
     """Versions of assets, looked up for the first run that reads them."""
 

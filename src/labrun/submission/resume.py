@@ -22,7 +22,7 @@ from labrun.errors import DataError, RecordError
 from labrun.references import resolve_environment
 from labrun.runs import custom_locations, store, sweep_state
 from labrun.runs import record as records
-from labrun.runs.groups import Code, DataEntry
+from labrun.runs.groups import Code, DataEntry, Host
 from labrun.runs.record import Record
 from labrun.runs.sweep_state import SweepState
 from labrun.schema import Config
@@ -258,9 +258,9 @@ def warn_about_changes(new: Sequence[Record], old: Sequence[PreviousRun], fresh_
     if differing:
         listed = ", ".join(f"{n} {then.packages.get(n)} -> {now.packages.get(n)}" for n in differing[:5])
         log.warning("Package versions have changed since: %s%s", listed, ", ..." if len(differing) > 5 else "")
-    before, present = ((record.host or {}) for record in (then, now))
-    if (before.get("machine"), before.get("gpus")) != (present.get("machine"), present.get("gpus")):
-        log.warning("The machine is different: then %s, now %s", before.get("name"), present.get("name"))
+    before, present = (record.host or Host() for record in (then, now))
+    if (before.machine, before.gpus) != (present.machine, present.gpus):
+        log.warning("The machine is different: then %s, now %s", before.name, present.name)
 
 
 def _changed_files(then: Code, now: Code) -> list[str]:
