@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from helpers import new, submitted
 from labrun.errors import DataError, RecordError
 from labrun.runs import record as records
-from labrun.runs import recording, store
+from labrun.runs import recording, report, store
 from labrun.runs.attempts import Failure
 from labrun.runs.recording import Recording
 
@@ -111,6 +112,110 @@ def test_groups_of_keys_come_back_with_what_a_later_version_adds(tmp_path: Path)
         **groups,
         "attempts": [groups["attempts"][0], {"number": 0, "status": "?"}],
     }
+
+
+WRITTEN = {
+    "sweep": {"folder": "/w/multirun/x", "number": 3},
+    "code": {
+        "digest": "d",
+        "sources": "s",
+        "files": 2,
+        "bytes": 10,
+        "base": "/w",
+        "folder": "/c",
+        "working": ".",
+        "script": {"digest": "e", "folder": "/e", "files": 1, "bytes": 5, "base": "/w/script"},
+        "environment": "f",
+    },
+    "git": {"commit": "c", "branch": None, "dirty": False},
+    "host": {
+        "name": "h",
+        "platform": "Linux",
+        "machine": "x86_64",
+        "cpus": 2,
+        "memory_gb": 7.5,
+        "gpus": [],
+        "python": "3.11.2",
+        "executable": "/usr/bin/python",
+    },
+    "data": [
+        {
+            "name": "t",
+            "digest": "d",
+            "files": 1,
+            "bytes": 10,
+            "input_shape": [4],
+            "classes": 2,
+            "train": 8,
+            "validation": 0,
+            "test": 2,
+            "class_names": ["a", "b"],
+            "table": {"columns": []},
+            "notes": ["one"],
+            "content": "c",
+            "reading": {"in_memory": True, "why": "small"},
+            "own_test": False,
+            "datastore": "local",
+            "moved_bytes": 0,
+            "asset": "t",
+            "version": "v",
+            "number": 1,
+        },
+        {"name": "m", "kind": "my.Module", "digest": "d", "signed_by": "files"},
+        {
+            "input": "t@1",
+            "path": "/t",
+            "datastore": "local",
+            "moved_bytes": 0,
+            "asset": "t",
+            "version": "v",
+            "number": 1,
+        },
+    ],
+    "training": {
+        "epochs": 5,
+        "tested": 4,
+        "why": "the best",
+        "not_finite": {"since": 5, "what": "the loss is NaN"},
+        "stopped_early": {"epoch": 5, "monitor": "loss", "patience": 1},
+        "hyperparameters": {"a": 1},
+    },
+    "threads": {"allowed": 2, "training": {"count": 2, "why": "x"}, "scoring": {"count": 1, "why": "y"}},
+    "imported": {"file": "x.tar", "time": "2026-01-01T00:00:00.000+00:00"},
+}
+"""Every group of keys with everything that labrun writes, in its order."""
+
+
+def rewritten(tmp_path: Path, groups: dict[str, Any]) -> dict[str, Any]:
+    """A record's groups after it was read and written again; `groups` as in its file."""
+    (tmp_path / "run.json").write_text(records.text(new(**groups)))
+    records.write(tmp_path, records.read(tmp_path))
+    content = json.loads((tmp_path / "run.json").read_text())
+    return {name: content[name] for name in groups}
+
+
+def test_groups_of_keys_are_written_in_their_order(tmp_path: Path) -> None:
+    assert json.dumps(rewritten(tmp_path, WRITTEN)) == json.dumps(WRITTEN)
+    read = records.read(tmp_path)
+    assert read.code is not None and read.code.script is not None and read.code.script.base == "/w/script"
+    assert read.training is not None and read.training.stopped_early is not None
+    assert not any(group.more for group in (read.code, read.code.script, read.training, read.host, *read.data) if group)
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        {"training": {"epochs": 2}, "data": [{}, {"digest": "d"}], "sweep": {"number": 0}},
+        {"code": {"digest": "d", "later": [1]}, "data": [{"name": ["a"], "later": {"x": None}}]},
+        {"code": {"script": 7}, "training": {"epochs": "two", "not_finite": True}, "threads": {"training": [1]}},
+    ],
+    ids=["missing", "surplus", "of another type"],
+)
+def test_damaged_groups_of_keys_are_written_back_as_they_were_read(tmp_path: Path, groups: dict[str, Any]) -> None:
+    assert rewritten(tmp_path, groups) == groups
+    read = records.read(tmp_path)
+    assert read.code is None or read.code.script is None
+    assert report.trouble(read.training) is None
 
 
 def test_an_error_of_the_runs_code_is_not_labruns_even_under_its_name(tmp_path: Path) -> None:
