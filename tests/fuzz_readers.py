@@ -37,8 +37,8 @@ from labrun import cli, handles, notebook
 from labrun.backends.slurm import queue
 from labrun.control import lease, monitor, query, results
 from labrun.data import asset as assets
-from labrun.data.asset import Entry
 from labrun.data.cache import Cache, Wanted
+from labrun.data.digests import Entry
 from labrun.data.stores.base import STATE
 from labrun.data.stores.local import LocalDatastore
 from labrun.errors import LabrunError

@@ -17,8 +17,8 @@ from helpers import new, submitted
 from labrun.backends.slurm import queue
 from labrun.data import asset as assets
 from labrun.data import cache as caches
-from labrun.data.asset import Entry
 from labrun.data.cache import Cache, Wanted
+from labrun.data.digests import Entry
 from labrun.data.stores.base import STATE
 from labrun.data.stores.local import LocalDatastore
 from labrun.data.stores.remote import RemoteDatastore

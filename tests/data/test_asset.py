@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from labrun.data import asset as assets
-from labrun.data.asset import Entry
+from labrun.data.digests import Entry
 from labrun.data.reader import manifest_digest
 from labrun.data.stores.local import LocalDatastore
 from labrun.errors import MissingDataError
@@ -32,4 +32,4 @@ def test_a_digest_that_reads_as_a_number(tmp_path: Path) -> None:
 
 
 def _version(number: int) -> str:
-    return manifest_digest([{"path": e.path, "size": e.size, "sha256": e.sha256} for e in entry(number)])
+    return manifest_digest(entry(number))

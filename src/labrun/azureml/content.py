@@ -18,8 +18,9 @@ from labrun.azureml.notices import notify_once
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.data import asset as assets
 from labrun.data import digests, transfer
-from labrun.data.asset import Asset, Entry
+from labrun.data.asset import Asset
 from labrun.data.cache import Cache, Wanted
+from labrun.data.digests import Entry
 from labrun.data.mount import Mounting, cache_folder
 from labrun.data.progress import Quiet
 from labrun.data.reader import manifest_digest
@@ -169,7 +170,7 @@ class Content:
 
     def anonymous_name(self) -> str:
         """Return a name derived from the files' digest."""
-        return f"data-{manifest_digest([vars(one) for one in self.entries()])[:12]}"
+        return f"data-{manifest_digest(self.entries())[:12]}"
 
     def entries(self) -> list[Entry]:
         """Return the files with their checksums, sorted by name.
@@ -228,7 +229,7 @@ class Content:
     def copied_to(self, default: Datastore) -> Content:
         """Copy files of this machine to a datastore and return the copied files."""
         entries = self.entries()
-        folder = f"{MANAGED}/{manifest_digest([vars(one) for one in entries])[:12]}"
+        folder = f"{MANAGED}/{manifest_digest(entries)[:12]}"
         items = [
             Item(f"{folder}/{one.path}", Path("/", self.base, one.path), one.size)
             for one in entries

@@ -219,7 +219,7 @@ def _is_same(version: Version, content: Content, table: Mapping[str, Any] | None
         return False
     from labrun.data.reader import manifest_digest
 
-    return manifest_digest([vars(one) for one in content.entries()]) == asset.version
+    return manifest_digest(content.entries()) == asset.version
 
 
 def tell(workspace: Workspace, version: Version, description: str | None, tags: Mapping[str, Any]) -> Version:

@@ -13,7 +13,8 @@ from labrun.checking import counted, size_text
 from labrun.config import paths
 from labrun.data import asset as assets
 from labrun.data import stores, transfer
-from labrun.data.asset import SHORT, Asset, Entry
+from labrun.data.asset import SHORT, Asset
+from labrun.data.digests import Entry
 from labrun.data.progress import ProgressDisplay
 from labrun.data.stores.base import Datastore, clean
 from labrun.errors import ConfigError, CorruptDataError, MissingDataError

@@ -15,9 +15,9 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from labrun.checking import is_sha256, suggest
+from labrun.data.digests import Entry
 from labrun.data.reader import manifest_digest
 from labrun.data.stores.base import STATE, Datastore, clean, is_inside
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError
@@ -30,16 +30,6 @@ SHORT = 12
 """Digits of a version that are displayed."""
 SHORTEST = 6
 """Shortest accepted digest prefix, characters."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A file of an asset."""
-
-    path: str
-    """Relative to the asset's folder."""
-    size: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -180,14 +170,14 @@ def register(
     check_name(name)
     if not entries:
         raise DataError(f"asset '{name}' would be empty: there are no files in {path or 'the root'!r}")
-    listed = _plain(entries)
-    version = manifest_digest(listed)
+    entries = sorted(entries, key=lambda entry: entry.path)
+    version = manifest_digest(entries)
     known = versions(store, name)
     for asset in known:
         if asset.version == version and asset.path == clean(path):
             return asset, False
     same = [asset.number for asset in known if asset.version == version]
-    store.write(f"{STATE}/manifests/{version}.json", json.dumps(listed).encode())
+    store.write(f"{STATE}/manifests/{version}.json", json.dumps([vars(entry) for entry in entries]).encode())
     number = same[0] if same else 1 + max((asset.number for asset in known), default=0)
     while True:
         asset = Asset(
@@ -221,7 +211,7 @@ def manifest(store: Datastore, asset: Asset) -> list[Entry]:
     for entry in entries:
         if not is_inside(entry.path) or clean(entry.path) != entry.path or not is_sha256(entry.sha256):
             raise CorruptDataError(f"the manifest of asset {asset.title} has an invalid entry: {entry.path!r}")
-    if manifest_digest(_plain(entries)) != asset.version:
+    if manifest_digest(sorted(entries, key=lambda entry: entry.path)) != asset.version:
         raise CorruptDataError(f"the manifest of asset {asset.title} ({where}) is not the one that was registered")
     return entries
 
@@ -243,10 +233,6 @@ def unregister(store: Datastore, asset: Asset) -> None:
     still = {other.version for name in names(store) for other in versions(store, name)}
     if asset.version not in still:
         store.remove(f"{STATE}/manifests/{asset.version}.json")
-
-
-def _plain(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    return [vars(entry) for entry in sorted(entries, key=lambda entry: entry.path)]
 
 
 def _read(store: Datastore, name: str, number: int) -> Asset:

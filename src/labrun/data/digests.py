@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from labrun._io import atomic_write, file_sha256
@@ -23,6 +24,16 @@ LIMIT = 100_000
 """Maximum number of files cached per folder."""
 
 Known = dict[str, list[int | str]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of a data set or asset."""
+
+    path: str
+    """Relative to the data's folder."""
+    size: int
+    sha256: str
 
 
 def of(files: Sequence[Path], afresh: bool = False) -> list[str]:

@@ -26,8 +26,9 @@ from labrun import schema
 from labrun.checking import counted, size_text
 from labrun.data import asset as assets
 from labrun.data import digests, stores
-from labrun.data.asset import Asset, Entry
+from labrun.data.asset import Asset
 from labrun.data.cache import Cache, Wanted
+from labrun.data.digests import Entry
 from labrun.data.reader import Reader
 from labrun.data.stores.base import Datastore, FileInfo, clean
 from labrun.data.stores.local import LocalDatastore

@@ -16,6 +16,7 @@ import numpy as np
 from labrun import garbage, schema
 from labrun.data import digests
 from labrun.data.arrays import Arrays, Part, RawData, Scaling, stratified_split
+from labrun.data.digests import Entry
 from labrun.data.memory import Limit, Reading, decide
 from labrun.data.numeric import unfit
 from labrun.errors import ConfigError, DataError
@@ -412,19 +413,19 @@ def _scaling(dataset: Mapping[str, Any], channels: int) -> Scaling:
     return Scaling(float(dataset.get("scale") or 255.0), values["mean"], values["std"])
 
 
-def manifest(files: Sequence[Path]) -> list[dict[str, Any]]:
-    """Return name, size and SHA-256 of each file, sorted by name."""
+def manifest(files: Sequence[Path]) -> list[Entry]:
+    """Return the entry of each file, sorted by path."""
     base = Path(_common_folder(files))
     entries = [
-        {"path": path.relative_to(base).as_posix(), "size": path.stat().st_size, "sha256": digest}
+        Entry(path.relative_to(base).as_posix(), path.stat().st_size, digest)
         for path, digest in zip(files, digests.of(files), strict=True)
     ]
-    return sorted(entries, key=lambda entry: str(entry["path"]))
+    return sorted(entries, key=lambda entry: entry.path)
 
 
-def manifest_digest(entries: Sequence[Mapping[str, Any]]) -> str:
+def manifest_digest(entries: Sequence[Entry]) -> str:
     """Return the digest of a manifest."""
-    return hashlib.sha256(json.dumps(list(entries), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([vars(entry) for entry in entries], sort_keys=True).encode()).hexdigest()
 
 
 def _common_folder(files: Sequence[Path]) -> str:

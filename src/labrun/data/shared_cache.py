@@ -14,6 +14,7 @@ from typing import Any
 from labrun import exact
 from labrun.data import reader
 from labrun.data.arrays import Arrays, Part
+from labrun.data.digests import Entry
 from labrun.data.memory import Limit, Reading
 
 HELD_BYTES = 512 * 2**20
@@ -28,7 +29,7 @@ Stamp = tuple[str, int, int, int]
 @dataclass(frozen=True)
 class _Held:
     arrays: Arrays
-    manifest: list[dict[str, Any]]
+    manifest: list[Entry]
     stamps: list[Stamp]
 
     @property
@@ -79,7 +80,7 @@ def read(
     sparse: bool = False,
     known: Mapping[str, Any] | None = None,
     limit: Limit | None = None,
-) -> tuple[Arrays, list[dict[str, Any]]]:
+) -> tuple[Arrays, list[Entry]]:
     """Return a data set and its manifest, from memory if held, otherwise read now.
 
     Args: as `reader.read`.

@@ -19,7 +19,7 @@ from typing import BinaryIO
 from labrun._io import append_line, atomic_write, file_sha256, partial_of
 from labrun.checking import size_text
 from labrun.data import digests
-from labrun.data.asset import Entry
+from labrun.data.digests import Entry
 from labrun.data.progress import View
 from labrun.data.stores.base import PARTIAL, Datastore, FileInfo, ProgressCallback
 from labrun.errors import CorruptDataError, DataError, MissingDataError

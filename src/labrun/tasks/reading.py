@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from labrun import schema
 from labrun.data import memory, reader, shared_cache
 from labrun.data.arrays import Arrays
+from labrun.data.digests import Entry
 from labrun.data.mount import mount
 from labrun.runs import cards
 from labrun.runs.groups import DataEntry
@@ -58,12 +59,12 @@ def described(arrays: Arrays) -> DataEntry:
     return _description(arrays, reader.manifest(arrays.files))
 
 
-def _description(arrays: Arrays, manifest: Sequence[Mapping[str, Any]]) -> DataEntry:
+def _description(arrays: Arrays, manifest: Sequence[Entry]) -> DataEntry:
     return DataEntry(
         name=arrays.name,
         digest=reader.manifest_digest(manifest),
         files=len(manifest),
-        bytes=sum(entry["size"] for entry in manifest),
+        bytes=sum(entry.size for entry in manifest),
         input_shape=list(arrays.input_shape),
         classes=arrays.num_classes,
         train=len(arrays.train),
