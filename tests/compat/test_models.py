@@ -9,7 +9,6 @@ import pytest
 
 import labrun
 from helpers import lab, run_labrun
-from labrun.azureml import registering
 from labrun.azureml.experiment import Experiment
 from labrun.azureml.model import Model
 from labrun.azureml.run import wrapped
@@ -182,13 +181,13 @@ def test_a_control_script_registers_a_folder_of_a_run(trained: Any, monkeypatch:
     monkeypatch.setenv("LABRUN_ROOT", str(folder))
     ws = Workspace()
     run = wrapped(Experiment(ws, "any"), labrun.runs(root=folder)[-1])
-    made = registering.of_run(run, "control", None, {"a": "b"}, None, description="text", model_framework="PyTorch")
+    made = run.register_model("control", tags={"a": "b"}, description="text", model_framework="PyTorch")
     assert isinstance(made, Model) and made.run.id == run.id and (made.version, made.description) == (1, "text")
     assert made.model_framework == "PyTorch" and Path(Model.get_model_path("control")).name == "outputs"
     assert training.Model(name="control").tags == {"a": "b"}, "any interpreter sees the same"
-    assert [registering.of_run(run, "control", "outputs/m.pkl", None, None).version for _ in range(2)] == [2, 3]
+    assert [run.register_model("control", "outputs/m.pkl").version for _ in range(2)] == [2, 3]
     with pytest.raises(ModelPathNotFoundException, match="has no file outputs/no.pkl"):
-        registering.of_run(run, "control", "outputs/no.pkl", None, None)
+        run.register_model("control", "outputs/no.pkl")
     with pytest.raises(WebserviceException, match="is not a valid model name"):
-        registering.of_run(run, "not a name", None, None, None)
+        run.register_model("not a name")
     assert registered.NAME.pattern == journal.NAME.pattern
