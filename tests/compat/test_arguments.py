@@ -30,7 +30,12 @@ from labrun.azureml.sampling import RandomParameterSampling, choice
 from labrun.azureml.script_run_config import ScriptRunConfig
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml import finder, notice
-from labrun.compat.azureml.exceptions import ComputeTargetException, NotInLabrun, UserErrorException
+from labrun.compat.azureml.exceptions import (
+    ComputeTargetException,
+    NotInLabrun,
+    UserErrorException,
+    WebserviceException,
+)
 from labrun.compat.azureml.training import experiment as training_experiment
 from labrun.compat.azureml.training import factories, offline
 from labrun.compat.azureml.training import model as training_model
@@ -203,6 +208,7 @@ def test_ids_datastores_and_snapshots_that_are_not_used_are_reported_once(
     with pytest.raises(TypeError, match="2 names, 1 paths"):
         run.upload_files(["b", "c"], ["a.txt"])
     HyperDriveConfig(sample(), "m", run_config=ScriptRunConfig(command="true"), custom_run_id="mine")
+    run.experiment.archive()
     told = capsys.readouterr().err
     for text in (
         "child_run: run_id is not used: labrun assigns the id",
@@ -210,6 +216,7 @@ def test_ids_datastores_and_snapshots_that_are_not_used_are_reported_once(
         "upload_file(datastore_name='blobs'): the name is not used",
         "HyperDriveConfig: custom_run_id is not used",
         "RandomParameterSampling: properties is not used",
+        "archive() of the experiment by-hand: nothing happens",
     ):
         assert told.count(text) == 1
     assert {"outputs/a.txt", "outputs/b.txt"} <= set(run.get_file_names())
@@ -273,6 +280,8 @@ def test_a_model_is_updated_by_the_signature_of_the_sdk(ws: Workspace, capsys: p
     assert "Model.update: not kept: sample_input_dataset, resource_configuration" in capsys.readouterr().err
     with pytest.raises(TypeError, match="Did you mean 'description'"):
         model.update(descripton="x")
+    with pytest.raises(WebserviceException, match="give a name or an id"):
+        Model(ws)
 
 
 # The workspace and its compute targets

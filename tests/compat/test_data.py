@@ -714,6 +714,8 @@ def test_registrations_and_uploads_that_cannot_be_are_refused(ws: Any) -> None:
         (lambda: files.register(ws, ""), "register: name='': give a non-empty string"),
         (lambda: files.register(ws, None), "register: name=None"),
         (lambda: files.register(ws, "x", tags=["team"]), r"register: tags=\['team'\]: give a dictionary"),
+        (lambda: files.update(tags=["team"]), "update: tags="),
+        (lambda: files.add_tags(["team"]), "add_tags: tags="),
         (lambda: register([1], store, "x"), "list is not a pandas.DataFrame"),
         (lambda: register(pd.DataFrame({"a": [1, "x"]}), store, "x"), "Parquet cannot hold the rows"),
         (
@@ -751,5 +753,5 @@ def test_names_with_brackets_and_tags_given_as_text(ws: Any) -> None:
     Path("v1.0/model").write_text("m")
     files = dataset.File.from_files("v1.0")
     assert files.filter(files.file_metadata("Extension") == "").to_path() == ["/model"]
-    made = files.register(ws, "models", tags={"team": "red", "t": "1"}).remove_tags("team")
-    assert made.tags == {"t": "1"} and dataset.get_by_name(ws, "models").tags == {"t": "1"}
+    made = files.register(ws, "models", tags={"team": "red", "t": None}).remove_tags("team")
+    assert made.tags == {"t": ""} and dataset.get_by_name(ws, "models").tags == {"t": ""}

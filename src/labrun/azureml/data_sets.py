@@ -106,8 +106,7 @@ class AbstractDataset:
         """
         if not isinstance(name, str) or not name.strip():
             raise UserErrorException(f"register: name={name!r}: give a non-empty string")
-        if tags is not None and not isinstance(tags, Mapping):
-            raise UserErrorException(f"register: tags={tags!r}: give a dictionary, {{'team': 'red'}}")
+        _check_tags("register", tags)
         place = workspace if isinstance(workspace, Workspace) else Workspace()
         if self._partition:
             notify_once("register: a file data set does not keep its partition_format: pass it to from_files() again")
@@ -120,14 +119,24 @@ class AbstractDataset:
             dataset_table.forget(Workspace(), self._version.name)
 
     def update(self, description: str | None = None, tags: Mapping[str, Any] | None = None) -> Any:
-        """Change the description or the tags."""
+        """Change the description, or replace all tags.
+
+        Raises:
+            UserErrorException: it is not registered, or the tags are not a mapping.
+        """
+        _check_tags("update", tags)
         if self._version is None:
             raise UserErrorException("only a registered data set has a description and tags: register it first")
         self._version = dataset_table.tell(Workspace(), self._version, description, self.tags if tags is None else tags)
         return self
 
     def add_tags(self, tags: Mapping[str, Any] | None = None) -> Any:
-        """Add tags."""
+        """Add tags.
+
+        Raises:
+            UserErrorException: it is not registered, or the tags are not a mapping.
+        """
+        _check_tags("add_tags", tags)
         return self.update(tags={**self.tags, **(tags or {})})
 
     def remove_tags(self, tags: Any = None) -> Any:
@@ -219,6 +228,16 @@ class AbstractDataset:
         refuse_streams("mount", unknown)
         arguments.check(AbstractDataset.mount, unknown)
         return MountContext(self._content, mount_point)
+
+
+def _check_tags(call: str, tags: Any) -> None:
+    """Check that tags are a mapping.
+
+    Raises:
+        UserErrorException: they are not.
+    """
+    if tags is not None and not isinstance(tags, Mapping):
+        raise UserErrorException(f"{call}: tags={tags!r}: give a dictionary, {{'team': 'red'}}")
 
 
 def refuse_streams(call: str, given: Mapping[str, Any]) -> None:

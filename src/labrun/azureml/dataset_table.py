@@ -16,7 +16,7 @@ from labrun.azureml.content import Content
 from labrun.azureml.datastore import Datastore
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.exceptions import UserErrorException
-from labrun.compat.azureml.training import script_context, tables
+from labrun.compat.azureml.training import registered, script_context, tables
 from labrun.data import asset as assets
 from labrun.errors import DataError
 from labrun.runs import record as records
@@ -202,7 +202,7 @@ def _added(
         "table": None if table is None else dict(table),
         "single": made.is_single,
         "description": description or "",
-        "tags": {str(key): str(value) for key, value in (tags or {}).items()},
+        "tags": registered.texts(tags),
         "created": records.now(),
     }
     row = folder.read_table(workspace.folder, TABLE).get(name) or {"asset": asset_name, "versions": {}}
@@ -231,7 +231,7 @@ def tell(workspace: Workspace, version: Version, description: str | None, tags: 
             row = dict(folder.read_table(workspace.folder, TABLE)[version.name])
         told = row["versions"][str(version.number)]
         told["description"] = version.description if description is None else description
-        told["tags"] = {str(key): str(value) for key, value in tags.items()}
+        told["tags"] = registered.texts(tags)
         folder.put(workspace.folder, TABLE, version.name, row)
     return Version(version.name, version.number, version.content, version.table, told["description"], told["tags"])
 
@@ -240,10 +240,8 @@ def forget(workspace: Workspace, name: str) -> None:
     """Unregister all versions of a data set; its files stay."""
     try:
         with folder.locked(workspace.folder, TABLE):
-            registered = {
-                (one.content.store.identity, one.content.asset): one for one in versions(workspace, name).values()
-            }
-            for (_, asset), version in registered.items():
+            known = {(one.content.store.identity, one.content.asset): one for one in versions(workspace, name).values()}
+            for (_, asset), version in known.items():
                 if asset is not None:
                     assets.unregister(version.content.store, asset)
             folder.put(workspace.folder, TABLE, name, None)

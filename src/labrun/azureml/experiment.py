@@ -11,6 +11,7 @@ from typing import Any
 from labrun import api
 from labrun.azureml import folder
 from labrun.azureml.advice import Advising
+from labrun.azureml.notices import notify_once
 from labrun.azureml.run import Run, wrapped
 from labrun.azureml.submitting import Config
 from labrun.azureml.workspace import Workspace
@@ -239,7 +240,8 @@ class Experiment(Advising):
         return None
 
     def archive(self) -> None:
-        """Do nothing: the records stay where they are."""
+        """Print a notice, once, that nothing happens: the records stay where they are."""
+        notify_once(f"archive() of the experiment {self.name}: nothing happens: labrun lists all experiments")
 
     def reactivate(self, new_name: str | None = None) -> None:
         """Do nothing; see `archive`."""

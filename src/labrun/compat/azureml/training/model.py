@@ -50,6 +50,7 @@ class Model:
 
     Raises:
         ModelNotFoundException: there is no such model.
+        WebserviceException: neither a name nor an id is given.
         TypeError: there is no such argument.
     """
 
@@ -69,6 +70,10 @@ class Model:
         **unknown: Any,
     ) -> None:
         arguments.check(Model.__init__, unknown)
+        if not name and not id:
+            raise WebserviceException(
+                "Model: give a name or an id: Model(workspace, 'NAME'), Model(workspace, id='NAME:1')"
+            )
         wanted = {"tags": tags, "properties": properties, "run_id": run_id, "framework": model_framework}
         if version is None and name and ":" not in name and any(wanted.values()):
             found = [one for one in registered.versions() if one.get("name") == name and _fits(one, **wanted)]
