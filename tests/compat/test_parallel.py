@@ -18,7 +18,7 @@ PROCESSES, EACH = 8, 10
 
 def _register(number: int) -> None:
     ws = Workspace()
-    tags, target = Experiment(ws, "tagged"), AmlCompute(ws, "box")
+    tags = Experiment(ws, "tagged")
     for place in range(EACH):
         name = f"{number}-{place}"
         Path(f"{name}.csv").write_text(f"name\n{name}\n")
@@ -29,7 +29,7 @@ def _register(number: int) -> None:
         made.environment_variables = {"OF": name}
         made.register(ws)
         tags.tag(name)
-        target.update(**{f"of_{number}_{place}": True})
+        AmlCompute.create(ws, f"box-{name}", AmlCompute.provisioning_configuration("STANDARD_D2", max_nodes=2))
 
 
 def test_nothing_is_lost_where_several_programs_register_at_once(
@@ -39,7 +39,6 @@ def test_nothing_is_lost_where_several_programs_register_at_once(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LABRUN_ROOT", str(tmp_path))
     ws = Workspace()
-    AmlCompute.create(ws, "box", AmlCompute.provisioning_configuration("STANDARD_D2", max_nodes=2))
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=_register, args=(number,)) for number in range(PROCESSES)]
     for process in processes:
@@ -56,4 +55,4 @@ def test_nothing_is_lost_where_several_programs_register_at_once(
     kept = [Environment.get(ws, "mine", str(number)) for number in range(1, count + 1)]
     assert {one.environment_variables["OF"] for one in kept} == wanted
     assert set(Experiment(ws, "tagged").tags) == wanted
-    assert sum(name.startswith("of_") for name in AmlCompute(ws, "box")._entry) == count
+    assert {target.name for target in AmlCompute.list(ws)} == {f"box-{name}" for name in wanted}
