@@ -476,7 +476,7 @@ def test_inputs_without_an_argument_and_by_name_inside_of_a_run(ws: Any, tmp_pat
         "store": "local",
     }
     data = labrun.get_run(run.id, root=tmp_path).record.data
-    assert [(one["asset"], one["number"]) for one in data] == [("observations", 1), ("few-rows", 1)]
+    assert [(one.asset, one.number) for one in data] == [("observations", 1), ("few-rows", 1)]
 
 
 def test_rows_are_filtered_by_times_with_a_zone_and_without(ws: Any, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_cached_data_are_not_read_again(tmp_path: Path) -> None:
     assert shared_cache.hold(CONFIG, tmp_path)
     first, manifest = shared_cache.read(CONFIG, tmp_path)
     again, _ = shared_cache.read(CONFIG, tmp_path)
-    assert again is first and [entry["path"] for entry in manifest] == ["a.npz"]
+    assert again is first and [entry.path for entry in manifest] == ["a.npz"]
     assert shared_cache.read({**CONFIG, "split_seed": 1}, tmp_path)[0] is not first
 
 

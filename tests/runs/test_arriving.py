@@ -19,6 +19,7 @@ from helpers import submitted
 from labrun.errors import RecordError
 from labrun.runs import archive_export, archive_format, archive_import, files, removing, store
 from labrun.runs import record as records
+from labrun.runs.groups import Code
 
 PLACE = "outputs/x/2026-01-01_00-00-00-"
 BASE = {"name": "x", "task": "fit", "status": "completed", "created": "2026-01-01T00:00:00+00:00", "config": {}}
@@ -113,7 +114,7 @@ def test_what_labrun_exports_labrun_imports(root: Path, tmp_path: Path) -> None:
         (kept / "__pycache__").mkdir(exist_ok=True)
         (kept / "__pycache__" / "a.cpython-311.pyc").write_bytes(b"compiled")
         found = records.read(run_dir)
-        found.status, found.code = status, {"digest": digest, "folder": str(kept), "files": 3, "script": None}
+        found.status, found.code = status, Code(digest, folder=str(kept), files=3)
         found.process = dataclasses.replace(records.process_identity(), host="elsewhere")
         records.write(run_dir, found)
     runs = [(d, records.read(d)) for d in store.run_dirs(root)]
