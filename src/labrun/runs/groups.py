@@ -23,14 +23,14 @@ class Group:
     def of(cls, content: object) -> Self:
         """Return the group that a record holds; an empty one if it holds something else."""
         known = dict(cls._typed(content)) if isinstance(content, Mapping) else {}
-        fields = own_fields(cls)
-        more = {key: known.pop(key) for key in [key for key in known if key not in fields]}
-        for name, kind in fields.items():
-            if kind is not None and (value := known.get(name)) is not None:
-                if isinstance(value, dict):
-                    known[name] = kind.of(value)
-                else:
-                    more[name] = known.pop(name)
+        names, groups = layout(cls)
+        more = {key: known.pop(key) for key in [key for key in known if key not in names]}
+        for name, kind in groups.items():
+            value = known.get(name)
+            if isinstance(value, dict):
+                known[name] = kind.of(value)
+            elif value is not None:
+                more[name] = known.pop(name)
         return cls(**known, more=more)
 
     @classmethod
@@ -40,24 +40,25 @@ class Group:
 
     def as_json(self) -> dict[str, Any]:
         """Return the group as a record holds it."""
-        return {**{name: plain(getattr(self, name)) for name in own_fields(type(self))}, **self.more}
+        return {**{name: plain(getattr(self, name)) for name in layout(type(self))[0]}, **self.more}
 
 
-_FIELDS: dict[type[Any], dict[str, type[Group] | None]] = {}
+_LAYOUTS: dict[type[Any], tuple[dict[str, Any], dict[str, type[Group]]]] = {}
+"""Records are read by the ten thousand, and the types of a class are slow to find."""
 
 
-def own_fields(kind: type[Any]) -> dict[str, type[Group] | None]:
-    """Return a dataclass's fields in the order of the record, each with its kind if it is a group or a list of them."""
-    if kind not in _FIELDS:
+def layout(kind: type[Any]) -> tuple[dict[str, Any], dict[str, type[Group]]]:
+    """Return the types of a dataclass's fields in the order of the record, and the kinds of those that are groups.
+
+    `Job | None` is a group of the kind `Job`; so is each item of `list[Job]`.
+    """
+    if kind not in _LAYOUTS:
         hints = get_type_hints(kind)
-        names = [one.name for one in dataclasses.fields(kind) if one.name != "more"]
-        _FIELDS[kind] = {name: _group_in(hints[name]) for name in names}
-    return _FIELDS[kind]
-
-
-def _group_in(hint: Any) -> type[Group] | None:
-    """Return the kind of group in a field's type: `Job` in `Job | None`, `Attempt` in `list[Attempt]`."""
-    return next((kind for kind in get_args(hint) if isinstance(kind, type) and issubclass(kind, Group)), None)
+        types = {one.name: hints[one.name] for one in dataclasses.fields(kind) if one.name != "more"}
+        parts = [(name, part) for name, hint in types.items() for part in get_args(hint)]
+        groups = {name: part for name, part in parts if isinstance(part, type) and issubclass(part, Group)}
+        _LAYOUTS[kind] = types, groups
+    return _LAYOUTS[kind]
 
 
 def plain(value: Any) -> Any:
@@ -73,7 +74,7 @@ class Sparse(Group):
 
     def as_json(self) -> dict[str, Any]:
         """See `Group.as_json`."""
-        values = ((name, getattr(self, name)) for name in own_fields(type(self)))
+        values = ((name, getattr(self, name)) for name in layout(type(self))[0])
         return {**{name: plain(value) for name, value in values if value is not None}, **self.more}
 
 

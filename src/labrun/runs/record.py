@@ -37,7 +37,7 @@ from labrun.runs.groups import (
     SweepMember,
     ThreadUse,
     Training,
-    own_fields,
+    layout,
     plain,
 )
 from labrun.schema import Config
@@ -347,13 +347,9 @@ REQUIRED = {"id", "name", "task", "status", "created", "config"}
 STATUSES = frozenset({QUEUED, RUNNING, PREEMPTED}) | FINISHED
 
 
-GROUPS = {name: kind for name, kind in own_fields(Record).items() if kind is not None}
-"""The fields that are groups of keys, or lists of them."""
-
-
 def parse_groups(record: Record) -> None:
     """Parse a record's groups of keys, which its file holds as plain mappings."""
-    for name, kind in GROUPS.items():
+    for name, kind in layout(Record)[1].items():
         content = getattr(record, name)
         if isinstance(content, list):
             setattr(record, name, [kind.of(one) for one in content])
