@@ -10,10 +10,9 @@ import contextlib
 import functools
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 from labrun import exact, refusal, targets
 from labrun.data import shared_cache
@@ -85,7 +84,7 @@ def _execute_task(recording: Recording, pictures: bool, around: Around) -> None:
         attempt = f"attempt {recording.attempt}" if recording.attempt > 1 else "first attempt"
         log.info("Run %s (%s), %s", record.id, record.name, attempt)
         signed = Config(resolve_environment(record.config))
-        if record.settings is not None and record.settings != settings_digest(record.config):
+        if record.settings is not None and record.settings != settings_digest(record.typed):
             log.warning("The environment gives other values now than when this run was submitted")
         if not _is_cached(signed):
             recording.write()
@@ -185,7 +184,7 @@ def signature(config: Config, data: list[DataEntry], code: Code | None) -> str:
     return hashlib.sha256(exact.canonical(signed).encode()).hexdigest()
 
 
-def settings_digest(config: Mapping[str, Any]) -> str | None:
+def settings_digest(config: Config) -> str | None:
     """Return the SHA-256 of the settings that a task reads, without data and code, environment references resolved.
 
     Returns:
@@ -194,7 +193,7 @@ def settings_digest(config: Mapping[str, Any]) -> str | None:
     Raises:
         ConfigError: a referenced environment variable is not set on this machine.
     """
-    signed = {key: config.get(key) for key in SIGNED}
+    signed = {key: config.raw.get(key) for key in SIGNED}
     if "${oc." not in exact.canonical(signed):
         return None
-    return signature(Config(resolve_environment(config)), [], None)
+    return signature(Config(resolve_environment(config.raw)), [], None)

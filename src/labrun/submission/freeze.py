@@ -140,7 +140,7 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
         config=kept,
         overrides=overrides,
         command=shlex.join(["labrun", *overrides]),
-        settings=_settings(kept, environment(config)),
+        settings=_settings(Config(kept), environment(config)),
         parent=parent,
         tags=_tags(kept["tags"]),
         notes=exact.shown(kept["notes"]),
@@ -152,12 +152,12 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
     )
 
 
-def _settings(kept: Mapping[str, Any], variables: Mapping[str, str]) -> str | None:
+def _settings(config: Config, variables: Mapping[str, str]) -> str | None:
     """Return `execute.settings_digest` with the run's own variables, which override those of this process."""
     before = dict(os.environ)
     os.environ.update(variables)
     try:
-        return execute.settings_digest(kept)
+        return execute.settings_digest(config)
     finally:
         os.environ.clear()
         os.environ.update(before)
