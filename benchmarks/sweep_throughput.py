@@ -71,7 +71,7 @@ def cost(values: Sequence[str]) -> Cost:
     sweep = common.labrun_sweep(
         f"digits, labrun, timed fits, {len(values)} runs", overrides, [launchers.APPS / "timed.py"]
     )
-    ready, found = sweep.command.find(r"Imported what the runs need, once, in ([\d.]+) s; (\d+) at once")
+    ready, found = sweep.command.find(r"Imported the modules of all runs in ([\d.]+) s; (\d+) at once")
     last, _ = sweep.command.find(rf"^{len(values)}/{len(values)}  ")
     preload, total = float(found[1]), sweep.command.time.seconds
     return Cost(

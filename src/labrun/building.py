@@ -86,10 +86,6 @@ def locate(target: str, key: str) -> Callable[..., Any]:
         how = ""
         if isinstance(cause, ModuleNotFoundError) and cause.name == "lightning":
             how = " The package lightning is not installed; pytorch_lightning has the same classes, and is."
-        if target.startswith("labrun.sweep."):
-            how = (
-                f" What was labrun.sweep is labrun.search now: {target.replace('labrun.sweep.', 'labrun.search.', 1)}."
-            )
         raise ConfigError(
             f"{key}._target_={target!r} cannot be imported ({reason}). It is looked for in the installed "
             f"packages and in the folder where the command was started.{how}"

@@ -12,7 +12,7 @@ MISTAKES = {
     "": "say what to look at: lab runs, lab data",
     "logs": "Did you mean 'lab runs logs'?",
     "logs last -f": "Did you mean 'lab runs logs last -f'?",
-    "status": "Did you mean 'lab runs'? What is free: 'lab compute status'",
+    "status": "Did you mean 'lab runs'? 'lab compute status' shows free resources",
     "run ls": "Did you mean 'lab runs ls'?",
     "list": "Did you mean 'lab runs ls' or 'lab data ls'",
     "ls models": "Did you mean 'lab models ls'?",

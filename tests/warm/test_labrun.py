@@ -82,7 +82,7 @@ def test_an_edit_between_two_commands_is_seen(up: None, workspace: Path) -> None
 def test_a_sweeps_pool_is_a_fork_too(up: None, workspace: Path) -> None:
     done = run_labrun("-m", "model.regularization=0.1,1", "report=none", cwd=workspace)
     assert done.returncode == 0, done.stderr
-    assert "Imported what the runs need" in done.stdout
+    assert "Imported the modules of all runs" in done.stdout
     assert "Loading" not in done.stdout, "a new interpreter says what it loads"
 
 

@@ -291,7 +291,8 @@ def verify(options: argparse.Namespace) -> int:
         transfer.transfer_all(place, items, check, view, _number(options, node))
         print(view.summary)
     if bad:
-        raise CorruptDataError(f"asset {asset.title} is not what was registered:\n  " + "\n  ".join(sorted(bad)))
+        listed = "\n  ".join(sorted(bad))
+        raise CorruptDataError(f"asset {asset.title} differs from its registered version:\n  {listed}")
     print(f"every byte of {asset.title} is as it was registered")
     return 0
 

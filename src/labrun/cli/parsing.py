@@ -185,7 +185,7 @@ class Words:
         if having and (first in self.verbs or OTHER_NOUNS.get(first) in self.verbs):  # lab ls models
             noun, rest = OTHER_NOUNS.get(first, first), [verb, *rest[1:]]
         elif noun is None and word == "status":
-            return f"{problem}. Did you mean 'lab runs'? What is free: 'lab compute status'. {nouns}"
+            return f"{problem}. Did you mean 'lab runs'? 'lab compute status' shows free resources. {nouns}"
         elif noun is None and having:
             commands = [self._command(word, [one, verb, *rest]) for one in having]
             return f"{problem}. Did you mean {' or '.join(map(repr, commands))}? {nouns}"

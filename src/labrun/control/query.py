@@ -88,7 +88,7 @@ def condition(text: str) -> Condition:
             "as in 'accuracy>0.9'"
         )
     if not match[3] and match[2] not in ("=", "==", "!="):
-        raise RecordError(f"{text!r} lacks a value: what is {match[1]} to be compared with?")
+        raise RecordError(f"{text!r} lacks a value to compare {match[1]} with")
     return Condition(*match.groups())
 
 

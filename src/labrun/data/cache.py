@@ -135,7 +135,7 @@ class Cache:
                 size, sha256 = incoming.stat().st_size, file_sha256(incoming)
                 if size != wanted.size or (wanted.sha256 and sha256 != wanted.sha256):
                     raise CorruptDataError(
-                        f"{wanted.source} is not what was registered: expected {wanted.size:,} bytes"
+                        f"{wanted.source} differs from the registered file: expected {wanted.size:,} bytes"
                         f"{' with SHA-256 ' + wanted.sha256[:16] if wanted.sha256 else ''}, found {size:,} with "
                         f"{sha256[:16]}. Register it as a new version, or put the old file back"
                     )

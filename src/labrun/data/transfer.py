@@ -327,7 +327,7 @@ def check(path: Path, item: Item, store: Datastore) -> str:
     size, found = path.stat().st_size, file_sha256(path)
     if size != item.size or (item.sha256 and found != item.sha256):
         raise CorruptDataError(
-            f"{item.name} in datastore '{store.name}' is not what was registered: expected {item.size:,} bytes"
+            f"{item.name} in datastore '{store.name}' differs from the registered file: expected {item.size:,} bytes"
             f"{' with SHA-256 ' + item.sha256[:16] if item.sha256 else ''}, found {size:,} with {found[:16]}. Register "
             "it as a new version, or put the old file back"
         )

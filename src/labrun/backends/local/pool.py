@@ -304,7 +304,7 @@ class LocalPool(Supervisor[Run | Gathering]):
             server.send({"many": True})
         counts = {self.slots.carries(run.needs.cpus, run.needs.gpus) for run in self._queue}
         at_once = f"; {counts.pop()} at once" if len(counts) == 1 else ""
-        log.info("Imported what the runs need, once, in %s s%s", seconds, at_once)
+        log.info("Imported the modules of all runs in %s s%s", seconds, at_once)
 
     def _died(self, server: Server) -> None:
         waiting = len(self._queue)
