@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from labrun._io import FileStamp
 from labrun.checking import suggest
 from labrun.errors import ConfigError
 
@@ -233,14 +234,13 @@ def _read(named: Named) -> Source | None:
     if named.source is None:
         return None
     try:
-        found = named.source.stat()
-        return _parsed(named.source, named.module, (found.st_mtime_ns, found.st_size, found.st_ino))
+        return _parsed(named.source, named.module, FileStamp.of(named.source))
     except (OSError, ValueError, SyntaxError):
         return None
 
 
 @functools.lru_cache(maxsize=256)
-def _parsed(source: Path, module: str, stamp: tuple[int, int, int]) -> Source:
+def _parsed(source: Path, module: str, stamp: FileStamp) -> Source:
     """Parse a source file. Cached by the file's stamp, because a sweep needs it for each of its runs.
 
     Raises:

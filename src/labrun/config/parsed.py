@@ -1,8 +1,8 @@
 """Config files parsed once per process, not once per composition.
 
 Hydra reads each file of a composition anew, which is a third of its time. A sweep, a search, a message about a mistake
-and a warm interpreter compose the same files many times. A parsed file is used again while its inode, size and times
-are the same, and only if its last change was old enough, when it was read, for its times to show the next one.
+and a warm interpreter compose the same files many times. A parsed file is used again while its stamp is the same, and
+only if that was old enough when the file was read (see `FileStamp`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import os
 import pickle
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,10 @@ from typing import Any
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 
-TRUSTED_AGE_NS = 2_000_000_000
-"""Age from which a file's times tell any later change, also on file systems that count in seconds."""
-Mark = tuple[int, int, int, int, int]
+from labrun._io import FileStamp
+
 Load = Callable[[Any, str], ConfigResult]
-_parsed: dict[tuple[str, str, str], tuple[Mark, bytes]] = {}
+_parsed: dict[tuple[str, str, str], tuple[FileStamp, bytes]] = {}
 
 
 def remember() -> None:
@@ -49,23 +47,21 @@ def load_all(folder: Path) -> None:
 
 def _load(source: ConfigSource, plain: Load, config_path: str) -> ConfigResult:
     file = os.path.realpath(os.path.join(source.path, source._normalize_file_name(config_path)))
-    key, mark = (source.provider, source.path, file), _mark(file)
+    key, stamp = (source.provider, source.path, file), _reliable_stamp(file)
     held = _parsed.get(key)
-    if held is not None and held[0] == mark:
-        found: ConfigResult = pickle.loads(held[1])  # noqa: S301 - made below, in this process
-        return found
+    if held is not None and held[0] == stamp:
+        unpickled: ConfigResult = pickle.loads(held[1])  # noqa: S301 - made below, in this process
+        return unpickled
     result = plain(source, config_path)
-    if mark is not None and mark == _mark(file):
-        _parsed[key] = (mark, pickle.dumps(result))
+    if stamp is not None and stamp == _reliable_stamp(file):
+        _parsed[key] = (stamp, pickle.dumps(result))
     return result
 
 
-def _mark(file: str) -> Mark | None:
-    """Return what changes with a file; None if it is absent, or too new to tell."""
+def _reliable_stamp(file: str) -> FileStamp | None:
+    """Return the stamp of a file; None if it is absent, or has changed too recently."""
     try:
-        found = os.stat(file)
+        stamp = FileStamp.of(file)
     except OSError:
         return None
-    if time.time_ns() - max(found.st_ctime_ns, found.st_mtime_ns) < TRUSTED_AGE_NS:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return stamp if stamp.is_old_enough() else None

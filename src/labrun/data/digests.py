@@ -1,7 +1,6 @@
-"""Cached SHA-256 of local files: a file whose size, times and inode are unchanged has the same content.
+"""Cached SHA-256 of local files: a file whose inode, size and times are unchanged has the same content.
 
-A file that was modified just before it was read is not cached: a second change within the same tick of the file
-system's clock would go unnoticed.
+A digest is cached only if the stamp was old enough when the file was read (see `FileStamp`).
 """
 
 from __future__ import annotations
@@ -10,16 +9,13 @@ import contextlib
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from labrun._io import atomic_write, file_sha256
+from labrun._io import FileStamp, atomic_write, file_sha256
 from labrun.runs import store
 
-TRUSTED_AGE_NS = 2 * 10**9
-"""Age from which a file's stamp tells any later change; digests of newer files are not cached."""
 LIMIT = 100_000
 """Maximum number of files cached per folder."""
 
@@ -63,12 +59,12 @@ def remembered(files: Sequence[Path], afresh: bool = False) -> Iterator[Callable
     new: Known = {}
 
     def digest(path: Path) -> str:
-        name, now = str(path), stamp(path)
+        name, stamp = str(path), FileStamp.of(path)
         entry = known.get(name)
-        if entry is None or entry[:-1] != now:
-            read_at = time.time_ns()
-            entry = [*now, file_sha256(path)]
-            if stamp(path) == now and read_at - int(now[1]) > TRUSTED_AGE_NS:
+        if entry is None or entry[:-1] != _cached(stamp):
+            was_old_enough = stamp.is_old_enough()
+            entry = [*_cached(stamp), file_sha256(path)]
+            if was_old_enough and FileStamp.of(path) == stamp:
                 new[name] = entry
         return str(entry[-1])
 
@@ -79,10 +75,9 @@ def remembered(files: Sequence[Path], afresh: bool = False) -> Iterator[Callable
             _save(memory, {**known, **new})
 
 
-def stamp(path: Path) -> list[int | str]:
-    """Return the values that reveal a change of the file: size, times, inode."""
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+def _cached(stamp: FileStamp) -> list[int | str]:
+    """Return the part of a stamp that is cached: without the device, whose number can change with the next mount."""
+    return [stamp.size, stamp.mtime_ns, stamp.ctime_ns, stamp.inode]
 
 
 def _memory(files: Sequence[Path]) -> Path:

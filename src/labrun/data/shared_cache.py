@@ -1,17 +1,18 @@
 """Data shared by several runs: read once in the process that the runs are forked from, and inherited in memory.
 
 Only data sets whose reader allows it (`Reader.may_be_held`) and whose files are local and small enough are held. A run
-uses held data only if every file still has the same size, modification time and inode.
+uses held data only if every file still has the same stamp (see `FileStamp`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from labrun import exact
+from labrun._io import FileStamp
 from labrun.data import reader
 from labrun.data.arrays import Arrays, Part
 from labrun.data.digests import Entry
@@ -23,14 +24,12 @@ HELD_BYTES = 512 * 2**20
 SHARED = "read once for all runs of the sweep"
 """Recorded reason why held data are in memory."""
 
-Stamp = tuple[str, int, int, int]
-
 
 @dataclass(frozen=True)
 class _Held:
     arrays: Arrays
     manifest: list[Entry]
-    stamps: list[Stamp]
+    stamps: dict[str, FileStamp]
 
     @property
     def bytes(self) -> int:
@@ -51,11 +50,11 @@ def hold(dataset: Mapping[str, Any], root: Path) -> bool:
     if not made.may_be_held or dataset.get("in_memory") is False or not made.find(root):
         return False
     stamps = _stamps(made.files(root))
-    if max(sum(size for _, size, _, _ in stamps), made.needed(root) or 0) > HELD_BYTES:
+    if max(sum(stamp.size for stamp in stamps.values()), made.needed(root) or 0) > HELD_BYTES:
         return False
     arrays = reader.read(dataset, root)
     found = _Held(arrays, reader.manifest(arrays.files), _stamps(arrays.files))
-    if sorted(found.stamps) != sorted(stamps):  # files changed while reading, or `files` listed others
+    if found.stamps != stamps:  # files changed while reading, or `files` listed others
         return False
     _held[_key(dataset, root)] = found
     while sum(one.bytes for one in _held.values()) > HELD_BYTES:
@@ -89,7 +88,7 @@ def read(
         DataError, ConfigError: see `reader.read`.
     """
     held = _held.get(_key(dataset, root))
-    if held is not None and known is None and _still(held.stamps):
+    if held is not None and known is None and _are_unchanged(held.stamps):
         if limit is not None and "in_memory" in dataset:
             return replace(held.arrays, reading=Reading(True, SHARED)), held.manifest
         return held.arrays, held.manifest
@@ -101,13 +100,12 @@ def _key(dataset: Mapping[str, Any], root: Path) -> str:
     return exact.canonical([dataset, str(root)])
 
 
-def _stamps(files: Any) -> list[Stamp]:
-    found = ((str(path), path.stat()) for path in files)
-    return [(name, status.st_size, status.st_mtime_ns, status.st_ino) for name, status in found]
+def _stamps(files: Iterable[str | Path]) -> dict[str, FileStamp]:
+    return {str(path): FileStamp.of(path) for path in files}
 
 
-def _still(stamps: list[Stamp]) -> bool:
+def _are_unchanged(stamps: dict[str, FileStamp]) -> bool:
     try:
-        return _stamps([Path(name) for name, *_ in stamps]) == stamps
+        return _stamps(stamps) == stamps
     except OSError:
         return False

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from labrun._io import append_line, atomic_write, file_sha256, partial_of
+from labrun._io import FileStamp, append_line, atomic_write, file_sha256, partial_of
 from labrun.checking import size_text
 from labrun.data import digests
 from labrun.data.digests import Entry
@@ -216,7 +216,7 @@ def upload(
     names = {full[name]: name for name in files}
 
     def send(item: Item, on_progress: ProgressCallback) -> None:
-        before = digests.stamp(item.local)
+        before = FileStamp.of(item.local)
         sha256 = digest(item.local)
         try:
             found = store.send(item.local, item.name, on_progress, only_new=item.name not in there)
@@ -228,7 +228,7 @@ def upload(
                     "content; it was not changed. Use another target, or --overwrite"
                 ) from None
             found = now
-        if found.size != item.size or digests.stamp(item.local) != before:
+        if found.size != item.size or FileStamp.of(item.local) != before:
             raise DataError(f"{item.local} changed while it was being sent. Try again once nothing writes to it")
         sums[names[item.name]], tokens[names[item.name]] = sha256, found.token
         if memory is not None:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from labrun import exact, masking, schema, validation
+from labrun._io import FileStamp
 from labrun.checking import suggest
 from labrun.config import paths
 from labrun.errors import ConfigError
@@ -176,14 +177,13 @@ def default_name() -> str:
         path = folder / "config.yaml" if folder else None
         if path is None or not path.is_file():
             continue
-        about = path.stat()
-        if (found := _default_of(path, about.st_mtime_ns, about.st_size)) is not None:
+        if (found := _default_of(path, FileStamp.of(path))) is not None:
             return found
     return "local"
 
 
 @functools.lru_cache(maxsize=16)
-def _default_of(path: Path, changed_ns: int, size: int) -> str | None:
+def _default_of(path: Path, stamp: FileStamp) -> str | None:
     """Return the datastore in a config's defaults; cached until the file changes, since reading takes 15 ms."""
     defaults = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     for entry in defaults.get("defaults", []) if isinstance(defaults, dict) else []:
