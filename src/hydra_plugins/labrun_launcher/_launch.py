@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +14,9 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.labrun_launcher._compose import Composer
 from hydra_plugins.labrun_launcher._node import NODE
-from labrun import refusal
 from labrun.config.paths import PREFLIGHT
 from labrun.errors import ConfigError, LabrunError
-from labrun.refusal import Refusal
+from labrun.user_errors import UserErrors
 
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
@@ -80,7 +77,7 @@ def _own(
     from labrun.submission import submit
 
     assert launcher.config is not None
-    try:
+    with UserErrors():
         check_settings(launcher)
         for key in ("sampler", "early_termination"):
             if OmegaConf.select(launcher.config, f"sweep.{key}"):  # labrun's own sweeper would have searched
@@ -96,12 +93,6 @@ def _own(
 
             hydra_job.configure_own_log(master.hydra)
             records = submit.execute_jobs(jobs, sweep_dir, freezer.head, save_config)
-    except LabrunError as error:
-        if os.environ.get("LABRUN_DEBUG") == "1":
-            raise
-        sys.stderr.write(f"labrun: {error}\n")
-        refusal.leave(Refusal(str(error)))
-        sys.exit(2)
     results = []
     for overrides, record in zip(job_overrides, records, strict=True):
         result = JobReturn()

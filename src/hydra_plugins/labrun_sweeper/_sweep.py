@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -15,12 +14,11 @@ from hydra.core.utils import setup_globals
 from hydra.errors import CompactHydraException, HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from labrun import refusal
 from labrun.checking import check_fields
 from labrun.config.paths import PREFLIGHT
-from labrun.errors import ConfigError, LabrunError
-from labrun.refusal import Refusal
+from labrun.errors import ConfigError
 from labrun.schema import Sweep
+from labrun.user_errors import UserErrors
 
 if TYPE_CHECKING:
     from hydra_plugins.labrun_sweeper.sweeper import LabrunSweeper
@@ -55,18 +53,12 @@ def settings_of(config: DictConfig) -> dict[str, Any] | None:
 def sweep(sweeper: LabrunSweeper, arguments: Sequence[str]) -> Any:
     """Run a sweep or search; see `LabrunSweeper.sweep`."""
     assert sweeper.config is not None
-    try:
+    with UserErrors():
         settings = settings_of(sweeper.config)
         if settings is None:
             return _foreign(sweeper, list(arguments))
         _check_settings(sweeper)
         return _own(sweeper, settings, list(arguments))
-    except LabrunError as error:
-        if os.environ.get("LABRUN_DEBUG") == "1":
-            raise
-        sys.stderr.write(f"labrun: {error}\n")
-        refusal.leave(Refusal(str(error)))
-        sys.exit(2)
 
 
 def _foreign(sweeper: LabrunSweeper, arguments: list[str]) -> Any:

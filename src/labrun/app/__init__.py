@@ -31,7 +31,6 @@ from labrun.app.hydra_changes import (
     with_own_messages,
     without_asking_for_mode,
 )
-from labrun.app.messages import USER_ERROR, UserErrors, for_terminal
 from labrun.app.preflight import Preflight as Preflight
 from labrun.app.preflight import tidy
 from labrun.app.resolvers import register as register
@@ -43,6 +42,7 @@ from labrun.runs import recording, store
 from labrun.runs.record import Record
 from labrun.submission import freeze, publish
 from labrun.submission.publish import publish_location
+from labrun.user_errors import USER_ERROR, UserErrors, for_terminal
 
 log = logging.getLogger(__name__)
 CANCELED = 130

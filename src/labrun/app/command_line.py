@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun.app.messages import refuse
 from labrun.config import paths
 from labrun.errors import ConfigError
 from labrun.runs import custom_locations, recording, store
+from labrun.user_errors import refuse
 
 
 def open_standard_streams() -> None:

@@ -24,9 +24,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from labrun import trust
-from labrun.app.messages import UserErrors, for_terminal, refuse
 from labrun.config import hydra_job
 from labrun.submission import freeze
+from labrun.user_errors import UserErrors, for_terminal, refuse
 
 
 class JobCallbacks(Callbacks):

@@ -13,7 +13,6 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from labrun.app.hydra_changes import JobCallbacks
-from labrun.app.messages import UserErrors
 from labrun.backends import registry
 from labrun.config import composed, hydra_job, paths
 from labrun.errors import ConfigError, RecordError
@@ -21,6 +20,7 @@ from labrun.runs import record as records
 from labrun.runs import store
 from labrun.submission import freeze
 from labrun.tracking import registry as trackers
+from labrun.user_errors import UserErrors
 
 PROBE_BYTES = 2**18
 """Minimum disk space that a run needs, in bytes: configs, record, log."""

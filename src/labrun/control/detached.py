@@ -10,19 +10,17 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NoReturn
 
-from labrun import masking, refusal
 from labrun.backends.base import Head
 from labrun.control import controller, monitor, results
-from labrun.errors import ControlledError, LabrunError
-from labrun.refusal import Refusal
+from labrun.errors import LabrunError
 from labrun.runs import store, sweep_state
 from labrun.runs.record import Record
 from labrun.runs.recording import terminating_politely
 from labrun.runs.sweep_state import SweepState
 from labrun.schema import Tracking
 from labrun.tracking.feed import follow
+from labrun.user_errors import refuse
 
 
 class StartSignal:
@@ -52,14 +50,6 @@ def main() -> None:
         refuse(error)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def refuse(error: LabrunError) -> NoReturn:
-    """Print why the controller cannot begin, leave it for the process that started this one, and exit with code 2."""
-    message = masking.masked(str(error))
-    sys.stderr.write(f"labrun: {message}\n")
-    refusal.leave(Refusal(message, isinstance(error, ControlledError)))
-    sys.exit(2)
 
 
 def take_over(

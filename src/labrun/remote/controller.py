@@ -23,6 +23,7 @@ from labrun.runs import store, sweep_state
 from labrun.runs.groups import Code
 from labrun.runs.sweep_state import Plan, SweepState
 from labrun.schema import Compute, Config
+from labrun.user_errors import refuse
 
 if TYPE_CHECKING:  # slow imports run while the pool's server imports
     from labrun.backends.base import Backend
@@ -46,7 +47,7 @@ def main() -> None:
         settle(folder)
         detached.take_over(folder, environment, detached.StartSignal(folder, monitor.Lines(folder)), head)
     except LabrunError as error:
-        detached.refuse(error)
+        refuse(error)
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
@@ -72,7 +73,6 @@ def end() -> None:
 
     A search in this folder is then over.
     """
-    from labrun import masking
     from labrun.control.cancel import end_runs
 
     folder = Path(sys.argv[1])
@@ -81,8 +81,7 @@ def end() -> None:
         if sweep_state.read_plan(folder).command is not None:
             SweepState(folder).search_over.touch()
     except LabrunError as error:
-        sys.stderr.write(f"labrun: {masking.masked(str(error))}\n")
-        sys.exit(2)
+        refuse(error)
 
 
 def settle(folder: Path) -> None:

@@ -21,7 +21,7 @@ class UserErrors:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, LabrunError) and os.environ.get("LABRUN_DEBUG") != "1":
-            refuse(str(error), isinstance(error, ControlledError))
+            refuse(error)
 
 
 def for_terminal(text: str) -> str:
@@ -29,8 +29,9 @@ def for_terminal(text: str) -> str:
     return terminal.lines(masking.masked(text))
 
 
-def refuse(text: str, is_controlled: bool = False) -> NoReturn:
-    """Print a message to standard error, and exit with code 2; see `Refusal`."""
-    sys.stderr.write(f"labrun: {for_terminal(text)}\n")
-    refusal.leave(Refusal(for_terminal(text), is_controlled))
+def refuse(error: LabrunError | str) -> NoReturn:
+    """Print a message to standard error, leave it for the process that started this one, and exit with code 2."""
+    message = for_terminal(str(error))
+    sys.stderr.write(f"labrun: {message}\n")
+    refusal.leave(Refusal(message, isinstance(error, ControlledError)))
     sys.exit(USER_ERROR)
