@@ -61,14 +61,18 @@ class Plugins:
         known = self.values()
         return f"{key}={name!r}: expected one of {', '.join(known)}.{checking.suggest(str(name), known)}"
 
-    def get(self, name: str) -> Any:
+    def get(self, name: str, key: str | None = None) -> Any:
         """Return the object of a name.
+
+        Args:
+            name: the name.
+            key: the config key that holds it, for messages, if it is not the usual one.
 
         Raises:
             ConfigError: the name is unknown, or its package cannot be used.
         """
         if name not in self._made:
-            self._made[name] = self._make(name)
+            self._made[name] = self._make(name, key or self.key)
         return self._made[name]
 
     def find(self, name: Any) -> Any | None:
@@ -78,18 +82,18 @@ class Plugins:
         except ConfigError:
             return None
 
-    def _make(self, name: str) -> Any:
+    def _make(self, name: str, key: str) -> Any:
         if not (self.holds(name) or name in self._hidden) or name in self._also:
-            raise ConfigError(self.refusal(name, self.key))
+            raise ConfigError(self.refusal(name, key))
         try:
             made = (_load(self._own[name]) if name in self._own else self._others[name].load())()
         except Exception as error:  # a third-party package can raise anything
             if name in self._own:
                 raise
-            raise ConfigError(f"{self.key}={name!r}: its package fails: {type(error).__name__}: {error}") from error
+            raise ConfigError(f"{key}={name!r}: its package fails: {type(error).__name__}: {error}") from error
         if not isinstance(made, _load(self._base)):
             base = self._base.replace(":", ".")
-            raise ConfigError(f"{self.key}={name!r}: {self._others[name].value} is not a class of {base}")
+            raise ConfigError(f"{key}={name!r}: {self._others[name].value} is not a class of {base}")
         return made
 
     def all_known(self) -> Iterator[Any]:

@@ -432,6 +432,21 @@ class Compute:
         environment = node.get("environment", {})  # not resolved: records keep only the variables' names
         return cls(**{"target": "auto", **_resolved_fields(cls, node), "environment": environment})
 
+    @classmethod
+    def key(cls, name: str) -> str:
+        """Return a key as the user types it, for messages; a subclass has its keys elsewhere."""
+        return f"compute.{name}"
+
+    @classmethod
+    def choice(cls, option: str = "", target: str | None = None) -> str:
+        """Return how the user chooses a backend, for messages.
+
+        Args:
+            option: the option in `conf/compute/`; none: only the part before it.
+            target: the backend that the option selects, if it has another name.
+        """
+        return f"compute={option}"
+
     @property
     def ranks(self) -> int:
         """Number of processes of a run, over all its nodes."""
@@ -490,6 +505,16 @@ class Sweep:
         """Build from a frozen `sweep` node; its environment references stay references."""
         first = {"metric": "accuracy", "goal": "maximize"}  # before there was a choice, records did not hold them
         return cls(**{**first, **_known(cls, node)})
+
+    @classmethod
+    def key(cls, name: str) -> str:
+        """Return a key as the user types it, for messages; a subclass has its keys elsewhere."""
+        return f"sweep.{name}"
+
+    @classmethod
+    def choice(cls, option: str) -> str:
+        """Return how the user chooses a sampler, or a grid, for messages."""
+        return f"sweep={option}"
 
     @property
     def goals(self) -> list[tuple[str, Goal]]:

@@ -403,6 +403,11 @@ def test_what_cannot_be_had_is_refused_without_a_traceback(refused: Callable[[st
     assert f"labrun: hydra.launcher.{wish.partition('=')[0]}" in told and "Traceback" not in told
 
 
+def test_messages_name_the_keys_of_the_launcher(refused: Callable[[str], str]) -> None:
+    assert "hydra.launcher.nodes=2: only hydra.launcher.target=slurm supports it" in refused("nodes=2")
+    assert "hydra.launcher.gpus_per_run=0 runs on the processor's" in refused("gpus_per_run=99")
+
+
 def path_and_folder() -> tuple[str | None, str, str]:
     import found_by_path
 

@@ -24,6 +24,7 @@ from hydra_plugins.labrun_launcher._job import Ended, restore, run_elsewhere, ru
 from labrun.backends import registry
 from labrun.backends.base import Calls
 from labrun.errors import ConfigError, LabrunError
+from labrun.schema import Compute
 
 if TYPE_CHECKING:
     from hydra_plugins.labrun_launcher.launcher import LabrunLauncher
@@ -43,6 +44,20 @@ OF_OTHERS = {
 """Settings of Hydra's joblib and submitit launchers, with the names of labrun's equivalents."""
 KEPT = 2**16
 """Length of the end of a job's output that is searched for its traceback, in characters."""
+
+
+class LauncherSettings(Compute):
+    """The settings of `hydra.launcher`, which are those of `compute`."""
+
+    @classmethod
+    def key(cls, name: str) -> str:
+        """See `Compute.key`."""
+        return f"hydra.launcher.{name}"
+
+    @classmethod
+    def choice(cls, option: str = "", target: str | None = None) -> str:
+        """See `Compute.choice`."""
+        return cls.key(f"target={target or option}")
 
 
 def launch_foreign(launcher: LabrunLauncher, composed: Sequence[DictConfig], first: int) -> list[JobReturn]:
@@ -77,7 +92,7 @@ class Jobs:
         assert launcher.hydra_context is not None and launcher.task_function is not None
         assert launcher.config is not None
         self.settings = checked(launcher.settings)
-        self._backend = registry.get(str(self.settings["target"]))
+        self._backend = registry.get(str(self.settings["target"]), LauncherSettings.key("target"))
         self._context, self._function = launcher.hydra_context, launcher.task_function
         self._folder = Path(str(launcher.config.hydra.sweep.dir)).resolve() / ".submitit"
         self._state = Singleton.get_state()
@@ -269,7 +284,6 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
         CompactHydraException: a setting is invalid or not available; Hydra shows the error without a traceback.
     """
     from labrun.checking import check_fields
-    from labrun.schema import Compute
 
     given = {key: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for key, v in settings.items()}
     shows = given.pop("show_output", False)
@@ -278,7 +292,7 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
         *names, last = known
         problems = [f"hydra.launcher.target={given['target']!r}: allowed are {', '.join(names)} and {last}"]
     else:
-        problems = list(check_fields(given, Compute, "hydra.launcher"))
+        problems = list(check_fields(given, LauncherSettings, "hydra.launcher"))
         problems += [
             f"hydra.launcher.{key}, of another launcher, is called hydra.launcher.{ours} here"
             for key, ours in OF_OTHERS.items()
@@ -288,25 +302,12 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
         problems.append(f"hydra.launcher.show_output={shows!r}: expected true or false")
     if not problems:
         try:
-            registry.check(Compute.of({"target": "local", **given}), sweep=True)
+            registry.check(LauncherSettings.of({"target": "local", **given}), sweep=True)
         except ConfigError as error:
-            problems = [_in_its_words(problem) for problem in error.problems]
+            problems = error.problems
     if problems:
         raise CompactHydraException("labrun: " + "\n".join(problems))
     return {**given, "show_output": shows}
-
-
-def _in_its_words(problem: str) -> str:
-    """Rewrite a message about `compute` for an application, which has `hydra.launcher` instead."""
-    for ours, its in (
-        (r"only compute=slurm and compute=slurm_gpu support it", "only hydra.launcher.target=slurm supports it"),
-        (r"compute=slurm_gpu|compute=slurm", "hydra.launcher.target=slurm"),
-        (r"compute=local runs on", "without it the jobs run on"),
-        (r"compute=(\w+)", r"hydra.launcher.target=\1"),
-        (r"\bcompute\.", "hydra.launcher."),
-    ):
-        problem = re.sub(ours, its, problem)
-    return problem
 
 
 def _ended(job: Any, config: DictConfig, number: int, state: str | None) -> Ended:

@@ -51,6 +51,20 @@ FIELDS = ("max_trials", "max_concurrent", "timeout_min", "seed", "zip")
 """Keys that are checked like those of `sweep`."""
 
 
+class SweeperSettings(Sweep):
+    """The settings of `hydra.sweeper`, most of which are those of `sweep`."""
+
+    @classmethod
+    def key(cls, name: str) -> str:
+        """See `Sweep.key`."""
+        return f"hydra.sweeper.{name}"
+
+    @classmethod
+    def choice(cls, option: str) -> str:
+        """See `Sweep.choice`."""
+        return cls.key(f"sampler={option}")
+
+
 def settings_of(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]] | None:
     """Return the settings and the space of a search; None if no sampler is set.
 
@@ -192,7 +206,8 @@ class Search:
         self._sweeper, self._settings = sweeper, settings
         self.folder = Path(str(sweeper.config.hydra.sweep.dir)).resolve()
         is_grid = settings["sampler"] == "grid"
-        self._space = spaces.parse(texts, sweeper.hydra_context.config_loader, settings["zip"], finite=is_grid)
+        loader = sweeper.hydra_context.config_loader
+        self._space = spaces.parse(texts, loader, settings["zip"], finite=is_grid, settings=SweeperSettings)
         if not self._space.dimensions:
             raise ConfigError(
                 "there is nothing to search: give a key several values ('lr=tag(log, interval(1e-4, 1))'), or name "
@@ -222,10 +237,10 @@ class Search:
             raise ConfigError(f"hydra.sweeper.resume=true: {self.folder} (hydra.sweep.dir) holds no search")
         node = {key: value for key, value in self._settings["sampler"].items() if key != "seed"}
         seed = self._settings["sampler"].get("seed") or self._settings["seed"]
-        Study.check(node, 1)
+        Study.check(node, 1, SweeperSettings)
         journal.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._check_same(journal.with_name(STATE))
-        study = Study(journal, node, int(seed), [self._maximize])
+        study = Study(journal, node, int(seed), [self._maximize], SweeperSettings)
         study.settle()
         for trial in study.open():  # left by a killed search; retried
             study.fail(trial.number, "its search was killed", replaced=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,13 +64,9 @@ def _foreign(sweeper: LabrunSweeper, arguments: list[str]) -> Any:
     """Run a search, or Hydra's own grid, of an application other than labrun."""
     from hydra_plugins.labrun_sweeper import _search
 
-    try:
-        found = _search.settings_of(sweeper, arguments)
-        search = None if found is None else _search.Search(sweeper, *found)
-    except ConfigError as error:
-        raise ConfigError([_in_its_words(problem) for problem in error.problems]) from error
-    if search is not None:
-        search.run()
+    found = _search.settings_of(sweeper, arguments)
+    if found is not None:
+        _search.Search(sweeper, *found).run()
         return None
     try:
         return sweeper.grid(arguments)
@@ -82,12 +77,6 @@ def _foreign(sweeper: LabrunSweeper, arguments: list[str]) -> Any:
             "an interval has infinitely many values, and a grid tries every one. Give a list or a range(), or search: "
             "hydra.sweeper.sampler=tpe (random, gp, cmaes, qmc)"
         ) from error
-
-
-def _in_its_words(problem: str) -> str:
-    """Rewrite a message about `sweep` for an application, which has `hydra.sweeper` instead."""
-    problem = re.sub(r"(?<![\w.])sweep\.", "hydra.sweeper.", problem)
-    return re.sub(r"(?<![\w.+])sweep=", "hydra.sweeper.sampler=", problem)
 
 
 def _check_settings(sweeper: LabrunSweeper) -> None:

@@ -189,6 +189,8 @@ class Backend(ABC):
     def problems(self, compute: Compute) -> Iterable[str]:
         """Yield a message for each request of a run that this backend cannot meet.
 
+        The messages name keys as `compute.key` does: an application has them in `hydra.launcher`.
+
         Raises:
             ConfigError: the backend cannot be used at all.
         """
@@ -287,4 +289,4 @@ class Backend(ABC):
         Raises:
             ConfigError: this backend executes only labrun's own runs.
         """
-        raise ConfigError(f"compute.target={self.name}: this backend runs labrun's own runs, and no other application")
+        raise ConfigError(f"hydra.launcher.target={self.name}: this backend executes only labrun's own runs")

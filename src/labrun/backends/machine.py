@@ -63,17 +63,18 @@ def gpu_names() -> list[tuple[str, str]]:
 def problems(compute: Compute) -> Iterator[str]:
     """Yield a message for each requested resource that this machine does not have."""
     if compute.cpus_per_run > cores():
-        yield f"compute.cpus_per_run={compute.cpus_per_run}: this machine has {cores()} cores"
+        yield f"{compute.key('cpus_per_run')}={compute.cpus_per_run}: this machine has {cores()} cores"
     if compute.mem_gb is not None and compute.mem_gb > memory_gb():
-        yield f"compute.mem_gb={compute.mem_gb:g}: this machine has {memory_gb():.1f} GB of memory"
+        yield f"{compute.key('mem_gb')}={compute.mem_gb:g}: this machine has {memory_gb():.1f} GB of memory"
     gpus = visible_gpus() if compute.gpus_per_run else []
     if compute.gpus_per_run > len(gpus):
         listed = os.environ.get("CUDA_VISIBLE_DEVICES")
         because = "" if listed is None else f" (CUDA_VISIBLE_DEVICES={listed!r})"
         there = f"{len(gpus)} GPUs are" if len(gpus) > 1 else "one GPU is" if gpus else "no GPU is"
+        key = compute.key("gpus_per_run")
         yield (
-            f"compute.gpus_per_run={compute.gpus_per_run}: {there} visible here{because}. compute=local runs on the "
-            f"processor's {cores()} cores; 'lab compute status' shows what is there"
+            f"{key}={compute.gpus_per_run}: {there} visible here{because}. {key}=0 runs on the processor's {cores()} "
+            "cores; 'lab compute status' shows what is there"
         )
 
 

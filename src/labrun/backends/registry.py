@@ -18,13 +18,17 @@ from labrun.schema import SPECIAL, Compute
 names, values, forget = BACKENDS.names, BACKENDS.values, BACKENDS.forget
 
 
-def get(name: str) -> Backend:
+def get(name: str, key: str | None = None) -> Backend:
     """Return the backend with this name.
+
+    Args:
+        name: the name.
+        key: the key that holds it, for messages; None: `compute.target`.
 
     Raises:
         ConfigError: there is no such backend, or its package cannot be used.
     """
-    backend: Backend = BACKENDS.get(name)
+    backend: Backend = BACKENDS.get(name, key)
     return backend
 
 
@@ -46,7 +50,7 @@ def chosen(compute: Compute, sweep: bool) -> Backend:
         return get("remote")
     name = compute.target
     if name != "auto":
-        return get(name)
+        return get(name, compute.key("target"))
     from labrun.backends.inline import SUPERVISED
 
     held = any(getattr(compute, key) != getattr(DEFAULTS, key) for key in (*SUPERVISED, "tasks_per_node"))
@@ -63,32 +67,43 @@ def check(compute: Compute, sweep: bool) -> None:
     problems = list(backend.problems(compute))
     for key in SPECIAL:
         if key not in backend.settings and getattr(compute, key) != getattr(DEFAULTS, key):
-            problems.append(f"compute.{key}={getattr(compute, key)}: {_who_knows(key)}")
+            problems.append(f"{compute.key(key)}={getattr(compute, key)}: {_who_knows(compute, key)}")
     if compute.gpus_per_run > 1 and compute.runs_per_gpu > 1:
-        problems.append(f"compute.runs_per_gpu={compute.runs_per_gpu}: runs of more than one GPU do not share them")
+        problems.append(
+            f"{compute.key('runs_per_gpu')}={compute.runs_per_gpu}: runs of more than one GPU do not share them"
+        )
     if compute.tasks_per_node > compute.gpus_per_run > 0:
         problems.append(
-            f"compute.tasks_per_node={compute.tasks_per_node}, compute.gpus_per_run={compute.gpus_per_run}: each "
-            "process of a run needs its own GPU; leave tasks_per_node out to get one process per GPU"
+            f"{compute.key('tasks_per_node')}={compute.tasks_per_node}, "
+            f"{compute.key('gpus_per_run')}={compute.gpus_per_run}: each process of a run needs its own GPU; leave "
+            "tasks_per_node out to get one process per GPU"
         )
     python = compute.python
     if python is not None and backend.supervises and not backend.is_elsewhere:
         if not shutil.which(python):
-            problems.append(f"compute.python={python!r}: there is no such program")
+            problems.append(f"{compute.key('python')}={python!r}: there is no such program")
         elif not _has_labrun(python):
             problems.append(
-                f"compute.python={python!r} has no labrun, which executes the runs: install it with that "
+                f"{compute.key('python')}={python!r} has no labrun, which executes the runs: install it with that "
                 "interpreter's pip"
             )
     if problems:
         raise ConfigError(problems)
 
 
-def _who_knows(key: str) -> str:
+def _who_knows(compute: Compute, key: str) -> str:
     """Say which choices of `compute=` have a backend that supports a key."""
     targets = {name: str(paths.option("compute", name).get("target")) for name in paths.groups().get("compute", {})}
-    knowing = [f"compute={name}" for name, target in targets.items() if BACKENDS.holds(target) and _knows(target, key)]
-    return f"only {' and '.join(knowing)} support it" if knowing else "no choice of compute= supports it"
+    knowing = list(
+        dict.fromkeys(
+            compute.choice(name, target)
+            for name, target in targets.items()
+            if BACKENDS.holds(target) and _knows(target, key)
+        )
+    )
+    if not knowing:
+        return f"no choice of {compute.choice()} supports it"
+    return f"only {' and '.join(knowing)} support{'s' if len(knowing) == 1 else ''} it"
 
 
 def _knows(target: str, key: str) -> bool:

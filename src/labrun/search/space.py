@@ -14,6 +14,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, Quote, Quo
 from hydra.errors import HydraException
 
 from labrun.errors import ConfigError
+from labrun.schema import Sweep
 
 SPACE_KEY = "search_space"
 """Key of a component's file that defines how its keys may vary."""
@@ -90,7 +91,11 @@ def plain_key(key: str) -> str:
 
 
 def parse(
-    texts: Sequence[str], loader: ConfigLoader, zipped: Sequence[Sequence[str]] = (), finite: bool = False
+    texts: Sequence[str],
+    loader: ConfigLoader,
+    zipped: Sequence[Sequence[str]] = (),
+    finite: bool = False,
+    settings: type[Sweep] = Sweep,
 ) -> Space:
     """Parse overrides; those with several values become dimensions, in order.
 
@@ -99,6 +104,7 @@ def parse(
         loader: knows the groups' options, for `glob()`.
         zipped: groups of keys that advance together.
         finite: reject intervals, because every combination is tried.
+        settings: names the keys of the search in messages.
 
     Raises:
         ConfigError: an override cannot be parsed, or zipped lists do not match.
@@ -117,19 +123,19 @@ def parse(
         else:
             fixed[key] = text
     dimensions: list[Dimension] = []
-    pairs = _pairs(zipped, varied, fixed)
+    pairs = _pairs(zipped, varied, fixed, settings)
     for key, override in varied.items():
         partners = next((keys for keys in pairs if key in keys), None)
         if partners is None:
             every_one = finite and isinstance(override.value(), RangeSweep)
             dimensions.append(_choice(override) if every_one else dimension(override))
         elif key == partners[0]:
-            dimensions.append(_together([varied[name] for name in partners]))
+            dimensions.append(_together([varied[name] for name in partners], settings))
     for one in dimensions:
         if finite and isinstance(one, Numbers):
             raise ConfigError(
-                f"{one.key}: an interval has infinitely many values, and sweep=grid tries every one. Give a list or a "
-                "range(), or choose sweep=random, tpe, gp, cmaes or qmc"
+                f"{one.key}: an interval has infinitely many values, and {settings.choice('grid')} tries every one. "
+                f"Give a list or a range(), or choose {settings.choice('random')}, tpe, gp, cmaes or qmc"
             )
     return Space(tuple(fixed.values()), tuple(dimensions))
 
@@ -287,14 +293,17 @@ def _checked(one: Numbers) -> Numbers:
 
 
 def _pairs(
-    zipped: Sequence[Sequence[str]], varied: Mapping[str, Override], fixed: Mapping[str, str]
+    zipped: Sequence[Sequence[str]],
+    varied: Mapping[str, Override],
+    fixed: Mapping[str, str],
+    settings: type[Sweep],
 ) -> list[list[str]]:
     """Return the groups of zipped keys, as typed and in the order typed."""
     found: list[list[str]] = []
     by_name = {plain_key(key): key for key in varied}
     taken: set[str] = set()
     for names in zipped:
-        listed = f"sweep.zip=[[{','.join(names)}]]"
+        listed = f"{settings.key('zip')}=[[{','.join(names)}]]"
         if len(names) < 2:
             raise ConfigError(f"{listed}: at least two keys are needed to advance together")
         for name in names:
@@ -309,13 +318,15 @@ def _pairs(
     return found
 
 
-def _together(overrides: Sequence[Override]) -> Choice:
+def _together(overrides: Sequence[Override], settings: type[Sweep]) -> Choice:
     lists = []
     for override in overrides:
         one = dimension(override)
         if isinstance(one, Numbers):
             if isinstance(override.value(), IntervalSweep):
-                raise ConfigError(f"sweep.zip: {one.key} is an interval; keys that advance together need lists")
+                raise ConfigError(
+                    f"{settings.key('zip')}: {one.key} is an interval; keys that advance together need lists"
+                )
             one = _choice(override)
         # Keep duplicates: zipped values are matched by position.
         lists.append([str(text) for text in override.sweep_string_iterator()])
@@ -324,7 +335,7 @@ def _together(overrides: Sequence[Override]) -> Choice:
             f"{plain_key(override.get_key_element())} has {len(values)}"
             for override, values in zip(overrides, lists, strict=True)
         )
-        raise ConfigError(f"sweep.zip: lists that advance together must be equally long, but {counts}")
+        raise ConfigError(f"{settings.key('zip')}: lists that advance together must be equally long, but {counts}")
     keys = tuple(override.get_key_element() for override in overrides)
     values = tuple(dict.fromkeys(zip(*lists, strict=True)))
     return Choice(" + ".join(plain_key(key) for key in keys), keys, values)

@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from labrun.building import build
 from labrun.errors import ConfigError, RecordError
+from labrun.schema import Sweep
 from labrun.search.space import Choice, Dimension
 
 log = logging.getLogger(__name__)
@@ -67,12 +68,20 @@ class Study:
         sampler: config node of the sampler, `_target_` and arguments; None: only enqueued trials are run.
         seed: seed of the sampler.
         maximize: for each metric, whether it is maximized.
+        settings: names the keys of the search in messages.
 
     Raises:
         ConfigError: the sampler cannot be built, or the journal belongs to another search.
     """
 
-    def __init__(self, path: Path, sampler: Mapping[str, Any] | None, seed: int, maximize: Sequence[bool]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        sampler: Mapping[str, Any] | None,
+        seed: int,
+        maximize: Sequence[bool],
+        settings: type[Sweep] = Sweep,
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         _cut_torn_line(path)
@@ -85,18 +94,24 @@ class Study:
         except Exception as error:  # a damaged journal can raise anything
             raise RecordError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
         if [direction.name.lower() for direction in self._study.directions] != directions:
-            raise ConfigError(f"sweep.metric, sweep.goal: the search in {path.parent} has other metrics or goals")
+            raise ConfigError(f"{settings.key('goal')}: the search in {path.parent} has other metrics or goals")
         # A restarted sampler with the same seed would propose the same trials again.
-        self._study.sampler = _sampler(sampler, seed + len(self._study.get_trials(deepcopy=False)), len(maximize))
+        seed += len(self._study.get_trials(deepcopy=False))
+        self._study.sampler = _sampler(sampler, seed, len(maximize), settings)
 
     @staticmethod
-    def check(sampler: Mapping[str, Any], metrics: int) -> None:
+    def check(sampler: Mapping[str, Any], metrics: int, settings: type[Sweep] = Sweep) -> None:
         """Check that a sampler can be built.
+
+        Args:
+            sampler: its config node, `_target_` and arguments.
+            metrics: number of metrics of the search.
+            settings: names the keys of the search in messages.
 
         Raises:
             ConfigError: it cannot.
         """
-        _sampler(sampler, 0, metrics)
+        _sampler(sampler, 0, metrics, settings)
 
     @property
     def optuna(self) -> optuna.Study:
@@ -287,16 +302,21 @@ def sampler_arguments(name: str) -> set[str] | None:
     return None if made is None else set(inspect.signature(made).parameters)
 
 
-def _sampler(node: Mapping[str, Any] | None, seed: int, metrics: int) -> optuna.samplers.BaseSampler:
+def _sampler(
+    node: Mapping[str, Any] | None, seed: int, metrics: int, settings: type[Sweep]
+) -> optuna.samplers.BaseSampler:
     if node is None:
         return optuna.samplers.RandomSampler(seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made = build(node, "sweep.sampler", seed=seed)
+        made = build(node, settings.key("sampler"), seed=seed)
     if not isinstance(made, optuna.samplers.BaseSampler):
-        raise ConfigError(f"sweep.sampler._target_={node['_target_']!r} is not an Optuna sampler")
+        raise ConfigError(f"{settings.key('sampler')}._target_={node['_target_']!r} is not an Optuna sampler")
     if metrics > 1 and isinstance(made, optuna.samplers.CmaEsSampler):
-        raise ConfigError("sweep=cmaes supports only one metric; choose sweep=tpe, random, qmc or gp for several")
+        raise ConfigError(
+            f"{settings.choice('cmaes')} supports only one metric; choose {settings.choice('tpe')}, random, qmc or gp "
+            "for several"
+        )
     return made
 
 

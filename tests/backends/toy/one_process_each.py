@@ -30,7 +30,7 @@ class OneProcessEach(Backend):
         yield from machine.problems(compute)
         for key, plain in (("mem_gb", None), ("timeout_min", None), ("gpus_per_run", 0)):
             if getattr(compute, key) != plain:
-                yield f"compute.{key}={getattr(compute, key)}: {self.name} does not hold runs to it"
+                yield f"{compute.key(key)}={getattr(compute, key)}: {self.name} does not hold runs to it"
 
     def summary(self, compute: Compute) -> str:
         """Return the cores and the memory."""

@@ -412,7 +412,7 @@ class Slurm(Backend):
     def summary(self, compute: Compute) -> str:
         """Describe the partitions, or say why there are none."""
         try:
-            there = "; ".join(partitions.describe(one) for one in partitions.partitions())
+            there = "; ".join(partitions.describe(one) for one in partitions.partitions(compute))
         except partitions.NoClusterError as error:
             return error.why
         return f"partitions {there}"

@@ -37,17 +37,21 @@ class NoClusterError(ConfigError):
     """This machine does not belong to a cluster that responds.
 
     Args:
+        compute: settings that need the cluster.
         why: the reason.
         way: advice for the user.
     """
 
-    def __init__(self, why: str, way: str) -> None:
+    def __init__(self, compute: Compute, why: str, way: str) -> None:
         self.why = why
-        super().__init__(f"compute=slurm: {why}. {way}")
+        super().__init__(f"{compute.choice('slurm')}: {why}. {way}")
 
 
-def partitions() -> list[Partition]:
+def partitions(compute: Compute) -> list[Partition]:
     """Return the cluster's partitions, according to sinfo.
+
+    Args:
+        compute: settings that need the cluster, for the error message.
 
     Raises:
         NoClusterError: sinfo is missing, or no cluster responds to it.
@@ -55,12 +59,14 @@ def partitions() -> list[Partition]:
     for program in ("sbatch", "sinfo"):
         if shutil.which(program) is None:
             raise NoClusterError(
+                compute,
                 f"there is no {program} on this machine, so it is not part of a Slurm cluster",
-                f"Start the command where there is one, or choose compute=local (here: {machine.cores()} cores)",
+                f"Start the command where there is one, or choose {compute.choice('local')} (here: {machine.cores()} "
+                "cores)",
             )
     answer = run_command(["sinfo", "-h", "-e", "-o", "%P|%a|%D|%c|%m|%G|%l"])
     if answer is None:
-        raise NoClusterError("sbatch exists, but no cluster answers (sinfo failed)", "Is slurmctld up?")
+        raise NoClusterError(compute, "sbatch exists, but no cluster answers (sinfo failed)", "Is slurmctld up?")
     found: dict[str, Partition] = {}
     for line in answer.splitlines():
         name, up, nodes, cpus, memory, gres, limit = (part.strip() for part in line.split("|"))
@@ -115,7 +121,7 @@ def chosen_partition(compute: Compute, there: Sequence[Partition] | None = None)
     Returns:
         The partition; None if the selected one does not exist, or there is no default.
     """
-    there = partitions() if there is None else there
+    there = partitions(compute) if there is None else there
     named = compute.partition or os.environ.get("SBATCH_PARTITION")
     if named is None:
         return next((one for one in there if one.default), None)
@@ -185,18 +191,18 @@ def problems(compute: Compute) -> Iterable[str]:
     Raises:
         ConfigError: there is no cluster.
     """
-    there = partitions()
+    there = partitions(compute)
     listed = "; ".join(describe(one) for one in there)
     if compute.partition is None and "partition" in compute.extra:
-        yield "compute.extra.partition: say compute.partition"
+        yield f"{compute.key('extra.partition')}: say {compute.key('partition')}"
     one = chosen_partition(compute, there)
     if one is None:
         given = "null" if compute.partition is None else repr(compute.partition)
         why = "the cluster has no default partition" if compute.partition is None else "there is no such partition"
-        yield f"compute.partition={given}: {why}. There are: {listed}"
+        yield f"{compute.key('partition')}={given}: {why}. There are: {listed}"
         return
     if not one.up:
-        yield f"compute.partition={one.name}: it is down. There are: {listed}"
+        yield f"{compute.key('partition')}={one.name}: it is down. There are: {listed}"
     ranks = compute.tasks_per_node
     for key, wanted, has in (
         ("cpus_per_run", compute.cpus_per_run * ranks, one.cpus),
@@ -207,22 +213,22 @@ def problems(compute: Compute) -> Iterable[str]:
         if wanted > has:
             times = f" times tasks_per_node={ranks}" if key == "cpus_per_run" and ranks > 1 else ""
             noun = "nodes" if key == "nodes" else f"{'GPUs' if 'gpus' in key else 'cores'} at most on one node"
-            asked = f"compute.{key}={getattr(compute, key)}{times}"
+            asked = f"{compute.key(key)}={getattr(compute, key)}{times}"
             yield f"{asked}: partition {one.name} has {has} {noun}. There are: {listed}"
     if compute.mem_gb is not None and compute.mem_gb > one.memory_gb:
         most = f"{one.memory_gb:.1f} GB at most on one node"
-        yield f"compute.mem_gb={compute.mem_gb:g}: partition {one.name} has {most}"
+        yield f"{compute.key('mem_gb')}={compute.mem_gb:g}: partition {one.name} has {most}"
     if compute.timeout_min is not None and one.limit_min is not None and compute.timeout_min > one.limit_min:
         most = f"partition {one.name} ends jobs after {one.limit_min:g} minutes"
-        yield f"compute.timeout_min={compute.timeout_min:g}: {most}"
+        yield f"{compute.key('timeout_min')}={compute.timeout_min:g}: {most}"
     if (compute.nodes > 1 or ranks > 1) and compute.runs_per_job > 1:
-        yield "compute.runs_per_job: a run with several nodes or tasks needs its own job"
+        yield f"{compute.key('runs_per_job')}: a run with several nodes or tasks needs its own job"
     own = {"job-name", "array", "output", "error", "signal", "comment", "open-mode", "nodes", "time", "requeue"}
     own |= {"ntasks", "ntasks-per-node", "test-only"}
     for key in compute.extra:
         name = str(key).replace("_", "-").lstrip("-")
         if name in own | {"no-requeue", "parsable", "wait", "wrap"}:
-            yield f"compute.extra.{key}: labrun sets this option of sbatch itself"
+            yield f"{compute.key(f'extra.{key}')}: labrun sets this option of sbatch itself"
             return
     yield from _refused_by_sbatch(compute)
 
@@ -243,9 +249,9 @@ def _refused_by_sbatch(compute: Compute) -> Iterable[str]:
     Conditions that may change before the job starts, such as nodes that are down, do not count: the job would wait.
     """
     named = {key: getattr(compute, key) for key in ("account", "qos") if getattr(compute, key) is not None}
-    asked = {f"compute.{key}={value}": {key: value} for key, value in named.items()}
+    asked = {f"{compute.key(key)}={value}": {key: value} for key, value in named.items()}
     for key, value in compute.extra.items():
-        asked[f"compute.extra.{key}={'null' if value is None else value}"] = sbatch_options({key: value})
+        asked[f"{compute.key(f'extra.{key}')}={'null' if value is None else value}"] = sbatch_options({key: value})
     together = {name: value for options in asked.values() for name, value in options.items()}
     if not together:
         return
