@@ -66,8 +66,8 @@ class RemoteBackend(Backend):
         host = compute.host
         if host is None:
             raise ConfigError("compute.target=remote: name the machine instead, as in compute.host=NAME")
-        if compute.target == "inline":
-            raise ConfigError("compute=inline is this process: compute.host needs compute=local, gpu or slurm")
+        if (backend := _backend_there(compute)) is not None and backend.in_process:
+            raise ConfigError(f"compute={backend.name} is this process: compute.host needs compute=local, gpu or slurm")
         remote = remotes.get(host)
         found = facts(remote)
         if remote.python is None:
@@ -79,7 +79,8 @@ class RemoteBackend(Backend):
 
     def _lacking(self, compute: Compute, found: Mapping[str, Any]) -> Iterator[str]:
         host = compute.host
-        program = None if compute.target == "auto" else registry.get(compute.target).program
+        backend = _backend_there(compute)
+        program = None if backend is None else backend.program
         if program is not None:
             if not found.get(program):
                 yield f"compute.target={compute.target}: {host} has no {program} on its PATH"
@@ -182,6 +183,11 @@ class RemoteBackend(Backend):
                 f"{error}. The request is in {run_dir}/requests, and is forwarded once the machine answers"
             ) from error
         return False
+
+
+def _backend_there(compute: Compute) -> Backend | None:
+    """Return the backend on the remote machine; None if the controller there chooses it."""
+    return None if compute.target == "auto" else registry.get(compute.target)
 
 
 def _shown(found: Mapping[str, Any]) -> str:

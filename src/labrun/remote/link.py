@@ -268,7 +268,7 @@ def folder_of(run_dir: Path, record: Record) -> Path | None:
     """
     found = {records.sweep_folder(run_dir, record) or run_dir, run_dir.resolve()}
     folder = next((folder for folder in found if file(folder).is_file()), None)
-    if folder is None and record.task == records.PROGRAM and record.parent:
+    if folder is None and record.is_of_program and record.parent:
         with contextlib.suppress(RecordError):
             return folder_of(*store.find(store.workspace(), record.parent))
     return folder

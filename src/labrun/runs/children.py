@@ -67,7 +67,7 @@ def end_open(root: Path, run_dir: Path, error: BaseException | None) -> None:
     for folder in folders(root, run_dir):
         try:
             record = records.read(folder)
-            if record.task != records.PROGRAM or record.status != records.RUNNING:
+            if not record.is_of_program or record.status != records.RUNNING:
                 continue
             closed = finalize.close(folder, record, status, EndReason.EXITED, "its parent run ended like this")
             if status == records.COMPLETED:

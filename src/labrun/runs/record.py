@@ -214,6 +214,11 @@ class Record:
         return sdk_ids.of_run(self.id, plain(self.sweep), self.config)
 
     @property
+    def is_of_program(self) -> bool:
+        """Whether a user's program created the run, instead of a labrun command."""
+        return self.task == PROGRAM
+
+    @property
     def finished(self) -> bool:
         return self.status in FINISHED
 

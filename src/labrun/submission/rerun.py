@@ -111,7 +111,7 @@ def _check(old: Record) -> None:
     Raises:
         RecordError: the config is not that of a run.
     """
-    if old.task == records.PROGRAM:
+    if old.is_of_program:
         raise RecordError(f"run {old.id} belongs to a program that labrun did not start: run the program again")
     trainer, compute, script = (old.config.get(name) for name in ("trainer", "compute", "script"))
     is_sound = (

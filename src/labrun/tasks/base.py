@@ -67,6 +67,8 @@ class TaskType(ABC):
     """Whether it uses the model of another run, given by `from`."""
     reads: ClassVar[bool] = True
     """Whether labrun reads a data set and builds a model for it, from `dataset` and `model`."""
+    needs_targets: ClassVar[bool] = True
+    """Whether the data must hold a target for each sample."""
     part: ClassVar[str | None] = None
     """The split that it requires."""
 

@@ -71,6 +71,7 @@ class Predict(_Scoring):
     """Write the predictions of a finished run's model for a data set."""
 
     name = "predict"
+    needs_targets = False
     aim = "is to predict"
 
     def run(self, run: Run) -> None:

@@ -80,7 +80,7 @@ class NetworkTask(ModelTask):
         self._config, self._feed, self._name = config, feed, name
         self._settings, self._compute = config.trainer, config.compute
         self._resumed = config.resumed
-        self._trains = base.of(config).trains
+        self._task = base.of(config)
         self._learning = {
             key: config.model[key]
             for key in validation.LEARNING
@@ -126,7 +126,7 @@ class NetworkTask(ModelTask):
         if wanted is None:
             return None
         known = self._card.get("class_weights")  # the weights from training apply whatever the current data
-        if known or self._config.task == "predict":
+        if known or not self._task.needs_targets:
             return torch.tensor(known, dtype=torch.float32) if known else None
         counts = self._feed.class_counts()
         if isinstance(wanted, list):
@@ -154,7 +154,7 @@ class NetworkTask(ModelTask):
 
     @property
     def threads(self) -> ThreadUse:
-        training = self._training.recorded() if self._trains else None
+        training = self._training.recorded() if self._task.trains else None
         return ThreadUse(self._allowed, training, self._scoring.recorded())
 
     @property
@@ -369,7 +369,7 @@ class NetworkTask(ModelTask):
                 offered |= {"monitor": monitor, **({} if mode is None else {"mode": mode})}
                 node = {key: value for key, value in node.items() if (key, value) != ("monitor", monitored.AUTO)}
             made.append(self._of_the_package(schema.build(node, key, **offered), key))
-        for monitor, words in watched.items() if self._trains else ():
+        for monitor, words in watched.items() if self._task.trains else ():
             log.info("Watching %s: %s", monitor, words)
         return made
 
@@ -377,7 +377,7 @@ class NetworkTask(ModelTask):
         if not self._is_own:
             return "val_loss" if has_validation else "train_loss"
         found = monitored.loss_of(str(self._config.model["_target_"]), has_validation)
-        if self._trains:
+        if self._task.trains:
             log.info("Watching %s (trainer.monitor=auto)", found)
         return found
 

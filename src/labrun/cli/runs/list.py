@@ -203,7 +203,7 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
         yield "git", f"{str(git.commit)[:12]} ({git.branch}){', with changes' if git.dirty else ''}"
     code = record.code or Code()
     yield "code", f"{str(code.digest or '-')[:12]}  {code.folder or ''}"
-    if record.task == records.PROGRAM:
+    if record.is_of_program:
         yield "program", record.command or "a notebook, or a script's own run"
     else:
         if status == records.LOST or (status == records.QUEUED and _is_left(run_dir, record)):
