@@ -235,7 +235,7 @@ class Far:
         monkeypatch.setenv(ssh.SOCKET_VARIABLE, str(self.sockets))
         known = {"python": PYTHON, "ssh_config": str(self.ssh_config), **settings}
         packages = {
-            "there": {"packages": {name: version(name) for name in environment.TELLING}}
+            "there": {"packages": {name: version(name) for name in environment.INFLUENTIAL}}
         }  # asking takes a second
         remotes.put(remotes.Remote("box", "box", packages=packages, **known))  # type: ignore[arg-type]
         choice = workspace / "conf" / "compute" / "remote.yaml"

@@ -185,7 +185,7 @@ def test_a_notebook_submits_there_in_one_word(box: far.Far, project: Path) -> No
 def test_wheels_are_made_here_where_there_is_no_way_out(
     box: far.Far, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workspace: Path
 ) -> None:
-    if environment.uv_here() is None:
+    if environment.local_uv() is None:
         pytest.skip("needs uv")
     remote = remotes.Remote("box", "box", ssh_config=str(box.ssh_config), folder="~/without")
     far_project.only_tinything(tmp_path, monkeypatch)

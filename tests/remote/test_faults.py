@@ -266,7 +266,7 @@ def unbuilt(
     box: far.Far, workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> far.Far:
     """The other machine, to which everything is still to be sent: an environment is built there from wheels."""
-    if environment.uv_here() is None:
+    if environment.local_uv() is None:
         pytest.skip("needs uv")
     box.inside(f"rm -rf /home/{far.USER}/.labrun")
     place = tmp_path_factory.mktemp("packages")
@@ -623,9 +623,9 @@ def test_what_waits_there_reads_the_data_that_it_was_submitted_with(box: far.Far
             table.write_text(f"a,c\n1,{number}\n")
             link = dispatch.fresh(workspace / "multirun" / "x" / str(number), "box", conversation)
             data.send(conversation, link, [record])
-            path = link.config_there(record.config, workspace, {})["dataset"]["path"]
+            path = link.remote_config(record.config, workspace, {})["dataset"]["path"]
             found.append(path)
-            assert link.here(path, workspace) == str(table)
+            assert link.to_local(path, workspace) == str(table)
         table.write_text("a,c\n1,3\n")
         data.send(conversation, link, [record], keep=True)  # taken up again: nothing of it changes
     assert [box.inside(f"cat {path}").split()[-1] for path in found] == ["1,1", "1,2"]
@@ -652,7 +652,7 @@ def test_what_a_machine_lacks_is_checked_again(box: far.Far) -> None:
 
 def test_a_sweep_there_goes_by_the_end_of_its_folders_name() -> None:
     folder = adopting.Folder("w", "w/multirun/x/2026-11-29_07-57-17-bb9e0781", {}, False, False)
-    assert folder.is_called("bb9e0781") and not folder.is_called("9e0781")
+    assert folder.matches("bb9e0781") and not folder.matches("9e0781")
 
 
 def test_data_that_are_said_to_lie_there_are_compared(box: far.Far, workspace: Path) -> None:
@@ -671,7 +671,7 @@ def test_data_that_are_said_to_lie_there_are_compared(box: far.Far, workspace: P
             data.send(conversation, link, [record])
         box.inside("printf 'a,c\\n1,2\\n' > /home/far/lies/t.csv")
         data.send(conversation, link, [record])
-        assert link.config_there(record.config, workspace, {})["dataset"]["path"] == "/home/far/lies/t.csv"
+        assert link.remote_config(record.config, workspace, {})["dataset"]["path"] == "/home/far/lies/t.csv"
         store = {"_target_": "labrun.data.stores.local.LocalDatastore", "name": "local", "root": str(workspace)}
         in_store = _record(dataset={**node, "path": "data/t.csv"}, datastore=store)
         with pytest.raises(
@@ -684,7 +684,7 @@ def test_paths_of_data_that_stand_in_variables_are_those_of_there(box: far.Far, 
     link = links.Link("box", "w", "w/f", home=str(workspace), root="/far", datastores={"/data/x": "datastores/1"})
     config = {"datastore": {"root": "${oc.env:DATA}/x", "name": "${oc.env:N}"}, "model": {"path": f"{workspace}/m"}}
     settled = {"datastore": {"root": "/data/x", "name": "n"}}
-    assert link.config_there(config, workspace / "f", settled) == {
+    assert link.remote_config(config, workspace / "f", settled) == {
         "datastore": {"root": "/far/datastores/1", "name": "${oc.env:N}"},
         "model": {"path": "/far/w/m"},
     }
@@ -795,7 +795,7 @@ def test_models_and_checkpoints_of_here_are_scored_and_gone_on_with_there(
 def test_an_environment_of_a_script_is_built_there(
     box: far.Far, labrun_here: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if environment.uv_here() is None:
+    if environment.local_uv() is None:
         pytest.skip("needs uv")
     (workspace / "train.py").write_text("import labrun, tinything\nlabrun.log('answer', tinything.ANSWER)\n")
     (workspace / "more.txt").write_text("tinything==1.0\n")

@@ -280,7 +280,7 @@ def test_a_small_environment_is_built_there_once(
     box: far.Far, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workspace: Path
 ) -> None:
     """Takes over 15 s: uv is sent, and a wheel made here is installed from a folder there."""
-    if environment.uv_here() is None:
+    if environment.local_uv() is None:
         pytest.skip("needs uv")
     wheel = tmp_path / "wheels" / "tinything-1.0-py3-none-any.whl"
     wheel.parent.mkdir()
@@ -382,7 +382,7 @@ def test_what_a_packages_name_is_asked_for_is_sent_with_its_folder_of_code(
     (told / "METADATA").write_text("Metadata-Version: 2.1\nName: own-tool\nVersion: 1.2\n")
     (told / "direct_url.json").write_text('{"url": "file:///x", "dir_info": {"editable": true}}')
     monkeypatch.syspath_prepend(str(told.parent))
-    assert list(editable.told()) == ["own_tool-1.2.dist-info/METADATA"]
+    assert list(editable.metadata_files()) == ["own_tool-1.2.dist-info/METADATA"]
     finder = ModuleType("__editable___own_tool_1_2_finder")
     monkeypatch.setitem(sys.modules, finder.__name__, finder)
     finder.MAPPING = {"own": "/x/own", "space.part": "/x/space/part", "single": "/x/single.py"}  # type: ignore[attr-defined]
@@ -416,7 +416,7 @@ def test_a_detached_controller_polls_rarely_until_a_user_watches(
     assert (
         executor._pause_s(now + 60) == backend.IDLE_POLL_S and executor._pause_s(now + 7200) == backend.LONGEST_PAUSE_S
     )
-    links.ask(folder)
+    links.note_reader(folder)
     assert executor._pause_s(now + 7200) == backend.SLOW_S
     executor.close()
 

@@ -93,7 +93,7 @@ def test_an_environment_is_built_in_a_job_from_wheels(
     known: tuple[far.Far, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Takes over 15 s: uv is sent, and a job of Slurm installs a wheel that was made here."""
-    if environment.uv_here() is None:
+    if environment.local_uv() is None:
         pytest.skip("needs uv")
     machine, shared = known
     wanted = only_tinything(tmp_path, monkeypatch)

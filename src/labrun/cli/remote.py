@@ -130,7 +130,7 @@ def ls(options: argparse.Namespace) -> int:
         return 0
     rows = [("name", "address", "connected", "resources at the last check")]
     for name, one in found.items():
-        shown = doctor.in_a_line(one.facts) if one.facts else f"not queried yet: lab remote doctor {name}"
+        shown = doctor.describe(one.facts) if one.facts else f"not queried yet: lab remote doctor {name}"
         rows.append((name, one.address, "yes" if ssh.is_connected(one) else "no", shown))
     print("\n".join(report.columns(rows)))
     return 0
@@ -203,7 +203,7 @@ def there(options: argparse.Namespace) -> int:
     for one in found:
         states = Counter(str(status) for _, status, _ in one.runs.values())
         shown = ", ".join(f"{count} {status}" if len(states) > 1 else status for status, count in states.items())
-        here = "yes" if adopting.is_here(one, root) else "no"
+        here = "yes" if adopting.is_mirrored(one, root) else "no"
         workspace = one.workspace.partition("/")[2]
         rows.append((one.name, str(len(one.runs)), shown or "none yet", one.created[:19], here, workspace))
     print("\n".join(report.columns(rows)))
@@ -216,7 +216,7 @@ def fetch(options: argparse.Namespace) -> int:
     with channel.Channel(remotes.get(options.name)) as conversation:
         found = adopting.folders(conversation)
         for name in options.folders:
-            meant = [one for one in found if one.is_called(name)]
+            meant = [one for one in found if one.matches(name)]
             if len(meant) != 1:
                 what = "no folder or run" if not meant else f"{len(meant)} folders"
                 raise RecordError(

@@ -41,7 +41,7 @@ class Folder:
         """The submission time of its first run."""
         return min((str(created) for _, _, created in self.runs.values() if created), default="")
 
-    def is_called(self, text: str) -> bool:
+    def matches(self, text: str) -> bool:
         """Return whether a user's text refers to it: its path, an end or a part of that, or a prefix of a run's id."""
         ids = [str(run_id) for run_id, _, _ in self.runs.values() if run_id]
         is_part = text in self.name.split("/")
@@ -52,11 +52,11 @@ class Folder:
 def folders(channel: Channel) -> list[Folder]:
     """Return the folders of runs on a machine, newest first."""
     answer = channel.call("folders")
-    found = [Folder(**{key: one[key] for key in Folder.__dataclass_fields__}) for one in answer["folders"]]
-    return sorted(found, key=lambda one: one.created, reverse=True)
+    run_folders = [Folder(**{key: one[key] for key in Folder.__dataclass_fields__}) for one in answer["folders"]]
+    return sorted(run_folders, key=lambda one: one.created, reverse=True)
 
 
-def is_here(one: Folder, root: Path) -> bool:
+def is_mirrored(one: Folder, root: Path) -> bool:
     """Return whether this workspace already mirrors a folder."""
     link = links.read(root / one.name)
     return link is not None and link.folder == one.folder
@@ -83,10 +83,10 @@ def take(channel: Channel, one: Folder, root: Path) -> list[Path]:
             raise RecordError(f"{folder} contains other runs, of {link.folder} on {link.remote}")
         if is_mine:  # otherwise an active command does so
             mirror.bring(channel, folder, link)
-    found = [folder / run for run in mirror.runs_of(folder, link)]
-    for run_dir in found:
+    run_dirs = [folder / run for run in mirror.runs_of(folder, link)]
+    for run_dir in run_dirs:
         _take_rest(channel, run_dir, folder, link)
-    return found
+    return run_dirs
 
 
 def _begin(channel: Channel, one: Folder, root: Path, folder: Path) -> Link:
@@ -98,8 +98,8 @@ def _begin(channel: Channel, one: Folder, root: Path, folder: Path) -> Link:
     mirror.pull(channel, folder, one.folder, [".launch/plan.json", ".hydra", "multirun.yaml"])
     plan, code = sweep_state.read_plan(folder), store.state_folder(root) / "code"
     plan.target = links.CLUSTER  # the remote plan is for the remote controller
-    plan.path = [place for place in link.here(plan.path, folder) if Path(place).is_relative_to(code)]
-    plan.cwd = link.here(plan.cwd, folder)
+    plan.path = [entry for entry in link.to_local(plan.path, folder) if Path(entry).is_relative_to(code)]
+    plan.cwd = link.to_local(plan.cwd, folder)
     plan.write(folder)
     sweep_state.note_submitted(folder)
     store.keep_out_of_git(root)
@@ -113,8 +113,10 @@ def _take_rest(channel: Channel, run_dir: Path, folder: Path, link: Link) -> Non
     mirror.pull(channel, run_dir, f"{link.folder}/{run}", [".hydra"])
     code = records.read(run_dir).code or Code()
     state = store.state_folder(Path(link.home))
-    named = [code.folder, None if code.script is None else code.script.folder]
-    for place in (Path(str(one)) for one in named if one):
-        if place.is_relative_to(state / "code") and not place.is_dir():
-            inner = place.relative_to(link.home).as_posix()
-            mirror.pull(channel, state / "code", f"{link.workspace}/{Path(inner).parent.as_posix()}", [place.name])
+    code_folders = [code.folder, None if code.script is None else code.script.folder]
+    for code_folder in (Path(str(one)) for one in code_folders if one):
+        if code_folder.is_relative_to(state / "code") and not code_folder.is_dir():
+            inner = code_folder.relative_to(link.home).as_posix()
+            mirror.pull(
+                channel, state / "code", f"{link.workspace}/{Path(inner).parent.as_posix()}", [code_folder.name]
+            )

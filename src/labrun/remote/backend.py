@@ -16,7 +16,7 @@ from labrun.backends import registry
 from labrun.backends.base import Backend, Capacity, Head, Resources
 from labrun.control import controller
 from labrun.errors import ConfigError, LabrunError, RecordError
-from labrun.remote import channel, dispatch, environment, mirror, remote_cancel, remotes
+from labrun.remote import channel, dispatch, doctor, environment, mirror, remote_cancel, remotes
 from labrun.remote import link as links
 from labrun.remote.channel import Channel, not_begun, persistent
 from labrun.remote.link import Link
@@ -41,9 +41,9 @@ SENDING_S = 120.0
 """How long a machine may be unreachable before the runs are submitted, in seconds."""
 ENDING_S = 20.0
 """Time for a run without a local controller to stop, in seconds."""
-LOOKS_ALONE = 3
+DEAD_POLLS = 3
 """Number of polls in a row that must find a controller dead."""
-TAKEN_UP = 5
+MAX_RESTARTS = 5
 """How often a dead remote controller is restarted."""
 LONGEST_PAUSE_S = 60.0
 
@@ -66,26 +66,26 @@ class RemoteBackend(Backend):
         host = compute.host
         if host is None:
             raise ConfigError("compute.target=remote: name the machine instead, as in compute.host=NAME")
-        if (backend := _backend_there(compute)) is not None and backend.in_process:
+        if (backend := _remote_backend(compute)) is not None and backend.in_process:
             raise ConfigError(f"compute={backend.name} is this process: compute.host needs compute=local, gpu or slurm")
         remote = remotes.get(host)
-        found = facts(remote)
+        known_facts = facts(remote)
         if remote.python is None:
-            environment.check_platform(host, found)
-        lacking = list(self._lacking(compute, found))
+            environment.check_platform(host, known_facts)
+        lacking = list(self._lacking(compute, known_facts))
         if lacking and remote.facts:  # it may have more than at the last query
             lacking = list(self._lacking(compute, channel.facts(remote)))
         yield from lacking
 
-    def _lacking(self, compute: Compute, found: Mapping[str, Any]) -> Iterator[str]:
+    def _lacking(self, compute: Compute, known_facts: Mapping[str, Any]) -> Iterator[str]:
         host = compute.host
-        backend = _backend_there(compute)
+        backend = _remote_backend(compute)
         program = None if backend is None else backend.program
         if program is not None:
-            if not found.get(program):
+            if not known_facts.get(program):
                 yield f"compute.target={compute.target}: {host} has no {program} on its PATH"
             return
-        cores, memory, gpus = found["cores"], found["memory_gb"], len(found["gpus"])
+        cores, memory, gpus = known_facts["cores"], known_facts["memory_gb"], len(known_facts["gpus"])
         if compute.cpus_per_run > cores:
             yield f"compute.cpus_per_run={compute.cpus_per_run}: {host} has {cores} cores"
         if compute.mem_gb is not None and memory is not None and compute.mem_gb > memory:
@@ -121,13 +121,16 @@ class RemoteBackend(Backend):
         host = compute.host
         if host is None:
             return "no compute.host"
-        found = remotes.get(str(host)).facts
-        return f"{host}: {_shown(found)}" if found else f"{host}: not queried yet ('lab remote doctor {host}')"
+        if known_facts := remotes.get(str(host)).facts:
+            return f"{host}: {doctor.describe(known_facts)}"
+        return f"{host}: not queried yet ('lab remote doctor {host}')"
 
     def status(self) -> list[str]:
         """Return lines on the known machines, with their facts from the last query."""
-        known = remotes.known()
-        lines = [f"  {name:<9}{_shown(one.facts) if one.facts else 'not queried yet'}" for name, one in known.items()]
+        lines = [
+            f"  {name:<9}{doctor.describe(one.facts) if one.facts else 'not queried yet'}"
+            for name, one in remotes.known().items()
+        ]
         return ["machines over SSH (as of the last query)", *lines] if lines else []
 
     def capacity(self, needs: Sequence[tuple[int, int]], compute: Compute) -> Capacity:
@@ -144,20 +147,20 @@ class RemoteBackend(Backend):
 
     def attached(self, folder: Path) -> set[Path]:
         """Return the transferred runs that have not ended, as far as known locally."""
-        found = links.read(folder)
-        if found is None or found.state not in (links.STARTING, links.STARTED):
+        link = links.read(folder)
+        if link is None or link.state not in (links.STARTING, links.STARTED):
             return set()
-        runs = mirror.runs_of(folder, found)
-        return {(folder / run).resolve() for run in set(runs) - set(found.pulled)}
+        runs = mirror.runs_of(folder, link)
+        return {(folder / run).resolve() for run in set(runs) - set(link.pulled)}
 
     def release(self, folder: Path, unfinished: Callable[[], set[Path]]) -> list[str]:
         """End a folder's remote runs, and mirror them, because another backend takes over."""
-        found = links.read(folder)
-        if found is None:
+        link = links.read(folder)
+        if link is None:
             return []
-        was_live = found.state in (links.STARTING, links.STARTED)
-        remote_cancel.release(folder, found, "its sweep continues elsewhere")
-        return [found.remote] if was_live else []
+        was_live = link.state in (links.STARTING, links.STARTED)
+        remote_cancel.release(folder, link, "its sweep continues elsewhere")
+        return [link.remote] if was_live else []
 
     def is_over(self, job: str) -> bool | None:
         """Return whether a run has ended, as far as mirrored: a run on an unreachable machine is not lost."""
@@ -169,14 +172,14 @@ class RemoteBackend(Backend):
 
     def cancel_unpolled(self, folder: Path, run_dir: Path) -> bool | None:
         """Forward the request, and wait for its effect."""
-        found = links.read(folder)
-        if found is None or found.state not in (links.STARTING, links.STARTED):
+        link = links.read(folder)
+        if link is None or link.state not in (links.STARTING, links.STARTED):
             return None
         try:
             why = "canceled"
-            remote_cancel.follow(folder, found, lambda _: records.read(run_dir).finished, ENDING_S, why, only=[run_dir])
+            remote_cancel.follow(folder, link, lambda _: records.read(run_dir).finished, ENDING_S, why, only=[run_dir])
         except GoneError:
-            mirror.give_up(folder, found, os.path.relpath(run_dir, folder))
+            mirror.give_up(folder, link, os.path.relpath(run_dir, folder))
             return True
         except UnreachableError as error:
             raise UnreachableError(
@@ -185,15 +188,9 @@ class RemoteBackend(Backend):
         return False
 
 
-def _backend_there(compute: Compute) -> Backend | None:
+def _remote_backend(compute: Compute) -> Backend | None:
     """Return the backend on the remote machine; None if the controller there chooses it."""
     return None if compute.target == "auto" else registry.get(compute.target)
-
-
-def _shown(found: Mapping[str, Any]) -> str:
-    gpus = f", {len(found['gpus'])} GPUs ({', '.join(sorted(set(found['gpus'])))})" if found["gpus"] else ""
-    memory = f", {found['memory_gb']:.1f} GB of memory" if found.get("memory_gb") else ""
-    return f"{found['cores']} cores{memory}{gpus}{', Slurm' if found['sbatch'] else ''}"
 
 
 class RemoteExecutor:
@@ -216,8 +213,8 @@ class RemoteExecutor:
         self._begun = self._changed = self._looked = time.monotonic()
         self._is_detached = controller.DETACHED in os.environ
         self._missed: float | None = None
-        self._told: set[str] = set()
-        self._taken_up = self._alone = 0
+        self._reported: set[str] = set()
+        self._restarts = self._dead_polls = 0
         self._is_given_up = False
         self._lock = links.locked(folder, wait=True)
         self._lock.__enter__()
@@ -241,7 +238,7 @@ class RemoteExecutor:
             self._begin_anew(self._link)
             self._send()
         is_slow = self._missed is None and self._pause > SLOW_S
-        if is_slow and links.asked_s(self._folder) < time.monotonic() - self._looked:
+        if is_slow and links.last_read_s(self._folder) < time.monotonic() - self._looked:
             self._next = 0.0
         wait_s = self._next - time.monotonic()
         if wait_s > 0 and not self._rest(wait_s, timeout_s):
@@ -263,7 +260,7 @@ class RemoteExecutor:
             self._drop_channel()
             self._miss(error)
             return False
-        return has_word or wait_s <= timeout_s or mirror.is_asked(self._folder, self._link)
+        return has_word or wait_s <= timeout_s or mirror.has_requests(self._folder, self._link)
 
     @property
     def _fast_s(self) -> float:
@@ -367,8 +364,8 @@ class RemoteExecutor:
         if self._missed is not None:
             self._tell(f"{self._link.remote} answers again", once=False)
             self._missed, self._pause = None, FAST_S
-        if self._taken_up and any(records.read(self._folder / run).finished for run in changed):
-            self._taken_up = 0  # it makes progress
+        if self._restarts and any(records.read(self._folder / run).finished for run in changed):
+            self._restarts = 0  # it makes progress
         self._see_through(lives)
         self._looked = now = time.monotonic()
         self._changed = now if changed else self._changed
@@ -377,7 +374,7 @@ class RemoteExecutor:
 
     def _pause_s(self, now: float) -> float:
         """Return the time until the next poll: a fraction of the time since the last change; longer if nobody waits."""
-        is_alone = self._is_detached and now - self._begun > IDLE_POLL_S and links.asked_s(self._folder) > WATCHED_S
+        is_alone = self._is_detached and now - self._begun > IDLE_POLL_S and links.last_read_s(self._folder) > WATCHED_S
         shortest, longest = (IDLE_POLL_S, LONGEST_PAUSE_S) if is_alone else (self._fast_s, SLOW_S)
         return min(longest, max(shortest, POLL_FRACTION * (now - self._changed)))
 
@@ -385,13 +382,13 @@ class RemoteExecutor:
         """Restart the remote controller if it has died before its runs have ended."""
         assert self._link is not None
         is_left = not lives and self._link.state == links.STARTED and bool(set(self._runs) - set(self._link.pulled))
-        self._alone = self._alone + 1 if is_left else 0
-        if self._alone < LOOKS_ALONE:
+        self._dead_polls = self._dead_polls + 1 if is_left else 0
+        if self._dead_polls < DEAD_POLLS:
             return
-        self._alone, self._taken_up = 0, self._taken_up + 1
-        if self._taken_up > TAKEN_UP:
+        self._dead_polls, self._restarts = 0, self._restarts + 1
+        if self._restarts > MAX_RESTARTS:
             raise LabrunError(
-                f"the controller on {self._link.remote} has died {TAKEN_UP} times: see "
+                f"the controller on {self._link.remote} has died {MAX_RESTARTS} times: see "
                 f"{self._folder}/.launch/controller.log"
             )
         self._tell(f"the controller on {self._link.remote} ended before its runs: restarting it", once=False)
@@ -412,8 +409,8 @@ class RemoteExecutor:
         self._next = time.monotonic() + self._pause
 
     def _tell(self, text: str, once: bool = True) -> None:
-        if not once or text not in self._told:
-            self._told.add(text)
+        if not once or text not in self._reported:
+            self._reported.add(text)
             sys.stderr.write(f"labrun: {text}\n")
 
     def cancel_all(self, at_once: bool = False, why: str = "canceled") -> None:

@@ -178,8 +178,8 @@ class Channel:
 
         Any other request ends the watch.
         """
-        told = {"patience_s": patience_s, "gather_s": gather_s, "folders": list(folders)}
-        self._write(json.dumps({"do": "watch", "bytes": 0, **told}).encode() + b"\n")
+        arguments = {"patience_s": patience_s, "gather_s": gather_s, "folders": list(folders)}
+        self._write(json.dumps({"do": "watch", "bytes": 0, **arguments}).encode() + b"\n")
         self.is_watching = True
 
     def has_word(self, seconds: float) -> bool:
@@ -248,8 +248,8 @@ class Channel:
 
     def no_room(self, why: str) -> RefusedError:
         """Return the error for a remote disk that is full or too small."""
-        told = f"{self.remote.name}: {why}. Free some space there, or choose {self._another_folder()}"
-        return RefusedError(told, is_full=True)
+        message = f"{self.remote.name}: {why}. Free some space there, or choose {self._another_folder()}"
+        return RefusedError(message, is_full=True)
 
     def _another_folder(self) -> str:
         return f"another folder: lab remote add {self.remote.name} {self.remote.address} --folder PATH"
@@ -332,10 +332,10 @@ class Channel:
 
 def digests(channel: Channel, files: Sequence[str]) -> dict[str, str | None]:
     """Return the SHA-256 of remote files, by path; None for a missing file."""
-    found: dict[str, str | None] = {}
+    by_path: dict[str, str | None] = {}
     for start in range(0, len(files), AT_ONCE):
-        found |= channel.call("digests", DIGESTS_S, files=files[start : start + AT_ONCE])["digests"]
-    return found
+        by_path |= channel.call("digests", DIGESTS_S, files=files[start : start + AT_ONCE])["digests"]
+    return by_path
 
 
 def not_begun(error: LabrunError) -> LabrunError:
@@ -382,8 +382,8 @@ def facts(remote: Remote, full: bool = False) -> Mapping[str, Any]:
         LabrunError: the machine cannot be reached or used.
     """
     with Channel(remote) as channel:
-        found: dict[str, Any] = channel.call("hello", root=remote.folder, facts=True, full=full, python=remote.python)[
-            "facts"
-        ]
-    remotes.note_facts(remote.name, found)
-    return found
+        machine_facts: dict[str, Any] = channel.call(
+            "hello", root=remote.folder, facts=True, full=full, python=remote.python
+        )["facts"]
+    remotes.note_facts(remote.name, machine_facts)
+    return machine_facts

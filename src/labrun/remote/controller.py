@@ -38,13 +38,13 @@ def main() -> None:
     folder = Path(sys.argv[1])
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    given: dict[str, dict[str, str]] = json.load(sys.stdin)
-    environment = {folder / name: values for name, values in given.items()}
+    by_name: dict[str, dict[str, str]] = json.load(sys.stdin)
+    environment = {folder / name: values for name, values in by_name.items()}
     head = start_ahead(folder)
     from labrun.control import detached, monitor
 
     try:
-        settle(folder)
+        prepare(folder)
         detached.take_over(folder, environment, detached.StartSignal(folder, monitor.Lines(folder)), head)
     except LabrunError as error:
         refuse(error)
@@ -63,7 +63,7 @@ def start_ahead(folder: Path) -> Server | None:
         if record is None or record.typed.compute.target not in POOLED:
             return None
         threads = record.typed.compute.cpus_per_run
-        return Server(path_here(plan), plan.preload, plan.python, cwd_here(plan), threads=threads)
+        return Server(import_path(plan), plan.preload, plan.python, working_folder(plan), threads=threads)
     except (OSError, ConfigError, RecordError):  # reported later, when it is needed
         return None
 
@@ -84,26 +84,26 @@ def end() -> None:
         refuse(error)
 
 
-def settle(folder: Path) -> None:
+def prepare(folder: Path) -> None:
     """Check the runs' requests, and rewrite the plan for this machine.
 
     Raises:
         ConfigError, DataError: this machine cannot meet the requests.
     """
     plan = sweep_state.read_plan(folder)
-    found = [record for _, record in sweep_state.readable(folder, plan)]
-    left = [record for record in found if not record.finished]
-    if not left:
+    run_records = [record for _, record in sweep_state.readable(folder, plan)]
+    unfinished = [record for record in run_records if not record.finished]
+    if not unfinished:
         return
     for run_dir, record in sweep_state.readable(folder, plan):
         if record.status == records.QUEUED:
-            _settle_environment(run_dir, record)
-    backend = check(left)
-    here(plan, left, backend).write(folder)
+            _adapt_environment(run_dir, record)
+    backend = check(unfinished)
+    adapted(plan, unfinished, backend).write(folder)
     sweep_state.note_submitted(folder)
 
 
-def _settle_environment(run_dir: Path, record: Record) -> None:
+def _adapt_environment(run_dir: Path, record: Record) -> None:
     """Replace the digest of a script's environment by the one on this machine, which has another interpreter."""
     script = record.typed.script
     if script is None or not script.requirements:
@@ -122,7 +122,7 @@ def own_compute(record: Record) -> Compute:
     return dataclasses.replace(record.typed.compute, host=None)
 
 
-def check(left: list[Record]) -> Backend:
+def check(unfinished: list[Record]) -> Backend:
     """Check that this machine can meet the runs' requests, and fetch their data. Return their backend.
 
     Raises:
@@ -132,39 +132,39 @@ def check(left: list[Record]) -> Backend:
     from labrun.backends import registry
     from labrun.submission import freeze
 
-    is_sweep = left[0].sweep is not None
-    backend = registry.chosen(own_compute(left[0]), is_sweep)
+    is_sweep = unfinished[0].sweep is not None
+    backend = registry.chosen(own_compute(unfinished[0]), is_sweep)
     if backend.in_process:  # no user is at a terminal here
         backend = registry.get("local")
-    computed = {exact.canonical(dataclasses.asdict(one)): one for one in map(own_compute, left)}
+    computed = {exact.canonical(dataclasses.asdict(one)): one for one in map(own_compute, unfinished)}
     for compute in computed.values():
         registry.check(dataclasses.replace(compute, target=backend.name), is_sweep)
-    read = [{key: record.config.get(key) for key in ("dataset", "datastore", "script")} for record in left]
+    read = [{key: record.config.get(key) for key in ("dataset", "datastore", "script")} for record in unfinished]
     for data in {exact.canonical(one): one for one in read}.values():
         freeze.prepare(Config(data))
     return backend
 
 
-def here(plan: Plan, left: list[Record], backend: Backend) -> Plan:
+def adapted(plan: Plan, unfinished: list[Record], backend: Backend) -> Plan:
     """Return a plan adapted to this machine."""
-    computed = list(map(own_compute, left))
+    computed = list(map(own_compute, unfinished))
     capacity = backend.capacity([one.on_a_node for one in computed], computed[0])
     return dataclasses.replace(
         plan,
         target=backend.name,
         parallel=capacity.parallel,
         cores=capacity.cores,
-        path=path_here(plan),
-        cwd=cwd_here(plan),
+        path=import_path(plan),
+        cwd=working_folder(plan),
     )
 
 
-def path_here(plan: Plan) -> list[str]:
+def import_path(plan: Plan) -> list[str]:
     """Return the runs' import path on this machine."""
     carried = [entry for entry in os.environ.get(CARRIED_PATH, "").split(os.pathsep) if os.path.isdir(entry)]
     return [*carried, *([] if plan.python else [entry for entry in sys.path if entry])]
 
 
-def cwd_here(plan: Plan) -> str:
+def working_folder(plan: Plan) -> str:
     """Return the runs' working folder on this machine."""
     return plan.cwd if os.path.isdir(plan.cwd) else str(store.workspace())

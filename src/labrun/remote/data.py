@@ -25,7 +25,7 @@ from labrun.errors import DataError
 from labrun.references import references, resolve_environment
 from labrun.remote import link as links
 from labrun.remote.channel import AT_ONCE, Channel, Meter
-from labrun.remote.channel import digests as digests_there
+from labrun.remote.channel import digests as remote_digests
 from labrun.remote.helper import RESUME_MIN_BYTES
 from labrun.remote.link import Link
 from labrun.runs import store as runs
@@ -36,29 +36,29 @@ from labrun.submission import environments
 STORE = "store"
 
 
-def send(channel: Channel, link: Link, found: Sequence[Record], keep: bool = False) -> None:
+def send(channel: Channel, link: Link, run_records: Sequence[Record], keep: bool = False) -> None:
     """Send the data of runs.
 
     Args:
         channel: the channel to the machine.
         link: the link of the runs' folder; updated with the remote paths of datastores and files.
-        found: the runs' records.
+        run_records: the runs' records.
         keep: runs may already be reading the data: keep what was sent, even if it has changed locally.
 
     Raises:
         DataError: the data are missing locally.
     """
     if keep and link.datastores:
-        there = [link.double(Path(base)) for base in link.bases]
-        if set(channel.call("have", paths=there)["have"]) == set(there):
+        remote_folders = [link.data_folder(Path(base)) for base in link.bases]
+        if set(channel.call("have", paths=remote_folders)["have"]) == set(remote_folders):
             return
-    configs = {exact.canonical(read_of(record)): read_of(record) for record in found}
-    places: dict[Path, dict[str, str]] = {}
+    configs = {exact.canonical(read_of(record)): read_of(record) for record in run_records}
+    files_by_base: dict[Path, dict[str, str]] = {}
     for config in configs.values():
-        _send_of(channel, link, config, places)
-    for base, wanted in places.items():
-        channel.call("link", store=STORE, to=link.double(base), files=wanted)
-    link.bases = sorted({*link.bases, *map(str, places)})
+        _send_of(channel, link, config, files_by_base)
+    for base, wanted in files_by_base.items():
+        channel.call("link", store=STORE, to=link.data_folder(base), files=wanted)
+    link.bases = sorted({*link.bases, *map(str, files_by_base)})
 
 
 def read_of(record: Record) -> dict[str, Any]:
@@ -71,26 +71,28 @@ def settled(config: Mapping[str, Any]) -> dict[str, Any]:
     return resolve_environment({key: value for key, value in config.items() if key != "script"})
 
 
-def _send_of(channel: Channel, link: Link, config: Mapping[str, Any], places: dict[Path, dict[str, str]]) -> None:
-    there = Config(settled(config))
-    stores = _stores(there)
-    named = list(map(Path, links.absolute([there.raw, config.get("script")])))
-    own, lying = [Path(sys.prefix), Path(sys.base_prefix)], list(map(Path, link.machine.data))
-    found = dict.fromkeys(_files(stores, there, Config(config)))
-    files = [path for path in found if not any(path.is_relative_to(place) for place in [*own, *lying])]
-    there_already = [path for path in found if any(path.is_relative_to(place) for place in lying)]
-    _check_reach(link, there_already, stores, named)
-    _compare(channel, link, there_already)
+def _send_of(
+    channel: Channel, link: Link, config: Mapping[str, Any], files_by_base: dict[Path, dict[str, str]]
+) -> None:
+    resolved = Config(settled(config))
+    stores = _stores(resolved)
+    named = list(map(Path, links.absolute([resolved.raw, config.get("script")])))
+    interpreters, declared = [Path(sys.prefix), Path(sys.base_prefix)], list(map(Path, link.machine.data))
+    paths = dict.fromkeys(_files(stores, resolved, Config(config)))
+    files = [path for path in paths if not any(path.is_relative_to(place) for place in [*interpreters, *declared])]
+    declared_files = [path for path in paths if any(path.is_relative_to(place) for place in declared)]
+    _check_reach(link, declared_files, stores, named)
+    _compare(channel, link, declared_files)
     sums = dict(zip(files, digests.of(files), strict=True))
     send_missing(channel, link.remote, {digest: path for path, digest in sums.items()})
     for path, digest in sums.items():
         base = _base(path, stores, named, link)
-        places.setdefault(base, {})[path.relative_to(base).as_posix()] = digest
+        files_by_base.setdefault(base, {})[path.relative_to(base).as_posix()] = digest
         if base != Path(link.home):
-            link.datastores[str(base)] = link.double(base)
+            link.datastores[str(base)] = link.data_folder(base)
         for name in named:
             if (path == name or path.is_relative_to(name)) and name.is_relative_to(base):
-                link.datastores[str(name)] = os.path.normpath(f"{link.double(base)}/{name.relative_to(base)}")
+                link.datastores[str(name)] = os.path.normpath(f"{link.data_folder(base)}/{name.relative_to(base)}")
 
 
 def _check_reach(
@@ -102,15 +104,15 @@ def _check_reach(
         DataError: `--data` declares a part of a datastore, but runs look for the files in the whole datastore.
     """
     for path in files:
-        here, there = next(pair for pair in link.machine.data.items() if path.is_relative_to(pair[0]))
+        local, remote = next(pair for pair in link.machine.data.items() if path.is_relative_to(pair[0]))
         store = next((one.folder for one in stores.values() if path.is_relative_to(one.folder)), None)
-        if store is None or any(path.is_relative_to(name) and name.is_relative_to(here) for name in named):
+        if store is None or any(path.is_relative_to(name) and name.is_relative_to(local) for name in named):
             continue
         add = f"lab remote add {link.remote} {link.machine.address} --data"
         raise DataError(
-            f"'--data {here}={there}' names a part of the datastore {store}, but runs on {link.remote} look for "
+            f"'--data {local}={remote}' names a part of the datastore {store}, but runs on {link.remote} look for "
             f"{path.relative_to(store)} in the whole. Name a copy of the whole: {add} {store}=THERE, or have the "
-            f"files sent: {add} {here}="
+            f"files sent: {add} {local}="
         )
 
 
@@ -122,21 +124,21 @@ def _compare(channel: Channel, link: Link, files: Sequence[Path]) -> None:
     """
     pairs = sorted(link.machine.data.items(), key=lambda pair: -len(pair[0]))
     sums = {links.moved(str(path), pairs): digest for path, digest in zip(files, digests.of(files), strict=True)}
-    for place, digest in digests_there(channel, list(sums)).items():
-        if digest != sums[place]:
-            here, there = next(pair for pair in pairs if place.startswith(pair[1]))
+    for remote_path, digest in remote_digests(channel, list(sums)).items():
+        if digest != sums[remote_path]:
+            local, remote = next(pair for pair in pairs if remote_path.startswith(pair[1]))
             raise DataError(
-                f"{place} {'is missing' if digest is None else 'is different'} on {link.remote}, although "
-                f"'lab remote add --data {here}={there}' declares the files as identical: bring them "
+                f"{remote_path} {'is missing' if digest is None else 'is different'} on {link.remote}, although "
+                f"'lab remote add --data {local}={remote}' declares the files as identical: bring them "
                 f"up to date, or have the files sent: "
-                f"lab remote add {link.remote} {link.machine.address} --data {here}="
+                f"lab remote add {link.remote} {link.machine.address} --data {local}="
             )
 
 
-def _stores(there: Config) -> dict[str, LocalDatastore]:
+def _stores(config: Config) -> dict[str, LocalDatastore]:
     """Return the local datastores of a config by name; the run's own is also under the empty name."""
-    own = there.datastore
-    nodes = {**there.datastores, str(own["name"]): own, "": own}
+    main = config.datastore
+    nodes = {**config.datastores, str(main["name"]): main, "": main}
     return {
         name: LocalDatastore(str(node["name"]), str(node["root"]))
         for name, node in nodes.items()
@@ -166,8 +168,8 @@ def send_missing(channel: Channel, name: str, by_digest: Mapping[str, Path], wha
     have, free = set[str](), 0
     listed = list(paths)
     for start in range(0, len(listed), AT_ONCE):
-        told = channel.call("have", paths=listed[start : start + AT_ONCE])
-        have, free = have | set(told["have"]), int(told["free"])
+        answer = channel.call("have", paths=listed[start : start + AT_ONCE])
+        have, free = have | set(answer["have"]), int(answer["free"])
     missing = [paths[path] for path in listed if path not in have]
     sizes = {digest: by_digest[digest].stat().st_size for digest in missing}
     total = sum(sizes.values())
@@ -186,21 +188,21 @@ def send_missing(channel: Channel, name: str, by_digest: Mapping[str, Path], wha
             channel.send("store", file, size - start, meter, store=STORE, digest=digest, start=start)
 
 
-def _files(stores: Mapping[str, LocalDatastore], there: Config, config: Config) -> Iterator[Path]:
+def _files(stores: Mapping[str, LocalDatastore], resolved: Config, config: Config) -> Iterator[Path]:
     """Yield the local files that a run reads."""
     for reference in dict.fromkeys(references(json.loads(json.dumps(config.raw, default=str)))):
-        yield from _mounted(stores, reference, there.datastores)
+        yield from _mounted(stores, reference, resolved.datastores)
     if config.script is not None and config.script.requirements:
         yield from environments.files(Path(config.script.requirements), config.script.azureml)
-    store, dataset = stores.get(""), there.dataset
-    if store is None or not dataset or there.has_loaders:
+    store, dataset = stores.get(""), resolved.dataset
+    if store is None or not dataset or resolved.has_loaders:
         return
     if dataset.get("asset") or dataset.get("version"):
         yield from _named(store, str(dataset.get("asset") or dataset["name"]), dataset.get("version"))
         return
-    found = assets.find(store, str(dataset["name"]))
-    if found is not None:
-        yield from _of_asset(store, found)
+    asset = assets.find(store, str(dataset["name"]))
+    if asset is not None:
+        yield from _of_asset(store, asset)
         return
     reading = reader.make_reader(dataset)
     if reading.find(store.folder):
@@ -238,20 +240,20 @@ def _mounted(
 
 
 def _named(store: LocalDatastore, name: str, version: Any) -> Iterator[Path]:
-    found = assets.get(store, name, version) if version is not None else assets.find(store, name)
-    if found is not None:
-        yield from _of_asset(store, found)
+    asset = assets.get(store, name, version) if version is not None else assets.find(store, name)
+    if asset is not None:
+        yield from _of_asset(store, asset)
         return
-    place = store.path(name)
-    yield from [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
+    target = store.path(name)
+    yield from [target] if target.is_file() else sorted(path for path in target.rglob("*") if path.is_file())
 
 
-def _of_asset(store: LocalDatastore, found: Asset) -> Iterator[Path]:
+def _of_asset(store: LocalDatastore, asset: Asset) -> Iterator[Path]:
     """Yield an asset's files and the files of its registration."""
-    yield from (store.path(f"{found.path}/{entry.path}".lstrip("/")) for entry in assets.manifest(store, found))
+    yield from (store.path(f"{asset.path}/{entry.path}".lstrip("/")) for entry in assets.manifest(store, asset))
     state = store.folder / ".labrun"
     registered = [
-        *(state / "assets" / found.name).glob(f"{found.number}.*"),
-        state / "manifests" / f"{found.version}.json",
+        *(state / "assets" / asset.name).glob(f"{asset.number}.*"),
+        state / "manifests" / f"{asset.version}.json",
     ]
     yield from (path for path in registered if path.is_file())

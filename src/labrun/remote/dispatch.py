@@ -46,8 +46,8 @@ ERRAND_S = 120.0
 def fresh(folder: Path, name: str, channel: Channel) -> Link:
     """Create the link of a folder that was never transferred."""
     root = store.workspace()
-    workspace = links.workspace_there(root)
-    link = Link(name, workspace, links.folder_there(folder, root, workspace), str(root), channel.root)
+    workspace = links.remote_workspace(root)
+    link = Link(name, workspace, links.remote_folder(folder, root, workspace), str(root), channel.root)
     link.place, link.is_own = channel.remote.folder, True
     clocks.note(link, channel.ahead_s)
     if link.ahead_s:
@@ -58,18 +58,18 @@ def fresh(folder: Path, name: str, channel: Channel) -> Link:
 
 def refusals(record: Record) -> list[str]:
     """Return a message for each local item that a run refers to and that is not transferred."""
-    found, script = list[str](), record.typed.script
+    problems, script = list[str](), record.typed.script
     if script is None:
         return []
     if script.python:
-        found.append(f"script.python={script.python} is an interpreter of this machine")
+        problems.append(f"script.python={script.python} is an interpreter of this machine")
     if script.requirements:
         file = Path(script.requirements)
-        found += [
+        problems += [
             f"script.requirements: {file.name} contains {line!r}, which is on this machine"
             for line in environments.local_lines(file, script.azureml)
         ]
-    return found
+    return problems
 
 
 @dataclass(frozen=True)
@@ -86,55 +86,55 @@ def send(channel: Channel, folder: Path, link: Link, plan: Plan, run_dirs: Seque
     Raises:
         LabrunError: something cannot be provided on the machine.
     """
-    found = [(run_dir, records.read(run_dir)) for run_dir in run_dirs]
-    interpreter = send_code(channel, link, [record for _, record in found], plan)
-    data.send(channel, link, [record for _, record in found], keep=link.state != links.CARRYING)
-    inherited.send(channel, folder, link, [record for _, record in found])
-    _send_folder(channel, folder, link, plan, found)
+    pairs = [(run_dir, records.read(run_dir)) for run_dir in run_dirs]
+    interpreter = send_code(channel, link, [record for _, record in pairs], plan)
+    data.send(channel, link, [record for _, record in pairs], keep=link.state != links.CARRYING)
+    inherited.send(channel, folder, link, [record for _, record in pairs])
+    _send_folder(channel, folder, link, plan, pairs)
     return interpreter
 
 
-def send_code(channel: Channel, link: Link, found: Sequence[Record], plan: Plan) -> Interpreter:
+def send_code(channel: Channel, link: Link, run_records: Sequence[Record], plan: Plan) -> Interpreter:
     """Send labrun and the runs' code, and provide the environment."""
-    own, path, outside = _own_packages(plan), *_import_path(plan, link, found)
-    trees = {f"{link.workspace}/{_relative(one)}": one for one in {*_code(found), *outside}}
+    packages, path, outside = _own_packages(plan), *_import_path(plan, link, run_records)
+    trees = {f"{link.workspace}/{_relative(one)}": one for one in {*_code(run_records), *outside}}
     earlier = {f"{link.workspace}/{_relative(one)}": one for one in _earlier_code()}
-    have = set(channel.call("have", paths=[*dict.fromkeys([_labrun_there(), *own, *trees, *earlier])])["have"])
-    for there, files in ({_labrun_there(): packed.labrun_files()} | own).items():
-        if there not in have:
-            put(channel, files, there, marked=True)
-    path += [f"{channel.root}/{there}" for there in own]
-    for there, here in trees.items():
-        if there not in have:
-            _send_tree(channel, here, there, {name: one for name, one in earlier.items() if name in have})
+    have = set(channel.call("have", paths=[*dict.fromkeys([_remote_labrun(), *packages, *trees, *earlier])])["have"])
+    for remote_path, files in ({_remote_labrun(): packed.labrun_files()} | packages).items():
+        if remote_path not in have:
+            put(channel, files, remote_path, marked=True)
+    path += [f"{channel.root}/{remote_path}" for remote_path in packages]
+    for remote_path, folder in trees.items():
+        if remote_path not in have:
+            _send_tree(channel, folder, remote_path, {name: one for name, one in earlier.items() if name in have})
     link.python = environment.ensure(channel)
-    link.path = [f"{channel.root}/{_labrun_there()}", *path]
-    if any((script := record.typed.script) is not None and script.requirements for record in found):
+    link.path = [f"{channel.root}/{_remote_labrun()}", *path]
+    if any((script := record.typed.script) is not None and script.requirements for record in run_records):
         environment.ensure_uv(channel)
     return Interpreter(link.python, path)
 
 
-def _send_tree(channel: Channel, here: Path, there: str, bases: Mapping[str, Path]) -> None:
+def _send_tree(channel: Channel, folder: Path, remote_path: str, bases: Mapping[str, Path]) -> None:
     """Send frozen code, or only its differences from an earlier snapshot on the machine if they are smaller."""
-    files: packed.Files = packed.folder(here)
-    found = [(name, *packed.changes(here, base)) for name, base in bases.items()]
+    files: packed.Files = packed.folder(folder)
+    found = [(name, *packed.changes(folder, base)) for name, base in bases.items()]
     name, new, gone = min(found, key=lambda one: _bytes(one[1]), default=("", {}, []))
     if name and 2 * _bytes(new) < _bytes(files):
         with contextlib.suppress(RefusedError):  # the earlier snapshot has changed there: send everything
-            put(channel, new, there, marked=True, base=name, gone=gone, digest=here.name)
+            put(channel, new, remote_path, marked=True, base=name, gone=gone, digest=folder.name)
             return
-    put(channel, files, there, marked=True)
+    put(channel, files, remote_path, marked=True)
 
 
 def _bytes(files: packed.Files) -> int:
     return sum(len(one) if isinstance(one, bytes) else one.stat().st_size for one in files.values())
 
 
-def put(channel: Channel, files: packed.Files, there: str, **arguments: Any) -> dict[str, Any]:
+def put(channel: Channel, files: packed.Files, remote_path: str, **arguments: Any) -> dict[str, Any]:
     """Put files into a remote folder; `arguments` are those of the request (`Helper.do_put`)."""
     file, size = packed.archive(files)
     with file:
-        return channel.send("put", file, size, to=there, **arguments)
+        return channel.send("put", file, size, to=remote_path, **arguments)
 
 
 def _earlier_code() -> list[Path]:
@@ -143,7 +143,7 @@ def _earlier_code() -> list[Path]:
     return sorted(frozen, key=lambda path: -path.stat().st_mtime)[:EARLIER]
 
 
-def _labrun_there() -> str:
+def _remote_labrun() -> str:
     return f"labrun/{packed.labrun_digest()}"
 
 
@@ -151,20 +151,20 @@ def _relative(path: Path) -> str:
     return path.relative_to(store.workspace()).as_posix()
 
 
-def _code(found: Sequence[Record]) -> list[Path]:
+def _code(run_records: Sequence[Record]) -> list[Path]:
     """Return the code snapshots of the runs."""
-    codes = [record.code for record in found if record.code is not None]
+    codes = [record.code for record in run_records if record.code is not None]
     folders = {code.folder for code in codes} | {code.script.folder for code in codes if code.script is not None}
     return [Path(one) for one in sorted(filter(None, folders))]
 
 
 def _own_packages(plan: Plan) -> dict[str, packed.Files]:
     """Return the metadata of packages that are installed locally as folders of code, by their remote folder."""
-    files = editable.told() if plan.python is None else {}
+    files = editable.metadata_files() if plan.python is None else {}
     return {f"told/{packed.digest(files)[:16]}": files} if files else {}
 
 
-def _import_path(plan: Plan, link: Link, found: Sequence[Record]) -> tuple[list[str], list[Path]]:
+def _import_path(plan: Plan, link: Link, run_records: Sequence[Record]) -> tuple[list[str], list[Path]]:
     """Return the runs' remote import path before the interpreter's own folders.
 
     Folders that are neither in the frozen code nor part of this interpreter are frozen, too, such as a package that is
@@ -175,49 +175,52 @@ def _import_path(plan: Plan, link: Link, found: Sequence[Record]) -> tuple[list[
     """
     root, path, frozen = store.workspace(), [], []
     code = store.state_folder(root) / "code"
-    places = [*plan.path, *(_frozen(place, found) for place in editable.folders() if plan.python is None)]
-    own = [*map(Path, {sys.prefix, sys.base_prefix, sys.exec_prefix}), *(top.parent for _, top in packed.packages())]
-    for place in (Path(entry).resolve() for entry in dict.fromkeys(places)):
-        if place.is_relative_to(code):
-            path.append(f"{link.root}/{link.workspace}/{_relative(place)}")
-        elif place.is_dir() and not any(place.is_relative_to(top.resolve()) for top in own):
-            taken = snapshot.take(place, root)
+    folders = [*plan.path, *(_frozen(folder, run_records) for folder in editable.folders() if plan.python is None)]
+    sent_otherwise = [
+        *map(Path, {sys.prefix, sys.base_prefix, sys.exec_prefix}),
+        *(top.parent for _, top in packed.packages()),
+    ]
+    for folder in (Path(entry).resolve() for entry in dict.fromkeys(folders)):
+        if folder.is_relative_to(code):
+            path.append(f"{link.root}/{link.workspace}/{_relative(folder)}")
+        elif folder.is_dir() and not any(folder.is_relative_to(top.resolve()) for top in sent_otherwise):
+            taken = snapshot.take(folder, root)
             frozen.append(Path(str(taken.folder)))
             path.append(os.path.normpath(f"{link.root}/{link.workspace}/{_relative(frozen[-1])}/{taken.working}"))
     return path, frozen
 
 
-def _frozen(place: Path, found: Sequence[Record]) -> str:
+def _frozen(folder: Path, run_records: Sequence[Record]) -> str:
     """Return a folder of packages, or its copy in the runs' frozen code if it belongs to that."""
-    for code in (record.code for record in found if record.code is not None):
-        if code.base and code.folder and place.is_relative_to(code.base):
-            return str(Path(code.folder, place.relative_to(code.base)))
-    return str(place)
+    for code in (record.code for record in run_records if record.code is not None):
+        if code.base and code.folder and folder.is_relative_to(code.base):
+            return str(Path(code.folder, folder.relative_to(code.base)))
+    return str(folder)
 
 
-def _send_folder(channel: Channel, folder: Path, link: Link, plan: Plan, found: Sequence[tuple[Path, Record]]) -> None:
+def _send_folder(channel: Channel, folder: Path, link: Link, plan: Plan, pairs: Sequence[tuple[Path, Record]]) -> None:
     parts: dict[str, Any] = {}
-    for run_dir, record in found:
+    for run_dir, record in pairs:
         name = os.path.relpath(run_dir, folder)
-        parts |= packed.under(name, packed.run_files(run_dir, _record_there(record, folder, link)))
-    there = dataclasses.replace(plan, cwd=link.there(plan.cwd, folder), path=[], python=plan.python)
-    parts[".launch/plan.json"] = (json.dumps(dataclasses.asdict(there), indent=1) + "\n").encode()
+        parts |= packed.under(name, packed.run_files(run_dir, _remote_record(record, folder, link)))
+    remote_plan = dataclasses.replace(plan, cwd=link.to_remote(plan.cwd, folder), path=[], python=plan.python)
+    parts[".launch/plan.json"] = (json.dumps(dataclasses.asdict(remote_plan), indent=1) + "\n").encode()
     parts[".launch/submitted"] = b""
     for name in ("multirun.yaml",):
         if (folder / name).is_file():
             parts[name] = folder / name
-    put_folder(channel, link, parts, [os.path.relpath(run_dir, folder) for run_dir, _ in found])
+    put_folder(channel, link, parts, [os.path.relpath(run_dir, folder) for run_dir, _ in pairs])
 
 
 def put_folder(channel: Channel, link: Link, parts: Mapping[str, Any], runs: Sequence[str]) -> None:
     """Send a folder; if it exists there and its runs have not started, or must start again, renew its files."""
     file, size = packed.archive(parts)
     with file:
-        told = channel.send("put", file, size, to=link.folder, mark=[f"{run}/run.json" for run in runs])
-    is_new = told["new"]
+        answer = channel.send("put", file, size, to=link.folder, mark=[f"{run}/run.json" for run in runs])
+    is_new = answer["new"]
     link.is_new = link.is_new or is_new
     if is_new:  # remote and local records are equal
-        link.marks |= dict(zip(runs, told["marks"], strict=True))
+        link.marks |= dict(zip(runs, answer["marks"], strict=True))
     if is_new or link.state != links.CARRYING:
         return
     old = [f".launch/{name}" for name in ("begun", "over", "cancel", "given_up")]
@@ -235,34 +238,38 @@ def take_back(channel: Channel, link: Link) -> None:
 def whole_run(folder: Path, link: Link, run_dir: Path) -> dict[str, Path | bytes]:
     """Return the files of a search's run including its outputs, which the end of a search reads."""
     made = packed.under("outputs", packed.folder(run_dir / "outputs"))
-    return {**made, **packed.run_files(run_dir, _record_there(records.read(run_dir), folder, link))}
+    return {**made, **packed.run_files(run_dir, _remote_record(records.read(run_dir), folder, link))}
 
 
-def _record_there(record: Record, folder: Path, link: Link) -> bytes:
+def _remote_record(record: Record, folder: Path, link: Link) -> bytes:
     """Return a record's text with remote paths."""
     copy = dataclasses.replace(
         record,
-        config=link.config_there(record.config, folder, data.settled(data.read_of(record))),
-        sweep=link.there(record.sweep, folder),
-        hydra=link.there(record.hydra, folder),
-        code=code_there(record.code, folder, link),
+        config=link.remote_config(record.config, folder, data.settled(data.read_of(record))),
+        sweep=link.to_remote(record.sweep, folder),
+        hydra=link.to_remote(record.hydra, folder),
+        code=remote_code(record.code, folder, link),
     )
     clocks.turn(copy, link.ahead_s)
-    copy.config["trusted"] = inherited.trusted_there(record)
+    copy.config["trusted"] = inherited.remote_trusted(record)
     script = copy.config.get("script")
     if script and copy.code is not None and copy.code.script is not None:
         copy.config["script"] = {**script, "source": copy.code.script.folder}
     return records.text(copy).encode()
 
 
-def code_there(code: Code | None, folder: Path, link: Link) -> Code | None:
+def remote_code(code: Code | None, folder: Path, link: Link) -> Code | None:
     """Return a record's `code` with remote paths."""
-    there: Code | None = link.there(code, folder)
-    return None if code is None or there is None else dataclasses.replace(there, base=code.base)
+    translated: Code | None = link.to_remote(code, folder)
+    return None if code is None or translated is None else dataclasses.replace(translated, base=code.base)
 
 
 def start(
-    channel: Channel, folder: Path, link: Link, there: Interpreter, own: Mapping[Path, Mapping[str, str]]
+    channel: Channel,
+    folder: Path,
+    link: Link,
+    interpreter: Interpreter,
+    run_variables: Mapping[Path, Mapping[str, str]],
 ) -> None:
     """Start the remote controller unless one is active. Return once it has taken over the runs.
 
@@ -270,24 +277,30 @@ def start(
         RefusedError: it reports that it cannot; nothing has run then.
         UnreachableError: the connection is lost; whether it was started is unknown.
     """
-    found = [records.read(folder / run) for run in link.runs or ()]
+    run_records = [records.read(folder / run) for run in link.runs or ()]
     begin(
         channel,
         link,
-        [there.python, "-P", "-c", "from labrun.remote.controller import main; main()", f"{link.root}/{link.folder}"],
-        variables(link, there, found),
-        json.dumps({os.path.relpath(run_dir, folder): dict(values) for run_dir, values in own.items()}),
+        [
+            interpreter.python,
+            "-P",
+            "-c",
+            "from labrun.remote.controller import main; main()",
+            f"{link.root}/{link.folder}",
+        ],
+        variables(link, interpreter, run_records),
+        json.dumps({os.path.relpath(run_dir, folder): dict(values) for run_dir, values in run_variables.items()}),
     )
 
 
-def variables(link: Link, there: Interpreter, found: Sequence[Record]) -> dict[str, str]:
+def variables(link: Link, interpreter: Interpreter, run_records: Sequence[Record]) -> dict[str, str]:
     """Return the variables of the remote process: its import path, and those that the runs' configs refer to."""
-    text = "".join(json.dumps([record.config, record.overrides], default=str) for record in found)
+    text = "".join(json.dumps([record.config, record.overrides], default=str) for record in run_records)
     named = {name for name in masking.REFERENCE.findall(text) if name not in masking.OPEN and name in os.environ}
     return {
         **{name: os.environ[name] for name in {*named, *environment.PASSED_ON} if name in os.environ},
-        "PYTHONPATH": os.pathsep.join([f"{link.root}/{_labrun_there()}", *there.path]),
-        links.CARRIED_PATH: os.pathsep.join(there.path),
+        "PYTHONPATH": os.pathsep.join([f"{link.root}/{_remote_labrun()}", *interpreter.path]),
+        links.CARRIED_PATH: os.pathsep.join(interpreter.path),
         store.ROOT_VARIABLE: f"{link.root}/{link.workspace}",
     }
 
@@ -312,7 +325,7 @@ def begin(
     }
     lacks = f"{command[0]} cannot be used for runs there: 'lab remote doctor {link.remote}' shows what it lacks"
     try:
-        told = channel.call(
+        state = channel.call(
             "begin",
             **waiting,
             fresh=waiting["file"],
@@ -327,11 +340,11 @@ def begin(
         raise RefusedError(f"{error}. {lacks}") from error
     text, end = "", time.monotonic() + BEGIN_S
     while True:
-        text += told["log"]
-        if told["there"]:
+        text += state["log"]
+        if state["there"]:
             return
-        if not told["lives"]:
-            why = refusal.parsed(told["refusal"])
+        if not state["lives"]:
+            why = refusal.parsed(state["refusal"])
             if why is None:  # Python itself failed: it cannot import labrun, for example
                 last = next((line for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
                 raise RefusedError(f"{link.remote}: {last}. {lacks}")
@@ -340,7 +353,7 @@ def begin(
             raise RefusedError(f"{link.remote}: {why.message}")
         if time.monotonic() > end:
             return
-        told = channel.call("wait", **waiting, seen=told["seen"])
+        state = channel.call("wait", **waiting, seen=state["seen"])
 
 
 def run_command(channel: Channel, link: Link, command: Sequence[str], variables: Mapping[str, str], stdin: str) -> None:

@@ -14,11 +14,11 @@ LOW_GB = 12.0
 """Disk space for an environment with torch and its cache, in GB."""
 
 
-def in_a_line(found: Mapping[str, Any]) -> str:
+def describe(facts: Mapping[str, Any]) -> str:
     """Describe a machine in a few words."""
-    gpus = f", {len(found['gpus'])} GPU{'s' * (len(found['gpus']) > 1)} ({', '.join(sorted(set(found['gpus'])))})"
-    memory = f", {found['memory_gb']:.1f} GB of memory" if found.get("memory_gb") else ""
-    return f"{found['cores']} cores{memory}{gpus if found['gpus'] else ''}{', Slurm' if found['sbatch'] else ''}"
+    gpus = f", {len(facts['gpus'])} GPU{'s' * (len(facts['gpus']) > 1)} ({', '.join(sorted(set(facts['gpus'])))})"
+    memory = f", {facts['memory_gb']:.1f} GB of memory" if facts.get("memory_gb") else ""
+    return f"{facts['cores']} cores{memory}{gpus if facts['gpus'] else ''}{', Slurm' if facts['sbatch'] else ''}"
 
 
 def report(remote: Remote) -> tuple[list[str], bool]:
@@ -27,16 +27,16 @@ def report(remote: Remote) -> tuple[list[str], bool]:
     Args:
         remote: the machine, with facts from a query just made.
     """
-    found, problems = remote.facts, list(_problems(remote))
+    facts, problems = remote.facts, list(_problems(remote))
     lines = [
         f"{remote.name} ({remote.address})",
-        f"  machine   {found['host']}: {found['system']} {found['machine']}, {in_a_line(found)}",
-        f"  folder    {remote.folder}, {found['disk_gb']:.1f} GB free",
-        f"  helper    Python {found['helper']}",
+        f"  machine   {facts['host']}: {facts['system']} {facts['machine']}, {describe(facts)}",
+        f"  folder    {remote.folder}, {facts['disk_gb']:.1f} GB free",
+        f"  helper    Python {facts['helper']}",
         f"  runs      {_interpreter(remote)}",
-        f"  uv        {found['uv'] or 'none; the local one is sent when needed'}",
-        f"  GPUs      {', '.join(found['gpus']) or 'none'}",
-        f"  Slurm     {_slurm(found)}",
+        f"  uv        {facts['uv'] or 'none; the local one is sent when needed'}",
+        f"  GPUs      {', '.join(facts['gpus']) or 'none'}",
+        f"  Slurm     {_slurm(facts)}",
     ]
     lines += [f"  missing   {problem}" for problem in problems]
     lines += [] if problems else [f"  use       compute.host={remote.name}{_slurm_use(remote)}"]
@@ -44,19 +44,20 @@ def report(remote: Remote) -> tuple[list[str], bool]:
 
 
 def _interpreter(remote: Remote) -> str:
-    there = remote.facts["python"]
+    interpreter = remote.facts["python"]
     if remote.python is None:
         return f"an environment with the local packages, Python {sys.version_info.major}.{sys.version_info.minor}"
-    if not isinstance(there, Mapping):
+    if not isinstance(interpreter, Mapping):
         return f"{remote.python}, which cannot be used"
-    others = environment.differences(there["packages"])
-    return f"{remote.python}, Python {there['version']}{', other versions: ' * bool(others)}{', '.join(others)}"
+    differing = environment.differences(interpreter["packages"])
+    other = f", other versions: {', '.join(differing)}" if differing else ""
+    return f"{remote.python}, Python {interpreter['version']}{other}"
 
 
-def _slurm(found: Mapping[str, Any]) -> str:
-    if not found["sbatch"]:
+def _slurm(facts: Mapping[str, Any]) -> str:
+    if not facts["sbatch"]:
         return "none"
-    lines = [line.split() for line in (found.get("partitions") or "").splitlines()]
+    lines = [line.split() for line in (facts.get("partitions") or "").splitlines()]
     names = [f"{line[0]} ({line[2]} nodes of {line[3]} cores)" for line in lines if len(line) > 3]
     return ", ".join(names) or "sbatch exists, but sinfo does not answer"
 
@@ -66,20 +67,21 @@ def _slurm_use(remote: Remote) -> str:
 
 
 def _problems(remote: Remote) -> Iterator[str]:
-    found, there = remote.facts, remote.facts["python"]
+    facts, interpreter = remote.facts, remote.facts["python"]
     if remote.python is not None:
-        if not isinstance(there, Mapping):
-            yield f"an interpreter: {there}. Another one: lab remote add {remote.name} {remote.address} --python PATH"
-        elif lacking := [text for text in environment.differences(there["packages"]) if " missing " in text]:
+        if not isinstance(interpreter, Mapping):
+            add = f"lab remote add {remote.name} {remote.address} --python PATH"
+            yield f"an interpreter: {interpreter}. Another one: {add}"
+        elif lacking := environment.differences(interpreter["packages"], only_missing=True):
             yield f"in {remote.python}: {', '.join(lacking)}. Install them there"
         return
     try:
-        environment.check_platform(remote.name, found)
+        environment.check_platform(remote.name, facts)
         environment.present()
     except ConfigError as error:
         yield str(error)
-    if not found["uv"] and environment.uv_here() is None:
+    if not facts["uv"] and environment.local_uv() is None:
         yield "uv: neither there nor here. Install it there: curl -LsSf https://astral.sh/uv/install.sh | sh"
-    if found["disk_gb"] < LOW_GB:
+    if facts["disk_gb"] < LOW_GB:
         add = f"lab remote add {remote.name} {remote.address} --folder PATH"
         yield f"room: torch and its cache take up to {LOW_GB:.0f} GB. Elsewhere: {add}"

@@ -14,27 +14,27 @@ from pathlib import Path
 from labrun.errors import ConfigError
 from labrun.remote import packed
 
-TOLD = ("METADATA", "entry_points.txt", "top_level.txt")
+METADATA_FILES = ("METADATA", "entry_points.txt", "top_level.txt")
 
 
 def distributions() -> list[metadata.Distribution]:
     """Return the distributions of these packages, except labrun."""
     found = []
     for one in metadata.distributions():
-        told = json.loads(one.read_text("direct_url.json") or "{}")
-        if told.get("dir_info", {}).get("editable") and one.metadata["Name"].lower() != "labrun":
+        origin = json.loads(one.read_text("direct_url.json") or "{}")
+        if origin.get("dir_info", {}).get("editable") and one.metadata["Name"].lower() != "labrun":
             found.append(one)
     return found
 
 
-def told() -> packed.Files:
+def metadata_files() -> packed.Files:
     """Return their metadata files, laid out as in an installation."""
-    found: dict[str, Path | bytes] = {}
+    files: dict[str, Path | bytes] = {}
     for one in distributions():
         name = one.metadata["Name"].replace("-", "_")
-        texts = {file: one.read_text(file) for file in TOLD}
-        found |= {f"{name}-{one.version}.dist-info/{file}": text.encode() for file, text in texts.items() if text}
-    return found
+        texts = {file: one.read_text(file) for file in METADATA_FILES}
+        files |= {f"{name}-{one.version}.dist-info/{file}": text.encode() for file, text in texts.items() if text}
+    return files
 
 
 def folders() -> list[Path]:
@@ -48,12 +48,12 @@ def folders() -> list[Path]:
         if not (name.startswith("__editable__") and name.endswith("_finder")):
             continue
         for package, text in getattr(module, "MAPPING", {}).items():
-            parts, place = package.split("."), Path(text)
-            if list(place.with_suffix("").parts[-len(parts) :]) != parts:
+            parts, folder = package.split("."), Path(text)
+            if list(folder.with_suffix("").parts[-len(parts) :]) != parts:
                 raise ConfigError(
-                    f"the package {package} is installed as the folder {place}, which has another name: it cannot be "
+                    f"the package {package} is installed as the folder {folder}, which has another name: it cannot be "
                     "sent to another machine. Name an interpreter that has it there: lab remote add NAME ADDRESS "
                     "--python PATH"
                 )
-            found.append(place.parents[len(parts) - 1])
+            found.append(folder.parents[len(parts) - 1])
     return list(dict.fromkeys(found))

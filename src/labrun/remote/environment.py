@@ -58,7 +58,7 @@ PASSED_ON = (
     "UV_HTTP_RETRIES",
 )
 """Variables of uv that are passed to a remote build through the connection, and never written to a file."""
-TELLING = ("hydra-core", "numpy", "omegaconf", "pytorch-lightning", "scikit-learn", "scipy", "submitit", "torch")
+INFLUENTIAL = ("hydra-core", "numpy", "omegaconf", "pytorch-lightning", "scikit-learn", "scipy", "submitit", "torch")
 """Packages whose versions change results."""
 
 
@@ -83,33 +83,33 @@ def present() -> Environment:
     Raises:
         ConfigError: a package was installed from a local file or folder.
     """
-    found, problems = [], []
+    requirements, problems = [], []
     for one in metadata.distributions():
         name = one.metadata["Name"]
         if not name or name.lower() == "labrun":
             continue
-        told = json.loads(one.read_text("direct_url.json") or "{}")
-        url = str(told.get("url", ""))
-        if "dir_info" in told:
-            if not told["dir_info"].get("editable"):
+        origin = json.loads(one.read_text("direct_url.json") or "{}")
+        url = str(origin.get("url", ""))
+        if "dir_info" in origin:
+            if not origin["dir_info"].get("editable"):
                 problems.append(f"{name} was installed from the folder {url.removeprefix('file://')}")
             continue
-        if "vcs_info" in told:
-            vcs = told["vcs_info"]
-            found.append(f"{name} @ {vcs['vcs']}+{url}@{vcs['commit_id']}")
+        if "vcs_info" in origin:
+            vcs = origin["vcs_info"]
+            requirements.append(f"{name} @ {vcs['vcs']}+{url}@{vcs['commit_id']}")
         elif url.startswith("file://"):
             problems.append(f"{name} was installed from the file {url.removeprefix('file://')}")
         elif url:
-            found.append(f"{name} @ {url}")
+            requirements.append(f"{name} @ {url}")
         else:
-            found.append(f"{name}=={one.version}")
+            requirements.append(f"{name}=={one.version}")
     if problems:
         raise ConfigError(
             f"an environment with these packages cannot be built on another machine: {'; '.join(sorted(problems))}. "
             "Name an interpreter that has them there: lab remote add NAME ADDRESS --python PATH"
         )
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return Environment(version, tuple(sorted(set(found), key=str.lower)))
+    return Environment(version, tuple(sorted(set(requirements), key=str.lower)))
 
 
 def ensure(channel: Channel) -> str:
@@ -166,8 +166,8 @@ def _builder(channel: Channel, facts: Mapping[str, Any]) -> list[str]:
         return []
     if not facts["sbatch"]:
         raise ConfigError(f"--build slurm: {channel.remote.name} has no Slurm on its PATH")
-    own = build.split()[1:]
-    return [os.path.join(os.path.dirname(facts["sbatch"]), "srun"), "--ntasks=1", "--job-name=labrun-build", *own]
+    options = build.split()[1:]
+    return [os.path.join(os.path.dirname(facts["sbatch"]), "srun"), "--ntasks=1", "--job-name=labrun-build", *options]
 
 
 def check_platform(name: str, facts: Mapping[str, Any]) -> None:
@@ -176,22 +176,22 @@ def check_platform(name: str, facts: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: its platform is different.
     """
-    here, there = (platform.system(), platform.machine()), (facts["system"], facts["machine"])
-    if here != there:
+    local, remote = (platform.system(), platform.machine()), (facts["system"], facts["machine"])
+    if local != remote:
         raise ConfigError(
-            f"compute.host={name}: {name} is {' '.join(there)}, but this machine is {' '.join(here)}: the local "
+            f"compute.host={name}: {name} is {' '.join(remote)}, but this machine is {' '.join(local)}: the local "
             f"packages do not fit. Make an environment there by hand, and name its interpreter: "
             f"lab remote add {name} ADDRESS --python PATH"
         )
 
 
 def _build(channel: Channel, wanted: Environment, uv: str, facts: Mapping[str, Any], wheelhouse: str | None) -> None:
-    more = ""
+    index_options = ""
     if wheelhouse is not None:
         is_made = wheelhouse == wheels.AUTO
-        folder = wheels.made(wanted.key, wanted.requirements, uv_here()) if is_made else Path(wheelhouse).expanduser()
+        folder = wheels.made(wanted.key, wanted.requirements, local_uv()) if is_made else Path(wheelhouse).expanduser()
         wheels.send(channel, folder, f"env/{wanted.key}.wheels")
-        more = f"--no-index --find-links env/{wanted.key}.wheels "
+        index_options = f"--no-index --find-links env/{wanted.key}.wheels "
     claim = f"env/{wanted.key}.build"
     root, uv = shlex.quote(channel.root), shlex.quote(uv)
     script = BUILD.format(
@@ -200,13 +200,13 @@ def _build(channel: Channel, wanted: Environment, uv: str, facts: Mapping[str, A
         uv=uv,
         version=wanted.version,
         claim=claim,
-        wheels=more,
+        wheels=index_options,
         no_python=NO_PYTHON,
     )
     output = f"env/{wanted.key}.log"
     variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     variables |= {"UV_CACHE_DIR": f"{channel.root}/cache/uv"}
-    told = channel.call(
+    answer = channel.call(
         "spawn",
         claim=claim,
         built=f"env/{wanted.key}",
@@ -215,7 +215,7 @@ def _build(channel: Channel, wanted: Environment, uv: str, facts: Mapping[str, A
         environment=variables,
         stdin="\n".join(wanted.requirements) + "\n",
     )
-    seen, text = told["seen"], ""
+    seen, text = answer["seen"], ""
     while True:
         state = channel.call(
             "wait", claim=claim, file=f"env/{wanted.key}/bin/python", log=output, seen=seen, patience_s=10.0
@@ -237,17 +237,17 @@ def _build(channel: Channel, wanted: Environment, uv: str, facts: Mapping[str, A
                     f"{channel.remote.address} --python PATH"
                 )
             lines = [line for line in text.strip().splitlines() if line.strip()][-6:]
-            said = "\n".join(f"  {line}" for line in lines)
+            ending = "\n".join(f"  {line}" for line in lines)
             kind = NoWayOutError if NO_WAY_OUT.search(text) else LabrunError
             raise kind(
                 f"the environment could not be built on {channel.remote.name}. The last lines of "
-                f"{channel.root}/{output} there:\n{said}\nNo access to a package index there? Send wheels "
+                f"{channel.root}/{output} there:\n{ending}\nNo access to a package index there? Send wheels "
                 "(lab remote add NAME ADDRESS --wheelhouse auto), or name an interpreter that has the packages "
                 "(--python PATH)"
             )
 
 
-def uv_here() -> Path | None:
+def local_uv() -> Path | None:
     """Return the path of uv's binary; None if it is not installed locally."""
     found = shutil.which("uv")
     candidates = [Path(found)] if found else []
@@ -277,7 +277,7 @@ def ensure_uv(channel: Channel) -> None:
     """Provide uv on the machine for script environments if possible; without it, they are built with pip."""
     facts = channel.call("hello", root=channel.remote.folder, facts=True)["facts"]
     is_alike = (facts["system"], facts["machine"]) == (platform.system(), platform.machine())
-    if not facts["uv"] and is_alike and uv_here() is not None:
+    if not facts["uv"] and is_alike and local_uv() is not None:
         _send_uv(channel)
 
 
@@ -287,7 +287,7 @@ def _send_uv(channel: Channel) -> str:
     Raises:
         LabrunError: it is not installed locally either.
     """
-    path = uv_here()
+    path = local_uv()
     if path is None:
         raise LabrunError(
             f"{channel.remote.name} has no uv, and none was found locally to send: install it "
@@ -302,23 +302,33 @@ def _send_uv(channel: Channel) -> str:
 def _tell_differences(channel: Channel) -> None:
     """Report packages of a remote interpreter whose versions may change results, once per pair of environments."""
     remote = remotes.known().get(channel.remote.name, channel.remote)
-    there = remote.facts.get("python") or remote.packages.get("there")
-    if there is None:
-        there = channel.call("hello", root=channel.remote.folder, python=remote.python, packages=True)["packages"]
-    if not isinstance(there, Mapping):
+    remote_packages = remote.facts.get("python") or remote.packages.get("there")
+    if remote_packages is None:
+        remote_packages = channel.call("hello", root=channel.remote.folder, python=remote.python, packages=True)[
+            "packages"
+        ]
+    if not isinstance(remote_packages, Mapping):
         return  # it cannot be used; its own error says why
-    packages = {name: version for name, version in there["packages"].items() if name in TELLING}
-    others = differences(packages)
-    if others and others != remote.packages.get("told"):
-        sys.stderr.write(f"labrun: {remote.python} on {remote.name} has other versions: {', '.join(others)}\n")
-    remotes.note_packages(remote.name, {"there": {"packages": packages}, "told": others})
+    packages = {name: version for name, version in remote_packages["packages"].items() if name in INFLUENTIAL}
+    differing = differences(packages)
+    if differing and differing != remote.packages.get("told"):
+        sys.stderr.write(f"labrun: {remote.python} on {remote.name} has other versions: {', '.join(differing)}\n")
+    remotes.note_packages(remote.name, {"there": {"packages": packages}, "told": differing})
 
 
-def differences(there: Mapping[str, str]) -> list[str]:
-    """Return the packages whose different remote versions may change results."""
-    here = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in records.installed_packages().items()}
-    found = []
-    for name in TELLING:
-        if name in here and there.get(name) != here[name]:
-            found.append(f"{name} {there.get(name, 'missing')} (here {here[name]})")
-    return found
+def differences(remote_versions: Mapping[str, str], only_missing: bool = False) -> list[str]:
+    """Return the packages whose different remote versions may change results.
+
+    Args:
+        remote_versions: the remote packages.
+        only_missing: leave out packages that exist in another version.
+    """
+    installed = records.installed_packages().items()
+    local_versions = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in installed}
+    return [
+        f"{name} {remote_versions.get(name, 'missing')} (here {local_versions[name]})"
+        for name in INFLUENTIAL
+        if name in local_versions
+        and remote_versions.get(name) != local_versions[name]
+        and not (only_missing and name in remote_versions)
+    ]

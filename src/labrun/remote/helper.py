@@ -46,7 +46,7 @@ LEFT_S = 86400.0
 PARTIAL = re.compile(r"\.partial-\d+$|^\..*\.\d+-[0-9a-f]{6}\.partial$")
 """Names of incomplete files, of this helper or of `labrun._io`."""
 SETTLED_S = 2.0
-"""A file that was written more recently may change again without a change of its time, in seconds."""
+"""Age from which a file's times show any later change, in seconds; see `labrun._io.FileStamp`."""
 STALE_S = 60.0
 """Maximum age of the heartbeat of a process on another host, in seconds."""
 TICKS_S = (0.05, 0.5)
@@ -70,7 +70,7 @@ class Helper:
 
     def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
         self.source, self.sink, self.root = source, sink, ""
-        self.told: dict[str, tuple[Request, list[Any]]] = {}
+        self.last_seen: dict[str, tuple[Request, list[Any]]] = {}
         self.ended: dict[str, Any] = {}
 
     def serve(self) -> None:
@@ -176,7 +176,7 @@ class Helper:
             if request.get("base") and tree_digest(partial) != request["digest"]:
                 raise RefusedError(f"{request['base']} has changed there")
             if marked:
-                write_lines(target + ".files", {os.path.relpath(place, partial) for place in walk(partial)})
+                write_lines(target + ".files", {os.path.relpath(path, partial) for path in walk(partial)})
             try:
                 os.rename(partial, target)
             except OSError:
@@ -204,15 +204,15 @@ class Helper:
             if payload.is_short:
                 raise RefusedError("the connection ended before the archive did")
             for name in request["without"]:
-                place = self.path(os.path.join(request["to"], name))
-                if os.path.isdir(place):
-                    shutil.rmtree(place)
-                elif os.path.exists(place):
-                    os.unlink(place)
-            for place in sorted(walk(partial), key=lambda place: place.endswith("run.json")):
-                goal = os.path.join(target, os.path.relpath(place, partial))
+                path = self.path(os.path.join(request["to"], name))
+                if os.path.isdir(path):
+                    shutil.rmtree(path)
+                elif os.path.exists(path):
+                    os.unlink(path)
+            for path in sorted(walk(partial), key=lambda path: path.endswith("run.json")):
+                goal = os.path.join(target, os.path.relpath(path, partial))
                 os.makedirs(os.path.dirname(goal), exist_ok=True)
-                os.replace(place, goal)
+                os.replace(path, goal)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         return {}, []
@@ -223,15 +223,15 @@ class Helper:
         partial = partial_beside(target)
         try:
             for name, digest in request["files"].items():
-                place = os.path.normpath(os.path.join(partial, name))
-                if not place.startswith(partial + os.sep):
+                path = os.path.normpath(os.path.join(partial, name))
+                if not path.startswith(partial + os.sep):
                     raise RefusedError(f"{name!r} leads out of its folder")
-                os.makedirs(os.path.dirname(place), exist_ok=True)
+                os.makedirs(os.path.dirname(path), exist_ok=True)
                 source = os.path.join(store, digest[:2], digest)
                 try:
-                    os.link(source, place)
+                    os.link(source, path)
                 except OSError:
-                    shutil.copyfile(source, place)
+                    shutil.copyfile(source, path)
             set_aside(target)
             os.rename(partial, target)
         finally:
@@ -240,8 +240,8 @@ class Helper:
 
     def do_begun(self, request: Request, payload: _Payload) -> Answer:
         """Return the number of bytes received of files with an interrupted transfer, by digest."""
-        found = {digest: parts_of(self.path(request["store"]), digest) for digest in request["digests"]}
-        return {"begun": {digest: parts[0][0] for digest, parts in found.items() if parts}}, []
+        parts_by_digest = {digest: parts_of(self.path(request["store"]), digest) for digest in request["digests"]}
+        return {"begun": {digest: parts[0][0] for digest, parts in parts_by_digest.items() if parts}}, []
 
     def do_store(self, request: Request, payload: _Payload) -> Answer:
         """Store a file by its digest; with `start`, resume after the bytes received before an interruption."""
@@ -252,7 +252,7 @@ class Helper:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         if os.path.exists(os.path.join(folder, name)):  # another transfer was faster
             return {}, []
-        before = [place for _, place in parts_of(self.path(request["store"]), name)]
+        before = [path for _, path in parts_of(self.path(request["store"]), name)]
         handle, partial = tempfile.mkstemp(prefix=f".partial-{name}-", dir=folder)
         digest, is_kept = hashlib.sha256(), False
         try:
@@ -277,33 +277,36 @@ class Helper:
                 if not os.path.exists(os.path.join(folder, name)):
                     raise RefusedError("another transfer of a file was interrupted: repeat the command") from None
         finally:
-            for place in (*before, *([] if is_kept else [partial])):
+            for path in (*before, *([] if is_kept else [partial])):
                 with contextlib.suppress(OSError):
-                    os.unlink(place)
+                    os.unlink(path)
         return {}, []
 
     def do_digests(self, request: Request, payload: _Payload) -> Answer:
         """Return the SHA-256 of files on this machine, None for missing ones; cached until a file changes."""
         memory = self.path("digests.json")
-        found: dict[str, str | None] = {}
+        digests: dict[str, str | None] = {}
         try:
             with open(memory, "rb") as file:
                 known = json.loads(file.read().decode("utf-8"))
         except (OSError, ValueError):
             known = {}
-        for place in request["files"]:
+        for path in request["files"]:
             try:
-                stat = os.stat(place)
+                stat = os.stat(path)
             except OSError:
-                found[place] = None
+                digests[path] = None
                 continue
             mark = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
-            entry = known.get(place, [])
-            found[place] = entry[-1] if entry[:-1] == mark else file_sha256(place)
-            if time.time() - stat.st_mtime > SETTLED_S:
-                known[place] = [*mark, found[place]]
+            entry = known.get(path, [])
+            if entry[:-1] != mark:
+                is_settled = time.time() - max(stat.st_mtime, stat.st_ctime) > SETTLED_S
+                entry = [*mark, file_sha256(path)]
+                if is_settled:
+                    known[path] = entry
+            digests[path] = entry[-1]
         write(memory, json.dumps(known).encode("utf-8"))
-        return {"digests": found}, []
+        return {"digests": digests}, []
 
     # Processes on the machine
 
@@ -379,8 +382,8 @@ class Helper:
         end = time.monotonic() + request["patience_s"]
         while True:
             reap()
-            there, lives = os.path.exists(wanted), process_lives(claim)
-            if there or not lives or time.monotonic() > end:
+            is_there, lives = os.path.exists(wanted), process_lives(claim)
+            if is_there or not lives or time.monotonic() > end:
                 log = self.path(request["log"])
                 text, size = added(log, request.get("seen", 0))
                 answer = {"there": os.path.exists(wanted), "lives": process_lives(claim), "log": text, "seen": size}
@@ -395,10 +398,10 @@ class Helper:
         """Return the changes of runs since the last request, after writing the caller's requests and annotations."""
         for name, entries in request.get("leave", {}).items():
             for entry, content in entries.items():
-                place = self.path(os.path.join(name, entry))
-                if os.path.isdir(os.path.dirname(os.path.dirname(place))):
-                    os.makedirs(os.path.dirname(place), exist_ok=True)
-                    leave(place, content.encode("utf-8"))
+                path = self.path(os.path.join(name, entry))
+                if os.path.isdir(os.path.dirname(os.path.dirname(path))):
+                    os.makedirs(os.path.dirname(path), exist_ok=True)
+                    leave(path, content.encode("utf-8"))
         for name, said in request.get("said", {}).items():
             for run, lines in said.items():
                 say(self.path(os.path.join(name, run)), lines)
@@ -407,13 +410,13 @@ class Helper:
         room = ANSWER_MAX_BYTES
         for name, known in request["folders"].items():
             folder = self.path(name)
-            self.told[name] = known, state_of(folder, known)
+            self.last_seen[name] = known, state_of(folder, known)
             one: dict[str, Any] = {"runs": {}, "there": os.path.isdir(folder), "living": is_controlled(folder)}
             names = names_of(folder, known)
             given_up = lines_of(os.path.join(folder, ".launch", "given_up")) if one["living"] else None
             for run in names:
-                place, seen = os.path.join(folder, run), known["seen"].get(run, {})
-                news, room = self.run_news(place, seen, files, room, given_up)
+                path, seen = os.path.join(folder, run), known["seen"].get(run, {})
+                news, room = self.run_news(path, seen, files, room, given_up)
                 if news is not None:
                     one["runs"][run] = news
             one["files"], room = grown(folder, known["seen"].get("", {}), files, room, top_files(folder))
@@ -427,19 +430,23 @@ class Helper:
         A change within `gather_s` waits for further ones, unless no run is active after it.
         """
         begun = calm = time.monotonic()
-        while not self.is_asked():
+        while not self.has_request():
             now = time.monotonic()
-            told = [(self.path(name), *self.told[name]) for name in request["folders"] if name in self.told]
-            if all(state_of(folder, known) == state for folder, known, state in told):
+            watched = [
+                (self.path(name), *self.last_seen[name]) for name in request["folders"] if name in self.last_seen
+            ]
+            if all(state_of(folder, known) == state for folder, known, state in watched):
                 calm = now
-            elif now - begun > request["gather_s"] or not any(self.goes_on(folder, known) for folder, known, _ in told):
+            elif now - begun > request["gather_s"] or not any(
+                self.goes_on(folder, known) for folder, known, _ in watched
+            ):
                 break
             if now - begun > request["patience_s"]:
                 break
-            self.is_asked(min(TICKS_S[1], max(TICKS_S[0], (calm - begun) / 10)))
+            self.has_request(min(TICKS_S[1], max(TICKS_S[0], (calm - begun) / 10)))
         return {}, []
 
-    def is_asked(self, seconds: float = 0.0) -> bool:
+    def has_request(self, seconds: float = 0.0) -> bool:
         """Return whether the caller sends another request within some seconds, or has closed the connection."""
         descriptor = self.source.fileno()
         os.set_blocking(descriptor, False)
@@ -453,12 +460,12 @@ class Helper:
     def goes_on(self, folder: str, known: Request) -> bool:
         """Return whether a run of a folder has not ended, according to its record."""
         for run in names_of(folder, known):
-            place = os.path.join(folder, run, "run.json")
-            mark = mark_of(place)
-            if mark is not None and self.ended.get(place) != mark:
-                if is_live(read(place)):
+            path = os.path.join(folder, run, "run.json")
+            mark = mark_of(path)
+            if mark is not None and self.ended.get(path) != mark:
+                if is_live(read(path)):
                     return True
-                self.ended[place] = mark
+                self.ended[path] = mark
         return False
 
     def run_news(
@@ -469,24 +476,24 @@ class Helper:
         A record with the status "failed" is held back while the controller may retry the run, that is, until the run is
         in `given_up`, or no controller is active (None).
         """
-        place, content = os.path.join(folder, "run.json"), b""
-        mark = mark_of(place)
+        path, content = os.path.join(folder, "run.json"), b""
+        mark = mark_of(path)
         if mark is None:
             return None, room
         if mark != seen.get("run.json"):
-            with open(place, "rb") as file:  # the path may be replaced at any time
+            with open(path, "rb") as file:  # the path may be replaced at any time
                 mark, content = mark_of(file.fileno()), file.read()
-        found, room = grown(folder, seen, files, room, run_files(folder))  # after the record: complete for ended runs
-        news: dict[str, Any] = {"files": found}
+        parts, room = grown(folder, seen, files, room, run_files(folder))  # after the record: complete for ended runs
+        news: dict[str, Any] = {"files": parts}
         if mark != seen.get("run.json") and room > 0 and not is_tried_again(content, given_up):
             files.append(content)
             news["record"], news["mark"] = len(content), mark
-        said = said_of(folder)
-        if said is not None and said[1] != seen.get(ANNOTATIONS):
-            files.append(said[0])
-            news["said"], news["said_mark"] = len(said[0]), said[1]
+        annotations = said_of(folder)
+        if annotations is not None and annotations[1] != seen.get(ANNOTATIONS):
+            files.append(annotations[0])
+            news["said"], news["said_mark"] = len(annotations[0]), annotations[1]
         news["age"] = age(os.path.join(folder, "heartbeat"))
-        if not found and not {"record", "said"} & set(news) and news["age"] is None:
+        if not parts and not {"record", "said"} & set(news) and news["age"] is None:
             return None, room
         return news, room
 
@@ -502,19 +509,19 @@ class Helper:
         left: list[str] = []
         for name, known in request["folders"].items():
             folder, answer[name] = self.path(name), []
-            for place in (one for top in request["parts"] for one in reached(os.path.join(folder, top), folder, left)):
-                stat = os.stat(place)
-                entry = [os.path.relpath(place, folder), stat.st_size, int(stat.st_mtime)]
+            for path in (one for top in request["parts"] for one in reached(os.path.join(folder, top), folder, left)):
+                stat = os.stat(path)
+                entry = [os.path.relpath(path, folder), stat.st_size, int(stat.st_mtime)]
                 if known.get(entry[0]) != entry[1:]:
                     part = request.get("begun", {}).get(name, {}).get(entry[0])
                     start = part[2] if part and part[:2] == [stat.st_size, stat.st_mtime_ns] else 0
                     answer[name].append([*entry, stat.st_mtime_ns, start])
-                    files.append((place, start, stat.st_size - start))
+                    files.append((path, start, stat.st_size - start))
         return {"folders": answer, "left": left}, files
 
     def do_folders(self, request: Request, payload: _Payload) -> Answer:
         """Return the folders of runs that were sent to this machine, by any other machine."""
-        found = []
+        run_folders = []
         for plan in sorted(
             glob.glob(os.path.join(self.root, "workspaces", "*", "*", "*", "*", ".launch", "plan.json"))
         ):
@@ -528,7 +535,7 @@ class Helper:
             names = [one for one in content["runs"] if os.path.isfile(os.path.join(folder, one, "run.json"))]
             names = runs_in(folder) if is_search else names
             parts = os.path.relpath(folder, self.root).split(os.sep)
-            found.append(
+            run_folders.append(
                 {
                     "workspace": "/".join(parts[:2]),
                     "folder": "/".join(parts),
@@ -537,7 +544,7 @@ class Helper:
                     "living": is_controlled(folder),
                 }
             )
-        return {"folders": found}, []
+        return {"folders": run_folders}, []
 
     def do_remove(self, request: Request, payload: _Payload) -> Answer:
         """Remove a folder."""
@@ -546,15 +553,15 @@ class Helper:
 
     def do_unused(self, request: Request, payload: _Payload) -> Answer:
         """Return what no run on this machine needs, by name: a description, and its bytes. Remove those in `remove`."""
-        found = unused(self.root)
+        by_name = unused(self.root)
         for name in request.get("remove", ()):
-            for place in found[name][1] if name in found else ():
-                if os.path.isdir(place):
-                    set_aside(place)
+            for path in by_name[name][1] if name in by_name else ():
+                if os.path.isdir(path):
+                    set_aside(path)
                 else:
-                    os.unlink(place)
-        told = {name: [what, sum(map(size_of, places))] for name, (what, places) in found.items()}
-        return {"unused": told}, []
+                    os.unlink(path)
+        answer = {name: [what, sum(map(size_of, paths))] for name, (what, paths) in by_name.items()}
+        return {"unused": answer}, []
 
     def do_offer(self, request: Request, payload: _Payload) -> Answer:
         """Offer a text to the first reader of a pipe, so that it is in no file and on no command line."""
@@ -586,9 +593,9 @@ class _Payload:
 def parts_of(store: str, digest: str) -> list[tuple[int, str]]:
     """Return the partial copies of a file from interrupted transfers, with their sizes, largest first."""
     found = []
-    for place in glob.glob(os.path.join(glob.escape(store), digest[:2], f".partial-{digest}-*")):
+    for path in glob.glob(os.path.join(glob.escape(store), digest[:2], f".partial-{digest}-*")):
         with contextlib.suppress(OSError):
-            found.append((os.stat(place).st_size, place))
+            found.append((os.stat(path).st_size, path))
     return sorted(found, reverse=True)
 
 
@@ -618,46 +625,46 @@ def unpack(payload: _Payload, folder: str) -> None:
     """Unpack an archive that contains only plain files and folders, none of them outside the folder."""
     with tarfile.open(fileobj=cast("BinaryIO", payload), mode="r|*") as archive:
         for member in archive:
-            place = os.path.normpath(os.path.join(folder, member.name))
-            if not (member.isfile() or member.isdir()) or not (place + os.sep).startswith(folder + os.sep):
+            path = os.path.normpath(os.path.join(folder, member.name))
+            if not (member.isfile() or member.isdir()) or not (path + os.sep).startswith(folder + os.sep):
                 raise RefusedError(f"the archive contains {member.name!r}")
             if member.isdir():
-                os.makedirs(place, exist_ok=True)
+                os.makedirs(path, exist_ok=True)
                 continue
-            os.makedirs(os.path.dirname(place), exist_ok=True)
-            with open(place, "wb") as file:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "wb") as file:
                 shutil.copyfileobj(cast("BinaryIO", archive.extractfile(member)), file, CHUNK)
-            os.chmod(place, member.mode & 0o755 | 0o600)
+            os.chmod(path, member.mode & 0o755 | 0o600)
 
 
-def is_whole(place: str) -> bool:
+def is_whole(path: str) -> bool:
     """Return whether a path exists, and for a folder that was put `marked`, whether all its files do."""
-    if not os.path.exists(place):
+    if not os.path.exists(path):
         return False
-    return all(os.path.exists(os.path.join(place, name)) for name in lines_of(place + ".files"))
+    return all(os.path.exists(os.path.join(path, name)) for name in lines_of(path + ".files"))
 
 
 def fill(source: str, target: str) -> None:
     """Move the files that a folder lacks into it."""
-    for place in list(walk(source)):
-        goal = os.path.join(target, os.path.relpath(place, source))
+    for path in list(walk(source)):
+        goal = os.path.join(target, os.path.relpath(path, source))
         if not os.path.exists(goal):
             os.makedirs(os.path.dirname(goal), exist_ok=True)
-            os.replace(place, goal)
+            os.replace(path, goal)
 
 
-def set_aside(place: str) -> None:
+def set_aside(path: str) -> None:
     """Remove a folder if it exists: rename it first, then delete its files."""
-    if os.path.lexists(place):
-        aside = tempfile.mkdtemp(prefix=".old-", dir=os.path.dirname(place))
-        os.rename(place, os.path.join(aside, "it"))
+    if os.path.lexists(path):
+        aside = tempfile.mkdtemp(prefix=".old-", dir=os.path.dirname(path))
+        os.rename(path, os.path.join(aside, "it"))
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def note_use(place: str) -> None:
+def note_use(path: str) -> None:
     """Mark a path as in use, so that it is not removed as unused."""
-    if os.path.isdir(place) or os.stat(place).st_nlink == 1:  # otherwise the data would look changed
-        os.utime(place)
+    if os.path.isdir(path) or os.stat(path).st_nlink == 1:  # otherwise the data would look changed
+        os.utime(path)
 
 
 def needed(root: str) -> tuple[bytes, bytes]:
@@ -714,7 +721,7 @@ def unused(root: str) -> dict[str, tuple[str, list[str]]]:
     Code and data are kept while any run refers to them; tools for executing runs only while an unfinished run does.
     """
     live, named = needed(root)
-    found: dict[str, tuple[str, list[str]]] = {}
+    by_folder_name: dict[str, tuple[str, list[str]]] = {}
     for pattern, what, text in (
         ("labrun/*", "labrun", live),
         ("told/*", "package metadata", live),
@@ -726,43 +733,43 @@ def unused(root: str) -> dict[str, tuple[str, list[str]]]:
         ("inherited/*", "another run's files", named),
     ):
         by_name: dict[str, list[str]] = {}
-        for place in sorted(glob.glob(os.path.join(glob.escape(root), pattern))):
-            by_name.setdefault(os.path.basename(place).partition(".")[0], []).append(place)
-        for name, places in by_name.items():
-            building = any(place.endswith(".build") and process_lives(place) for place in places)
-            if name.encode("utf-8") not in text and not building and all(map(is_old, places)):
-                found[os.path.relpath(os.path.join(os.path.dirname(places[0]), name), root)] = (what, places)
+        for path in sorted(glob.glob(os.path.join(glob.escape(root), pattern))):
+            by_name.setdefault(os.path.basename(path).partition(".")[0], []).append(path)
+        for name, paths in by_name.items():
+            building = any(path.endswith(".build") and process_lives(path) for path in paths)
+            if name.encode("utf-8") not in text and not building and all(map(is_old, paths)):
+                by_folder_name[os.path.relpath(os.path.join(os.path.dirname(paths[0]), name), root)] = (what, paths)
     is_building = any(map(process_lives, glob.glob(os.path.join(glob.escape(root), "env", "*.build"))))
-    going = Counter(inode for _, places in found.values() for place in places for inode in inodes(place))
+    removed_links = Counter(inode for _, paths in by_folder_name.values() for path in paths for inode in inodes(path))
     store = [
-        place
-        for place in walk(os.path.join(root, "store"))
-        if os.stat(place).st_nlink - going[os.stat(place).st_ino] < 2
+        path
+        for path in walk(os.path.join(root, "store"))
+        if os.stat(path).st_nlink - removed_links[os.stat(path).st_ino] < 2
     ]
-    for name, what, places in (
+    for name, what, paths in (
         ("store", "data", store),
         ("cache", "packages that uv keeps", [] if is_building else [os.path.join(root, "cache")]),
     ):
-        places = [place for place in places if os.path.exists(place) and is_old(place)]
-        if places:
-            found[name] = (what, places)
-    return found
+        paths = [path for path in paths if os.path.exists(path) and is_old(path)]
+        if paths:
+            by_folder_name[name] = (what, paths)
+    return by_folder_name
 
 
-def is_old(place: str) -> bool:
+def is_old(path: str) -> bool:
     """Return whether a path was not used for a day."""
-    seconds = age(place)
+    seconds = age(path)
     return seconds is not None and seconds > LEFT_S
 
 
-def inodes(place: str) -> Iterator[int]:
+def inodes(path: str) -> Iterator[int]:
     """Yield the inodes of a folder's files."""
-    return (os.stat(one).st_ino for one in walk(place))
+    return (os.stat(one).st_ino for one in walk(path))
 
 
-def size_of(place: str) -> float:
+def size_of(path: str) -> float:
     """Return the size of a file or a folder in bytes; files with several links count proportionally."""
-    stats = [os.stat(one) for one in walk(place)]
+    stats = [os.stat(one) for one in walk(path)]
     return sum(stat.st_size / stat.st_nlink for stat in stats)
 
 
@@ -795,17 +802,17 @@ def is_built(folder: str) -> bool:
     """
     if not os.access(os.path.join(folder, "bin", "python"), os.X_OK):
         return False
-    found = set(os.listdir(os.path.join(folder, "bin")))
+    names = set(os.listdir(os.path.join(folder, "bin")))
     for top in glob.glob(os.path.join(glob.escape(folder), "lib", "python*", "site-packages")):
         for name in os.listdir(top):
-            found.add(name)
+            names.add(name)
             if os.path.isdir(os.path.join(top, name)):
-                found.update(f"{name}/{inner}" for inner in os.listdir(os.path.join(top, name)))
-    found = {name for name in found if not name.endswith("__pycache__")}
+                names.update(f"{name}/{inner}" for inner in os.listdir(os.path.join(top, name)))
+    names = {name for name in names if not name.endswith("__pycache__")}
     known = lines_of(folder + ".files")
     if not known:
-        write_lines(folder + ".files", found)
-    return known <= found
+        write_lines(folder + ".files", names)
+    return known <= names
 
 
 def clear_built(folder: str) -> None:
@@ -818,18 +825,18 @@ def clear_built(folder: str) -> None:
         shutil.rmtree(left, ignore_errors=True) if os.path.isdir(left) else os.unlink(left)
 
 
-def lines_of(place: str) -> set[str]:
+def lines_of(path: str) -> set[str]:
     """Return the lines of a file; empty if it does not exist."""
     try:
-        with open(place, "rb") as file:
+        with open(path, "rb") as file:
             return {line for line in os.fsdecode(file.read()).split("\n") if line}
     except OSError:
         return set()
 
 
-def write_lines(place: str, lines: set[str]) -> None:
+def write_lines(path: str, lines: set[str]) -> None:
     """Write a file of names, except those that contain a line break."""
-    write(place, os.fsencode("\n".join(sorted(line for line in lines if "\n" not in line))))
+    write(path, os.fsencode("\n".join(sorted(line for line in lines if "\n" not in line))))
 
 
 def added(log: str, seen: int) -> tuple[str, int]:
@@ -869,8 +876,8 @@ def say(folder: str, lines: list[str]) -> None:
     """Add annotations of a run from another machine, each line once."""
     if not os.path.isfile(os.path.join(folder, "run.json")):
         return
-    here = said_of(folder)
-    known = set(here[0].decode("utf-8", "replace").splitlines()) if here is not None else set()
+    present = said_of(folder)
+    known = set(present[0].decode("utf-8", "replace").splitlines()) if present is not None else set()
     new = "".join(line + "\n" for line in lines if line not in known)
     if new:
         fd = os.open(os.path.join(folder, ANNOTATIONS), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -880,36 +887,36 @@ def say(folder: str, lines: list[str]) -> None:
             os.close(fd)
 
 
-def write(place: str, content: bytes) -> None:
+def write(path: str, content: bytes) -> None:
     """Write a file atomically."""
-    partial = f"{place}.partial-{os.getpid()}"
+    partial = f"{path}.partial-{os.getpid()}"
     try:
         with open(partial, "wb") as file:
             file.write(content)
-        os.replace(partial, place)
+        os.replace(partial, path)
     except OSError:
         if os.path.exists(partial):
             os.unlink(partial)
         raise
 
 
-def leave(place: str, content: bytes) -> None:
+def leave(path: str, content: bytes) -> None:
     """Write a request; without its reason if the disk is full."""
     try:
-        write(place, content)
+        write(path, content)
     except OSError:
-        with open(place, "wb"):
+        with open(path, "wb"):
             pass
 
 
 def copy_files(source: str, target: str, without: set[str]) -> None:
     """Copy the plain files of a folder, except those in `without` and compiled Python files."""
-    for place in walk(source):
-        name = os.path.relpath(place, source)
+    for path in walk(source):
+        name = os.path.relpath(path, source)
         if name not in without and "__pycache__" not in name.split(os.sep):
             os.makedirs(os.path.dirname(os.path.join(target, name)), exist_ok=True)
-            shutil.copyfile(place, os.path.join(target, name))
-            os.chmod(os.path.join(target, name), os.stat(place).st_mode & 0o755 | 0o600)
+            shutil.copyfile(path, os.path.join(target, name))
+            os.chmod(os.path.join(target, name), os.stat(path).st_mode & 0o755 | 0o600)
 
 
 def tree_digest(folder: str) -> str:
@@ -917,17 +924,17 @@ def tree_digest(folder: str) -> str:
     import hashlib
 
     total = hashlib.sha256()
-    for place in sorted(walk(folder), key=lambda place: place.split(os.sep)):
-        total.update(os.fsencode(f"{os.path.relpath(place, folder)}\0{file_sha256(place)}\n"))
+    for path in sorted(walk(folder), key=lambda path: path.split(os.sep)):
+        total.update(os.fsencode(f"{os.path.relpath(path, folder)}\0{file_sha256(path)}\n"))
     return total.hexdigest()
 
 
-def file_sha256(place: str) -> str:
+def file_sha256(path: str) -> str:
     """Return the SHA-256 of a file's content."""
     import hashlib
 
     digest = hashlib.sha256()
-    with open(place, "rb") as file:
+    with open(path, "rb") as file:
         while data := file.read(1 << 20):
             digest.update(data)
     return digest.hexdigest()
@@ -1011,11 +1018,11 @@ def boot_id() -> str | None:
         return None
 
 
-def age(place: str) -> float | None:
+def age(path: str) -> float | None:
     """Return the seconds since a file was written, by the clock of its file system; None if it is missing."""
     try:
-        written = os.stat(place).st_mtime
-        with tempfile.TemporaryFile(dir=os.path.dirname(place)) as probe:
+        written = os.stat(path).st_mtime
+        with tempfile.TemporaryFile(dir=os.path.dirname(path)) as probe:
             present = os.fstat(probe.fileno()).st_mtime
     except OSError:
         return None
@@ -1034,9 +1041,9 @@ def summary(folder: str) -> list[str | None]:
 
 def run_files(folder: str) -> list[str]:
     """Return the names of a run's growing files."""
-    found = ["metrics.jsonl", "requests/children.jsonl"]
-    found += [name for name in os.listdir(folder) if name.startswith("driver") and name.endswith(".log")]
-    return found
+    names = ["metrics.jsonl", "requests/children.jsonl"]
+    names += [name for name in os.listdir(folder) if name.startswith("driver") and name.endswith(".log")]
+    return names
 
 
 def top_files(folder: str) -> list[str]:
@@ -1058,10 +1065,10 @@ def names_of(folder: str, known: Request) -> list[str]:
     return [run for run in names if run not in known.get("without", ())]
 
 
-def mark_of(place: str | int) -> list[int] | None:
+def mark_of(path: str | int) -> list[int] | None:
     """Return a mark that changes when a file does, by its path or descriptor; None if it is missing."""
     try:
-        stat = os.stat(place)
+        stat = os.stat(path)
     except OSError:
         return None
     return [stat.st_mtime_ns, stat.st_size, stat.st_ino]
@@ -1078,21 +1085,21 @@ def grown(
     folder: str, seen: Request, files: list[Part], room: int, names: list[str]
 ) -> tuple[dict[str, list[int]], int]:
     """Return the new ends of files, name -> [start, bytes], and the remaining room; resend shrunk files completely."""
-    found = {}
+    parts = {}
     for name in names:
-        place = os.path.join(folder, name)
+        path = os.path.join(folder, name)
         try:
-            size = os.path.getsize(place)
+            size = os.path.getsize(path)
         except OSError:
             continue
         start = seen.get(name, 0)
         start = 0 if start > size else start
         count = min(size - start, room)
         if count > 0 or (size == 0 and seen.get(name, 0)):
-            found[name] = [start, count]
-            files.append((place, start, count))
+            parts[name] = [start, count]
+            files.append((path, start, count))
             room -= count
-    return found, room
+    return parts, room
 
 
 def walk(top: str) -> Iterator[str]:
@@ -1101,9 +1108,9 @@ def walk(top: str) -> Iterator[str]:
         yield top
     for folder, _, names in os.walk(top):
         for name in sorted(names):
-            place = os.path.join(folder, name)
-            if os.path.isfile(place) and not os.path.islink(place) and not PARTIAL.search(name):
-                yield place
+            path = os.path.join(folder, name)
+            if os.path.isfile(path) and not os.path.islink(path) and not PARTIAL.search(name):
+                yield path
 
 
 def reached(top: str, home: str, left: list[str]) -> Iterator[str]:
@@ -1113,23 +1120,23 @@ def reached(top: str, home: str, left: list[str]) -> Iterator[str]:
     home, within = os.path.realpath(home), {top: {os.path.realpath(top)}}
     for folder, folders, names in os.walk(top, followlinks=True):
         for name in list(folders):
-            place = os.path.join(folder, name)
-            real = os.path.realpath(place)
-            if os.path.islink(place) and not real.startswith(home + os.sep):
-                left.append(f"{place} -> {real}")
+            path = os.path.join(folder, name)
+            real = os.path.realpath(path)
+            if os.path.islink(path) and not real.startswith(home + os.sep):
+                left.append(f"{path} -> {real}")
                 folders.remove(name)
             elif any((one + os.sep).startswith(real + os.sep) for one in within[folder]):  # a cycle
                 folders.remove(name)
-            within[place] = within[folder] | {real}
+            within[path] = within[folder] | {real}
         for name in sorted(names):
-            place = os.path.join(folder, name)
-            if os.path.isfile(place) and not PARTIAL.search(name):
-                yield place
+            path = os.path.join(folder, name)
+            if os.path.isfile(path) and not PARTIAL.search(name):
+                yield path
 
 
 def facts(root: str, python: str | None, full: bool) -> dict[str, Any]:
     """Return this machine's facts; with `full`, also the interpreter's packages and the cluster's partitions."""
-    found = {
+    machine_facts = {
         "host": socket.gethostname(),
         "system": platform.system(),
         "machine": platform.machine(),
@@ -1143,9 +1150,9 @@ def facts(root: str, python: str | None, full: bool) -> dict[str, Any]:
         "gpus": gpus(),
         "python": None if python is None or not full else interpreter(python),
     }
-    if found["sbatch"] and full:
-        found["partitions"] = output(["sinfo", "--noheader", "--format=%P %a %D %c %m %G"])
-    return found
+    if machine_facts["sbatch"] and full:
+        machine_facts["partitions"] = output(["sinfo", "--noheader", "--format=%P %a %D %c %m %G"])
+    return machine_facts
 
 
 def program(name: str) -> str:
@@ -1156,8 +1163,8 @@ def program(name: str) -> str:
 
 def found_program(name: str, root: str) -> str | None:
     """Return a program's path: on PATH, in usual folders of installers, or where it was sent."""
-    places = ["~/.local/bin/" + name, "~/.cargo/bin/" + name, os.path.join(root, "bin", name)]
-    usual = [place for place in map(os.path.expanduser, places) if os.access(place, os.X_OK)]
+    paths = ["~/.local/bin/" + name, "~/.cargo/bin/" + name, os.path.join(root, "bin", name)]
+    usual = [path for path in map(os.path.expanduser, paths) if os.access(path, os.X_OK)]
     return shutil.which(name) or (usual[0] if usual else None)
 
 

@@ -23,28 +23,28 @@ from labrun.schema import Config
 
 def of(config: Config) -> dict[Path, str]:
     """Return the runs from which a run's config inherits, each with the subfolder that it needs."""
-    found = {}
+    parts = {}
     if config.source is not None:
-        found[config.source.run_dir] = "outputs"
+        parts[config.source.run_dir] = "outputs"
     if config.resumed is not None:
-        found[config.resumed.run_dir] = "checkpoints"
-    return found
+        parts[config.resumed.run_dir] = "checkpoints"
+    return parts
 
 
-def send(channel: Channel, folder: Path, link: Link, found: Sequence[Record]) -> None:
+def send(channel: Channel, folder: Path, link: Link, run_records: Sequence[Record]) -> None:
     """Send the files that runs inherit, after their data.
 
     Args:
         channel: the channel to the machine.
         folder: the folder of the runs.
         link: the folder's link; updated with the remote paths of the other runs.
-        found: the runs' records.
+        run_records: the runs' records.
     """
-    for run_dir, part in sorted({pair for record in found for pair in of(record.typed).items()}):
+    for run_dir, part in sorted({pair for record in run_records for pair in of(record.typed).items()}):
         files = [path for name, path in packed.folder(run_dir / part).items() if not name.startswith("before-")]
         sums = dict(zip(files, digests.of(files), strict=True))
         source = records.read(run_dir)
-        source.config = link.config_there(source.config, folder, data.settled(data.read_of(source)))
+        source.config = link.remote_config(source.config, folder, data.settled(data.read_of(source)))
         content = records.text(source).encode()
         wanted = {path.relative_to(run_dir).as_posix(): digest for path, digest in sums.items()}
         wanted["run.json"] = hashlib.sha256(content).hexdigest()
@@ -57,17 +57,17 @@ def send(channel: Channel, folder: Path, link: Link, found: Sequence[Record]) ->
         link.inherited[str(run_dir)] = name
 
 
-def trusted_there(record: Record) -> list[str]:
+def remote_trusted(record: Record) -> list[str]:
     """Return the trusted classes for the remote record: this user has trained them, which only this machine can prove.
 
     Args:
         record: the record of the run to send.
     """
-    source, found = record.typed.source, record.typed.trusted
+    source, trusted = record.typed.source, record.typed.trusted
     if source is None:
-        return found
+        return trusted
     paths = RunPaths(source.run_dir)
     card = cards.read(paths.outputs, f"run {source.id}")
     if seals.refusal(store.workspace(), card, source.id, records.read(paths.root).imported is not None):
-        return found
-    return sorted({*found, *seals.needed(paths.outputs, card)})
+        return trusted
+    return sorted({*trusted, *seals.needed(paths.outputs, card)})

@@ -115,29 +115,29 @@ class Link:
         Raises:
             ConfigError: the machine is no longer known.
         """
-        found = remotes.get(self.remote)
-        return dataclasses.replace(found, folder=self.place or found.folder)
+        machine = remotes.get(self.remote)
+        return dataclasses.replace(machine, folder=self.place or machine.folder)
 
     def added(self) -> list[str]:
         """Return the arguments that only the remote search has."""
-        return [there for there, here in self.words.items() if not here]
+        return [remote for remote, local in self.words.items() if not local]
 
-    def double(self, base: Path) -> str:
+    def data_folder(self, base: Path) -> str:
         """Return the path of a local folder's data in the remote's folder, which is unique per submission."""
         return f"datastores/{hashlib.sha256(f'{self.folder} {base}'.encode()).hexdigest()[:16]}"
 
     def pairs(self, folder: Path, of_data: bool = False) -> list[tuple[str, str]]:
         """Return local folders with their remote copies, longest first; with `of_data`, including those of data."""
-        found = list(self.machine.data.items()) if of_data else []
-        found += [(here, f"{self.root}/{there}") for here, there in self.datastores.items()] if of_data else []
-        found += [(self.home, f"{self.root}/{self.workspace}"), (str(folder), f"{self.root}/{self.folder}")]
-        return sorted(found, key=lambda pair: -len(pair[0]))
+        pairs = list(self.machine.data.items()) if of_data else []
+        pairs += [(local, f"{self.root}/{remote}") for local, remote in self.datastores.items()] if of_data else []
+        pairs += [(self.home, f"{self.root}/{self.workspace}"), (str(folder), f"{self.root}/{self.folder}")]
+        return sorted(pairs, key=lambda pair: -len(pair[0]))
 
-    def there(self, value: Any, folder: Path, of_data: bool = False) -> Any:
+    def to_remote(self, value: Any, folder: Path, of_data: bool = False) -> Any:
         """Replace local paths in a value by remote ones."""
         return moved(value, self.pairs(folder, of_data))
 
-    def config_there(self, config: Mapping[str, Any], folder: Path, settled: Mapping[str, Any]) -> dict[str, Any]:
+    def remote_config(self, config: Mapping[str, Any], folder: Path, settled: Mapping[str, Any]) -> dict[str, Any]:
         """Return a run's config with remote paths.
 
         Args:
@@ -146,17 +146,17 @@ class Link:
             settled: its nodes that may refer to data, with variables resolved, since a variable may contain a path.
         """
         moving, data = self.pairs(folder), self.pairs(folder, of_data=True)
-        moving += [(here, f"{self.root}/{there}") for here, there in self.inherited.items()]
+        moving += [(local, f"{self.root}/{remote}") for local, remote in self.inherited.items()]
         moving.sort(key=lambda pair: -len(pair[0]))
         return {
             key: moved_with(value, settled.get(key, value), data) if key in OF_DATA else moved(value, moving)
             for key, value in config.items()
         }
 
-    def here(self, value: Any, folder: Path) -> Any:
+    def to_local(self, value: Any, folder: Path) -> Any:
         """Replace remote paths in a value by local ones."""
-        back = [(there, here) for here, there in self.pairs(folder, of_data=True)]
-        back += [(f"{self.root}/{self.double(Path(base))}", base) for base in self.bases]
+        back = [(remote, local) for local, remote in self.pairs(folder, of_data=True)]
+        back += [(f"{self.root}/{self.data_folder(Path(base))}", base) for base in self.bases]
         return moved(value, sorted(back, key=lambda pair: -len(pair[0])))
 
 
@@ -244,15 +244,15 @@ def drop(folder: Path) -> None:
 
 def live(root: Path) -> list[Path]:
     """Return the folders of a workspace whose runs may be active on other machines."""
-    found = []
+    folders = []
     with contextlib.suppress(OSError):
         for mark in sorted((store.state_folder(root) / "remote").iterdir()):
             folder = Path(mark.read_text(encoding="utf-8"))
             if file(folder).is_file():
-                found.append(folder)
+                folders.append(folder)
             else:
                 mark.unlink(missing_ok=True)
-    return found
+    return folders
 
 
 def _mark(folder: Path, link: Link) -> Path:
@@ -266,15 +266,15 @@ def folder_of(run_dir: Path, record: Record) -> Path | None:
     For a run that a script has started below its own run, return the folder of the script's run, since the relative
     path from there to the run is the same on both machines.
     """
-    found = {records.sweep_folder(run_dir, record) or run_dir, run_dir.resolve()}
-    folder = next((folder for folder in found if file(folder).is_file()), None)
+    candidates = {records.sweep_folder(run_dir, record) or run_dir, run_dir.resolve()}
+    folder = next((folder for folder in candidates if file(folder).is_file()), None)
     if folder is None and record.is_of_program and record.parent:
         with contextlib.suppress(RecordError):
             return folder_of(*store.find(store.workspace(), record.parent))
     return folder
 
 
-def workspace_there(root: Path) -> str:
+def remote_workspace(root: Path) -> str:
     """Return a workspace's remote copy, relative to the remote's folder; unique per workspace and local machine."""
     try:
         machine = Path("/etc/machine-id").read_text(encoding="utf-8").strip()
@@ -285,7 +285,7 @@ def workspace_there(root: Path) -> str:
     return f"workspaces/{name or 'root'}-{digest}"
 
 
-def folder_there(folder: Path, root: Path, workspace: str) -> str:
+def remote_folder(folder: Path, root: Path, workspace: str) -> str:
     """Return a folder's remote copy, relative to the remote's folder."""
     if folder.is_relative_to(root):
         return f"{workspace}/{folder.relative_to(root).as_posix()}"
@@ -293,22 +293,22 @@ def folder_there(folder: Path, root: Path, workspace: str) -> str:
     return f"{workspace}/elsewhere/{digest}/{folder.name}"
 
 
-def ask(folder: Path) -> None:
+def note_reader(folder: Path) -> None:
     """Tell a detached controller that a folder's runs are being read, so that it mirrors changes at once and often."""
     if file(folder).is_file():
         with contextlib.suppress(OSError):
-            _asked(folder).touch()
+            _read_mark(folder).touch()
 
 
-def asked_s(folder: Path) -> float:
+def last_read_s(folder: Path) -> float:
     """Return how long ago a folder's runs were last read (`ask`), in seconds."""
     try:
-        return max(0.0, time.time() - _asked(folder).stat().st_mtime)
+        return max(0.0, time.time() - _read_mark(folder).stat().st_mtime)
     except OSError:
         return math.inf
 
 
-def _asked(folder: Path) -> Path:
+def _read_mark(folder: Path) -> Path:
     return SweepState(folder).root / "looked"
 
 

@@ -31,25 +31,28 @@ def seal(run_dir: Path, record: Record, link: Link) -> None:
         link: the link of its folder.
     """
     outputs = RunPaths(run_dir).outputs
-    place = outputs / cards.NAME
-    if not link.is_own or not place.is_file():
+    card_file = outputs / cards.NAME
+    if not link.is_own or not card_file.is_file():
         return
     with contextlib.suppress(DataError, OSError):
         card = cards.read(outputs, f"run {record.id}")
-        of_there = card.get(seals.FIELD)
-        if isinstance(of_there, Mapping) and _is_ours(outputs, card, of_there, record):
-            _replace(place, card, seals.sealed(store.workspace(), record.id, record.typed, card, of_there["code"]))
+        remote_seal = card.get(seals.FIELD)
+        if isinstance(remote_seal, Mapping) and _is_ours(outputs, card, remote_seal, record):
+            _replace(
+                card_file, card, seals.sealed(store.workspace(), record.id, record.typed, card, remote_seal["code"])
+            )
 
 
-def _is_ours(outputs: Path, card: Mapping[str, Any], of_there: Mapping[str, Any], record: Record) -> bool:
+def _is_ours(outputs: Path, card: Mapping[str, Any], remote_seal: Mapping[str, Any], record: Record) -> bool:
     """Return whether a card refers only to what was sent from this machine."""
-    code = of_there.get("code")
-    if not isinstance(code, Mapping) or of_there.get("run") != record.id:
+    code = remote_seal.get("code")
+    if not isinstance(code, Mapping) or remote_seal.get("run") != record.id:
         return False
     wanted = seals.foreign(record.typed.model)
-    here = seals.code_of(wanted) or {}  # an optimizer's module is not in frozen code, but is installed locally, too
-    is_known = all(here.get(name) == code[name] or _is_frozen(name, code[name], record) for name in code)
-    if of_there.get("targets") != wanted or not is_known:
+    # An optimizer's module is not in frozen code, but is installed locally, too.
+    local_code = seals.code_of(wanted) or {}
+    is_known = all(local_code.get(name) == code[name] or _is_frozen(name, code[name], record) for name in code)
+    if remote_seal.get("targets") != wanted or not is_known:
         return False
     if card.get("kind") == "network":
         return set(seals.needed(outputs, card)) <= set(wanted)
@@ -66,11 +69,11 @@ def _is_frozen(module: str, sha256: Any, record: Record) -> bool:
     return False
 
 
-def _replace(place: Path, card: Mapping[str, Any], new: Mapping[str, Any] | None) -> None:
+def _replace(card_file: Path, card: Mapping[str, Any], seal_content: Mapping[str, Any] | None) -> None:
     """Replace a seal; keep the file's size and time, so that it is not fetched again."""
-    if new is None:
+    if seal_content is None:
         return
-    stat = place.stat()
-    with atomic_write(place) as file:
-        file.write((json.dumps({**card, seals.FIELD: new}, indent=1, ensure_ascii=False) + "\n").encode())
-    os.utime(place, (stat.st_mtime, stat.st_mtime))
+    stat = card_file.stat()
+    with atomic_write(card_file) as file:
+        file.write((json.dumps({**card, seals.FIELD: seal_content}, indent=1, ensure_ascii=False) + "\n").encode())
+    os.utime(card_file, (stat.st_mtime, stat.st_mtime))

@@ -23,7 +23,7 @@ from labrun.errors import LabrunError, RecordError
 from labrun.remote import clocks, local_seals, notes
 from labrun.remote import link as links
 from labrun.remote.channel import Channel, Meter
-from labrun.remote.channel import digests as digests_there
+from labrun.remote.channel import digests as remote_digests
 from labrun.remote.link import Link
 from labrun.remote.partial_downloads import PartialDownloads
 from labrun.remote.ssh import UnreachableError
@@ -63,7 +63,7 @@ TOP = (
     ".launch/search.json",
 )
 """Files of a sweep other than its runs."""
-HERE_THERE = "compute.host=null"
+WITHOUT_HOST = "compute.host=null"
 """Last argument of a search that was transferred."""
 EVERY_S = 5.0
 RETRY_S = 30.0
@@ -100,16 +100,16 @@ def _bring(channel: Channel, folder: Path, link: Link) -> tuple[list[str], bool]
     changed: list[str] = []
     clocks.note(link, channel.ahead_s)
     while True:
-        asked, passed = _requests(folder, link)
+        requests, marks = _requests(folder, link)
         seen = _seen(folder, link)
         gone = [
             run for run in link.pulled if not os.path.exists(os.path.join(folder, run, "run.json"))
         ]  # removed locally: do not fetch them again
         request = {link.folder: {"runs": link.runs, "seen": seen, "without": gone}}
         said, sizes = notes.unsent(folder, link, [*runs_of(folder, link), *_children(folder, link)])
-        leave, said_there = ({link.folder: one} if one else {} for one in (asked, said))
+        leave, said_there = ({link.folder: one} if one else {} for one in (requests, said))
         answer, _ = channel.ask("news", folders=request, leave=leave, said=said_there)
-        link.left += passed
+        link.left += marks
         link.said |= sizes
         news = answer["folders"][link.folder]
         if not news["there"] and link.state == links.STARTED:
@@ -134,20 +134,20 @@ def _bring(channel: Channel, folder: Path, link: Link) -> tuple[list[str], bool]
 
 def _seen(folder: Path, link: Link) -> dict[str, dict[str, Any]]:
     """Return the local size of each mirrored file."""
-    found: dict[str, dict[str, Any]] = {"": {".launch/controller.log": _size(folder / ".launch" / "controller.log")}}
+    sizes: dict[str, dict[str, Any]] = {"": {".launch/controller.log": _size(folder / ".launch" / "controller.log")}}
     pulled = set(link.pulled)
     for run in runs_of(folder, link):  # including complete runs, as files that are not listed would be sent again
         if run not in pulled:
-            found[run] = _seen_of(folder / run, run, link)
+            sizes[run] = _seen_of(folder / run, run, link)
             link.sizes.pop(run, None)
             continue
         if run not in link.sizes:
             link.sizes[run] = _seen_of(folder / run, run, link)
-        found[run] = link.sizes[run] | {context.ANNOTATIONS_FILE: link.said_marks.get(run)}
-    return found
+        sizes[run] = link.sizes[run] | {context.ANNOTATIONS_FILE: link.said_marks.get(run)}
+    return sizes
 
 
-def is_asked(folder: Path, link: Link) -> bool:
+def has_requests(folder: Path, link: Link) -> bool:
     """Return whether there are requests that were not forwarded yet."""
     return bool(_requests(folder, link)[1])
 
@@ -164,10 +164,10 @@ def _seen_of(run_dir: Path, key: str, link: Link) -> dict[str, Any]:
 
 def runs_of(folder: Path, link: Link) -> list[str]:
     """Return the runs of a folder that are on the machine, as far as known locally."""
-    return link.runs if link.runs is not None else _runs_here(folder)
+    return link.runs if link.runs is not None else _local_runs(folder)
 
 
-def _runs_here(folder: Path) -> list[str]:
+def _local_runs(folder: Path) -> list[str]:
     return sorted(path.parent.name for path in folder.glob("*/run.json"))
 
 
@@ -180,20 +180,20 @@ def _size(path: str | Path) -> int:
 
 def _requests(folder: Path, link: Link) -> tuple[dict[str, str], list[str]]:
     """Return the requests that were not forwarded yet, by path in the folder, and their marks."""
-    asked, passed, pulled = {}, [], set(link.pulled)
+    texts, marks, pulled = {}, [], set(link.pulled)
     for run in runs_of(folder, link):
         requests = os.path.join(folder, run, "requests")
         for path in (Path(requests, name) for name in _names(requests)) if run not in pulled else ():
             with contextlib.suppress(OSError):
                 mark = f"{run}/{path.name}/{path.stat().st_mtime_ns}"
                 if mark not in link.left and not path.name.startswith(".") and path.name != children.FILE.name:
-                    asked[f"{run}/requests/{path.name}"] = path.read_text(encoding="utf-8", errors="replace")
-                    passed.append(mark)
+                    texts[f"{run}/requests/{path.name}"] = path.read_text(encoding="utf-8", errors="replace")
+                    marks.append(mark)
     canceled = folder / ".launch" / "cancel"
     if link.runs is None and canceled.exists() and "cancel" not in link.left:
-        asked[".launch/cancel"] = ""
-        passed.append("cancel")
-    return asked, passed
+        texts[".launch/cancel"] = ""
+        marks.append("cancel")
+    return texts, marks
 
 
 def _names(folder: str | Path) -> list[str]:
@@ -252,24 +252,25 @@ def _bring_children(channel: Channel, folder: Path, link: Link) -> None:
     root = Path(link.home)
     while True:
         named = [name for run in runs_of(folder, link) for name in children.names(root, folder / run)]
-        there = {f"{link.workspace}/{name}": name for name in named if name not in link.pulled}
-        if not there:
+        names = {f"{link.workspace}/{name}": name for name in named if name not in link.pulled}
+        if not names:
             return
         request = {
-            place: {"runs": ["."], "seen": {".": _seen_of(root / name, name, link)}} for place, name in there.items()
+            remote_path: {"runs": ["."], "seen": {".": _seen_of(root / name, name, link)}}
+            for remote_path, name in names.items()
         }
         answer, _ = channel.ask("news", folders=request)
         finished = {}
-        for place, name in there.items():
-            one = answer["folders"][place]["runs"].get(".")
+        for remote_path, name in names.items():
+            one = answer["folders"][remote_path]["runs"].get(".")
             record = None if one is None else _take(channel, root / name, name, folder, link, one)
             if one is not None and record is not None:
-                finished[place] = (record, one["mark"])
-        for place, (record, mark) in finished.items():
-            pull(channel, root / there[place], place, PARTS)
-            records.write(root / there[place], record)
-            link.marks[there[place]] = mark
-            link.pulled.append(there[place])
+                finished[remote_path] = (record, one["mark"])
+        for remote_path, (record, mark) in finished.items():
+            pull(channel, root / names[remote_path], remote_path, PARTS)
+            records.write(root / names[remote_path], record)
+            link.marks[names[remote_path]] = mark
+            link.pulled.append(names[remote_path])
         if not finished:  # loop, since a child may have children
             return
 
@@ -308,8 +309,8 @@ def _record(raw: bytes, run_dir: Path, folder: Path, link: Link) -> Record:
         RecordError: it is not a record.
     """
     record = records.parsed(raw, RunPaths(run_dir).record)
-    record.data, record.model = (link.here(value, folder) for value in (record.data, record.model))
-    record.error = link.here(record.error, folder)
+    record.data, record.model = (link.to_local(value, folder) for value in (record.data, record.model))
+    record.error = link.to_local(record.error, folder)
     job, process = record.job or Job(), record.process or Process()
     record.job = Job(links.CLUSTER, f"{link.remote}:{run_dir}", job.node or process.host)
     try:
@@ -317,13 +318,13 @@ def _record(raw: bytes, run_dir: Path, folder: Path, link: Link) -> Record:
     except RecordError:  # a trial, which was created there
         clocks.turn(record, -link.ahead_s, created=True)
         for name in ("config", "sweep", "code", "hydra"):
-            setattr(record, name, link.here(getattr(record, name), folder))
+            setattr(record, name, link.to_local(getattr(record, name), folder))
         host = f"compute.host={link.remote}"  # composed on the remote machine, without a host
         if "compute" not in record.config:  # a run that a script has started below its own
             return record
-        words = {**link.words, HERE_THERE: host}
-        own = (words.get(text, text) for text in record.overrides)
-        record.overrides = [text for text in own if text]
+        words = {**link.words, WITHOUT_HOST: host}
+        words_here = (words.get(text, text) for text in record.overrides)
+        record.overrides = [text for text in words_here if text]
         record.command = shlex.join(["labrun", *record.overrides])
         record.config["compute"]["host"] = link.remote
         return record
@@ -364,7 +365,7 @@ def give_up(folder: Path, link: Link, run: str) -> None:
 
 def note_runs(folder: Path) -> None:
     """Add mirrored trials to the local plan of a search."""
-    plan, names = sweep_state.read_plan(folder), _runs_here(folder)
+    plan, names = sweep_state.read_plan(folder), _local_runs(folder)
     names.sort(key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
     if names != plan.runs:
         plan.runs = names
@@ -380,7 +381,7 @@ def _close(channel: Channel, folder: Path, link: Link, news: Mapping[str, Any]) 
         return
     pull_top(channel, folder, link)
     if link.runs is None:
-        _pull(channel, {f"{link.folder}/{run}": folder / run for run in _runs_here(folder)}, ("outputs",))
+        _pull(channel, {f"{link.folder}/{run}": folder / run for run in _local_runs(folder)}, ("outputs",))
         (folder / ".launch" / "over").touch()
     link.state = links.OVER
 
@@ -388,46 +389,52 @@ def _close(channel: Channel, folder: Path, link: Link, news: Mapping[str, Any]) 
 def pull_top(channel: Channel, folder: Path, link: Link) -> None:
     """Fetch the sweep's files other than runs, with a search's arguments converted to local ones."""
     pull(channel, folder, link.folder, TOP)
-    place = SweepState(folder).search
-    if link.words and place.is_file():
-        noted = json.loads(place.read_text(encoding="utf-8"))
-        own = (link.words.get(word, word) for word in noted["fixed"])
-        records.replace_text(place, json.dumps({**noted, "fixed": sorted(word for word in own if word)}), to_disk=False)
+    settings_file = SweepState(folder).search
+    if link.words and settings_file.is_file():
+        settings = json.loads(settings_file.read_text(encoding="utf-8"))
+        local_words = (link.words.get(word, word) for word in settings["fixed"])
+        records.replace_text(
+            settings_file,
+            json.dumps({**settings, "fixed": sorted(word for word in local_words if word)}),
+            to_disk=False,
+        )
 
 
-def pull(channel: Channel, here: Path, there: str, parts: Sequence[str]) -> list[str]:
+def pull(channel: Channel, folder: Path, remote_path: str, parts: Sequence[str]) -> list[str]:
     """Fetch files below a folder that are missing locally or differ.
 
     Returns:
         Their names.
     """
-    return _pull(channel, {there: here}, parts)
+    return _pull(channel, {remote_path: folder}, parts)
 
 
-def _pull(channel: Channel, places: Mapping[str, Path], parts: Sequence[str]) -> list[str]:
+def _pull(channel: Channel, folders: Mapping[str, Path], parts: Sequence[str]) -> list[str]:
     """Like `pull`, for several folders (remote -> local) in one answer."""
-    known = {there: _known(here, parts) for there, here in places.items()}
+    local_files = {remote_folder: _known(folder, parts) for remote_folder, folder in folders.items()}
     with contextlib.ExitStack() as stack:
-        begun = {there: stack.enter_context(PartialDownloads(here)) for there, here in places.items()}
-        offered = {there: one.offered for there, one in begun.items()}
-        answer, _ = channel.ask("pull", folders=known, parts=list(parts), begun=offered)
+        begun = {
+            remote_folder: stack.enter_context(PartialDownloads(folder)) for remote_folder, folder in folders.items()
+        }
+        offered = {remote_folder: one.offered for remote_folder, one in begun.items()}
+        answer, _ = channel.ask("pull", folders=local_files, parts=list(parts), begun=offered)
         total = sum(size for files in answer["folders"].values() for _, size, *_ in files)
-        found, resumed, meter = [], {}, Meter(f"fetching files from {channel.remote.name}", total)
-        for there, files in answer["folders"].items():
+        names, resumed, meter = [], {}, Meter(f"fetching files from {channel.remote.name}", total)
+        for remote_folder, files in answer["folders"].items():
             for name, size, moment, exact, start in files:
-                place = _inside(places[there], name)
-                place.parent.mkdir(parents=True, exist_ok=True)
+                path = _inside(folders[remote_folder], name)
+                path.parent.mkdir(parents=True, exist_ok=True)
                 meter(start)
-                with begun[there].writing(place, name, size, exact, start) as file:
+                with begun[remote_folder].writing(path, name, size, exact, start) as file:
                     channel.read_into(file, size - start, meter)
-                os.utime(place, (moment, moment))
-                found.append(name)
+                os.utime(path, (moment, moment))
+                names.append(name)
                 if start:
-                    resumed[f"{channel.root}/{there}/{name}"] = place
+                    resumed[f"{channel.root}/{remote_folder}/{name}"] = path
     for link in answer["left"]:
         log.warning("Not fetched from %s, because it links out of the run's folder: %s", channel.remote.name, link)
     _verify(channel, resumed)
-    return found
+    return names
 
 
 def _verify(channel: Channel, resumed: Mapping[str, Path]) -> None:
@@ -440,20 +447,20 @@ def _verify(channel: Channel, resumed: Mapping[str, Path]) -> None:
         return
     from labrun.data import digests
 
-    sums = digests_there(channel, list(resumed))
-    for (there, here), digest in zip(resumed.items(), digests.of(list(resumed.values())), strict=True):
-        if sums[there] != digest:
-            here.unlink()
-            raise LabrunError(f"{there} has changed, or was damaged in transfer: repeat the command")
+    sums = remote_digests(channel, list(resumed))
+    for (remote_path, path), digest in zip(resumed.items(), digests.of(list(resumed.values())), strict=True):
+        if sums[remote_path] != digest:
+            path.unlink()
+            raise LabrunError(f"{remote_path} has changed, or was damaged in transfer: repeat the command")
 
 
-def _known(here: Path, parts: Sequence[str]) -> dict[str, list[int]]:
+def _known(folder: Path, parts: Sequence[str]) -> dict[str, list[int]]:
     """Return the sizes and times of the files that exist locally."""
     known = {}
-    for path in (path for part in parts for path in [here / part, *(here / part).rglob("*")]):
+    for path in (path for part in parts for path in [folder / part, *(folder / part).rglob("*")]):
         if path.is_file():
             stat = path.stat()
-            known[path.relative_to(here).as_posix()] = [stat.st_size, int(stat.st_mtime)]
+            known[path.relative_to(folder).as_posix()] = [stat.st_size, int(stat.st_mtime)]
     return known
 
 
@@ -468,9 +475,9 @@ def refresh(root: Path) -> None:
     by_place: dict[tuple[str, str], list[Path]] = {}
     for folder in folders:
         with contextlib.suppress(RecordError):
-            found = links.read(folder)
-            if found is not None and (found.owed or found.state in (links.STARTING, links.STARTED)):
-                by_place.setdefault((found.remote, found.place), []).append(folder)
+            link = links.read(folder)
+            if link is not None and (link.owed or link.state in (links.STARTING, links.STARTED)):
+                by_place.setdefault((link.remote, link.place), []).append(folder)
     for those in by_place.values():
         _refresh(those)
 
@@ -482,28 +489,28 @@ def _refresh(folders: Sequence[Path]) -> None:
         why = ""
         for folder in folders:
             if not stack.enter_context(links.locked(folder)):
-                busy = _ask(folder)  # an active command mirrors them
+                busy = _ask_controller(folder)  # an active command mirrors them
                 if busy is not None and (busy.why or (busy.reached and not _is_recent(busy.reached, SILENT_S))):
                     late.append(busy)
                 continue
-            found = links.read(folder)
-            if found is None or (_is_recent(found.reached, EVERY_S) and not found.owed):
+            link = links.read(folder)
+            if link is None or (_is_recent(link.reached, EVERY_S) and not link.owed):
                 continue
-            if found.why and _is_recent(found.tried, RETRY_S):
-                late.append(found)
+            if link.why and _is_recent(link.tried, RETRY_S):
+                late.append(link)
                 continue
             try:
                 if why:
                     raise UnreachableError(why)
-                channel = channel or stack.enter_context(Channel(found.machine, quiet_s=QUIET_S))
-                bring(channel, folder, found)
+                channel = channel or stack.enter_context(Channel(link.machine, quiet_s=QUIET_S))
+                bring(channel, folder, link)
             except LabrunError as error:
                 why = str(error)
-                found.why, found.tried = why, time.time()
-                links.write(folder, found)
-                late.append(found)
+                link.why, link.tried = why, time.time()
+                links.write(folder, link)
+                late.append(link)
     if late:
-        oldest = min(found.reached for found in late)
+        oldest = min(link.reached for link in late)
         since = f"{_minutes(time.time() - oldest)} ago" if oldest else "when they were submitted"
         why = late[0].why or f"{late[0].remote} has not answered yet"
         sys.stderr.write(f"lab: {why}; its runs are shown as they were {since}\n")
@@ -524,14 +531,14 @@ def _is_recent(moment: float, seconds: float) -> bool:
     return 0 <= time.time() - moment < seconds
 
 
-def _ask(folder: Path) -> Link | None:
+def _ask_controller(folder: Path) -> Link | None:
     """Ask a detached controller to mirror a folder's changes, and wait briefly. Return the folder's updated link."""
-    links.ask(folder)
+    links.note_reader(folder)
     end = time.monotonic() + ASKED_S
     while True:
-        found = links.read(folder)
-        if found is None or _is_recent(found.reached, EVERY_S) or found.why or time.monotonic() > end:
-            return found
+        link = links.read(folder)
+        if link is None or _is_recent(link.reached, EVERY_S) or link.why or time.monotonic() > end:
+            return link
         time.sleep(0.05)
 
 

@@ -61,14 +61,14 @@ def _plain(info: tarfile.TarInfo) -> tarfile.TarInfo:
 
 def folder(top: Path, wanted: Callable[[Path], bool] = lambda path: True) -> dict[str, Path]:
     """Return the plain files below a folder."""
-    found = {}
-    for place, names, files in os.walk(top):
+    by_name = {}
+    for parent, names, files in os.walk(top):
         names.sort()
         for name in files:
-            path = Path(place, name)
+            path = Path(parent, name)
             if path.is_file() and not path.is_symlink() and wanted(path):
-                found[path.relative_to(top).as_posix()] = path
-    return found
+                by_name[path.relative_to(top).as_posix()] = path
+    return by_name
 
 
 def changes(top: Path, base: Path) -> tuple[dict[str, Path], list[str]]:
@@ -85,16 +85,16 @@ def _is_source(path: Path) -> bool:
 @functools.cache
 def labrun_files() -> dict[str, Path | bytes]:
     """Return the local labrun, laid out as in an installation: packages, configs and metadata."""
-    found: dict[str, Path | bytes] = {}
+    files: dict[str, Path | bytes] = {}
     for package, top in packages():
-        found |= {f"{package}/{name}": path for name, path in folder(top, _is_source).items()}
-    found |= {f"labrun/conf/{name}": path for name, path in folder(paths.conf_dir()).items()}
-    told = metadata.distribution("labrun")
+        files |= {f"{package}/{name}": path for name, path in folder(top, _is_source).items()}
+    files |= {f"labrun/conf/{name}": path for name, path in folder(paths.conf_dir()).items()}
+    distribution = metadata.distribution("labrun")
     for name in ("METADATA", "entry_points.txt"):
-        text = told.read_text(name)
+        text = distribution.read_text(name)
         if text is not None:
-            found[f"labrun-{told.version}.dist-info/{name}"] = text.encode()
-    return found
+            files[f"labrun-{distribution.version}.dist-info/{name}"] = text.encode()
+    return files
 
 
 def packages() -> Iterable[tuple[str, Path]]:

@@ -34,11 +34,11 @@ class PartialDownloads:
     def __enter__(self) -> PartialDownloads:
         for note in self._folder.glob("*.json"):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                told = json.loads(note.read_text(encoding="utf-8"))
+                entry = json.loads(note.read_text(encoding="utf-8"))
                 file = self._taken(note.with_suffix(".part"))
                 if file is not None:
-                    self._files[told["name"]] = file
-                    self.offered[told["name"]] = [told["size"], told["time"], os.fstat(file.fileno()).st_size]
+                    self._files[entry["name"]] = file
+                    self.offered[entry["name"]] = [entry["size"], entry["time"], os.fstat(file.fileno()).st_size]
         return self
 
     def __exit__(
@@ -50,11 +50,11 @@ class PartialDownloads:
             self._folder.rmdir()
 
     @contextlib.contextmanager
-    def writing(self, place: Path, name: str, size: int, time: int, start: int) -> Iterator[BinaryIO]:
+    def writing(self, path: Path, name: str, size: int, time: int, start: int) -> Iterator[BinaryIO]:
         """Open a file for the rest of a download; it is moved to its path when it is complete.
 
         Args:
-            place: its final path.
+            path: its final path.
             name: its name in `offered`.
             size: its remote size, in bytes.
             time: its remote modification time, in nanoseconds.
@@ -66,17 +66,17 @@ class PartialDownloads:
             if file is not None:
                 self._files[name] = file
         if name not in self._files:  # a small file, or one that another process also downloads
-            with atomic_write(place) as whole:
+            with atomic_write(path) as whole:
                 yield whole
             return
         file = self._files[name]
         file.truncate(start)
         note = part.with_suffix(".json")
-        with atomic_write(note) as told:
-            told.write(json.dumps({"name": name, "size": size, "time": time}).encode())
+        with atomic_write(note) as note_file:
+            note_file.write(json.dumps({"name": name, "size": size, "time": time}).encode())
         yield file
         file.flush()
-        os.replace(part, place)
+        os.replace(part, path)
         note.unlink(missing_ok=True)
 
     @staticmethod

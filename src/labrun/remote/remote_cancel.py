@@ -17,7 +17,7 @@ from labrun.runs import record as records
 from labrun.runs.sweep_state import SweepState
 
 LOOK_S = 0.5
-LOOKS_ALONE = 3
+DEAD_POLLS = 3
 """Number of polls in a row that must find a controller dead."""
 RELEASE_S = 90.0
 """Time for runs to stop before those that are still active are reported, in seconds."""
@@ -86,27 +86,33 @@ def follow(
             if is_done(lives) or link.state == links.OVER:
                 return is_done(lives)
             alone = 0 if lives else alone + 1
-            if ends is not None and alone >= LOOKS_ALONE and not was_ended:
+            if ends is not None and alone >= DEAD_POLLS and not was_ended:
                 was_ended = True
-                end_there(conversation, folder, link, left)
+                end_remotely(conversation, folder, link, left)
                 continue
             if time.monotonic() > end:
                 return False
             time.sleep(LOOK_S)
 
 
-def end_there(channel: Channel, folder: Path, link: Link, run_dirs: Iterable[Path]) -> None:
+def end_remotely(channel: Channel, folder: Path, link: Link, run_dirs: Iterable[Path]) -> None:
     """End remote runs without a controller: cancel waiting ones, close lost ones, and end jobs."""
     plan = sweep_state.read_plan(folder)
-    found = [records.read(run_dir) for run_dir in run_dirs]
-    if not found and link.runs is not None:
+    run_records = [records.read(run_dir) for run_dir in run_dirs]
+    if not run_records and link.runs is not None:
         return
-    code = found or [records.read(folder / run) for run in mirror.runs_of(folder, link)[:1]]
-    there = dispatch.send_code(channel, link, code, plan)
+    sent = run_records or [records.read(folder / run) for run in mirror.runs_of(folder, link)[:1]]
+    interpreter = dispatch.send_code(channel, link, sent, plan)
     dispatch.run_command(
         channel,
         link,
-        [there.python, "-P", "-c", "from labrun.remote.controller import end; end()", f"{link.root}/{link.folder}"],
-        dispatch.variables(link, there, code),
+        [
+            interpreter.python,
+            "-P",
+            "-c",
+            "from labrun.remote.controller import end; end()",
+            f"{link.root}/{link.folder}",
+        ],
+        dispatch.variables(link, interpreter, sent),
         json.dumps([run_dir.relative_to(folder).as_posix() for run_dir in run_dirs]),
     )

@@ -29,8 +29,8 @@ from labrun.submission import snapshot
 
 FAST_S, SLOW_S, LONGEST_S = 0.7, 5.0, 60.0
 SENDING_S = 120.0
-LOOKS_ALONE = 3
-TAKEN_UP = 5
+DEAD_POLLS = 3
+MAX_RESTARTS = 5
 
 
 class View(Protocol):
@@ -50,12 +50,12 @@ def main() -> None:
     import_module("labrun.app").main()
 
 
-def begin(folder: Path, found: Sequence[Record], plan: Plan, words: Sequence[str], resumed: bool = False) -> None:
+def begin(folder: Path, run_records: Sequence[Record], plan: Plan, words: Sequence[str], resumed: bool = False) -> None:
     """Transfer a search, and start it on the remote machine.
 
     Args:
         folder: the sweep's folder, with its plan written.
-        found: records of example trials, one for each option of a group.
+        run_records: records of example trials, one for each option of a group.
         plan: the folder's plan.
         words: the command's arguments, without those that choose the machine.
         resumed: resume the search in this folder.
@@ -63,8 +63,8 @@ def begin(folder: Path, found: Sequence[Record], plan: Plan, words: Sequence[str
     Raises:
         LabrunError: nothing has started.
     """
-    name = str(found[0].typed.compute.host)
-    problems = sorted({why for record in found for why in _of_runs(record)})
+    name = str(run_records[0].typed.compute.host)
+    problems = sorted({why for record in run_records for why in _of_runs(record)})
     if problems:
         raise ConfigError([f"{why}: leave compute.host={name} out" for why in problems])
     state, before = SweepState(folder), links.read(folder)
@@ -75,19 +75,26 @@ def begin(folder: Path, found: Sequence[Record], plan: Plan, words: Sequence[str
     def attempt() -> None:
         with links.locked(folder, wait=True), Channel(remote) as conversation:
             link = links.read(folder) or dispatch.fresh(folder, name, conversation)
-            is_there = link.state == links.OVER
+            is_sent = link.state == links.OVER
             if link.state == links.OVER:
                 link.state, link.left = links.CARRYING, []
             link.runs = None
             links.write(folder, link)
             has_begun = link.state != links.CARRYING
-            there = dispatch.send_code(conversation, link, found, plan)
-            data.send(conversation, link, found, keep=has_begun)
-            own = _words_there(_with_configs(conversation, words), folder, link, found)
-            if not is_there:
+            interpreter = dispatch.send_code(conversation, link, run_records, plan)
+            data.send(conversation, link, run_records, keep=has_begun)
+            arguments = _remote_words(_with_configs(conversation, words), folder, link, run_records)
+            if not is_sent:
                 _carry(conversation, folder, link, plan)
             where = "sweep.resume" if resumed else "hydra.sweep.dir"
-            _start(conversation, folder, link, found, there, [*own, f"{where}={quoted(f'{link.root}/{link.folder}')}"])
+            _start(
+                conversation,
+                folder,
+                link,
+                run_records,
+                interpreter,
+                [*arguments, f"{where}={quoted(f'{link.root}/{link.folder}')}"],
+            )
 
     try:
         persistent(attempt, SENDING_S, _tell)
@@ -109,10 +116,14 @@ def _of_runs(record: Record) -> Iterator[str]:
 
 def _carry(channel: Channel, folder: Path, link: Link, plan: Plan) -> None:
     """Send the folder: its plan, and for a resumed search everything else."""
-    there = dataclasses.replace(plan, cwd=f"{link.root}/{link.workspace}", path=[], command=list(plan.command or ()))
-    parts: dict[str, Any] = {".launch/plan.json": (json.dumps(dataclasses.asdict(there), indent=1) + "\n").encode()}
+    remote_plan = dataclasses.replace(
+        plan, cwd=f"{link.root}/{link.workspace}", path=[], command=list(plan.command or ())
+    )
+    parts: dict[str, Any] = {
+        ".launch/plan.json": (json.dumps(dataclasses.asdict(remote_plan), indent=1) + "\n").encode()
+    }
     parts[".launch/study.journal"] = folder / ".launch" / "study.journal"
-    if (settings := _settings_there(folder, link)) is not None:
+    if (settings := _remote_settings(folder, link)) is not None:
         parts[".launch/search.json"] = settings
     runs = [path.parent for path in sorted(folder.glob("*/run.json"))]
     for run_dir in runs:
@@ -121,39 +132,39 @@ def _carry(channel: Channel, folder: Path, link: Link, plan: Plan) -> None:
     dispatch.put_folder(channel, link, parts, [run_dir.name for run_dir in runs])
 
 
-def _settings_there(folder: Path, link: Link) -> bytes | None:
+def _remote_settings(folder: Path, link: Link) -> bytes | None:
     """Return the search's saved settings with remote arguments."""
     try:
-        noted = json.loads((folder / ".launch" / "search.json").read_text(encoding="utf-8"))
+        settings = json.loads((folder / ".launch" / "search.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    here = {own: there for there, own in link.words.items() if own}
-    noted["fixed"] = sorted([*(here.get(word, word) for word in noted["fixed"]), *link.added()])
-    return json.dumps(noted).encode()
+    remote_words = {local: remote for remote, local in link.words.items() if local}
+    settings["fixed"] = sorted([*(remote_words.get(word, word) for word in settings["fixed"]), *link.added()])
+    return json.dumps(settings).encode()
 
 
 def _start(
     channel: Channel,
     folder: Path,
     link: Link,
-    found: Sequence[Record],
-    there: dispatch.Interpreter,
+    run_records: Sequence[Record],
+    interpreter: dispatch.Interpreter,
     words: Sequence[str],
 ) -> None:
-    has_begun, record = link.state != links.CARRYING, found[0]
+    has_begun, record = link.state != links.CARRYING, run_records[0]
     link.state = links.STARTING
     links.write(folder, link)
-    code = dispatch.code_there(record.code, folder, link) or Code()
+    code = dispatch.remote_code(record.code, folder, link) or Code()
     try:
         dispatch.begin(
             channel,
             link,
-            [there.python, "-P", "-c", "from labrun.remote.remote_search import main; main()"],
+            [interpreter.python, "-P", "-c", "from labrun.remote.remote_search import main; main()"],
             {
-                **dispatch.variables(link, there, found),
+                **dispatch.variables(link, interpreter, run_records),
                 snapshot.CARRIED: json.dumps({"code": plain(code), "git": plain(record.git)}),
             },
-            json.dumps([*words, mirror.HERE_THERE]),
+            json.dumps([*words, mirror.WITHOUT_HOST]),
             cwd=os.path.relpath(f"{code.folder}/{code.working or '.'}", link.root),
         )
     except UnreachableError:
@@ -170,61 +181,63 @@ def _start(
 
 def _with_configs(channel: Channel, words: Sequence[str]) -> list[str]:
     """Send the config folders given by flags. Return the command's arguments with their remote paths."""
-    found = list(words)
+    arguments = list(words)
     for number, (flag, value) in enumerate(itertools.pairwise(words), start=1):
         if flag in ("--config-dir", "--config-path") and os.path.isabs(value):
             files = packed.folder(Path(value), lambda path: path.suffix in (".yaml", ".yml"))
-            there = f"configs/{packed.digest(files)[:16]}"
-            if not channel.call("have", paths=[there])["have"]:
-                dispatch.put(channel, files, there, marked=True)
-            found[number] = f"{channel.root}/{there}"
-    return found
+            remote_path = f"configs/{packed.digest(files)[:16]}"
+            if not channel.call("have", paths=[remote_path])["have"]:
+                dispatch.put(channel, files, remote_path, marked=True)
+            arguments[number] = f"{channel.root}/{remote_path}"
+    return arguments
 
 
-def _words_there(words: Sequence[str], folder: Path, link: Link, found: Sequence[Record]) -> list[str]:
+def _remote_words(words: Sequence[str], folder: Path, link: Link, run_records: Sequence[Record]) -> list[str]:
     """Return the command's arguments with remote paths, and with the paths of data given explicitly.
 
     Raises:
         ConfigError: the search varies a key that refers to local data.
     """
-    placed = _placed(folder, link, found[0])
-    if any(_placed(folder, link, record) != placed for record in found[1:]):
+    remote_paths = _placed(folder, link, run_records[0])
+    if any(_placed(folder, link, record) != remote_paths for record in run_records[1:]):
         raise ConfigError(
             "the trials read local files outside the datastore, and not all of them the same: make "
             f"each a data set of the datastore, or leave compute.host={link.remote} out"
         )
-    there, link.words = [], {}
+    remote_words, link.words = [], {}
     for word in words:
         key, equals, value = word.partition("=")
         plain = key.lstrip("+~")
-        if equals and plain in placed and any(sign in value for sign in "(,"):
+        if equals and plain in remote_paths and any(sign in value for sign in "(,"):
             raise ConfigError(
                 f"{key}: a search over local data cannot be sent to another machine: make each a data set "
                 f"of the datastore, and search over dataset=..., or leave compute.host={link.remote} out"
             )
-        own = link.there(value, folder, plain.partition(".")[0] in links.OF_DATA)
-        there.append(f"{key}={quoted(placed.pop(plain))}" if plain in placed else f"{key}{equals}{own}")
-        if there[-1] != word:
-            link.words[there[-1]] = word
-    link.words |= {f"++{key}={quoted(value)}": "" for key, value in placed.items()}
-    return [*there, *link.added()]
+        translated = link.to_remote(value, folder, plain.partition(".")[0] in links.OF_DATA)
+        remote_words.append(
+            f"{key}={quoted(remote_paths.pop(plain))}" if plain in remote_paths else f"{key}{equals}{translated}"
+        )
+        if remote_words[-1] != word:
+            link.words[remote_words[-1]] = word
+    link.words |= {f"++{key}={quoted(value)}": "" for key, value in remote_paths.items()}
+    return [*remote_words, *link.added()]
 
 
 def _placed(folder: Path, link: Link, record: Record) -> dict[str, str]:
     """Return the keys that refer to local data, with their remote paths."""
-    here = data.read_of(record)
-    if "script" in here:  # its source is sent as code
-        here["script"] = {key: value for key, value in here["script"].items() if key == "requirements"}
-    return dict(_changed(here, link.config_there(here, folder, data.settled(here)), ""))
+    config = data.read_of(record)
+    if "script" in config:  # its source is sent as code
+        config["script"] = {key: value for key, value in config["script"].items() if key == "requirements"}
+    return dict(_changed(config, link.remote_config(config, folder, data.settled(config)), ""))
 
 
-def _changed(here: Any, there: Any, key: str) -> Iterator[tuple[str, str]]:
+def _changed(local: Any, remote: Any, key: str) -> Iterator[tuple[str, str]]:
     """Yield the keys whose values differ, with the remote values."""
-    if isinstance(here, Mapping):
-        for name, value in here.items():
-            yield from _changed(value, there[name], f"{key}.{name}" if key else str(name))
-    elif isinstance(here, str) and here != there:
-        yield key, there
+    if isinstance(local, Mapping):
+        for name, value in local.items():
+            yield from _changed(value, remote[name], f"{key}.{name}" if key else str(name))
+    elif isinstance(local, str) and local != remote:
+        yield key, remote
 
 
 def follow(folder: Path, view: View) -> bool:
@@ -233,19 +246,19 @@ def follow(folder: Path, view: View) -> bool:
     Returns:
         Whether it was canceled.
     """
-    told: set[str] = set()
-    asked = False
-    looking = _Look(folder, told, view)
+    reported: set[str] = set()
+    is_canceled = False
+    poller = _Poller(folder, reported, view)
     while True:
         try:
-            while not looking.once():
-                time.sleep(looking.pause_s)
-            return asked or SweepState(folder).search_canceled.exists()
+            while not poller.once():
+                time.sleep(poller.pause_s)
+            return is_canceled or SweepState(folder).search_canceled.exists()
         except KeyboardInterrupt:
-            if asked:
+            if is_canceled:
                 _tell("the search was not waited for; 'lab runs' shows when it has ended")
                 return True
-            asked = True
+            is_canceled = True
             cancel(folder)
             _tell("asking the search to stop; Ctrl-C again stops waiting")
 
@@ -258,12 +271,12 @@ def cancel(folder: Path) -> None:
             finalize.request(run_dir)
 
 
-class _Look:
+class _Poller:
     """Polls a remote search."""
 
-    def __init__(self, folder: Path, told: set[str], view: View) -> None:
-        self._folder, self._told, self._view = folder, told, view
-        self._alone = self._taken_up = 0
+    def __init__(self, folder: Path, reported: set[str], view: View) -> None:
+        self._folder, self._reported, self._view = folder, reported, view
+        self._dead_polls = self._restarts = 0
         self._is_missed = False
         self.pause_s = FAST_S
 
@@ -275,8 +288,8 @@ class _Look:
         if link.state != links.OVER:
             self._bring(link)
         for name in sweep_state.read_plan(self._folder).runs:
-            if name not in self._told and (record := records.read(self._folder / name)).finished:
-                self._told.add(name)
+            if name not in self._reported and (record := records.read(self._folder / name)).finished:
+                self._reported.add(name)
                 self._view.ended(self._folder / name, record)
         return link.state == links.OVER
 
@@ -287,32 +300,32 @@ class _Look:
         except LabrunError as error:
             self._miss(error, link)
             return
-        self._alone = 0 if lives or link.state == links.OVER else self._alone + 1
-        if self._alone >= LOOKS_ALONE:
-            self._take_up(link)
+        self._dead_polls = 0 if lives or link.state == links.OVER else self._dead_polls + 1
+        if self._dead_polls >= DEAD_POLLS:
+            self._restart(link)
         if self._is_missed:
             self._is_missed = False
             _tell(f"{link.remote} answers again")
-        self._taken_up = 0 if changed else self._taken_up
+        self._restarts = 0 if changed else self._restarts
         self.pause_s = FAST_S if changed else min(SLOW_S, 1.3 * self.pause_s)
 
-    def _take_up(self, link: Link) -> None:
+    def _restart(self, link: Link) -> None:
         """Restart a search that has died on the remote machine."""
-        self._alone, self._taken_up = 0, self._taken_up + 1
+        self._dead_polls, self._restarts = 0, self._restarts + 1
         plan = sweep_state.read_plan(self._folder)
-        if self._taken_up > TAKEN_UP or not plan.runs:
+        if self._restarts > MAX_RESTARTS or not plan.runs:
             raise LabrunError(f"the search on {link.remote} has died: see {self._folder}/.launch/controller.log")
         _tell(f"the search on {link.remote} ended before its time: restarting it")
         record = records.read(self._folder / plan.runs[0])
-        given = [with_variables(text, value_here) for text in plan.command or ()]
+        command = [with_variables(text, value_here) for text in plan.command or ()]
 
         def attempt() -> None:
             with links.locked(self._folder, wait=True), Channel(link.machine) as conversation:
-                there = dispatch.send_code(conversation, link, [record], plan)
+                interpreter = dispatch.send_code(conversation, link, [record], plan)
                 resume = f"sweep.resume={quoted(f'{link.root}/{link.folder}')}"
-                own = _with_configs(conversation, given)
-                words = [*_words_there(own, self._folder, link, [record]), resume]
-                _start(conversation, self._folder, link, [record], there, words)
+                arguments = _with_configs(conversation, command)
+                words = [*_remote_words(arguments, self._folder, link, [record]), resume]
+                _start(conversation, self._folder, link, [record], interpreter, words)
 
         try:
             persistent(attempt, SENDING_S, _tell)

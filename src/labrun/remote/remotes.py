@@ -49,9 +49,9 @@ class Remote:
 
 def file() -> Path:
     """Return the path of the file."""
-    given = os.environ.get(VARIABLE)
+    path = os.environ.get(VARIABLE)
     config = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(given or f"{config}/labrun/remotes.json").expanduser()
+    return Path(path or f"{config}/labrun/remotes.json").expanduser()
 
 
 def known() -> dict[str, Remote]:
@@ -79,12 +79,12 @@ def get(name: str) -> Remote:
     Raises:
         ConfigError: there is no such machine.
     """
-    found = known()
-    if name in found:
-        return found[name]
-    there = ", ".join(sorted(found)) or "none"
+    machines = known()
+    if name in machines:
+        return machines[name]
+    names = ", ".join(sorted(machines)) or "none"
     raise ConfigError(
-        f"compute.host={name!r}: there is no machine of that name ({there}).{checking.suggest(name, sorted(found))} "
+        f"compute.host={name!r}: there is no machine of that name ({names}).{checking.suggest(name, sorted(machines))} "
         f"'lab remote add {name} ADDRESS' adds it; 'ssh ADDRESS' must reach it"
     )
 

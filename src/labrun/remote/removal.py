@@ -21,32 +21,32 @@ Places = dict[str, dict[Path, list[Path]]]
 
 def places(chosen: Sequence[tuple[Path, Record]]) -> Places:
     """Return the remote machines that also have the given runs."""
-    found: Places = {}
+    remote_runs: Places = {}
     for run_dir, record in chosen:
         folder = links.folder_of(run_dir, record)
         link = None if folder is None else links.read(folder)
         if folder is not None and link is not None:
-            found.setdefault(link.remote, {}).setdefault(folder, []).append(run_dir)
-    return found
+            remote_runs.setdefault(link.remote, {}).setdefault(folder, []).append(run_dir)
+    return remote_runs
 
 
-def remove(found: Places) -> None:
+def remove(remote_runs: Places) -> None:
     """Remove runs from their remote machines; remove a folder completely if no other run is left in it.
 
     Raises:
         UnreachableError: a machine does not answer.
         ConfigError: a machine is no longer known.
     """
-    for name, folders in found.items():
+    for name, folders in remote_runs.items():
         known = {folder: link for folder in folders if (link := links.read(folder)) is not None}
         try:
             machines = {link.place: link.machine for link in known.values()}
         except ConfigError as error:
             raise ConfigError(f"{error}. To leave the files on {name}: lab runs rm --here") from error
-        for place, machine in machines.items():
+        for remote_folder, machine in machines.items():
             with Channel(machine, quiet_s=mirror.QUIET_S) as channel:
                 for folder, link in known.items():
-                    if link.place == place:
+                    if link.place == remote_folder:
                         _remove(channel, folder, link, folders[folder])
 
 
@@ -54,5 +54,5 @@ def _remove(channel: Channel, folder: Path, link: Link, run_dirs: Sequence[Path]
     going = {os.path.relpath(run_dir, folder) for run_dir in run_dirs}
     left = {run for run in mirror.runs_of(folder, link) if (folder / run / "run.json").exists()} - going
     below = {run for run in going if run.startswith("..")}  # runs started by a script are outside the folder
-    for place in [f"{link.folder}/{run}" for run in sorted(going if left else {".", *below})]:
-        channel.call("remove", quiet_s=REMOVE_S, folder=place)
+    for remote_path in [f"{link.folder}/{run}" for run in sorted(going if left else {".", *below})]:
+        channel.call("remove", quiet_s=REMOVE_S, folder=remote_path)

@@ -65,7 +65,7 @@ class RunLocation:
     """Its folder at that location."""
     programs: Mapping[str, str]
     """Variables for the paths of its programs and modules."""
-    own: Mapping[str, str]
+    environment: Mapping[str, str]
     """Its own variables (`compute.environment`) whose values are known locally; never put on a command line."""
     remote: Remote | None = None
     """None: this machine."""
@@ -109,23 +109,23 @@ def locate(run_dir: Path, record: Record) -> RunLocation:
         RecordError, ConfigError: its folder no longer exists there, or its machine is not known.
     """
     folder = links.folder_of(run_dir, record)
-    found = None if folder is None else links.read(folder)
-    if folder is None or found is None:
-        return _here(run_dir, record)
-    return _there(run_dir, record, folder, found)
+    link = None if folder is None else links.read(folder)
+    if folder is None or link is None:
+        return _locate_here(run_dir, record)
+    return _locate_remotely(run_dir, record, folder, link)
 
 
-def _here(run_dir: Path, record: Record) -> RunLocation:
-    own, script = record.typed.environment, record.typed.script or Script()
-    known, missing = _values(own)
+def _locate_here(run_dir: Path, record: Record) -> RunLocation:
+    names, script = record.typed.environment, record.typed.script or Script()
+    known, missing = _values(names)
     python = sys.executable
     with contextlib.suppress(RecordError):
         built = store.environment_folder(script.environment) if script.environment else None
         python = str(built / "bin" / "python") if built is not None else script.python or python
     job, node = _job(record, record.status)
     path = [] if script.python or script.environment else _path(run_dir, record)
-    found = {**_programs(python, path), store.ROOT_VARIABLE: str(store.workspace())}
-    return RunLocation(record, str(run_dir), found, known, None, job, node, "", missing, _guessed(own, known))
+    programs = {**_programs(python, path), store.ROOT_VARIABLE: str(store.workspace())}
+    return RunLocation(record, str(run_dir), programs, known, None, job, node, "", missing, _guessed(names, known))
 
 
 def _values(names: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
@@ -146,35 +146,44 @@ def _path(run_dir: Path, record: Record) -> list[str]:
     with contextlib.suppress(RecordError):
         plan = sweep_state.read_plan(records.sweep_folder(run_dir, record) or run_dir)
         state = store.state_folder(store.workspace())
-        return [place for place in plan.path if Path(place).is_relative_to(state)]
+        return [folder for folder in plan.path if Path(folder).is_relative_to(state)]
     return []
 
 
-def _there(run_dir: Path, record: Record, folder: Path, link: links.Link) -> RunLocation:
+def _locate_remotely(run_dir: Path, record: Record, folder: Path, link: links.Link) -> RunLocation:
     run = os.path.relpath(run_dir, folder)
-    there = os.path.normpath(f"{link.folder}/{run}")
+    remote_path = os.path.normpath(f"{link.folder}/{run}")
     with Channel(link.machine) as conversation:
-        answer, count = conversation.ask("pull", folders={there: {}}, parts=["run.json"])
+        answer, count = conversation.ask("pull", folders={remote_path: {}}, parts=["run.json"])
         raw = conversation.read(count)
-        if not answer["folders"][there]:
+        if not answer["folders"][remote_path]:
             raise RecordError(
-                f"{conversation.root}/{there} is no longer on {link.remote}: run {record.id} exists only here"
+                f"{conversation.root}/{remote_path} is no longer on {link.remote}: run {record.id} exists only here"
             )
-        own = json.loads(raw)
+        remote_record = json.loads(raw)
         sbatch = conversation.call("hello", root=link.machine.folder, programs=["sbatch"])["programs"]["sbatch"]
-    job, node = _job(own, str(own.get("status")))
-    script = Config(own.get("config") or {}).script or Script()
+    job, node = _job(remote_record, str(remote_record.get("status")))
+    script = Config(remote_record.get("config") or {}).script or Script()
     python, path = link.python, link.path
     if script.environment:
         python, path = f"{link.root}/{link.workspace}/outputs/.labrun/environments/{script.environment}/bin/python", []
     elif script.python:
         python, path = script.python, []
-    named = record.typed.environment
-    known, missing = _values(named)
-    found = {**_programs(python, path), store.ROOT_VARIABLE: f"{link.root}/{link.workspace}"}
-    programs = os.path.dirname(sbatch) if sbatch else ""
+    names = record.typed.environment
+    known, missing = _values(names)
+    programs = {**_programs(python, path), store.ROOT_VARIABLE: f"{link.root}/{link.workspace}"}
+    slurm = os.path.dirname(sbatch) if sbatch else ""
     return RunLocation(
-        record, f"{link.root}/{there}", found, known, link.machine, job, node, programs, missing, _guessed(named, known)
+        record,
+        f"{link.root}/{remote_path}",
+        programs,
+        known,
+        link.machine,
+        job,
+        node,
+        slurm,
+        missing,
+        _guessed(names, known),
     )
 
 
@@ -191,17 +200,17 @@ def _programs(python: str, path: Sequence[str]) -> dict[str, str]:
     return found | ({"PYTHONPATH": os.pathsep.join(path)} if path else {})
 
 
-def script(place: RunLocation, command: Sequence[str], is_interactive: bool) -> str:
+def script(location: RunLocation, command: Sequence[str], is_interactive: bool) -> str:
     """Return the script for `sh -c` at the run's location."""
-    exports = "; ".join(f"export {name}={_quoted(value)}" for name, value in place.programs.items())
-    start = f"{exports}; cd {shlex.quote(place.folder)} || exit 1"
+    exports = "; ".join(f"export {name}={_quoted(value)}" for name, value in location.programs.items())
+    start = f"{exports}; cd {shlex.quote(location.folder)} || exit 1"
     if len(command) == 1 and any(character.isspace() for character in command[0]):
         return f"{start}; exec sh -c {shlex.quote(command[0])}"
     if command:
         return f"{start}; exec {shlex.join(command)}"
     if not is_interactive:
         return f"{start}; exec sh"
-    return f"{start}; {INTERACTIVE.format(rc=shlex.quote(RC.format(exports=exports, id=place.record.id)))}"
+    return f"{start}; {INTERACTIVE.format(rc=shlex.quote(RC.format(exports=exports, id=location.record.id)))}"
 
 
 def _quoted(value: str) -> str:
@@ -210,35 +219,35 @@ def _quoted(value: str) -> str:
     return f'{shlex.quote(front)}:"$PATH"' if mark else shlex.quote(value)
 
 
-def _offered(place: RunLocation) -> str | None:
+def _offered(location: RunLocation) -> str | None:
     """Return a remote pipe from which the run's own variables can be read once; None if there are none."""
-    if place.remote is None or not place.own:
+    if location.remote is None or not location.environment:
         return None
-    text = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in place.own.items())
-    with Channel(place.remote) as conversation:
+    text = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in location.environment.items())
+    with Channel(location.remote) as conversation:
         pipe: str = conversation.call("offer", text=text)["pipe"]
     return pipe
 
 
-def reach(place: RunLocation, words: Sequence[str], tty: bool, pipe: str | None = None) -> list[str]:
+def reach(location: RunLocation, words: Sequence[str], tty: bool, pipe: str | None = None) -> list[str]:
     """Return the local command that runs another one at the run's location.
 
     Args:
-        place: the run's location.
+        location: the run's location.
         words: the command to run there.
         tty: give it a terminal.
         pipe: remote pipe with the run's own variables, which Slurm passes to its node.
     """
-    there = list(words)
-    if place.job is not None:
-        node = [f"--nodelist={place.node}"] if place.node else []
+    remote_words = list(words)
+    if location.job is not None:
+        node = [f"--nodelist={location.node}"] if location.node else []
         step = [*node, "--overlap", "--nodes=1", "--ntasks=1", "--quiet", *["--pty"] * tty]
-        there = [*_step_of(place.job, place.slurm), *step, *there]
+        remote_words = [*_step_of(location.job, location.slurm), *step, *remote_words]
     if pipe is not None:
-        there = ["sh", "-c", RECEIVE, pipe, *there]
-    if place.remote is None:
-        return there
-    return [*ssh.command(place.remote, tty=tty), place.remote.address, ssh.for_any_shell(there)]
+        remote_words = ["sh", "-c", RECEIVE, pipe, *remote_words]
+    if location.remote is None:
+        return remote_words
+    return [*ssh.command(location.remote, tty=tty), location.remote.address, ssh.for_any_shell(remote_words)]
 
 
 def _step_of(job: str, programs: str) -> list[str]:
@@ -250,7 +259,7 @@ def _step_of(job: str, programs: str) -> list[str]:
     return ["sh", "-c", f'{ask} && exec {shlex.quote(srun)} --jobid="$job" "$@"', "srun"]
 
 
-def run(place: RunLocation, command: Sequence[str], forwards: Sequence[Forward]) -> int:
+def run(location: RunLocation, command: Sequence[str], forwards: Sequence[Forward]) -> int:
     """Run the shell or the command to its end. Return its exit code.
 
     Raises:
@@ -258,18 +267,18 @@ def run(place: RunLocation, command: Sequence[str], forwards: Sequence[Forward])
         UnreachableError: the machine does not answer.
     """
     is_interactive = not command and os.isatty(0)
-    words = ["sh", "-c", script(place, command, is_interactive)]
-    environment = None
-    if place.remote is None:
-        environment = {**os.environ, **place.own}
-    words = reach(place, words, tty=is_interactive, pipe=_offered(place))
+    words = ["sh", "-c", script(location, command, is_interactive)]
+    process_environment = None
+    if location.remote is None:
+        process_environment = {**os.environ, **location.environment}
+    words = reach(location, words, tty=is_interactive, pipe=_offered(location))
     with contextlib.ExitStack() as stack:
-        if forwards and (place.remote is not None or place.job is not None):
-            stack.enter_context(forwarded(place, forwards))
+        if forwards and (location.remote is not None or location.job is not None):
+            stack.enter_context(forwarded(location, forwards))
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the shell receives it from the terminal, too
         stack.callback(signal.signal, signal.SIGINT, before)
         try:
-            process = subprocess.Popen(words, env=environment, preexec_fn=_interruptible)  # noqa: PLW1509 - no thread
+            process = subprocess.Popen(words, env=process_environment, preexec_fn=_interruptible)  # noqa: PLW1509 - no thread
         except OSError as error:
             raise ConfigError(f"{words[0]} cannot be started: {error.strerror or error}") from error
         code = process.wait()
@@ -281,7 +290,7 @@ def _interruptible() -> None:
 
 
 @contextlib.contextmanager
-def forwarded(place: RunLocation, forwards: Sequence[Forward]) -> Iterator[None]:
+def forwarded(location: RunLocation, forwards: Sequence[Forward]) -> Iterator[None]:
     """Forward local ports to those of the run's machine inside the context.
 
     Raises:
@@ -293,7 +302,7 @@ def forwarded(place: RunLocation, forwards: Sequence[Forward]) -> Iterator[None]
         nonce = uuid.uuid4().hex
         source, script = channel.streamed(Path(relay.__file__))
         process = subprocess.Popen(
-            reach(place, ["sh", "-c", script], tty=False),
+            reach(location, ["sh", "-c", script], tty=False),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -311,9 +320,9 @@ def forwarded(place: RunLocation, forwards: Sequence[Forward]) -> Iterator[None]
         deadline = time.monotonic() + READY_S
         while not ready.wait(0.05):
             if process.poll() is not None:
-                raise RefusedError(f"ports of {place.where} cannot be reached: see 'lab shell {place.record.id}'")
+                raise RefusedError(f"ports of {location.where} cannot be reached: see 'lab shell {location.record.id}'")
             if time.monotonic() > deadline:
-                raise UnreachableError(f"{place.where} does not answer")
+                raise UnreachableError(f"{location.where} does not answer")
         for listening, port in sockets:
             end.listen(listening, port)
         yield

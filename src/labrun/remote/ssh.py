@@ -147,7 +147,7 @@ def error_of(remote: Remote, text: str, code: int | None) -> UnreachableError:
     last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
     for pattern, kind, words in REFUSALS:
         if re.search(pattern, text):
-            said = words.format(name=remote.name, address=remote.address, text=last)
-            return kind(f"{remote.name} ({remote.address}) cannot be reached: {said}")
+            explanation = words.format(name=remote.name, address=remote.address, text=last)
+            return kind(f"{remote.name} ({remote.address}) cannot be reached: {explanation}")
     why = last or (f"ssh ended with exit code {code}" if code is not None else "the connection is gone")
     return UnreachableError(f"{remote.name} ({remote.address}) cannot be reached: {why}")

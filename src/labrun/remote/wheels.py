@@ -86,8 +86,8 @@ def _pip(uv: Path | None) -> list[str]:
 
 
 def _variables() -> dict[str, str]:
-    found = dict(os.environ)
+    environment = dict(os.environ)
     for name, of_pip in INDEX.items():
         if name in os.environ:
-            found.setdefault(of_pip, os.environ[name])
-    return found
+            environment.setdefault(of_pip, os.environ[name])
+    return environment

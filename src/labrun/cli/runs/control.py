@@ -92,7 +92,7 @@ def _watch_runs(folder: Path, plan: sweep_state.Plan, is_trusted: bool) -> int:
                 sys.stderr.write("lab: these runs have no controller any more; continuing them from here\n")
                 detached.take_over(folder, {}, view)
                 return _code(run_dirs)
-            links.ask(folder)
+            links.note_reader(folder)
             view.update()
             time.sleep(POLL_S)
     _wait_for_books(folder, run_dirs)
