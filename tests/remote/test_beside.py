@@ -163,7 +163,7 @@ def test_a_login_that_asks_passes_through_once(asking: far.Far, project: Path, l
     terminal.expect("connected to box")
     assert terminal.end() == 0
     assert "yes" in lab_here("remote", "ls").stdout.splitlines()[1].split()
-    assert lab_here("remote", "runs", "box").stdout.startswith("no runs lie on box")
+    assert lab_here("remote", "runs", "box").stdout.startswith("no runs on box")
     ssh.close(remotes.get("box"))
     assert "lab remote connect box" in lab_here("remote", "runs", "box").stderr
 

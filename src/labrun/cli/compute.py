@@ -54,8 +54,8 @@ def status(options: argparse.Namespace) -> int:
     print(f"  memory   {memory.total / 2**30:.1f} GB, {memory.available / 2**30:.1f} GB free")
     print(f"  GPUs     {_gpus()}")
     running = [record for _, record in store.runs(store.workspace()) if record.status == records.RUNNING]
-    here = [record for record in running if record.job is None and records.process_lives(record.process)]
-    print(f"  runs     {len(here)} of this workspace running")
+    running_here = [record for record in running if record.job is None and records.process_lives(record.process)]
+    print(f"  runs     {len(running_here)} of this workspace running")
     for backend in registry.all_known():
         try:
             lines = backend.status()

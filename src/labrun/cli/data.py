@@ -116,9 +116,9 @@ def node_of(options: argparse.Namespace) -> dict[str, Any]:
 def upload(options: argparse.Namespace) -> int:
     """Upload files, and register them as an asset if a name is given."""
     node = node_of(options)
-    place = stores.make(node)
-    if place.is_read_only:
-        raise ConfigError(f"datastore '{place.name}' can only be read")
+    datastore = stores.make(node)
+    if datastore.is_read_only:
+        raise ConfigError(f"datastore '{datastore.name}' can only be read")
     source = options.source.expanduser()
     if options.name is not None:
         assets.check_name(options.name)
@@ -126,14 +126,14 @@ def upload(options: argparse.Namespace) -> int:
     if options.target is None and options.name is None and source.is_file():
         target = ""
     with ProgressDisplay("uploaded") as view:
-        memory = transfer.DigestCache(place)
-        entries, tokens, there = transfer.upload(
-            place, source, target, options.overwrite, view, _number(options, node), memory
+        memory = transfer.DigestCache(datastore)
+        entries, tokens, present = transfer.upload(
+            datastore, source, target, options.overwrite, view, _number(options, node), memory
         )
-        same = f"; {there} of {len(entries)} were there already" if there else ""
-        print(f"{view.summary} to {_where(place, target)}{same}")
+        same = f"; {present} of {len(entries)} were there already" if present else ""
+        print(f"{view.summary} to {_where(datastore, target)}{same}")
     if options.name is not None:
-        asset, new = assets.register(place, options.name, target, entries, tokens)
+        asset, new = assets.register(datastore, options.name, target, entries, tokens)
         print(
             f"{'registered' if new else 'registered already:'} {asset.title}, {counted(asset.files, 'file')}, "
             f"{size_text(asset.bytes)}"
@@ -170,28 +170,28 @@ def _how_to_read(asset: Asset, entries: Sequence[Entry], options: argparse.Names
 def download(options: argparse.Namespace) -> int:
     """Download an asset, verifying each file, or a folder or file of the datastore."""
     node = node_of(options)
-    place = stores.make(node)
-    asset, path, entries = _content(place, options.what)
-    base = options.target or Path(asset.name if asset is not None else Path(path).name or place.name)
+    datastore = stores.make(node)
+    asset, path, entries = _content(datastore, options.what)
+    base = options.target or Path(asset.name if asset is not None else Path(path).name or datastore.name)
     items = [transfer.Item(f"{path}/{e.path}".strip("/"), base / e.path, e.size, e.sha256) for e in entries]
     if asset is None and len(entries) == 1 and entries[0].path == "":
         single = base / Path(path).name if base.is_dir() else base
         items = [transfer.Item(path, single, entries[0].size)]
     with ProgressDisplay("downloaded") as view:
-        there = transfer.download(place, items, options.overwrite, view, _number(options, node))
-        same = f"; {there} of {len(items)} were there already" if there else ""
+        present = transfer.download(datastore, items, options.overwrite, view, _number(options, node))
+        same = f"; {present} of {len(items)} were there already" if present else ""
         print(f"{view.summary} to {base}{same}")
     return 0
 
 
 def ls(options: argparse.Namespace) -> int:
     """List the assets of a datastore, or the contents of a folder."""
-    place = stores.make(node_of(options))
+    datastore = stores.make(node_of(options))
     if options.folder is None:
         rows = [("asset", "version", "digest", "files", "size", "registered", "folder")]
-        for name in assets.names(place):
+        for name in assets.names(datastore):
             try:
-                newest = assets.find(place, name)
+                newest = assets.find(datastore, name)
             except CorruptDataError as error:  # the other assets are still listed
                 sys.stderr.write(f"lab: left out: {error}\n")
                 continue
@@ -209,42 +209,42 @@ def ls(options: argparse.Namespace) -> int:
                 )
             )
         if len(rows) == 1:
-            place.check_root()
-            print(f"no assets are registered in {_where(place, '')}; 'lab data ls /' shows its files")
+            datastore.check_root()
+            print(f"no assets are registered in {_where(datastore, '')}; 'lab data ls /' shows its files")
         else:
             print("\n".join(report.columns(rows)))
         return 0
     folder = clean(options.folder.strip("/"))
-    found = place.folders(folder)
-    if not found:
-        place.check_root()
-        file = place.find(folder) if folder else None
+    folders = datastore.folders(folder)
+    if not folders:
+        datastore.check_root()
+        file = datastore.find(folder) if folder else None
         if file is None:
-            raise MissingDataError(f"there is nothing in {_where(place, folder)}")
+            raise MissingDataError(f"there is nothing in {_where(datastore, folder)}")
         print(f"{folder}  {size_text(file.size)}")
-    for name in found:
+    for name in folders:
         print(name)
     return 0
 
 
 def show(options: argparse.Namespace) -> int:
     """Show everything about an asset."""
-    place = stores.make(node_of(options))
+    datastore = stores.make(node_of(options))
     name, _, version = options.what.partition("@")
-    asset = assets.get(place, name, version or None)
-    entries = assets.manifest(place, asset)
+    asset = assets.get(datastore, name, version or None)
+    entries = assets.manifest(datastore, asset)
     print(
         report.table(
             [
                 ("asset", asset.title),
                 ("digest", asset.version),
-                ("folder", _where(place, asset.path)),
+                ("folder", _where(datastore, asset.path)),
                 ("registered", asset.created),
                 ("files", f"{asset.files:,}"),
                 ("size", size_text(asset.bytes)),
                 (
                     "versions",
-                    ", ".join(f"{one.number} ({one.version[:SHORT]})" for one in assets.versions(place, name)),
+                    ", ".join(f"{one.number} ({one.version[:SHORT]})" for one in assets.versions(datastore, name)),
                 ),
             ]
         )
@@ -271,24 +271,24 @@ def show(options: argparse.Namespace) -> int:
 def verify(options: argparse.Namespace) -> int:
     """Read every byte of an asset, and compare it with the manifest."""
     node = node_of(options)
-    place = stores.make(node)
+    datastore = stores.make(node)
     name, _, version = options.what.partition("@")
-    asset = assets.get(place, name, version or None)
+    asset = assets.get(datastore, name, version or None)
     bad: list[str] = []
 
     def check(item: transfer.Item, on_progress: Any) -> None:
         try:
-            found = transfer.remote_sha256(place, item.name, on_progress)
+            sha256 = transfer.remote_sha256(datastore, item.name, on_progress)
         except MissingDataError:
             bad.append(f"{item.name} is gone")
             return
-        if found != item.sha256:
-            bad.append(f"{item.name} has other content: SHA-256 {found[:16]} instead of {item.sha256[:16]}")
+        if sha256 != item.sha256:
+            bad.append(f"{item.name} has other content: SHA-256 {sha256[:16]} instead of {item.sha256[:16]}")
 
-    entries = assets.manifest(place, asset)
+    entries = assets.manifest(datastore, asset)
     items = [transfer.Item(f"{asset.path}/{e.path}".strip("/"), Path(), e.size, e.sha256) for e in entries]
     with ProgressDisplay("read") as view:
-        transfer.transfer_all(place, items, check, view, _number(options, node))
+        transfer.transfer_all(datastore, items, check, view, _number(options, node))
         print(view.summary)
     if bad:
         listed = "\n  ".join(sorted(bad))
@@ -299,35 +299,39 @@ def verify(options: argparse.Namespace) -> int:
 
 def rm(options: argparse.Namespace) -> int:
     """Unregister an asset or one of its versions, or remove files."""
-    place = stores.make(node_of(options))
+    datastore = stores.make(node_of(options))
     name, _, version = options.what.partition("@")
-    found = assets.find(place, name, version or None)
-    if found is None and version:
-        assets.get(place, name, version)
-    if found is None:
+    asset = assets.find(datastore, name, version or None)
+    if asset is None and version:
+        assets.get(datastore, name, version)
+    if asset is None:
         path = clean(options.what.strip("/"))
-        files = sorted(place.files(path)) or ([path] if path and place.find(path) else [])
+        files = sorted(datastore.files(path)) or ([path] if path and datastore.find(path) else [])
         if not files:
-            raise MissingDataError(f"datastore '{place.name}' has neither an asset nor a file or folder '{path}'")
-        _refuse_registered(place, files, [])
-        _ask(options, f"remove {len(files)} file(s) of {_where(place, path)}")
+            raise MissingDataError(f"datastore '{datastore.name}' has neither an asset nor a file or folder '{path}'")
+        _refuse_registered(datastore, files, [])
+        _ask(options, f"remove {len(files)} file(s) of {_where(datastore, path)}")
         for file in files:
-            place.remove(file)
-        print(f"removed {len(files)} file(s) of {_where(place, path)}")
+            datastore.remove(file)
+        print(f"removed {len(files)} file(s) of {_where(datastore, path)}")
         return 0
-    chosen = [found] if version else assets.versions(place, name)
-    gone = f"{name}, {len(chosen)} version(s)" if not version else found.title
-    files = sorted({f"{one.path}/{e.path}".strip("/") for one in chosen for e in assets.manifest(place, one)})
+    chosen = [asset] if version else assets.versions(datastore, name)
+    gone = f"{name}, {len(chosen)} version(s)" if not version else asset.title
+    files = sorted({f"{one.path}/{e.path}".strip("/") for one in chosen for e in assets.manifest(datastore, one)})
     if options.files:
-        _refuse_registered(place, files, chosen)
+        _refuse_registered(datastore, files, chosen)
     _ask(options, f"forget {gone}" + (f" and remove its {len(files)} file(s)" if options.files else "; its files stay"))
     for one in chosen:
-        assets.unregister(place, one)
+        assets.unregister(datastore, one)
     for file in files if options.files else ():
-        place.remove(file)
+        datastore.remove(file)
     print(
         f"forgotten: {gone}"
-        + (f"; {len(files)} file(s) removed" if options.files else f"; its files stay in {_where(place, found.path)}")
+        + (
+            f"; {len(files)} file(s) removed"
+            if options.files
+            else f"; its files stay in {_where(datastore, asset.path)}"
+        )
     )
     return 0
 
@@ -337,43 +341,43 @@ def samples(options: argparse.Namespace) -> int:
     from labrun.submission import preview
 
     output = options.output or Path(f"{options.name.replace('/', '-').replace('@', '-')}-samples.png")
-    found = preview.samples(options.name, node_of(options), options.count, options.seed, options.key)
-    print(found.text)
-    if found.save(output):
-        print(f"{found.shown} samples: {output}")
+    drawn = preview.samples(options.name, node_of(options), options.count, options.seed, options.key)
+    print(drawn.text)
+    if drawn.save(output):
+        print(f"{drawn.shown} samples: {output}")
     return 0
 
 
-def _content(place: Datastore, what: str) -> tuple[Asset | None, str, list[Entry]]:
+def _content(datastore: Datastore, what: str) -> tuple[Asset | None, str, list[Entry]]:
     """Resolve an argument to an asset and its files, or to the files of a folder (a single file has an empty name)."""
     name, _, version = what.partition("@")
-    asset = assets.find(place, name, version or None)
+    asset = assets.find(datastore, name, version or None)
     if asset is not None:
-        return asset, asset.path, assets.manifest(place, asset)
+        return asset, asset.path, assets.manifest(datastore, asset)
     path = clean(what.strip("/"))
-    files = place.files(path)
-    entries = [Entry(file[len(path) :].lstrip("/"), found.size, "") for file, found in files.items()]
-    if not entries and path and (single := place.find(path)) is not None:
+    files = datastore.files(path)
+    entries = [Entry(file[len(path) :].lstrip("/"), info.size, "") for file, info in files.items()]
+    if not entries and path and (single := datastore.find(path)) is not None:
         entries = [Entry("", single.size, "")]
     if not entries:
-        there = ", ".join(assets.names(place)) or "none"
+        registered = ", ".join(assets.names(datastore)) or "none"
         raise MissingDataError(
-            f"datastore '{place.name}' has neither an asset nor a file or folder '{what}'. Registered: {there}"
+            f"datastore '{datastore.name}' has neither an asset nor a file or folder '{what}'. Registered: {registered}"
         )
     return None, path, entries
 
 
-def _refuse_registered(place: Datastore, files: Sequence[str], leaving: Sequence[Asset]) -> None:
+def _refuse_registered(datastore: Datastore, files: Sequence[str], leaving: Sequence[Asset]) -> None:
     """Check that no other asset version uses the files to be removed.
 
     Raises:
         ConfigError: one does.
     """
     wanted = set(files)
-    for name in assets.names(place):
-        for other in assets.versions(place, name):
+    for name in assets.names(datastore):
+        for other in assets.versions(datastore, name):
             if other not in leaving:
-                held = {f"{other.path}/{entry.path}".strip("/") for entry in assets.manifest(place, other)}
+                held = {f"{other.path}/{entry.path}".strip("/") for entry in assets.manifest(datastore, other)}
                 if wanted & held:
                     raise ConfigError(
                         f"{len(wanted & held)} of these files belong to asset {other.title}, for example "
@@ -394,5 +398,5 @@ def _number(options: argparse.Namespace, node: dict[str, Any]) -> int:
     return int(options.workers or node.get("workers") or transfer.WORKERS)
 
 
-def _where(place: Datastore, path: str) -> str:
-    return f"{place.name}: {place.root}/{path}".rstrip("/")
+def _where(datastore: Datastore, path: str) -> str:
+    return f"{datastore.name}: {datastore.root}/{path}".rstrip("/")

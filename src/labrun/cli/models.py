@@ -302,13 +302,13 @@ def download(options: argparse.Namespace) -> int:
     """Copy a version's files to a folder."""
     root = store.workspace()
     version = journal.find(root, options.model)
-    place = journal.check(root, version)
+    folder = journal.check(root, version)
     target = options.output or Path(f"{version.name}-{version.number}")
-    there = [target / name for name in version.files if os.path.lexists(target / name)]
-    if there:
-        raise RecordError(f"{there[0]} is there already: choose another folder with -o")
+    existing = [target / name for name in version.files if os.path.lexists(target / name)]
+    if existing:
+        raise RecordError(f"{existing[0]} is there already: choose another folder with -o")
     for name in version.files:
-        shutil.copyfile(place / name, files.ready(target / name))
+        shutil.copyfile(folder / name, files.ready(target / name))
     names = list(version.files) if len(version.files) < 6 else [checking.counted(len(version.files), "file")]
     print(f"{version.title}: {', '.join(names)} in {target}")
     return 0
@@ -357,8 +357,8 @@ def predict(options: argparse.Namespace) -> int:
     if options.decimal:
         model.decimal = options.decimal
     form = {name: value for name in FORM if (value := getattr(options, name)) is not None}
-    table_notes: list[str] = []
-    model.on_note = table_notes.append
+    notes: list[str] = []
+    model.on_note = notes.append
     try:
         fed = sample_files.read(source, model, form)
         table = saved.answers(model, fed.samples)
@@ -371,15 +371,15 @@ def predict(options: argparse.Namespace) -> int:
         table.insert(0, "file", list(fed.names))
     if fed.inputs is not None:
         kept = list(fed.inputs.columns) if options.inputs else fed.identifiers(model)
-        for place, name in enumerate(kept):
+        for position, name in enumerate(kept):
             new = f"input_{name}" if name in table.columns else name
             if new != name:
-                table_notes.append(f"the table's own column {name!r} is called {new!r} next to the predictions")
-            table.insert(place, new, fed.inputs[name].to_numpy(), allow_duplicates=True)
+                notes.append(f"the table's own column {name!r} is called {new!r} next to the predictions")
+            table.insert(position, new, fed.inputs[name].to_numpy(), allow_duplicates=True)
     elif options.inputs:
         raise ConfigError(f"--inputs: {source} has no columns with names that could be kept")
     table.to_csv(files.ready(output), index=False)
-    for note in dict.fromkeys([*fed.notes, *table_notes]):
+    for note in dict.fromkeys([*fed.notes, *notes]):
         print(_as_options(note))
     print(f"{len(table):,} predictions of {model.title}: {output}")
     print("\n".join(_counted(predicted, bool(model.class_names))))
@@ -389,8 +389,8 @@ def predict(options: argparse.Namespace) -> int:
 def _counted(predicted: Sequence[Any], has_classes: bool) -> list[str]:
     """Return lines with the count of each predicted class, or the range of the predicted quantities."""
     if has_classes:
-        found = {name: predicted.count(name) for name in sorted(set(predicted), key=str)}
-        return [f"  {name}: {count:,}" for name, count in list(found.items())[:20]]
+        counts = {name: predicted.count(name) for name in sorted(set(predicted), key=str)}
+        return [f"  {name}: {count:,}" for name, count in list(counts.items())[:20]]
     if predicted and all(isinstance(value, float) for value in predicted):
         return [f"  from {report.number(min(predicted))} to {report.number(max(predicted))}"]
     return []

@@ -126,17 +126,17 @@ class Words:
 
     def deepest(self) -> argparse.ArgumentParser:
         """Return the parser of the noun or verb in the arguments."""
-        found = self.top
+        parser = self.top
         for word in self.arguments:
-            found = subparsers(found).get(word, found)
-        return found
+            parser = subparsers(parser).get(word, parser)
+        return parser
 
     def called(self, prog: str) -> argparse.ArgumentParser:
         """Return the parser of a command, such as `lab runs show`."""
-        found = self.top
+        parser = self.top
         for word in prog.split():
-            found = subparsers(found).get(word, found)
-        return found
+            parser = subparsers(parser).get(word, parser)
+        return parser
 
     def explain(self, parser: argparse.ArgumentParser, message: str) -> str:
         """Return labrun's message for a message of argparse."""
@@ -213,9 +213,9 @@ class Words:
         parser: argparse.ArgumentParser = self.top
         for one in words:
             parser = subparsers(parser).get(one, parser)
-        given = [one for one in words[2:] if not one.startswith("-")]
-        needed = [text for text, _ in _required(parser)][len(given) :]
-        needed += ["RUN"] if words[0] == "runs" and words[1:2] and words[1] in OF_NAMED_RUNS and not given else []
+        arguments = [one for one in words[2:] if not one.startswith("-")]
+        needed = [text for text, _ in _required(parser)][len(arguments) :]
+        needed += ["RUN"] if words[0] == "runs" and words[1:2] and words[1] in OF_NAMED_RUNS and not arguments else []
         return " ".join([shlex.join(["lab", *self._before(word), *words]), *needed])
 
     def _verb(self, parser: argparse.ArgumentParser, word: str) -> str:
@@ -245,13 +245,13 @@ class Words:
             return f"{parser.prog}: {rest!r} is not expected. {_usage(parser)}"
         name = option.partition("=")[0]
         problem = f"{'' if parser is self.top else f'{parser.prog}: '}there is no option {name}"
-        own = [text for action in parser._actions for text in action.option_strings]
-        above = {text for action in self.top._actions for text in action.option_strings} - set(own)
+        options = [text for action in parser._actions for text in action.option_strings]
+        above = {text for action in self.top._actions for text in action.option_strings} - set(options)
         if name in above:
             return f"{name} comes before the noun: lab {name} ... {parser.prog.removeprefix('lab ')} ..."
         having = self._that_has(name)
-        hint = _near(name, own, 0.6) or (f" 'lab {having}' has it." if having else "")
-        shown = [text for text in own if text.startswith("--")] or own
+        hint = _near(name, options, 0.6) or (f" 'lab {having}' has it." if having else "")
+        shown = [text for text in options if text.startswith("--")] or options
         return f"{problem}.{hint} Options: {', '.join(shown)}"
 
     def _that_has(self, name: str) -> str | None:

@@ -60,7 +60,7 @@ def add(nouns: Any) -> None:
         verbs, "gc", collect, "remove files that no run on the machine needs; lists first, then asks", named=True
     )
     verb.add_argument("--yes", action="store_true", help="do not ask")
-    _verb(verbs, "runs", there, "list the machine's runs, including those of other laptops", named=True)
+    _verb(verbs, "runs", list_runs, "list the machine's runs, including those of other laptops", named=True)
     verb = _verb(verbs, "fetch", fetch, "mirror runs that another laptop submitted", named=True)
     verb.add_argument("folders", nargs="+", metavar="RUN", help="a folder from 'lab remote runs', or a run's id")
     verb = _verb(verbs, "pull", pull, "download more files of a run, such as checkpoints")
@@ -84,31 +84,31 @@ def add_one(options: argparse.Namespace) -> int:
         raise ConfigError(f"--ssh-config {config}: there is no such file")
     data = {}
     for pair in options.data or ():
-        here, equals, there = pair.partition("=")
-        if not equals or not here or (there and not there.startswith("/")):
+        local, equals, remote = pair.partition("=")
+        if not equals or not local or (remote and not remote.startswith("/")):
             raise ConfigError(f"--data {pair}: give HERE=THERE, as in --data data=/scratch/data; THERE begins with /")
-        data[str(Path(here).expanduser().resolve())] = there
+        data[str(Path(local).expanduser().resolve())] = remote
     if options.build and options.build.split()[:1] != ["slurm"]:
         raise ConfigError(f"--build {options.build}: give slurm, or 'slurm' with options of srun")
     house = options.wheelhouse
     if house not in (None, "", wheels.AUTO) and not Path(house).expanduser().is_dir():
         raise ConfigError(f"--wheelhouse {house}: there is no such folder; 'auto' makes the wheels here")
-    given = {
-        "folder": _there(options.folder),
+    settings = {
+        "folder": _with_home(options.folder),
         "build": options.build,
         "wheelhouse": house if house in (None, "", wheels.AUTO) else str(Path(house).expanduser().resolve()),
-        "python": _there(options.python),
+        "python": _with_home(options.python),
         "ssh_config": str(Path(config).expanduser().resolve()) if config else config,
     }
     unset = remotes.Remote(options.name, options.address)
     before = remotes.known().get(options.name, unset)
-    new = {key: value or getattr(unset, key) for key, value in given.items() if value is not None}
-    data = {here: there for here, there in {**before.data, **data}.items() if there}
+    new = {key: value or getattr(unset, key) for key, value in settings.items() if value is not None}
+    data = {local: remote for local, remote in {**before.data, **data}.items() if remote}
     known = dataclasses.replace(before, address=options.address, data=data, facts={}, packages={}, **new)
     remotes.put(known)
     kept = [
         f"--{key.replace('_', '-')} {getattr(known, key)}"
-        for key in given
+        for key in settings
         if key not in new and getattr(known, key) != getattr(unset, key)
     ]
     stays = f"; as before: {', '.join(kept)}" if kept else ""
@@ -116,20 +116,22 @@ def add_one(options: argparse.Namespace) -> int:
     return 0
 
 
-def _there(path: str | None) -> str | None:
+def _with_home(remote_path: str | None) -> str | None:
     """Restore the `~` in a remote path, which the local shell has replaced with the local home folder."""
     home = f"{Path.home()}/"
-    return f"~/{path.removeprefix(home)}" if path is not None and path.startswith(home) else path
+    if remote_path is None or not remote_path.startswith(home):
+        return remote_path
+    return f"~/{remote_path.removeprefix(home)}"
 
 
 def ls(options: argparse.Namespace) -> int:
     """List the known machines."""
-    found = remotes.known()
-    if not found:
+    machines = remotes.known()
+    if not machines:
         print("no machine is known: 'lab remote add NAME ADDRESS' adds one, for compute.host=NAME")
         return 0
     rows = [("name", "address", "connected", "resources at the last check")]
-    for name, one in found.items():
+    for name, one in machines.items():
         shown = doctor.describe(one.facts) if one.facts else f"not queried yet: lab remote doctor {name}"
         rows.append((name, one.address, "yes" if ssh.is_connected(one) else "no", shown))
     print("\n".join(report.columns(rows)))
@@ -177,35 +179,35 @@ def collect(options: argparse.Namespace) -> int:
     from labrun.cli.runs.maintain import agreed
 
     with channel.Channel(remotes.get(options.name)) as conversation:
-        found = conversation.call("unused", quiet_s=removal.REMOVE_S)["unused"]
-        if not found:
+        unused = conversation.call("unused", quiet_s=removal.REMOVE_S)["unused"]
+        if not unused:
             print(f"nothing to remove on {options.name}")
             return 0
-        rows = [(name, what, checking.size_text(size)) for name, (what, size) in sorted(found.items())]
+        rows = [(name, what, checking.size_text(size)) for name, (what, size) in sorted(unused.items())]
         print("\n".join(report.columns([("folder", "what no run needs", "size"), *rows])))
-        total = checking.size_text(sum(size for _, size in found.values()))
-        if not agreed(f"Remove {checking.counted(len(found), 'folder')}, {total}, on {options.name}?", options.yes):
+        total = checking.size_text(sum(size for _, size in unused.values()))
+        if not agreed(f"Remove {checking.counted(len(unused), 'folder')}, {total}, on {options.name}?", options.yes):
             return 1
-        conversation.call("unused", quiet_s=removal.REMOVE_S, remove=list(found))
-    print(f"removed {checking.counted(len(found), 'folder')} on {options.name}, {total}")
+        conversation.call("unused", quiet_s=removal.REMOVE_S, remove=list(unused))
+    print(f"removed {checking.counted(len(unused), 'folder')} on {options.name}, {total}")
     return 0
 
 
-def there(options: argparse.Namespace) -> int:
+def list_runs(options: argparse.Namespace) -> int:
     """List the runs on a machine."""
     root, remote = store.workspace(), remotes.get(options.name)
     with channel.Channel(remote) as conversation:
-        found = adopting.folders(conversation)
-    if not found:
-        print(f"no runs lie on {options.name} in {remote.folder}")
+        folders = adopting.folders(conversation)
+    if not folders:
+        print(f"no runs on {options.name} in {remote.folder}")
         return 0
     rows = [("folder", "runs", "status", "submitted", "here", "workspace")]
-    for one in found:
+    for one in folders:
         states = Counter(str(status) for _, status, _ in one.runs.values())
         shown = ", ".join(f"{count} {status}" if len(states) > 1 else status for status, count in states.items())
-        here = "yes" if adopting.is_mirrored(one, root) else "no"
+        mirrored = "yes" if adopting.is_mirrored(one, root) else "no"
         workspace = one.workspace.partition("/")[2]
-        rows.append((one.name, str(len(one.runs)), shown or "none yet", one.created[:19], here, workspace))
+        rows.append((one.name, str(len(one.runs)), shown or "none yet", one.created[:19], mirrored, workspace))
     print("\n".join(report.columns(rows)))
     return 0
 
@@ -214,16 +216,16 @@ def fetch(options: argparse.Namespace) -> int:
     """Mirror runs on a machine that were submitted from another computer."""
     root = store.workspace()
     with channel.Channel(remotes.get(options.name)) as conversation:
-        found = adopting.folders(conversation)
+        folders = adopting.folders(conversation)
         for name in options.folders:
-            meant = [one for one in found if one.matches(name)]
-            if len(meant) != 1:
-                what = "no folder or run" if not meant else f"{len(meant)} folders"
+            matching = [one for one in folders if one.matches(name)]
+            if len(matching) != 1:
+                what = "no folder or run" if not matching else f"{len(matching)} folders"
                 raise RecordError(
                     f"{what} on {options.name} goes by {name!r}: lab remote runs {options.name} lists them"
                 )
-            run_dirs = adopting.take(conversation, meant[0], root)
-            print(f"{root / meant[0].name}: {len(run_dirs)} {'run' if len(run_dirs) == 1 else 'runs'}")
+            run_dirs = adopting.take(conversation, matching[0], root)
+            print(f"{root / matching[0].name}: {len(run_dirs)} {'run' if len(run_dirs) == 1 else 'runs'}")
     return 0
 
 
@@ -236,8 +238,8 @@ def pull(options: argparse.Namespace) -> int:
     if folder is None or link is None:
         raise RecordError(f"run {record.id} ran on this machine: its files are in {run_dir}")
     with channel.Channel(link.machine) as conversation:
-        there = os.path.normpath(f"{link.folder}/{os.path.relpath(run_dir, folder)}")
-        names = mirror.pull(conversation, run_dir, there, parts)
+        remote_path = os.path.normpath(f"{link.folder}/{os.path.relpath(run_dir, folder)}")
+        names = mirror.pull(conversation, run_dir, remote_path, parts)
     for one in names:
         print(plain(str(run_dir / one)))
     if not names:

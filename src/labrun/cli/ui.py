@@ -118,10 +118,10 @@ def _free_port(wanted: int | None) -> int:
         if not _is_free(wanted):
             raise ConfigError(f"--port {wanted} is taken or not allowed here: choose another, or leave --port out")
         return wanted
-    found = next((port for port in range(FIRST_PORT, FIRST_PORT + PORTS) if _is_free(port)), None)
-    if found is None:
+    first_free = next((port for port in range(FIRST_PORT, FIRST_PORT + PORTS) if _is_free(port)), None)
+    if first_free is None:
         raise ConfigError(f"the ports {FIRST_PORT} to {FIRST_PORT + PORTS - 1} are all taken: say --port N")
-    return found
+    return first_free
 
 
 def _is_free(port: int) -> bool:

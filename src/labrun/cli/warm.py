@@ -39,12 +39,12 @@ def add(nouns: Any) -> None:
 
 def status(options: argparse.Namespace) -> int:
     """Print a line for each warm interpreter."""
-    found = list(_answers("status"))
-    if not found:
+    servers = list(_answers("status"))
+    if not servers:
         print("no warm interpreter is running: the first command at a terminal starts one, or 'lab warm start'")
         return 0
     rows = [("process", "up for", "commands", "running", "memory", "processor time", "interpreter")]
-    for _, one in found:
+    for _, one in servers:
         process = psutil.Process(int(one["process"]))
         memory, used = process.memory_full_info(), process.cpu_times()
         rows.append(
@@ -64,8 +64,8 @@ def status(options: argparse.Namespace) -> int:
 
 def stop(options: argparse.Namespace) -> int:
     """Stop every warm interpreter of this user."""
-    found = list(_answers("stop"))
-    print(f"stopped {checking.counted(len(found), 'warm interpreter')}")
+    servers = list(_answers("stop"))
+    print(f"stopped {checking.counted(len(servers), 'warm interpreter')}")
     return 0
 
 
@@ -77,18 +77,18 @@ def start(options: argparse.Namespace) -> int:
     """
     from labrun.warm import starting
 
-    place, environment = identity.folder(), dict(os.environ)
-    if place is None:
+    folder, environment = identity.folder(), dict(os.environ)
+    if folder is None:
         raise RecordError("there is no private folder for a warm interpreter: name one in LABRUN_WARM_DIR (mode 0700)")
     facts, began = client.started_with(), time.monotonic()
     name, process = identity.name_of(facts), None
-    while (connection := wire.connect(place, name)) is None:
+    while (connection := wire.connect(folder, name)) is None:
         if time.monotonic() - began > START_S:
             is_loading = process is not None and process.poll() is None
             what = "is still loading; 'lab warm status' lists it once it is ready" if is_loading else "did not come up"
-            raise RecordError(f"after {START_S:.0f} s a warm interpreter {what}. Its log: {place}/{name}.log")
+            raise RecordError(f"after {START_S:.0f} s a warm interpreter {what}. Its log: {folder}/{name}.log")
         if process is None or process.poll() is not None:  # for example, an imported file has just been changed
-            process = starting.spawn(place, facts, environment, niceness=0)
+            process = starting.spawn(folder, facts, environment, niceness=0)
             time.sleep(RETRY_S)
         time.sleep(POLL_S)
     if process is not None:
@@ -100,8 +100,8 @@ def start(options: argparse.Namespace) -> int:
 
 def _answers(what: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the name and the answer of each listening server."""
-    place = identity.folder()
-    for path in sorted(Path(place).glob("*.sock")) if place else []:
+    folder = identity.folder()
+    for path in sorted(Path(folder).glob("*.sock")) if folder else []:
         connection = wire.connect(str(path.parent), path.stem)
         if connection is None:
             continue

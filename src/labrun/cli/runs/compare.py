@@ -66,7 +66,7 @@ def _over(chosen: Sequence[Pair], options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(_over_as_json(settings, differing, metrics, options.over, notes)))
         return 0
-    head = ("", *(str(place) for place in range(1, len(settings) + 1)))
+    head = ("", *(str(number) for number in range(1, len(settings) + 1)))
     parts = (
         (f"settings, over {', '.join(options.over)}", list(_about(settings, options.over))),
         ("configuration, where it differs", differing),
@@ -92,10 +92,10 @@ def _about(settings: Sequence[Setting], over: Sequence[str]) -> Iterator[tuple[s
 
 def _means(settings: Sequence[Setting], metrics: Sequence[str]) -> Iterator[tuple[str, ...]]:
     for name in metrics:
-        found = [one.summary(name) for one in settings]
-        yield f"{name}_mean", *("-" if one.mean is None else report.number(one.mean) for one in found)
-        yield f"{name}_std", *("-" if one.std is None else report.number(one.std) for one in found)
-        yield f"{name}_n", *(one.count for one in found)
+        summaries = [one.summary(name) for one in settings]
+        yield f"{name}_mean", *("-" if one.mean is None else report.number(one.mean) for one in summaries)
+        yield f"{name}_std", *("-" if one.std is None else report.number(one.std) for one in summaries)
+        yield f"{name}_n", *(one.count for one in summaries)
 
 
 def _over_as_json(
@@ -105,17 +105,19 @@ def _over_as_json(
     over: Sequence[str],
     notes: Sequence[str],
 ) -> dict[str, Any]:
-    told = []
-    for place, one in enumerate(settings, start=1):
-        found = {name: one.summary(name) for name in metrics}
-        told.append(
+    rows = []
+    for column, one in enumerate(settings, start=1):
+        summaries = {name: one.summary(name) for name in metrics}
+        rows.append(
             {
-                "setting": {row[0]: row[place] for row in differing},
+                "setting": {row[0]: row[column] for row in differing},
                 "runs": [record.id for record in one.runs],
-                "metrics": {name: {"mean": s.mean, "std": s.std, "n": s.n, "of": s.of} for name, s in found.items()},
+                "metrics": {
+                    name: {"mean": s.mean, "std": s.std, "n": s.n, "of": s.of} for name, s in summaries.items()
+                },
             }
         )
-    return {"over": list(over), "settings": told, "notes": list(notes)}
+    return {"over": list(over), "settings": rows, "notes": list(notes)}
 
 
 def _side_by_side(head: Sequence[str], parts: Iterable[tuple[str, Sequence[Sequence[str]]]]) -> None:
@@ -136,11 +138,11 @@ def _called(compared: Sequence[Record]) -> list[str]:
     """Return a unique label for each run, made of the overrides in which it differs from the others."""
     overrides, _ = report.differing([record.overrides for record in compared])
     names = {record.name for record in compared}
-    said = [
-        " ".join([*([record.name] if len(names) > 1 else []), *own]) or record.name
-        for record, own in zip(compared, overrides, strict=True)
+    labels = [
+        " ".join([*([record.name] if len(names) > 1 else []), *different]) or record.name
+        for record, different in zip(compared, overrides, strict=True)
     ]
-    return [text if said.count(text) == 1 else f"{text} {one.id}" for text, one in zip(said, compared, strict=True)]
+    return [text if labels.count(text) == 1 else f"{text} {one.id}" for text, one in zip(labels, compared, strict=True)]
 
 
 def _short(cell: str) -> str:
@@ -156,9 +158,9 @@ def _differences(
         chosen: the runs.
         configs: configs to compare instead of the runs' own.
     """
-    found = configs or [dict(flat_config(record.config)) for _, record in chosen]
-    keys = list(dict.fromkeys(key for config in found for key in config))
-    rows = [(key, *(config.get(key, "-") for config in found)) for key in keys if comparable.is_compared(key)]
+    flat_configs = configs or [dict(flat_config(record.config)) for _, record in chosen]
+    keys = list(dict.fromkeys(key for config in flat_configs for key in config))
+    rows = [(key, *(config.get(key, "-") for config in flat_configs)) for key in keys if comparable.is_compared(key)]
     rows = [row for row in rows if not _repeats(row, rows)]
     codes = [record.code or Code() for _, record in chosen]
     rows.append(("code", *(_prefix(code.sources) for code in codes)))
@@ -181,8 +183,8 @@ def _prefix(digest: str | None) -> str:
 def _repeats(row: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> bool:
     """Whether a row repeats one of a parent node with the same name: `model.optimizer.lr` takes `model.lr`."""
     above, _, name = row[0].rpartition(".")
-    places = above.split(".")
-    others = {".".join([*places[:depth], name]) for depth in range(1, len(places))}
+    parts = above.split(".")
+    others = {".".join([*parts[:depth], name]) for depth in range(1, len(parts))}
     return any(other[0] in others and other[1:] == row[1:] for other in rows)
 
 
@@ -193,9 +195,9 @@ def _read(entry: DataEntry) -> str:
 
 def _measured(chosen: Sequence[Pair]) -> Iterator[tuple[str, ...]]:
     """Yield a row for each system metric, with its most extreme value in each run."""
-    found = [context.system_values(run_dir) for run_dir, _ in chosen]
-    for name in sorted({name for own in found for name in own}):
-        values = [own.get(name) for own in found]
+    measurements = [context.system_values(run_dir) for run_dir, _ in chosen]
+    for name in sorted({name for by_name in measurements for name in by_name}):
+        values = [by_name.get(name) for by_name in measurements]
         yield name, *("-" if one is None else report.number(context.system_extreme(name, one)) for one in values)
 
 

@@ -81,10 +81,10 @@ def _watch_runs(folder: Path, plan: sweep_state.Plan, is_trusted: bool) -> int:
     if not run_dirs:
         return 0
     with monitor.shown(folder, run_dirs) as view:
-        told: set[Path] = set()
-        while not _over(run_dirs, view, told):
+        reported: set[Path] = set()
+        while not _over(run_dirs, view, reported):
             if lease.living(SweepState(folder)) is None:
-                if _over(run_dirs, view, told):
+                if _over(run_dirs, view, reported):
                     break
                 if not is_trusted:
                     ownership.check_plan(folder, _unfinished(folder, plan))
@@ -120,7 +120,7 @@ def _check_variables(folder: Path, plan: sweep_state.Plan) -> None:
 
 def _watch_search(folder: Path, is_trusted: bool) -> int:
     """Report each trial of a search as it ends, and resume the search if its controller is gone."""
-    told: set[Path] = set()
+    reported: set[Path] = set()
     view = monitor.Lines(folder)
     if links.read(folder) is not None:
         remote_search.follow(folder, view)
@@ -129,7 +129,7 @@ def _watch_search(folder: Path, is_trusted: bool) -> int:
         is_over = takeover.is_over(folder)
         plan = sweep_state.read_plan(folder)
         run_dirs = sweep_state.run_dirs(folder, plan)
-        _over(run_dirs, view, told)
+        _over(run_dirs, view, reported)
         if is_over:
             break
         if lease.living(SweepState(folder)) is None and not takeover.is_ending(folder):
@@ -147,12 +147,12 @@ def _print_search(folder: Path) -> int:
     return int(any(records.read(run_dir).status == records.FAILED for run_dir in run_dirs))
 
 
-def _over(run_dirs: Sequence[Path], view: Any, told: set[Path]) -> bool:
+def _over(run_dirs: Sequence[Path], view: Any, reported: set[Path]) -> bool:
     for run_dir in run_dirs:
-        if run_dir not in told and (record := records.read(run_dir)).finished:
-            told.add(run_dir)
+        if run_dir not in reported and (record := records.read(run_dir)).finished:
+            reported.add(run_dir)
             view.ended(run_dir, record)
-    return len(told) == len(run_dirs)
+    return len(reported) == len(run_dirs)
 
 
 def _wait_for_books(folder: Path, run_dirs: Sequence[Path], patience_s: float = 60.0) -> None:

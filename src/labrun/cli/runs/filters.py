@@ -78,12 +78,12 @@ def count(text: str) -> int:
 def limit(text: str) -> float:
     """Parse a positive number, for argparse."""
     try:
-        found = float(text)
+        number = float(text)
     except ValueError:
-        found = math.nan
-    if not found > 0:
+        number = math.nan
+    if not number > 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return found
+    return number
 
 
 def condition(text: str) -> query.Condition:
@@ -96,19 +96,19 @@ def condition(text: str) -> query.Condition:
 
 def filters(options: argparse.Namespace) -> query.Filters:
     """Return the filters of a command line."""
-    given = {name: getattr(options, name, None) for name in FILTERS}
+    values = {name: getattr(options, name, None) for name in FILTERS}
     return query.Filters(
-        given["experiment"], given["status"], given["where"] or (), given["tag"] or (), given["sort"], given["n"]
+        values["experiment"], values["status"], values["where"] or (), values["tag"] or (), values["sort"], values["n"]
     )
 
 
 def listed(root: Path) -> index.Listing:
     """Return all runs. Runs with a damaged record are reported and left out."""
     mirror.refresh(root)
-    found = store.listing(root)
-    for _, why in found.damaged:
+    listing = store.listing(root)
+    for _, why in listing.damaged:
         sys.stderr.write(f"lab: left out: {why}\n")
-    return found
+    return listing
 
 
 def is_filtered(options: argparse.Namespace) -> bool:
@@ -116,16 +116,16 @@ def is_filtered(options: argparse.Namespace) -> bool:
     return any(getattr(options, name, None) for name in FILTERS)
 
 
-def check_metric(metric: str | None, found: Sequence[Pair]) -> None:
+def check_metric(metric: str | None, pairs: Sequence[Pair]) -> None:
     """Check that at least one of the runs has the metric of `--metric`, if given.
 
     Raises:
         RecordError: no run has it.
     """
-    there = sorted({name for _, record in found for name in record.metrics})
-    if metric and metric not in there and all(query.metric_of(pair, metric) is None for pair in found):
-        near = checking.suggest(metric, there)
-        raise RecordError(f"--metric {metric}: none of these runs has it.{near} Metrics: {', '.join(there)}")
+    names = sorted({name for _, record in pairs for name in record.metrics})
+    if metric and metric not in names and all(query.metric_of(pair, metric) is None for pair in pairs):
+        near = checking.suggest(metric, names)
+        raise RecordError(f"--metric {metric}: none of these runs has it.{near} Metrics: {', '.join(names)}")
 
 
 def split_words(options: argparse.Namespace) -> tuple[argparse.Namespace, list[str]]:
@@ -157,9 +157,9 @@ def select(
         if default is None:
             raise RecordError(f"say which runs: {NAMES}; or filters (--status, --experiment, --where, --tag)")
         names = [default]
-    found = [pair for name in names for pair in query.named(root, name)] if names else listed(root).runs
-    found = list({pair[0]: pair for pair in found}.values())
-    chosen = query.filtered(found, filters(options), shown or StatusResolver(), in_order=bool(names))
+    pairs = [pair for name in names for pair in query.named(root, name)] if names else listed(root).runs
+    pairs = list({pair[0]: pair for pair in pairs}.values())
+    chosen = query.filtered(pairs, filters(options), shown or StatusResolver(), in_order=bool(names))
     if not chosen:
-        raise RecordError(f"no run in {root} matches" if found else f"there are no runs in {root} yet")
+        raise RecordError(f"no run in {root} matches" if pairs else f"there are no runs in {root} yet")
     return chosen

@@ -63,8 +63,8 @@ def _is_left_alone(run_dir: Path, record: Record) -> bool:
     link = None if folder is None else links.read(folder)
     if folder is None or link is None or link.state != links.STARTED or link.living:
         return False
-    there = dataclasses.replace(record.typed.compute, host=None)
-    if lease.living(SweepState(folder)) is not None or registry.chosen(there, sweep=True).outlives_controller:
+    remote_compute = dataclasses.replace(record.typed.compute, host=None)
+    if lease.living(SweepState(folder)) is not None or registry.chosen(remote_compute, sweep=True).outlives_controller:
         return False
     sys.stderr.write(
         f"lab: the controller of run {record.id} on {link.remote} has ended before the run: "
@@ -88,8 +88,8 @@ def metrics(options: argparse.Namespace) -> int:
             )
         for line in lines if writer or options.json else []:
             if writer:
-                told = [record.id, line["name"], line["step"], line["value"], line["time"]]
-                writer.writerow(map(terminal.cell, told))
+                row = [record.id, line["name"], line["step"], line["value"], line["time"]]
+                writer.writerow(map(terminal.cell, row))
             else:
                 print(json.dumps({"run": record.id, **line, "value": _jsonable(line["value"])}))
         if writer or options.json:
@@ -110,20 +110,27 @@ def _jsonable(value: float) -> Any:
 
 def _lines(run_dir: Path, record: Record, names: Sequence[str] | None) -> list[dict[str, Any]]:
     lines = context.read_metrics(run_dir, system=bool(names))
-    there = list(dict.fromkeys(line["name"] for line in lines))
+    recorded = list(dict.fromkeys(line["name"] for line in lines))
     for name in names or []:
-        if not fnmatch.filter(there, name):
-            known = ", ".join(there) or "none"
-            raise RecordError(f"run {record.id} has no metric {name!r}.{suggest(name, there)} Its metrics: {known}")
+        if not fnmatch.filter(recorded, name):
+            known = ", ".join(recorded) or "none"
+            raise RecordError(f"run {record.id} has no metric {name!r}.{suggest(name, recorded)} Its metrics: {known}")
     return [line for line in lines if not names or any(fnmatch.fnmatchcase(line["name"], name) for name in names)]
 
 
 def _last(lines: Sequence[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
     for name in dict.fromkeys(line["name"] for line in lines):
-        own = [line for line in lines if line["name"] == name]
-        values = [line["value"] for line in own]
+        of_metric = [line for line in lines if line["name"] == name]
+        values = [line["value"] for line in of_metric]
         number = report.number
-        yield name, str(len(own)), number(values[-1]), number(min(values)), number(max(values)), str(own[-1]["step"])
+        yield (
+            name,
+            str(len(of_metric)),
+            number(values[-1]),
+            number(min(values)),
+            number(max(values)),
+            str(of_metric[-1]["step"]),
+        )
 
 
 def _plot(run_dir: Path, record: Record, lines: Sequence[dict[str, Any]], output: Path | None) -> None:
@@ -138,13 +145,13 @@ def list_files(options: argparse.Namespace) -> int:
     """List the files of runs with their sizes."""
     chosen = filters.select(options)
     for run_dir, record in chosen:
-        found = files.of(run_dir)
+        sizes = files.of(run_dir)
         if options.json:
-            for name, size in found.items():
+            for name, size in sizes.items():
                 print(json.dumps({"run": record.id, "file": name, "bytes": size}))
             continue
         print(f"{record.name}  {record.id}  {run_dir}")
-        rows = [(f"  {name}", checking.size_text(size)) for name, size in found.items()]
+        rows = [(f"  {name}", checking.size_text(size)) for name, size in sizes.items()]
         print("\n".join(report.columns(rows)) if rows else "  no files")
     return 0
 

@@ -64,9 +64,9 @@ def _list(options: argparse.Namespace) -> int:
 def _metric(options: argparse.Namespace, rows: Sequence[Pair]) -> str | None:
     """Return the requested metric, else the first usual one, if all runs with metrics have it; None for neither."""
     sort = store.parse_metric(options.sort, [record for _, record in rows])[0] if options.sort else None
-    asked = [options.metric, sort, *(one.key for one in options.where or [])]
-    there = {name for _, record in rows for name in record.metrics}
-    names = [name for name in asked if name and (name in there or context.is_system_name(name))]
+    requested = [options.metric, sort, *(one.key for one in options.where or [])]
+    recorded = {name for _, record in rows for name in record.metrics}
+    names = [name for name in requested if name and (name in recorded or context.is_system_name(name))]
     usual = [name for name in USUAL if any(name in record.metrics for _, record in rows)]
     having = [record.metrics for _, record in rows if record.metrics]
     if rows:
@@ -110,19 +110,19 @@ def _write_csv(rows: Sequence[Pair], shown: StatusResolver) -> None:
             "overrides": " ".join(pair[1].overrides),
         }
         values = [pair[1].metrics.get(name, "") for name in metrics]
-        told = [*(summary[f] for f in fields[:5]), *values, *(summary[f] for f in fields[5:])]
-        writer.writerow(map(terminal.cell, told))
+        row = [*(summary[f] for f in fields[:5]), *values, *(summary[f] for f in fields[5:])]
+        writer.writerow(map(terminal.cell, row))
 
 
 def _table(rows: Sequence[Pair], metric: str | None, shown: StatusResolver) -> Iterator[str]:
     shown_overrides, common = report.differing([record.overrides for _, record in rows])
     cells: list[tuple[str, ...]] = [("id", "experiment", "status", "age", "duration", metric or "metric", "overrides")]
     now = records.now()
-    for (run_dir, record), own in zip(rows, shown_overrides, strict=True):
+    for (run_dir, record), different in zip(rows, shown_overrides, strict=True):
         took = "" if record.duration_s is None else report.duration(record.duration_s)
         age = report.duration(max(0.0, records.seconds_between(record.created, now)))
         value = _value((run_dir, record), metric)
-        overrides = " ".join(own) + (f"  [{report.tags(record.tags)}]" if record.tags else "")
+        overrides = " ".join(different) + (f"  [{report.tags(record.tags)}]" if record.tags else "")
         cells.append((record.id, record.name, shown.once(run_dir, record), age, took, value, overrides))
     lines = itertools.chain(report.columns(cells), [f"all of them: {' '.join(common)}"] if common else [])
     if not sys.stdout.isatty():
@@ -134,10 +134,10 @@ def _table(rows: Sequence[Pair], metric: str | None, shown: StatusResolver) -> I
 def _value(pair: Pair, metric: str | None) -> str:
     record = pair[1]
     name = metric or next((name for name in USUAL if name in record.metrics), next(iter(record.metrics), None))
-    found = None if name is None else query.metric_of(pair, name)
-    if found is None:
+    value = None if name is None else query.metric_of(pair, name)
+    if value is None:
         return ""
-    text = report.number(found) if isinstance(found, int | float) else str(found)
+    text = report.number(value) if isinstance(value, int | float) else str(value)
     return text if metric is not None else f"{name} {text}"
 
 

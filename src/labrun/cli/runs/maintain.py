@@ -101,34 +101,32 @@ def remove(options: argparse.Namespace) -> int:
         return 1
     if not agreed(f"Remove {_count(going)}?", options.yes):
         return 1
-    there = {} if options.here else _agreed_there(going, options.yes)
+    copies = {} if options.here else _agreed_copies(going, options.yes)
     live = [d for d in forced if shown(d, records.read(d)) in removing.LIVE]
     if live and (left := cancel.end_runs(live)):
         raise RecordError(f"{len(left)} of the runs still run ({left[0]}); nothing was removed")
-    _remove_there(there)
+    _remove_copies(copies)
     _remove(root, going)
     return int(len(going) < len(chosen))
 
 
-def _agreed_there(going: Sequence[Pair], yes: bool) -> removal.Places:
+def _agreed_copies(going: Sequence[Pair], yes: bool) -> removal.Places:
     """Return the copies on other machines that the user agrees to remove, too."""
-    found = removal.places(going)
-    count = {name: sum(map(len, folders.values())) for name, folders in found.items()}
+    copies = removal.places(going)
+    count = {name: sum(map(len, folders.values())) for name, folders in copies.items()}
     return {
         name: folders
-        for name, folders in found.items()
-        if agreed(
-            f"Also on {name}, where {checking.counted(count[name], 'run')} of them lie{'s' * (count[name] == 1)}?", yes
-        )
+        for name, folders in copies.items()
+        if agreed(f"Remove {checking.counted(count[name], 'run')} of them on {name}, too?", yes)
     }
 
 
-def _remove_there(found: removal.Places) -> None:
+def _remove_copies(copies: removal.Places) -> None:
     try:
-        removal.remove(found)
+        removal.remove(copies)
     except UnreachableError as error:
-        raise UnreachableError(f"{error}. Nothing was removed here; --here leaves what lies there") from error
-    for name, folders in found.items():
+        raise UnreachableError(f"{error}. Nothing was removed here; --here keeps the copies there") from error
+    for name, folders in copies.items():
         print(f"removed {checking.counted(sum(map(len, folders.values())), 'run')} on {name}")
 
 
@@ -143,11 +141,11 @@ def _has_controller(sweep_dir: Path) -> bool:
 
 def _is_link(root: Path, name: str) -> bool:
     """Whether a run's folder was named through a symbolic link."""
-    for place in (Path(name).expanduser(), root / name):
-        if (place / "run.json").exists():
-            real = Path(os.path.realpath(place))
+    for folder in (Path(name).expanduser(), root / name):
+        if (folder / "run.json").exists():
+            real = Path(os.path.realpath(folder))
             inner = real.relative_to(root).parts if real.is_relative_to(root) else real.parts
-            return bool(inner) and Path(os.path.abspath(place)).parts[-len(inner) :] != inner
+            return bool(inner) and Path(os.path.abspath(folder)).parts[-len(inner) :] != inner
     return False
 
 
@@ -207,7 +205,7 @@ def gc(options: argparse.Namespace) -> int:
     parts = ([_count(going)] if going else []) + ([f"{len(waste)} other folders"] if waste else [])
     if not agreed(f"Remove {' and '.join(parts)}?", options.yes):
         return 1
-    _remove_there({} if options.here else _agreed_there(going, options.yes))
+    _remove_copies({} if options.here else _agreed_copies(going, options.yes))
     _remove(root, going)
     for item in waste:
         removing.remove_garbage(item)
@@ -216,7 +214,7 @@ def gc(options: argparse.Namespace) -> int:
     return 0
 
 
-def _old(options: argparse.Namespace, found: Sequence[Pair], shown: StatusResolver) -> list[Pair]:
+def _old(options: argparse.Namespace, pairs: Sequence[Pair], shown: StatusResolver) -> list[Pair]:
     """Return the runs that are old enough, except the best of each experiment."""
     if options.older_than is None and not filters.is_filtered(options):
         if options.keep_best:
@@ -225,31 +223,31 @@ def _old(options: argparse.Namespace, found: Sequence[Pair], shown: StatusResolv
             )
         return []
     now = records.now()
-    chosen = query.filtered(found, filters.filters(options), shown)
+    chosen = query.filtered(pairs, filters.filters(options), shown)
     if options.older_than is not None:
         chosen = [(d, r) for d, r in chosen if records.seconds_between(r.ended or r.created, now) > options.older_than]
     chosen = [(d, r) for d, r in chosen if shown.once(d, r) not in removing.LIVE]
     best: set[Path] = set()
-    named, _ = store.parse_metric(options.metric or "", [record for _, record in found])
-    filters.check_metric(named, found)
+    named, _ = store.parse_metric(options.metric or "", [record for _, record in pairs])
+    filters.check_metric(named, pairs)
     for name in sorted({record.name for _, record in chosen}) if options.keep_best else ():
-        own = [(d, r) for d, r in found if r.name == name and r.status == records.COMPLETED]
-        metric, wanted = store.parse_metric(options.metric or _usual(own) or "", [r for _, r in own])
-        if wanted is None and any(metric in r.metrics for _, r in own):
+        completed = [(d, r) for d, r in pairs if r.name == name and r.status == records.COMPLETED]
+        metric, wanted = store.parse_metric(options.metric or _usual(completed) or "", [r for _, r in completed])
+        if wanted is None and any(metric in r.metrics for _, r in completed):
             raise RecordError(store.unknown_direction_message(metric, "--metric "))  # never guess: removal is final
-        ranked = [(store.score(r, metric, wanted), d) for d, r in own] if wanted else []
+        ranked = [(store.score(r, metric, wanted), d) for d, r in completed] if wanted else []
         ranked = sorted((pair for pair in ranked if pair[0] > -math.inf), key=lambda pair: -pair[0])
-        if own and not ranked:
-            print(f"kept: all {len(own)} completed runs of {name}: no metric tells which of them are best")
-            best |= {d for d, _ in own}
+        if completed and not ranked:
+            print(f"kept: all {len(completed)} completed runs of {name}: no metric tells which of them are best")
+            best |= {d for d, _ in completed}
         best |= {d for _, d in ranked[: options.keep_best]}
     return [(d, r) for d, r in chosen if d not in best]
 
 
-def _usual(own: Sequence[Pair]) -> str | None:
+def _usual(pairs: Sequence[Pair]) -> str | None:
     from labrun.cli.runs.list import USUAL
 
-    return next((name for name in USUAL if any(name in record.metrics for _, record in own)), None)
+    return next((name for name in USUAL if any(name in record.metrics for _, record in pairs)), None)
 
 
 def sync(options: argparse.Namespace) -> int:
