@@ -36,8 +36,8 @@ class Inline(Backend):
         yield from machine.problems(compute)
         for key in (*SUPERVISED, "max_parallel"):
             if getattr(compute, key) != getattr(DEFAULTS, key):
-                asked, local = f"{compute.key(key)}={getattr(compute, key)}", compute.choice("local")
-                yield f"{asked}: an inline run has no supervisor; choose {local}"
+                request, local = f"{compute.key(key)}={getattr(compute, key)}", compute.choice("local")
+                yield f"{request}: an inline run has no supervisor; choose {local}"
 
     def summary(self, compute: Compute) -> str:
         """Describe this machine's cores and memory, or its GPUs."""

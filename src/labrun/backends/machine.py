@@ -40,14 +40,14 @@ def visible_gpus() -> list[str]:
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is None:
         return [index for index, _ in gpu_names()]
-    found = []
-    there = {index for index, _ in gpu_names()}
+    visible = []
+    present = {index for index, _ in gpu_names()}
     for entry in nvml.listed(listed):
         # Like CUDA, stop at a number that no GPU has. Only CUDA resolves names other than numbers.
-        if there and entry.isdigit() and entry not in there:
+        if present and entry.isdigit() and entry not in present:
             break
-        found.append(entry)
-    return found
+        visible.append(entry)
+    return visible
 
 
 def gpu_names() -> list[tuple[str, str]]:
@@ -70,10 +70,10 @@ def problems(compute: Compute) -> Iterator[str]:
     if compute.gpus_per_run > len(gpus):
         listed = os.environ.get("CUDA_VISIBLE_DEVICES")
         because = "" if listed is None else f" (CUDA_VISIBLE_DEVICES={listed!r})"
-        there = f"{len(gpus)} GPUs are" if len(gpus) > 1 else "one GPU is" if gpus else "no GPU is"
+        visible = f"{len(gpus)} GPUs are" if len(gpus) > 1 else "one GPU is" if gpus else "no GPU is"
         key = compute.key("gpus_per_run")
         yield (
-            f"{key}={compute.gpus_per_run}: {there} visible here{because}. {key}=0 runs on the processor's {cores()} "
+            f"{key}={compute.gpus_per_run}: {visible} visible here{because}. {key}=0 runs on the processor's {cores()} "
             "cores; 'lab compute status' shows what is there"
         )
 

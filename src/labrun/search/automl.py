@@ -86,18 +86,18 @@ def finish(search: Search, runner: Executor, folder: Path) -> None:
     vote, single = _chosen(tried, folder, objective)
     if vote is not None:
         members = [
-            {part: tried[place].record.typed.model[part] for part in ("preprocessor", "estimator")}
-            for place in vote.chosen
+            {part: tried[index].record.typed.model[part] for part in ("preprocessor", "estimator")}
+            for index in vote.chosen
         ]
-        own = best.record.typed.model
+        best_model = best.record.typed.model
         node = {
             "_target_": ENSEMBLE,
             "_recursive_": False,
             "name": VOTE,
             "members": members,
             "weights": [float(count) for count in vote.chosen.values()],
-            "preprocess": own["preprocess"],
-            "metric": own["metric"],
+            "preprocess": best_model["preprocess"],
+            "metric": best_model["metric"],
         }
         made[VOTE] = _refit(search, best, folder / VOTE, node)
         _write_vote(made[VOTE], folder, search.trials)
@@ -248,8 +248,8 @@ def _print_result(
     else:
         total = sum(vote.chosen.values())
         members = ", ".join(
-            f"{count / total:.2f} {pipeline_name(tried[place].record)} ({tried[place].run})"
-            for place, count in sorted(vote.chosen.items(), key=lambda pair: -pair[1])
+            f"{count / total:.2f} {pipeline_name(tried[index].record)} ({tried[index].run})"
+            for index, count in sorted(vote.chosen.items(), key=lambda pair: -pair[1])
         )
         rows.append(("ensemble", members))
         shown = f"{objective.metric} {report.number(vote.value)} ({report.number(single)} for the best alone)"

@@ -34,7 +34,7 @@ class DrawnSampler(RandomSampler):
 
     def __init__(self, draws: Mapping[str, Sequence[Any]], seed: int | None = None) -> None:
         super().__init__(seed=seed)
-        self._draws = {str(name): _checked(str(name), given) for name, given in draws.items()}
+        self._draws = {str(name): _checked(str(name), draw) for name, draw in draws.items()}
         self._random = random.Random(seed)
 
     def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: BaseDistribution) -> Any:
@@ -52,13 +52,13 @@ class DrawnSampler(RandomSampler):
         )
 
 
-def _checked(name: str, given: Sequence[Any]) -> tuple[str, float, float, float | None]:
+def _checked(name: str, draw: Sequence[Any]) -> tuple[str, float, float, float | None]:
     try:
-        kind, first, second, multiple = given
+        kind, first, second, multiple = draw
         found = str(kind), float(first), float(second), None if multiple is None else float(multiple)
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"sweep.sampler.draws: {name}: {given!r} is not [KIND, A, B, MULTIPLE], such as [normal,0,1,null]"
+            f"sweep.sampler.draws: {name}: {draw!r} is not [KIND, A, B, MULTIPLE], such as [normal,0,1,null]"
         ) from error
     if found[0].removeprefix("log") not in KINDS:
         raise ConfigError(f"sweep.sampler.draws: {name}: {kind!r} is not normal, lognormal, uniform or loguniform")

@@ -155,11 +155,9 @@ def _text(value: object, most: int = 40) -> str:
 def _history(objectives: Sequence[Objective], tried: Sequence[TrialResult]) -> str:
     ordered = sorted(tried, key=lambda one: int(one.run))
     figure = _figure(8.5 if len(ordered) > FEW else 5.5, (3.2 if len(ordered) > FEW else 2.4) * len(objectives))
-    for place, one in enumerate(objectives):
-        axes = figure.add_subplot(len(objectives), 1, place + 1)
-        done = [
-            (int(t.run), t.values[place]) for t in ordered if t.values is not None and math.isfinite(t.values[place])
-        ]
+    for row, one in enumerate(objectives):
+        axes = figure.add_subplot(len(objectives), 1, row + 1)
+        done = [(int(t.run), t.values[row]) for t in ordered if t.values is not None and math.isfinite(t.values[row])]
         early = [
             (int(t.run), float(t.record.metrics[one.metric]))
             for t in ordered
@@ -185,8 +183,8 @@ def _history(objectives: Sequence[Objective], tried: Sequence[TrialResult]) -> s
 def _front(objectives: Sequence[Objective], done: Sequence[TrialResult]) -> str:
     pairs = [(i, j) for i in range(len(objectives)) for j in range(i + 1, len(objectives))]
     figure = _figure(8.5, 4.0 * len(pairs))
-    for place, (i, j) in enumerate(pairs):
-        axes = figure.add_subplot(len(pairs), 1, place + 1)
+    for row, (i, j) in enumerate(pairs):
+        axes = figure.add_subplot(len(pairs), 1, row + 1)
         for on_front, color, label in ((False, BLUE, "dominated"), (True, RED, "Pareto front")):
             points = sorted((t.values[i], t.values[j], t.run) for t in done if t.values and t.on_front == on_front)
             if points:
@@ -223,8 +221,8 @@ def _axis(values: Sequence[Any], is_log: bool = False) -> tuple[list[float], lis
     if not all(map(_is_number, values)):
         labels = sorted({str(value) for value in values})
         step = 1 / max(1, len(labels) - 1)
-        places = {label: index * step if len(labels) > 1 else 0.5 for index, label in enumerate(labels)}
-        return [places[str(value)] for value in values], [(place, label) for label, place in places.items()]
+        positions = {label: index * step if len(labels) > 1 else 0.5 for index, label in enumerate(labels)}
+        return [positions[str(value)] for value in values], [(position, label) for label, position in positions.items()]
     numbers = np.asarray(values, float)
     low, high = float(numbers.min()), float(numbers.max())
     if high == low:
@@ -236,7 +234,7 @@ def _axis(values: Sequence[Any], is_log: bool = False) -> tuple[list[float], lis
     if is_log:
         middle = math.sqrt(low) * math.sqrt(high)
     marks.insert(1, (0.5, f"{middle:.3g}"))
-    return [float(place) for place in (scaled - scaled.min()) / span], marks
+    return [float(position) for position in (scaled - scaled.min()) / span], marks
 
 
 def _parallel(
@@ -249,10 +247,10 @@ def _parallel(
     axes_of = []
     for name in names:
         having = [one for one in done if name in one.parameters]
-        places, marks = _axis([one.parameters[name] for one in having], scales.get(name, False))
-        axes_of.append(({one.run: place for one, place in zip(having, places, strict=True)}, marks))
-    places, marks = _axis([one.values[0] for one in done if one.values])
-    axes_of.append(({one.run: place for one, place in zip(done, places, strict=True)}, marks))
+        heights, marks = _axis([one.parameters[name] for one in having], scales.get(name, False))
+        axes_of.append(({one.run: height for one, height in zip(having, heights, strict=True)}, marks))
+    heights, marks = _axis([one.values[0] for one in done if one.values])
+    axes_of.append(({one.run: height for one, height in zip(done, heights, strict=True)}, marks))
     most = max(len(marks) for _, marks in axes_of)
     room = 9.6 / len(axes_of) / 0.075  # label length that fits before the next axis, characters
     figure = _figure(9.6, 3.4 if most <= 8 else 4.6)
@@ -268,8 +266,8 @@ def _parallel(
     for x, (_, marks_) in enumerate(axes_of):
         axes.axvline(x, color="black", linewidth=0.8)
         shown = marks_ if len(marks_) <= MARKS else marks_[:: math.ceil(len(marks_) / MARKS)]
-        for place, label in shown:
-            axes.text(x + 0.03, place, _text(label, int(room)), fontsize=7, va="center", bbox=PAPER)
+        for height, label in shown:
+            axes.text(x + 0.03, height, _text(label, int(room)), fontsize=7, va="center", bbox=PAPER)
     turned = max(map(len, names)) > 12 or len(axes_of) > 6
     axes.set_xticks(
         range(len(axes_of)),
@@ -291,8 +289,8 @@ def _slices(objective: Objective, done: Sequence[TrialResult], order: Sequence[s
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     figure = _figure(3.1 * columns, 2.5 * rows)
-    for place, name in enumerate(names):
-        axes = figure.add_subplot(rows, columns, place + 1)
+    for index, name in enumerate(names):
+        axes = figure.add_subplot(rows, columns, index + 1)
         having = [one for one in done if name in one.parameters and one.values]
         values = [one.parameters[name] for one in having]
         heights = [one.values[0] for one in having if one.values]
@@ -311,8 +309,8 @@ def _slices(objective: Objective, done: Sequence[TrialResult], order: Sequence[s
             else:
                 axes.xaxis.set_major_locator(MaxNLocator(4, integer=all(isinstance(v, int) for v in values)))
         else:
-            places, marks = _axis(values)
-            axes.scatter(places, heights, s=16, color=BLUE)
+            positions, marks = _axis(values)
+            axes.scatter(positions, heights, s=16, color=BLUE)
             shown = marks if len(marks) <= MARKS else marks[:: math.ceil(len(marks) / MARKS)]
             turned = sum(len(label) for _, label in shown) > 24
             axes.set_xticks([p for p, _ in shown], [_text(label, 22) for _, label in shown])

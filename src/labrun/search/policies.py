@@ -124,18 +124,18 @@ class Bandit(Policy):
         self.slack_factor, self.slack_amount = slack_factor, slack_amount
 
     def verdict(self, trial: Curve, others: Sequence[Curve], reports: int, maximize: bool) -> str | None:
-        there = [one.best(reports) for one in others if len(one.scores) >= reports]
-        if not there:
+        bests = [one.best(reports) for one in others if len(one.scores) >= reports]
+        if not bests:
             return None
-        best = max(there)
+        best = max(bests)
         slack = self.slack_amount
         if slack is None:
             assert self.slack_factor is not None
             slack = abs(best) * self.slack_factor / (1 + self.slack_factor if maximize else 1)
         if trial.best(reports) >= best - slack:
             return None
-        given = f"slack_amount={slack:g}" if self.slack_factor is None else f"slack_factor={self.slack_factor:g}"
-        return f"its best is further than {given} from the best of all at that report"
+        slack_text = f"slack_amount={slack:g}" if self.slack_factor is None else f"slack_factor={self.slack_factor:g}"
+        return f"its best is further than {slack_text} from the best of all at that report"
 
 
 class TruncationSelection(Policy):
@@ -158,12 +158,14 @@ class TruncationSelection(Policy):
         self.truncation_percentage, self.exclude_finished = truncation_percentage, exclude_finished
 
     def verdict(self, trial: Curve, others: Sequence[Curve], reports: int, maximize: bool) -> str | None:
-        there = [one for one in others if len(one.scores) >= reports and (one.running or not self.exclude_finished)]
-        ended = (len(there) + 1) * self.truncation_percentage // 100
-        below = sum(one.at(reports) < trial.at(reports) for one in there)
+        comparable = [
+            one for one in others if len(one.scores) >= reports and (one.running or not self.exclude_finished)
+        ]
+        ended = (len(comparable) + 1) * self.truncation_percentage // 100
+        below = sum(one.at(reports) < trial.at(reports) for one in comparable)
         if below >= ended:
             return None
-        return f"it is among the lowest {self.truncation_percentage} % of {len(there) + 1} trials"
+        return f"it is among the lowest {self.truncation_percentage} % of {len(comparable) + 1} trials"
 
 
 class SuccessiveHalving(Policy):
@@ -190,12 +192,12 @@ class SuccessiveHalving(Policy):
     def _halving(self, trial: Curve, others: Sequence[Curve], reports: int, first: int) -> str | None:
         if not _is_rung(self.round(reports), first, self.reduction_factor):
             return None
-        there = [one.at(reports) for one in others if len(one.scores) >= reports]
-        kept = max(1, (len(there) + 1) // self.reduction_factor)
-        better = sum(score > trial.at(reports) for score in there)
+        scores = [one.at(reports) for one in others if len(one.scores) >= reports]
+        kept = max(1, (len(scores) + 1) // self.reduction_factor)
+        better = sum(score > trial.at(reports) for score in scores)
         if better < kept:
             return None
-        return f"it is not among the best {kept} of the {len(there) + 1} trials with as many reports"
+        return f"it is not among the best {kept} of the {len(scores) + 1} trials with as many reports"
 
 
 class Hyperband(SuccessiveHalving):
@@ -222,8 +224,8 @@ class Hyperband(SuccessiveHalving):
         while min_reports * reduction_factor**count <= max_reports:
             count += 1
         # Bracket sizes as in the paper; the bracket that decides earliest gets the most trials.
-        sizes = [math.ceil(count * reduction_factor ** (count - 1 - place) / (count - place)) for place in range(count)]
-        self._brackets = [place for place, size in enumerate(sizes) for _ in range(size)]
+        sizes = [math.ceil(count * reduction_factor ** (count - 1 - index) / (count - index)) for index in range(count)]
+        self._brackets = [index for index, size in enumerate(sizes) for _ in range(size)]
 
     def bracket(self, number: int) -> int:
         """Return the bracket of a trial; bracket k first decides at `min_reports * reduction_factor**k`."""

@@ -55,15 +55,15 @@ def completed(folder: Path, dimensions: Sequence[Dimension]) -> list[tuple[str, 
     Raises:
         ConfigError: the folder holds no search, or one over another space.
     """
-    told, path = f"sweep.learn_from={folder}", SweepState(folder).study
+    key, path = f"sweep.learn_from={folder}", SweepState(folder).study
     if not path.is_file():
-        raise ConfigError(f"{told}: there is no search. Give the folder that a search prints in its last line")
+        raise ConfigError(f"{key}: there is no search. Give the folder that a search prints in its last line")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     backend: BaseJournalBackend = JournalFileBackend(str(path), lock_obj=NoLock())  # type: ignore[arg-type]
     try:
         trials = optuna.load_study(study_name=NAME, storage=JournalStorage(backend)).get_trials(deepcopy=False)
     except Exception as error:  # a damaged journal can raise anything
-        raise ConfigError(f"{told}: its journal cannot be read: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{key}: its journal cannot be read: {type(error).__name__}: {error}") from error
     wanted = {one.name: distribution(one) for one in dimensions}
     found = []
     for trial in trials:
@@ -74,7 +74,7 @@ def completed(folder: Path, dimensions: Sequence[Dimension]) -> list[tuple[str, 
                 name for name in {*wanted, *trial.distributions} if wanted.get(name) != trial.distributions.get(name)
             )
             raise ConfigError(
-                f"{told}: that search varied other keys, or within other bounds ({', '.join(differing)}); a search can "
+                f"{key}: that search varied other keys, or within other bounds ({', '.join(differing)}); a search can "
                 "only learn from others over the same space"
             )
         found.append((str(folder / trial.user_attrs[RUN]), trial))

@@ -141,11 +141,11 @@ class Search:
         except (OSError, ValueError, TypeError) as error:
             raise RecordError(f"{self._state} is damaged or cannot be read: {error}") from error
         known = {trial.user_attrs[RUN] for trial in self.study.trials()}
-        there = {path.parent.name for path in self.trials.folder.glob("*/run.json") if path.parent.name.isdecimal()}
-        if there - known:
+        in_folder = {path.parent.name for path in self.trials.folder.glob("*/run.json") if path.parent.name.isdecimal()}
+        if in_folder - known:
             raise RecordError(
                 f"{SweepState(self.trials.folder).study} is damaged or missing: it has {len(known)} trials, "
-                f"but the folder has {len(there)}. Restore the journal, or start a new search"
+                f"but the folder has {len(in_folder)}. Restore the journal, or start a new search"
             )
         return then
 
@@ -243,9 +243,9 @@ class Search:
         while self._closed is None and len(self._trials) < self.room and self.is_open:
             run = self._next_folder()
             untried = self._untried if self.settings.sampler else None
-            asked = self.study.ask(self.trials.dimensions, run, untried)
+            pending = self.study.ask(self.trials.dimensions, run, untried)
             run_dir = self.trials.folder / run
-            made = self._made(asked.overrides, asked.number, run_dir)
+            made = self._made(pending.overrides, pending.number, run_dir)
             if made is None:
                 continue
             self.plan.runs.append(run)

@@ -77,7 +77,7 @@ class Space:
     fixed: tuple[str, ...]
     dimensions: tuple[Dimension, ...]
 
-    def given(self) -> set[str]:
+    def keys(self) -> set[str]:
         """Return the keys that the user has set or varied."""
         keys = {plain_key(text.partition("=")[0]) for text in self.fixed}
         for one in self.dimensions:

@@ -169,9 +169,9 @@ class Study:
 
     def enqueue_missing(self, wanted: Sequence[Mapping[str, Any]]) -> None:
         """Enqueue combinations that are neither enqueued nor have a run; a killed controller may have enqueued some."""
-        told = {_key(parameters) for parameters in self._known()}
+        known = {_key(parameters) for parameters in self._known()}
         for parameters in wanted:
-            if _key(parameters) not in told:
+            if _key(parameters) not in known:
                 self.enqueue(parameters)
 
     def _known(self, replaced: bool = True) -> list[dict[str, Any]]:
@@ -206,33 +206,33 @@ class Study:
             run: the folder of the trial's run.
             untried: returns a replacement for a combination that was already tried; None: try it again.
         """
-        trial, asked = self._suggested(dimensions)
+        trial, pending = self._suggested(dimensions)
         attempts = 0
-        while untried is not None and attempts < ATTEMPTS and asked.overrides in self._tried():
+        while untried is not None and attempts < ATTEMPTS and pending.overrides in self._tried():
             attempts += 1
             # The sampler may propose another one; on the last attempt, pick an untried one at random if possible.
             spare = untried() if attempts == ATTEMPTS else None
             self._study.tell(trial.number, state=TrialState.FAIL)
             if spare is not None:
                 self.enqueue(spare)
-            trial, asked = self._suggested(dimensions)
-        trial.set_user_attr(LABELS, asked.parameters)
-        trial.set_user_attr(OVERRIDES, asked.overrides)
+            trial, pending = self._suggested(dimensions)
+        trial.set_user_attr(LABELS, pending.parameters)
+        trial.set_user_attr(OVERRIDES, pending.overrides)
         trial.set_user_attr(RUN, run)
-        return asked
+        return pending
 
     def _tried(self) -> list[list[str]]:
         return [trial.user_attrs[OVERRIDES] for trial in self.trials() if not trial.user_attrs.get(REPLACED)]
 
     def _suggested(self, dimensions: Callable[[list[str]], Sequence[Dimension]]) -> tuple[Trial, PendingTrial]:
         trial = self._study.ask()
-        asked = PendingTrial(trial.number, [])
-        while more := dimensions(asked.overrides):
+        pending = PendingTrial(trial.number, [])
+        while more := dimensions(pending.overrides):
             for one in more:
                 value = suggest(trial, one)
-                asked.parameters[one.name] = value
-                asked.overrides += one.overrides(value)
-        return trial, asked
+                pending.parameters[one.name] = value
+                pending.overrides += one.overrides(value)
+        return trial, pending
 
     def tell(self, number: int, values: Sequence[float]) -> bool:
         """Record the result of a completed trial; return False, and record a failure, if a value is not finite."""

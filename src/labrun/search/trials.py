@@ -45,7 +45,7 @@ class Trials:
         self._compose, self._loader, self._freezer = compose, loader, freezer
         self.space, self.folder, self._with_components = space, folder, with_components
         self._parser = OverridesParser.create(config_loader=loader)
-        self._given = space.given()
+        self._space_keys = space.keys()
         self._groups: dict[str, bool] = {}
         self._known: dict[tuple[str, ...], list[Dimension]] = {}
         self._parts: dict[tuple[str, str], list[Dimension]] = {}
@@ -62,7 +62,7 @@ class Trials:
         if not overrides and self.space.dimensions:
             return list(self.space.dimensions)
         found = self._of_components(overrides) if self._with_components else []
-        return [one for one in found if one.name not in chosen | self._given]
+        return [one for one in found if one.name not in chosen | self._space_keys]
 
     @property
     def is_whole(self) -> bool:
@@ -84,7 +84,7 @@ class Trials:
                     # Outer components take precedence: they know more about the whole.
                     found.setdefault(one.name, one)
             self._known[key] = list(found.values())
-        chosen = {spaces.plain_key(text.partition("=")[0]) for text in overrides} | self._given
+        chosen = {spaces.plain_key(text.partition("=")[0]) for text in overrides} | self._space_keys
         open_ = [
             one.name
             for one in self._known[key]

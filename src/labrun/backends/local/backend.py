@@ -40,9 +40,9 @@ class Local(Backend):
         """Return as many runs as the cores and GPUs allow, or `max_parallel` if it is set."""
         cores = machine.cores() if compute.max_parallel is None else None
         gpus = machine.visible_gpus() if any(count for _, count in needs) else None
-        there = Slots(sys.maxsize, machine.cores(), gpus, compute.runs_per_gpu)
+        slots = Slots(sys.maxsize, machine.cores(), gpus, compute.runs_per_gpu)
         without_gpu, with_gpu = (
-            [there.carries(*one) for one in set(needs) if bool(one[1]) == is_one] for is_one in (False, True)
+            [slots.carries(*one) for one in set(needs) if bool(one[1]) == is_one] for is_one in (False, True)
         )
         most = compute.max_parallel or max(without_gpu, default=0) + max(with_gpu, default=0)
         if cores is None and most * compute.cpus_per_run > machine.cores():

@@ -68,8 +68,10 @@ class Origin:
         """The key of the server: calls with the same key may be forked from the same server."""
         if self.starts_interpreter:
             return (PROGRAM,)
-        told = [(name, value) for name, value in self.environment.items() if self.modules or name.startswith(AT_START)]
-        return self.path, self.modules, tuple(sorted(told))
+        at_start = [
+            (name, value) for name, value in self.environment.items() if self.modules or name.startswith(AT_START)
+        ]
+        return self.path, self.modules, tuple(sorted(at_start))
 
     def server(self) -> Server:
         """Start a new server for such calls.
@@ -116,10 +118,10 @@ class Call(Payload):
     def message(self, rank: int) -> dict[str, Any]:
         """Return the message for `call.run_task` and `forkserver.child`."""
         origin, paths = self.origin, self.paths(rank)
-        place = self.place.environment if self.place else {}
+        slot_environment = self.slot.environment if self.slot else {}
         message: dict[str, Any] = {
             "call": str(self.folder),
-            "variables": {**origin.environment, **place, **self._variables(rank)},
+            "variables": {**origin.environment, **slot_environment, **self._variables(rank)},
             "cwd": origin.cwd,
             "threads": self.threads,
             "out": str(paths.stdout),
@@ -277,7 +279,7 @@ def visible(numbers: Sequence[int]) -> tuple[str, ...]:
     Raises:
         ValueError: a number is too large.
     """
-    there = machine.visible_gpus()
-    if any(number >= len(there) for number in numbers):
-        raise ValueError(f"visible_gpus={list(numbers)}: visible here are {', '.join(there) or 'none'}")
-    return tuple(there[number] for number in numbers)
+    gpus = machine.visible_gpus()
+    if any(number >= len(gpus) for number in numbers):
+        raise ValueError(f"visible_gpus={list(numbers)}: visible here are {', '.join(gpus) or 'none'}")
+    return tuple(gpus[number] for number in numbers)

@@ -76,7 +76,7 @@ class LabrunJob(core.Job[Any]):  # type: ignore[misc]
     @property
     def end(self) -> str:
         """The state, with its reason in parentheses."""
-        return " ".join(f"({word})" if place else word for place, word in enumerate(self.get_info().values()))
+        return " ".join(f"({word})" if position else word for position, word in enumerate(self.get_info().values()))
 
     def cancel(self, check: bool = True) -> None:
         """Ask it to stop; it is killed if it has not stopped within ten seconds."""
@@ -106,8 +106,8 @@ class LabrunJob(core.Job[Any]):  # type: ignore[misc]
         self.wait()
         if not self.paths.result_pickle.exists():
             lines = [f"job {self.job_id} (task {self.paths.task_id}): {self.end}; log: {self.paths.stderr}"]
-            said = calls.tail(self.paths.stderr) or calls.tail(self.paths.stdout)
-            raise utils.UncompletedJobError("\n".join([*lines, *(["-" * 40, said] if said else [])]))
+            output = calls.tail(self.paths.stderr) or calls.tail(self.paths.stdout)
+            raise utils.UncompletedJobError("\n".join([*lines, *(["-" * 40, output] if output else [])]))
         check_own(self.paths.result_pickle)
         outcome: tuple[str, Any] = super()._get_outcome_and_result()
         return outcome

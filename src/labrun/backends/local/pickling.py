@@ -48,9 +48,9 @@ def check_own(path: Path) -> None:
     Raises:
         LabrunError: the file or its folder belongs to another user, or others may write it.
     """
-    for place in (path.parent, path):
-        if place.exists() and not machine.same_owner(place) and not (place == path and _is_out_of_reach(path)):
-            raise LabrunError(f"{place} is not loaded: it is not yours, or others may write it (chmod go-w)")
+    for checked in (path.parent, path):
+        if checked.exists() and not machine.same_owner(checked) and not (checked == path and _is_out_of_reach(path)):
+            raise LabrunError(f"{checked} is not loaded: it is not yours, or others may write it (chmod go-w)")
 
 
 def _is_out_of_reach(path: Path) -> bool:

@@ -65,13 +65,13 @@ class Run(Payload):
 
     def message(self, rank: int) -> dict[str, Any]:
         """Return the message for `worker.run_task`."""
-        environment = {**self.needs.environment, **(self.place.environment if self.place else {})}
+        environment = {**self.needs.environment, **(self.slot.environment if self.slot else {})}
         if self.tasks > 1:
             self.port = self.port if rank else free_port()
             environment |= meeting(rank, self.tasks, self.port)
         threads = self.needs.cpus // self.tasks
-        told = {"environment": environment, "threads": threads, "pictures": self.needs.pictures, "ranks": self.tasks}
-        return printing_to_log(self.run_dir, rank) | told
+        message = {"environment": environment, "threads": threads, "pictures": self.needs.pictures, "ranks": self.tasks}
+        return printing_to_log(self.run_dir, rank) | message
 
     def end_requested(self) -> bool:
         """Whether its folder holds a cancel request."""
@@ -189,8 +189,8 @@ def free_port() -> int:
 
 def meeting(rank: int, ranks: int, port: int) -> dict[str, str]:
     """Return the variables from which torch learns about processes that train together on one machine."""
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
-    return place | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+    return variables | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
 
 
 class LocalPool(Supervisor[Run | Gathering]):
@@ -291,7 +291,7 @@ class LocalPool(Supervisor[Run | Gathering]):
     def _forked(self, payload: Run | Gathering, rank: int, pid: int) -> None:
         super()._forked(payload, rank, pid)
         if isinstance(payload, Run) and rank == 0 and payload.needs.measured_every_s is not None:
-            gpus = payload.place.gpus if payload.place is not None and payload.needs.gpus else None
+            gpus = payload.slot.gpus if payload.slot is not None and payload.needs.gpus else None
             self._system.watch(payload.run_dir, pid, payload.needs.measured_every_s, gpus)
 
     def _free(self, payload: Run | Gathering) -> None:

@@ -71,18 +71,18 @@ class Slots:
                 return None
             for name in chosen:
                 self._users[name] += 1 if gpus == 1 else self._share
-            place = Slot(gpus=tuple(sorted(chosen, key=list(self._users).index)))
+            slot = Slot(gpus=tuple(sorted(chosen, key=list(self._users).index)))
         else:
-            used = sum(place.cores for place in self._taken)
+            used = sum(slot.cores for slot in self._taken)
             if self._cores is not None and used and used + cpus > self._cores:
                 return None
-            place = Slot(cores=0 if self._cores is None else cpus)
-        self._taken.append(place)
-        return place
+            slot = Slot(cores=0 if self._cores is None else cpus)
+        self._taken.append(slot)
+        return slot
 
-    def leave(self, place: Slot) -> None:
+    def leave(self, slot: Slot) -> None:
         """Release a slot."""
-        self._taken.remove(place)
-        for name in place.gpus or ():
+        self._taken.remove(slot)
+        for name in slot.gpus or ():
             assert self._users is not None
-            self._users[name] -= 1 if len(place.gpus or ()) == 1 else self._share
+            self._users[name] -= 1 if len(slot.gpus or ()) == 1 else self._share

@@ -47,7 +47,7 @@ class Payload(ABC):
     among: tuple[str, ...] | None = None
     """The GPUs that it may use; None: any."""
     server: Server | None = None
-    place: Slot | None = None
+    slot: Slot | None = None
     """Its slot; None while it waits, and once its processes have ended."""
     pids: dict[int, int] = field(default_factory=dict)
     """Pids of its tasks, by rank."""
@@ -238,11 +238,11 @@ class Supervisor(Generic[P]):
                 continue
             if self._running and any(one.deaths >= SUSPECT for one in (*self._running.values(), payload)):
                 return
-            place = self.slots.take(payload.needs.cpus, payload.needs.gpus, payload.among)
-            if place is None:
+            slot = self.slots.take(payload.needs.cpus, payload.needs.gpus, payload.among)
+            if slot is None:
                 return
             self._queue.popleft()
-            self._fork(payload, server, place)
+            self._fork(payload, server, slot)
 
     def _server(self, payload: P) -> Server:
         if payload.key not in self.servers:
@@ -250,8 +250,8 @@ class Supervisor(Generic[P]):
         self.servers[payload.key].used = time.monotonic()
         return self.servers[payload.key]
 
-    def _fork(self, payload: P, server: Server, place: Slot) -> None:
-        payload.server, payload.place, payload.began = server, place, time.monotonic()
+    def _fork(self, payload: P, server: Server, slot: Slot) -> None:
+        payload.server, payload.slot, payload.began = server, slot, time.monotonic()
         self._running[payload.id] = payload
         data, more = payload.needs.data, {}
         if data is not None and data not in server.held and any(one.needs.data == data for one in self._queue):
@@ -309,9 +309,9 @@ class Supervisor(Generic[P]):
 
     def _free(self, payload: P) -> None:
         """Release the slot of a payload whose processes have ended."""
-        if payload.place is not None:
-            self.slots.leave(payload.place)
-            payload.place = None
+        if payload.slot is not None:
+            self.slots.leave(payload.slot)
+            payload.slot = None
 
     def _put(self, payload: P, requeue: Requeue) -> None:
         """Move a payload that is no longer active to the ended ones, or back to the queue."""

@@ -231,25 +231,25 @@ class SlurmJobs:
             return []
         if record.finished:
             return [active.run_dir]
-        told = f"its Slurm job {active.job} ended as {state}"
+        ending = f"its Slurm job {active.job} ended as {state}"
         if state == "GONE" and not record.attempts:  # a pending array task that is canceled leaves no trace
-            told = f"Slurm no longer knows its job {active.job}, which never started"
+            ending = f"Slurm no longer knows its job {active.job}, which never started"
             active.canceled = True
         if active.canceled or state == "CANCELLED":
-            close_requested(active.run_dir, record, told)
+            close_requested(active.run_dir, record, ending)
             return [active.run_dir]
         again = record.status == records.PREEMPTED or (len(record.attempts) <= active.needs.retries and record.attempts)
         if again:
-            log.info("Run %s: %s; retrying", record.id, told)
-            note_interrupted(active.run_dir, record, told)
+            log.info("Run %s: %s; retrying", record.id, ending)
+            note_interrupted(active.run_dir, record, ending)
             self._waiting.append((active.run_dir, active.needs))
             return []
         output = self._settings.state.slurm / f"{active.job}_0_log.err"
-        said = ""
+        details = ""
         if not record.attempts:
             words = last_lines(output)
-            said = f": {words} ({output})" if words else ", and it printed nothing: was it a line of compute.setup?"
-        close(active.run_dir, record, records.FAILED, EndReason.JOB_ENDED, f"{told} before the run was done{said}")
+            details = f": {words} ({output})" if words else ", and it printed nothing: was it a line of compute.setup?"
+        close(active.run_dir, record, records.FAILED, EndReason.JOB_ENDED, f"{ending} before the run was done{details}")
         return [active.run_dir]
 
     def _submit_all(self, waiting: Sequence[tuple[Path, Resources]]) -> None:
@@ -257,9 +257,9 @@ class SlurmJobs:
         groups: dict[str, list[tuple[Path, Resources, Compute]]] = {}
         most = partitions.largest_array()
         for run_dir, needs in waiting:
-            own = records.read(run_dir).typed.compute
-            key = json.dumps([dataclasses.asdict(own), sorted(needs.environment.items())], sort_keys=True)
-            groups.setdefault(key, []).append((run_dir, needs, own))
+            settings = records.read(run_dir).typed.compute
+            key = json.dumps([dataclasses.asdict(settings), sorted(needs.environment.items())], sort_keys=True)
+            groups.setdefault(key, []).append((run_dir, needs, settings))
         for group in groups.values():
             compute = self._share(group[0][2], len(group))
             if compute is None:
@@ -332,8 +332,8 @@ def _slots(compute: Compute, runs: int) -> int:
         return 1
     cpus = compute.cpus_per_run
     partition = partitions.chosen_partition(compute)
-    there = partition.cpus if partition is not None else cpus
-    slots = max(1, (compute.cpus_per_job or min(runs * cpus, there)) // cpus)
+    cores = partition.cpus if partition is not None else cpus
+    slots = max(1, (compute.cpus_per_job or min(runs * cpus, cores)) // cpus)
     if compute.gpus_per_run:
         gpus = partition.gpus if partition is not None else compute.gpus_per_run
         share = compute.runs_per_gpu if compute.gpus_per_run == 1 else 1
@@ -345,10 +345,10 @@ def _slots(compute: Compute, runs: int) -> int:
 
 def _parameters(compute: Compute, jobs: int, runs: int, slots: int, settings: Settings, token: str) -> dict[str, Any]:
     """Return the parameters for submitit's executor."""
-    own: dict[str, Any] = {"chdir": settings.cwd, "requeue": True, **partitions.sbatch_options(compute.extra)}
-    if compute.environment and str(own.get("export", "ALL")).upper() != "ALL":  # pass the run's variables through
-        kept = [] if str(own["export"]).upper() in ("NONE", "NIL") else str(own["export"]).split(",")
-        own["export"] = ",".join([*kept, *compute.environment])
+    options: dict[str, Any] = {"chdir": settings.cwd, "requeue": True, **partitions.sbatch_options(compute.extra)}
+    if compute.environment and str(options.get("export", "ALL")).upper() != "ALL":  # pass the run's variables through
+        kept = [] if str(options["export"]).upper() in ("NONE", "NIL") else str(options["export"]).split(",")
+        options["export"] = ",".join([*kept, *compute.environment])
     per_job = max(1, (compute.max_parallel or jobs * slots) // slots)
     parameters: dict[str, Any] = {
         "job_name": settings.name,
@@ -359,7 +359,7 @@ def _parameters(compute: Compute, jobs: int, runs: int, slots: int, settings: Se
         "array_parallelism": min(jobs, per_job),
         "signal_delay_s": signal_delay_s(compute),
         "time": minutes_asked(compute, -(-runs // slots)),
-        "additional_parameters": own,
+        "additional_parameters": options,
         "wckey": None,
         "setup": compute.setup or None,
         "srun_args": [
@@ -377,10 +377,10 @@ def _parameters(compute: Compute, jobs: int, runs: int, slots: int, settings: Se
         if getattr(compute, key) is not None:
             parameters[key] = getattr(compute, key)
     for key in ("mem", "gpus_per_node", "cpus_per_task"):  # sbatch uses the last value, which would be ours
-        if key.replace("_", "-") in own:
+        if key.replace("_", "-") in options:
             parameters.pop(key, None)
-    if "cpus-per-task" in own:
-        parameters["srun_args"][0] = f"--cpus-per-task={own['cpus-per-task']}"
+    if "cpus-per-task" in options:
+        parameters["srun_args"][0] = f"--cpus-per-task={options['cpus-per-task']}"
     return parameters
 
 
@@ -412,10 +412,10 @@ class Slurm(Backend):
     def summary(self, compute: Compute) -> str:
         """Describe the partitions, or say why there are none."""
         try:
-            there = "; ".join(partitions.describe(one) for one in partitions.partitions(compute))
+            described = "; ".join(partitions.describe(one) for one in partitions.partitions(compute))
         except partitions.NoClusterError as error:
             return error.why
-        return f"partitions {there}"
+        return f"partitions {described}"
 
     def status(self) -> list[str]:
         """Return lines on the partitions, their nodes and this user's jobs."""

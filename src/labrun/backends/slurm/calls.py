@@ -114,8 +114,8 @@ class SlurmCalls:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         check_own(folder / "any")
         self._executor = CallExecutor(folder=folder, max_num_timeout=REQUEUES)
-        given = _parameters(folder, settings)
-        self._executor.update_parameters(**{key: value for key, value in given.items() if value is not None})
+        parameters = _parameters(folder, settings)
+        self._executor.update_parameters(**{key: value for key, value in parameters.items() if value is not None})
 
     def submit(self, function: Callable[[bytes], Any], payloads: Sequence[bytes]) -> list[Any]:
         """Submit an array of jobs.

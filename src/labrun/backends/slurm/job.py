@@ -126,13 +126,13 @@ class JobSupervisor:
 
         for number in (signal.SIGUSR2, signal.SIGTERM):
             signal.signal(number, self._note)
-        here = {
+        job = {
             "cluster": "slurm",
             "id": self.job,
             "node": os.environ.get("SLURMD_NODENAME"),
             "restarts": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
         }
-        os.environ[JOB_VARIABLE] = json.dumps(here)
+        os.environ[JOB_VARIABLE] = json.dumps(job)
         newest = newest_submission(Path(self.manifest["ledger"]))
         mine = [run for run in self.runs if self._is_mine(run, newest)]
         if not mine:
@@ -233,8 +233,8 @@ class JobSupervisor:
             for run in {*pool.drop(), *mine}:
                 record = records.read(run)
                 if not record.finished:
-                    told = "another process of the run failed"
-                    close(run, record, records.FAILED, records.EndReason.PROCESS_FAILED, told)
+                    reason = "another process of the run failed"
+                    close(run, record, records.FAILED, records.EndReason.PROCESS_FAILED, reason)
             return
         pool.preempt()
         end = time.monotonic() + min(SAVE_S, max(3.0, self.manifest["signal_delay_s"] - 3.0))
@@ -276,14 +276,14 @@ class JobSupervisor:
         from labrun.runs.finalize import close
 
         limit = record.typed.compute.timeout_min
-        told = f"compute.timeout_min={limit:g}" if limit is not None else "the job's time limit"
-        record.attempts[-1].status, record.attempts[-1].reason = records.FAILED, told
+        reason = f"compute.timeout_min={limit:g}" if limit is not None else "the job's time limit"
+        record.attempts[-1].status, record.attempts[-1].reason = records.FAILED, reason
         close(
             run,
             record,
             records.FAILED,
             records.EndReason.LIMIT_EXCEEDED,
-            f"ended by {told}; it had no checkpoint to resume from",
+            f"ended by {reason}; it had no checkpoint to resume from",
         )
 
 

@@ -111,22 +111,22 @@ def _minutes(limit: str) -> float | None:
         return None
     days, _, rest = limit.rpartition("-")
     parts = [int(part) for part in rest.split(":")]
-    seconds = sum(value * 60**place for place, value in enumerate(reversed(parts)))
+    seconds = sum(value * 60**power for power, value in enumerate(reversed(parts)))
     return float(int(days or 0) * 1440 + seconds / 60)
 
 
-def chosen_partition(compute: Compute, there: Sequence[Partition] | None = None) -> Partition | None:
+def chosen_partition(compute: Compute, known: Sequence[Partition] | None = None) -> Partition | None:
     """Return a job's partition: the selected one or the cluster's default; the largest values of several selected ones.
 
     Returns:
         The partition; None if the selected one does not exist, or there is no default.
     """
-    there = partitions(compute) if there is None else there
+    known = partitions(compute) if known is None else known
     named = compute.partition or os.environ.get("SBATCH_PARTITION")
     if named is None:
-        return next((one for one in there if one.default), None)
+        return next((one for one in known if one.default), None)
     names = [name.strip() for name in str(named).split(",")]
-    chosen = [one for one in there if one.name in names]
+    chosen = [one for one in known if one.name in names]
     if len(chosen) < len(set(names)):
         return None
     limits = [one.limit_min for one in chosen]
@@ -171,10 +171,10 @@ def walls_min(compute: Compute) -> set[float]:
 @functools.cache
 def _accounting() -> tuple[dict[str, str], list[list[str]]]:
     """Return the time limit by quality of service, and [account, user, time limit, default quality] by association."""
-    asked = ["sacctmgr", "-n", "-P", "show"]
-    listed = (run_command([*asked, "qos", "format=Name,MaxWall"]) or "").splitlines()
+    command = ["sacctmgr", "-n", "-P", "show"]
+    listed = (run_command([*command, "qos", "format=Name,MaxWall"]) or "").splitlines()
     qualities = dict(line.strip().split("|") for line in listed if line.count("|") == 1)
-    listed = (run_command([*asked, "assoc", "format=Account,User,MaxWall,DefaultQOS"]) or "").splitlines()
+    listed = (run_command([*command, "assoc", "format=Account,User,MaxWall,DefaultQOS"]) or "").splitlines()
     return qualities, [line.strip().split("|") for line in listed if line.count("|") == 3]
 
 
@@ -191,15 +191,15 @@ def problems(compute: Compute) -> Iterable[str]:
     Raises:
         ConfigError: there is no cluster.
     """
-    there = partitions(compute)
-    listed = "; ".join(describe(one) for one in there)
+    known = partitions(compute)
+    listed = "; ".join(describe(one) for one in known)
     if compute.partition is None and "partition" in compute.extra:
         yield f"{compute.key('extra.partition')}: say {compute.key('partition')}"
-    one = chosen_partition(compute, there)
+    one = chosen_partition(compute, known)
     if one is None:
-        given = "null" if compute.partition is None else repr(compute.partition)
+        value = "null" if compute.partition is None else repr(compute.partition)
         why = "the cluster has no default partition" if compute.partition is None else "there is no such partition"
-        yield f"{compute.key('partition')}={given}: {why}. There are: {listed}"
+        yield f"{compute.key('partition')}={value}: {why}. There are: {listed}"
         return
     if not one.up:
         yield f"{compute.key('partition')}={one.name}: it is down. There are: {listed}"
@@ -213,8 +213,8 @@ def problems(compute: Compute) -> Iterable[str]:
         if wanted > has:
             times = f" times tasks_per_node={ranks}" if key == "cpus_per_run" and ranks > 1 else ""
             noun = "nodes" if key == "nodes" else f"{'GPUs' if 'gpus' in key else 'cores'} at most on one node"
-            asked = f"{compute.key(key)}={getattr(compute, key)}{times}"
-            yield f"{asked}: partition {one.name} has {has} {noun}. There are: {listed}"
+            request = f"{compute.key(key)}={getattr(compute, key)}{times}"
+            yield f"{request}: partition {one.name} has {has} {noun}. There are: {listed}"
     if compute.mem_gb is not None and compute.mem_gb > one.memory_gb:
         most = f"{one.memory_gb:.1f} GB at most on one node"
         yield f"{compute.key('mem_gb')}={compute.mem_gb:g}: partition {one.name} has {most}"
@@ -223,11 +223,11 @@ def problems(compute: Compute) -> Iterable[str]:
         yield f"{compute.key('timeout_min')}={compute.timeout_min:g}: {most}"
     if (compute.nodes > 1 or ranks > 1) and compute.runs_per_job > 1:
         yield f"{compute.key('runs_per_job')}: a run with several nodes or tasks needs its own job"
-    own = {"job-name", "array", "output", "error", "signal", "comment", "open-mode", "nodes", "time", "requeue"}
-    own |= {"ntasks", "ntasks-per-node", "test-only"}
+    reserved = {"job-name", "array", "output", "error", "signal", "comment", "open-mode", "nodes", "time", "requeue"}
+    reserved |= {"ntasks", "ntasks-per-node", "test-only"}
     for key in compute.extra:
         name = str(key).replace("_", "-").lstrip("-")
-        if name in own | {"no-requeue", "parsable", "wait", "wrap"}:
+        if name in reserved | {"no-requeue", "parsable", "wait", "wrap"}:
             yield f"{compute.key(f'extra.{key}')}: labrun sets this option of sbatch itself"
             return
     yield from _refused_by_sbatch(compute)
@@ -249,22 +249,24 @@ def _refused_by_sbatch(compute: Compute) -> Iterable[str]:
     Conditions that may change before the job starts, such as nodes that are down, do not count: the job would wait.
     """
     named = {key: getattr(compute, key) for key in ("account", "qos") if getattr(compute, key) is not None}
-    asked = {f"{compute.key(key)}={value}": {key: value} for key, value in named.items()}
+    requests = {f"{compute.key(key)}={value}": {key: value} for key, value in named.items()}
     for key, value in compute.extra.items():
-        asked[f"{compute.key(f'extra.{key}')}={'null' if value is None else value}"] = sbatch_options({key: value})
-    together = {name: value for options in asked.values() for name, value in options.items()}
+        requests[f"{compute.key(f'extra.{key}')}={'null' if value is None else value}"] = sbatch_options({key: value})
+    together = {name: value for options in requests.values() for name, value in options.items()}
     if not together:
         return
     whole = {**_basic_options(compute), **together}
-    said = _refusal(compute, whole)
-    if not said:
+    refusal = _refusal(compute, whole)
+    if not refusal:
         return
-    alone = [f"{told}: sbatch refuses it: {why}" for told, one in asked.items() if (why := _refusal(compute, one))]
+    alone = [
+        f"{request}: sbatch refuses it: {why}" for request, one in requests.items() if (why := _refusal(compute, one))
+    ]
     if alone:
         yield from alone
         return
     shown = " ".join(f"--{key}" if value is True else f"--{key}={value}" for key, value in whole.items())
-    yield f"{', '.join(asked)}: sbatch refuses this combination, {shown}: {said}"
+    yield f"{', '.join(requests)}: sbatch refuses this combination, {shown}: {refusal}"
 
 
 def _basic_options(compute: Compute) -> dict[str, Any]:

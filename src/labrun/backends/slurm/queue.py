@@ -126,8 +126,8 @@ def last_lines(output: Path) -> str:
 
 def refusal(error: Exception) -> str:
     """Return why sbatch refused a job, in sbatch's own words if possible."""
-    said = " ".join(line for line in str(error).splitlines() if "sbatch: error" in line)
-    return f"Slurm refused the jobs: {(said or str(error)).strip()}"
+    refusals = " ".join(line for line in str(error).splitlines() if "sbatch: error" in line)
+    return f"Slurm refused the jobs: {(refusals or str(error)).strip()}"
 
 
 def end_jobs(jobs: Iterable[str], patience_s: float = 60.0) -> set[str]:

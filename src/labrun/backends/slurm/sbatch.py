@@ -63,7 +63,7 @@ def submitting(variables: Mapping[str, str], parameters: Mapping[str, Any]) -> I
         parameters: parameters for submitit; variables such as SBATCH_PARTITION, which would override them, are removed.
     """
     before = dict(os.environ)
-    told = {
+    variables_of_job = {
         "SBATCH_EXPORT",
         *(
             f"SBATCH_{name}"
@@ -73,7 +73,7 @@ def submitting(variables: Mapping[str, str], parameters: Mapping[str, Any]) -> I
         ),
     }
     for name in before:
-        if name in told or partitions.is_of_a_job(name):
+        if name in variables_of_job or partitions.is_of_a_job(name):
             del os.environ[name]
     os.environ.update(variables)
     try:
