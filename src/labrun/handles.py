@@ -18,7 +18,7 @@ from labrun.errors import ConfigError, RecordError
 from labrun.handle import Handle, Submission, root_of
 from labrun.registered import Model
 from labrun.remote import mirror, notes
-from labrun.runs import context, definition, files, repeats, store, sweep_state
+from labrun.runs import aggregation, context, definition, files, store, sweep_state
 from labrun.runs import record as records
 from labrun.runs.groups import plain
 from labrun.runs.record import Record
@@ -424,7 +424,9 @@ class Sweep(Handle):
 
         if over is not None:
             keys = [over] if isinstance(over, str) else list(over)
-            return pandas.DataFrame(repeats.table(repeats.group([run.record for run in self.get_children()], keys)))
+            return pandas.DataFrame(
+                aggregation.table(aggregation.group([run.record for run in self.get_children()], keys))
+            )
         rows = []
         for run in self.get_children():
             record = run.record

@@ -18,10 +18,10 @@ import yaml
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from labrun.runs import context, mean_curves, repeats, report, store
+from labrun.runs import aggregation, context, mean_curves, report, store
 from labrun.runs import record as records
+from labrun.runs.aggregation import Setting
 from labrun.runs.record import Record
-from labrun.runs.repeats import Setting
 
 LOG_LINES = 30
 DETAILED = 60
@@ -230,7 +230,7 @@ def _sweep(sweep: SweepView, mark: str) -> Markup:
     usual = sweep.metric
     names = list(dict.fromkeys(name for run in children for name in run.metrics))
     names.sort(key=lambda name: name != usual)
-    settings = repeats.of_seeds([run.record for run in children])
+    settings = aggregation.of_seeds([run.record for run in children])
     tables = [(name, _over_seed(settings, name) + _children(children, states, name)) for name in names or ["metric"]]
     chosen = _chooser(f"{mark}-m", tables, "metric: ")
     order = _best_first(children, names[0]) if names else children
@@ -284,11 +284,11 @@ def _over_seed(settings: Sequence[Setting], metric: str) -> Markup:
     if not settings:
         return Markup()
     rows = []
-    for one, label in zip(settings, repeats.labels(settings), strict=True):
+    for one, label in zip(settings, aggregation.labels(settings), strict=True):
         found = one.summary(metric)
         shown = ["" if value is None else _number(value) for value in (found.mean, found.std)]
         rows.append((label, *shown, found.count))
-    notes = Markup().join(Markup("<p>{}</p>").format(note) for note in repeats.notes(settings, [metric]))
+    notes = Markup().join(Markup("<p>{}</p>").format(note) for note in aggregation.notes(settings, [metric]))
     return _table(rows, ("over seed", f"{metric}_mean", f"{metric}_std", "n")) + notes
 
 

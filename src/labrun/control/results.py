@@ -17,7 +17,7 @@ from typing import Any
 from labrun import terminal
 from labrun.control import objective
 from labrun.errors import LabrunError
-from labrun.runs import comparable, repeats, report, store
+from labrun.runs import aggregation, comparable, report, store
 from labrun.runs.record import Record
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def print_over_seed(finished: Sequence[Record], wanted: objective.Objective, fol
     Returns:
         Text for the list of the sweep's files.
     """
-    settings = repeats.of_seeds(finished)
+    settings = aggregation.of_seeds(finished)
     if not settings:
         return ""
     by, found = wanted.metric, [one.summary(wanted.metric) for one in settings]
@@ -104,7 +104,7 @@ def print_over_seed(finished: Sequence[Record], wanted: objective.Objective, fol
     rows = [(line[0], text) for line, text in zip(cells, lines, strict=True)]
     if max(scores) > -math.inf:
         say(report.table([("over seed", "mean and standard deviation of n runs"), *rows]))
-    for note in repeats.notes(settings, [by]):
+    for note in aggregation.notes(settings, [by]):
         log.warning("%s", note)
     try:
         write_over_csv(settings, folder / OVER_SEED)
@@ -151,9 +151,9 @@ def write_csv(finished: Sequence[Record], path: Path) -> None:
             )
 
 
-def write_over_csv(settings: Sequence[repeats.Setting], path: Path) -> None:
+def write_over_csv(settings: Sequence[aggregation.Setting], path: Path) -> None:
     """Write a line per setting: number of runs; mean, standard deviation and count of each metric; overrides."""
-    names, rows = repeats.rows(settings)
+    names, rows = aggregation.rows(settings)
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([*names, "overrides"])

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from labrun.runs import repeats, report
+from labrun.runs import aggregation, report
+from labrun.runs.aggregation import Setting
 from labrun.runs.record import COMPLETED, Record
-from labrun.runs.repeats import Setting
 
 Line = Mapping[str, Any]
 """A parsed line of `metrics.jsonl`."""
@@ -30,7 +30,7 @@ def of(
     """
     found: dict[str, list[dict[str, Any]]] = {}
     notes: list[str] = []
-    for one, label in zip(settings, repeats.labels(settings), strict=True):
+    for one, label in zip(settings, aggregation.labels(settings), strict=True):
         lines, why = _of_one(one, read)
         notes += [f"{label}: {text}" for text in why]
         counts = sorted({line["n"] for line in lines})
@@ -79,7 +79,7 @@ def _mean(name: str, runs: Sequence[ByStep]) -> list[dict[str, Any]]:
     found = []
     for step in shared:
         at = [run[step] for run in runs]
-        own = repeats.Summary(tuple(line["value"] for line in at), len(runs), {}, "")
+        own = aggregation.Summary(tuple(line["value"] for line in at), len(runs), {}, "")
         point: dict[str, Any] = {"name": name, "step": step, "value": own.mean, "n": own.n}
         epochs = {line.get("epoch") for line in at}
         if len(epochs) == 1 and None not in epochs:

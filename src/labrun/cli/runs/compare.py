@@ -12,11 +12,11 @@ from typing import Any
 from labrun.cli.runs import filters
 from labrun.control.query import Pair, StatusResolver
 from labrun.errors import RecordError
-from labrun.runs import comparable, context, files, mean_curves, repeats, report, store
+from labrun.runs import aggregation, comparable, context, files, mean_curves, report, store
 from labrun.runs import record as records
+from labrun.runs.aggregation import Setting
 from labrun.runs.groups import Code, DataEntry
 from labrun.runs.record import Record, flat_config
-from labrun.runs.repeats import Setting
 
 
 def compare(options: argparse.Namespace) -> int:
@@ -58,11 +58,11 @@ def compare(options: argparse.Namespace) -> int:
 
 def _over(chosen: Sequence[Pair], options: argparse.Namespace) -> int:
     """Compare settings: the means of their runs, and mean curves with a band of one standard deviation."""
-    settings = repeats.group([record for _, record in chosen], options.over)
+    settings = aggregation.group([record for _, record in chosen], options.over)
     firsts = [next(pair for pair in chosen if pair[1] is one.runs[0]) for one in settings]
     differing = list(_differences(firsts, [one.config for one in settings]))
     metrics = list(dict.fromkeys(name for one in settings for name in one.metrics))
-    notes = repeats.notes(settings, metrics)
+    notes = aggregation.notes(settings, metrics)
     if options.json:
         print(json.dumps(_over_as_json(settings, differing, metrics, options.over, notes)))
         return 0
@@ -87,7 +87,7 @@ def _about(settings: Sequence[Setting], over: Sequence[str]) -> Iterator[tuple[s
     yield "experiment", *(", ".join(dict.fromkeys(record.name for record in one.runs)) for one in settings)
     yield "runs", *(str(len(one.runs)) for one in settings)
     for key in over:
-        yield key, *(" ".join(repeats.values(one, key)) for one in settings)
+        yield key, *(" ".join(aggregation.values(one, key)) for one in settings)
 
 
 def _means(settings: Sequence[Setting], metrics: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""Runs that repeat a setting, for example with different seeds: their mean, standard deviation and number.
+"""Aggregation of runs that repeat a setting, for example with different seeds: mean, standard deviation and number.
 
 A setting is everything that a run was given except the keys to average over. Within a sweep, the overrides define it.
 Across commands the config does, because a config file may have changed between two commands with the same overrides.
@@ -85,10 +85,10 @@ class Setting:
 
     def summary(self, metric: str) -> Summary:
         """Summarize a metric over the runs."""
-        found = {one.id: number(one.metrics.get(metric)) for one in self.runs if one.status == COMPLETED}
-        there = {run: value for run, value in found.items() if value is not None}
-        finite = tuple(value for value in there.values() if math.isfinite(value))
-        odd = {run: _spelled(value) for run, value in there.items() if not math.isfinite(value)}
+        recorded = {one.id: number(one.metrics.get(metric)) for one in self.runs if one.status == COMPLETED}
+        numbers = {run: value for run, value in recorded.items() if value is not None}
+        finite = tuple(value for value in numbers.values() if math.isfinite(value))
+        odd = {run: _spelled(value) for run, value in numbers.items() if not math.isfinite(value)}
         mixture = comparable.reason(self.runs, metric) if len(finite) > 1 else ""
         return Summary(() if mixture else finite, len(self.runs), odd, mixture)
 
@@ -113,19 +113,19 @@ def plain_key(text: str) -> str:
     return (package or key).replace("/", ".")
 
 
-def of_seeds(found: Sequence[Record]) -> list[Setting]:
+def of_seeds(run_records: Sequence[Record]) -> list[Setting]:
     """Return the settings of a sweep if it repeats any of them with several seeds, else an empty list."""
-    if len({_at(one, SEED) for one in found}) < 2:
+    if len({_at(one, SEED) for one in run_records}) < 2:
         return []
-    settings = group(found, [SEED])
+    settings = group(run_records, [SEED])
     return settings if any(len(one.runs) > 1 for one in settings) else []
 
 
-def group(found: Sequence[Record], over: Sequence[str]) -> list[Setting]:
+def group(run_records: Sequence[Record], over: Sequence[str]) -> list[Setting]:
     """Group runs by setting, in order of first appearance.
 
     Args:
-        found: records with their configs.
+        run_records: records with their configs.
         over: keys to average over.
 
     Raises:
@@ -133,20 +133,22 @@ def group(found: Sequence[Record], over: Sequence[str]) -> list[Setting]:
     """
     keys = [plain_key(key) for key in over]
     for key in over:
-        _check(found, key)
+        _check(run_records, key)
     by_setting: dict[Hashable, tuple[list[Record], Mapping[str, str]]] = {}
-    for record, config in zip(found, _configs(found, keys), strict=True):
+    for record, config in zip(run_records, _configs(run_records, keys), strict=True):
         by_setting.setdefault(frozenset(config.items()), ([], config))[0].append(record)
-    return [_setting(own, keys, config) for own, config in by_setting.values()]
+    return [_setting(members, keys, config) for members, config in by_setting.values()]
 
 
-def _check(found: Sequence[Record], key: str) -> None:
-    if any(_at(record, plain_key(key)) is not None for record in found):
+def _check(run_records: Sequence[Record], key: str) -> None:
+    if any(_at(record, plain_key(key)) is not None for record in run_records):
         return
-    typed = dict.fromkeys(plain_key(text) for record in found for text in record.overrides)
-    there = [*typed, *dict.fromkeys(name for record in found for name, _ in flat_config(record.config))]
-    given = f" They were given {', '.join(typed)}" if typed else ""
-    raise RecordError(f"no mean over {key}: none of these runs has that key.{checking.suggest(key, there)}{given}")
+    typed = dict.fromkeys(plain_key(text) for record in run_records for text in record.overrides)
+    keys = [*typed, *dict.fromkeys(name for record in run_records for name, _ in flat_config(record.config))]
+    overrides_text = f" They were given {', '.join(typed)}" if typed else ""
+    raise RecordError(
+        f"no mean over {key}: none of these runs has that key.{checking.suggest(key, keys)}{overrides_text}"
+    )
 
 
 def values(setting: Setting, key: str) -> list[str]:
@@ -154,15 +156,15 @@ def values(setting: Setting, key: str) -> list[str]:
     return list(dict.fromkeys(str(_at(record, plain_key(key))) for record in setting.runs))
 
 
-def _setting(own: Sequence[Record], keys: Sequence[str], config: Mapping[str, str]) -> Setting:
+def _setting(members: Sequence[Record], keys: Sequence[str], config: Mapping[str, str]) -> Setting:
     counted: dict[tuple[str | None, ...], Record] = {}
-    for record in own:
+    for record in members:
         values = tuple(_at(record, key) for key in keys)
         counted[values] = max(counted.get(values, record), record, key=_counts)
     kept = {id(record) for record in counted.values()}
-    runs = tuple(record for record in own if id(record) in kept)
-    doubles = tuple(record for record in own if id(record) not in kept)
-    return Setting(runs, doubles, tuple(_without(own[0].overrides, keys)), config)
+    runs = tuple(record for record in members if id(record) in kept)
+    doubles = tuple(record for record in members if id(record) not in kept)
+    return Setting(runs, doubles, tuple(_without(members[0].overrides, keys)), config)
 
 
 def _counts(record: Record) -> tuple[bool, str]:
@@ -193,45 +195,46 @@ def _at(record: Record, key: str) -> str | None:
     return str(node)
 
 
-def _configs(found: Sequence[Record], keys: Sequence[str]) -> list[Mapping[str, str]]:
+def _configs(run_records: Sequence[Record], keys: Sequence[str]) -> list[Mapping[str, str]]:
     """Return the config of each run's setting; runs of a sweep that differ only in `keys` share that of the first.
 
     Keys that follow `keys` (`dataset.split_seed: ${seed}`) are not part of a setting. Within a sweep, neither are
     values derived from them (`run-${seed}`).
     """
     configs = [
-        {key: value for key, value in flat_config(record.config) if comparable.is_compared(key)} for record in found
+        {key: value for key, value in flat_config(record.config) if comparable.is_compared(key)}
+        for record in run_records
     ]
-    typed = {plain_key(text) for record in found for text in record.overrides}
+    typed = {plain_key(text) for record in run_records for text in record.overrides}
     unset = {key for key in {key for config in configs for key in config} if _belongs(key, keys, typed)}
-    unset |= _following(configs, [[_at(record, key) for record in found] for key in keys], typed)
-    swept = _swept_beside(found)
+    unset |= _following(configs, [[_at(record, key) for record in run_records] for key in keys], typed)
+    swept = _swept_beside(run_records)
     first: dict[Hashable, Mapping[str, str]] = {}
-    own = []
-    for record, config in zip(found, configs, strict=True):
+    setting_configs = []
+    for record, config in zip(run_records, configs, strict=True):
         folder = None if record.sweep is None else record.sweep.folder
-        place = (str(folder), tuple(sorted(_without(record.overrides, keys)))) if folder else record.id
+        identity = (str(folder), tuple(sorted(_without(record.overrides, keys)))) if folder else record.id
         beside = [text for text in _without(record.overrides, keys) if (str(folder), text) in swept]
-        told = {key: value for key, value in config.items() if key not in unset}
-        told |= {plain_key(text): text.partition("=")[2] for text in beside}
-        own.append(first.setdefault(place, told))
-    return own
+        setting_config = {key: value for key, value in config.items() if key not in unset}
+        setting_config |= {plain_key(text): text.partition("=")[2] for text in beside}
+        setting_configs.append(first.setdefault(identity, setting_config))
+    return setting_configs
 
 
-def _swept_beside(found: Sequence[Record]) -> set[tuple[str, str]]:
+def _swept_beside(run_records: Sequence[Record]) -> set[tuple[str, str]]:
     """Return overrides of keys outside the experiment (`compute.cpus_per_run`) that only some runs of a sweep have.
 
     The user swept over them, so they distinguish settings.
     """
     by_folder: dict[str, list[list[str]]] = {}
-    for record in found:
+    for record in run_records:
         if record.sweep is not None:
             by_folder.setdefault(str(record.sweep.folder), []).append(record.overrides)
     return {
         (folder, text)
         for folder, overrides in by_folder.items()
-        for own in report.differing(overrides)[0]
-        for text in own
+        for distinguishing in report.differing(overrides)[0]
+        for text in distinguishing
         if len(overrides) > 1 and not comparable.is_compared(plain_key(text))
     }
 
@@ -245,56 +248,59 @@ def _following(configs: Sequence[Mapping[str, str]], rows: Sequence[list[str | N
 
 def labels(settings: Sequence[Setting]) -> list[str]:
     """Return a unique label for each setting, from the overrides that distinguish it."""
-    own, _ = report.differing([list(one.overrides) for one in settings]) if len(settings) > 1 else ([[]], [])
+    distinguishing, _ = report.differing([list(one.overrides) for one in settings]) if len(settings) > 1 else ([[]], [])
     names = {one.runs[0].name for one in settings}
-    said = [
+    texts = [
         " ".join([*([one.runs[0].name] if len(names) > 1 else []), *words]) or one.runs[0].name
-        for one, words in zip(settings, own, strict=True)
+        for one, words in zip(settings, distinguishing, strict=True)
     ]
     return [
-        text if said.count(text) == 1 else f"{text} {one.runs[0].id}" for text, one in zip(said, settings, strict=True)
+        text if texts.count(text) == 1 else f"{text} {one.runs[0].id}"
+        for text, one in zip(texts, settings, strict=True)
     ]
 
 
 def table(settings: Sequence[Setting]) -> list[dict[str, Any]]:
     """Return `rows` as dicts that also hold the overrides of each setting, under their keys as typed."""
     names, cells = rows(settings)
-    given = [dict(text.lstrip("+").partition("=")[::2] for text in one.overrides) for one in settings]
-    return [{**own, **dict(zip(names, row, strict=True))} for own, row in zip(given, cells, strict=True)]
+    typed = [dict(text.lstrip("+").partition("=")[::2] for text in one.overrides) for one in settings]
+    return [{**overrides, **dict(zip(names, row, strict=True))} for overrides, row in zip(typed, cells, strict=True)]
 
 
 def rows(settings: Sequence[Setting]) -> tuple[list[str], list[list[float | int | None]]]:
     """Return a table of all metrics: the column names, and one row per setting with None for missing values."""
     metrics = sorted({name for one in settings for name in one.metrics})
     names = ["runs", *(f"{metric}_{what}" for metric in metrics for what in ("mean", "std", "n"))]
-    found: list[list[float | int | None]] = []
+    cells: list[list[float | int | None]] = []
     for one in settings:
         summaries = [one.summary(metric) for metric in metrics]
-        found.append([len(one.runs), *(cell for own in summaries for cell in (own.mean, own.std, own.n))])
-    return names, found
+        cells.append(
+            [len(one.runs), *(cell for summary in summaries for cell in (summary.mean, summary.std, summary.n))]
+        )
+    return names, cells
 
 
 def notes(settings: Sequence[Setting], metrics: Sequence[str]) -> list[str]:
     """Return notes for the reader of the means: what was left out and why, and whether the code differed."""
-    found: dict[str, None] = {}
+    lines: dict[str, None] = {}
     for one, label in zip(settings, labels(settings), strict=True):
         if one.doubles:
             same = "another run has the same values" if len(one.doubles) == 1 else "other runs have the same values"
-            found[f"{label}: not counted, since {same}: {_named(one.doubles)}"] = None
+            lines[f"{label}: not counted, since {same}: {_named(one.doubles)}"] = None
         if len({_code(record) for record in one.runs}) > 1:
-            found[f"{label}: the code was not the same in all runs (lab runs compare shows where)"] = None
+            lines[f"{label}: the code was not the same in all runs (lab runs compare shows where)"] = None
         mixed: dict[str, list[str]] = {}
         for metric in metrics:
-            own = one.summary(metric)
-            if own.not_finite:
-                listed = ", ".join(f"{value} in run {run}" for run, value in list(own.not_finite.items())[:NAMED])
-                more = f", and in {len(own.not_finite) - NAMED} more" if len(own.not_finite) > NAMED else ""
-                found[f"{label}: {metric} is {listed}{more}: left out of the mean"] = None
-            if own.mixture:
-                mixed.setdefault(own.mixture, []).append(metric)
+            summary = one.summary(metric)
+            if summary.not_finite:
+                listed = ", ".join(f"{value} in run {run}" for run, value in list(summary.not_finite.items())[:NAMED])
+                more = f", and in {len(summary.not_finite) - NAMED} more" if len(summary.not_finite) > NAMED else ""
+                lines[f"{label}: {metric} is {listed}{more}: left out of the mean"] = None
+            if summary.mixture:
+                mixed.setdefault(summary.mixture, []).append(metric)
         for why, names in mixed.items():
-            found[f"{label}: no mean of {', '.join(names)}: the values are not comparable: {why}"] = None
-    return list(found)
+            lines[f"{label}: no mean of {', '.join(names)}: the values are not comparable: {why}"] = None
+    return list(lines)
 
 
 def _code(record: Record) -> tuple[str, str]:
@@ -302,6 +308,6 @@ def _code(record: Record) -> tuple[str, str]:
     return str(code.sources), str(None if code.script is None else code.script.digest)
 
 
-def _named(found: Sequence[Record]) -> str:
-    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-    return f"{', '.join(one.id for one in found[:NAMED])}{more}"
+def _named(run_records: Sequence[Record]) -> str:
+    more = f" and {len(run_records) - NAMED} more" if len(run_records) > NAMED else ""
+    return f"{', '.join(one.id for one in run_records[:NAMED])}{more}"

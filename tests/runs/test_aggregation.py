@@ -14,7 +14,7 @@ from labrun import notebook
 from labrun.control import objective, results
 from labrun.errors import RecordError
 from labrun.handles import Sweep
-from labrun.runs import mean_curves, recording, repeats, report
+from labrun.runs import aggregation, mean_curves, recording, report
 from labrun.runs import record as records
 from labrun.runs.context import RunContext
 from labrun.runs.groups import Code, DataEntry, SweepMember
@@ -41,26 +41,26 @@ def scored(seed: int, accuracy: Any, lr: float = 0.1, **values: Any) -> Record:
 
 def test_mean_deviation_and_number_of_each_setting() -> None:
     found = [scored(seed, 0.1 * seed * factor, lr) for lr, factor in ((0.1, 1), (0.3, 2)) for seed in (1, 2, 3)]
-    settings = repeats.of_seeds(found)
+    settings = aggregation.of_seeds(found)
     assert [one.overrides for one in settings] == [("model.lr=0.1",), ("model.lr=0.3",)]
-    assert repeats.labels(settings) == ["model.lr=0.1", "model.lr=0.3"]
+    assert aggregation.labels(settings) == ["model.lr=0.1", "model.lr=0.3"]
     summaries = [one.summary("accuracy") for one in settings]
     assert [one.mean for one in summaries] == pytest.approx([0.2, 0.4])
     assert [one.std for one in summaries] == pytest.approx([0.1, 0.2])  # of the sample
     assert [one.count for one in summaries] == ["3", "3"]
-    assert repeats.rows(settings)[0] == ["runs", "accuracy_mean", "accuracy_std", "accuracy_n"]
+    assert aggregation.rows(settings)[0] == ["runs", "accuracy_mean", "accuracy_std", "accuracy_n"]
 
 
 def test_without_repeats_there_are_no_settings() -> None:
-    assert repeats.of_seeds([scored(1, 0.5, lr) for lr in (0.1, 0.3)]) == []
-    assert repeats.of_seeds([scored(1, 0.5, 0.1), scored(2, 0.5, 0.3)]) == []  # they advance together
-    assert repeats.of_seeds([scored(1, 0.5), scored(1, 0.5)]) == []
-    assert repeats.of_seeds([]) == []
+    assert aggregation.of_seeds([scored(1, 0.5, lr) for lr in (0.1, 0.3)]) == []
+    assert aggregation.of_seeds([scored(1, 0.5, 0.1), scored(2, 0.5, 0.3)]) == []  # they advance together
+    assert aggregation.of_seeds([scored(1, 0.5), scored(1, 0.5)]) == []
+    assert aggregation.of_seeds([]) == []
 
 
 def test_a_sweep_over_seeds_alone_is_one_setting() -> None:
-    (only,) = repeats.of_seeds([a_run(seed, overrides=[f"seed={seed}"]) for seed in (1, 2)])
-    assert only.overrides == () and repeats.labels([only]) == ["test"]
+    (only,) = aggregation.of_seeds([a_run(seed, overrides=[f"seed={seed}"]) for seed in (1, 2)])
+    assert only.overrides == () and aggregation.labels([only]) == ["test"]
 
 
 @pytest.mark.parametrize(
@@ -77,22 +77,22 @@ def test_a_sweep_over_seeds_alone_is_one_setting() -> None:
     ],
 )
 def test_what_is_not_in_the_mean_is_counted_and_named(status: str, metrics: Mapping[str, Any], told: str) -> None:
-    settings = repeats.of_seeds([scored(1, 0.2), scored(2, 0.4), a_run(3, status=status, metrics=metrics)])
+    settings = aggregation.of_seeds([scored(1, 0.2), scored(2, 0.4), a_run(3, status=status, metrics=metrics)])
     found = settings[0].summary("accuracy")
     assert found.mean == pytest.approx(0.3) and found.count == "2 of 3"
-    assert repeats.notes(settings, ["accuracy"]) == ([f"test: {told}"] if told else [])
+    assert aggregation.notes(settings, ["accuracy"]) == ([f"test: {told}"] if told else [])
 
 
 def test_a_single_value_has_no_deviation_and_none_no_mean() -> None:
-    settings = repeats.of_seeds([scored(1, 0.2), a_run(2, status="failed"), a_run(3, 0.3), a_run(4, 0.3)])
+    settings = aggregation.of_seeds([scored(1, 0.2), a_run(2, status="failed"), a_run(3, 0.3), a_run(4, 0.3)])
     one, none = (setting.summary("accuracy") for setting in settings)
     assert (one.mean, one.std, one.count) == (0.2, None, "1 of 2")
     assert (none.mean, none.std, none.count) == (None, None, "0 of 2")
-    assert repeats.rows(settings)[1] == [[2, 0.2, None, 1], [2, None, None, 0]]
+    assert aggregation.rows(settings)[1] == [[2, 0.2, None, 1], [2, None, None, 0]]
 
 
 def test_odd_numbers_in_a_record_break_nothing() -> None:
-    found = repeats.of_seeds([scored(1, 1.7e308), scored(2, -1.7e308)])[0].summary("accuracy")
+    found = aggregation.of_seeds([scored(1, 1.7e308), scored(2, -1.7e308)])[0].summary("accuracy")
     assert found.mean == 0 and found.std == math.inf
 
 
@@ -104,37 +104,37 @@ def test_settings_that_differ_otherwise_never_fall_together() -> None:
     other.config["model"]["name"] = "another"
     elsewhere = scored(4, 0.4, **{**plain, "overrides": ["seed=4", "compute=slurm"]})
     elsewhere.config["compute"] = {"target": "slurm"}
-    assert [len(one.runs) for one in repeats.group([first, second, other, elsewhere], ["seed"])] == [3, 1]
+    assert [len(one.runs) for one in aggregation.group([first, second, other, elsewhere], ["seed"])] == [3, 1]
 
 
 def test_what_a_sweep_has_swept_stays_apart_even_where_it_is_no_experiments() -> None:
     found = [scored(seed, 0.1) for seed in (1, 2, 1, 2)]
     for place, one in enumerate(found):
         one.overrides.append(f"compute.cpus_per_run={1 + place // 2}")
-    assert [len(one.runs) for one in repeats.of_seeds(found)] == [2, 2]
+    assert [len(one.runs) for one in aggregation.of_seeds(found)] == [2, 2]
 
 
 def test_runs_of_several_sweeps_are_one_setting_where_their_configs_are() -> None:
     later = scored(3, 0.3, sweep=SweepMember("/another", 0))
     alone = scored(4, 0.4, sweep=None, overrides=["seed=4"])
-    assert [len(one.runs) for one in repeats.group([scored(1, 0.1), scored(2, 0.2), later, alone], ["seed"])] == [4]
+    assert [len(one.runs) for one in aggregation.group([scored(1, 0.1), scored(2, 0.2), later, alone], ["seed"])] == [4]
 
 
 def test_a_key_that_follows_the_seed_is_no_other_setting() -> None:
     found = [scored(seed, 0.1, sweep=None) for seed in (1, 2)]
     for one in found:
         one.config["model"]["random_state"] = one.config["seed"]
-    assert len(repeats.group(found, ["seed"])) == 1
+    assert len(aggregation.group(found, ["seed"])) == 1
     for one in found:  # unless somebody typed it: they advance together
         one.overrides.append(f"model.random_state={one.config['seed']}")
-    assert len(repeats.group(found, ["seed"])) == 2
+    assert len(aggregation.group(found, ["seed"])) == 2
 
 
 def test_within_a_sweep_what_is_made_of_the_seed_is_no_other_setting() -> None:
     found = [scored(seed, 0.1) for seed in (1, 2)]
     for one in found:
         one.config["model"]["name"] = f"net-{one.config['seed']}"
-    assert len(repeats.group(found, ["seed"])) == 1
+    assert len(aggregation.group(found, ["seed"])) == 1
 
 
 def test_a_group_as_the_key_leaves_what_was_typed_below_it() -> None:
@@ -142,12 +142,12 @@ def test_a_group_as_the_key_leaves_what_was_typed_below_it() -> None:
     for one, name in zip(found, ("net", "other"), strict=True):
         one.config["model"]["name"] = name
         one.overrides.append(f"model={name}")
-    assert len(repeats.group(found, ["model"])) == 2
-    assert len(repeats.group(found, ["model", "model.lr"])) == 1
+    assert len(aggregation.group(found, ["model"])) == 2
+    assert len(aggregation.group(found, ["model", "model.lr"])) == 1
 
 
 def test_a_group_is_named_with_a_slash_or_a_dot() -> None:
-    assert [repeats.plain_key(text) for text in ("model/estimator=svm", "++a.b=1", "~c", "db@model.opt=x")] == [
+    assert [aggregation.plain_key(text) for text in ("model/estimator=svm", "++a.b=1", "~c", "db@model.opt=x")] == [
         "model.estimator",
         "a.b",
         "c",
@@ -159,16 +159,16 @@ def test_the_same_values_again_count_once() -> None:
     """Of a run that failed and was run again the one that is completed, else the newer."""
     old, newer = scored(1, 0.1, id="old", created="2026-01-01"), scored(1, 0.3, id="newer", created="2026-01-02")
     failed = a_run(1, status="failed", id="failed", created="2026-01-03")
-    settings = repeats.of_seeds([old, scored(2, 0.5), newer, failed])
+    settings = aggregation.of_seeds([old, scored(2, 0.5), newer, failed])
     assert settings[0].summary("accuracy").values == (0.5, 0.3) and settings[0].summary("accuracy").count == "2"
-    assert repeats.notes(settings, []) == ["test: not counted, since other runs have the same values: old, failed"]
+    assert aggregation.notes(settings, []) == ["test: not counted, since other runs have the same values: old, failed"]
 
 
 def test_runs_whose_scores_do_not_compare_have_no_mean() -> None:
     found = [scored(seed, 0.1, data=[DataEntry(name="digits", digest=f"d{seed}")]) for seed in (1, 2)]
-    settings = repeats.of_seeds(found)
+    settings = aggregation.of_seeds(found)
     assert settings[0].summary("accuracy").mean is None and settings[0].summary("accuracy").count == "0 of 2"
-    (note,) = repeats.notes(settings, ["accuracy"])
+    (note,) = aggregation.notes(settings, ["accuracy"])
     assert note.startswith("test: no mean of accuracy: the values are not comparable: digits was not the same in all")
 
 
@@ -177,19 +177,19 @@ def test_another_split_has_no_mean_either() -> None:
     found = [scored(seed, 0.1, data=data) for seed in (1, 2)]
     for one in found:
         one.config["dataset"] = {"split_seed": one.config["seed"]}
-    settings = repeats.of_seeds(found)
+    settings = aggregation.of_seeds(found)
     assert settings[0].summary("accuracy").mixture
 
 
 def test_other_code_is_reported() -> None:
     found = [scored(seed, 0.1, code=Code(sources=f"c{seed}")) for seed in (1, 2)]
-    (note,) = repeats.notes(repeats.of_seeds(found), ["accuracy"])
+    (note,) = aggregation.notes(aggregation.of_seeds(found), ["accuracy"])
     assert "the code was not the same" in note
 
 
 def test_a_key_that_no_run_has_is_refused() -> None:
     with pytest.raises(RecordError, match=r"no mean over sed: .* Did you mean 'seed'\? They were given model.lr, seed"):
-        repeats.group([scored(1, 0.1)], ["sed"])
+        aggregation.group([scored(1, 0.1)], ["sed"])
 
 
 def curve(name: str, values: Values) -> list[dict[str, Any]]:
@@ -200,7 +200,7 @@ def curves(*runs: Values) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
     """The mean curves of runs of one setting that logged these losses."""
     found = [scored(seed, 0.1) for seed in range(len(runs))]
     logged = {one.id: curve("loss", values) for one, values in zip(found, runs, strict=True)}
-    return mean_curves.of(repeats.group(found, ["seed"]), lambda record: logged[record.id])
+    return mean_curves.of(aggregation.group(found, ["seed"]), lambda record: logged[record.id])
 
 
 def test_a_mean_curve_is_drawn_where_all_runs_have_a_value(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_the_legend_tells_where_metrics_have_other_numbers_of_runs() -> None:
     found = [scored(seed, 0.1) for seed in (1, 2)]
     both = {one.id: curve("loss", [(1, 1.0), (2, 2.0)]) for one in found}
     both[found[0].id] += curve("score", [(1, 1.0), (2, 2.0)])
-    assert list(mean_curves.of(repeats.group(found, ["seed"]), lambda r: both[r.id])[0]) == ["test (n=1 to 2)"]
+    assert list(mean_curves.of(aggregation.group(found, ["seed"]), lambda r: both[r.id])[0]) == ["test (n=1 to 2)"]
 
 
 def write(folder: Path, found: Sequence[Record]) -> list[Path]:
