@@ -211,21 +211,21 @@ class AutoMLConfig(Config):
         return self._data
 
     def _parts(self) -> dict[str, Any]:
-        given = self.user_settings
-        if given.get("training_data") is None and self._dropped():
+        settings = self.user_settings
+        if settings.get("training_data") is None and self._dropped():
             notify_once("AutoMLConfig: columns are dropped only from training_data; all of X is used")
-        if given.get("data_script"):
-            return automl_data.of_script(Path(str(given["data_script"])), self.path)
-        if given.get("training_data") is None:
-            return {name: given.get(name) for name in ("X", "y", "X_valid", "y_valid")}
-        label = str(given.get("label_column_name") or "")
-        weights, folds = given.get("weight_column_name"), given.get("cv_split_column_names")
+        if settings.get("data_script"):
+            return automl_data.of_script(Path(str(settings["data_script"])), self.path)
+        if settings.get("training_data") is None:
+            return {name: settings.get(name) for name in ("X", "y", "X_valid", "y_valid")}
+        label = str(settings.get("label_column_name") or "")
+        weights, folds = settings.get("weight_column_name"), settings.get("cv_split_column_names")
         without = [*([str(weights)] if weights else []), *map(str, folds or ()), *self._dropped()]
-        x, y = automl_data.of_table(given["training_data"], label, "training_data", without)
+        x, y = automl_data.of_table(settings["training_data"], label, "training_data", without)
         parts = {"X": x, "y": y}
         for name, part in (("validation_data", "valid"), ("test_data", "test")):
-            if given.get(name) is not None:
-                parts[f"X_{part}"], parts[f"y_{part}"] = automl_data.of_table(given[name], label, name, without)
+            if settings.get(name) is not None:
+                parts[f"X_{part}"], parts[f"y_{part}"] = automl_data.of_table(settings[name], label, name, without)
         return parts
 
     def _dropped(self) -> list[str]:
@@ -277,12 +277,12 @@ class AutoMLConfig(Config):
             self.user_settings.get("n_cross_validations"),
             self._share("validation_size"),
         )
-        held = self._share("test_size")
+        test_size = self._share("test_size")
         if "X_test" not in parts and "X_valid" in parts:
             notify_once("AutoMLConfig: no test data: the validation data also test the best pipeline")
         elif "X_test" not in parts:
-            notify_once(f"AutoMLConfig: {held or 'a fifth'} of the data is held out to test the best pipeline")
-        own = [override("dataset.test_size", held)] if held and "X_test" not in parts else []
+            notify_once(f"AutoMLConfig: {test_size or 'a fifth'} of the data is held out to test the best pipeline")
+        held_out_test = [override("dataset.test_size", test_size)] if test_size and "X_test" not in parts else []
         if "X_valid" in parts:
             if folds is not None or size:
                 other = "n_cross_validations" if folds is not None else "validation_size"
@@ -290,30 +290,30 @@ class AutoMLConfig(Config):
                     f"AutoMLConfig: {other} and validation data exclude each other: only one of them can be used to "
                     "compare pipelines. Leave one out"
                 )
-            return [*own, "model.folds=1"]
+            return [*held_out_test, "model.folds=1"]
         if size and folds is None:
-            return [*own, override("dataset.validation_size", size), "model.folds=1"]
+            return [*held_out_test, override("dataset.validation_size", size), "model.folds=1"]
         if size:
             notify_once(
                 "AutoMLConfig: validation_size is not used: n_cross_validations decides how pipelines are compared"
             )
         if folds in (None, "auto"):
             notify_once(f"AutoMLConfig: the pipelines are compared in {FOLDS} folds; n_cross_validations changes that")
-            return [*own, f"model.folds={FOLDS}"]
+            return [*held_out_test, f"model.folds={FOLDS}"]
         if not isinstance(folds, int) or folds < 2:
             raise UserErrorException(
                 f"AutoMLConfig: n_cross_validations={folds!r} must be an integer of at least 2, or 'auto'"
             )
-        return [*own, f"model.folds={folds}"]
+        return [*held_out_test, f"model.folds={folds}"]
 
     def _share(self, name: str) -> float | None:
         """Return the setting for a held-out share of the samples; None if there is none."""
-        given = self.user_settings.get(name)
-        if given in (None, 0):
+        share = self.user_settings.get(name)
+        if share in (None, 0):
             return None
-        if not isinstance(given, (int, float)) or not 0 < given < 1:
-            raise UserErrorException(f"AutoMLConfig: {name}={given!r} must be between 0 and 1")
-        return float(given)
+        if not isinstance(share, (int, float)) or not 0 < share < 1:
+            raise UserErrorException(f"AutoMLConfig: {name}={share!r} must be between 0 and 1")
+        return float(share)
 
     @property
     def _target(self) -> Any:
@@ -332,34 +332,34 @@ class AutoMLConfig(Config):
 
     def _limits(self) -> list[str]:
         """Return the arguments for the number of trials, their concurrency and the time limits."""
-        given = self.user_settings
-        minutes = given.get("experiment_timeout_minutes")
-        if minutes is None and given.get("experiment_timeout_hours") is not None:
-            minutes = 60 * float(given["experiment_timeout_hours"])
-        if minutes is None and given.get("experiment_timeout_seconds") is not None:
-            minutes = float(given["experiment_timeout_seconds"]) / 60
-        each = given.get("iteration_timeout_minutes")
-        if each is None and given.get("iteration_timeout_seconds") is not None:
-            each = float(given["iteration_timeout_seconds"]) / 60
-        count = given.get("iterations")
+        settings = self.user_settings
+        minutes = settings.get("experiment_timeout_minutes")
+        if minutes is None and settings.get("experiment_timeout_hours") is not None:
+            minutes = 60 * float(settings["experiment_timeout_hours"])
+        if minutes is None and settings.get("experiment_timeout_seconds") is not None:
+            minutes = float(settings["experiment_timeout_seconds"]) / 60
+        each = settings.get("iteration_timeout_minutes")
+        if each is None and settings.get("iteration_timeout_seconds") is not None:
+            each = float(settings["iteration_timeout_seconds"]) / 60
+        count = settings.get("iterations")
         if count is None and minutes is None:
             count = DEFAULT_ITERATIONS
             notify_once(f"AutoMLConfig: neither iterations nor a timeout is given: {count} iterations")
-        score = given.get("experiment_exit_score")
+        score = settings.get("experiment_exit_score")
         return [
             f"sweep.max_trials={int(count) if count is not None else 1000}",
             *([f"sweep.timeout_min={float(minutes):g}"] if minutes is not None else []),
             *([f"sweep.trial_timeout_min={float(each):g}"] if each is not None else []),
             *([f"sweep.stop_at={float(score)!r}"] if score is not None else []),
             *self._patience(count),
-            *([f"sweep.max_concurrent={int(given.get('max_concurrent_iterations') or 1)}"]),
+            *([f"sweep.max_concurrent={int(settings.get('max_concurrent_iterations') or 1)}"]),
         ]
 
     def _patience(self, count: Any) -> list[str]:
         """Return the arguments for early stopping; empty if it is off or the search is too short for it."""
-        given = self.user_settings
-        patience = int(given.get("early_stopping_n_iters") or PATIENCE)
-        if given.get("enable_early_stopping", True) is False or (count and int(count) <= LANDMARKS + patience):
+        settings = self.user_settings
+        patience = int(settings.get("early_stopping_n_iters") or PATIENCE)
+        if settings.get("enable_early_stopping", True) is False or (count and int(count) <= LANDMARKS + patience):
             return []
         notify_once(
             f"AutoMLConfig: after {LANDMARKS} iterations the search ends when {patience} in a row are no better; "
@@ -422,18 +422,18 @@ def _estimators(names: Any, what: str) -> list[str]:
     Raises:
         UserErrorException: a name is not one of the SDK's models.
     """
-    found = []
+    estimators = []
     known = {_plain(name): name for name in ESTIMATORS} | FORMER
     for name in [getattr(one, "name", one) for one in names or ()]:
-        own = ESTIMATORS.get(known.get(_plain(name), "")) or (str(name) if name in ALL else None)
-        if own is None and not _plain(name).startswith(UNKNOWN):
+        estimator = ESTIMATORS.get(known.get(_plain(name), "")) or (str(name) if name in ALL else None)
+        if estimator is None and not _plain(name).startswith(UNKNOWN):
             raise UserErrorException(f"AutoMLConfig: {what}: {name!r} must be one of {', '.join(sorted(ESTIMATORS))}")
-        if own is None:
+        if estimator is None:
             notify_once(f"AutoMLConfig: {what}: labrun has no {name}")
-        elif what == "allowed_models" and own.replace("_", "") != str(name).lower():
-            notify_once(f"AutoMLConfig: {name} stands for labrun's {own}")
-        found += [own] if own and own not in found else []
-    return found
+        elif what == "allowed_models" and estimator.replace("_", "") != str(name).lower():
+            notify_once(f"AutoMLConfig: {name} stands for labrun's {estimator}")
+        estimators += [estimator] if estimator and estimator not in estimators else []
+    return estimators
 
 
 def _plain(name: Any) -> str:

@@ -77,15 +77,15 @@ class Data:
     """
 
     def __init__(self, parts: Mapping[str, Any], is_regression: bool) -> None:
-        given = {key: _value(parts, names) for key, names in NAMES.items()}
-        if given["X"] is None or given["y"] is None:
+        values = {key: _value(parts, names) for key, names in NAMES.items()}
+        if values["X"] is None or values["y"] is None:
             raise UserErrorException(
                 "AutoMLConfig: give training_data= and label_column_name=, or X= and y=, or data_script=; given: "
-                f"{', '.join(key for key, value in given.items() if value is not None) or 'none of them'}"
+                f"{', '.join(key for key, value in values.items() if value is not None) or 'none of them'}"
             )
         for x, y in (("X", "y"), ("X_valid", "y_valid"), ("X_test", "y_test")):
-            given[x], given[y] = _with_labels(given[x], given[y])
-        self.parts = {key: _plain(value, key) for key, value in given.items() if value is not None}
+            values[x], values[y] = _with_labels(values[x], values[y])
+        self.parts = {key: _plain(value, key) for key, value in values.items() if value is not None}
         rows, targets = self.parts["X"].shape[0], len(self.parts["y"])
         if rows != targets:
             raise UserErrorException(f"AutoMLConfig: X has {rows} rows, but y has {targets}")
@@ -103,19 +103,19 @@ class Data:
             for key, array in arrays[name].items():
                 digest.update(f"{name} {key} {array.dtype} {array.shape}".encode())
                 digest.update(np.ascontiguousarray(array).tobytes())
-        place = folder.table_path(workspace, "automl").with_suffix("") / digest.hexdigest()[:16]
-        script = place / "get_data.py"
+        data_folder = folder.table_path(workspace, "automl").with_suffix("") / digest.hexdigest()[:16]
+        script = data_folder / "get_data.py"
         if not script.exists():
-            place.mkdir(parents=True, exist_ok=True)
-            for name, own in arrays.items():
-                with atomic_write(place / f"{name}.npz") as file:
-                    np.savez_compressed(file, **own)
+            data_folder.mkdir(parents=True, exist_ok=True)
+            for name, arrays_of_part in arrays.items():
+                with atomic_write(data_folder / f"{name}.npz") as file:
+                    np.savez_compressed(file, **arrays_of_part)
             listed = {name: (name, columns) for name, columns in texts.items()}
             if "X_valid" in self.parts or "X_test" in self.parts:
                 listed |= {"X_train": listed.pop("X"), "y_train": listed.pop("y")}
             if "X_test" not in self.parts and "X_valid" in self.parts:  # labrun needs a test set; the SDK does not
                 listed |= {"X_test": listed["X_valid"], "y_test": listed["y_valid"]}
-            (place / "parts.json").write_text(json.dumps(listed), encoding="utf-8")
+            (data_folder / "parts.json").write_text(json.dumps(listed), encoding="utf-8")
             with atomic_write(script) as file:  # last: its existence marks the data as complete
                 file.write(SCRIPT.encode())
         return script
@@ -176,19 +176,19 @@ def _plain(value: Any, key: str) -> Any:
     if hasattr(value, "to_pandas_dataframe"):
         value = value.to_pandas_dataframe()
     if key.startswith("y"):
-        found = np.asarray(value.to_numpy() if hasattr(value, "to_numpy") else value)
-        found = found.ravel()
-        return found.astype(str) if found.dtype.kind == "O" else found
+        array = np.asarray(value.to_numpy() if hasattr(value, "to_numpy") else value)
+        array = array.ravel()
+        return array.astype(str) if array.dtype.kind == "O" else array
     if _is_sparse(value):
         return value.tocsr()
     if hasattr(value, "columns"):
         return value
-    found = np.asarray(value.to_numpy() if hasattr(value, "to_numpy") else value)
-    if found.dtype.kind == "O":
+    array = np.asarray(value.to_numpy() if hasattr(value, "to_numpy") else value)
+    if array.dtype.kind == "O":
         import pandas
 
-        return pandas.DataFrame(found, columns=[f"column{place}" for place in range(found.shape[1])])
-    return found
+        return pandas.DataFrame(array, columns=[f"column{number}" for number in range(array.shape[1])])
+    return array
 
 
 def _columns(value: Any) -> list[str] | None:
@@ -202,16 +202,16 @@ def _arrays(value: Any) -> dict[str, Any]:
         return {**parts, "shape": np.asarray(value.shape)}
     if not hasattr(value, "columns"):
         return {"values": value}
-    found = {}
-    for place, name in enumerate(value.columns):
+    columns = {}
+    for number, name in enumerate(value.columns):
         column = value[name]
         if column.dtype.kind in "biuf":
-            found[f"c{place}"] = column.to_numpy()
+            columns[f"c{number}"] = column.to_numpy()
         else:
-            found[f"c{place}"] = np.asarray(
+            columns[f"c{number}"] = np.asarray(
                 ["" if one is None or one != one else str(one) for one in column], dtype=str
             )
-    return found
+    return columns
 
 
 def of_table(table: Any, label: str, what: str, without: Sequence[str] = ()) -> tuple[Any, Any]:
@@ -258,13 +258,13 @@ def of_script(script: Path, path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _at(place: Path) -> Any:
+def _at(working_folder: Path) -> Any:
     """Change to another working folder, and make its modules importable, inside the context."""
     before = os.getcwd()
-    os.chdir(place)
-    sys.path.insert(0, str(place))
+    os.chdir(working_folder)
+    sys.path.insert(0, str(working_folder))
     try:
         yield
     finally:
         os.chdir(before)
-        sys.path.remove(str(place))
+        sys.path.remove(str(working_folder))

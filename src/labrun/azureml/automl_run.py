@@ -77,10 +77,10 @@ class IterationRun(Run):
         self, name: str | None = None, recursive: bool = False, run_type: Any = None, populate: bool = False
     ) -> dict[str, Any]:
         """Return its cross-validation scores, also under the SDK's names; with `recursive`, by run id."""
-        found = dict(self._work.metrics)
-        found |= {ALIASES[own]: value for own, value in found.items() if own in ALIASES}
-        own = {key: value for key, value in found.items() if name in (None, key)}
-        return ({self.id: own} if own else {}) if recursive else own
+        metrics = dict(self._work.metrics)
+        metrics |= {ALIASES[alias]: value for alias, value in metrics.items() if alias in ALIASES}
+        alias = {key: value for key, value in metrics.items() if name in (None, key)}
+        return ({self.id: alias} if alias else {}) if recursive else alias
 
     def get_properties(self) -> dict[str, str]:
         """Return the properties: `iteration` (from 0), `run_algorithm`, `run_preprocessor`, `score`, ..."""
@@ -105,7 +105,7 @@ class IterationRun(Run):
 
     def _parts(self) -> dict[str, str]:
         model = self._work.record.typed.model
-        return {f"run_{sdk}": search.short(model[own]) for sdk, own in PARTS.items()}
+        return {f"run_{sdk}": search.short(model[key]) for sdk, key in PARTS.items()}
 
     def get_file_names(self) -> list[str]:
         """Return its file names. As in the SDK, a completed iteration has its fitted pipeline and scoring files."""
@@ -229,9 +229,9 @@ class AutoMLRun(Run):
     def _best(self, metric: str | None) -> IterationRun:
         trials = self._trials()
         try:
-            own = {sdk: ours for ours, sdk in ALIASES.items()}.get(str(metric), metric)
+            recorded_name = {sdk: ours for ours, sdk in ALIASES.items()}.get(str(metric), metric)
             logged = metric is None or any(metric in run.record.metrics for run in trials)
-            work = self._work.best_of(trials, metric if logged else own)
+            work = self._work.best_of(trials, metric if logged else recorded_name)
         except LabrunError as error:
             raise UserErrorException(f"AutoMLRun: {error}") from error
         return IterationRun(self._experiment, work=work, run_type="azureml.scriptrun")
@@ -292,8 +292,8 @@ class AutoMLRun(Run):
             if child.status == records.COMPLETED:
                 return Path(child.folder)
         record = run._work.record
-        own = [text for text in record.overrides if not text.startswith(("sweep", "name=", "tags", "compute"))]
-        again = [*own, "model.folds=0", "model.refit=true", "compute=inline", override("name", self._work.name)]
+        overrides = [text for text in record.overrides if not text.startswith(("sweep", "name=", "tags", "compute"))]
+        again = [*overrides, "model.folds=0", "model.refit=true", "compute=inline", override("name", self._work.name)]
         work = api.submit(
             [*again, override("tags", {"azureml.refit": run._work.id})], root=self.experiment.workspace.folder
         )
@@ -371,8 +371,8 @@ class AutoMLRun(Run):
                 "submit another AutoMLConfig, or repeat the command that `lab runs show` prints with sweep.resume",
             )
         more = iterations or self.automl_config.user_settings.get("iterations") or len(self._trials())
-        given = {key: value for key, value in settings.items() if value is not None}
-        made: AutoMLRun = self.automl_config.resume(self, iterations=len(self._trials()) + int(more), **given)
+        changes = {key: value for key, value in settings.items() if value is not None}
+        made: AutoMLRun = self.automl_config.resume(self, iterations=len(self._trials()) + int(more), **changes)
         made.wait_for_completion(show_output=show_output)
         return made
 
@@ -427,7 +427,7 @@ class FittedModel:
     def steps(self) -> list[tuple[str, Any]]:
         """The steps under the SDK's names; the first is the `datatransformer`."""
         model, names = self._saved.model, self._saved.columns
-        return fitted_steps.of(model, list(names or (f"column{place}" for place in range(model.n_features_in_))))
+        return fitted_steps.of(model, list(names or (f"column{step}" for step in range(model.n_features_in_))))
 
     @property
     def named_steps(self) -> dict[str, Any]:
@@ -464,8 +464,8 @@ class FittedModel:
 
     def score(self, X: Any, y: Any) -> float:  # noqa: N803
         """Return the accuracy or, for a regression, R2."""
-        said, wanted = self.predict(X), np.asarray(y).ravel()
+        predicted, wanted = self.predict(X), np.asarray(y).ravel()
         if self._labels:
-            return float(np.mean(said == wanted))
+            return float(np.mean(predicted == wanted))
         spread = float(np.sum((wanted - wanted.mean()) ** 2))
-        return 1 - float(np.sum((wanted - said) ** 2)) / spread if spread else math.nan
+        return 1 - float(np.sum((wanted - predicted) ** 2)) / spread if spread else math.nan

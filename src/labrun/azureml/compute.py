@@ -283,9 +283,11 @@ class ComputeTarget(Advising):
                 f"it is conf/compute/{self.name}.yaml: edit that file",
             )
             return
-        own = {**self._entry, **new}
-        _check_nodes(own.get("min_nodes"), own.get("max_nodes"))
-        self._entry = dict(folder.change(self.workspace.folder, TABLE, self.name, lambda now: {**(now or own), **new}))
+        changed = {**self._entry, **new}
+        _check_nodes(changed.get("min_nodes"), changed.get("max_nodes"))
+        self._entry = dict(
+            folder.change(self.workspace.folder, TABLE, self.name, lambda now: {**(now or changed), **new})
+        )
 
     def delete(self, wait_for_completion: bool = False, show_output: bool = False) -> None:
         """Remove the target from the workspace's table; a file in `conf/compute` stays."""
@@ -324,8 +326,8 @@ class ComputeTarget(Advising):
     def list(workspace: Any) -> list[Any]:
         """Return the targets of the workspace's table and of the project's `conf/compute`."""
         made = workspace if isinstance(workspace, Workspace) else Workspace()
-        own = paths.user_conf_dir()
-        names = {path.stem for path in (own / "compute").glob("*.yaml")} if own else set()
+        conf_dir = paths.user_conf_dir()
+        names = {path.stem for path in (conf_dir / "compute").glob("*.yaml")} if conf_dir else set()
         return [ComputeTarget(made, name) for name in sorted(names | set(folder.read_table(made.folder, TABLE)))]
 
     @classmethod
@@ -605,8 +607,8 @@ def _ssh_config(name: str, key: str) -> Path:
     """Write an ssh configuration that adds a key to the user's own configuration, and return its path."""
     file = remotes.file().parent / f"{name}.ssh_config"
     file.parent.mkdir(parents=True, exist_ok=True)
-    place = Path(key).expanduser().resolve()
-    file.write_text(f'Include ~/.ssh/config\nInclude /etc/ssh/ssh_config\nHost *\n  IdentityFile "{place}"\n')
+    key_file = Path(key).expanduser().resolve()
+    file.write_text(f'Include ~/.ssh/config\nInclude /etc/ssh/ssh_config\nHost *\n  IdentityFile "{key_file}"\n')
     return file
 
 

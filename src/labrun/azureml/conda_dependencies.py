@@ -120,8 +120,8 @@ class CondaDependencies:
     def add_conda_package(self, conda_package: str) -> None:
         """Add a conda package, replacing an earlier one of the same name."""
         self.remove_conda_package(conda_package)
-        place = next((place for place, one in enumerate(self._conda) if isinstance(one, dict)), len(self._conda))
-        self._conda.insert(place, str(conda_package))
+        index = next((index for index, one in enumerate(self._conda) if isinstance(one, dict)), len(self._conda))
+        self._conda.insert(index, str(conda_package))
 
     def remove_conda_package(self, conda_package: str) -> None:
         """Remove a conda package by name."""

@@ -256,9 +256,9 @@ def counted(number: int) -> str:
 def base_of(pattern: str) -> str:
     """Return the folder before a pattern's first wildcard, or the pattern itself if it has none."""
     parts = pattern.split("/")
-    for place, part in enumerate(parts):
+    for depth, part in enumerate(parts):
         if GLOB.search(part):
-            return "/".join(parts[:place])
+            return "/".join(parts[:depth])
     return pattern
 
 

@@ -218,11 +218,11 @@ class OutputFileDatasetConfig(Advising):
             )
         if source is not None:
             _tell_path(f"OutputFileDatasetConfig({self.name!r}, source={source!r})")
-        given = destination if isinstance(destination, tuple) else (destination or Datastore(), None)
-        if len(given) != 2 or not isinstance(given[0], Datastore):
+        target = destination if isinstance(destination, tuple) else (destination or Datastore(), None)
+        if len(target) != 2 or not isinstance(target[0], Datastore):
             raise UserErrorException(f"destination={destination!r}: give a datastore and a path: (datastore, 'folder')")
-        self._template = str(given[1] or "dataset/{run-id}/{output-name}")
-        self.datastore: Datastore = given[0]
+        self._template = str(target[1] or "dataset/{run-id}/{output-name}")
+        self.datastore: Datastore = target[0]
         self.path_on_datastore = self._drawn()
         self._is_given = False
 

@@ -107,10 +107,10 @@ class AbstractDataset:
         if not isinstance(name, str) or not name.strip():
             raise UserErrorException(f"register: name={name!r}: give a non-empty string")
         _check_tags("register", tags)
-        place = workspace if isinstance(workspace, Workspace) else Workspace()
+        target = workspace if isinstance(workspace, Workspace) else Workspace()
         if self._partition:
             notify_once("register: a file data set does not keep its partition_format: pass it to from_files() again")
-        made = dataset_table.add(place, name, self._content, self._definition, description, tags, create_new_version)
+        made = dataset_table.add(target, name, self._content, self._definition, description, tags, create_new_version)
         return of(made)
 
     def unregister_all_versions(self) -> None:
@@ -310,7 +310,7 @@ class FileDataset(AbstractDataset):
     """A data set of files."""
 
     def _only(self, keep: Callable[[int], bool]) -> FileDataset:
-        names = [name for place, name in enumerate(self._content.files) if keep(place)]
+        names = [name for index, name in enumerate(self._content.files) if keep(index)]
         made = FileDataset(self._content.only(names))
         made._partition = self._partition
         return made
@@ -356,7 +356,7 @@ class FileDataset(AbstractDataset):
                 f"filter({expression!r}): give a comparison, such as data.file_metadata('Size') > 1000"
             )
         taken = steps.truth(self._known_of_files(), expression.told)
-        return self._only(lambda place: bool(taken.iloc[place]))
+        return self._only(lambda index: bool(taken.iloc[index]))
 
     def _known_of_files(self) -> Any:
         """Return a data frame with a row per file: its partition keys and metadata."""
@@ -364,8 +364,8 @@ class FileDataset(AbstractDataset):
 
         files, store = self._content.files, self._content.store
         pairs = [(name, name) for name in files]
-        told = partitions.of_files(self._partition, pairs) if self._partition else [{} for _ in files]
-        for row, (name, info) in zip(told, files.items(), strict=True):
+        rows = partitions.of_files(self._partition, pairs) if self._partition else [{} for _ in files]
+        for row, (name, info) in zip(rows, files.items(), strict=True):
             row |= {"file_metadata.Size": info.size, "file_metadata.CanSeek": True}
             _, dot, extension = name.rpartition("/")[2].rpartition(".")
             row["file_metadata.Extension"] = extension if dot else ""
@@ -373,17 +373,17 @@ class FileDataset(AbstractDataset):
                 stat = store.path(name).stat()
                 row["file_metadata.LastModifiedTime"] = pandas.Timestamp(stat.st_mtime, unit="s")
                 row["file_metadata.CreationTime"] = pandas.Timestamp(stat.st_ctime, unit="s")
-        return pandas.DataFrame(told, index=range(len(files)))
+        return pandas.DataFrame(rows, index=range(len(files)))
 
     def take(self, count: int) -> FileDataset:
         """Return the first `count` files."""
         number = tabular.count_of("take", count)
-        return self._only(lambda place: place < number)
+        return self._only(lambda index: index < number)
 
     def skip(self, count: int) -> FileDataset:
         """Return all but the first `count` files."""
         number = tabular.count_of("skip", count)
-        return self._only(lambda place: place >= number)
+        return self._only(lambda index: index >= number)
 
     def take_sample(self, probability: float, seed: Any = None) -> FileDataset:
         """Sample each file with this probability."""
@@ -393,7 +393,7 @@ class FileDataset(AbstractDataset):
         """Split into two data sets: each file goes to the first with this probability, otherwise to the second."""
         part = tabular.share("random_split", percentage)
         first = steps.in_part(len(self._content.files), part, tabular.seed_of(seed), True)
-        return self._only(lambda place: first[place]), self._only(lambda place: not first[place])
+        return self._only(lambda index: first[index]), self._only(lambda index: not first[index])
 
     def to_pandas_dataframe(self, on_error: str = "null", out_of_range_datetime: str = "null") -> Any:
         """Return the rows of the files, which must be tables; see `TabularDataset.to_pandas_dataframe`."""

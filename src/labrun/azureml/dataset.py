@@ -189,8 +189,8 @@ def _pinned(workspace: Workspace, name: str) -> Version | None:
     return None
 
 
-def _workspace(given: Any) -> Workspace:
-    return given if isinstance(given, Workspace) else Workspace()
+def _workspace(workspace: Any) -> Workspace:
+    return workspace if isinstance(workspace, Workspace) else Workspace()
 
 
 def _read(version: Version) -> FileDataset | TabularDataset:
@@ -198,7 +198,7 @@ def _read(version: Version) -> FileDataset | TabularDataset:
     run, asset = context.current(), version.content.asset
     if run is not None and asset is not None and version.content.datastore is not None:
         store = version.content.store
-        told = {
+        entry = {
             "input": f"{version.content.datastore.name}/{asset.name}@{asset.number}",
             "path": str(store.path(asset.path)) if isinstance(store, LocalDatastore) else asset.path,
             "datastore": version.content.datastore.name,
@@ -208,5 +208,5 @@ def _read(version: Version) -> FileDataset | TabularDataset:
         }
         path = run.run_dir / context.INPUTS_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        append_line(path, json.dumps(told))
+        append_line(path, json.dumps(entry))
     return data_sets.of(version)

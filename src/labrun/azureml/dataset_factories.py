@@ -36,10 +36,10 @@ def content_of(call: str, path: Any, validate: bool = True) -> Content:
     Raises:
         UserErrorException: the list is empty, a path has the wrong type, or there are no such files.
     """
-    given = path if isinstance(path, list) else [path]
-    if not given:
+    items = path if isinstance(path, list) else [path]
+    if not items:
         raise UserErrorException(f"{call}: the list of paths is empty")
-    pairs = [_place(call, one) for one in given]
+    pairs = [_place(call, one) for one in items]
     if len({None if store is None else store.name for store, _ in pairs}) > 1:
         not_here(f"{call} of several datastores", "one data set for each of them")
     made = Content(pairs[0][0], tuple(dict.fromkeys(name for _, name in pairs)))
@@ -48,19 +48,19 @@ def content_of(call: str, path: Any, validate: bool = True) -> Content:
     return made
 
 
-def _place(call: str, given: Any) -> tuple[Datastore | None, str]:
+def _place(call: str, path: Any) -> tuple[Datastore | None, str]:
     """Return a path's datastore (None for this machine) and its name relative to the root."""
-    if isinstance(given, (DataPath, DataReference)):
-        return given.datastore, given.path_on_datastore
-    if isinstance(given, Datastore):
-        return given, ""
-    if isinstance(given, (tuple, list)) and len(given) == 2 and isinstance(given[0], Datastore):
-        return given[0], given[0]._clean(str(given[1]))
-    if not isinstance(given, (str, os.PathLike)):
+    if isinstance(path, (DataPath, DataReference)):
+        return path.datastore, path.path_on_datastore
+    if isinstance(path, Datastore):
+        return path, ""
+    if isinstance(path, (tuple, list)) and len(path) == 2 and isinstance(path[0], Datastore):
+        return path[0], path[0]._clean(str(path[1]))
+    if not isinstance(path, (str, os.PathLike)):
         raise UserErrorException(
-            f"{call}: {given!r} is not a path: give (datastore, 'folder/file'), a local path or an address"
+            f"{call}: {path!r} is not a path: give (datastore, 'folder/file'), a local path or an address"
         )
-    text = os.fsdecode(given)
+    text = os.fsdecode(path)
     if "://" in text:
         return None, _from_web(text).strip("/")
     return None, os.path.normpath(local(text).absolute()).strip("/")
@@ -185,9 +185,9 @@ class TabularDatasetFactory:
         partition_format: Any = None,
     ) -> TabularDataset:
         """Return a data set of the rows in Parquet files."""
-        told = common(set_column_types, include_path, partition_format)
+        options = common(set_column_types, include_path, partition_format)
         content = content_of("Dataset.Tabular.from_parquet_files()", path, validate)
-        return _tabular(content, {"format": "parquet", **told}, validate)
+        return _tabular(content, {"format": "parquet", **options}, validate)
 
     @staticmethod
     def from_json_lines_files(
@@ -249,14 +249,14 @@ class TabularDatasetFactory:
                     f"register_pandas_dataframe: Parquet cannot hold the rows: {error}. Each column needs values of "
                     "one type"
                 ) from error
-            place = f"{folder or MANAGED}/{file_sha256(file)[:12]}"
+            target_path = f"{folder or MANAGED}/{file_sha256(file)[:12]}"
             if not make_target_path_unique:
-                place = _unused(datastore, folder)
-            _say(show_progress, f"Uploading file to {place}")
-            datastore.upload_files([str(file)], target_path=place, overwrite=False, show_progress=False)
+                target_path = _unused(datastore, folder)
+            _say(show_progress, f"Uploading file to {target_path}")
+            datastore.upload_files([str(file)], target_path=target_path, overwrite=False, show_progress=False)
         _say(show_progress, "Successfully uploaded file to datastore.")
         _say(show_progress, "Creating and registering a new dataset.")
-        rows = TabularDatasetFactory.from_parquet_files((datastore, f"{place}/part-00000.parquet"))
+        rows = TabularDatasetFactory.from_parquet_files((datastore, f"{target_path}/part-00000.parquet"))
         made: TabularDataset = rows.register(datastore.workspace, name, description, tags, create_new_version=True)
         _say(show_progress, "Successfully created and registered a new dataset.")
         return made

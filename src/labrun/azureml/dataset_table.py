@@ -46,10 +46,10 @@ def names(workspace: Workspace) -> list[str]:
     rows = {name: row for name, row in folder.read_table(workspace.folder, TABLE).items() if not row.get("hidden")}
     taken = {row["asset"] for row in rows.values()}
     try:
-        there = assets.names(Datastore(workspace).store)
+        asset_names = assets.names(Datastore(workspace).store)
     except DataError as error:
         raise UserErrorException(str(error)) from error
-    return sorted({*rows, *(name for name in there if name not in taken and not is_anonymous(name))})
+    return sorted({*rows, *(name for name in asset_names if name not in taken and not is_anonymous(name))})
 
 
 def is_anonymous(name: str) -> bool:
@@ -73,15 +73,15 @@ def versions(workspace: Workspace, name: str, default: Datastore | None = None) 
     default = default or Datastore(workspace)
     stores = {default.name: default}
     try:
-        for number, told in sorted(((int(key), one) for key, one in (row or {}).get("versions", {}).items())):
-            datastore = stores.get(told["datastore"]) or Datastore(workspace, told["datastore"])
-            stores[told["datastore"]] = datastore
-            seen.add((told["datastore"], told["number"]))
-            made = assets.find(datastore.store, row["asset"] if row else name, told["number"])
+        for number, entry in sorted(((int(key), one) for key, one in (row or {}).get("versions", {}).items())):
+            datastore = stores.get(entry["datastore"]) or Datastore(workspace, entry["datastore"])
+            stores[entry["datastore"]] = datastore
+            seen.add((entry["datastore"], entry["number"]))
+            made = assets.find(datastore.store, row["asset"] if row else name, entry["number"])
             if made is not None:
-                content = Content(datastore, (made.path,), None, made, told.get("single", False))
-                tags = told.get("tags") or {}
-                found[number] = Version(name, number, content, told.get("table"), told.get("description") or "", tags)
+                content = Content(datastore, (made.path,), None, made, entry.get("single", False))
+                tags = entry.get("tags") or {}
+                found[number] = Version(name, number, content, entry.get("table"), entry.get("description") or "", tags)
         _add_plain(default, name, row, found, seen)
     except DataError as error:
         raise UserErrorException(str(error)) from error
@@ -109,17 +109,17 @@ def get(workspace: Workspace, name: str, version: Any = "latest") -> Version:
     """
     found = versions(workspace, name)
     if not found:
-        there = ", ".join(names(workspace)) or "none"
+        known = ", ".join(names(workspace)) or "none"
         raise UserErrorException(
-            f"Cannot find dataset registered with name {name!r} in the workspace. Registered: {there}"
+            f"Cannot find dataset registered with name {name!r} in the workspace. Registered: {known}"
         )
     if version in (None, "latest"):
         return found[max(found)]
     try:
         return found[int(version)]
     except (KeyError, ValueError):
-        there = ", ".join(map(str, found))
-        message = f"Cannot find dataset {name!r} with version {version!r} in the workspace. Versions: {there}"
+        known = ", ".join(map(str, found))
+        message = f"Cannot find dataset {name!r} with version {version!r} in the workspace. Versions: {known}"
         raise UserErrorException(message) from None
 
 
@@ -196,7 +196,7 @@ def _added(
     assert made.asset is not None and made.datastore is not None
     if not number:
         number = max(made.asset.number, 1 + max(before, default=0)) if before else made.asset.number
-    told: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "datastore": made.datastore.name,
         "number": made.asset.number,
         "table": None if table is None else dict(table),
@@ -206,9 +206,9 @@ def _added(
         "created": records.now(),
     }
     row = folder.read_table(workspace.folder, TABLE).get(name) or {"asset": asset_name, "versions": {}}
-    row["versions"][str(number)] = told
+    row["versions"][str(number)] = entry
     folder.put(workspace.folder, TABLE, name, {**row, "hidden": hidden})
-    return Version(name, number, made, told["table"], told["description"], told["tags"])
+    return Version(name, number, made, entry["table"], entry["description"], entry["tags"])
 
 
 def _is_same(version: Version, content: Content, table: Mapping[str, Any] | None) -> bool:
@@ -229,11 +229,11 @@ def tell(workspace: Workspace, version: Version, description: str | None, tags: 
         if str(version.number) not in row.get("versions", {}):
             add(workspace, version.name, version.content, version.table)
             row = dict(folder.read_table(workspace.folder, TABLE)[version.name])
-        told = row["versions"][str(version.number)]
-        told["description"] = version.description if description is None else description
-        told["tags"] = registered.texts(tags)
+        entry = row["versions"][str(version.number)]
+        entry["description"] = version.description if description is None else description
+        entry["tags"] = registered.texts(tags)
         folder.put(workspace.folder, TABLE, version.name, row)
-    return Version(version.name, version.number, version.content, version.table, told["description"], told["tags"])
+    return Version(version.name, version.number, version.content, version.table, entry["description"], entry["tags"])
 
 
 def forget(workspace: Workspace, name: str) -> None:

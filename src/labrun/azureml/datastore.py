@@ -124,8 +124,8 @@ class Datastore(Advising):
     @classmethod
     def list(cls, workspace: Any) -> list[Datastore]:
         """Return the default datastore and those in the workspace's conf/datastore."""
-        own = paths.user_conf_dir()
-        names = sorted(path.stem for path in (own / "datastore").glob("*.yaml")) if own else []
+        conf_dir = paths.user_conf_dir()
+        names = sorted(path.stem for path in (conf_dir / "datastore").glob("*.yaml")) if conf_dir else []
         found = [cls(workspace)]
         return found + [cls(workspace, name) for name in names if name != found[0].name]
 
@@ -359,16 +359,16 @@ class Datastore(Advising):
         Raises:
             UserErrorException: a file does not exist or lies outside `relative_root`, or the datastore is not writable.
         """
-        given = [local(one).absolute() for one in ([files] if isinstance(files, (str, os.PathLike)) else files)]
-        absent = [str(path) for path in given if not path.is_file()]
-        if absent or not given:
+        sources = [local(one).absolute() for one in ([files] if isinstance(files, (str, os.PathLike)) else files)]
+        absent = [str(path) for path in sources if not path.is_file()]
+        if absent or not sources:
             raise UserErrorException(f"upload_files: no such file: {', '.join(absent) or 'the list is empty'}")
-        common = os.path.commonpath([path.parent for path in given])
+        common = os.path.commonpath([path.parent for path in sources])
         root = local(relative_root).absolute() if relative_root is not None else Path(common)
-        outside = [str(path) for path in given if not path.is_relative_to(root)]
+        outside = [str(path) for path in sources if not path.is_relative_to(root)]
         if outside:
             raise UserErrorException(f"upload_files: {', '.join(outside)} is not below relative_root={root}")
-        named = {path.relative_to(root).as_posix(): path for path in given}
+        named = {path.relative_to(root).as_posix(): path for path in sources}
         return self._send(named, target_path, overwrite, show_progress)
 
     def _send(self, files: dict[str, Path], target_path: str | None, overwrite: bool, show: bool) -> DataReference:

@@ -69,11 +69,11 @@ def _error(run: Any) -> dict[str, Any]:
 
 def _input(entry: DataEntry, config: dict[str, Any]) -> dict[str, Any]:
     """Return a record's input in the SDK's form."""
-    own = str(entry.input or entry.asset or "")
+    reference = str(entry.input or entry.asset or "")
     aliases = (config.get("script") or {}).get("inputs") or {}
-    name = next((alias for alias, mount in aliases.items() if own and own in str(mount)), own)
+    name = next((alias for alias, mount in aliases.items() if reference and reference in str(mount)), reference)
     return {
-        "dataset": {"id": own},
+        "dataset": {"id": reference},
         "consumptionDetails": {"type": "RunInput", "inputName": name, "mechanism": "Mount"},
         **entry.as_json(),
     }
@@ -93,9 +93,9 @@ def restore(run: Any, target: Path) -> str:
     """Copy a run's frozen code into `target/snapshot_ID` and return that path."""
     code = run._work.record.code
     folder = None if code is None or code.script is None else code.script.folder
-    place = target / f"snapshot_{run.id}"
+    copy = target / f"snapshot_{run.id}"
     if folder and Path(folder).is_dir():
-        shutil.copytree(folder, place, dirs_exist_ok=True)
+        shutil.copytree(folder, copy, dirs_exist_ok=True)
     else:
-        place.mkdir(parents=True, exist_ok=True)
-    return str(place)
+        copy.mkdir(parents=True, exist_ok=True)
+    return str(copy)

@@ -149,8 +149,8 @@ def _has_nodes(nodes: int, count: int, target: Sequence[str], is_tensorflow: boo
 
 def _backend(name: str) -> str:
     """Return the backend of a choice of `compute=`, from its file or one that it extends."""
-    told = paths.option("compute", name)
-    if told.get("target"):
-        return str(told["target"])
-    bases = [one for one in told.get("defaults") or () if isinstance(one, str) and one not in ("_self_", name)]
+    option = paths.option("compute", name)
+    if option.get("target"):
+        return str(option["target"])
+    bases = [one for one in option.get("defaults") or () if isinstance(one, str) and one not in ("_self_", name)]
     return next((_backend(base) for base in bases), compute.DEFAULT)

@@ -130,15 +130,15 @@ class Environment(Element):
                 return _from_dict(found)
         elif (made := _curated(name)) is not None:
             return made
-        there = ", ".join(folder.read_table(_folder(workspace), TABLE)) or "none"
+        registered = ", ".join(folder.read_table(_folder(workspace), TABLE)) or "none"
         which = f"{name!r}" if version is None or not versions else f"{name!r} of version {version}"
-        raise UserErrorException(f"Environment.get: there is no environment {which}. Registered: {there}")
+        raise UserErrorException(f"Environment.get: there is no environment {which}. Registered: {registered}")
 
     @staticmethod
     def list(workspace: Any) -> dict[str, Environment]:
         """Return the registered environments and some of Azure's curated ones by name."""
-        own = {name: _from_dict(entry["versions"][-1]) for name, entry in _table(workspace).items()}
-        return {**{name: made for name in curated.KNOWN if (made := _curated(name))}, **own}
+        registered = {name: _from_dict(entry["versions"][-1]) for name, entry in _table(workspace).items()}
+        return {**{name: made for name in curated.KNOWN if (made := _curated(name))}, **registered}
 
     @staticmethod
     def from_conda_specification(name: str, file_path: Any) -> Environment:

@@ -41,8 +41,8 @@ class DataTransformer(Advising):
         """Return for each column its type and the features made from it."""
         made: dict[str, int] = dict.fromkeys(self._columns, 0)
         for name in self.get_engineered_feature_names():
-            own = [one for one in made if name == one or name.startswith(f"{one}_")]
-            made[max(own, key=len)] += 1
+            origins = [one for one in made if name == one or name.startswith(f"{one}_")]
+            made[max(origins, key=len)] += 1
         kinds: dict[str, str] = {}
         for _, transformer, columns in [] if self._step is None else self._step.transformers_:
             last = transformer.steps[-1][1] if hasattr(transformer, "steps") else transformer
@@ -66,9 +66,9 @@ def of(model: Any, columns: list[str]) -> list[tuple[str, Any]]:
         model: the scikit-learn pipeline.
         columns: the column names of its input.
     """
-    own = list(model.steps)
-    table = next((step for name, step in own if name == TABLE), None)
+    steps = list(model.steps)
+    table = next((step for name, step in steps if name == TABLE), None)
     return [
         (NAME, DataTransformer(table, columns)),
-        *((type(step).__name__, step) for name, step in own if name != TABLE),
+        *((type(step).__name__, step) for name, step in steps if name != TABLE),
     ]

@@ -145,7 +145,7 @@ class HyperDriveConfig(Config):
             if self.resume_from or self.resume_child_runs:
                 notify_once("HyperDriveConfig: a grid tries every combination, whatever earlier searches found")
             return []
-        found = (
+        overrides = (
             [override("sweep.learn_from", [str(run._folder) for run in self.resume_from])] if self.resume_from else []
         )
         if self.resume_child_runs:
@@ -156,21 +156,22 @@ class HyperDriveConfig(Config):
             scripts = [run._work.record.typed.script for run in self.resume_child_runs]
             each = [script.arguments for script in scripts if script is not None]
             first = [
-                {f"script.arguments.{name}": value for name, value in given.items() if name in names} for given in each
+                {f"script.arguments.{name}": value for name, value in arguments.items() if name in names}
+                for arguments in each
             ]
-            found.append(override("sweep.portfolio", first))
-        return found
+            overrides.append(override("sweep.portfolio", first))
+        return overrides
 
     def _script(self) -> Any:
         """Return the script. As in the SDK, an estimator's own value of a searched argument is dropped."""
-        given = getattr(self.run_config, "script_params", None) or {}
+        parameters = getattr(self.run_config, "script_params", None) or {}
         varied = {name.lstrip("-") for name in self.hyperparameter_sampling.parameter_space}
-        twice = [name for name in given if name.lstrip("-") in varied]
+        twice = [name for name in parameters if name.lstrip("-") in varied]
         if not twice:
             return self.run_config
         notify_once(f"HyperDriveConfig: the search sets {', '.join(twice)}; the values in script_params are not used")
         made = copy.copy(self.run_config)
-        made.script_params = {name: value for name, value in given.items() if name not in twice}
+        made.script_params = {name: value for name, value in parameters.items() if name not in twice}
         return made
 
     def variables(self) -> dict[str, str]:
@@ -188,18 +189,18 @@ class HyperDriveConfig(Config):
         return run
 
 
-def _several(given: Any, what: str, sweeps: bool) -> list[Run]:
+def _several(runs: Any, what: str, sweeps: bool) -> list[Run]:
     """Return one run or a list of runs as a list.
 
     Raises:
         UserErrorException: an item is not a search or not a run of a search, whichever `sweeps` requires.
     """
-    found = [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
-    for one in found:
+    run_list = [] if runs is None else list(runs) if isinstance(runs, (list, tuple)) else [runs]
+    for one in run_list:
         if not isinstance(one, Run) or getattr(one, "_work", None) is None or one._is_sweep != sweeps:
             kind = "HyperDriveRun" if sweeps else "run of a search"
             raise UserErrorException(f"HyperDriveConfig: {what}={one!r} is not a {kind}")
-    return found
+    return run_list
 
 
 HyperDriveRunConfig = HyperDriveConfig
@@ -336,8 +337,10 @@ class HyperDriveRun(Run):
         names: dict[str, str] = {}
         if self.hyperdrive_config is not None:
             names = {key(name): name for name in self.hyperdrive_config.hyperparameter_sampling.parameter_space}
-        given = (config.get("script") or {}).get("arguments") or {}
-        return {names.get(name, name if name.startswith("-") else f"--{name}"): value for name, value in given.items()}
+        arguments = (config.get("script") or {}).get("arguments") or {}
+        return {
+            names.get(name, name if name.startswith("-") else f"--{name}"): value for name, value in arguments.items()
+        }
 
 
 def best_value(run_dir: Path, metric: str | None, maximize: bool) -> float | None:

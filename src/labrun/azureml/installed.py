@@ -24,25 +24,25 @@ def compared(wanted: conda.Wanted) -> tuple[list[str], list[str]]:
     Returns:
         The names of missing packages, and a text such as `numpy 2.1 for numpy==1.26` for each version mismatch.
     """
-    here = ".".join(map(str, sys.version_info[:3]))
+    python_version = ".".join(map(str, sys.version_info[:3]))
     missing, others = [], []
     try:
-        if wanted.python and here not in SpecifierSet(wanted.python):
-            others.append(f"Python {here} for python{wanted.python}")
+        if wanted.python and python_version not in SpecifierSet(wanted.python):
+            others.append(f"Python {python_version} for python{wanted.python}")
     except InvalidSpecifier:
         pass
     for name, line in wanted.names.items():
-        there = next(filter(None, map(_installed, (name, *SAME.get(name, ())))), None)
+        version = next(filter(None, map(_installed, (name, *SAME.get(name, ())))), None)
         try:
-            asked = Requirement(line)
+            requirement = Requirement(line)
         except InvalidRequirement:
             continue
-        if asked.marker is not None and not asked.marker.evaluate():
+        if requirement.marker is not None and not requirement.marker.evaluate():
             continue
-        if there is None:
+        if version is None:
             missing.append(name)
-        elif not asked.specifier.contains(there, prereleases=True):
-            others.append(f"{name} {there} for {name}{asked.specifier}")
+        elif not requirement.specifier.contains(version, prereleases=True):
+            others.append(f"{name} {version} for {name}{requirement.specifier}")
     return missing, others
 
 

@@ -26,16 +26,16 @@ def of(experiment: Any, work: Any, run_type: str | None) -> Any:
 
     if run_type is None and isinstance(work, api.Sweep):
         run_type = type_of(work)
-    place = CLASSES.get(run_type or "")
-    made = getattr(importlib.import_module(f"labrun.azureml.{place[0]}"), place[1]) if place else Run
+    class_path = CLASSES.get(run_type or "")
+    made = getattr(importlib.import_module(f"labrun.azureml.{class_path[0]}"), class_path[1]) if class_path else Run
     return made(experiment, work=work, run_type=run_type)
 
 
 def type_of(sweep: Any) -> str:
     """Return a sweep's type: the submitted one or, if no control script submitted it, judged by its first run."""
-    told = folder.read_table(root_of(sweep.folder), SEARCHES).get(sweep.id) or {}
-    if TYPE_TAG in told:
-        return str(told[TYPE_TAG])
+    properties = folder.read_table(root_of(sweep.folder), SEARCHES).get(sweep.id) or {}
+    if TYPE_TAG in properties:
+        return str(properties[TYPE_TAG])
     children = sweep.get_children()
     return "automl" if children and search.is_pipeline(children[0].record.config) else "hyperdrive"
 

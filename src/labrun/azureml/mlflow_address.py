@@ -34,9 +34,9 @@ _addresses: dict[Path, str] = {}
 
 def address(workspace: Path) -> str:
     """Return a workspace's tracking URI, served for the lifetime of this process; inside a run, the run's own URI."""
-    own = os.environ.get("MLFLOW_TRACKING_URI")
-    if context.current() is not None and own:
-        return own
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if context.current() is not None and uri:
+        return uri
     if workspace not in _addresses:
         endpoint = Endpoint(WorkspaceBook(workspace))
         endpoint.__enter__()
@@ -93,17 +93,17 @@ class WorkspaceBook:
     def _every(self, content: Answer) -> list[Answer]:
         """Return the runs of the requested experiments, newest first. This program's own runs have its live state."""
         wanted = {str(one) for one in content.get("experiment_ids") or self._names}
-        own = {run.id: state for run, state in self._runs.values()}
-        found = []
+        states = {run.id: state for run, state in self._runs.values()}
+        answers = []
         for run in api.runs(root=self._workspace):
             if self._id_of(run.name) in wanted:
-                state = own.get(run.id)
-                found.append(
+                state = states.get(run.id)
+                answers.append(
                     mlflow_runs.shown(run.folder, run.record, run.status, kinds.id_of(run), self._id_of(run.name))
                     if state is None
                     else state.handle("runs/get", {"run_id": state.run_id})["run"]
                 )
-        return found
+        return answers
 
     def _of_another(self, name: str, run_id: str, content: Answer) -> Answer:
         """Answer a call about a run that this program did not start.
@@ -158,8 +158,8 @@ class WorkspaceBook:
 
     def _shown(self, number: str) -> Answer:
         name = self._names.get(number) or "Default"
-        place = (self._workspace / "outputs" / name).as_uri()
-        return {"experiment_id": number, "name": name, "lifecycle_stage": "active", "artifact_location": place}
+        artifacts = (self._workspace / "outputs" / name).as_uri()
+        return {"experiment_id": number, "name": name, "lifecycle_stage": "active", "artifact_location": artifacts}
 
     def _begin(self, content: Answer) -> Answer:
         number = str(content.get("experiment_id") or "0")

@@ -50,8 +50,8 @@ class Registry:
             raise RefusedCallError("INVALID_PARAMETER_VALUE", str(error)) from error
 
     def _of_model(self, verb: str, content: Answer) -> Answer:
-        there = journal.read(self._workspace).versions
-        known = {name for name, versions in there.items() if versions} | self._empty
+        all_versions = journal.read(self._workspace).versions
+        known = {name for name, versions in all_versions.items() if versions} | self._empty
         if verb == "search":
             return {"registered_models": [self._model(name) for name in sorted(known)]}
         name = str(content["name"])
@@ -92,7 +92,7 @@ class Registry:
             models.describe(
                 self._workspace,
                 version.title,
-                lambda told: About({**told.tags, **tag}, told.properties, told.description),
+                lambda about: About({**about.tags, **tag}, about.properties, about.description),
             )
             return {}
         raise UnknownCallError
@@ -108,8 +108,8 @@ class Registry:
         if run_dir is None:
             version = models.register_local(self._workspace, path, name, about)
         elif self._is_open(run_dir):
-            told = {"tags": tags, "properties": {}, "description": about.description}
-            number, _ = pending_models.add(context.RunContext(run_dir), name, path, told, local=False)
+            entry = {"tags": tags, "properties": {}, "description": about.description}
+            number, _ = pending_models.add(context.RunContext(run_dir), name, path, entry, local=False)
             answer = {**_facts(name, number), "source": path.as_uri(), "run_id": content.get("run_id"), "tags": []}
             self._promised[name, str(number)] = answer
             return answer

@@ -134,8 +134,8 @@ class Model(training.Model, Advising):
         return record.sdk_id
 
     @run_id.setter
-    def run_id(self, own: str | None) -> None:
-        self._run = own
+    def run_id(self, run_id: str | None) -> None:
+        self._run = run_id
 
     @property
     def run(self) -> Any:
@@ -151,7 +151,7 @@ class Model(training.Model, Advising):
 
     def add_tags(self, tags: Any) -> None:
         """Set tags; other tags stay."""
-        self._tell(lambda told: dataclasses.replace(told, tags={**told.tags, **registered.texts(tags)}))
+        self._tell(lambda about: dataclasses.replace(about, tags={**about.tags, **registered.texts(tags)}))
 
     def add_tag(self, key: str, value: Any = None) -> None:
         """Set a tag."""
@@ -161,12 +161,12 @@ class Model(training.Model, Advising):
         """Remove tags by key."""
         gone = [tags] if isinstance(tags, str) else [str(tag) for tag in tags]
         kept = {key: value for key, value in self.tags.items() if key not in gone}
-        self._tell(lambda told: dataclasses.replace(told, tags=kept))
+        self._tell(lambda about: dataclasses.replace(about, tags=kept))
 
     def add_properties(self, properties: Any) -> None:
         """Add properties; an existing property never changes."""
         new = registered.texts(properties)
-        self._tell(lambda told: dataclasses.replace(told, properties={**new, **told.properties}))
+        self._tell(lambda about: dataclasses.replace(about, properties={**new, **about.properties}))
 
     def update(
         self,
@@ -189,12 +189,12 @@ class Model(training.Model, Advising):
         registered.tell_not_kept(
             "Model.update", None, sample_input_dataset, sample_output_dataset, resource_configuration
         )
-        own = registered.about(tags, {}, description, model_framework, model_framework_version)
+        changes = registered.about(tags, {}, description, model_framework, model_framework_version)
         self._tell(
-            lambda told: About(
-                told.tags if tags is None else own["tags"],
-                {**told.properties, **own["properties"]},
-                told.description if description is None else own["description"],
+            lambda about: About(
+                about.tags if tags is None else changes["tags"],
+                {**about.properties, **changes["properties"]},
+                about.description if description is None else changes["description"],
             )
         )
 

@@ -118,7 +118,7 @@ def install_kernel(name: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         _write_spec(Path(folder) / name)
         try:
-            place = KernelSpecManager().install_kernel_spec(os.path.join(folder, name), name, user=True)
+            kernel_folder = KernelSpecManager().install_kernel_spec(os.path.join(folder, name), name, user=True)
         except OSError as error:
             raise ConfigError(f"the kernel {name} cannot be installed: {error}") from error
-    return f'installed the kernel {name} in {place}: choose "Azure ML SDK v1 (labrun)" in Jupyter'
+    return f'installed the kernel {name} in {kernel_folder}: choose "Azure ML SDK v1 (labrun)" in Jupyter'

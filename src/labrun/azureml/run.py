@@ -69,10 +69,10 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
     """
 
     def __new__(cls, experiment: Any = None, run_id: str | None = None, **kwargs: Any) -> Any:
-        own = context.current()
-        if cls is Run and own is not None and "work" not in kwargs:
+        current = context.current()
+        if cls is Run and current is not None and "work" not in kwargs:
             inside = training.Run.get_context()
-            if run_id is None or run_id in training.ids(own):
+            if run_id is None or run_id in training.ids(current):
                 return inside
         return super().__new__(cls)
 
@@ -102,8 +102,8 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
     def get(workspace: Any, run_id: str) -> Any:
         """Return a run by its id."""
         made = workspace if isinstance(workspace, Workspace) else Workspace()
-        own = context.current()
-        if own is not None and run_id in training.ids(own):
+        current = context.current()
+        if current is not None and run_id in training.ids(current):
             return training.Run.get_context()
         return wrapped(None, find(made, run_id))
 
@@ -176,8 +176,8 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
     @property
     def _notes(self) -> dict[str, str]:
         """The names that the control script gave to its target and environment, taken from its search if need be."""
-        if not self._is_sweep and (own := dict(self._work.record.properties)).keys() & set(OWN):
-            return own
+        if not self._is_sweep and (properties := dict(self._work.record.properties)).keys() & set(OWN):
+            return properties
         if self._is_sweep:
             search = self._work
         elif self._work.record.sweep is None or (search := self._work.parent) is None:
@@ -325,11 +325,11 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
             run_type: include only child runs of this type.
             populate: not used.
         """
-        own = {key: value for key, value in self._logged().items() if name in (None, key)}
+        values = {key: value for key, value in self._logged().items() if name in (None, key)}
         if not recursive:
-            return own if self._work.is_over else Logged(self, own)
+            return values if self._work.is_over else Logged(self, values)
         below = {child.id: child.get_metrics(name) for child in self.get_children(recursive=True, type=run_type)}
-        return {run_id: found for run_id, found in {**below, self.id: own}.items() if found}
+        return {run_id: found for run_id, found in {**below, self.id: values}.items() if found}
 
     def _logged(self) -> dict[str, Any]:
         return {} if self._is_sweep else metrics.read(self._folder, max(len(self._work.record.attempts), 1))
@@ -449,8 +449,8 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         names = [] if self._is_sweep else files.beginning_with(self._folder, prefix)
         for number, name in enumerate(names):
             shown = name if append_prefix or not prefix else name[len(prefix) :].lstrip("/")
-            own = output_paths[number] if output_paths else shown
-            files.download(self._folder, name, str(Path(output_directory or ".") / own))
+            copy_name = output_paths[number] if output_paths else shown
+            files.download(self._folder, name, str(Path(output_directory or ".") / copy_name))
 
     def upload_file(self, name: str, path_or_stream: Any, datastore_name: str | None = None) -> None:
         """Copy a file into the run's folder under a name such as `outputs/model.pkl`; see `files.upload`."""
@@ -619,9 +619,9 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         """Copy `outputs` to the default datastore and return its `DataPath`, so that another run can resume from it."""
         from labrun.azureml.data_reference import DataPath
 
-        store, place = self.experiment.workspace.get_default_datastore(), f"ExperimentRun/dcid.{self.id}/outputs"
-        store.upload(self._folder / "outputs", place, overwrite=True, show_progress=False)
-        return DataPath(store, place)
+        store, target = self.experiment.workspace.get_default_datastore(), f"ExperimentRun/dcid.{self.id}/outputs"
+        store.upload(self._folder / "outputs", target, overwrite=True, show_progress=False)
+        return DataPath(store, target)
 
     def restore_snapshot(self, snapshot_id: Any = None, path: Any = None) -> str:
         """Copy the run's code and return the copy's path.

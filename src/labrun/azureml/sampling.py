@@ -127,22 +127,22 @@ def _exp(exponent: float) -> float:
     return math.exp(max(-LARGEST_EXPONENT, min(exponent, LARGEST_EXPONENT)))
 
 
-def _multiples(kind: str, given: tuple[Any, ...], draw: tuple[Any, ...], low: float, high: float) -> Expression:
+def _multiples(kind: str, arguments: tuple[Any, ...], draw: tuple[Any, ...], low: float, high: float) -> Expression:
     """Return the expression for values between two bounds, rounded to multiples of q (the last of `given`)."""
-    step = given[-1]
+    step = arguments[-1]
     if not step > 0:
         raise UserErrorException(f"{kind}(..., q={step}): q must be above 0")
     # A bound halfway between two multiples is rounded to the one inside the bounds.
     first = math.floor(low / step + 0.5)
     last = max(first, math.ceil(high / step - 0.5))
     whole = float(step).is_integer()
-    ends = [round(place * step, 12) for place in (first, last)]
+    ends = [round(count * step, 12) for count in (first, last)]
     start, stop, step = (int(one) if whole else float(one) for one in (*ends, step))
     many = last - first >= MOST_MULTIPLES
     text = f"interval({start!r},{stop!r})" if many else f"range({start!r},{stop + step / 2!r},{step!r})"
     if not many and whole:
         text = f"range({start},{stop + 1},{step})"
-    return Expression(kind, given, text, (*draw, step))
+    return Expression(kind, arguments, text, (*draw, step))
 
 
 def _bounds(kind: str, low: float, high: float) -> tuple[float, float]:
@@ -244,8 +244,8 @@ class EarlyTerminationPolicy:
     def to_json(self) -> dict[str, Any]:
         """Return the policy in the SDK's form."""
         kind = type(self).__name__.removesuffix("Policy").removesuffix("Termination") or "No"
-        told = {"name": {"No": "Default"}.get(kind, kind), "properties": dict(self._settings)}
-        return {"policy": told}
+        policy = {"name": {"No": "Default"}.get(kind, kind), "properties": dict(self._settings)}
+        return {"policy": policy}
 
     def overrides(self) -> list[str]:
         """Return the policy as arguments for the `labrun` command."""

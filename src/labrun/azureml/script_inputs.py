@@ -59,8 +59,8 @@ class ScriptInputs:
             )
         self._named[name] = (mount, table)
         # Also add the registered name, so that `Dataset.get_by_name` finds the data in any interpreter.
-        own = getattr(item, "labrun_name", None)
-        for one in (name, *([own] if own and own not in self._mounts else [])):
+        registered_name = getattr(item, "labrun_name", None)
+        for one in (name, *([registered_name] if registered_name and registered_name not in self._mounts else [])):
             self._mounts[one] = mount
             self._tables.pop(one, None)
             if table is not None:

@@ -29,14 +29,14 @@ SHELL = ("&", "|", ";", "<", ">", "$", "`", "'", '"', "\\", "*", " ")
 """Characters in a command that a shell interprets."""
 
 
-def _check(argument: str, given: Any, kind: Any, wanted: str) -> None:
+def _check(argument: str, value: Any, kind: Any, wanted: str) -> None:
     """Reject a value of the wrong type that would be misread, such as a string taken for a list of characters.
 
     Raises:
         UserErrorException: the value is neither None nor of this type.
     """
-    if given is not None and not isinstance(given, kind):
-        raise UserErrorException(f"ScriptRunConfig: {argument}={given!r}: give {wanted}")
+    if value is not None and not isinstance(value, kind):
+        raise UserErrorException(f"ScriptRunConfig: {argument}={value!r}: give {wanted}")
 
 
 def _of_notebook(script: str, arguments: Sequence[Any]) -> str:
@@ -150,18 +150,18 @@ class ScriptRunConfig(Config):
     def _run_overrides(self, inputs: ScriptInputs) -> list[str]:
         """Return the arguments that describe the script and its arguments, or the command."""
         several = isinstance(self.command, (list, tuple))
-        given = list(self.command) if several else str(self.command or "").split()
-        is_script = len(given) > 1 and str(given[0]) in PYTHONS and str(given[1]).endswith(".py")
-        plain = [str(value) for value in given if not hasattr(value, "labrun_mount")]
+        words = list(self.command) if several else str(self.command or "").split()
+        is_script = len(words) > 1 and str(words[0]) in PYTHONS and str(words[1]).endswith(".py")
+        plain = [str(value) for value in words if not hasattr(value, "labrun_mount")]
         raw = plain if several else [str(self.command or "")]  # splitting a string would lose its line breaks
         needs_shell = any(mark in text for text in plain for mark in SHELL) or any(
             mark in text for text in raw for mark in "\n#~()?[]{}!"
         )
         if self.command is not None and (not is_script or needs_shell):
-            texts = [inputs.argument(value) for value in given] if several else [str(self.command)]
+            texts = [inputs.argument(value) for value in words] if several else [str(self.command)]
             quoted = [f"'{text}'" if isinstance(text, Reference) else exact.escaped(text) for text in texts]
             return [override("script.command", Reference(" ".join(quoted)))]
-        script, arguments = (given[1], given[2:]) if self.command is not None else (self.script, self.arguments)
+        script, arguments = (words[1], words[2:]) if self.command is not None else (self.script, self.arguments)
         if not Path(self.source_directory, str(script)).is_file():
             raise UserErrorException(
                 f"ScriptRunConfig: there is no script {script} in the source directory {self.source_directory} "

@@ -125,14 +125,14 @@ def _numbers(value: Any) -> list[float]:
     return [float(one) for one in items if isinstance(one, (int, float)) and not isinstance(one, bool)]
 
 
-def _several(given: Any) -> Iterable[Any]:
-    if isinstance(given, Experiment):
-        return given.get_runs()
-    return [given] if isinstance(given, Run) else list(given)
+def _several(runs: Any) -> Iterable[Any]:
+    if isinstance(runs, Experiment):
+        return runs.get_runs()
+    return [runs] if isinstance(runs, Run) else list(runs)
 
 
-def _all(given: Any) -> Iterator[Any]:
+def _all(runs: Any) -> Iterator[Any]:
     """Yield the runs and their child runs."""
-    for run in _several(given):
+    for run in _several(runs):
         yield run
         yield from run.get_children(recursive=True)

@@ -205,8 +205,8 @@ class Workspace(Advising):
 
     def write_config(self, path: Any = None, file_name: str | None = None) -> None:
         """Write the `config.json` that `from_config` reads."""
-        place = Path(path or ".")
-        target = (place if place.name == ".azureml" else place / ".azureml") / (file_name or "config.json")
+        parent = Path(path or ".")
+        target = (parent if parent.name == ".azureml" else parent / ".azureml") / (file_name or "config.json")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(
             json.dumps(
@@ -260,8 +260,8 @@ class Workspace(Advising):
     def compute_targets(self) -> dict[str, Any]:
         """All compute targets by name."""
         compute = _module("compute")
-        there = {one.name: one for one in compute.ComputeTarget.list(self)}
-        return ByName(there, lambda name: compute.assumed(self, name))
+        targets = {one.name: one for one in compute.ComputeTarget.list(self)}
+        return ByName(targets, lambda name: compute.assumed(self, name))
 
     @property
     def datastores(self) -> dict[str, Any]:
