@@ -26,6 +26,7 @@ from labrun.tasks import outputs
 from labrun.tasks import task as tasks
 from labrun.tasks.callbacks import OF_A_LOADER
 from labrun.tasks.epoch_state import metric_state, take_metric_state
+from labrun.tasks.outputs import TargetKind
 from labrun.tasks.task import is_named
 
 log = logging.getLogger(__name__)
@@ -207,7 +208,8 @@ class LossAndMetrics:
         self.is_inferred = False
         self.loss: Any = None
         self.metrics: dict[str, Any] = {}
-        self.kind = ""
+        self.kind: TargetKind | None = None
+        """None until the first batch."""
         self.classes_last = False
         self.known_last: bool | None = None
         """`classes_last` of a saved network, from its card."""
@@ -223,9 +225,9 @@ class LossAndMetrics:
         """
         known, why = self._kind_of(scores, target)
         self.kind, self.is_inferred = known, True
-        if known == "classes":
+        if known is TargetKind.CLASSES:
             self._find_class_axis(scores, target)
-        if known == "classes" and self._weights is not None:
+        if known is TargetKind.CLASSES and self._weights is not None:
             if self._node.get("class_weight") == "balanced" and target.numel() != len(target):
                 raise UnfitError(
                     "model.class_weight=balanced needs one class for each sample, and the target holds "
@@ -244,7 +246,7 @@ class LossAndMetrics:
         elif not computes_own:
             self.loss = self._default(known)
             log.info("Loss: %s, chosen by the first batch (%s)", type(self.loss).__name__, why)
-        if isinstance(self.loss, OF_CLASSES) and known != "classes" and not target.is_floating_point():
+        if isinstance(self.loss, OF_CLASSES) and known is not TargetKind.CLASSES and not target.is_floating_point():
             raise UnfitError(
                 f"model.loss: {type(self.loss).__name__} takes a score for each class, and the network returns "
                 f"{tuple(scores.shape)} for a target of {tuple(target.shape)} class numbers"
@@ -294,27 +296,27 @@ class LossAndMetrics:
         last = self.classes_last if found is None else found
         return scores.movedim(-1, 1) if last else scores
 
-    def _kind_of(self, scores: Tensor, target: Tensor) -> tuple[str, str]:
+    def _kind_of(self, scores: Tensor, target: Tensor) -> tuple[TargetKind, str]:
         named = str((self._node.get("loss") or {}).get("_target_")).rpartition(".")[2]
         if named in OF_QUANTITIES:
-            return "quantity", ""
+            return TargetKind.QUANTITY, ""
         is_whole, is_one_each = not target.is_floating_point(), scores.numel() == target.numel()
         if is_whole and scores.ndim == target.ndim + 1 and not is_one_each:
-            return "classes", "its target holds class numbers"
+            return TargetKind.CLASSES, "its target holds class numbers"
         is_of_labels = named in OF_LABELS or (named != "None" and _are_bits(target) and self._has_metrics_of_labels())
         if is_of_labels or (is_whole and is_one_each and _are_bits(target)):
-            return "labels", "its target holds a 0 or 1 for each label"
+            return TargetKind.LABELS, "its target holds a 0 or 1 for each label"
         if is_whole and is_one_each:
-            return "quantity", "its target holds whole numbers, and the network returns one for each"
+            return TargetKind.QUANTITY, "its target holds whole numbers, and the network returns one for each"
         if target.is_floating_point() and named == "None" and _are_bits(target):
             raise UnfitError(
                 f"the target of the first batch, {tuple(target.shape)} {target.dtype}, holds only 0 and 1, which may "
                 "be labels or quantities: say model.loss._target_=torch.nn.BCEWithLogitsLoss, or torch.nn.MSELoss"
             )
         if target.is_floating_point():
-            return "quantity", "its target holds quantities"
+            return TargetKind.QUANTITY, "its target holds quantities"
         if is_named(self._node.get("loss")):
-            return "other", ""
+            return TargetKind.OTHER, ""
         raise UnfitError(
             f"the network returns {tuple(scores.shape)} for a target of {tuple(target.shape)} {target.dtype}, and "
             "the loss cannot be inferred: say model.loss._target_=torch.nn...."
@@ -326,18 +328,18 @@ class LossAndMetrics:
         ]
         return any(one.startswith(("Multilabel", "Binary")) for one in named)
 
-    def _default(self, kind: str) -> Any:
-        if kind == "classes":
+    def _default(self, kind: TargetKind) -> Any:
+        if kind is TargetKind.CLASSES:
             return nn.CrossEntropyLoss(weight=self._weights, ignore_index=IGNORED)
         if self._weights is not None:
             raise UnfitError("model.class_weight: the target holds no class numbers, so there are no classes to weigh")
-        return nn.BCEWithLogitsLoss() if kind == "labels" else nn.MSELoss()
+        return nn.BCEWithLogitsLoss() if kind is TargetKind.LABELS else nn.MSELoss()
 
-    def _default_metrics(self, kind: str, scores: Tensor, target: Tensor) -> dict[str, Any]:
-        if kind == "classes":
+    def _default_metrics(self, kind: TargetKind, scores: Tensor, target: Tensor) -> dict[str, Any]:
+        if kind is TargetKind.CLASSES:
             count = self._second(scores, target).shape[1]
             return {"accuracy": classification.MulticlassAccuracy(count, average="micro", ignore_index=IGNORED)}
-        if kind == "labels":
+        if kind is TargetKind.LABELS:
             count = scores.shape[1] if scores.ndim > 1 else 1
             if count == 1:
                 return {"accuracy": classification.BinaryAccuracy(), "f1": classification.BinaryF1Score()}
@@ -345,7 +347,7 @@ class LossAndMetrics:
                 "accuracy": classification.MultilabelAccuracy(num_labels=count),
                 "f1": classification.MultilabelF1Score(num_labels=count),
             }
-        if kind == "quantity":
+        if kind is TargetKind.QUANTITY:
             return {
                 "rmse": regression.MeanSquaredError(squared=False),
                 "mae": regression.MeanAbsoluteError(),
@@ -355,7 +357,7 @@ class LossAndMetrics:
 
     def _built(self, node: Mapping[str, Any], key: str, scores: Tensor, target: Tensor) -> Any:
         count = self._classes or (scores.shape[1] if scores.ndim > 1 else 1)
-        if self.kind == "classes":
+        if self.kind is TargetKind.CLASSES:
             count = self._second(scores, target).shape[1]
         offered: dict[str, Any] = {"num_classes": count, "num_labels": count}
         if key == "model.loss":
@@ -378,11 +380,13 @@ class LossAndMetrics:
         Raises:
             UnfitError: the shapes do not match; torch would broadcast them.
         """
-        if isinstance(self.loss, OF_CLASSES) or (self.kind == "classes" and not isinstance(self.loss, nn.Module)):
+        if isinstance(self.loss, OF_CLASSES) or (
+            self.kind is TargetKind.CLASSES and not isinstance(self.loss, nn.Module)
+        ):
             scores = self._second(scores, target) if scores.ndim == target.ndim + 1 else scores
             found: Tensor = self.loss(scores, target)
             return found
-        pair = _alike(scores, target) if self.kind != "classes" else (scores, target)
+        pair = _alike(scores, target) if self.kind is not TargetKind.CLASSES else (scores, target)
         found = self.loss(*pair)
         if found.ndim:
             raise ConfigError(
@@ -392,13 +396,13 @@ class LossAndMetrics:
 
     def measured(self, metric: Any, scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Return a metric's inputs: class axis second for classification, equal shapes for regression."""
-        if type(metric).__module__.startswith("torchmetrics.classification") and self.kind == "classes":
+        if type(metric).__module__.startswith("torchmetrics.classification") and self.kind is TargetKind.CLASSES:
             return self._second(scores, target), target
-        if self.kind == "quantity":
+        if self.kind is TargetKind.QUANTITY:
             first, second = _alike(scores, target)
             is_flat = type(metric).__module__.startswith("torchmetrics.regression") and first.ndim > 2
             return (first.flatten(), second.flatten()) if is_flat else (first.contiguous(), second.contiguous())
-        if self.kind == "labels":
+        if self.kind is TargetKind.LABELS:
             first, second = _alike(scores, target)
             is_binary = type(metric).__name__.startswith("Binary")
             return (first.flatten(), second.flatten().int()) if is_binary else (first, second.int())
@@ -455,7 +459,7 @@ class Learner(pl.LightningModule):
         """The card's entries on the target; empty if no batch has been seen."""
         loss_and_metrics = self._loss_and_metrics
         named = getattr(loss_and_metrics.loss, "__name__", type(loss_and_metrics.loss).__name__)
-        if not loss_and_metrics.kind:
+        if loss_and_metrics.kind is None:
             return {}
         weights = {} if loss_and_metrics.weights is None else {"class_weights": loss_and_metrics.weights}
         return outputs.described(loss_and_metrics.kind, loss_and_metrics.classes_last, named) | weights

@@ -50,6 +50,7 @@ from labrun.tasks.callbacks import (
 from labrun.tasks.classifier import OWN, Classifier
 from labrun.tasks.forward_cost import try_out
 from labrun.tasks.learner import Learner, LossAndMetrics
+from labrun.tasks.outputs import TargetKind
 from labrun.tasks.packages import Package
 from labrun.tasks.task import ModelTask, Scores, confusion, is_named, quantities
 from labrun.tasks.threads import ForwardCost, Threads, choose, from_environment
@@ -98,7 +99,7 @@ class NetworkTask(ModelTask):
         self._trainer_made: tuple[Any, RecordLogger] | None = None
         self._allowed = min(self._compute.cpus_per_run, torch.get_num_threads())
         work, self._reports = self._try_out(feed.arrays) if isinstance(feed, ArraysFeed) else (None, None)
-        is_classifier = self._reports == "classes" and not self._learning
+        is_classifier = self._reports is TargetKind.CLASSES and not self._learning
         self._module = self._made_module(is_classifier)
         self._training = self._threads(work, self._settings.batch_size)
         self._scoring = self._threads(work, self._settings.eval_batch_size)
@@ -474,7 +475,7 @@ class NetworkTask(ModelTask):
                     ) from error
                 raise ConfigError(f"trainer.options: Lightning's Trainer refused: {said}") from error
 
-    def _try_out(self, arrays: Arrays) -> tuple[ForwardCost | None, str | None]:
+    def _try_out(self, arrays: Arrays) -> tuple[ForwardCost | None, TargetKind | None]:
         """Pass one sample of zeros through the network, so that a mismatch is reported before training.
 
         Returns:
@@ -507,13 +508,13 @@ class NetworkTask(ModelTask):
             )
         return work, reports
 
-    def _report_of(self, scores: Any, arrays: Arrays) -> str | None:
-        """Return what labrun can score by itself in a test: "classes", a "quantity", or None."""
+    def _report_of(self, scores: Any, arrays: Arrays) -> TargetKind | None:
+        """Return what labrun can score by itself in a test: classes, a quantity, or None."""
         if not isinstance(scores, Tensor) or self._learning.get("target") == "input":
             return None
         if arrays.num_classes:
-            return "classes" if tuple(scores.shape) == (1, arrays.num_classes) else None
-        return "quantity" if scores.numel() == 1 else None
+            return TargetKind.CLASSES if tuple(scores.shape) == (1, arrays.num_classes) else None
+        return TargetKind.QUANTITY if scores.numel() == 1 else None
 
     def test(self, arrays: Arrays, paths: RunPaths) -> Scores | None:
         self.test_steps(paths)

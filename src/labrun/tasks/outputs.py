@@ -1,11 +1,12 @@
 """Interprets the scores of a plain network that was trained on a data module's batches, according to its card.
 
-A card's `learns` is the kind of target: `classes`, `labels` (0 or 1 for each of several), or `quantity`.
+A card's `learns` is a `TargetKind`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,24 @@ import numpy.typing as npt
 
 from labrun.tasks import scoring
 
+
+class TargetKind(StrEnum):
+    """What a network learns from a target."""
+
+    CLASSES = "classes"
+    """One of several classes, for each sample or each position."""
+    LABELS = "labels"
+    """0 or 1 for each of several labels."""
+    QUANTITY = "quantity"
+    OTHER = "other"
+    """Only the config's loss knows."""
+
+
 OF_PROBABILITIES = ("BCELoss", "binary_cross_entropy")
 """Losses of networks that end in a sigmoid, whose outputs are probabilities."""
 
 
-def described(kind: str, classes_last: bool, loss: str) -> dict[str, Any]:
+def described(kind: TargetKind, classes_last: bool, loss: str) -> dict[str, Any]:
     """Return a card's entries on the target.
 
     Args:
@@ -25,17 +39,17 @@ def described(kind: str, classes_last: bool, loss: str) -> dict[str, Any]:
         classes_last: whether scores are (N, ..., classes) rather than (N, classes, ...).
         loss: the name of the loss.
     """
-    about: dict[str, Any] = {"learns": kind}
-    if kind == "classes":
+    about: dict[str, Any] = {"learns": kind.value}
+    if kind is TargetKind.CLASSES:
         about["classes_last"] = classes_last
-    if kind == "labels" and loss in OF_PROBABILITIES:
+    if kind is TargetKind.LABELS and loss in OF_PROBABILITIES:
         about["gives"] = "probabilities"
     return about
 
 
 def has_probabilities(card: Mapping[str, Any]) -> bool:
     """Return whether the scores of a card's model belong to classes or labels."""
-    return card.get("learns") in ("classes", "labels")
+    return card.get("learns") in (TargetKind.CLASSES, TargetKind.LABELS)
 
 
 def probabilities(scores: npt.NDArray[Any], card: Mapping[str, Any]) -> npt.NDArray[np.float64]:
@@ -45,7 +59,7 @@ def probabilities(scores: npt.NDArray[Any], card: Mapping[str, Any]) -> npt.NDAr
         scores: (N, ..., classes) or (N, classes, ...), according to the card; (N, labels), or (N,).
         returns: (N, ..., classes); (N, labels).
     """
-    if card.get("learns") == "classes":
+    if card.get("learns") == TargetKind.CLASSES:
         last = np.moveaxis(scores, 1 if not _classes_last(scores, card) else -1, -1)
         return scoring.softmax(last.reshape(-1, last.shape[-1])).reshape(last.shape)
     raised = scores.astype(np.float64)
@@ -62,7 +76,7 @@ def predicted(scores: npt.NDArray[Any], card: Mapping[str, Any]) -> npt.NDArray[
     if not has_probabilities(card):
         return scores.reshape(-1) if scores.size == len(scores) else scores
     likely = probabilities(scores, card)
-    if card["learns"] == "labels":
+    if card["learns"] == TargetKind.LABELS:
         return (likely > 0.5).astype(np.int64)
     names, found = list(card.get("class_names") or ()), likely.argmax(axis=-1)
     return np.asarray(np.array(names)[found] if len(names) == likely.shape[-1] else found)

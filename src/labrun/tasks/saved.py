@@ -28,6 +28,7 @@ from labrun.runs import cards, seals, store
 from labrun.runs.record import Record, RunPaths
 from labrun.tasks import model_files, outputs, scoring
 from labrun.tasks import task as tasks
+from labrun.tasks.outputs import TargetKind
 
 BATCH = 1000
 RUN = "run:"
@@ -144,7 +145,7 @@ class Saved:
     @property
     def _gives_quantities(self) -> bool:
         """Whether it is a network that learned quantities; with `model.target=input`, its data may have classes."""
-        return self.card.get("learns") == "quantity"
+        return self.card.get("learns") == TargetKind.QUANTITY
 
     def _answer(self, batch: Any) -> Any:
         """Predict a data module's batch with the model's `predict_step`, or with `forward` if it has none."""
