@@ -86,7 +86,7 @@ def _shares(file: str) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start the warm interpreter at once if many tests may run, so that it loads while the workers (`-n`) collect."""
-    is_parallel = IS_FIRST and config.option.numprocesses
+    is_parallel = IS_FIRST and config.getoption("numprocesses", None)
     if is_parallel and config.option.markexpr != "unit" and all(Path(place).is_dir() for place in config.args):
         helpers.start_warm(early=True)
 

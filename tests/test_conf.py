@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import GrammarParseError
 
 from helpers import forget_hydra
 from labrun import _io, checking, schema
@@ -193,3 +194,31 @@ def test_a_config_file_is_parsed_once_and_again_when_it_changes(
     file.write_text("a: {b: 3\n")
     with pytest.raises(yaml.YAMLError):
         result()
+
+
+def test_a_defaults_list_that_refers_to_a_choice_is_composed(tmp_path: Path, registered: None) -> None:
+    for name, text in {
+        "config": "defaults: [_self_, size: small, label: '${size}_label', 'extra_${size}']\nhow: ${size}",
+        "size/small": "size: 1",
+        "size/large": "size: 2",
+        "label/small_label": "label: s",
+        "label/large_label": "label: l",
+        "extra_small": "extra: 1",
+        "extra_large": "extra: 2",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.yaml").write_text("# @package _global_\n" * ("/" in name) + text + "\n")
+    for size, number, label in (("small", 1, "s"), ("large", 2, "l"), ("small", 1, "s")):
+        with initialize_config_dir(str(tmp_path), version_base="1.3"):
+            config = compose("config", [f"size={size}"])
+        assert config == {"how": number, "size": number, "label": label, "extra": number}
+
+
+def test_an_interpolation_parsed_once_is_resolved_anew(registered: None) -> None:
+    config = OmegaConf.create({"a": 1, "b": "${a} and ${.a}", "c": {"a": 2, "b": "${a} and ${.a}"}})
+    assert (config.b, config.c.b) == ("1 and 1", "1 and 2")
+    config.a = 3
+    assert (config.b, config.c.b) == ("3 and 3", "3 and 2")
+    for _ in range(2):
+        with pytest.raises(GrammarParseError):
+            OmegaConf.create({"a": "${b"}).a  # noqa: B018
