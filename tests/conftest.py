@@ -36,8 +36,8 @@ gc.disable()
 # With it set, each process that a test starts would compile torch's modules again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-# With more threads than cores, OpenMP's busy waiting makes each run ten times slower.
-os.environ.update(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="0", KMP_BLOCKTIME="0")
+# With more threads than cores, busy waiting makes a run with OpenMP or OpenBLAS ten times slower.
+os.environ.update(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="0", KMP_BLOCKTIME="0", OPENBLAS_NUM_THREADS="1")
 # Lightning sets this on import. Commands before and after that would need different warm interpreters.
 os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
 # Commands are forks of one warm interpreter, which the processes of a session (`-n`) share.

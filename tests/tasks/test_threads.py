@@ -1,4 +1,4 @@
-"""Number of threads of a network: the rule, settings that override it, and that runs obey and record it."""
+"""Number of threads of a model: the rule, settings that override it, and that runs obey and record it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from threadpoolctl import threadpool_limits
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch import Tensor, nn
 
 from conftest import Command, Runner
@@ -143,8 +145,8 @@ def test_a_run_keeps_to_the_rule_and_records_it(run_here: Runner, caplog: pytest
     SEEN.clear()
     scored, _ = run_here("task=evaluate", "from=last", f"trusted=[{__name__}.Watched]", *WATCHED[-2:])
     assert {("scoring", 1, True)} == SEEN and scored.threads is not None and scored.threads.training is None
-    other, _ = run_here("dataset.max_samples=50")
-    assert other.threads is None, "scikit-learn's models take what is allowed"
+    other, _ = run_here()
+    assert other.threads and "small data set: 1,438 samples" in str(other.threads.training)
 
 
 def test_explicit_settings_override_the_rule(run_here: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,3 +240,45 @@ def test_runs_in_the_pool_obey_the_rule(labrun: Command, workspace: Path, monkey
     assert seen == [{"SEEN 1 PASSIVE"}, {"SEEN 2 PASSIVE"}]
     recorded = [json.loads((folder / "run.json").read_text())["threads"] for folder in folders]
     assert [(one["allowed"], one["training"]["count"]) for one in recorded] == [(2, 1), (2, 2)]
+
+
+class Counting(LogisticRegression):
+    """Notes how many threads the libraries may use while it is fitted and predicts."""
+
+    def fit(self, x: Any, y: Any, sample_weight: Any = None) -> Counting:
+        USED.append(_most())
+        return super().fit(x, y, sample_weight)
+
+    def predict(self, x: Any) -> Any:
+        USED.append(_most())
+        return super().predict(x)
+
+
+USED: list[int] = []
+LEFT_OUT = ("~model.regularization", "~model.backend", "~model.solver")
+COUNTING = (f"model._target_={__name__}.Counting", *LEFT_OUT, "compute.cpus_per_run=2")
+
+
+def _most() -> int:
+    return max(int(library["num_threads"]) for library in threadpool_info() if library["user_api"] == "blas")
+
+
+@pytest.mark.parametrize(
+    ("size", "count"),
+    [((2_500, 250_000), 1), ((2_501, 2_501), 2), ((100, 250_001), 2), ((10, 10), 1)],
+)
+def test_an_estimator_gets_one_thread_for_small_data(size: tuple[int, int], count: int) -> None:
+    assert threads.for_estimator("auto", None, 2, *size).count == count
+    assert threads.for_estimator("auto", None, 1, *size).count == 1
+    assert threads.for_estimator(None, None, 2, *size).count == 2
+    assert threads.for_estimator("auto", 2, 2, *size).count == threads.for_estimator(2, None, 2, *size).count == 2
+
+
+def test_an_estimators_threads_are_obeyed_and_recorded(run_here: Runner) -> None:
+    with threadpool_limits(2):
+        for override, count in (("trainer.threads=auto", 1), ("trainer.threads=2", 2)):
+            USED.clear()
+            record, _ = run_here(*COUNTING, override)
+            assert USED and set(USED) == {count} and _most() == 2
+            assert record.threads and record.threads.training and record.threads.scoring
+            assert record.threads.training.count == record.threads.scoring.count == count

@@ -128,7 +128,7 @@ class ThreadChoice(Sparse):
 
 @dataclass
 class ThreadUse(Sparse):
-    """The threads that an attempt of a network uses."""
+    """The threads that an attempt of a model uses."""
 
     allowed: int | None = None
     """The most that it may use."""

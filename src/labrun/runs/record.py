@@ -188,7 +188,7 @@ class Record:
     directions: dict[str, str] = field(default_factory=dict)
     """Maps a metric to `max` or `min` where the config overrides the direction that the metric's name implies."""
     threads: ThreadUse | None = None
-    """For a network: the threads of the latest attempt."""
+    """For a model: the threads of the latest attempt."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """The last value of each metric."""
     imported: Imported | None = None

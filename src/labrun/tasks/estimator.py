@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ import numpy.typing as npt
 from labrun.data.arrays import Arrays, Part, float_rows
 from labrun.errors import ConfigError, LabrunError, UnfitError, UntrustedError
 from labrun.runs import context
+from labrun.runs.groups import ThreadUse
 from labrun.runs.record import RunPaths
 from labrun.schema import Config
-from labrun.tasks import scoring, skops_io
+from labrun.tasks import base, scoring, skops_io
 from labrun.tasks.task import ModelTask, Scores, confusion, quantities
+from labrun.tasks.threads import for_estimator, from_environment
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +52,29 @@ SAFE_INTERNALS = (
 class EstimatorTask(ModelTask):
     """Trains on rows of scaled float32 values; images are flattened."""
 
-    def __init__(self, model: Any, config: Config, name: str) -> None:
+    def __init__(self, model: Any, config: Config, name: str, arrays: Arrays) -> None:
         self.model = model
         self._export = config.export
         self._profiler = config.trainer.profiler
         self._name = name
+        rows, self._allowed = max(len(arrays.train), len(arrays.test)), config.compute.cpus_per_run
+        environment = from_environment(config.compute.environment, self._allowed)
+        values = rows * math.prod(arrays.input_shape)
+        self._trains = base.of(config).trains
+        self._threads = for_estimator(config.trainer.threads, environment, self._allowed, rows, values)
+
+    @property
+    def threads(self) -> ThreadUse:
+        choice = self._threads.recorded()
+        return ThreadUse(self._allowed, choice if self._trains else None, choice)
+
+    def limited_threads(self) -> contextlib.AbstractContextManager[Any]:
+        if self._threads.count >= self._allowed:  # the process is limited to these already
+            return contextlib.nullcontext()
+        from threadpoolctl import threadpool_limits
+
+        limits: contextlib.AbstractContextManager[Any] = threadpool_limits(self._threads.count)
+        return limits
 
     def fit(self, arrays: Arrays, paths: RunPaths, resume_from: Path | None) -> None:
         if resume_from is not None:

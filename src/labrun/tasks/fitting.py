@@ -30,7 +30,8 @@ def fit(run: Run) -> None:
     work = _make(config, arrays)
     note_threads(work, run)
     proof = _begin(run)
-    work.fit(arrays, paths, _resumed(config, paths))
+    with work.limited_threads():
+        work.fit(arrays, paths, _resumed(config, paths))
     record.training = work.training
     run.recording.leave_if_forked()
     if work.is_final:
@@ -76,16 +77,18 @@ def assist(config: Config, paths: RunPaths) -> None:
 
 
 def note_threads(work: ModelTask, run: Run) -> None:
-    """Record and log the number of threads for a model, if the task chose one."""
+    """Record the number of threads for a model, and log a network's."""
     if work.threads is not None:
         run.record.threads = work.threads
-        log.info("Threads: %s", threads.describe(run.record.threads))
         run.recording.write()
+        if work.logs_threads:
+            log.info("Threads: %s", threads.describe(run.record.threads))
 
 
 def score(work: ModelTask, arrays: Arrays, paths: RunPaths) -> tasks.Scores | None:
     """Score a model on the test split and log the scores; None if only its own test steps can score it."""
-    scores = work.test(arrays, paths)
+    with work.limited_threads():
+        scores = work.test(arrays, paths)
     if scores is not None:
         tasks.log_scores(scores, work.tested)
     return scores

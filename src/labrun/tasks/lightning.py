@@ -72,7 +72,7 @@ class NetworkTask(ModelTask):
         ConfigError: the config sets keys that only plain networks have, but the network is a LightningModule.
     """
 
-    is_shared = True
+    is_shared = logs_threads = True
 
     def __init__(self, network: nn.Module, config: Config, feed: Feed, name: str) -> None:
         own = packages.of(network, name)

@@ -80,11 +80,11 @@ def wrap(model: Any, config: Config, arrays: Arrays) -> ModelTask:
     if is_pipeline(config.model):
         from labrun.tasks.pipeline import PipelineTask
 
-        return PipelineTask(model, config, name)
+        return PipelineTask(model, config, name, arrays)
     if callable(getattr(model, "fit", None)) and callable(getattr(model, "predict", None)):
         from labrun.tasks.estimator import EstimatorTask
 
-        return EstimatorTask(model, config, name)
+        return EstimatorTask(model, config, name, arrays)
     raise ConfigError(
         f"model._target_={config.model['_target_']!r} gave a {type(model).__name__}; labrun trains torch modules "
         "(torch.nn.Module, LightningModule) and scikit-learn estimators (fit and predict)"

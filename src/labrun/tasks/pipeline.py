@@ -55,8 +55,8 @@ class PipelineTask(EstimatorTask):
     The running mean of the primary metric is logged after each fold, so that a poor pipeline can be stopped early.
     """
 
-    def __init__(self, model: Any, config: Config, name: str) -> None:
-        super().__init__(model, config, name)
+    def __init__(self, model: Any, config: Config, name: str, arrays: Arrays) -> None:
+        super().__init__(model, config, name, arrays)
         self._folds = int(config.model.get("folds", 5))
         self.is_final = bool(config.model.get("refit", True))
         self._most = config.model.get("cv_samples")

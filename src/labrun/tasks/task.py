@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -65,10 +66,17 @@ class ModelTask(ABC):
     is_shared = False
     """Whether several processes can train it together."""
 
+    logs_threads = False
+    """Whether the log names the number of threads; the record always does."""
+
     @property
     def threads(self) -> ThreadUse | None:
         """The threads that it uses; None means all that are allowed."""
         return None
+
+    def limited_threads(self) -> contextlib.AbstractContextManager[Any]:
+        """Context in which the libraries use at most the number of threads in `threads`, for fitting and scoring."""
+        return contextlib.nullcontext()
 
     @property
     def training(self) -> Training | None:

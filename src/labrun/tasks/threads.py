@@ -1,9 +1,10 @@
-"""Chooses the number of threads for a network.
+"""Chooses the number of threads for a model.
 
 Threads share the work of one layer at a time, and all wait for the slowest before the next layer starts. Small layers
 are slower with several threads than with one, and much slower if other processes use the same cores. The rule depends
 on the network and the batch size, never on the clock or the machine's load, so the same run with the same number of
-cores always gets the same number of threads.
+cores always gets the same number of threads. For an estimator, whose work is unknown, the rule depends on the size of
+the data.
 
 Uses only the standard library, since processes limit their threads before they import anything else.
 """
@@ -24,8 +25,12 @@ WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """Variables for how OpenMP threads wait for each other; the user's setting of any of them takes precedence."""
 WAITING_VARIABLE = "LABRUN_WAIT_POLICY"
 """Marks that labrun, not the user, has set OMP_WAIT_POLICY."""
+NO_MORE = "no more are allowed"
 PER_THREAD = 20_000_000
 """Minimum multiply-adds per thread of an average layer, for one batch (see `benchmarks/threads.py`)."""
+
+SMALL_ROWS, SMALL_VALUES = 2_500, 250_000
+"""Size of the data up to which an estimator gets one thread (see `benchmarks/threads.py`)."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +71,40 @@ def choose(
         work: the network's work.
         batch_size: samples per step.
     """
+    return _by_user(setting, environment, allowed) or by_rule(work, batch_size, allowed)
+
+
+def for_estimator(setting: int | str | None, environment: int | None, allowed: int, rows: int, values: int) -> Threads:
+    """Choose one thread for an estimator on a small data set, and all that are allowed otherwise.
+
+    A product of small matrices takes microseconds, but a thread that waits for a busy core waits for milliseconds. An
+    estimator's work may grow with the cube of the rows, so both rows and values count.
+
+    Args:
+        setting: as for `choose`.
+        environment: as for `choose`.
+        allowed: number of threads that the run may use.
+        rows: samples in the data.
+        values: values in the data.
+    """
+    if (found := _by_user(setting, environment, allowed)) is not None:
+        return found
+    if allowed == 1:
+        return Threads(1, NO_MORE)
+    if rows <= SMALL_ROWS and values <= SMALL_VALUES:
+        return Threads(1, f"a small data set: {rows:,} samples, {values:,} values")
+    return Threads(allowed, f"all that are allowed: {rows:,} samples, {values:,} values")
+
+
+def _by_user(setting: int | str | None, environment: int | None, allowed: int) -> Threads | None:
+    """Return the number that the user has set, or None."""
     if isinstance(setting, int):
         return Threads(setting, f"trainer.threads={setting}")
     if setting is None:
         return Threads(allowed, "trainer.threads=null: all that are allowed")
     if environment is not None:
         return Threads(environment, f"{VARIABLES[0]} is set")
-    return by_rule(work, batch_size, allowed)
+    return None
 
 
 def by_rule(work: ForwardCost | None, batch_size: int, allowed: int) -> Threads:
@@ -84,7 +116,7 @@ def by_rule(work: ForwardCost | None, batch_size: int, allowed: int) -> Threads:
         allowed: number of threads that the run may use.
     """
     if allowed == 1:
-        return Threads(1, "no more are allowed")
+        return Threads(1, NO_MORE)
     if work is None:
         return Threads(1, "the network's work cannot be counted")
     size = work.per_layer * batch_size
