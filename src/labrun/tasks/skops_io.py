@@ -36,7 +36,7 @@ class _Later(UserList[str]):
         return [] if _IS_TRUSTED.get() else self._whole()
 
     def _whole(self) -> list[str]:
-        return list(getattr(_trusted(), self._name))
+        return list(getattr(load_lists(), self._name))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.data)
@@ -79,7 +79,8 @@ def trusting() -> Iterator[None]:
         _IS_TRUSTED.reset(token)
 
 
-def _trusted() -> ModuleType:
+def load_lists() -> ModuleType:
+    """Return the module with the lists of trusted types."""
     if isinstance(sys.modules.get(TRUSTED), _Lists):
         del sys.modules[TRUSTED]
         with _without_shims():
