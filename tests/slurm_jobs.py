@@ -35,6 +35,13 @@ def squeue(field: str = "%T") -> dict[str, str]:
     }
 
 
+def release_requeued() -> None:
+    """Have Slurm start a requeued job at once, which it would otherwise hold back for two minutes."""
+    for job, why in squeue("%r").items():
+        if why == "BeginTime":
+            subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=False)
+
+
 def all_records(workspace: Path) -> list[Record]:
     """Return the records of the only sweep's runs."""
     return [records.read(path.parent) for path in sorted(workspace.glob("multirun/*/*/*/run.json"))]

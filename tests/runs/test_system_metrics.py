@@ -27,7 +27,11 @@ BUSY = """
 import subprocess, sys, time
 BURN = "import time\\nwhile time.process_time() < {}: pass"
 subprocess.run([sys.executable, "-c", BURN.format(0.2)])  # one that has ended
-children = [subprocess.Popen([sys.executable, "-c", "x = bytearray(50 * 2**20)\\n" + BURN.format(3600)])]
+child = subprocess.Popen(
+    [sys.executable, "-c", "x = bytearray(50 * 2**20)\\nprint(1, flush=True)\\n" + BURN.format(3600)],
+    stdout=subprocess.PIPE,
+)
+child.stdout.readline()  # its memory grows no more
 print("there", flush=True)
 time.sleep(3600)
 """
