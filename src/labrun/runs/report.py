@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # imported only where used: `lab runs` shows tables without N
     from labrun.runs.record import Record
 
 DPI = 110
+TITLE_INCHES = 0.4
+"""Height of a title above a mosaic."""
 
 
 def table(rows: Sequence[tuple[str, str]]) -> str:
@@ -115,7 +117,7 @@ def sample_grid(
     _, _, height, width = x.shape
     head, gap = _margins(height, width)
     tall = (height + head) / (width + gap)
-    figure = _figure(columns * 1.05, math.ceil(len(x) / columns) * 1.05 * tall + 0.5)
+    figure = _figure(columns * 1.05, math.ceil(len(x) / columns) * 1.05 * tall + TITLE_INCHES, layout=None)
     names = [_short(class_names[int(label)], 12) for label in y]
     _mosaic(figure, np.clip(x / scale, 0, 1), columns, names, 8, cmap="gray", vmin=0, vmax=1)
     return _save(figure, path, title)
@@ -256,7 +258,7 @@ def weight_images(
     rows = math.ceil(count / columns)
     names = list(class_names) if count == len(class_names) else [str(class_names[-1])]
     limit = float(np.quantile(np.abs(weights), 0.995)) or 1.0
-    figure = _figure(max(6.0, columns * 1.7), max(2.5, rows * 1.9 + 0.4))
+    figure = _figure(max(6.0, columns * 1.7), max(2.5, rows * 1.9 + TITLE_INCHES), layout=None)
     images = weights.reshape(count, 1, *image_shape[1:])
     _mosaic(figure, images, columns, [_short(name, 14) for name in names], 9, cmap="RdBu", vmin=-limit, vmax=limit)
     return _save(figure, path, title)
@@ -286,7 +288,8 @@ def _mosaic(
     head, gap = _margins(height, width)
     cell = (height + head, width + gap)
     mosaic = np.full((math.ceil(count / columns) * cell[0], columns * cell[1], channels), np.nan, np.float32)
-    axes = figure.add_subplot()
+    # Nothing stands around it but the title, so it needs no layout, which takes longer than the drawing itself.
+    axes = figure.add_axes((0.01, 0.01, 0.98, 0.98 - TITLE_INCHES / figure.get_figheight()))
     for place, (image, name) in enumerate(zip(images, names, strict=True)):
         top, left = (place // columns) * cell[0] + head, (place % columns) * cell[1] + gap // 2
         mosaic[top : top + height, left : left + width] = image.transpose(1, 2, 0)
@@ -305,14 +308,14 @@ def _mosaic(
     axes.set_axis_off()
 
 
-def _figure(width: float, height: float) -> Any:
+def _figure(width: float, height: float, layout: str | None = "constrained") -> Any:
     quiet = logging.getLogger("matplotlib")
     if quiet.level == logging.NOTSET:  # with hydra.verbose=true it would log every font on the machine
         quiet.setLevel(logging.INFO)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
@@ -324,7 +327,8 @@ def _save(figure: Any, path: Path, title: str) -> Path:
     figure.canvas.draw()
     from matplotlib.image import imsave
 
-    imsave(path, figure.canvas.buffer_rgba(), dpi=DPI, origin="upper")
+    # A seventh larger than by default, and done in two thirds of the time.
+    imsave(path, figure.canvas.buffer_rgba(), dpi=DPI, origin="upper", pil_kwargs={"compress_level": 1})
     return path
 
 
