@@ -117,7 +117,7 @@ def sample_grid(
     _, _, height, width = x.shape
     head, gap = _margins(height, width)
     tall = (height + head) / (width + gap)
-    figure = _figure(columns * 1.05, math.ceil(len(x) / columns) * 1.05 * tall + TITLE_INCHES, layout=None)
+    figure = _figure(columns * 1.05, math.ceil(len(x) / columns) * 1.05 * tall + TITLE_INCHES, has_layout=False)
     names = [_short(class_names[int(label)], 12) for label in y]
     _mosaic(figure, np.clip(x / scale, 0, 1), columns, names, 8, cmap="gray", vmin=0, vmax=1)
     return _save(figure, path, title)
@@ -258,7 +258,7 @@ def weight_images(
     rows = math.ceil(count / columns)
     names = list(class_names) if count == len(class_names) else [str(class_names[-1])]
     limit = float(np.quantile(np.abs(weights), 0.995)) or 1.0
-    figure = _figure(max(6.0, columns * 1.7), max(2.5, rows * 1.9 + TITLE_INCHES), layout=None)
+    figure = _figure(max(6.0, columns * 1.7), max(2.5, rows * 1.9 + TITLE_INCHES), has_layout=False)
     images = weights.reshape(count, 1, *image_shape[1:])
     _mosaic(figure, images, columns, [_short(name, 14) for name in names], 9, cmap="RdBu", vmin=-limit, vmax=limit)
     return _save(figure, path, title)
@@ -308,14 +308,14 @@ def _mosaic(
     axes.set_axis_off()
 
 
-def _figure(width: float, height: float, layout: str | None = "constrained") -> Any:
+def _figure(width: float, height: float, has_layout: bool = True) -> Any:
     quiet = logging.getLogger("matplotlib")
     if quiet.level == logging.NOTSET:  # with hydra.verbose=true it would log every font on the machine
         quiet.setLevel(logging.INFO)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained" if has_layout else None)
     FigureCanvasAgg(figure)
     return figure
 
