@@ -142,7 +142,7 @@ def test_over_a_real_link(box: far.Far, tmp_path: Path, monkeypatch: pytest.Monk
     assert box.inside(f"sha256sum {place}").split()[0] == DIGEST
 
     box.inside(f"mkdir -p /home/{far.USER}/.labrun/run/checkpoints && cp {place} /home/{far.USER}/.labrun/run/{NAME}")
-    here, some = tmp_path / "run", channel.Channel._some
+    here, some = tmp_path / "run", channel.Channel._read_some
 
     def cut_in_the_middle(conversation: channel.Channel, count: int, quiet_s: float) -> bytes:
         if conversation.received > 5 << 19:
@@ -150,7 +150,7 @@ def test_over_a_real_link(box: far.Far, tmp_path: Path, monkeypatch: pytest.Monk
         return some(conversation, count, quiet_s)
 
     with monkeypatch.context() as patched:
-        patched.setattr(channel.Channel, "_some", cut_in_the_middle)
+        patched.setattr(channel.Channel, "_read_some", cut_in_the_middle)
         with pytest.raises(UnreachableError), channel.Channel(remote) as conversation:
             mirror.pull(conversation, here, "run", ["checkpoints"])
     with channel.Channel(remote) as conversation:

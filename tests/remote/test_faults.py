@@ -562,13 +562,13 @@ def test_the_timeout_restarts_when_the_machine_is_reached(box: far.Far, monkeypa
             conversation.call("have", paths=[])
         raise AssertionError("the connection is cut")
 
-    assert channel.persistent(attempt, 1.5, lambda why: None) == "done"
+    assert channel.retry_while_unreachable(attempt, 1.5, lambda why: None) == "done"
 
     def in_vain() -> None:
         raise UnreachableError("no")
 
     with pytest.raises(UnreachableError):
-        channel.persistent(in_vain, 0.5, lambda why: None)
+        channel.retry_while_unreachable(in_vain, 0.5, lambda why: None)
 
 
 def test_code_that_was_half_removed_is_put_back(there: helper.Helper, tmp_path: Path) -> None:

@@ -364,9 +364,9 @@ def test_hard_links_and_non_utf8_names_are_sent(tmp_path: Path) -> None:
     (run / "best.ckpt").write_text("x")
     os.link(run / "best.ckpt", run / "last.ckpt")
     (run / os.fsdecode(b"caf\xe9.txt")).write_text("y")
-    asked = ("put", {"to": "code/run", "marked": True}, packed.folder(run))
+    asked = ("put", {"to": "code/run", "marked": True}, packed.plain_files(run))
     assert _answers(tmp_path / "far", asked, ("have", {"paths": ["code/run"]}, {}))[1]["have"] == ["code/run"]
-    sent = packed.folder(tmp_path / "far" / "code" / "run")
+    sent = packed.plain_files(tmp_path / "far" / "code" / "run")
     assert {name: path.read_text() for name, path in sent.items()} == {
         "best.ckpt": "x",
         "last.ckpt": "x",

@@ -62,7 +62,7 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
     path.write_bytes(content[:-20])
     again = opened(path)
     assert again.counted() == 2, "the third was never given its run"
-    again.settle()
+    again.close_without_run()
     assert [trial.number for trial in again.open()] == [0, 1]
     assert again.ask(flat, "2").number == 3
 
@@ -96,7 +96,7 @@ def test_trials_that_a_killed_controller_did_not_enqueue_are_enqueued(tmp_path: 
     study.tell(study.ask(flat, "0").number, [0.0])
     study.optuna.ask()  # and killed before its run was named
     again = Study(tmp_path / "journal", None, 0, [True])
-    again.settle()
+    again.close_without_run()
     again.enqueue_missing(wanted)
     assert again.waiting() == 4
     asked = {again.ask(flat, str(number)).overrides[0] for number in range(1, 5)}

@@ -241,7 +241,7 @@ class Search:
         journal.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._check_same(journal.with_name(STATE))
         study = Study(journal, node, int(seed), [self._maximize], SweeperSettings)
-        study.settle()
+        study.close_without_run()
         for trial in study.open():  # left by a killed search; retried
             study.fail(trial.number, "its search was killed", replaced=True)
         return study

@@ -50,7 +50,7 @@ class Preflight(Callback):
             JobCallbacks.runs_in_other_process = not backend.in_process
             if resolved.sweep.resume is not None:
                 raise ConfigError("sweep.resume continues a sweep, with -m. For a single run: trainer.resume=last")
-            if not backend.is_elsewhere:
+            if not backend.is_remote:
                 freeze.prepare(resolved)
             check_writable(Path(config.hydra.run.dir))
             if hydra_job.has_own_logging(config.hydra):

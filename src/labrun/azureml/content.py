@@ -133,7 +133,7 @@ class Content:
         """Return the local copy of the common folder, downloading it if necessary."""
         if self.asset is not None and self.datastore is not None:
             version = self.asset.number
-            return Mounting(self.datastore.node, self.asset.name, version, [self.asset.name]).carry_out().path
+            return Mounting(self.datastore.node, self.asset.name, version, [self.asset.name]).mount().path
         store = self.store
         if isinstance(store, LocalDatastore):
             return store.path(self.base)

@@ -176,7 +176,7 @@ class Backend(ABC):
     """Whether a process other than the run's can enforce its limits and end it."""
     outlives_controller: ClassVar[bool] = False
     """Whether a run continues after its controller has died."""
-    is_elsewhere: ClassVar[bool] = False
+    is_remote: ClassVar[bool] = False
     """Whether the runs are on another machine, whose programs and data cannot be inspected locally."""
     program: ClassVar[str | None] = None
     """A program on the PATH of every machine where this backend works."""

@@ -79,7 +79,7 @@ def check(compute: Compute, sweep: bool) -> None:
             "tasks_per_node out to get one process per GPU"
         )
     python = compute.python
-    if python is not None and backend.supervises and not backend.is_elsewhere:
+    if python is not None and backend.supervises and not backend.is_remote:
         if not shutil.which(python):
             problems.append(f"{compute.key('python')}={python!r}: there is no such program")
         elif not _has_labrun(python):

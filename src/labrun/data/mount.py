@@ -81,11 +81,11 @@ def mount(datastore: Mapping[str, Any], dataset: Mapping[str, Any], reader: Read
         store = stores.make(datastore)
         if isinstance(store, LocalDatastore):
             wanted = Mounting(datastore, name, None, [], of_data_set=True)
-            return Mounted(store.folder, None, 0, store.name) if wanted.find_asset() is None else wanted.carry_out()
+            return Mounted(store.folder, None, 0, store.name) if wanted.find_asset() is None else wanted.mount()
         return Mounted(Path.cwd(), None, 0, str(datastore["name"]))
     candidates = [name, *(known or ())]
     wanted = Mounting(datastore, name, dataset.get("version"), candidates, bool(dataset.get("asset")), of_data_set=True)
-    return wanted.carry_out()
+    return wanted.mount()
 
 
 def mount_reference(text: str, datastore: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> Mounted:
@@ -98,7 +98,7 @@ def mount_reference(text: str, datastore: Mapping[str, Any], others: Mapping[str
 
     Raises: as `mount`.
     """
-    return referred(text, datastore, others).carry_out()
+    return referred(text, datastore, others).mount()
 
 
 def referred(text: str, datastore: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> Mounting:
@@ -147,7 +147,7 @@ class Mounting:
         self._must_be_asset, self._of_data_set = must_be_asset, of_data_set
         self.store = stores.make(node)
 
-    def carry_out(self) -> Mounted:
+    def mount(self) -> Mounted:
         """Mount the input and log it."""
         began = time.monotonic()
         what = f"Mounting input '{self._name}' from datastore '{self.store.name}' ..."

@@ -18,7 +18,7 @@ from labrun.control import controller
 from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.remote import channel, dispatch, doctor, environment, mirror, remote_cancel, remotes
 from labrun.remote import link as links
-from labrun.remote.channel import Channel, not_begun, persistent
+from labrun.remote.channel import Channel, retry_while_unreachable, with_start_advice
 from labrun.remote.link import Link
 from labrun.remote.mirror import GoneError
 from labrun.remote.remotes import Remote
@@ -58,7 +58,7 @@ class RemoteBackend(Backend):
 
     name = "remote"
     outlives_controller = True
-    is_elsewhere = True
+    is_remote = True
     settings = frozenset(SPECIAL)
 
     def problems(self, compute: Compute) -> Iterator[str]:
@@ -255,12 +255,12 @@ class RemoteExecutor:
         try:
             if not self._channel.is_watching:
                 self._channel.watch(wait_s, self._fast_s, [self._link.folder])
-            has_word = self._channel.has_word(rest_s)
+            has_answer = self._channel.has_answer(rest_s)
         except LabrunError as error:
             self._drop_channel()
             self._miss(error)
             return False
-        return has_word or wait_s <= timeout_s or mirror.has_requests(self._folder, self._link)
+        return has_answer or wait_s <= timeout_s or mirror.has_requests(self._folder, self._link)
 
     @property
     def _fast_s(self) -> float:
@@ -294,11 +294,11 @@ class RemoteExecutor:
                 raise
 
         try:
-            persistent(attempt, SENDING_S, self._tell)
+            retry_while_unreachable(attempt, SENDING_S, self._tell)
         except LabrunError as error:
             if self._link is None or self._link.state == links.CARRYING:
                 self._forget()
-                raise not_begun(error) from None
+                raise with_start_advice(error) from None
             if self._link.state != links.STARTING or not isinstance(error, UnreachableError):
                 raise
             self._missed = time.monotonic()  # it may have started there: the next poll will show
@@ -439,7 +439,7 @@ class RemoteExecutor:
             conversation = self._channel = self._channel or Channel(link.machine)
             while mirror.bring(conversation, self._folder, link)[1] and time.monotonic() < end:
                 conversation.watch(SLOW_S, 0.0, [link.folder])
-                conversation.has_word(SLOW_S)
+                conversation.has_answer(SLOW_S)
             mirror.pull(conversation, run_dir, f"{link.folder}/{os.path.relpath(run_dir, self._folder)}", ("outputs",))
         except UnreachableError as error:
             log.warning("The pictures could not be fetched: %s", error)

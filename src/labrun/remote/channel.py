@@ -174,7 +174,7 @@ class Channel:
         return self._answer(quiet_s)
 
     def watch(self, patience_s: float, gather_s: float, folders: Sequence[str]) -> None:
-        """Request notification of events in folders (`Helper.do_watch`) without waiting for it; see `has_word`.
+        """Request notification of events in folders (`Helper.do_watch`) without waiting for it; see `has_answer`.
 
         Any other request ends the watch.
         """
@@ -182,7 +182,7 @@ class Channel:
         self._write(json.dumps({"do": "watch", "bytes": 0, **arguments}).encode() + b"\n")
         self.is_watching = True
 
-    def has_word(self, seconds: float) -> bool:
+    def has_answer(self, seconds: float) -> bool:
         """Wait up to some seconds for the answer to `watch`. Return whether it has arrived.
 
         Raises:
@@ -224,7 +224,7 @@ class Channel:
     def read_into(self, file: BinaryIO, count: int, progress: Progress) -> None:
         """Read bytes after an answer into a file."""
         while count:
-            data = self._some(min(CHUNK, count), self._quiet_s)
+            data = self._read_some(min(CHUNK, count), self._quiet_s)
             file.write(data)
             count -= len(data)
             progress(len(data))
@@ -270,7 +270,7 @@ class Channel:
             except OSError:
                 raise self._gone() from None
 
-    def _some(self, count: int, quiet_s: float) -> bytes:
+    def _read_some(self, count: int, quiet_s: float) -> bytes:
         if self._left:
             data, self._left = self._left[:count], self._left[count:]
             return data
@@ -288,14 +288,14 @@ class Channel:
     def _read(self, count: int) -> bytes:
         parts = []
         while count:
-            parts.append(self._some(min(CHUNK, count), self._quiet_s))
+            parts.append(self._read_some(min(CHUNK, count), self._quiet_s))
             count -= len(parts[-1])
         return b"".join(parts)
 
     def _line(self, quiet_s: float) -> bytes:
         data = b""
         while b"\n" not in data:
-            data += self._some(CHUNK, quiet_s)
+            data += self._read_some(CHUNK, quiet_s)
         line, _, self._left = data.partition(b"\n")
         return line
 
@@ -303,15 +303,15 @@ class Channel:
         """Skip the output of the login shell."""
         data, end = b"", time.monotonic() + 2 * self._quiet_s
         while mark not in data:
-            self._said = data = data[-(1 << 16) :] + self._some(CHUNK, self._quiet_s)
+            self._said = data = data[-(1 << 16) :] + self._read_some(CHUNK, self._quiet_s)
             if time.monotonic() > end:
                 raise self._silent()
         self._left, self._said = data.partition(mark)[2], b""
 
     def _silent(self) -> UnreachableError:
-        return self._after_all(UnreachableError(f"{self.remote.name} ({self.remote.address}) does not answer"))
+        return self._with_lifetime(UnreachableError(f"{self.remote.name} ({self.remote.address}) does not answer"))
 
-    def _after_all(self, error: UnreachableError) -> UnreachableError:
+    def _with_lifetime(self, error: UnreachableError) -> UnreachableError:
         error.lived_s = self._moved - self._began
         return error
 
@@ -327,7 +327,7 @@ class Channel:
                 f"{self.remote.name} has no Python 3.8 or later on its PATH: install python3 there, or load its module "
                 "in the login shell's profile"
             )
-        return self._after_all(ssh.error_of(self.remote, text, code))
+        return self._with_lifetime(ssh.error_of(self.remote, text, code))
 
 
 def digests(channel: Channel, files: Sequence[str]) -> dict[str, str | None]:
@@ -338,7 +338,7 @@ def digests(channel: Channel, files: Sequence[str]) -> dict[str, str | None]:
     return by_path
 
 
-def not_begun(error: LabrunError) -> LabrunError:
+def with_start_advice(error: LabrunError) -> LabrunError:
     """Return an error that has prevented the start of runs; for an unreachable machine, add what to do."""
     if type(error) is not UnreachableError:
         return error
@@ -347,7 +347,7 @@ def not_begun(error: LabrunError) -> LabrunError:
     )
 
 
-def persistent(action: Callable[[], Result], patience_s: float, tell: Callable[[str], None]) -> Result:
+def retry_while_unreachable(action: Callable[[], Result], patience_s: float, tell: Callable[[str], None]) -> Result:
     """Retry a function for a while if the machine is unreachable, but not if a login has expired.
 
     Args:

@@ -116,7 +116,7 @@ def send_code(channel: Channel, link: Link, run_records: Sequence[Record], plan:
 
 def _send_tree(channel: Channel, folder: Path, remote_path: str, bases: Mapping[str, Path]) -> None:
     """Send frozen code, or only its differences from an earlier snapshot on the machine if they are smaller."""
-    files: packed.Files = packed.folder(folder)
+    files: packed.Files = packed.plain_files(folder)
     found = [(name, *packed.changes(folder, base)) for name, base in bases.items()]
     name, new, gone = min(found, key=lambda one: _bytes(one[1]), default=("", {}, []))
     if name and 2 * _bytes(new) < _bytes(files):
@@ -202,7 +202,7 @@ def _send_folder(channel: Channel, folder: Path, link: Link, plan: Plan, pairs: 
     parts: dict[str, Any] = {}
     for run_dir, record in pairs:
         name = os.path.relpath(run_dir, folder)
-        parts |= packed.under(name, packed.run_files(run_dir, _remote_record(record, folder, link)))
+        parts |= packed.prefixed(name, packed.run_files(run_dir, _remote_record(record, folder, link)))
     remote_plan = dataclasses.replace(plan, cwd=link.to_remote(plan.cwd, folder), path=[], python=plan.python)
     parts[".launch/plan.json"] = (json.dumps(dataclasses.asdict(remote_plan), indent=1) + "\n").encode()
     parts[".launch/submitted"] = b""
@@ -237,7 +237,7 @@ def take_back(channel: Channel, link: Link) -> None:
 
 def whole_run(folder: Path, link: Link, run_dir: Path) -> dict[str, Path | bytes]:
     """Return the files of a search's run including its outputs, which the end of a search reads."""
-    made = packed.under("outputs", packed.folder(run_dir / "outputs"))
+    made = packed.prefixed("outputs", packed.plain_files(run_dir / "outputs"))
     return {**made, **packed.run_files(run_dir, _remote_record(records.read(run_dir), folder, link))}
 
 

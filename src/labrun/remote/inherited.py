@@ -41,7 +41,7 @@ def send(channel: Channel, folder: Path, link: Link, run_records: Sequence[Recor
         run_records: the runs' records.
     """
     for run_dir, part in sorted({pair for record in run_records for pair in of(record.typed).items()}):
-        files = [path for name, path in packed.folder(run_dir / part).items() if not name.startswith("before-")]
+        files = [path for name, path in packed.plain_files(run_dir / part).items() if not name.startswith("before-")]
         sums = dict(zip(files, digests.of(files), strict=True))
         source = records.read(run_dir)
         source.config = link.remote_config(source.config, folder, data.settled(data.read_of(source)))

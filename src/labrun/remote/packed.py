@@ -59,7 +59,7 @@ def _plain(info: tarfile.TarInfo) -> tarfile.TarInfo:
     return info
 
 
-def folder(top: Path, wanted: Callable[[Path], bool] = lambda path: True) -> dict[str, Path]:
+def plain_files(top: Path, wanted: Callable[[Path], bool] = lambda path: True) -> dict[str, Path]:
     """Return the plain files below a folder."""
     by_name = {}
     for parent, names, files in os.walk(top):
@@ -73,7 +73,7 @@ def folder(top: Path, wanted: Callable[[Path], bool] = lambda path: True) -> dic
 
 def changes(top: Path, base: Path) -> tuple[dict[str, Path], list[str]]:
     """Return the differences of a folder from a base: new or changed files, and the names of removed ones."""
-    files, old = folder(top), folder(base)
+    files, old = plain_files(top), plain_files(base)
     new = {name: path for name, path in files.items() if name not in old or not filecmp.cmp(path, old[name], False)}
     return new, sorted(set(old) - set(files))
 
@@ -87,8 +87,8 @@ def labrun_files() -> dict[str, Path | bytes]:
     """Return the local labrun, laid out as in an installation: packages, configs and metadata."""
     files: dict[str, Path | bytes] = {}
     for package, top in packages():
-        files |= {f"{package}/{name}": path for name, path in folder(top, _is_source).items()}
-    files |= {f"labrun/conf/{name}": path for name, path in folder(paths.conf_dir()).items()}
+        files |= {f"{package}/{name}": path for name, path in plain_files(top, _is_source).items()}
+    files |= {f"labrun/conf/{name}": path for name, path in plain_files(paths.conf_dir()).items()}
     distribution = metadata.distribution("labrun")
     for name in ("METADATA", "entry_points.txt"):
         text = distribution.read_text(name)
@@ -115,13 +115,13 @@ def run_files(run_dir: Path, record: bytes) -> dict[str, Path | bytes]:
     """Return the files of a run that will start or resume: record, Hydra's files, annotations, checkpoints."""
     found: dict[str, Path | bytes] = {
         name: path
-        for name, path in folder(run_dir).items()
+        for name, path in plain_files(run_dir).items()
         if name.split("/")[0] not in (".launch", "outputs", "logs", "heartbeat") and ".partial" not in name
     }
     found["run.json"] = record
     return found
 
 
-def under(name: str, files: Files) -> dict[str, Path | bytes]:
+def prefixed(name: str, files: Files) -> dict[str, Path | bytes]:
     """Return files with their names moved into a folder of the archive."""
     return {f"{name}/{entry}" if name != "." else entry: source for entry, source in files.items()}

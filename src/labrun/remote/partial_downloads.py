@@ -35,7 +35,7 @@ class PartialDownloads:
         for note in self._folder.glob("*.json"):
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 entry = json.loads(note.read_text(encoding="utf-8"))
-                file = self._taken(note.with_suffix(".part"))
+                file = self._open_locked(note.with_suffix(".part"))
                 if file is not None:
                     self._files[entry["name"]] = file
                     self.offered[entry["name"]] = [entry["size"], entry["time"], os.fstat(file.fileno()).st_size]
@@ -62,7 +62,7 @@ class PartialDownloads:
         """
         part = self._folder / f"{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.part"
         if name not in self._files and size >= RESUME_MIN_BYTES:
-            file = self._taken(part)
+            file = self._open_locked(part)
             if file is not None:
                 self._files[name] = file
         if name not in self._files:  # a small file, or one that another process also downloads
@@ -80,7 +80,7 @@ class PartialDownloads:
         note.unlink(missing_ok=True)
 
     @staticmethod
-    def _taken(part: Path) -> BinaryIO | None:
+    def _open_locked(part: Path) -> BinaryIO | None:
         """Open and lock a partial file; None if another process holds it or has just completed it."""
         with contextlib.ExitStack() as stack:
             try:

@@ -17,7 +17,7 @@ from labrun.config.hydra_files import quoted, value_here, with_variables
 from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.remote import data, dispatch, inherited, mirror, packed, remotes
 from labrun.remote import link as links
-from labrun.remote.channel import Channel, not_begun, persistent
+from labrun.remote.channel import Channel, retry_while_unreachable, with_start_advice
 from labrun.remote.link import Link
 from labrun.remote.ssh import UnreachableError
 from labrun.runs import finalize, sweep_state
@@ -97,7 +97,7 @@ def begin(folder: Path, run_records: Sequence[Record], plan: Plan, words: Sequen
             )
 
     try:
-        persistent(attempt, SENDING_S, _tell)
+        retry_while_unreachable(attempt, SENDING_S, _tell)
     except LabrunError as error:
         link = links.read(folder)
         if link is not None and link.state == links.STARTING and isinstance(error, UnreachableError):
@@ -106,7 +106,7 @@ def begin(folder: Path, run_records: Sequence[Record], plan: Plan, words: Sequen
             links.write(folder, before)  # keep the remote folder
         elif link is not None and link.state == links.CARRYING:
             links.drop(folder)
-        raise not_begun(error) if link is None or link.state == links.CARRYING else error from None
+        raise with_start_advice(error) if link is None or link.state == links.CARRYING else error from None
 
 
 def _of_runs(record: Record) -> Iterator[str]:
@@ -127,7 +127,7 @@ def _carry(channel: Channel, folder: Path, link: Link, plan: Plan) -> None:
         parts[".launch/search.json"] = settings
     runs = [path.parent for path in sorted(folder.glob("*/run.json"))]
     for run_dir in runs:
-        parts |= packed.under(run_dir.name, dispatch.whole_run(folder, link, run_dir))
+        parts |= packed.prefixed(run_dir.name, dispatch.whole_run(folder, link, run_dir))
     parts = {name: part for name, part in parts.items() if isinstance(part, bytes) or part.is_file()}
     dispatch.put_folder(channel, link, parts, [run_dir.name for run_dir in runs])
 
@@ -184,7 +184,7 @@ def _with_configs(channel: Channel, words: Sequence[str]) -> list[str]:
     arguments = list(words)
     for number, (flag, value) in enumerate(itertools.pairwise(words), start=1):
         if flag in ("--config-dir", "--config-path") and os.path.isabs(value):
-            files = packed.folder(Path(value), lambda path: path.suffix in (".yaml", ".yml"))
+            files = packed.plain_files(Path(value), lambda path: path.suffix in (".yaml", ".yml"))
             remote_path = f"configs/{packed.digest(files)[:16]}"
             if not channel.call("have", paths=[remote_path])["have"]:
                 dispatch.put(channel, files, remote_path, marked=True)
@@ -328,7 +328,7 @@ class _Poller:
                 _start(conversation, self._folder, link, [record], interpreter, words)
 
         try:
-            persistent(attempt, SENDING_S, _tell)
+            retry_while_unreachable(attempt, SENDING_S, _tell)
         except UnreachableError as error:
             self._miss(error, link)
 

@@ -128,13 +128,13 @@ def run(
             plan.path = snapshot.import_path(trials.code, own=compute.python is None)
         plan.write(folder)
         publish_location(folder, [os.path.relpath(job.run_dir, folder) for job in probes])
-        if backend.is_elsewhere:
+        if backend.is_remote:
             remote_search.begin(folder, [job.record for job in probes], plan, words, resumed)
         elif not compute.detach:
             search = Search(trials, config.sweep, objective.of(config), plan, room(settings, plan, compute))
             search.begin(trials.space.dimensions)
             takeover.begin(folder)
-    if backend.is_elsewhere:
+    if backend.is_remote:
         return _follow_remote(folder, compute.detach)
     if compute.detach:
         controller.detach(folder, {}, [*words, *_folder_override(folder, resumed)])
@@ -172,7 +172,7 @@ def _check(trials: Trials, settings: Sweep, resumed: bool) -> tuple[list[submit.
             f"sweep.{key}: a run of compute={backend.name} has no supervisor that could stop it; choose compute=local"
         )
     config = probes[0].record.typed
-    if backend.is_elsewhere and settings.learn_from:
+    if backend.is_remote and settings.learn_from:
         raise ConfigError("sweep.learn_from: previous searches are on this machine; leave compute.host out")
     previous.check(settings, trials.space.dimensions, [one.metric for one in objective.of(config)])
     return probes, backend

@@ -126,7 +126,7 @@ class Search:
                 )
         self._definition = definition
         self._write_state()
-        self.study.settle()
+        self.study.close_without_run()
         if not self.settings.sampler:
             self._enqueue_grid()
         else:

@@ -135,7 +135,7 @@ class Study:
         ended = [(trial.datetime_complete, trial) for trial in self.trials() if trial.datetime_complete is not None]
         return [trial for _, trial in sorted(ended, key=lambda pair: pair[0])]
 
-    def settle(self) -> None:
+    def close_without_run(self) -> None:
         """Close trials that a killed controller requested but gave no run: they were never tried."""
         for trial in self._study.get_trials(deepcopy=False):
             if trial.state == TrialState.RUNNING and RUN not in trial.user_attrs:

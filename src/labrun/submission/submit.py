@@ -216,7 +216,7 @@ def check(submitted: Sequence[Job]) -> Backend:
     for one in {exact.canonical(one["compute"]): one for one in raw}.values():
         registry.check(Config(one).compute, is_sweep)
     read = [{key: one.get(key) for key in ("dataset", "datastore", "script")} for one in raw]
-    for data in {exact.canonical(one): one for one in read}.values() if not backend.is_elsewhere else ():
+    for data in {exact.canonical(one): one for one in read}.values() if not backend.is_remote else ():
         freeze.prepare(Config(data))
     return backend
 
