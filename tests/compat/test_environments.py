@@ -52,7 +52,9 @@ def test_packages_are_added_changed_and_written_as_a_conda_file(tmp_path: Path) 
     assert made.save_to_file(tmp_path, "mine.yml") == "mine.yml"
     again = CondaDependencies(tmp_path / "mine.yml")
     assert again.as_dict() == made.as_dict() and again.serialize_to_string() == made.serialize_to_string()
-    assert again.wanted() == conda.Wanted("==3.7.*", ["scikit-learn", "--index-url https://example.org", "Six==1.2"])
+    assert again.wanted() == conda.Requirements(
+        "==3.7.*", ["scikit-learn", "--index-url https://example.org", "Six==1.2"]
+    )
     again.remove_pip_package("six")
     again.remove_conda_package("scikit-learn")
     assert list(again.pip_packages) == ["azureml-sdk"] and list(again.conda_packages) == ["python=3.7"]
@@ -125,7 +127,7 @@ def test_differences_of_the_current_interpreter_are_reported_once(ws: Workspace,
     assert "lists no-such-package-of-labrun, missing from" in lines[1] and sys.executable in lines[1]
     present = f"Python {'.'.join(map(str, sys.version_info[:3]))} for python==3.6.*"
     assert present in lines[2] and "for hydra-core==0.1;" in lines[2] and "pytest" not in lines[2]
-    assert installed.compared(conda.Wanted(None, ["pytest>=1", "x ; python_version<'3'", "-r a.txt"])) == ([], [])
+    assert installed.compared(conda.Requirements(None, ["pytest>=1", "x ; python_version<'3'", "-r a.txt"])) == ([], [])
 
 
 def test_an_environment_as_labrun_arguments(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

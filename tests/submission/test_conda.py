@@ -27,7 +27,7 @@ from labrun.submission import conda, environments, pythons
     ],
 )
 def test_a_specification_of_conda_s(text: str, name: str, version: str) -> None:
-    assert conda.split(text) == (name, version)
+    assert conda.parse_spec(text) == (name, version)
 
 
 FILE = """\

@@ -109,7 +109,7 @@ class CondaDependencies:
 
     def get_python_version(self) -> str | None:
         """Return the Python version; None means any."""
-        found = [version for name, version in map(conda.split, self.conda_packages) if name == "python"]
+        found = [version for name, version in map(conda.parse_spec, self.conda_packages) if name == "python"]
         return found[0].lstrip("=").removesuffix(".*") or None if found else None
 
     def set_python_version(self, version: str) -> None:
@@ -125,8 +125,8 @@ class CondaDependencies:
 
     def remove_conda_package(self, conda_package: str) -> None:
         """Remove a conda package by name."""
-        name = conda.split(conda_package)[0]
-        self._conda[:] = [one for one in self._conda if not isinstance(one, str) or conda.split(one)[0] != name]
+        name = conda.parse_spec(conda_package)[0]
+        self._conda[:] = [one for one in self._conda if not isinstance(one, str) or conda.parse_spec(one)[0] != name]
 
     def add_pip_package(self, pip_package: str) -> None:
         """Add a pip package, replacing an earlier one of the same name."""
@@ -192,9 +192,9 @@ class CondaDependencies:
         self.save(Path(base_directory) / (conda_file_path or FILE))
         return str(conda_file_path or FILE)
 
-    def wanted(self) -> conda.Wanted:
+    def wanted(self) -> conda.Requirements:
         """Return the requirements of an environment with these packages."""
-        return conda.of(self._conda, azureml=True)
+        return conda.from_dependencies(self._conda, azureml=True)
 
 
 def read(file: Path) -> dict[str, Any]:

@@ -312,7 +312,7 @@ class Environment(Element):
         Raises:
             UserErrorException: `LABRUN_AZUREML_ENVIRONMENTS` has an unknown value.
         """
-        self._tell_docker()
+        self._notify_unused_docker()
         variables = [override(f"+compute.environment.{key}", str(v)) for key, v in self.environment_variables.items()]
         python = self.python
         if python.user_managed_dependencies:
@@ -324,7 +324,7 @@ class Environment(Element):
         self._check()
         return variables
 
-    def _wanted(self) -> conda.Wanted | None:
+    def _wanted(self) -> conda.Requirements | None:
         """Return the required packages; None if the environment lists neither packages nor a Python version."""
         found = self.python.conda_dependencies.wanted()
         return found if found.lines or found.python else None
@@ -339,7 +339,7 @@ class Environment(Element):
         target.write_text(text, encoding="utf-8")
         return target
 
-    def _tell_docker(self) -> None:
+    def _notify_unused_docker(self) -> None:
         wish = self.docker.wish()
         if wish is not None:
             notify_once(f"{wish} of the environment {self.name!r} is not used: labrun runs Python without containers")

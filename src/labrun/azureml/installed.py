@@ -18,7 +18,7 @@ SAME = {
 """Packages that provide the same modules."""
 
 
-def compared(wanted: conda.Wanted) -> tuple[list[str], list[str]]:
+def compared(wanted: conda.Requirements) -> tuple[list[str], list[str]]:
     """Compare the current interpreter with the required packages.
 
     Returns:

@@ -60,7 +60,7 @@ AZURE = {
 
 
 @dataclass
-class Wanted:
+class Requirements:
     """The requirements of an environment."""
 
     python: str | None = None
@@ -89,7 +89,7 @@ def is_conda(file: Path) -> bool:
     return file.suffix in SUFFIXES
 
 
-def read(file: Path, azureml: bool = False) -> Wanted:
+def read(file: Path, azureml: bool = False) -> Requirements:
     """Return the requirements in a conda file or a requirements file.
 
     Args:
@@ -100,7 +100,7 @@ def read(file: Path, azureml: bool = False) -> Wanted:
         ConfigError: the file cannot be read, or has another content.
     """
     if not is_conda(file):
-        wanted = Wanted()
+        wanted = Requirements()
         for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.split(" #")[0].strip() and not line.lstrip().startswith("#"):
                 wanted.add(absolute(line.split(" #")[0].strip(), file.parent), azureml)
@@ -113,10 +113,10 @@ def read(file: Path, azureml: bool = False) -> Wanted:
         raise ConfigError(f"script.requirements={file} cannot be read: {error}") from error
     if not isinstance(content, Mapping) or not isinstance(content.get("dependencies"), list):
         raise ConfigError(f"script.requirements={file}: a conda file needs a list `dependencies`, which this one lacks")
-    return of(content["dependencies"], azureml, file.parent)
+    return from_dependencies(content["dependencies"], azureml, file.parent)
 
 
-def of(dependencies: Sequence[Any], azureml: bool = False, folder: Path | None = None) -> Wanted:
+def from_dependencies(dependencies: Sequence[Any], azureml: bool = False, folder: Path | None = None) -> Requirements:
     """Return the requirements in the `dependencies` of a conda file.
 
     Args:
@@ -124,13 +124,13 @@ def of(dependencies: Sequence[Any], azureml: bool = False, folder: Path | None =
         azureml: leave Azure's own packages out.
         folder: the folder for relative paths in the `pip` part.
     """
-    wanted = Wanted()
+    wanted = Requirements()
     for one in dependencies:
         if isinstance(one, Mapping):
             for line in one.get("pip") or []:
                 wanted.add(absolute(str(line).strip(), folder or Path.cwd()), azureml)
             continue
-        name, version = split(str(one))
+        name, version = parse_spec(str(one))
         if name == "python":
             wanted.python = version or wanted.python
         elif NOT_PYTHON.fullmatch(name):
@@ -140,7 +140,7 @@ def of(dependencies: Sequence[Any], azureml: bool = False, folder: Path | None =
     return wanted
 
 
-def split(text: str) -> tuple[str, str]:
+def parse_spec(text: str) -> tuple[str, str]:
     """Convert a conda specification to a name and a version in pip's syntax: `numpy=1.19` means any 1.19.
 
     Channel and build are dropped.
