@@ -187,9 +187,9 @@ class AutoMLConfig(Config):
             )
         self.run_config = self.user_settings.get("run_configuration")
         self._data: automl_data.Data | None = None
-        self._tell_settings()
+        self._notify_unused_settings()
 
-    def _tell_settings(self) -> None:
+    def _notify_unused_settings(self) -> None:
         """Print a notice of the settings without effect.
 
         Raises:

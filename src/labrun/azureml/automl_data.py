@@ -89,7 +89,7 @@ class Data:
         rows, targets = self.parts["X"].shape[0], len(self.parts["y"])
         if rows != targets:
             raise UserErrorException(f"AutoMLConfig: X has {rows} rows, but y has {targets}")
-        _tell_texts(self.parts["X"])
+        _notify_of_text_columns(self.parts["X"])
         labels = self.parts["y"]
         self.labels = [] if is_regression else [label.item() for label in np.unique(labels)]
         """The original class labels, for the predictions of a fitted model."""
@@ -149,7 +149,7 @@ def _with_labels(x: Any, y: Any) -> tuple[Any, Any]:
     return (x[known] if hasattr(x, "columns") or _is_sparse(x) else np.asarray(x)[known]), y[known]
 
 
-def _tell_texts(x: Any) -> None:
+def _notify_of_text_columns(x: Any) -> None:
     """Print a notice of text columns whose values are mostly distinct and too many for a column each.
 
     The SDK would make features of their words.

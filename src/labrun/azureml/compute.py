@@ -62,14 +62,14 @@ def overrides(target: Any, workspace: Workspace) -> list[str]:
         return [f"compute={name}"]
     entry = folder.read_table(workspace.folder, TABLE).get(name)
     if entry is None:
-        _tell_assumed(name)
+        _notify_assumed(name)
         return [f"compute={stands_for()}"]
     nodes, host = entry.get("max_nodes"), entry.get(HOST)
     more = [f"compute.host={host}"] if host else []
     return [f"compute={stands_for()}", *more, *([f"compute.max_parallel={nodes}"] if nodes else [])]
 
 
-def _tell_assumed(name: str) -> None:
+def _notify_assumed(name: str) -> None:
     notify_once(
         f"the compute target {name!r} was never created: it stands for compute={stands_for()} "
         f"(to change that, add conf/compute/{name}.yaml or set {VARIABLE})"
@@ -78,7 +78,7 @@ def _tell_assumed(name: str) -> None:
 
 def assumed(workspace: Workspace, name: str) -> ComputeTarget:
     """Add a target that a script takes for granted to the table and return it. In Azure it was created by hand."""
-    _tell_assumed(name)
+    _notify_assumed(name)
     folder.put(workspace.folder, TABLE, name, {"kind": AmlCompute.kind})
     return ComputeTarget(workspace, name)
 
@@ -576,7 +576,7 @@ def _put(workspace: Any, name: str, configuration: Any, argument: str) -> Any:
     runs = f", at most {entry['max_nodes']} runs at once" if entry.get("max_nodes") else ""
     notify_once(f"the compute target {name} ({size or configuration.kind}) stands for compute={stands_for()}{runs}")
     if size.lower().startswith(GPU_FAMILIES):
-        _tell_of_gpus(name, size)
+        _notify_of_missing_gpus(name, size)
     return ComputeTarget(made, name)
 
 
@@ -612,7 +612,7 @@ def _ssh_config(name: str, key: str) -> Path:
     return file
 
 
-def _tell_of_gpus(name: str, size: str) -> None:
+def _notify_of_missing_gpus(name: str, size: str) -> None:
     """Print a notice if a target with GPUs stands for a machine without any."""
     from labrun.backends import machine
 

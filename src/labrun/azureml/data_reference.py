@@ -163,7 +163,7 @@ class DataReference(Advising):
     def as_upload(self, path_on_compute: Any = None, overwrite: bool = False) -> DataReference:
         """Return the reference in upload mode, for a run to write to; a notice says that it has another path."""
         if path_on_compute is not None:
-            _tell_path(f"as_upload(path_on_compute={path_on_compute!r})")
+            _notify_unused_path(f"as_upload(path_on_compute={path_on_compute!r})")
         return self._with("upload", path_on_compute)
 
     def _with(self, mode: str, path_on_compute: Any = None) -> DataReference:
@@ -217,7 +217,7 @@ class OutputFileDatasetConfig(Advising):
                 "when the run has completed: Dataset.File.from_files((datastore, path), partition_format=...)",
             )
         if source is not None:
-            _tell_path(f"OutputFileDatasetConfig({self.name!r}, source={source!r})")
+            _notify_unused_path(f"OutputFileDatasetConfig({self.name!r}, source={source!r})")
         target = destination if isinstance(destination, tuple) else (destination or Datastore(), None)
         if len(target) != 2 or not isinstance(target[0], Datastore):
             raise UserErrorException(f"destination={destination!r}: give a datastore and a path: (datastore, 'folder')")
@@ -261,7 +261,7 @@ class OutputFileDatasetConfig(Advising):
         )
 
 
-def _tell_path(what: str) -> None:
+def _notify_unused_path(what: str) -> None:
     """Print a notice that the script must not write to a path of the user's choice."""
     notify_once(f"{what}: the path is not used: the script must write to the folder that it gets as an argument")
 

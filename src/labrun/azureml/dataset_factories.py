@@ -39,7 +39,7 @@ def content_of(call: str, path: Any, validate: bool = True) -> Content:
     items = path if isinstance(path, list) else [path]
     if not items:
         raise UserErrorException(f"{call}: the list of paths is empty")
-    pairs = [_place(call, one) for one in items]
+    pairs = [_store_and_path(call, one) for one in items]
     if len({None if store is None else store.name for store, _ in pairs}) > 1:
         not_here(f"{call} of several datastores", "one data set for each of them")
     made = Content(pairs[0][0], tuple(dict.fromkeys(name for _, name in pairs)))
@@ -48,7 +48,7 @@ def content_of(call: str, path: Any, validate: bool = True) -> Content:
     return made
 
 
-def _place(call: str, path: Any) -> tuple[Datastore | None, str]:
+def _store_and_path(call: str, path: Any) -> tuple[Datastore | None, str]:
     """Return a path's datastore (None for this machine) and its name relative to the root."""
     if isinstance(path, (DataPath, DataReference)):
         return path.datastore, path.path_on_datastore
@@ -299,7 +299,7 @@ def _unused(datastore: Datastore, folder: str) -> str:
 
 
 def _target(call: str, target: Any) -> tuple[Datastore, str]:
-    datastore, folder = _place(call, target)
+    datastore, folder = _store_and_path(call, target)
     if datastore is None:
         raise UserErrorException(f"{call}: target={target!r}: give a datastore and a path: (datastore, 'folder')")
     return datastore, folder

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from labrun.azureml import folder
 from labrun.azureml.advice import Advising
-from labrun.azureml.datastore_files import LOCAL, mounted, registered, remove, shown_kind
+from labrun.azureml.datastore_files import LOCAL, mounted, register, remove, shown_kind
 from labrun.azureml.local_paths import local, slashes
-from labrun.azureml.moving import fetch_all, send_all
 from labrun.azureml.notices import notify_once
+from labrun.azureml.transfers import fetch_all, send_all
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml import arguments
 from labrun.compat.azureml.absent import not_here
@@ -182,7 +182,7 @@ class Datastore(Advising):
             TypeError: there is no such argument.
         """
         arguments.check(Datastore.register_azure_blob_container, unknown)
-        registered(
+        register(
             datastore_name,
             "adlfs.AzureBlobFileSystem",
             {"root": container_name, "account_name": account_name, **_address(account_name, protocol, endpoint)},
@@ -242,7 +242,7 @@ class Datastore(Advising):
             arguments.tell_unused(call, {"authority_url": authority_url}, why)
         if resource_url not in (None, RESOURCE):
             arguments.tell_unused(call, {"resource_url": resource_url}, f"labrun asks for access to {RESOURCE}")
-        registered(
+        register(
             datastore_name,
             "adlfs.AzureBlobFileSystem",
             {
@@ -303,7 +303,7 @@ class Datastore(Advising):
                 f"mount it, sudo mount -t cifs {source} /mnt/share -o username={account_name},password=KEY, "
                 "and run this again",
             )
-        registered(datastore_name, LOCAL, {"root": folder}, {}, overwrite=True)
+        register(datastore_name, LOCAL, {"root": folder}, {}, overwrite=True)
         return cls(workspace, datastore_name)
 
     @classmethod

@@ -40,7 +40,7 @@ def shown_kind(node: Mapping[str, Any]) -> str:
     return "Local" if schema.is_local_datastore(node) else KINDS.get(schema.datastore_target(node), "Custom")
 
 
-def registered(
+def register(
     name: str, target: str, keys: Mapping[str, Any], secrets: Mapping[str, str | None], overwrite: bool = False
 ) -> None:
     """Write a datastore's config file, unless a user-written file of that name exists.
@@ -99,7 +99,7 @@ def _check_same(path: Path, node: Mapping[str, Any]) -> None:
 
 
 def remove(name: str) -> None:
-    """Remove a file that `registered` has written.
+    """Remove a file that `register` has written.
 
     Raises:
         UserErrorException: there is no such file, or a user wrote it.

@@ -38,7 +38,7 @@ def address(workspace: Path) -> str:
     if context.current() is not None and uri:
         return uri
     if workspace not in _addresses:
-        endpoint = Endpoint(WorkspaceBook(workspace))
+        endpoint = Endpoint(WorkspaceClient(workspace))
         endpoint.__enter__()
         atexit.register(endpoint.__exit__, None, None, None)
         variables = endpoint.variables
@@ -47,7 +47,7 @@ def address(workspace: Path) -> str:
     return _addresses[workspace]
 
 
-class WorkspaceBook:
+class WorkspaceClient:
     """Answers MLflow's API calls for a workspace. Experiments are names, and each MLflow run is a labrun run.
 
     Args:

@@ -216,7 +216,7 @@ class Model(training.Model, Advising):
             models.describe(self._root, f"{self.name}/{self.version}", change)
         except LabrunError as error:
             raise ModelNotFoundException(f"{self.id}: {error}") from error
-        self._settle(self.name, self.version, registered.of(self.name, self.version))
+        self._set_attributes(self.name, self.version, registered.of(self.name, self.version))
 
 
 def _own(root: Path, run_id: Any) -> Any:

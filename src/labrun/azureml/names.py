@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-PLACES = {
+MODULES = {
     # runs and submission
     "Workspace": "workspace",
     "Experiment": "experiment",
@@ -128,9 +128,9 @@ PLACES = {
 
 def has(module: str, name: str) -> bool:
     """Return whether labrun implements a name of the SDK."""
-    return name in PLACES
+    return name in MODULES
 
 
 def find(module: str, name: str) -> Any:
     """Return the object for a name that `has` accepts."""
-    return getattr(importlib.import_module(f"labrun.azureml.{PLACES[name]}"), name)
+    return getattr(importlib.import_module(f"labrun.azureml.{MODULES[name]}"), name)

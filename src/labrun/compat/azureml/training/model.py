@@ -86,19 +86,19 @@ class Model:
         folder = _find(name or id or "", version)
         self.workspace = workspace
         self._folder = folder
-        self._settle(folder.parent.name, int(folder.name), registered.of(folder.parent.name, int(folder.name)))
+        self._set_attributes(folder.parent.name, int(folder.name), registered.of(folder.parent.name, int(folder.name)))
 
-    def _settle(self, name: str, version: int, told: dict[str, Any]) -> None:
+    def _set_attributes(self, name: str, version: int, entry: dict[str, Any]) -> None:
         """Set the attributes from a version's journal entry."""
         self.name, self.version, self.id = name, version, f"{name}:{version}"
-        own = dict(told.get("properties") or {})
+        own = dict(entry.get("properties") or {})
         self.model_framework = own.pop(registered.FRAMEWORK, "Custom")
         self.model_framework_version = own.pop(registered.FRAMEWORK_VERSION, None)
-        self.tags, self.properties = dict(told.get("tags") or {}), own
-        self.description = told.get("description") or None
-        self.run_id: str | None = told.get("run") or None
-        self.experiment_name = told.get("experiment") or None
-        self.created_time = _time(told.get("time"))
+        self.tags, self.properties = dict(entry.get("tags") or {}), own
+        self.description = entry.get("description") or None
+        self.run_id: str | None = entry.get("run") or None
+        self.experiment_name = entry.get("experiment") or None
+        self.created_time = _time(entry.get("time"))
         self.created_by = None
         self.resource_configuration = None
         self.url = f"aml-model:{name}:{version}"
@@ -247,7 +247,7 @@ class PendingModel(Model):
 
     def __init__(self, name: str, version: int, path: Path, about: dict[str, Any], run_id: str) -> None:
         self.workspace, self._path = None, path
-        self._settle(name, version, {**about, "run": run_id})
+        self._set_attributes(name, version, {**about, "run": run_id})
 
     def download(self, target_dir: str = ".", exist_ok: bool = False, exists_ok: bool | None = None) -> str:
         """Copy the original file or folder, because the model is not registered yet; see `Model.download`.
@@ -314,13 +314,13 @@ def listed(name: Any, latest: bool, tags: Any, properties: Any, run_id: Any, fra
 
 
 def _fits(
-    told: dict[str, Any], tags: Any = None, properties: Any = None, run_id: Any = None, framework: Any = None
+    entry: dict[str, Any], tags: Any = None, properties: Any = None, run_id: Any = None, framework: Any = None
 ) -> bool:
-    own = told.get("properties") or {}
+    own = entry.get("properties") or {}
     return (
-        registered.fits(told.get("tags"), tags)
+        registered.fits(entry.get("tags"), tags)
         and registered.fits(own, properties)
-        and run_id in (None, told.get("run"))
+        and run_id in (None, entry.get("run"))
         and framework in (None, own.get(registered.FRAMEWORK))
     )
 
