@@ -683,8 +683,8 @@ def test_data_that_are_said_to_lie_there_are_compared(box: far.Far, workspace: P
 def test_paths_of_data_that_stand_in_variables_are_those_of_there(box: far.Far, workspace: Path) -> None:
     link = links.Link("box", "w", "w/f", home=str(workspace), root="/far", datastores={"/data/x": "datastores/1"})
     config = {"datastore": {"root": "${oc.env:DATA}/x", "name": "${oc.env:N}"}, "model": {"path": f"{workspace}/m"}}
-    settled = {"datastore": {"root": "/data/x", "name": "n"}}
-    assert link.remote_config(config, workspace / "f", settled) == {
+    resolved = {"datastore": {"root": "/data/x", "name": "n"}}
+    assert link.remote_config(config, workspace / "f", resolved) == {
         "datastore": {"root": "/far/datastores/1", "name": "${oc.env:N}"},
         "model": {"path": "/far/w/m"},
     }
@@ -1084,7 +1084,7 @@ def test_a_clock_that_is_set_back_there_lets_no_answer_wait(
 def test_runs_that_a_command_at_work_cannot_reach_are_reported_as_old(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], why: str, told: str
 ) -> None:
-    monkeypatch.setattr(mirror, "ASKED_S", 0.1)
+    monkeypatch.setattr(mirror, "REFRESH_S", 0.1)
     folder, before = workspace / "outputs" / "x" / "1", time.time() - 300
     link = links.Link("box", "w", "w/f", home=str(workspace), state=links.STARTED, reached=before, why=why)
     links.write(folder, link)

@@ -20,7 +20,7 @@ from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.labrun_launcher import _main
-from hydra_plugins.labrun_launcher._job import Ended, restore, run_elsewhere, run_one
+from hydra_plugins.labrun_launcher._job import Ended, restore, run_in_process, run_one
 from labrun.backends import registry
 from labrun.backends.base import Calls
 from labrun.errors import ConfigError, LabrunError
@@ -104,7 +104,7 @@ class Jobs:
         self._configs: dict[int, DictConfig] = {}
         self._done: dict[int, JobReturn] = {}
         self._outputs: dict[int, _Output] = {}
-        self._told: dict[str, int] = {}
+        self._printed: dict[str, int] = {}
         """Tracebacks already shown, each with the number of its job."""
         self._politely: AbstractContextManager[Any] = nullcontext()
 
@@ -159,7 +159,7 @@ class Jobs:
             self._calls = self._backend.calls(self._folder, self.settings, modules)
         payloads = [self._payload(config) for config in composed.values()]
         with _importable():
-            submitted = self._calls.submit(run_elsewhere, payloads)
+            submitted = self._calls.submit(run_in_process, payloads)
         self._open.update(zip(composed, submitted, strict=True))
         if self.settings["show_output"]:
             self._outputs.update((number, _Output(number, self._open[number])) for number in composed)
@@ -207,9 +207,9 @@ class Jobs:
         """Print the traceback of a failed job, or refer to the job for which the same one was printed."""
         if not trace:
             return
-        if trace in self._told:
-            trace = f"(as job {self._told[trace]})"
-        self._told.setdefault(trace, number)
+        if trace in self._printed:
+            trace = f"(as job {self._printed[trace]})"
+        self._printed.setdefault(trace, number)
         sys.stderr.write(f"{trace}\n")
         sys.stderr.flush()
 
@@ -334,19 +334,19 @@ def _ended(job: Any, config: DictConfig, number: int, state: str | None) -> Ende
         ended = next((one for one in returned if not _is_fine(one)), returned[0])
         if ended.trace:
             error = ended._return_value
-            told = _told(number, overrides, f"{type(error).__name__}: {error}")
-            told.__cause__ = error
-            ended.return_value = told
+            failure = _with_reason(number, overrides, f"{type(error).__name__}: {error}")
+            failure.__cause__ = error
+            ended.return_value = failure
     except Exception as error:  # noqa: BLE001 - reading a result can raise anything, and must not lose the others
         lines = [line for line in str(error).splitlines() if line.strip(" -")]
         trace = [line for line in lines if not line.strip().startswith(("You can check", "or at paths", "- "))]
         ended = Ended(cfg=config, overrides=list(filter_overrides(overrides)), status=JobStatus.FAILED)
-        ended.return_value = _told(number, overrides, trace[-1].strip() if trace else type(error).__name__)
+        ended.return_value = _with_reason(number, overrides, trace[-1].strip() if trace else type(error).__name__)
     ended.overrides = overrides
     return ended
 
 
-def _told(number: int, overrides: Sequence[str], why: str) -> CompactHydraException:
+def _with_reason(number: int, overrides: Sequence[str], why: str) -> CompactHydraException:
     """Return the error of a failed job, which Hydra shows without a traceback."""
     return CompactHydraException(f"job {number} ({', '.join(overrides)}): {why}")
 

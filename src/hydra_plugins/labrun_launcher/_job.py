@@ -94,7 +94,7 @@ def trace_of(error: BaseException) -> str:
     return "".join(told.format()).rstrip()
 
 
-def run_elsewhere(payload: bytes) -> Ended:
+def run_in_process(payload: bytes) -> Ended:
     """Run one job in a process that has not loaded the application yet.
 
     Args:

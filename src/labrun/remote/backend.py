@@ -288,7 +288,7 @@ class RemoteExecutor:
         def attempt() -> None:
             try:
                 self._channel = self._channel or Channel(remote)
-                self._carry(self._channel, name)
+                self._send_runs(self._channel, name)
             except BaseException:
                 self._drop_channel()
                 raise
@@ -320,7 +320,7 @@ class RemoteExecutor:
             if run in link.pulled:
                 link.pulled.remove(run)
 
-    def _carry(self, conversation: Channel, name: str) -> None:
+    def _send_runs(self, conversation: Channel, name: str) -> None:
         has_begun = self._link is not None and self._link.state != links.CARRYING
         link = self._link or dispatch.fresh(self._folder, name, conversation)
         link.runs = sorted({*(link.runs or ()), *self._runs})

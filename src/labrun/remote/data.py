@@ -66,7 +66,7 @@ def read_of(record: Record) -> dict[str, Any]:
     return {key: record.config[key] for key in links.OF_DATA if record.config.get(key)}
 
 
-def settled(config: Mapping[str, Any]) -> dict[str, Any]:
+def resolved_nodes(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return these nodes with local variables resolved, without `script`."""
     return resolve_environment({key: value for key, value in config.items() if key != "script"})
 
@@ -74,7 +74,7 @@ def settled(config: Mapping[str, Any]) -> dict[str, Any]:
 def _send_of(
     channel: Channel, link: Link, config: Mapping[str, Any], files_by_base: dict[Path, dict[str, str]]
 ) -> None:
-    resolved = Config(settled(config))
+    resolved = Config(resolved_nodes(config))
     stores = _stores(resolved)
     named = list(map(Path, links.absolute([resolved.raw, config.get("script")])))
     interpreters, declared = [Path(sys.prefix), Path(sys.base_prefix)], list(map(Path, link.machine.data))

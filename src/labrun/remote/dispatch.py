@@ -34,8 +34,8 @@ from labrun.submission import environments, snapshot
 
 log = logging.getLogger(__name__)
 
-EARLIER = 4
-"""Number of earlier code snapshots to compare, in order to send only differences."""
+PREVIOUS = 4
+"""Number of previous code snapshots to compare, in order to send only differences."""
 BEGIN_S = 600.0
 """Time for the remote controller to check everything, including fetching data, in seconds."""
 
@@ -98,15 +98,15 @@ def send_code(channel: Channel, link: Link, run_records: Sequence[Record], plan:
     """Send labrun and the runs' code, and provide the environment."""
     packages, path, outside = _own_packages(plan), *_import_path(plan, link, run_records)
     trees = {f"{link.workspace}/{_relative(one)}": one for one in {*_code(run_records), *outside}}
-    earlier = {f"{link.workspace}/{_relative(one)}": one for one in _earlier_code()}
-    have = set(channel.call("have", paths=[*dict.fromkeys([_remote_labrun(), *packages, *trees, *earlier])])["have"])
+    previous = {f"{link.workspace}/{_relative(one)}": one for one in _previous_code()}
+    have = set(channel.call("have", paths=[*dict.fromkeys([_remote_labrun(), *packages, *trees, *previous])])["have"])
     for remote_path, files in ({_remote_labrun(): packed.labrun_files()} | packages).items():
         if remote_path not in have:
             put(channel, files, remote_path, marked=True)
     path += [f"{channel.root}/{remote_path}" for remote_path in packages]
     for remote_path, folder in trees.items():
         if remote_path not in have:
-            _send_tree(channel, folder, remote_path, {name: one for name, one in earlier.items() if name in have})
+            _send_tree(channel, folder, remote_path, {name: one for name, one in previous.items() if name in have})
     link.python = environment.ensure(channel)
     link.path = [f"{channel.root}/{_remote_labrun()}", *path]
     if any((script := record.typed.script) is not None and script.requirements for record in run_records):
@@ -137,10 +137,10 @@ def put(channel: Channel, files: packed.Files, remote_path: str, **arguments: An
         return channel.send("put", file, size, to=remote_path, **arguments)
 
 
-def _earlier_code() -> list[Path]:
+def _previous_code() -> list[Path]:
     """Return the most recent code snapshots."""
     frozen = (store.state_folder(store.workspace()) / "code").glob("[!.]*")
-    return sorted(frozen, key=lambda path: -path.stat().st_mtime)[:EARLIER]
+    return sorted(frozen, key=lambda path: -path.stat().st_mtime)[:PREVIOUS]
 
 
 def _remote_labrun() -> str:
@@ -245,7 +245,7 @@ def _remote_record(record: Record, folder: Path, link: Link) -> bytes:
     """Return a record's text with remote paths."""
     copy = dataclasses.replace(
         record,
-        config=link.remote_config(record.config, folder, data.settled(data.read_of(record))),
+        config=link.remote_config(record.config, folder, data.resolved_nodes(data.read_of(record))),
         sweep=link.to_remote(record.sweep, folder),
         hydra=link.to_remote(record.hydra, folder),
         code=remote_code(record.code, folder, link),

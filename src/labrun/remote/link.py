@@ -137,19 +137,19 @@ class Link:
         """Replace local paths in a value by remote ones."""
         return moved(value, self.pairs(folder, of_data))
 
-    def remote_config(self, config: Mapping[str, Any], folder: Path, settled: Mapping[str, Any]) -> dict[str, Any]:
+    def remote_config(self, config: Mapping[str, Any], folder: Path, resolved: Mapping[str, Any]) -> dict[str, Any]:
         """Return a run's config with remote paths.
 
         Args:
             config: the config in its record.
             folder: the link's local folder.
-            settled: its nodes that may refer to data, with variables resolved, since a variable may contain a path.
+            resolved: its nodes that may refer to data, with variables resolved, since a variable may contain a path.
         """
         moving, data = self.pairs(folder), self.pairs(folder, of_data=True)
         moving += [(local, f"{self.root}/{remote}") for local, remote in self.inherited.items()]
         moving.sort(key=lambda pair: -len(pair[0]))
         return {
-            key: moved_with(value, settled.get(key, value), data) if key in OF_DATA else moved(value, moving)
+            key: moved_with(value, resolved.get(key, value), data) if key in OF_DATA else moved(value, moving)
             for key, value in config.items()
         }
 
@@ -168,17 +168,17 @@ def absolute(value: Any) -> list[str]:
     return [os.path.normpath(value)] if isinstance(value, str) and os.path.isabs(value) and "\0" not in value else []
 
 
-def moved_with(value: Any, settled: Any, pairs: Sequence[tuple[str, str]]) -> Any:
+def moved_with(value: Any, resolved: Any, pairs: Sequence[tuple[str, str]]) -> Any:
     """Like `moved`, but also replace a string with variables if `moved` changes its resolved value."""
     if isinstance(value, Mapping):
-        inner: Mapping[str, Any] = settled if isinstance(settled, Mapping) else {}
+        inner: Mapping[str, Any] = resolved if isinstance(resolved, Mapping) else {}
         return {key: moved_with(item, inner.get(key, item), pairs) for key, item in value.items()}
     if isinstance(value, list):
-        known = settled if isinstance(settled, list) and len(settled) == len(value) else value
+        known = resolved if isinstance(resolved, list) and len(resolved) == len(value) else value
         return [moved_with(item, one, pairs) for item, one in zip(value, known, strict=True)]
-    if isinstance(value, str) and isinstance(settled, str) and "${" in value:
-        new = moved(settled, pairs)
-        return value if new == settled else new
+    if isinstance(value, str) and isinstance(resolved, str) and "${" in value:
+        new = moved(resolved, pairs)
+        return value if new == resolved else new
     return moved(value, pairs)
 
 

@@ -67,7 +67,7 @@ WITHOUT_HOST = "compute.host=null"
 """Last argument of a search that was transferred."""
 EVERY_S = 5.0
 RETRY_S = 30.0
-ASKED_S = 2.0
+REFRESH_S = 2.0
 """How long a command that only reads waits for changes from a controller, in seconds."""
 SILENT_S = 15.0
 """Age from which the data of an active command are reported as late, in seconds."""
@@ -534,7 +534,7 @@ def _is_recent(moment: float, seconds: float) -> bool:
 def _ask_controller(folder: Path) -> Link | None:
     """Ask a detached controller to mirror a folder's changes, and wait briefly. Return the folder's updated link."""
     links.note_reader(folder)
-    end = time.monotonic() + ASKED_S
+    end = time.monotonic() + REFRESH_S
     while True:
         link = links.read(folder)
         if link is None or _is_recent(link.reached, EVERY_S) or link.why or time.monotonic() > end:

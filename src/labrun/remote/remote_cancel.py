@@ -16,7 +16,7 @@ from labrun.runs import finalize, sweep_state
 from labrun.runs import record as records
 from labrun.runs.sweep_state import SweepState
 
-LOOK_S = 0.5
+POLL_S = 0.5
 DEAD_POLLS = 3
 """Number of polls in a row that must find a controller dead."""
 RELEASE_S = 90.0
@@ -92,7 +92,7 @@ def follow(
                 continue
             if time.monotonic() > end:
                 return False
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
 
 
 def end_remotely(channel: Channel, folder: Path, link: Link, run_dirs: Iterable[Path]) -> None:

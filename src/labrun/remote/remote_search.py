@@ -85,7 +85,7 @@ def begin(folder: Path, run_records: Sequence[Record], plan: Plan, words: Sequen
             data.send(conversation, link, run_records, keep=has_begun)
             arguments = _remote_words(_with_configs(conversation, words), folder, link, run_records)
             if not is_sent:
-                _carry(conversation, folder, link, plan)
+                _send(conversation, folder, link, plan)
             where = "sweep.resume" if resumed else "hydra.sweep.dir"
             _start(
                 conversation,
@@ -114,7 +114,7 @@ def _of_runs(record: Record) -> Iterator[str]:
         yield f"the trials resume from run {run_dir.name}, which is on this machine"
 
 
-def _carry(channel: Channel, folder: Path, link: Link, plan: Plan) -> None:
+def _send(channel: Channel, folder: Path, link: Link, plan: Plan) -> None:
     """Send the folder: its plan, and for a resumed search everything else."""
     remote_plan = dataclasses.replace(
         plan, cwd=f"{link.root}/{link.workspace}", path=[], command=list(plan.command or ())
@@ -228,7 +228,7 @@ def _placed(folder: Path, link: Link, record: Record) -> dict[str, str]:
     config = data.read_of(record)
     if "script" in config:  # its source is sent as code
         config["script"] = {key: value for key, value in config["script"].items() if key == "requirements"}
-    return dict(_changed(config, link.remote_config(config, folder, data.settled(config)), ""))
+    return dict(_changed(config, link.remote_config(config, folder, data.resolved_nodes(config)), ""))
 
 
 def _changed(local: Any, remote: Any, key: str) -> Iterator[tuple[str, str]]:

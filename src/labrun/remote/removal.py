@@ -15,29 +15,29 @@ from labrun.runs.record import Record
 
 REMOVE_S = 600.0
 """Time for the removal of a folder, in seconds."""
-Places = dict[str, dict[Path, list[Path]]]
+Copies = dict[str, dict[Path, list[Path]]]
 """Local folders by machine, each with its runs to remove."""
 
 
-def places(chosen: Sequence[tuple[Path, Record]]) -> Places:
+def copies(chosen: Sequence[tuple[Path, Record]]) -> Copies:
     """Return the remote machines that also have the given runs."""
-    remote_runs: Places = {}
+    copies_by_machine: Copies = {}
     for run_dir, record in chosen:
         folder = links.folder_of(run_dir, record)
         link = None if folder is None else links.read(folder)
         if folder is not None and link is not None:
-            remote_runs.setdefault(link.remote, {}).setdefault(folder, []).append(run_dir)
-    return remote_runs
+            copies_by_machine.setdefault(link.remote, {}).setdefault(folder, []).append(run_dir)
+    return copies_by_machine
 
 
-def remove(remote_runs: Places) -> None:
+def remove(copies_by_machine: Copies) -> None:
     """Remove runs from their remote machines; remove a folder completely if no other run is left in it.
 
     Raises:
         UnreachableError: a machine does not answer.
         ConfigError: a machine is no longer known.
     """
-    for name, folders in remote_runs.items():
+    for name, folders in copies_by_machine.items():
         known = {folder: link for folder in folders if (link := links.read(folder)) is not None}
         try:
             machines = {link.place: link.machine for link in known.values()}

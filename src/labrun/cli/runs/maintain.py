@@ -110,9 +110,9 @@ def remove(options: argparse.Namespace) -> int:
     return int(len(going) < len(chosen))
 
 
-def _agreed_copies(going: Sequence[Pair], yes: bool) -> removal.Places:
+def _agreed_copies(going: Sequence[Pair], yes: bool) -> removal.Copies:
     """Return the copies on other machines that the user agrees to remove, too."""
-    copies = removal.places(going)
+    copies = removal.copies(going)
     count = {name: sum(map(len, folders.values())) for name, folders in copies.items()}
     return {
         name: folders
@@ -121,7 +121,7 @@ def _agreed_copies(going: Sequence[Pair], yes: bool) -> removal.Places:
     }
 
 
-def _remove_copies(copies: removal.Places) -> None:
+def _remove_copies(copies: removal.Copies) -> None:
     try:
         removal.remove(copies)
     except UnreachableError as error:
