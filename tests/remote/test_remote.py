@@ -26,7 +26,7 @@ from labrun.control import controller, lease
 from labrun.registry import journal
 from labrun.remote import backend, channel, editable, environment, helper, mirror, packed, remotes, ssh
 from labrun.remote import link as links
-from labrun.runs import files, sweep_state
+from labrun.runs import context, files, sweep_state
 from labrun.runs import record as records
 from labrun.runs.sweep_state import SweepState
 
@@ -314,6 +314,21 @@ def test_a_small_environment_is_built_there_once(
         monkeypatch.setattr(environment, "present", lambda: environment.Environment("3.99", ("tinything==1.0",)))
         with pytest.raises(Exception, match=r"box has no Python 3.99, like this machine, and uv cannot fetch"):
             environment.ensure(conversation)
+
+
+def test_the_helper_spells_the_paths_of_a_launch_as_labrun_does() -> None:
+    own = (helper.PLAN, helper.CONTROLLER, helper.CONTROLLERS, helper.CONTROLLER_LOG, helper.OVER, helper.GIVEN_UP)
+    paths = sweep_state.RELATIVE
+    others = (
+        paths.plan,
+        paths.remote_controller,
+        paths.controllers,
+        paths.controller_log,
+        paths.search_over,
+        paths.given_up,
+    )
+    assert own == tuple(map(str, others))
+    assert (context.LAUNCH, str(context.STATE)) == (helper.LAUNCH, helper.STATE)
 
 
 def test_the_helper_is_python_3_8() -> None:

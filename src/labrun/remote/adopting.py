@@ -95,7 +95,7 @@ def _begin(channel: Channel, one: Folder, root: Path, folder: Path) -> Link:
     runs, name = None if one.search else list(one.runs), channel.remote.name
     link = Link(name, one.workspace, one.folder, str(root), channel.root, links.STARTED, runs)
     link.place = channel.remote.folder
-    mirror.pull(channel, folder, one.folder, [".launch/plan.json", ".hydra", "multirun.yaml"])
+    mirror.pull(channel, folder, one.folder, [str(sweep_state.RELATIVE.plan), ".hydra", "multirun.yaml"])
     plan, code = sweep_state.read_plan(folder), store.state_folder(root) / "code"
     plan.target = links.CLUSTER  # the remote plan is for the remote controller
     plan.path = [entry for entry in link.to_local(plan.path, folder) if Path(entry).is_relative_to(code)]

@@ -26,7 +26,7 @@ from labrun.remote.ssh import LoginError, UnreachableError
 from labrun.runs import finalize
 from labrun.runs import record as records
 from labrun.runs.record import Record
-from labrun.runs.sweep_state import Plan
+from labrun.runs.sweep_state import Plan, SweepState
 from labrun.schema import SPECIAL, Compute
 
 log = logging.getLogger(__name__)
@@ -389,7 +389,7 @@ class RemoteExecutor:
         if self._restarts > MAX_RESTARTS:
             raise LabrunError(
                 f"the controller on {self._link.remote} has died {MAX_RESTARTS} times: see "
-                f"{self._folder}/.launch/controller.log"
+                f"{SweepState(self._folder).controller_log}"
             )
         self._tell(f"the controller on {self._link.remote} ended before its runs: restarting it", once=False)
         self._send()

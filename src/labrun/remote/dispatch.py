@@ -29,7 +29,7 @@ from labrun.runs import record as records
 from labrun.runs import report, store
 from labrun.runs.groups import Code
 from labrun.runs.record import Record
-from labrun.runs.sweep_state import Plan
+from labrun.runs.sweep_state import RELATIVE, Plan, SweepState
 from labrun.submission import environments, snapshot
 
 log = logging.getLogger(__name__)
@@ -204,8 +204,8 @@ def _send_folder(channel: Channel, folder: Path, link: Link, plan: Plan, pairs: 
         name = os.path.relpath(run_dir, folder)
         parts |= packed.prefixed(name, packed.run_files(run_dir, _remote_record(record, folder, link)))
     remote_plan = dataclasses.replace(plan, cwd=link.to_remote(plan.cwd, folder), path=[], python=plan.python)
-    parts[".launch/plan.json"] = (json.dumps(dataclasses.asdict(remote_plan), indent=1) + "\n").encode()
-    parts[".launch/submitted"] = b""
+    parts[str(RELATIVE.plan)] = (json.dumps(dataclasses.asdict(remote_plan), indent=1) + "\n").encode()
+    parts[str(RELATIVE.submitted)] = b""
     for name in ("multirun.yaml",):
         if (folder / name).is_file():
             parts[name] = folder / name
@@ -223,7 +223,7 @@ def put_folder(channel: Channel, link: Link, parts: Mapping[str, Any], runs: Seq
         link.marks |= dict(zip(runs, answer["marks"], strict=True))
     if is_new or link.state != links.CARRYING:
         return
-    old = [f".launch/{name}" for name in ("begun", "over", "cancel", "given_up")]
+    old = map(str, (RELATIVE.begun, RELATIVE.search_over, RELATIVE.search_canceled, RELATIVE.given_up))
     file, size = packed.archive(parts)
     with file:
         channel.send("renew", file, size, to=link.folder, without=[*old, *(f"{run}/requests" for run in runs)])
@@ -314,13 +314,13 @@ def begin(
     cwd: str | None = None,
 ) -> None:
     """Start a process that controls a remote folder, and wait until it has taken over; see `start`."""
-    claim, output = f"{link.folder}/.launch/far", f"{link.folder}/.launch/controller.log"
-    refused = f"{link.folder}/.launch/refusal"
+    state_files = SweepState(Path(link.folder))
+    refused = str(state_files.refusal)
     waiting: dict[str, Any] = {
-        "claim": claim,
+        "claim": str(state_files.remote_controller),
         "refusal": refused,
-        "file": f"{link.folder}/.launch/begun",
-        "log": output,
+        "file": str(state_files.begun),
+        "log": str(state_files.controller_log),
         "patience_s": 10.0,
     }
     lacks = f"{command[0]} cannot be used for runs there: 'lab remote doctor {link.remote}' shows what it lacks"
@@ -362,7 +362,8 @@ def run_command(channel: Channel, link: Link, command: Sequence[str], variables:
     Raises:
         RefusedError: it takes too long.
     """
-    claim, output = f"{link.folder}/.launch/far-errand", f"{link.folder}/.launch/controller.log"
+    state_files = SweepState(Path(link.folder))
+    claim, output = str(state_files.remote_errand), str(state_files.controller_log)
     channel.call(
         "spawn",
         claim=claim,

@@ -39,6 +39,11 @@ RESUME_MIN_BYTES = 1 << 20
 ANSWER_MAX_BYTES = 4 << 20
 """Maximum size of the changes in one answer, in bytes."""
 TAIL = 4000
+LAUNCH = ".launch"
+"""As in `labrun.runs.context`, which cannot be imported here; the paths below are those of `sweep_state.RELATIVE`."""
+PLAN, CONTROLLER, CONTROLLERS = f"{LAUNCH}/plan.json", f"{LAUNCH}/far", f"{LAUNCH}/controllers"
+CONTROLLER_LOG, OVER, GIVEN_UP = f"{LAUNCH}/controller.log", f"{LAUNCH}/over", f"{LAUNCH}/given_up"
+STATE = "outputs/.labrun"
 OFFERED_S = 60
 """How long an offered text waits for its reader, in seconds."""
 LEFT_S = 86400.0
@@ -413,14 +418,14 @@ class Helper:
             self.last_seen[name] = known, state_of(folder, known)
             one: dict[str, Any] = {"runs": {}, "there": os.path.isdir(folder), "living": is_controlled(folder)}
             names = names_of(folder, known)
-            given_up = lines_of(os.path.join(folder, ".launch", "given_up")) if one["living"] else None
+            given_up = lines_of(os.path.join(folder, GIVEN_UP)) if one["living"] else None
             for run in names:
                 path, seen = os.path.join(folder, run), known["seen"].get(run, {})
                 news, room = self.run_news(path, seen, files, room, given_up)
                 if news is not None:
                     one["runs"][run] = news
             one["files"], room = grown(folder, known["seen"].get("", {}), files, room, top_files(folder))
-            one["over"] = os.path.exists(os.path.join(folder, ".launch", "over"))
+            one["over"] = os.path.exists(os.path.join(folder, OVER))
             answer[name] = one
         return {"folders": answer, "more": room <= 0}, files
 
@@ -522,9 +527,7 @@ class Helper:
     def do_folders(self, request: Request, payload: _Payload) -> Answer:
         """Return the folders of runs that were sent to this machine, by any other machine."""
         run_folders = []
-        for plan in sorted(
-            glob.glob(os.path.join(self.root, "workspaces", "*", "*", "*", "*", ".launch", "plan.json"))
-        ):
+        for plan in sorted(glob.glob(os.path.join(self.root, "workspaces", "*", "*", "*", "*", PLAN))):
             folder = os.path.dirname(os.path.dirname(plan))
             try:
                 with open(plan, "rb") as file:
@@ -673,13 +676,13 @@ def needed(root: str) -> tuple[bytes, bytes]:
     workspaces = os.path.join(root, "workspaces")
     os.makedirs(workspaces, mode=0o700, exist_ok=True)
     for top, names, files in os.walk(workspaces, onerror=fail, followlinks=True):
-        names[:] = [name for name in names if name != ".labrun" and os.path.realpath(top) not in seen]
+        names[:] = [name for name in names if name != os.path.basename(STATE) and os.path.realpath(top) not in seen]
         seen.add(os.path.realpath(top))
-        record, controller = read(top, "run.json"), [read(top, ".launch", name) for name in ("plan.json", "far")]
+        record, controller = read(top, "run.json"), [read(top, PLAN), read(top, CONTROLLER)]
         all_of_them += [record, *controller]
         if is_live(record):
             live.append(record)
-        if ".launch" in names and goes_on(top, controller[0], names):
+        if LAUNCH in names and goes_on(top, controller[0], names):
             live += controller
         if "run.json" in files:
             names[:] = []
@@ -695,7 +698,7 @@ def goes_on(folder: str, plan: bytes, names: list[str]) -> bool:
     """Return whether a folder of runs is active or unfinished, including a search that is not over."""
     if is_controlled(folder) or any(is_live(read(folder, name, "run.json")) for name in ["", *names]):
         return True
-    return b'"command": [' in plan and not os.path.exists(os.path.join(folder, ".launch", "over"))
+    return b'"command": [' in plan and not os.path.exists(os.path.join(folder, OVER))
 
 
 def read(*parts: str) -> bytes:
@@ -727,8 +730,8 @@ def unused(root: str) -> dict[str, tuple[str, list[str]]]:
         ("told/*", "package metadata", live),
         ("configs/*", "a search's configs", live),
         ("env/*", "an environment", live),
-        ("workspaces/*/outputs/.labrun/environments/*", "an environment of a script", live),
-        ("workspaces/*/outputs/.labrun/code/*", "code", named),
+        (f"workspaces/*/{STATE}/environments/*", "an environment of a script", live),
+        (f"workspaces/*/{STATE}/code/*", "code", named),
         ("datastores/*", "data", named),
         ("inherited/*", "another run's files", named),
     ):
@@ -987,12 +990,12 @@ def process_lives(claim: str) -> bool:
 
 def is_controlled(folder: str) -> bool:
     """Return whether the process that was started for a folder is alive, or another one holds its lease."""
-    return process_lives(os.path.join(folder, ".launch", "far")) or controller_lives(folder)
+    return process_lives(os.path.join(folder, CONTROLLER)) or controller_lives(folder)
 
 
 def controller_lives(folder: str) -> bool:
     """Return whether a live controller holds a folder's lease (`labrun.control.lease`), by its heartbeat or process."""
-    controllers = os.path.join(folder, ".launch", "controllers")
+    controllers = os.path.join(folder, CONTROLLERS)
     try:
         names = [name.partition(".")[0] for name in os.listdir(controllers)]
     except OSError:
@@ -1048,7 +1051,7 @@ def run_files(folder: str) -> list[str]:
 
 def top_files(folder: str) -> list[str]:
     """Return the names of a sweep's growing files."""
-    return [os.path.join(".launch", "controller.log")]
+    return [CONTROLLER_LOG]
 
 
 def runs_in(folder: str) -> list[str]:
@@ -1076,8 +1079,8 @@ def mark_of(path: str | int) -> list[int] | None:
 
 def state_of(folder: str, known: Request) -> list[Any]:
     """Return a value that changes with the status of a folder's runs, but not with their output and metrics."""
-    launch, names = os.path.join(folder, ".launch"), names_of(folder, known)
-    marks = [mark_of(os.path.join(launch, name)) for name in ("over", "given_up")]
+    names = names_of(folder, known)
+    marks = [mark_of(os.path.join(folder, name)) for name in (OVER, GIVEN_UP)]
     return [is_controlled(folder), *marks, *(mark_of(os.path.join(folder, run, "run.json")) for run in names)]
 
 

@@ -31,7 +31,7 @@ from labrun.runs import children, context, store, sweep_state
 from labrun.runs import record as records
 from labrun.runs.attempts import Job, Process
 from labrun.runs.record import Record, RunPaths
-from labrun.runs.sweep_state import SweepState
+from labrun.runs.sweep_state import RELATIVE, SweepState
 from labrun.tasks import registering
 
 log = logging.getLogger(__name__)
@@ -59,8 +59,8 @@ TOP = (
     "report.html",
     "best.yaml",
     "ensemble.yaml",
-    ".launch/study.journal",
-    ".launch/search.json",
+    str(RELATIVE.study),
+    str(RELATIVE.search),
 )
 """Files of a sweep other than its runs."""
 WITHOUT_HOST = "compute.host=null"
@@ -134,7 +134,7 @@ def _bring(channel: Channel, folder: Path, link: Link) -> tuple[list[str], bool]
 
 def _seen(folder: Path, link: Link) -> dict[str, dict[str, Any]]:
     """Return the local size of each mirrored file."""
-    sizes: dict[str, dict[str, Any]] = {"": {".launch/controller.log": _size(folder / ".launch" / "controller.log")}}
+    sizes: dict[str, dict[str, Any]] = {"": {str(RELATIVE.controller_log): _size(SweepState(folder).controller_log)}}
     pulled = set(link.pulled)
     for run in runs_of(folder, link):  # including complete runs, as files that are not listed would be sent again
         if run not in pulled:
@@ -189,9 +189,9 @@ def _requests(folder: Path, link: Link) -> tuple[dict[str, str], list[str]]:
                 if mark not in link.left and not path.name.startswith(".") and path.name != children.FILE.name:
                     texts[f"{run}/requests/{path.name}"] = path.read_text(encoding="utf-8", errors="replace")
                     marks.append(mark)
-    canceled = folder / ".launch" / "cancel"
+    canceled = SweepState(folder).search_canceled
     if link.runs is None and canceled.exists() and "cancel" not in link.left:
-        texts[".launch/cancel"] = ""
+        texts[str(RELATIVE.search_canceled)] = ""
         marks.append("cancel")
     return texts, marks
 
@@ -382,7 +382,7 @@ def _close(channel: Channel, folder: Path, link: Link, news: Mapping[str, Any]) 
     pull_top(channel, folder, link)
     if link.runs is None:
         _pull(channel, {f"{link.folder}/{run}": folder / run for run in _local_runs(folder)}, ("outputs",))
-        (folder / ".launch" / "over").touch()
+        SweepState(folder).search_over.touch()
     link.state = links.OVER
 
 

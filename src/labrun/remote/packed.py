@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from labrun.config import paths
+from labrun.runs import context
 
 Files = Mapping[str, Path | bytes]
 """Files or contents, by name in the archive."""
@@ -116,7 +117,7 @@ def run_files(run_dir: Path, record: bytes) -> dict[str, Path | bytes]:
     found: dict[str, Path | bytes] = {
         name: path
         for name, path in plain_files(run_dir).items()
-        if name.split("/")[0] not in (".launch", "outputs", "logs", "heartbeat") and ".partial" not in name
+        if name.split("/")[0] not in (context.LAUNCH, "outputs", "logs", "heartbeat") and ".partial" not in name
     }
     found["run.json"] = record
     return found

@@ -24,7 +24,7 @@ from labrun.runs import finalize, sweep_state
 from labrun.runs import record as records
 from labrun.runs.groups import Code, plain
 from labrun.runs.record import Record
-from labrun.runs.sweep_state import Plan, SweepState
+from labrun.runs.sweep_state import RELATIVE, Plan, SweepState
 from labrun.submission import snapshot
 
 FAST_S, SLOW_S, LONGEST_S = 0.7, 5.0, 60.0
@@ -120,11 +120,11 @@ def _send(channel: Channel, folder: Path, link: Link, plan: Plan) -> None:
         plan, cwd=f"{link.root}/{link.workspace}", path=[], command=list(plan.command or ())
     )
     parts: dict[str, Any] = {
-        ".launch/plan.json": (json.dumps(dataclasses.asdict(remote_plan), indent=1) + "\n").encode()
+        str(RELATIVE.plan): (json.dumps(dataclasses.asdict(remote_plan), indent=1) + "\n").encode()
     }
-    parts[".launch/study.journal"] = folder / ".launch" / "study.journal"
+    parts[str(RELATIVE.study)] = SweepState(folder).study
     if (settings := _remote_settings(folder, link)) is not None:
-        parts[".launch/search.json"] = settings
+        parts[str(RELATIVE.search)] = settings
     runs = [path.parent for path in sorted(folder.glob("*/run.json"))]
     for run_dir in runs:
         parts |= packed.prefixed(run_dir.name, dispatch.whole_run(folder, link, run_dir))
@@ -135,7 +135,7 @@ def _send(channel: Channel, folder: Path, link: Link, plan: Plan) -> None:
 def _remote_settings(folder: Path, link: Link) -> bytes | None:
     """Return the search's saved settings with remote arguments."""
     try:
-        settings = json.loads((folder / ".launch" / "search.json").read_text(encoding="utf-8"))
+        settings = json.loads(SweepState(folder).search.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     remote_words = {local: remote for remote, local in link.words.items() if local}
@@ -314,7 +314,7 @@ class _Poller:
         self._dead_polls, self._restarts = 0, self._restarts + 1
         plan = sweep_state.read_plan(self._folder)
         if self._restarts > MAX_RESTARTS or not plan.runs:
-            raise LabrunError(f"the search on {link.remote} has died: see {self._folder}/.launch/controller.log")
+            raise LabrunError(f"the search on {link.remote} has died: see {SweepState(self._folder).controller_log}")
         _tell(f"the search on {link.remote} ended before its time: restarting it")
         record = records.read(self._folder / plan.runs[0])
         command = [with_variables(text, value_here) for text in plan.command or ()]

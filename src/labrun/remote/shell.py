@@ -166,7 +166,8 @@ def _locate_remotely(run_dir: Path, record: Record, folder: Path, link: links.Li
     script = Config(remote_record.get("config") or {}).script or Script()
     python, path = link.python, link.path
     if script.environment:
-        python, path = f"{link.root}/{link.workspace}/outputs/.labrun/environments/{script.environment}/bin/python", []
+        state = store.state_folder(Path(link.root, link.workspace))
+        python, path = f"{state}/environments/{script.environment}/bin/python", []
     elif script.python:
         python, path = script.python, []
     names = record.typed.environment

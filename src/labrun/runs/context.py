@@ -22,6 +22,10 @@ from labrun._io import append_line, write_line
 
 RUN_DIR_VARIABLE = "LABRUN_RUN_DIR"
 ATTEMPT_VARIABLE = "LABRUN_ATTEMPT"
+LAUNCH = ".launch"
+"""Subfolder of a sweep or a run with the state of its launch (`labrun.runs.sweep_state`)."""
+STATE = Path("outputs", ".labrun")
+"""The folder of labrun's internal state in a workspace (`labrun.runs.store.state_folder`)."""
 METRICS_FILE = "metrics.jsonl"
 INPUTS_FILE = "logs/azureml/inputs.log"
 """Data that a script read in addition to the mounts of its config: one JSON line each, in the form of a record's

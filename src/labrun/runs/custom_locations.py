@@ -15,8 +15,7 @@ from pathlib import Path
 from labrun._io import append_line
 from labrun.runs import context
 
-LAUNCH = ".launch"
-"""Subfolder with the state of a launch (`sweep_state.SweepState`)."""
+LAUNCH = context.LAUNCH
 PLAN = Path(LAUNCH, "plan.json")
 """The controller's plan for the folder (`sweep_state.Plan`)."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from labrun import checking, direction
 from labrun.direction import Direction
 from labrun.errors import RecordError
-from labrun.runs import comparable, custom_locations, index, sdk_ids
+from labrun.runs import comparable, context, custom_locations, index, sdk_ids
 from labrun.runs import record as records
 from labrun.runs.record import Record
 
@@ -37,14 +37,14 @@ def workspace_here() -> Path:
 
 def state_folder(root: Path) -> Path:
     """Return the folder of labrun's internal state: code snapshots, caches, MLflow's database."""
-    return root / "outputs" / ".labrun"
+    return root / context.STATE
 
 
 def above(folder: Path) -> Path | None:
     """Return the nearest workspace above a folder, or None if there is none or the folder is itself a workspace."""
     if any((folder / name).is_dir() for name in RUN_FOLDERS) and not custom_locations.is_of_runs(folder):
         return None
-    return next((one for one in folder.parents if (one / "outputs" / ".labrun").is_dir()), None)
+    return next((one for one in folder.parents if state_folder(one).is_dir()), None)
 
 
 def keep_out_of_git(root: Path) -> None:

@@ -77,6 +77,16 @@ class SweepState:
         return self.root / "begun"
 
     @property
+    def remote_controller(self) -> Path:
+        """Identifies the controller that another machine has started for this folder (`labrun.remote`)."""
+        return self.root / "far"
+
+    @property
+    def remote_errand(self) -> Path:
+        """Identifies another process that another machine has started for this folder."""
+        return self.root / "far-errand"
+
+    @property
     def given_up(self) -> Path:
         """Failed runs that will not be retried: one line each, with the number of their attempts."""
         return self.root / "given_up"
@@ -115,6 +125,10 @@ class SweepState:
     def search_canceled(self) -> Path:
         """Exists once somebody has canceled the search: no more trials start."""
         return self.root / "cancel"
+
+
+RELATIVE = SweepState(Path())
+"""The same paths relative to the folder, as the names of its files on another machine."""
 
 
 @dataclass

@@ -24,7 +24,7 @@ from labrun.data.readers.columns import TableSchema
 from labrun.data.readers.number_parsing import DECIMALS
 from labrun.errors import BY_ARGUMENT, BY_VARIABLE, DataError, DoubtfulDecimalError, UnfitError, UntrustedError
 from labrun.registry import journal, models
-from labrun.runs import cards, seals, store
+from labrun.runs import cards, context, seals, store
 from labrun.runs.record import Record, RunPaths
 from labrun.tasks import model_files, outputs, scoring
 from labrun.tasks import task as tasks
@@ -499,6 +499,6 @@ def _load_pyfunc(path: str) -> _Served:
     trusted = [name for name in os.environ.get(TRUSTED_VARIABLE, "").split(",") if name]
     allow_pickle = os.environ.get(model_files.PICKLE_VARIABLE, "") not in ("", "0")
     place = Path(path).resolve()
-    root = next((one.parent.parent for one in place.parents if one.name == ".labrun"), None)
+    root = next((one.parent.parent for one in place.parents if one.name == context.STATE.name), None)
     why = None if root is None else functools.partial(seals.refusal, root, run_id=None)
     return _Served(load(place, "the model", trusted, allow_pickle, why=why, way=BY_VARIABLE))

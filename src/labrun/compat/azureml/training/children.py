@@ -171,7 +171,7 @@ def folders(run_dir: Path, workspace: Path) -> list[Path]:
         except (ValueError, KeyError, TypeError):
             continue  # a partial line of a killed process
     found = [workspace / name for name in named]
-    return [one for one in found if (one / "run.json").is_file() or (one / ".launch").is_dir()]
+    return [one for one in found if (one / "run.json").is_file() or (one / context.LAUNCH).is_dir()]
 
 
 def of(run_dir: Path, parent: Any) -> list[Any]:

@@ -17,7 +17,7 @@ from labrun.runs import context, sdk_ids
 CARD = "model.json"
 """The file that labrun writes next to a model; it names the registered file or folder."""
 
-MODELS_FOLDER = ("outputs", ".labrun", "models")
+MODELS_FOLDER = context.STATE / "models"
 """The folder of registered models in the workspace, with the files in `<name>/<version>/`."""
 
 
@@ -339,7 +339,7 @@ def _find(name: str, version: Any) -> Path:
     Raises:
         ModelNotFoundException: there is no such model or version.
     """
-    folder = script_context.workspace().joinpath(*MODELS_FOLDER)
+    folder = script_context.workspace() / MODELS_FOLDER
     if version is None and ":" in name:
         name, version = name.rsplit(":", 1)
     names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []

@@ -9,10 +9,11 @@ from typing import Any
 from labrun.compat.azureml.exceptions import ModelNameException
 from labrun.compat.azureml.notice import notify_once
 from labrun.compat.azureml.training import script_context
+from labrun.runs import context
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 """The same pattern as in `labrun.registry.journal`."""
-JOURNAL = ("outputs", ".labrun", "registry.jsonl")
+JOURNAL = context.STATE / "registry.jsonl"
 FRAMEWORK, FRAMEWORK_VERSION = "azureml.model_framework", "azureml.model_framework_version"
 """The properties that hold the SDK's arguments of these names."""
 
@@ -34,7 +35,7 @@ def lines() -> list[dict[str, Any]]:
     """Return the journal's entries, oldest first, without unreadable lines."""
     found = []
     try:
-        text = script_context.workspace().joinpath(*JOURNAL).read_text(encoding="utf-8", errors="replace")
+        text = (script_context.workspace() / JOURNAL).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
     for line in text.splitlines():
