@@ -22,9 +22,10 @@ import pytest
 import far
 from conftest import Command
 from helpers import PLAIN, wait_for
+from labrun.backends import registry
 from labrun.control import controller, lease
 from labrun.registry import journal
-from labrun.remote import backend, channel, editable, environment, helper, mirror, packed, remotes, ssh
+from labrun.remote import backend, channel, editable, environment, helper, mirror, packed, remotes, shell, ssh
 from labrun.remote import link as links
 from labrun.runs import context, files, sweep_state
 from labrun.runs import record as records
@@ -486,3 +487,25 @@ def test_ssh_errors_are_reported_in_one_line() -> None:
     ):
         error = ssh.error_of(remote, text, 255)
         assert type(error) is kind and words in str(error) and "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "status", "job"),
+    [
+        ("slurm", "running", ("7_1", "n1")),
+        ("slurm", "completed", (None, None)),
+        ("local", "running", (None, None)),
+        ("not-installed", "running", (None, None)),
+    ],
+)
+def test_a_shell_joins_only_jobs_that_have_steps(cluster: str, status: str, job: tuple[str, str]) -> None:
+    assert shell._job({"job": {"cluster": cluster, "id": "7_1", "node": "n1"}}, status) == job
+    assert shell._job({}, "running") == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("target", "is_in_process"),
+    [("auto", True), ("inline", True), ("local", False), ("slurm", False), ("not-installed", False)],
+)
+def test_which_targets_may_stay_in_the_process(target: str, is_in_process: bool) -> None:
+    assert registry.may_be_in_process(target) is is_in_process

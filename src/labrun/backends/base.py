@@ -178,6 +178,8 @@ class Backend(ABC):
     """Whether a run continues after its controller has died."""
     is_remote: ClassVar[bool] = False
     """Whether the runs are on another machine, whose programs and data cannot be inspected locally."""
+    has_job_steps: ClassVar[bool] = False
+    """Whether Slurm's `srun` starts further processes in a run's job, on its node (`lab shell`)."""
     program: ClassVar[str | None] = None
     """A program on the PATH of every machine where this backend works."""
     settings: ClassVar[frozenset[str]] = frozenset()

@@ -57,6 +57,14 @@ def chosen(compute: Compute, sweep: bool) -> Backend:
     return get("local" if sweep or held else "inline")
 
 
+def may_be_in_process(target: str) -> bool:
+    """Return whether a run with this `compute.target` may stay in the process that composes it."""
+    try:
+        return target == "auto" or get(target).in_process
+    except ConfigError:  # its package is no longer installed
+        return False
+
+
 def check(compute: Compute, sweep: bool) -> None:
     """Check that the requested resources are available.
 

@@ -30,7 +30,8 @@ if TYPE_CHECKING:  # slow imports run while the pool's server imports
     from labrun.runs.record import Record
 
 POOLED = ("auto", "inline", "local")
-"""Values of `compute.target` that mean the pool on this machine."""
+"""Values of `compute.target` that mean the pool on this machine; by name, as importing the backends would delay the
+start of the pool's server."""
 
 
 def main() -> None:

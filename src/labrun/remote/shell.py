@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from labrun.backends import variables
+from labrun.backends import registry, variables
 from labrun.errors import ConfigError, RecordError
 from labrun.remote import channel, relay, ssh
 from labrun.remote import link as links
@@ -190,8 +190,11 @@ def _locate_remotely(run_dir: Path, record: Record, folder: Path, link: links.Li
 
 def _job(record: Record | Mapping[str, Any], status: str) -> tuple[str | None, str | None]:
     """Return the Slurm job and the node in a record; None unless the run is active."""
+    if status != records.RUNNING:
+        return None, None
     job = record.job or Job() if isinstance(record, Record) else Job.of(record.get("job"))
-    if job.cluster != "slurm" or status != records.RUNNING:
+    backend = registry.of_job(job)
+    if backend is None or not backend.has_job_steps:
         return None, None
     return job.id, job.node
 

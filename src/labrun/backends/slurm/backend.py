@@ -396,6 +396,7 @@ class Slurm(Backend):
     """Executes runs as jobs on the Slurm cluster that this machine belongs to."""
 
     name = "slurm"
+    has_job_steps = True
     program = "sbatch"
     outlives_controller = True
     settings = frozenset(SPECIAL)
