@@ -14,7 +14,7 @@ from pathlib import Path
 
 import common
 
-from labrun.runs import record as records
+from labrun.runs.record import read_record, write_record
 
 LAB = [sys.executable, "-c", "from labrun.cli import main; main()", "runs"]
 
@@ -65,9 +65,9 @@ def main() -> None:
 
 def change(run_dir: Path) -> bool:
     """Rewrite a record."""
-    record = records.read(run_dir)
+    record = read_record(run_dir)
     record.notes += "x"
-    records.write(run_dir, record)
+    write_record(run_dir, record)
     return True
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import psutil
 
 from helpers import PLAIN, program, write_model
-from labrun.runs import record as records
 from labrun.runs.context import read_metrics
+from labrun.runs.record import COMPLETED, RUNNING, newest_attempt, process_lives, read_record
 
 KINDS = {"run": 6, "fork server": 3, "controller": 1}
 """Kinds of processes to kill, with their relative frequency."""
@@ -79,12 +79,12 @@ class Chaos:
         folders = sorted(path.parent for path in self.workspace.glob("multirun/*/*/*/run.json"))
         assert len(folders) == self.runs and len({folder.parent for folder in folders}) == 1
         for folder in folders:
-            record = records.read(folder)
-            assert record.status == records.COMPLETED
+            record = read_record(folder)
+            assert record.status == COMPLETED
             ends = [attempt.status for attempt in record.attempts]
             assert ends.count("completed") == 1 and ends[-1] == "completed", (folder, ends)
             assert "running" not in ends
-            assert len(ends) == records.newest_attempt(folder), "every attempt that was claimed is told"
+            assert len(ends) == newest_attempt(folder), "every attempt that was claimed is told"
             assert [line["name"] for line in read_metrics(folder)].count("accuracy") == 1
             self.attempts += len(ends)
 
@@ -98,9 +98,9 @@ class Chaos:
         if kind == "controller":
             return controller
         files = sorted(self.workspace.glob("multirun/*/*/*/run.json"), key=lambda path: -path.stat().st_mtime)
-        found = [records.read(path.parent) for path in files[:NEWEST]]
-        running = [record.process for record in found if record.status == records.RUNNING]
-        alive = [process.pid for process in running if process is not None and records.process_lives(process)]
+        found = [read_record(path.parent) for path in files[:NEWEST]]
+        running = [record.process for record in found if record.status == RUNNING]
+        alive = [process.pid for process in running if process is not None and process_lives(process)]
         if not alive:
             return None
         run = psutil.Process(chance.choice(alive))

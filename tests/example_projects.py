@@ -17,9 +17,8 @@ import pytest
 import labrun
 from helpers import call_here, run_labrun, start_labrun, wait_for
 from labrun import app
-from labrun.runs import record as records
 from labrun.runs.context import read_metrics
-from labrun.runs.record import Record
+from labrun.runs.record import COMPLETED, Record, read_record
 from labrun.tasks.saved import Saved
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -64,8 +63,8 @@ class Project:
         with self.script():
             assert call_here(app.main, "labrun", *arguments, "tracking=none", "report=none") == 0
         (path,) = set(self.folder.glob("outputs/*/*/run.json")) - before
-        record = records.read(path.parent)
-        assert record.status == records.COMPLETED
+        record = read_record(path.parent)
+        assert record.status == COMPLETED
         return record, path.parent
 
     def sweep(self, *arguments: str) -> list[dict[str, Any]]:

@@ -54,10 +54,20 @@ from labrun.runs import (
     store,
     sweep_state,
 )
-from labrun.runs import record as records
 from labrun.runs.attempts import Attempt
 from labrun.runs.groups import Code, DataEntry, GitState, SweepMember, ThreadChoice, ThreadUse
-from labrun.runs.record import Record
+from labrun.runs.record import (
+    Record,
+    RunPaths,
+    claim_attempt,
+    newest_attempt,
+    process_identity,
+    read_record,
+    shown_status,
+    sweep_folder,
+    timestamp,
+    write_record,
+)
 from labrun.runs.sweep_state import SweepState
 from labrun.search import takeover
 from labrun.submission import rerun
@@ -208,7 +218,7 @@ def make(place: Place) -> None:
             "test",
             "fit",
             "queued",
-            records.now(),
+            timestamp(),
             config,
             ["seed=1"],
             "labrun seed=1",
@@ -220,11 +230,11 @@ def make(place: Place) -> None:
             threads=ThreadUse(1, ThreadChoice(1)),
         )
         recording.create(run_dir, record)
-        attempt = records.claim(run_dir)
-        record.attempts = [Attempt(attempt, records.now(), "completed")] * 2
-        record.status, record.started, record.ended = "completed", records.now(), records.now()
-        record.duration_s, record.process, record.metrics = 1.0, records.process_identity(), {"accuracy": 0.9}
-        records.write(run_dir, record, to_disk=False)
+        attempt = claim_attempt(run_dir)
+        record.attempts = [Attempt(attempt, timestamp(), "completed")] * 2
+        record.status, record.started, record.ended = "completed", timestamp(), timestamp()
+        record.duration_s, record.process, record.metrics = 1.0, process_identity(), {"accuracy": 0.9}
+        write_record(run_dir, record, to_disk=False)
         run = context.RunContext(run_dir)
         for step in range(4):
             run.log("loss", 1 / (step + 1), step)
@@ -255,8 +265,8 @@ def make(place: Place) -> None:
     sweep_state.note_submitted(folder)
     controllers = SweepState(folder).controllers
     controllers.mkdir()
-    (controllers / "1").write_text(json.dumps(records.process_identity().as_json()))
-    SweepState(folder).search_ending.write_text(json.dumps(records.process_identity().as_json()))
+    (controllers / "1").write_text(json.dumps(process_identity().as_json()))
+    SweepState(folder).search_ending.write_text(json.dumps(process_identity().as_json()))
     queue.append(SweepState(folder).jobs, {"token": "t", "jobs": [[str(folder / "0")]]})
     queue.append(SweepState(folder).jobs, {"token": "t", "job": "17", "array": False})
     (folder / "0" / "requests" / "cancel").write_text("why")
@@ -280,7 +290,7 @@ def make(place: Place) -> None:
     assets.register(shop, "asset", "files", entries, {"a.csv": "token"})
     cache = Cache(root / "cache", None)
     cache.view("k" * 32, [Wanted("a.csv", "files/a.csv", 4, entries[0].sha256)], shop, 1)
-    chosen = [(root / ids[one], records.read(root / ids[one])) for one in ids]
+    chosen = [(root / ids[one], read_record(root / ids[one])) for one in ids]
     archive_export.export(root, chosen, place.top / "deep" / "all.tar")
     store.listing(root)
 
@@ -444,14 +454,14 @@ def readers(place: Place) -> Iterator[tuple[str, Callable[[], Any]]]:
     for run_dir in run_dirs:
         yield (
             "record",
-            lambda d=run_dir: query.filtered([(d, records.read(d))], query.Filters(), query.StatusResolver()),
+            lambda d=run_dir: query.filtered([(d, read_record(d))], query.Filters(), query.StatusResolver()),
         )
         yield "metrics", lambda d=run_dir: (context.read_metrics(d), context.bad_lines(d), monitor.progress(d))
-        yield "record", lambda d=run_dir: monitor.ending(records.read(d))
+        yield "record", lambda d=run_dir: monitor.ending(read_record(d))
         yield "card", lambda d=run_dir: cards.read(d / "outputs", "it")
-        yield "card", lambda d=run_dir: models.described(d, records.read(d), None)
-        yield "record", lambda d=run_dir: records.sweep_folder(d, records.read(d))
-        yield "requests", lambda d=run_dir: (records.newest_attempt(d), recording.stop_reason(records.RunPaths(d)))
+        yield "card", lambda d=run_dir: models.described(d, read_record(d), None)
+        yield "record", lambda d=run_dir: sweep_folder(d, read_record(d))
+        yield "requests", lambda d=run_dir: (newest_attempt(d), recording.stop_reason(RunPaths(d)))
         yield (
             "python",
             lambda d=run_dir: (repr(handles.Run(d)), handles.Run(d).get_details(), handles.Run(d).log_text()),
@@ -460,7 +470,7 @@ def readers(place: Place) -> Iterator[tuple[str, Callable[[], Any]]]:
             "viewing",
             lambda d=run_dir: (ui_state.page(root, d), ui_state.mlflow_id(root, d), ui_state.ui_process(root)),
         )
-        yield "rerun", lambda d=run_dir: rerun._check(records.read(d))
+        yield "rerun", lambda d=run_dir: rerun._check(read_record(d))
     yield "plan", lambda: sweep_state.readable(folder, sweep_state.read_plan(folder))
     yield "plan", lambda: sweep_state.never_submitted(folder, sweep_state.read_plan(folder))
     yield "plan", lambda: (lease.living(SweepState(folder)), takeover.is_ending(folder))
@@ -479,7 +489,7 @@ def readers(place: Place) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "journal", lambda: models.is_loadable(root, journal.find(root, "model"))
     yield "removing", lambda: removing.noted(root, 0)
     yield "removing", lambda: removing.garbage(root, store.listing(root))
-    yield "removing", lambda: removing.reasons(root, listed, records.shown_status, {}, lambda sweep: False)
+    yield "removing", lambda: removing.reasons(root, listed, shown_status, {}, lambda sweep: False)
     yield "assets", lambda: [assets.versions(shop, name) for name in assets.names(shop)]
     yield (
         "assets",
@@ -498,7 +508,7 @@ def readers(place: Place) -> Iterator[tuple[str, Callable[[], Any]]]:
             archive_export.import_(target, place.top / "deep" / "all.tar"),
         ),
     )
-    yield "export", lambda: archive_export.export(root, [(d, records.read(d)) for d in run_dirs[:3]], root / "out.tar")
+    yield "export", lambda: archive_export.export(root, [(d, read_record(d)) for d in run_dirs[:3]], root / "out.tar")
     at = ("--set", f"root={place.data}")
     for words in (
         ["runs"],

@@ -23,9 +23,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.version import VersionBase
 
-from labrun.runs import record as records
 from labrun.runs import recording
-from labrun.runs.record import Record
+from labrun.runs.record import QUEUED, Record, timestamp
 from labrun.tracking import feed
 from labrun.tracking.base import Fed
 from labrun.tracking.mlflow import client
@@ -225,7 +224,7 @@ def call_here(main: Callable[[], None], name: Program, *arguments: str, **enviro
 
 
 def new(run_id: str = "abcd1234", **values: object) -> Record:
-    plain = {"id": run_id, "name": "test", "task": "fit", "status": records.QUEUED, "created": records.now()}
+    plain = {"id": run_id, "name": "test", "task": "fit", "status": QUEUED, "created": timestamp()}
     return Record(**{**plain, "config": {"trainer": {}}, **values})  # type: ignore[arg-type]
 
 

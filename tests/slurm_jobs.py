@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from helpers import start_labrun, wait_for
-from labrun.runs import record as records
 from labrun.runs.context import read_metrics
-from labrun.runs.record import Record
+from labrun.runs.record import Record, read_record
 
 SLURM = ("compute=slurm", "tracking=none", "report=none")
 NETWORK = (*SLURM, "model=mnist_dnn", "trainer.batch_size=16", "dataset.max_samples=1000")
@@ -44,12 +43,12 @@ def release_requeued() -> None:
 
 def all_records(workspace: Path) -> list[Record]:
     """Return the records of the only sweep's runs."""
-    return [records.read(path.parent) for path in sorted(workspace.glob("multirun/*/*/*/run.json"))]
+    return [read_record(path.parent) for path in sorted(workspace.glob("multirun/*/*/*/run.json"))]
 
 
 def single(workspace: Path) -> Record:
     (path,) = workspace.glob("outputs/*/*/run.json")
-    return records.read(path.parent)
+    return read_record(path.parent)
 
 
 def begin(workspace: Path, *arguments: str, cold: bool = False) -> subprocess.Popen[str]:
@@ -64,7 +63,7 @@ def has_begun(workspace: Path) -> bool:
 def is_running(workspace: Path) -> bool:
     """Whether the single run has started to train."""
     paths = list(workspace.glob("outputs/*/*/run.json"))
-    return bool(paths) and records.read(paths[0].parent).status == "running" and bool(read_metrics(paths[0].parent))
+    return bool(paths) and read_record(paths[0].parent).status == "running" and bool(read_metrics(paths[0].parent))
 
 
 def finished(process: subprocess.Popen[str], timeout_s: float = 150) -> tuple[str, str]:

@@ -16,7 +16,7 @@ import labrun
 from helpers import write_climber, write_model
 from labrun import api, notebook
 from labrun.handles import Sweep
-from labrun.runs import record as records
+from labrun.runs.record import Record
 from labrun.runs.sweep_state import SweepState
 
 pytestmark = pytest.mark.process
@@ -63,7 +63,7 @@ def test_samples_show_themselves(workspace: Path) -> None:
     assert all(text in page for text in ("1,438 train, 359 test", "1x8x8", "0 to 16"))
     with pytest.raises(labrun.LabrunError, match="no datastore 'nowhere'"):
         labrun.samples("digits", datastore="nowhere")
-    assert labrun.runs.record is records, "labrun.runs is the package too"
+    assert labrun.runs.record.Record is Record, "labrun.runs is the package too"
     with pytest.raises(AttributeError, match="no attribute 'submitt'"):
         _ = labrun.submitt
 

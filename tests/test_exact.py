@@ -18,7 +18,7 @@ from labrun import building, exact, execute
 from labrun.config import composed, hydra_files
 from labrun.errors import ConfigError, RecordError
 from labrun.references import resolve_environment
-from labrun.runs import record as records
+from labrun.runs.record import read_record, write_record
 from labrun.schema import Config
 from labrun.search import summary
 from labrun.submission import rerun
@@ -101,12 +101,12 @@ def test_plain_json_values_are_written_unchanged() -> None:
 
 @pytest.mark.parametrize("damaged", [{"!float": "x"}, {"!map": 3}, {"!map": [[1]]}, {"!bytes": "ä"}, {"!no": 1}])
 def test_a_damaged_value_is_one_error_of_the_record(tmp_path: Path, damaged: Any) -> None:
-    records.write(tmp_path, new())
+    write_record(tmp_path, new())
     content = json.loads((tmp_path / "run.json").read_text())
     content["config"] = {"model": damaged}
     (tmp_path / "run.json").write_text(json.dumps(content))
     with pytest.raises(RecordError, match="is damaged"):
-        records.read(tmp_path)
+        read_record(tmp_path)
 
 
 def test_text_with_interpolation_syntax_is_kept_literally() -> None:
@@ -153,16 +153,16 @@ def test_defaults_of_environment_references_are_kept(monkeypatch: pytest.MonkeyP
 
 
 def test_a_record_of_an_older_format_is_read_and_rewritten(tmp_path: Path) -> None:
-    records.write(tmp_path, new())
+    write_record(tmp_path, new())
     content = json.loads((tmp_path / "run.json").read_text())
     arguments = {"pattern": "${epoch}", "home": "${oc.env:HOME}", "data": "${mount:digits}", "weights": {"0": 1}}
     content |= {"format": 1, "config": {"script": arguments, "odd": {"!float": "nan"}}}
     (tmp_path / "run.json").write_text(json.dumps(content))
     for _ in range(2):
-        record = records.read(tmp_path)
+        record = read_record(tmp_path)
         assert record.config["script"] == {**arguments, "pattern": r"\${epoch}"}
         assert record.config["odd"] == {"!float": "nan"}
-        records.write(tmp_path, record)
+        write_record(tmp_path, record)
 
 
 class Given:
@@ -253,7 +253,7 @@ def test_values_are_the_same_in_run_sweep_rerun_evaluation_and_loaded_model(
     done = labrun("task=evaluate", f"from={one}", "trusted=[odd_net.Net]", "tracking=none", "report=none")
     assert given(done.stdout) == [odd_network], done.stdout + done.stderr
     again = rerun.prepare(one, ["seed=5"])
-    assert exact.same(again.job.record.config["model"], records.read(one).config["model"])
+    assert exact.same(again.job.record.config["model"], read_record(one).config["model"])
     capfd.readouterr()
     load_model(one, trusted=["odd_net.Net"])
     assert given(capfd.readouterr().out) == [odd_network]
@@ -270,7 +270,7 @@ def test_arguments_of_a_script_and_of_an_estimator(run_here: Runner, workspace: 
         "+model.n_estimators=3",
         "+model.class_weight={0:1,1:5,2:1,3:1,4:1,5:1,6:1,7:1,8:1,9:1}",
     )
-    assert record.status == "completed" and records.read(run_dir).config["model"]["class_weight"][1] == 5
+    assert record.status == "completed" and read_record(run_dir).config["model"]["class_weight"][1] == 5
     (workspace / "t.py").write_text("import sys\nprint('GIVEN', sys.argv[1:])\n")
     record, run_dir = run_here(
         "experiment=script",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import labrun
-from labrun.runs import record as records
+from labrun.runs.record import COMPLETED
 
 PROGRAM = """
 import os, signal, sys
@@ -125,7 +125,7 @@ def test_a_folder_is_registered_whole(workspace: Path) -> None:
     content = workspace / "outputs" / ".labrun" / "models" / "net" / "1" / "data" / "model" / "net"
     assert (model.version, again.version) == (1, 1)
     assert (content / "variables" / "a.bin").read_text() == "a" and (content / "b.txt").read_text() == "b"
-    assert run.record.status == records.COMPLETED
+    assert run.record.status == COMPLETED
     (run.outputs / "empty").mkdir()
     with pytest.raises(labrun.LabrunError, match="no files to register"):
         run.register_model("net", "outputs/empty")

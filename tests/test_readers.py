@@ -25,8 +25,8 @@ from labrun.data.stores.remote import RemoteDatastore
 from labrun.errors import CorruptDataError, LabrunError, RecordError
 from labrun.registry import journal
 from labrun.runs import context, custom_locations, files, recording, removing, store, sweep_state
-from labrun.runs import record as records
 from labrun.runs.groups import Code, SweepMember
+from labrun.runs.record import RunPaths, read_record, sweep_folder
 from labrun.runs.sweep_state import SweepState
 from labrun.submission import rerun
 from labrun.tracking.mlflow import run_sender
@@ -58,8 +58,8 @@ def test_a_sweeps_folder_is_one_that_the_run_lies_in(tmp_path: Path) -> None:
         (7, run_dir.parent),
         ("a\0b", run_dir.parent),
     ):
-        assert records.sweep_folder(run_dir, new(sweep=SweepMember.of({"folder": told}))) == folder
-    assert records.sweep_folder(run_dir, new(sweep=None)) is None
+        assert sweep_folder(run_dir, new(sweep=SweepMember.of({"folder": told}))) == folder
+    assert sweep_folder(run_dir, new(sweep=None)) is None
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_pipes_in_the_place_of_files_are_not_waited_for(workspace: Path, lab_her
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         os.mkfifo(path)
-    assert recording.stop_reason(records.RunPaths(run_dir)) is None
+    assert recording.stop_reason(RunPaths(run_dir)) is None
     for read in (
         lambda: sweep_state.read_plan(folder),
         lambda: queue.known_jobs(SweepState(folder).jobs),
@@ -330,7 +330,7 @@ def test_links_out_of_a_run_are_not_sent_to_a_server(tmp_path: Path) -> None:
             return type("Run", (), {"info": type("Info", (), {"lifecycle_stage": "active"})})
 
     told = run_sender.Sent("id")
-    run = run_sender.RunSender(Client(), told, records.read(run_dir), run_dir, lambda error: False, lambda: None)
+    run = run_sender.RunSender(Client(), told, read_record(run_dir), run_dir, lambda error: False, lambda: None)
     run.send_files(None)
     assert sent == ["inside", "plain"] and "leads out of the run's folder" in str(run.failed)
 

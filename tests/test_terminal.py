@@ -23,7 +23,7 @@ from labrun.data.stores.base import STATE
 from labrun.data.stores.local import LocalDatastore
 from labrun.registry import journal
 from labrun.runs import context
-from labrun.runs import record as records
+from labrun.runs.record import read_record, timestamp, write_record
 
 EVIL = "\x1b]0;PWN\x07\x1b[31mRED\x9b31m\x7f\u202egnp\u2066x\u200ey\r\b"
 OBEYED = set(EVIL) - set("]0;PWN[31mREDgnpxy")
@@ -174,13 +174,13 @@ def test_json_and_csv_stay_exact(evil: Path, lab_here: Command) -> None:
 
 
 def test_tables_of_sweeps_and_live_views(evil: Path, workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    record = records.read(evil)
+    record = read_record(evil)
     assert not obeyed(monitor.ending(record))
     live = monitor.Live(workspace, [evil])
     try:
         console = Console(file=io.StringIO(), width=200)
-        record.status, record.started = "running", records.now()
-        records.write(evil, record)
+        record.status, record.started = "running", timestamp()
+        write_record(evil, record)
         console.print(live.table())
         assert not obeyed(console.file.getvalue()), console.file.getvalue()  # type: ignore[attr-defined]
     finally:

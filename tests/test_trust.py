@@ -22,8 +22,8 @@ from labrun.errors import ConfigError, DataError, LabrunError, UntrustedError
 from labrun.registered import Model
 from labrun.registry import models
 from labrun.runs import cards, seals
-from labrun.runs import record as records
 from labrun.runs.groups import Imported
+from labrun.runs.record import COMPLETED, read_record, timestamp, write_record
 from labrun.schema import Config
 from labrun.tasks import model_files, saved
 
@@ -262,14 +262,14 @@ def test_scoring_builds_nothing_that_a_record_names(
         with pytest.raises(LabrunError):
             run_here("task=evaluate", f"from={whole['id']}", "trainer.max_epochs=1")
         assert CALLED == [], changed
-    record = records.read(ran)
+    record = read_record(ran)
     record.config = {**whole["config"], "datastore": {"_target_": "s3fs.S3FileSystem", "name": "s", "root": "b"}}
-    record.imported = Imported("x.tar", records.now())
-    records.write(ran, record)
+    record.imported = Imported("x.tar", timestamp())
+    write_record(ran, record)
     with pytest.raises(ConfigError, match="choose the datastore yourself"):
         run_here("task=evaluate", f"from={whole['id']}", "trainer.max_epochs=1")
     (ran / "run.json").write_text(json.dumps(whole))
-    assert run_here("task=evaluate", f"from={whole['id']}")[0].status == records.COMPLETED
+    assert run_here("task=evaluate", f"from={whole['id']}")[0].status == COMPLETED
 
 
 def test_classes_in_the_users_configs_are_trusted(ran: Path, run_here: Runner, workspace: Path) -> None:
@@ -284,7 +284,7 @@ def test_classes_in_the_users_configs_are_trusted(ran: Path, run_here: Runner, w
         assert run_here("task=evaluate", f"from={whole['id']}", "trusted=[own_reader.Mine]")[0].finished
         (workspace / "conf" / "dataset").mkdir(parents=True)
         (workspace / "conf" / "dataset" / "mine.yaml").write_text("_target_: own_reader.Mine\nname: mine\n")
-        assert run_here("task=evaluate", f"from={whole['id']}")[0].status == records.COMPLETED
+        assert run_here("task=evaluate", f"from={whole['id']}")[0].status == COMPLETED
     finally:
         sys.path.remove(str(workspace))
         sys.modules.pop("own_reader", None)
@@ -340,7 +340,7 @@ def refused(run_dir: Path | str, root: Path | None = None) -> str:
 def test_what_this_user_trained_here_is_trusted_by_itself(own: Path, run_here: Runner, workspace: Path) -> None:
     """Until its code changes: it, or what it imports; a run in an archive never is."""
     assert saved.load_model(own).predict_numbers(np.zeros((2, 1, 8, 8))).shape == (2,)
-    assert run_here("task=evaluate", "from=last")[0].status == records.COMPLETED
+    assert run_here("task=evaluate", "from=last")[0].status == COMPLETED
     version, _ = models.register(workspace, own, "net")
     assert "net/1, trusted=['own_net.Net'] where" in repr(Model("net", 1, workspace))
     assert saved.load_model("net").title == "model net/1"
@@ -354,8 +354,8 @@ def test_what_this_user_trained_here_is_trusted_by_itself(own: Path, run_here: R
             run_here("task=evaluate", f"from={own}")
         (workspace / name).write_text(before)
     assert saved.load_model("net").card["target"] == "own_net.Net"
-    record = records.read(own)
-    records.write(own, dataclasses.replace(record, imported=Imported("x.tar", records.now())))
+    record = read_record(own)
+    write_record(own, dataclasses.replace(record, imported=Imported("x.tar", timestamp())))
     assert seals.FROM_ARCHIVE in refused(own)
     with pytest.raises(UntrustedError, match=seals.FROM_ARCHIVE):
         run_here("task=evaluate", f"from={own}")

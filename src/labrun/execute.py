@@ -19,10 +19,9 @@ from labrun.data import shared_cache
 from labrun.data.mount import local_root, mount_reference
 from labrun.errors import DataError
 from labrun.references import references, resolve_environment, resolved
-from labrun.runs import record as records
 from labrun.runs.groups import Code, DataEntry
 from labrun.runs.pictures import Pictures
-from labrun.runs.record import Record, RunPaths
+from labrun.runs.record import Record, RunPaths, read_record
 from labrun.runs.recording import Recording
 from labrun.schema import Config
 from labrun.tasks import base, evaluating, reading, resume_checks, summary
@@ -120,7 +119,7 @@ def mount_inputs(config: Config) -> tuple[Config, list[DataEntry]]:
 
 def assist(run_dir: Path) -> None:
     """Execute a run as a rank other than 0: take part in the training, and record nothing."""
-    record = records.read(run_dir)
+    record = read_record(run_dir)
     config, inputs = mount_inputs(Config(resolve_environment(record.config)))
     base.of(config).assist(RunPaths(run_dir), record, config, inputs)
 
@@ -140,7 +139,7 @@ def pictures_of(run_dir: Path) -> Pictures:
     Raises:
         DataError, ConfigError: the data or the model can no longer be loaded.
     """
-    record = records.read(run_dir)
+    record = read_record(run_dir)
     if not record.typed.dataset or record.typed.has_loaders:
         return Pictures(summary.title(record))
     if record.imported is not None:

@@ -19,9 +19,20 @@ from labrun.handle import Handle, Submission, root_of
 from labrun.registered import Model
 from labrun.remote import mirror, notes
 from labrun.runs import aggregation, context, definition, files, store, sweep_state
-from labrun.runs import record as records
 from labrun.runs.groups import plain
-from labrun.runs.record import Record
+from labrun.runs.record import (
+    CANCELED,
+    COMPLETED,
+    FAILED,
+    FINISHED,
+    LOST,
+    QUEUED,
+    RUNNING,
+    Record,
+    RunPaths,
+    read_record,
+    sweep_folder,
+)
 from labrun.runs.sweep_state import SweepState
 
 if TYPE_CHECKING:
@@ -43,7 +54,7 @@ class Run(Handle):
         if not (Path(folder) / "run.json").exists():
             folder = store.find(store.workspace(), os.fspath(folder))[0]
         super().__init__(folder, submission)
-        self._last = records.read(self.folder)
+        self._last = read_record(self.folder)
 
     def __repr__(self) -> str:
         return f"Run({self.name}, {self.id}, {self.status})"
@@ -53,7 +64,7 @@ class Run(Handle):
         """Its current record."""
         mirror.refresh(root_of(self.folder))
         with contextlib.suppress(RecordError):
-            self._last = records.read(self.folder)
+            self._last = read_record(self.folder)
         return self._last
 
     @property
@@ -74,7 +85,7 @@ class Run(Handle):
     @property
     def is_over(self) -> bool:
         """Whether it has ended, or is lost."""
-        return self.record.finished or self.status == records.LOST
+        return self.record.finished or self.status == LOST
 
     @property
     def config(self) -> dict[str, Any]:
@@ -95,7 +106,7 @@ class Run(Handle):
     def parent(self) -> Run | Sweep | None:
         """The sweep that it belongs to, or its parent run; None if it has neither."""
         record = self.record
-        sweep = records.sweep_folder(self.folder, record)
+        sweep = sweep_folder(self.folder, record)
         if sweep is not None:
             return Sweep(sweep)
         root = root_of(self.folder)
@@ -234,7 +245,7 @@ class Run(Handle):
     def log_text(self) -> str:
         """Return its log so far."""
         try:
-            return context.content(records.RunPaths(self.folder).log).decode(errors="replace")
+            return context.content(RunPaths(self.folder).log).decode(errors="replace")
         except OSError:
             return ""
 
@@ -273,15 +284,15 @@ class Run(Handle):
 
     def log_file(self) -> Path | None:
         """Return the path of its log file."""
-        return records.RunPaths(self.folder).log
+        return RunPaths(self.folder).log
 
     def failure(self) -> str | None:
         """Return why it failed; None if it did not."""
         status = self.status
-        if status not in (records.FAILED, records.LOST):
+        if status not in (FAILED, LOST):
             return None
         why = self.record.reason or "its process is gone"
-        return f"run {self.id} is {status}: {why}   (log: {records.RunPaths(self.folder).log})"
+        return f"run {self.id} is {status}: {why}   (log: {RunPaths(self.folder).log})"
 
     def _repr_html_(self) -> str:
         from labrun import notebook
@@ -340,11 +351,11 @@ class Sweep(Handle):
         """
         states = [run.status for run in self.get_children()]
         if not self._has_ended(states):
-            return records.RUNNING if states else records.QUEUED
-        for status in (records.FAILED, records.LOST, records.CANCELED):
+            return RUNNING if states else QUEUED
+        for status in (FAILED, LOST, CANCELED):
             if status in states:
-                return records.FAILED if status == records.LOST else status
-        return records.COMPLETED
+                return FAILED if status == LOST else status
+        return COMPLETED
 
     def _has_ended(self, states: Sequence[str]) -> bool:
         from labrun.control import lease
@@ -356,7 +367,7 @@ class Sweep(Handle):
         )  # read before `living`, so that a controller starting in between is noticed
         if lease.living(state) is not None or (self.submission and self.submission.process.poll() is None):
             return False
-        over = {*records.FINISHED, records.LOST}
+        over = {*FINISHED, LOST}
         with contextlib.suppress(RecordError):
             plan = sweep_state.read_plan(self.folder)
             if plan.command is not None and not takeover.is_over(self.folder):
@@ -469,7 +480,7 @@ class Sweep(Handle):
 
     def failure(self) -> str | None:
         """Return how many of its runs failed, and why the first did; None if none failed."""
-        failed = [run for run in self.get_children() if run.status in (records.FAILED, records.LOST)]
+        failed = [run for run in self.get_children() if run.status in (FAILED, LOST)]
         if not failed:
             return None
         return f"{len(failed)} of {len(self.get_children())} runs failed; the first: {failed[0].failure()}"

@@ -19,23 +19,35 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from labrun.runs import aggregation, context, mean_curves, report, store
-from labrun.runs import record as records
 from labrun.runs.aggregation import Setting
-from labrun.runs.record import Record
+from labrun.runs.record import (
+    CANCELED,
+    COMPLETED,
+    FAILED,
+    LOST,
+    PREEMPTED,
+    QUEUED,
+    RUNNING,
+    STOPPED,
+    UNREACHABLE,
+    Record,
+    seconds_between,
+    timestamp,
+)
 
 LOG_LINES = 30
 DETAILED = 60
 """Maximum number of a sweep's runs shown with their config and log."""
 COLOURS: Mapping[str, str] = {
-    records.COMPLETED: "#1a7f37",
-    records.FAILED: "#cf222e",
-    records.LOST: "#cf222e",
-    records.CANCELED: "#9a6700",
-    records.STOPPED: "#8250df",
-    records.RUNNING: "#0969da",
-    records.QUEUED: "#57606a",
-    records.PREEMPTED: "#9a6700",
-    records.UNREACHABLE: "#9a6700",
+    COMPLETED: "#1a7f37",
+    FAILED: "#cf222e",
+    LOST: "#cf222e",
+    CANCELED: "#9a6700",
+    STOPPED: "#8250df",
+    RUNNING: "#0969da",
+    QUEUED: "#57606a",
+    PREEMPTED: "#9a6700",
+    UNREACHABLE: "#9a6700",
 }
 
 
@@ -176,7 +188,7 @@ def _run(run: RunView) -> Markup:
     record, status = run.record, run.status
     took = record.duration_s if record.duration_s is not None else None
     if took is None and record.started:
-        took = records.seconds_between(record.started, records.now())
+        took = seconds_between(record.started, timestamp())
     rows: list[tuple[str, object]] = [
         ("run", Markup("{} &nbsp; {}").format(run.name, run.id)),
         ("status", _status(status)),

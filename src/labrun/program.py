@@ -29,17 +29,31 @@ from labrun.errors import ConfigError, LabrunError, RunFailedError
 from labrun.handles import Run
 from labrun.mistakes.mistake import masked_word
 from labrun.runs import context, recording, store
-from labrun.runs import record as records
 from labrun.runs.attempts import Attempt, Job
 from labrun.runs.groups import Code
-from labrun.runs.record import Record, RunPaths
+from labrun.runs.record import (
+    COMPLETED,
+    PROGRAM,
+    QUEUED,
+    RUNNING,
+    Record,
+    RunPaths,
+    claim_attempt,
+    describe_host,
+    installed_packages,
+    process_identity,
+    read_record,
+    seconds_between,
+    timestamp,
+    write_record,
+)
 from labrun.runs.recording import Capture
 from labrun.submission import freeze, snapshot
 from labrun.tasks import registering
 
 log = logging.getLogger(__name__)
 
-TASK = records.PROGRAM
+TASK = PROGRAM
 LONGEST_NAME = 200
 
 
@@ -97,8 +111,8 @@ def _record(
         id=freeze.new_id(),
         name=name,
         task=TASK,
-        status=records.QUEUED,
-        created=records.now(),
+        status=QUEUED,
+        created=timestamp(),
         config={"task": TASK},
         command=_command(),
         parent=parent.id if isinstance(parent, Run) else parent,
@@ -106,11 +120,11 @@ def _record(
         code=None if folder is None else _snapshot(folder, root),
         git=None if folder is None else freeze.git_state(folder, root),
         packages=_packages(),
-        host=records.describe_host(),
+        host=describe_host(),
     )
 
 
-_packages = functools.cache(records.installed_packages)
+_packages = functools.cache(installed_packages)
 
 
 def _snapshot(folder: Path, root: Path) -> Code | None:
@@ -154,9 +168,9 @@ class ActiveRun(Run):
     def __init__(self, folder: str | os.PathLike[str], capture: bool = False) -> None:
         super().__init__(folder)
         self._captures: bool = capture and not any(run._captures for run in _ending.runs)
-        self._record = records.read(self.folder)
+        self._record = read_record(self.folder)
         self._pid = os.getpid()
-        attempt = records.claim(self.folder)
+        attempt = claim_attempt(self.folder)
         self._context = context.RunContext(self.folder, attempt)
         self._begin(attempt)
         self._sidecar = Capture(self.folder)
@@ -166,11 +180,11 @@ class ActiveRun(Run):
 
     def _begin(self, attempt: int) -> None:
         record = self._record
-        record.process, record.status, record.started = records.process_identity(), records.RUNNING, records.now()
+        record.process, record.status, record.started = process_identity(), RUNNING, timestamp()
         record.attempts.append(Attempt(attempt, record.started, record.status, record.process))
         if record.parent and (job := os.environ.get(recording.JOB_VARIABLE)):
             record.job = Job.of(json.loads(job))
-        records.write(self.folder, record)
+        write_record(self.folder, record)
 
     def __enter__(self) -> ActiveRun:
         """Make this the current run, so that `labrun.log` logs to it."""
@@ -234,17 +248,17 @@ class ActiveRun(Run):
             context.leave(self._context)
         record, paths = self._record, RunPaths(self.folder)
         status, details = recording.outcome(error, paths)
-        record.status, record.ended, record.error = status, records.now(), details
-        record.duration_s = records.seconds_between(record.started or record.ended, record.ended)
+        record.status, record.ended, record.error = status, timestamp(), details
+        record.duration_s = seconds_between(record.started or record.ended, record.ended)
         record.attempts[-1].end(status, None, record.ended)
         record.metrics = {**context.last_values(self.folder)}
-        if status == records.COMPLETED:
+        if status == COMPLETED:
             left = pending_models.read(self.folder, self._context.attempt)
             registering.register(self.folder.parents[2], self.folder, left)
         self._context.close()
         _ending.remove(self)
         try:
-            records.write(self.folder, record)
+            write_record(self.folder, record)
         finally:
             self._sidecar.stop()
 

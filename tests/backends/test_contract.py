@@ -27,9 +27,8 @@ from labrun.control.cancel import end_runs
 from labrun.control.query import StatusResolver
 from labrun.errors import ConfigError
 from labrun.runs import context, finalize
-from labrun.runs import record as records
 from labrun.runs.groups import SweepMember
-from labrun.runs.record import Record
+from labrun.runs.record import RUNNING, UNREACHABLE, Record, read_record
 from labrun.runs.sweep_state import read_plan
 from labrun.schema import Compute
 from labrun.submission import freeze, submit
@@ -150,7 +149,7 @@ def test_each_run_is_executed_once_and_a_failure_affects_no_other(backend: Backe
     os.environ["OWN"] = "zq-of-its-own"
     seen = run_controller(folder)
     assert sorted(run_dir for run_dir, _ in seen.ends) == sorted(path.resolve() for path in run_dirs)
-    found = [records.read(run_dir) for run_dir in run_dirs]
+    found = [read_record(run_dir) for run_dir in run_dirs]
     assert [one.status for one in found][:3] == ["completed", "failed", "completed"]
     assert found[1].error is not None and "as it was told to" in found[1].error.message
     assert all(len(one.attempts) == 1 for one in found)
@@ -158,7 +157,7 @@ def test_each_run_is_executed_once_and_a_failure_affects_no_other(backend: Backe
     if not backend.in_process:
         assert found[3].status == "failed" and found[3].error is not None and found[3].error.type == "Killed"
     again = run_controller(folder)
-    assert again.ends == [] and all(len(records.read(run_dir).attempts) == 1 for run_dir in run_dirs)
+    assert again.ends == [] and all(len(read_record(run_dir).attempts) == 1 for run_dir in run_dirs)
 
 
 def test_what_a_run_uses_is_measured_from_beside_it(backend: Backend, workspace: Path) -> None:
@@ -173,7 +172,7 @@ def test_what_a_run_uses_is_measured_from_beside_it(backend: Backend, workspace:
         assert len(found["system/memory_gb"]) >= least and found["system/memory_gb"][0] > 0.01
         assert len(found["system/disk_free_gb"]) == len(found["system/disk_gb"]) >= least
         assert all(0 <= cores < 64 for cores in found.get("system/cpu", []))
-        record = records.read(run_dir)
+        record = read_record(run_dir)
         assert record.status == "completed" and not any(name.startswith("system/") for name in record.metrics)
         lines = [line for line in context.read_metrics(run_dir, system=True) if context.is_system(line)]
         assert {line["attempt"] for line in lines} == {1} and context.bad_lines(run_dir) == 0
@@ -189,7 +188,7 @@ def test_requests_are_obeyed(backend: Backend, workspace: Path) -> None:
     def ask() -> None:
         finalize.request(run_dirs[1], "nobody wants it")
         if not backend.in_process:
-            wait_for(lambda: records.read(run_dirs[0]).status == records.RUNNING)
+            wait_for(lambda: read_record(run_dirs[0]).status == RUNNING)
             finalize.request(run_dirs[0], "nobody wants it")
 
     if backend.in_process:
@@ -199,7 +198,7 @@ def test_requests_are_obeyed(backend: Backend, workspace: Path) -> None:
     began = time.monotonic()
     run_controller(folder)
     asking.join()
-    first, second = (records.read(run_dir) for run_dir in run_dirs)
+    first, second = (read_record(run_dir) for run_dir in run_dirs)
     assert second.status == "canceled" and not second.attempts and second.reason == "canceled before it began"
     assert first.status == ("completed" if backend.in_process else "canceled")
     assert first.reason is None or "before it began" not in first.reason
@@ -214,7 +213,7 @@ def test_a_failed_run_is_retried_as_often_as_requested(backend: Backend, workspa
         return
     (run_dir,) = sweep(backend, folder, [{"ends": "second"}], "compute.retries=1")
     run_controller(folder)
-    record = records.read(run_dir)
+    record = read_record(run_dir)
     assert record.status == "completed" and len(record.attempts) == 2
 
 
@@ -228,15 +227,15 @@ def test_when_the_controller_dies_each_run_is_done_once_all_the_same(backend: Ba
         "controller.run(Path(sys.argv[1]), View())"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(folder)], start_new_session=True)
-    wait_for(lambda: records.read(run_dirs[0]).status == records.RUNNING)
+    wait_for(lambda: read_record(run_dirs[0]).status == RUNNING)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     attached = {path.resolve() for path in backend.attached(folder)}
     assert (run_dirs[0].resolve() in attached) == backend.outlives_controller
-    shown = StatusResolver()(run_dirs[0], records.read(run_dirs[0]))
-    assert shown in (records.RUNNING, records.UNREACHABLE) if backend.outlives_controller else shown
+    shown = StatusResolver()(run_dirs[0], read_record(run_dirs[0]))
+    assert shown in (RUNNING, UNREACHABLE) if backend.outlives_controller else shown
     run_controller(folder)
-    found = [records.read(run_dir) for run_dir in run_dirs]
+    found = [read_record(run_dir) for run_dir in run_dirs]
     assert [one.status for one in found] == ["completed", "completed"]
     ends = [[attempt.status for attempt in one.attempts] for one in found]
     assert all(one.count("completed") == 1 for one in ends)
@@ -250,17 +249,17 @@ def test_runs_that_nobody_polls_are_ended_and_told(backend: Backend, workspace: 
     assert backend.is_over("0") in (None, True) and backend.release(folder, set) == []
     if not backend.outlives_controller:
         assert backend.cancel_unpolled(folder, run_dir) is None and backend.attached(folder) == set()
-        assert end_runs([run_dir], patience_s=5.0) == [] and records.read(run_dir).status == "canceled"
+        assert end_runs([run_dir], patience_s=5.0) == [] and read_record(run_dir).status == "canceled"
         return
     executor = backend.executor(folder, read_plan(folder), 1)
-    executor.submit(run_dir, resources(records.read(run_dir)))
+    executor.submit(run_dir, resources(read_record(run_dir)))
     executor.poll(0)
-    wait_for(lambda: executor.poll(0) == [] and records.read(run_dir).status == records.RUNNING)
+    wait_for(lambda: executor.poll(0) == [] and read_record(run_dir).status == RUNNING)
     executor.close()
-    job = records.read(run_dir).job
+    job = read_record(run_dir).job
     assert job is not None and registry.of_job(job) is backend and backend.is_over(job.id) is False
     assert backend.attached(folder) == {run_dir}
-    assert end_runs([run_dir], patience_s=60.0) == [] and records.read(run_dir).status == "canceled"
+    assert end_runs([run_dir], patience_s=60.0) == [] and read_record(run_dir).status == "canceled"
     wait_for(lambda: backend.is_over(job.id) is True)
     assert backend.attached(folder) == set()
 
@@ -271,7 +270,7 @@ def test_a_package_brings_a_backend_and_one_word_sends_the_work_there(
     """Takes over 15 s: a command, and two runs that import everything for themselves."""
     assert "An interpreter of its own for each run. Here: " in lab_here("compute", "ls").stdout
     assert labrun("-m", "model=sleeper", "model.seconds=0,0.1", "compute=one_process_each", *PLAIN).returncode == 0
-    found = [records.read(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
+    found = [read_record(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
     assert [one.status for one in found] == ["completed"] * 2
     assert {one.config["compute"]["target"] for one in found} == {"one_process_each"}
     refused = labrun("-m", "model=sleeper", "compute=one_process_each", "compute.timeout_min=1,2", *PLAIN)

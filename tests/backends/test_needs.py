@@ -8,7 +8,7 @@ import pytest
 
 from conftest import Command, Refused
 from helpers import PLAIN
-from labrun.runs import record as records
+from labrun.runs.record import read_record
 
 SHOWS = """
 import os, time
@@ -43,7 +43,7 @@ def seen(workspace: Path) -> list[list[str]]:
 
 
 def spans(workspace: Path) -> list[tuple[int, str, str]]:
-    found = [records.read(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
+    found = [read_record(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
     return [(record.config["compute"]["cpus_per_run"], str(record.started), str(record.ended)) for record in found]
 
 
@@ -127,7 +127,7 @@ def test_a_process_for_each_gpu_of_a_run(labrun: Command, refused_here: Refused,
     pairs = sorted(run[0][0] for run in found)
     assert pairs == ["4,5", "6,7"] and all(one[0] == run[0][0] for run in found for one in run)
     assert [sorted(line[1:] for line in run) for run in found] == [[["0", "0", "2"], ["1", "1", "2"]]] * 2
-    assert records.read(logs[0][0].parent).config["compute"]["tasks_per_node"] == 2
+    assert read_record(logs[0][0].parent).config["compute"]["tasks_per_node"] == 2
     done = labrun("model=shows", "compute=gpu", "compute.gpus_per_run=2", *PLAIN, CUDA_VISIBLE_DEVICES="4,5")
     assert done.returncode == 0 and seen(workspace)[0][0] == "4,5", "what is not a network has one process"
 

@@ -19,10 +19,9 @@ from labrun.backends.local.pool import LocalPool
 from labrun.backends.local.server import Server
 from labrun.backends.local.slots import Slots
 from labrun.config import composed, paths
-from labrun.runs import record as records
 from labrun.runs.attempts import Failure
 from labrun.runs.finalize import close_ended
-from labrun.runs.record import Record
+from labrun.runs.record import Record, process_lives, read_record, shown_status
 from labrun.submission import freeze
 
 MODEL = '''
@@ -149,11 +148,11 @@ def until(pool: LocalPool, condition: Callable[[], bool], timeout_s: float = 60)
 
 
 def status(run_dir: Path) -> str:
-    return records.read(run_dir).status
+    return read_record(run_dir).status
 
 
 def error(run_dir: Path) -> Failure:
-    found = records.read(run_dir).error
+    found = read_record(run_dir).error
     assert found is not None
     return found
 
@@ -168,7 +167,7 @@ def test_runs_are_isolated_and_logged(pool: LocalPool, submit: Callable[..., Pat
     for run in runs:
         pool.submit(run, Resources())
     until_done(pool)
-    found = [records.read(run) for run in runs]
+    found = [read_record(run) for run in runs]
     assert {record.status for record in found} == {"completed"}
     assert len({record.process.pid for record in found if record.process}) == 6
     assert all("acting: fits" in (run / "driver.log").read_text() for run in runs)
@@ -200,7 +199,7 @@ def test_kill_9_of_a_run_fails_that_run_alone(pool: LocalPool, submit: Callable[
     pool.submit(victim, Resources())
     pool.submit(neighbour, Resources())
     until(pool, lambda: acting(victim))
-    os.kill(records.read(victim).process.pid, signal.SIGKILL)  # type: ignore[index]
+    os.kill(read_record(victim).process.pid, signal.SIGKILL)  # type: ignore[index]
     until_done(pool)
     assert status(victim) == "failed" and "SIGKILL" in error(victim).message
     assert status(neighbour) == "completed"
@@ -224,7 +223,7 @@ def test_the_server_is_started_again_and_its_runs_with_it(
     until(own_pool, lambda: acting(runs[0]) and acting(runs[1]))
     process_of(own_pool).kill()
     until_done(own_pool)
-    found = [records.read(run) for run in runs]
+    found = [read_record(run) for run in runs]
     assert [record.status for record in found] == ["completed"] * 4
     assert [len(record.attempts) for record in found] == [2, 2, 1, 1]
     assert found[0].attempts[0].reason == "the fork server died"
@@ -257,7 +256,7 @@ def test_a_failed_run_is_retried_and_keeps_the_reason(
     for run in (once, always):
         pool.submit(run, Resources(retries=2))
     until_done(pool)
-    first, second = records.read(once), records.read(always)
+    first, second = read_record(once), read_record(always)
     assert first.status == "completed" and len(first.attempts) == 2 and "SIGSEGV" in first.attempts[0].reason
     assert second.status == "failed" and len(second.attempts) == 3
 
@@ -271,7 +270,7 @@ def test_a_request_cancels_one_and_the_others_go_on(pool: LocalPool, submit: Cal
     (one / "requests" / "cancel").touch()
     until_done(pool, 30)
     assert [status(one), status(other), status(waiting)] == ["canceled", "completed", "canceled"]
-    assert records.read(waiting).attempts == []
+    assert read_record(waiting).attempts == []
 
 
 def test_cancel_all_then_at_once_for_one_that_resists(pool: LocalPool, submit: Callable[..., Path]) -> None:
@@ -284,7 +283,7 @@ def test_cancel_all_then_at_once_for_one_that_resists(pool: LocalPool, submit: C
     pool.cancel_all(at_once=True)
     until_done(pool, 20)
     assert [status(run) for run in (polite, stubborn, waiting)] == ["canceled"] * 3
-    assert [records.read(run).reason for run in (polite, waiting)] == ["canceled", "canceled before it began"]
+    assert [read_record(run).reason for run in (polite, waiting)] == ["canceled", "canceled before it began"]
 
 
 def test_a_hanging_server_does_not_block_the_runs(own_pool: LocalPool, submit: Callable[..., Path]) -> None:
@@ -304,14 +303,14 @@ def test_children_die_with_their_supervisor(own_pool: LocalPool, submit: Callabl
     run = submit("fits", seconds=60)
     own_pool.submit(run, Resources())
     until(own_pool, lambda: acting(run))
-    process = records.read(run).process
+    process = read_record(run).process
     own_pool.close()
     end = time.monotonic() + 10
-    while records.process_lives(process):
+    while process_lives(process):
         assert time.monotonic() < end
         time.sleep(0.05)
-    record: Record = records.read(run)
-    assert record.status == "running" and records.shown_status(run, record) == "lost"
+    record: Record = read_record(run)
+    assert record.status == "running" and shown_status(run, record) == "lost"
 
 
 def test_each_slot_has_its_own_device(workspace: Path, submit: Callable[..., Path]) -> None:

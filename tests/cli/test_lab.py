@@ -12,15 +12,15 @@ import pytest
 from conftest import Command
 from helpers import lab, new, submitted
 from labrun import cli
-from labrun.runs import record as records
 from labrun.runs.context import RunContext
+from labrun.runs.record import CANCELED, read_record, timestamp, write_record
 
 
 def ended(root: Path, run_id: str, status: str = "completed", **values: object) -> Path:
     run_dir = submitted(root, run_id, **values)
-    record = records.read(run_dir)
-    record.status, record.started, record.ended, record.duration_s = status, records.now(), records.now(), 1.5
-    records.write(run_dir, record)
+    record = read_record(run_dir)
+    record.status, record.started, record.ended, record.duration_s = status, timestamp(), timestamp(), 1.5
+    write_record(run_dir, record)
     return run_dir
 
 
@@ -99,7 +99,7 @@ def test_nothing_to_cancel(runs: Path, capsys: Capture, monkeypatch: Patch) -> N
 def test_a_run_that_nobody_controls_is_canceled(runs: Path, capsys: Capture, monkeypatch: Patch) -> None:
     waiting = submitted(runs, "c3333333")
     assert "c3333333  canceled" in run(capsys, monkeypatch, "runs", "cancel", "c3")[1]
-    assert records.read(waiting).status == records.CANCELED
+    assert read_record(waiting).status == CANCELED
 
 
 def test_an_empty_workspace(workspace: Path, capsys: Capture, monkeypatch: Patch) -> None:
@@ -135,7 +135,7 @@ def test_a_thousand_runs_without_heavy_imports(workspace: Path) -> None:
     for number in range(1000):
         folder = workspace / "outputs" / "many" / f"now-{number:08d}"
         folder.mkdir(parents=True)
-        records.write(folder, new(f"e{number:07d}", packages={f"package-{n}": "1.2.3" for n in range(170)}))
+        write_record(folder, new(f"e{number:07d}", packages={f"package-{n}": "1.2.3" for n in range(170)}))
     RunContext(folder).log("accuracy", 0.5)
     done = lab(workspace, "runs", "ls")
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 1001

@@ -25,9 +25,9 @@ from labrun.cli.runs import compare
 from labrun.errors import RecordError
 from labrun.remote import link as links
 from labrun.runs import archive_export, context, index, recording, removing, store, sweep_state
-from labrun.runs import record as records
 from labrun.runs.attempts import Failure
 from labrun.runs.context import RunContext, annotate
+from labrun.runs.record import FINISHED, Record, process_identity, read_record, timestamp, write_record
 from labrun.search import takeover
 
 Capture = pytest.CaptureFixture[str]
@@ -53,12 +53,12 @@ def run(capsys: Capture, monkeypatch: Patch) -> Lab:
 def make(root: Path, run_id: str, status: str = "completed", **values: object) -> Path:
     """A run of that status."""
     run_dir = submitted(root, run_id, **values)
-    record = records.read(run_dir)
-    record.status, record.started = status, records.now()
+    record = read_record(run_dir)
+    record.status, record.started = status, timestamp()
     time.sleep(0.002)  # no two are submitted in the same millisecond
-    if status in records.FINISHED:
-        record.ended, record.duration_s = records.now(), 1.5
-    records.write(run_dir, record)
+    if status in FINISHED:
+        record.ended, record.duration_s = timestamp(), 1.5
+    write_record(run_dir, record)
     return run_dir
 
 
@@ -90,9 +90,9 @@ def all_kinds(workspace: Path) -> Path:
     error = {"type": "ValueError", "message": "no\nreally", "traceback": "Traceback: here\n"}
     make(workspace, "b3333333", "failed", name="other", error=error)
     make(workspace, "c4444444", "canceled", error=Failure("Canceled", "Ctrl-C"))
-    gone = dataclasses.replace(records.process_identity(), pid=2**22 - 7, start_time=1.0)
+    gone = dataclasses.replace(process_identity(), pid=2**22 - 7, start_time=1.0)
     make(workspace, "d5555555", "running", process=gone)
-    make(workspace, "e6666666", "running", process=records.process_identity())
+    make(workspace, "e6666666", "running", process=process_identity())
     (workspace / "outputs" / "test" / "now-e6666666" / "heartbeat").touch()
     broken = make(workspace, "f7777777")
     (broken / "run.json").write_text('{"id": "f7777777", "name"')
@@ -331,23 +331,23 @@ def test_compare_leaves_out_keys_that_are_not_part_of_an_experiment(workspace: P
         context.close()
     found = json.loads(run("runs", "compare", "a1", "a2", "--json")[1])["differences"]
     assert set(found) == {"model.lr", "script.path", "trainer.resume.id"}
-    compared = [records.read(path) for path in sorted((workspace / "outputs/test").iterdir())]
+    compared = [read_record(path) for path in sorted((workspace / "outputs/test").iterdir())]
     assert compare._called(compared) == ["model.lr=1", "model.lr=2"]
     assert compare._called([compared[0], compared[0]]) == ["test a1111111"] * 2
 
 
 def test_tags_and_notes_while_a_run_goes_on(all_kinds: Path, run: Lab) -> None:
     running = all_kinds / "outputs/test/now-e6666666"
-    supervisor = records.read(running)
+    supervisor = read_record(running)
     assert run("runs", "tag", "e6", "team=vision", "good")[1] == "e6666666  team=vision good\n"
-    records.write(running, supervisor)  # the run's supervisor knows nothing of it, and takes nothing away
+    write_record(running, supervisor)  # the run's supervisor knows nothing of it, and takes nothing away
     assert run("runs", "--tag", "team=vision")[1].splitlines()[1].startswith("e6666666")
     assert run("runs", "--where", "tags.team=vision", "--json")[1].count("\n") == 1
     assert run("runs", "tag", "e6", "--remove", "good")[1] == "e6666666  team=vision\n"
     assert run("runs", "tag", "--experiment", "test", "all=yes")[1].count("all=yes") == 5
     assert run("runs", "note", "e6", "looks", "well")[1] == "e6666666  looks well\n"
     assert "looks well" in run("runs", "show", "e6")[1]
-    assert run("runs", "note", "e6", "--append", "very")[0] == 0 and records.read(running).notes == "looks well\nvery"
+    assert run("runs", "note", "e6", "--append", "very")[0] == 0 and read_record(running).notes == "looks well\nvery"
 
 
 def test_rm_takes_ended_runs_that_nothing_depends_on(all_kinds: Path, run: Lab) -> None:
@@ -391,7 +391,7 @@ def test_gc_takes_old_runs_but_the_best(all_kinds: Path, run: Lab) -> None:
     old = "2020-01-01T00:00:00.000+00:00"
     for number in range(4):
         run_dir = make(all_kinds, f"aa00000{number}", metrics={"accuracy": number / 10})
-        records.write(run_dir, replaced(run_dir, created=old, ended=old))
+        write_record(run_dir, replaced(run_dir, created=old, ended=old))
     code, out, _ = run("runs", "gc", "--older-than", "30d", "--keep-best", "3", "--keep-registered")
     assert code == 1 and "--yes" in out
     assert set(re.findall(r"^aa\w+", out, re.M)) == {"aa000000", "aa000001", "aa000002"}
@@ -403,8 +403,8 @@ def test_gc_takes_old_runs_but_the_best(all_kinds: Path, run: Lab) -> None:
     )
 
 
-def replaced(run_dir: Path, **values: object) -> records.Record:
-    record = records.read(run_dir)
+def replaced(run_dir: Path, **values: object) -> Record:
+    record = read_record(run_dir)
     for name, value in values.items():
         setattr(record, name, value)
     return record
@@ -429,7 +429,7 @@ def test_an_exported_run_is_whole_where_it_is_imported(
 
     code = snapshot.take(all_kinds, all_kinds)
     run_dir = all_kinds / "outputs/test/now-a1111111"
-    records.write(run_dir, replaced(run_dir, code=code))
+    write_record(run_dir, replaced(run_dir, code=code))
     assert "it is running" not in run("runs", "export", "a1", "-o", "one.tar.gz")[2]
     assert (
         "has not ended" in run("runs", "export", "e6")[2]
@@ -441,7 +441,7 @@ def test_an_exported_run_is_whole_where_it_is_imported(
     assert code_ == 0 and "a1111111" in out
     came = other / "outputs/test/now-a1111111"
     assert (came / "outputs/model.bin").read_bytes() == b"x" * 1000
-    record = records.read(came)
+    record = read_record(came)
     assert record.code and Path(str(record.code.folder), "a.py").read_text() == "x = 1\n"
     assert Path(str(record.code.folder)).is_relative_to(other)
     assert "here already" in run("runs", "import", str(all_kinds / "one.tar.gz"))[1]
@@ -526,7 +526,7 @@ def test_the_index_is_only_a_copy(all_kinds: Path) -> None:
     file.write_text("{")
     assert {record.id: record.status for _, record in store.listing(all_kinds).runs} == first
     run_dir = all_kinds / "outputs/test/now-a1111111"
-    records.write(run_dir, replaced(run_dir, notes="changed"))
+    write_record(run_dir, replaced(run_dir, notes="changed"))
     annotate(run_dir, tags={"x": "y"})
     found = {record.id: record for _, record in store.listing(all_kinds).runs}["a1111111"]
     assert found.notes == "changed" and found.tags == {"x": "y"}
@@ -602,11 +602,11 @@ def test_gc_keeps_what_it_cannot_rank(workspace: Path, run: Lab) -> None:
     old = "2020-01-01T00:00:00.000+00:00"
     for number, value in enumerate((0.9, "NaN")):
         run_dir = make(workspace, f"aa00000{number}", metrics={"accuracy": value})
-        records.write(run_dir, replaced(run_dir, created=old, ended=old))
+        write_record(run_dir, replaced(run_dir, created=old, ended=old))
     code, _, err = run("runs", "gc", "--older-than", "1d", "--keep-best", "1", "--metric", "acuracy", "--yes")
     assert code == 2 and "'accuracy'" in err
     run_dir = make(workspace, "bb000000", name="other")
-    records.write(run_dir, replaced(run_dir, created=old, ended=old))
+    write_record(run_dir, replaced(run_dir, created=old, ended=old))
     assert run("runs", "gc", "--older-than", "1d", "--keep-best", "1", "--yes")[0] == 0
     assert {record.id for _, record in store.runs(workspace)} == {"aa000000", "bb000000"}
 

@@ -16,7 +16,7 @@ from conftest import Refused
 from helpers import submitted
 from labrun.backends.base import resources
 from labrun.backends.slurm import backend, partitions, sbatch
-from labrun.runs import record as records
+from labrun.runs.record import read_record
 from labrun.runs.sweep_state import SweepState
 from labrun.schema import Compute
 from slurm_jobs import SLURM, squeue
@@ -54,7 +54,7 @@ def submit(fake_slurm: Path, workspace: Path) -> Submit:
         for number, wish in enumerate(wishes):
             compute = {**dataclasses.asdict(Compute(target="slurm")), **wish}
             run_dir = submitted(workspace, f"a000000{number}", config={"compute": compute, "report": "none"})
-            pool.submit(run_dir, resources(records.read(run_dir), compute["environment"]))
+            pool.submit(run_dir, resources(read_record(run_dir), compute["environment"]))
         pool.poll(0)
         found = []
         for path in sorted(fake_slurm.glob("*.sh")):

@@ -13,8 +13,8 @@ import pytest
 
 from conftest import Command
 from helpers import PLAIN, lab, start, statuses, sweep_dir, wait_for, write_model
-from labrun.runs import record as records
 from labrun.runs.context import read_metrics
+from labrun.runs.record import process_lives, read_record
 from slurm_jobs import (
     NETWORK,
     SLURM,
@@ -128,7 +128,7 @@ def test_packed_runs_that_are_preempted_begin_again_or_stay_done(workspace: Path
     wait_for(lambda: release_requeued() or statuses(workspace) == ["completed"] * 2)
     finished(sweep)
     assert sweep.returncode == 0 and statuses(workspace) == ["completed"] * 2
-    found = [records.read(path.parent) for path in sorted(workspace.glob("multirun/*/*/*/run.json"))]
+    found = [read_record(path.parent) for path in sorted(workspace.glob("multirun/*/*/*/run.json"))]
     assert [len(record.attempts) for record in found] == [1, 2]
 
 
@@ -193,7 +193,7 @@ def test_a_run_whose_node_dies_is_unreachable_and_then_runs_again(workspace: Pat
     node = str(single(workspace).job.node)
     daemon = Path(f"/var/lib/slurm-local/run/slurm/slurmd-{node}.pid")
     os.kill(int(daemon.read_text()), signal.SIGKILL)
-    wait_for(lambda: not records.process_lives(single(workspace).process), 30)
+    wait_for(lambda: not process_lives(single(workspace).process), 30)
     assert "unreachable" in lab(workspace, "runs", "ls").stdout
     subprocess.run(["scontrol", "update", f"nodename={node}", "state=down", "reason=test"], check=True)
     try:
@@ -222,7 +222,7 @@ def test_without_accounting_a_job_that_dies_is_noticed(workspace: Path, monkeypa
     sweep = start(workspace, "compute=slurm", "model=sleeper", "model.number=1,2", "model.seconds=5")
     wait_for(lambda: statuses(workspace) == ["running"] * 2, 120)
     run_dir = sweep_dir(workspace) / "0"
-    server = psutil.Process(records.read(run_dir).process.pid).parent()
+    server = psutil.Process(read_record(run_dir).process.pid).parent()
     supervisor = None if server is None else server.parent()
     assert supervisor is not None
     supervisor.kill()  # and with it all the rest of the job
@@ -230,7 +230,7 @@ def test_without_accounting_a_job_that_dies_is_noticed(workspace: Path, monkeypa
     finished(sweep)
     assert sweep.returncode == 1 and sorted(statuses(workspace)) == ["completed", "failed"]
     assert time.monotonic() - began < 60, "a job's death is noticed soon, not after minutes"
-    assert records.read(run_dir).status == "failed" and "job" in records.read(run_dir).reason
+    assert read_record(run_dir).status == "failed" and "job" in read_record(run_dir).reason
 
 
 LEAVING = """

@@ -13,7 +13,7 @@ from typing import Any
 from conftest import Command
 from helpers import PLAIN, lab, start, statuses, sweep_dir, wait_for, write_climber, write_model
 from labrun.backends.slurm import backend
-from labrun.runs import record as records
+from labrun.runs.record import read_record
 from slurm_jobs import SLURM, begin, finished, has_begun, no_jobs_left, single, squeue
 
 __all__ = ["no_jobs_left"]
@@ -39,7 +39,7 @@ def test_another_controller_takes_over_detached_jobs(workspace: Path, labrun: Co
     watched = lab(workspace, "runs", "watch")
     assert watched.returncode == 0, watched.stdout + watched.stderr
     assert statuses(workspace) == ["completed"] * 4
-    found = [records.read(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
+    found = [read_record(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
     assert [len(record.attempts) for record in found] == [1] * 4, "the jobs were found again, none was submitted twice"
 
 
@@ -56,7 +56,7 @@ def test_a_submission_whose_id_was_never_written_is_found_again(workspace: Path,
     again = labrun(*values, "sweep.resume=last")
     assert again.returncode == 0, again.stdout + again.stderr
     assert statuses(workspace) == ["completed"] * 2
-    found = [records.read(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
+    found = [read_record(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
     assert [len(record.attempts) for record in found] == [1, 1]
 
 
@@ -74,7 +74,7 @@ def test_resuming_on_this_machine_ends_the_jobs_first(workspace: Path, labrun: C
     quick = ("-m", "model=sleeper", "model.number=1,2", "model.seconds=30", *PLAIN, "compute=local")
     resumed = begin(workspace, *quick, "sweep.resume=last", cold=True)
     wait_for(lambda: not squeue() and statuses(workspace).count("running") == 2, 90)
-    found = [records.read(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
+    found = [read_record(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
     assert all(len(record.attempts) == 2 for record in found)
     resumed.send_signal(signal.SIGINT)
     finished(resumed)
@@ -116,7 +116,7 @@ def test_a_search_ends_poor_trials_early(workspace: Path, labrun: Command) -> No
     )
     assert done.returncode == 0, done.stderr
     folder = sweep_dir(workspace)
-    found = [records.read(folder / str(number)) for number in range(3)]
+    found = [read_record(folder / str(number)) for number in range(3)]
     assert [record.status for record in found] == ["completed", "stopped", "stopped"]
     for record in found[1:]:
         assert record.error.message.startswith("Bandit at report ") and (record.duration_s or 9) < 3.5
@@ -144,4 +144,4 @@ def test_a_search_resumes_after_kill_9_of_its_controller(workspace: Path, labrun
     assert again.returncode == 0, again.stderr
     assert statuses(workspace) == ["completed"] * 4
     for number in range(4):
-        assert [a.status for a in records.read(sweep_dir(workspace) / str(number)).attempts].count("completed") == 1
+        assert [a.status for a in read_record(sweep_dir(workspace) / str(number)).attempts].count("completed") == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from conftest import Command
 from helpers import PLAIN, SLEEPER, devices, program, start, statuses, wait_for, write_device_model, write_model
-from labrun.runs import record as records
+from labrun.runs.record import read_record
 from slurm_jobs import SLURM, all_records, finished, no_jobs_left, single, squeue, write_script
 
 __all__ = ["no_jobs_left"]
@@ -43,7 +43,7 @@ def test_an_array_with_different_needs_and_names_in_squeue(workspace: Path) -> N
     assert any(name.startswith("nice-") for name in names)
     out, _ = finished(sweep)
     assert sweep.returncode == 0 and statuses(workspace) == ["completed"] * 6
-    found = [records.read(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
+    found = [read_record(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
     arrays = {str(record.job.id).split("_")[0]: record.config["compute"]["cpus_per_run"] for record in found}
     assert sorted(arrays.values()) == [1, 2] and "3 jobs" in out
     spans = [(str(record.started), str(record.ended)) for record in found]
@@ -53,7 +53,7 @@ def test_an_array_with_different_needs_and_names_in_squeue(workspace: Path) -> N
 def test_packed_runs_share_a_job(workspace: Path, labrun: Command) -> None:
     done = labrun("-m", "model.regularization=range(1,13)", "compute.runs_per_job=6", *SLURM)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = [records.read(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
+    found = [read_record(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
     assert len(found) == 12 and {record.status for record in found} == {"completed"}
     assert len({record.job.id for record in found}) == 2
 

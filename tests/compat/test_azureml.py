@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from labrun.runs import record as records
+from labrun.runs.record import read_record
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -127,7 +127,7 @@ def test_tags_and_properties_reach_the_record(bench: Any, well: Any) -> None:
         "run.flush(); run.complete()\n"
     )
     done = well(bench.run(script, LABRUN_EXPERIMENT="cats"))
-    record = records.read(bench.run_dir)
+    record = read_record(bench.run_dir)
     assert record.tags == {"stage": "", "color": "3", "b": ""} and record.properties == {"digest": "x"}
     assert done.stdout.startswith("abcd1234 1 test cats None Queued Run(Experiment: cats, Id: abcd1234")
 

@@ -13,7 +13,7 @@ import pytest
 
 from conftest import Command
 from helpers import PLAIN, lab, statuses, sweep_dir, wait_for
-from labrun.runs import record as records
+from labrun.runs.record import process_identity, process_lives
 
 HELD = """
 import os, time
@@ -90,8 +90,8 @@ def test_a_step_of_the_clock_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> Non
     """What says when a process began must not move with the clock, as the kernel's `btime` does."""
     import psutil
 
-    mine = records.process_identity()
+    mine = process_identity()
     if sys.platform == "linux":
         monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: time.time() - 5)  # type: ignore[attr-defined]
         monkeypatch.setattr(psutil._pslinux, "BOOT_TIME", time.time() - 5, raising=False)  # type: ignore[attr-defined]
-    assert records.process_lives(mine) is True
+    assert process_lives(mine) is True

@@ -13,13 +13,13 @@ from conftest import Command
 from helpers import PLAIN, SLEEPER, copy_database, lab, mlflow_sync, start, statuses, sweep_dir, wait_for, write_model
 from labrun.control import controller, lease
 from labrun.errors import LabrunError, RecordError
-from labrun.runs import record as records
 from labrun.runs.context import read_metrics
+from labrun.runs.record import process_identity, read_record
 from labrun.runs.sweep_state import SweepState
 
 
 def attempts(workspace: Path) -> list[int]:
-    return [len(records.read(path.parent).attempts) for path in sorted(workspace.glob("multirun/*/*/*/run.json"))]
+    return [len(read_record(path.parent).attempts) for path in sorted(workspace.glob("multirun/*/*/*/run.json"))]
 
 
 def test_one_controller_at_a_time(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_one_controller_at_a_time(tmp_path: Path) -> None:
     first.release()
     second = lease.Lease(state)
     assert second.number == 2
-    (state.controllers / "3").write_text(json.dumps(records.process_identity().as_json()))
+    (state.controllers / "3").write_text(json.dumps(process_identity().as_json()))
     second._next_beat = 0.0
     with pytest.raises(lease.OvertakenError, match="this one stops"):
         second.beat()
@@ -39,7 +39,7 @@ def test_one_controller_at_a_time(tmp_path: Path) -> None:
 def test_a_dead_controller_is_overtaken(tmp_path: Path) -> None:
     state = SweepState(tmp_path)
     (state.controllers).mkdir(parents=True)
-    gone = {**records.process_identity().as_json(), "pid": 2**22 - 1}
+    gone = {**process_identity().as_json(), "pid": 2**22 - 1}
     (state.controllers / "1").write_text(json.dumps(gone))
     assert lease.Lease(state).number == 2
 
@@ -98,7 +98,7 @@ def test_resume_fills_what_was_removed(workspace: Path, labrun: Command) -> None
         assert lab(workspace, "runs", "rm", str(folder / str(number)), "--yes").returncode == 0
     again = labrun(*values, "sweep.resume=last", "compute.retries=1")
     assert again.returncode == 1 and sorted(statuses(workspace)) == ["completed"] * 3 + ["failed"]
-    (failed,) = [records.read(path.parent) for path in folder.glob("*/run.json") if "below zero" in path.read_text()]
+    (failed,) = [read_record(path.parent) for path in folder.glob("*/run.json") if "below zero" in path.read_text()]
     assert len(failed.attempts) == 3, "one retry of this session, whatever earlier ones tried"
     assert "compute.retries=1" in failed.overrides
     fewer = labrun("-m", "model=sleeper", "model.number=1", *PLAIN, "sweep.resume=last")
@@ -170,7 +170,7 @@ def test_a_single_run_goes_to_the_pool_and_shows_its_log(workspace: Path, labrun
     done = labrun("compute=local", "tracking=none")
     assert done.returncode == 0, done.stderr
     assert "Fitting logistic_regression" in done.stdout and "accuracy" in done.stdout
-    (record,) = (records.read(path.parent) for path in workspace.glob("outputs/*/*/run.json"))
+    (record,) = (read_record(path.parent) for path in workspace.glob("outputs/*/*/run.json"))
     assert record.status == "completed" and record.sweep is None
     assert list(workspace.glob("outputs/*/*/outputs/confusion_matrix.png"))
     write_model(workspace)
@@ -199,7 +199,7 @@ def test_variables_reach_the_runs_and_are_recorded_by_name_only(
     mlflow_sync(workspace)
     holding = [path for path in workspace.rglob("*") if path.is_file() and b"sesame-42" in path.read_bytes()]
     assert holding == []
-    assert "TOKEN" in records.read(next(iter(workspace.glob("multirun/*/*/0")))).config["compute"]["environment"]
+    assert "TOKEN" in read_record(next(iter(workspace.glob("multirun/*/*/0")))).config["compute"]["environment"]
 
 
 def test_the_last_sweep_is_the_one_begun_last_whatever_the_clock_says(workspace: Path, labrun: Command) -> None:

@@ -13,19 +13,19 @@ from rich.console import Console
 
 from helpers import PLAIN, new, start_labrun, submitted, write_model
 from labrun.control import monitor
-from labrun.runs import record as records
 from labrun.runs.context import RunContext
 from labrun.runs.groups import SweepMember
+from labrun.runs.record import read_record, timestamp, write_record
 
 
 def test_the_table_tells_running_done_failed_and_the_best(tmp_path: Path) -> None:
     folders = []
     for number, status in enumerate(["completed", "completed", "failed", "running", "queued", "canceled"]):
         run_dir = submitted(tmp_path, f"a000000{number}", overrides=[f"lr={number}"], sweep=SweepMember(number=number))
-        record = records.read(run_dir)
-        record.status, record.started = status, records.now()
+        record = read_record(run_dir)
+        record.status, record.started = status, timestamp()
         record.metrics = {"accuracy": 0.5 + number / 10} if status == "completed" else {}
-        records.write(run_dir, record)
+        write_record(run_dir, record)
         folders.append(run_dir)
     running = RunContext(folders[3])
     for epoch in (1, 2):
@@ -58,7 +58,7 @@ def test_the_time_that_is_left(tmp_path: Path) -> None:
     try:
         view.table()
         view._began -= 60
-        records.write(folders[0], new("b0000000", status="completed", sweep=SweepMember(number=0)))
+        write_record(folders[0], new("b0000000", status="completed", sweep=SweepMember(number=0)))
         assert "about 3 min left" in str(view.table().renderables[0])
     finally:
         view.update(running=False)

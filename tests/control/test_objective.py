@@ -10,9 +10,9 @@ import pytest
 from helpers import new
 from labrun.control import objective, results
 from labrun.errors import ConfigError
-from labrun.runs import record as records
 from labrun.runs import recording
 from labrun.runs.groups import SweepMember
+from labrun.runs.record import COMPLETED, FAILED, Record, write_record
 from labrun.schema import Config
 from labrun.tasks import monitored
 
@@ -60,10 +60,10 @@ def test_a_sweep_needs_a_direction_and_records_the_given_one() -> None:
     assert objective.explicit_directions(Config(config_of(monitor="val/acc"))) == {}
 
 
-def with_metric(run: str, metric: str, **metrics: float) -> records.Record:
+def with_metric(run: str, metric: str, **metrics: float) -> Record:
     """A completed run whose own objective is a metric."""
     config = {"sweep": {"metric": metric, "goal": "maximize"}, "report": "none"}
-    return new(run, status=records.COMPLETED, metrics=metrics, config=config)
+    return new(run, status=COMPLETED, metrics=metrics, config=config)
 
 
 def test_runs_of_several_objectives_are_compared_by_what_all_have() -> None:
@@ -86,7 +86,7 @@ def test_the_metric_given_on_resume_orders_the_table(tmp_path: Path, capsys: pyt
         record.sweep = SweepMember(str(tmp_path), number)
         run_dirs.append(tmp_path / str(number))
         recording.create(run_dirs[-1], record)
-        records.write(run_dirs[-1], record)
+        write_record(run_dirs[-1], record)
     for wanted, first in ((None, "0"), (objective.Objective("test_loss", False), "1")):
         results.print_summary(tmp_path, run_dirs, None, wanted)
         rows = [line.split() for line in capsys.readouterr().out.splitlines() if "completed" in line]
@@ -95,11 +95,11 @@ def test_the_metric_given_on_resume_orders_the_table(tmp_path: Path, capsys: pyt
 
 def test_why_there_is_no_best_run() -> None:
     config = {"sweep": {"metric": "val/acc", "goal": "maximize"}}
-    runs = [new("a0000000", status=records.COMPLETED, metrics={"accuracy": 1.0}, config=config)]
+    runs = [new("a0000000", status=COMPLETED, metrics={"accuracy": 1.0}, config=config)]
     told = "no best run: no run logged val/acc. They logged accuracy: set sweep.metric=NAME"
     assert objective.no_best(runs, "val/acc") == told
     runs[0].metrics["val/acc"] = float("nan")
     assert objective.no_best(runs, "val/acc") == "no best run: no completed run has a finite value of val/acc"
-    runs[0].status = records.FAILED
+    runs[0].status = FAILED
     assert objective.no_best(runs, "val/acc") == "no best run: no run is completed"
     assert objective.rank(runs[0]) == float("-inf")

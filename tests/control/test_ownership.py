@@ -14,7 +14,7 @@ from labrun.backends.slurm import queue
 from labrun.cli.runs import control
 from labrun.control import cancel, detached
 from labrun.runs import ownership, recording, sweep_state
-from labrun.runs import record as records
+from labrun.runs.record import CANCELED, read_record, timestamp
 from labrun.runs.sweep_state import SweepState
 from labrun.search import takeover
 
@@ -60,7 +60,7 @@ def test_only_the_users_own_runs_are_continued(
         as_somebody_else(monkeypatch)
     elif how == "imported":
         text = json.loads((shared / "0" / "run.json").read_text())
-        (shared / "0" / "run.json").write_text(json.dumps({**text, "imported": {"time": records.now()}}))
+        (shared / "0" / "run.json").write_text(json.dumps({**text, "imported": {"time": timestamp()}}))
     else:
         (SweepState(shared).plan if how == "plan is open" else shared / "0" / "run.json").chmod(0o666)
     done = lab_here("runs", "watch", str(shared))
@@ -80,4 +80,4 @@ def test_a_job_named_by_another_user_is_not_canceled(workspace: Path, monkeypatc
     ledger.chmod(0o666)
     assert ownership.foreign_writer([ledger]) is not None
     assert cancel.end_runs([run_dir]) == [] and ended == []
-    assert records.read(run_dir).status == records.CANCELED
+    assert read_record(run_dir).status == CANCELED

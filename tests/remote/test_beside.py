@@ -23,7 +23,7 @@ from helpers import PLAIN, program, submitted, wait_for
 from labrun.errors import ConfigError
 from labrun.remote import channel, environment, remotes, shell, ssh
 from labrun.remote import link as links
-from labrun.runs import record as records
+from labrun.runs.record import RUNNING, read_record
 from pseudo_terminal import Terminal
 
 SMALL = ("model=served", "dataset.max_samples=50", "compute=box", *PLAIN)
@@ -47,7 +47,7 @@ def test_a_run_from_python_with_shells_beside_it_and_another_laptop(
     monkeypatch.setenv("SAID", value := f"it's {uuid.uuid4().hex} & é")
     own = ("+compute.environment.OWN='${oc.env:SAID}'", "+compute.environment.UNTOLD=x")
     run = api.submit([*SMALL, *own, "compute=local", "compute.host=box", "model.seconds=300", "model.port=6006"])
-    wait_for(lambda: run.status == records.RUNNING)
+    wait_for(lambda: run.status == RUNNING)
     assert run.record.config["compute"]["host"] == "box"
 
     # What no run needs there goes, and nothing else
@@ -92,7 +92,7 @@ def test_a_run_from_python_with_shells_beside_it_and_another_laptop(
     assert lab_here(*away, "runs", "cancel", run.id).returncode == 0
     assert run.wait_for_completion()["status"] == "canceled"
     for folder in (run.folder, other / where):
-        found = records.read(folder)
+        found = read_record(folder)
         assert (found.status, found.tags) == ("canceled", {"mine": "1", "yours": "2"})
         assert found.code is not None and (Path(str(found.code.folder)) / "served.py").is_file()
     assert lab_here("shell", "last", "--", "ls").stdout.count("run.json") == 1, "of an ended run, too"

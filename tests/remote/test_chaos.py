@@ -14,7 +14,7 @@ import far
 from conftest import Command
 from helpers import program, wait_for
 from labrun.remote import remotes, ssh
-from labrun.runs import record as records
+from labrun.runs.record import COMPLETED, read_record
 
 RUNS, BLOWS = 60, 20
 SCRIPT = """
@@ -70,7 +70,7 @@ class Chaos:
         self.begin("labrun", *words)
         while not (found := list(self.workspace.glob("multirun/*/*"))) or not list(found[0].glob("*/attempts/1")):
             assert self.laptop is not None and self.laptop.poll() is None, (self.workspace / "laptop.log").read_text()
-            if found and any(records.read(path.parent).attempts for path in found[0].glob("*/run.json")):
+            if found and any(read_record(path.parent).attempts for path in found[0].glob("*/run.json")):
                 break
             time.sleep(0.1)
         left = [*KINDS * 3, "controller", "laptop"]
@@ -98,7 +98,7 @@ def test_sixty_runs_with_twenty_faults(box: far.Far, labrun: Command, workspace:
     chaos.carry_out(words)
     log = (workspace / "laptop.log").read_text()
     assert chaos.blows.total() == BLOWS and "Traceback" not in log, log
-    found = {path.parent: records.read(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")}
+    found = {path.parent: read_record(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")}
     assert len(found) == RUNS and sorted(one.config["seed"] for one in found.values()) == list(range(RUNS))
     texts = box.inside(f"cat /home/{far.USER}/.labrun/workspaces/{workspace.name}-*/multirun/*/*/*/run.json")
     there = {}
@@ -110,7 +110,7 @@ def test_sixty_runs_with_twenty_faults(box: far.Far, labrun: Command, workspace:
     assert set(there) == {one.id for one in found.values()}
     begun = collections.Counter(box.inside(f"cat /home/{far.USER}/chaos").split())
     for run_dir, one in found.items():
-        assert one.status == records.COMPLETED == there[one.id]["status"], one
+        assert one.status == COMPLETED == there[one.id]["status"], one
         assert len(one.attempts) == len(there[one.id]["attempts"]) >= begun[str(one.config["seed"])] >= 1
-        assert [attempt.status for attempt in one.attempts].count(records.COMPLETED) == 1
+        assert [attempt.status for attempt in one.attempts].count(COMPLETED) == 1
         assert (run_dir / "outputs" / "done").is_file() and one.ended is not None

@@ -44,10 +44,9 @@ from labrun.remote import (
 )
 from labrun.remote import link as links
 from labrun.remote.ssh import UnreachableError
-from labrun.runs import record as records
 from labrun.runs import sweep_state
 from labrun.runs.attempts import Attempt
-from labrun.runs.record import Record
+from labrun.runs.record import QUEUED, Record, read_record, timestamp
 from labrun.schema import Compute
 
 SCRIPT = """
@@ -89,7 +88,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def runs_of(workspace: Path) -> list[Record]:
     found = [*workspace.glob("outputs/*/*/run.json"), *workspace.glob("multirun/*/*/*/run.json")]
-    return sorted((records.read(path.parent) for path in found), key=lambda one: one.config["seed"])
+    return sorted((read_record(path.parent) for path in found), key=lambda one: one.config["seed"])
 
 
 def ledger(box: far.Far) -> list[str]:
@@ -537,7 +536,7 @@ def test_other_versions_there_are_reported_once(
             return there.do_hello({**arguments, "root": there.root}, helper._Payload(io.BytesIO(), 0))[0]
 
     for version, times in (("0.1", 1), ("0.1", 0), ("0.2", 1)):
-        monkeypatch.setattr(records, "installed_packages", lambda version=version: {"numpy": version})
+        monkeypatch.setattr(environment, "installed_packages", lambda version=version: {"numpy": version})
         assert environment.ensure(Near()) == sys.executable  # type: ignore[arg-type]
         assert capsys.readouterr().err.count(f"(here {version})") == times
 
@@ -608,7 +607,7 @@ def test_a_process_that_cannot_be_noted_does_not_go_on(there: helper.Helper, mon
 def _record(**config: Any) -> Record:
     store = {"_target_": "labrun.data.stores.local.LocalDatastore", "name": "local", "root": "/nowhere"}
     base = {"compute": {"host": "box", "environment": {}}, "trainer": {}, "task": "fit", "datastore": store, **config}
-    return Record(id="a1b2c3d4", name="x", task="fit", status=records.QUEUED, created=records.now(), config=base)
+    return Record(id="a1b2c3d4", name="x", task="fit", status=QUEUED, created=timestamp(), config=base)
 
 
 @pytest.mark.parametrize("place", ["t.csv", "data/t.csv"])
@@ -975,7 +974,7 @@ def test_clocks_two_hours_apart(
     set_clock = f"SetEnv LD_PRELOAD={library} FAKETIME={by}"
     with far.machine(tmp_path_factory.mktemp("ahead"), sshd=set_clock) as ahead:
         ahead.make_known(workspace, monkeypatch)
-        began = records.now()
+        began = timestamp()
         done = labrun_here(*WORDS, "seed=0,1", "compute.retries=1")
         assert done.returncode == 0, done.stderr
         assert f"the clock of box is 2.0 h {told} this machine's" in done.stderr
@@ -983,7 +982,7 @@ def test_clocks_two_hours_apart(
         assert [one.status for one in found] == ["completed"] * 2
         for one in found:
             moments = [one.created, *(at for attempt in one.attempts for at in (attempt.started, attempt.ended))]
-            assert [began, *moments, records.now()] == sorted([began, *moments, records.now()]), one
+            assert [began, *moments, timestamp()] == sorted([began, *moments, timestamp()]), one
             assert one.duration_s is not None and 0 < one.duration_s < 60
         assert "2.0 h" not in lab_here("runs", "ls").stdout
 

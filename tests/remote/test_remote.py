@@ -28,7 +28,7 @@ from labrun.registry import journal
 from labrun.remote import backend, channel, editable, environment, helper, mirror, packed, remotes, shell, ssh
 from labrun.remote import link as links
 from labrun.runs import context, files, sweep_state
-from labrun.runs import record as records
+from labrun.runs.record import Record, read_record
 from labrun.runs.sweep_state import SweepState
 
 MODEL = """
@@ -57,9 +57,9 @@ def model(workspace: Path) -> None:
     (workspace / "conf" / "model" / "sleeper.yaml").write_text("_target_: sleeper.Sleeper\nseconds: 0.0\n")
 
 
-def runs_of(workspace: Path) -> list[records.Record]:
+def runs_of(workspace: Path) -> list[Record]:
     found = [*workspace.glob("outputs/*/*/run.json"), *workspace.glob("multirun/*/*/*/run.json")]
-    return [records.read(path.parent) for path in found]
+    return [read_record(path.parent) for path in found]
 
 
 def test_a_machine_is_made_known_examined_and_forgotten(box: far.Far, lab_here: Command) -> None:
@@ -194,9 +194,9 @@ def test_a_search_and_a_script_run_there(
     assert script.returncode == 0, script.stderr
     run_dir = next(workspace.glob("outputs/train/*"))
     made = {path.name: path.read_text() for path in (run_dir / "outputs").iterdir() if path.name[0] in "lx"}
-    assert records.read(run_dir).metrics["loss"] == 0.5 and made == {"x": "1", "last": "1", "x.partial.csv": "3"}
+    assert read_record(run_dir).metrics["loss"] == 0.5 and made == {"x": "1", "last": "1", "x.partial.csv": "3"}
     version = journal.find(workspace, "carried")  # registered where the run came from
-    assert (version.run, version.number) == (records.read(run_dir).id, 1)
+    assert (version.run, version.number) == (read_record(run_dir).id, 1)
     assert (journal.check(workspace, version) / "y").read_text() == "2"
 
 

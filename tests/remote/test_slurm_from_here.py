@@ -17,7 +17,7 @@ from conftest import Command
 from far_project import only_tinything, write_project
 from helpers import PLAIN, program, wait_for
 from labrun.remote import channel, environment, remotes
-from labrun.runs import record as records
+from labrun.runs.record import read_record
 from pseudo_terminal import Terminal
 
 USER = (5, 60)
@@ -66,26 +66,26 @@ def test_a_sweep_a_shell_and_a_cancel(
     assert done.returncode == 0, done.stderr
     folder = next(workspace.glob("multirun/*/*"))
     first, second = folder / "0", folder / "1"
-    wait_for(lambda: lab_here("runs").stdout.count("completed") == 1 and records.read(second).status == "running")
-    assert str(records.read(first).job.node).startswith("n")
+    wait_for(lambda: lab_here("runs").stdout.count("completed") == 1 and read_record(second).status == "running")
+    assert str(read_record(first).job.node).startswith("n")
     beside = lab_here(
-        "shell", records.read(second).id, "--", "sh", "-c", "echo $SLURM_JOB_ID $SLURMD_NODENAME $PWD $OWN"
+        "shell", read_record(second).id, "--", "sh", "-c", "echo $SLURM_JOB_ID $SLURMD_NODENAME $PWD $OWN"
     )
     assert beside.returncode == 0, beside.stderr
     job, node, place, *own = beside.stdout.split()
     assert own == ["a", "value"]
     assert job.isdigit() and node.startswith("n") and place.startswith("/srv/"), beside.stderr
-    terminal = Terminal(program("lab", "shell", records.read(second).id, "-L", f"{here}:{port}"), workspace)
-    terminal.expect(f"(run {records.read(second).id})")
+    terminal = Terminal(program("lab", "shell", read_record(second).id, "-L", f"{here}:{port}"), workspace)
+    terminal.expect(f"(run {read_record(second).id})")
     shown = urllib.request.urlopen(f"http://127.0.0.1:{here}/", timeout=20).read().decode()
     assert "Directory listing" in shown
     terminal.type("echo node $SLURMD_NODENAME; exit\n")
     assert f"node {node}" in terminal.expect(f"node {node}") and terminal.end() == 0
-    assert lab_here("runs", "cancel", records.read(second).id).returncode == 0
-    wait_for(lambda: "canceled" in lab_here("runs", "show", records.read(second).id).stdout)
-    assert records.read(second).status == "canceled"
-    assert lab_here("runs", "rm", records.read(first).id, "--yes", "--here").returncode == 0
-    assert lab_here("runs", "tag", records.read(second).id, "x=1").returncode == 0
+    assert lab_here("runs", "cancel", read_record(second).id).returncode == 0
+    wait_for(lambda: "canceled" in lab_here("runs", "show", read_record(second).id).stdout)
+    assert read_record(second).status == "canceled"
+    assert lab_here("runs", "rm", read_record(first).id, "--yes", "--here").returncode == 0
+    assert lab_here("runs", "tag", read_record(second).id, "x=1").returncode == 0
     assert not first.exists(), "what was removed here does not come back with a look at the others"
 
 

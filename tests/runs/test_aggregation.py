@@ -15,10 +15,9 @@ from labrun.control import objective, results
 from labrun.errors import RecordError
 from labrun.handles import Sweep
 from labrun.runs import aggregation, mean_curves, recording, report
-from labrun.runs import record as records
 from labrun.runs.context import RunContext
 from labrun.runs.groups import Code, DataEntry, SweepMember
-from labrun.runs.record import Record
+from labrun.runs.record import Record, Status, write_record
 
 Values = Sequence[tuple[int, float | str | None]]
 SWEEP = SweepMember("/sweep", 0)
@@ -28,7 +27,7 @@ def a_run(seed: int, lr: float = 0.1, status: str = "completed", **values: Any) 
     """A sweep's run that was given a seed and a learning rate."""
     config = {"seed": seed, "model": {"lr": lr, "name": "net"}, "compute": {"target": "local"}, "report": "none"}
     config["sweep"] = {"metric": "accuracy", "goal": "maximize"}
-    made = new(f"{seed:04x}{round(lr * 100):04x}", sweep=SWEEP, status=records.Status(status), config=config)
+    made = new(f"{seed:04x}{round(lr * 100):04x}", sweep=SWEEP, status=Status(status), config=config)
     made.overrides = [f"model.lr={lr}", f"seed={seed}"]
     for key, value in values.items():
         setattr(made, key, value)
@@ -239,7 +238,7 @@ def write(folder: Path, found: Sequence[Record]) -> list[Path]:
         one.sweep = SweepMember(str(folder), number)
         run_dirs.append(folder / str(number))
         recording.create(run_dirs[-1], one)
-        records.write(run_dirs[-1], one)
+        write_record(run_dirs[-1], one)
         context = RunContext(run_dirs[-1])
         for step in range(3):
             context.log("loss", step * one.config["seed"], step)

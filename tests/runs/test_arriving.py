@@ -18,8 +18,8 @@ import pytest
 from helpers import submitted
 from labrun.errors import RecordError
 from labrun.runs import archive_export, archive_format, archive_import, files, removing, store
-from labrun.runs import record as records
 from labrun.runs.groups import Code
+from labrun.runs.record import process_identity, read_record, write_record
 
 PLACE = "outputs/x/2026-01-01_00-00-00-"
 BASE = {"name": "x", "task": "fit", "status": "completed", "created": "2026-01-01T00:00:00+00:00", "config": {}}
@@ -113,11 +113,11 @@ def test_what_labrun_exports_labrun_imports(root: Path, tmp_path: Path) -> None:
             base.rename(kept)
         (kept / "__pycache__").mkdir(exist_ok=True)
         (kept / "__pycache__" / "a.cpython-311.pyc").write_bytes(b"compiled")
-        found = records.read(run_dir)
+        found = read_record(run_dir)
         found.status, found.code = status, Code(digest, folder=str(kept), files=3)
-        found.process = dataclasses.replace(records.process_identity(), host="elsewhere")
-        records.write(run_dir, found)
-    runs = [(d, records.read(d)) for d in store.run_dirs(root)]
+        found.process = dataclasses.replace(process_identity(), host="elsewhere")
+        write_record(run_dir, found)
+    runs = [(d, read_record(d)) for d in store.run_dirs(root)]
     archive_export.export(root, runs, tmp_path / "x.tar.gz")
     other = tmp_path / "other"
     other.mkdir()
@@ -127,13 +127,13 @@ def test_what_labrun_exports_labrun_imports(root: Path, tmp_path: Path) -> None:
         came = other / run_dir.relative_to(root)
         assert {name: (came / "outputs" / name).read_bytes() for name in names} == {n: os.fsencode(n) for n in names}
         assert not (came / "requests").exists()
-        after = records.read(came)
+        after = read_record(came)
         assert after.status == ("failed" if before.status == "running" else before.status)
         assert after.code and Path(str(after.code.folder)).is_relative_to(other) and after.imported
         assert sorted(p.name for p in Path(str(after.code.folder)).iterdir()) == [".labignore", "a.py", "requests"]
     assert archive_export.import_(other, tmp_path / "x.tar.gz")[1] == new
     # And what came in goes out again.
-    archive_export.export(other, [(d, records.read(d)) for d in store.run_dirs(other)], tmp_path / "y.tar")
+    archive_export.export(other, [(d, read_record(d)) for d in store.run_dirs(other)], tmp_path / "y.tar")
     third = tmp_path / "third"
     third.mkdir()
     assert len(archive_export.import_(third, tmp_path / "y.tar")[0]) == 3
@@ -226,7 +226,7 @@ def test_no_repository_comes_in_and_none_goes_out(root: Path, tmp_path: Path) ->
     for name in ("outputs/clone/.git/config", "outputs/worktree/.git", "outputs/clone/weights.pt", "outputs/HEAD"):
         (run_dir / name).parent.mkdir(parents=True, exist_ok=True)
         (run_dir / name).write_text("x")
-    archive_export.export(root, [(run_dir, records.read(run_dir))], tmp_path / "b.tar.gz")
+    archive_export.export(root, [(run_dir, read_record(run_dir))], tmp_path / "b.tar.gz")
     other = tmp_path / "other"
     other.mkdir()
     archive_export.import_(other, tmp_path / "b.tar.gz")
@@ -435,10 +435,10 @@ def test_export_packs_nothing_that_a_record_points_to(root: Path, tmp_path: Path
     content = json.loads((run_dir / "run.json").read_text())
     content |= {"status": "completed", "code": {"digest": "../../../../outside", "script": {"digest": str(outside)}}}
     (run_dir / "run.json").write_text(json.dumps(content))
-    archive_export.export(root, [(run_dir, records.read(run_dir))], tmp_path / "a.tar")
+    archive_export.export(root, [(run_dir, read_record(run_dir))], tmp_path / "a.tar")
     with tarfile.open(tmp_path / "a.tar") as archive:
         assert not [name for name in archive.getnames() if "secret" in name or "link" in name]
     for values in ({"name": "../../x"}, {"id": "../../x"}):
         (run_dir / "run.json").write_text(json.dumps({**content, **values}))
         with pytest.raises(RecordError, match="which labrun never gives"):
-            archive_export.export(root, [(run_dir, records.read(run_dir))], tmp_path / "b.tar")
+            archive_export.export(root, [(run_dir, read_record(run_dir))], tmp_path / "b.tar")

@@ -12,17 +12,17 @@ from conftest import Command
 from helpers import new, submitted
 from labrun.errors import RecordError
 from labrun.runs import comparable, store
-from labrun.runs import record as records
 from labrun.runs.groups import DataEntry
+from labrun.runs.record import COMPLETED, Record, read_record, write_record
 
 
 def completed(root: Path, number: int, metrics: dict[str, float], directions: dict[str, str] | None = None) -> str:
     """A run that was done long ago; its id."""
     run_dir = submitted(root, f"a000000{number}")
-    record = records.read(run_dir)
-    record.status, record.metrics, record.directions = records.COMPLETED, dict(metrics), directions or {}
+    record = read_record(run_dir)
+    record.status, record.metrics, record.directions = COMPLETED, dict(metrics), directions or {}
     record.started = record.ended = "2020-01-01T00:00:00.000+00:00"
-    records.write(run_dir, record)
+    write_record(run_dir, record)
     return record.id
 
 
@@ -63,14 +63,14 @@ def test_the_user_must_give_an_unknown_direction(workspace: Path, lab_here: Comm
     assert [path.parent.name[-8:] for path in workspace.glob("outputs/*/*/run.json")] == [low]
 
 
-def scored(number: int, **values: Any) -> records.Record:
+def scored(number: int, **values: Any) -> Record:
     """A completed run of the data set t, whose accuracy is of the test part."""
     data = DataEntry(name="t", digest=values.pop("digest", "d"), content=values.pop("content", None))
     own = {key: values.pop(key) for key in ("split_seed", "target", "path", "validation_size") if key in values}
     data.own_test = values.pop("own_test", None)
     config = {"model": {"folds": values.pop("folds", 0)}, "dataset": {"split_seed": 0, **own}}
     metrics = {"accuracy": 0.9, "test_accuracy": 0.9} if config["model"]["folds"] else {"accuracy": 0.9}
-    return new(f"a000000{number}", status=records.COMPLETED, data=[data], config=config, metrics=metrics, **values)
+    return new(f"a000000{number}", status=COMPLETED, data=[data], config=config, metrics=metrics, **values)
 
 
 @pytest.mark.parametrize(
@@ -113,9 +113,9 @@ def test_runs_of_several_data_sets_are_reported_by_their_names(
     for number, name in ((1, "digits"), (2, "mnist")):
         completed(workspace, number, {"accuracy": 0.5})
         run_dir = workspace / "outputs" / "test" / f"now-a000000{number}"
-        record = records.read(run_dir)
+        record = read_record(run_dir)
         record.data = [DataEntry(name=name, digest=name)]
-        records.write(run_dir, record)
+        write_record(run_dir, record)
     best(workspace, "accuracy")
     assert "best:accuracy: accuracy is not comparable between these runs: they read different data" in caplog.text
 

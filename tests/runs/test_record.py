@@ -15,16 +15,28 @@ import pytest
 
 from helpers import new, submitted
 from labrun.errors import DataError, RecordError
-from labrun.runs import record as records
 from labrun.runs import recording, report, store
 from labrun.runs.attempts import Failure
+from labrun.runs.record import (
+    LOST,
+    RUNNING,
+    UNREACHABLE,
+    claim_attempt,
+    process_identity,
+    process_lives,
+    process_start,
+    read_record,
+    record_json,
+    shown_status,
+    write_record,
+)
 from labrun.runs.recording import Recording
 
 
 def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     record = new(tags={"a": "b"}, metrics={"loss": float("nan")}, notes="grün")
-    records.write(tmp_path, record)
-    back = records.read(tmp_path)
+    write_record(tmp_path, record)
+    back = read_record(tmp_path)
     assert dataclasses.replace(back, metrics={}) == dataclasses.replace(record, metrics={})
     assert back.metrics == {"loss": "NaN"}
     json.loads((tmp_path / "run.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
@@ -32,17 +44,17 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_reader_never_sees_half_a_record(tmp_path: Path) -> None:
     record = new(notes="x" * 200_000)
-    records.write(tmp_path, record)
+    write_record(tmp_path, record)
     stop = threading.Event()
 
     def write() -> None:
         while not stop.is_set():
-            records.write(tmp_path, record)
+            write_record(tmp_path, record)
 
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        assert all(records.read(tmp_path).notes == record.notes for _ in range(200))
+        assert all(read_record(tmp_path).notes == record.notes for _ in range(200))
     finally:
         stop.set()
         writer.join()
@@ -52,7 +64,7 @@ def test_a_damaged_record_is_one_error_and_does_not_hide_others(tmp_path: Path) 
     good, bad = submitted(tmp_path, "aaaa0000"), submitted(tmp_path, "bbbb0000")
     (bad / "run.json").write_text('{"id": "bbbb')
     with pytest.raises(RecordError, match="damaged"):
-        records.read(bad)
+        read_record(bad)
     assert [run_dir for run_dir, _ in store.runs(tmp_path)] == [good]
 
 
@@ -64,7 +76,7 @@ def test_only_the_process_that_claims_the_attempt_runs(tmp_path: Path) -> None:
     def claim() -> None:
         barrier.wait()
         try:
-            claimed.append(records.claim(tmp_path))
+            claimed.append(claim_attempt(tmp_path))
         except RecordError as error:
             refused.append(error)
 
@@ -80,12 +92,12 @@ def test_each_way_of_ending_is_recorded(tmp_path: Path) -> None:
     run_dir = submitted(tmp_path)
     with pytest.raises(ValueError), Recording(run_dir, capture=False):
         raise ValueError("no such luck")
-    record = records.read(run_dir)
+    record = read_record(run_dir)
     assert record.status == "failed" and record.error is not None
     assert record.error.type == "ValueError" and "no such luck" in record.error.traceback
     with Recording(run_dir, capture=False):
-        assert records.read(run_dir).status == "running"
-    record = records.read(run_dir)
+        assert read_record(run_dir).status == "running"
+    record = read_record(run_dir)
     assert record.status == "completed" and [a.status for a in record.attempts] == ["failed", "completed"]
 
 
@@ -104,9 +116,9 @@ def test_groups_of_keys_come_back_with_what_a_later_version_adds(tmp_path: Path)
     }
     path = run_dir / "run.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **groups}))
-    record = records.read(run_dir)
+    record = read_record(run_dir)
     assert record.reason == "no" and record.attempts[0].job == record.job and record.attempts[1].number == 0
-    records.write(run_dir, record)
+    write_record(run_dir, record)
     written = json.loads(path.read_text())
     assert {key: written[key] for key in groups} == {
         **groups,
@@ -188,15 +200,15 @@ WRITTEN = {
 
 def rewritten(tmp_path: Path, groups: dict[str, Any]) -> dict[str, Any]:
     """A record's groups after it was read and written again; `groups` as in its file."""
-    (tmp_path / "run.json").write_text(records.text(new(**groups)))
-    records.write(tmp_path, records.read(tmp_path))
+    (tmp_path / "run.json").write_text(record_json(new(**groups)))
+    write_record(tmp_path, read_record(tmp_path))
     content = json.loads((tmp_path / "run.json").read_text())
     return {name: content[name] for name in groups}
 
 
 def test_groups_of_keys_are_written_in_their_order(tmp_path: Path) -> None:
     assert json.dumps(rewritten(tmp_path, WRITTEN)) == json.dumps(WRITTEN)
-    read = records.read(tmp_path)
+    read = read_record(tmp_path)
     assert read.code is not None and read.code.script is not None and read.code.script.base == "/w/script"
     assert read.training is not None and read.training.stopped_early is not None
     assert not any(group.more for group in (read.code, read.code.script, read.training, read.host, *read.data) if group)
@@ -213,7 +225,7 @@ def test_groups_of_keys_are_written_in_their_order(tmp_path: Path) -> None:
 )
 def test_damaged_groups_of_keys_are_written_back_as_they_were_read(tmp_path: Path, groups: dict[str, Any]) -> None:
     assert rewritten(tmp_path, groups) == groups
-    read = records.read(tmp_path)
+    read = read_record(tmp_path)
     assert read.code is None or read.code.script is None
     assert report.trouble(read.training) is None
 
@@ -224,7 +236,7 @@ def test_an_error_of_the_runs_code_is_not_labruns_even_under_its_name(tmp_path: 
         run_dir = submitted(tmp_path / str(number))
         with pytest.raises(type(error)), Recording(run_dir, capture=False):
             raise error
-        failure = records.read(run_dir).error
+        failure = read_record(run_dir).error
         assert failure is not None and failure.type == "DataError" and failure.is_labruns() is is_labruns
     older = [Failure.of({"type": name}).is_labruns() for name in ("DataError", "ValueError", "RunFailedError")]
     assert older == [True, False, False] and "from_labrun" not in Failure("Killed").as_json()
@@ -234,14 +246,14 @@ def test_a_run_that_exits_is_failed(tmp_path: Path) -> None:
     run_dir = submitted(tmp_path)
     with pytest.raises(SystemExit), Recording(run_dir, capture=False):
         sys.exit(0)
-    assert records.read(run_dir).status == "failed"
+    assert read_record(run_dir).status == "failed"
 
 
 def test_ctrl_c_is_canceled(tmp_path: Path) -> None:
     run_dir = submitted(tmp_path)
     with pytest.raises(KeyboardInterrupt), Recording(run_dir, capture=False):
         raise KeyboardInterrupt
-    assert records.read(run_dir).status == "canceled"
+    assert read_record(run_dir).status == "canceled"
 
 
 def test_a_folder_holds_one_run(tmp_path: Path) -> None:
@@ -256,41 +268,41 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(RecordError, match="cannot write to .*No space left on device"):
-        records.write(tmp_path, new())
+        write_record(tmp_path, new())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_process_is_known_by_more_than_its_number(tmp_path: Path) -> None:
-    mine = records.process_identity()
-    assert records.process_lives(mine) is True
-    assert records.process_lives(dataclasses.replace(mine, start_time=mine.start_time - 5)) is False
-    assert records.process_lives(dataclasses.replace(mine, boot_id="another")) is False
-    assert records.process_lives(dataclasses.replace(mine, host="elsewhere")) is None
+    mine = process_identity()
+    assert process_lives(mine) is True
+    assert process_lives(dataclasses.replace(mine, start_time=mine.start_time - 5)) is False
+    assert process_lives(dataclasses.replace(mine, boot_id="another")) is False
+    assert process_lives(dataclasses.replace(mine, host="elsewhere")) is None
     child = subprocess.Popen([sys.executable, "-c", ""])
-    start = records.process_start(child.pid)
+    start = process_start(child.pid)
     child.wait()
-    assert records.process_lives(dataclasses.replace(mine, pid=child.pid, start_time=start)) is False
+    assert process_lives(dataclasses.replace(mine, pid=child.pid, start_time=start)) is False
 
 
 def test_lost_is_shown_and_never_written(tmp_path: Path) -> None:
-    gone = dataclasses.replace(records.process_identity(), boot_id="before the reboot")
+    gone = dataclasses.replace(process_identity(), boot_id="before the reboot")
     run_dir = submitted(tmp_path)
-    record = dataclasses.replace(records.read(run_dir), status=records.RUNNING, process=gone)
-    records.write(run_dir, record)
-    assert records.shown_status(run_dir, record) == records.LOST
-    assert records.read(run_dir).status == records.RUNNING
+    record = dataclasses.replace(read_record(run_dir), status=RUNNING, process=gone)
+    write_record(run_dir, record)
+    assert shown_status(run_dir, record) == LOST
+    assert read_record(run_dir).status == RUNNING
 
 
 def test_without_heartbeat_elsewhere_it_is_unreachable_then_lost(tmp_path: Path) -> None:
-    far = dataclasses.replace(records.process_identity(), host="elsewhere")
+    far = dataclasses.replace(process_identity(), host="elsewhere")
     run_dir = submitted(tmp_path)
-    record = dataclasses.replace(records.read(run_dir), status=records.RUNNING, process=far)
+    record = dataclasses.replace(read_record(run_dir), status=RUNNING, process=far)
     beat = run_dir / "heartbeat"
     beat.touch()
     present = beat.stat().st_mtime
-    for age, status in ((0, records.RUNNING), (90, records.UNREACHABLE), (700, records.LOST)):
+    for age, status in ((0, RUNNING), (90, UNREACHABLE), (700, LOST)):
         os.utime(beat, (present - age, present - age))
-        assert records.shown_status(run_dir, record) == status
+        assert shown_status(run_dir, record) == status
 
 
 def test_a_run_is_found_by_the_beginning_of_its_id(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from helpers import submitted
 from labrun.runs import context
-from labrun.runs import record as records
+from labrun.runs.record import LOST, claim_attempt, process_start, read_record, shown_status
 
 SCRIPT = """
 import os, sys, time
@@ -59,7 +59,7 @@ def test_everything_printed_is_in_the_log_and_on_the_terminal(tmp_path: Path) ->
     for line in (b"from python\n", b"from below python\n", b"from a child\n", b"step 2\n"):
         assert line in out and line in log
     assert b"to the other stream" in err and b"to the other stream" in log and b"to the other stream" not in out
-    assert records.read(run_dir).status == "completed"
+    assert read_record(run_dir).status == "completed"
     assert (run_dir / "heartbeat").exists()
 
 
@@ -72,9 +72,9 @@ def test_kill_9_leaves_a_record_up_to_the_last_moment(tmp_path: Path) -> None:
     steps = [line["step"] for line in context.read_metrics(run_dir)]
     assert steps == list(range(len(steps)))
     wait_for(lambda: f"step {steps[-2]}\n" in (run_dir / "driver.log").read_text())
-    record = records.read(run_dir)
+    record = read_record(run_dir)
     assert record.status == "running", "nobody was there to write anything else"
-    assert records.shown_status(run_dir, record) == records.LOST
+    assert shown_status(run_dir, record) == LOST
     json.loads((run_dir / "run.json").read_text())
 
 
@@ -85,7 +85,7 @@ def test_a_signal_leaves_canceled(tmp_path: Path, number: signal.Signals) -> Non
     wait_for(lambda: logged(run_dir) > 2)
     run.send_signal(number)
     run.communicate(timeout=30)
-    assert records.read(run_dir).status == "canceled"
+    assert read_record(run_dir).status == "canceled"
 
 
 @pytest.mark.parametrize("in_background", [False, True])
@@ -101,7 +101,7 @@ def test_a_request_to_cancel_is_obeyed_within_seconds(tmp_path: Path, in_backgro
     wait_for(lambda: logged(run_dir) > 2)
     (run_dir / "requests" / "cancel").touch()
     run.communicate(timeout=10)
-    record = records.read(run_dir)
+    record = read_record(run_dir)
     assert record.status == "canceled" and record.error is not None and "requests/cancel" in record.error.message
 
 
@@ -114,7 +114,7 @@ def test_the_sidecar_ends_with_its_run(tmp_path: Path) -> None:
     run.kill()
     run.wait()
     for child in children:
-        wait_for(lambda pid=int(child): records.process_start(pid) is None)  # type: ignore[misc]
+        wait_for(lambda pid=int(child): process_start(pid) is None)  # type: ignore[misc]
     assert os.path.exists(run_dir / "driver.log")
 
 
@@ -123,7 +123,7 @@ def test_an_attempt_that_is_overtaken_stops_and_writes_nothing(tmp_path: Path) -
     run = start(run_dir, 10_000)
     wait_for(lambda: logged(run_dir) > 2)
     before = (run_dir / "run.json").read_text()
-    assert records.claim(run_dir) == 2
+    assert claim_attempt(run_dir) == 2
     run.communicate(timeout=10)
     assert run.returncode == -signal.SIGKILL
     assert (run_dir / "run.json").read_text() == before

@@ -24,8 +24,8 @@ from labrun.compat.azureml.training import registered
 from labrun.errors import ConfigError, CorruptDataError, LabrunError, RecordError
 from labrun.registry import journal, model_folder, models
 from labrun.runs import context, store
-from labrun.runs import record as records
 from labrun.runs.groups import DataEntry
+from labrun.runs.record import COMPLETED, read_record
 from labrun.runs.recording import Recording
 from labrun.tracking.mlflow import client as mlflow_client
 
@@ -428,5 +428,5 @@ def test_a_server_that_does_not_answer_is_one_message(root: Path) -> None:
     run_dir = run_with(root, "aaaa0000", tracking={"kind": "mlflow", "uri": dead})
     with pytest.raises(RecordError, match=f"MLflow at {dead} refused"):
         models.register(root, run_dir, "net")
-    assert not journal.path(root).exists() and records.read(run_dir).status == records.COMPLETED
+    assert not journal.path(root).exists() and read_record(run_dir).status == COMPLETED
     assert list(store.state_folder(root).glob("models/*/*")) == []

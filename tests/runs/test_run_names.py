@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from helpers import new
-from labrun.runs import record as records
 from labrun.runs.groups import SweepMember
+from labrun.runs.record import write_record
 from labrun.runs.run_names import RunNames
 
 
@@ -19,7 +19,7 @@ def test_a_run_of_a_sweep_is_called_by_what_differs_in_it(tmp_path: Path) -> Non
         overrides = ["model=mnist_dnn", f"model.lr={number}", "compute.cpus_per_run=1"]
         record = new(f"e{number:07d}", overrides=overrides, sweep=SweepMember(str(sweep), number))
         (sweep / str(number)).mkdir(parents=True)
-        records.write(sweep / str(number), record)
+        write_record(sweep / str(number), record)
         found.append((record, sweep / str(number)))
     names = RunNames()
     assert [names.name(*pair) for pair in found] == [f"{n}: lr={n} (e{n:07d})" for n in range(3)]

@@ -19,8 +19,8 @@ import pytest
 from helpers import Completed, new, submitted, wait_for
 from labrun.handles import Run
 from labrun.runs import context, finalize, nvml, processes, recording, system_metrics
-from labrun.runs import record as records
 from labrun.runs.context import RunContext
+from labrun.runs.record import FAILED, EndReason, read_record
 from labrun.runs.system_metrics import Cpu, SystemMetrics, Watched
 
 BUSY = """
@@ -196,8 +196,8 @@ def test_a_killed_runs_record_has_its_own_metrics_alone(tmp_path: Path) -> None:
     run_dir = a_run(tmp_path)
     RunContext(run_dir).log("loss", 1.0)
     context.log_system(run_dir, 1, 3, {"system/cpu": 0.5})
-    record = finalize.close(run_dir, records.read(run_dir), records.FAILED, records.EndReason.KILLED, "killed")
-    assert record.metrics == {"loss": 1.0} and records.read(run_dir).metrics == {"loss": 1.0}
+    record = finalize.close(run_dir, read_record(run_dir), FAILED, EndReason.KILLED, "killed")
+    assert record.metrics == {"loss": 1.0} and read_record(run_dir).metrics == {"loss": 1.0}
 
 
 def test_run_and_supervisor_write_at_the_same_time(tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def test_a_script_is_measured_with_its_children_and_shown(labrun: Any, lab_here:
     (run_dir,) = (workspace / "outputs" / "train").iterdir()
     found = context.system_values(run_dir)
     assert max(found["system/memory_gb"]) > 0.1 and max(found["system/cpu"]) > 0.01
-    assert records.read(run_dir).metrics == {"loss": 0.5}
+    assert read_record(run_dir).metrics == {"loss": 0.5}
     shown = lab_here("runs", "show", "last").stdout
     row = next(line.split() for line in shown.splitlines() if line.startswith("  system/memory_gb"))
     assert row[2:4] == ["at", "most"] and float(row[4]) == pytest.approx(max(found["system/memory_gb"]), abs=1e-3)

@@ -13,8 +13,7 @@ from helpers import lab, start, start_labrun, statuses, sweep_dir, wait_for, wri
 from labrun.control.objective import Objective
 from labrun.errors import RecordError
 from labrun.handles import Sweep
-from labrun.runs import record as records
-from labrun.runs.record import RunPaths
+from labrun.runs.record import Record, RunPaths, read_record, timestamp
 from labrun.search import automl
 from labrun.search.trial_result import TrialResult
 from labrun.tasks import estimator, scoring
@@ -31,24 +30,24 @@ def test_twenty_pipelines_on_the_digits(workspace: Path, labrun: Command) -> Non
     head = next(line for line in lines if "ITERATION" in line)
     assert head.split() == ["ITERATION", "PIPELINE", "DURATION", "METRIC", "BEST", "(AUC_weighted)"]
     assert any("StandardScaler LogisticRegression" in line for line in lines)
-    found = [records.read(folder / str(number)) for number in range(20)]
+    found = [read_record(folder / str(number)) for number in range(20)]
     assert not (folder / "20").exists() and {record.status for record in found} <= {"completed", "stopped"}
     assert max(record.metrics["AUC_weighted"] for record in found) >= 0.99
     for record in found:
         if record.status == "completed":
             assert set(scoring.STANDARD) <= set(record.metrics), "the same runs can be looked at under another metric"
         assert record.command.endswith(" hydra.mode=RUN") and record.model is None
-    best = records.read(folder / "best")
+    best = read_record(folder / "best")
     assert best.status == "completed" and best.metrics["test_AUC_weighted"] > 0.99
     assert estimator.load(folder / "best" / "outputs" / "model.skops", []).predict(np.zeros((1, 64))).shape == (1,)
     assert "best pipeline" in done.stdout and "on the test part" in done.stdout
     if (folder / "ensemble").exists():
-        assert records.read(folder / "ensemble").status == "completed" and (folder / "ensemble.yaml").exists()
+        assert read_record(folder / "ensemble").status == "completed" and (folder / "ensemble.yaml").exists()
         estimator.load(folder / "ensemble" / "outputs" / "model.skops", [])
     scored = labrun("task=evaluate", f"from={folder / 'best'}", "tracking=none", "report=none")
     assert scored.returncode == 0, scored.stderr
     (run,) = workspace.glob("outputs/evaluate/*/run.json")
-    assert records.read(run.parent).metrics["accuracy"] == best.metrics["accuracy"]
+    assert read_record(run.parent).metrics["accuracy"] == best.metrics["accuracy"]
 
 
 def test_another_metric_tables_and_an_ensemble(workspace: Path, labrun: Command) -> None:
@@ -82,14 +81,14 @@ def test_another_metric_tables_and_an_ensemble(workspace: Path, labrun: Command)
     done = labrun(*own, "model.preprocess=true", "sweep.metric=balanced_accuracy", "name=second")
     assert done.returncode == 0, done.stderr
     (folder,) = workspace.glob("multirun/second/*")
-    best = records.read(folder / "best")
+    best = read_record(folder / "best")
     assert best.status == "completed" and best.metrics["test_balanced_accuracy"] > 0.6
     assert "balanced_accuracy" in done.stdout
     if (folder / "ensemble.yaml").exists():
         again = labrun("--config-dir", str(folder), "--config-name", "ensemble", "tracking=none", "report=none")
         assert again.returncode == 0, again.stderr
         (run,) = workspace.glob("outputs/second/*/run.json")
-        assert records.read(run.parent).metrics["accuracy"] == records.read(folder / "ensemble").metrics["accuracy"]
+        assert read_record(run.parent).metrics["accuracy"] == read_record(folder / "ensemble").metrics["accuracy"]
 
 
 def test_an_estimator_of_the_user_and_a_narrowed_search(workspace: Path, labrun: Command) -> None:
@@ -130,7 +129,7 @@ def test_an_ensemble_is_chosen_only_where_it_is_better(tmp_path: Path) -> None:
         folder = RunPaths(tmp_path / name).outputs
         folder.mkdir(parents=True)
         np.savez(folder / OUT_OF_FOLD, said=values.astype(np.float32), y=y)
-        return TrialResult(name, records.Record("a", "b", "fit", "completed", records.now(), {}), values=[0.0])
+        return TrialResult(name, Record("a", "b", "fit", "completed", timestamp(), {}), values=[0.0])
 
     goal = Objective("AUC_weighted", True)
     alike = [put(str(number), said(1.0)) for number in range(3)]
@@ -174,7 +173,7 @@ def test_cancel_and_stop_requests_give_different_statuses(workspace: Path, kind:
     wanted = {"cancel": "canceled", "stop": "stopped"}[kind]
     assert statuses(workspace) == [wanted] * 2
     for number in ("0", "1"):
-        error = records.read(sweep_dir(workspace) / number).error
+        error = read_record(sweep_dir(workspace) / number).error
         assert kind == "cancel" or error.message == "because of it"
 
 
@@ -217,7 +216,7 @@ def test_an_interrupt_while_the_best_is_fitted(workspace: Path) -> None:
             with contextlib.suppress(RecordError):
                 over.append(Sweep(folder).is_over)
         found = workspace.glob("multirun/*/*/best/run.json")
-        return any(records.read(path.parent).status == "running" for path in found)
+        return any(read_record(path.parent).status == "running" for path in found)
 
     wait_for(is_fitted, 180)
     assert over and not any(over), "a search is not over while its best pipeline is still to be fitted"
@@ -225,5 +224,5 @@ def test_an_interrupt_while_the_best_is_fitted(workspace: Path) -> None:
     out, err = search.communicate(timeout=120)
     assert search.returncode == 130 and "resumes the search" in err and "Traceback" not in err
     folder = sweep_dir(workspace)
-    assert records.read(folder / "best").status == "canceled" and "best: run" in out
+    assert read_record(folder / "best").status == "canceled" and "best: run" in out
     assert all((folder / name).exists() for name in ("results.csv", "best.yaml", "report.html"))

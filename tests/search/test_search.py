@@ -15,8 +15,7 @@ import pytest
 
 from conftest import Command, Refused
 from helpers import PLAIN, lab, start, statuses, sweep_dir, wait_for, write_climber
-from labrun.runs import record as records
-from labrun.runs.record import Record
+from labrun.runs.record import Record, read_record
 from labrun.runs.sweep_state import SweepState
 from labrun.search.study import Study
 
@@ -26,7 +25,7 @@ TPE = ("model=climber", "sweep=tpe", "sweep.metric=score")
 def runs(workspace: Path) -> dict[int, Record]:
     """The runs of the only sweep, by their numbers."""
     folder = sweep_dir(workspace)
-    return {int(path.parent.name): records.read(path.parent) for path in folder.glob("*/run.json")}
+    return {int(path.parent.name): read_record(path.parent) for path in folder.glob("*/run.json")}
 
 
 def table(folder: Path) -> list[dict[str, str]]:
@@ -351,7 +350,7 @@ def test_cancel_one_and_the_others_go_on(workspace: Path, replaced: bool) -> Non
     assert search.returncode == 0, err
     states = statuses(workspace)
     assert states.count("canceled") == 1 and states.count("completed") == (5 if replaced else 4)
-    assert records.read(sweep_dir(workspace) / str(victim.number)).status == "canceled"
+    assert read_record(sweep_dir(workspace) / str(victim.number)).status == "canceled"
 
 
 def test_a_killed_trial_is_retried_on_resume(workspace: Path, labrun: Command) -> None:

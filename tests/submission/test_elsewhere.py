@@ -7,7 +7,7 @@ from pathlib import Path
 
 from conftest import Command
 from helpers import PLAIN, lab
-from labrun.runs import record as records
+from labrun.runs.record import read_record
 
 
 def listed(workspace: Path) -> list[str]:
@@ -86,5 +86,5 @@ def test_what_the_environment_gave_tells_runs_apart(labrun: Command, workspace: 
     assert other.returncode == 0 and "0 of 2 runs are done" in other.stdout, other.stdout + other.stderr
     same = labrun(*values, "sweep.resume=last", RATE="0.25")
     assert same.returncode == 0 and "2 of 2 runs are done" in same.stdout, same.stdout + same.stderr
-    found = [records.read(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
+    found = [read_record(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
     assert len({record.settings for record in found}) == 4 and len({record.metrics["accuracy"] for record in found}) > 1

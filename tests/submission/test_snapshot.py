@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from conftest import Runner
 from labrun.config import composed
 from labrun.errors import ConfigError
-from labrun.runs import record as records
 from labrun.runs.groups import Code, ScriptCode
+from labrun.runs.record import RunPaths
 from labrun.submission import freeze, snapshot
 from labrun.tasks import script as script_task
 
@@ -292,7 +292,7 @@ def test_a_scripts_folder_is_taken_but_for_what_its_amlignore_names(repository: 
             (base / name).write_text(text)
         taken = snapshot.take_folder(base, tmp_path)
         assert names(taken) == {name for name, text in files.items() if text == "yes"} | {".amlignore"}
-    paths = records.RunPaths(tmp_path / "run")
+    paths = RunPaths(tmp_path / "run")
     work = script_task.make_work_folder(paths, Path(str(taken.folder)), script)
     assert (work / "data" / "raw" / "rows.csv").read_text() == "linked" and not (work / "data" / "load.py").is_symlink()
     there = {path.name for path in work.rglob("*")}

@@ -18,7 +18,7 @@ import pytest
 from conftest import Command, Refused
 from helpers import PLAIN, SLEEPER, program, start, start_labrun, statuses, sweep_dir, wait_for, write_model
 from labrun.backends.local.supervisor import GRACE_S
-from labrun.runs import record as records
+from labrun.runs.record import process_lives, read_record, shown_status
 
 
 def test_edits_while_runs_wait_change_nothing(workspace: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_second_interrupt_ends_at_once_what_would_not_stop(workspace: Path) ->
         return [log.parent for log in workspace.glob("multirun/*/*/*/driver.log") if "VERSION" in log.read_text()]
 
     wait_for(lambda: len(fitting()) == 2)
-    found = [records.read(folder) for folder in fitting()]
+    found = [read_record(folder) for folder in fitting()]
     sweep.send_signal(signal.SIGINT)
     time.sleep(1)
     assert sweep.poll() is None, "they were asked, and do not listen"
@@ -65,7 +65,7 @@ def test_a_second_interrupt_ends_at_once_what_would_not_stop(workspace: Path) ->
     _, err = sweep.communicate(timeout=60)
     assert time.monotonic() - asked < GRACE_S - 2 and sweep.returncode == 130 and "Traceback" not in err
     assert statuses(workspace) == ["canceled"] * 3
-    assert not any(records.process_lives(record.process) for record in found)
+    assert not any(process_lives(record.process) for record in found)
 
 
 def test_what_was_done_before_an_interrupt_is_reported(workspace: Path) -> None:
@@ -99,7 +99,7 @@ def test_kill_9_of_the_controller_ends_its_runs(workspace: Path) -> None:
     runs = [path.parent for path in sorted(workspace.glob("multirun/*/*/*/run.json"))]
 
     def shown() -> list[str]:
-        return sorted(records.shown_status(run, records.read(run)) for run in runs)
+        return sorted(shown_status(run, read_record(run)) for run in runs)
 
     wait_for(lambda: shown() == ["lost", "lost", "queued"])
 
@@ -275,7 +275,7 @@ def test_each_ending_is_reported_by_its_run_alone(labrun: Command, workspace: Pa
     done = labrun("-m", "model=odd", "model.how=signal,silent,key,name,well", *PLAIN)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     folder = sweep_dir(workspace)
-    found = {name: records.read(folder / str(place)) for place, name in enumerate(("signal", "silent", "key", "name"))}
+    found = {name: read_record(folder / str(place)) for place, name in enumerate(("signal", "silent", "key", "name"))}
     assert {name: record.reason for name, record in found.items()} == {
         "signal": "the run's process was ended by signal 40",
         "silent": "ValueError",
@@ -285,7 +285,7 @@ def test_each_ending_is_reported_by_its_run_alone(labrun: Command, workspace: Pa
     assert all(
         f"{record.reason}  ({folder / str(n)}/driver.log)" in done.stdout for n, record in enumerate(found.values())
     )
-    assert records.read(folder / "4").status == "completed"
+    assert read_record(folder / "4").status == "completed"
 
 
 def test_a_run_that_ends_its_server_keeps_no_other_from_its_end(labrun: Command, workspace: Path) -> None:

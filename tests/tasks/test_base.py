@@ -11,7 +11,7 @@ from conftest import Command, Refused
 from helpers import installed
 from labrun.errors import ConfigError
 from labrun.plugins import TASKS
-from labrun.runs import record as records
+from labrun.runs.record import COMPLETED, read_record
 
 TOY = Path(__file__).with_name("toy")
 
@@ -28,8 +28,8 @@ def test_a_package_brings_a_task(toy: None, labrun_here: Command, refused_here: 
     done = labrun_here(*plain)
     assert done.returncode == 0 and "train/0" in done.stdout, done.stdout + done.stderr
     (run_dir,) = workspace.glob("outputs/*/*/run.json")
-    record = records.read(run_dir.parent)
-    assert (record.task, record.status, record.model) == ("count_classes", records.COMPLETED, None)
+    record = read_record(run_dir.parent)
+    assert (record.task, record.status, record.model) == ("count_classes", COMPLETED, None)
     assert record.metrics["train/0"] > 0 and record.data[0].name == "digits" and record.signature
     assert "only the training of a network can use several processes" in refused_here(
         *plain, "compute=slurm", "compute.nodes=2"

@@ -16,7 +16,7 @@ from sklearn.preprocessing import FunctionTransformer
 from conftest import Runner
 from labrun.errors import ConfigError, LabrunError, MissingExtraError, UnfitError
 from labrun.runs import context
-from labrun.runs import record as records
+from labrun.runs.record import COMPLETED
 from labrun.tasks import estimator, skops_io
 
 
@@ -190,11 +190,11 @@ def test_class_weights_reach_the_estimator_wherever_it_stands(run_here: Runner) 
     weighed, _ = run_here("+model.class_weight=[1,1,1,1,1,1,1,1,1,50]")
     assert weighed.metrics["accuracy"] < plain.metrics["accuracy"]
     piped, _ = run_here("model=pipeline", "+model.class_weight=balanced", "model.folds=0")
-    assert piped.status == records.COMPLETED
+    assert piped.status == COMPLETED
     drop = [f"~model.{key}" for key in ("regularization", "solver", "backend")]
     sgd = ("model._target_=sklearn.linear_model.SGDClassifier", "+model.loss=log_loss", *drop)
     own, _ = run_here(*sgd, "+model.class_weight={0:1,1:5}")
-    assert own.status == records.COMPLETED
+    assert own.status == COMPLETED
     with pytest.raises(UnfitError, match=r"model\.class_weight: .* does not support class weights"):
         run_here("model=pipeline", "model/estimator=knn", "+model.class_weight=balanced")
     with pytest.raises(UnfitError, match="has 2 weights, and there are 10 classes"):

@@ -15,7 +15,7 @@ from helpers import new
 from labrun import execute
 from labrun.errors import ConfigError
 from labrun.runs import peer_errors, recording
-from labrun.runs import record as records
+from labrun.runs.record import QUEUED, read_record, write_record
 from labrun.submission import resume
 
 NET = """
@@ -106,10 +106,10 @@ def test_a_failed_attempt_does_not_hide_that_the_data_changed(
     record, run_dir = run_here(*COMMON, *DROP, "trainer.max_epochs=2")
     (workspace / "draw").write_text("2")
     for target, epochs in (("net_of_mine.Nat", 2), ("net_of_mine.Net", 3)):
-        record = records.read(run_dir)
-        record.status, record.config["model"]["_target_"] = records.QUEUED, target
+        record = read_record(run_dir)
+        record.status, record.config["model"]["_target_"] = QUEUED, target
         record.config["trainer"]["max_epochs"] = epochs
-        records.write(run_dir, record)
+        write_record(run_dir, record)
         if target.endswith("Nat"):
             with pytest.raises(ConfigError):
                 execute.execute(run_dir, capture=False, pictures=False)
@@ -126,9 +126,9 @@ def test_a_refused_attempt_does_not_allow_the_next_one(run_here: Runner, workspa
     _, run_dir = run_here(*COMMON, *DROP, "trainer.max_epochs=2")
     (workspace / "draw").write_text("2")
     for _ in range(2):
-        record = records.read(run_dir)
-        record.status, record.config["compute"]["nodes"] = records.QUEUED, 2
-        records.write(run_dir, record)
+        record = read_record(run_dir)
+        record.status, record.config["compute"]["nodes"] = QUEUED, 2
+        write_record(run_dir, record)
         with pytest.raises(ConfigError, match="has changed since the last attempt .get_data gives other arrays"):
             execute.execute(run_dir, capture=False, pictures=False)
         assert (run_dir / "checkpoints" / "last.ckpt").is_file()
@@ -142,9 +142,9 @@ def test_a_script_that_a_record_names_runs_only_where_this_user_has_run_it(
     (workspace / "conf" / "dataset" / "mine.yaml").write_text("_target_: labrun.data.readers.GetData\n")
     _, run_dir = run_here("dataset=get_data")
     (workspace / "theirs.py").write_text("open('ran', 'w').close()\n")
-    record = records.read(run_dir)
+    record = read_record(run_dir)
     record.config["dataset"]["script"] = "theirs.py"
-    records.write(run_dir, record)
+    write_record(run_dir, record)
     with pytest.raises(ConfigError, match=r"executes the file 'theirs.py', and nothing proves that you have run it"):
         run_here("task=evaluate", "from=last")
     assert not (workspace / "ran").exists()
@@ -183,8 +183,8 @@ def test_a_run_whose_data_or_code_changed_starts_over(
 ) -> None:
     caplog.set_level("INFO")
     record, run_dir = run_here(*COMMON, *DROP, "trainer.max_epochs=3")
-    record.status, record.config["trainer"]["max_epochs"] = records.QUEUED, 4
-    records.write(run_dir, record)
+    record.status, record.config["trainer"]["max_epochs"] = QUEUED, 4
+    write_record(run_dir, record)
     if what == "data":
         (workspace / "draw").write_text("2")
     else:
@@ -236,7 +236,7 @@ def test_the_error_of_another_process_is_in_the_record_from_the_first(
         file.write("Traceback (most recent call last):\nValueError: of rank one\n")
     with pytest.raises(RuntimeError), recording.Recording(run_dir, capture=False):
         raise RuntimeError("Connection closed by peer")
-    error = records.read(run_dir).error
+    error = read_record(run_dir).error
     assert error.message == f"Connection closed by peer; process 1: ValueError: of rank one ({log})"
     silent = tmp_path / "silent"
     recording.create(silent, new("a0000001", config={}))
@@ -245,7 +245,7 @@ def test_the_error_of_another_process_is_in_the_record_from_the_first(
     peer_errors.note_log_sizes(silent)
     with pytest.raises(RuntimeError), recording.Recording(silent, capture=False):
         raise RuntimeError("Connection closed by peer")
-    error = records.read(silent).error
+    error = read_record(silent).error
     assert error.message.startswith(
         "Connection closed by peer; another process of the run had ended without an error message"
     )

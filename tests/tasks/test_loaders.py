@@ -20,7 +20,7 @@ from conftest import Command, Refused, Runner
 from labrun.errors import ConfigError, DataError, RecordError, UnfitError
 from labrun.registry import models
 from labrun.runs import comparable, context
-from labrun.runs import record as records
+from labrun.runs.record import COMPLETED, QUEUED
 from labrun.submission import resume
 from labrun.tasks import batch_sources, monitored, own_loaders, predicting
 
@@ -236,7 +236,7 @@ def test_a_collate_function_and_a_sampler_of_the_user(run_here: Runner, mine: Pa
         "dataset.sampler={_target_:torch.utils.data.RandomSampler,replacement:true,num_samples:64}",
         "dataset.num_workers=1",
     )
-    assert record.status == records.COMPLETED and record.metrics["accuracy"] is not None
+    assert record.status == COMPLETED and record.metrics["accuracy"] is not None
 
 
 def test_next_tokens_are_learned_and_ignored_places_are_left_out(run_here: Runner, network: None) -> None:
@@ -354,7 +354,7 @@ def test_debugging_limits_the_batches_of_loaders(run_here: Runner, mine: Path) -
 
 def test_a_resumed_sweep_reuses_completed_runs_with_the_same_loaders(run_here: Runner, mine: Path) -> None:
     done, run_dir = run_here(*DICTS)
-    new = dataclasses.replace(done, id="new", status=records.QUEUED, data=[], attempts=[])
+    new = dataclasses.replace(done, id="new", status=QUEUED, data=[], attempts=[])
     old = [resume.PreviousRun(run_dir, done)]
     assert resume.match([new], old) == old
     dataset = {**done.config["dataset"], "train": {**done.config["dataset"]["train"], "last": 200}}
@@ -378,7 +378,7 @@ def test_class_weights_of_networks(run_here: Runner, mine: Path) -> None:
     told_so, _ = run_here(*DICTS, "+model.class_weight=balanced")
     uneven, _ = run_here("model=mnist_dnn", "trainer.max_epochs=1", "+model.class_weight=[1,1,1,1,1,1,1,1,1,9]")
     assert len({one.metrics["train_loss"] for one in (plain, even, uneven)}) == 3
-    assert told_so.status == records.COMPLETED
+    assert told_so.status == COMPLETED
     given = labrun.load_model(f"run:{told_so.id}").card["class_weights"]
     y = loader_parts.Dicts(0, 300).targets
     assert given == pytest.approx(compute_class_weight("balanced", classes=np.arange(10), y=np.asarray(y)), rel=1e-6)

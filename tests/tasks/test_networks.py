@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from conftest import Runner
 from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.runs import context
-from labrun.runs import record as records
+from labrun.runs.record import COMPLETED
 
 QUICK = ("model=mnist_dnn", "trainer.max_epochs=2", "dataset.validation_size=100")
 
@@ -105,13 +105,13 @@ def test_optimizer_scheduler_augmentation_are_overrides(run_here: Runner) -> Non
     assert "betas" in state["optimizer_states"][0]["param_groups"][0]
     assert state["lr_schedulers"][0]["T_max"] == 2
     assert state["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(0, abs=1e-9)
-    assert record.status == records.COMPLETED
+    assert record.status == COMPLETED
 
 
 @pytest.mark.parametrize("choice", ["early_stopping", "ema", "none"])
 def test_callbacks(run_here: Runner, choice: str) -> None:
     record, run_dir = run_here(*QUICK, f"callbacks={choice}")
-    assert record.status == records.COMPLETED
+    assert record.status == COMPLETED
     assert (run_dir / "checkpoints").exists() is (choice != "none")
 
 
@@ -179,7 +179,7 @@ def test_a_loss_that_is_not_a_number_is_recorded_as_such(run_here: Runner) -> No
         "model=mnist_dnn", f"model._target_={__name__}.Diverges", "~model.units", "trainer.max_epochs=1"
     )
     assert math.isnan(curve(run_dir, "train_loss")[0])
-    assert record.status == records.COMPLETED
+    assert record.status == COMPLETED
 
 
 class FiveScores(nn.Module):

@@ -20,8 +20,7 @@ from conftest import Command
 from labrun.data import loaders
 from labrun.errors import UnfitError
 from labrun.runs import context
-from labrun.runs import record as records
-from labrun.runs.record import Record
+from labrun.runs.record import Record, read_record
 from labrun.tasks import batch_sources, outputs
 from labrun.tasks.callbacks import RecordLogger
 from labrun.tasks.learner import LossAndMetrics
@@ -43,7 +42,7 @@ metrics:
 
 def newest() -> tuple[Record, Path]:
     path = max(Path().glob("outputs/*/*/run.json"), key=lambda one: one.stat().st_mtime_ns)
-    return records.read(path.parent), path.parent
+    return read_record(path.parent), path.parent
 
 
 def test_a_plain_classifier_gives_classes_and_its_data_may_be_changed_key_by_key(
@@ -79,7 +78,7 @@ def test_a_plain_classifier_gives_classes_and_its_data_may_be_changed_key_by_key
     done = labrun_here("task=evaluate", "from=f0000000", "dataset.vars.begin=3", *quiet)
     assert done.returncode == 2 and "no run is called 'f0000000'" in done.stderr, done.stderr
     done = labrun_here("-m", "task=evaluate", f"from={trained.id}", "dataset.vars.begin=480,490", *quiet)
-    found = [records.read(path.parent) for path in sorted(Path().glob("multirun/*/*/*/run.json"))]
+    found = [read_record(path.parent) for path in sorted(Path().glob("multirun/*/*/*/run.json"))]
     assert [one.config["dataset"]["test"]["first"] for one in found] == [480, 490], done.stderr
 
 

@@ -13,8 +13,8 @@ import torch
 
 from conftest import Runner
 from labrun import execute
-from labrun.runs import record as records
 from labrun.runs.context import read_metrics
+from labrun.runs.record import COMPLETED, PREEMPTED, read_record
 from labrun.runs.recording import Preempted
 
 NETWORK = (
@@ -74,16 +74,16 @@ def test_a_preempted_network_resumes_in_mid_epoch_with_the_same_result(
     with pytest.raises(Preempted):
         run_here(*NETWORK, f"+callbacks.leave={{_target_: {__name__}.LeaveAt, step: {step}}}")
     (run_dir,) = {path.parent for path in undisturbed.parent.glob("*/run.json")} - {undisturbed}
-    waiting = records.read(run_dir)
+    waiting = read_record(run_dir)
     assert (waiting.status, waiting.ended, waiting.attempts[-1].status) == ("preempted", None, "preempted")
 
     record = execute.execute(run_dir, capture=False)
-    assert record.status == records.COMPLETED and len(record.attempts) == 2
+    assert record.status == COMPLETED and len(record.attempts) == 2
     for name, value in weights(undisturbed).items():
         assert torch.equal(value, weights(run_dir)[name]), name
     lines = [(line["name"], line["step"]) for line in read_metrics(run_dir)]
     assert len(lines) == len(set(lines)), "a metric was counted twice"
-    assert record.metrics["accuracy"] == records.read(undisturbed).metrics["accuracy"]
+    assert record.metrics["accuracy"] == read_record(undisturbed).metrics["accuracy"]
 
 
 def test_a_model_without_checkpoints_starts_again(run_here: Runner, workspace: Path) -> None:
@@ -92,6 +92,6 @@ def test_a_model_without_checkpoints_starts_again(run_here: Runner, workspace: P
     with pytest.raises(Preempted):
         run_here(f"model._target_={__name__}.LeavesOnce", *drop)
     (run_dir,) = (path.parent for path in workspace.glob("outputs/*/*/run.json"))
-    assert records.read(run_dir).status == records.PREEMPTED
+    assert read_record(run_dir).status == PREEMPTED
     record = execute.execute(run_dir, capture=False)
-    assert record.status == records.COMPLETED and len(record.attempts) == 2
+    assert record.status == COMPLETED and len(record.attempts) == 2

@@ -12,7 +12,7 @@ from conftest import Runner
 from labrun import execute
 from labrun.errors import LabrunError
 from labrun.runs import context
-from labrun.runs import record as records
+from labrun.runs.record import QUEUED, read_record, write_record
 from labrun.runs.recording import Preempted
 
 NET = ("model=dropnet", "trainer.batch_size=16", "trainer.max_epochs=3", "report=none")
@@ -55,9 +55,9 @@ def broken_off(run_here: Runner, *overrides: str, step: int, leaves: bool = Fals
     with pytest.raises(Preempted if leaves else (RuntimeError, LabrunError), match="crashed|preempted"):
         run_here(*overrides, crash)
     (run_dir,) = {path.parent for path in set(Path("outputs").glob("*/*/run.json")) - before}
-    record = records.read(run_dir)
-    record.status, record.ended, record.error = records.QUEUED, None, None
-    records.write(run_dir, record)
+    record = read_record(run_dir)
+    record.status, record.ended, record.error = QUEUED, None, None
+    write_record(run_dir, record)
     execute.execute(run_dir.absolute(), capture=False, pictures=False)
     return run_dir
 

@@ -16,8 +16,8 @@ import pytest
 from helpers import run_labrun
 from labrun.errors import ConfigError, CorruptDataError, DataError, RecordError, UnfitError
 from labrun.registry import journal, models
-from labrun.runs import record as records
 from labrun.runs import store
+from labrun.runs.record import read_record, write_record
 from labrun.tasks.saved import load_model
 
 Ran = Callable[[str], Path]
@@ -102,7 +102,7 @@ def digits() -> tuple[Any, Any]:
 
 
 def recorded_accuracy(run_dir: Path) -> float:
-    return float(records.read(run_dir).metrics["accuracy"])
+    return float(read_record(run_dir).metrics["accuracy"])
 
 
 @pytest.mark.parametrize("name", ["lr", "dnn"])
@@ -127,7 +127,7 @@ def test_a_loaded_model_scores_exactly_as_in_its_run(root: Path, ran: Ran) -> No
     from labrun.tasks import reading
 
     for name in ("lr", "dnn", "cnn"):
-        config = records.read(ran(name)).typed
+        config = read_record(ran(name)).typed
         arrays = reading.arrays_of(config)
         found = float((load_model(ran(name)).predict(arrays.test.x) == arrays.test.y).mean())
         assert found == pytest.approx(recorded_accuracy(ran(name)), abs=1e-9)
@@ -189,7 +189,7 @@ def test_by_name_number_alias_and_run(root: Path, ran: Ran, digits: tuple[Any, A
     # What a network's run exports in Chainer's layout knows the network's samples and classes.
     newest = load_model("by-name", root=root)
     assert newest.class_names == tuple("0123456789") and (newest.predict(x) == load_model(ran("dnn")).predict(x)).all()
-    by_id = load_model(f"run:{records.read(ran('lr')).id}", root=root)
+    by_id = load_model(f"run:{read_record(ran('lr')).id}", root=root)
     assert (by_id.predict(x) == linear.predict(x)).all()
     with pytest.raises(RecordError, match="no model is registered as 'nobody'"):
         load_model("nobody", root=root)
@@ -246,9 +246,9 @@ def other_file(root: Path, source: Path, name: str, content: bytes) -> Path:
     target = root / "outputs" / "script" / f"now-{name}"
     shutil.copytree(source, target, dirs_exist_ok=True)
     (target / "outputs" / "model.json").unlink()
-    record = records.read(target)
+    record = read_record(target)
     record.id = f"{abs(hash(name)):08x}"[:8]
-    records.write(target, record)
+    write_record(target, record)
     (target / "outputs" / name).write_bytes(content)
     return target
 

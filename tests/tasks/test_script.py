@@ -18,7 +18,7 @@ from helpers import lab, start_labrun, statuses, sweep_dir, wait_for
 from labrun.program import start_run
 from labrun.registry import journal
 from labrun.runs import context, definition, store
-from labrun.runs import record as records
+from labrun.runs.record import RunPaths
 from labrun.submission import pythons
 from labrun.tasks import ranks, script
 from labrun.tasks.script import Ended
@@ -391,7 +391,7 @@ def test_the_working_folder_links_large_files_and_holds_no_secrets(tmp_path: Pat
     for name in ("data/x.bin", "id_rsa", "key.pem", ".env", "notes.txt"):
         (source / name).write_text("x")
     (snapshot / "train.py").write_text("pass")
-    work = script.make_work_folder(records.RunPaths(run), snapshot, source)
+    work = script.make_work_folder(RunPaths(run), snapshot, source)
     assert sorted(path.name for path in work.iterdir()) == [
         "checkpoints",
         "data",
@@ -401,7 +401,7 @@ def test_the_working_folder_links_large_files_and_holds_no_secrets(tmp_path: Pat
         "train.py",
     ]
     assert os.readlink(work / "outputs") == "../outputs"
-    again = script.make_work_folder(records.RunPaths(run), snapshot, source)  # a second attempt
+    again = script.make_work_folder(RunPaths(run), snapshot, source)  # a second attempt
     assert again == work and time.time() > 0
 
 

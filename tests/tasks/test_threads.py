@@ -22,8 +22,8 @@ from labrun.errors import ConfigError
 from labrun.models.cifar10_cnn import Cifar10CNN
 from labrun.models.mnist_dnn import MnistDNN
 from labrun.runs import context
-from labrun.runs import record as records
 from labrun.runs.groups import ThreadChoice
+from labrun.runs.record import read_record
 from labrun.schema import Compute
 from labrun.tasks import threads
 from labrun.tasks.forward_cost import try_out
@@ -43,7 +43,7 @@ class Watched(MnistDNN):
     def forward(self, x: Tensor) -> Tensor:
         phase, count = "training" if self.training else "scoring", torch.get_num_threads()
         if len(x) > 1:
-            known = getattr(records.read(os.environ[context.RUN_DIR_VARIABLE]).threads, phase, None)
+            known = getattr(read_record(os.environ[context.RUN_DIR_VARIABLE]).threads, phase, None)
             SEEN.add((phase, count, known is not None and known.count == count))
         return super().forward(x)
 
@@ -138,7 +138,7 @@ def test_a_run_keeps_to_the_rule_and_records_it(run_here: Runner, caplog: pytest
     caplog.set_level(logging.INFO)
     record, run_dir = run_here(*WATCHED, f"trainer.batch_size={FOR_TWO}")
     assert {("training", 2, True), ("scoring", 1, True)} == SEEN, "recorded before the first batch"
-    assert record.threads == records.read(run_dir).threads and record.threads is not None
+    assert record.threads == read_record(run_dir).threads and record.threads is not None
     assert record.threads.allowed == 4 and f"batch size {FOR_TWO}" in str(record.threads.training)
     assert "Threads: 2 of 4 for training (" in caplog.text and "1 of 4 for scoring (" in caplog.text
     assert torch.get_num_threads() == 4, "as it was before"
@@ -210,7 +210,7 @@ def test_older_records_have_no_threads(tmp_path: Path) -> None:
     content = json.loads((run_dir / "run.json").read_text())
     del content["threads"]
     (run_dir / "run.json").write_text(json.dumps(content))
-    assert records.read(run_dir).threads is None
+    assert read_record(run_dir).threads is None
 
 
 PRINTS = """

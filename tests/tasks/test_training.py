@@ -18,8 +18,8 @@ from conftest import Command, Refused, Runner
 from labrun import execute
 from labrun.errors import ConfigError, RunFailedError
 from labrun.runs import context, recording, store
-from labrun.runs import record as records
 from labrun.runs.groups import NotFinite, Training
+from labrun.runs.record import COMPLETED, FAILED, QUEUED, cannot_write, read_record, write_record
 from labrun.tasks.callbacks import plain_checkpoints
 from labrun.tasks.packages import Package
 
@@ -146,9 +146,9 @@ def test_a_metric_without_a_direction_is_refused_if_one_is_needed(refused_here: 
 
 def test_a_metric_without_a_direction_is_accepted_if_none_is_needed(run_here: Runner) -> None:
     record, _ = run_here(*SMALL, "trainer.monitor=odd", "callbacks=none", "trainer.max_epochs=1")
-    assert record.status == records.COMPLETED
+    assert record.status == COMPLETED
     record, _ = run_here("trainer.monitor=odd", "sweep.metric=odd")  # a logistic regression, and no sweep
-    assert record.status == records.COMPLETED
+    assert record.status == COMPLETED
 
 
 def test_a_given_direction_wins_and_is_recorded(run_here: Runner, workspace: Path) -> None:
@@ -234,7 +234,7 @@ def test_an_attempt_resumes_after_the_last_epoch_that_ended(labrun: Command, wor
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (run_dir,) = (path.parent for path in workspace.glob("multirun/*/*/0/run.json"))
-    record = records.read(run_dir)
+    record = read_record(run_dir)
     assert [attempt.number for attempt in record.attempts] == [1, 2]
     every = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     told = [(line["attempt"], line["epoch"]) for line in every if line["name"] == "val/acc"]
@@ -264,10 +264,10 @@ def test_a_folder_behind_a_link_is_the_same_folder(
     _, run_dir = run_here(*own("Said"), VALIDATED, "trainer.monitor=val/acc", "trainer.max_epochs=5")
     moved = workspace / "linked" / "run"
     run_dir.rename(workspace / "real" / "run")
-    record = records.read(moved)
-    record.status = records.QUEUED
+    record = read_record(moved)
+    record.status = QUEUED
     record.config["trainer"]["max_epochs"] = 6
-    records.write(moved, record)
+    write_record(moved, record)
     again = execute.execute(moved, capture=False, pictures=False)
     assert again.training is not None and (again.training.tested, again.training.epochs) == (4, 6)
     assert {path.name for path in (moved / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
@@ -277,8 +277,8 @@ def test_an_attempt_after_the_last_epoch_only_tests_the_trained_model(run_here: 
     """Its process was killed while it scored: nothing is left to train."""
     record, run_dir = run_here(*own("Said"), VALIDATED, "trainer.monitor=val/acc", "trainer.max_epochs=5")
     before = dict(record.metrics)
-    record.status, record.metrics, record.training = records.QUEUED, {}, None
-    records.write(run_dir, record)
+    record.status, record.metrics, record.training = QUEUED, {}, None
+    write_record(run_dir, record)
     again = execute.execute(run_dir, capture=False, pictures=False)
     assert len(again.attempts) == 2 and again.metrics == before
     assert again.training is not None and (again.training.tested, again.training.epochs) == (4, 5)
@@ -436,7 +436,7 @@ class Diverges(Linear):
 
 def test_a_training_that_ends_in_nan_says_so(run_here: Runner, caplog: pytest.LogCaptureFixture, capfd: Any) -> None:
     record, _ = run_here(*own("Diverges"), VALIDATED, "trainer.max_epochs=4")
-    assert record.status == records.COMPLETED and record.training is not None
+    assert record.status == COMPLETED and record.training is not None
     assert record.training.not_finite == NotFinite(3, "the loss is NaN")
     assert record.training.tested == 2 and math.isfinite(record.metrics["val_loss"])
     assert "The training ended in NaN or infinity: the loss is NaN, since epoch 3" in capfd.readouterr().out
@@ -447,13 +447,13 @@ def test_a_training_that_ends_in_nan_says_so(run_here: Runner, caplog: pytest.Lo
 def test_on_nan_fail_ends_it_at_once(run_here: Runner, workspace: Path, epochs: int) -> None:
     if epochs == 1:
         record, _ = run_here(*own("Diverges"), "trainer.max_epochs=1", "trainer.on_nan=fail")
-        assert record.status == records.COMPLETED
+        assert record.status == COMPLETED
         return
     with pytest.raises(RunFailedError, match=r"the loss is NaN in epoch 3, batch 1, and trainer\.on_nan=fail"):
         run_here(*own("Diverges"), VALIDATED, "trainer.max_epochs=4", "trainer.on_nan=fail")
     (path,) = workspace.glob("outputs/*/*/run.json")
-    record = records.read(path.parent)
-    assert record.status == records.FAILED and "the loss is NaN" in record.reason
+    record = read_record(path.parent)
+    assert record.status == FAILED and "the loss is NaN" in record.reason
 
 
 class Infinite(Said):
@@ -537,7 +537,7 @@ def test_a_checkpoint_that_a_full_disk_cut_off_is_taken_away(tmp_path: Path, mon
         plain_checkpoints(Package(), tmp_path).save_checkpoint({}, tmp_path / "last.ckpt")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"whole"]
     trouble = recording.disk_trouble(caught.value)
-    assert trouble is not None and "Free some space" in records.cannot_write(tmp_path, trouble)
+    assert trouble is not None and "Free some space" in cannot_write(tmp_path, trouble)
 
 
 class Loads(Linear):

@@ -18,8 +18,8 @@ from helpers import copy_database, installed, submitted
 from labrun.errors import ConfigError
 from labrun.registry import models
 from labrun.runs import context, store
-from labrun.runs import record as records
 from labrun.runs.context import RunContext
+from labrun.runs.record import read_record
 from labrun.runs.recording import Recording
 from labrun.schema import Tracking
 from labrun.tracking import feed, registry
@@ -206,7 +206,7 @@ def test_wandb_shows_the_whole_history_and_only_runs_that_name_it(
     (path,) = (workspace / "outputs" / ".labrun" / "wandb").glob("offline-run-*/*.wandb")
     shown = offline_runs.read(path)
     (run_dir,) = workspace.glob("outputs/shown/*/run.json")
-    record = records.read(run_dir.parent)
+    record = read_record(run_dir.parent)
     assert (shown["id"], shown["project"], shown["code"], shown["tags"]) == (record.id, "shown", 0, ["kind=a"])
     assert shown["config"]["model"] == json.loads(json.dumps(record.config["model"]))
     assert shown["summary"]["accuracy"] == record.metrics["accuracy"]

@@ -19,8 +19,8 @@ from helpers import copy_database, mlflow_sync, submitted, wait_for
 from labrun.cli import bars
 from labrun.cli.runs import maintain
 from labrun.runs import context, store
-from labrun.runs import record as records
 from labrun.runs.context import RunContext
+from labrun.runs.record import COMPLETED, RUNNING, process_identity, read_record, timestamp, write_record
 from labrun.tracking.base import Fed
 from labrun.tracking.mlflow import client as mlflow_client
 from labrun.tracking.mlflow import ingester as ingesting
@@ -68,9 +68,9 @@ ODD_NAMES = [
 def made(root: Path, run_id: str, lines: list[Any] = (), **values: Any) -> Path:  # type: ignore[assignment]
     """A completed run with these metrics; a line is an object, or bytes as they are."""
     run_dir = submitted(root, run_id, **values)
-    record = records.read(run_dir)
-    record.status, record.started, record.ended = records.COMPLETED, records.now(), records.now()
-    records.write(run_dir, record, to_disk=False)
+    record = read_record(run_dir)
+    record.status, record.started, record.ended = COMPLETED, timestamp(), timestamp()
+    write_record(run_dir, record, to_disk=False)
     texts = [line if isinstance(line, bytes) else json.dumps({**OK, **line}).encode() + b"\n" for line in lines]
     (run_dir / context.METRICS_FILE).write_bytes(b"".join(texts))
     return run_dir
@@ -415,9 +415,9 @@ def test_an_interrupted_sync_resumes_where_it_was(root: Path, monkeypatch: pytes
 
 def test_a_run_that_goes_on_is_followed_in_chunks(root: Path) -> None:
     run_dir = submitted(root, "aaaa0000")
-    record = records.read(run_dir)
-    record.status, record.process = records.RUNNING, records.process_identity()
-    records.write(run_dir, record)
+    record = read_record(run_dir)
+    record.status, record.process = RUNNING, process_identity()
+    write_record(run_dir, record)
     ingester = ingesting.Ingester(root, mlflow_client.database_uri(root))
     run = RunContext(run_dir)
     for step in range(2300):

@@ -27,8 +27,8 @@ from mlflow.tracking import MlflowClient
 from helpers import copy_database, mlflow_sync, submitted, wait_for
 from labrun.errors import RecordError
 from labrun.runs import context, store
-from labrun.runs import record as records
 from labrun.runs.context import RunContext
+from labrun.runs.record import COMPLETED, RUNNING, process_identity, read_record, timestamp, write_record
 from labrun.runs.recording import Recording
 from labrun.schema import Tracking
 from labrun.tracking import feed
@@ -146,9 +146,9 @@ def test_two_concurrent_feeders_send_everything_once(root: Path) -> None:
 
 def test_a_lost_run_is_shown_as_failed(root: Path) -> None:
     run_dir = submitted(root, config={})
-    record = records.read(run_dir)
-    record.status, record.process = records.RUNNING, dataclasses.replace(records.process_identity(), boot_id="another")
-    records.write(run_dir, record)
+    record = read_record(run_dir)
+    record.status, record.process = RUNNING, dataclasses.replace(process_identity(), boot_id="another")
+    write_record(run_dir, record)
     Ingester(root, mlflow_client.database_uri(root)).ingest()
     _, (run,) = runs_of(root)
     assert run.info.status == "FAILED"
@@ -156,16 +156,16 @@ def test_a_lost_run_is_shown_as_failed(root: Path) -> None:
 
 def running(root: Path, run_id: str = "aaaa0000") -> Path:
     run_dir = submitted(root, run_id, config={})
-    record = records.read(run_dir)
-    record.status, record.process = records.RUNNING, records.process_identity()
-    records.write(run_dir, record)
+    record = read_record(run_dir)
+    record.status, record.process = RUNNING, process_identity()
+    write_record(run_dir, record)
     return run_dir
 
 
-def ended(run_dir: Path, status: str = records.COMPLETED) -> None:
-    record = records.read(run_dir)
-    record.status, record.ended = status, records.now()
-    records.write(run_dir, record)
+def ended(run_dir: Path, status: str = COMPLETED) -> None:
+    record = read_record(run_dir)
+    record.status, record.ended = status, timestamp()
+    write_record(run_dir, record)
 
 
 def test_what_a_newer_attempt_did_again_is_shown_once(root: Path) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CANCELED = 130
+EXIT_CANCELED = 130
 SUBMITIT = re.compile(rb"submitit (INFO|WARNING|ERROR) \(|\[[^]]*\]\[submitit\]\[INFO\] - ")
 """Matches submitit's own lines in the log of a job."""
 OF_OTHERS = {
@@ -125,7 +125,7 @@ class Jobs:
                 self._calls.close()
         if kind is not None and issubclass(kind, KeyboardInterrupt) and not self._backend.in_process:
             sys.stderr.write("labrun: the sweep was canceled\n")
-            raise SystemExit(CANCELED) from None
+            raise SystemExit(EXIT_CANCELED) from None
         if kind is not None and issubclass(kind, LabrunError):
             raise CompactHydraException(f"labrun: {rest[0]}") from rest[0]
 

@@ -19,7 +19,7 @@ from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.labrun_launcher._compose import Composer
-from hydra_plugins.labrun_launcher._foreign import CANCELED, Jobs
+from hydra_plugins.labrun_launcher._foreign import EXIT_CANCELED, Jobs
 from hydra_plugins.labrun_launcher._job import trace_of
 from hydra_plugins.labrun_sweeper import _sweeper_translation
 from hydra_plugins.labrun_sweeper._nodes import NODE
@@ -390,10 +390,10 @@ class Search:
             else:
                 self._run_in_batches()
         except (KeyboardInterrupt, SystemExit) as end:
-            if self._study is not None and (isinstance(end, KeyboardInterrupt) or end.code == CANCELED):
+            if self._study is not None and (isinstance(end, KeyboardInterrupt) or end.code == EXIT_CANCELED):
                 where = shlex.quote(f"hydra.sweep.dir={self.folder}")
                 sys.stderr.write(f"labrun: {where} hydra.sweeper.resume=true resumes the search\n")
-            raise SystemExit(CANCELED if isinstance(end, KeyboardInterrupt) else end.code) from None
+            raise SystemExit(EXIT_CANCELED if isinstance(end, KeyboardInterrupt) else end.code) from None
         self.finish()
 
     def _run_at_once(self, launcher: LabrunLauncher) -> None:
@@ -429,7 +429,7 @@ class Search:
             try:
                 results = self._sweeper.launcher.launch(batch, initial_job_idx=first)
             except SystemExit as end:
-                if end.code == CANCELED:
+                if end.code == EXIT_CANCELED:
                     raise
                 raise CompactHydraException(
                     f"labrun: job {first} ended the whole process with sys.exit({'' if end.code is None else end.code})"

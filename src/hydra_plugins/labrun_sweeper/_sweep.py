@@ -142,7 +142,7 @@ def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str])
     from hydra_plugins.labrun_launcher._compose import Composer, options
     from labrun.config import hydra_files, hydra_job
     from labrun.control.objective import rank
-    from labrun.runs import record as records
+    from labrun.runs.record import FAILED
     from labrun.search import command
     from labrun.search.trials import Trials
     from labrun.submission import once
@@ -175,7 +175,7 @@ def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str])
                 hydra_files.save(hydra_files.texts(master, of_sweep=True), folder)
 
         found = command.run(trials, Sweep.of(settings), sys.argv[1:], freezer, resumed, prepare)
-    failed = sum(record.status == records.FAILED for record in found)
+    failed = sum(record.status == FAILED for record in found)
     if failed:
         raise CompactHydraException(f"{failed} of {len(found)} runs failed; the table above names them")
     if found and not any(math.isfinite(rank(record)) for record in found):

@@ -37,15 +37,14 @@ from labrun.app.resolvers import register as register
 from labrun.backends import machine, registry
 from labrun.config import composed, hydra_files, hydra_job, paths
 from labrun.errors import LabrunError, RunFailedError
-from labrun.runs import record as records
 from labrun.runs import recording, store
-from labrun.runs.record import Record
+from labrun.runs.record import QUEUED, Record, read_record
 from labrun.submission import freeze, publish
 from labrun.submission.publish import publish_location
 from labrun.user_errors import USER_ERROR, UserErrors, for_terminal
 
 log = logging.getLogger(__name__)
-CANCELED = 130
+EXIT_CANCELED = 130
 RUN_HERE = {"labrun.tasks.estimator", "labrun.tasks.lightning"}
 """Modules that are loaded if this process has executed a run itself, and thus user code."""
 
@@ -56,7 +55,7 @@ def run(config: DictConfig) -> dict[str, Any]:
         with _where_it_was_typed(HydraConfig.get().runtime.cwd):
             return _run(config, HydraConfig.get())
     except SystemExit as end:
-        if end.code not in (None, 0, CANCELED):
+        if end.code not in (None, 0, EXIT_CANCELED):
             JobCallbacks.report_failure(end.__context__ or end)
         raise
 
@@ -111,7 +110,7 @@ def _taken_back(run_dir: Path, subfolder: str | None) -> Iterator[None]:
     except (LabrunError, KeyboardInterrupt, SystemExit) as end:
         if not (run_dir / "run.json").exists():
             hydra_files.remove_of_run(run_dir, subfolder)
-        elif not isinstance(end, LabrunError) and records.read(run_dir).status == records.QUEUED:
+        elif not isinstance(end, LabrunError) and read_record(run_dir).status == QUEUED:
             from labrun.runs import finalize
 
             finalize.close_unstarted(run_dir, "canceled")
@@ -145,7 +144,7 @@ def execute_run(record: Record, run_dir: Path, root: Path) -> Record:
                 return execute(run_dir)
         except KeyboardInterrupt:
             sys.stderr.write(f"labrun: canceled; the record is in {run_dir}\n")
-            sys.exit(CANCELED)
+            sys.exit(EXIT_CANCELED)
         except RunFailedError as error:
             sys.stderr.write(f"labrun: the run failed: {for_terminal(str(error))}\n  log: {run_dir / 'driver.log'}\n")
             sys.exit(1)
@@ -192,7 +191,7 @@ def main() -> None:
         sys.exit(0)
     except KeyboardInterrupt:
         sys.stderr.write("labrun: canceled before the run began\n")
-        sys.exit(CANCELED)
+        sys.exit(EXIT_CANCELED)
     except (HydraException, OmegaConfBaseException) as error:
         explain_hydra_error(error)
     except Exception as error:

@@ -16,8 +16,8 @@ from labrun.app.hydra_changes import JobCallbacks
 from labrun.backends import registry
 from labrun.config import composed, hydra_job, paths
 from labrun.errors import ConfigError, RecordError
-from labrun.runs import record as records
 from labrun.runs import store
+from labrun.runs.record import cannot_write, check_path_length
 from labrun.submission import freeze
 from labrun.tracking import registry as trackers
 from labrun.user_errors import UserErrors
@@ -107,7 +107,7 @@ def check_writable(run_dir: Path) -> None:
     Raises:
         RecordError: it cannot, or it already holds a run.
     """
-    records.check_place(run_dir.absolute())
+    check_path_length(run_dir.absolute())
     if (run_dir / "run.json").exists():
         raise RecordError(f"{run_dir} holds a run already; a new run needs its own folder")
     probe = None
@@ -124,4 +124,4 @@ def check_writable(run_dir: Path) -> None:
         if probe is not None:
             with contextlib.suppress(OSError):
                 probe.unlink(missing_ok=True)
-        raise RecordError(records.cannot_write(run_dir.parent, error)) from error
+        raise RecordError(cannot_write(run_dir.parent, error)) from error

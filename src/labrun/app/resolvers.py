@@ -19,7 +19,7 @@ from labrun import hydra_versions, masking
 from labrun.backends import machine
 from labrun.config import composed, parsed, paths
 from labrun.errors import LabrunError
-from labrun.runs import record as records
+from labrun.runs.record import is_scoring
 from labrun.submission import freeze
 
 OPEN = {"script": ("arguments", "inputs", "metrics", "tables"), "dataset": ("train", "validation", "test", "predict")}
@@ -44,7 +44,7 @@ def default_name(root: DictConfig) -> str:
         key, _, value = override.partition("=")
         if key in ("experiment", "dataset", "model") and "," in value:
             choices[key] = value.replace(",", "+")
-    if records.is_scoring(root.task):
+    if is_scoring(root.task):
         return str(root.task)
     if choices.get("experiment") == "script" and root.script.path:
         return Path(str(root.script.path)).stem or "script"

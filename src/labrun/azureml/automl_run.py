@@ -23,7 +23,7 @@ from labrun.compat.azureml import absent, arguments
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training import registered
 from labrun.errors import LabrunError
-from labrun.runs import record as records
+from labrun.runs.record import COMPLETED, FAILED, LOST, read_record
 from labrun.search import automl as search
 
 PICKLE, PACKAGES = automl_constants.MODEL_PATH, automl_constants.CONDA_ENV_FILE_PATH
@@ -110,7 +110,7 @@ class IterationRun(Run):
     def get_file_names(self) -> list[str]:
         """Return its file names. As in the SDK, a completed iteration has its fitted pipeline and scoring files."""
         found = super().get_file_names()
-        return sorted({*found, PICKLE, PACKAGES, *SCORING}) if self._work.status == records.COMPLETED else found
+        return sorted({*found, PICKLE, PACKAGES, *SCORING}) if self._work.status == COMPLETED else found
 
     def download_file(self, name: str, output_file_path: Any = None, **unknown: Any) -> None:
         """Copy one of its files. The SDK's files, such as `outputs/model.pkl` (for joblib), are created on demand."""
@@ -286,10 +286,10 @@ class AutoMLRun(Run):
             self._work.wait_for_completion(raise_on_error=False)
         best = Path(self._work.folder) / search.BEST
         is_best = (best / "run.json").is_file() and (is_best or run.id == self._best(None).id)
-        if is_best and records.read(best).status == records.COMPLETED:
+        if is_best and read_record(best).status == COMPLETED:
             return best
         for child in api.runs(root=self.experiment.workspace.folder, tags={"azureml.refit": run._work.id}):
-            if child.status == records.COMPLETED:
+            if child.status == COMPLETED:
                 return Path(child.folder)
         record = run._work.record
         overrides = [text for text in record.overrides if not text.startswith(("sweep", "name=", "tags", "compute"))]
@@ -337,7 +337,7 @@ class AutoMLRun(Run):
             ActivityFailedException: no iteration completed.
         """
         details = super().wait_for_completion(show_output, wait_post_processing, raise_on_error=False, **unknown)
-        failed = [run for run in self._trials() if run.status in (records.FAILED, records.LOST)]
+        failed = [run for run in self._trials() if run.status in (FAILED, LOST)]
         if len(failed) == len(self._trials()) and raise_on_error:
             super().wait_for_completion(False, wait_post_processing, raise_on_error=True)
         return details
@@ -415,7 +415,7 @@ class FittedModel:
 
     def __init__(self, folder: Path) -> None:
         self._saved = api.load_model(folder)
-        data = records.read(folder).typed.dataset["script"]
+        data = read_record(folder).typed.dataset["script"]
         parts = automl_data.of_script(Path(data), Path(data).parent)
         labels = np.unique(np.asarray(parts.get("y", parts.get("y_train"))))
         self._labels = {str(label): label.item() for label in labels} if self._saved.class_names else {}

@@ -19,7 +19,7 @@ from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training import registered, script_context, tables
 from labrun.data import asset as assets
 from labrun.errors import DataError
-from labrun.runs import record as records
+from labrun.runs.record import timestamp
 
 TABLE = "datasets"
 
@@ -203,7 +203,7 @@ def _added(
         "single": made.is_single,
         "description": description or "",
         "tags": registered.texts(tags),
-        "created": records.now(),
+        "created": timestamp(),
     }
     row = folder.read_table(workspace.folder, TABLE).get(name) or {"asset": asset_name, "versions": {}}
     row["versions"][str(number)] = entry

@@ -28,7 +28,7 @@ from labrun.compat.azureml.training.run import TYPE_TAG
 from labrun.errors import LabrunError
 from labrun.remote import notes
 from labrun.runs import context
-from labrun.runs import record as records
+from labrun.runs.record import CANCELED, COMPLETED, FAILED
 
 if TYPE_CHECKING:
     from labrun.azureml.experiment import Experiment
@@ -247,9 +247,9 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         In the SDK, a search with some failed runs is `Completed`; only those runs are `Failed`.
         """
         status = str(self._work.status)
-        if self._is_sweep and status == records.FAILED:
+        if self._is_sweep and status == FAILED:
             states = {child.status for child in self._work.get_children()}
-            better = [state for state in (records.CANCELED, records.COMPLETED) if state in states]
+            better = [state for state in (CANCELED, COMPLETED) if state in states]
             status = better[0] if better else status
         return sdk_status(status)
 

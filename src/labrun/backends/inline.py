@@ -13,7 +13,7 @@ from labrun.backends.base import Backend, Capacity, Head, Resources
 from labrun.backends.local import threads, worker
 from labrun.backends.machine import DEFAULTS
 from labrun.runs import finalize, recording
-from labrun.runs import record as records
+from labrun.runs.record import read_record
 from labrun.runs.sweep_state import Plan
 from labrun.schema import Compute
 from labrun.tasks.threads import wait_asleep
@@ -85,7 +85,7 @@ class InlineExecutor:
             wait_asleep()
             worker.preload(self._plan.preload)
             self._warm = True
-        record = records.read(run_dir)
+        record = read_record(run_dir)
         log.info("[%s] %s", record.number, " ".join(record.overrides))
         before = dict(os.environ)
         # As many threads as in the pool: with another number, sums would round differently and the results differ.

@@ -14,7 +14,7 @@ from pathlib import Path
 from labrun.backends.base import draws_pictures
 from labrun.backends.local import threads, worker
 from labrun.backends.local.forkserver import print_to
-from labrun.runs import record as records
+from labrun.runs.record import read_record
 from labrun.tasks.threads import wait_asleep
 
 
@@ -25,7 +25,7 @@ def main(run_dir: Path) -> int:
     log = str(run_dir / "driver.log")
     print_to(log, log)
     wait_asleep()
-    record = records.read(run_dir)
+    record = read_record(run_dir)
     compute = record.typed.compute
     threads.limit_run(compute.cpus_per_run, threads.own_variables(compute))
     return worker.run(str(run_dir), draws_pictures(record))

@@ -14,8 +14,8 @@ from labrun.backends import machine, registry
 from labrun.backends.machine import DEFAULTS
 from labrun.config import paths
 from labrun.errors import ConfigError
-from labrun.runs import record as records
 from labrun.runs import store
+from labrun.runs.record import RUNNING, process_lives
 from labrun.schema import Compute
 
 
@@ -53,8 +53,8 @@ def status(options: argparse.Namespace) -> int:
     print(f"  cores    {machine.cores()}, load {load:.1f} (mean of the last minute)")
     print(f"  memory   {memory.total / 2**30:.1f} GB, {memory.available / 2**30:.1f} GB free")
     print(f"  GPUs     {_gpus()}")
-    running = [record for _, record in store.runs(store.workspace()) if record.status == records.RUNNING]
-    running_here = [record for record in running if record.job is None and records.process_lives(record.process)]
+    running = [record for _, record in store.runs(store.workspace()) if record.status == RUNNING]
+    running_here = [record for record in running if record.job is None and process_lives(record.process)]
     print(f"  runs     {len(running_here)} of this workspace running")
     for backend in registry.all_known():
         try:

@@ -30,7 +30,7 @@ from labrun.errors import (
 from labrun.registry import journal, models
 from labrun.registry.journal import Version
 from labrun.runs import cards, files, report, store
-from labrun.runs import record as records
+from labrun.runs.record import is_scoring
 from labrun.tracking.mlflow import ui_state
 
 WHICH = "name, name/version or name@alias"
@@ -139,7 +139,7 @@ def register(options: argparse.Namespace) -> int:
     run_dir, record = store.find(
         root,
         options.run,
-        suitable=lambda _, one: options.run != "last" or not records.is_scoring(one.task),
+        suitable=lambda _, one: options.run != "last" or not is_scoring(one.task),
         wanted="a run that trained a model",
     )
     version, is_new = models.register(root, run_dir, options.name, options.file, tags)

@@ -19,8 +19,7 @@ from omegaconf._utils import OmegaConfDumper
 
 from labrun.errors import ConfigError, RecordError
 from labrun.runs import context, custom_locations
-from labrun.runs import record as records
-from labrun.runs.record import HIDDEN
+from labrun.runs.record import HIDDEN, cannot_write
 
 REFERENCE = re.compile(r"""(["']?)\$\{oc\.env:\s*\w+\s*\}\1""")
 """A reference to one environment variable, without a default, which would be a literal value."""
@@ -136,7 +135,7 @@ def save(files: Mapping[str, str], folder: Path) -> None:
         for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise RecordError(records.cannot_write(folder, error)) from error
+        raise RecordError(cannot_write(folder, error)) from error
 
 
 def save_of_run(files: Mapping[str, str], run_dir: Path, subfolder: str | None = SUBFOLDER) -> None:

@@ -21,8 +21,7 @@ from labrun.backends.base import Executor, Head, resources
 from labrun.control.lease import Lease, OvertakenError
 from labrun.errors import LabrunError, RecordError
 from labrun.runs import finalize
-from labrun.runs import record as records
-from labrun.runs.record import Record
+from labrun.runs.record import FAILED, PREEMPTED, QUEUED, RUNNING, Record, process_lives, read_record
 from labrun.runs.sweep_state import Plan, SweepState, note_given_up, read_plan, readable
 
 log = logging.getLogger(__name__)
@@ -117,12 +116,12 @@ def _pending(folder: Path, plan: Plan) -> list[Path]:
     for run_dir, record in readable(folder, plan):
         if record.finished:
             continue
-        if not outlives and record.status in (records.RUNNING, records.PREEMPTED):
+        if not outlives and record.status in (RUNNING, PREEMPTED):
             finalize.wait_gone(run_dir)
-            record = records.read(run_dir)
+            record = read_record(run_dir)
             if record.finished:
                 continue
-            if record.process is not None and records.process_lives(record.process):
+            if record.process is not None and process_lives(record.process):
                 raise RecordError(
                     f"run {record.id} in {run_dir} is still running, as process {record.process.pid}; "
                     "'lab runs cancel' ends it"
@@ -143,22 +142,22 @@ def _drive(
     feed: Feed | None = None,
 ) -> None:
     for run_dir in pending:
-        runner.submit(run_dir, resources(records.read(run_dir), environment.get(run_dir)))
+        runner.submit(run_dir, resources(read_record(run_dir), environment.get(run_dir)))
     failures, stopped = 0, False
     try:
         while runner.busy or (feed is not None and feed.is_open):
             lease.beat()
             for run_dir, variables in feed.more() if feed is not None else ():
-                runner.submit(run_dir, resources(records.read(run_dir), variables))
+                runner.submit(run_dir, resources(read_record(run_dir), variables))
             patience_s = 0.5 if feed is None else feed.patience_s
             for run_dir in runner.poll(patience_s) if runner.busy else ():
-                record = records.read(run_dir)
-                if record.status == records.FAILED and record.typed.compute.retries:
+                record = read_record(run_dir)
+                if record.status == FAILED and record.typed.compute.retries:
                     note_given_up(folder, record)
                 if feed is not None:
                     feed.ended(run_dir, record)
                 view.ended(run_dir, record)
-                failures += record.status == records.FAILED
+                failures += record.status == FAILED
             if feed is not None:
                 feed.look()
             if plan.max_failures is not None and failures > plan.max_failures and not stopped:
@@ -193,7 +192,7 @@ def _stop(runner: Executor, view: View) -> None:
             runner.cancel_all(at_once=at_once, why="the sweep was canceled")
             while runner.busy:
                 for run_dir in runner.poll():
-                    view.ended(run_dir, records.read(run_dir))
+                    view.ended(run_dir, read_record(run_dir))
             return
         except KeyboardInterrupt:
             at_once = True
@@ -202,7 +201,7 @@ def _stop(runner: Executor, view: View) -> None:
 def cancel_rest(folder: Path, plan: Plan, why: str) -> None:
     """Close the records of runs that will not start."""
     for run_dir, record in readable(folder, plan):
-        if record.status == records.QUEUED:
+        if record.status == QUEUED:
             finalize.close_unstarted(run_dir, why)
 
 

@@ -14,8 +14,8 @@ import time
 
 from labrun.errors import ControlledError, RecordError
 from labrun.runs import context
-from labrun.runs import record as records
 from labrun.runs.attempts import Process
+from labrun.runs.record import cannot_write, file_age_s, process_identity, process_lives
 from labrun.runs.sweep_state import SweepState
 
 BEAT_S = 5.0
@@ -42,7 +42,7 @@ class Lease:
             state.make()
             self._folder.mkdir(exist_ok=True)
         except OSError as error:
-            raise RecordError(records.cannot_write(state.folder, error)) from error
+            raise RecordError(cannot_write(state.folder, error)) from error
         holder = living(state)
         if holder is not None:
             raise ControlledError(
@@ -52,11 +52,11 @@ class Lease:
         self.number = 1 + newest(state)
         try:
             with open(self._folder / str(self.number), "x", encoding="utf-8") as file:
-                json.dump(records.process_identity().as_json(), file)
+                json.dump(process_identity().as_json(), file)
         except FileExistsError:
             raise ControlledError(f"another controller has just taken over the runs in {state.folder}") from None
         except OSError as error:
-            raise RecordError(records.cannot_write(self._folder, error)) from error
+            raise RecordError(cannot_write(self._folder, error)) from error
         self._state = state
         self._next_beat = 0.0
         self.beat()
@@ -95,12 +95,12 @@ def living(state: SweepState) -> Process | None:
     path = state.controllers / str(newest(state))
     try:
         holder = Process.of(json.loads(context.content(path)))
-        age = records.file_age_s(path)
+        age = file_age_s(path)
     except (OSError, ValueError, RecursionError):
         return None
     if holder.pid is None or holder.host is None:
         return None
-    lives = records.process_lives(holder)
+    lives = process_lives(holder)
     if lives is None:
         lives = age is not None and age < STALE_S
     return holder if lives else None

@@ -16,8 +16,19 @@ from labrun import terminal
 from labrun.control import objective
 from labrun.errors import RecordError
 from labrun.runs import context, report
-from labrun.runs import record as records
-from labrun.runs.record import Record
+from labrun.runs.record import (
+    COMPLETED,
+    FAILED,
+    PREEMPTED,
+    QUEUED,
+    RUNNING,
+    Record,
+    RunPaths,
+    read_record,
+    seconds_between,
+    shown_status,
+    timestamp,
+)
 from labrun.terminal import plain
 
 log = logging.getLogger(__name__)
@@ -69,7 +80,7 @@ def ending(record: Record) -> str:
     """Describe how a run ended, in one line."""
     by = objective.of(record.typed)[0].metric
     value = record.metrics.get(by)
-    if isinstance(value, float) and record.status != records.FAILED:
+    if isinstance(value, float) and record.status != FAILED:
         trouble = report.trouble(record.training)
         shown = f"{by} {report.number(value)}" + (f"  ({trouble})" if trouble else "")
     else:
@@ -148,7 +159,7 @@ class Live:
 
     def ended(self, run_dir: Path, record: Record) -> None:
         """Report a failure at once; the table shows other ends."""
-        if record.status == records.FAILED:
+        if record.status == FAILED:
             log.info("%s", ending(record))
 
     def table(self) -> Any:
@@ -164,13 +175,13 @@ class Live:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("run", "status", "for", "epoch", "last metric", "overrides"):
             table.add_column(column, no_wrap=column != "overrides", overflow="ellipsis")
-        running = [pair for pair in pairs if pair[1].status == records.RUNNING]
+        running = [pair for pair in pairs if pair[1].status == RUNNING]
         differing, _ = report.differing([record.overrides for record in present])
         overrides = {run_dir: " ".join(own) for (run_dir, _), own in zip(pairs, differing, strict=True)}
         for run_dir, record in running[:MAX_LISTED]:
             epoch, metric = progress(run_dir)
-            seconds = records.seconds_between(record.started or records.now(), records.now())
-            status = records.shown_status(run_dir, record)
+            seconds = seconds_between(record.started or timestamp(), timestamp())
+            status = shown_status(run_dir, record)
             cells = (run_dir.name, status, f"{seconds:.0f} s", epoch, metric, overrides[run_dir])
             table.add_row(*(Text(plain(cell)) for cell in cells))
         if len(running) > MAX_LISTED:
@@ -189,12 +200,12 @@ class Live:
 
     def _read(self, run_dir: Path) -> Record | None:
         """Return a run's record; None if the run was removed meanwhile."""
-        path = records.RunPaths(run_dir).record
+        path = RunPaths(run_dir).record
         try:
             stamp = path.stat().st_mtime_ns
             known = self._records.get(run_dir)
             if known is None or known[0] != stamp:
-                known = self._records[run_dir] = (stamp, records.read(run_dir))
+                known = self._records[run_dir] = (stamp, read_record(run_dir))
             return known[1]
         except (OSError, RecordError):
             return None
@@ -214,8 +225,8 @@ def count(present: list[Record]) -> Tally:
     """Count a sweep's runs by status."""
     tally = Tally(len(present))
     for record in present:
-        kinds = {records.QUEUED: "queued", records.PREEMPTED: "queued", records.RUNNING: "running"}
-        kinds |= {records.COMPLETED: "completed", records.FAILED: "failed"}
+        kinds = {QUEUED: "queued", PREEMPTED: "queued", RUNNING: "running"}
+        kinds |= {COMPLETED: "completed", FAILED: "failed"}
         kind = kinds.get(record.status, "other")
         setattr(tally, kind, getattr(tally, kind) + 1)
     return tally

@@ -9,8 +9,7 @@ from typing import Any
 
 from labrun import direction
 from labrun.errors import ConfigError
-from labrun.runs import record as records
-from labrun.runs.record import Record
+from labrun.runs.record import COMPLETED, Record
 from labrun.schema import Config
 from labrun.tasks import monitored
 
@@ -136,7 +135,7 @@ def common(found: Sequence[Record]) -> Objective:
     first, *others = dict.fromkeys(of(record.typed)[0] for record in found)
     if not others:
         return first
-    completed = [record for record in found if record.status == records.COMPLETED]
+    completed = [record for record in found if record.status == COMPLETED]
     shared = [name for name in USUAL if all(_number(record, name) is not None for record in completed)]
     for name in shared if completed else []:
         return Objective(name, direction.of(name) != direction.MIN)
@@ -155,7 +154,7 @@ def no_best(finished: Sequence[Record], metric: str) -> str:
         finished: the runs; none of them is completed with a finite value of the metric.
         metric: the metric by which they are compared.
     """
-    completed = [record for record in finished if record.status == records.COMPLETED]
+    completed = [record for record in finished if record.status == COMPLETED]
     if not completed:
         return "no best run: no run is completed"
     if any(metric in record.metrics for record in completed):
@@ -173,8 +172,8 @@ def rank(record: Record, by: Objective | None = None) -> float:
     """
     if by is not None and by != of(record.typed)[0]:
         value = _number(record, by.metric)
-        return -math.inf if record.status != records.COMPLETED or value is None else by.score(value)
+        return -math.inf if record.status != COMPLETED or value is None else by.score(value)
     found = values(record)
-    if record.status != records.COMPLETED or not found:
+    if record.status != COMPLETED or not found:
         return -math.inf
     return of(record.typed)[0].score(found[0])

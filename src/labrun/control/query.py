@@ -14,9 +14,21 @@ from typing import Any
 from labrun import checking, direction
 from labrun.errors import RecordError
 from labrun.runs import context, store
-from labrun.runs import record as records
 from labrun.runs.attempts import Job
-from labrun.runs.record import Record, flat_config
+from labrun.runs.record import (
+    FINISHED,
+    LOST,
+    PREEMPTED,
+    QUEUED,
+    RUNNING,
+    UNREACHABLE,
+    Record,
+    flat_config,
+    read_record,
+    seconds_between,
+    shown_status,
+    timestamp,
+)
 from labrun.runs.sweep_state import SweepState
 
 log = logging.getLogger(__name__)
@@ -36,12 +48,12 @@ FIELDS = ("id", "name", "task", "status", "created", "started", "ended", "durati
 
 
 STATUSES = (
-    records.QUEUED,
-    records.RUNNING,
-    records.PREEMPTED,
-    *sorted(records.FINISHED),
-    records.LOST,
-    records.UNREACHABLE,
+    QUEUED,
+    RUNNING,
+    PREEMPTED,
+    *sorted(FINISHED),
+    LOST,
+    UNREACHABLE,
 )
 TIMES = ("created", "started", "ended")
 
@@ -128,7 +140,7 @@ class StatusResolver:
         self._known: dict[Path, str] = {}
 
     def __call__(self, run_dir: Path, record: Record) -> str:
-        return records.shown_status(run_dir, record, self._is_over)
+        return shown_status(run_dir, record, self._is_over)
 
     def once(self, run_dir: Path, record: Record) -> str:
         """Return the status that was first resolved for a run."""
@@ -160,7 +172,7 @@ def named(root: Path, name: str) -> list[Pair]:
         below = sorted(folder.glob("*/run.json"), key=lambda path: (len(path.parent.name), path.parent.name))
         marks = (SweepState(folder).plan, folder / "results.csv")
         if below and any(map(os.path.isfile, marks)):
-            return [(path.parent.resolve(), records.read(path.parent)) for path in below]
+            return [(path.parent.resolve(), read_record(path.parent)) for path in below]
     return [store.find(root, name)]
 
 
@@ -203,7 +215,7 @@ def _in_configs(chosen: Sequence[Pair], key: str) -> list[Any]:
         RecordError: all configs lack it.
     """
 
-    configs = [dict(flat_config(records.read(run_dir).config)) for run_dir, _ in chosen]
+    configs = [dict(flat_config(read_record(run_dir).config)) for run_dir, _ in chosen]
     values = [config.get(key) for config in configs]
     if all(found is None for found in values):
         raise RecordError(_no_such(key, chosen, sorted({name for config in configs for name in config})))
@@ -240,7 +252,7 @@ def value(pair: Pair, key: str, shown: StatusResolver) -> Any:
     if key == "status":
         return shown.once(run_dir, record)
     if key == "age_s":
-        return records.seconds_between(record.created, records.now())
+        return seconds_between(record.created, timestamp())
     if key in FIELDS:
         return getattr(record, key)
     return record.tags.get(key.removeprefix("tags.")) if key.startswith("tags.") else None

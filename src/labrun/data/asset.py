@@ -21,7 +21,7 @@ from labrun.data.digests import Entry
 from labrun.data.reader import manifest_digest
 from labrun.data.stores.base import STATE, Datastore, clean, is_inside
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError
-from labrun.runs import record as records
+from labrun.runs.record import timestamp
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ def register(
     number = same[0] if same else 1 + max((asset.number for asset in known), default=0)
     while True:
         asset = Asset(
-            name, number, version, clean(path), len(entries), sum(entry.size for entry in entries), records.now()
+            name, number, version, clean(path), len(entries), sum(entry.size for entry in entries), timestamp()
         )
         base = f"{STATE}/assets/{name}/{number}"
         # Known content in another folder: keep the version and its number, and record the new folder.

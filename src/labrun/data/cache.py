@@ -30,8 +30,8 @@ from labrun.data import digests, transfer
 from labrun.data.progress import Quiet
 from labrun.data.stores.base import Datastore, ProgressCallback, is_inside
 from labrun.errors import CorruptDataError, DataError
-from labrun.runs import record as records
 from labrun.runs.attempts import Process
+from labrun.runs.record import process_identity, process_lives, replace_text
 
 STILL = 946684800
 """Modification time of every object (the year 2000), so that a later change is detectable."""
@@ -146,7 +146,7 @@ class Cache:
             finally:
                 incoming.unlink(missing_ok=True)
             if index is not None and wanted.token:
-                records.replace_text(index, sha256)
+                replace_text(index, sha256)
             return sha256, True
 
     def _sound(self, sha256: str, size: int) -> bool:
@@ -206,7 +206,7 @@ class Cache:
         """Record a view's contents, or, without contents, the time of its last use."""
         path = self._list(key)
         if content is not None:
-            records.replace_text(path, json.dumps({"content": content}))
+            replace_text(path, json.dumps({"content": content}))
         else:
             with contextlib.suppress(OSError):
                 os.utime(path)
@@ -294,18 +294,18 @@ class Cache:
 
     def _use(self, key: str, size: int) -> None:
         """Mark a view as used by this process for as long as the process lives."""
-        identity = records.process_identity()
+        identity = process_identity()
         path = self.root / "uses" / f"{key}.{identity.host}-{identity.pid}.json"
         if len(os.listdir(path.parent)) > MANY_USES:
             self._used()
-        records.replace_text(path, json.dumps({**identity.as_json(), "size": size}), to_disk=False)
+        replace_text(path, json.dumps({**identity.as_json(), "size": size}), to_disk=False)
 
     def _used(self) -> dict[str, int]:
         """Return the views in use by live processes, with their sizes; remove the marks of dead processes."""
         found: dict[str, int] = {}
         for path in (self.root / "uses").glob("*.json"):
             content = _json(path)
-            lives = records.process_lives(Process.of(content))
+            lives = process_lives(Process.of(content))
             if lives is None:
                 with contextlib.suppress(OSError):
                     lives = time.time() - path.stat().st_mtime < FOREIGN_USE_S

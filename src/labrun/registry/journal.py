@@ -21,7 +21,7 @@ from labrun._io import append_line, sha256_of
 from labrun.checking import suggest
 from labrun.errors import ConfigError, CorruptDataError, RecordError
 from labrun.runs import context, store
-from labrun.runs import record as records
+from labrun.runs.record import cannot_write, is_id, timestamp
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 ALIAS = re.compile(r"(?!latest$|v\d+$)[A-Za-z][A-Za-z0-9_-]{0,99}", re.I)
@@ -221,12 +221,12 @@ def append(root: Path, event: str, name: str, number: int, **more: Any) -> None:
     Raises:
         RecordError: the journal cannot be written.
     """
-    line = {"event": event, "time": records.now(), "name": name, "number": number, **more}
+    line = {"event": event, "time": timestamp(), "name": name, "number": number, **more}
     try:
         path(root).parent.mkdir(parents=True, exist_ok=True)
         append_line(path(root), json.dumps(line, ensure_ascii=False, default=str), durable=True)
     except OSError as error:
-        raise RecordError(records.cannot_write(path(root).parent, error)) from error
+        raise RecordError(cannot_write(path(root).parent, error)) from error
 
 
 def add(root: Path, version: Version) -> None:
@@ -288,7 +288,7 @@ def chosen(root: Path, reference: str) -> list[Version]:
     versions = state.versions.get(name) or {}
     if not versions:
         known = sorted(one for one, found in state.versions.items() if found)
-        is_run = name == "last" or records.is_id(name)
+        is_run = name == "last" or is_id(name)
         raise RecordError(
             f"no model is registered as {name!r} in {root}.{suggest(name, known)} Registered: "
             f"{', '.join(known) or 'none'}"

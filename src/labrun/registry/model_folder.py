@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from labrun.errors import RecordError
-from labrun.runs import record as records
 from labrun.runs.groups import Host
-from labrun.runs.record import Record
+from labrun.runs.record import Record, cannot_write
 from labrun.tracking.mlflow import names
 
 LOADER = "labrun.tasks.saved"
@@ -72,7 +71,7 @@ def describe(folder: Path, card: Mapping[str, Any], record: Record | None) -> No
         for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise RecordError(records.cannot_write(folder, error)) from error
+        raise RecordError(cannot_write(folder, error)) from error
 
 
 def _installed(name: str) -> str | None:

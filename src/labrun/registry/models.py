@@ -24,8 +24,17 @@ from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataE
 from labrun.registry import journal, model_folder
 from labrun.registry.journal import Version
 from labrun.runs import cards, context, seals
-from labrun.runs import record as records
-from labrun.runs.record import Record
+from labrun.runs.record import (
+    PREEMPTED,
+    QUEUED,
+    RUNNING,
+    UNREACHABLE,
+    Record,
+    cannot_write,
+    read_record,
+    shown_status,
+    timestamp,
+)
 from labrun.schema import NO_TRACKER, Tracking
 from labrun.tracking.mlflow import client, registry_sync
 
@@ -45,7 +54,7 @@ KINDS = {
 """Kind of a file without a card, by its suffix."""
 LOADABLE = frozenset({"estimator", "network", "chainer", "pickle"})
 """Kinds that `labrun.load_model` can load."""
-ONGOING = frozenset({records.QUEUED, records.RUNNING, records.PREEMPTED, records.UNREACHABLE})
+ONGOING = frozenset({QUEUED, RUNNING, PREEMPTED, UNREACHABLE})
 
 
 @dataclass
@@ -113,8 +122,8 @@ def register(
         ConfigError, RecordError, DataError: the name, the run or the file is invalid; the run's server refused.
     """
     journal.check_name(name)
-    record = records.read(run_dir)
-    if not by_run and records.shown_status(run_dir, record) in ONGOING:
+    record = read_record(run_dir)
+    if not by_run and shown_status(run_dir, record) in ONGOING:
         raise RecordError(f"run {record.id} is {record.status}: its files may still change; register it once it ends")
     path, card = described(run_dir, record, file)
     metrics = context.last_values(run_dir) if by_run else record.metrics
@@ -171,7 +180,7 @@ def _add(
                 origin.file,
                 files,
                 server,
-                records.now(),
+                timestamp(),
                 mlflow_run,
                 dict(origin.metrics),
                 _data(record) if record else [],
@@ -329,7 +338,7 @@ def _copy(source: Path, card: Mapping[str, Any], target: Path) -> dict[str, str]
             names = [source.name]
         (target / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
-        raise RecordError(records.cannot_write(target, error)) from error
+        raise RecordError(cannot_write(target, error)) from error
     files = {name: file_sha256(target / name) for name in (*names, CARD)}
     if _digest(target / source.name) != card["sha256"]:
         raise RecordError(f"{source} changed while it was being copied: register it once nothing writes to it")

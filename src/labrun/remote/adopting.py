@@ -14,8 +14,8 @@ from labrun.remote import mirror
 from labrun.remote.channel import Channel
 from labrun.remote.link import Link
 from labrun.runs import custom_locations, store, sweep_state
-from labrun.runs import record as records
 from labrun.runs.groups import Code
+from labrun.runs.record import read_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _take_rest(channel: Channel, run_dir: Path, folder: Path, link: Link) -> Non
     """Fetch what the sending laptop already has of a run: Hydra's files, and its code."""
     run = run_dir.relative_to(folder).as_posix()
     mirror.pull(channel, run_dir, f"{link.folder}/{run}", [".hydra"])
-    code = records.read(run_dir).code or Code()
+    code = read_record(run_dir).code or Code()
     state = store.state_folder(Path(link.home))
     code_folders = [code.folder, None if code.script is None else code.script.folder]
     for code_folder in (Path(str(one)) for one in code_folders if one):

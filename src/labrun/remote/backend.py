@@ -24,8 +24,7 @@ from labrun.remote.mirror import GoneError
 from labrun.remote.remotes import Remote
 from labrun.remote.ssh import LoginError, UnreachableError
 from labrun.runs import finalize
-from labrun.runs import record as records
-from labrun.runs.record import Record
+from labrun.runs.record import Record, read_record
 from labrun.runs.sweep_state import Plan, SweepState
 from labrun.schema import SPECIAL, Compute
 
@@ -166,7 +165,7 @@ class RemoteBackend(Backend):
         """Return whether a run has ended, as far as mirrored: a run on an unreachable machine is not lost."""
         run_dir = Path(job.partition(":")[2])
         try:
-            return records.read(run_dir).finished if run_dir.is_absolute() else None
+            return read_record(run_dir).finished if run_dir.is_absolute() else None
         except RecordError:
             return None
 
@@ -177,7 +176,7 @@ class RemoteBackend(Backend):
             return None
         try:
             why = "canceled"
-            remote_cancel.follow(folder, link, lambda _: records.read(run_dir).finished, ENDING_S, why, only=[run_dir])
+            remote_cancel.follow(folder, link, lambda _: read_record(run_dir).finished, ENDING_S, why, only=[run_dir])
         except GoneError:
             mirror.give_up(folder, link, os.path.relpath(run_dir, folder))
             return True
@@ -277,7 +276,7 @@ class RemoteExecutor:
         Raises:
             LabrunError: no run has started.
         """
-        hosts = (records.read(run_dir).typed.compute.host for run_dir in self._runs.values())
+        hosts = (read_record(run_dir).typed.compute.host for run_dir in self._runs.values())
         name = next(filter(None, hosts), None) or (self._link.remote if self._link else None)  # older runs may lack it
         if name is None:
             raise LabrunError(f"the runs of {self._folder} do not name their machine")
@@ -364,7 +363,7 @@ class RemoteExecutor:
         if self._missed is not None:
             self._tell(f"{self._link.remote} answers again", once=False)
             self._missed, self._pause = None, FAST_S
-        if self._restarts and any(records.read(self._folder / run).finished for run in changed):
+        if self._restarts and any(read_record(self._folder / run).finished for run in changed):
             self._restarts = 0  # it makes progress
         self._see_through(lives)
         self._looked = now = time.monotonic()
@@ -417,7 +416,7 @@ class RemoteExecutor:
         """Ask the remote runs to stop; with `at_once`, stop waiting for them."""
         if self._link is None or self._link.state not in (links.STARTING, links.STARTED):
             for run_dir in self._runs.values():
-                if not records.read(run_dir).finished:
+                if not read_record(run_dir).finished:
                     finalize.close_unstarted(run_dir, why)
             self._runs.clear()
             return

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 from labrun.backends.local.server import Server
 from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.remote.link import CARRIED_PATH
-from labrun.runs import record as records
 from labrun.runs import store, sweep_state
 from labrun.runs.groups import Code
+from labrun.runs.record import QUEUED, read_record, write_record
 from labrun.runs.sweep_state import Plan, SweepState
 from labrun.schema import Compute, Config
 from labrun.user_errors import refuse
@@ -78,7 +78,7 @@ def end() -> None:
 
     folder = Path(sys.argv[1])
     try:
-        end_runs([folder / name for name in json.load(sys.stdin) if not records.read(folder / name).finished])
+        end_runs([folder / name for name in json.load(sys.stdin) if not read_record(folder / name).finished])
         if sweep_state.read_plan(folder).command is not None:
             SweepState(folder).search_over.touch()
     except LabrunError as error:
@@ -97,7 +97,7 @@ def prepare(folder: Path) -> None:
     if not unfinished:
         return
     for run_dir, record in sweep_state.readable(folder, plan):
-        if record.status == records.QUEUED:
+        if record.status == QUEUED:
             _adapt_environment(run_dir, record)
     backend = check(unfinished)
     adapted(plan, unfinished, backend).write(folder)
@@ -115,7 +115,7 @@ def _adapt_environment(run_dir: Path, record: Record) -> None:
     if digest != script.environment:
         record.config["script"]["environment"] = digest
         record.code = dataclasses.replace(record.code or Code(), environment=digest)
-        records.write(run_dir, record)
+        write_record(run_dir, record)
 
 
 def own_compute(record: Record) -> Compute:

@@ -25,10 +25,9 @@ from labrun.remote import clocks, data, editable, environment, inherited, packed
 from labrun.remote import link as links
 from labrun.remote.channel import Channel, RefusedError
 from labrun.remote.link import Link
-from labrun.runs import record as records
 from labrun.runs import report, store
 from labrun.runs.groups import Code
-from labrun.runs.record import Record
+from labrun.runs.record import Record, read_record, record_json
 from labrun.runs.sweep_state import RELATIVE, Plan, SweepState
 from labrun.submission import environments, snapshot
 
@@ -86,7 +85,7 @@ def send(channel: Channel, folder: Path, link: Link, plan: Plan, run_dirs: Seque
     Raises:
         LabrunError: something cannot be provided on the machine.
     """
-    pairs = [(run_dir, records.read(run_dir)) for run_dir in run_dirs]
+    pairs = [(run_dir, read_record(run_dir)) for run_dir in run_dirs]
     interpreter = send_code(channel, link, [record for _, record in pairs], plan)
     data.send(channel, link, [record for _, record in pairs], keep=link.state != links.CARRYING)
     inherited.send(channel, folder, link, [record for _, record in pairs])
@@ -238,7 +237,7 @@ def take_back(channel: Channel, link: Link) -> None:
 def whole_run(folder: Path, link: Link, run_dir: Path) -> dict[str, Path | bytes]:
     """Return the files of a search's run including its outputs, which the end of a search reads."""
     made = packed.prefixed("outputs", packed.plain_files(run_dir / "outputs"))
-    return {**made, **packed.run_files(run_dir, _remote_record(records.read(run_dir), folder, link))}
+    return {**made, **packed.run_files(run_dir, _remote_record(read_record(run_dir), folder, link))}
 
 
 def _remote_record(record: Record, folder: Path, link: Link) -> bytes:
@@ -255,7 +254,7 @@ def _remote_record(record: Record, folder: Path, link: Link) -> bytes:
     script = copy.config.get("script")
     if script and copy.code is not None and copy.code.script is not None:
         copy.config["script"] = {**script, "source": copy.code.script.folder}
-    return records.text(copy).encode()
+    return record_json(copy).encode()
 
 
 def remote_code(code: Code | None, folder: Path, link: Link) -> Code | None:
@@ -277,7 +276,7 @@ def start(
         RefusedError: it reports that it cannot; nothing has run then.
         UnreachableError: the connection is lost; whether it was started is unknown.
     """
-    run_records = [records.read(folder / run) for run in link.runs or ()]
+    run_records = [read_record(folder / run) for run in link.runs or ()]
     begin(
         channel,
         link,

@@ -21,7 +21,7 @@ from typing import Any
 from labrun.errors import ConfigError, LabrunError
 from labrun.remote import packed, remotes, wheels
 from labrun.remote.channel import Channel, Meter
-from labrun.runs import record as records
+from labrun.runs.record import installed_packages
 
 log = logging.getLogger(__name__)
 
@@ -323,7 +323,7 @@ def differences(remote_versions: Mapping[str, str], only_missing: bool = False) 
         remote_versions: the remote packages.
         only_missing: leave out packages that exist in another version.
     """
-    installed = records.installed_packages().items()
+    installed = installed_packages().items()
     local_versions = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in installed}
     return [
         f"{name} {remote_versions.get(name, 'missing')} (here {local_versions[name]})"

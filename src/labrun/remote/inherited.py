@@ -16,8 +16,7 @@ from labrun.remote import data, packed
 from labrun.remote.channel import Channel
 from labrun.remote.link import Link
 from labrun.runs import cards, seals, store
-from labrun.runs import record as records
-from labrun.runs.record import Record, RunPaths
+from labrun.runs.record import Record, RunPaths, read_record, record_json
 from labrun.schema import Config
 
 
@@ -43,9 +42,9 @@ def send(channel: Channel, folder: Path, link: Link, run_records: Sequence[Recor
     for run_dir, part in sorted({pair for record in run_records for pair in of(record.typed).items()}):
         files = [path for name, path in packed.plain_files(run_dir / part).items() if not name.startswith("before-")]
         sums = dict(zip(files, digests.of(files), strict=True))
-        source = records.read(run_dir)
+        source = read_record(run_dir)
         source.config = link.remote_config(source.config, folder, data.resolved_nodes(data.read_of(source)))
-        content = records.text(source).encode()
+        content = record_json(source).encode()
         wanted = {path.relative_to(run_dir).as_posix(): digest for path, digest in sums.items()}
         wanted["run.json"] = hashlib.sha256(content).hexdigest()
         name = f"inherited/{hashlib.sha256(exact.canonical(wanted).encode()).hexdigest()[:16]}"
@@ -68,6 +67,6 @@ def remote_trusted(record: Record) -> list[str]:
         return trusted
     paths = RunPaths(source.run_dir)
     card = cards.read(paths.outputs, f"run {source.id}")
-    if seals.refusal(store.workspace(), card, source.id, records.read(paths.root).imported is not None):
+    if seals.refusal(store.workspace(), card, source.id, read_record(paths.root).imported is not None):
         return trusted
     return sorted({*trusted, *seals.needed(paths.outputs, card)})

@@ -21,9 +21,8 @@ from labrun.errors import RecordError
 from labrun.remote import remotes
 from labrun.remote.remotes import Remote
 from labrun.runs import context, store
-from labrun.runs import record as records
 from labrun.runs.groups import Group
-from labrun.runs.record import Record
+from labrun.runs.record import Record, replace_text, sweep_folder
 from labrun.runs.sweep_state import SweepState
 
 
@@ -227,7 +226,7 @@ def write(folder: Path, link: Link) -> None:
     """Save a folder's link, and mark the folder in the workspace while the link is live."""
     SweepState(folder).make()
     kept = {name: value for name, value in vars(link).items() if name != "sizes"}
-    records.replace_text(file(folder), json.dumps(kept) + "\n", to_disk=False)
+    replace_text(file(folder), json.dumps(kept) + "\n", to_disk=False)
     mark = _mark(folder, link)
     with contextlib.suppress(OSError):
         if link.state == OVER and not link.owed:
@@ -266,7 +265,7 @@ def folder_of(run_dir: Path, record: Record) -> Path | None:
     For a run that a script has started below its own run, return the folder of the script's run, since the relative
     path from there to the run is the same on both machines.
     """
-    candidates = {records.sweep_folder(run_dir, record) or run_dir, run_dir.resolve()}
+    candidates = {sweep_folder(run_dir, record) or run_dir, run_dir.resolve()}
     folder = next((folder for folder in candidates if file(folder).is_file()), None)
     if folder is None and record.is_of_program and record.parent:
         with contextlib.suppress(RecordError):

@@ -28,9 +28,17 @@ from labrun.remote.link import Link
 from labrun.remote.partial_downloads import PartialDownloads
 from labrun.remote.ssh import UnreachableError
 from labrun.runs import children, context, store, sweep_state
-from labrun.runs import record as records
 from labrun.runs.attempts import Job, Process
-from labrun.runs.record import Record, RunPaths
+from labrun.runs.record import (
+    COMPLETED,
+    Record,
+    RunPaths,
+    cannot_write,
+    parse_record,
+    read_record,
+    replace_text,
+    write_record,
+)
 from labrun.runs.sweep_state import RELATIVE, SweepState
 from labrun.tasks import registering
 
@@ -93,7 +101,7 @@ def bring(channel: Channel, folder: Path, link: Link) -> tuple[list[str], bool]:
     try:
         return _bring(channel, folder, link)
     except OSError as error:
-        raise RecordError(records.cannot_write(folder, error)) from error
+        raise RecordError(cannot_write(folder, error)) from error
 
 
 def _bring(channel: Channel, folder: Path, link: Link) -> tuple[list[str], bool]:
@@ -233,7 +241,7 @@ def _take(channel: Channel, run_dir: Path, key: str, folder: Path, link: Link, o
         link.said_marks[key] = one["said_mark"]
     if record is None or record.finished:
         return record
-    records.write(run_dir, record)
+    write_record(run_dir, record)
     link.marks[key] = one["mark"]
     if key in link.pulled:  # it runs again
         link.pulled.remove(key)
@@ -268,7 +276,7 @@ def _bring_children(channel: Channel, folder: Path, link: Link) -> None:
                 finished[remote_path] = (record, one["mark"])
         for remote_path, (record, mark) in finished.items():
             pull(channel, root / names[remote_path], remote_path, PARTS)
-            records.write(root / names[remote_path], record)
+            write_record(root / names[remote_path], record)
             link.marks[names[remote_path]] = mark
             link.pulled.append(names[remote_path])
         if not finished:  # loop, since a child may have children
@@ -308,13 +316,13 @@ def _record(raw: bytes, run_dir: Path, folder: Path, link: Link) -> Record:
     Raises:
         RecordError: it is not a record.
     """
-    record = records.parsed(raw, RunPaths(run_dir).record)
+    record = parse_record(raw, RunPaths(run_dir).record)
     record.data, record.model = (link.to_local(value, folder) for value in (record.data, record.model))
     record.error = link.to_local(record.error, folder)
     job, process = record.job or Job(), record.process or Process()
     record.job = Job(links.CLUSTER, f"{link.remote}:{run_dir}", job.node or process.host)
     try:
-        frozen = records.read(run_dir)
+        frozen = read_record(run_dir)
     except RecordError:  # a trial, which was created there
         clocks.turn(record, -link.ahead_s, created=True)
         for name in ("config", "sweep", "code", "hydra"):
@@ -343,8 +351,8 @@ def _finish(channel: Channel, folder: Path, link: Link, finished: Sequence[tuple
         _pull(channel, {f"{link.folder}/{run}": folder / run for run, _, _ in finished}, parts)
     for run, record, mark in finished:
         local_seals.seal(folder / run, record, link)
-        records.write(folder / run, record)
-        if record.status == records.COMPLETED and run not in link.pulled:
+        write_record(folder / run, record)
+        if record.status == COMPLETED and run not in link.pulled:
             registering.register(
                 store.workspace(), folder / run, pending_models.read(folder / run, len(record.attempts))
             )
@@ -393,7 +401,7 @@ def pull_top(channel: Channel, folder: Path, link: Link) -> None:
     if link.words and settings_file.is_file():
         settings = json.loads(settings_file.read_text(encoding="utf-8"))
         local_words = (link.words.get(word, word) for word in settings["fixed"])
-        records.replace_text(
+        replace_text(
             settings_file,
             json.dumps({**settings, "fixed": sorted(word for word in local_words if word)}),
             to_disk=False,

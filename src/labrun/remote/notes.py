@@ -13,8 +13,7 @@ from labrun._io import append_line
 from labrun.remote import link as links
 from labrun.remote.link import Link
 from labrun.runs import context
-from labrun.runs import record as records
-from labrun.runs.record import Record
+from labrun.runs.record import Record, read_record
 
 
 def unsent(folder: Path, link: Link, runs: Iterable[str]) -> tuple[dict[str, list[str]], dict[str, int]]:
@@ -70,7 +69,7 @@ def owe(pairs: Sequence[tuple[Path, Record]]) -> bool:
 
 def owe_of(run_dirs: Iterable[Path]) -> None:
     """Like `owe`, for runs whose records were not read yet."""
-    owe([(run_dir, records.read(run_dir)) for run_dir in run_dirs])
+    owe([(run_dir, read_record(run_dir)) for run_dir in run_dirs])
 
 
 def _is_over(folder: Path) -> bool:

@@ -13,7 +13,7 @@ from labrun.remote import link as links
 from labrun.remote.channel import Channel
 from labrun.remote.link import Link
 from labrun.runs import finalize, sweep_state
-from labrun.runs import record as records
+from labrun.runs.record import read_record
 from labrun.runs.sweep_state import SweepState
 
 POLL_S = 0.5
@@ -50,7 +50,7 @@ def release(folder: Path, link: Link, why: str) -> None:
 
 def _live(folder: Path, link: Link) -> list[Path]:
     """Return the runs of a folder that have not ended, as far as known locally."""
-    return [folder / run for run in mirror.runs_of(folder, link) if not records.read(folder / run).finished]
+    return [folder / run for run in mirror.runs_of(folder, link) if not read_record(folder / run).finished]
 
 
 def follow(
@@ -98,10 +98,10 @@ def follow(
 def end_remotely(channel: Channel, folder: Path, link: Link, run_dirs: Iterable[Path]) -> None:
     """End remote runs without a controller: cancel waiting ones, close lost ones, and end jobs."""
     plan = sweep_state.read_plan(folder)
-    run_records = [records.read(run_dir) for run_dir in run_dirs]
+    run_records = [read_record(run_dir) for run_dir in run_dirs]
     if not run_records and link.runs is not None:
         return
-    sent = run_records or [records.read(folder / run) for run in mirror.runs_of(folder, link)[:1]]
+    sent = run_records or [read_record(folder / run) for run in mirror.runs_of(folder, link)[:1]]
     interpreter = dispatch.send_code(channel, link, sent, plan)
     dispatch.run_command(
         channel,

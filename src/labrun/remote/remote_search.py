@@ -21,9 +21,8 @@ from labrun.remote.channel import Channel, retry_while_unreachable, with_start_a
 from labrun.remote.link import Link
 from labrun.remote.ssh import UnreachableError
 from labrun.runs import finalize, sweep_state
-from labrun.runs import record as records
 from labrun.runs.groups import Code, plain
-from labrun.runs.record import Record
+from labrun.runs.record import Record, read_record
 from labrun.runs.sweep_state import RELATIVE, Plan, SweepState
 from labrun.submission import snapshot
 
@@ -288,7 +287,7 @@ class _Poller:
         if link.state != links.OVER:
             self._bring(link)
         for name in sweep_state.read_plan(self._folder).runs:
-            if name not in self._reported and (record := records.read(self._folder / name)).finished:
+            if name not in self._reported and (record := read_record(self._folder / name)).finished:
                 self._reported.add(name)
                 self._view.ended(self._folder / name, record)
         return link.state == links.OVER
@@ -316,7 +315,7 @@ class _Poller:
         if self._restarts > MAX_RESTARTS or not plan.runs:
             raise LabrunError(f"the search on {link.remote} has died: see {SweepState(self._folder).controller_log}")
         _tell(f"the search on {link.remote} ended before its time: restarting it")
-        record = records.read(self._folder / plan.runs[0])
+        record = read_record(self._folder / plan.runs[0])
         command = [with_variables(text, value_here) for text in plan.command or ()]
 
         def attempt() -> None:

@@ -29,10 +29,9 @@ from labrun.remote import link as links
 from labrun.remote.channel import Channel, RefusedError
 from labrun.remote.remotes import Remote
 from labrun.remote.ssh import UnreachableError
-from labrun.runs import record as records
 from labrun.runs import store, sweep_state
 from labrun.runs.attempts import Job
-from labrun.runs.record import Record
+from labrun.runs.record import HIDDEN, RUNNING, Record, sweep_folder
 from labrun.schema import Config, Script
 
 RC = '[ -f ~/.bashrc ] && . ~/.bashrc; {exports}; PS1="(run {id}) $PS1"'
@@ -138,13 +137,13 @@ def _values(names: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
 
 
 def _guessed(names: Mapping[str, Any], known: Mapping[str, str]) -> list[str]:
-    return sorted(name for name in known if names[name] == records.HIDDEN)
+    return sorted(name for name in known if names[name] == HIDDEN)
 
 
 def _path(run_dir: Path, record: Record) -> list[str]:
     """Return the frozen code on a run's import path, which precedes its interpreter's own folders."""
     with contextlib.suppress(RecordError):
-        plan = sweep_state.read_plan(records.sweep_folder(run_dir, record) or run_dir)
+        plan = sweep_state.read_plan(sweep_folder(run_dir, record) or run_dir)
         state = store.state_folder(store.workspace())
         return [folder for folder in plan.path if Path(folder).is_relative_to(state)]
     return []
@@ -190,7 +189,7 @@ def _locate_remotely(run_dir: Path, record: Record, folder: Path, link: links.Li
 
 def _job(record: Record | Mapping[str, Any], status: str) -> tuple[str | None, str | None]:
     """Return the Slurm job and the node in a record; None unless the run is active."""
-    if status != records.RUNNING:
+    if status != RUNNING:
         return None, None
     job = record.job or Job() if isinstance(record, Record) else Job.of(record.get("job"))
     backend = registry.of_job(job)

@@ -19,12 +19,11 @@ from labrun import checking
 from labrun._io import atomic_write
 from labrun.errors import RecordError
 from labrun.runs import custom_locations, store
-from labrun.runs import record as records
 from labrun.runs.archive_format import FORMAT, MANIFEST, NOT_TAKEN, REPOSITORY, SWEEP_FILES
 from labrun.runs.archive_import import import_ as import_
 from labrun.runs.files import COMPILED, tree_digest
 from labrun.runs.groups import Code, ScriptCode
-from labrun.runs.record import Record
+from labrun.runs.record import Record, is_named_safely
 
 
 def export(root: Path, chosen: Sequence[tuple[Path, Record]], target: Path) -> int:
@@ -87,7 +86,7 @@ def _relative(root: Path, folder: Path) -> str:
 
 def _place(root: Path, run_dir: Path, record: Record) -> str:
     """Return a run's folder in the archive: as in the workspace, or a standard location for a folder the user chose."""
-    if not records.is_named_safely(record):
+    if not is_named_safely(record):
         raise RecordError(
             f"{run_dir} holds a run with the id {record.id!r:.60} and the name {record.name!r:.60}, which labrun never "
             "gives, so it is not exported"

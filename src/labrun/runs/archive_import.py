@@ -25,11 +25,10 @@ from typing import IO, Any
 from labrun import checking
 from labrun.errors import DamagedRecordError, RecordError
 from labrun.runs import context, custom_locations, files, store
-from labrun.runs import record as records
 from labrun.runs.archive_format import FORMAT, MANIFEST, NOT_TAKEN, REPOSITORY, SWEEP_FILES, Limits
 from labrun.runs.attempts import Failure
 from labrun.runs.groups import Code, Imported, ScriptCode
-from labrun.runs.record import Record
+from labrun.runs.record import FAILED, Record, cannot_write, is_id, read_record, replace_text, timestamp, write_record
 
 LARGEST_MANIFEST = 2**28
 LARGEST_HEADER = 2**20
@@ -71,7 +70,7 @@ def import_(root: Path, source: Path, limits: Limits | None = None) -> tuple[lis
             place.mkdir(mode=0o700)
             return _Arrival(root, source, place, limits or Limits()).run()
         except OSError as error:
-            raise RecordError(records.cannot_write(root, error)) from error
+            raise RecordError(cannot_write(root, error)) from error
         finally:
             shutil.rmtree(place, ignore_errors=True)
 
@@ -89,7 +88,7 @@ def _alone(state: Path) -> Iterator[bool]:
         yield False
         return
     except OSError as error:
-        raise RecordError(records.cannot_write(state, error)) from error
+        raise RecordError(cannot_write(state, error)) from error
     try:
         yield True
     finally:
@@ -266,7 +265,7 @@ class _Arrival:
             )
         runs: dict[str, PurePosixPath] = {}
         for run_id, folder in told:
-            if not records.is_id(run_id) or run_id in runs:
+            if not is_id(run_id) or run_id in runs:
                 raise self._refused(f"holds a run with the id {run_id!r:.100}, which is invalid or used twice")
             if not _is_place(folder) or PurePosixPath(folder) in runs.values():
                 raise self._refused(f"holds the folder {folder!r:.200}, which is not a valid folder for a run")
@@ -305,7 +304,7 @@ class _Arrival:
         """
         run_dir, target = self._place / folder, self._root / folder
         try:
-            record = records.read(run_dir)
+            record = read_record(run_dir)
         except DamagedRecordError as error:
             where = f"{self._source}: the record {folder}/run.json"
             raise RecordError(f"{where} is damaged or cannot be read: {error.why}") from error
@@ -331,9 +330,9 @@ class _Arrival:
             record.sweep.folder = str(target.parent)
         if not record.finished:
             record.error = Failure("Lost", f"it was {record.status} when it was exported")
-            record.status, record.ended = records.FAILED, record.ended or record.started or record.created
-        record.imported = Imported(self._source.name, records.now())
-        records.write(run_dir, record, to_disk=False)
+            record.status, record.ended = FAILED, record.ended or record.started or record.created
+        record.imported = Imported(self._source.name, timestamp())
+        write_record(run_dir, record, to_disk=False)
 
     def _check_record(self, record: Record, folder: PurePosixPath) -> None:
         """Check that the names and digests in a record, which become paths, are valid.
@@ -394,7 +393,7 @@ class _Arrival:
         if any(target.parent == self._code for _, target in moves):
             (self._root / self._code).mkdir(parents=True, exist_ok=True, mode=0o700)
         text = json.dumps([[str(name), target.as_posix()] for name, target in moves])
-        records.replace_text(self._place / MOVES, text)
+        replace_text(self._place / MOVES, text)
         done: list[tuple[Path, Path]] = []
         try:
             for name, relative in moves:
@@ -410,7 +409,7 @@ class _Arrival:
                 with contextlib.suppress(OSError):
                     target.rename(name_)
                     target.parent.rmdir()  # only if it is empty
-            raise RecordError(records.cannot_write(self._root, error)) from error
+            raise RecordError(cannot_write(self._root, error)) from error
 
 
 def _repository(names: Collection[str]) -> str | None:

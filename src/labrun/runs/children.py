@@ -9,8 +9,7 @@ from pathlib import Path
 
 from labrun.errors import RecordError
 from labrun.runs import context, custom_locations, finalize, recording
-from labrun.runs import record as records
-from labrun.runs.record import EndReason, RunPaths
+from labrun.runs.record import CANCELED, COMPLETED, PREEMPTED, RUNNING, EndReason, RunPaths, read_record, write_record
 
 log = logging.getLogger(__name__)
 
@@ -62,16 +61,16 @@ def end_open(root: Path, run_dir: Path, error: BaseException | None) -> None:
         error: the exception that ended the script, or None if it completed.
     """
     status, _ = recording.outcome(error, RunPaths(run_dir))
-    if status == records.PREEMPTED:
-        status = records.CANCELED
+    if status == PREEMPTED:
+        status = CANCELED
     for folder in folders(root, run_dir):
         try:
-            record = records.read(folder)
-            if not record.is_of_program or record.status != records.RUNNING:
+            record = read_record(folder)
+            if not record.is_of_program or record.status != RUNNING:
                 continue
             closed = finalize.close(folder, record, status, EndReason.EXITED, "its parent run ended like this")
-            if status == records.COMPLETED:
+            if status == COMPLETED:
                 closed.error = None
-                records.write(folder, closed)
+                write_record(folder, closed)
         except RecordError as trouble:
             log.warning("A child run could not be closed: %s", trouble)

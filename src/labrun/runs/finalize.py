@@ -10,9 +10,25 @@ from pathlib import Path
 
 from labrun._io import atomic_write
 from labrun.runs import context, recording
-from labrun.runs import record as records
 from labrun.runs.attempts import Failure
-from labrun.runs.record import EndReason, Record, RunPaths, Status
+from labrun.runs.record import (
+    CANCELED,
+    FAILED,
+    LOST,
+    PREEMPTED,
+    QUEUED,
+    STOPPED,
+    EndReason,
+    Record,
+    RunPaths,
+    Status,
+    note_claimed_attempts,
+    process_lives,
+    read_record,
+    seconds_between,
+    timestamp,
+    write_record,
+)
 
 OWN_FAULTS = frozenset(
     {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS, signal.SIGTRAP}
@@ -23,7 +39,7 @@ OWN_FAULTS = frozenset(
 def was_killed(record: Record) -> bool:
     """Return whether a run failed because a signal or Slurm ended it, so that a retry may succeed."""
     kind = None if record.error is None else record.error.type
-    return record.status == records.FAILED and (
+    return record.status == FAILED and (
         kind == EndReason.KILLED or (kind == EndReason.JOB_ENDED and bool(record.attempts))
     )
 
@@ -37,20 +53,20 @@ def close_ended(run_dir: Path, status: int, reason: str | None, canceled: bool) 
         reason: why labrun ended the process, or None if it did not.
         canceled: whether the run was asked to end.
     """
-    record = records.read(run_dir)
-    if record.finished or record.status == records.PREEMPTED:
+    record = read_record(run_dir)
+    if record.finished or record.status == PREEMPTED:
         return record
     if canceled:
         return close_requested(run_dir, record, _reason_in_request(run_dir))
     if reason is not None:
-        kind, message, end = EndReason.LIMIT_EXCEEDED, reason, records.FAILED
+        kind, message, end = EndReason.LIMIT_EXCEEDED, reason, FAILED
     elif os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        kind, end = EndReason.CRASHED if number in OWN_FAULTS else EndReason.KILLED, records.FAILED
+        kind, end = EndReason.CRASHED if number in OWN_FAULTS else EndReason.KILLED, FAILED
         message = f"the run's process was ended by {recording.signal_name(number)}"
     else:
         message = f"the run's process ended with exit code {os.waitstatus_to_exitcode(status)} before it was done"
-        kind, end = EndReason.EXITED, records.FAILED
+        kind, end = EndReason.EXITED, FAILED
     return close(run_dir, record, end, kind, message)
 
 
@@ -70,21 +86,21 @@ def close_requested(run_dir: Path, record: Record, why: str) -> Record:
     """
     stopped = recording.stop_reason(RunPaths(run_dir))
     if stopped is not None and not (RunPaths(run_dir).requests / "cancel").exists():
-        return close(run_dir, record, records.STOPPED, EndReason.STOPPED, stopped)
-    return close(run_dir, record, records.CANCELED, EndReason.CANCELED, why)
+        return close(run_dir, record, STOPPED, EndReason.STOPPED, stopped)
+    return close(run_dir, record, CANCELED, EndReason.CANCELED, why)
 
 
 def close(run_dir: Path, record: Record, status: Status, kind: EndReason, message: str) -> Record:
     """Write the outcome of a run that cannot write it itself. Return the new record."""
-    records.note_claimed(run_dir, record)
-    record.status, record.ended = status, records.now()
+    note_claimed_attempts(run_dir, record)
+    record.status, record.ended = status, timestamp()
     record.error = Failure(kind, message)
     if record.started:
-        record.duration_s = records.seconds_between(record.started, record.ended)
+        record.duration_s = seconds_between(record.started, record.ended)
     if record.attempts and record.attempts[-1].ended is None:
         record.attempts[-1].end(status, message, record.ended)
     record.metrics = record.metrics or context.last_values(run_dir)
-    records.write(run_dir, record)
+    write_record(run_dir, record)
     return record
 
 
@@ -95,15 +111,15 @@ def close_unstarted(run_dir: Path, why: str) -> None:
         run_dir: the run's directory.
         why: reason for a cancellation, which need not say that the run had not begun.
     """
-    record = records.read(run_dir)
+    record = read_record(run_dir)
     if record.attempts:  # it ran before and was waiting to resume
         close_requested(run_dir, record, _reason_in_request(run_dir, why))
         return
     stopped = recording.stop_reason(RunPaths(run_dir))
-    record.status, record.ended = records.CANCELED if stopped is None else records.STOPPED, records.now()
+    record.status, record.ended = CANCELED if stopped is None else STOPPED, timestamp()
     kind = EndReason.CANCELED if stopped is None else EndReason.STOPPED
     record.error = Failure(kind, stopped or cancel_reason(record, why))
-    records.write(run_dir, record)
+    write_record(run_dir, record)
 
 
 def cancel_reason(record: Record, why: str) -> str:
@@ -115,10 +131,10 @@ def requeue(run_dir: Path, record: Record) -> None:
     """Put a run that has ended back in the queue. Note the reason for its end with its last attempt."""
     if record.attempts and record.error is not None:
         record.attempts[-1].reason = record.reason
-    records.note_claimed(run_dir, record)
-    record.status, record.ended, record.error, record.duration_s = records.QUEUED, None, None, None
+    note_claimed_attempts(run_dir, record)
+    record.status, record.ended, record.error, record.duration_s = QUEUED, None, None, None
     forget_requests(run_dir)
-    records.write(run_dir, record)
+    write_record(run_dir, record)
 
 
 def forget_requests(run_dir: Path) -> None:
@@ -129,17 +145,17 @@ def forget_requests(run_dir: Path) -> None:
 
 def note_interrupted(run_dir: Path, record: Record, why: str) -> None:
     """Put a run whose attempt ended through no fault of its own back in the queue."""
-    records.note_claimed(run_dir, record)
-    record.status, record.ended, record.error = records.QUEUED, None, None
+    note_claimed_attempts(run_dir, record)
+    record.status, record.ended, record.error = QUEUED, None, None
     if record.attempts and record.attempts[-1].ended is None:
-        record.attempts[-1].end(records.LOST, why, records.now())
-    records.write(run_dir, record)
+        record.attempts[-1].end(LOST, why, timestamp())
+    write_record(run_dir, record)
 
 
 def wait_gone(run_dir: Path, timeout_s: float = 10.0) -> None:
     """Wait until a run's process, killed with its fork server, is gone: two processes must never write one run."""
     end = time.monotonic() + timeout_s
-    while records.process_lives(records.read(run_dir).process) and time.monotonic() < end:
+    while process_lives(read_record(run_dir).process) and time.monotonic() < end:
         time.sleep(0.02)
 
 

@@ -17,10 +17,9 @@ from typing import Any
 from labrun import garbage
 from labrun.errors import RecordError
 from labrun.runs import context, custom_locations
-from labrun.runs import record as records
 from labrun.runs.attempts import Failure
 from labrun.runs.groups import Code, plain
-from labrun.runs.record import Record
+from labrun.runs.record import Record, parse_groups, read_record, replace_text
 
 FORMAT = 1
 LEFT_OUT = frozenset({"config", "hydra", "packages", "host", "git", "signature", "attempts", "model", "command"})
@@ -122,7 +121,7 @@ def _folders(top: str, depth: int) -> Iterator[str]:
 
 def _read(run_dir: Path) -> tuple[dict[str, Any] | None, str]:
     try:
-        record = records.read(run_dir)
+        record = read_record(run_dir)
     except RecordError as error:
         return None, str(error)
     if record.finished:
@@ -145,7 +144,7 @@ def _kept(entry: Any) -> Record | str | None:
         if content is None:
             return str(why)
         record = Record(config={}, **content)
-        records.parse_groups(record)
+        parse_groups(record)
         return record
     except (TypeError, ValueError):
         return None
@@ -163,7 +162,7 @@ def _save(file: Path, entries: dict[str, Any]) -> None:
     text = json.dumps({"format": FORMAT, "fields": _fields(), "runs": entries}, ensure_ascii=False, default=str)
     with contextlib.suppress(RecordError, OSError):  # a read-only workspace can still be listed
         file.parent.mkdir(parents=True, exist_ok=True)
-        records.replace_text(file, text, to_disk=False)
+        replace_text(file, text, to_disk=False)
 
 
 def _fields() -> list[str]:

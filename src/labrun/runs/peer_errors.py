@@ -12,8 +12,7 @@ import re
 import time
 from pathlib import Path
 
-from labrun.runs import record as records
-from labrun.runs.record import Record
+from labrun.runs.record import FAILED, EndReason, Record
 
 VARIABLE = "LABRUN_OTHER_LOGS"
 """Set in a multi-process run: the sizes of the other processes' logs before this attempt, as JSON."""
@@ -35,9 +34,9 @@ def add_cause(run_dir: Path, record: Record) -> bool:
 
     Must happen before the record is written, since whoever waits for the run reads its error only once.
     """
-    if VARIABLE not in os.environ or record.status != records.FAILED or record.error is None:
+    if VARIABLE not in os.environ or record.status != FAILED or record.error is None:
         return False
-    if record.error.type == records.EndReason.LIMIT_EXCEEDED or "; process " in record.error.message:
+    if record.error.type == EndReason.LIMIT_EXCEEDED or "; process " in record.error.message:
         return False
     found = None
     with contextlib.suppress(OSError, ValueError):  # an unreadable log must not keep the record from being written

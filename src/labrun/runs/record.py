@@ -237,7 +237,7 @@ class Record:
         return f"{kind}: {line}".removesuffix(": ") if not line or kind in TELLING else line
 
 
-def now() -> str:
+def timestamp() -> str:
     """Return the current time in the format of records."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
@@ -284,7 +284,7 @@ def seconds_between(start: str, end: str) -> float:
     return round((datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds(), 3)
 
 
-def read(run_dir: str | os.PathLike[str]) -> Record:
+def read_record(run_dir: str | os.PathLike[str]) -> Record:
     """Read a run's record.
 
     Raises:
@@ -297,10 +297,10 @@ def read(run_dir: str | os.PathLike[str]) -> Record:
         raise RecordError(f"{path.parent} holds no run.json, so it is not a run's folder") from None
     except OSError as error:
         raise DamagedRecordError(path, str(error)) from error
-    return parsed(raw, path, run_dir)
+    return parse_record(raw, path, run_dir)
 
 
-def parsed(raw: bytes, path: Path, annotated: str | os.PathLike[str] | None = None) -> Record:
+def parse_record(raw: bytes, path: Path, annotated: str | os.PathLike[str] | None = None) -> Record:
     """Parse a record.
 
     Args:
@@ -416,7 +416,7 @@ def _check(record: Record) -> None:
             raise ValueError(f"metric {name} is {value!s:.40}")
 
 
-def write(run_dir: str | os.PathLike[str], record: Record, to_disk: bool | None = None) -> None:
+def write_record(run_dir: str | os.PathLike[str], record: Record, to_disk: bool | None = None) -> None:
     """Replace a run's record.
 
     Args:
@@ -428,10 +428,10 @@ def write(run_dir: str | os.PathLike[str], record: Record, to_disk: bool | None 
         RecordError: the folder is not writable (full disk, read-only).
     """
     path = RunPaths(Path(run_dir)).record
-    replace_text(path, text(record), to_disk=record.finished if to_disk is None else to_disk)
+    replace_text(path, record_json(record), to_disk=record.finished if to_disk is None else to_disk)
 
 
-def force_to_disk(run_dir: str | os.PathLike[str]) -> None:
+def flush_record(run_dir: str | os.PathLike[str]) -> None:
     """Flush a run's record to disk, for a run whose own process did not.
 
     Raises:
@@ -449,7 +449,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, default=str, allow_nan=False)
 _LINES = json.JSONEncoder(ensure_ascii=False, separators=(",\n  ", ": "))
 
 
-def text(record: Record) -> str:
+def record_json(record: Record) -> str:
     """Return a record as JSON, with one line per first- and second-level key: `json`'s `indent` is ten times slower."""
     lines = []
     for entry in dataclasses.fields(record):
@@ -498,7 +498,7 @@ LONGEST_NAME, LONGEST_PATH = 255, 3800
 """Maximum bytes of a file name, and of the path of a run's folder, which leaves room for the files in it."""
 
 
-def check_place(run_dir: Path) -> None:
+def check_path_length(run_dir: Path) -> None:
     """Check that the path of a run's folder is not too long for file systems.
 
     Raises:
@@ -535,7 +535,7 @@ def _strict(value: Any) -> Any:
     return value
 
 
-def claim(run_dir: str | os.PathLike[str]) -> int:
+def claim_attempt(run_dir: str | os.PathLike[str]) -> int:
     """Claim a run's next attempt by creating its file exclusively. Only the process that succeeds may run it.
 
     Returns:
@@ -566,7 +566,7 @@ def newest_attempt(run_dir: str | os.PathLike[str]) -> int:
         return 0
 
 
-def note_claimed(run_dir: str | os.PathLike[str], record: Record, before: int | None = None) -> None:
+def note_claimed_attempts(run_dir: str | os.PathLike[str], record: Record, before: int | None = None) -> None:
     """Add to a record the attempts that were claimed but killed before they could add themselves.
 
     Args:

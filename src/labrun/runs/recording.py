@@ -21,9 +21,31 @@ from typing import Any
 from labrun import masking
 from labrun.errors import LabrunError, RecordError, RunFailedError
 from labrun.runs import context, peer_errors
-from labrun.runs import record as records
 from labrun.runs.attempts import Attempt, Failure, Job
-from labrun.runs.record import Record, RunPaths
+from labrun.runs.record import (
+    CANCELED,
+    COMPLETED,
+    FAILED,
+    PREEMPTED,
+    QUEUED,
+    RUNNING,
+    STOPPED,
+    EndReason,
+    Record,
+    RunPaths,
+    Status,
+    cannot_write,
+    claim_attempt,
+    describe_host,
+    installed_packages,
+    newest_attempt,
+    note_claimed_attempts,
+    process_identity,
+    read_record,
+    seconds_between,
+    timestamp,
+    write_record,
+)
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +135,7 @@ class Recording:
 
     def __init__(self, run_dir: Path, capture: bool = True, announced: bool = True, to_disk: bool = True) -> None:
         self.paths = RunPaths(Path(run_dir))
-        self.record: Record = records.read(run_dir)
+        self.record: Record = read_record(run_dir)
         masking.note_config(self.record.config)
         self.attempt = 0
         self._capture = Capture(self.paths.root, measured_every_s(self.record)) if capture else None
@@ -122,7 +144,7 @@ class Recording:
         self._before: Any = None
 
     def __enter__(self) -> Recording:
-        self.attempt = records.claim(self.paths.root)
+        self.attempt = claim_attempt(self.paths.root)
         try:
             self._begin()
         except BaseException as error:  # Ctrl-C, for example: the record says `running` already
@@ -132,11 +154,11 @@ class Recording:
 
     def _begin(self) -> None:
         record = self.record
-        record.process = records.process_identity()
-        record.host = record.host or records.describe_host()
-        record.packages = record.packages or records.installed_packages()
-        record.status, record.started, record.ended, record.error = records.RUNNING, records.now(), None, None
-        records.note_claimed(self.paths.root, record, before=self.attempt)
+        record.process = process_identity()
+        record.host = record.host or describe_host()
+        record.packages = record.packages or installed_packages()
+        record.status, record.started, record.ended, record.error = RUNNING, timestamp(), None, None
+        note_claimed_attempts(self.paths.root, record, before=self.attempt)
         record.attempts.append(Attempt(self.attempt, record.started, record.status, record.process))
         job = os.environ.get(JOB_VARIABLE)
         if job:
@@ -169,7 +191,7 @@ class Recording:
     def write(self) -> None:
         """Write the record in its current state."""
         self.leave_if_forked()
-        records.write(self.paths.root, self.record, to_disk=self._to_disk and self.record.finished)
+        write_record(self.paths.root, self.record, to_disk=self._to_disk and self.record.finished)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -184,11 +206,11 @@ class Recording:
             error = KeyboardInterrupt()
         status, details = outcome(error, self.paths)
         record = self.record
-        record.status, record.ended, record.error = status, records.now(), details
-        record.duration_s = records.seconds_between(record.started or record.ended, record.ended)
+        record.status, record.ended, record.error = status, timestamp(), details
+        record.duration_s = seconds_between(record.started or record.ended, record.ended)
         if record.attempts and record.attempts[-1].number == self.attempt:
             record.attempts[-1].end(status, None, record.ended)
-        if status == records.PREEMPTED:
+        if status == PREEMPTED:
             record.ended, record.duration_s = None, None
         run = context.current()
         if run is not None:
@@ -197,19 +219,19 @@ class Recording:
         peer_errors.add_cause(self.paths.root, record)
         trouble = disk_trouble(error)
         told = isinstance(error, LabrunError) or trouble is not None
-        if details is not None and status == records.FAILED and not told:
+        if details is not None and status == FAILED and not told:
             sys.stderr.write(details.traceback)
         self._politely.close()
         os.environ.pop(context.RUN_DIR_VARIABLE, None)
         os.environ.pop(context.ATTEMPT_VARIABLE, None)
         try:
-            if records.newest_attempt(self.paths.root) == self.attempt:
+            if newest_attempt(self.paths.root) == self.attempt:
                 self.write()
         finally:
             if self._capture:
                 self._capture.stop()
         if trouble is not None:
-            raise RecordError(records.cannot_write(self.paths.root, trouble)) from error
+            raise RecordError(cannot_write(self.paths.root, trouble)) from error
 
 
 @contextlib.contextmanager
@@ -236,28 +258,28 @@ def terminating_politely() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def outcome(error: BaseException | None, paths: RunPaths) -> tuple[records.Status, Failure | None]:
+def outcome(error: BaseException | None, paths: RunPaths) -> tuple[Status, Failure | None]:
     """Return the status and the record's `error` for the exception that ended a run, or for None."""
     if error is None:
-        return records.COMPLETED, None
+        return COMPLETED, None
     if isinstance(error, Preempted):
-        return records.PREEMPTED, None
+        return PREEMPTED, None
     if isinstance(error, KeyboardInterrupt):
         why = stop_reason(paths)
         if why is not None and not (paths.requests / "cancel").exists():
-            return records.STOPPED, Failure(records.EndReason.STOPPED, why)
+            return STOPPED, Failure(EndReason.STOPPED, why)
         try:
             why = read_request(paths, "cancel") or "asked by requests/cancel"
         except OSError:
             why = masking.masked(str(error)) or "Ctrl-C"
-        return records.CANCELED, Failure(type(error).__name__, why)
+        return CANCELED, Failure(type(error).__name__, why)
     if isinstance(error, SystemExit):
         message = masking.masked(f"the run's code ended the process with exit code {error.code!r} before it was done")
-        return records.FAILED, Failure("SystemExit", message, _trace(error))
+        return FAILED, Failure("SystemExit", message, _trace(error))
     trace = masking.masked(error.trace) if isinstance(error, RunFailedError) else _trace(error)
     kind = masking.masked(storable(type(error).__name__))
     from_labrun = isinstance(error, LabrunError) and not isinstance(error, RunFailedError)
-    return records.FAILED, Failure(kind, message_of(error), trace, from_labrun)
+    return FAILED, Failure(kind, message_of(error), trace, from_labrun)
 
 
 def end_requested(paths: RunPaths) -> bool:
@@ -426,5 +448,5 @@ def create(run_dir: Path, record: Record) -> None:
         for folder in (paths.outputs, paths.logs, paths.requests):
             folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise RecordError(records.cannot_write(run_dir, error)) from error
-    records.write(run_dir, dataclasses.replace(record, status=records.QUEUED))
+        raise RecordError(cannot_write(run_dir, error)) from error
+    write_record(run_dir, dataclasses.replace(record, status=QUEUED))

@@ -17,12 +17,11 @@ from pathlib import Path
 
 from labrun.errors import RecordError
 from labrun.runs import context, custom_locations, index, store
-from labrun.runs import record as records
 from labrun.runs.groups import Code, ScriptCode
-from labrun.runs.record import Record
+from labrun.runs.record import PREEMPTED, QUEUED, RUNNING, UNREACHABLE, Record, is_scoring, sweep_folder
 
 REMOVED = ".removed-"
-LIVE = frozenset({records.QUEUED, records.RUNNING, records.PREEMPTED, records.UNREACHABLE})
+LIVE = frozenset({QUEUED, RUNNING, PREEMPTED, UNREACHABLE})
 UNUSED_S = 3600.0
 """A code snapshot used within this time may belong to a run whose submission is in progress, seconds."""
 
@@ -55,12 +54,12 @@ def reasons(
     leaving = {record.id for _, record in chosen}
     children: dict[str, list[str]] = {}
     for _, record in store.listing(root).runs:
-        if record.parent and not records.is_scoring(record.task) and record.id not in leaving:
+        if record.parent and not is_scoring(record.task) and record.id not in leaving:
             children.setdefault(record.parent, []).append(record.id)
     found = {}
     for run_dir, record in chosen:
         status = shown(run_dir, record)
-        sweep_dir = records.sweep_folder(run_dir, record) or run_dir.parent
+        sweep_dir = sweep_folder(run_dir, record) or run_dir.parent
         if not is_ours(root, run_dir):
             where = f"{root}/outputs or {root}/multirun, without links, nor one of your choice that holds nothing else"
             found[run_dir] = Reason(record, f"{run_dir} is neither a run's folder below {where}", False)

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from labrun.errors import RecordError
-from labrun.runs import record as records
-from labrun.runs.record import Record
+from labrun.runs.record import Record, read_record
 
 LONGEST = 160
 """Maximum characters of overrides in a name."""
@@ -66,4 +65,4 @@ def _is_unsaid(text: str, record: Record) -> bool:
 def _overrides(paths: Iterable[Path]) -> Iterable[list[str]]:
     for path in paths:
         with contextlib.suppress(RecordError):
-            yield records.read(path.parent).overrides
+            yield read_record(path.parent).overrides

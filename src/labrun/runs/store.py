@@ -13,8 +13,7 @@ from labrun import checking, direction
 from labrun.direction import Direction
 from labrun.errors import RecordError
 from labrun.runs import comparable, context, custom_locations, index, sdk_ids
-from labrun.runs import record as records
-from labrun.runs.record import Record
+from labrun.runs.record import COMPLETED, Record, read_record
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +83,7 @@ def runs(root: Path) -> Iterator[tuple[Path, Record]]:
     """Yield every run of a workspace with its full record; damaged records are skipped."""
     for run_dir in run_dirs(root):
         try:
-            yield run_dir, records.read(run_dir)
+            yield run_dir, read_record(run_dir)
         except RecordError:
             continue
 
@@ -149,7 +148,7 @@ def find(
     reference = resolve_sdk_id(root, reference)
     for folder in (Path(reference).expanduser(), root / reference):
         if os.path.isfile(folder / "run.json"):
-            return _suitable(folder.resolve(), records.read(folder), suitable, wanted)
+            return _suitable(folder.resolve(), read_record(folder), suitable, wanted)
     found = sorted(listing(root).runs, key=lambda pair: pair[1].created)
     if reference == "last":
         matches = [pair for pair in found if suitable(*pair)][-1:]
@@ -169,7 +168,7 @@ def find(
         ids = ", ".join(record.id for _, record in matches[:10]) + (", ..." if len(matches) > 10 else "")
         raise RecordError(f"{reference!r} is the beginning of {len(matches)} ids: {ids}")
     run_dir = matches[0][0]
-    return _suitable(run_dir, records.read(run_dir), suitable, wanted)
+    return _suitable(run_dir, read_record(run_dir), suitable, wanted)
 
 
 def resolve_sdk_id(root: Path, reference: str) -> str:
@@ -198,7 +197,7 @@ def best(
     Raises:
         RecordError: no completed run has a finite value of the metric, or the metric's direction is unknown.
     """
-    completed = [pair for pair in found if pair[1].status == records.COMPLETED and suitable(*pair)]
+    completed = [pair for pair in found if pair[1].status == COMPLETED and suitable(*pair)]
     metric, wanted = parse_metric(metric, [record for _, record in completed])
     ranked = [pair for pair in completed if score(pair[1], metric, direction.MAX) > -math.inf]
     if not ranked:
@@ -238,7 +237,7 @@ def readable(run_dirs: Sequence[Path]) -> list[tuple[Path, Record]]:
     found, gone = [], []
     for run_dir in run_dirs:
         try:
-            found.append((run_dir, records.read(run_dir)))
+            found.append((run_dir, read_record(run_dir)))
         except RecordError as error:
             if os.path.exists(run_dir / "run.json"):  # False too of a name that no file can have
                 log.warning("Left out: %s", error)

@@ -16,8 +16,7 @@ from typing import Any
 from labrun._io import append_line
 from labrun.errors import RecordError
 from labrun.runs import context, custom_locations, store
-from labrun.runs import record as records
-from labrun.runs.record import Record
+from labrun.runs.record import Record, cannot_write, replace_text
 
 LONGEST_ID = 1000
 
@@ -169,8 +168,8 @@ class Plan:
             SweepState(folder).make()
             SweepState(folder).submitted.unlink(missing_ok=True)
         except OSError as error:
-            raise RecordError(records.cannot_write(folder, error)) from error
-        records.replace_text(SweepState(folder).plan, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+            raise RecordError(cannot_write(folder, error)) from error
+        replace_text(SweepState(folder).plan, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
 
 def note_submitted(folder: Path) -> None:

@@ -16,9 +16,8 @@ from labrun.config import hydra_files
 from labrun.control import results
 from labrun.control.objective import Objective
 from labrun.runs import finalize, report
-from labrun.runs import record as records
 from labrun.runs.groups import SweepMember
-from labrun.runs.record import Record, RunPaths
+from labrun.runs.record import COMPLETED, Record, RunPaths, read_record
 from labrun.search.summary import file_command, gather
 from labrun.search.trial_result import TrialResult
 from labrun.submission import submit
@@ -125,8 +124,8 @@ def _refit(search: Search, best: TrialResult, run_dir: Path, model: dict[str, An
 def _submit(job: submit.Job, runner: Executor) -> None:
     """Submit the job, unless it completed before the search was resumed."""
     if (job.run_dir / "run.json").exists():
-        record = records.read(job.run_dir)
-        if record.status == records.COMPLETED:
+        record = read_record(job.run_dir)
+        if record.status == COMPLETED:
             return
         finalize.requeue(job.run_dir, record)
     else:
@@ -259,8 +258,8 @@ def _print_result(
 
 
 def _tested(run_dir: Path, objective: Objective, quantities: Sequence[str]) -> list[tuple[str, str]]:
-    record = records.read(run_dir)
-    if record.status != records.COMPLETED:
+    record = read_record(run_dir)
+    if record.status != COMPLETED:
         return [("  fitted to all", results.failure(record))]
     found = {
         name.removeprefix("test_"): report.number(record.metrics[name])

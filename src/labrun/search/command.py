@@ -18,9 +18,8 @@ from labrun.control import controller, objective, results
 from labrun.control.monitor import Lines, Live
 from labrun.errors import ConfigError
 from labrun.remote import remote_search
-from labrun.runs import record as records
 from labrun.runs import report, store, sweep_state
-from labrun.runs.record import Record
+from labrun.runs.record import COMPLETED, Record, read_record
 from labrun.runs.recording import terminating_politely
 from labrun.schema import Sweep, Tracking
 from labrun.search import automl, previous, summary, takeover
@@ -83,7 +82,7 @@ class Table:
             results.say(
                 f"{first:>9}  {head:<{self._width}}  {'DURATION':>8}  {'METRIC':>8}  {'BEST':>8}  ({one.metric})"
             )
-        mark = "" if record.status == records.COMPLETED else f"  {record.status}: {record.reason}"
+        mark = "" if record.status == COMPLETED else f"  {record.status}: {record.reason}"
         took = "-" if record.duration_s is None else f"{record.duration_s:.1f}"
         results.say(f"{run_dir.name:>9}  {what:<{self._width}}  {took:>8}  {shown:>8}  {best:>8}{mark}")
         self.printed.add(run_dir.name)
@@ -158,7 +157,7 @@ def _check(trials: Trials, settings: Sweep, resumed: bool) -> tuple[list[submit.
     if resumed:
         first = next(iter(sorted(trials.folder.glob("*/run.json"))), None)
         if first is not None and settings.resume_code == "frozen":
-            trials.code = records.read(first.parent).code
+            trials.code = read_record(first.parent).code
     probes = trials.probes()
     if not probes:
         raise ConfigError(
@@ -193,7 +192,7 @@ def _follow_remote(folder: Path, is_detached: bool) -> list[Record]:
         return []
     if remote_search.follow(folder, Lines(folder)):
         _say_canceled(folder)
-    found = {run: records.read(folder / run) for run in sweep_state.read_plan(folder).runs}
+    found = {run: read_record(folder / run) for run in sweep_state.read_plan(folder).runs}
     best = max(found, key=lambda run: objective.rank(found[run]), default=None)
     if best is not None and objective.rank(found[best]) > float("-inf"):
         metric = objective.of(found[best].typed)[0].metric
@@ -225,7 +224,7 @@ def _attended(search: Search, folder: Path, plan: sweep_state.Plan, freezer: sub
             runner.close()
     if canceled:
         _say_canceled(folder)
-    return [records.read(folder / run) for run in plan.runs]
+    return [read_record(folder / run) for run in plan.runs]
 
 
 def _finished(search: Search, runner: Executor, folder: Path) -> bool:
@@ -243,4 +242,4 @@ def _finished(search: Search, runner: Executor, folder: Path) -> bool:
 def _say_canceled(folder: Path) -> NoReturn:
     where = shlex.quote(str(folder))
     sys.stderr.write(f"labrun: canceled; the records are in {folder}, and sweep.resume={where} resumes the search\n")
-    sys.exit(submit.CANCELED)
+    sys.exit(submit.EXIT_CANCELED)

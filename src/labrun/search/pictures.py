@@ -16,8 +16,8 @@ import numpy as np
 import optuna
 
 from labrun.control.objective import Objective
-from labrun.runs import record as records
 from labrun.runs.groups import DataEntry
+from labrun.runs.record import STOPPED, Record
 from labrun.runs.report import number
 from labrun.terminal import plain
 
@@ -161,7 +161,7 @@ def _history(objectives: Sequence[Objective], tried: Sequence[TrialResult]) -> s
         early = [
             (int(t.run), float(t.record.metrics[one.metric]))
             for t in ordered
-            if t.record.status == records.STOPPED and _is_number(t.record.metrics.get(one.metric))
+            if t.record.status == STOPPED and _is_number(t.record.metrics.get(one.metric))
         ]
         if early:
             axes.scatter(*zip(*early, strict=True), s=18, color=GREY, marker="x", label="stopped early")
@@ -386,7 +386,7 @@ def _cells(one: TrialResult, metrics: Sequence[str], names: Sequence[str]) -> li
     return cells + [_cell(one.parameters.get(name, "")) for name in names] + [one.why]
 
 
-def _data(record: records.Record) -> list[str]:
+def _data(record: Record) -> list[str]:
     """Return a line on the data that a run read; empty if its record does not say."""
     entry = record.data[0] if record.data else DataEntry()
     counts = {word: getattr(entry, part) for part, word in PARTS.items()}

@@ -23,9 +23,8 @@ from labrun.control import objective
 from labrun.control.objective import Objective
 from labrun.errors import ConfigError, RecordError
 from labrun.runs import context, finalize, sweep_state
-from labrun.runs import record as records
 from labrun.runs.attempts import Failure
-from labrun.runs.record import Record, RunPaths
+from labrun.runs.record import CANCELED, COMPLETED, STOPPED, Record, RunPaths, read_record, replace_text
 from labrun.runs.sweep_state import SweepState
 from labrun.schema import Compute, Sweep
 from labrun.search import space as spaces
@@ -44,7 +43,7 @@ log = logging.getLogger(__name__)
 TRIALS = 20
 """Default trial budget."""
 CLOCK_S = 5.0
-CANCELED = "canceled"
+REASON_CANCELED = "canceled"
 LARGEST_GRID = 100_000
 
 
@@ -208,9 +207,9 @@ class Search:
                 if made is not None:
                     self.variables[run_dir] = made.environment
                 continue
-            record = records.read(run_dir)
+            record = read_record(run_dir)
             self._trials[run_dir] = self._trial(run_dir, trial.number)
-            if record.status == records.CANCELED or finalize.was_killed(record):
+            if record.status == CANCELED or finalize.was_killed(record):
                 finalize.requeue(run_dir, record)
             elif record.finished:
                 self.ended(run_dir, record)
@@ -238,7 +237,7 @@ class Search:
             self._is_begun = True
             # A run of an earlier controller may have ended since `begin`; nothing else would report it.
             for run_dir in list(self._trials):
-                if (record := records.read(run_dir)).finished:
+                if (record := read_record(run_dir)).finished:
                     self.ended(run_dir, record)
         while self._closed is None and len(self._trials) < self.room and self.is_open:
             run = self._next_folder()
@@ -289,13 +288,13 @@ class Search:
             return
         one.reports.read()
         one.reports.curve.running = False
-        if record.status == records.COMPLETED:
+        if record.status == COMPLETED:
             self._record_result(one, record)
-        elif record.status == records.STOPPED:
+        elif record.status == STOPPED:
             self.study.stop(one.number, one.reports.values, record.reason)
-        elif record.status == records.CANCELED:
+        elif record.status == CANCELED:
             if self._closed is None:
-                self.study.fail(one.number, CANCELED, replaced=self.settings.replace_canceled)
+                self.study.fail(one.number, REASON_CANCELED, replaced=self.settings.replace_canceled)
         elif finalize.was_killed(record):  # the trial stays open, like a run of a grid
             log.warning("Trial %s: %s. sweep.resume=last retries it", run_dir.name, record.reason)
         else:
@@ -377,7 +376,7 @@ class Search:
         now = time.monotonic()
         if self._closed is None and takeover.is_canceled(self.trials.folder):
             log.info("Canceled: no more trials are started")
-            self.close(CANCELED)
+            self.close(REASON_CANCELED)
         limit = self.settings.timeout_min
         if limit is not None and self._closed is None and self._elapsed_s() > 60 * limit:
             why = f"sweep.timeout_min={limit:g}"
@@ -431,7 +430,7 @@ class Search:
     @property
     def is_canceled(self) -> bool:
         """Whether the search was canceled."""
-        return self._closed == CANCELED
+        return self._closed == REASON_CANCELED
 
     # ---- time
 
@@ -440,7 +439,7 @@ class Search:
 
     def _write_state(self) -> None:
         content = {**self._definition, "used_s": round(self._elapsed_s(), 1)}
-        records.replace_text(self._state, json.dumps(content) + "\n", to_disk=False)
+        replace_text(self._state, json.dumps(content) + "\n", to_disk=False)
 
 
 def _defining(fixed: Sequence[str]) -> list[str]:

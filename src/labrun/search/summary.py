@@ -16,8 +16,7 @@ from labrun.config import hydra_files
 from labrun.control import results
 from labrun.errors import LabrunError
 from labrun.runs import comparable, report
-from labrun.runs import record as records
-from labrun.runs.record import Record
+from labrun.runs.record import Record, read_record
 from labrun.search.space import Space, plain_key
 from labrun.search.study import LABELS, RUN, WHY
 from labrun.search.trial_result import TrialResult
@@ -42,7 +41,7 @@ def gather(search: Search) -> list[TrialResult]:
         folder = search.trials.folder / trial.user_attrs[RUN]
         if not (folder / "run.json").exists():
             continue
-        record = records.read(folder)
+        record = read_record(folder)
         why = trial.user_attrs.get(WHY) or record.reason
         values = list(trial.values) if trial.state == TrialState.COMPLETE and trial.values else None
         labels = dict(trial.user_attrs.get(LABELS, {}))

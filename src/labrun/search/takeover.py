@@ -14,8 +14,8 @@ from pathlib import Path
 from labrun.config.hydra_files import quoted, value_here, with_variables
 from labrun.remote import link as links
 from labrun.runs import context, custom_locations, sweep_state
-from labrun.runs import record as records
 from labrun.runs.attempts import Process
+from labrun.runs.record import process_identity, process_lives, replace_text
 from labrun.runs.sweep_state import SweepState
 
 
@@ -41,8 +41,8 @@ def ending(folder: Path) -> Iterator[None]:
 
 def mark_ending(folder: Path) -> None:
     """Mark that this process is about to write the results; see `ending`."""
-    text = json.dumps(records.process_identity().as_json())
-    records.replace_text(SweepState(folder).search_ending, text, to_disk=False)
+    text = json.dumps(process_identity().as_json())
+    replace_text(SweepState(folder).search_ending, text, to_disk=False)
 
 
 def cancel(folder: Path) -> None:
@@ -86,7 +86,7 @@ def is_ending(folder: Path) -> bool:
         process = json.loads(context.content(SweepState(folder).search_ending))
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(process, dict) and records.process_lives(Process.of(process)) is not False
+    return isinstance(process, dict) and process_lives(Process.of(process)) is not False
 
 
 def is_unfinished(folder: Path) -> bool:

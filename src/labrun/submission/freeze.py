@@ -34,9 +34,19 @@ from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.references import references, resolve_environment
 from labrun.registry import journal
 from labrun.runs import cards, recording, report, seals, store
-from labrun.runs import record as records
 from labrun.runs.groups import Code, GitState, Host
-from labrun.runs.record import HIDDEN, Record, RunPaths
+from labrun.runs.record import (
+    COMPLETED,
+    HIDDEN,
+    QUEUED,
+    Record,
+    RunPaths,
+    describe_host,
+    installed_packages,
+    is_scoring,
+    read_record,
+    timestamp,
+)
 from labrun.schema import Config
 from labrun.submission import environments, inherited, inputs, scored_data, scripts, snapshot
 from labrun.tasks import base, model_files, monitored, scoring
@@ -100,7 +110,7 @@ def capture_provenance(root: Path, all_of_it: bool = False) -> Provenance:
         git, code = git_state(Path.cwd(), root), snapshot.take(Path.cwd(), root)
     if not all_of_it:
         return Provenance(git, code)
-    return Provenance(git, code, records.installed_packages(), records.describe_host())
+    return Provenance(git, code, installed_packages(), describe_host())
 
 
 def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, around: Provenance) -> Record:
@@ -135,8 +145,8 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
         id=run_id,
         name=exact.shown(found.name),
         task=found.task,
-        status=records.QUEUED,
-        created=records.now(),
+        status=QUEUED,
+        created=timestamp(),
         config=kept,
         overrides=overrides,
         command=shlex.join(["labrun", *overrides]),
@@ -214,7 +224,7 @@ def resolved_config(
     inputs.pin_versions(kept, pinned)
     found = Config(kept)
     if base.of(found).scores:
-        scored = records.read(found.scored.run_dir).typed
+        scored = read_record(found.scored.run_dir).typed
         _warn_about_other_data(found, scored, overrides)
         _warn_about_limit(found, scored)
     return found, parent
@@ -531,7 +541,7 @@ def insert_scored_data(config: DictConfig, task: Any, reference: Any, overrides:
     Raises:
         RecordError: there is no such run, and an override depends on it; otherwise the error is raised later.
     """
-    if not records.is_scoring(task) or not isinstance(reference, str) or scored_data.chooses(overrides):
+    if not is_scoring(task) or not isinstance(reference, str) or scored_data.chooses(overrides):
         return
     try:
         run_dir, source = _scored(store.workspace(), reference)
@@ -648,7 +658,7 @@ def _refuse_other_split(new: Mapping[str, Any], old: Mapping[str, Any]) -> None:
 
 
 def _has_model(run_dir: Path, record: Record) -> bool:
-    return record.status == records.COMPLETED and (RunPaths(run_dir).outputs / "model.json").is_file()
+    return record.status == COMPLETED and (RunPaths(run_dir).outputs / "model.json").is_file()
 
 
 def _has_checkpoint(run_dir: Path, record: Record) -> bool:

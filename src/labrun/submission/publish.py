@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from labrun.runs import record as records
 from labrun.runs import store
+from labrun.runs.record import replace_text
 from labrun.runs.sweep_state import SweepState
 
 VARIABLE = "LABRUN_ANNOUNCE"
@@ -28,10 +28,10 @@ def publish_location(folder: Path, runs: Sequence[str] = (".",)) -> None:
     store.note(folder, runs)
     above = parent()
     if above and not (folder / "run.json").exists():
-        records.replace_text(SweepState(folder).parent, above + "\n", to_disk=False)
+        replace_text(SweepState(folder).parent, above + "\n", to_disk=False)
     file = os.environ.pop(VARIABLE, None)
     if file:
-        records.replace_text(Path(file), str(folder.resolve()), to_disk=False)
+        replace_text(Path(file), str(folder.resolve()), to_disk=False)
 
 
 def parent() -> str | None:

@@ -22,9 +22,8 @@ from labrun.config import composed, hydra_files, paths
 from labrun.errors import ConfigError, RecordError
 from labrun.references import keep_mounts
 from labrun.runs import files, store
-from labrun.runs import record as records
 from labrun.runs.groups import Code, ScriptCode
-from labrun.runs.record import Record
+from labrun.runs.record import HIDDEN, Record, describe_host, installed_packages, read_record
 from labrun.submission import freeze, snapshot, submit
 
 
@@ -56,7 +55,7 @@ def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> 
         ConfigError: an override is invalid, or the config is no longer valid.
         RecordError: the frozen code is missing.
     """
-    root, old = store.workspace(), records.read(run_dir)
+    root, old = store.workspace(), read_record(run_dir)
     _check(old)
     composed = dict(old.config)
     for name in ("from", "sweep"):
@@ -84,7 +83,7 @@ def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> 
     record.tags, record.notes = {**record.tags, "rerun_of": old.id}, record.notes or old.notes
     if not new_code:
         record.git = old.git
-    record.packages, record.host = records.installed_packages(), records.describe_host()
+    record.packages, record.host = installed_packages(), describe_host()
     registry.check(record.typed.compute, sweep=False)
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
     target = root / "outputs" / record.name / f"{stamp}-{record.id}"
@@ -148,7 +147,7 @@ def _environment(names: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
         raise ConfigError(
             f"the run was given variables that its record does not hold: set {', '.join(missing)} here first"
         )
-    return {name: os.environ[name] if value == records.HIDDEN else value for name, value in names.items()}
+    return {name: os.environ[name] if value == HIDDEN else value for name, value in names.items()}
 
 
 def _as_it_was(old: Record, root: Path) -> freeze.Provenance:

@@ -21,9 +21,8 @@ from labrun.data.mount import local_root, mount
 from labrun.errors import DataError, RecordError
 from labrun.references import resolve_environment
 from labrun.runs import custom_locations, store, sweep_state
-from labrun.runs import record as records
 from labrun.runs.groups import Code, DataEntry, Host
-from labrun.runs.record import Record
+from labrun.runs.record import COMPLETED, Record, read_record
 from labrun.runs.sweep_state import SweepState
 from labrun.schema import Config
 
@@ -85,7 +84,7 @@ def _begun(folder: Path) -> str:
     with contextlib.suppress(RecordError):
         for name in sweep_state.read_plan(folder).runs:
             with contextlib.suppress(RecordError):
-                return records.read(folder / name).created
+                return read_record(folder / name).created
     changed = SweepState(folder).plan.stat().st_mtime
     return datetime.fromtimestamp(changed, UTC).isoformat()
 
@@ -112,9 +111,9 @@ def match(
     digests: dict[str, list[DataEntry]] = {}
     by_signature: dict[str, list[PreviousRun]] = {}
     for one in old:
-        if one.record.imported is not None and one.record.status != records.COMPLETED:
+        if one.record.imported is not None and one.record.status != COMPLETED:
             continue  # its record would determine what runs: start the command's own run instead
-        if one.record.finished and one.record.status == records.COMPLETED:
+        if one.record.finished and one.record.status == COMPLETED:
             data = [entry for entry in one.record.data if entry.digest is not None]
         else:
             data = _data_now(one.record.config, digests, path)
@@ -123,11 +122,11 @@ def match(
     for record in new:
         data = _data_now(record.config, digests, path)
         candidates = by_signature.get(_signature(record, data)) or by_signature.get(_of_before(record, data), [])
-        candidates.sort(key=lambda one: one.record.status != records.COMPLETED)
+        candidates.sort(key=lambda one: one.record.status != COMPLETED)
         found.append(candidates.pop(0) if candidates else None)
     taken = {one.run_dir for one in found if one is not None}
     left = Counter(
-        _signature(one.record, []) for one in old if one.record.status == records.COMPLETED and one.run_dir not in taken
+        _signature(one.record, []) for one in old if one.record.status == COMPLETED and one.run_dir not in taken
     )
     again = Counter(_signature(record, []) for record, one in zip(new, found, strict=True) if one is None)
     if stale := (left & again).total():

@@ -20,10 +20,10 @@ from pathlib import Path, PurePosixPath
 
 from labrun.errors import ConfigError, RecordError
 from labrun.runs import custom_locations, ignore_rules, store
-from labrun.runs import record as records
 from labrun.runs.files import tree_digest
 from labrun.runs.groups import Code, ScriptCode
 from labrun.runs.ignore_rules import AMLIGNORE, LABIGNORE
+from labrun.runs.record import cannot_write
 
 log = logging.getLogger(__name__)
 
@@ -217,7 +217,7 @@ def _copy(base: Path, files: list[Path], target: Path) -> None:
             partial.replace(target)
     except OSError as error:
         if not target.is_dir():
-            raise RecordError(records.cannot_write(target.parent, error)) from error
+            raise RecordError(cannot_write(target.parent, error)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -20,10 +20,19 @@ from labrun.config import composed, hydra_files, hydra_job
 from labrun.control import controller, lease, monitor, objective, results
 from labrun.errors import ConfigError, RecordError
 from labrun.runs import finalize, store, sweep_state
-from labrun.runs import record as records
 from labrun.runs.attempts import Failure
 from labrun.runs.groups import SweepMember
-from labrun.runs.record import Record
+from labrun.runs.record import (
+    CANCELED,
+    COMPLETED,
+    FAILED,
+    STOPPED,
+    Record,
+    check_path_length,
+    is_scoring,
+    read_record,
+    write_record,
+)
 from labrun.runs.recording import terminating_politely
 from labrun.runs.sweep_state import SweepState
 from labrun.schema import Config, Tracking
@@ -34,7 +43,7 @@ from labrun.tracking.feed import follow
 
 log = logging.getLogger(__name__)
 
-CANCELED = 130
+EXIT_CANCELED = 130
 
 
 @dataclass
@@ -86,7 +95,7 @@ class Freezer:
         """
         hydra = config.hydra
         run_dir = run_dir or self._sweep_dir / str(hydra.sweep.subdir)
-        records.check_place(run_dir)
+        check_path_length(run_dir)
         with open_dict(hydra), read_write(hydra):
             hydra.runtime.output_dir = str(run_dir)
         overrides = composed.task_overrides(hydra)
@@ -112,7 +121,7 @@ def targets(submitted: Sequence[Job]) -> list[str]:
     configs = [job.record.typed for job in submitted]
     nodes = [config.dataset for config in configs]
     nodes += [config.datastore for config in configs if not schema.is_local_datastore(config.datastore)]
-    nodes += [config.model for config in configs if not records.is_scoring(config.task) or _is_models(config)]
+    nodes += [config.model for config in configs if not is_scoring(config.task) or _is_models(config)]
     return sorted({str(node["_target_"]) for node in nodes if node})
 
 
@@ -176,7 +185,7 @@ def execute_jobs(
 def _as_it_is(job: Job) -> Record:
     """Return a run's current record, or the submitted one if the run has been removed since."""
     try:
-        return records.read(job.run_dir)
+        return read_record(job.run_dir)
     except RecordError:
         return job.record
 
@@ -241,7 +250,7 @@ def _attached(
             if not (folder / "results.csv").exists():
                 results.print_summary(folder, runs, None, wanted)
             sys.stderr.write(f"labrun: interrupted, but the runs are over; their records are in {folder}\n")
-            sys.exit(CANCELED)
+            sys.exit(EXIT_CANCELED)
         finally:
             runner.close()
 
@@ -252,7 +261,7 @@ def _cancel(folder: Path, plan: sweep_state.Plan, runs: Sequence[Path] = ()) -> 
     if runs:
         results.print_summary(folder, runs, None)
     sys.stderr.write(f"labrun: canceled; the records are in {folder}\n")
-    sys.exit(CANCELED)
+    sys.exit(EXIT_CANCELED)
 
 
 def make_plan(submitted: Sequence[Job], folder: Path, runs: Sequence[Path], backend: Backend) -> sweep_state.Plan:
@@ -339,8 +348,8 @@ def _resume(submitted: Sequence[Job], folder: Path, backend: Backend) -> list[Pa
             runs.append(job.run_dir)
             continue
         # Read the record again: hashing the data took a while, and a Slurm run may have ended since.
-        job.run_dir, then = one.run_dir, records.read(one.run_dir)
-        job.is_done = then.status in (records.COMPLETED, records.STOPPED)
+        job.run_dir, then = one.run_dir, read_record(one.run_dir)
+        job.is_done = then.status in (COMPLETED, STOPPED)
         taken += job.is_done
         if not (job.is_done or (one.run_dir in held and not then.finished)):
             if then.finished:
@@ -349,7 +358,7 @@ def _resume(submitted: Sequence[Job], folder: Path, backend: Backend) -> list[Pa
             then.config["compute"] = job.record.config["compute"]
             then.overrides = resume.with_compute(then.overrides, job.record.overrides)
             then.code = job.record.code if fresh_code else then.code
-            records.write(one.run_dir, then)
+            write_record(one.run_dir, then)
         job.record = then
     log.info("Resuming %s: %d of %d runs are done", folder, taken, len(submitted))
     asked = {job.run_dir for job in submitted}
@@ -420,13 +429,13 @@ def answer(record: Record, run_dir: Path) -> None:
     Raises:
         SystemExit: it failed (1) or was canceled (130).
     """
-    if record.status == records.FAILED:
+    if record.status == FAILED:
         error = record.error or Failure()
         reason = next(iter(error.message.splitlines()), "?")
         output = run_dir / "driver.log"
         where = f"  log: {output}\n" if output.exists() else ""
         sys.stderr.write(terminal.lines(f"labrun: the run failed: {error.type}: {reason}\n{where}"))
         sys.exit(1)
-    if record.status == records.CANCELED:
+    if record.status == CANCELED:
         sys.stderr.write(f"labrun: canceled; the record is in {run_dir}\n")
-        sys.exit(CANCELED)
+        sys.exit(EXIT_CANCELED)

@@ -10,10 +10,9 @@ from typing import Any
 
 from labrun.data.arrays import Arrays
 from labrun.errors import UnfitError
-from labrun.runs import record as records
 from labrun.runs import seals, store
 from labrun.runs.pictures import Pictures
-from labrun.runs.record import RunPaths
+from labrun.runs.record import RunPaths, read_record
 from labrun.schema import Config
 from labrun.tasks import fitting, model_builder, model_files, own_loaders, reading, resume_checks, summary
 from labrun.tasks import task as tasks
@@ -88,7 +87,7 @@ def saved_model(config: Config, own_file: bool = False) -> Any:
         return model_files.network(file, card, names)
 
     def why() -> str:
-        return seals.refusal(store.workspace(), card, source.id, records.read(paths.root).imported is not None)
+        return seals.refusal(store.workspace(), card, source.id, read_record(paths.root).imported is not None)
 
     if own_file:
         return load(None)

@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from labrun.runs import context
-from labrun.runs import record as records
-from labrun.runs.record import Record
+from labrun.runs.record import CANCELED, COMPLETED, FAILED, LOST, QUEUED, STOPPED, Record
 
 Answer = dict[str, Any]
 STATUSES: dict[str, str] = {
-    records.COMPLETED: "FINISHED",
-    records.FAILED: "FAILED",
-    records.LOST: "FAILED",
-    records.CANCELED: "KILLED",
-    records.STOPPED: "KILLED",
-    records.QUEUED: "SCHEDULED",
+    COMPLETED: "FINISHED",
+    FAILED: "FAILED",
+    LOST: "FAILED",
+    CANCELED: "KILLED",
+    STOPPED: "KILLED",
+    QUEUED: "SCHEDULED",
 }
 """MLflow's statuses for labrun's; any other status means that the run is in progress."""
 

@@ -17,10 +17,9 @@ from labrun.data.arrays import Arrays
 from labrun.data.mount import mount
 from labrun.data.readers.user_arrays import place_of
 from labrun.errors import BY_OVERRIDE, UnfitError
-from labrun.runs import record as records
 from labrun.runs import seals, store
 from labrun.runs.groups import DataEntry
-from labrun.runs.record import RunPaths
+from labrun.runs.record import RunPaths, read_record
 from labrun.tasks import evaluating, outputs, own_loaders, reading, resume_checks, sample_files, saved, summary
 from labrun.tasks import task as tasks
 from labrun.tasks.base import Run
@@ -50,7 +49,7 @@ def predict(run: Run) -> None:
     config, dataset, source = run.config, run.config.dataset, run.config.scored
     mounted = mount(config.datastore, dataset, made := reader.make_reader(dataset))
     folder, title = RunPaths(source.run_dir), f"the model of run {source.id}"
-    is_foreign = records.read(folder.root).imported is not None
+    is_foreign = read_record(folder.root).imported is not None
     why = functools.partial(seals.refusal, store.workspace(), run_id=source.id, imported=is_foreign)
     model = saved.load(folder.outputs, title, config.trusted, why=why, way=BY_OVERRIDE)
     began, taken = time.monotonic(), reading.taken(config)

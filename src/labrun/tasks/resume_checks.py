@@ -8,10 +8,9 @@ from typing import Any
 
 from labrun import exact
 from labrun.errors import ConfigError
-from labrun.runs import record as records
 from labrun.runs import seals
 from labrun.runs.groups import DataEntry
-from labrun.runs.record import Record, RunPaths
+from labrun.runs.record import Record, RunPaths, read_record
 from labrun.schema import Config, Node
 
 log = logging.getLogger(__name__)
@@ -90,7 +89,7 @@ def check_training(config: Config, record: Record, code: Mapping[str, str] | Non
         for file in sorted(paths.checkpoints.glob("*.ckpt"), key=lambda file: file != own):
             file.rename(aside / file.name)
     resumed = config.resumed
-    then_read = [] if resumed is None else records.read(resumed.run_dir).data
+    then_read = [] if resumed is None else read_record(resumed.run_dir).data
     if resumed is not None and then_read and (differing := what_differs(then_read, record.data)):
         raise ConfigError(
             f"trainer.resume={resumed.id}: the data have changed since that run read them ({differing}). Training "
@@ -110,7 +109,7 @@ def check_scoring(config: Config, record: Record, is_split: bool) -> None:
         ConfigError: the data have changed, so labrun would split them differently than for training.
     """
     source = config.scored
-    trained = records.read(source.run_dir)
+    trained = read_record(source.run_dir)
     if _source(trained.typed.dataset) != _source(record.typed.dataset):
         return  # the user chose other data
     differing = what_differs(trained.data, record.data) if trained.data else ""

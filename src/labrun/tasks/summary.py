@@ -9,9 +9,8 @@ import logging
 from labrun import checking
 from labrun.data.arrays import Arrays
 from labrun.runs import context, report, store
-from labrun.runs import record as records
 from labrun.runs.pictures import Pictures
-from labrun.runs.record import Record, RunPaths
+from labrun.runs.record import Record, RunPaths, seconds_between, timestamp
 from labrun.runs.recording import red
 from labrun.schema import Config
 from labrun.tasks import task as tasks
@@ -98,7 +97,7 @@ def finish_script(record: Record, paths: RunPaths, pictures: bool) -> None:
     """Draw the pictures of a finished script, and print its final table."""
     if draws(record.typed, pictures):
         Pictures(title(record)).draw(paths.root)
-    took = records.seconds_between(str(record.started), records.now())
+    took = seconds_between(str(record.started), timestamp())
     script = record.typed.script
     _print_table(record, paths, [("script", "" if script is None else script.shown_name)], f"{took:.1f} s")
 
@@ -113,7 +112,7 @@ def print_result(record: Record, data: str, seconds: float, paths: RunPaths, pre
         paths: paths of the run.
         predictions: number of predictions and their file; empty for other tasks.
     """
-    total = records.seconds_between(str(record.started), records.now())
+    total = seconds_between(str(record.started), timestamp())
     source = record.typed.source
     about = [
         *([("predictions", predictions)] if predictions else []),

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from labrun.errors import RecordError
-from labrun.runs import record as records
 from labrun.runs import removing, store
+from labrun.runs.record import replace_text
 from labrun.schema import Tracking
 from labrun.tracking import registry
 from labrun.tracking.base import Fed, ProgressCallback, Session, Tracker
@@ -247,7 +247,7 @@ def _round(
     fed = Fed(news, session.left_out.taken())
     if not must_end():
         content = json.dumps({"began": began, **asdict(fed)})
-        records.replace_text(_state(root, "round", tracker, address), content, to_disk=False)
+        replace_text(_state(root, "round", tracker, address), content, to_disk=False)
     return fed
 
 

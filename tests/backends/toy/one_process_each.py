@@ -14,7 +14,7 @@ from pathlib import Path
 from labrun.backends import machine
 from labrun.backends.base import Backend, Capacity, Head, Resources
 from labrun.runs import finalize
-from labrun.runs import record as records
+from labrun.runs.record import FAILED, RunPaths
 from labrun.runs.sweep_state import Plan
 from labrun.runs.system_metrics import SystemMetrics
 from labrun.schema import Compute
@@ -85,7 +85,7 @@ class Processes:
         for run_dir, (process, needs) in list(self._running.items()):
             is_canceled = finalize.end_requested(run_dir)
             if process.poll() is None:
-                records.RunPaths(run_dir).heartbeat.write_text("")
+                RunPaths(run_dir).heartbeat.write_text("")
                 if is_canceled:
                     process.send_signal(signal.SIGINT)
                 continue
@@ -97,7 +97,7 @@ class Processes:
             )  # as returned by waitpid
             record = finalize.close_ended(run_dir, status, None, is_canceled)
             self._tries[run_dir] = self._tries.get(run_dir, 0) + 1
-            if record.status == records.FAILED and self._tries[run_dir] <= needs.retries:
+            if record.status == FAILED and self._tries[run_dir] <= needs.retries:
                 finalize.requeue(run_dir, record)
                 self._queue.append((run_dir, needs))
             else:

@@ -9,8 +9,7 @@ from typing import Any
 
 from labrun.errors import RecordError
 from labrun.runs import context, store
-from labrun.runs import record as records
-from labrun.runs.record import Record
+from labrun.runs.record import Record, read_record, replace_text, shown_status
 from labrun.schema import Tracking
 from labrun.tracking.base import LeftOut, ProgressCallback, Session, Tracker
 
@@ -57,11 +56,11 @@ class Lines:
                 new |= {key: old[key]} if key in old else {}
                 continue
             try:
-                record = records.read(run_dir)
+                record = read_record(run_dir)
             except RecordError as error:
                 self.left_out.add(str(error))
                 continue
-            status = records.shown_status(run_dir, record)
+            status = shown_status(run_dir, record)
             new[key] = {
                 "folder": key,
                 "id": record.id,
@@ -70,5 +69,5 @@ class Lines:
                 "tags": record.tags,
             }
         text = "".join(json.dumps(entry) + "\n" for entry in new.values())
-        records.replace_text(self._file, text)
+        replace_text(self._file, text)
         return sum(old.get(key) != entry for key, entry in new.items()) + len(set(old) - set(new))

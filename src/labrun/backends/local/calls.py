@@ -33,9 +33,9 @@ from labrun.backends.local.call import REQUEUE
 from labrun.backends.local.forkserver import CALL, PROGRAM
 from labrun.backends.local.server import Server
 from labrun.backends.local.supervisor import Payload, Requeue
-from labrun.runs import record as records
 from labrun.runs import recording
 from labrun.runs.attempts import Process
+from labrun.runs.record import process_identity, process_lives, process_start
 
 PENDING, RUNNING, FINISHED, CANCELLED = "PENDING", "RUNNING", "FINISHED", "CANCELLED"
 OPEN = (PENDING, RUNNING)
@@ -205,8 +205,8 @@ class Call(Payload):
 
     def note(self) -> None:
         """Write its state file."""
-        file, owner = state_file(self.paths()), records.process_identity().as_json()
-        processes = [{**owner, "pid": pid, "start_time": records.process_start(pid)} for pid in self.living]
+        file, owner = state_file(self.paths()), process_identity().as_json()
+        processes = [{**owner, "pid": pid, "start_time": process_start(pid)} for pid in self.living]
         noted = {"state": self.state, "name": self.name, "owner": owner, "processes": processes}
         with contextlib.suppress(OSError), atomic_write(file) as written:  # waiters in this process do not need it
             written.write(json.dumps(noted).encode())
@@ -241,11 +241,7 @@ def noted_state(paths: utils.JobPaths) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         return "UNKNOWN"
     is_here = owner.get("host") == socket.gethostname()
-    if (
-        state in OPEN
-        and is_here
-        and all(records.process_lives(Process.of(one)) is False for one in (owner, *processes))
-    ):
+    if state in OPEN and is_here and all(process_lives(Process.of(one)) is False for one in (owner, *processes)):
         return "FAILED (it ended together with the process that submitted it)"
     return state
 

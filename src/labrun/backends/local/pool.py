@@ -27,7 +27,6 @@ from labrun.backends.local.slots import Slots
 from labrun.backends.local.supervisor import Payload, Requeue, Supervisor
 from labrun.errors import LabrunError, RecordError
 from labrun.runs import context, peer_errors, pictures, recording, report
-from labrun.runs import record as records
 from labrun.runs.finalize import (
     close,
     close_ended,
@@ -38,7 +37,7 @@ from labrun.runs.finalize import (
     requeue,
     wait_gone,
 )
-from labrun.runs.record import EndReason, RunPaths
+from labrun.runs.record import COMPLETED, FAILED, PREEMPTED, EndReason, Record, RunPaths, flush_record, read_record
 from labrun.runs.system_metrics import SystemMetrics
 
 log = logging.getLogger(__name__)
@@ -101,45 +100,41 @@ class Run(Payload):
         self.broken_at = None
         try:
             record = self._closed()
-            records.force_to_disk(self.run_dir)
+            flush_record(self.run_dir)
         except RecordError as error:
             log.error("Run %s: %s", self.run_dir.name, error)
             return None
-        if record.status == records.COMPLETED and self.server is not None:
+        if record.status == COMPLETED and self.server is not None:
             self.server.deaths = 0
-        if record.status == records.PREEMPTED:
+        if record.status == PREEMPTED:
             return None if self.is_preempted else "first"
         self.tries += 1
-        if record.status == records.FAILED and self.tries <= self.needs.retries:
+        if record.status == FAILED and self.tries <= self.needs.retries:
             log.info("Run %s failed (%s); retrying", record.id, record.reason)
             requeue(self.run_dir, record)
             return "first"
         return None
 
-    def _closed(self) -> records.Record:
+    def _closed(self) -> Record:
         """Close its record and return it; if several processes failed, the first failure is the reason."""
         failed = next((rank for rank, status in self.statuses.items() if status), 0)
-        record = records.read(self.run_dir)
-        if (
-            failed
-            and self.reason is None
-            and not (self.canceled or record.finished or record.status == records.PREEMPTED)
-        ):
+        record = read_record(self.run_dir)
+        if failed and self.reason is None and not (self.canceled or record.finished or record.status == PREEMPTED):
             status, log_file = self.statuses[failed], self.run_dir / f"driver.{failed}.log"
             how = f"ended with exit code {os.waitstatus_to_exitcode(status)}"
             if os.WIFSIGNALED(status):
                 how = f"was ended by {recording.signal_name(os.WTERMSIG(status))}"
             why = f"process {failed} of the run {how}; its log is {log_file}"
-            return close(self.run_dir, record, records.FAILED, EndReason.PROCESS_FAILED, why)
+            return close(self.run_dir, record, FAILED, EndReason.PROCESS_FAILED, why)
         return close_ended(self.run_dir, self.statuses[0], self.reason, self.canceled)
 
     def on_server_death(self, is_guilty: bool) -> Requeue:
         """Run it again, as the server's death is usually not its fault; fail it if it keeps killing the server."""
         wait_gone(self.run_dir)
-        record = records.read(self.run_dir)
+        record = read_record(self.run_dir)
         if record.finished:
-            records.force_to_disk(self.run_dir)
-            if record.status == records.COMPLETED and self.server is not None:
+            flush_record(self.run_dir)
+            if record.status == COMPLETED and self.server is not None:
                 self.server.deaths = 0  # it completed before the server could report that
             return None
         if self.canceled:
@@ -147,7 +142,7 @@ class Run(Payload):
             return None
         if is_guilty:
             why = f"the pool's fork server died {self.deaths} times while this run was active, the last time alone"
-            close(self.run_dir, record, records.FAILED, EndReason.CRASHED, why)
+            close(self.run_dir, record, FAILED, EndReason.CRASHED, why)
             if self.server is not None:
                 self.server.deaths = 0
             return None
@@ -158,7 +153,7 @@ class Run(Payload):
     def on_skipped(self, why: str, is_refused: bool) -> None:
         """Close its record as failed or canceled."""
         if is_refused:
-            close(self.run_dir, records.read(self.run_dir), records.FAILED, EndReason.NO_DEVICE, why)
+            close(self.run_dir, read_record(self.run_dir), FAILED, EndReason.NO_DEVICE, why)
         else:
             close_unstarted(self.run_dir, why)
 

@@ -20,7 +20,7 @@ from labrun.data.reader import Reader
 from labrun.errors import ConfigError, LabrunError
 from labrun.references import references, resolve_environment
 from labrun.runs import peer_errors
-from labrun.runs import record as records
+from labrun.runs.record import read_record
 from labrun.runs.recording import Preempted
 from labrun.tasks.threads import wait_asleep
 
@@ -116,7 +116,7 @@ def assist(run_dir: str, threads: int) -> int:
     from labrun.config import hydra_job
 
     wait_asleep()
-    record = records.read(run_dir)
+    record = read_record(run_dir)
     limits.limit_run(threads, limits.own_variables(record.typed.compute))
 
     def work() -> None:
@@ -140,7 +140,7 @@ def _as_its_job(run_dir: Path) -> contextlib.AbstractContextManager[None]:
     """Recreate the environment that a finished run's model had in the run: Hydra's config and the folder."""
     from labrun.config import hydra_job
 
-    return hydra_job.along(records.read(run_dir), run_dir)
+    return hydra_job.along(read_record(run_dir), run_dir)
 
 
 def draw_quietly(run_dir: Path) -> bool:

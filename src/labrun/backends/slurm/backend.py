@@ -25,7 +25,6 @@ from labrun.backends.local.server import frozen_file
 from labrun.backends.slurm import partitions
 from labrun.backends.slurm.queue import ASK_S, OVER, append, end_jobs, known_jobs, last_lines, scancel, states
 from labrun.backends.slurm.sbatch import minutes_asked, signal_delay_s
-from labrun.runs import record as records
 from labrun.runs.finalize import (
     cancel_reason,
     close,
@@ -37,7 +36,7 @@ from labrun.runs.finalize import (
     requeue,
 )
 from labrun.runs.ownership import foreign_writer
-from labrun.runs.record import EndReason, Record, RunPaths
+from labrun.runs.record import FAILED, PREEMPTED, RUNNING, EndReason, Record, RunPaths, read_record, replace_text
 from labrun.runs.sweep_state import Plan, SweepState
 from labrun.schema import SPECIAL, Compute
 
@@ -104,8 +103,8 @@ class SlurmJobs:
             log.info("Run %s is in Slurm job %s (%s) already", run_dir.name, job, state.lower())
             self._active[run_dir] = _Active(run_dir, needs, job)
             return
-        record = records.read(run_dir)
-        if record.status in (records.RUNNING, records.PREEMPTED):
+        record = read_record(run_dir)
+        if record.status in (RUNNING, PREEMPTED):
             why = f"its Slurm job {job} is gone ({state})" if job else "its controller ended"
             note_interrupted(run_dir, record, why)
         self._waiting.append((run_dir, needs))
@@ -129,7 +128,7 @@ class SlurmJobs:
             time.sleep(timeout_s)
         ended, self._closed = self._closed, []
         for active in list(self._active.values()):
-            if self._changed(active.run_dir) and (record := records.read(active.run_dir)).finished:
+            if self._changed(active.run_dir) and (record := read_record(active.run_dir)).finished:
                 if self._has_tries_left(active, record) or _is_retried_in_job(active, record):
                     continue  # its job may still write; `_ask` handles it when the job is over
                 ended.append(active.run_dir)
@@ -143,7 +142,7 @@ class SlurmJobs:
         """Return whether a failed run of several processes is retried in another job; none of them can retry alone."""
         several = record.typed.compute.ranks > 1
         tries = self._tries.get(active.run_dir, 0)
-        return record.status == records.FAILED and several and not active.canceled and tries < active.needs.retries
+        return record.status == FAILED and several and not active.canceled and tries < active.needs.retries
 
     def cancel(self, run_dir: Path, why: str = "canceled") -> None:
         """Ask an active run to stop; cancel a waiting one at once."""
@@ -189,7 +188,7 @@ class SlurmJobs:
                 scancel([job])
                 for member in members:
                     del self._active[member.run_dir]
-                    record = records.read(member.run_dir)
+                    record = read_record(member.run_dir)
                     if not record.finished:
                         close_requested(member.run_dir, record, cancel_reason(record, why))
                     self._closed.append(member.run_dir)
@@ -222,7 +221,7 @@ class SlurmJobs:
 
     def _close_gone(self, active: _Active, state: str) -> list[Path]:
         del self._active[active.run_dir]
-        record = records.read(active.run_dir)
+        record = read_record(active.run_dir)
         if self._has_tries_left(active, record):
             self._tries[active.run_dir] = self._tries.get(active.run_dir, 0) + 1
             log.info("Run %s failed (%s); retrying", record.id, record.reason)
@@ -238,7 +237,7 @@ class SlurmJobs:
         if active.canceled or state == "CANCELLED":
             close_requested(active.run_dir, record, ending)
             return [active.run_dir]
-        again = record.status == records.PREEMPTED or (len(record.attempts) <= active.needs.retries and record.attempts)
+        again = record.status == PREEMPTED or (len(record.attempts) <= active.needs.retries and record.attempts)
         if again:
             log.info("Run %s: %s; retrying", record.id, ending)
             note_interrupted(active.run_dir, record, ending)
@@ -249,7 +248,7 @@ class SlurmJobs:
         if not record.attempts:
             words = last_lines(output)
             details = f": {words} ({output})" if words else ", and it printed nothing: was it a line of compute.setup?"
-        close(active.run_dir, record, records.FAILED, EndReason.JOB_ENDED, f"{ending} before the run was done{details}")
+        close(active.run_dir, record, FAILED, EndReason.JOB_ENDED, f"{ending} before the run was done{details}")
         return [active.run_dir]
 
     def _submit_all(self, waiting: Sequence[tuple[Path, Resources]]) -> None:
@@ -257,7 +256,7 @@ class SlurmJobs:
         groups: dict[str, list[tuple[Path, Resources, Compute]]] = {}
         most = partitions.largest_array()
         for run_dir, needs in waiting:
-            settings = records.read(run_dir).typed.compute
+            settings = read_record(run_dir).typed.compute
             key = json.dumps([dataclasses.asdict(settings), sorted(needs.environment.items())], sort_keys=True)
             groups.setdefault(key, []).append((run_dir, needs, settings))
         for group in groups.values():
@@ -307,7 +306,7 @@ class SlurmJobs:
             "gpus_per_run": compute.gpus_per_run,
             "runs_per_gpu": compute.runs_per_gpu,
         }
-        records.replace_text(manifest, json.dumps(content) + "\n")
+        replace_text(manifest, json.dumps(content) + "\n")
         append(settings.state.jobs, {"token": token, "jobs": runs})
         script = frozen_file(settings.path, "slurm/job.py")
         python = shlex.quote(settings.python or sys.executable)
@@ -386,7 +385,7 @@ def _parameters(compute: Compute, jobs: int, runs: int, slots: int, settings: Se
 
 def _is_retried_in_job(active: _Active, record: Record) -> bool:
     """Return whether the pool in a failed run's own job is about to retry it; that pool counts the retries itself."""
-    if record.status != records.FAILED or active.canceled or record.typed.compute.ranks > 1:
+    if record.status != FAILED or active.canceled or record.typed.compute.ranks > 1:
         return False
     jobs = [attempt.job for attempt in record.attempts]
     return bool(jobs) and sum(job == jobs[-1] for job in jobs) <= active.needs.retries

@@ -121,7 +121,7 @@ class JobSupervisor:
         from labrun.backends.machine import visible_gpus
         from labrun.backends.slurm.queue import newest_submission
         from labrun.runs import peer_errors
-        from labrun.runs import record as records
+        from labrun.runs.record import COMPLETED, FAILED, RUNNING, read_record, write_record
         from labrun.runs.recording import JOB_VARIABLE
 
         for number in (signal.SIGUSR2, signal.SIGTERM):
@@ -150,21 +150,21 @@ class JobSupervisor:
         pool = LocalPool(start, slots)
         for run in mine:
             # the pool does not kill a run that has the job to itself at its limit: the run resumes from its checkpoint
-            pool.submit(run, resources(records.read(run), alone=alone, once=self.ranks > 1))
+            pool.submit(run, resources(read_record(run), alone=alone, once=self.ranks > 1))
         while pool.busy:
-            if alone and limit is not None and self.due is None and records.read(mine[0]).status == records.RUNNING:
+            if alone and limit is not None and self.due is None and read_record(mine[0]).status == RUNNING:
                 self.due = time.time() + 60 * limit
             why = self._stop_reason()
             if why is not None:
                 self._stop_runs(pool, mine, why)
                 break
             for ended in pool.poll():
-                print(f"{ended}: {records.read(ended).status}", flush=True)
+                print(f"{ended}: {read_record(ended).status}", flush=True)
         pool.close()
-        if self.ranks > 1 and peer_errors.add_cause(mine[0], record := records.read(mine[0])):
-            records.write(mine[0], record)
-        left = {records.read(run).status for run in mine}
-        return int(records.FAILED in left or (self.ranks > 1 and left != {records.COMPLETED}))
+        if self.ranks > 1 and peer_errors.add_cause(mine[0], record := read_record(mine[0])):
+            write_record(mine[0], record)
+        left = {read_record(run).status for run in mine}
+        return int(FAILED in left or (self.ranks > 1 and left != {COMPLETED}))
 
     def _note(self, number: int, frame: object) -> None:
         self.signaled = signal.Signals(number)
@@ -176,24 +176,31 @@ class JobSupervisor:
             run: the run's folder.
             newest: the token of each run's latest submission.
         """
-        from labrun.runs import record as records
         from labrun.runs.finalize import close_unstarted, end_requested, note_interrupted
+        from labrun.runs.record import (
+            PREEMPTED,
+            RUNNING,
+            UNREACHABLE_AFTER_S,
+            heartbeat_age_s,
+            process_lives,
+            read_record,
+        )
 
-        record = records.read(run)
+        record = read_record(run)
         if record.finished:
             return False
         if newest.get(run) != self.manifest["token"]:
             print(f"{run} was submitted again since; this job skips it", flush=True)
             return False
-        if record.status == records.RUNNING and (record.job is None or record.job.id != self.job):
-            age = records.heartbeat_age_s(run)
-            if records.process_lives(record.process) or (age is not None and age < records.UNREACHABLE_AFTER_S):
+        if record.status == RUNNING and (record.job is None or record.job.id != self.job):
+            age = heartbeat_age_s(run)
+            if process_lives(record.process) or (age is not None and age < UNREACHABLE_AFTER_S):
                 print(f"{run} is running elsewhere; this job skips it", flush=True)
                 return False
         if end_requested(run):
             close_unstarted(run, "canceled")
             return False
-        if record.status in (records.RUNNING, records.PREEMPTED):
+        if record.status in (RUNNING, PREEMPTED):
             note_interrupted(run, record, "its Slurm job was requeued")
         return True
 
@@ -217,13 +224,12 @@ class JobSupervisor:
 
     def _stop_runs(self, pool: Any, mine: list[Path], why: Why) -> None:
         """Save the runs' state and requeue the job on preemption or timeout; otherwise end the runs."""
-        from labrun.runs import record as records
         from labrun.runs.finalize import close
-        from labrun.runs.record import RunPaths
+        from labrun.runs.record import FAILED, PREEMPTED, EndReason, RunPaths, read_record
 
         if why == Why.CANCELED:
             for run in mine:
-                if not records.read(run).finished:
+                if not read_record(run).finished:
                     (RunPaths(run).requests / "cancel").write_text(f"Slurm job {self.job} was canceled\n")
             pool.cancel_all()
             while pool.busy:
@@ -231,10 +237,10 @@ class JobSupervisor:
             return
         if why == Why.BROKEN:
             for run in {*pool.drop(), *mine}:
-                record = records.read(run)
+                record = read_record(run)
                 if not record.finished:
                     reason = "another process of the run failed"
-                    close(run, record, records.FAILED, records.EndReason.PROCESS_FAILED, reason)
+                    close(run, record, FAILED, EndReason.PROCESS_FAILED, reason)
             return
         pool.preempt()
         end = time.monotonic() + min(SAVE_S, max(3.0, self.manifest["signal_delay_s"] - 3.0))
@@ -244,45 +250,44 @@ class JobSupervisor:
             self._put_back(run, why)
         if why == Why.TIMEOUT:
             for run in mine:
-                record = records.read(run)
-                if record.status == records.PREEMPTED and not self._has_advanced(run, mine):
+                record = read_record(run)
+                if record.status == PREEMPTED and not self._has_advanced(run, mine):
                     self._over_time(run, record)
-        if any(not records.read(run).finished for run in mine) and why != Why.REQUEUED:
+        if any(not read_record(run).finished for run in mine) and why != Why.REQUEUED:
             ask("scontrol", "requeue", self.job)
 
     def _put_back(self, run: Path, why: Why) -> None:
         """Mark a run that had to be killed as preempted; it starts again, from its last checkpoint if it has one."""
-        from labrun.runs import record as records
+        from labrun.runs.record import PREEMPTED, read_record, timestamp, write_record
 
-        record = records.read(run)
+        record = read_record(run)
         if not record.finished and record.attempts:
-            record.status, record.error = records.PREEMPTED, None
-            record.attempts[-1].end(records.PREEMPTED, why, records.now())
-            records.write(run, record)
+            record.status, record.error = PREEMPTED, None
+            record.attempts[-1].end(PREEMPTED, why, timestamp())
+            write_record(run, record)
 
     def _has_advanced(self, run: Path, mine: list[Path]) -> bool:
         """Return whether to requeue: the run saved a checkpoint this time, or other runs of the job were completed."""
-        from labrun.runs import record as records
-        from labrun.runs.record import RunPaths
+        from labrun.runs.record import COMPLETED, RunPaths, read_record
 
         for saved in RunPaths(run).checkpoints.glob("*"):  # written by labrun or by a script
             with contextlib.suppress(OSError):
                 if saved.stat().st_mtime > self.began - 5:
                     return True
-        return len(mine) > 1 and any(records.read(other).status == records.COMPLETED for other in mine)
+        return len(mine) > 1 and any(read_record(other).status == COMPLETED for other in mine)
 
     def _over_time(self, run: Path, record: Any) -> None:
-        from labrun.runs import record as records
         from labrun.runs.finalize import close
+        from labrun.runs.record import FAILED, EndReason
 
         limit = record.typed.compute.timeout_min
         reason = f"compute.timeout_min={limit:g}" if limit is not None else "the job's time limit"
-        record.attempts[-1].status, record.attempts[-1].reason = records.FAILED, reason
+        record.attempts[-1].status, record.attempts[-1].reason = FAILED, reason
         close(
             run,
             record,
-            records.FAILED,
-            records.EndReason.LIMIT_EXCEEDED,
+            FAILED,
+            EndReason.LIMIT_EXCEEDED,
             f"ended by {reason}; it had no checkpoint to resume from",
         )
 

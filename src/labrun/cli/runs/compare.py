@@ -13,15 +13,14 @@ from labrun.cli.runs import filters
 from labrun.control.query import Pair, StatusResolver
 from labrun.errors import RecordError
 from labrun.runs import aggregation, comparable, context, files, mean_curves, report, store
-from labrun.runs import record as records
 from labrun.runs.aggregation import Setting
 from labrun.runs.groups import Code, DataEntry
-from labrun.runs.record import Record, flat_config
+from labrun.runs.record import Record, flat_config, read_record
 
 
 def compare(options: argparse.Namespace) -> int:
     """Compare runs: differences of their configs, their metrics, and their curves in one picture."""
-    chosen = [(run_dir, records.read(run_dir)) for run_dir, _ in filters.select(options, default=None)]
+    chosen = [(run_dir, read_record(run_dir)) for run_dir, _ in filters.select(options, default=None)]
     if len(chosen) < 2:
         raise RecordError(f"compare takes two runs or more, and only {chosen[0][1].id} was chosen")
     if options.over:

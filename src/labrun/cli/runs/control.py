@@ -18,7 +18,7 @@ from labrun.errors import ConfigError, RecordError
 from labrun.remote import link as links
 from labrun.remote import mirror, remote_search
 from labrun.runs import ownership, store, sweep_state
-from labrun.runs import record as records
+from labrun.runs.record import COMPLETED, FAILED, QUEUED, RUNNING, Record, read_record, sweep_folder
 from labrun.runs.sweep_state import SweepState
 from labrun.search import takeover
 
@@ -40,7 +40,7 @@ def folder_of(reference: str) -> Path:
     if reference == "last" and (search := _search_without_trials(root)) is not None:
         return search
     run_dir, record = store.find(root, reference)
-    sweep = records.sweep_folder(run_dir, record)
+    sweep = sweep_folder(run_dir, record)
     return sweep if reference == "last" and sweep is not None else run_dir
 
 
@@ -54,7 +54,7 @@ def watch(options: argparse.Namespace) -> int:
     """Follow runs, and take over those without a controller."""
     if filters.is_filtered(options):
         chosen = filters.select(options)
-        folders = list(dict.fromkeys(records.sweep_folder(run_dir, r) or run_dir for run_dir, r in chosen))
+        folders = list(dict.fromkeys(sweep_folder(run_dir, r) or run_dir for run_dir, r in chosen))
     else:
         folders = [folder_of(name) for name in options.run or ["last"]]
     return max([_watch(folder, options.take_over) for folder in folders])
@@ -99,7 +99,7 @@ def _watch_runs(folder: Path, plan: sweep_state.Plan, is_trusted: bool) -> int:
     return _code(run_dirs)
 
 
-def _unfinished(folder: Path, plan: sweep_state.Plan) -> list[tuple[Path, records.Record]]:
+def _unfinished(folder: Path, plan: sweep_state.Plan) -> list[tuple[Path, Record]]:
     return [(run_dir, record) for run_dir, record in sweep_state.readable(folder, plan) if not record.finished]
 
 
@@ -144,12 +144,12 @@ def _watch_search(folder: Path, is_trusted: bool) -> int:
 def _print_search(folder: Path) -> int:
     run_dirs = sweep_state.run_dirs(folder, sweep_state.read_plan(folder))
     print(f"The search is over: {folder} (results.csv, report.html, best.yaml)")
-    return int(any(records.read(run_dir).status == records.FAILED for run_dir in run_dirs))
+    return int(any(read_record(run_dir).status == FAILED for run_dir in run_dirs))
 
 
 def _over(run_dirs: Sequence[Path], view: Any, reported: set[Path]) -> bool:
     for run_dir in run_dirs:
-        if run_dir not in reported and (record := records.read(run_dir)).finished:
+        if run_dir not in reported and (record := read_record(run_dir)).finished:
             reported.add(run_dir)
             view.ended(run_dir, record)
     return len(reported) == len(run_dirs)
@@ -164,7 +164,7 @@ def _wait_for_books(folder: Path, run_dirs: Sequence[Path], patience_s: float = 
 
 
 def _code(run_dirs: Sequence[Path]) -> int:
-    return int(any(records.read(run_dir).status != records.COMPLETED for run_dir in run_dirs))
+    return int(any(read_record(run_dir).status != COMPLETED for run_dir in run_dirs))
 
 
 def cancel(options: argparse.Namespace) -> int:
@@ -173,7 +173,7 @@ def cancel(options: argparse.Namespace) -> int:
         chosen = [run_dir for run_dir, _ in filters.select(options, default=None)]
     else:
         chosen = [run_dir for name in options.run for run_dir in _meant(name)]
-    unfinished = [run_dir for run_dir in dict.fromkeys(chosen) if not records.read(run_dir).finished]
+    unfinished = [run_dir for run_dir in dict.fromkeys(chosen) if not read_record(run_dir).finished]
     if not chosen:
         print("asked to stop: a search that had started no trial")
         return 0
@@ -184,7 +184,7 @@ def cancel(options: argparse.Namespace) -> int:
         return 0
     left = end_runs(unfinished)
     for run_dir in unfinished:
-        record = records.read(run_dir)
+        record = read_record(run_dir)
         print(f"{record.id}  {record.status if record.finished else 'asked to stop'}")
     if left:
         print(f"{len(left)} are still stopping; 'lab runs ls' shows them")
@@ -216,7 +216,7 @@ def rerun(options: argparse.Namespace) -> int:
     for one in plans:
         record = one.execute()
         print(f"{record.id}  {record.status}  {one.run_dir}")
-        if record.status not in (records.COMPLETED, records.QUEUED, records.RUNNING):
+        if record.status not in (COMPLETED, QUEUED, RUNNING):
             worst = 1
             if record.reason:
                 sys.stderr.write(f"lab: run {record.id}: {record.reason}\n  log: {one.run_dir / 'driver.log'}\n")

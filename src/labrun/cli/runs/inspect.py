@@ -23,8 +23,7 @@ from labrun.errors import RecordError
 from labrun.remote import link as links
 from labrun.remote import mirror
 from labrun.runs import context, files, report, store
-from labrun.runs import record as records
-from labrun.runs.record import Record, RunPaths
+from labrun.runs.record import LOST, Record, RunPaths, is_named_safely, read_record
 from labrun.runs.sweep_state import SweepState
 
 POLL_S = 0.5
@@ -44,14 +43,12 @@ def logs(options: argparse.Namespace, is_raw: bool = True) -> int:
 def _log(run_dir: Path, follow: bool, shown: StatusResolver, is_raw: bool) -> None:
     view = monitor.Follow(run_dir, is_raw)
     if not follow and not RunPaths(run_dir).log.exists():
-        raise RecordError(
-            f"run {records.read(run_dir).id} has printed nothing yet: there is no {RunPaths(run_dir).log}"
-        )
+        raise RecordError(f"run {read_record(run_dir).id} has printed nothing yet: there is no {RunPaths(run_dir).log}")
     while follow:
         mirror.refresh(store.workspace())
-        record = records.read(run_dir)
+        record = read_record(run_dir)
         view.update()
-        if record.finished or shown(run_dir, record) == records.LOST or _is_left_alone(run_dir, record):
+        if record.finished or shown(run_dir, record) == LOST or _is_left_alone(run_dir, record):
             break
         time.sleep(POLL_S)
     view.update()
@@ -174,7 +171,7 @@ def _own_name(record: Record) -> str:
     Raises:
         RecordError: its name or id is unsafe as a file name, and so was not given by labrun.
     """
-    if not records.is_named_safely(record):
+    if not is_named_safely(record):
         raise RecordError(
             f"the run's id is {record.id!r:.60} and its name {record.name!r:.60}, which labrun never assigns: say with "
             "-o where to write, for this run alone"

@@ -19,9 +19,8 @@ from labrun.cli.runs import filters
 from labrun.control import lease, query
 from labrun.control.query import Pair, StatusResolver
 from labrun.runs import comparable, context, report, store, sweep_state
-from labrun.runs import record as records
 from labrun.runs.groups import Code, DataEntry, plain
-from labrun.runs.record import Record
+from labrun.runs.record import LOST, QUEUED, Record, RunPaths, read_record, seconds_between, sweep_folder, timestamp
 from labrun.runs.sweep_state import SweepState
 from labrun.tasks import threads
 from labrun.tracking.mlflow import ui_state
@@ -117,10 +116,10 @@ def _write_csv(rows: Sequence[Pair], shown: StatusResolver) -> None:
 def _table(rows: Sequence[Pair], metric: str | None, shown: StatusResolver) -> Iterator[str]:
     shown_overrides, common = report.differing([record.overrides for _, record in rows])
     cells: list[tuple[str, ...]] = [("id", "experiment", "status", "age", "duration", metric or "metric", "overrides")]
-    now = records.now()
+    now = timestamp()
     for (run_dir, record), different in zip(rows, shown_overrides, strict=True):
         took = "" if record.duration_s is None else report.duration(record.duration_s)
-        age = report.duration(max(0.0, records.seconds_between(record.created, now)))
+        age = report.duration(max(0.0, seconds_between(record.created, now)))
         value = _value((run_dir, record), metric)
         overrides = " ".join(different) + (f"  [{report.tags(record.tags)}]" if record.tags else "")
         cells.append((record.id, record.name, shown.once(run_dir, record), age, took, value, overrides))
@@ -145,7 +144,7 @@ def show(options: argparse.Namespace) -> int:
     """Print the details of the selected runs."""
     shown, code = StatusResolver(), 0
     for run_dir, _ in filters.select(options, shown=shown):
-        record = records.read(run_dir)
+        record = read_record(run_dir)
         error = record.error
         if options.json:
             print(json.dumps(_content(record), indent=1, default=str))
@@ -206,7 +205,7 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
     if record.is_of_program:
         yield "program", record.command or "a notebook, or a script's own run"
     else:
-        if status == records.LOST or (status == records.QUEUED and _is_left(run_dir, record)):
+        if status == LOST or (status == QUEUED and _is_left(run_dir, record)):
             yield "continue", _how_to_continue(run_dir, record)
         yield "repeat", f"{record.command}   (or, as it was: lab runs rerun {record.id})"
     yield "folder", str(run_dir)
@@ -226,16 +225,16 @@ def _measured(run_dir: Path) -> Iterator[tuple[str, str]]:
 
 def _is_left(run_dir: Path, record: Record) -> bool:
     """Whether a queued run has no controller, for example because it was killed."""
-    state = SweepState(records.sweep_folder(run_dir, record) or run_dir)
+    state = SweepState(sweep_folder(run_dir, record) or run_dir)
     return state.plan.is_file() and lease.living(state) is None
 
 
 def _how_to_continue(run_dir: Path, record: Record) -> str:
     """Return advice on how to continue a run whose process is gone."""
     if record.sweep is not None:
-        folder = records.sweep_folder(run_dir, record)
+        folder = sweep_folder(run_dir, record)
         return f"the sweep's command with sweep.resume={folder}, or lab runs watch {folder}"
-    if (records.RunPaths(run_dir).checkpoints / "last.ckpt").is_file():
+    if (RunPaths(run_dir).checkpoints / "last.ckpt").is_file():
         return report.resume_command(record)
     return f"it left no checkpoint: lab runs rerun {record.id} starts it over"
 

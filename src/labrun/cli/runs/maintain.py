@@ -21,7 +21,7 @@ from labrun.registry import journal
 from labrun.remote import mirror, notes, removal
 from labrun.remote.ssh import UnreachableError
 from labrun.runs import archive_export, archive_format, archive_import, context, files, removing, report, store
-from labrun.runs import record as records
+from labrun.runs.record import COMPLETED, cannot_write, read_record, seconds_between, timestamp
 from labrun.runs.sweep_state import SweepState
 from labrun.schema import Tracking
 from labrun.tracking import feed
@@ -45,7 +45,7 @@ def tag(options: argparse.Namespace) -> int:
         if wanted or options.remove:
             _annotate(run_dir, tags=wanted, untag=list(options.remove or []))
             noted.append((run_dir, record))
-            record = records.read(run_dir)
+            record = read_record(run_dir)
         print(f"{record.id}  {report.tags(record.tags) or 'no tags'}")
     _pass_on(noted)
     return 0
@@ -61,7 +61,7 @@ def note(options: argparse.Namespace) -> int:
             new = f"{record.notes}\n{text}" if options.append and record.notes else text
             _annotate(run_dir, note=new)
             noted.append((run_dir, record))
-            record = records.read(run_dir)
+            record = read_record(run_dir)
         print(f"{record.id}  {record.notes or 'no notes'}")
     _pass_on(noted)
     return 0
@@ -77,7 +77,7 @@ def _annotate(run_dir: Path, **what: object) -> None:
     try:
         context.annotate(run_dir, **what)  # type: ignore[arg-type]
     except OSError as error:
-        raise RecordError(records.cannot_write(run_dir, error)) from error
+        raise RecordError(cannot_write(run_dir, error)) from error
 
 
 def remove(options: argparse.Namespace) -> int:
@@ -102,7 +102,7 @@ def remove(options: argparse.Namespace) -> int:
     if not agreed(f"Remove {_count(going)}?", options.yes):
         return 1
     copies = {} if options.here else _agreed_copies(going, options.yes)
-    live = [d for d in forced if shown(d, records.read(d)) in removing.LIVE]
+    live = [d for d in forced if shown(d, read_record(d)) in removing.LIVE]
     if live and (left := cancel.end_runs(live)):
         raise RecordError(f"{len(left)} of the runs still run ({left[0]}); nothing was removed")
     _remove_copies(copies)
@@ -156,7 +156,7 @@ def _count(going: Sequence[Pair]) -> str:
 def _list(going: Sequence[Pair], shown: StatusResolver) -> None:
     rows = []
     for run_dir, record in going:
-        old = report.duration(records.seconds_between(record.created, records.now()))
+        old = report.duration(seconds_between(record.created, timestamp()))
         size = checking.size_text(removing.folder_size(run_dir))
         rows.append((record.id, record.name, shown.once(run_dir, record), old, size, str(run_dir)))
     if rows:
@@ -222,16 +222,16 @@ def _old(options: argparse.Namespace, pairs: Sequence[Pair], shown: StatusResolv
                 "--keep-best says which runs to keep: select those to remove with --older-than (or a filter)"
             )
         return []
-    now = records.now()
+    now = timestamp()
     chosen = query.filtered(pairs, filters.filters(options), shown)
     if options.older_than is not None:
-        chosen = [(d, r) for d, r in chosen if records.seconds_between(r.ended or r.created, now) > options.older_than]
+        chosen = [(d, r) for d, r in chosen if seconds_between(r.ended or r.created, now) > options.older_than]
     chosen = [(d, r) for d, r in chosen if shown.once(d, r) not in removing.LIVE]
     best: set[Path] = set()
     named, _ = store.parse_metric(options.metric or "", [record for _, record in pairs])
     filters.check_metric(named, pairs)
     for name in sorted({record.name for _, record in chosen}) if options.keep_best else ():
-        completed = [(d, r) for d, r in pairs if r.name == name and r.status == records.COMPLETED]
+        completed = [(d, r) for d, r in pairs if r.name == name and r.status == COMPLETED]
         metric, wanted = store.parse_metric(options.metric or _usual(completed) or "", [r for _, r in completed])
         if wanted is None and any(metric in r.metrics for _, r in completed):
             raise RecordError(store.unknown_direction_message(metric, "--metric "))  # never guess: removal is final

@@ -16,8 +16,21 @@ from pathlib import Path
 
 from labrun.errors import RecordError
 from labrun.runs import context, removing, store
-from labrun.runs import record as records
-from labrun.runs.record import Record
+from labrun.runs.record import (
+    CANCELED,
+    COMPLETED,
+    FAILED,
+    LOST,
+    PREEMPTED,
+    QUEUED,
+    RUNNING,
+    STOPPED,
+    UNREACHABLE,
+    Record,
+    read_record,
+    replace_text,
+    shown_status,
+)
 from labrun.runs.run_names import RunNames
 from labrun.tracking.base import LeftOut, ProgressCallback, stamp_of
 from labrun.tracking.mlflow import client, names, run_sender, sending
@@ -27,15 +40,15 @@ SAVE_S = 2.0
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Makes MLflow show runs and their curves first, instead of its pages for language models."""
 STATUS = {
-    records.QUEUED: "SCHEDULED",
-    records.PREEMPTED: "SCHEDULED",
-    records.RUNNING: "RUNNING",
-    records.COMPLETED: "FINISHED",
-    records.STOPPED: "FINISHED",
-    records.FAILED: "FAILED",
-    records.CANCELED: "KILLED",
-    records.LOST: "FAILED",
-    records.UNREACHABLE: "RUNNING",
+    QUEUED: "SCHEDULED",
+    PREEMPTED: "SCHEDULED",
+    RUNNING: "RUNNING",
+    COMPLETED: "FINISHED",
+    STOPPED: "FINISHED",
+    FAILED: "FAILED",
+    CANCELED: "KILLED",
+    LOST: "FAILED",
+    UNREACHABLE: "RUNNING",
 }
 
 
@@ -138,7 +151,7 @@ class Ingester:
         if sent is None or sent.stamp != stamp_of(run_dir) or sent.size != run_sender.metrics_size(run_dir):
             return True
         try:  # a running run may be lost by now
-            return not sent.ended and records.read(run_dir).status == records.RUNNING
+            return not sent.ended and read_record(run_dir).status == RUNNING
         except RecordError:
             return True
 
@@ -165,8 +178,8 @@ class Ingester:
             GoneError: the run was deleted in MLflow.
         """
         stamp, key = stamp_of(run_dir), str(run_dir)
-        record = records.read(run_dir)
-        status = STATUS[records.shown_status(run_dir, record)]
+        record = read_record(run_dir)
+        status = STATUS[shown_status(run_dir, record)]
         is_over = status not in ("RUNNING", "SCHEDULED")
         sent = self._sent.get(key)
         if sent is not None and is_over and not sent.ended and _holds_overtaken(sent, run_dir):
@@ -293,7 +306,7 @@ class Ingester:
             "removed": self._removed,
             "runs": {key: asdict(value) for key, value in self._sent.items()},
         }
-        records.replace_text(self._notes, json.dumps(content), to_disk=False)
+        replace_text(self._notes, json.dumps(content), to_disk=False)
         self._saved = time.monotonic()
 
     def _created(self) -> int:

@@ -17,7 +17,7 @@ from labrun.errors import RecordError
 from labrun.registry import journal
 from labrun.registry.journal import RegistryState, Version
 from labrun.runs import context, store
-from labrun.runs import record as records
+from labrun.runs.record import replace_text
 from labrun.tracking.mlflow import client, names, sending
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class _SyncState:
             return cls(database)
 
     def save(self, root: Path, uri: str) -> None:
-        records.replace_text(client.kept(root, "registry.told", uri), json.dumps(asdict(self)))
+        replace_text(client.kept(root, "registry.told", uri), json.dumps(asdict(self)))
 
 
 def highest_seen(root: Path, uri: str, name: str) -> int:

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from labrun.runs import context, store
-from labrun.runs import record as records
 from labrun.runs.attempts import Process
+from labrun.runs.record import process_identity, process_lives, replace_text
 
 
 def notes(root: Path) -> Path:
@@ -25,13 +25,13 @@ def publish_address(root: Path, address: str) -> None:
     Raises:
         RecordError: the folder cannot be written.
     """
-    content = {"address": address, "process": records.process_identity().as_json()}
-    records.replace_text(_state(root), json.dumps(content), to_disk=False)
+    content = {"address": address, "process": process_identity().as_json()}
+    replace_text(_state(root), json.dumps(content), to_disk=False)
 
 
 def withdraw(root: Path) -> None:
     """Record that `lab ui` has stopped."""
-    if ui_process(root) == records.process_identity().pid:
+    if ui_process(root) == process_identity().pid:
         _state(root).unlink(missing_ok=True)
 
 
@@ -39,7 +39,7 @@ def ui_address(root: Path) -> str | None:
     """Return the address of the `lab ui` that is serving this workspace; None if there is none."""
     try:
         content = json.loads(context.content(_state(root)))
-        return str(content["address"]) if records.process_lives(Process.of(content["process"])) else None
+        return str(content["address"]) if process_lives(Process.of(content["process"])) else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
@@ -48,7 +48,7 @@ def ui_process(root: Path) -> int | None:
     """Return the process id of the `lab ui` that is serving this workspace; None if there is none."""
     try:
         process = json.loads(context.content(_state(root)))["process"]
-        return int(process["pid"]) if records.process_lives(Process.of(process)) else None
+        return int(process["pid"]) if process_lives(Process.of(process)) else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 

@@ -19,13 +19,23 @@ from typing import Any
 
 from labrun.errors import RecordError
 from labrun.runs import context, removing, store
-from labrun.runs import record as records
-from labrun.runs.record import Record, RunPaths
+from labrun.runs.record import (
+    COMPLETED,
+    FINISHED,
+    LOST,
+    STOPPED,
+    Record,
+    RunPaths,
+    is_id,
+    read_record,
+    replace_text,
+    shown_status,
+)
 from labrun.runs.run_names import RunNames
 from labrun.schema import Tracking
 from labrun.tracking.base import LeftOut, ProgressCallback, Session, Tracker, stamp_of
 
-ENDED = frozenset({*records.FINISHED, records.LOST})
+ENDED = frozenset({*FINISHED, LOST})
 TAG_LENGTH = 64
 """Maximum number of characters of a tag in wandb."""
 
@@ -119,11 +129,11 @@ class OfflineRuns:
     def _send(self, run_dir: Path, stamp: str) -> bool:
         name = os.path.relpath(run_dir, self._root)
         try:
-            record = records.read(run_dir)
+            record = read_record(run_dir)
             if not self._everything and record.typed.tracker != Wandb.kind:
                 self._others[run_dir] = stamp
                 return False
-            if (status := records.shown_status(run_dir, record)) not in ENDED:
+            if (status := shown_status(run_dir, record)) not in ENDED:
                 return False
             self._drop(str(run_dir), record.id)
             try:
@@ -176,7 +186,7 @@ class OfflineRuns:
                 run.log(values, step=step)
             run.summary.update({**record.metrics, "labrun/status": status, "labrun/folder": str(run_dir)})
         finally:
-            run.finish(exit_code=0 if status in (records.COMPLETED, records.STOPPED) else 1)
+            run.finish(exit_code=0 if status in (COMPLETED, STOPPED) else 1)
         return Path(run.dir).parent.name
 
     def _history(self, run_dir: Path, shown: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -209,7 +219,7 @@ class OfflineRuns:
     def _drop(self, key: str, run_id: str) -> None:
         """Delete the offline runs of a run, whether or not they are noted."""
         self._sent.pop(key, None)
-        if not records.is_id(run_id):
+        if not is_id(run_id):
             return
         others = {sent["folder"] for sent in self._sent.values()}  # for example of a copy of the run
         for made in (self._folder / "wandb").glob(f"offline-run-*-{run_id}"):
@@ -218,7 +228,7 @@ class OfflineRuns:
 
     def _save(self) -> None:
         content = {"removed": self._removed, "runs": self._sent}
-        records.replace_text(self._notes, json.dumps(content), to_disk=False)
+        replace_text(self._notes, json.dumps(content), to_disk=False)
 
 
 def _plain(value: Any) -> Any:
