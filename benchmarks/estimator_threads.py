@@ -29,7 +29,7 @@ ESTIMATORS = {
     "MLPClassifier": lambda: MLPClassifier(max_iter=3),
     "GaussianProcess": lambda: GaussianProcessClassifier(optimizer=None),
 }
-SIZES = ((1_438, 64), (2_500, 100), (10_000, 100), (20_000, 784))
+SIZES = ((1_438, 64), (5_000, 200), (20_000, 784))
 LARGEST_PROCESS = 2_500
 """Rows up to which a Gaussian process is fitted: its time grows with their cube."""
 ROUNDS = 5

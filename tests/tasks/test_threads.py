@@ -265,7 +265,7 @@ def _most() -> int:
 
 @pytest.mark.parametrize(
     ("size", "count"),
-    [((2_500, 250_000), 1), ((2_501, 2_501), 2), ((100, 250_001), 2), ((10, 10), 1)],
+    [((5_000, 1_000_000), 1), ((5_001, 5_001), 2), ((100, 1_000_001), 2), ((10, 10), 1)],
 )
 def test_an_estimator_gets_one_thread_for_small_data(size: tuple[int, int], count: int) -> None:
     assert threads.for_estimator("auto", None, 2, *size).count == count

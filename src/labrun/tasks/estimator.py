@@ -73,7 +73,7 @@ class EstimatorTask(ModelTask):
             return contextlib.nullcontext()
         from threadpoolctl import threadpool_limits
 
-        limits: contextlib.AbstractContextManager[Any] = threadpool_limits(self._threads.count)
+        limits: contextlib.AbstractContextManager[Any] = threadpool_limits(self._threads.count, user_api="blas")
         return limits
 
     def fit(self, arrays: Arrays, paths: RunPaths, resume_from: Path | None) -> None:

@@ -75,7 +75,7 @@ class ModelTask(ABC):
         return None
 
     def limited_threads(self) -> contextlib.AbstractContextManager[Any]:
-        """Context in which the libraries use at most the number of threads in `threads`, for fitting and scoring."""
+        """Context in which linear algebra uses at most the number of threads in `threads`, for fitting and scoring."""
         return contextlib.nullcontext()
 
     @property

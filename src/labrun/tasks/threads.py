@@ -29,7 +29,7 @@ NO_MORE = "no more are allowed"
 PER_THREAD = 20_000_000
 """Minimum multiply-adds per thread of an average layer, for one batch (see `benchmarks/threads.py`)."""
 
-SMALL_ROWS, SMALL_VALUES = 2_500, 250_000
+SMALL_ROWS, SMALL_VALUES = 5_000, 1_000_000
 """Size of the data up to which an estimator gets one thread (see `benchmarks/estimator_threads.py`)."""
 
 
