@@ -93,6 +93,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Stop the warm interpreter at the end of the session."""
+    gc.unfreeze()  # otherwise native libraries report what was frozen as leaks
     if IS_FIRST:
         place = Path(os.environ["LABRUN_WARM_DIR"])
         if (place / "asked").exists():

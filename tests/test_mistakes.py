@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -176,10 +177,10 @@ def test_the_version_is_ours_and_needs_no_hydra(
     assert capfd.readouterr().out.startswith("labrun ")
 
 
-def test_a_failed_command_skips_the_teardown_of_pytorch(
+def test_a_command_skips_the_teardown_of_pytorch(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """What its libraries would list as leaked buries the message."""
+    """What its libraries would list as leaked buries the command's own output."""
     left: list[object] = []
     monkeypatch.setattr(session, "leave", lambda end: left.append(end.code))
 
@@ -195,9 +196,18 @@ def test_a_failed_command_skips_the_teardown_of_pytorch(
     client.ended(stumble)
     assert left == [2, 1] and "ValueError" in capfd.readouterr().err
     client.ended(lambda: None)
+    assert left == [2, 1, 0]
     monkeypatch.delitem(sys.modules, "torch")
+    client.ended(lambda: None)
+    assert left == [2, 1, 0]
     with pytest.raises(SystemExit):
         client.ended(fail)
+
+
+def test_leaving_writes_what_native_code_has_printed() -> None:
+    code = "import ctypes; from labrun.warm import session; ctypes.CDLL(None).printf(b'native')"
+    done = subprocess.run([sys.executable, "-c", f"{code}; session.leave(SystemExit(3))"], capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (3, b"native", b"")
 
 
 def test_hydras_own_words_are_shortened() -> None:

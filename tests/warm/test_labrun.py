@@ -49,6 +49,7 @@ def test_forked_and_alone_it_leaves_the_same_record(up: None, workspace: Path, o
         assert done.returncode == 0, done.stderr
         assert cold or commands() > before
         assert ("Loading" in done.stdout) is cold
+        assert "leaked" not in done.stderr, "by PyTorch's native libraries, at exit"
         found.append(record(workspace))
     for key in ("metrics", "packages", "signature", "config", "code", "data", "threads"):
         assert found[0].get(key) == found[1].get(key), key

@@ -54,27 +54,28 @@ def lab() -> None:
 
 
 def ended(work: Callable[[], None]) -> None:
-    """Run a command, and exit without the interpreter's cleanup if it failed with PyTorch loaded.
+    """Run a command, and exit without the interpreter's cleanup if PyTorch is loaded.
 
-    Otherwise PyTorch's native libraries would report every object that the error keeps alive as a leak and bury the
-    message.
+    The cleanup takes a third of a second, and PyTorch's native libraries would report every object that an error or
+    `gc.freeze` keeps alive as a leak, below the command's own output.
     """
+    end = SystemExit(0)
     try:
         work()
-    except SystemExit as end:
-        if end.code in (None, 0) or "torch" not in sys.modules:
-            raise
-        code = end
+    except SystemExit as error:
+        end = error
     except Exception:
         if "torch" not in sys.modules:
             raise
         sys.excepthook(*sys.exc_info())
-        code = SystemExit(1)
-    else:
-        return
+        end = SystemExit(1)
+    if "torch" not in sys.modules:
+        if end.code in (None, 0):
+            return
+        raise end
     from labrun.warm import session
 
-    session.leave(code)
+    session.leave(end)
 
 
 def _say_version() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import fcntl
 import importlib
 import os
@@ -216,8 +217,7 @@ def _run_module(module: str) -> int:
 def leave(end: SystemExit) -> NoReturn:
     """Exit this process, but skip the interpreter's cleanup of objects."""
     code = _code_of(end)
-    _finish()
-    os._exit(code)
+    os._exit(FLUSH_FAILED if not _finish() and not code else code)
 
 
 def _code_of(end: SystemExit) -> int:
@@ -241,4 +241,5 @@ def _finish() -> bool:
                 stream.flush()
         except (OSError, ValueError):
             is_written = is_written and stream is sys.stderr
+    ctypes.CDLL(None).fflush(None)  # what native code has printed to a pipe or a file
     return is_written
