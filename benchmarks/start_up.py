@@ -74,7 +74,8 @@ def client_s(folder: Path, times: int) -> list[float]:
     """Return the time from the start of a client, without a server, until it would run the command itself."""
     code = (
         "import os, sys\nfrom labrun.warm import client, identity\n"
-        "client.execute_here  # fails if it has another name now\nclient.execute_here = lambda module: os._exit(0)\nclient.labrun()\n"
+        "client.execute_here  # fails if it has another name now\n"
+        "client.execute_here = lambda module: os._exit(0)\nclient.labrun()\n"
     )
     script = folder / "client.py"
     script.write_text(code)
