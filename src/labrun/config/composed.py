@@ -61,9 +61,9 @@ def own_nodes(config: DictConfig) -> set[str]:
         return set()
     from hydra.core.hydra_config import HydraConfig
 
-    texts = list(_references(OmegaConf.to_container(config, resolve=False)))
+    texts = list(interpolated_texts(OmegaConf.to_container(config, resolve=False)))
     if "hydra" not in config and HydraConfig.initialized():
-        texts += _references(OmegaConf.to_container(HydraConfig.get(), resolve=False))
+        texts += interpolated_texts(OmegaConf.to_container(HydraConfig.get(), resolve=False))
     found = {key for key in unknown if key == schema.OPEN}
     for key in unknown - found:
         refers = re.compile(rf"\$\{{(?:\.*|[^{{}}]*[^\w.{{}}]){re.escape(key)}(?!\w)")
@@ -71,14 +71,14 @@ def own_nodes(config: DictConfig) -> set[str]:
     return found
 
 
-def _references(value: Any) -> Iterator[str]:
+def interpolated_texts(value: Any) -> Iterator[str]:
     """Yield every text in a config that contains an interpolation."""
     if isinstance(value, Mapping):
         for item in value.values():
-            yield from _references(item)
+            yield from interpolated_texts(item)
     elif isinstance(value, list):
         for item in value:
-            yield from _references(item)
+            yield from interpolated_texts(item)
     elif isinstance(value, str) and "${" in value:
         yield value
 

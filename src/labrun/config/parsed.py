@@ -11,7 +11,7 @@ import functools
 import os
 import pickle
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf, grammar_parser
 
 from labrun._io import FileStamp
+from labrun.config.composed import interpolated_texts
 
 TREES = 2048
 """Parse trees held, a few kilobytes each."""
@@ -83,16 +84,8 @@ def load_all(folder: Path) -> None:
     for source, files in ((own, folder), (hydras, root)):
         for file in sorted(files.rglob("*.yaml")):
             found = _load(source, type(source).load_config, str(file.relative_to(files)))
-            for text in _interpolations(OmegaConf.to_container(found.config)):
+            for text in interpolated_texts(OmegaConf.to_container(found.config)):
                 grammar_parser.parse(text)
-
-
-def _interpolations(value: Any) -> Iterator[str]:
-    if isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _interpolations(item)
-    elif isinstance(value, str) and "${" in value:
-        yield value
 
 
 def _file_of(source: ConfigSource, config_path: str) -> str:
