@@ -103,4 +103,6 @@ def test_an_environment_is_built_in_a_job_from_wheels(
         python = environment.ensure(conversation)
         log = machine.inside(f"cat {conversation.root}/env/{wanted.key}.log")
     assert machine.inside(f"{python} -c 'import tinything; print(tinything.ANSWER)'").strip() == "42", log
+    # srun must live until it has released its nodes; otherwise Slurm keeps them for the whole five minutes.
+    wait_for(lambda: not machine.inside("squeue -h -n labrun-build"))
     assert (tmp_path / "cache" / "labrun" / "wheels" / wanted.key / "tinything-1.0-py3-none-any.whl").is_file()
