@@ -335,9 +335,9 @@ def python() -> Iterator[str]:
     for name in [name for name in PUBLIC if name in labrun.__all__]:
         thing = labrun.runs if name == "runs" else getattr(labrun, name)
         if name == "runs":
-            from labrun import api
+            from labrun.api import functions
 
-            thing = api.runs
+            thing = functions.runs
         yield from _class(name, thing) if inspect.isclass(thing) else _function(f"labrun.{name}", thing, "###")
 
 

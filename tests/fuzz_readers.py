@@ -33,7 +33,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labrun import cli, handles, notebook
+from labrun import cli
+from labrun.api import handles, notebook
 from labrun.backends.slurm import queue
 from labrun.control import lease, monitor, query, results
 from labrun.data import asset as assets

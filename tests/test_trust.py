@@ -18,8 +18,8 @@ from omegaconf import OmegaConf
 
 from conftest import Command, Runner
 from labrun import building, trust
+from labrun.api.model import Model
 from labrun.errors import ConfigError, DataError, LabrunError, UntrustedError
-from labrun.registered import Model
 from labrun.registry import models
 from labrun.runs import cards, seals
 from labrun.runs.groups import Imported

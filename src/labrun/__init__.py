@@ -4,11 +4,11 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # not imported: `typing` takes longer to import than everything else a console script needs
-    from labrun.api import get_run, load_model, samples, show, submit
+    from labrun.api.functions import get_run, load_model, samples, show, submit
+    from labrun.api.handles import Run, Sweep
+    from labrun.api.model import Model
+    from labrun.api.program import ActiveRun, start_run
     from labrun.errors import LabrunError
-    from labrun.handles import Run, Sweep
-    from labrun.program import ActiveRun, start_run
-    from labrun.registered import Model
     from labrun.runs.context import log
 
 __all__ = [
@@ -28,18 +28,18 @@ __all__ = [
 ]
 
 _MODULES = {
-    "ActiveRun": "program",
+    "ActiveRun": "api.program",
     "LabrunError": "errors",
-    "Model": "registered",
-    "Run": "handles",
-    "Sweep": "handles",
-    "get_run": "api",
-    "load_model": "api",
+    "Model": "api.model",
+    "Run": "api.handles",
+    "Sweep": "api.handles",
+    "get_run": "api.functions",
+    "load_model": "api.functions",
     "log": "runs.context",
-    "samples": "api",
-    "show": "api",
-    "start_run": "program",
-    "submit": "api",
+    "samples": "api.functions",
+    "show": "api.functions",
+    "start_run": "api.program",
+    "submit": "api.functions",
 }
 
 

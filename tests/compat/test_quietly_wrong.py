@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from helpers import submitted
-from labrun import program
+from labrun.api import program
 from labrun.azureml import automl_data
 from labrun.azureml.compute import AmlCompute
 from labrun.azureml.data_reference import DataReference, OutputFileDatasetConfig

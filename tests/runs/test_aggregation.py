@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from helpers import new
-from labrun import notebook
+from labrun.api import notebook
+from labrun.api.handles import Sweep
 from labrun.control import objective, results
 from labrun.errors import RecordError
-from labrun.handles import Sweep
 from labrun.runs import aggregation, mean_curves, recording, report
 from labrun.runs.context import RunContext
 from labrun.runs.groups import Code, DataEntry, SweepMember

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from helpers import Completed, new, submitted, wait_for
-from labrun.handles import Run
+from labrun.api.handles import Run
 from labrun.runs import context, finalize, nvml, processes, recording, system_metrics
 from labrun.runs.context import RunContext
 from labrun.runs.record import FAILED, EndReason, read_record

@@ -10,9 +10,9 @@ import pytest
 
 from conftest import Command
 from helpers import lab, start, start_labrun, statuses, sweep_dir, wait_for, write_model
+from labrun.api.handles import Sweep
 from labrun.control.objective import Objective
 from labrun.errors import RecordError
-from labrun.handles import Sweep
 from labrun.runs.record import Record, RunPaths, read_record, timestamp
 from labrun.search import automl
 from labrun.search.trial_result import TrialResult

@@ -15,7 +15,7 @@ import pytest
 
 from conftest import Command, Refused
 from helpers import lab, start_labrun, statuses, sweep_dir, wait_for
-from labrun.program import start_run
+from labrun.api.program import start_run
 from labrun.registry import journal
 from labrun.runs import context, definition, store
 from labrun.runs.record import RunPaths

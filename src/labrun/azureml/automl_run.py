@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from labrun import api, direction
+from labrun import direction
+from labrun.api import functions, handles
 from labrun.azureml import automl_constants, automl_data, fitted_steps
 from labrun.azureml.conda_dependencies import CondaDependencies
 from labrun.azureml.notices import notify_once
@@ -153,7 +154,7 @@ class IterationRun(Run):
             return super()._registered(model_name, model_path, about)
         from labrun.azureml import registering
 
-        shown = Run(self._experiment, work=api.Run(self._search()._fitted(self)))
+        shown = Run(self._experiment, work=handles.Run(self._search()._fitted(self)))
         return registering.of_run(shown, model_name, None, about)
 
 
@@ -288,13 +289,13 @@ class AutoMLRun(Run):
         is_best = (best / "run.json").is_file() and (is_best or run.id == self._best(None).id)
         if is_best and read_record(best).status == COMPLETED:
             return best
-        for child in api.runs(root=self.experiment.workspace.folder, tags={"azureml.refit": run._work.id}):
+        for child in functions.runs(root=self.experiment.workspace.folder, tags={"azureml.refit": run._work.id}):
             if child.status == COMPLETED:
                 return Path(child.folder)
         record = run._work.record
         overrides = [text for text in record.overrides if not text.startswith(("sweep", "name=", "tags", "compute"))]
         again = [*overrides, "model.folds=0", "model.refit=true", "compute=inline", override("name", self._work.name)]
-        work = api.submit(
+        work = functions.submit(
             [*again, override("tags", {"azureml.refit": run._work.id})], root=self.experiment.workspace.folder
         )
         try:
@@ -322,7 +323,7 @@ class AutoMLRun(Run):
 
         arguments.check(AutoMLRun.register_model, unknown)
         run = self._iteration(iteration) if iteration is not None else self._best(metric)
-        shown = Run(self._experiment, work=api.Run(self._fitted(run)))
+        shown = Run(self._experiment, work=handles.Run(self._fitted(run)))
         name = model_name or f"AutoML{self._work.id}{'best' if iteration is None else iteration}"
         made = registering.of_run(shown, name, None, registered.about(tags, None, description, None, None))
         self.model_id = name
@@ -414,7 +415,7 @@ class FittedModel:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._saved = api.load_model(folder)
+        self._saved = functions.load_model(folder)
         data = read_record(folder).typed.dataset["script"]
         parts = automl_data.of_script(Path(data), Path(data).parent)
         labels = np.unique(np.asarray(parts.get("y", parts.get("y_train"))))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from labrun import api
+from labrun.api import functions, handles
 from labrun.azureml import folder
 from labrun.azureml.advice import Advising
 from labrun.azureml.notices import notify_once
@@ -272,13 +272,13 @@ def runs_of(workspace: Workspace, name: str | None, children: bool = False) -> l
         children: include runs and sweeps that belong to a sweep or to another run.
     """
     found: dict[Any, Any] = {}
-    for run in api.runs(root=workspace.folder):
+    for run in functions.runs(root=workspace.folder):
         if name not in (None, run.name):
             continue
         parent = _parent_of(run)
         if children or parent is None:
             found.setdefault(run.folder, run)
-        if isinstance(parent, api.Sweep) and (children or _parent_of(parent) is None):
+        if isinstance(parent, handles.Sweep) and (children or _parent_of(parent) is None):
             found.setdefault(parent.folder, parent)
     return list(found.values())
 

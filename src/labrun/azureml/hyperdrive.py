@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labrun import api
+from labrun.api import handles
 from labrun.azureml import kinds
 from labrun.azureml.notices import notify_once
 from labrun.azureml.overrides import override
@@ -295,7 +295,7 @@ class HyperDriveRun(Run):
         children = self._work.get_children()
         for folder in children[0].record.typed.sweep.learn_from if children else []:
             if Path(folder).is_dir():
-                former = HyperDriveRun(None, work=api.Sweep(folder))
+                former = HyperDriveRun(None, work=handles.Sweep(folder))
                 found += [former, *former._resumed_from()]
         return found
 

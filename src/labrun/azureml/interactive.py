@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from labrun import api, program
+from labrun.api import functions, handles, program
 from labrun.azureml.run import Run
 from labrun.compat.azureml import arguments
 from labrun.compat.azureml.exceptions import UserErrorException
@@ -176,9 +176,9 @@ def works_below(run: Run) -> list[Any]:
 
 def _created(work: Any) -> tuple[str, str]:
     """Return the creation time of a run or of a sweep's first run, with the folder name to break ties."""
-    runs = work.get_children() if isinstance(work, api.Sweep) else [work]
+    runs = work.get_children() if isinstance(work, handles.Sweep) else [work]
     return min((str(run.record.created) for run in runs), default=""), work.folder.name
 
 
 def _work(folder: Path) -> Any:
-    return api.get_run(folder)
+    return functions.get_run(folder)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from labrun.api.base import root_of
 from labrun.azureml import folder
 from labrun.azureml.submitting import SEARCHES
 from labrun.compat.azureml.training.run import TYPE_TAG
-from labrun.handle import root_of
 from labrun.runs import sdk_ids
 from labrun.search import automl as search
 
@@ -21,10 +21,10 @@ CLASSES = {
 
 def of(experiment: Any, work: Any, run_type: str | None) -> Any:
     """Wrap a labrun run or sweep in the class for its type."""
-    from labrun import api
+    from labrun.api import handles
     from labrun.azureml.run import Run
 
-    if run_type is None and isinstance(work, api.Sweep):
+    if run_type is None and isinstance(work, handles.Sweep):
         run_type = type_of(work)
     class_path = CLASSES.get(run_type or "")
     made = getattr(importlib.import_module(f"labrun.azureml.{class_path[0]}"), class_path[1]) if class_path else Run
@@ -42,9 +42,9 @@ def type_of(sweep: Any) -> str:
 
 def id_of(work: Any) -> str:
     """Return the id of a labrun run or sweep in the SDK's form."""
-    from labrun import api
+    from labrun.api import handles
 
-    if isinstance(work, api.Sweep):
+    if isinstance(work, handles.Sweep):
         return sdk_ids.of_search(work.id, type_of(work) == "automl")
     record = work.record
     return str(record.sdk_id)

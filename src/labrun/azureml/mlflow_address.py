@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from labrun import api, program
+from labrun.api import functions, handles, program
 from labrun.azureml import kinds
 from labrun.azureml.mlflow_models import NAMES as REGISTRY
 from labrun.azureml.mlflow_models import Registry
@@ -95,7 +95,7 @@ class WorkspaceClient:
         wanted = {str(one) for one in content.get("experiment_ids") or self._names}
         states = {run.id: state for run, state in self._runs.values()}
         answers = []
-        for run in api.runs(root=self._workspace):
+        for run in functions.runs(root=self._workspace):
             if self._id_of(run.name) in wanted:
                 state = states.get(run.id)
                 answers.append(
@@ -112,10 +112,10 @@ class WorkspaceClient:
             RefusedCallError: there is no such run, or the call would change it.
         """
         try:
-            work = api.get_run(run_id[:8] if MLFLOWS_ID.fullmatch(run_id) else run_id, root=self._workspace)
+            work = functions.get_run(run_id[:8] if MLFLOWS_ID.fullmatch(run_id) else run_id, root=self._workspace)
         except LabrunError as error:
             raise RefusedCallError("RESOURCE_DOES_NOT_EXIST", str(error)) from error
-        if isinstance(work, api.Sweep):
+        if isinstance(work, handles.Sweep):
             raise RefusedCallError("RESOURCE_DOES_NOT_EXIST", f"{run_id} is a search: its runs have metrics")
         if name == "runs/get":
             return {"run": mlflow_runs.shown(work.folder, work.record, work.status, run_id, self._id_of(work.name))}

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labrun import api
+from labrun.api import functions, handles
 from labrun.azureml import definition, folder, kinds
 from labrun.azureml.advice import Advising, AdvisingType
 from labrun.azureml.notices import notify_once
@@ -167,7 +167,7 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
 
     @property
     def _is_sweep(self) -> bool:
-        return isinstance(self._work, api.Sweep)
+        return isinstance(self._work, handles.Sweep)
 
     @property
     def _folder(self) -> Path:
@@ -722,11 +722,11 @@ def find(workspace: Workspace, run_id: str | None) -> Any:
     if not run_id:
         raise UserErrorException("Run(experiment, run_id): give the id of a run; `lab runs` lists them")
     try:
-        return api.get_run(run_id, root=workspace.folder)
+        return functions.get_run(run_id, root=workspace.folder)
     except LabrunError as error:
         sweep = next((path for path in (workspace.folder / "multirun").glob(f"*/*-{run_id}") if path.is_dir()), None)
         if sweep is not None:
-            return api.Sweep(sweep)
+            return handles.Sweep(sweep)
         raise UserErrorException(f"Run {run_id!r}: {error}") from error
 
 

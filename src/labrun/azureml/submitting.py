@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from labrun import api
+from labrun.api import functions, handles
 from labrun.azureml import folder
 from labrun.azureml.overrides import override
 from labrun.compat.azureml import arguments, runner
@@ -63,7 +63,7 @@ class Config:
     def _submit(self, experiment: Experiment, tags: Mapping[str, str], parent: str | None) -> Any:
         """Submit to labrun, store the SDK's notes and return labrun's run or sweep."""
         work = submit(experiment, self.overrides(experiment), tags, self.variables(), parent)
-        if isinstance(work, api.Run):
+        if isinstance(work, handles.Run):
             context.annotate(work.folder, properties=self._notes())
         else:
             folder.put(experiment.workspace.folder, SEARCHES, work.id, self._notes())
@@ -98,7 +98,7 @@ def submit(
     # A run's tags may have any name and are set afterwards. A sweep's runs do not exist yet: theirs go into the config.
     tagged = [override("tags", dict(tags))] if tags and sweep else []
     try:
-        work = api.submit(
+        work = functions.submit(
             [*sweep, *rest, override("name", experiment.name), *tagged],
             detach=True,
             root=experiment.workspace.folder,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from labrun import api
+from labrun.api import functions
 
 EVERY_S = 3.0
 
@@ -32,7 +32,7 @@ class RunDetails:
             return
         ipython = sys.modules.get("IPython")
         if ipython is None or ipython.get_ipython() is None:
-            api.show(work, wait=False)
+            functions.show(work, wait=False)
             return
         _Live(work).start()
 
@@ -47,10 +47,10 @@ class _Live:
     def __init__(self, work: Any) -> None:
         from IPython.display import HTML, display
 
-        from labrun import notebook
+        from labrun.api import notebook
 
         self._work, self._html, self._mark = work, HTML, notebook.new_mark()
-        self._view = display(HTML(api.page(work, self._mark)), display_id=True)
+        self._view = display(HTML(functions.page(work, self._mark)), display_id=True)
 
     def start(self) -> None:
         """Follow the run in a background thread."""
@@ -61,7 +61,7 @@ class _Live:
         while not over:
             time.sleep(EVERY_S)
             over = self._work.is_over
-            self._view.update(self._html(api.page(self._work, self._mark)))
+            self._view.update(self._html(functions.page(self._work, self._mark)))
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -12,8 +12,8 @@ class _Runs(types.ModuleType):
     """Module class that makes the package `labrun.runs` callable."""
 
     def __call__(self, *arguments: Any, **filters: Any) -> Any:
-        """See `labrun.api.runs`."""
-        return importlib.import_module("labrun.api").runs(*arguments, **filters)
+        """See `labrun.api.functions.runs`."""
+        return importlib.import_module("labrun.api.functions").runs(*arguments, **filters)
 
 
 sys.modules[__name__].__class__ = _Runs

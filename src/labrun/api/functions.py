@@ -1,4 +1,4 @@
-"""Python API: submit runs, list and find them, show one, load a model."""
+"""The functions of the Python API: submit runs, list and find them, show one, load a model."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from labrun import refusal
+from labrun.api.base import Submission
+from labrun.api.handles import Run, Sweep
 from labrun.control import query
 from labrun.control.query import StatusResolver
-from labrun.errors import ConfigError, LabrunError, RecordError
-from labrun.handle import Submission
-from labrun.handles import Run, Sweep
-from labrun.registered import Model
+from labrun.errors import ConfigError, RecordError
 from labrun.remote import mirror
 from labrun.runs import context, store
 from labrun.runs.sweep_state import SweepState
@@ -146,7 +145,7 @@ def show(work: Run | Sweep | str, every_s: float = EVERY_S, wait: bool = True) -
         return
     from IPython.display import HTML, display
 
-    from labrun import notebook
+    from labrun.api import notebook
 
     mark = notebook.new_mark()
     view = display(HTML(page(work, mark)), display_id=True)
@@ -166,7 +165,7 @@ def page(work: Run | Sweep, mark: str) -> str:
         work: the run or the sweep.
         mark: id of the page, unique in its notebook.
     """
-    from labrun import notebook
+    from labrun.api import notebook
 
     return notebook.run_page(work, mark) if isinstance(work, Run) else notebook.sweep_page(work, mark)
 
@@ -257,6 +256,3 @@ def load_model(
     from labrun.tasks.saved import load_model as load
 
     return load(reference, root=root, trusted=trusted, allow_pickle=allow_pickle)
-
-
-__all__ = ["LabrunError", "Model", "Run", "Sweep", "get_run", "load_model", "runs", "samples", "show", "submit"]

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labrun.api.base import Handle, Submission, root_of
+from labrun.api.model import Model
 from labrun.control import cancel, objective
 from labrun.control.query import StatusResolver
 from labrun.errors import ConfigError, RecordError
-from labrun.handle import Handle, Submission, root_of
-from labrun.registered import Model
 from labrun.remote import mirror, notes
 from labrun.runs import aggregation, context, definition, files, store, sweep_state
 from labrun.runs.groups import plain
@@ -295,7 +295,7 @@ class Run(Handle):
         return f"run {self.id} is {status}: {why}   (log: {RunPaths(self.folder).log})"
 
     def _repr_html_(self) -> str:
-        from labrun import notebook
+        from labrun.api import notebook
 
         return notebook.run_page(self)
 
@@ -486,7 +486,7 @@ class Sweep(Handle):
         return f"{len(failed)} of {len(self.get_children())} runs failed; the first: {failed[0].failure()}"
 
     def _repr_html_(self) -> str:
-        from labrun import notebook
+        from labrun.api import notebook
 
         return notebook.sweep_page(self)
 

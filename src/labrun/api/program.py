@@ -23,10 +23,10 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, SupportsFloat
 
+from labrun.api.handles import Run
 from labrun.checking import is_secret
 from labrun.compat.azureml.training import pending_models
 from labrun.errors import ConfigError, LabrunError, RunFailedError
-from labrun.handles import Run
 from labrun.mistakes.mistake import masked_word
 from labrun.runs import context, recording, store
 from labrun.runs.attempts import Attempt, Job
