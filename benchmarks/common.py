@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psutil
 
 if TYPE_CHECKING:
-    from labrun.schema import Config
+    from labrun.config.schema import Config
 
 RESULTS = Path(__file__).parent / "results"
 T = TypeVar("T")
@@ -51,7 +51,7 @@ def labrun_config(data: str, overrides: Sequence[str]) -> Config:
     from hydra import compose, initialize_config_dir
 
     from labrun import app
-    from labrun.config import composed, paths
+    from labrun.compose import composed, paths
 
     app.register()
     own = ["name=benchmark", "tracking=none", f"datastore.root={Path(data).expanduser().resolve()}"]

@@ -24,7 +24,7 @@ import common
 import numpy as np
 import psutil
 
-from labrun.schema import Config
+from labrun.config.schema import Config
 from labrun.tasks import threads
 
 ONE, ALL, RULE = "one", "all", "auto"

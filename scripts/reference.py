@@ -23,7 +23,8 @@ from typing import Any
 import azureml_page
 
 import labrun
-from labrun import checking, cli, schema
+from labrun import cli
+from labrun.config import checking, schema
 
 TOP = Path(__file__).parents[1]
 CONF = TOP / "conf"

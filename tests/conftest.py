@@ -25,7 +25,7 @@ import kinds
 import servers
 from helpers import Completed, Program, call_here, forget_hydra, run_labrun
 from labrun import app, cli, execute
-from labrun.config import composed, paths
+from labrun.compose import composed, paths
 from labrun.runs.record import Record
 from labrun.submission import freeze
 from labrun.tracking.mlflow import client

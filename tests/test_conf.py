@@ -14,9 +14,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import GrammarParseError
 
 from helpers import forget_hydra
-from labrun import _io, checking, schema
-from labrun.config import parsed, paths
-from labrun.config.composed import validated, without_hydra
+from labrun import _io
+from labrun.compose import parsed, paths
+from labrun.compose.composed import validated, without_hydra
+from labrun.config import checking, schema
 from labrun.errors import ConfigError
 
 CONF = paths.conf_dir()

@@ -14,12 +14,14 @@ from omegaconf import OmegaConf
 
 from conftest import Command, Runner
 from helpers import new
-from labrun import building, exact, execute
-from labrun.config import composed, hydra_files
+from labrun import execute
+from labrun.compose import composed, hydra_files
+from labrun.config import exact
+from labrun.config.instantiate import build
+from labrun.config.references import resolve_environment
+from labrun.config.schema import Config
 from labrun.errors import ConfigError, RecordError
-from labrun.references import resolve_environment
 from labrun.runs.record import read_record, write_record
-from labrun.schema import Config
 from labrun.search import summary
 from labrun.submission import rerun
 from labrun.tasks.saved import load_model
@@ -190,7 +192,7 @@ def test_a_component_gets_the_same_arguments_as_from_instantiate(more: str) -> N
     wanted = instantiate(OmegaConf.create(head), **({} if "_convert_" in more else {"_convert_": "all"}))
     kept = composed.resolved(OmegaConf.create({"model": OmegaConf.create(head + TEXTS)}), keep_environment=True)
     given, _ = execute.mount_inputs(Config(resolve_environment(as_json(kept))))
-    found = building.build(given.model, "model")
+    found = build(given.model, "model")
     if more == "_partial_: true":
         wanted, found = wanted(), found()
     assert {key: found.given.pop(key) for key in MEANT} == MEANT
@@ -207,7 +209,7 @@ def test_a_component_cannot_change_the_config() -> None:
 
     sys.modules[__name__].__dict__["Eats"] = Eats
     node = {"_target_": f"{__name__}.Eats", "table": {0: 1}}
-    building.build(node, "model")
+    build(node, "model")
     assert node["table"] == {0: 1}
 
 

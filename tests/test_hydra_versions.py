@@ -13,8 +13,9 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from hydra_plugins.labrun_launcher._job import trace_of
-from labrun import hydra_versions, mistakes
+from labrun import mistakes
 from labrun.app import hydra_changes, resolvers
+from labrun.config import hydra_versions
 
 
 @pytest.mark.usefixtures("registered")

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from conftest import Command
 from helpers import copy_database, mlflow_sync, run_labrun
-from labrun import building, masking
+from labrun.config import instantiate, masking
 from labrun.errors import ConfigError
 from labrun.runs import recording, store
 from labrun.runs.record import RunPaths
@@ -124,14 +124,14 @@ def test_every_way_to_refer_to_a_variable(monkeypatch: pytest.MonkeyPatch) -> No
         "g": "${oc.env:NOT_SET,${oc.env:V5}}",
         "h": "${oc.env: V6 }",
     }
-    assert building.resolve_references(node)["f"] == "secret-4-value"
+    assert instantiate.resolve_references(node)["f"] == "secret-4-value"
     text = " ".join(f"secret-{number}-value" for number in range(7))
     assert masking.masked(text) == " ".join(["***"] * 7)
     masking.forget()
     masking.note_config({**node, "compute": {"environment": {"V4": "***"}}})
     assert masking.masked(text) == " ".join(["***"] * 7)
     with pytest.raises(ConfigError) as caught:
-        building.resolve_references({"a": "${oc.env:V0}", "b": "${oc.env:NOT_SET}"})
+        instantiate.resolve_references({"a": "${oc.env:V0}", "b": "${oc.env:NOT_SET}"})
     assert "secret" not in str(caught.value)
 
 

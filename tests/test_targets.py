@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from labrun import targets
+from labrun.config import targets
 from labrun.errors import ConfigError
 
 NET = """

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from conftest import Command
 from helpers import submitted
-from labrun import masking, terminal
+from labrun import terminal
+from labrun.config import masking
 from labrun.control import monitor, results
 from labrun.data import asset as assets
 from labrun.data.digests import Entry

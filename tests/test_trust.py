@@ -17,14 +17,14 @@ import torch
 from omegaconf import OmegaConf
 
 from conftest import Command, Runner
-from labrun import building, trust
 from labrun.api.model import Model
+from labrun.config import instantiate, trust
+from labrun.config.schema import Config
 from labrun.errors import ConfigError, DataError, LabrunError, UntrustedError
 from labrun.registry import models
 from labrun.runs import cards, seals
 from labrun.runs.groups import Imported
 from labrun.runs.record import COMPLETED, read_record, timestamp, write_record
-from labrun.schema import Config
 from labrun.tasks import model_files, saved
 
 CALLED: list[Any] = []
@@ -171,9 +171,11 @@ def test_a_frozen_config_calls_no_resolver_of_a_users_own() -> None:
             "\\\\${labrun_test_eval:1}",
         ):
             with pytest.raises(ConfigError, match="refers to something other than the environment"):
-                building.resolve_references({"a": [{"b": text}]})
+                instantiate.resolve_references({"a": [{"b": text}]})
         assert CALLED == []
-        assert building.resolve_references({"a": "${oc.env:HOME}", "b": "\\${labrun_test_eval:1}"})["b"].endswith(":1}")
+        assert instantiate.resolve_references({"a": "${oc.env:HOME}", "b": "\\${labrun_test_eval:1}"})["b"].endswith(
+            ":1}"
+        )
         assert CALLED == []
     finally:
         OmegaConf.clear_resolver("labrun_test_eval")

@@ -14,16 +14,17 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from labrun import exact, refusal, targets
+from labrun import refusal
+from labrun.config import exact, targets
+from labrun.config.references import references, resolve_environment, resolved
+from labrun.config.schema import Config
 from labrun.data import shared_cache
 from labrun.data.mount import local_root, mount_reference
 from labrun.errors import DataError
-from labrun.references import references, resolve_environment, resolved
 from labrun.runs.groups import Code, DataEntry
 from labrun.runs.pictures import Pictures
 from labrun.runs.record import Record, RunPaths, read_record
 from labrun.runs.recording import Recording
-from labrun.schema import Config
 from labrun.tasks import base, evaluating, reading, resume_checks, summary
 
 log = logging.getLogger(__name__)

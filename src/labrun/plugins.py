@@ -8,7 +8,7 @@ from functools import cached_property
 from importlib import metadata
 from typing import Any
 
-from labrun import checking
+from labrun import messages
 from labrun.errors import ConfigError
 
 
@@ -59,7 +59,7 @@ class Plugins:
     def refusal(self, name: Any, key: str) -> str:
         """Return the error message for a value that the key cannot have."""
         known = self.values()
-        return f"{key}={name!r}: expected one of {', '.join(known)}.{checking.suggest(str(name), known)}"
+        return f"{key}={name!r}: expected one of {', '.join(known)}.{messages.suggest(str(name), known)}"
 
     def get(self, name: str, key: str | None = None) -> Any:
         """Return the object of a name.

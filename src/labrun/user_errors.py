@@ -6,7 +6,8 @@ import os
 import sys
 from typing import Any, NoReturn
 
-from labrun import masking, refusal, terminal
+from labrun import refusal, terminal
+from labrun.config import masking
 from labrun.errors import ControlledError, LabrunError
 from labrun.refusal import Refusal
 

@@ -12,8 +12,8 @@ from conftest import Command, Refused, Runner
 from helpers import devices, write_device_model
 from labrun.backends import machine, registry
 from labrun.backends.slurm import partitions
+from labrun.config.schema import Compute
 from labrun.errors import ConfigError
-from labrun.schema import Compute
 
 
 def wish(**values: Any) -> Compute:

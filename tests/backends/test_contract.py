@@ -21,7 +21,8 @@ from helpers import PLAIN, installed, wait_for
 from labrun.backends import registry
 from labrun.backends.base import Backend, resources
 from labrun.backends.local.server import frozen_file
-from labrun.config import composed, paths
+from labrun.compose import composed, paths
+from labrun.config.schema import Compute
 from labrun.control import controller
 from labrun.control.cancel import end_runs
 from labrun.control.query import StatusResolver
@@ -30,7 +31,6 @@ from labrun.runs import context, finalize
 from labrun.runs.groups import SweepMember
 from labrun.runs.record import RUNNING, UNREACHABLE, Record, read_record
 from labrun.runs.sweep_state import read_plan
-from labrun.schema import Compute
 from labrun.submission import freeze, submit
 
 MODEL = """

@@ -18,7 +18,7 @@ from labrun.backends.base import Resources
 from labrun.backends.local.pool import LocalPool
 from labrun.backends.local.server import Server
 from labrun.backends.local.slots import Slots
-from labrun.config import composed, paths
+from labrun.compose import composed, paths
 from labrun.runs.attempts import Failure
 from labrun.runs.finalize import close_ended
 from labrun.runs.record import Record, process_lives, read_record, shown_status

@@ -16,9 +16,9 @@ from conftest import Refused
 from helpers import submitted
 from labrun.backends.base import resources
 from labrun.backends.slurm import backend, partitions, sbatch
+from labrun.config.schema import Compute
 from labrun.runs.record import read_record
 from labrun.runs.sweep_state import SweepState
-from labrun.schema import Compute
 from slurm_jobs import SLURM, squeue
 
 COMMANDS = ("sbatch", "sinfo", "squeue", "sacct", "sacctmgr", "scontrol", "scancel", "srun")

@@ -361,7 +361,7 @@ def test_a_kernel_is_installed(lab_here: Command, tmp_path: Path, monkeypatch: p
 def test_arguments_stay_text(text: str) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from labrun import exact
+    from labrun.config import exact
 
     (parsed,) = OverridesParser.create().parse_overrides(
         [overrides.override("key", [text, 0.5, None, {"a: k=(1)": text}])]

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from helpers import new
+from labrun.config.schema import Config
 from labrun.control import objective, results
 from labrun.errors import ConfigError
 from labrun.runs import recording
 from labrun.runs.groups import SweepMember
 from labrun.runs.record import COMPLETED, FAILED, Record, write_record
-from labrun.schema import Config
 from labrun.tasks import monitored
 
 NETWORK = "labrun.models.mnist_dnn.MnistDNN"

@@ -14,10 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
+from labrun.config.schema import Compute
 from labrun.data import loading, memory, reader, streamed
 from labrun.data.arrays import Arrays, Part, Scaling
 from labrun.errors import ConfigError, CorruptDataError, DataError
-from labrun.schema import Compute
 
 MUCH = memory.Limit(2**40, "the machine's")
 READERS = "labrun.data.readers"

@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.svm import SVC
 
 from conftest import Runner
-from labrun.config import paths
+from labrun.compose import paths
 from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.models import pipeline as pipelines
 from labrun.tasks import estimator, scoring

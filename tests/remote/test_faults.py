@@ -27,6 +27,7 @@ from conftest import Command
 from far_project import only_tinything
 from helpers import PLAIN, call_here, program, wait_for
 from labrun import app, cli
+from labrun.config.schema import Compute
 from labrun.errors import DataError, LabrunError
 from labrun.remote import (
     adopting,
@@ -48,7 +49,6 @@ from labrun.remote.ssh import UnreachableError
 from labrun.runs import sweep_state
 from labrun.runs.attempts import Attempt
 from labrun.runs.record import QUEUED, Record, read_record, timestamp
-from labrun.schema import Compute
 
 SCRIPT = """
 import os, pathlib, sys, time

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from labrun.config.schema import Sweep
 from labrun.errors import ConfigError
-from labrun.schema import Sweep
 from labrun.search import policies
 from labrun.search.policies import (
     Bandit,

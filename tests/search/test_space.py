@@ -10,7 +10,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from labrun.config import paths
+from labrun.compose import paths
 from labrun.errors import ConfigError
 from labrun.search import space as spaces
 from labrun.search.space import Choice, Numbers

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from labrun import schema, validation
+from labrun.config import schema, validation
 from labrun.data import stores
 from labrun.data.stores.local import LocalDatastore
 from labrun.data.stores.remote import RemoteDatastore

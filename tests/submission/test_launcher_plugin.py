@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.labrun_launcher._compose import Composer
 from hydra_plugins.labrun_launcher.launcher import LabrunLauncher
-from labrun.config import paths
+from labrun.compose import paths
 
 
 def test_hydra_discovers_the_launcher() -> None:

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from conftest import Runner
-from labrun.config import composed
+from labrun.compose import composed
 from labrun.errors import ConfigError
 from labrun.runs.groups import Code, ScriptCode
 from labrun.runs.record import RunPaths

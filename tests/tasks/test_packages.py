@@ -17,7 +17,7 @@ import pytorch_lightning
 
 from conftest import Runner
 from helpers import run_cold
-from labrun.schema import Config
+from labrun.config.schema import Config
 from labrun.submission import freeze
 from labrun.tasks.packages import Package, spare_clouds
 

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from conftest import Command, Runner
 from helpers import PLAIN, submitted
 from labrun.backends.local.threads import limit_run, own_variables
+from labrun.config.schema import Compute
 from labrun.errors import ConfigError
 from labrun.models.cifar10_cnn import Cifar10CNN
 from labrun.models.mnist_dnn import MnistDNN
 from labrun.runs import context
 from labrun.runs.groups import ThreadChoice
 from labrun.runs.record import read_record
-from labrun.schema import Compute
 from labrun.tasks import threads
 from labrun.tasks.forward_cost import try_out
 from labrun.tasks.threads import PER_THREAD, ForwardCost

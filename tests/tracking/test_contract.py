@@ -15,13 +15,13 @@ from mlflow.tracking import MlflowClient
 import offline_runs
 from conftest import Command, Refused, Runner
 from helpers import copy_database, installed, submitted
+from labrun.config.schema import Tracking
 from labrun.errors import ConfigError
 from labrun.registry import models
 from labrun.runs import context, store
 from labrun.runs.context import RunContext
 from labrun.runs.record import read_record
 from labrun.runs.recording import Recording
-from labrun.schema import Tracking
 from labrun.tracking import feed, registry
 from labrun.tracking.base import Fed, Tracker
 from labrun.tracking.mlflow import client as mlflow_client

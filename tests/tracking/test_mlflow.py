@@ -25,12 +25,12 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from helpers import copy_database, mlflow_sync, submitted, wait_for
+from labrun.config.schema import Tracking
 from labrun.errors import RecordError
 from labrun.runs import context, store
 from labrun.runs.context import RunContext
 from labrun.runs.record import COMPLETED, RUNNING, process_identity, read_record, timestamp, write_record
 from labrun.runs.recording import Recording
-from labrun.schema import Tracking
 from labrun.tracking import feed
 from labrun.tracking.mlflow import client as mlflow_client
 from labrun.tracking.mlflow import ui_state

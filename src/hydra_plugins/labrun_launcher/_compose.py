@@ -18,8 +18,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from labrun import checking
-from labrun.config import hydra_files
+from labrun import messages
+from labrun.compose import hydra_files
+from labrun.config import checking
 from labrun.errors import ConfigError
 
 
@@ -77,7 +78,7 @@ class Composer:
             known = list(checking.dotted({k: v for k, v in config.items() if k != "hydra"}, leaves=True))
         except (HydraException, OmegaConfBaseException):
             known = []
-        return ConfigError(f"{key}: no such key.{checking.suggest(key, known)}")
+        return ConfigError(f"{key}: no such key.{messages.suggest(key, known)}")
 
     def _from_last(self, overrides: list[str]) -> DictConfig | None:
         assert self._last is not None

@@ -23,8 +23,8 @@ from hydra_plugins.labrun_launcher import _main
 from hydra_plugins.labrun_launcher._job import Ended, restore, run_in_process, run_one
 from labrun.backends import registry
 from labrun.backends.base import Calls
+from labrun.config.schema import Compute
 from labrun.errors import ConfigError, LabrunError
-from labrun.schema import Compute
 
 if TYPE_CHECKING:
     from hydra_plugins.labrun_launcher.launcher import LabrunLauncher
@@ -283,7 +283,7 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         CompactHydraException: a setting is invalid or not available; Hydra shows the error without a traceback.
     """
-    from labrun.checking import check_fields
+    from labrun.config.checking import check_fields
 
     given = {key: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for key, v in settings.items()}
     shows = given.pop("show_output", False)

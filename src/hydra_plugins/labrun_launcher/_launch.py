@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.labrun_launcher._compose import Composer
 from hydra_plugins.labrun_launcher._node import NODE
-from labrun.config.paths import PREFLIGHT
+from labrun.compose.paths import PREFLIGHT
 from labrun.errors import ConfigError, LabrunError
 from labrun.user_errors import UserErrors
 
@@ -71,7 +71,7 @@ def check_settings(launcher: LabrunLauncher) -> None:
 def _own(
     launcher: LabrunLauncher, composer: Composer, job_overrides: Sequence[Sequence[str]], first: int
 ) -> list[JobReturn]:
-    from labrun.config import hydra_files, hydra_job
+    from labrun.compose import hydra_files, hydra_job
     from labrun.control import results as ends
     from labrun.runs.record import COMPLETED
     from labrun.submission import submit
@@ -157,7 +157,7 @@ def _frozen(
 
 
 def _part(freezer: submit.Freezer, composer: Composer, some: Sequence[tuple[int, Sequence[str]]], first: int) -> _Part:
-    from labrun.config import hydra_files
+    from labrun.compose import hydra_files
     from labrun.submission import once
 
     part = _Part()

@@ -23,10 +23,10 @@ from hydra_plugins.labrun_launcher._foreign import EXIT_CANCELED, Jobs
 from hydra_plugins.labrun_launcher._job import trace_of
 from hydra_plugins.labrun_sweeper import _sweeper_translation
 from hydra_plugins.labrun_sweeper._nodes import NODE
-from labrun.checking import check_fields
-from labrun.config import paths
+from labrun.compose import paths
+from labrun.config.checking import check_fields
+from labrun.config.schema import Sweep
 from labrun.errors import ConfigError
-from labrun.schema import Sweep
 from labrun.search import space as spaces
 from labrun.search.study import OVERRIDES, RUN, Study
 

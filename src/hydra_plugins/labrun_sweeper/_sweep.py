@@ -13,10 +13,10 @@ from hydra.core.utils import setup_globals
 from hydra.errors import CompactHydraException, HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from labrun.checking import check_fields
-from labrun.config.paths import PREFLIGHT
+from labrun.compose.paths import PREFLIGHT
+from labrun.config.checking import check_fields
+from labrun.config.schema import Sweep
 from labrun.errors import ConfigError
-from labrun.schema import Sweep
 from labrun.user_errors import UserErrors
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str])
     if subdir not in NUMBERED:
         raise ConfigError(f"hydra.sweep.subdir={subdir}: a search numbers the folders of its runs; leave it out")
     from hydra_plugins.labrun_launcher._compose import Composer, options
-    from labrun.config import hydra_files, hydra_job
+    from labrun.compose import hydra_files, hydra_job
     from labrun.control.objective import rank
     from labrun.runs.record import FAILED
     from labrun.search import command

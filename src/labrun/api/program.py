@@ -24,8 +24,8 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn, SupportsFloat
 
 from labrun.api.handles import Run
-from labrun.checking import is_secret
 from labrun.compat.azureml.training import pending_models
+from labrun.config.checking import is_secret
 from labrun.errors import ConfigError, LabrunError, RunFailedError
 from labrun.mistakes.mistake import masked_word
 from labrun.runs import context, recording, store

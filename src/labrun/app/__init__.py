@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from labrun import garbage, hydra_versions, masking, new, version
+from labrun import garbage, new, version
 from labrun.app.command_line import check_encoding, check_flags, check_yaml, may_set_mode, open_standard_streams
 from labrun.app.hydra_changes import (
     JobCallbacks,
@@ -35,7 +35,8 @@ from labrun.app.preflight import Preflight as Preflight
 from labrun.app.preflight import tidy
 from labrun.app.resolvers import register as register
 from labrun.backends import machine, registry
-from labrun.config import composed, hydra_files, hydra_job, paths
+from labrun.compose import composed, hydra_files, hydra_job, paths
+from labrun.config import hydra_versions, masking
 from labrun.errors import LabrunError, RunFailedError
 from labrun.runs import recording, store
 from labrun.runs.record import QUEUED, Record, read_record

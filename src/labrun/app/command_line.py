@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun.config import paths
+from labrun.compose import paths
 from labrun.errors import ConfigError
 from labrun.runs import custom_locations, recording, store
 from labrun.user_errors import refuse

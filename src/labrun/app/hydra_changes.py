@@ -23,8 +23,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from labrun import trust
-from labrun.config import hydra_job
+from labrun.compose import hydra_job
+from labrun.config import trust
 from labrun.submission import freeze
 from labrun.user_errors import UserErrors, for_terminal, refuse
 
@@ -34,7 +34,7 @@ class JobCallbacks(Callbacks):
 
     current: JobCallbacks | None = None
     runs_in_other_process = False
-    """Whether the single run about to start is executed by another process (`config.hydra_job.around`)."""
+    """Whether the single run about to start is executed by another process (`compose.hydra_job.around`)."""
 
     def __init__(self, config: DictConfig | None = None) -> None:
         with _allowing(None if config is None else OmegaConf.select(config, "hydra.callbacks")):

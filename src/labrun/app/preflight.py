@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from labrun.app.hydra_changes import JobCallbacks
 from labrun.backends import registry
-from labrun.config import composed, hydra_job, paths
+from labrun.compose import composed, hydra_job, paths
 from labrun.errors import ConfigError, RecordError
 from labrun.runs import store
 from labrun.runs.record import cannot_write, check_path_length

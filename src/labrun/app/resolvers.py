@@ -15,9 +15,9 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from labrun import hydra_versions, masking
 from labrun.backends import machine
-from labrun.config import composed, parsed, paths
+from labrun.compose import composed, parsed, paths
+from labrun.config import hydra_versions, masking
 from labrun.errors import LabrunError
 from labrun.runs.record import is_scoring
 from labrun.submission import freeze

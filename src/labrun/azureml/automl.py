@@ -17,9 +17,9 @@ from labrun.azureml.featurization import FeaturizationConfig
 from labrun.azureml.notices import notify_once
 from labrun.azureml.overrides import override
 from labrun.azureml.submitting import TARGET_TAG, Config, submit
-from labrun.checking import suggest
 from labrun.compat.azureml import absent, arguments
 from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.messages import suggest
 from labrun.tasks import automl_metrics, scoring
 
 if TYPE_CHECKING:

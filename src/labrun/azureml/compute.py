@@ -18,7 +18,7 @@ from labrun.azureml.notices import notify_once
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml import arguments
 from labrun.compat.azureml.exceptions import ComputeTargetException, UserErrorException
-from labrun.config import paths
+from labrun.compose import paths
 from labrun.remote import remotes
 
 TABLE = "compute"

@@ -18,12 +18,12 @@ from labrun.compat.azureml import arguments
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training import script_context
-from labrun.config import paths
+from labrun.compose import paths
+from labrun.config.references import resolve_environment
 from labrun.data import stores
 from labrun.data.stores.base import clean
 from labrun.data.transfer import local_files
 from labrun.errors import ConfigError, LabrunError
-from labrun.references import resolve_environment
 from labrun.runs import context
 from labrun.submission import inputs
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import yaml
 
-from labrun import schema
 from labrun._io import atomic_write
 from labrun.azureml.notices import notify_once
 from labrun.compat.azureml.exceptions import UserErrorException
-from labrun.config import paths
+from labrun.compose import paths
+from labrun.config import schema
 
 MARK = "# Written by Datastore.register_"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")

@@ -14,7 +14,7 @@ from labrun.azureml.notices import notify_once
 from labrun.azureml.overrides import override
 from labrun.backends import registry
 from labrun.compat.azureml.exceptions import UserErrorException
-from labrun.config import paths
+from labrun.compose import paths
 from labrun.tasks.ranks import TF_VARIABLE
 
 COMMUNICATORS = ("Mpi", "IntelMpi", "OpenMpi", "Nccl", "Gloo")

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from labrun import exact
 from labrun.compat.azureml.exceptions import UserErrorException
-from labrun.config.hydra_files import quoted
+from labrun.compose.hydra_files import quoted
+from labrun.config import exact
 
 
 def override(key: str, value: Any) -> str:

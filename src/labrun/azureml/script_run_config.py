@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labrun import exact
 from labrun.azureml import compute, distributed
 from labrun.azureml.distributed import MpiConfiguration, PyTorchConfiguration, TensorflowConfiguration
 from labrun.azureml.environment import Environment
@@ -19,6 +18,7 @@ from labrun.azureml.run_configuration import RunConfiguration
 from labrun.azureml.script_inputs import ScriptInputs
 from labrun.azureml.submitting import Config
 from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.config import exact
 
 if TYPE_CHECKING:
     from labrun.azureml.experiment import Experiment

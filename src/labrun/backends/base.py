@@ -32,11 +32,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from labrun.backends.variables import known_here
+from labrun.config.schema import Compute
 from labrun.errors import ConfigError
 from labrun.runs.record import Record
 from labrun.runs.recording import measured_every_s
 from labrun.runs.sweep_state import Plan
-from labrun.schema import Compute
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class Backend(ABC):
     program: ClassVar[str | None] = None
     """A program on the PATH of every machine where this backend works."""
     settings: ClassVar[frozenset[str]] = frozenset()
-    """Backend-specific keys of `compute` that this backend supports (`labrun.schema.SPECIAL`)."""
+    """Backend-specific keys of `compute` that this backend supports (`labrun.config.schema.SPECIAL`)."""
     once_per_sweep: ClassVar[tuple[str, ...]] = ("runs_per_gpu",)
     """Keys of `compute` that all runs of a sweep must share, in addition to those that every backend has."""
 

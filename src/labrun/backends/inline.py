@@ -12,10 +12,10 @@ from labrun.backends import machine
 from labrun.backends.base import Backend, Capacity, Head, Resources
 from labrun.backends.local import threads, worker
 from labrun.backends.machine import DEFAULTS
+from labrun.config.schema import Compute
 from labrun.runs import finalize, recording
 from labrun.runs.record import read_record
 from labrun.runs.sweep_state import Plan
-from labrun.schema import Compute
 from labrun.tasks.threads import wait_asleep
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class InlineExecutor:
         if finalize.end_requested(run_dir):
             finalize.close_unstarted(run_dir, "canceled")
             return [*ended, run_dir]
-        from labrun.config import hydra_job
+        from labrun.compose import hydra_job
 
         if not self._warm:
             wait_asleep()

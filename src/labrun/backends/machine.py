@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 
+from labrun.config.schema import Compute
 from labrun.runs import nvml
-from labrun.schema import Compute
 
 DEFAULTS = Compute(target="local")
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 from labrun.backends.base import Backend
 from labrun.backends.machine import DEFAULTS
-from labrun.config import paths
+from labrun.compose import paths
+from labrun.config.schema import SPECIAL, Compute
 from labrun.errors import ConfigError
 from labrun.plugins import BACKENDS
 from labrun.runs.attempts import Job
-from labrun.schema import SPECIAL, Compute
 
 names, values, forget = BACKENDS.names, BACKENDS.values, BACKENDS.forget
 

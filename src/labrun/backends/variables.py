@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from labrun.references import resolve_environment
+from labrun.config.references import resolve_environment
 from labrun.runs.record import HIDDEN
 
 

@@ -11,9 +11,10 @@ import sys
 import traceback
 from pathlib import Path
 
-from labrun import masking, terminal, version
+from labrun import terminal, version
 from labrun.cli import parsing
-from labrun.config import paths
+from labrun.compose import paths
+from labrun.config import masking
 from labrun.errors import LabrunError
 from labrun.runs import store
 

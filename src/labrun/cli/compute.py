@@ -12,11 +12,11 @@ import psutil
 
 from labrun.backends import machine, registry
 from labrun.backends.machine import DEFAULTS
-from labrun.config import paths
+from labrun.compose import paths
+from labrun.config.schema import Compute
 from labrun.errors import ConfigError
 from labrun.runs import store
 from labrun.runs.record import RUNNING, process_lives
-from labrun.schema import Compute
 
 
 def add(nouns: Any) -> None:

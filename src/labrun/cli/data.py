@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun.checking import counted, size_text
-from labrun.config import paths
+from labrun.compose import paths
 from labrun.data import asset as assets
 from labrun.data import stores, transfer
 from labrun.data.asset import SHORT, Asset
@@ -18,6 +17,7 @@ from labrun.data.digests import Entry
 from labrun.data.progress import ProgressDisplay
 from labrun.data.stores.base import Datastore, clean
 from labrun.errors import ConfigError, CorruptDataError, MissingDataError
+from labrun.messages import counted, size_text
 from labrun.runs import report, store
 from labrun.submission import inputs
 from labrun.terminal import plain

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun import checking
+from labrun import messages
 from labrun.cli.runs import filters
 from labrun.errors import (
     BY_ARGUMENT,
@@ -206,7 +206,7 @@ def ls(options: argparse.Namespace) -> int:
     state = journal.read(root)
     if state.left_out:
         sys.stderr.write(
-            f"lab: left out: {checking.counted(state.left_out, 'line')} of {journal.path(root)} that "
+            f"lab: left out: {messages.counted(state.left_out, 'line')} of {journal.path(root)} that "
             f"{'registers' if state.left_out == 1 else 'register'} nothing\n"
         )
     if options.name is not None:
@@ -309,7 +309,7 @@ def download(options: argparse.Namespace) -> int:
         raise RecordError(f"{existing[0]} is there already: choose another folder with -o")
     for name in version.files:
         shutil.copyfile(folder / name, files.ready(target / name))
-    names = list(version.files) if len(version.files) < 6 else [checking.counted(len(version.files), "file")]
+    names = list(version.files) if len(version.files) < 6 else [messages.counted(len(version.files), "file")]
     print(f"{version.title}: {', '.join(names)} in {target}")
     return 0
 

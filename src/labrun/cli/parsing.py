@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
-from labrun.checking import pairs
+from labrun.config.checking import pairs
 from labrun.errors import LabrunError
 
 USER_ERROR = 2

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from labrun import checking
+from labrun import messages
 from labrun.cli.runs import filters
 from labrun.errors import ConfigError, RecordError
 from labrun.remote import adopting, channel, doctor, mirror, remotes, removal, ssh, wheels
@@ -183,13 +183,13 @@ def collect(options: argparse.Namespace) -> int:
         if not unused:
             print(f"nothing to remove on {options.name}")
             return 0
-        rows = [(name, what, checking.size_text(size)) for name, (what, size) in sorted(unused.items())]
+        rows = [(name, what, messages.size_text(size)) for name, (what, size) in sorted(unused.items())]
         print("\n".join(report.columns([("folder", "what no run needs", "size"), *rows])))
-        total = checking.size_text(sum(size for _, size in unused.values()))
-        if not agreed(f"Remove {checking.counted(len(unused), 'folder')}, {total}, on {options.name}?", options.yes):
+        total = messages.size_text(sum(size for _, size in unused.values()))
+        if not agreed(f"Remove {messages.counted(len(unused), 'folder')}, {total}, on {options.name}?", options.yes):
             return 1
         conversation.call("unused", quiet_s=removal.REMOVE_S, remove=list(unused))
-    print(f"removed {checking.counted(len(unused), 'folder')} on {options.name}, {total}")
+    print(f"removed {messages.counted(len(unused), 'folder')} on {options.name}, {total}")
     return 0
 
 

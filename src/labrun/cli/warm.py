@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from labrun import checking
+from labrun import messages
 from labrun.errors import RecordError
 from labrun.runs import report
 from labrun.warm import client, identity, wire
@@ -53,7 +53,7 @@ def status(options: argparse.Namespace) -> int:
                 report.duration(time.time() - float(one["since"])),
                 str(one["served"]),
                 str(len(one["running"])),
-                checking.size_text(getattr(memory, "pss", memory.rss)),
+                messages.size_text(getattr(memory, "pss", memory.rss)),
                 f"{used.user + used.system:.1f} s",
                 process.exe(),
             )
@@ -65,7 +65,7 @@ def status(options: argparse.Namespace) -> int:
 def stop(options: argparse.Namespace) -> int:
     """Stop every warm interpreter of this user."""
     servers = list(_answers("stop"))
-    print(f"stopped {checking.counted(len(servers), 'warm interpreter')}")
+    print(f"stopped {messages.counted(len(servers), 'warm interpreter')}")
     return 0
 
 

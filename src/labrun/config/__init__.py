@@ -1,1 +1,1 @@
-"""The configuration: locations of its files, conversion to plain values, and Hydra's handling of jobs."""
+"""What a config is: its schema, the checks, references and secrets in it, and the building of objects from it."""

@@ -15,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from labrun import masking, refusal
+from labrun import refusal
 from labrun.backends import registry
 from labrun.backends.base import Executor, Head, resources
+from labrun.config import masking
 from labrun.control.lease import Lease, OvertakenError
 from labrun.errors import LabrunError, RecordError
 from labrun.runs import finalize

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from labrun.backends.base import Head
+from labrun.config.schema import Tracking
 from labrun.control import controller, monitor, results
 from labrun.errors import LabrunError
 from labrun.runs import store, sweep_state
 from labrun.runs.record import Record
 from labrun.runs.recording import terminating_politely
 from labrun.runs.sweep_state import SweepState
-from labrun.schema import Tracking
 from labrun.tracking.feed import follow
 from labrun.user_errors import refuse
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from labrun import direction
+from labrun.config.schema import Config
 from labrun.errors import ConfigError
 from labrun.runs.record import COMPLETED, Record
-from labrun.schema import Config
 from labrun.tasks import monitored
 
 GOALS = {direction.MAX: "maximize", direction.MIN: "minimize"}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labrun import checking, direction
+from labrun import direction, messages
 from labrun.errors import RecordError
 from labrun.runs import context, store
 from labrun.runs.attempts import Job
@@ -229,7 +229,7 @@ def _is_known(key: str, found: Iterable[Pair]) -> bool:
 def _no_such(key: str, chosen: Sequence[Pair], more: Sequence[str] = ()) -> str:
     metrics = sorted({name for _, record in chosen for name in record.metrics})
     return (
-        f"{key}: no metric, field or key of these runs.{checking.suggest(key, [*metrics, *FIELDS, *more])} "
+        f"{key}: no metric, field or key of these runs.{messages.suggest(key, [*metrics, *FIELDS, *more])} "
         f"Metrics: {', '.join(metrics) or 'none'}; fields: {', '.join(FIELDS)}, tags.NAME; keys of the config as in "
         "model.name"
     )

@@ -25,11 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from labrun._io import file_sha256
-from labrun.checking import is_sha256, size_text
+from labrun.config.checking import is_sha256
 from labrun.data import digests, transfer
 from labrun.data.progress import Quiet
 from labrun.data.stores.base import Datastore, ProgressCallback, is_inside
 from labrun.errors import CorruptDataError, DataError
+from labrun.messages import size_text
 from labrun.runs.attempts import Process
 from labrun.runs.record import process_identity, process_lives, replace_text
 

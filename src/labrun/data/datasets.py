@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import Dataset, IterableDataset, RandomSampler, Sampler
 
-from labrun import schema
+from labrun.config import schema
 from labrun.data.loaders import Loader
 from labrun.errors import ConfigError, UnfitError
 

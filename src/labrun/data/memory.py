@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from labrun.checking import size_text
+from labrun.config.schema import Compute
+from labrun.messages import size_text
 from labrun.runs.groups import SampleReading
-from labrun.schema import Compute
 
 SHARE = 0.5
 """Largest share of a run's memory that arrays may take: splitting them holds two copies for a while."""

@@ -22,8 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labrun import schema
-from labrun.checking import counted, size_text
+from labrun.config import schema
 from labrun.data import asset as assets
 from labrun.data import digests, stores
 from labrun.data.asset import Asset
@@ -34,6 +33,7 @@ from labrun.data.stores.base import Datastore, FileInfo, clean
 from labrun.data.stores.local import LocalDatastore
 from labrun.data.transfer import WORKERS
 from labrun.errors import CorruptDataError, MissingDataError
+from labrun.messages import counted, size_text
 from labrun.runs import store as workspaces
 from labrun.runs.groups import DataEntry
 

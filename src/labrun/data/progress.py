@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from labrun import terminal
-from labrun.checking import counted, size_text
+from labrun.messages import counted, size_text
 
 
 class View(Protocol):

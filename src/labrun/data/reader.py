@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from labrun import garbage, schema
+from labrun import garbage
+from labrun.config import schema
 from labrun.data import digests
 from labrun.data.arrays import Arrays, Part, RawData, Scaling, stratified_split
 from labrun.data.digests import Entry

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from labrun import exact
 from labrun._io import FileStamp
+from labrun.config import exact
 from labrun.data import reader
 from labrun.data.arrays import Arrays, Part
 from labrun.data.digests import Entry

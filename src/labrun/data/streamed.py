@@ -18,9 +18,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from labrun.checking import size_text
 from labrun.data.arrays import AnyArray
 from labrun.errors import CorruptDataError, DataError
+from labrun.messages import size_text
 from labrun.runs import store
 
 BLOCK_BYTES = 8 * 2**20

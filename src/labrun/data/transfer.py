@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from labrun._io import FileStamp, append_line, atomic_write, file_sha256, partial_of
-from labrun.checking import size_text
 from labrun.data import digests
 from labrun.data.digests import Entry
 from labrun.data.progress import View
 from labrun.data.stores.base import PARTIAL, Datastore, FileInfo, ProgressCallback
 from labrun.errors import CorruptDataError, DataError, MissingDataError
+from labrun.messages import size_text
 from labrun.runs.record import process_start
 from labrun.runs.store import state_folder, workspace
 

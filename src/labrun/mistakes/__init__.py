@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from hydra.errors import HydraException, MissingConfigException, SearchPathException
 from omegaconf.errors import OmegaConfBaseException
 
-from labrun.checking import suggest
-from labrun.config import paths
+from labrun.compose import paths
 from labrun.errors import ConfigError
+from labrun.messages import suggest
 from labrun.mistakes import choices, composed, flags, grammar
 from labrun.mistakes.mistake import Mistake, mended, message
 

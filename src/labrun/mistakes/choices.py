@@ -17,9 +17,9 @@ from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from labrun import targets, validation
-from labrun.checking import pairs
-from labrun.config import composed, paths
+from labrun.compose import composed, paths
+from labrun.config import targets, validation
+from labrun.config.checking import pairs
 from labrun.errors import ConfigError
 from labrun.mistakes.composed import Composable, can_be_set, composable, dotted, is_a_value, is_node, misfit
 from labrun.mistakes.flags import Split

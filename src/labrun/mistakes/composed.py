@@ -22,8 +22,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from labrun import checking
-from labrun.config import paths
+from labrun.compose import paths
+from labrun.config import checking
 from labrun.mistakes.flags import Split
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
 from hydra.errors import HydraException
 
-from labrun.checking import is_secret
-from labrun.config import hydra_files, paths
+from labrun.compose import hydra_files, paths
+from labrun.config.checking import is_secret
 from labrun.mistakes.mistake import Mistake
 
 VALUES = "a number, a word, 'text in quotes', [a,b], {k: v}; for a sweep several: a,b or range(1,4)"

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from labrun.checking import is_secret
+from labrun.config.checking import is_secret
 from labrun.errors import ConfigError
 
 LONGEST = 1500

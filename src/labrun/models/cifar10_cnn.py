@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from labrun.checking import shape_text
+from labrun.messages import shape_text
 from labrun.models.network import Network
 
 

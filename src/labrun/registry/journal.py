@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from labrun import checking
 from labrun._io import append_line, sha256_of
-from labrun.checking import suggest
+from labrun.config import checking
 from labrun.errors import ConfigError, CorruptDataError, RecordError
+from labrun.messages import suggest
 from labrun.runs import context, store
 from labrun.runs.record import cannot_write, is_id, timestamp
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labrun._io import file_sha256
+from labrun.config.schema import NO_TRACKER, Tracking
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError, RecordError
 from labrun.registry import journal, model_folder
 from labrun.registry.journal import Version
@@ -35,7 +36,6 @@ from labrun.runs.record import (
     shown_status,
     timestamp,
 )
-from labrun.schema import NO_TRACKER, Tracking
 from labrun.tracking.mlflow import client, registry_sync
 
 if TYPE_CHECKING:

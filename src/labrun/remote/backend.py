@@ -14,6 +14,7 @@ from typing import Any
 
 from labrun.backends import registry
 from labrun.backends.base import Backend, Capacity, Head, Resources
+from labrun.config.schema import SPECIAL, Compute
 from labrun.control import controller
 from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.remote import channel, dispatch, doctor, environment, mirror, remote_cancel, remotes
@@ -26,7 +27,6 @@ from labrun.remote.ssh import LoginError, UnreachableError
 from labrun.runs import finalize
 from labrun.runs.record import Record, read_record
 from labrun.runs.sweep_state import Plan, SweepState
-from labrun.schema import SPECIAL, Compute
 
 log = logging.getLogger(__name__)
 

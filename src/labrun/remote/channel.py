@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, TypeVar
 
-from labrun.checking import size_text
 from labrun.errors import LabrunError
+from labrun.messages import size_text
 from labrun.remote import remotes, ssh
 from labrun.remote.remotes import Remote
 from labrun.remote.ssh import UnreachableError

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labrun.backends.local.server import Server
+from labrun.config.schema import Compute, Config
 from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.remote.link import CARRIED_PATH
 from labrun.runs import store, sweep_state
 from labrun.runs.groups import Code
 from labrun.runs.record import QUEUED, read_record, write_record
 from labrun.runs.sweep_state import Plan, SweepState
-from labrun.schema import Compute, Config
 from labrun.user_errors import refuse
 
 if TYPE_CHECKING:  # slow imports run while the pool's server imports
@@ -129,8 +129,8 @@ def check(unfinished: list[Record]) -> Backend:
     Raises:
         ConfigError, DataError: it cannot.
     """
-    from labrun import exact
     from labrun.backends import registry
+    from labrun.config import exact
     from labrun.submission import freeze
 
     is_sweep = unfinished[0].sweep is not None

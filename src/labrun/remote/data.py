@@ -15,14 +15,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun import exact, schema
-from labrun.checking import counted, size_text
+from labrun.config import exact, schema
+from labrun.config.references import references, resolve_environment
+from labrun.config.schema import Config
 from labrun.data import asset as assets
 from labrun.data import digests, reader
 from labrun.data.asset import Asset
 from labrun.data.stores.local import LocalDatastore
 from labrun.errors import DataError
-from labrun.references import references, resolve_environment
+from labrun.messages import counted, size_text
 from labrun.remote import link as links
 from labrun.remote.channel import AT_ONCE, Channel, Meter
 from labrun.remote.channel import digests as remote_digests
@@ -30,7 +31,6 @@ from labrun.remote.helper import RESUME_MIN_BYTES
 from labrun.remote.link import Link
 from labrun.runs import store as runs
 from labrun.runs.record import Record
-from labrun.schema import Config
 from labrun.submission import environments
 
 STORE = "store"

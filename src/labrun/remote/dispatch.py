@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labrun import masking, refusal
+from labrun import refusal
+from labrun.config import masking
 from labrun.remote import clocks, data, editable, environment, inherited, packed
 from labrun.remote import link as links
 from labrun.remote.channel import Channel, RefusedError

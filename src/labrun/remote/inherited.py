@@ -10,14 +10,14 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from labrun import exact
+from labrun.config import exact
+from labrun.config.schema import Config
 from labrun.data import digests
 from labrun.remote import data, packed
 from labrun.remote.channel import Channel
 from labrun.remote.link import Link
 from labrun.runs import cards, seals, store
 from labrun.runs.record import Record, RunPaths, read_record, record_json
-from labrun.schema import Config
 
 
 def of(config: Config) -> dict[Path, str]:

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import BinaryIO
 
-from labrun.config import paths
+from labrun.compose import paths
 from labrun.runs import context
 
 Files = Mapping[str, Path | bytes]

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from labrun.config.hydra_files import quoted, value_here, with_variables
+from labrun.compose.hydra_files import quoted, value_here, with_variables
 from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.remote import data, dispatch, inherited, mirror, packed, remotes
 from labrun.remote import link as links

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labrun import checking
+from labrun import messages
 from labrun._io import atomic_write
 from labrun.errors import ConfigError
 
@@ -84,7 +84,7 @@ def get(name: str) -> Remote:
         return machines[name]
     names = ", ".join(sorted(machines)) or "none"
     raise ConfigError(
-        f"compute.host={name!r}: there is no machine of that name ({names}).{checking.suggest(name, sorted(machines))} "
+        f"compute.host={name!r}: there is no machine of that name ({names}).{messages.suggest(name, sorted(machines))} "
         f"'lab remote add {name} ADDRESS' adds it; 'ssh ADDRESS' must reach it"
     )
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from labrun.backends import registry, variables
+from labrun.config.schema import Config, Script
 from labrun.errors import ConfigError, RecordError
 from labrun.remote import channel, relay, ssh
 from labrun.remote import link as links
@@ -32,7 +33,6 @@ from labrun.remote.ssh import UnreachableError
 from labrun.runs import store, sweep_state
 from labrun.runs.attempts import Job
 from labrun.runs.record import HIDDEN, RUNNING, Record, sweep_folder
-from labrun.schema import Config, Script
 
 RC = '[ -f ~/.bashrc ] && . ~/.bashrc; {exports}; PS1="(run {id}) $PS1"'
 """Startup commands of an interactive bash, after the user's own file, which may set PATH."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from labrun import checking
+from labrun import messages
 from labrun.errors import RecordError
 from labrun.runs import comparable, report
 from labrun.runs.groups import Code
@@ -147,7 +147,7 @@ def _check(run_records: Sequence[Record], key: str) -> None:
     keys = [*typed, *dict.fromkeys(name for record in run_records for name, _ in flat_config(record.config))]
     overrides_text = f" They were given {', '.join(typed)}" if typed else ""
     raise RecordError(
-        f"no mean over {key}: none of these runs has that key.{checking.suggest(key, keys)}{overrides_text}"
+        f"no mean over {key}: none of these runs has that key.{messages.suggest(key, keys)}{overrides_text}"
     )
 
 

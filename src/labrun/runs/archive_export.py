@@ -15,8 +15,8 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal
 
-from labrun import checking
 from labrun._io import atomic_write
+from labrun.config import checking
 from labrun.errors import RecordError
 from labrun.runs import custom_locations, store
 from labrun.runs.archive_format import FORMAT, MANIFEST, NOT_TAKEN, REPOSITORY, SWEEP_FILES

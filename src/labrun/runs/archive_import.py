@@ -22,7 +22,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from labrun import checking
+from labrun import messages
+from labrun.config import checking
 from labrun.errors import DamagedRecordError, RecordError
 from labrun.runs import context, custom_locations, files, store
 from labrun.runs.archive_format import FORMAT, MANIFEST, NOT_TAKEN, REPOSITORY, SWEEP_FILES, Limits
@@ -493,7 +494,7 @@ class _Counted:
                 "(--max-ratio N allows more): nothing was imported"
             )
         if self._read > self._room:
-            raise RecordError(f"{what} the disk has room for ({checking.size_text(self._room)}): nothing was imported")
+            raise RecordError(f"{what} the disk has room for ({messages.size_text(self._room)}): nothing was imported")
         return data
 
 

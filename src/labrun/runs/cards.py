@@ -10,7 +10,7 @@
     seal                     proof of who trained it, see `seals`
 
 A card travels with its run, so other users may have written it: this module checks the type of every value, and only
-`labrun.trust` builds the objects that a card refers to.
+`labrun.config.trust` builds the objects that a card refers to.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from labrun import checking
 from labrun._io import file_sha256
+from labrun.config import checking
 from labrun.errors import CorruptDataError, DataError
 from labrun.runs import context
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from labrun import exact
+from labrun.config import exact
 
 
 def words(positional: Sequence[Any], arguments: Mapping[str, Any]) -> list[str]:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from labrun._io import file_sha256
-from labrun.checking import suggest
 from labrun.errors import RecordError
+from labrun.messages import suggest
 from labrun.runs import store
 from labrun.runs.custom_locations import LAUNCH
 from labrun.runs.record import Record

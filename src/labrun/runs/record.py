@@ -23,8 +23,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from labrun import checking, exact
 from labrun._io import atomic_write
+from labrun.config import checking, exact
+from labrun.config.schema import Config
 from labrun.errors import DamagedRecordError, RecordError
 from labrun.runs import context, sdk_ids
 from labrun.runs.attempts import Attempt, Failure, Job, Process
@@ -40,10 +41,9 @@ from labrun.runs.groups import (
     layout,
     plain,
 )
-from labrun.schema import Config
 
 FORMAT = 2
-"""Format 2 encodes `config` with `labrun.exact`; format 1 turned NaN and keys that were not strings into strings."""
+"""Format 2 encodes `config` with `config.exact`; format 1 turned NaN and keys that were not strings into strings."""
 
 
 class Status(StrEnum):

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from labrun import masking
+from labrun.config import masking
 from labrun.errors import LabrunError, RecordError, RunFailedError
 from labrun.runs import context, peer_errors
 from labrun.runs.attempts import Attempt, Failure, Job

@@ -28,11 +28,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun import exact, targets, trust
 from labrun._io import atomic_write, file_sha256
+from labrun.config import exact, targets, trust
+from labrun.config.schema import Config
 from labrun.errors import ConfigError
 from labrun.runs.attempts import Attempt
-from labrun.schema import Config
 
 FIELD = "seal"
 UNSEALED = frozenset({FIELD, "dataset"})

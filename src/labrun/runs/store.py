@@ -9,7 +9,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from labrun import checking, direction
+from labrun import direction, messages
+from labrun.config import checking
 from labrun.direction import Direction
 from labrun.errors import RecordError
 from labrun.runs import comparable, context, custom_locations, index, sdk_ids
@@ -205,7 +206,7 @@ def best(
         if metric in names:
             raise RecordError(f"{BEST}{metric}: no completed run in {root} has a finite value of it")
         raise RecordError(
-            f"{BEST}{metric}: no completed run in {root} has a metric of that name.{checking.suggest(metric, names)} "
+            f"{BEST}{metric}: no completed run in {root} has a metric of that name.{messages.suggest(metric, names)} "
             f"Metrics there: {', '.join(names) or 'none'}"
         )
     if wanted is None:

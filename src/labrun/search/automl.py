@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labrun.backends.base import Executor, resources
-from labrun.config import hydra_files
+from labrun.compose import hydra_files
 from labrun.control import results
 from labrun.control.objective import Objective
 from labrun.runs import finalize, report

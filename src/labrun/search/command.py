@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from labrun.backends.base import Backend, Executor
-from labrun.config.hydra_files import hide_environment, quoted
+from labrun.compose.hydra_files import hide_environment, quoted
+from labrun.config.schema import Sweep, Tracking
 from labrun.control import controller, objective, results
 from labrun.control.monitor import Lines, Live
 from labrun.errors import ConfigError
@@ -21,7 +22,6 @@ from labrun.remote import remote_search
 from labrun.runs import report, store, sweep_state
 from labrun.runs.record import COMPLETED, Record, read_record
 from labrun.runs.recording import terminating_politely
-from labrun.schema import Sweep, Tracking
 from labrun.search import automl, previous, summary, takeover
 from labrun.search.search import Search, check_fresh, policy, room
 from labrun.search.study import Study

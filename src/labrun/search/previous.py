@@ -11,10 +11,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from labrun.config.schema import Sweep
 from labrun.errors import ConfigError
 from labrun.runs import context
 from labrun.runs.sweep_state import SweepState
-from labrun.schema import Sweep
 from labrun.search.space import Dimension
 from labrun.search.study import NAME, RUN, NoLock, distribution
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from labrun.backends import registry
-from labrun.building import build
+from labrun.config.instantiate import build
+from labrun.config.schema import Compute, Sweep
 from labrun.control import objective
 from labrun.control.objective import Objective
 from labrun.errors import ConfigError, RecordError
@@ -26,7 +27,6 @@ from labrun.runs import context, finalize, sweep_state
 from labrun.runs.attempts import Failure
 from labrun.runs.record import CANCELED, COMPLETED, STOPPED, Record, RunPaths, read_record, replace_text
 from labrun.runs.sweep_state import SweepState
-from labrun.schema import Compute, Sweep
 from labrun.search import space as spaces
 from labrun.search import takeover
 from labrun.search.policies import Curve, Policy

@@ -13,8 +13,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, Quote, QuotedString, RangeSweep
 from hydra.errors import HydraException
 
+from labrun.config.schema import Sweep
 from labrun.errors import ConfigError
-from labrun.schema import Sweep
 
 SPACE_KEY = "search_space"
 """Key of a component's file that defines how its keys may vary."""

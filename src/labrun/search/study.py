@@ -21,9 +21,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from labrun.building import build
+from labrun.config.instantiate import build
+from labrun.config.schema import Sweep
 from labrun.errors import ConfigError, RecordError
-from labrun.schema import Sweep
 from labrun.search.space import Choice, Dimension
 
 log = logging.getLogger(__name__)

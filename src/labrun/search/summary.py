@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
 
-from labrun.config import hydra_files
+from labrun.compose import hydra_files
 from labrun.control import results
 from labrun.errors import LabrunError
 from labrun.runs import comparable, report

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from labrun.config.hydra_files import quoted, value_here, with_variables
+from labrun.compose.hydra_files import quoted, value_here, with_variables
 from labrun.remote import link as links
 from labrun.runs import context, custom_locations, sweep_state
 from labrun.runs.attempts import Process

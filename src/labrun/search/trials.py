@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
-from labrun.config.hydra_files import Origin
+from labrun.compose.hydra_files import Origin
 from labrun.errors import ConfigError, LabrunError
 from labrun.runs.groups import Code
 from labrun.search import space as spaces

@@ -16,9 +16,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from labrun.config.schema import Script
 from labrun.errors import ConfigError
 from labrun.runs import store
-from labrun.schema import Script
 from labrun.submission import conda, pythons
 
 log = logging.getLogger(__name__)

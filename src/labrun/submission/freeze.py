@@ -23,15 +23,17 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from labrun import exact, execute, schema, targets, trust, validation
+from labrun import execute
 from labrun._io import file_sha256
 from labrun.backends import registry
-from labrun.checking import suggest
-from labrun.config.composed import validated_and_kept
-from labrun.config.hydra_files import by_name, hide_environment, top_key
+from labrun.compose.composed import validated_and_kept
+from labrun.compose.hydra_files import by_name, hide_environment, top_key
+from labrun.config import exact, schema, targets, trust, validation
+from labrun.config.references import references, resolve_environment
+from labrun.config.schema import Config
 from labrun.control import objective
 from labrun.errors import ConfigError, LabrunError, RecordError
-from labrun.references import references, resolve_environment
+from labrun.messages import suggest
 from labrun.registry import journal
 from labrun.runs import cards, recording, report, seals, store
 from labrun.runs.groups import Code, GitState, Host
@@ -47,7 +49,6 @@ from labrun.runs.record import (
     read_record,
     timestamp,
 )
-from labrun.schema import Config
 from labrun.submission import environments, inherited, inputs, scored_data, scripts, snapshot
 from labrun.tasks import base, model_files, monitored, scoring
 from labrun.tasks import task as tasks

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from labrun import building, schema, trust
-from labrun.config import paths
+from labrun.compose import paths
+from labrun.config import instantiate, schema, trust
 from labrun.errors import BY_OVERRIDE, TRUSTING, ConfigError
 from labrun.runs.record import Record
 
@@ -30,7 +30,7 @@ def check_learning(source: Record, trusted: Sequence[str]) -> None:
         ConfigError: the record has other targets.
     """
     node = {key: source.typed.model.get(key) for key in ("loss", "metrics")}
-    building.check_references(node)
+    instantiate.check_references(node)
     named = dict.fromkeys(target for _, target in trust.named_targets({"_target_": "torch.nn.Module", **node}, "model"))
     unknown = [target for target in named if not target.startswith(LEARNED_WITH) and target not in trusted]
     own = set(_own_targets()) if unknown else set()
@@ -59,7 +59,7 @@ def check(source: Record, group: str, trusted: Sequence[str], is_proven: bool) -
         ConfigError: it may not be inherited; the message says what to choose instead.
     """
     node = {key: value for key, value in source.config[group].items() if key not in FOR_TRAINING}
-    building.check_references(node)
+    instantiate.check_references(node)
     if is_proven:
         return
     known = {*(READERS if group == "dataset" else DATASTORES), *trusted}

@@ -10,12 +10,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from labrun import exact, masking, schema, validation
 from labrun._io import FileStamp
-from labrun.checking import suggest
-from labrun.config import paths
+from labrun.compose import paths
+from labrun.config import exact, masking, schema, validation
+from labrun.config.references import guarded, references, resolve_environment, resolved
 from labrun.errors import ConfigError
-from labrun.references import guarded, references, resolve_environment, resolved
+from labrun.messages import suggest
 
 OWN = "datastore"
 

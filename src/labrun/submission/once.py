@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from labrun.config import composed
+from labrun.compose import composed
 from labrun.errors import ConfigError
 
 OF_HYDRA = (("sweep", "dir"), ("sweeper",), ("launcher",))

@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from labrun import building, checking, schema
-from labrun.config import paths
+from labrun import messages
+from labrun.compose import paths
+from labrun.config import checking, instantiate, schema
+from labrun.config.references import resolve_environment
 from labrun.data import asset as assets
 from labrun.data import mount, reader, stores
 from labrun.data.arrays import AnyArray, Arrays, Part
 from labrun.data.readers import contents
 from labrun.errors import ConfigError, DataError, MissingDataError
-from labrun.references import resolve_environment
 from labrun.runs import report
 from labrun.submission import inputs
 from labrun.tasks import reading
@@ -60,7 +61,7 @@ class Samples:
         rows = [
             ("data", arrays.name),
             ("samples", ", ".join(f"{len(part):,} {name}" for name, part in there.items())),
-            ("each", f"{checking.shape_text(arrays.input_shape)}, {arrays.train.x.dtype}"),
+            ("each", f"{messages.shape_text(arrays.input_shape)}, {arrays.train.x.dtype}"),
             ("values", f"{min(low for low, _ in values):g} to {max(high for _, high in values):g}"),
             ("classes", f"{arrays.num_classes or 'none: a quantity'}"),
             *((f"  {arrays.class_names[label]}", _counts(there, label)) for label in range(arrays.num_classes)),
@@ -167,12 +168,12 @@ def _asset(name: str, version: str, datastore: Mapping[str, Any]) -> Arrays:
         known = [*options, *assets.names(store)]
         raise MissingDataError(
             f"there is neither a data set nor an asset '{name}' (datastore '{store.name}')."
-            f"{checking.suggest(name, known)} Data sets: {', '.join(options)}; assets: "
+            f"{messages.suggest(name, known)} Data sets: {', '.join(options)}; assets: "
             f"{', '.join(assets.names(store)) or 'none'}"
         )
     root = mount.mount(datastore, {"name": name, "asset": name, "version": asset.number}).path
     for node in _guesses(root):
-        made = building.build(node, "dataset")
+        made = instantiate.build(node, "dataset")
         try:
             if made.find(root):
                 scale = 1.0 if node["_target_"].endswith(("Npz", "Csv")) else 255.0

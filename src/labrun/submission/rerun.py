@@ -16,11 +16,12 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from labrun import checking, hydra_versions
+from labrun import messages
 from labrun.backends import machine, registry, variables
-from labrun.config import composed, hydra_files, paths
+from labrun.compose import composed, hydra_files, paths
+from labrun.config import checking, hydra_versions
+from labrun.config.references import keep_mounts
 from labrun.errors import ConfigError, RecordError
-from labrun.references import keep_mounts
 from labrun.runs import files, store
 from labrun.runs.groups import Code, ScriptCode
 from labrun.runs.record import HIDDEN, Record, describe_host, installed_packages, read_record
@@ -201,7 +202,7 @@ def apply(config: Any, overrides: Sequence[str]) -> None:
             else:
                 known = OmegaConf.select(config, key, throw_on_missing=False, default="\0") != "\0"
                 if not known and not (one.is_add() or one.is_force_add()):
-                    near = checking.suggest(key, list(checking.dotted(OmegaConf.to_container(config))))
+                    near = messages.suggest(key, list(checking.dotted(OmegaConf.to_container(config))))
                     raise ConfigError(f"{key}: no such key in the run's config.{near} To add it: +{one.input_line}")
                 OmegaConf.update(config, key, value, merge=False, force_add=True)
         except OmegaConfBaseException as error:

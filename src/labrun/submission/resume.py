@@ -14,17 +14,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from labrun import checking, execute, masking, schema
-from labrun.config.hydra_files import top_key
+from labrun import execute, messages
+from labrun.compose.hydra_files import top_key
+from labrun.config import masking, schema
+from labrun.config.references import resolve_environment
+from labrun.config.schema import Config
 from labrun.data import reader
 from labrun.data.mount import local_root, mount
 from labrun.errors import DataError, RecordError
-from labrun.references import resolve_environment
 from labrun.runs import custom_locations, store, sweep_state
 from labrun.runs.groups import Code, DataEntry, Host
 from labrun.runs.record import COMPLETED, Record, read_record
 from labrun.runs.sweep_state import SweepState
-from labrun.schema import Config
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ def match(
         log.warning(
             "The data have changed since %s read them, or cannot be read: the runs are repeated. The old results stay "
             "in the table",
-            checking.counted(stale, "completed run"),
+            messages.counted(stale, "completed run"),
         )
     return found
 
@@ -201,7 +202,7 @@ found = {"digest": digest, "content": made.content}
 """
 MAKE_LOADED = """
 from labrun import execute
-from labrun.schema import Config
+from labrun.config.schema import Config
 from labrun.tasks import batch_sources, own_loaders
 config, inputs = execute.mount_inputs(Config(given))
 feed = batch_sources.ModuleFeed(batch_sources.make_module(config.dataset), str(config.dataset["name"]))

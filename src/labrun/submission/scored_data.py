@@ -18,9 +18,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from labrun import building, schema
-from labrun.config import composed
-from labrun.config.hydra_files import SUBFOLDER
+from labrun.compose import composed
+from labrun.compose.hydra_files import SUBFOLDER
+from labrun.config import instantiate, schema
 from labrun.errors import ConfigError
 
 GROUPS = ("dataset", "datastore")
@@ -59,7 +59,7 @@ def insert(config: DictConfig, source: Mapping[str, Any], run_dir: Path, overrid
     for group in GROUPS:
         if chooses(overrides, group) or not isinstance(source.get(group), Mapping):
             continue
-        building.check_references(source[group])
+        instantiate.check_references(source[group])
         OmegaConf.set_struct(config, False)
         config[group] = OmegaConf.create(dict(source[group]))
         OmegaConf.set_struct(config, True)

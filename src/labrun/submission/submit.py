@@ -13,10 +13,12 @@ from typing import Any, NoReturn
 
 from omegaconf import DictConfig, open_dict, read_write
 
-from labrun import checking, exact, schema, terminal, trust
+from labrun import messages, terminal
 from labrun.backends import registry
 from labrun.backends.base import Backend, Head
-from labrun.config import composed, hydra_files, hydra_job
+from labrun.compose import composed, hydra_files, hydra_job
+from labrun.config import exact, schema, trust
+from labrun.config.schema import Config, Tracking
 from labrun.control import controller, lease, monitor, objective, results
 from labrun.errors import ConfigError, RecordError
 from labrun.runs import finalize, store, sweep_state
@@ -35,7 +37,6 @@ from labrun.runs.record import (
 )
 from labrun.runs.recording import terminating_politely
 from labrun.runs.sweep_state import SweepState
-from labrun.schema import Config, Tracking
 from labrun.submission import freeze, resume, snapshot
 from labrun.submission.publish import publish_location
 from labrun.tracking import registry as trackers
@@ -364,7 +365,7 @@ def _resume(submitted: Sequence[Job], folder: Path, backend: Backend) -> list[Pa
     asked = {job.run_dir for job in submitted}
     others = sum(not one.record.finished and one.run_dir not in asked for one in old)
     if others:
-        log.info("%s of the sweep that this command does not include will also run", checking.counted(others, "run"))
+        log.info("%s of the sweep that this command does not include will also run", messages.counted(others, "run"))
     return runs
 
 

@@ -18,9 +18,9 @@ from labrun.plugins import TASKS
 from labrun.runs.groups import DataEntry
 
 if TYPE_CHECKING:
+    from labrun.config.schema import Config
     from labrun.runs.record import Record, RunPaths
     from labrun.runs.recording import Recording
-    from labrun.schema import Config
 
 
 @dataclass(frozen=True)

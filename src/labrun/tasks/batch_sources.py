@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun import exact, schema, targets
+from labrun.config import exact, schema, targets
+from labrun.config.schema import Config
 from labrun.data import random_states
 from labrun.data.arrays import Arrays, Part
 from labrun.data.datasets import HOOKS, Parts
@@ -20,7 +21,6 @@ from labrun.data.loaders import adopted, copyable
 from labrun.data.loading import BatchLoader, make_loader
 from labrun.errors import ConfigError
 from labrun.runs import context, custom_locations
-from labrun.schema import Config
 from labrun.tasks import packages
 from labrun.tasks.task import is_named
 

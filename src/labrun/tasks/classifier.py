@@ -9,8 +9,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from labrun.config.schema import Config
 from labrun.runs import context
-from labrun.schema import Config
 from labrun.tasks.callbacks import validates_by_epoch
 from labrun.tasks.learner import optimizers
 

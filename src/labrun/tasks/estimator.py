@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from labrun.config.schema import Config
 from labrun.data.arrays import Arrays, Part, float_rows
 from labrun.errors import ConfigError, LabrunError, UnfitError, UntrustedError
 from labrun.runs import context
 from labrun.runs.groups import ThreadUse
 from labrun.runs.record import RunPaths
-from labrun.schema import Config
 from labrun.tasks import base, scoring, skops_io
 from labrun.tasks.task import ModelTask, Scores, confusion, quantities
 from labrun.tasks.threads import for_estimator, from_environment

@@ -8,12 +8,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from labrun.config.schema import Config
 from labrun.data.arrays import Arrays
 from labrun.errors import UnfitError
 from labrun.runs import seals, store
 from labrun.runs.pictures import Pictures
 from labrun.runs.record import RunPaths, read_record
-from labrun.schema import Config
 from labrun.tasks import fitting, model_builder, model_files, own_loaders, reading, resume_checks, summary
 from labrun.tasks import task as tasks
 from labrun.tasks.base import Run

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from labrun import schema, validation
+from labrun.config import schema, validation
 from labrun.runs.groups import DataEntry
 from labrun.tasks.base import Run, TaskType
 

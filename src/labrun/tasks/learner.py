@@ -19,9 +19,9 @@ import torchmetrics
 from torch import Tensor, nn
 from torchmetrics import classification, regression
 
-from labrun import schema
+from labrun.config import schema
+from labrun.config.schema import Config
 from labrun.errors import ConfigError, UnfitError
-from labrun.schema import Config
 from labrun.tasks import outputs
 from labrun.tasks import task as tasks
 from labrun.tasks.callbacks import OF_A_LOADER

@@ -24,7 +24,9 @@ import torch
 from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator, XLAAccelerator
 from torch import Tensor, nn
 
-from labrun import checking, direction, schema, validation
+from labrun import direction, messages
+from labrun.config import schema, validation
+from labrun.config.schema import Compute, Config, Trainer
 from labrun.data.arrays import Arrays, Part
 from labrun.data.loaders import count
 from labrun.errors import ConfigError, DataError, UnfitError
@@ -32,7 +34,6 @@ from labrun.models.network import Network
 from labrun.runs import cards, context, recording
 from labrun.runs.groups import NotFinite, ThreadUse, Training
 from labrun.runs.record import RunPaths
-from labrun.schema import Compute, Config, Trainer
 from labrun.tasks import base, monitored, packages, progress
 from labrun.tasks.batch_sources import ArraysFeed, Feed, overrides
 from labrun.tasks.callbacks import (
@@ -482,7 +483,7 @@ class NetworkTask(ModelTask):
             The work of the forward pass, and what labrun can report from a test (`_report_of`).
         """
         sample = torch.zeros(1, *arrays.input_shape)
-        shape = checking.shape_text(arrays.input_shape)
+        shape = messages.shape_text(arrays.input_shape)
         self.network.eval()
         try:
             with limited(1):

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Mapping
 from typing import Any, cast
 
-from labrun import garbage, schema, targets, validation
+from labrun import garbage
+from labrun.config import schema, targets, validation
+from labrun.config.schema import Config
 from labrun.data.arrays import Arrays
 from labrun.errors import ConfigError, UnfitError
-from labrun.schema import Config
 from labrun.tasks import base
 from labrun.tasks.task import (
     QUANTITY,

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun import garbage, schema, trust
-from labrun.building import must_be_given
+from labrun import garbage
+from labrun.config import schema, trust
+from labrun.config.instantiate import must_be_given
 from labrun.errors import ConfigError, DataError, LabrunError, UntrustedError
 from labrun.runs import cards, seals
 from labrun.tasks import task as tasks

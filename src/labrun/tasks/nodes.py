@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 from labrun._io import atomic_write
+from labrun.config.schema import Config
 from labrun.runs.record import RunPaths
-from labrun.schema import Config
 
 POLL_S = 0.1
 

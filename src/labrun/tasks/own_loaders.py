@@ -9,14 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labrun import exact, garbage, schema, targets
-from labrun.building import must_be_given
+from labrun import garbage
+from labrun.config import exact, schema, targets
+from labrun.config.instantiate import must_be_given
+from labrun.config.references import references
+from labrun.config.schema import Config
 from labrun.data import reader
 from labrun.errors import ConfigError
-from labrun.references import references
 from labrun.runs import recording, seals
 from labrun.runs.groups import DataEntry
-from labrun.schema import Config
 from labrun.tasks import task as tasks
 
 if TYPE_CHECKING:

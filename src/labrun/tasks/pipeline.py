@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from labrun.config.schema import Config
 from labrun.data.arrays import Arrays, Part, float_rows, rows_at, stratified_split
 from labrun.errors import ConfigError, UnfitError
 from labrun.runs import context, recording
 from labrun.runs.record import RunPaths
-from labrun.schema import Config
 from labrun.tasks import automl_metrics, scoring
 from labrun.tasks.estimator import EstimatorTask
 from labrun.tasks.task import Scores

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from labrun import schema
+from labrun.config import schema
+from labrun.config.schema import Config
 from labrun.data import memory, reader, shared_cache
 from labrun.data.arrays import Arrays
 from labrun.data.digests import Entry
@@ -13,7 +14,6 @@ from labrun.data.mount import mount
 from labrun.runs import cards
 from labrun.runs.groups import DataEntry
 from labrun.runs.record import RunPaths
-from labrun.schema import Config
 from labrun.tasks import base, summary
 from labrun.tasks import task as tasks
 

@@ -6,12 +6,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from labrun import exact
+from labrun.config import exact
+from labrun.config.schema import Config, Node
 from labrun.errors import ConfigError
 from labrun.runs import seals
 from labrun.runs.groups import DataEntry
 from labrun.runs.record import Record, RunPaths, read_record
-from labrun.schema import Config, Node
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from labrun.checking import shape_text
 from labrun.data.readers import archive, columnar, contents, delimited, user_arrays
 from labrun.data.readers.columns import GAPS, ID_NAME, IGNORED_ID, LOOKS_LIKE_ID
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError, UnfitError
+from labrun.messages import shape_text
 from labrun.tasks.saved import BATCH, Saved
 
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})

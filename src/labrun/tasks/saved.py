@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from labrun.checking import shape_text
 from labrun.data.arrays import Scaling, float_rows
 from labrun.data.readers.apply_schema import apply_schema
 from labrun.data.readers.columns import TableSchema
 from labrun.data.readers.number_parsing import DECIMALS
 from labrun.errors import BY_ARGUMENT, BY_VARIABLE, DataError, DoubtfulDecimalError, UnfitError, UntrustedError
+from labrun.messages import shape_text
 from labrun.registry import journal, models
 from labrun.runs import cards, context, seals, store
 from labrun.runs.record import Record, RunPaths

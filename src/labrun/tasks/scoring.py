@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from labrun.config.schema import Config
 from labrun.errors import ConfigError
-from labrun.schema import Config
 from labrun.tasks import automl_metrics
 
 STANDARD = (

@@ -19,13 +19,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun import exact, refusal
+from labrun import refusal
+from labrun.config import exact
+from labrun.config.schema import Config, Script
 from labrun.errors import ConfigError, RunFailedError
 from labrun.runs import children, context, definition, ignore_rules, store
 from labrun.runs.groups import DataEntry, ScriptCode
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import Preempted, signal_name
-from labrun.schema import Config, Script
 from labrun.tasks import nodes, threads
 from labrun.tasks.mlflow_endpoint import Endpoint, ScriptRunState
 

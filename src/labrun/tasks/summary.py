@@ -6,13 +6,13 @@ import contextlib
 import json
 import logging
 
-from labrun import checking
+from labrun import messages
+from labrun.config.schema import Config
 from labrun.data.arrays import Arrays
 from labrun.runs import context, report, store
 from labrun.runs.pictures import Pictures
 from labrun.runs.record import Record, RunPaths, seconds_between, timestamp
 from labrun.runs.recording import red
-from labrun.schema import Config
 from labrun.tasks import task as tasks
 from labrun.tasks.task import ModelTask, Scores
 from labrun.tracking import registry as trackers
@@ -41,7 +41,7 @@ def data_line(arrays: Arrays) -> str:
     aim = f"{arrays.num_classes} classes" if arrays.num_classes else "a quantity"
     return (
         f"{arrays.name}: {len(arrays.train):,} train, {held}{len(arrays.test):,} test; "
-        f"{checking.shape_text(arrays.input_shape)}, {aim}"
+        f"{messages.shape_text(arrays.input_shape)}, {aim}"
     )
 
 

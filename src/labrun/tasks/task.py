@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from labrun import checking, exact, schema, validation
+from labrun import messages
 from labrun._io import file_sha256
-from labrun.building import must_be_given, resolve_references
+from labrun.config import exact, schema, validation
+from labrun.config.instantiate import must_be_given, resolve_references
+from labrun.config.schema import Config
 from labrun.data.arrays import Arrays, Part, Scaling
 from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.runs import cards, context, seals
 from labrun.runs.groups import ThreadUse, Training
 from labrun.runs.record import RunPaths
-from labrun.schema import Config
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ scheduler once built, are passed to the target if it accepts them.)"""
 
 MODEL_CARD = cards.NAME
 CARD_FORMAT = 2
-"""Format 2 encodes `arguments` with `labrun.exact`, including `_args_` and similar keys."""
+"""Format 2 encodes `arguments` with `labrun.config.exact`, including `_args_` and similar keys."""
 QUANTITY = "networks, model=pipeline and scikit-learn's regressors predict quantities"
 
 
@@ -321,8 +322,8 @@ def check_card(card: Mapping[str, Any], arrays: Arrays, run_id: str) -> Arrays:
     shape = tuple(card.get("input_shape") or ())
     if shape != arrays.input_shape or bool(names) != bool(own) or (strange and len(own) != len(names)):
         raise UnfitError(
-            f"model '{card.get('name')}' of run {run_id} was trained on {checking.shape_text(shape)} {_kinds(names)}, "
-            f"and data set '{arrays.name}' has {checking.shape_text(arrays.input_shape)} {_kinds(own)}"
+            f"model '{card.get('name')}' of run {run_id} was trained on {messages.shape_text(shape)} {_kinds(names)}, "
+            f"and data set '{arrays.name}' has {messages.shape_text(arrays.input_shape)} {_kinds(own)}"
         )
     if own == names:
         return arrays

@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+from labrun.config.schema import Tracking
 from labrun.runs import context
 from labrun.runs.record import Record, RunPaths
-from labrun.schema import Tracking
 
 NAMED = 20
 """Maximum number of items listed; the others are only counted."""

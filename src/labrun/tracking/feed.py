@@ -20,10 +20,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from labrun.config.schema import Tracking
 from labrun.errors import RecordError
 from labrun.runs import removing, store
 from labrun.runs.record import replace_text
-from labrun.schema import Tracking
 from labrun.tracking import registry
 from labrun.tracking.base import Fed, ProgressCallback, Session, Tracker
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from labrun.config.schema import NO_TRACKER, Tracking
 from labrun.errors import ConfigError
 from labrun.plugins import TRACKERS
-from labrun.schema import NO_TRACKER, Tracking
 from labrun.tracking.base import Tracker
 
 names, forget = TRACKERS.names, TRACKERS.forget

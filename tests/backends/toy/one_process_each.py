@@ -13,11 +13,11 @@ from pathlib import Path
 
 from labrun.backends import machine
 from labrun.backends.base import Backend, Capacity, Head, Resources
+from labrun.config.schema import Compute
 from labrun.runs import finalize
 from labrun.runs.record import FAILED, RunPaths
 from labrun.runs.sweep_state import Plan
 from labrun.runs.system_metrics import SystemMetrics
-from labrun.schema import Compute
 
 
 class OneProcessEach(Backend):

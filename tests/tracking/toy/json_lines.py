@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from labrun.config.schema import Tracking
 from labrun.errors import RecordError
 from labrun.runs import context, store
 from labrun.runs.record import Record, read_record, replace_text, shown_status
-from labrun.schema import Tracking
 from labrun.tracking.base import LeftOut, ProgressCallback, Session, Tracker
 
 

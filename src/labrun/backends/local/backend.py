@@ -15,8 +15,8 @@ from labrun.backends.base import Backend, Calls, Capacity, Head
 from labrun.backends.local.pool import LocalPool
 from labrun.backends.local.server import Server
 from labrun.backends.local.slots import Slots
+from labrun.config.schema import Compute
 from labrun.runs.sweep_state import Plan
-from labrun.schema import Compute
 
 log = logging.getLogger(__name__)
 

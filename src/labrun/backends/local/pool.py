@@ -20,11 +20,11 @@ from typing import Any, ClassVar
 
 import psutil
 
-from labrun import masking
 from labrun.backends.base import Resources
 from labrun.backends.local.server import Server
 from labrun.backends.local.slots import Slots
 from labrun.backends.local.supervisor import Payload, Requeue, Supervisor
+from labrun.config import masking
 from labrun.errors import LabrunError, RecordError
 from labrun.runs import context, peer_errors, pictures, recording, report
 from labrun.runs.finalize import (

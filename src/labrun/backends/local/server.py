@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labrun import targets
 from labrun.backends.local.forkserver import RUN, Channel
+from labrun.config import targets
 from labrun.warm import zygote
 
 Process = subprocess.Popen[bytes] | zygote.Child

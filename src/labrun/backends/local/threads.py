@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 
-from labrun.schema import Compute
+from labrun.config.schema import Compute
 from labrun.tasks.threads import VARIABLES, number, set_variables
 
 

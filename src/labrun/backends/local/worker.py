@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun import building, execute, masking, schema
+from labrun import execute
 from labrun.backends.local import threads as limits
+from labrun.config import instantiate, masking, schema
+from labrun.config.references import references, resolve_environment
 from labrun.data import shared_cache
 from labrun.data.mount import local_root
 from labrun.data.reader import Reader
 from labrun.errors import ConfigError, LabrunError
-from labrun.references import references, resolve_environment
 from labrun.runs import peer_errors
 from labrun.runs.record import read_record
 from labrun.runs.recording import Preempted
@@ -34,7 +35,7 @@ def preload(targets: Sequence[str]) -> None:
     for name in targets:
         with contextlib.suppress(ConfigError, SystemExit, KeyboardInterrupt):
             target = schema.locate(name, "model")
-            building.signature(target)
+            instantiate.signature(target)
             if isinstance(target, type) and issubclass(target, Reader):
                 target.warm()
             elif _is_file_system(target):
@@ -43,7 +44,7 @@ def preload(targets: Sequence[str]) -> None:
                 models.append(target)
     import psutil  # noqa: F401 - each run records its process
 
-    import labrun.config.hydra_job  # wraps each run
+    import labrun.compose.hydra_job  # wraps each run
     import labrun.tasks.kinds
     import labrun.tasks.script
 
@@ -104,7 +105,7 @@ def run(run_dir: str, pictures: bool) -> int:
 
     The pool forces the record to disk later, when the next run already has this one's slot.
     """
-    from labrun.config import hydra_job
+    from labrun.compose import hydra_job
 
     return _reported(
         lambda: execute.execute(Path(run_dir), capture=False, pictures=pictures, to_disk=False, around=hydra_job.around)
@@ -113,7 +114,7 @@ def run(run_dir: str, pictures: bool) -> int:
 
 def assist(run_dir: str, threads: int) -> int:
     """Train as a further process of a run with several processes. Return the exit code."""
-    from labrun.config import hydra_job
+    from labrun.compose import hydra_job
 
     wait_asleep()
     record = read_record(run_dir)
@@ -138,7 +139,7 @@ def gather(run_dir: str, file: str) -> int:
 
 def _as_its_job(run_dir: Path) -> contextlib.AbstractContextManager[None]:
     """Recreate the environment that a finished run's model had in the run: Hydra's config and the folder."""
-    from labrun.config import hydra_job
+    from labrun.compose import hydra_job
 
     return hydra_job.along(read_record(run_dir), run_dir)
 

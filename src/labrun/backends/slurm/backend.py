@@ -25,6 +25,7 @@ from labrun.backends.local.server import frozen_file
 from labrun.backends.slurm import partitions
 from labrun.backends.slurm.queue import ASK_S, OVER, append, end_jobs, known_jobs, last_lines, scancel, states
 from labrun.backends.slurm.sbatch import minutes_asked, signal_delay_s
+from labrun.config.schema import SPECIAL, Compute
 from labrun.runs.finalize import (
     cancel_reason,
     close,
@@ -38,7 +39,6 @@ from labrun.runs.finalize import (
 from labrun.runs.ownership import foreign_writer
 from labrun.runs.record import FAILED, PREEMPTED, RUNNING, EndReason, Record, RunPaths, read_record, replace_text
 from labrun.runs.sweep_state import Plan, SweepState
-from labrun.schema import SPECIAL, Compute
 
 log = logging.getLogger(__name__)
 

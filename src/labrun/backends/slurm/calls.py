@@ -18,8 +18,8 @@ from labrun.backends.local.pickling import check_own
 from labrun.backends.slurm import partitions
 from labrun.backends.slurm.queue import ASK_S, OVER, refusal, states
 from labrun.backends.slurm.sbatch import minutes_asked, submitting
+from labrun.config.schema import Compute
 from labrun.errors import LabrunError
-from labrun.schema import Compute
 
 LEAVING_S = 10
 """How long before its time limit a job is ended, so that it can report the reason, in seconds."""

@@ -15,8 +15,8 @@ from typing import Any
 
 from labrun.backends import machine
 from labrun.backends.machine import run_command
+from labrun.config.schema import Compute
 from labrun.errors import ConfigError
-from labrun.schema import Compute
 
 
 @dataclass(frozen=True)

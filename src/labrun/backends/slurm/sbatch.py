@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from labrun.backends.slurm import partitions
-from labrun.schema import Compute
+from labrun.config.schema import Compute
 
 SBATCH_VARIABLES = {
     "job_name": ("JOB_NAME",),

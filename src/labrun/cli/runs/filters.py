@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from labrun import checking
+from labrun import messages
 from labrun.control import query
 from labrun.control.query import Pair, StatusResolver
 from labrun.errors import RecordError
@@ -124,7 +124,7 @@ def check_metric(metric: str | None, pairs: Sequence[Pair]) -> None:
     """
     names = sorted({name for _, record in pairs for name in record.metrics})
     if metric and metric not in names and all(query.metric_of(pair, metric) is None for pair in pairs):
-        near = checking.suggest(metric, names)
+        near = messages.suggest(metric, names)
         raise RecordError(f"--metric {metric}: none of these runs has it.{near} Metrics: {', '.join(names)}")
 
 

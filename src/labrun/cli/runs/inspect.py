@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun import checking, terminal
+from labrun import messages, terminal
 from labrun.backends import registry
-from labrun.checking import suggest
 from labrun.cli.runs import filters
 from labrun.control import lease, monitor
 from labrun.control.query import StatusResolver
 from labrun.errors import RecordError
+from labrun.messages import suggest
 from labrun.remote import link as links
 from labrun.remote import mirror
 from labrun.runs import context, files, report, store
@@ -80,7 +80,7 @@ def metrics(options: argparse.Namespace) -> int:
         lines = _lines(run_dir, record, options.name)
         if bad := context.bad_lines(run_dir):
             sys.stderr.write(
-                f"lab: left out: {checking.counted(bad, 'line')} of {run_dir / context.METRICS_FILE} "
+                f"lab: left out: {messages.counted(bad, 'line')} of {run_dir / context.METRICS_FILE} "
                 f"{'holds' if bad == 1 else 'hold'} no metric\n"
             )
         for line in lines if writer or options.json else []:
@@ -148,7 +148,7 @@ def list_files(options: argparse.Namespace) -> int:
                 print(json.dumps({"run": record.id, "file": name, "bytes": size}))
             continue
         print(f"{record.name}  {record.id}  {run_dir}")
-        rows = [(f"  {name}", checking.size_text(size)) for name, size in sizes.items()]
+        rows = [(f"  {name}", messages.size_text(size)) for name, size in sizes.items()]
         print("\n".join(report.columns(rows)) if rows else "  no files")
     return 0
 
@@ -161,7 +161,7 @@ def download(options: argparse.Namespace) -> int:
         several = options.output is not None and len(chosen) > 1
         target = options.output if options.output and not several else (options.output or Path()) / _own_name(record)
         copied = files.copy(run_dir, record, patterns, target, options.force)
-        print(f"{checking.counted(len(copied), 'file')} of run {record.id} in {target}")
+        print(f"{messages.counted(len(copied), 'file')} of run {record.id} in {target}")
     return 0
 
 

@@ -14,8 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun import checking, exact, garbage, terminal
+from labrun import garbage, messages, terminal
 from labrun.cli.runs import filters
+from labrun.config import exact
 from labrun.control import lease, query
 from labrun.control.query import Pair, StatusResolver
 from labrun.runs import comparable, context, report, store, sweep_state
@@ -241,5 +242,5 @@ def _how_to_continue(run_dir: Path, record: Record) -> str:
 
 def _data(data: DataEntry) -> str:
     name, files, size = data.name or data.input or data.asset or "?", data.files, data.bytes
-    sizes = f"{checking.counted(files, 'file')}, {size:,} bytes" if type(files) is int and type(size) is int else ""
+    sizes = f"{messages.counted(files, 'file')}, {size:,} bytes" if type(files) is int and type(size) is int else ""
     return "  ".join(part for part in (str(name), str(data.digest or "")[:12], sizes, str(data.path or "")) if part)

@@ -11,9 +11,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from labrun import checking
+from labrun import messages
 from labrun.cli import bars
 from labrun.cli.runs import filters
+from labrun.config.schema import Tracking
 from labrun.control import cancel, lease, query
 from labrun.control.query import Pair, StatusResolver
 from labrun.errors import ConfigError, RecordError
@@ -23,7 +24,6 @@ from labrun.remote.ssh import UnreachableError
 from labrun.runs import archive_export, archive_format, archive_import, context, files, removing, report, store
 from labrun.runs.record import COMPLETED, cannot_write, read_record, seconds_between, timestamp
 from labrun.runs.sweep_state import SweepState
-from labrun.schema import Tracking
 from labrun.tracking import feed
 from labrun.tracking import registry as trackers
 
@@ -117,7 +117,7 @@ def _agreed_copies(going: Sequence[Pair], yes: bool) -> removal.Copies:
     return {
         name: folders
         for name, folders in copies.items()
-        if agreed(f"Remove {checking.counted(count[name], 'run')} of them on {name}, too?", yes)
+        if agreed(f"Remove {messages.counted(count[name], 'run')} of them on {name}, too?", yes)
     }
 
 
@@ -127,7 +127,7 @@ def _remove_copies(copies: removal.Copies) -> None:
     except UnreachableError as error:
         raise UnreachableError(f"{error}. Nothing was removed here; --here keeps the copies there") from error
     for name, folders in copies.items():
-        print(f"removed {checking.counted(sum(map(len, folders.values())), 'run')} on {name}")
+        print(f"removed {messages.counted(sum(map(len, folders.values())), 'run')} on {name}")
 
 
 def _registered(root: Path) -> dict[str, list[str]]:
@@ -150,14 +150,14 @@ def _is_link(root: Path, name: str) -> bool:
 
 
 def _count(going: Sequence[Pair]) -> str:
-    return checking.counted(len(going), "run")
+    return messages.counted(len(going), "run")
 
 
 def _list(going: Sequence[Pair], shown: StatusResolver) -> None:
     rows = []
     for run_dir, record in going:
         old = report.duration(seconds_between(record.created, timestamp()))
-        size = checking.size_text(removing.folder_size(run_dir))
+        size = messages.size_text(removing.folder_size(run_dir))
         rows.append((record.id, record.name, shown.once(run_dir, record), old, size, str(run_dir)))
     if rows:
         print("\n".join(report.columns([("id", "experiment", "status", "age", "size", "folder"), *rows])))
@@ -198,7 +198,7 @@ def gc(options: argparse.Namespace) -> int:
         print(f"kept: run {why.run.id}: {why.text}")
     waste = removing.garbage(root, listing, [run_dir for run_dir, _ in going])
     for item in waste:
-        print(f"{item.path}  {checking.size_text(item.size)}  {item.what}")
+        print(f"{item.path}  {messages.size_text(item.size)}  {item.what}")
     if not going and not waste:
         print("nothing to remove")
         return 0
@@ -210,7 +210,7 @@ def gc(options: argparse.Namespace) -> int:
     for item in waste:
         removing.remove_garbage(item)
     if waste:
-        print(f"removed {len(waste)} other folders, {checking.size_text(sum(item.size for item in waste))}")
+        print(f"removed {len(waste)} other folders, {messages.size_text(sum(item.size for item in waste))}")
     return 0
 
 
@@ -268,7 +268,7 @@ def sync(options: argparse.Namespace) -> int:
         sys.stderr.write(f"lab: left out: something of {len(fed.left_out) - NAMED} more\n")
     took = f"{time.monotonic() - began:.1f} s"
     rest = f"; something was left out of {len(fed.left_out)}" if fed.left_out else ""
-    print(f"{checking.counted(fed.news, 'run')} with news, now in {tracker.label} at {address} ({took}){rest}")
+    print(f"{messages.counted(fed.news, 'run')} with news, now in {tracker.label} at {address} ({took}){rest}")
     return 0
 
 
@@ -283,7 +283,7 @@ def export(options: argparse.Namespace) -> int:
         f"labrun-{chosen[0][1].id}{'' if len(chosen) == 1 else f'-and-{len(chosen) - 1}'}.tar.gz"
     )
     count = archive_export.export(store.workspace(), chosen, files.ready(target))
-    print(f"{_count(chosen)}, {checking.counted(count, 'file')}, {checking.size_text(target.stat().st_size)}: {target}")
+    print(f"{_count(chosen)}, {messages.counted(count, 'file')}, {messages.size_text(target.stat().st_size)}: {target}")
     return 0
 
 

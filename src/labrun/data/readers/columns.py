@@ -330,7 +330,7 @@ def check_keys(table: Any, settings: Settings, where: object) -> None:
     Raises:
         ConfigError: they do not.
     """
-    from labrun.checking import suggest
+    from labrun.messages import suggest
 
     columns = list(table.columns)
     named = [(key, name) for key in ("ignore", "numbers", "categories", "dates") for name in getattr(settings, key)]

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labrun.checking import counted
 from labrun.data.readers import contents, sheets
 from labrun.errors import ConfigError, CorruptDataError, DataError
+from labrun.messages import counted
 
 SEPARATORS = ("\t", ";", "|", ",")
 """Likeliest first: commas also occur in numbers and in text."""

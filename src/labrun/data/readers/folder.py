@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from labrun import checking
+from labrun import messages
 from labrun.data.arrays import AnyArray, Part, RawData
 from labrun.data.reader import Reader
 from labrun.data.readers.checks import is_absolute
@@ -138,7 +138,7 @@ class ImageFolder(Reader):
             example.setdefault(mode, path)
         if len(sizes) > 1 and not self.size:
             listing = "; ".join(
-                f"{h}x{w}: {checking.counted(n, 'file')}, such as {example[(h, w)]}"
+                f"{h}x{w}: {messages.counted(n, 'file')}, such as {example[(h, w)]}"
                 for (h, w), n in sizes.most_common(5)
             )
             raise DataError(

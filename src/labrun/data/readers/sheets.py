@@ -13,9 +13,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from labrun.checking import counted, suggest
 from labrun.data.readers import contents
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingExtraError
+from labrun.messages import counted, suggest
 
 EXTRA = "tables"
 PACKAGES = {contents.PARQUET: "pyarrow", contents.EXCEL: "openpyxl"}

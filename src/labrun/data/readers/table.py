@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import numpy as np
 
-from labrun.checking import counted, suggest
 from labrun.data.arrays import AnyArray, Part, RawData
 from labrun.data.numeric import not_numbers, too_close
 from labrun.data.reader import Reader
@@ -25,6 +24,7 @@ from labrun.data.readers.number_parsing import DECIMALS, number
 from labrun.data.readers.user_arrays import check_classes, from_arrays, in_order, must_exist, place_of
 from labrun.data.wording import QUANTITY, few
 from labrun.errors import ConfigError, DataError
+from labrun.messages import counted, suggest
 
 TOTALS = frozenset({"total", "totals", "sum", "grand total", "summe", "gesamt", "gesamtsumme", "somme", "totale"})
 """Labels of a total row below a table."""

@@ -9,7 +9,7 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
-from labrun import schema
+from labrun.config import schema
 from labrun.data.stores.base import Datastore
 from labrun.data.stores.local import LocalDatastore
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
-from labrun import building
-from labrun.checking import is_secret
+from labrun.config import instantiate
+from labrun.config.checking import is_secret
 from labrun.data.stores.base import (
     CHUNK_BYTES,
     PARTIAL,
@@ -126,7 +126,7 @@ class RemoteDatastore(Datastore):
 
     def _connected(self, arguments: dict[str, Any]) -> Any:
         """Hook: build the file system from the node's keys."""
-        return building.build(
+        return instantiate.build(
             {"_target_": self._kind, **arguments}, "datastore", use_listings_cache=False, skip_instance_cache=True
         )
 

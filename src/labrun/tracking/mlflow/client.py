@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from labrun.config.schema import Tracking
 from labrun.errors import RecordError
 from labrun.runs import recording, store
-from labrun.schema import Tracking
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",

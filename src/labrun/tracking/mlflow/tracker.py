@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+from labrun.config.schema import Tracking
 from labrun.runs.record import Record
-from labrun.schema import Tracking
 from labrun.tracking.base import Session, Tracker
 from labrun.tracking.mlflow import client, ui_state
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from labrun.config.schema import Tracking
 from labrun.errors import RecordError
 from labrun.runs import context, removing, store
 from labrun.runs.record import (
@@ -32,7 +33,6 @@ from labrun.runs.record import (
     shown_status,
 )
 from labrun.runs.run_names import RunNames
-from labrun.schema import Tracking
 from labrun.tracking.base import LeftOut, ProgressCallback, Session, Tracker, stamp_of
 
 ENDED = frozenset({*FINISHED, LOST})

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
+
+from labrun.messages import suggest
 
 
 @dataclass(frozen=True)
@@ -239,12 +240,6 @@ def pairs(text: str) -> dict[str, str]:
     return {word.partition(":")[0]: word.partition(":")[2] for word in text.split()}
 
 
-def suggest(word: str, choices: typing.Iterable[str]) -> str:
-    """Return ` Did you mean 'x'?` for the closest choice; an empty string if none is close."""
-    near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
-    return f" Did you mean '{near[0]}'?" if near else ""
-
-
 def names_a_folder(name: str) -> bool:
     """Whether a run's name can be a folder name: not blank, no slash, no leading dot."""
     return bool(name.strip()) and not name.startswith(".") and not set(name) & set("/\\\0\n")
@@ -266,32 +261,6 @@ def is_below(text: object) -> bool:
 def is_sha256(text: object) -> bool:
     """Whether a value is a SHA-256 digest as labrun writes it: 64 lower-case hexadecimal digits."""
     return isinstance(text, str) and SHA256.fullmatch(text) is not None
-
-
-UNITS = ((2**40, "TB"), (2**30, "GB"), (2**20, "MB"), (2**10, "KB"))
-
-
-def size_text(count: float) -> str:
-    """Format a number of bytes, as in `31.0 MB`; a KB is 1,024 bytes."""
-    for unit, name in UNITS:
-        if count >= unit:
-            return f"{count / unit:.1f} {name}"
-    return f"{count:.0f} bytes"
-
-
-def counted(number: int, noun: str) -> str:
-    """Format a number with its noun, as in `1 file`, `4 files`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def shape_text(shape: Sequence[int]) -> str:
-    """Format a shape for messages, as in `1x28x28 (grey, 28 high, 28 wide)`."""
-    text = "x".join(str(size) for size in shape)
-    if len(shape) != 3:
-        return f"{text} (features)"
-    channels, height, width = shape
-    kind = {1: "grey", 3: "colour"}.get(channels, f"{channels} channels")
-    return f"{text} ({kind}, {height} high, {width} wide)"
 
 
 def dotted(node: Any, prefix: str = "", leaves: bool = False) -> Iterator[str]:

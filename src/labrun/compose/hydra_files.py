@@ -220,7 +220,7 @@ def origin(hydra: DictConfig, is_closed: bool) -> Origin:
 
 def flags(hydra: DictConfig) -> list[str]:
     """Return the command-line flags that select the sources of a job's configs, without the defaults."""
-    from labrun.config import paths
+    from labrun.compose import paths
 
     main, extra = _source(hydra, "main"), _source(hydra, "command-line")
     found = [] if main in (None, str(paths.conf_dir())) else ["--config-path", str(main)]

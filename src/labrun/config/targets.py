@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from labrun._io import FileStamp
-from labrun.checking import suggest
 from labrun.errors import ConfigError
+from labrun.messages import suggest
 
 LIBRARIES = {"torch": "PyTorch", "pytorch_lightning": "Lightning", "lightning": "Lightning", "sklearn": "scikit-learn"}
 """Libraries that take seconds to import, with the name shown while they load."""

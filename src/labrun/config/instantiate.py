@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from labrun import exact, garbage, masking
-from labrun.checking import suggest
+from labrun import garbage
+from labrun.config import exact, masking
 from labrun.errors import ConfigError, LabrunError
+from labrun.messages import suggest
 
 RESOLVERS = frozenset(
     {"oc.env", "oc.decode", "oc.select", "oc.create", "oc.deprecated", "oc.dict.keys", "oc.dict.values", "mount"}

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from labrun import hydra_versions
-from labrun.building import resolve_references
+from labrun.config import hydra_versions
+from labrun.config.instantiate import resolve_references
 
 REFERENCE = re.compile(r"\$\{mount:([^{}]*)\}")
 GUARD = "\0"

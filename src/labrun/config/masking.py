@@ -20,7 +20,8 @@ import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from labrun import hydra_versions, terminal
+from labrun import terminal
+from labrun.config import hydra_versions
 
 STARS = "***"
 SHORTEST = 4

@@ -23,11 +23,11 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from labrun import building, hydra_versions
-from labrun.config import composed, hydra_files, paths
-from labrun.config.paths import PREFLIGHT
+from labrun.compose import composed, hydra_files, paths
+from labrun.compose.paths import PREFLIGHT
+from labrun.config import hydra_versions, instantiate
+from labrun.config.references import keep_mounts, resolve_environment
 from labrun.errors import ConfigError
-from labrun.references import keep_mounts, resolve_environment
 from labrun.runs import context, store
 from labrun.runs.record import Record
 
@@ -228,7 +228,7 @@ def _callbacks(told: Mapping[str, Any], config: _Lazily) -> Iterator[None]:
         yield
         return
     callbacks = Callbacks()
-    callbacks.callbacks = [building.build(node, f"hydra.callbacks.{name}") for name, node in nodes.items()]
+    callbacks.callbacks = [instantiate.build(node, f"hydra.callbacks.{name}") for name, node in nodes.items()]
     composed = config.composed
     callbacks.on_job_start(config=composed, task_function=run)
     try:

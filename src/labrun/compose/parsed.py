@@ -22,7 +22,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf, grammar_parser
 
 from labrun._io import FileStamp
-from labrun.config.composed import interpolated_texts
+from labrun.compose.composed import interpolated_texts
 
 TREES = 2048
 """Parse trees held, a few kilobytes each."""

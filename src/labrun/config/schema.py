@@ -16,12 +16,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from labrun import exact, targets
-from labrun.building import build as build
-from labrun.building import locate as locate
-from labrun.building import parameters as parameters
-from labrun.building import resolve_references
-from labrun.checking import Range, SecretMark
+from labrun.config import exact, targets
+from labrun.config.checking import Range, SecretMark
+from labrun.config.instantiate import build as build
+from labrun.config.instantiate import locate as locate
+from labrun.config.instantiate import parameters as parameters
+from labrun.config.instantiate import resolve_references
 from labrun.errors import ConfigError
 from labrun.plugins import BACKENDS, TASKS, TRACKERS
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from labrun import building, targets
+from labrun.config import instantiate, targets
 from labrun.errors import ConfigError, LabrunError, UntrustedError
 
 MODEL_PACKAGES = ("labrun.models", "sklearn", "torch.nn", "torchvision.models")
@@ -187,13 +187,13 @@ def build_model(node: Mapping[str, Any], key: str, trusted: Sequence[str], **off
     """
     check_model(node, key, trusted)
     found = _callable(node["_target_"], key)
-    known = building.parameters(found)
+    known = instantiate.parameters(found)
     missing = {name: value for name, value in offered.items() if name in known and node.get(name) is None}
     return _built(node, key, missing)
 
 
 def _callable(target: str, key: str) -> Any:
-    return _resolved(target) if not refusal(target) else building.locate(target, key)
+    return _resolved(target) if not refusal(target) else instantiate.locate(target, key)
 
 
 def _built(node: Any, key: str, more: Mapping[str, Any] | None = None) -> Any:

@@ -15,11 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from labrun import exact, hydra_versions, masking, schema, validation
-from labrun.config.hydra_files import quoted
+from labrun.compose.hydra_files import quoted
+from labrun.config import exact, hydra_versions, masking, schema, validation
+from labrun.config.references import keep_mounts
+from labrun.config.schema import Config
 from labrun.errors import ConfigError
-from labrun.references import keep_mounts
-from labrun.schema import Config
 
 
 def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from labrun import targets
-from labrun.checking import check_fields, fits, literal_secrets, names_a_folder
-from labrun.errors import ConfigError
-from labrun.plugins import TASKS
-from labrun.schema import (
+from labrun.config import targets
+from labrun.config.checking import check_fields, fits, literal_secrets, names_a_folder
+from labrun.config.schema import (
     DATASETS,
     DATASTORES,
     TARGETS,
@@ -28,6 +26,8 @@ from labrun.schema import (
     has_loaders,
     is_estimator,
 )
+from labrun.errors import ConfigError
+from labrun.plugins import TASKS
 
 VALIDATED = ("labrun.data.readers.GetData", "labrun.data.readers.Npz")
 """Readers whose data may include a validation split."""
