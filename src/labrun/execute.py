@@ -21,8 +21,8 @@ from labrun.config.schema import Config
 from labrun.data import shared_cache
 from labrun.data.mount import local_root, mount_reference
 from labrun.errors import DataError
+from labrun.report.pictures import Pictures
 from labrun.runs.groups import Code, DataEntry
-from labrun.runs.pictures import Pictures
 from labrun.runs.record import Record, RunPaths, read_record
 from labrun.runs.recording import Recording
 from labrun.tasks import base, evaluating, reading, resume_checks, summary

@@ -14,7 +14,8 @@ from labrun.api import notebook
 from labrun.api.handles import Sweep
 from labrun.control import objective, results
 from labrun.errors import RecordError
-from labrun.runs import aggregation, mean_curves, recording, report
+from labrun.report import aggregation, figures, mean_curves
+from labrun.runs import recording
 from labrun.runs.context import RunContext
 from labrun.runs.groups import Code, DataEntry, SweepMember
 from labrun.runs.record import Record, Status, write_record
@@ -208,7 +209,7 @@ def test_a_mean_curve_is_drawn_where_all_runs_have_a_value(tmp_path: Path) -> No
     lines = found["test (n=2)"]
     assert [(line["step"], line["epoch"], line["value"], line["n"]) for line in lines] == [(1, 1, 2.0, 2), (2, 2, 2, 2)]
     assert [line["std"] for line in lines] == pytest.approx([math.sqrt(2), 0.0])
-    assert report.compared_curves(found, tmp_path / "c.png") == tmp_path / "c.png"
+    assert figures.compared_curves(found, tmp_path / "c.png") == tmp_path / "c.png"
 
 
 def test_values_that_are_not_finite_are_named_and_a_single_run_has_no_band() -> None:

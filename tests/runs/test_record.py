@@ -15,7 +15,8 @@ import pytest
 
 from helpers import new, submitted
 from labrun.errors import DataError, RecordError
-from labrun.runs import recording, report, store
+from labrun.report import formatting
+from labrun.runs import recording, store
 from labrun.runs.attempts import Failure
 from labrun.runs.record import (
     LOST,
@@ -227,7 +228,7 @@ def test_damaged_groups_of_keys_are_written_back_as_they_were_read(tmp_path: Pat
     assert rewritten(tmp_path, groups) == groups
     read = read_record(tmp_path)
     assert read.code is None or read.code.script is None
-    assert report.trouble(read.training) is None
+    assert formatting.trouble(read.training) is None
 
 
 def test_an_error_of_the_runs_code_is_not_labruns_even_under_its_name(tmp_path: Path) -> None:

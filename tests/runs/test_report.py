@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from labrun.errors import RecordError
-from labrun.runs import axes, pictures, report
-from labrun.runs.pictures import Pictures
+from labrun.report import axes, figures, formatting, pictures
+from labrun.report.pictures import Pictures
 
 
 def looks_drawn(path: Path) -> bool:
@@ -22,7 +22,7 @@ def looks_drawn(path: Path) -> bool:
 def test_sample_grid(tmp_path: Path, channels: int) -> None:
     x = np.random.default_rng(0).integers(0, 256, (40, channels, 9, 12), dtype=np.uint8)
     y = np.arange(40) % 3
-    path = report.sample_grid(x, y, ["a", "b", "a long class name"], 255, tmp_path / "s.png", "title")
+    path = figures.sample_grid(x, y, ["a", "b", "a long class name"], 255, tmp_path / "s.png", "title")
     assert looks_drawn(path)
 
 
@@ -32,18 +32,18 @@ def test_curves_group_training_with_validation(tmp_path: Path) -> None:
         for name in ("loss", "train_loss", "val_loss", "val_accuracy")
         for step in range(4)
     ]
-    path = report.learning_curves(lines, tmp_path / "c.png", "title")
+    path = figures.learning_curves(lines, tmp_path / "c.png", "title")
     assert path is not None and looks_drawn(path)
-    assert report.learning_curves(lines[:1], tmp_path / "none.png", "title") is None
+    assert figures.learning_curves(lines[:1], tmp_path / "none.png", "title") is None
     assert not (tmp_path / "none.png").exists()
 
 
 def test_what_a_metric_measures_and_what_its_steps_count() -> None:
     names = ("train_loss", "val/loss", "loss/valid", "lossTrain", "test.acc", "val", "train_val_gap")
-    assert [report.quantity(name) for name in names] == ["loss", "loss", "loss", "lossTrain", "acc", "val", "val_gap"]
+    assert [figures.quantity(name) for name in names] == ["loss", "loss", "loss", "lossTrain", "acc", "val", "val_gap"]
     epochs = [{"step": 1, "epoch": 1}, {"step": 2, "epoch": 2}]
-    assert report.unit(epochs) == "epoch" and report.unit([*epochs, {"step": 12, "epoch": 3}]) == "epoch"
-    assert report.unit([{"step": 1}]) == "step" and report.unit([{"step": s, "epoch": 1} for s in (1, 2)]) == "batch"
+    assert axes.unit(epochs) == "epoch" and axes.unit([*epochs, {"step": 12, "epoch": 3}]) == "epoch"
+    assert axes.unit([{"step": 1}]) == "step" and axes.unit([{"step": s, "epoch": 1} for s in (1, 2)]) == "batch"
 
 
 @pytest.mark.parametrize(
@@ -66,30 +66,32 @@ def test_what_a_regression_predicts(tmp_path: Path, count: int, shift: float) ->
     rng = np.random.default_rng(0)
     true = 10 ** rng.uniform(0, 5, count) + shift
     predicted = np.where(rng.random(count) < 0.1, np.nan, true + rng.normal(size=count))
-    assert looks_drawn(report.predictions(true, predicted, tmp_path / "p.png", "title", "price of $x"))
+    assert looks_drawn(figures.predictions(true, predicted, tmp_path / "p.png", "title", "price of $x"))
 
 
 @pytest.mark.parametrize("count", [1, 3, 40])
 def test_curves_of_several_runs_are_distinguished_by_their_labels(tmp_path: Path, count: int) -> None:
     lines = [{"name": "loss", "step": s, "value": v} for s, v in enumerate((1.0, float("nan"), 1e-9))]
     runs = {f"model.lr={n} {'trainer.batch_size=4 ' * (n % 3) * 5}": lines for n in range(count)}
-    path = report.compared_curves(runs, tmp_path / "c.png")
+    path = figures.compared_curves(runs, tmp_path / "c.png")
     assert path is not None and looks_drawn(path)
-    shown, common = report.differing([["a=1", "b=2"], ["b=2", "a=3"], ["b=2"]])
-    assert shown == [["a=1"], ["a=3"], []] and common == ["b=2"] and report.differing([["a=1"]]) == ([["a=1"]], [])
+    shown, common = formatting.differing([["a=1", "b=2"], ["b=2", "a=3"], ["b=2"]])
+    assert shown == [["a=1"], ["a=3"], []] and common == ["b=2"] and formatting.differing([["a=1"]]) == ([["a=1"]], [])
 
 
 @pytest.mark.parametrize("classes", [2, 10, 40])
 def test_confusion_matrix(tmp_path: Path, classes: int) -> None:
     counts = np.random.default_rng(0).integers(0, 100, (classes, classes))
-    assert looks_drawn(report.confusion_matrix(counts, [f"class {i}" for i in range(classes)], tmp_path / "m.png", "t"))
+    assert looks_drawn(
+        figures.confusion_matrix(counts, [f"class {i}" for i in range(classes)], tmp_path / "m.png", "t")
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 10])
 def test_weight_images(tmp_path: Path, rows: int) -> None:
     weights = np.random.default_rng(0).normal(size=(rows, 64))
     names = [str(i) for i in range(max(2, rows))]
-    assert looks_drawn(report.weight_images(weights, (1, 8, 8), names, tmp_path / "w.png", "t"))
+    assert looks_drawn(figures.weight_images(weights, (1, 8, 8), names, tmp_path / "w.png", "t"))
 
 
 def test_what_pictures_show_travels_in_a_file(tmp_path: Path) -> None:
@@ -124,7 +126,7 @@ def test_what_pictures_show_travels_in_a_file(tmp_path: Path) -> None:
 
 
 def test_numbers_as_people_read_them() -> None:
-    assert [report.number(v) for v in (0.92546, 0.01, 1.2345678, 12345.6, 0.0001, -0.0)] == [
+    assert [formatting.number(v) for v in (0.92546, 0.01, 1.2345678, 12345.6, 0.0001, -0.0)] == [
         "0.9255",
         "0.0100",
         "1.235",

@@ -18,7 +18,8 @@ from labrun.control import cancel, objective
 from labrun.control.query import StatusResolver
 from labrun.errors import ConfigError, RecordError
 from labrun.remote import mirror, notes
-from labrun.runs import aggregation, context, definition, files, store, sweep_state
+from labrun.report import aggregation
+from labrun.runs import context, definition, files, store, sweep_state
 from labrun.runs.groups import plain
 from labrun.runs.record import (
     CANCELED,

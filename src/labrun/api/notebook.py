@@ -18,8 +18,9 @@ import yaml
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from labrun.runs import aggregation, context, mean_curves, report, store
-from labrun.runs.aggregation import Setting
+from labrun.report import aggregation, figures, formatting, mean_curves
+from labrun.report.aggregation import Setting
+from labrun.runs import context, store
 from labrun.runs.record import (
     CANCELED,
     COMPLETED,
@@ -192,7 +193,7 @@ def _run(run: RunView) -> Markup:
     rows: list[tuple[str, object]] = [
         ("run", Markup("{} &nbsp; {}").format(run.name, run.id)),
         ("status", _status(status)),
-        ("duration", "" if took is None else report.duration(took)),
+        ("duration", "" if took is None else formatting.duration(took)),
         *((name, _number(value)) for name, value in run.metrics.items()),
         ("folder", _code(run.folder)),
     ]
@@ -202,7 +203,7 @@ def _run(run: RunView) -> Markup:
 
 
 def _number(value: Any) -> str:
-    return report.number(value) if isinstance(value, int | float) else str(value)
+    return formatting.number(value) if isinstance(value, int | float) else str(value)
 
 
 def _details(run: RunView, with_config: bool = True) -> Markup:
@@ -213,9 +214,9 @@ def _details(run: RunView, with_config: bool = True) -> Markup:
 
 def _curves(run: RunView) -> Markup:
     lines = context.read_metrics(run.folder)
-    if not report.curves_of(lines):
+    if not figures.curves_of(lines):
         return Markup()
-    return _picture(lambda path: report.learning_curves(lines, path, f"{run.name} ({run.id})"))
+    return _picture(lambda path: figures.learning_curves(lines, path, f"{run.name} ({run.id})"))
 
 
 def _picture(draw: Any) -> Markup:
@@ -262,16 +263,16 @@ def _picture_of(children: Sequence[RunView], settings: Sequence[Setting]) -> Mar
     if settings:
         folders = {run.id: run.folder for run in children}
         means, _ = mean_curves.of(settings[:12], lambda record: context.read_metrics(folders[record.id]))
-        return _picture(lambda path: report.compared_curves(means, path, "mean and standard deviation over seed"))
+        return _picture(lambda path: figures.compared_curves(means, path, "mean and standard deviation over seed"))
     shown = children[:12]
-    differing, _ = report.differing([run.record.overrides for run in shown])
+    differing, _ = formatting.differing([run.record.overrides for run in shown])
     found = {
         f"run {_count(run)}: {' '.join(own)}".removesuffix(": "): context.read_metrics(run.folder)
         for run, own in zip(shown, differing, strict=True)
     }
-    if not any(report.curves_of(lines) for lines in found.values()):
+    if not any(figures.curves_of(lines) for lines in found.values()):
         return Markup()
-    return _picture(lambda path: report.compared_curves(found, path))
+    return _picture(lambda path: figures.compared_curves(found, path))
 
 
 def _count(run: RunView) -> str:
@@ -285,7 +286,7 @@ def _children(children: Sequence[RunView], states: Sequence[str], metric: str) -
         state = state_of[run.id]
         record = run.record
         value = run.metrics.get(metric)
-        took = "" if record.duration_s is None else report.duration(record.duration_s)
+        took = "" if record.duration_s is None else formatting.duration(record.duration_s)
         shown = "" if value is None else _number(value)
         rows.append((_count(run), run.id, _status(state), took, shown, " ".join(record.overrides)))
     return _table(rows, ("", "id", "status", "duration", metric, "overrides"))

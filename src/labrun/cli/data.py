@@ -18,7 +18,8 @@ from labrun.data.progress import ProgressDisplay
 from labrun.data.stores.base import Datastore, clean
 from labrun.errors import ConfigError, CorruptDataError, MissingDataError
 from labrun.messages import counted, size_text
-from labrun.runs import report, store
+from labrun.report import formatting
+from labrun.runs import store
 from labrun.submission import inputs
 from labrun.terminal import plain
 
@@ -212,7 +213,7 @@ def ls(options: argparse.Namespace) -> int:
             datastore.check_root()
             print(f"no assets are registered in {_where(datastore, '')}; 'lab data ls /' shows its files")
         else:
-            print("\n".join(report.columns(rows)))
+            print("\n".join(formatting.columns(rows)))
         return 0
     folder = clean(options.folder.strip("/"))
     folders = datastore.folders(folder)
@@ -234,7 +235,7 @@ def show(options: argparse.Namespace) -> int:
     asset = assets.get(datastore, name, version or None)
     entries = assets.manifest(datastore, asset)
     print(
-        report.table(
+        formatting.table(
             [
                 ("asset", asset.title),
                 ("digest", asset.version),
@@ -252,7 +253,7 @@ def show(options: argparse.Namespace) -> int:
     shown = entries if options.all else entries[:MAX_LISTED]
     print(
         "\n".join(
-            report.columns([("file", "size", "SHA-256"), *((e.path, f"{e.size:,}", e.sha256[:16]) for e in shown)])
+            formatting.columns([("file", "size", "SHA-256"), *((e.path, f"{e.size:,}", e.sha256[:16]) for e in shown)])
         )
     )
     if len(entries) > len(shown):

@@ -29,7 +29,8 @@ from labrun.errors import (
 )
 from labrun.registry import journal, models
 from labrun.registry.journal import Version
-from labrun.runs import cards, files, report, store
+from labrun.report import formatting
+from labrun.runs import cards, files, store
 from labrun.runs.record import is_scoring
 from labrun.tracking.mlflow import ui_state
 
@@ -231,7 +232,7 @@ def ls(options: argparse.Namespace) -> int:
         rows.append(
             (one.name, str(one.number), shown or "-", one.origin, one.experiment or "-", _metrics(one, 2), time)
         )
-    print("\n".join(report.columns([head, *rows])))
+    print("\n".join(formatting.columns([head, *rows])))
     return 0
 
 
@@ -239,7 +240,9 @@ def _metrics(version: Version, count: int | None = None) -> str:
     usual = [name for name in ("accuracy", "test_accuracy", "r2") if name in version.metrics]
     names = [*usual, *(name for name in version.metrics if name not in usual)][:count]
     values = {name: version.metrics[name] for name in names}
-    return ", ".join(f"{n} {report.number(v) if isinstance(v, int | float) else v}" for n, v in values.items()) or "-"
+    return (
+        ", ".join(f"{n} {formatting.number(v) if isinstance(v, int | float) else v}" for n, v in values.items()) or "-"
+    )
 
 
 def _as_json(state: journal.RegistryState, version: Version) -> dict[str, Any]:
@@ -267,7 +270,10 @@ def show(options: argparse.Namespace) -> int:
         *((("MLflow run", mlflow_run),) if mlflow_run else ()),
         ("file", f"{version.file}  SHA-256 {version.sha256}"),
         *((f"data {one.get('asset') or one.get('name') or one.get('input')}", _data(one)) for one in version.data),
-        *((name, report.number(v) if isinstance(v, int | float) else str(v)) for name, v in version.metrics.items()),
+        *(
+            (name, formatting.number(v) if isinstance(v, int | float) else str(v))
+            for name, v in version.metrics.items()
+        ),
         *((f"tag {key}", value) for key, value in version.tags.items()),
         *((f"property {key}", value) for key, value in version.properties.items()),
         *([("description", version.description)] if version.description else []),
@@ -275,7 +281,7 @@ def show(options: argparse.Namespace) -> int:
         *(("trusted" if place == 0 else "", line) for place, line in enumerate(trusting(root, version))),
         *_used(root, version),
     ]
-    print(report.table(rows))
+    print(formatting.table(rows))
     return 0
 
 
@@ -392,7 +398,7 @@ def _counted(predicted: Sequence[Any], has_classes: bool) -> list[str]:
         counts = {name: predicted.count(name) for name in sorted(set(predicted), key=str)}
         return [f"  {name}: {count:,}" for name, count in list(counts.items())[:20]]
     if predicted and all(isinstance(value, float) for value in predicted):
-        return [f"  from {report.number(min(predicted))} to {report.number(max(predicted))}"]
+        return [f"  from {formatting.number(min(predicted))} to {formatting.number(max(predicted))}"]
     return []
 
 

@@ -15,7 +15,8 @@ from labrun.cli.runs import filters
 from labrun.errors import ConfigError, RecordError
 from labrun.remote import adopting, channel, doctor, mirror, remotes, removal, ssh, wheels
 from labrun.remote import link as links
-from labrun.runs import report, store
+from labrun.report import formatting
+from labrun.runs import store
 from labrun.terminal import plain
 
 Act = Callable[[argparse.Namespace], int]
@@ -134,7 +135,7 @@ def ls(options: argparse.Namespace) -> int:
     for name, one in machines.items():
         shown = doctor.describe(one.facts) if one.facts else f"not queried yet: lab remote doctor {name}"
         rows.append((name, one.address, "yes" if ssh.is_connected(one) else "no", shown))
-    print("\n".join(report.columns(rows)))
+    print("\n".join(formatting.columns(rows)))
     return 0
 
 
@@ -184,7 +185,7 @@ def collect(options: argparse.Namespace) -> int:
             print(f"nothing to remove on {options.name}")
             return 0
         rows = [(name, what, messages.size_text(size)) for name, (what, size) in sorted(unused.items())]
-        print("\n".join(report.columns([("folder", "what no run needs", "size"), *rows])))
+        print("\n".join(formatting.columns([("folder", "what no run needs", "size"), *rows])))
         total = messages.size_text(sum(size for _, size in unused.values()))
         if not agreed(f"Remove {messages.counted(len(unused), 'folder')}, {total}, on {options.name}?", options.yes):
             return 1
@@ -208,7 +209,7 @@ def list_runs(options: argparse.Namespace) -> int:
         mirrored = "yes" if adopting.is_mirrored(one, root) else "no"
         workspace = one.workspace.partition("/")[2]
         rows.append((one.name, str(len(one.runs)), shown or "none yet", one.created[:19], mirrored, workspace))
-    print("\n".join(report.columns(rows)))
+    print("\n".join(formatting.columns(rows)))
     return 0
 
 

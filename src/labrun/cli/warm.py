@@ -13,7 +13,7 @@ import psutil
 
 from labrun import messages
 from labrun.errors import RecordError
-from labrun.runs import report
+from labrun.report import formatting
 from labrun.warm import client, identity, wire
 
 START_S = 180.0
@@ -50,7 +50,7 @@ def status(options: argparse.Namespace) -> int:
         rows.append(
             (
                 str(one["process"]),
-                report.duration(time.time() - float(one["since"])),
+                formatting.duration(time.time() - float(one["since"])),
                 str(one["served"]),
                 str(len(one["running"])),
                 messages.size_text(getattr(memory, "pss", memory.rss)),
@@ -58,7 +58,7 @@ def status(options: argparse.Namespace) -> int:
                 process.exe(),
             )
         )
-    print("\n".join(report.columns(rows)))
+    print("\n".join(formatting.columns(rows)))
     return 0
 
 

@@ -15,7 +15,8 @@ from typing import Any
 from labrun import terminal
 from labrun.control import objective
 from labrun.errors import RecordError
-from labrun.runs import context, report
+from labrun.report import formatting
+from labrun.runs import context
 from labrun.runs.record import (
     COMPLETED,
     FAILED,
@@ -81,8 +82,8 @@ def ending(record: Record) -> str:
     by = objective.of(record.typed)[0].metric
     value = record.metrics.get(by)
     if isinstance(value, float) and record.status != FAILED:
-        trouble = report.trouble(record.training)
-        shown = f"{by} {report.number(value)}" + (f"  ({trouble})" if trouble else "")
+        trouble = formatting.trouble(record.training)
+        shown = f"{by} {formatting.number(value)}" + (f"  ({trouble})" if trouble else "")
     else:
         shown = record.reason
     took = "" if record.duration_s is None else f"{record.duration_s} s"
@@ -176,7 +177,7 @@ class Live:
         for column in ("run", "status", "for", "epoch", "last metric", "overrides"):
             table.add_column(column, no_wrap=column != "overrides", overflow="ellipsis")
         running = [pair for pair in pairs if pair[1].status == RUNNING]
-        differing, _ = report.differing([record.overrides for record in present])
+        differing, _ = formatting.differing([record.overrides for record in present])
         overrides = {run_dir: " ".join(own) for (run_dir, _), own in zip(pairs, differing, strict=True)}
         for run_dir, record in running[:MAX_LISTED]:
             epoch, metric = progress(run_dir)
@@ -194,7 +195,7 @@ class Live:
         best = max(present, key=lambda record: objective.rank(record, wanted), default=None)
         if best is not None and wanted is not None and objective.rank(best, wanted) > float("-inf"):
             by = wanted.metric
-            number, value = best.number, report.number(float(best.metrics[by]))
+            number, value = best.number, formatting.number(float(best.metrics[by]))
             lines.append(Text(plain(f"best so far: run {number}, {by} {value}  {' '.join(best.overrides)}")))
         return Group(*lines)
 
@@ -218,7 +219,7 @@ class Live:
         if here < 1 or done == tally.total:
             return ""
         seconds = (time.monotonic() - self._began) / here * (tally.total - done)
-        return f"; about {report.duration(seconds)} left"
+        return f"; about {formatting.duration(seconds)} left"
 
 
 def count(present: list[Record]) -> Tally:
@@ -249,7 +250,7 @@ def progress(run_dir: Path) -> tuple[str, str]:
         line = context.metric(raw)
         if line is None or context.is_system(line):
             continue
-        metric = f"{line['name']} {report.number(line['value'])}"
+        metric = f"{line['name']} {formatting.number(line['value'])}"
         if "epoch" in line:
             epoch = str(line["epoch"])
         elif line["name"] in ("train_loss", "val_loss"):

@@ -17,7 +17,8 @@ from typing import Any
 from labrun import terminal
 from labrun.control import objective
 from labrun.errors import LabrunError
-from labrun.runs import aggregation, comparable, report, store
+from labrun.report import aggregation, formatting
+from labrun.runs import comparable, store
 from labrun.runs.record import Record
 
 log = logging.getLogger(__name__)
@@ -48,12 +49,12 @@ def print_summary(
     order = sorted(range(len(finished)), key=lambda i: -objective.rank(finished[i], wanted))
     by = wanted.metric
     rows = [("run", f"status      {by:<8}  overrides")]
-    overrides, common = report.differing([record.overrides for record in finished])
+    overrides, common = formatting.differing([record.overrides for record in finished])
     for place in order:
         record = finished[place]
         value = record.metrics.get(by)
-        shown = report.number(value) if isinstance(value, float) else "-"
-        reason = record.reason or report.trouble(record.training)
+        shown = formatting.number(value) if isinstance(value, float) else "-"
+        reason = record.reason or formatting.trouble(record.training)
         if not record.finished and not os.access(run_dirs[place], os.W_OK):
             reason = "its folder cannot be written"
         number = str(record.number)
@@ -66,7 +67,7 @@ def print_summary(
         write_csv(finished, folder / "results.csv")
     except OSError as error:
         log.warning("results.csv cannot be written: %s", error)
-    say(report.table(rows))
+    say(formatting.table(rows))
     files = f"results.csv{print_over_seed(finished, wanted, folder)}"
     best = finished[order[0]]
     if (mixture := comparable.mixture(finished, by)) is not None:
@@ -93,17 +94,19 @@ def print_over_seed(finished: Sequence[Record], wanted: objective.Objective, fol
         return ""
     by, found = wanted.metric, [one.summary(wanted.metric) for one in settings]
     scores = [-math.inf if one.mean is None else wanted.score(one.mean) for one in found]
-    own, _ = report.differing([record.overrides for record in finished])
+    own, _ = formatting.differing([record.overrides for record in finished])
     varied = {text for texts in own for text in texts}
     cells = [("n", f"{by}_mean", f"{by}_std", "overrides")]
     for place in sorted(range(len(settings)), key=lambda i: -scores[i]):
-        numbers = ["-" if value is None else report.number(value) for value in (found[place].mean, found[place].std)]
+        numbers = [
+            "-" if value is None else formatting.number(value) for value in (found[place].mean, found[place].std)
+        ]
         overrides = " ".join(text for text in settings[place].overrides if text in varied)
         cells.append((found[place].count, numbers[0], numbers[1], overrides))
-    lines = list(report.columns([line[1:] for line in cells]))
+    lines = list(formatting.columns([line[1:] for line in cells]))
     rows = [(line[0], text) for line, text in zip(cells, lines, strict=True)]
     if max(scores) > -math.inf:
-        say(report.table([("over seed", "mean and standard deviation of n runs"), *rows]))
+        say(formatting.table([("over seed", "mean and standard deviation of n runs"), *rows]))
     for note in aggregation.notes(settings, [by]):
         log.warning("%s", note)
     try:

@@ -26,7 +26,8 @@ from labrun.remote import clocks, data, editable, environment, inherited, packed
 from labrun.remote import link as links
 from labrun.remote.channel import Channel, RefusedError
 from labrun.remote.link import Link
-from labrun.runs import report, store
+from labrun.report import formatting
+from labrun.runs import store
 from labrun.runs.groups import Code
 from labrun.runs.record import Record, read_record, record_json
 from labrun.runs.sweep_state import RELATIVE, Plan, SweepState
@@ -51,7 +52,7 @@ def fresh(folder: Path, name: str, channel: Channel) -> Link:
     link.place, link.is_own = channel.remote.folder, True
     clocks.note(link, channel.ahead_s)
     if link.ahead_s:
-        ahead = f"{report.duration(abs(link.ahead_s))} {'ahead of' if link.ahead_s > 0 else 'behind'}"
+        ahead = f"{formatting.duration(abs(link.ahead_s))} {'ahead of' if link.ahead_s > 0 else 'behind'}"
         sys.stderr.write(f"labrun: the clock of {name} is {ahead} this machine's; records use this machine's clock\n")
     return link
 

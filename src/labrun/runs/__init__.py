@@ -1,4 +1,4 @@
-"""Runs: their records, how to read them, and how to show them. The package is callable: `labrun.runs()` lists runs."""
+"""Runs: their records, how to write, read, list and remove them. A callable package: `labrun.runs()` lists them."""
 
 from __future__ import annotations
 

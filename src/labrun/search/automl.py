@@ -15,7 +15,8 @@ from labrun.backends.base import Executor, resources
 from labrun.compose import hydra_files
 from labrun.control import results
 from labrun.control.objective import Objective
-from labrun.runs import finalize, report
+from labrun.report import formatting
+from labrun.runs import finalize
 from labrun.runs.groups import SweepMember
 from labrun.runs.record import COMPLETED, Record, RunPaths, read_record
 from labrun.search.summary import file_command, gather
@@ -240,7 +241,7 @@ def _print_result(
     rows = [("best pipeline", f"run {best.run}: {pipeline_name(best.record)}")]
     is_held = best.record.typed.model["folds"] == 1
     where = "on the validation part" if is_held else "in cross-validation"
-    rows += [(f"  {where}", f"{objective.metric} {report.number(best.values[0])}")]
+    rows += [(f"  {where}", f"{objective.metric} {formatting.number(best.values[0])}")]
     rows += _tested(folder / BEST, objective, QUANTITIES)
     if vote is None:
         rows.append(("ensemble", f"none is better {where}"))
@@ -251,10 +252,10 @@ def _print_result(
             for index, count in sorted(vote.chosen.items(), key=lambda pair: -pair[1])
         )
         rows.append(("ensemble", members))
-        shown = f"{objective.metric} {report.number(vote.value)} ({report.number(single)} for the best alone)"
+        shown = f"{objective.metric} {formatting.number(vote.value)} ({formatting.number(single)} for the best alone)"
         rows.append((f"  {where}" if is_held else "  over all folds at once", shown))
         rows += _tested(folder / VOTE, objective, QUANTITIES)
-    results.say(report.table(rows))
+    results.say(formatting.table(rows))
 
 
 def _tested(run_dir: Path, objective: Objective, quantities: Sequence[str]) -> list[tuple[str, str]]:
@@ -262,7 +263,7 @@ def _tested(run_dir: Path, objective: Objective, quantities: Sequence[str]) -> l
     if record.status != COMPLETED:
         return [("  fitted to all", results.failure(record))]
     found = {
-        name.removeprefix("test_"): report.number(record.metrics[name])
+        name.removeprefix("test_"): formatting.number(record.metrics[name])
         for name in (f"test_{objective.metric}", "accuracy", *quantities)
         if name in record.metrics
     }

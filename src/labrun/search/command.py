@@ -19,7 +19,8 @@ from labrun.control import controller, objective, results
 from labrun.control.monitor import Lines, Live
 from labrun.errors import ConfigError
 from labrun.remote import remote_search
-from labrun.runs import report, store, sweep_state
+from labrun.report import formatting
+from labrun.runs import store, sweep_state
 from labrun.runs.record import COMPLETED, Record, read_record
 from labrun.runs.recording import terminating_politely
 from labrun.search import automl, previous, summary, takeover
@@ -70,9 +71,9 @@ class Table:
         score = objective.rank(record)
         if score > float("-inf"):
             self._best = score if self._best is None else max(self._best, score)
-        best = "" if self._best is None else report.number(self._best if one.maximize else -self._best)
+        best = "" if self._best is None else formatting.number(self._best if one.maximize else -self._best)
         value = record.metrics.get(one.metric)
-        shown = report.number(float(value)) if isinstance(value, int | float) else "-"
+        shown = formatting.number(float(value)) if isinstance(value, int | float) else "-"
         what = automl.pipeline_name(record) or " ".join(summary.varied(record, self._search.trials.space)) or "-"
         if not self._is_headed:
             self._is_headed = True

@@ -16,9 +16,9 @@ import numpy as np
 import optuna
 
 from labrun.control.objective import Objective
+from labrun.report.formatting import number
 from labrun.runs.groups import DataEntry
 from labrun.runs.record import STOPPED, Record
-from labrun.runs.report import number
 from labrun.terminal import plain
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from optuna.trial import TrialState
 from labrun.compose import hydra_files
 from labrun.control import results
 from labrun.errors import LabrunError
-from labrun.runs import comparable, report
+from labrun.report import formatting
+from labrun.runs import comparable
 from labrun.runs.record import Record, read_record
 from labrun.search.space import Space, plain_key
 from labrun.search.study import LABELS, RUN, WHY
@@ -99,7 +100,7 @@ def print_summary(search: Search, folder: Path, draw: Callable[[Path], object], 
         except (LabrunError, OSError, ValueError) as error:
             log.warning("The best run's plots could not be drawn: %s", error)
     several = " (the first of the Pareto front)" if len(search.objectives) > 1 else ""
-    value = "" if best.values is None else f", {search.objectives[0].metric} {report.number(best.values[0])}"
+    value = "" if best.values is None else f", {search.objectives[0].metric} {formatting.number(best.values[0])}"
     results.say(f"best{several}: run {best.run}{value}\n  {best.record.command}")
     has_file = not unwritable(best, search.trials)
     if has_file:
@@ -143,7 +144,7 @@ def _table(search: Search, tried: Sequence[TrialResult]) -> str:
     rows = [("run", f"{'status':<10}  {head}{'front  ' if several else ''}parameters")]
     for one in tried[:MAX_LISTED]:
         values: list[float | None] = [*one.values] if one.values else [_last(one, metric) for metric in metrics]
-        numbers = ["-" if value is None else report.number(value) for value in values]
+        numbers = ["-" if value is None else formatting.number(value) for value in values]
         cells = "".join(f"{text:<{width}}" for text, width in zip(numbers, widths, strict=True))
         mark = f"{'*' if one.on_front else '':<7}" if several else ""
         why = "" if one.values is not None else f"   ({one.why})"
@@ -151,7 +152,7 @@ def _table(search: Search, tried: Sequence[TrialResult]) -> str:
         rows.append((one.run, f"{one.record.status:<10}  {cells}{mark}{listed}{why}"))
     if len(tried) > MAX_LISTED:
         rows.append(("...", f"{len(tried) - MAX_LISTED} more in results.csv"))
-    return report.table(rows)
+    return formatting.table(rows)
 
 
 def _last(one: TrialResult, metric: str) -> float | None:

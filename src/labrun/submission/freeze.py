@@ -35,7 +35,8 @@ from labrun.control import objective
 from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.messages import suggest
 from labrun.registry import journal
-from labrun.runs import cards, recording, report, seals, store
+from labrun.report import formatting
+from labrun.runs import cards, recording, seals, store
 from labrun.runs.groups import Code, GitState, Host
 from labrun.runs.record import (
     COMPLETED,
@@ -447,7 +448,8 @@ def _resolve_references(config: dict[str, Any], overrides: list[str], root: Path
         raise ConfigError(
             f"trainer.resume={resume}: a run resumes with the model, optimizer and data that it began with, but these "
             f"differ from run {source.id}: {listed}. "
-            f"To resume with its own values: {report.resume_command(source)}. For a new run, leave trainer.resume out"
+            f"To resume with its own values: {formatting.resume_command(source)}. For a new run, leave "
+            "trainer.resume out"
         )
     edited = _edited_code(source, typed.model)
     if edited and typed.trainer.resume_code == "same":

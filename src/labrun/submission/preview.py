@@ -23,7 +23,7 @@ from labrun.data import mount, reader, stores
 from labrun.data.arrays import AnyArray, Arrays, Part
 from labrun.data.readers import contents
 from labrun.errors import ConfigError, DataError, MissingDataError
-from labrun.runs import report
+from labrun.report import figures, formatting
 from labrun.submission import inputs
 from labrun.tasks import reading
 
@@ -66,7 +66,7 @@ class Samples:
             ("classes", f"{arrays.num_classes or 'none: a quantity'}"),
             *((f"  {arrays.class_names[label]}", _counts(there, label)) for label in range(arrays.num_classes)),
         ]
-        return report.table(rows) + ("" if self.are_images else "\n" + self._rows())
+        return formatting.table(rows) + ("" if self.are_images else "\n" + self._rows())
 
     def save(self, path: Path) -> bool:
         """Draw the samples to a file. Return False if they are not images.
@@ -80,7 +80,7 @@ class Samples:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             title = f"{self.arrays.name}: {self.shown} of {len(part):,} training samples"
-            report.sample_grid(
+            figures.sample_grid(
                 part.x, part.y, self.arrays.class_names, self.arrays.scaling.scale, path, title, self.order
             )
         except (OSError, ValueError) as error:

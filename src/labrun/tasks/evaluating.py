@@ -11,8 +11,8 @@ from typing import Any
 from labrun.config.schema import Config
 from labrun.data.arrays import Arrays
 from labrun.errors import UnfitError
+from labrun.report.pictures import Pictures
 from labrun.runs import seals, store
-from labrun.runs.pictures import Pictures
 from labrun.runs.record import RunPaths, read_record
 from labrun.tasks import fitting, model_builder, model_files, own_loaders, reading, resume_checks, summary
 from labrun.tasks import task as tasks

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from labrun.config.schema import Config
 from labrun.data.arrays import Arrays
+from labrun.report.pictures import Pictures
 from labrun.runs import seals, store
-from labrun.runs.pictures import Pictures
 from labrun.runs.record import RunPaths
 from labrun.tasks import model_builder, own_loaders, reading, resume_checks, summary, threads
 from labrun.tasks import task as tasks

@@ -9,8 +9,9 @@ import logging
 from labrun import messages
 from labrun.config.schema import Config
 from labrun.data.arrays import Arrays
-from labrun.runs import context, report, store
-from labrun.runs.pictures import Pictures
+from labrun.report import figures, formatting
+from labrun.report.pictures import Pictures
+from labrun.runs import context, store
 from labrun.runs.record import Record, RunPaths, seconds_between, timestamp
 from labrun.runs.recording import red
 from labrun.tasks import task as tasks
@@ -49,7 +50,7 @@ def gather(work: ModelTask, scores: Scores | None, arrays: Arrays, record: Recor
     """Collect the content of a run's pictures."""
     shown = Pictures(title(record), arrays.name, tuple(arrays.class_names), arrays.scaling.scale)
     if arrays.are_images and arrays.num_classes:
-        order = report.shown_samples(arrays.train.y)
+        order = figures.shown_samples(arrays.train.y)
         shown.samples, shown.labels = arrays.train.x[order], arrays.train.y[order]
     if scores is None:
         return shown
@@ -129,8 +130,8 @@ def _print_table(record: Record, paths: RunPaths, about: list[tuple[str, str]], 
     rows = [
         ("run", f"{record.name}  {record.id}"),
         *about,
-        *([("epoch", report.tested(record.training))] if record.training is not None else []),
-        *((name, report.number(value)) for name, value in metrics.items()),
+        *([("epoch", formatting.tested(record.training))] if record.training is not None else []),
+        *((name, formatting.number(value)) for name, value in metrics.items()),
         ("time", took),
         ("folder", str(paths.root)),
     ]
@@ -138,7 +139,7 @@ def _print_table(record: Record, paths: RunPaths, about: list[tuple[str, str]], 
         tracker = trackers.named(record.typed.tracking)
         if tracker is not None:
             rows += [(tracker.label, tracker.shown(store.workspace(), record, paths.root))]
-    print(report.table(rows))
-    trouble = report.trouble(record.training)
+    print(formatting.table(rows))
+    trouble = formatting.trouble(record.training)
     if trouble is not None:
         print(red(trouble))

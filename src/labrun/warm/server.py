@@ -180,7 +180,7 @@ def _import_light() -> None:
 
 def _import_all() -> None:
     _import((*LIBRARIES, *_own_modules()))
-    importlib.import_module("labrun.runs.report").warm()
+    importlib.import_module("labrun.report.figures").warm()
     importlib.import_module("labrun.tasks.skops_io").load_lists()
     conf = importlib.import_module("labrun.compose.paths").conf_dir()
     importlib.import_module("labrun.compose.parsed").load_all(conf)

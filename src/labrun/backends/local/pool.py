@@ -26,7 +26,8 @@ from labrun.backends.local.slots import Slots
 from labrun.backends.local.supervisor import Payload, Requeue, Supervisor
 from labrun.config import masking
 from labrun.errors import LabrunError, RecordError
-from labrun.runs import context, peer_errors, pictures, recording, report
+from labrun.report import figures, pictures
+from labrun.runs import context, peer_errors, recording
 from labrun.runs.finalize import (
     close,
     close_ended,
@@ -219,7 +220,7 @@ class LocalPool(Supervisor[Run | Gathering]):
         if self._draws and not any(server.is_ready for server in self.servers.values()):
             self._draws = False  # use the time while the server imports
             with contextlib.suppress(Exception):  # problems with matplotlib are reported when pictures are drawn
-                report.warm()
+                figures.warm()
         return [run.run_dir for run in self.step(timeout_s)]
 
     def draw(self, run_dir: Path, timeout_s: float = 120.0) -> bool:

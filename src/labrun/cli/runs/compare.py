@@ -12,8 +12,9 @@ from typing import Any
 from labrun.cli.runs import filters
 from labrun.control.query import Pair, StatusResolver
 from labrun.errors import RecordError
-from labrun.runs import aggregation, comparable, context, files, mean_curves, report, store
-from labrun.runs.aggregation import Setting
+from labrun.report import aggregation, figures, formatting, mean_curves
+from labrun.report.aggregation import Setting
+from labrun.runs import comparable, context, files, store
 from labrun.runs.groups import Code, DataEntry
 from labrun.runs.record import Record, flat_config, read_record
 
@@ -30,7 +31,7 @@ def compare(options: argparse.Namespace) -> int:
     about = [
         ("experiment", *(record.name for _, record in chosen)),
         ("status", *(shown(*pair) for pair in chosen)),
-        ("duration", *(report.duration(record.duration_s or 0) for _, record in chosen)),
+        ("duration", *(formatting.duration(record.duration_s or 0) for _, record in chosen)),
     ]
     differing = list(_differences(chosen))
     values = [*_values(chosen), *(_measured(chosen) if options.system else ())]
@@ -50,7 +51,7 @@ def compare(options: argparse.Namespace) -> int:
     _side_by_side(head, (("runs", about), ("configuration, where it differs", differing), ("metrics", values)))
     called = _called([record for _, record in chosen])
     curves = {name: context.read_metrics(run_dir) for name, (run_dir, _) in zip(called, chosen, strict=True)}
-    drawn = report.compared_curves(curves, _picture(chosen, options))
+    drawn = figures.compared_curves(curves, _picture(chosen, options))
     print(f"curves: {drawn}" if drawn else "curves: no metric of these runs has more than one step")
     return 0
 
@@ -75,7 +76,7 @@ def _over(chosen: Sequence[Pair], options: argparse.Namespace) -> int:
     folders = {id(record): run_dir for run_dir, record in chosen}
     curves, left_out = mean_curves.of(settings, lambda record: context.read_metrics(folders[id(record)]))
     title = f"{len(settings)} settings, mean and standard deviation over {', '.join(options.over)}"
-    drawn = report.compared_curves(curves, _picture(chosen, options, "over"), title)
+    drawn = figures.compared_curves(curves, _picture(chosen, options, "over"), title)
     for note in [*notes, *left_out]:
         print(f"note: {note}", file=sys.stderr)
     print(f"curves: {drawn}" if drawn else "curves: no metric of these runs has more than one step")
@@ -92,8 +93,8 @@ def _about(settings: Sequence[Setting], over: Sequence[str]) -> Iterator[tuple[s
 def _means(settings: Sequence[Setting], metrics: Sequence[str]) -> Iterator[tuple[str, ...]]:
     for name in metrics:
         summaries = [one.summary(name) for one in settings]
-        yield f"{name}_mean", *("-" if one.mean is None else report.number(one.mean) for one in summaries)
-        yield f"{name}_std", *("-" if one.std is None else report.number(one.std) for one in summaries)
+        yield f"{name}_mean", *("-" if one.mean is None else formatting.number(one.mean) for one in summaries)
+        yield f"{name}_std", *("-" if one.std is None else formatting.number(one.std) for one in summaries)
         yield f"{name}_n", *(one.count for one in summaries)
 
 
@@ -124,7 +125,7 @@ def _side_by_side(head: Sequence[str], parts: Iterable[tuple[str, Sequence[Seque
     for title, rows in parts:
         print(title if rows else f"{title}: nothing")
         cells = [tuple(_short(cell) for cell in row) for row in (head, *rows)]
-        print("\n".join(f"  {line}" for line in report.columns(cells)) if rows else "", end="\n" if rows else "")
+        print("\n".join(f"  {line}" for line in formatting.columns(cells)) if rows else "", end="\n" if rows else "")
 
 
 def _picture(chosen: Sequence[Pair], options: argparse.Namespace, kind: str = "compare") -> Path:
@@ -135,7 +136,7 @@ def _picture(chosen: Sequence[Pair], options: argparse.Namespace, kind: str = "c
 
 def _called(compared: Sequence[Record]) -> list[str]:
     """Return a unique label for each run, made of the overrides in which it differs from the others."""
-    overrides, _ = report.differing([record.overrides for record in compared])
+    overrides, _ = formatting.differing([record.overrides for record in compared])
     names = {record.name for record in compared}
     labels = [
         " ".join([*([record.name] if len(names) > 1 else []), *different]) or record.name
@@ -197,10 +198,13 @@ def _measured(chosen: Sequence[Pair]) -> Iterator[tuple[str, ...]]:
     measurements = [context.system_values(run_dir) for run_dir, _ in chosen]
     for name in sorted({name for by_name in measurements for name in by_name}):
         values = [by_name.get(name) for by_name in measurements]
-        yield name, *("-" if one is None else report.number(context.system_extreme(name, one)) for one in values)
+        yield name, *("-" if one is None else formatting.number(context.system_extreme(name, one)) for one in values)
 
 
 def _values(chosen: Sequence[Pair]) -> Iterator[tuple[str, ...]]:
     for name in dict.fromkeys(name for _, record in chosen for name in record.metrics):
         cells = [record.metrics.get(name) for _, record in chosen]
-        yield name, *(report.number(v) if isinstance(v, int | float) else "-" if v is None else str(v) for v in cells)
+        yield (
+            name,
+            *(formatting.number(v) if isinstance(v, int | float) else "-" if v is None else str(v) for v in cells),
+        )

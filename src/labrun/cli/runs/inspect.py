@@ -22,7 +22,8 @@ from labrun.errors import RecordError
 from labrun.messages import suggest
 from labrun.remote import link as links
 from labrun.remote import mirror
-from labrun.runs import context, files, report, store
+from labrun.report import figures, formatting
+from labrun.runs import context, files, store
 from labrun.runs.record import LOST, Record, RunPaths, is_named_safely, read_record
 from labrun.runs.sweep_state import SweepState
 
@@ -94,7 +95,9 @@ def metrics(options: argparse.Namespace) -> int:
         print(f"{record.name}  {record.id}" + ("" if lines else ": no metrics"))
         if lines:
             print(
-                "\n".join(report.columns([("metric", "values", "last", "lowest", "highest", "at step"), *_last(lines)]))
+                "\n".join(
+                    formatting.columns([("metric", "values", "last", "lowest", "highest", "at step"), *_last(lines)])
+                )
             )
         if options.plot and lines:
             _plot(run_dir, record, lines, options.output)
@@ -119,7 +122,7 @@ def _last(lines: Sequence[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
     for name in dict.fromkeys(line["name"] for line in lines):
         of_metric = [line for line in lines if line["name"] == name]
         values = [line["value"] for line in of_metric]
-        number = report.number
+        number = formatting.number
         yield (
             name,
             str(len(of_metric)),
@@ -131,10 +134,10 @@ def _last(lines: Sequence[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
 
 
 def _plot(run_dir: Path, record: Record, lines: Sequence[dict[str, Any]], output: Path | None) -> None:
-    drawn = report.terminal_curves(lines)
+    drawn = figures.terminal_curves(lines)
     print(drawn or "no metric has more than one step, so there is no curve to draw")
     path = output or files.pictures(store.workspace()) / f"curves-{_own_name(record)}.png"
-    if drawn and report.learning_curves(lines, files.ready(path), f"{record.name} ({record.id})"):
+    if drawn and figures.learning_curves(lines, files.ready(path), f"{record.name} ({record.id})"):
         print(f"picture: {path}")
 
 
@@ -149,7 +152,7 @@ def list_files(options: argparse.Namespace) -> int:
             continue
         print(f"{record.name}  {record.id}  {run_dir}")
         rows = [(f"  {name}", messages.size_text(size)) for name, size in sizes.items()]
-        print("\n".join(report.columns(rows)) if rows else "  no files")
+        print("\n".join(formatting.columns(rows)) if rows else "  no files")
     return 0
 
 

@@ -19,7 +19,8 @@ from labrun.cli.runs import filters
 from labrun.config import exact
 from labrun.control import lease, query
 from labrun.control.query import Pair, StatusResolver
-from labrun.runs import comparable, context, report, store, sweep_state
+from labrun.report import formatting
+from labrun.runs import comparable, context, store, sweep_state
 from labrun.runs.groups import Code, DataEntry, plain
 from labrun.runs.record import LOST, QUEUED, Record, RunPaths, read_record, seconds_between, sweep_folder, timestamp
 from labrun.runs.sweep_state import SweepState
@@ -106,7 +107,7 @@ def _write_csv(rows: Sequence[Pair], shown: StatusResolver) -> None:
     writer.writerow(map(terminal.cell, [*fields[:5], *metrics, *fields[5:]]))
     for pair in rows:
         summary = _summary(pair, shown) | {
-            "tags": report.tags(pair[1].tags),
+            "tags": formatting.tags(pair[1].tags),
             "overrides": " ".join(pair[1].overrides),
         }
         values = [pair[1].metrics.get(name, "") for name in metrics]
@@ -115,16 +116,16 @@ def _write_csv(rows: Sequence[Pair], shown: StatusResolver) -> None:
 
 
 def _table(rows: Sequence[Pair], metric: str | None, shown: StatusResolver) -> Iterator[str]:
-    shown_overrides, common = report.differing([record.overrides for _, record in rows])
+    shown_overrides, common = formatting.differing([record.overrides for _, record in rows])
     cells: list[tuple[str, ...]] = [("id", "experiment", "status", "age", "duration", metric or "metric", "overrides")]
     now = timestamp()
     for (run_dir, record), different in zip(rows, shown_overrides, strict=True):
-        took = "" if record.duration_s is None else report.duration(record.duration_s)
-        age = report.duration(max(0.0, seconds_between(record.created, now)))
+        took = "" if record.duration_s is None else formatting.duration(record.duration_s)
+        age = formatting.duration(max(0.0, seconds_between(record.created, now)))
         value = _value((run_dir, record), metric)
-        overrides = " ".join(different) + (f"  [{report.tags(record.tags)}]" if record.tags else "")
+        overrides = " ".join(different) + (f"  [{formatting.tags(record.tags)}]" if record.tags else "")
         cells.append((record.id, record.name, shown.once(run_dir, record), age, took, value, overrides))
-    lines = itertools.chain(report.columns(cells), [f"all of them: {' '.join(common)}"] if common else [])
+    lines = itertools.chain(formatting.columns(cells), [f"all of them: {' '.join(common)}"] if common else [])
     if not sys.stdout.isatty():
         return lines
     width = os.get_terminal_size().columns
@@ -137,7 +138,7 @@ def _value(pair: Pair, metric: str | None) -> str:
     value = None if name is None else query.metric_of(pair, name)
     if value is None:
         return ""
-    text = report.number(value) if isinstance(value, int | float) else str(value)
+    text = formatting.number(value) if isinstance(value, int | float) else str(value)
     return text if metric is not None else f"{name} {text}"
 
 
@@ -155,7 +156,7 @@ def show(options: argparse.Namespace) -> int:
         elif options.error and error is not None:
             print(error.traceback or f"{error.type}: {error.message}")
         else:
-            print(report.table(list(_rows(run_dir, record, shown(run_dir, record)))))
+            print(formatting.table(list(_rows(run_dir, record, shown(run_dir, record)))))
     return code
 
 
@@ -170,8 +171,8 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
         node = record.job.node
         yield "job", f"{record.job.cluster} {record.job.id}{f' on {node}' if node else ''}"
     if record.training is not None:
-        yield "epoch", report.tested(record.training)
-        if (trouble := report.trouble(record.training)) is not None:
+        yield "epoch", formatting.tested(record.training)
+        if (trouble := formatting.trouble(record.training)) is not None:
             yield "training", trouble
     if record.threads is not None:
         yield "threads", threads.describe(record.threads)
@@ -189,12 +190,12 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
     for data in record.data:
         yield "data", _data(data)
     for name, value in record.metrics.items():
-        yield name, report.number(value) if isinstance(value, int | float) else str(value)
+        yield name, formatting.number(value) if isinstance(value, int | float) else str(value)
     yield from _measured(run_dir)
     if record.error is not None:
         yield "error", f"{record.error.type}: {record.reason}   (lab runs show {record.id} --error)"
     if record.tags:
-        yield "tags", report.tags(record.tags)
+        yield "tags", formatting.tags(record.tags)
     if record.notes:
         yield "notes", record.notes
     for key, value in record.properties.items():
@@ -221,7 +222,7 @@ def _measured(run_dir: Path) -> Iterator[tuple[str, str]]:
         for name, values in context.system_values(run_dir).items():
             bound = "at least" if name.endswith("_free_gb") else "at most"
             extreme = context.system_extreme(name, values)
-            yield name, f"{report.number(values[-1])}, {bound} {report.number(extreme)}"
+            yield name, f"{formatting.number(values[-1])}, {bound} {formatting.number(extreme)}"
 
 
 def _is_left(run_dir: Path, record: Record) -> bool:
@@ -236,7 +237,7 @@ def _how_to_continue(run_dir: Path, record: Record) -> str:
         folder = sweep_folder(run_dir, record)
         return f"the sweep's command with sweep.resume={folder}, or lab runs watch {folder}"
     if (RunPaths(run_dir).checkpoints / "last.ckpt").is_file():
-        return report.resume_command(record)
+        return formatting.resume_command(record)
     return f"it left no checkpoint: lab runs rerun {record.id} starts it over"
 
 

@@ -21,7 +21,8 @@ from labrun.errors import ConfigError, RecordError
 from labrun.registry import journal
 from labrun.remote import mirror, notes, removal
 from labrun.remote.ssh import UnreachableError
-from labrun.runs import archive_export, archive_format, archive_import, context, files, removing, report, store
+from labrun.report import formatting
+from labrun.runs import archive_export, archive_format, archive_import, context, files, removing, store
 from labrun.runs.record import COMPLETED, cannot_write, read_record, seconds_between, timestamp
 from labrun.runs.sweep_state import SweepState
 from labrun.tracking import feed
@@ -46,7 +47,7 @@ def tag(options: argparse.Namespace) -> int:
             _annotate(run_dir, tags=wanted, untag=list(options.remove or []))
             noted.append((run_dir, record))
             record = read_record(run_dir)
-        print(f"{record.id}  {report.tags(record.tags) or 'no tags'}")
+        print(f"{record.id}  {formatting.tags(record.tags) or 'no tags'}")
     _pass_on(noted)
     return 0
 
@@ -156,11 +157,11 @@ def _count(going: Sequence[Pair]) -> str:
 def _list(going: Sequence[Pair], shown: StatusResolver) -> None:
     rows = []
     for run_dir, record in going:
-        old = report.duration(seconds_between(record.created, timestamp()))
+        old = formatting.duration(seconds_between(record.created, timestamp()))
         size = messages.size_text(removing.folder_size(run_dir))
         rows.append((record.id, record.name, shown.once(run_dir, record), old, size, str(run_dir)))
     if rows:
-        print("\n".join(report.columns([("id", "experiment", "status", "age", "size", "folder"), *rows])))
+        print("\n".join(formatting.columns([("id", "experiment", "status", "age", "size", "folder"), *rows])))
 
 
 def agreed(question: str, yes: bool) -> bool:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from labrun import garbage
 from labrun.errors import RecordError
-from labrun.runs import context, report
+from labrun.report import figures
+from labrun.runs import context
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -62,7 +63,7 @@ class Pictures:
         outputs = run_dir / "outputs"
         if self.samples is not None and self.labels is not None:
             title = f"{self.data}: training samples"
-            report.sample_grid(
+            figures.sample_grid(
                 self.samples,
                 self.labels,
                 self.class_names,
@@ -71,16 +72,16 @@ class Pictures:
                 title,
                 order=slice(None),
             )
-        report.learning_curves(context.read_metrics(run_dir), outputs / "curves.png", self.title)
+        figures.learning_curves(context.read_metrics(run_dir), outputs / "curves.png", self.title)
         if self.confusion is not None:
             title = f"{self.title}: test accuracy {self.accuracy:.4f}"
-            report.confusion_matrix(self.confusion, self.class_names, outputs / "confusion_matrix.png", title)
+            figures.confusion_matrix(self.confusion, self.class_names, outputs / "confusion_matrix.png", title)
         if self.true is not None and self.predicted is not None:
             title = f"{self.title}: {len(self.true):,} test samples"
-            report.predictions(self.true, self.predicted, outputs / "predictions.png", title, self.quantity)
+            figures.predictions(self.true, self.predicted, outputs / "predictions.png", title, self.quantity)
         if self.weights is not None:
             title = f"{self.title}: weights per class (blue: for, red: against)"
-            report.weight_images(self.weights, self.image_shape, self.class_names, outputs / "weights.png", title)
+            figures.weight_images(self.weights, self.image_shape, self.class_names, outputs / "weights.png", title)
 
     def save(self, path: Path) -> None:
         """Save the content to a file."""

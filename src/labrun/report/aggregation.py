@@ -15,7 +15,8 @@ from typing import Any
 
 from labrun import messages
 from labrun.errors import RecordError
-from labrun.runs import comparable, report
+from labrun.report import formatting
+from labrun.runs import comparable
 from labrun.runs.groups import Code
 from labrun.runs.record import COMPLETED, Record, flat_config
 
@@ -233,7 +234,7 @@ def _swept_beside(run_records: Sequence[Record]) -> set[tuple[str, str]]:
     return {
         (folder, text)
         for folder, overrides in by_folder.items()
-        for distinguishing in report.differing(overrides)[0]
+        for distinguishing in formatting.differing(overrides)[0]
         for text in distinguishing
         if len(overrides) > 1 and not comparable.is_compared(plain_key(text))
     }
@@ -248,7 +249,9 @@ def _following(configs: Sequence[Mapping[str, str]], rows: Sequence[list[str | N
 
 def labels(settings: Sequence[Setting]) -> list[str]:
     """Return a unique label for each setting, from the overrides that distinguish it."""
-    distinguishing, _ = report.differing([list(one.overrides) for one in settings]) if len(settings) > 1 else ([[]], [])
+    distinguishing, _ = (
+        formatting.differing([list(one.overrides) for one in settings]) if len(settings) > 1 else ([[]], [])
+    )
     names = {one.runs[0].name for one in settings}
     texts = [
         " ".join([*([one.runs[0].name] if len(names) > 1 else []), *words]) or one.runs[0].name

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from labrun.runs import aggregation, report
-from labrun.runs.aggregation import Setting
+from labrun.report import aggregation, figures
+from labrun.report.aggregation import Setting
 from labrun.runs.record import COMPLETED, Record
 
 Line = Mapping[str, Any]
@@ -25,8 +25,8 @@ def of(
         read: returns a run's metrics.
 
     Returns:
-        Lines for `report.compared_curves`, by the setting's label and `(n=3)`; and notes on what could not be drawn and
-        why.
+        Lines for `figures.compared_curves`, by the setting's label and `(n=3)`; and notes on what could not be drawn
+        and why.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     notes: list[str] = []
@@ -65,7 +65,7 @@ def _is_odd(line: Line, name: str) -> bool:
 
 def _by_step(lines: Sequence[Line]) -> dict[str, ByStep]:
     """Return the finite values by step of each metric that has a curve; the last value at a step counts."""
-    return {name: {int(line["step"]): line for line in own} for name, own in report.curves_of(lines).items()}
+    return {name: {int(line["step"]): line for line in own} for name, own in figures.curves_of(lines).items()}
 
 
 def _mean(name: str, runs: Sequence[ByStep]) -> list[dict[str, Any]]:

@@ -1,97 +1,28 @@
-"""Tables and pictures for the user. Uses Matplotlib's object interface, so no windows and no global state."""
+"""Drawing of samples, curves, confusion matrices, weights and predictions.
+
+Uses Matplotlib's object interface, so no windows and no global state.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
 import re
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labrun.runs import axes as scales
-from labrun.runs.axes import unit
+from labrun.report import axes as scales
+from labrun.report.axes import unit
 from labrun.terminal import plain
 
-if TYPE_CHECKING:  # imported only where used: `lab runs` shows tables without NumPy
+if TYPE_CHECKING:  # imported only where used: `lab runs` needs no NumPy to list runs
     import numpy as np
     import numpy.typing as npt
-
-    from labrun.runs.groups import Training
-    from labrun.runs.record import Record
 
 DPI = 110
 TITLE_INCHES = 0.4
 """Height of a title above a mosaic."""
-
-
-def table(rows: Sequence[tuple[str, str]]) -> str:
-    """Format two columns as text between horizontal rules."""
-    names = [plain(name) for name, _ in rows]
-    width = max(map(len, names))
-    lines = []
-    for name, (_, value) in zip(names, rows, strict=True):
-        for place, line in enumerate(value.splitlines() or [""]):
-            lines.append(f"  {'' if place else name:<{width}}  {plain(line)}")
-    rule = "-" * min(100, max(len(line) for line in lines) + 2)
-    return "\n".join([rule, *lines, rule])
-
-
-def duration(seconds: float) -> str:
-    """Format a duration in the most readable unit."""
-    for limit, name, size in ((90, "s", 1), (5400, "min", 60), (172800, "h", 3600)):
-        if seconds < limit:
-            return f"{seconds / size:.{int(name == 'h')}f} {name}"
-    return f"{seconds / 86400:.0f} d"
-
-
-def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield rows as lines, with each column as wide as its widest cell."""
-    shown = [[plain(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    for row in shown:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-
-
-def tags(given: Mapping[str, str]) -> str:
-    """Format tags on one line, in the syntax of `lab runs tag`."""
-    return " ".join(f"{key}={value}" if value else key for key, value in given.items())
-
-
-def number(value: float) -> str:
-    """Format a number with four significant digits, without an exponent where possible."""
-    return f"{value:.4f}" if 0.01 <= abs(value) < 1 else f"{value + 0.0:.4g}"  # + 0.0 turns -0.0 into 0.0
-
-
-def tested(training: Training) -> str:
-    """Describe which epoch's weights were tested: `7 of 12, the best by val/acc (the larger the better)`."""
-    told = f"{training.tested} of {training.epochs}, {training.why}"
-    return f"{told}; stopped early" if training.stopped_early is not None else told
-
-
-RESUME_KEYS = re.compile(r"\+{0,2}trainer\.(resume|resume_code)=")
-"""Overrides that select the run to resume."""
-
-
-def resume_command(record: Record) -> str:
-    """Return the command that resumes a run's training; for a finished run, with twice the epochs."""
-    try:
-        words = [word for word in shlex.split(record.command) if not RESUME_KEYS.match(word)]
-        if record.finished:
-            words = [word for word in words if "trainer.max_epochs=" not in word]
-            words.append(f"trainer.max_epochs={2 * int(record.config['trainer']['max_epochs'])}")
-    except (ValueError, KeyError, TypeError):  # others may have written the record
-        words = ["labrun"]
-    return shlex.join([*words, f"trainer.resume={record.id}"])
-
-
-def trouble(training: Training | None) -> str | None:
-    """Return a warning if training ended in NaN or infinity, else None."""
-    found = None if training is None else training.not_finite
-    if found is None:
-        return None
-    return plain(f"The training ended in NaN or infinity: {found.what}, since epoch {found.since}")
 
 
 def sample_grid(
@@ -541,15 +472,3 @@ def _fit_scale(axes: Any, values: Sequence[float]) -> None:
     """Use a logarithmic axis for values with a wide range."""
     if _is_wide([value for value in values if math.isfinite(value)]):
         axes.set_yscale("log")
-
-
-def differing(overrides: Sequence[Sequence[str]]) -> tuple[list[list[str]], list[str]]:
-    """Split the overrides of runs into those that distinguish each run and those that all runs share.
-
-    Args:
-        overrides: the overrides of each run, as typed.
-    """
-    if len(overrides) < 2:
-        return [list(own) for own in overrides], []
-    common = [text for text in overrides[0] if all(text in own for own in overrides[1:])]
-    return [[text for text in own if text not in common] for own in overrides], common

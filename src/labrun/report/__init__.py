@@ -1,0 +1,1 @@
+"""Tables and pictures of runs, for the terminal, for files and for notebooks."""
