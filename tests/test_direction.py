@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from labrun import direction
+from labrun.runs import direction
 
 LARGE = """
 val/acc val_acc acc accuracy valAcc train/acc_epoch test_accuracies val/MulticlassAccuracy balanced_accuracy AUC

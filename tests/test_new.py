@@ -15,7 +15,7 @@ import pytest
 
 import helpers
 from conftest import Command
-from labrun import new
+from labrun.app import new
 from labrun.errors import ConfigError
 from labrun.warm import client
 

@@ -7,8 +7,8 @@ import pytest
 from sklearn import metrics
 
 from conftest import Refused
-from labrun import direction
 from labrun.errors import ConfigError
+from labrun.runs import direction
 from labrun.tasks import automl_metrics, scoring
 
 Y = np.array([0, 0, 0, 1, 1, 2, 2, 2, 2])

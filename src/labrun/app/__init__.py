@@ -21,7 +21,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from labrun import garbage, new, version
+from labrun import garbage, version
+from labrun.app import new
 from labrun.app.command_line import check_encoding, check_flags, check_yaml, may_set_mode, open_standard_streams
 from labrun.app.hydra_changes import (
     JobCallbacks,

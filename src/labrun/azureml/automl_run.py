@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from labrun import direction
 from labrun.api import functions, handles
 from labrun.azureml import automl_constants, automl_data, fitted_steps
 from labrun.azureml.conda_dependencies import CondaDependencies
@@ -24,6 +23,7 @@ from labrun.compat.azureml import absent, arguments
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training import registered
 from labrun.errors import LabrunError
+from labrun.runs import direction
 from labrun.runs.record import COMPLETED, FAILED, LOST, read_record
 from labrun.search import automl as search
 

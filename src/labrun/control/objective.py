@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from labrun import direction
 from labrun.config.schema import Config
 from labrun.errors import ConfigError
+from labrun.runs import direction
 from labrun.runs.record import COMPLETED, Record
 from labrun.tasks import monitored
 

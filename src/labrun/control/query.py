@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labrun import direction, messages
+from labrun import messages
 from labrun.errors import RecordError
-from labrun.runs import context, store
+from labrun.runs import context, direction, store
 from labrun.runs.attempts import Job
 from labrun.runs.record import (
     FINISHED,

@@ -9,11 +9,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from labrun import direction, messages
+from labrun import messages
 from labrun.config import checking
-from labrun.direction import Direction
 from labrun.errors import RecordError
-from labrun.runs import comparable, context, custom_locations, index, sdk_ids
+from labrun.runs import comparable, context, custom_locations, direction, index, sdk_ids
+from labrun.runs.direction import Direction
 from labrun.runs.record import COMPLETED, Record, read_record
 
 log = logging.getLogger(__name__)

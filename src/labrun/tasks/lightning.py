@@ -24,14 +24,14 @@ import torch
 from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator, XLAAccelerator
 from torch import Tensor, nn
 
-from labrun import direction, messages
+from labrun import messages
 from labrun.config import schema, validation
 from labrun.config.schema import Compute, Config, Trainer
 from labrun.data.arrays import Arrays, Part
 from labrun.data.loaders import count
 from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.models.network import Network
-from labrun.runs import cards, context, recording
+from labrun.runs import cards, context, direction, recording
 from labrun.runs.groups import NotFinite, ThreadUse, Training
 from labrun.runs.record import RunPaths
 from labrun.tasks import base, monitored, packages, progress

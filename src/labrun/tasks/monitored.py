@@ -7,11 +7,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from labrun import direction
 from labrun.config import schema, targets
 from labrun.config.schema import Config, Trainer
-from labrun.direction import Direction
 from labrun.errors import ConfigError
+from labrun.runs import direction
+from labrun.runs.direction import Direction
 from labrun.tasks import base
 
 AUTO = "auto"
