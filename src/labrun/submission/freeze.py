@@ -50,7 +50,7 @@ from labrun.runs.record import (
     read_record,
     timestamp,
 )
-from labrun.submission import environments, inherited, inputs, scored_data, scripts, snapshot
+from labrun.submission import inherited, inputs, scored_data, snapshot
 from labrun.tasks import base, model_files, monitored, scoring
 from labrun.tasks import task as tasks
 from labrun.tasks.packages import Package
@@ -77,6 +77,8 @@ def prepare(config: Config) -> None:
     from labrun.data import mount, reader
 
     if config.script is not None:
+        from labrun.submission import environments
+
         environments.prepare(config.script)
         return
     if config.has_loaders:
@@ -219,6 +221,8 @@ def resolved_config(
         kept["compute"]["tasks_per_node"] = kept["compute"]["gpus_per_run"]
     _check_ranks(Config(kept), values)
     if kept.get("script"):
+        from labrun.submission import scripts
+
         scripts.resolve_paths(kept["script"], values.raw["script"])
     # References to runs are resolved now, even if they come from the environment.
     kept["from"], kept["trainer"]["resume"] = values.raw.get("from"), values.raw["trainer"].get("resume")
