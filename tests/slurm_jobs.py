@@ -77,6 +77,14 @@ def write_script(workspace: Path, text: str) -> tuple[str, str]:
     return ("experiment=script", "script.path=train.py")
 
 
+SLEEPING = "import sys, time\nprint('VERSION one', flush=True)\ntime.sleep(float(sys.argv[1]))\n"
+
+
+def sleeping(workspace: Path, seconds: float) -> tuple[str, ...]:
+    """Write a script that sleeps, and return the words for its run on Slurm. Its job imports no large library."""
+    return (*write_script(workspace, SLEEPING), f"script.positional=[{seconds}]", *SLURM)
+
+
 FAILING = """
 import os, pytorch_lightning as pl, torch
 

@@ -48,11 +48,15 @@ class Sleeper:
             raise ValueError("as it was told to")
         if self.ends == "killed":
             os.kill(os.getpid(), 9)
-        if self.ends == "second" and os.environ["LABRUN_ATTEMPT"] == "1":
-            raise ValueError("the first attempt")
         return self
     def predict(self, x):
         return np.zeros(len(x), int)
+"""
+
+SCRIPT = """
+import os, sys, time
+time.sleep(float(sys.argv[1]))
+sys.exit("the first attempt" if sys.argv[2:] == ["second"] and os.environ["LABRUN_ATTEMPT"] == "1" else 0)
 """
 
 
@@ -76,17 +80,30 @@ def model(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (workspace / "sleeper.py").write_text(MODEL)
     (workspace / "conf" / "model").mkdir(parents=True, exist_ok=True)
     (workspace / "conf" / "model" / "sleeper.yaml").write_text("_target_: sleeper.Sleeper\nseconds: 0.0\nends: well\n")
+    (workspace / "script").mkdir()
+    (workspace / "script" / "sleep.py").write_text(SCRIPT)
 
 
 pytestmark = pytest.mark.usefixtures("workspace", "registered", "model")
 
 
-def sweep(backend: Backend, folder: Path, runs: Sequence[Mapping[str, Any]], *compute: str) -> list[Path]:
-    """Write the records and the plan of a sweep, as `labrun -m` does; the runs' folders."""
+def sweep(backend: Backend, folder: Path, runs: Sequence[Mapping[str, Any] | list[Any]], *compute: str) -> list[Path]:
+    """Write the records and the plan of a sweep, as `labrun -m` does; the runs' folders.
+
+    Args:
+        backend: where the runs are to be executed.
+        folder: the sweep's folder.
+        runs: for each run the model's values, or the arguments of a script, which imports no large library.
+        compute: further words.
+    """
     jobs = []
     for number, values in enumerate(runs):
-        overrides = [f"model.{key}={value}" for key, value in values.items()]
-        plain = ("tracking=none", "report=none", "dataset.max_samples=50", "dataset=digits", "model=sleeper")
+        if isinstance(values, list):
+            overrides = [f"script.positional={values}"]
+            plain = ("experiment=script", "script.path=script/sleep.py", "tracking=none")
+        else:
+            overrides = [f"model.{key}={value}" for key, value in values.items()]
+            plain = ("tracking=none", "report=none", "dataset.max_samples=50", "dataset=digits", "model=sleeper")
         search_path = f"hydra.searchpath=[file://{Path.cwd()}/conf]"
         with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
             typed = [search_path, f"compute={backend.name}", *plain, *overrides, *compute]
@@ -163,9 +180,7 @@ def test_each_run_is_executed_once_and_a_failure_affects_no_other(backend: Backe
 def test_what_a_run_uses_is_measured_from_beside_it(backend: Backend, workspace: Path) -> None:
     """Also of a run that has ended before the first value is due. Takes over 15 s on Slurm, as above."""
     folder = workspace / "multirun" / "test" / "measured"
-    run_dirs = sweep(
-        backend, folder, [{"seconds": 2.5}, {"seconds": 0.4}], "tracking.system=true", "tracking.system_every_s=1"
-    )
+    run_dirs = sweep(backend, folder, [[2.5], [0.4]], "tracking.system=true", "tracking.system_every_s=1")
     run_controller(folder)
     for run_dir, least in zip(run_dirs, (2, 1), strict=True):
         found = context.system_values(run_dir)
@@ -209,9 +224,9 @@ def test_a_failed_run_is_retried_as_often_as_requested(backend: Backend, workspa
     folder = workspace / "multirun" / "test" / "third"
     if not backend.supervises:
         with pytest.raises(ConfigError, match="no supervisor"):
-            sweep(backend, folder, [{}], "compute.retries=1")
+            sweep(backend, folder, [[0]], "compute.retries=1")
         return
-    (run_dir,) = sweep(backend, folder, [{"ends": "second"}], "compute.retries=1")
+    (run_dir,) = sweep(backend, folder, [[0, "second"]], "compute.retries=1")
     run_controller(folder)
     record = read_record(run_dir)
     assert record.status == "completed" and len(record.attempts) == 2
@@ -220,7 +235,7 @@ def test_a_failed_run_is_retried_as_often_as_requested(backend: Backend, workspa
 def test_when_the_controller_dies_each_run_is_done_once_all_the_same(backend: Backend, workspace: Path) -> None:
     """Takes over 15 s: a controller of its own imports, is killed, and another one finds what is left."""
     folder = workspace / "multirun" / "test" / "fourth"
-    run_dirs = sweep(backend, folder, [{"seconds": 4.0}, {"seconds": 0.1}])
+    run_dirs = sweep(backend, folder, [[4.0], [0.1]])
     code = (
         "import sys; from pathlib import Path; from labrun.control import controller\n"
         "class View:\n    def update(self, running=True): pass\n    def ended(self, run_dir, record): pass\n"
@@ -245,7 +260,7 @@ def test_when_the_controller_dies_each_run_is_done_once_all_the_same(backend: Ba
 def test_runs_that_nobody_polls_are_ended_and_told(backend: Backend, workspace: Path) -> None:
     """Takes over 15 s on Slurm, whose jobs begin when its scheduler looks."""
     folder = workspace / "multirun" / "test" / "fifth"
-    (run_dir,) = sweep(backend, folder, [{"seconds": 90.0}])
+    (run_dir,) = sweep(backend, folder, [[90]])
     assert backend.is_over("0") in (None, True) and backend.release(folder, set) == []
     if not backend.outlives_controller:
         assert backend.cancel_unpolled(folder, run_dir) is None and backend.attached(folder) == set()

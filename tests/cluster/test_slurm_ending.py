@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from conftest import Command
-from helpers import PLAIN, lab, start, statuses, sweep_dir, wait_for, write_model
+from helpers import lab, statuses, sweep_dir, wait_for
 from labrun.runs.context import read_metrics
 from labrun.runs.record import process_lives, read_record
 from slurm_jobs import (
@@ -25,6 +25,7 @@ from slurm_jobs import (
     no_jobs_left,
     release_requeued,
     single,
+    sleeping,
     squeue,
     write_script,
 )
@@ -44,16 +45,7 @@ class StopWhenAsked(Callback):
 
 
 def test_cancel_ends_a_running_run_and_one_that_waits(workspace: Path) -> None:
-    write_model(workspace)
-    sweep = start(
-        workspace,
-        "compute=slurm",
-        "model=sleeper",
-        "model.number=1,2,3",
-        "model.seconds=60",
-        "compute.max_parallel=1",
-        cold=True,
-    )
+    sweep = begin(workspace, "-m", *sleeping(workspace, 60), "seed=1,2,3", "compute.max_parallel=1", cold=True)
     wait_for(lambda: statuses(workspace).count("running") == 1)
     folder = sweep_dir(workspace)
     assert "canceled" in lab(workspace, "runs", "cancel", str(folder / "0")).stdout
@@ -65,16 +57,8 @@ def test_cancel_ends_a_running_run_and_one_that_waits(workspace: Path) -> None:
 
 
 def test_scancel_by_hand_of_a_part_that_waits(workspace: Path) -> None:
-    write_model(workspace)
-    sweep = start(
-        workspace,
-        "compute=slurm",
-        "model=sleeper",
-        "model.number=1,2",
-        "model.seconds=5",
-        "compute.max_parallel=1",
-        "+compute.extra.exclude=[n3,n4]",
-    )
+    limits = ("compute.max_parallel=1", "+compute.extra.exclude=[n3,n4]")
+    sweep = begin(workspace, "-m", *sleeping(workspace, 5), "seed=1,2", *limits)
     wait_for(lambda: "running" in statuses(workspace))
     (job,) = [job for job, state in squeue().items() if state == "PENDING"]
     subprocess.run(["scancel", job], check=True)
@@ -83,8 +67,7 @@ def test_scancel_by_hand_of_a_part_that_waits(workspace: Path) -> None:
 
 
 def test_scancel_by_hand_is_a_canceled_run(workspace: Path) -> None:
-    write_model(workspace)
-    run = begin(workspace, "compute=slurm", "model=sleeper", "model.seconds=60", *PLAIN)
+    run = begin(workspace, *sleeping(workspace, 60))
     wait_for(lambda: has_begun(workspace))
     subprocess.run(["scancel", *squeue()], check=True)
     finished(run)
@@ -146,8 +129,7 @@ def test_a_network_that_is_out_of_time_is_requeued_and_goes_on(workspace: Path) 
 
 def test_a_run_without_a_checkpoint_that_is_out_of_time_has_failed(workspace: Path, labrun: Command) -> None:
     """Over 15 s: that time itself."""
-    write_model(workspace)
-    done = labrun("model=sleeper", "model.seconds=300", "compute.timeout_min=0.1", "compute=slurm", *PLAIN)
+    done = labrun(*sleeping(workspace, 300), "compute.timeout_min=0.1")
     assert done.returncode == 1 and "compute.timeout_min=0.1" in done.stderr, done.stderr
     assert single(workspace).status == "failed"
 
@@ -157,8 +139,7 @@ def test_a_run_has_all_of_its_time(workspace: Path) -> None:
 
     Over 15 s: that time itself.
     """
-    write_model(workspace)
-    run = begin(workspace, "compute=slurm", "model=sleeper", "model.seconds=9", "compute.timeout_min=0.2", *PLAIN)
+    run = begin(workspace, *sleeping(workspace, 9), "compute.timeout_min=0.2")
     wait_for(lambda: list(squeue("%l").values()) == ["2:00"])
     finished(run)
     record = single(workspace)
@@ -171,9 +152,7 @@ def test_a_run_completes_although_slurm_warns_of_its_end_at_once(workspace: Path
     made = ["scontrol", "create", f"partitionname={name}", "nodes=ALL", "maxtime=1", "priorityjobfactor=1"]
     subprocess.run(made, check=True, capture_output=True)
     try:
-        write_model(workspace)
-        values = ("model=sleeper", "model.seconds=5", "compute.timeout_min=1", f"compute.partition={name}", *PLAIN)
-        run = begin(workspace, "compute=slurm", *values)
+        run = begin(workspace, *sleeping(workspace, 5), "compute.timeout_min=1", f"compute.partition={name}")
         wait_for(lambda: list(squeue("%l").values()) == ["1:00"])
         finished(run)
         assert run.returncode == 0 and single(workspace).status == "completed"
@@ -187,8 +166,7 @@ def test_a_run_whose_node_dies_is_unreachable_and_then_runs_again(workspace: Pat
 
     Slurm takes half a minute to end the job's steps and to take the node back.
     """
-    write_model(workspace)
-    run = begin(workspace, "compute=slurm", "model=sleeper", "model.seconds=5", *PLAIN)
+    run = begin(workspace, *sleeping(workspace, 5))
     wait_for(lambda: has_begun(workspace))
     node = str(single(workspace).job.node)
     daemon = Path(f"/var/lib/slurm-local/run/slurm/slurmd-{node}.pid")
@@ -218,8 +196,7 @@ def test_without_accounting_a_job_that_dies_is_noticed(workspace: Path, monkeypa
         (tools / name).write_text("#!/bin/sh\necho 'Slurm accounting storage is disabled' >&2\nexit 1\n")
         (tools / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
-    write_model(workspace)
-    sweep = start(workspace, "compute=slurm", "model=sleeper", "model.number=1,2", "model.seconds=5")
+    sweep = begin(workspace, "-m", *sleeping(workspace, 5), "seed=1,2")
     wait_for(lambda: statuses(workspace) == ["running"] * 2, 120)
     run_dir = sweep_dir(workspace) / "0"
     server = psutil.Process(read_record(run_dir).process.pid).parent()

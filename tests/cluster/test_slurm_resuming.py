@@ -11,27 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from conftest import Command
-from helpers import PLAIN, lab, start, statuses, sweep_dir, wait_for, write_climber, write_model
+from helpers import PLAIN, lab, start, statuses, sweep_dir, wait_for, write_climber
 from labrun.backends.slurm import backend
 from labrun.runs.record import read_record
-from slurm_jobs import SLURM, begin, finished, has_begun, no_jobs_left, single, squeue
+from slurm_jobs import SLURM, begin, finished, has_begun, no_jobs_left, single, sleeping, squeue
 
 __all__ = ["no_jobs_left"]
 
 
 def test_another_controller_takes_over_detached_jobs(workspace: Path, labrun: Command) -> None:
     """Over 15 s: jobs are new interpreters."""
-    write_model(workspace)
-    done = labrun(
-        "-m",
-        "compute=slurm",
-        "model=sleeper",
-        "model.number=1,2,3,4",
-        "model.seconds=3",
-        "compute.detach=true",
-        "compute.max_parallel=2",
-        *PLAIN,
-    )
+    limits = ("compute.detach=true", "compute.max_parallel=2")
+    done = labrun("-m", *sleeping(workspace, 3), "seed=1,2,3,4", *limits)
     assert done.returncode == 0, done.stderr
     wait_for(lambda: "running" in statuses(workspace))
     holder = json.loads(max((sweep_dir(workspace) / ".launch" / "controllers").glob("?")).read_text())
@@ -45,9 +36,8 @@ def test_another_controller_takes_over_detached_jobs(workspace: Path, labrun: Co
 
 def test_a_submission_whose_id_was_never_written_is_found_again(workspace: Path, labrun: Command) -> None:
     """Over 15 s: jobs are new interpreters."""
-    write_model(workspace)
-    values = ("-m", "compute=slurm", "model=sleeper", "model.number=1,2", "model.seconds=6", *PLAIN)
-    sweep = start(workspace, *values[1:5], cold=True)
+    values = ("-m", *sleeping(workspace, 6), "seed=1,2")
+    sweep = begin(workspace, *values, cold=True)
     wait_for(lambda: len(squeue()) == 2)
     sweep.kill()
     sweep.communicate()
@@ -65,14 +55,12 @@ def test_resuming_on_this_machine_ends_the_jobs_first(workspace: Path, labrun: C
 
     Over 15 s: jobs are new interpreters.
     """
-    write_model(workspace)
-    values = ("model=sleeper", "model.number=1,2", "model.seconds=30")
-    sweep = start(workspace, "compute=slurm", *values, cold=True)
+    values = ("-m", *sleeping(workspace, 30), "seed=1,2")
+    sweep = begin(workspace, *values, cold=True)
     wait_for(lambda: statuses(workspace).count("running") == 2)
     sweep.kill()
     sweep.communicate()
-    quick = ("-m", "model=sleeper", "model.number=1,2", "model.seconds=30", *PLAIN, "compute=local")
-    resumed = begin(workspace, *quick, "sweep.resume=last", cold=True)
+    resumed = begin(workspace, *values, "compute=local", "sweep.resume=last", cold=True)
     wait_for(lambda: not squeue() and statuses(workspace).count("running") == 2, 90)
     found = [read_record(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
     assert all(len(record.attempts) == 2 for record in found)
@@ -81,8 +69,7 @@ def test_resuming_on_this_machine_ends_the_jobs_first(workspace: Path, labrun: C
 
 
 def test_a_job_that_was_submitted_again_leaves_the_run_alone(workspace: Path, labrun: Command) -> None:
-    write_model(workspace)
-    run = begin(workspace, "compute=slurm", "model=sleeper", "model.seconds=5", *PLAIN)
+    run = begin(workspace, *sleeping(workspace, 5))
     wait_for(lambda: has_begun(workspace))
     (folder,) = workspace.glob("outputs/[!.]*/*")
     (manifest,) = (folder / ".launch" / "slurm").glob("*.json")

@@ -11,7 +11,17 @@ from pathlib import Path
 from conftest import Command
 from helpers import PLAIN, SLEEPER, devices, program, start, statuses, wait_for, write_device_model, write_model
 from labrun.runs.record import read_record
-from slurm_jobs import SLURM, all_records, finished, no_jobs_left, single, squeue, write_script
+from slurm_jobs import (
+    SLURM,
+    all_records,
+    begin,
+    finished,
+    no_jobs_left,
+    single,
+    sleeping,
+    squeue,
+    write_script,
+)
 
 __all__ = ["no_jobs_left"]
 
@@ -27,17 +37,8 @@ def test_one_run(workspace: Path, labrun: Command) -> None:
 
 def test_an_array_with_different_needs_and_names_in_squeue(workspace: Path) -> None:
     """Over 15 s: jobs wait for one another, and each is a new interpreter."""
-    write_model(workspace)
-    sweep = start(
-        workspace,
-        "compute=slurm",
-        "model=sleeper",
-        "model.number=1,2,3",
-        "compute.cpus_per_run=1,2",
-        "model.seconds=1",
-        "compute.max_parallel=2",
-        "name=nice",
-    )
+    words = (*sleeping(workspace, 1), "seed=1,2,3", "compute.cpus_per_run=1,2", "compute.max_parallel=2", "name=nice")
+    sweep = begin(workspace, "-m", *words)
     wait_for(lambda: bool(squeue()))
     names = subprocess.run(["squeue", "-h", "-o", "%.40j"], capture_output=True, text=True).stdout.split()
     assert any(name.startswith("nice-") for name in names)
