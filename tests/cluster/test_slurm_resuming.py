@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from conftest import Command
-from helpers import PLAIN, lab, start, statuses, sweep_dir, wait_for, write_climber
+from helpers import lab, statuses, sweep_dir, wait_for
 from labrun.backends.slurm import backend
 from labrun.runs.record import read_record
-from slurm_jobs import SLURM, begin, finished, has_begun, no_jobs_left, single, sleeping, squeue
+from slurm_jobs import SLURM, begin, finished, has_begun, no_jobs_left, single, sleeping, squeue, write_script
 
 __all__ = ["no_jobs_left"]
 
@@ -85,21 +85,31 @@ def test_a_job_that_was_submitted_again_leaves_the_run_alone(workspace: Path, la
     assert single(workspace).status == "completed" and len(single(workspace).attempts) == 1
 
 
+CLIMBING = """
+import sys, time
+given = dict(zip(sys.argv[1::2], map(float, sys.argv[2::2])))
+quality, seconds, steps = given["--quality"], given["--seconds"], 16
+for step in range(1, steps + 1):
+    time.sleep(seconds / steps)
+    print(f"step {step} score {quality * step / steps}", flush=True)
+"""
+
+
+def climbing(workspace: Path, quality: str, seconds: float) -> tuple[str, ...]:
+    """Write a script whose score rises to its quality, and return the words for a search for the best quality."""
+    values = (f"script.arguments.quality={quality}", f"script.arguments.seconds={seconds}")
+    found = r"script.metrics.score='step (?P<step>\d+) score ([0-9.e-]+)'"
+    return (*write_script(workspace, CLIMBING), *values, found, "sweep.metric=score", *SLURM)
+
+
 def test_a_search_ends_poor_trials_early(workspace: Path, labrun: Command) -> None:
     """Over 15 s: five jobs, one after the other, each a new interpreter."""
-    write_climber(workspace)
     done = labrun(
         "-m",
-        "model=climber",
-        "model.quality=1,0.2,0.1",
-        "model.seconds=4",
-        "model.steps=16",
-        *SLURM,
-        "sweep.metric=score",
+        *climbing(workspace, "1,0.2,0.1", 4),
         "sweep.max_concurrent=1",
         "sweep/early_termination=bandit",
         "sweep.early_termination.delay_evaluation=2",
-        "dataset.max_samples=50",
     )
     assert done.returncode == 0, done.stderr
     folder = sweep_dir(workspace)
@@ -112,22 +122,13 @@ def test_a_search_ends_poor_trials_early(workspace: Path, labrun: Command) -> No
 
 def test_a_search_resumes_after_kill_9_of_its_controller(workspace: Path, labrun: Command) -> None:
     """Over 15 s: jobs one after the other, each a new interpreter."""
-    write_climber(workspace)
-    asked = (
-        "compute=slurm",
-        "model=climber",
-        "model.quality=interval(0,1)",
-        "model.seconds=1",
-        "sweep=tpe",
-        "sweep.metric=score",
-        "sweep.max_trials=4",
-        "sweep.max_concurrent=2",
-    )
-    search = start(workspace, *asked, cold=True)
+    limits = ("sweep=tpe", "sweep.max_trials=4", "sweep.max_concurrent=2")
+    asked = ("-m", *climbing(workspace, "interval(0,1)", 1), *limits)
+    search = begin(workspace, *asked, cold=True)
     wait_for(lambda: statuses(workspace).count("completed") >= 1 and "running" in statuses(workspace), 120)
     search.kill()
     search.communicate(timeout=60)
-    again = labrun("-m", *asked, *PLAIN, "sweep.resume=last")
+    again = labrun(*asked, "sweep.resume=last")
     assert again.returncode == 0, again.stderr
     assert statuses(workspace) == ["completed"] * 4
     for number in range(4):
