@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import getpass
 import logging
 import os
 import shutil
@@ -38,8 +39,10 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 # With more threads than cores, busy waiting makes a run with OpenMP or OpenBLAS ten times slower.
 os.environ.update(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="0", KMP_BLOCKTIME="0", OPENBLAS_NUM_THREADS="1")
-# Lightning sets this on import. Commands before and after that would need different warm interpreters.
-os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+# Lightning, scikit-learn and PyTorch set these on import. Commands before and after that, in the test that is the first
+# to import one of them in its process, would need different warm interpreters and therefore start cold.
+os.environ.update(PYTORCH_NVML_BASED_CUDA_CHECK="1", KMP_DUPLICATE_LIB_OK="True", KMP_INIT_AT_FORK="FALSE")
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}")
 # Commands are forks of one warm interpreter, which the processes of a session (`-n`) share.
 IS_FIRST = "PYTEST_XDIST_WORKER" not in os.environ
 if IS_FIRST and not helpers.START:

@@ -26,6 +26,7 @@ def test_no_import_of_a_test_file_keeps_commands_from_it() -> None:
     """Libraries set variables as they are imported. With one that counts, every command of the tests would be cold."""
     now, then = ({key: value for key, value in found.items() if identity.counts(key)} for found in (os.environ, START))
     assert now == then
+    assert {"KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "TORCHINDUCTOR_CACHE_DIR"} <= now.keys(), "set within tests"
 
 
 def commands() -> int:
