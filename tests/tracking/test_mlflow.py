@@ -14,11 +14,13 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 import pytest
@@ -36,7 +38,7 @@ from labrun.tracking.mlflow import client as mlflow_client
 from labrun.tracking.mlflow import ui_state
 from labrun.tracking.mlflow.ingester import Ingester
 from labrun.tracking.mlflow.tracker import MLflow
-from servers import free_port
+from servers import MLFLOW, free_port
 
 
 def finished(root: Path, run_id: str, values: list[float]) -> Path:
@@ -420,37 +422,42 @@ def test_nothing_is_started_for_the_view_of_the_workspace(root: Path, caplog: py
     assert sorted(root.rglob("*")) == before and "tracking.wait=true waits for the server" in caplog.text
 
 
-OPEN = """
-import os, sys
-from pathlib import Path
-from labrun.tracking.mlflow import client
-client.quiet()
-import mlflow.tracking, mlflow.store.tracking.sqlalchemy_store, sqlalchemy.orm
-sqlalchemy.orm.configure_mappers()
-hold, go = os.pipe()
-children = []
-for _ in range(5):
-    children.append(os.fork())
-    if children[-1] == 0:
-        os.close(go)
-        os.read(hold, 1)  # until all are there
-        client.connect(Path(sys.argv[1]), sys.argv[2])
-        sys.exit()
-os.close(go)
-print([os.waitpid(child, 0)[1] for child in children])
-"""
-
-
-def test_many_processes_that_open_a_fresh_database_make_one(tmp_path: Path) -> None:
+def test_many_processes_that_open_a_fresh_database_make_one(
+    tmp_path: Path, empty_mlflow: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     root = tmp_path
     uri, folder = mlflow_client.database_uri(root), store.state_folder(root)
     folder.mkdir(parents=True)
     folder.joinpath(".mlflow.db.new").write_bytes(b"half a database, from a process that was killed")
-    command = [sys.executable, "-W", "ignore:This process (pid=:DeprecationWarning", "-c", OPEN, str(root), uri]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert (done.stdout, done.stderr, done.returncode) == (f"{[0] * 5}\n", "", 0)  # and MLflow says nothing
+    capfd.readouterr()
+    hold, go = os.pipe()
+    children = []
+    for _ in range(5):
+        children.append(os.fork())
+        if children[-1] == 0:
+            os.close(go)
+            os.read(hold, 1)  # until all are there
+            _open_and_end(root, uri)
+    os.close(go)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 5, capfd.readouterr().err
+    os.close(hold)
+    assert capfd.readouterr() == ("", ""), "MLflow says nothing"
     finished(root, "aaaa0000", [1.0])
     assert mlflow_sync(root).news == 1 and len(runs_of(root)[1]) == 1
+
+
+def _open_and_end(root: Path, uri: str) -> NoReturn:
+    """Open the database, and end this fork of the test's process."""
+    code = 1
+    try:
+        mlflow_client.connect(root, uri)
+        code = 0
+    except Exception:  # noqa: BLE001 - shown by the test
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def test_a_damaged_database_is_one_message(root: Path) -> None:
@@ -488,7 +495,7 @@ def test_the_ui_shows_the_run(root: Path) -> None:
     uri = mlflow_client.database_uri(root)
     Ingester(root, uri).ingest()
     port = free_port()
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port), "--workers", "1"]
+    command = [sys.executable, "-c", MLFLOW, "ui", "--backend-store-uri", uri, "--port", str(port), "--workers", "1"]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
     def ask(path: str, body: dict[str, object] | None = None) -> bytes:
