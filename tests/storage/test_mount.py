@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from http.server import SimpleHTTPRequestHandler
@@ -23,32 +19,8 @@ from labrun.data import asset as assets
 from labrun.data import mount, stores, transfer
 from labrun.data.progress import Quiet
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError
+from mounter import Mounted, Mounting, digest_of
 from servers import Server, web
-
-MOUNT = """
-import hashlib, json, sys
-from labrun.data import mount
-node, dataset = json.loads(sys.argv[1])
-found = mount.mount(node, dataset)
-digest = hashlib.sha256()
-for path in sorted(p for p in found.path.rglob("*") if p.is_file()):
-    digest.update(path.relative_to(found.path).as_posix().encode() + path.read_bytes())
-print(json.dumps([found.moved, digest.hexdigest(), str(found.path)]), flush=True)
-if len(sys.argv) > 2:
-    sys.stdin.readline()
-"""
-
-
-def mounting(node: dict[str, Any], name: str = "set", stay: bool = False) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", MOUNT, json.dumps([node, {"name": name}]), *(["stay"] if stay else [])]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def digest_of(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()
 
 
 @pytest.fixture
@@ -102,12 +74,10 @@ def test_a_local_folder_is_used_in_place_and_not_changed(source: Path, workspace
 
 def test_processes_at_once_make_one_transfer(azure: Server, source: Path, send: Send, workspace: Path) -> None:
     send(azure, source)
-    processes = [mounting(cached(azure, workspace)) for _ in range(6)]
-    found = [(process.communicate(timeout=120), process.returncode) for process in processes]
-    assert [code for _, code in found] == [0] * 6, found[0][0][1]
-    answers = [json.loads(out) for (out, _), _ in found]
-    assert {digest for _, digest, _ in answers} == {digest_of(source)}
-    assert sum(moved for moved, _, _ in answers) == sum(p.stat().st_size for p in (source / "sub").iterdir())
+    processes = [Mounting(cached(azure, workspace)) for _ in range(6)]
+    answers = [process.mounted() for process in processes]
+    assert {answer.digest for answer in answers} == {digest_of(source)}
+    assert sum(answer.moved for answer in answers) == sum(p.stat().st_size for p in (source / "sub").iterdir())
 
 
 def test_kill_9_in_the_middle_of_a_mount_leaves_nothing_wrong(
@@ -120,17 +90,13 @@ def test_kill_9_in_the_middle_of_a_mount_leaves_nothing_wrong(
     send(azure, folder)
     node = cached(azure, workspace, workers=2)
     for _ in range(3):
-        process = mounting(node)
         before = len(list((workspace / "cache").glob("objects/??/*")))
-        wait_for(lambda: len(list((workspace / "cache").glob("objects/.*-*"))) > 0 or process.poll() is not None)  # noqa: B023
-        wait_for(lambda: len(list((workspace / "cache").glob("objects/??/*"))) > before or process.poll() is not None)  # noqa: B023
+        process = Mounting(node)
+        wait_for(lambda: len(list((workspace / "cache").glob("objects/.*-*"))) > 0 or process.has_ended())  # noqa: B023
+        wait_for(lambda: len(list((workspace / "cache").glob("objects/??/*"))) > before or process.has_ended())  # noqa: B023
         process.kill()
-        process.wait()
-    last = mounting(node)
-    out, err = last.communicate(timeout=60)
-    assert last.returncode == 0, err
-    moved, digest, _ = json.loads(out)
-    assert digest == digest_of(folder) and moved < 12 * 6 * 2**20, "what had come was not fetched again"
+    last = Mounting(node).mounted()
+    assert last.digest == digest_of(folder) and last.moved < 12 * 6 * 2**20, "what had come was not fetched again"
 
 
 @pytest.mark.parametrize("how", ["same size", "size", "gone"])
@@ -204,10 +170,7 @@ def test_a_mount_gives_the_version_that_is_asked_for(azure: Server, source: Path
 
 
 def test_the_limit_of_the_cache(azure: Server, tmp_path: Path, send: Send, workspace: Path) -> None:
-    """What was used least recently goes first; what a living process uses stays.
-
-    Over 15 s: a process for each that uses what is there.
-    """
+    """What was used least recently goes first; what a living process uses stays."""
     sums = {}
     for name in ("a", "b", "c", "d"):
         (tmp_path / name).mkdir()
@@ -217,29 +180,31 @@ def test_the_limit_of_the_cache(azure: Server, tmp_path: Path, send: Send, works
     node = cached(azure, workspace, cache_gb=5 / 1024)
 
     def here(name: str) -> bool:
-        process = mounting({**node, "cache_gb": None}, name)
-        answer = json.loads(process.communicate(timeout=60)[0])
-        assert answer[1] == sums[name]
-        return bool(answer[0] == 0)
+        answer = Mounting({**node, "cache_gb": None}, name).mounted()
+        assert answer.digest == sums[name]
+        return answer.moved == 0
 
-    def run(name: str) -> list[Any]:
-        out, err = mounting(node, name).communicate(timeout=60)
-        return json.loads(out) if out else [err]
+    def run(name: str) -> Mounted | str:
+        return Mounting(node, name).answer()
 
-    user = mounting(node, "a", stay=True)
-    assert user.stdout is not None and json.loads(user.stdout.readline())[1] == sums["a"]
-    assert run("b")[1] == sums["b"] and run("c")[1] == sums["c"]
+    def is_mounted(name: str) -> bool:
+        answer = run(name)
+        return isinstance(answer, Mounted) and answer.digest == sums[name]
+
+    user = Mounting(node, "a", stay=True)
+    assert user.mounted().digest == sums["a"]
+    assert is_mounted("b") and is_mounted("c")
     kept = {p.name for p in (workspace / "cache/views").iterdir() if p.is_dir()}
     assert len(kept) == 2, "b went, a is used"
-    assert digest_of(Path(run("a")[2])) == sums["a"] and run("a")[0] == 0
-    second = mounting(node, "c", stay=True)
-    assert second.stdout is not None and second.stdout.readline()
+    again = Mounting(node, "a").mounted()
+    assert digest_of(Path(again.path)) == sums["a"] and again.moved == 0
+    second = Mounting(node, "c", stay=True)
+    second.mounted()
     refused = run("d")
-    assert len(refused) == 1 and "other runs use 4.0 MB of it" in refused[0] and "cache_gb" in refused[0]
+    assert isinstance(refused, str) and "other runs use 4.0 MB of it" in refused and "cache_gb" in refused
     user.kill()
-    user.wait()
-    assert run("d")[1] == sums["d"]
-    second.communicate("\n", timeout=30)
+    assert is_mounted("d")
+    second.leave()
     with pytest.raises(DataError, match=r"is limited to 1\.0 MB: raise datastore\.cache_gb"):
         mount.mount({**node, "cache_gb": 1 / 1024}, {"name": "b"})
     assert here("d") and not here("a")
@@ -418,10 +383,9 @@ def test_interrupting_a_mount_ends_at_once(azure: Server, tmp_path: Path, send: 
     folder.mkdir()
     (folder / "x.bin").write_bytes(os.urandom(200 * 2**20))
     send(azure, folder)
-    process = mounting(cached(azure, workspace))
-    wait_for(lambda: len(list((workspace / "cache").glob("objects/.*-*"))) > 0 or process.poll() is not None)
-    process.send_signal(signal.SIGINT)
+    process = Mounting(cached(azure, workspace))
+    wait_for(lambda: len(list((workspace / "cache").glob("objects/.*-*"))) > 0 or process.has_ended())
+    process.interrupt()
     began = time.monotonic()
-    process.wait(20)
-    assert process.returncode != 0 and time.monotonic() - began < 10
+    assert process.wait(20) != 0 and time.monotonic() - began < 10
     assert not list((workspace / "cache").glob("objects/??/*"))
