@@ -134,3 +134,10 @@ def test_numbers_as_people_read_them() -> None:
         "0.0001",
         "0",
     ]
+
+
+def test_columns_stand_below_one_another_in_every_script() -> None:
+    """A terminal gives a Chinese character two columns, and a combining accent none."""
+    lines = list(formatting.columns([("name", "status"), ("数字", "completed"), ("cafe\u0301", "failed")]))
+    assert lines == ["name  status", "数字  completed", "cafe\u0301  failed"]
+    assert formatting.table([("数字", "1"), ("name", "2")]).splitlines()[1:3] == ["  数字  1", "  name  2"]
