@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("workspace")
 def cached(workspace: Path) -> dict[str, list[int | str]]:
     entries: dict[str, list[int | str]] = {}
     for file in (workspace / "outputs" / ".labrun" / "digests").glob("*.json"):
-        entries.update(json.loads(file.read_text()))
+        entries.update(json.loads(file.read_text())["entries"])
     return entries
 
 
@@ -40,7 +40,7 @@ def test_a_digest_is_cached_only_if_both_times_of_the_file_are_old_enough(
     assert digests.of([path]) == [digest(b"two")]
 
 
-def test_caches_of_earlier_versions_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cached_digest_is_used_while_the_file_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_io, "TRUSTED_AGE_NS", 0)
     path = tmp_path / "a"
     path.write_bytes(b"one")
@@ -48,8 +48,12 @@ def test_caches_of_earlier_versions_are_used(tmp_path: Path, monkeypatch: pytest
     (memory,) = (tmp_path / "outputs" / ".labrun" / "digests").glob("*.json")
     status = path.stat()
     times = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-    memory.write_text(json.dumps({str(path): [*times, "cached"]}))
+
+    def write(*stamp: int) -> None:
+        memory.write_text(json.dumps({"version": digests.FORMAT, "entries": {str(path): [*stamp, "cached"]}}))
+
+    write(*times)
     assert digests.of([path]) == ["cached"]
     assert digests.of([path], afresh=True) == [digest(b"one")]
-    memory.write_text(json.dumps({str(path): [*times[:3], status.st_ino + 1, "cached"]}))
+    write(*times[:3], status.st_ino + 1)
     assert digests.of([path]) == [digest(b"one")]

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from labrun._io import FileStamp, atomic_write, file_sha256
+from labrun._io import FileStamp, file_sha256
 from labrun.runs import store
+from labrun.runs.json_cache import JsonCache
 
 LIMIT = 100_000
 """Maximum number of files cached per folder."""
 
-Known = dict[str, list[int | str]]
+FORMAT = 1
+"""Version of the cached entries' layout."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,14 @@ def remembered(files: Sequence[Path], afresh: bool = False) -> Iterator[Callable
         files: see `of`.
         afresh: see `of`.
     """
-    memory = _memory(files) if files else None
-    known = {} if afresh or memory is None else _load(memory)
-    new: Known = {}
+    cache = _cache_of(files) if files else None
+    known = {} if afresh or cache is None else cache.load()
+    new: dict[str, list[int | str]] = {}
 
     def digest(path: Path) -> str:
         name, stamp = str(path), FileStamp.of(path)
         entry = known.get(name)
-        if entry is None or entry[:-1] != _cached(stamp):
+        if not isinstance(entry, list) or entry[:-1] != _cached(stamp):
             was_old_enough = stamp.is_old_enough()
             entry = [*_cached(stamp), file_sha256(path)]
             if was_old_enough and FileStamp.of(path) == stamp:
@@ -71,8 +72,8 @@ def remembered(files: Sequence[Path], afresh: bool = False) -> Iterator[Callable
     try:
         yield digest
     finally:
-        if new and memory is not None and len(files) <= LIMIT:
-            _save(memory, {**known, **new})
+        if new and cache is not None and len(files) <= LIMIT:
+            cache.save({**known, **new})
 
 
 def _cached(stamp: FileStamp) -> list[int | str]:
@@ -80,23 +81,7 @@ def _cached(stamp: FileStamp) -> list[int | str]:
     return [stamp.size, stamp.mtime_ns, stamp.ctime_ns, stamp.inode]
 
 
-def _memory(files: Sequence[Path]) -> Path:
+def _cache_of(files: Sequence[Path]) -> JsonCache:
     folder = os.path.commonpath([str(path.parent) for path in files])
     key = hashlib.sha256(folder.encode()).hexdigest()[:24]
-    return store.state_folder(store.workspace()) / "digests" / f"{key}.json"
-
-
-def _load(memory: Path) -> Known:
-    try:
-        content = json.loads(memory.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _save(memory: Path, known: Known) -> None:
-    """Save the cache; if that fails, the digests are computed again next time."""
-    with contextlib.suppress(OSError):
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(memory) as file:
-            file.write(json.dumps(known).encode())
+    return JsonCache(store.state_folder(store.workspace()) / "digests" / f"{key}.json", FORMAT)

@@ -7,7 +7,6 @@ file. It is only a cache: if it is lost, damaged or not writable, the records ar
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -19,7 +18,8 @@ from labrun.errors import RecordError
 from labrun.runs import context, custom_locations
 from labrun.runs.attempts import Failure
 from labrun.runs.groups import Code, plain
-from labrun.runs.record import Record, parse_groups, read_record, replace_text
+from labrun.runs.json_cache import JsonCache
+from labrun.runs.record import Record, parse_groups, read_record
 
 FORMAT = 1
 LEFT_OUT = frozenset({"config", "hydra", "packages", "host", "git", "signature", "attempts", "model", "command"})
@@ -53,8 +53,8 @@ def listing(root: Path, state: Path) -> Listing:
 
 
 def _listing(root: Path, state: Path) -> Listing:
-    file = state / "index.json"
-    known = _load(file)
+    cache = JsonCache(state / "index.json", _version())
+    known = cache.load()
     entries: dict[str, Any] = {}
     found = Listing([], [])
     top = f"{root}{os.sep}"
@@ -72,7 +72,7 @@ def _listing(root: Path, state: Path) -> Listing:
         else:
             found.damaged.append((Path(run_dir), str(record)))
     if changed > FEW or len(known) - len(entries) > FEW or (changed and not known):
-        _save(file, entries)
+        cache.save(entries)
     return found
 
 
@@ -150,21 +150,6 @@ def _kept(entry: Any) -> Record | str | None:
         return None
 
 
-def _load(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(context.content(file))
-        return dict(content["runs"]) if content["format"] == FORMAT and content["fields"] == _fields() else {}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {}
-
-
-def _save(file: Path, entries: dict[str, Any]) -> None:
-    text = json.dumps({"format": FORMAT, "fields": _fields(), "runs": entries}, ensure_ascii=False, default=str)
-    with contextlib.suppress(RecordError, OSError):  # a read-only workspace can still be listed
-        file.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(file, text, to_disk=False)
-
-
-def _fields() -> list[str]:
-    """Return the names of the record's fields, since an index from another version may hold different ones."""
-    return sorted(f.name for f in fields(Record))
+def _version() -> list[Any]:
+    """Return the format and the names of the record's fields, since labrun of another version may keep others."""
+    return [FORMAT, *sorted(f.name for f in fields(Record))]
