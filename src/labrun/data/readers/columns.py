@@ -284,13 +284,7 @@ def infer_schema(
             del left_out[name]
             kept = _present(uniques[name])
             columns += _guessed(name, kept, uniques[name], table[name], plain[name], decimal, [], notes, where)
-    gaps = {}
-    for one in columns:
-        numbers = plain[one.name]
-        if numbers is not None and len(numbers) == len(uniques[one.name]):
-            continue  # every value is a number
-        absent = [text for text in uniques[one.name] if (text.lower() in GAPS if one.kind != CATEGORY else not text)]
-        gaps[one.name] = int(table[one.name].isin(absent).sum()) if absent else 0
+    gaps = {one.name: _gaps(one, uniques[one.name], plain[one.name], table[one.name]) for one in columns}
     if any(gaps.values()):
         missing = [f"{name} ({count})" for name, count in gaps.items() if count]
         notes.insert(0, f"missing values: {few(missing, MAX_LISTED)}")
@@ -306,6 +300,14 @@ def infer_schema(
         for value in uniques[one.name]
     )
     return TableSchema(columns, left_out, decimal, marks, notes, table, whole)
+
+
+def _gaps(column: Column, values: list[str], plain: npt.NDArray[np.float64] | None, cells: Any) -> int:
+    """Return the number of missing values of a column."""
+    if plain is not None and len(plain) == len(values):
+        return 0  # every value is a number
+    absent = [text for text in values if (text.lower() in GAPS if column.kind != CATEGORY else not text)]
+    return int(cells.isin(absent).sum()) if absent else 0
 
 
 def of_frame(frame: Any) -> TableSchema:
@@ -405,12 +407,9 @@ def _guessed(
     else:
         numbers = [value for value in kept if number(value, decimal) is not None]
         units = {unit_of(value) for value in numbers} - {""}
-    if "%" in units and (bare := next((v for v in numbers if not unit_of(v) and number(v, decimal)), None)):
-        problems.append(
-            f"{where}: the column {name!r} holds per cent ({next(v for v in numbers if unit_of(v) == '%')!r}) beside "
-            f"{bare!r}, which may be meant otherwise: correct it, or say {option('numbers', [name])} to read both as "
-            f"they stand, {option('categories', [name])} or {option('ignore', [name])}"
-        )
+    problem = _doubt(name, kept, numbers, units, column, decimal)
+    if problem is not None:
+        problems.append(f"{where}: {problem}")
         return
     if len(numbers) == len(kept) and len(units) < 2:
         yield Column(name, NUMBER)
@@ -419,37 +418,56 @@ def _guessed(
             count = int(column.isin(odd).sum())
             notes.append(f"{name}: {', '.join(map(repr, odd[:3]))} ({count} times) counts as missing")
         return
-    other = "," if decimal == "." else "."
-    if len(numbers) < len(kept) and all(number(value, other) is not None for value in kept):
-        problems.append(
-            f"{where}: {next(v for v in kept if number(v, decimal) is None)!r} in the column {name!r} is a number if "
-            f"dataset.decimal={other!r}, and the decimal sign was taken to be {decimal!r}: say which, or "
-            f"{option('categories', [name])} if it holds no numbers"
-        )
-        return
-    share = float(column.isin(numbers).sum()) / max(1, int(column.isin(kept).sum()))
-    if share > MOSTLY:
-        others = [value for value in kept if value not in set(numbers)]
-        what = f"such as {others[0]!r} in {name!r}" if others else f"with {' and '.join(sorted(units))}"
-        problems.append(
-            f"{where}: the column {name} holds text ({what}) beside numbers. Say {option('numbers', [name])} to read "
-            f"the rest as gaps, {option('categories', [name])} if these are not numbers, or {option('ignore', [name])}"
-        )
-        return
-    dates = [value for value in kept if MAY_BE_DATE.fullmatch(value)]
-    if dates and len(dates) < len(kept) and column.isin(dates).sum() > MOSTLY * column.isin(kept).sum():
-        other_text = next(value for value in kept if not MAY_BE_DATE.fullmatch(value))
-        problems.append(
-            f"{where}: the column {name!r} holds dates such as {dates[0]!r} beside other text such as {other_text!r}: "
-            f"correct it or leave the cell empty, or say {option('categories', [name])} or {option('ignore', [name])}"
-        )
-        return
     levels = len(set(values) - {""})
     if levels > 50 and 2 * levels > len(column):
         notes.append(
             f"{name}: {levels:,} different texts in {len(column):,} rows; {option('ignore', [name])} leaves it out"
         )
     yield Column(name, CATEGORY, levels=levels)
+
+
+def _doubt(name: str, kept: list[str], numbers: list[str], units: set[str], column: Any, decimal: str) -> str | None:
+    """Return what is doubtful about a column's values, and the keys that decide; None if nothing is.
+
+    Args:
+        name: the column.
+        kept: its different values, without gaps.
+        numbers: those that are numbers.
+        units: the units of these.
+        column: all of its cells.
+        decimal: the decimal sign.
+    """
+    if "%" in units and (bare := next((v for v in numbers if not unit_of(v) and number(v, decimal)), None)):
+        return (
+            f"the column {name!r} holds per cent ({next(v for v in numbers if unit_of(v) == '%')!r}) beside "
+            f"{bare!r}, which may be meant otherwise: correct it, or say {option('numbers', [name])} to read both as "
+            f"they stand, {option('categories', [name])} or {option('ignore', [name])}"
+        )
+    if len(numbers) == len(kept) and len(units) < 2:
+        return None
+    other = "," if decimal == "." else "."
+    if len(numbers) < len(kept) and all(number(value, other) is not None for value in kept):
+        return (
+            f"{next(v for v in kept if number(v, decimal) is None)!r} in the column {name!r} is a number if "
+            f"dataset.decimal={other!r}, and the decimal sign was taken to be {decimal!r}: say which, or "
+            f"{option('categories', [name])} if it holds no numbers"
+        )
+    share = float(column.isin(numbers).sum()) / max(1, int(column.isin(kept).sum()))
+    if share > MOSTLY:
+        others = [value for value in kept if value not in set(numbers)]
+        what = f"such as {others[0]!r} in {name!r}" if others else f"with {' and '.join(sorted(units))}"
+        return (
+            f"the column {name} holds text ({what}) beside numbers. Say {option('numbers', [name])} to read "
+            f"the rest as gaps, {option('categories', [name])} if these are not numbers, or {option('ignore', [name])}"
+        )
+    dates = [value for value in kept if MAY_BE_DATE.fullmatch(value)]
+    if dates and len(dates) < len(kept) and column.isin(dates).sum() > MOSTLY * column.isin(kept).sum():
+        other_text = next(value for value in kept if not MAY_BE_DATE.fullmatch(value))
+        return (
+            f"the column {name!r} holds dates such as {dates[0]!r} beside other text such as {other_text!r}: "
+            f"correct it or leave the cell empty, or say {option('categories', [name])} or {option('ignore', [name])}"
+        )
+    return None
 
 
 CODE = re.compile(r"[+-]?0\d+")

@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -164,74 +164,117 @@ def from_arrays(
     Raises:
         DataError: an array is missing or of the wrong shape or type, or there are fewer than two classes.
     """
+    labels = _quantities if regression else _labels
+    parts: dict[str, tuple[Any, Any]] = {}
+    notes: list[str] = []
+    for kind, (samples, target) in _find_parts(arrays, origin).items():
+        x, more, why = _samples(samples.values, f"{origin}: {samples.name}")
+        refusal = refusal or why
+        if kind == "train":
+            notes += more
+            if not x.shape[0]:
+                raise DataError(f"{origin}: {samples.name} has no samples")
+        parts[kind] = x, labels(target.values, x.shape[0], f"{origin}: {target.name}")
+    parts, table, more = _aligned(parts, origin, may_be_text=refusal is not None)
+    classes: tuple[str, ...] = ()
+    if not regression:
+        classes, parts = _coded(parts, origin)
+    made = {kind: Part(*part) for kind, part in parts.items()}
+    return RawData(
+        made["train"],
+        made.get("test"),
+        classes,
+        files,
+        validation=made.get("valid"),
+        notes=(*notes, *more),
+        refusal=refusal,
+        table=table,
+    )
+
+
+class _Named(NamedTuple):
+    """An array, and its name in messages."""
+
+    name: str
+    values: Any
+
+
+def _find_parts(arrays: Mapping[str, Any], origin: str) -> dict[str, tuple[_Named, _Named]]:
+    """Find the samples and the target of each split: `train`, and `test` and `valid` where they are given.
+
+    Raises:
+        DataError: one of them is missing.
+    """
     found = {key: next((arrays[n] for n in names if n in arrays), None) for key, names in NAMES.items()}
-    whole = found["x"] is not None and found["x_train"] is None
-    keys = ("x", "y") if whole else ("x_train", "y_train")
+    is_whole = found["x"] is not None and found["x_train"] is None
+    keys = ("x", "y") if is_whole else ("x_train", "y_train")
     for key in keys:
         if found[key] is None:
             raise DataError(
                 f"{origin} has no {' or '.join(NAMES[key][:2])}. It has: {few(arrays) or 'nothing'}. "
                 "Expected: X and y, or X_train, y_train, X_test and y_test"
             )
+    x, y = (_Named(NAMES[key][0], found[key]) for key in keys)
+    parts = {"train": (x, y)}
     for kind in ("test", "valid"):
-        if (found[f"x_{kind}"] is None) != (found[f"y_{kind}"] is None):
-            raise DataError(f"{origin} has only one of X_{kind} and y_{kind}")
-    labels = _quantities if regression else _labels
-    x, notes, why = _samples(found[keys[0]], f"{origin}: {NAMES[keys[0]][0]}")
-    refusal = refusal or why
-    if not x.shape[0]:
-        raise DataError(f"{origin}: {NAMES[keys[0]][0]} has no samples")
-    y = labels(found[keys[1]], x.shape[0], f"{origin}: {NAMES[keys[1]][0]}")
-    others: dict[str, tuple[Any, Any]] = {}
-    for kind in [one for one in ("test", "valid") if found[f"x_{one}"] is not None]:
-        own, _, why = _samples(found[f"x_{kind}"], f"{origin}: X_{kind}")
-        refusal = refusal or why
-        others[kind] = own, labels(found[f"y_{kind}"], own.shape[0], f"{origin}: y_{kind}")
-    if refusal and not all(hasattr(one, "iloc") for one in (x, *(own for own, _ in others.values()))):
-        x = _as_table(x)
-        others = {kind: (_as_table(own), target) for kind, (own, target) in others.items()}
-    for kind, (own, _) in others.items():
-        if own.shape[1:] != x.shape[1:]:
-            raise DataError(f"{origin}: a sample of X_{kind} is {own.shape[1:]}, one of X_train {x.shape[1:]}")
-    table = None
-    if hasattr(x, "iloc"):
-        schema = of_frame(x)
-        table, x = schema.content(), schema.apply(x, origin)
-        others = {kind: (schema.apply(own, f"{origin}: X_{kind}"), y_) for kind, (own, y_) in others.items()}
-        notes = [*notes, schema.line(), *schema.notes]
-    if regression:
-        made = {kind: Part(*one) for kind, one in others.items()}
-        return RawData(
-            Part(x, y),
-            made.get("test"),
-            (),
-            files,
-            validation=made.get("valid"),
-            notes=tuple(notes),
-            refusal=refusal,
-            table=table,
-        )
-    for kind, (_, target) in others.items():
-        strange = sorted(set(target.tolist()) - set(y.tolist()), key=str)
+        x, y = (_Named(f"{one}_{kind}", found[f"{one.lower()}_{kind}"]) for one in ("X", "y"))
+        if (x.values is None) != (y.values is None):
+            raise DataError(f"{origin} has only one of {x.name} and {y.name}")
+        if x.values is not None:
+            parts[kind] = x, y
+    return parts
+
+
+def _aligned(
+    parts: dict[str, tuple[Any, Any]], origin: str, may_be_text: bool
+) -> tuple[dict[str, tuple[Any, Any]], dict[str, Any] | None, list[str]]:
+    """Give all splits the columns of the training split.
+
+    Args:
+        parts: samples and target by split.
+        origin: origin of the arrays, for messages.
+        may_be_text: whether some samples are not numbers; all splits are then tables.
+
+    Returns:
+        The splits; the schema of a table, or None; notes on it.
+
+    Raises:
+        DataError: the samples of two splits have different shapes.
+    """
+    if may_be_text and not all(hasattr(x, "iloc") for x, _ in parts.values()):
+        parts = {kind: (_as_table(x), y) for kind, (x, y) in parts.items()}
+    train = parts["train"][0]
+    for kind, (x, _) in parts.items():
+        if x.shape[1:] != train.shape[1:]:
+            raise DataError(f"{origin}: a sample of X_{kind} is {x.shape[1:]}, one of X_train {train.shape[1:]}")
+    if not hasattr(train, "iloc"):
+        return parts, None, []
+    schema = of_frame(train)
+    names = {kind: origin if kind == "train" else f"{origin}: X_{kind}" for kind in parts}
+    parts = {kind: (schema.apply(x, names[kind]), y) for kind, (x, y) in parts.items()}
+    return parts, schema.content(), [schema.line(), *schema.notes]
+
+
+def _coded(parts: dict[str, tuple[Any, Any]], origin: str) -> tuple[tuple[str, ...], dict[str, tuple[Any, Any]]]:
+    """Return the classes of the training split, and the splits with class numbers in place of labels.
+
+    Raises:
+        DataError: a split has a class that the training split lacks, or there are fewer than two classes.
+    """
+    labels = parts["train"][1]
+    known = set(labels.tolist())
+    for kind, (_, target) in parts.items():
+        strange = sorted(set(target.tolist()) - known, key=str)
         if strange:
             raise DataError(f"{origin}: y_{kind} has classes that y_train lacks: {few(strange)}")
-    classes, codes = in_order(y)
-    check_classes(classes, len(y), origin)
+    classes, codes = in_order(labels)
+    check_classes(classes, len(labels), origin)
     place = {label: number for number, label in enumerate(classes)}
-    made = {
-        kind: Part(own, np.array([place[label] for label in target.tolist()], np.int64))
-        for kind, (own, target) in others.items()
+    coded = {
+        kind: (x, codes if kind == "train" else np.array([place[label] for label in y.tolist()], np.int64))
+        for kind, (x, y) in parts.items()
     }
-    return RawData(
-        Part(x, codes),
-        made.get("test"),
-        tuple(map(str, classes)),
-        files,
-        validation=made.get("valid"),
-        notes=tuple(notes),
-        refusal=refusal,
-        table=table,
-    )
+    return tuple(map(str, classes)), coded
 
 
 def check_classes(classes: Sequence[Any], count: int, origin: str) -> None:
