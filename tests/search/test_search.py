@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import html.parser
 import json
@@ -12,9 +13,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
 from conftest import Command, Refused
 from helpers import PLAIN, lab, start, statuses, sweep_dir, wait_for, write_climber
+from hydra_plugins.labrun_sweeper._sweep import HeldFiles
 from labrun.runs.record import Record, read_record
 from labrun.runs.sweep_state import SweepState
 from labrun.search.study import Study
@@ -201,6 +205,19 @@ def test_edits_meanwhile_change_nothing(workspace: Path) -> None:
     _, err = search.communicate(timeout=120)
     assert search.returncode == 0, err
     assert statuses(workspace) == ["completed"] * 6
+
+
+def test_copies_of_held_files_share_them_but_not_their_configs(workspace: Path) -> None:
+    file = workspace / "conf" / "model" / "one.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("a: 1\n")
+    with initialize_config_dir(str(workspace / "conf"), version_base="1.3"):
+        held = HeldFiles(GlobalHydra.instance().config_loader().repository)  # type: ignore[attr-defined]
+    file.write_text("a: 2\n")
+    loaded = [one.load_config("model/one") for one in (held, copy.deepcopy(held), held)]
+    configs = [one.config for one in loaded if one is not None]
+    configs[0].a = 3
+    assert [config.a for config in configs] == [3, 1, 1] and held.config_exists("model/one")
 
 
 @pytest.mark.parametrize("rule", ["bandit", "median", "halving"])

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.core.utils import setup_globals
 from hydra.errors import CompactHydraException, HydraException
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
 from labrun.compose.paths import PREFLIGHT
@@ -126,7 +130,7 @@ def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str])
     assert master is not None and sweeper.hydra_context is not None and sweeper.launcher is not None
     if sweeper.max_batch_size is not None:
         raise ConfigError("hydra.sweeper.max_batch_size: the number of concurrent runs is compute.max_parallel")
-    loader = sweeper.hydra_context.config_loader
+    loader: Any = sweeper.hydra_context.config_loader
     texts = [f"{key}={spaces.as_text(value)}" for key, value in spaces.flat(settings["space"])]
     texts += [f"{key}={value}" for key, value in sweeper.params.items()]
     space = spaces.parse([*texts, *arguments], loader, settings["zip"], finite=settings["sampler"] is None)
@@ -150,7 +154,8 @@ def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str])
 
     setup_globals()
     hydra_job.configure_own_log(master.hydra)
-    _hold_files(loader)
+    # A search composes until its end: edits meanwhile must have no effect.
+    loader.repository = HeldFiles(loader.repository)
     composer = Composer(loader, master, in_place=True)
 
     def compose(overrides: Sequence[str], number: int) -> DictConfig:
@@ -213,20 +218,32 @@ def _products(sweeper: LabrunSweeper, arguments: Sequence[str]) -> Sequence[Sequ
     return jobs
 
 
-def _hold_files(loader: Any) -> None:
-    """Read every config file now, so that edits during a search, which composes until its end, have no effect."""
-    from hydra._internal.config_repository import CachingConfigRepository
-    from hydra.core.object_type import ObjectType
+class HeldFiles(CachingConfigRepository):
+    """Every config file as it is now.
 
-    held = CachingConfigRepository(loader.repository)
+    Hydra copies its repository for each composition and each look-up of a group. Copies share the files, and each load
+    of a file returns a config of its own.
+    """
 
-    def hold(group: str) -> None:
-        for name in held.get_group_options(group, results_filter=ObjectType.CONFIG):
-            held.load_config(f"{group}/{name}" if group else name)
-        for name in held.get_group_options(group, results_filter=ObjectType.GROUP):
-            if not group and name == "hydra":
-                continue
-            hold(f"{group}/{name}" if group else name)
+    def __init__(self, delegate: IConfigRepository) -> None:
+        super().__init__(delegate)
+        self._held: dict[str, ConfigResult | None] = {}
+        self._hold("")
 
-    hold("")
-    loader.repository = held
+    def _hold(self, group: str) -> None:
+        for name in self.get_group_options(group, results_filter=ObjectType.CONFIG):
+            path = f"{group}/{name}" if group else name
+            self._held[path] = self.delegate.load_config(path)
+        for name in self.get_group_options(group, results_filter=ObjectType.GROUP):
+            if group or name != "hydra":
+                self._hold(f"{group}/{name}" if group else name)
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        if config_path in self._held:
+            return copy.deepcopy(self._held[config_path])
+        return super().load_config(config_path)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HeldFiles:
+        copied = copy.copy(self)
+        copied.delegate, copied.cache = copy.deepcopy(self.delegate, memo), copy.deepcopy(self.cache, memo)
+        return copied
