@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,6 @@ from labrun.tasks import batch_sources, monitored, own_loaders, predicting
 
 LIT = ("dataset=mine", "model=lit", "trainer.max_epochs=2")
 DICTS = ("dataset=dicts", "model=pixels", "trainer.max_epochs=2")
-IMPORTABLE = {"PYTHONPATH": str(Path(loader_parts.__file__).parent)}
 TORCH = ("dataset=torch", "trainer.max_epochs=2", "trainer.batch_size=16")
 
 
@@ -58,6 +58,12 @@ def mine(workspace: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     return workspace / "conf"
+
+
+@pytest.fixture
+def importable(mine: Path) -> None:
+    """`loader_parts` in the workspace: commands import it from there, without another `PYTHONPATH`, thus still warm."""
+    shutil.copy(loader_parts.__file__, mine.parent)
 
 
 @pytest.fixture
@@ -428,12 +434,13 @@ def test_conflicting_settings_are_reported_before_training(
             run_here(*overrides)
 
 
-def test_a_sweep_prepares_the_data_once_and_its_runs_are_evaluated(labrun: Command, mine: Path, tmp_path: Path) -> None:
-    """On the pool, where each run is a process of its own: that is why it takes its time."""
+def test_a_sweep_prepares_the_data_once_and_its_runs_are_evaluated(
+    labrun: Command, importable: None, tmp_path: Path
+) -> None:
+    """On the pool, where each run is a process of its own."""
     notes = tmp_path / "notes"
-    done = labrun(
-        "-m", *LIT, "model.width=8,16", "trainer.monitor=val/acc", **IMPORTABLE, **{loader_parts.NOTES: str(notes)}
-    )
+    plain = ("trainer.monitor=val/acc", "trainer.max_epochs=1", "tracking=none", "report=none")
+    done = labrun("-m", *LIT[:2], "model.width=8,16", *plain, **{loader_parts.NOTES: str(notes)})
     assert done.returncode == 0, done.stdout + done.stderr
     assert notes.read_text() == "prepared\n"
     found = [json.loads(path.read_text()) for path in Path("multirun").glob("*/*/*/run.json")]
@@ -454,12 +461,15 @@ def test_all_that_a_sweeps_runs_read_is_prepared(tmp_path: Path, monkeypatch: py
     assert (tmp_path / "notes").read_text() == "prepared\n" * 3
 
 
-def test_two_processes_train_each_run_of_a_sweep(labrun: Command, mine: Path) -> None:
-    """Four processes that train, and one whose partner fails: that is why it takes its time."""
+def test_two_processes_train_each_run_of_a_sweep(labrun: Command, mine: Path, importable: None) -> None:
+    """Over 15 s: four processes that train, and one whose partner fails."""
     (mine / "model" / "broken.yaml").write_text("_target_: loader_parts.BreaksElsewhere\n")
-    two = ("compute.tasks_per_node=2", "compute.cpus_per_run=1", "tracking=none", "callbacks=none")
+    two = (
+        "compute.tasks_per_node=2", "compute.cpus_per_run=1", "tracking=none", "report=none", "callbacks=none",
+        "trainer.max_epochs=1",
+    )  # fmt: skip
     odd = ("dataset.test.first=401", "dataset.validation.last=399")
-    done = labrun("-m", *DICTS, "seed=1,2", *two, *odd, **IMPORTABLE)
+    done = labrun("-m", *DICTS[:2], "seed=1,2", *two, *odd)
     assert done.returncode == 0, done.stdout + done.stderr
     found = [json.loads(path.read_text()) for path in Path("multirun").glob("*/*/*/run.json")]
     assert [one["status"] for one in found] == ["completed"] * 2
@@ -469,7 +479,7 @@ def test_two_processes_train_each_run_of_a_sweep(labrun: Command, mine: Path) ->
         assert all(
             f"2 processes share the {part} part, and 1 of its samples" in said for part in ("validation", "test")
         )
-    broken = labrun("dataset=dicts", "model=broken", *two, **IMPORTABLE)
+    broken = labrun("dataset=dicts", "model=broken", *two)
     assert broken.returncode == 1 and "process 1: ValueError: the second one is broken" in broken.stderr
 
 

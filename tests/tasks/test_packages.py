@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning
 
-from conftest import Runner
-from helpers import run_cold
+from conftest import Command, Runner
 from labrun.config.schema import Config
 from labrun.submission import freeze
 from labrun.tasks.packages import Package, spare_clouds
@@ -72,7 +71,7 @@ class Pairs(torch.utils.data.Dataset):
 
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a package `lightning`."""
+    """A folder with a package `lightning`, which can be imported in this process."""
     folder = tmp_path_factory.mktemp("site")
     for old, new in (("pytorch_lightning", "pytorch"), ("lightning_fabric", "fabric")):
         shutil.copytree(SITE / old, folder / "lightning" / new, ignore=shutil.ignore_patterns("__pycache__"))
@@ -86,11 +85,18 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         shutil.copy(version, folder / "lightning" / "version.info")
     (folder / "lightning" / "__init__.py").touch()
     (folder / "lightning" / "version.info").write_text(pytorch_lightning.__version__)
+    before = list(sys.path)
+    sys.path.append(str(folder))
+    importlib.invalidate_caches()
     yield folder
+    sys.path[:] = before
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lightning"]:
+        del sys.modules[name]
 
 
-def test_a_module_of_the_other_package_is_trained_by_its_own_trainer(workspace: Path, stand_in: Path) -> None:
-    """Over 15 s: both packages are imported, in a process of its own."""
+def test_a_module_of_the_other_package_is_trained_by_its_own_trainer(
+    workspace: Path, labrun_here: Command, stand_in: Path
+) -> None:
     (workspace / "mine.py").write_text(MODULE)
     (workspace / "conf" / "model").mkdir(parents=True)
     (workspace / "conf" / "model" / "mine.yaml").write_text("# Mine.\n_target_: mine.Mine\n")
@@ -106,20 +112,13 @@ def test_a_module_of_the_other_package_is_trained_by_its_own_trainer(workspace: 
         "callbacks=early_stopping",
     )
     sets = [f"dataset.{part}._target_=mine.Pairs" for part in ("train", "validation")]
-    done, refused, paired = run_cold(
-        (
-            *common,
-            "trainer.max_epochs=3",
-            "+callbacks.theirs={_target_: mine.Theirs}",
-            "logger=csv",
-            "+callbacks.lr={_target_: pytorch_lightning.callbacks.LearningRateMonitor}",
-            "name=first",
-        ),
-        (*common, "+callbacks.stop={_target_: mine.Stop}"),
-        ("model=three", "dataset=torch", *sets, *common[4:7], "callbacks=none"),
-        imports=["pytorch_lightning", "lightning.pytorch"],
-        cwd=workspace,
-        environment={"PYTHONPATH": str(stand_in)},
+    done = labrun_here(
+        *common,
+        "trainer.max_epochs=3",
+        "+callbacks.theirs={_target_: mine.Theirs}",
+        "logger=csv",
+        "+callbacks.lr={_target_: pytorch_lightning.callbacks.LearningRateMonitor}",
+        "name=first",
     )
     assert done.returncode == 0, done.stderr
     assert "trained by lightning.pytorch.trainer.trainer" in done.stdout
@@ -128,8 +127,10 @@ def test_a_module_of_the_other_package_is_trained_by_its_own_trainer(workspace: 
     (run_dir,) = (path.parent for path in workspace.glob("outputs/first/*/run.json"))
     assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert '"name": "train/loss"' in (run_dir / "metrics.jsonl").read_text()
+    refused = labrun_here(*common, "+callbacks.stop={_target_: mine.Stop}")
     assert refused.returncode == 2 and "Stop is derived from the EarlyStopping of a different package" in refused.stderr
     assert "Traceback" not in refused.stderr
+    paired = labrun_here("model=three", "dataset=torch", *sets, *common[4:7], "callbacks=none")
     assert paired.returncode == 0 and "trained by lightning.pytorch" in paired.stdout, paired.stdout + paired.stderr
 
 

@@ -77,7 +77,12 @@ def same(one: Path, other: Path) -> bool:
 @pytest.mark.parametrize(
     "overrides",
     [
-        (*NET, "dataset=digits", "+dataset.augmentation={_target_: labrun.data.loading.RandomFlip}"),
+        (
+            *NET,
+            "dataset=digits",
+            "dataset.max_samples=250",
+            "+dataset.augmentation={_target_: labrun.data.loading.RandomFlip}",
+        ),
         NOISY,
         (*NOISY, "+dataset.own_generator=true"),
         (*NOISY, "+dataset.kind=persistent"),
