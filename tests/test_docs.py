@@ -192,7 +192,7 @@ def carry_out(page: str, place: Place) -> None:
 def _carry_out(block: Block, place: Place, where: str) -> str:
     if block.kind == "python":
         (place.folder / "block.py").write_text(block.text, encoding="utf-8")
-        return _run([sys.executable, "block.py"], place, 0, where)
+        return _run([sys.executable, str(helpers.WARM), "python", "block.py"], place, 0, where)
     if block.mark == "set-up":
         for line in block.commands:
             assert line.startswith(SET_UP), f"{where}: {line}"

@@ -1,0 +1,15 @@
+"""Run another Python file in place of this one, as `python FILE` does. `cProfile` runs this: see `warm.py`."""
+
+import os
+import sys
+
+from labrun.compat.azureml.runner import run_as_main
+
+sys.setprofile(None)  # no profile is wanted
+del sys.argv[0]
+sys.path[:2] = [os.path.dirname(os.path.abspath(sys.argv[0]))]  # in place of this file's folder and the commands'
+try:
+    run_as_main(sys.argv[0])
+except SystemExit as end:  # cProfile ignores it
+    if end.code not in (None, 0):
+        raise RuntimeError(f"the file exits with {end.code}") from end
