@@ -180,11 +180,13 @@ def azurite_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
 
 
 @pytest.fixture(scope="session")
-def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database to copy, because creating one takes three seconds of CPU time."""
-    root = tmp_path_factory.mktemp("mlflow")
-    client.connect(root, client.database_uri(root))
-    return client.database_path(root)
+def empty_mlflow() -> Path:
+    """An empty MLflow database to copy: creating one takes three seconds of CPU time, so all workers share it."""
+    root = Path(os.environ["LABRUN_WARM_DIR"]) / "mlflow"
+    database = client.database_path(root)
+    if not database.exists():  # it appears when it is complete
+        client.connect(root, client.database_uri(root))
+    return database
 
 
 @pytest.fixture(scope="session")
