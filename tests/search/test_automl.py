@@ -190,7 +190,6 @@ class Slow(GaussianNB):
 
 
 def test_an_interrupt_while_the_best_is_fitted(workspace: Path) -> None:
-    """Over 15 s: a new interpreter, and a search to its end."""
     (workspace / "slow.py").write_text(SLOW)
     own = workspace / "conf" / "model" / "estimator"
     own.mkdir(parents=True)
@@ -207,7 +206,6 @@ def test_an_interrupt_while_the_best_is_fitted(workspace: Path) -> None:
         "tracking=none",
         "report=none",
         cwd=workspace,
-        cold=True,
     )
     over = []
 

@@ -50,7 +50,7 @@ def test_a_second_interrupt_ends_at_once_what_would_not_stop(workspace: Path) ->
     write_model(workspace)
     deaf = SLEEPER.replace("time.sleep(self.seconds)", "signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)")
     (workspace / "sleeper.py").write_text(deaf.replace("import time", "import signal\nimport time"))
-    sweep = start(workspace, "model=sleeper", "model.number=1,2,3", "compute.max_parallel=2", cold=True)
+    sweep = start(workspace, "model=sleeper", "model.number=1,2,3", "compute.max_parallel=2")
 
     def fitting() -> list[Path]:
         return [log.parent for log in workspace.glob("multirun/*/*/*/driver.log") if "VERSION" in log.read_text()]
@@ -70,9 +70,7 @@ def test_a_second_interrupt_ends_at_once_what_would_not_stop(workspace: Path) ->
 
 def test_what_was_done_before_an_interrupt_is_reported(workspace: Path) -> None:
     write_model(workspace)
-    sweep = start(
-        workspace, "model=sleeper", "model.number=1,2", "model.seconds=0,60", "compute.max_parallel=1", cold=True
-    )
+    sweep = start(workspace, "model=sleeper", "model.number=1,2", "model.seconds=0,60", "compute.max_parallel=1")
     wait_for(lambda: "completed" in statuses(workspace) and "running" in statuses(workspace))
     sweep.send_signal(signal.SIGINT)
     out, err = sweep.communicate(timeout=60)
