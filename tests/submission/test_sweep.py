@@ -177,9 +177,16 @@ def test_a_run_folder_that_cannot_be_written_harms_no_other(workspace: Path, lab
     assert again.returncode == 0 and statuses(workspace) == ["completed"] * 3
 
 
-def test_a_sweep_runs_with_its_standard_streams_closed(workspace: Path) -> None:
+@pytest.fixture
+def two_scripts(workspace: Path) -> tuple[str, ...]:
+    """The arguments of a sweep of two scripts, which import no library."""
+    (workspace / "says.py").write_text("print('said')\n")
+    return "-m", "experiment=script", "script.path=says.py", "seed=1,2", "tracking=none", "report=none"
+
+
+def test_a_sweep_runs_with_its_standard_streams_closed(workspace: Path, two_scripts: tuple[str, ...]) -> None:
     """`labrun ... >&-`, as from a badly made cron job."""
-    command = shlex.join(program("labrun", "-m", "seed=1,2", *PLAIN, cold=True)) + " >&- 2>&- <&-"
+    command = shlex.join(program("labrun", *two_scripts, cold=True)) + " >&- 2>&- <&-"
     done = subprocess.run(["sh", "-c", command], cwd=workspace, timeout=120, check=False)
     assert done.returncode == 0 and statuses(workspace) == ["completed"] * 2
 
@@ -226,8 +233,8 @@ def test_a_run_folder_that_is_gone_is_run_again(labrun: Command, workspace: Path
     assert "1 of 3 runs are done" in again.stdout and "Left out" in again.stdout + again.stderr
 
 
-def test_a_sweep_continues_when_its_reader_leaves(workspace: Path) -> None:
-    command = shlex.join(program("labrun", "-m", "seed=1,2", *PLAIN, cold=True)) + " | head -1"
+def test_a_sweep_continues_when_its_reader_leaves(workspace: Path, two_scripts: tuple[str, ...]) -> None:
+    command = shlex.join(program("labrun", *two_scripts, cold=True)) + " | head -1"
     done = subprocess.run(
         ["sh", "-c", command], cwd=workspace, capture_output=True, text=True, timeout=120, check=False
     )
@@ -300,9 +307,9 @@ def test_one_mistake_of_many_runs_is_one_line(refused_here: Refused) -> None:
     assert "run 0 (seed=0, compute.cpus_per_run=999) and 199 more: compute.cpus_per_run=999" in said
 
 
-def test_a_sweep_continues_when_standard_output_is_full(workspace: Path) -> None:
+def test_a_sweep_continues_when_standard_output_is_full(workspace: Path, two_scripts: tuple[str, ...]) -> None:
     with open("/dev/full", "w") as full:
-        sweep = start_labrun("-m", "seed=1,2", *PLAIN, cwd=workspace, cold=True, stdout=full)
+        sweep = start_labrun(*two_scripts, cwd=workspace, cold=True, stdout=full)
         _, err = sweep.communicate(timeout=120)
     assert "standard output cannot be written: No space left" in err and "Traceback" not in err
     assert statuses(workspace) == ["completed"] * 2 and (sweep_dir(workspace) / "results.csv").exists()
