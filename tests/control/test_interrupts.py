@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Command
-from helpers import PLAIN, lab, statuses, sweep_dir, wait_for
+from helpers import lab, statuses, sweep_dir, wait_for
 from labrun.runs.record import process_identity, process_lives
 
 HELD = """
@@ -41,10 +41,15 @@ main()
 """
 
 
+SWEEP = ("-m", "seed=1,2,3,4,5", "experiment=script", "script.path=work.py", "tracking=none")
+"""Five runs of a script, which import no large library."""
+
+
 def begin(workspace: Path, hold: str) -> subprocess.Popen[str]:
     """A sweep of five that stands still at a moment, until `go-...` is there or a signal comes."""
+    (workspace / "work.py").write_text("print('done')\n")
     return subprocess.Popen(
-        [sys.executable, "-c", HELD, "-m", "seed=1,2,3,4,5", *PLAIN],
+        [sys.executable, "-c", HELD, *SWEEP],
         cwd=workspace,
         text=True,
         stdout=subprocess.PIPE,
@@ -81,7 +86,7 @@ def test_kill_9_while_the_records_are_written_is_reported(workspace: Path, labru
     watched = lab(workspace, "runs", "watch", str(sweep_dir(workspace)))
     assert watched.returncode == 1 and "3 of its 5 runs were never submitted" in watched.stderr, watched.stderr
     assert statuses(workspace) == ["completed"] * 2
-    again = labrun("-m", "seed=1,2,3,4,5", *PLAIN, "sweep.resume=last")
+    again = labrun(*SWEEP, "sweep.resume=last")
     assert again.returncode == 0 and statuses(workspace) == ["completed"] * 5, again.stderr
     assert lab(workspace, "runs", "watch", "last").returncode == 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -202,8 +203,23 @@ def test_variables_reach_the_runs_and_are_recorded_by_name_only(
     assert "TOKEN" in read_record(next(iter(workspace.glob("multirun/*/*/0")))).config["compute"]["environment"]
 
 
-def test_the_last_sweep_is_the_one_begun_last_whatever_the_clock_says(workspace: Path, labrun: Command) -> None:
-    assert labrun("-m", "seed=1,2", *PLAIN, TZ="Asia/Kolkata").returncode == 0
-    assert labrun("-m", "seed=7,8", *PLAIN, TZ="UTC").returncode == 0
-    done = labrun("-m", "seed=7,8", "sweep.resume=last", *PLAIN, TZ="UTC")
-    assert done.returncode == 0 and "2 of 2 runs are done" in done.stdout + done.stderr
+def test_the_last_sweep_is_the_one_begun_last_whatever_the_clock_says(
+    workspace: Path, labrun_here: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workspace / "work.py").write_text("print('done')\n")
+    sweep = ("-m", "experiment=script", "script.path=work.py", "compute=inline", "tracking=none")
+
+    def run(zone: str, *arguments: str) -> str:
+        with monkeypatch.context() as there:
+            there.setenv("TZ", zone)
+            time.tzset()
+            done = labrun_here(*sweep, *arguments)
+        time.tzset()
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    run("Asia/Kolkata", "seed=1,2")
+    run("UTC", "seed=7,8")
+    assert "2 of 2 runs are done" in run("UTC", "seed=7,8", "sweep.resume=last")
+    last = max(workspace.glob("multirun/*/*"), key=lambda folder: folder.name)
+    assert read_record(last / "0").config["seed"] == 1, "by the name of its folder it would be the first one"
