@@ -85,6 +85,7 @@ def test_the_pages_are_there_in_a_browser(shown: tuple[Path, str], tmp_path: Pat
     """
     if CHROMIUM is None:
         pytest.skip("needs Chromium: tests/ui/install fetches it")
+    from playwright.sync_api import Error as PlaywrightError
     from playwright.sync_api import sync_playwright
 
     workspace, address = shown
@@ -101,9 +102,12 @@ def test_the_pages_are_there_in_a_browser(shown: tuple[Path, str], tmp_path: Pat
 
         def look(name: str, url: str, *texts: str) -> None:
             view.goto(url)
-            for text in texts:
-                view.get_by_text(text, exact=False).first.wait_for(timeout=30_000)
-            view.screenshot(path=tmp_path / f"{name}.png")
+            try:
+                for text in texts:
+                    view.get_by_text(text, exact=False).first.wait_for(timeout=30_000)
+            except PlaywrightError:
+                view.screenshot(path=tmp_path / f"{name}.png")
+                raise
 
         look("run", page, run_dir.name, "Finished", "model.units", "digits-net")
         look("curves", f"{own}/model-metrics", "train_loss", "train_accuracy")
