@@ -12,54 +12,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from conftest import Command
+from forked_lab import ForkedLab, Forks, forks_of
 from helpers import PLAIN, call_here, run_labrun, start_lab, wait_for
 from labrun import cli
 from labrun.data import stores
 from servers import AZURITE_KEY, Server
 
 MB = 2**20
-RACES = """
-import json, os, sys
-from importlib import import_module
-modules, races = json.load(sys.stdin)
-for name in modules:
-    import_module(name)
-from labrun.cli import main
-
-def begin(arguments, hold, go):
-    child = os.fork()
-    if child == 0:
-        os.close(go)
-        os.read(hold, 1)  # until all are there
-        sys.argv[:] = ["lab", *arguments]
-        main()
-        sys.exit()
-    return child
-
-for race in races:
-    hold, go = os.pipe()
-    children = [begin(arguments, hold, go) for arguments in race]
-    os.close(go)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    os.close(hold)
-    print("CODES", codes, flush=True)
-"""
-"""Starts the commands of each race at the same moment, in forks of one interpreter, and prints their exit codes."""
-MEASURED = """
-import sys
-from labrun.cli import main
-try:
-    main()
-finally:  # what getrusage tells begins with the parent's
-    kb = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
-    sys.stderr.write(f"PEAK {int(kb) * 1024}")
-"""
 
 
 @pytest.fixture
@@ -73,7 +39,7 @@ def source(workspace: Path) -> Path:
 
 
 class Lab:
-    """`lab data` against one server: in this process, or in one of its own where the test is about that."""
+    """`lab data` against one server, in this process."""
 
     def __init__(self, server: Server, workspace: Path) -> None:
         self.server, self.workspace = server, workspace
@@ -87,9 +53,32 @@ class Lab:
         assert "Traceback" not in err.getvalue() and AZURITE_KEY not in out.getvalue() + err.getvalue()
         return out.getvalue() if code == 0 else err.getvalue()
 
-    def start(self, verb: str, *arguments: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", MEASURED, "data", verb, *arguments, *self.options]
-        return subprocess.Popen(command, cwd=self.workspace, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+Start = Callable[..., ForkedLab]
+
+
+@pytest.fixture(scope="module")
+def interpreters() -> Iterator[Callable[[Server], Forks]]:
+    """The interpreter whose forks are the commands of a type of datastore."""
+    with contextlib.ExitStack() as stack:
+        found: dict[str, Forks] = {}
+
+        def of(server: Server) -> Forks:
+            if server.kind not in found:
+                found[server.kind] = stack.enter_context(forks_of(server))
+            return found[server.kind]
+
+        yield of
+
+
+@pytest.fixture
+def start(interpreters: Callable[[Server], Forks]) -> Start:
+    """Start `lab data` in a process of its own: for a datastore, a verb and its arguments."""
+
+    def begin(data: Lab, verb: str, *arguments: str) -> ForkedLab:
+        return interpreters(data.server).start(data.workspace, "data", verb, *arguments, *data.options)
+
+    return begin
 
 
 @pytest.fixture
@@ -230,7 +219,7 @@ def test_a_terminal_shows_the_progress_of_a_transfer(azure: Server, source: Path
     assert "9 of 9" in text and "uploaded source/sub/0.bin" in text and re.search(r"\d+ [KM]?i?B/s|[kK]B/s", text)
 
 
-def test_an_upload_of_large_files_resumes_after_kill_9(data: Lab, workspace: Path) -> None:
+def test_an_upload_of_large_files_resumes_after_kill_9(data: Lab, start: Start, workspace: Path) -> None:
     """Files of 24 MB and a large one; what had arrived whole is not sent again, and nothing partial is ever shown.
 
     Over 15 s: less data would have arrived before the kill comes.
@@ -247,20 +236,20 @@ def test_an_upload_of_large_files_resumes_after_kill_9(data: Lab, workspace: Pat
             file.write(place.to_bytes(2, "big") + block[2:])
     store = stores.make(data.server.node)
     sizes = {f"large/{p.name}": p.stat().st_size for p in folder.iterdir()}
-    process = data.start("upload", "large", "--workers", "2")
+    process = start(data, "upload", "large", "--workers", "2")
     wait_for(lambda: len(store.files("large")) >= 2 or process.poll() is not None, 100)
     process.kill()
     process.communicate()
     there = {name: found.size for name, found in store.files("large").items()}
     assert 2 <= len(there) < 5 and there.items() <= sizes.items(), "what is there is whole"
-    process = data.start("upload", "large", "--name", "large", "--workers", "4")
+    process = start(data, "upload", "large", "--name", "large", "--workers", "4")
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    used = int(err.decode().split("PEAK ")[1])
-    assert f"; {len(there)} of 5 were there already" in out.decode()
+    used = int(err.split("PEAK ")[1])
+    assert f"; {len(there)} of 5 were there already" in out
     assert {name: found.size for name, found in store.files("large").items()} == sizes
     assert used < 200 * MB, f"{used / MB:.0f} MB"
-    process = data.start("download", "large", "back", "--workers", "2")
+    process = start(data, "download", "large", "back", "--workers", "2")
     wait_for(lambda: len(list((workspace / "back").glob("*.bin"))) >= 1 or process.poll() is not None, 100)
     process.kill()
     process.communicate()
@@ -274,15 +263,15 @@ def test_an_upload_of_large_files_resumes_after_kill_9(data: Lab, workspace: Pat
         assert not any(name in " ".join(store.files()) for name in left)
 
 
-def test_ctrl_c_ends_at_once(azure: Server, workspace: Path) -> None:
+def test_ctrl_c_ends_at_once(azure: Server, start: Start, workspace: Path) -> None:
     with open(workspace / "big.bin", "wb") as file:
         file.truncate(1500 * MB)
-    process = Lab(azure, workspace).start("upload", "big.bin")
+    process = start(Lab(azure, workspace), "upload", "big.bin")
     wait_for(lambda: any(one.raddr for one in psutil.Process(process.pid).net_connections()), 60)
-    process.send_signal(signal.SIGINT)
+    os.kill(process.pid, signal.SIGINT)
     began = time.monotonic()
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 130 and time.monotonic() - began < 8 and b"Traceback" not in err
+    assert process.returncode == 130 and time.monotonic() - began < 8 and "Traceback" not in err
     assert stores.make(azure.node).files() == {}
 
 
@@ -345,27 +334,20 @@ def test_no_secret_in_anything_that_a_run_leaves(azure: Server, workspace: Path,
     assert record["data"][0]["asset"] == "mine" and record["data"][0]["number"] == 1
 
 
-def test_of_two_that_send_different_files_to_one_place_one_is_reported(server: Server, workspace: Path) -> None:
+def test_of_two_that_send_different_files_to_one_place_one_is_reported(
+    data: Lab, start: Start, workspace: Path
+) -> None:
     """Of two that send different files to one place one is told; the same content is one version."""
-    data = Lab(server, workspace)
     for number in range(2):
         (workspace / f"p{number}").mkdir()
         (workspace / f"p{number}" / "f").write_text(str(number))
-    clash = [["data", "upload", f"p{number}", "clash", "--name", "clash", *data.options] for number in range(2)]
-    same = [["data", "upload", "p0", "same", "--name", "same", *data.options]] * 2
-    library = server.node.get("_target_", "").rpartition(".")[0]
-    modules = ["hydra", "labrun.cli.data", type(stores.make(server.node)).__module__, *([library] if library else [])]
-    done = subprocess.run(
-        [sys.executable, "-c", RACES],
-        input=json.dumps([modules, [clash, same]]),
-        cwd=workspace,
-        timeout=120,
-        capture_output=True,
-        text=True,
-    )
-    codes = [json.loads(line.removeprefix("CODES ")) for line in done.stdout.splitlines() if line.startswith("CODES")]
-    assert sorted(codes[0]) == [0, 2] and codes[1] == [0, 0], done.stdout + done.stderr
+    people = [start(data, "upload", f"p{number}", "clash", "--name", "clash") for number in range(2)]
+    ended = [(*person.communicate(), person.returncode) for person in people]
+    assert sorted(code for _, _, code in ended) == [0, 2], ended
     assert "as it was registered" in data("verify", "clash")
+    same = [start(data, "upload", "p0", "same", "--name", "same") for _ in range(2)]
+    ended = [(*person.communicate(), person.returncode) for person in same]
+    assert [code for _, _, code in ended] == [0, 0], ended
     assert "versions    1 (" in (shown := data("show", "same")) and ", 2 (" not in shown
 
 
