@@ -425,7 +425,9 @@ def test_nothing_is_started_for_the_view_of_the_workspace(root: Path, caplog: py
 def test_many_processes_that_open_a_fresh_database_make_one(
     tmp_path: Path, empty_mlflow: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    root = tmp_path
+    root, other = tmp_path / "here", tmp_path / "other"
+    copy_database(empty_mlflow, other)
+    mlflow_client.connect(other, mlflow_client.database_uri(other))  # the forks have MLflow loaded then
     uri, folder = mlflow_client.database_uri(root), store.state_folder(root)
     folder.mkdir(parents=True)
     folder.joinpath(".mlflow.db.new").write_bytes(b"half a database, from a process that was killed")
