@@ -1,9 +1,9 @@
 """The warm interpreter itself: imports the modules that commands need, and forks a process for each command.
 
-It computes nothing. `starting.py` starts it. It listens in a folder that only its user can access, and serves only that
-user's processes. It ends after ten idle minutes, and as soon as anything that it has imported has changed; when in
-doubt, a command starts cold. A running command does not depend on the server: if the server is killed, only the exit
-code of a command that is killed with it is lost.
+It computes only what each command would compute first. `starting.py` starts it. It listens in a folder that only its
+user can access, and serves only that user's processes. It ends after ten idle minutes, and as soon as anything that it
+has imported has changed; when in doubt, a command starts cold. A running command does not depend on the server: if the
+server is killed, only the exit code of a command that is killed with it is lost.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ LIBRARIES = (
     "filelock",
     "fsspec",
     "hydra.core.plugins",
+    "hydra._internal.logging_config",
     *(f"hydra._internal.core_plugins.{name}" for name in HYDRAS_OWN),
     "antlr4.LL1Analyzer",
     "omegaconf._impl",
@@ -88,8 +89,12 @@ LIGHT = (
     "matplotlib.backends.backend_agg",
 )
 """Modules that runs without PyTorch need, too; they are imported first."""
+OURS = ("labrun", "hydra_plugins.labrun_launcher", "hydra_plugins.labrun_sweeper")
+"""labrun's packages, whose modules are all imported but for `NOT_OURS`."""
 NOT_OURS = ("labrun.compat.azureml.site", "labrun.compat.standalone", "labrun.warm")
-"""labrun's modules that are not imported: replacements of other packages, and this package."""
+"""Replacements of other packages, and this package."""
+OVERRIDES = ("a/b=c,d", "+a.b.c=1.5", "~a", "++a=[b,-1,null]", "a={b:true}", "a='b c'", "a=range(1,3)", "a=${b:c}")
+"""Overrides of each form. The parser builds its automata while it reads them."""
 HIGH = 300
 """Lowest number for the server's own descriptors, above those that commands bring."""
 
@@ -175,6 +180,7 @@ def _import_light() -> None:
     importlib.import_module("labrun.tasks.threads").wait_asleep()
     _import(LIGHT)
     importlib.import_module("labrun.tasks.estimator").warm()
+    _look_for_thread_pools()
     _prepare_for_forks()
 
 
@@ -184,6 +190,10 @@ def _import_all() -> None:
     importlib.import_module("labrun.tasks.skops_io").load_lists()
     conf = importlib.import_module("labrun.compose.paths").conf_dir()
     importlib.import_module("labrun.compose.parsed").load_all(conf)
+    importlib.import_module("hydra.core.override_parser.overrides_parser").OverridesParser.create().parse_overrides(
+        [*OVERRIDES]
+    )
+    _look_for_thread_pools()
     _prepare_for_forks()
 
 
@@ -203,9 +213,17 @@ def _prepare_for_forks() -> None:
     importlib.import_module("labrun.backends.local.forkserver").use_large_pages()
 
 
+def _look_for_thread_pools() -> None:
+    """Have threadpoolctl resolve the path of each loaded library, which it caches: hundreds, for each command anew."""
+    importlib.import_module("threadpoolctl").ThreadpoolController()
+
+
 def _own_modules() -> list[str]:
-    package = importlib.import_module("labrun")
-    found = [module.name for module in pkgutil.walk_packages(package.__path__, "labrun.", onerror=lambda name: None)]
+    found = []
+    for name in OURS:
+        package = importlib.import_module(name)
+        modules = pkgutil.walk_packages(package.__path__, f"{name}.", onerror=lambda name: None)
+        found += [name, *(module.name for module in modules)]
     return [name for name in found if not name.startswith(NOT_OURS) and not name.endswith("__main__")]
 
 
