@@ -74,7 +74,6 @@ def test_on_a_terminal_it_is_a_live_table(workspace: Path) -> None:
         "model.seconds=2",
         *PLAIN,
         cwd=workspace,
-        cold=True,
         environment={"TERM": "xterm", "COLUMNS": "140"},
         stdout=theirs,
         stderr=theirs,

@@ -204,7 +204,6 @@ def test_a_terminal_shows_the_progress_of_a_transfer(azure: Server, source: Path
         *arguments,
         cwd=workspace,
         environment=terminal,
-        cold=True,
         stdin=slave,
         stdout=slave,
         stderr=slave,
