@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+import spawned
 from labrun.config.schema import Compute
 from labrun.data import loading, memory, reader, streamed
 from labrun.data.arrays import Arrays, Part, Scaling
@@ -261,10 +262,6 @@ def test_negative_indices_work_and_those_out_of_range_raise(tmp_path: Path) -> N
             some[len(some)]
 
 
-def _read_elsewhere(rows: streamed.Rows, answers: Any) -> None:
-    answers.put(rows[[3, 1]].tolist())
-
-
 def test_samples_are_read_in_processes_that_are_spawned(tmp_path: Path) -> None:
     """The file has no name any more: what is packed was unpacked into one that is gone."""
     np.savez_compressed(tmp_path / "a.npz", X=np.arange(40, dtype=np.float32).reshape(10, 4), y=np.arange(10) % 2)
@@ -272,7 +269,7 @@ def test_samples_are_read_in_processes_that_are_spawned(tmp_path: Path) -> None:
     assert isinstance(x, streamed.Rows)
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()
-    process = context.Process(target=_read_elsewhere, args=(x, answers))
+    process = context.Process(target=spawned.read_rows, args=(x, answers))
     process.start()
     found = answers.get(timeout=60)
     process.join()
