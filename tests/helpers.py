@@ -31,7 +31,7 @@ from labrun.tracking.mlflow import client
 from labrun.tracking.mlflow.tracker import MLflow
 
 Completed = subprocess.CompletedProcess[str]
-Program = Literal["labrun", "lab"]
+Program = Literal["labrun", "lab", "python"]
 WARM = Path(__file__).parent / "bin" / "warm.py"
 FORKS = Path(__file__).parent / "bin" / "forks.py"
 EARLY = "TESTS_BEGAN_WARM"
@@ -44,7 +44,7 @@ def program(name: Program, *arguments: str, cold: bool = False) -> list[str]:
     """Return the command line that starts one of labrun's commands.
 
     Args:
-        name: the command.
+        name: the command; `python` with a file as the first argument.
         arguments: its arguments.
         cold: whether to start a new interpreter, because the test is about the process itself (a signal, its memory,
             its imports, a closed stream).
@@ -53,7 +53,7 @@ def program(name: Program, *arguments: str, cold: bool = False) -> list[str]:
         start_warm()
         wait_until_warm()
         return [sys.executable, str(WARM), name, *arguments]
-    start = {"labrun": ["-m", "labrun"], "lab": ["-c", "from labrun.cli import main; main()"]}
+    start = {"labrun": ["-m", "labrun"], "lab": ["-c", "from labrun.cli import main; main()"], "python": []}
     return [sys.executable, *start[name], *arguments]
 
 

@@ -194,7 +194,7 @@ def carry_out(page: str, place: Place) -> None:
 def _carry_out(block: Block, place: Place, where: str) -> str:
     if block.kind == "python":
         (place.folder / "block.py").write_text(block.text, encoding="utf-8")
-        return _run([sys.executable, str(helpers.WARM), "python", "block.py"], place, 0, where)
+        return _run(helpers.program("python", "block.py"), place, 0, where)
     if block.mark == "set-up":
         for line in block.commands:
             assert line.startswith(SET_UP), f"{where}: {line}"
@@ -288,7 +288,7 @@ def _compare(wanted: str, printed: str, where: str) -> None:
 
 
 def test_the_reference_pages_match_the_code() -> None:
-    script = [sys.executable, str(helpers.WARM), "python", str(TOP / "scripts" / "reference.py")]
+    script = helpers.program("python", str(TOP / "scripts" / "reference.py"))
     done = subprocess.run(script, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

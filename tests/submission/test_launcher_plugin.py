@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
@@ -10,6 +12,7 @@ from hydra.test_utils.launcher_common_tests import IntegrationTestSuite, Launche
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from helpers import program
 from hydra_plugins.labrun_launcher._compose import Composer
 from hydra_plugins.labrun_launcher.launcher import LabrunLauncher
 from labrun.compose import paths
@@ -28,7 +31,19 @@ class TestContract(LauncherTestSuite):
 @pytest.mark.process
 @pytest.mark.parametrize("task_launcher_cfg, extra_flags", [({}, ["-m", "hydra/launcher=labrun"])])
 class TestIntegration(IntegrationTestSuite):
-    """The same through real applications."""
+    """The same through real applications, in the warm interpreter but for one of them."""
+
+    @pytest.fixture(autouse=True)
+    def _note_name(self, request: pytest.FixtureRequest) -> None:
+        self.is_cold = "to_absolute_path" in request.node.name
+
+    def generate_custom_cmd(self) -> Callable[..., list[str]]:
+        """Return the function that changes the command `python FILE`."""
+
+        def change(command: list[str], filename: str) -> list[str]:
+            return command if self.is_cold else [*program("python"), *command[1:]]
+
+        return change
 
 
 @pytest.mark.usefixtures("registered")
