@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import gc
 import getpass
@@ -51,6 +52,8 @@ if IS_FIRST and not helpers.START:
         os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     os.environ.update(LABRUN_WARM="1", LABRUN_WARM_DIR=tempfile.mkdtemp(prefix="labrun-tests-"))
     os.environ["XDG_STATE_HOME"] = os.environ["LABRUN_WARM_DIR"]  # holds the key that seals trained models
+if not IS_FIRST:
+    atexit.register(os._exit, 0)  # a worker's last act: native libraries would report what `gc.freeze` kept as leaks
 if not helpers.START:  # the tests that name this file import it a second time, after other libraries
     helpers.START.update(os.environ)
 
@@ -96,12 +99,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Stop the warm interpreter at the end of the session."""
+    if not IS_FIRST:
+        gc.freeze()  # pytest now collects garbage twice, which would take ten seconds of a worker that imported it all
+        return
     gc.unfreeze()  # otherwise native libraries report what was frozen as leaks
-    if IS_FIRST:
-        place = Path(os.environ["LABRUN_WARM_DIR"])
-        if (place / "asked").exists():
-            subprocess.run([sys.executable, helpers.WARM, "lab", "warm", "stop"], capture_output=True, check=False)
-        shutil.rmtree(place, ignore_errors=True)
+    place = Path(os.environ["LABRUN_WARM_DIR"])
+    if (place / "asked").exists():
+        subprocess.run([sys.executable, helpers.WARM, "lab", "warm", "stop"], capture_output=True, check=False)
+    shutil.rmtree(place, ignore_errors=True)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType, FunctionType
@@ -64,11 +65,15 @@ def _starts(function: object, seen: set[object]) -> bool:
         return any(_starts(member, seen) for member in vars(function).values() if isinstance(member, FunctionType))
     if not isinstance(function, FunctionType) or function in seen:
         return False
-    if TESTS not in Path(function.__code__.co_filename).parents:
-        return False
     seen.add(function)
-    names = set(_names(function.__code__))
+    names = _names_in_tests(function.__code__)
     return bool(names & STARTING) or any(_starts(function.__globals__.get(name), seen) for name in names)
+
+
+@functools.cache
+def _names_in_tests(code: CodeType) -> frozenset[str]:
+    """Return the names used in a function of the tests; none of other functions."""
+    return frozenset(_names(code)) if code.co_filename.startswith(f"{TESTS}{os.sep}") else frozenset()
 
 
 def _names(code: CodeType) -> Iterator[str]:
