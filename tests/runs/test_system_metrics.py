@@ -220,8 +220,10 @@ for step in range(20_000):
 
 def test_a_run_that_ends_at_once_has_one_sample(tmp_path: Path) -> None:
     run_dir = a_run(tmp_path)
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", "print(flush=True); input()"], **streams)
     (run_dir / "attempts" / "1").write_text(json.dumps({"pid": process.pid}))
+    assert process.stdout is not None and process.stdout.readline()  # until then it may have no memory of its own
     system = SystemMetrics()
     system.watch(run_dir, process.pid, 10)
     process.communicate(b"\n")

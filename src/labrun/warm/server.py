@@ -89,10 +89,9 @@ LIGHT = (
     "matplotlib.backends.backend_agg",
 )
 """Modules that runs without PyTorch need, too; they are imported first."""
-OURS = ("labrun", "hydra_plugins.labrun_launcher", "hydra_plugins.labrun_sweeper")
-"""labrun's packages, whose modules are all imported but for `NOT_OURS`."""
 NOT_OURS = ("labrun.compat.azureml.site", "labrun.compat.standalone", "labrun.warm")
-"""Replacements of other packages, and this package."""
+"""labrun's modules that are not imported: replacements of other packages, and this package. Its plug-ins for Hydra are
+not imported either, since Hydra finds the user's only while it imports all of them."""
 OVERRIDES = ("a/b=c,d", "+a.b.c=1.5", "~a", "++a=[b,-1,null]", "a={b:true}", "a='b c'", "a=range(1,3)", "a=${b:c}")
 """Overrides of each form. The parser builds its automata while it reads them."""
 HIGH = 300
@@ -219,11 +218,8 @@ def _look_for_thread_pools() -> None:
 
 
 def _own_modules() -> list[str]:
-    found = []
-    for name in OURS:
-        package = importlib.import_module(name)
-        modules = pkgutil.walk_packages(package.__path__, f"{name}.", onerror=lambda name: None)
-        found += [name, *(module.name for module in modules)]
+    package = importlib.import_module("labrun")
+    found = [module.name for module in pkgutil.walk_packages(package.__path__, "labrun.", onerror=lambda name: None)]
     return [name for name in found if not name.startswith(NOT_OURS) and not name.endswith("__main__")]
 
 
