@@ -12,16 +12,31 @@ from slurm_jobs import NETWORK, SLURM, all_records, begin, finished, no_jobs_lef
 __all__ = ["no_jobs_left"]
 
 
-def test_an_error_of_another_process_is_reported_and_the_run_is_retried(workspace: Path, labrun: Command) -> None:
+def test_an_error_of_another_process_is_reported(workspace: Path, labrun: Command) -> None:
+    """Over 15 s: two processes import PyTorch on the machine's cores."""
+    write_failing(workspace, 'batch_idx == 3 and os.environ["SLURM_PROCID"] == "1"', "an error of rank one")
+    done = labrun(*SLURM, "model=failing", "compute.nodes=2", "trainer.batch_size=16")
+    assert done.returncode == 1, done.stdout + done.stderr
+    record = single(workspace)
+    assert record.status == "failed" and "an error of rank one" in record.error.message
+
+
+def test_a_run_of_several_processes_is_retried(workspace: Path, labrun: Command) -> None:
     """Over 15 s: four processes that import PyTorch, two at a time."""
-    once = 'not os.path.exists("failed") and os.mkdir("failed") is None'
-    write_failing(workspace, f'batch_idx == 3 and os.environ["SLURM_PROCID"] == "1" and {once}', "an error of rank one")
-    sizes = ("trainer.batch_size=64", "trainer.max_epochs=1", "dataset.max_samples=600")
-    done = labrun(*SLURM, "model=failing", "compute.nodes=2", *sizes, "compute.retries=1")
+    first = 'os.environ["SLURM_PROCID"] == "0" and os.environ["LABRUN_ATTEMPT"] == "1"'
+    write_failing(workspace, f"batch_idx == 1 and {first}", "the first attempt fails")
+    done = labrun(
+        *SLURM,
+        "model=failing",
+        "compute.tasks_per_node=2",
+        "trainer.batch_size=64",
+        "trainer.max_epochs=1",
+        "compute.retries=1",
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     record = single(workspace)
     assert [attempt.status for attempt in record.attempts] == ["failed", "completed"]
-    assert "an error of rank one" in record.attempts[0].reason
+    assert "the first attempt fails" in record.attempts[0].reason
 
 
 def test_a_run_of_two_nodes_that_is_canceled_before_it_trains_leaves_none(workspace: Path) -> None:
