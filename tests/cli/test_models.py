@@ -7,7 +7,6 @@ import json
 import os
 import re
 import resource
-import shlex
 import signal
 import socket
 import subprocess
@@ -15,7 +14,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -230,49 +228,29 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_the_command_that_is_printed_serves_the_model(place: Path) -> None:
-    """`mlflow models serve`, and a request as its manual has it; the other model is loaded as that server does it.
+@pytest.mark.parametrize("model", ["lr", "dnn"])
+def test_the_command_that_is_printed_serves_the_model(place: Path, model: str) -> None:
+    """`mlflow models serve`, and a request as its manual has it.
 
     Over 15 s: MLflow's own server starts, with PyTorch.
     """
     from sklearn.datasets import load_digits
 
-    runs = {record.name: record.id for _, record in store.runs(place)}
-    commands = {}
-    for model in ("lr", "dnn"):
-        told = said(place, "register", runs[model], "--name", f"served-{model}", "--alias", "live")
-        commands[model] = re.search(r"serve it: +(.*)", told)
-    command = commands["dnn"]
+    run = next(record.id for _, record in store.runs(place) if record.name == model)
+    told = said(place, "register", run, "--name", f"served-{model}", "--alias", "live")
+    command = re.search(r"serve it: +(.*)", told)
     assert command is not None and not mlflow_client.database_path(place).exists(), "it works before anybody looks"
-    x, y = load_digits(return_X_y=True)
-    inputs = x[:20].reshape(-1, 1, 8, 8)
-
-    def check(found: list[dict[str, Any]]) -> None:
-        assert np.mean([int(one["prediction"]) == label for one, label in zip(found, y[:20], strict=True)]) > 0.8
-        assert sum(found[0][f"probability_{n}"] for n in range(10)) == pytest.approx(1)
-
-    _check_served(place, command[1], inputs.tolist(), check)
-    other = commands["lr"]
-    assert other is not None
-    import mlflow.pyfunc
-
-    words = shlex.split(other[1])
-    loaded = mlflow.pyfunc.load_model(words[words.index("-m") + 1])
-    check(loaded.predict(inputs).to_dict("records"))
-
-
-def _check_served(place: Path, command: str, inputs: list[Any], check: Callable[[list[dict[str, Any]]], None]) -> None:
-    """Run a command that serves a model, check its answer to these inputs, and that it refuses others."""
     port = free_port()
-    with open(place / "serve.log", "wb") as output:
+    with open(place / f"{model}.log", "wb") as output:
         server = subprocess.Popen(
-            command.replace("--port 5001", f"--port {port}"),
+            command[1].replace("--port 5001", f"--port {port}"),
             shell=True,
             cwd=place,
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
+    x, y = load_digits(return_X_y=True)
 
     def ask(body: Any) -> Any:
         request = urllib.request.Request(
@@ -288,9 +266,11 @@ def _check_served(place: Path, command: str, inputs: list[Any], check: Callable[
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5).close()
                 break
             except (urllib.error.URLError, OSError):
-                assert server.poll() is None and time.monotonic() < end, (place / "serve.log").read_text()
+                assert server.poll() is None and time.monotonic() < end, (place / f"{model}.log").read_text()
                 time.sleep(0.3)
-        check(ask({"inputs": inputs})["predictions"])
+        found = ask({"inputs": x[:20].reshape(-1, 1, 8, 8).tolist()})["predictions"]
+        assert np.mean([int(one["prediction"]) == label for one, label in zip(found, y[:20], strict=True)]) > 0.8
+        assert sum(found[0][f"probability_{n}"] for n in range(10)) == pytest.approx(1)
         with pytest.raises(urllib.error.HTTPError) as refused:
             ask({"inputs": [[1.0, 2.0]]})
         assert refused.value.code == 400
