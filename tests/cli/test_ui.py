@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import lab, processes_of, run_labrun, start_lab, wait_for
+from helpers import copy_database, lab, processes_of, run_labrun, start_lab, wait_for
 from labrun.runs import store
 from labrun.tracking.mlflow import client, ui_state
 
@@ -30,9 +30,9 @@ def labrun(workspace: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def start_ui(workspace: Path, *arguments: str, **environment: str) -> tuple[subprocess.Popen[str], str]:
+def start_ui(workspace: Path, *arguments: str) -> tuple[subprocess.Popen[str], str]:
     """`lab ui`, and the address that it printed."""
-    process = start_lab("ui", *arguments, cwd=workspace, cold=True, stderr=subprocess.STDOUT, environment=environment)
+    process = start_lab("ui", *arguments, cwd=workspace, cold=True, stderr=subprocess.STDOUT)
     assert process.stdout is not None
     said = ""
     for line in process.stdout:
@@ -50,32 +50,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def assert_ended(workspace: Path, port: int) -> None:
-    """Check that `lab ui` has left no process, and that its port is free."""
-    wait_for(lambda: not processes_of(workspace), 30)
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", port))
-    assert ui_state.ui_address(workspace) is None
-
-
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """A workspace with a run, a registered model, and a `lab ui` that is up; in the end it is killed."""
+    """A workspace with a run, a registered model, and a `lab ui` that is up."""
     workspace = tmp_path_factory.mktemp("shown").resolve()
     assert "lab ui" in labrun(workspace, "model=mnist_dnn", "trainer.max_epochs=3", "name=digits")
     done = lab(workspace, "models", "register", "last", "--name", "digits-net", "--alias", "champion", timeout=300)
     assert done.returncode == 0, done.stderr
-    port = free_port()
-    process, address = start_ui(workspace, "--port", str(port))
-    assert address == f"http://127.0.0.1:{port}"
-    with urllib.request.urlopen(f"{address}/version", timeout=30) as answer:
-        assert answer.status == 200
-    assert sum(one.memory_info().rss for one in processes_of(workspace)) < 2 * 2**30
+    process, address = start_ui(workspace)
     yield workspace, address
-    process.kill()
-    assert process.wait(timeout=60) == -signal.SIGKILL
-    assert_ended(workspace, port)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 0
+    wait_for(lambda: not processes_of(workspace), 30)
 
 
 def test_the_pages_are_there_in_a_browser(shown: tuple[Path, str], tmp_path: Path) -> None:
@@ -154,34 +140,25 @@ def test_a_second_one_says_where_the_first_is(shown: tuple[Path, str]) -> None:
     assert lab(workspace, "runs", "sync").returncode == 0  # though `lab ui` holds the lock
 
 
-SERVER = """
-import http.server, subprocess, sys
-
-class Answer(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200)
-        self.end_headers()
-
-subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"])
-http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Answer).serve_forever()
-"""
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_it_ends_and_leaves_no_process_and_a_free_port(tmp_path: Path, number: int) -> None:
-    """With a small server in MLflow's place, which has a child too: it takes no signal itself. `shown` kills MLflow."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_it_ends_and_leaves_no_process_and_a_free_port(tmp_path: Path, empty_mlflow: Path, number: int) -> None:
+    """SIGTERM ends the one that `shown` started."""
     workspace = tmp_path.resolve()
-    mlflow = workspace / "packages" / "mlflow"
-    mlflow.mkdir(parents=True)
-    (mlflow / "__init__.py").touch()
-    (mlflow / "__main__.py").write_text(SERVER)
-    client.database_path(workspace).parent.mkdir(parents=True)
-    client.database_path(workspace).touch()
-    process, address = start_ui(workspace, PYTHONPATH=str(mlflow.parent))
-    assert ui_state.ui_address(workspace) == address and len(processes_of(workspace)) == 4
+    copy_database(empty_mlflow, workspace)
+    port = free_port()
+    process, address = start_ui(workspace, "--port", str(port))
+    assert address == f"http://127.0.0.1:{port}" and ui_state.ui_address(workspace) == address
+    with urllib.request.urlopen(f"{address}/version", timeout=30) as answer:
+        assert answer.status == 200
+    memory = sum(one.memory_info().rss for one in processes_of(workspace))
+    assert memory < 2 * 2**30
     process.send_signal(number)
-    assert process.wait(timeout=60) == 0
-    assert_ended(workspace, int(address.rpartition(":")[2]))
+    assert process.wait(timeout=60) == (0 if number != signal.SIGKILL else -signal.SIGKILL)
+    wait_for(lambda: not processes_of(workspace), 30)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))
+    assert ui_state.ui_address(workspace) is None
 
 
 def test_a_taken_port_is_reported_and_by_default_the_next_is_used(tmp_path: Path) -> None:
