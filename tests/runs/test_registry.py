@@ -104,12 +104,14 @@ def test_versions_count_up_and_know_their_run_metrics_and_data(root: Path) -> No
     assert journal.find(root, "net/1").description == "better" and "" not in journal.registered_runs(root)
 
 
-def test_a_versions_folder_is_what_mlflow_would_write(root: Path) -> None:
+def test_a_versions_folder_is_what_mlflow_would_write(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow.models import ModelSignature
     from mlflow.pyfunc import save_model
     from mlflow.types import ColSpec, Schema, TensorSpec
     from mlflow.types.schema import AnyType
 
+    # MLflow adds the uv.lock and pyproject.toml of the working folder to a model, if both are there.
+    monkeypatch.chdir(root)
     version, _ = models.register(root, run_with(root, "aaaa0000"), "net")
     ours, theirs = journal.folder(root, "net", 1), root / "theirs"
     pins = (ours / "requirements.txt").read_text().split()
