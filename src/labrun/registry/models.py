@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labrun._io import file_sha256
-from labrun.config.schema import NO_TRACKER, Tracking
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError, RecordError
 from labrun.registry import journal, model_folder
 from labrun.registry.journal import Version
@@ -128,9 +127,7 @@ def register(
     path, card = described(run_dir, record, file)
     metrics = context.last_values(run_dir) if by_run else record.metrics
     origin = Origin(path, path.relative_to(run_dir).as_posix(), card, record, run_dir, metrics)
-    tracking = record.typed.tracking
-    is_mlflows = tracking.kind in ("mlflow", NO_TRACKER)  # another tracker's URI is not an MLflow server
-    uri = client.address(root, tracking if is_mlflows else Tracking(NO_TRACKER))
+    uri = client.models_address(root, record.typed.tracking)
     return _add(root, name, origin, uri, about or About(tags or {}), exclude)
 
 

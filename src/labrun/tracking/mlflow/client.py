@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from labrun.config.schema import Tracking
+from labrun.config.schema import NO_TRACKER, Tracking
 from labrun.errors import RecordError
 from labrun.runs import recording, store
 
+KIND = "mlflow"
+"""Value of `tracking.kind` for MLflow."""
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -44,6 +46,11 @@ def database_uri(root: Path) -> str:
 def address(root: Path, settings: Tracking) -> str:
     """Return the URI of the MLflow database or server for these runs."""
     return settings.uri or database_uri(root)
+
+
+def models_address(root: Path, settings: Tracking) -> str:
+    """Return the URI of the MLflow database or server for models of these runs: another tracker's URI is neither."""
+    return address(root, settings) if settings.kind in (KIND, NO_TRACKER) else database_uri(root)
 
 
 def quiet() -> None:

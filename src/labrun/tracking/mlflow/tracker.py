@@ -20,7 +20,7 @@ ANSWER_S = 2.0
 class MLflow(Tracker):
     """The workspace's own database, shown by `lab ui`, or the server given by `tracking.uri`."""
 
-    kind = "mlflow"
+    kind = client.KIND
     label = "MLflow"
 
     def address(self, root: Path, settings: Tracking) -> str:
