@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # imported only where used: `lab runs` needs no NumPy to list
     import numpy.typing as npt
 
 DPI = 110
+NAMED_CLASSES = 30
+"""Largest number of classes whose names and counts a confusion matrix shows."""
 TITLE_INCHES = 0.4
 """Height of a title above a mosaic."""
 
@@ -137,40 +139,56 @@ def confusion_matrix(counts: npt.NDArray[np.int64], class_names: Sequence[str], 
     Shapes:
         counts: (classes, classes).
     """
-    classes = len(class_names)
-    side = min(17.0, max(4.5, 0.5 * classes + 1.5)) if classes <= 30 else 8.0
-    figure = _figure(side + 0.6, side)
-    axes = figure.add_subplot()
     import numpy as np
 
+    classes = len(class_names)
+    has_names = classes <= NAMED_CLASSES
+    side = min(17.0, max(4.5, 0.5 * classes + 1.5)) if has_names else 8.0
+    figure = _figure(side + 0.6, side, has_layout=not has_names)
+    axes = figure.add_subplot()
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    if classes <= 30:
-        names = [_short(name, 14) for name in class_names]
-        axes.set_xticks(
-            range(classes),
-            names,
-            rotation=45 if max(map(len, names)) > 3 else 0,
-            ha="right" if max(map(len, names)) > 3 else "center",
-        )
-        axes.set_yticks(range(classes), names)
-        for row in range(classes):
-            for column in range(classes):
-                if counts[row, column]:
-                    colour = "white" if shares[row, column] > 0.5 else "black"
-                    axes.text(
-                        column,
-                        row,
-                        str(counts[row, column]),
-                        ha="center",
-                        va="center",
-                        color=colour,
-                        fontsize=8,
-                        in_layout=False,
-                    )
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
+    if has_names:
+        for row, column in np.argwhere(counts):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            shown = str(counts[row, column])
+            axes.text(column, row, shown, ha="center", va="center", color=colour, fontsize=8, in_layout=False)
+        _name_classes(figure, axes, [_short(name, 14) for name in class_names])
+    else:
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
     return _save(figure, path, title)
+
+
+def _name_classes(figure: Any, axes: Any, names: Sequence[str]) -> None:
+    """Write the names of the classes beside a matrix, and place it so that they fit.
+
+    Ticks and a layout engine would take as long as the rest of the picture.
+    """
+    axes.set_xticks([])
+    axes.set_yticks([])
+    beside, below = axes.get_yaxis_text1_transform(4)[0], axes.get_xaxis_text1_transform(4)[0]
+    upright: dict[str, Any] = {"ha": "center", "va": "top"}
+    slanted: dict[str, Any] = {"ha": "right", "va": "top", "rotation": 45, "rotation_mode": "anchor"}
+    style = slanted if max(map(len, names)) > 3 else upright
+    rows = [axes.text(0, at, name, transform=beside, ha="right", va="center") for at, name in enumerate(names)]
+    columns = [axes.text(at, 0, name, transform=below, **style) for at, name in enumerate(names)]
+    wide, high = figure.get_size_inches()
+    line, inch = 0.25, figure.dpi
+    left = line + 0.1 + max(one.get_window_extent().width for one in rows) / inch
+    slant = [one.get_window_extent() for one in columns]
+    if style is slanted:  # the first names reach beyond the matrix
+        cell = 0.5 * (high - TITLE_INCHES - line) / len(names)
+        left = max(left, *(box.width / inch - at * cell for at, box in enumerate(slant)))
+    bottom = line + 0.1 + max(box.height for box in slant) / inch
+    side = min(wide - left - 0.1, high - bottom - TITLE_INCHES)
+    left += (wide - left - 0.1 - side) / 2
+    axes.set_position((left / wide, bottom / high, side / wide, side / high))
+    figure.text((left + side / 2) / wide, 0.06 / high, "predicted", ha="center", va="bottom")
+    reach = max(one.get_window_extent().width for one in rows) / inch + 0.1
+    figure.text(
+        (left - reach - line / 2) / wide, (bottom + side / 2) / high, "true", ha="center", va="center", rotation=90
+    )
 
 
 def weight_images(
@@ -252,7 +270,8 @@ def _figure(width: float, height: float, has_layout: bool = True) -> Any:
 
 
 def _save(figure: Any, path: Path, title: str) -> Path:
-    figure.suptitle(_label(title), fontsize=10)
+    place = {} if figure.get_layout_engine() else {"y": 1 - 0.08 / figure.get_figheight()}
+    figure.suptitle(_label(title), fontsize=10, **place)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Like `savefig` for a PNG, but without its dry run, which takes as long as the drawing itself.
     figure.canvas.draw()
