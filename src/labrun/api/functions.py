@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -101,7 +102,7 @@ def submit(
         variables.pop(name, None)
     with open(log, "wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "labrun", *words, *detached],
+            [*_labrun(), *words, *detached],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -121,6 +122,12 @@ def submit(
     folder = Path(told.read_text(encoding="utf-8"))
     told.unlink()
     return _work(folder, None if detach else submission)
+
+
+def _labrun() -> list[str]:
+    """Return the start of a `labrun` command line: its console script, which uses a warm interpreter if it may."""
+    script = Path(sysconfig.get_path("scripts")) / "labrun"
+    return [sys.executable, str(script)] if script.is_file() else [sys.executable, "-m", "labrun"]
 
 
 def show(work: Run | Sweep | str, every_s: float = EVERY_S, wait: bool = True) -> None:
