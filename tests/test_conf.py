@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import GrammarParseError
+from omegaconf.errors import GrammarParseError, ValidationError
 
 from helpers import forget_hydra
 from labrun import _io
@@ -26,6 +27,11 @@ OPTIONS = sorted(
     for path in CONF.rglob("*.yaml")
     if path.parent != CONF and "hydra" not in path.parts and "local" not in path.parts
 )
+
+
+@dataclass
+class Typed:
+    size: int = 1
 
 
 def composed(*overrides: str) -> schema.Config:
@@ -195,6 +201,32 @@ def test_a_config_file_is_parsed_once_and_again_when_it_changes(
     file.write_text("a: {b: 3\n")
     with pytest.raises(yaml.YAMLError):
         result()
+
+
+def test_a_copy_of_a_stored_config_keeps_its_types_and_the_original(tmp_path: Path, registered: None) -> None:
+    @dataclass
+    class Local(Typed):  # cannot be pickled
+        pass
+
+    store = ConfigStore.instance()
+    store.store(group="part", name="typed", node=Typed)
+    store.store(group="part", name="local", node=Local)
+    text = (
+        "defaults: [part@one: typed, part@two: typed, part@three: local, part@four: local, _self_]\none: {}\nfour: {}"
+    )
+    (tmp_path / "config.yaml").write_text(text)
+    try:
+        for _ in range(2):
+            forget_hydra()
+            with initialize_config_dir(str(tmp_path), version_base="1.3"):
+                config = compose("config", ["one.size=3", "four.size=2"])
+            assert [config[name] for name in ("one", "two")] == [{"size": 3}, {"size": 1}]
+            assert [config[name] for name in ("three", "four")] == [{"size": 1}, {"size": 2}]
+            for name in ("two", "three"):
+                with pytest.raises(ValidationError):
+                    config[name].size = "many"
+    finally:
+        del store.repo["part"]
 
 
 def test_a_defaults_list_that_refers_to_a_choice_is_composed(tmp_path: Path, registered: None) -> None:

@@ -1,12 +1,14 @@
-"""Config files and interpolations parsed once per process, not once per composition.
+"""Config files and interpolations parsed once per process, not once per composition, and configs copied faster.
 
-Hydra reads each file of a composition anew, OmegaConf parses each `${...}` anew, and both are over half of its time.
+Hydra reads each file of a composition anew, OmegaConf parses each `${...}` anew, and both are over half of its time. Of
+the rest, a quarter are copies of configs.
 A sweep, a search, a message about a mistake and a warm interpreter compose the same files many times. A parsed file is
 used again while its stamp is the same, and only if that was old enough when the file was read (see `FileStamp`).
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 import pickle
@@ -17,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal import defaults_list
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult, ConfigSource
-from omegaconf import OmegaConf, grammar_parser
+from omegaconf import OmegaConf, flag_override, grammar_parser
 
 from labrun._io import FileStamp
 from labrun.compose.composed import interpolated_texts
@@ -42,6 +46,7 @@ def remember() -> None:
             source.load_config = functools.partialmethod(_load, plain)  # type: ignore[assignment,method-assign]
     _remember_trees()
     _map_choices_on_demand()
+    _copy_faster()
 
 
 def _remember_trees() -> None:
@@ -67,6 +72,41 @@ def _map_choices_on_demand() -> None:
         return plain(overrides, entries, *rest) if refers else None
 
     vars(defaults_list)["_create_interpolation_map"] = map_choices
+
+
+def _copy_faster() -> None:
+    """Have Hydra copy a config with pickle where it would use `copy.deepcopy`, which takes three times as long."""
+    if ConfigStore.load is not _load_stored:
+        ConfigStore.load = _load_stored  # type: ignore[method-assign]
+        ConfigLoaderImpl._embed_result_config = staticmethod(_embed)  # type: ignore[method-assign,assignment]
+
+
+def _load_stored(self: ConfigStore, config_path: str) -> ConfigNode:
+    found = copy.copy(self._load(config_path))
+    found.node = _copied(found.node)
+    return found
+
+
+def _embed(found: ConfigResult, package_override: str | None) -> ConfigResult:
+    """Return a result whose config is a copy at its package: for `model`, `lr: 1` becomes `model: {lr: 1}`."""
+    package = found.header["package"] if package_override is None else package_override
+    if not package:
+        return found
+    embedded = OmegaConf.create()
+    with flag_override(embedded, "no_deepcopy_set_nodes", True):
+        OmegaConf.update(embedded, package, _copied(found.config), merge=False)
+    found = copy.copy(found)
+    found.config = embedded
+    return found
+
+
+def _copied(config: Any) -> Any:
+    if config._get_parent() is None:  # which pickle would copy, too
+        try:
+            return pickle.loads(pickle.dumps(config, pickle.HIGHEST_PROTOCOL))  # noqa: S301 - made here
+        except Exception:  # noqa: BLE001 - a value may refuse with any error
+            pass
+    return copy.deepcopy(config)
 
 
 def load_all(folder: Path) -> None:
