@@ -207,6 +207,7 @@ def _import(names: Iterable[str]) -> None:
 
 def _prepare_for_forks() -> None:
     """Prepare the process's memory for cheap forks."""
+    session.keep_operators()
     gc.collect()
     gc.freeze()
     importlib.import_module("labrun.backends.local.forkserver").use_large_pages()

@@ -19,6 +19,7 @@ import socket
 import sys
 import threading
 import types
+import weakref
 from typing import Any, NoReturn
 
 from labrun.warm import wire
@@ -217,7 +218,20 @@ def _run_module(module: str) -> int:
 def leave(end: SystemExit) -> NoReturn:
     """Exit this process, but skip the interpreter's cleanup of objects."""
     code = _code_of(end)
+    keep_operators()
     os._exit(FLUSH_FAILED if not _finish() and not code else code)
+
+
+def keep_operators() -> None:
+    """Leave PyTorch's operators registered when this process or a fork of it exits.
+
+    They would be unregistered one by one, which changes ten thousand pages of memory: as much work as a whole command.
+    """
+    if "torch.library" not in sys.modules:
+        return
+    for finalizer, info in list(weakref.finalize._registry.items()):  # type: ignore[attr-defined] # no public list
+        if info.func.__module__ == "torch.library" and finalizer.atexit:
+            finalizer.atexit = False
 
 
 def _code_of(end: SystemExit) -> int:
