@@ -10,7 +10,6 @@ from labrun.azureml import folder
 from labrun.azureml.submitting import SEARCHES
 from labrun.compat.azureml.training.run import TYPE_TAG
 from labrun.runs import sdk_ids
-from labrun.search import automl as search
 
 CLASSES = {
     "hyperdrive": ("hyperdrive", "HyperDriveRun"),
@@ -36,6 +35,8 @@ def type_of(sweep: Any) -> str:
     properties = folder.read_table(root_of(sweep.folder), SEARCHES).get(sweep.id) or {}
     if TYPE_TAG in properties:
         return str(properties[TYPE_TAG])
+    from labrun.search import automl as search  # here: it imports Optuna, which takes longer than most scripts
+
     children = sweep.get_children()
     return "automl" if children and search.is_pipeline(children[0].record.config) else "hyperdrive"
 
