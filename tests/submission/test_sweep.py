@@ -33,12 +33,17 @@ def test_edits_while_runs_wait_change_nothing(workspace: Path) -> None:
     assert len(logs) == 3 and all("VERSION one" in log for log in logs)
 
 
+def start_sleeping(workspace: Path, runs: int, cold: bool) -> subprocess.Popen[str]:
+    """Start a sweep of scripts that sleep, two at a time."""
+    (workspace / "sleeps.py").write_text("import time\ntime.sleep(60)\n")
+    seeds = ",".join(map(str, range(runs)))
+    words = ("experiment=script", "script.path=sleeps.py", f"seed={seeds}", "compute.max_parallel=2")
+    return start_labrun("-m", *words, "tracking=none", "report=none", cwd=workspace, cold=cold)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_asks_and_leaves_true_records(workspace: Path, number: signal.Signals) -> None:
-    write_model(workspace)
-    sweep = start(
-        workspace, "model=sleeper", "model.number=1,2,3,4", "model.seconds=60", "compute.max_parallel=2", cold=True
-    )
+    sweep = start_sleeping(workspace, 4, cold=number == signal.SIGINT)
     wait_for(lambda: statuses(workspace).count("running") == 2)
     sweep.send_signal(number)
     _, err = sweep.communicate(timeout=60)
@@ -87,10 +92,7 @@ def test_a_later_override_wins(labrun: Command, workspace: Path) -> None:
 
 
 def test_kill_9_of_the_controller_ends_its_runs(workspace: Path) -> None:
-    write_model(workspace)
-    sweep = start(
-        workspace, "model=sleeper", "model.number=1,2,3", "model.seconds=60", "compute.max_parallel=2", cold=True
-    )
+    sweep = start_sleeping(workspace, 3, cold=True)
     wait_for(lambda: statuses(workspace).count("running") == 2)
     sweep.kill()
     sweep.communicate(timeout=60)
