@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import joblib
 import nbformat
 import pytest
 from nbclient import NotebookClient
@@ -16,7 +17,28 @@ from helpers import lab
 TUTORIALS = Path(__file__).parent / "tutorials"
 SCRIPTS = Path(__file__).parent / "scripts"
 DAY1 = ("01-create-workspace", "02-create-compute", "03-run-hello", "04-run-pytorch", "05-upload-data")
-ENDED = ("completed", "failed", "canceled", "lost")
+LIGHT = """
+import argparse, os
+from azureml.core import Run
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--data-folder", "--data_path", dest="folder")
+parser.add_argument("--learning_rate")
+parser.add_argument("--momentum")
+parser.add_argument("--regularization", type=float, default=0.25)
+args = parser.parse_args()
+run = Run.get_context()
+print("Data folder:", os.listdir(args.folder))
+for name, value in (("loss", 2), ("loss", 1), ("last batch", 1), ("accuracy", 1 - args.regularization)):
+    run.log(name, value)
+for name in ("cifar_net.pth", "sklearn_mnist_model.pkl"):
+    open(f"outputs/{name}", "w").close()
+"""
+"""A training script in place of those that import PyTorch or scikit-learn, with their arguments, metrics and files."""
+REMOVED = [
+    "labrun: sklearn.externals.joblib was removed in scikit-learn 0.23; using the package joblib instead",
+    "labrun: np.float was removed in NumPy 1.24; using the builtin float instead",
+]
 
 
 def lay_out(name: str, folder: Path, script: str | None = None, data: Path | None = None) -> Path:
@@ -39,10 +61,14 @@ def run(folder: Path, file: str, *options: str) -> str:
 
 @pytest.mark.parametrize("compute", ["local", "slurm"])
 def test_the_first_day(compute: str, tmp_path: Path, few_images: Path, request: pytest.FixtureRequest) -> None:
-    """Six programs, the last three of which train: each submits and ends. It takes half a minute."""
+    """Six programs, the last three of which train: each submits and ends. On Slurm, only they, and one with PyTorch."""
     if compute == "slurm":
         request.getfixturevalue("cluster")
     folder = lay_out("day1", tmp_path / "project", "cifar10", few_images)
+    if compute == "slurm":
+        (folder / "src" / "fit.py").write_text(
+            "from azureml.core import Run\nRun.get_context().log_list('loss', [1] * 3)\n"
+        )
     for name in [*DAY1, "06-run-pytorch-data"]:
         printed = run(folder, f"{name}.py", "--compute", compute)
     assert "Submitted to compute cluster" in printed
@@ -51,16 +77,20 @@ def test_the_first_day(compute: str, tmp_path: Path, few_images: Path, request: 
     for one in runs.values():
         details = one.wait_for_completion(timeout_s=240)
         assert details["status"] == "completed", one.log_text()[-2000:]
-        assert one.config["compute"]["target"] == compute
+        assert one.config["compute"]["target"] == compute and (one.record.job is not None) == (compute == "slurm")
     assert "hello world!" in runs["day1-experiment-hello"].log_text()
     assert len(runs["day1-experiment-train"].get_metrics()["loss"]) == 3
     data = runs["day1-experiment-data"]
-    assert len(data.get_metrics()["loss"]) > 3 and data.record.data, "the record says what was read"
+    losses = data.get_metrics()["loss"]
+    assert len(losses) > 3 and all(0 < loss < 5 for loss in losses) and data.record.data, (
+        "the record says what was read"
+    )
+    assert "--learning_rate 0.003" in data.log_text()
     assert json.loads((folder / ".azureml" / "config.json").read_text())["workspace_name"] == "day-one"
 
 
 def test_images_are_uploaded_mounted_and_a_model_registered(tmp_path: Path, few_images: Path) -> None:
-    """Twice, for the second versions: two processes that import PyTorch."""
+    """Twice, for the second versions: only the first time with PyTorch."""
     folder = lay_out("cifar10", tmp_path / "project", "cifar10", few_images)
     printed = run(folder, "control.py")
     assert "cifar images 1 2" in printed and "Completed" in printed and "train.py Completed inputs" in printed
@@ -68,17 +98,30 @@ def test_images_are_uploaded_mounted_and_a_model_registered(tmp_path: Path, few_
     assert (folder / "model" / "outputs" / "cifar_net.pth").stat().st_size > 1000
     record = labrun.get_run("last", root=folder).record
     assert record.data[0].version and record.tags == {"kind": "tutorial"}
+    (folder / "src" / "train.py").write_text(LIGHT)
     again = run(folder, "control.py")
     assert "cifar10\t2\t{" in again, "the second model is the second version"
 
 
 @pytest.mark.parametrize("way", ["script", "notebook"])
 def test_digits_of_2018_with_an_estimator_a_widget_and_a_search(way: str, tmp_path: Path, few_digits: Path) -> None:
-    """Three fits by scikit-learn and a search; the notebook is the same program, a cell for each paragraph."""
+    """Three fits by scikit-learn, one of them alone; the notebook is the same program, a cell for each paragraph.
+
+    The notebook's runs do without scikit-learn.
+    """
     folder = lay_out("mnist", tmp_path / "project", "mnist", few_digits)
     if way == "script":
         printed = run(folder, "control.py")
+        alone, *searched = sorted(labrun.runs(root=folder), key=lambda one: one.record.created)
+        assert len(searched) == 2
+        for one in (alone, *searched):
+            assert one.metrics["accuracy"] > 0.8 and one.metrics["regularization rate"] in (0.8, 0.1, 0.5)
+            assert [line for line in one.log_text().splitlines() if line.startswith("labrun:")] == REMOVED
+        model = joblib.load(Path(alone.folder) / "outputs" / "sklearn_mnist_model.pkl")
+        assert model.n_features_in_ == 784
+        assert "outputs/sklearn_mnist_model.pkl" in lab(folder, "runs", "files", "last").stdout
     else:
+        (folder / "src" / "train.py").write_text(LIGHT)
         cells = ["%load_ext labrun.azureml", *(folder / "control.py").read_text().split("\n\n")]
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
         client = NotebookClient(notebook, kernel_name="python3", timeout=400)
@@ -100,7 +143,7 @@ def test_an_estimator_with_settings_of_its_own(tmp_path: Path) -> None:
 
 
 def test_automl_on_the_users_machine(tmp_path: Path) -> None:
-    """Two iterations of two folds: the price of a search, which is most of a minute."""
+    """Two iterations of two folds, of two models: each model that a search may choose is built before it begins."""
     folder = lay_out("automl", tmp_path / "project")
     (folder / "project").mkdir()
     (folder / "get_data.py").rename(folder / "project" / "get_data.py")

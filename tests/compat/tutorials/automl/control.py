@@ -45,6 +45,7 @@ automl_settings = {
     "primary_metric": 'AUC_weighted',
     "preprocess": False,
     "max_concurrent_iterations": 2,
+    "whitelist_models": ["LogisticRegression", "KNN"],
     "verbosity": logging.INFO
 }
 automl_config = AutoMLConfig(task='classification', debug_log='automl_errors.log', path=project_folder,

@@ -35,7 +35,8 @@ rc.environment.docker.enabled = True
 
 data = Dataset.get_by_name(ws, name='cifar images')
 config = ScriptRunConfig(source_directory='src', script='train.py', run_config=rc,
-                         arguments=['--data_path', data.as_named_input('cifar').as_mount(), '--learning_rate', 0.01])
+                         arguments=['--data_path', data.as_named_input('cifar').as_mount(), '--learning_rate', 0.01,
+                                    '--momentum', 0])
 exp = Experiment(workspace=ws, name='cifar10')
 run = exp.submit(config, tags={'kind': 'tutorial'})
 print(run.id, run.get_status())

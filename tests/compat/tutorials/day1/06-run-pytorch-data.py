@@ -20,7 +20,7 @@ if __name__ == "__main__":
         arguments=[
             '--data_path', dataset.as_named_input('input').as_mount(),
             '--learning_rate', 0.003,
-            '--momentum', 0.92],
+            '--momentum', 0],
     )
     # set up pytorch environment
     env = Environment.from_conda_specification(name='pytorch-env', file_path='pytorch-env.yml')
