@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from labrun import refusal
 from labrun.config import exact, targets
@@ -21,11 +22,13 @@ from labrun.config.schema import Config
 from labrun.data import shared_cache
 from labrun.data.mount import local_root, mount_reference
 from labrun.errors import DataError
-from labrun.report.pictures import Pictures
 from labrun.runs.groups import Code, DataEntry
 from labrun.runs.record import Record, RunPaths, read_record
 from labrun.runs.recording import Recording
-from labrun.tasks import base, evaluating, reading, resume_checks, summary
+from labrun.tasks import base
+
+if TYPE_CHECKING:
+    from labrun.report.pictures import Pictures
 
 log = logging.getLogger(__name__)
 
@@ -140,11 +143,16 @@ def pictures_of(run_dir: Path) -> Pictures:
     Raises:
         DataError, ConfigError: the data or the model can no longer be loaded.
     """
+    from labrun.report.pictures import Pictures
+    from labrun.tasks import summary
+
     record = read_record(run_dir)
     if not record.typed.dataset or record.typed.has_loaders:
         return Pictures(summary.title(record))
     if record.imported is not None:
         raise DataError(f"run {record.id} came from an archive: classes named in its record are not built for pictures")
+    from labrun.tasks import evaluating, reading, resume_checks
+
     config, _ = mount_inputs(Config(resolve_environment(record.config)))
     arrays = reading.arrays_of(config)
     if record.data and (differing := resume_checks.what_differs(record.data[:1], [reading.described(arrays)])):

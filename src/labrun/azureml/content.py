@@ -20,10 +20,9 @@ from labrun.data import asset as assets
 from labrun.data import digests, transfer
 from labrun.data.asset import Asset
 from labrun.data.cache import Cache, Wanted
-from labrun.data.digests import Entry
+from labrun.data.digests import Entry, manifest_digest
 from labrun.data.mount import Mounting, cache_folder
 from labrun.data.progress import Quiet
-from labrun.data.reader import manifest_digest
 from labrun.data.stores.base import Datastore as Store
 from labrun.data.stores.base import FileInfo, ProgressCallback
 from labrun.data.stores.local import LocalDatastore

@@ -217,7 +217,7 @@ def _is_same(version: Version, content: Content, table: Mapping[str, Any] | None
     same_table = version.table == (None if table is None else dict(table))
     if asset is None or not same_table or asset.path != content.base:
         return False
-    from labrun.data.reader import manifest_digest
+    from labrun.data.digests import manifest_digest
 
     return manifest_digest(content.entries()) == asset.version
 

@@ -61,5 +61,7 @@ def resolve_environment(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: a referenced environment variable is not set on this machine.
     """
+    if "${" not in repr(config):  # OmegaConf need not be imported
+        return dict(config)
     keep_mounts()
     return resolve_references(guarded(config))

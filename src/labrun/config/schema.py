@@ -47,8 +47,11 @@ Fraction = Annotated[float, Range(above=0, below=1)]
 Size = Annotated[float, Range(at_least=0)]
 """Size of a split: a fraction if below 1, otherwise a number of samples; 0 means no such split."""
 
+description = dataclass(init=False, repr=False, eq=False)
+"""Decorates a class that only describes a node and has no instances. Its methods would delay the start of commands."""
 
-@dataclass(frozen=True)
+
+@description
 class Dataset:
     """Keys common to all data sets (`conf/dataset/`)."""
 
@@ -67,14 +70,14 @@ class Dataset:
     augmentation: Component | None = None
 
 
-@dataclass(frozen=True)
+@description
 class Digits(Dataset):
     """The 1,797 images of 8x8 pixels that ship with scikit-learn."""
 
     test_size: Fraction = 0.2
 
 
-@dataclass(frozen=True)
+@description
 class ImageFolder(Dataset):
     """Images in one folder per class, optionally below `train/` and `test/`."""
 
@@ -87,7 +90,7 @@ class ImageFolder(Dataset):
     num_workers: CountOrZero | None = None
 
 
-@dataclass(frozen=True)
+@description
 class Npz(Dataset):
     """Arrays in an `.npz` file."""
 
@@ -98,7 +101,7 @@ class Npz(Dataset):
     num_workers: CountOrZero | None = None
 
 
-@dataclass(frozen=True)
+@description
 class Csv(Dataset):
     """A table (CSV, Parquet, Excel) with one target column: a class label or a quantity."""
 
@@ -121,7 +124,7 @@ class Csv(Dataset):
     num_workers: CountOrZero | None = None
 
 
-@dataclass(frozen=True)
+@description
 class GetData(Dataset):
     """A Python file with a function `get_data()`."""
 
@@ -130,7 +133,7 @@ class GetData(Dataset):
     regression: bool = False
 
 
-@dataclass(frozen=True)
+@description
 class DataModule:
     """A `LightningDataModule`, which has its own loaders. labrun reads these keys; all others are its arguments."""
 
@@ -140,7 +143,7 @@ class DataModule:
     validation_size: Any = None
 
 
-@dataclass(frozen=True)
+@description
 class TorchDatasets(DataModule):
     """One `torch.utils.data.Dataset` per split, and the batching options (`conf/dataset/torch.yaml`)."""
 
@@ -161,7 +164,7 @@ class TorchDatasets(DataModule):
     vars: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@description
 class Datastore:
     """A datastore (`conf/datastore/`); this class is a local folder."""
 
@@ -170,7 +173,7 @@ class Datastore:
     _target_: str = LOCAL_DATASTORE
 
 
-@dataclass(frozen=True)
+@description
 class RemoteDatastore(Datastore):
     """Keys common to all datastores that are reached through fsspec."""
 
@@ -179,7 +182,7 @@ class RemoteDatastore(Datastore):
     workers: Count = 8
 
 
-@dataclass(frozen=True)
+@description
 class AzureBlob(RemoteDatastore):
     """Azure Blob Storage."""
 
@@ -194,7 +197,7 @@ class AzureBlob(RemoteDatastore):
     anon: bool | None = None
 
 
-@dataclass(frozen=True)
+@description
 class S3(RemoteDatastore):
     """Amazon S3, or any server with an S3-compatible API."""
 
@@ -207,7 +210,7 @@ class S3(RemoteDatastore):
     anon: bool = False
 
 
-@dataclass(frozen=True)
+@description
 class Sftp(RemoteDatastore):
     """A folder on a machine reachable over SSH."""
 
@@ -221,14 +224,14 @@ class Sftp(RemoteDatastore):
     timeout: Positive | None = None
 
 
-@dataclass(frozen=True)
+@description
 class Http(RemoteDatastore):
     """A folder on a web server, read-only."""
 
     token: Secret | None = None
 
 
-@dataclass(frozen=True)
+@description
 class Model:
     """Keys common to all models (`conf/model/`): the training options. Other keys are arguments of the target."""
 
@@ -244,7 +247,7 @@ class Model:
     search_space: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True)
+@description
 class LogisticRegression(Model):
     """scikit-learn's logistic regression, parameterized by its regularization rate."""
 
@@ -255,7 +258,7 @@ class LogisticRegression(Model):
     backend: Literal["sklearn", "intelex"] = "sklearn"
 
 
-@dataclass(frozen=True)
+@description
 class Pipeline(Model):
     """A scikit-learn pipeline, scored by cross-validation."""
 
@@ -269,7 +272,7 @@ class Pipeline(Model):
     _recursive_: bool = False
 
 
-@dataclass(frozen=True)
+@description
 class Ensemble(Model):
     """A soft-voting ensemble of pipelines."""
 
@@ -283,14 +286,14 @@ class Ensemble(Model):
     _recursive_: bool = False
 
 
-@dataclass(frozen=True)
+@description
 class MnistDNN(Model):
     """The multi-layer perceptron of Chainer's MNIST example."""
 
     units: Count = 100
 
 
-@dataclass(frozen=True)
+@description
 class Cifar10CNN(Model):
     """The convolutional network of PyTorch's CIFAR-10 tutorial."""
 
@@ -580,7 +583,7 @@ class Tracking:
         return cls(**{"kind": NO_TRACKER, **_resolved_fields(cls, node)})
 
 
-@dataclass(frozen=True)
+@dataclass(init=False, repr=False, eq=False)
 class Root:
     """The keys at the top of a configuration (`conf/config.yaml`)."""
 

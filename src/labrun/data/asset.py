@@ -17,8 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from labrun.config.checking import is_sha256
-from labrun.data.digests import Entry
-from labrun.data.reader import manifest_digest
+from labrun.data.digests import Entry, manifest_digest
 from labrun.data.stores.base import STATE, Datastore, clean, is_inside
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError
 from labrun.messages import suggest

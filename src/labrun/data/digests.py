@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,11 @@ class Entry:
     """Relative to the data's folder."""
     size: int
     sha256: str
+
+
+def manifest_digest(entries: Sequence[Entry]) -> str:
+    """Return the digest of a manifest."""
+    return hashlib.sha256(json.dumps([vars(entry) for entry in entries], sort_keys=True).encode()).hexdigest()
 
 
 def of(files: Sequence[Path], afresh: bool = False) -> list[str]:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labrun.config import schema
 from labrun.data import asset as assets
@@ -28,7 +28,6 @@ from labrun.data import digests, stores
 from labrun.data.asset import Asset
 from labrun.data.cache import Cache, Wanted
 from labrun.data.digests import Entry
-from labrun.data.reader import Reader
 from labrun.data.stores.base import Datastore, FileInfo, clean
 from labrun.data.stores.local import LocalDatastore
 from labrun.data.transfer import WORKERS
@@ -36,6 +35,9 @@ from labrun.errors import CorruptDataError, MissingDataError
 from labrun.messages import counted, size_text
 from labrun.runs import store as workspaces
 from labrun.runs.groups import DataEntry
+
+if TYPE_CHECKING:
+    from labrun.data.reader import Reader
 
 log = logging.getLogger(__name__)
 

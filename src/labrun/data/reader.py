@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -422,11 +420,6 @@ def manifest(files: Sequence[Path]) -> list[Entry]:
         for path, digest in zip(files, digests.of(files), strict=True)
     ]
     return sorted(entries, key=lambda entry: entry.path)
-
-
-def manifest_digest(entries: Sequence[Entry]) -> str:
-    """Return the digest of a manifest."""
-    return hashlib.sha256(json.dumps([vars(entry) for entry in entries], sort_keys=True).encode()).hexdigest()
 
 
 def _common_folder(files: Sequence[Path]) -> str:

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labrun._io import FileStamp
 from labrun.config import exact
-from labrun.data import reader
-from labrun.data.arrays import Arrays, Part
-from labrun.data.digests import Entry
-from labrun.data.memory import Limit, Reading
+from labrun.data.memory import Reading
+
+if TYPE_CHECKING:  # a script reads nothing, and needs no NumPy
+    from labrun.data.arrays import Arrays
+    from labrun.data.digests import Entry
+    from labrun.data.memory import Limit
 
 HELD_BYTES = 512 * 2**20
 """Limit on held data, for the files and for the arrays; the oldest data are dropped first."""
@@ -33,6 +35,8 @@ class _Held:
 
     @property
     def bytes(self) -> int:
+        from labrun.data.arrays import Part
+
         parts = (self.arrays.train, self.arrays.validation, self.arrays.test)
         return sum(part.x.nbytes + part.y.nbytes for part in parts if isinstance(part, Part))
 
@@ -46,6 +50,8 @@ def hold(dataset: Mapping[str, Any], root: Path) -> bool:
     Raises:
         DataError, ConfigError: as `reader.read`; each run that needs the data will raise it again.
     """
+    from labrun.data import reader
+
     made = reader.make_reader(dataset)
     if not made.may_be_held or dataset.get("in_memory") is False or not made.find(root):
         return False
@@ -87,6 +93,8 @@ def read(
     Raises:
         DataError, ConfigError: see `reader.read`.
     """
+    from labrun.data import reader
+
     held = _held.get(_key(dataset, root))
     if held is not None and known is None and _are_unchanged(held.stamps):
         if limit is not None and "in_memory" in dataset:

@@ -219,6 +219,11 @@ class Record:
         return self.task == PROGRAM
 
     @property
+    def needs_hydra(self) -> bool:
+        """Whether its process needs Hydra or OmegaConf; a script without references and Hydra settings does not."""
+        return self.task != "script" or bool(self.hydra) or "${" in repr(self.config)
+
+    @property
     def finished(self) -> bool:
         return self.status in FINISHED
 

@@ -129,6 +129,9 @@ class SweepState:
 RELATIVE = SweepState(Path())
 """The same paths relative to the folder, as the names of its files on another machine."""
 
+WITH_HYDRA = "labrun.compose.hydra_job.around"
+"""In `Plan.preload`: for scripts that refer to the environment or have settings of Hydra (`Record.needs_hydra`)."""
+
 
 @dataclass
 class Plan:

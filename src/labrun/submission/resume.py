@@ -20,6 +20,7 @@ from labrun.config import masking, schema
 from labrun.config.references import resolve_environment
 from labrun.config.schema import Config
 from labrun.data import reader
+from labrun.data.digests import manifest_digest
 from labrun.data.mount import local_root, mount
 from labrun.errors import DataError, RecordError
 from labrun.runs import custom_locations, store, sweep_state
@@ -177,7 +178,7 @@ def _data_now(
             known[key] = [
                 _answered(MAKE, [mounted.dataset, str(place)], path or sys.path)
                 if made.is_own_code
-                else DataEntry(digest=reader.manifest_digest(reader.manifest(made.files(place))))
+                else DataEntry(digest=manifest_digest(reader.manifest(made.files(place))))
             ]
         except (DataError, OSError):
             known[key] = []
@@ -195,9 +196,10 @@ answer.close()
 """
 MAKE = """
 from labrun.data import reader
+from labrun.data.digests import manifest_digest
 dataset, place = given
 made = reader.read(dataset, pathlib.Path(place), tables=True, sparse=True)
-digest = reader.manifest_digest(reader.manifest(made.files))
+digest = manifest_digest(reader.manifest(made.files))
 found = {"digest": digest, "content": made.content}
 """
 MAKE_LOADED = """

@@ -36,7 +36,7 @@ from labrun.runs.record import (
     write_record,
 )
 from labrun.runs.recording import terminating_politely
-from labrun.runs.sweep_state import SweepState
+from labrun.runs.sweep_state import WITH_HYDRA, SweepState
 from labrun.submission import freeze, resume, snapshot
 from labrun.submission.publish import publish_location
 from labrun.tracking import registry as trackers
@@ -123,7 +123,8 @@ def targets(submitted: Sequence[Job]) -> list[str]:
     nodes = [config.dataset for config in configs]
     nodes += [config.datastore for config in configs if not schema.is_local_datastore(config.datastore)]
     nodes += [config.model for config in configs if not is_scoring(config.task) or _is_models(config)]
-    return sorted({str(node["_target_"]) for node in nodes if node})
+    found = sorted({str(node["_target_"]) for node in nodes if node})
+    return found or ([WITH_HYDRA] if any(job.record.needs_hydra for job in submitted) else [])
 
 
 def _is_models(config: Config) -> bool:

@@ -15,6 +15,7 @@ from labrun.config.instantiate import must_be_given
 from labrun.config.references import references
 from labrun.config.schema import Config
 from labrun.data import reader
+from labrun.data.digests import manifest_digest
 from labrun.errors import ConfigError
 from labrun.runs import recording, seals
 from labrun.runs.groups import DataEntry
@@ -190,7 +191,7 @@ def _content(entry: DataEntry) -> str:
         return str(entry.version)
     path = Path(str(entry.path))
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    return reader.manifest_digest(reader.manifest(files)) if files else "nothing"
+    return manifest_digest(reader.manifest(files)) if files else "nothing"
 
 
 def _digest(value: Any) -> str:

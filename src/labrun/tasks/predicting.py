@@ -14,6 +14,7 @@ import numpy as np
 
 from labrun.data import reader
 from labrun.data.arrays import Arrays
+from labrun.data.digests import manifest_digest
 from labrun.data.mount import mount
 from labrun.data.readers.user_arrays import place_of
 from labrun.errors import BY_OVERRIDE, UnfitError
@@ -57,7 +58,7 @@ def predict(run: Run) -> None:
         files = [file_of(dataset, mounted.path)]
         rule = reader.reading(made, dataset, mounted.path, taken["limit"])
         table = of_file(model, dataset, mounted.path, streams=rule is not None and not rule.in_memory)
-        entry = DataEntry(name=dataset["name"], digest=reader.manifest_digest(reader.manifest(files)))
+        entry = DataEntry(name=dataset["name"], digest=manifest_digest(reader.manifest(files)))
     else:
         arrays = reader.read(dataset, mounted.path, **taken, known=reading.known_table(config))
         table, entry = of_arrays(model, arrays), reading.described(arrays)

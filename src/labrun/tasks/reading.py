@@ -9,7 +9,7 @@ from labrun.config import schema
 from labrun.config.schema import Config
 from labrun.data import memory, reader, shared_cache
 from labrun.data.arrays import Arrays
-from labrun.data.digests import Entry
+from labrun.data.digests import Entry, manifest_digest
 from labrun.data.mount import mount
 from labrun.runs import cards
 from labrun.runs.groups import DataEntry
@@ -62,7 +62,7 @@ def described(arrays: Arrays) -> DataEntry:
 def _description(arrays: Arrays, manifest: Sequence[Entry]) -> DataEntry:
     return DataEntry(
         name=arrays.name,
-        digest=reader.manifest_digest(manifest),
+        digest=manifest_digest(manifest),
         files=len(manifest),
         bytes=sum(entry.size for entry in manifest),
         input_shape=list(arrays.input_shape),

@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+from typing import TYPE_CHECKING
 
 from labrun import messages
 from labrun.config.schema import Config
-from labrun.data.arrays import Arrays
 from labrun.report import figures, formatting
 from labrun.report.pictures import Pictures
 from labrun.runs import context, store
 from labrun.runs.record import Record, RunPaths, seconds_between, timestamp
 from labrun.runs.recording import red
-from labrun.tasks import task as tasks
-from labrun.tasks.task import ModelTask, Scores
 from labrun.tracking import registry as trackers
+
+if TYPE_CHECKING:  # a script has neither, and needs no NumPy
+    from labrun.data.arrays import Arrays
+    from labrun.tasks.task import ModelTask, Scores
 
 log = logging.getLogger(__name__)
 
@@ -113,12 +115,14 @@ def print_result(record: Record, data: str, seconds: float, paths: RunPaths, pre
         paths: paths of the run.
         predictions: number of predictions and their file; empty for other tasks.
     """
+    from labrun.tasks.task import model_name
+
     total = seconds_between(str(record.started), timestamp())
     source = record.typed.source
     about = [
         *([("predictions", predictions)] if predictions else []),
         ("data", data),
-        ("model", tasks.model_name(record.typed.model) + (f", of run {source.id}" if source else "")),
+        ("model", model_name(record.typed.model) + (f", of run {source.id}" if source else "")),
     ]
     whole = "in all" if len(record.attempts) < 2 else f"in attempt {len(record.attempts)}"
     _print_table(record, paths, about, f"{seconds:.1f} s for the task, {total:.1f} s {whole}")

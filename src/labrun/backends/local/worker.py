@@ -18,11 +18,11 @@ from labrun.config import instantiate, masking, schema
 from labrun.config.references import references, resolve_environment
 from labrun.data import shared_cache
 from labrun.data.mount import local_root
-from labrun.data.reader import Reader
 from labrun.errors import ConfigError, LabrunError
 from labrun.runs import peer_errors
-from labrun.runs.record import read_record
+from labrun.runs.record import Record, read_record
 from labrun.runs.recording import Preempted
+from labrun.runs.sweep_state import WITH_HYDRA
 from labrun.tasks.threads import wait_asleep
 
 
@@ -31,23 +31,31 @@ def preload(targets: Sequence[str]) -> None:
 
     A target that cannot be imported, or whose module exits, is left to its run, which reports the error.
     """
-    models = []
+    models, reads = [], False
+    if targets:
+        import labrun.compose.hydra_job  # wraps each run but plain scripts
     for name in targets:
         with contextlib.suppress(ConfigError, SystemExit, KeyboardInterrupt):
             target = schema.locate(name, "model")
             instantiate.signature(target)
+            if name == WITH_HYDRA or _is_file_system(target):
+                continue
+            from labrun.data.reader import Reader
+
+            reads = True
             if isinstance(target, type) and issubclass(target, Reader):
                 target.warm()
-            elif _is_file_system(target):
-                continue
             else:
                 models.append(target)
     import psutil  # noqa: F401 - each run records its process
 
-    import labrun.compose.hydra_job  # wraps each run
     import labrun.tasks.kinds
+    import labrun.tasks.registering
     import labrun.tasks.script
+    import labrun.tasks.summary
 
+    if reads:
+        import labrun.tasks.evaluating
     torch = sys.modules.get("torch")
     networks = [torch is not None and isinstance(m, type) and issubclass(m, torch.nn.Module) for m in models]
     if torch is not None:
@@ -105,23 +113,28 @@ def run(run_dir: str, pictures: bool) -> int:
 
     The pool forces the record to disk later, when the next run already has this one's slot.
     """
+    return _reported(
+        lambda: execute.execute(Path(run_dir), capture=False, pictures=pictures, to_disk=False, around=_around)
+    )
+
+
+def _around(record: Record, run_dir: Path) -> contextlib.AbstractContextManager[None]:
+    """Provide Hydra's job features to a run that can use them."""
+    if not record.needs_hydra:
+        return contextlib.nullcontext()
     from labrun.compose import hydra_job
 
-    return _reported(
-        lambda: execute.execute(Path(run_dir), capture=False, pictures=pictures, to_disk=False, around=hydra_job.around)
-    )
+    return hydra_job.around(record, run_dir)
 
 
 def assist(run_dir: str, threads: int) -> int:
     """Train as a further process of a run with several processes. Return the exit code."""
-    from labrun.compose import hydra_job
-
     wait_asleep()
     record = read_record(run_dir)
     limits.limit_run(threads, limits.own_variables(record.typed.compute))
 
     def work() -> None:
-        with hydra_job.along(record, Path(run_dir)):
+        with _as_its_job(Path(run_dir)):
             execute.assist(Path(run_dir))
 
     return _reported(work)
@@ -138,10 +151,13 @@ def gather(run_dir: str, file: str) -> int:
 
 
 def _as_its_job(run_dir: Path) -> contextlib.AbstractContextManager[None]:
-    """Recreate the environment that a finished run's model had in the run: Hydra's config and the folder."""
+    """Provide the job config and the working folder of a run: to its further ranks, and to its model afterwards."""
+    record = read_record(run_dir)
+    if not record.needs_hydra:
+        return contextlib.nullcontext()
     from labrun.compose import hydra_job
 
-    return hydra_job.along(read_record(run_dir), run_dir)
+    return hydra_job.along(record, run_dir)
 
 
 def draw_quietly(run_dir: Path) -> bool:
