@@ -8,12 +8,14 @@ import os
 import subprocess
 import sys
 import threading
+from importlib.metadata import PathDistribution
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from helpers import new, submitted
+from labrun import _io
 from labrun.errors import DataError, RecordError
 from labrun.report import formatting
 from labrun.runs import recording, store
@@ -23,6 +25,7 @@ from labrun.runs.record import (
     RUNNING,
     UNREACHABLE,
     claim_attempt,
+    installed_packages,
     process_identity,
     process_lives,
     process_start,
@@ -317,3 +320,20 @@ def test_a_run_is_found_by_the_beginning_of_its_id(tmp_path: Path) -> None:
         store.find(tmp_path, "cc")
     with pytest.raises(RecordError, match="is not a finished one"):
         store.find(tmp_path, "aaaa", suitable=lambda *_: False, wanted="a finished one")
+
+
+def test_packages_are_read_again_only_after_they_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    metadata = tmp_path / "mine-1.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1\n\nVersion: of the text\n")
+    old = tmp_path / "older.egg-info"
+    old.mkdir()
+    (old / "PKG-INFO").write_text("Name: older\nVersion: 0.1\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.setattr(_io, "TRUSTED_AGE_NS", 0)
+    assert installed_packages() == {"mine": "1", "older": "0.1"}
+    with monkeypatch.context() as patched:
+        patched.setattr(PathDistribution, "read_text", lambda self, name: "Name: older\nVersion: 0.1\n")
+        assert installed_packages() == {"mine": "1", "older": "0.1"}
+    metadata.write_text("Name: mine\nVersion: 2.0\n")
+    assert installed_packages() == {"mine": "2.0", "older": "0.1"}

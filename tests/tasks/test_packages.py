@@ -18,7 +18,7 @@ import pytorch_lightning
 from conftest import Command, Runner
 from labrun.config.schema import Config
 from labrun.submission import freeze
-from labrun.tasks.packages import Package, spare_clouds
+from labrun.tasks.packages import Package, spare_clouds, spare_searches
 
 SITE = Path(pytorch_lightning.__file__).parents[1]
 MODULE = """
@@ -154,3 +154,21 @@ def test_lightning_asks_only_the_clouds_that_are_imported(monkeypatch: pytest.Mo
     assert not asked("adlfs") and "adlfs" not in sys.modules and not asked("no_such_package")
     monkeypatch.setitem(sys.modules, "adlfs", importlib.import_module("adlfs"))
     assert asked("adlfs") and asked("torch")
+
+
+def test_lightning_searches_the_installed_packages_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = importlib.import_module("lightning_fabric.utilities.registry")
+    searched: list[str] = []
+
+    def entry_points(group: str) -> list[str]:
+        searched.append(group)
+        return []
+
+    monkeypatch.setattr(registry, "entry_points", entry_points)
+    for _ in range(2):
+        spare_searches(Package())
+        assert registry.entry_points(group="callbacks") == []
+    assert searched == ["callbacks"]
+    monkeypatch.syspath_prepend(tmp_path)  # what lies there may bring callbacks
+    registry.entry_points(group="callbacks")
+    assert searched == ["callbacks"] * 2

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from labrun._io import atomic_write
+from labrun._io import FileStamp, atomic_write
 from labrun.config import checking, exact
 from labrun.config.schema import Config
 from labrun.errors import DamagedRecordError, RecordError
@@ -41,6 +41,9 @@ from labrun.runs.groups import (
     layout,
     plain,
 )
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution
 
 FORMAT = 2
 """Format 2 encodes `config` with `config.exact`; format 1 turned NaN and keys that were not strings into strings."""
@@ -732,22 +735,43 @@ def _gpu_names() -> list[str]:
     return [line.strip() for line in answer.stdout.splitlines() if line.strip()] if answer.returncode == 0 else []
 
 
+_IDENTITIES: dict[str, tuple[FileStamp, tuple[str, str] | None]] = {}
+"""Name and version of each distribution, by the path of its METADATA, with the stamp of the file that was read."""
+
+
 def installed_packages() -> dict[str, str]:
     """Return the version of each installed distribution; of duplicates, the one that an import would find."""
     from importlib.metadata import distributions
 
     found: dict[str, str] = {}
-    for one in distributions():
-        # Read only these two lines: parsing all metadata as e-mail, as importlib does, takes ten times as long.
-        text = one.read_text("METADATA") or one.read_text("PKG-INFO") or ""
-        fields = dict(line.split(": ", 1) for line in text.partition("\n\n")[0].splitlines() if _is_identity(line))
-        if "Name" in fields and "Version" in fields:
-            found.setdefault(fields["Name"].strip(), fields["Version"].strip())
+    for name, version in filter(None, map(_identity, distributions())):
+        found.setdefault(name, version)
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
-def _is_identity(line: str) -> bool:
-    return line.startswith(("Name: ", "Version: "))
+def _identity(one: Distribution) -> tuple[str, str] | None:
+    """Return a distribution's name and version, from a file that is read again only after it has changed."""
+    path = f"{getattr(one, '_path', '')}/METADATA"  # no public attribute gives this folder
+    try:
+        stamp = FileStamp.of(path)
+    except OSError:  # an egg, or inside an archive
+        return _read_identity(one)
+    known = _IDENTITIES.get(path)
+    if known is None or known[0] != stamp:
+        known = stamp, _read_identity(one)
+        if stamp.is_old_enough():
+            _IDENTITIES[path] = known
+    return known[1]
+
+
+def _read_identity(one: Distribution) -> tuple[str, str] | None:
+    # Read only these two lines: parsing all metadata as e-mail, as importlib does, takes ten times as long.
+    text = one.read_text("METADATA") or one.read_text("PKG-INFO") or ""
+    header = text.partition("\n\n")[0].splitlines()
+    fields = dict(line.split(": ", 1) for line in header if line.startswith(("Name: ", "Version: ")))
+    if "Name" not in fields or "Version" not in fields:
+        return None
+    return fields["Name"].strip(), fields["Version"].strip()
 
 
 def flat_config(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import hashlib
 import hmac
 import json
@@ -228,7 +229,7 @@ def code_of(named: Sequence[str]) -> dict[str, str] | None:
             content = module.source.read_bytes()
             found[module.module] = hashlib.sha256(content).hexdigest()
             if is_own:
-                waiting += _imported(content, module)
+                waiting += _imported(content, module.module, module.source.name == "__init__.py")
             else:
                 found |= _package_of(module)
         except OSError:
@@ -256,11 +257,18 @@ def _located(name: str) -> targets.Named | None:
         return None
 
 
-def _imported(content: bytes, module: targets.Named) -> Iterator[str]:
-    """Yield the names that a module imports anywhere in its code, and its parent packages."""
-    parts = module.module.split(".")
+@functools.lru_cache(maxsize=64)
+def _imported(content: bytes, module: str, is_package: bool) -> tuple[str, ...]:
+    """Return the names that a module imports anywhere in its code, and its parent packages, once each.
+
+    Cached, because each run of a sweep needs the same.
+    """
+    return tuple(dict.fromkeys(_names_in(content, module.split("."), is_package)))
+
+
+def _names_in(content: bytes, parts: list[str], is_package: bool) -> Iterator[str]:
     yield from (".".join(parts[:depth]) for depth in range(1, len(parts)))
-    above = parts if module.source is not None and module.source.name == "__init__.py" else parts[:-1]
+    above = parts if is_package else parts[:-1]
     try:
         tree = ast.parse(content)
     except (ValueError, SyntaxError):
@@ -278,13 +286,18 @@ def _imported(content: bytes, module: targets.Named) -> Iterator[str]:
 
 def _is_installed(source: Path) -> bool:
     """Return whether a file belongs to an installed package, to Python, or to labrun."""
-    every = sysconfig.get_paths()
-    paths = {os.path.realpath(every[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    own = os.path.realpath(Path(__file__).parents[1])
     place = Path(os.path.realpath(source))
-    return any(place.is_relative_to(path) for path in (*paths, own)) or bool(
+    return any(place.is_relative_to(path) for path in _installed_places()) or bool(
         {"site-packages", "dist-packages"} & set(place.parts)
     )
+
+
+@functools.cache
+def _installed_places() -> frozenset[str]:
+    """Return the folders of Python, of installed packages and of labrun."""
+    every = sysconfig.get_paths()
+    places = [every[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return frozenset(os.path.realpath(place) for place in (*places, str(Path(__file__).parents[1])))
 
 
 def needed(folder: Path, card: Mapping[str, Any]) -> list[str]:

@@ -410,6 +410,7 @@ class NetworkTask(ModelTask):
     def _trainer(self, paths: RunPaths, has_validation: bool) -> Any:
         settings, lightning = self._settings, self._package.part()
         packages.spare_clouds(self._package)
+        packages.spare_searches(self._package)
         loggers, record = self._loggers(paths)
         callbacks = self._callbacks(paths, has_validation)
         checkpoints = [c for c in callbacks if isinstance(c, lightning.callbacks.Checkpoint)]

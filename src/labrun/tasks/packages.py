@@ -6,6 +6,7 @@ does not recognize it.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from dataclasses import dataclass
@@ -57,6 +58,23 @@ def spare_clouds(package: Package) -> None:
         return (path not in _CLOUDS or path in sys.modules) and bool(asked(path))
 
     cloud_io.module_available = there  # type: ignore[attr-defined]
+
+
+def spare_searches(package: Package) -> None:
+    """Keep Lightning from searching all installed packages for external callbacks for each Trainer of a process."""
+    registry = importlib.import_module(f"{_FABRIC[NAMES.index(package.name)]}utilities.registry")
+    asked = getattr(registry, "entry_points", None)
+    if asked is None or asked.__module__ == __name__:
+        return
+
+    @functools.cache
+    def found(_path: tuple[str, ...], group: str) -> Any:
+        return asked(group=group)
+
+    def search(group: str) -> Any:
+        return found(tuple(sys.path), group)
+
+    registry.entry_points = search  # type: ignore[attr-defined]
 
 
 def derived(found: Any, kind: str) -> Package | None:

@@ -179,6 +179,7 @@ def _import_light() -> None:
     importlib.import_module("labrun.tasks.threads").wait_asleep()
     _import(LIGHT)
     importlib.import_module("labrun.tasks.estimator").warm()
+    importlib.import_module("labrun.runs.record").installed_packages()  # keeps what it reads
     _look_for_thread_pools()
     _prepare_for_forks()
 
