@@ -26,7 +26,6 @@ from labrun.backends.local.slots import Slots
 from labrun.backends.local.supervisor import Payload, Requeue, Supervisor
 from labrun.config import masking
 from labrun.errors import LabrunError, RecordError
-from labrun.report import figures, pictures
 from labrun.runs import context, peer_errors, recording
 from labrun.runs.finalize import (
     close,
@@ -220,11 +219,15 @@ class LocalPool(Supervisor[Run | Gathering]):
         if self._draws and not any(server.is_ready for server in self.servers.values()):
             self._draws = False  # use the time while the server imports
             with contextlib.suppress(Exception):  # problems with matplotlib are reported when pictures are drawn
+                from labrun.report import figures
+
                 figures.warm()
         return [run.run_dir for run in self.step(timeout_s)]
 
     def draw(self, run_dir: Path, timeout_s: float = 120.0) -> bool:
         """Draw a finished run's pictures. Return whether that succeeded; if not, the run's log says why."""
+        from labrun.report import pictures
+
         file = run_dir / ".pictures.npz"
         try:
             is_gathered = self._gather(run_dir, file, timeout_s)
