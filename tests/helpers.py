@@ -311,15 +311,12 @@ def processes_of(workspace: Path) -> list[psutil.Process]:
     return found
 
 
-def write_device_model(workspace: Path) -> None:
-    """Write a model that prints the devices visible to its run, and takes two seconds."""
+def write_device_script(workspace: Path) -> tuple[str, ...]:
+    """Write a script that prints the devices visible to its run for two seconds; return the words for its run."""
     (workspace / "shows.py").write_text(
-        "import os, time\nimport numpy as np\n\nclass Shows:\n    def __init__(self, number=0):\n        pass\n"
-        "    def fit(self, x, y):\n        print('DEVICES', os.environ['CUDA_VISIBLE_DEVICES'], flush=True)\n"
-        "        time.sleep(2)\n        return self\n    def predict(self, x):\n        return np.zeros(len(x), int)\n"
+        "import os, time\nprint('DEVICES', os.environ['CUDA_VISIBLE_DEVICES'], flush=True)\ntime.sleep(2)\n"
     )
-    (workspace / "conf" / "model").mkdir(parents=True)
-    (workspace / "conf" / "model" / "shows.yaml").write_text("_target_: shows.Shows\nnumber: 0\n")
+    return ("experiment=script", "script.path=shows.py", "tracking=none")
 
 
 def devices(workspace: Path) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from conftest import Command, Refused, Runner
-from helpers import devices, write_device_model
+from helpers import devices, write_device_script
 from labrun.backends import machine, registry
 from labrun.backends.slurm import partitions
 from labrun.config.schema import Compute
@@ -94,16 +94,8 @@ def test_only_own_files_are_trusted(tmp_path: Path) -> None:
 
 def test_each_run_sees_a_gpu_of_its_own(labrun: Command, workspace: Path) -> None:
     """The devices are names here; which run is told which is what is tested."""
-    write_device_model(workspace)
-    done = labrun(
-        "-m",
-        "model=shows",
-        "model.number=1,2,3,4",
-        "compute=gpu",
-        "tracking=none",
-        "report=none",
-        CUDA_VISIBLE_DEVICES="3,5",
-    )
+    words = write_device_script(workspace)
+    done = labrun("-m", *words, "seed=1,2,3,4", "compute=gpu", CUDA_VISIBLE_DEVICES="3,5")
     assert done.returncode == 0, done.stdout + done.stderr
     found = devices(workspace)
     assert sorted(found) == ["3", "3", "5", "5"] and found[:2] != ["3", "3"] and found[:2] != ["5", "5"]
@@ -116,7 +108,9 @@ def test_another_interpreter_runs_the_runs(labrun: Command, workspace: Path) -> 
     other = workspace / "other-python"
     other.write_text(f'#!/bin/sh\ntouch {workspace}/was-used\nexec {sys.executable} "$@"\n')
     other.chmod(0o755)
-    done = labrun("-m", "seed=1,2", f"compute.python={other}", "tracking=none", "report=none")
+    (workspace / "train.py").touch()
+    words = ("experiment=script", "script.path=train.py", "tracking=none")
+    done = labrun("-m", *words, "seed=1,2", f"compute.python={other}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (workspace / "was-used").exists()
 

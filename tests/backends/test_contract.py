@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
 from conftest import Command
-from helpers import PLAIN, installed, wait_for
+from helpers import installed, wait_for
 from labrun.backends import registry
 from labrun.backends.base import Backend, resources
 from labrun.backends.local.server import frozen_file
@@ -34,20 +34,16 @@ from labrun.runs.sweep_state import read_plan
 from labrun.submission import freeze, submit
 
 MODEL = """
-import os, time
+import time
 import numpy as np
-from labrun.runs import context
 
 class Sleeper:
     def __init__(self, seconds=0.0, ends="well"):
         self.seconds, self.ends = seconds, ends
     def fit(self, x, y):
-        print("VARIABLE", os.environ.get("OWN"), flush=True)
         time.sleep(self.seconds)
         if self.ends == "raises":
             raise ValueError("as it was told to")
-        if self.ends == "killed":
-            os.kill(os.getpid(), 9)
         return self
     def predict(self, x):
         return np.zeros(len(x), int)
@@ -55,7 +51,12 @@ class Sleeper:
 
 SCRIPT = """
 import os, sys, time
+print("VARIABLE", os.environ.get("OWN"), flush=True)
 time.sleep(float(sys.argv[1]))
+if sys.argv[2:] == ["killed"]:
+    import psutil
+    psutil.Process().parent().parent().kill()  # the run's process: the guard is between them
+    time.sleep(60)
 sys.exit("the first attempt" if sys.argv[2:] == ["second"] and os.environ["LABRUN_ATTEMPT"] == "1" else 0)
 """
 
@@ -159,9 +160,9 @@ def test_what_is_there_is_summarized_in_a_line(backend: Backend) -> None:
 def test_each_run_is_executed_once_and_a_failure_affects_no_other(backend: Backend, workspace: Path) -> None:
     """Takes over 15 s on Slurm, whose jobs begin when its scheduler looks."""
     folder = workspace / "multirun" / "test" / "first"
-    runs: list[dict[str, Any]] = [{}, {"ends": "raises"}, {"seconds": 0.1}]
+    runs: list[dict[str, Any] | list[Any]] = [[0], {"ends": "raises"}, [0.1]]
     if not backend.in_process:
-        runs.append({"ends": "killed"})
+        runs.append([0, "killed"])
     run_dirs = sweep(backend, folder, runs, "+compute.environment.OWN=zq-of-its-own")
     os.environ["OWN"] = "zq-of-its-own"
     seen = run_controller(folder)
@@ -282,13 +283,14 @@ def test_runs_that_nobody_polls_are_ended_and_told(backend: Backend, workspace: 
 def test_a_package_brings_a_backend_and_one_word_sends_the_work_there(
     toy: None, labrun: Command, lab_here: Command, workspace: Path
 ) -> None:
-    """Takes over 15 s: a command, and two runs that import everything for themselves."""
     assert "An interpreter of its own for each run. Here: " in lab_here("compute", "ls").stdout
-    assert labrun("-m", "model=sleeper", "model.seconds=0,0.1", "compute=one_process_each", *PLAIN).returncode == 0
+    script = ("experiment=script", "script.path=script/sleep.py", "compute=one_process_each", "tracking=none")
+    done = labrun("-m", *script, "+script.positional=[0],[0.1]")
+    assert done.returncode == 0, done.stdout + done.stderr
     found = [read_record(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
     assert [one.status for one in found] == ["completed"] * 2
     assert {one.config["compute"]["target"] for one in found} == {"one_process_each"}
-    refused = labrun("-m", "model=sleeper", "compute=one_process_each", "compute.timeout_min=1,2", *PLAIN)
+    refused = labrun("-m", *script, "compute.timeout_min=1,2")
     assert refused.returncode == 2 and "compute.timeout_min=1: one_process_each does not hold runs" in refused.stderr
 
 
@@ -317,6 +319,8 @@ def test_only_what_starts_ahead_is_checked_ahead(
         with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
             typed = [
                 f"compute={target}",
+                "experiment=script",
+                "script.path=script/sleep.py",
                 "tracking=none",
                 "hydra.sweep.dir=sweep",
                 "hydra.sweep.subdir=0",

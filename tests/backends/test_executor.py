@@ -19,7 +19,7 @@ import submitit
 from hydra.core.utils import JobReturn
 from submitit.core.utils import FailedJobError, UncompletedJobError
 
-from helpers import wait_for
+from helpers import program, wait_for
 from labrun.backends.local.calls import cancel_file, noted_state
 from labrun.backends.local.executor import LabrunExecutor, LabrunJob
 from labrun.errors import LabrunError
@@ -197,9 +197,9 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def call(application: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def call(application: Path, *arguments: str, cold: bool = False) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "app.py", *arguments],
+        program("python", "app.py", *arguments, cold=cold),
         cwd=application,
         capture_output=True,
         text=True,
@@ -211,7 +211,8 @@ def call(application: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 @pytest.mark.parametrize("target", ["local", "inline"])
 def test_a_plain_application_runs(application: Path, target: str) -> None:
     folder = f"hydra.sweep.dir=sweep-{target}"
-    done = call(application, "-m", "hydra/launcher=labrun", f"hydra.launcher.target={target}", folder, "+x=1,2")
+    where = f"hydra.launcher.target={target}"
+    done = call(application, "-m", "hydra/launcher=labrun", where, folder, "+x=1,2", cold=True)
     assert done.returncode == 0, done.stdout + done.stderr
     sweep = application / f"sweep-{target}"
     assert (sweep / "1" / ".hydra" / "overrides.yaml").read_text() == "- +x=2\n"
@@ -254,9 +255,9 @@ def test_a_wrong_target_is_refused(refused: Callable[[str], str]) -> None:
 
 
 def test_a_bare_application_sees_none_of_our_groups(application: Path) -> None:
-    shown = call(application, "--info", "searchpath").stdout
+    shown = call(application, "--info", "searchpath", cold=True).stdout
     assert "labrun" not in shown
-    refused = call(application, "compute=local", "+x=1")
+    refused = call(application, "compute=local", "+x=1", cold=True)
     assert refused.returncode == 1 and "Could not override 'compute'" in refused.stderr
 
 
@@ -637,7 +638,8 @@ def test_a_wrapped_task_and_what_a_user_sees_of_it(tmp_path: Path, target: str) 
         outcome, result = pickle.loads(file.read_bytes())
         assert outcome == "success" and isinstance(result, JobReturn) and result.return_value is None
     assert "#1 : +do=exit +code=0  completed" in fine.stdout and "submitit" not in fine.stdout.replace(".submitit", "")
-    wrong = call(tmp_path, "-m", "hydra/launcher=labrun", to, "hydra.sweep.dir=wrong", "+do=fail,exit", "+code=3")
+    failing = ("hydra.sweep.dir=wrong", "+do=fail,exit", "+code=3")
+    wrong = call(tmp_path, "-m", "hydra/launcher=labrun", to, *failing, cold=True)
     assert wrong.returncode == 1
     assert wrong.stderr.count('raise ValueError("my own line")') == 1, wrong.stderr
     assert "sys.exit(3)" in wrong.stderr and "hydra/core/utils.py" not in wrong.stderr

@@ -60,19 +60,21 @@ def test_runs_have_the_cores_and_variables_that_they_ask_for(labrun: Command, wo
 
 
 def test_runs_see_the_gpus_that_they_ask_for(labrun: Command, workspace: Path) -> None:
-    """No GPU is touched: what each run is told to see.
-
-    Over 15 s: each of its sweeps starts a pool with PyTorch.
-    """
-    write(workspace)
-    values = ("-m", "model=shows", "compute=gpu", *PLAIN)
-    done = labrun(*values, "compute.gpus_per_run=1,2", CUDA_VISIBLE_DEVICES="4,5,6")
+    """No GPU is touched: what each run is told to see."""
+    (workspace / "shows.py").write_text(
+        "import os, sys, time\nprint('SEEN', os.environ['CUDA_VISIBLE_DEVICES'])\ntime.sleep(float(sys.argv[1]))\n"
+    )
+    script = ("-m", "experiment=script", "script.path=shows.py", "tracking=none")
+    values = (*script, "compute=gpu")
+    at_once = "script.positional=[0]"
+    done = labrun(*values, at_once, "compute.gpus_per_run=1,2", CUDA_VISIBLE_DEVICES="4,5,6")
     assert done.returncode == 0, done.stdout + done.stderr
     assert [line[0].count(",") for line in seen(workspace)] == [0, 1]
-    done = labrun("-m", "model=shows", "compute=local,gpu", *PLAIN, CUDA_VISIBLE_DEVICES="4,5")
+    done = labrun(*script, at_once, "compute=local,gpu", CUDA_VISIBLE_DEVICES="4,5")
     assert done.returncode == 0, done.stdout + done.stderr
     assert [line[0] for line in seen(workspace)] == ["4,5", "4"]
-    done = labrun(*values, "compute.runs_per_gpu=3", "seed=1,2,3", "model.seconds=1", CUDA_VISIBLE_DEVICES="7")
+    three = ("script.positional=[1]", "compute.runs_per_gpu=3", "seed=1,2,3")
+    done = labrun(*values, *three, CUDA_VISIBLE_DEVICES="7")
     assert done.returncode == 0 and "; 3 at once" in done.stdout, done.stdout + done.stderr
     assert [line[0] for line in seen(workspace)] == ["7"] * 3
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from helpers import submitted
@@ -72,21 +74,48 @@ class Odd:
 '''
 
 
+SCRIPT = """
+import os, sys, time
+print("acting on", os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
+time.sleep(float(sys.argv[1]))
+"""
+
+
+def composed_for_a_run(*overrides: str) -> Any:
+    """Return the config of a run, also made known to Hydra."""
+    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
+        config = compose("config", list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    return config
+
+
 @pytest.fixture
 def submit(workspace: Path, registered: None) -> Callable[..., Path]:
     """Writes a run of the odd model; returns its folder."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.hydra_config import HydraConfig
-
-    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
-        config = compose("config", ["tracking=none", "report=none", "dataset.max_samples=30"], return_hydra_config=True)
-    HydraConfig.instance().set_config(config)
+    config = composed_for_a_run("tracking=none", "report=none", "dataset.max_samples=30")
     plain = composed.resolved(composed.without_hydra(config), keep_environment=True)
 
     def write(act: str = "fits", **arguments: object) -> Path:
         values = OmegaConf.to_container(OmegaConf.create(plain))
         values["model"] = {"_target_": "odd.Odd", "act": act, **arguments}
         return submitted(workspace, freeze.new_id(), config=values)
+
+    return write
+
+
+@pytest.fixture
+def submit_script(workspace: Path, registered: None) -> Callable[[float], Path]:
+    """Writes a run of a script, whose server imports no large library; returns its folder."""
+    (workspace / "script").mkdir()
+    (workspace / "script" / "acts.py").write_text(SCRIPT)
+
+    def write(seconds: float) -> Path:
+        words = ("experiment=script", "script.path=script/acts.py", f"script.positional=[{seconds}]", "tracking=none")
+        plain, run_id = composed.without_hydra(composed_for_a_run(*words)), freeze.new_id()
+        record = freeze.freeze(plain, run_id, list(words), workspace, freeze.capture_provenance(workspace))
+        run_dir = workspace / "outputs" / "test" / f"now-{run_id}"
+        freeze.submit(record, run_dir)
+        return run_dir
 
     return write
 
@@ -125,10 +154,14 @@ def pool(shared: LocalPool) -> Iterator[LocalPool]:
     assert not shared.busy
 
 
+def starting_for_scripts(threads: int) -> Server:
+    return Server(sys.path, [], threads=threads)
+
+
 @pytest.fixture
-def own_pool(module_folder: Path) -> Iterator[LocalPool]:
-    """A pool whose server may be killed."""
-    made = LocalPool(starting(module_folder), Slots(2))
+def own_pool() -> Iterator[LocalPool]:
+    """A pool for scripts whose server may be killed."""
+    made = LocalPool(starting_for_scripts, Slots(2))
     yield made
     made.close()
 
@@ -215,9 +248,9 @@ def test_a_run_over_its_time_or_memory_is_ended_and_says_so(pool: LocalPool, sub
 
 
 def test_the_server_is_started_again_and_its_runs_with_it(
-    own_pool: LocalPool, submit: Callable[..., Path], tmp_path: Path
+    own_pool: LocalPool, submit_script: Callable[[float], Path]
 ) -> None:
-    runs = [submit("fits", seconds=1.0) for _ in range(4)]
+    runs = [submit_script(1.0) for _ in range(4)]
     for run in runs:
         own_pool.submit(run, Resources())
     until(own_pool, lambda: acting(runs[0]) and acting(runs[1]))
@@ -286,9 +319,9 @@ def test_cancel_all_then_at_once_for_one_that_resists(pool: LocalPool, submit: C
     assert [read_record(run).reason for run in (polite, waiting)] == ["canceled", "canceled before it began"]
 
 
-def test_a_hanging_server_does_not_block_the_runs(own_pool: LocalPool, submit: Callable[..., Path]) -> None:
+def test_a_hanging_server_does_not_block_the_runs(own_pool: LocalPool, submit_script: Callable[[float], Path]) -> None:
     """Over 15 s: the pool gives it seconds before it calls that hanging."""
-    first, second = submit("fits"), submit("fits")
+    first, second = submit_script(0), submit_script(0)
     own_pool.submit(first, Resources())
     until_done(own_pool)
     os.kill(process_of(own_pool).pid, signal.SIGSTOP)
@@ -299,8 +332,8 @@ def test_a_hanging_server_does_not_block_the_runs(own_pool: LocalPool, submit: C
     assert [status(first), status(second)] == ["completed", "canceled"]
 
 
-def test_children_die_with_their_supervisor(own_pool: LocalPool, submit: Callable[..., Path]) -> None:
-    run = submit("fits", seconds=60)
+def test_children_die_with_their_supervisor(own_pool: LocalPool, submit_script: Callable[[float], Path]) -> None:
+    run = submit_script(60)
     own_pool.submit(run, Resources())
     until(own_pool, lambda: acting(run))
     process = read_record(run).process
@@ -313,12 +346,11 @@ def test_children_die_with_their_supervisor(own_pool: LocalPool, submit: Callabl
     assert record.status == "running" and shown_status(run, record) == "lost"
 
 
-def test_each_slot_has_its_own_device(workspace: Path, submit: Callable[..., Path]) -> None:
-    (workspace / "odd.py").write_text(MODEL.replace("pass", 'print("device", os.environ["CUDA_VISIBLE_DEVICES"])'))
-    pool = LocalPool(starting(workspace), Slots(2, gpus=["3", "5"]))
-    runs = [submit("fits", seconds=1) for _ in range(2)]
+def test_each_slot_has_its_own_device(submit_script: Callable[[float], Path]) -> None:
+    pool = LocalPool(starting_for_scripts, Slots(2, gpus=["3", "5"]))
+    runs = [submit_script(1) for _ in range(2)]
     for run in runs:
         pool.submit(run, Resources(gpus=1))
     until_done(pool)
     pool.close()
-    assert {(run / "driver.log").read_text().split("device ")[1][0] for run in runs} == {"3", "5"}
+    assert {(run / "driver.log").read_text().split("acting on ")[1][0] for run in runs} == {"3", "5"}

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from conftest import Command
-from helpers import PLAIN, SLEEPER, devices, program, start, statuses, wait_for, write_device_model, write_model
+from helpers import SLEEPER, devices, program, start, statuses, wait_for, write_device_script, write_model
 from labrun.runs.record import read_record
 from slurm_jobs import (
     SLURM,
@@ -52,7 +52,7 @@ def test_an_array_with_different_needs_and_names_in_squeue(workspace: Path) -> N
 
 
 def test_packed_runs_share_a_job(workspace: Path, labrun: Command) -> None:
-    done = labrun("-m", "model.regularization=range(1,13)", "compute.runs_per_job=6", *SLURM)
+    done = labrun("-m", *sleeping(workspace, 0), "seed=range(1,13)", "compute.runs_per_job=6")
     assert done.returncode == 0, done.stdout + done.stderr
     found = [read_record(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
     assert len(found) == 12 and {record.status for record in found} == {"completed"}
@@ -67,8 +67,8 @@ def test_edits_while_jobs_wait_change_nothing(workspace: Path) -> None:
         text=True,
     ).stdout.strip()
     wait_for(lambda: squeue().get(blocker) == "RUNNING")
-    sweep = start(workspace, "compute=slurm", "model=sleeper", "model.number=1,2")
-    wait_for(lambda: list(squeue().values()).count("PENDING") == 2)
+    sweep = start(workspace, "compute=slurm", "compute.runs_per_job=2", "model=sleeper", "model.number=1,2")
+    wait_for(lambda: list(squeue().values()).count("PENDING") == 1)
     (workspace / "sleeper.py").write_text(SLEEPER.replace("one", "two"))
     (workspace / "conf" / "model" / "sleeper.yaml").write_text("_target_: sleeper.Sleeper\nseconds: 99.0\nnumber: 0\n")
     subprocess.run(["scancel", blocker], check=True)
@@ -78,16 +78,8 @@ def test_edits_while_jobs_wait_change_nothing(workspace: Path) -> None:
 
 
 def test_runs_of_a_job_have_gpus_of_their_own_or_share_one(workspace: Path, labrun: Command) -> None:
-    write_device_model(workspace)
-    done = labrun(
-        "-m",
-        "model=shows",
-        "model.number=1,2",
-        "compute=slurm_gpu",
-        "compute.runs_per_job=2",
-        "compute.runs_per_gpu=1,2",
-        *PLAIN,
-    )
+    words = (*write_device_script(workspace), "compute=slurm_gpu", "compute.runs_per_job=2")
+    done = labrun("-m", *words, "seed=1,2", "compute.runs_per_gpu=1,2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert len({record.job.id for record in all_records(workspace)}) == 2
     first, shared, second, also_shared = devices(workspace)
@@ -127,7 +119,7 @@ def test_variables_arrive_whatever_else_is_exported_and_whichever_interpreter_ru
 
 def test_a_job_can_submit_jobs(workspace: Path) -> None:
     """What Slurm tells the outer job of itself is not for the inner one: its place in an array, its memory."""
-    inner = shlex.join(program("labrun", *SLURM, "compute.mem_gb=1", cold=True))
+    inner = shlex.join(program("labrun", *sleeping(workspace, 0), "compute.mem_gb=1", cold=True))
     command = ["sbatch", "--wait", "--array=3", "--mem-per-cpu=500", "--output=outer.txt", f"--wrap={inner}"]
     done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, timeout=240)
     said = (workspace / "outer.txt").read_text()

@@ -67,7 +67,8 @@ def test_two_augmentations_on_the_pool(project: Project) -> None:
 
 def test_two_augmentations_on_slurm(project: Project, cluster: None) -> None:
     """Over 15 s: the job is a new interpreter, which imports Lightning."""
-    found = project.sweep_on_slurm(*TINY, "dataset/augmentation=none,flip", "dataset.num_workers=1")
+    words = ("trainer.max_epochs=1", "dataset/augmentation=none,flip", "dataset.num_workers=1")
+    found = project.sweep_on_slurm(*TINY, *words)
     assert len({record["metrics"]["test_loss"] for record in found}) == 2
     assert not any(record["data"][0]["reading"]["in_memory"] for record in found)
 

@@ -59,7 +59,7 @@ def test_two_weights_of_ink_on_the_pool(project: Project) -> None:
 
 def test_two_weights_of_ink_on_slurm(project: Project, cluster: None) -> None:
     """Over 15 s: the job is a new interpreter, which imports Lightning."""
-    found = project.sweep_on_slurm(*TINY, "model.class_weight=[1,1],[1,3]")
+    found = project.sweep_on_slurm(*TINY, "trainer.max_epochs=1", "model.class_weight=[1,1],[1,3]")
     assert len({record["metrics"]["test_loss"] for record in found}) == 2
 
 

@@ -74,7 +74,7 @@ def test_two_sizes_on_the_pool(project: Project) -> None:
 
 def test_two_sizes_on_slurm(project: Project, cluster: None) -> None:
     """Over 15 s: the job is a new interpreter, which imports Lightning."""
-    found = project.sweep_on_slurm(*TINY, "model.hidden=4,8")
+    found = project.sweep_on_slurm(*TINY, "trainer.max_epochs=1", "model.hidden=4,8")
     assert len({record["metrics"]["test/mae"] for record in found}) == 2
 
 
