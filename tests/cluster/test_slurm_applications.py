@@ -35,10 +35,10 @@ if __name__ == "__main__":
 def test_an_application_that_knows_nothing_of_labrun(workspace: Path) -> None:
     """Over 15 s: several jobs, each a new interpreter."""
     (workspace / "app.py").write_text(PLAIN_APPLICATION)
-    command = [sys.executable, "app.py", "-m", "hydra/launcher=labrun", "+x=1,2,3,4,5", "hydra.launcher.target=slurm"]
+    command = [sys.executable, "app.py", "-m", "hydra/launcher=labrun", "+x=1,2,3,4", "hydra.launcher.target=slurm"]
     done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, timeout=240)
     said = done.stdout + done.stderr
-    assert said.count("completed") == 2 and said.count("failed  (log") == 3 and done.returncode == 1, said
+    assert said.count("completed") == 2 and said.count("failed  (log") == 2 and done.returncode == 1, said
     printed = "".join(path.read_text() for path in workspace.glob("multirun/**/.submitit/**/*.out"))
     assert "x is 1 in job" in printed and "x is 2 in job" in printed
 
@@ -50,7 +50,7 @@ def test_an_application_runs_on_several_nodes_after_the_lines_of_setup(workspace
         "app.py",
         "-m",
         "hydra/launcher=labrun",
-        "+x=1,2",
+        "+x=1",
         "hydra.launcher.target=slurm",
         "hydra.launcher.nodes=2",
         "hydra.launcher.setup=[touch was-here]",

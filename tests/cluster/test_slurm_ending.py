@@ -14,7 +14,7 @@ import pytest
 from conftest import Command
 from helpers import lab, statuses, sweep_dir, wait_for
 from labrun.runs.context import read_metrics
-from labrun.runs.record import process_lives, read_record
+from labrun.runs.record import RunPaths, process_lives, read_record
 from slurm_jobs import (
     NETWORK,
     SLURM,
@@ -90,13 +90,15 @@ def test_a_network_that_is_preempted_goes_on_from_its_checkpoint(workspace: Path
     wait_for(lambda: is_running(workspace))
     (node,) = set(squeue("%N").values())
     subprocess.run(["sbatch", "-pmain", f"-w{node}", "--exclusive", "-o/dev/null", "--wrap=sleep 1"], check=True)
+    (folder,) = workspace.glob("outputs/[!.]*/*")
+    wait_for(lambda: single(workspace).status == "preempted", 60)
+    assert list(RunPaths(folder).checkpoints.glob("*")), "this counts as progress when a run is out of time, too"
     wait_for(lambda: has_attempts(workspace, "preempted", "running"), 240)
     (workspace / "stop").touch()
     finished(run)
     record = single(workspace)
     assert run.returncode == 0 and record.status == "completed"
     assert [attempt.status for attempt in record.attempts] == ["preempted", "completed"]
-    (folder,) = workspace.glob("outputs/[!.]*/*")
     assert "Resuming from the last attempt's checkpoint" in (folder / "driver.log").read_text()
     lines = [(line["name"], line["step"]) for line in read_metrics(folder)]
     assert len(lines) == len(set(lines))
@@ -115,16 +117,32 @@ def test_packed_runs_that_are_preempted_begin_again_or_stay_done(workspace: Path
     assert [len(record.attempts) for record in found] == [1, 2]
 
 
-def test_a_network_that_is_out_of_time_is_requeued_and_goes_on(workspace: Path) -> None:
-    """Over 15 s: two jobs that import PyTorch."""
-    run = begin(workspace, *NETWORK, "trainer.max_epochs=1000000", "compute.timeout_min=0.1", cold=True)
-    wait_for(lambda: is_running(workspace))
+SAVING = """
+import time
+from pathlib import Path
+
+saved = Path("checkpoints/saved")
+print("FOUND", saved.exists(), flush=True)
+saved.touch()
+time.sleep(600)
+"""
+
+
+def test_a_script_that_is_out_of_time_is_requeued_and_goes_on(workspace: Path) -> None:
+    """What it has saved counts as a checkpoint. Over 15 s: that time itself, and the time to save on top."""
+    words = write_script(workspace, SAVING)
+    run = begin(workspace, *words, *SLURM, "compute.timeout_min=0.1", cold=True)
+    wait_for(lambda: has_begun(workspace))
     wait_for(lambda: has_attempts(workspace, "preempted", "running"), 150)
     record = single(workspace)
     assert record.job.more["restarts"] == 1
+    (folder,) = workspace.glob("outputs/[!.]*/*")
+    wait_for(lambda: (folder / "driver.log").read_text().count("FOUND") == 2)
     run.send_signal(signal.SIGINT)
     finished(run)
     assert single(workspace).status == "canceled"
+    found = [line.split()[-1] for line in (folder / "driver.log").read_text().splitlines() if "FOUND" in line]
+    assert found == ["False", "True"]
 
 
 def test_a_run_without_a_checkpoint_that_is_out_of_time_has_failed(workspace: Path, labrun: Command) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from conftest import Command
 from helpers import lab, wait_for
 from labrun.runs.context import read_metrics
+from labrun.runs.record import Record
 from slurm_jobs import NETWORK, SLURM, all_records, begin, finished, no_jobs_left, single, squeue, write_failing
 
 __all__ = ["no_jobs_left"]
@@ -21,7 +22,7 @@ def test_an_error_of_another_process_is_reported(workspace: Path, labrun: Comman
     assert record.status == "failed" and "an error of rank one" in record.error.message
 
 
-def test_a_run_of_several_processes_is_retried(workspace: Path, labrun: Command) -> None:
+def test_a_run_of_several_processes_on_a_node_is_retried(workspace: Path, labrun: Command) -> None:
     """Over 15 s: four processes that import PyTorch, two at a time."""
     first = 'os.environ["SLURM_PROCID"] == "0" and os.environ["LABRUN_ATTEMPT"] == "1"'
     write_failing(workspace, f"batch_idx == 1 and {first}", "the first attempt fails")
@@ -37,6 +38,8 @@ def test_a_run_of_several_processes_is_retried(workspace: Path, labrun: Command)
     record = single(workspace)
     assert [attempt.status for attempt in record.attempts] == ["failed", "completed"]
     assert "the first attempt fails" in record.attempts[0].reason
+    assert [record.config["compute"][key] for key in ("nodes", "tasks_per_node")] == [1, 2]
+    check_training(record, *workspace.glob("outputs/[!.]*/*"))
 
 
 def test_a_run_of_two_nodes_that_is_canceled_before_it_trains_leaves_none(workspace: Path) -> None:
@@ -49,18 +52,20 @@ def test_a_run_of_two_nodes_that_is_canceled_before_it_trains_leaves_none(worksp
     wait_for(lambda: not squeue(), 60)
 
 
-def test_two_processes_train_each_run_of_a_sweep(workspace: Path, labrun: Command) -> None:
-    """On two nodes, and on one. Over 15 s: four processes import PyTorch on the machine's cores."""
-    kinds = ("compute.nodes=2,1", "compute.tasks_per_node=1,2", "sweep.zip=[[compute.nodes,compute.tasks_per_node]]")
-    done = labrun("-m", *NETWORK, "trainer.max_epochs=2", "compute.timeout_min=5", *kinds)
+def test_processes_on_two_nodes_train_a_run_of_a_sweep(workspace: Path, labrun: Command) -> None:
+    """Over 15 s: two processes import PyTorch on the machine's cores."""
+    done = labrun("-m", *NETWORK, "trainer.max_epochs=2", "compute.timeout_min=5", "compute.nodes=2")
     assert done.returncode == 0, done.stdout + done.stderr
-    found = all_records(workspace)
-    assert [record.status for record in found] == ["completed"] * 2
-    assert all("accuracy" in record.metrics and len(record.attempts) == 1 for record in found)
-    asked = [[record.config["compute"][key] for key in ("nodes", "tasks_per_node")] for record in found]
-    assert asked == [[2, 1], [1, 2]]
-    for folder in workspace.glob("multirun/*/*/[0-9]"):
-        assert "MEMBER: 1/2" in (folder / "driver.log").read_text()
-        assert "MEMBER: 2/2" in (folder / "driver.1.log").read_text()
-        lines = [(line["name"], line["step"]) for line in read_metrics(folder)]
-        assert len(lines) == len(set(lines)), "both processes wrote"
+    (record,) = all_records(workspace)
+    assert record.status == "completed" and len(record.attempts) == 1
+    assert [record.config["compute"][key] for key in ("nodes", "tasks_per_node")] == [2, 1]
+    check_training(record, *workspace.glob("multirun/*/*/[0-9]"))
+
+
+def check_training(record: Record, folder: Path) -> None:
+    """Check that both processes of a run have trained it, and that only the first one has recorded it."""
+    assert "accuracy" in record.metrics
+    assert "MEMBER: 1/2" in (folder / "driver.log").read_text()
+    assert "MEMBER: 2/2" in (folder / "driver.1.log").read_text()
+    lines = [(line["name"], line["step"]) for line in read_metrics(folder)]
+    assert len(lines) == len(set(lines)), "both processes wrote"
