@@ -18,7 +18,7 @@ from labrun.compose import composed, hydra_job, paths
 from labrun.errors import ConfigError, RecordError
 from labrun.runs import store
 from labrun.runs.record import cannot_write, check_path_length
-from labrun.submission import freeze
+from labrun.submission import freeze, prerequisites
 from labrun.tracking import registry as trackers
 from labrun.user_errors import UserErrors
 
@@ -51,7 +51,7 @@ class Preflight(Callback):
             if resolved.sweep.resume is not None:
                 raise ConfigError("sweep.resume continues a sweep, with -m. For a single run: trainer.resume=last")
             if not backend.is_remote:
-                freeze.prepare(resolved)
+                prerequisites.prepare(resolved)
             check_writable(Path(config.hydra.run.dir))
             if hydra_job.has_own_logging(config.hydra):
                 hydra_job.make_log_folders(

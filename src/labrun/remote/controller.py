@@ -131,7 +131,7 @@ def check(unfinished: list[Record]) -> Backend:
     """
     from labrun.backends import registry
     from labrun.config import exact
-    from labrun.submission import freeze
+    from labrun.submission import prerequisites
 
     is_sweep = unfinished[0].sweep is not None
     backend = registry.chosen(own_compute(unfinished[0]), is_sweep)
@@ -142,7 +142,7 @@ def check(unfinished: list[Record]) -> Backend:
         registry.check(dataclasses.replace(compute, target=backend.name), is_sweep)
     read = [{key: record.config.get(key) for key in ("dataset", "datastore", "script")} for record in unfinished]
     for data in {exact.canonical(one): one for one in read}.values():
-        freeze.prepare(Config(data))
+        prerequisites.prepare(Config(data))
     return backend
 
 

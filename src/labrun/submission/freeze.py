@@ -29,7 +29,6 @@ from labrun.backends import registry
 from labrun.compose.composed import validated_and_kept
 from labrun.compose.hydra_files import by_name, hide_environment, top_key
 from labrun.config import exact, schema, targets, trust, validation
-from labrun.config.references import references, resolve_environment
 from labrun.config.schema import Config
 from labrun.control import objective
 from labrun.errors import ConfigError, LabrunError, RecordError
@@ -63,30 +62,6 @@ ID_BYTES = 4
 def new_id() -> str:
     """Return a random run id: eight hexadecimal digits, the first a letter, so that no prefix of it is a number."""
     return secrets.choice("abcdef") + secrets.token_hex(ID_BYTES)[1:]
-
-
-def prepare(config: Config) -> None:
-    """Fetch missing data if possible, once, before any run starts; build a script's environment.
-
-    Args:
-        config: a config from `resolved_config`.
-
-    Raises:
-        MissingDataError: the data are missing and cannot be fetched.
-    """
-    from labrun.data import mount, reader
-
-    if config.script is not None:
-        from labrun.submission import environments
-
-        environments.prepare(config.script)
-        return
-    if config.has_loaders:
-        return  # a data module prepares its data itself, where the run is executed
-    there = Config(resolve_environment({"dataset": config.dataset, "datastore": config.datastore}))
-    root = mount.local_root(there.datastore, there.dataset)
-    if root is not None and not any(references(there.dataset)):
-        reader.prepare(there.dataset, root)
 
 
 @dataclass(frozen=True)

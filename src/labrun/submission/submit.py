@@ -37,7 +37,7 @@ from labrun.runs.record import (
 )
 from labrun.runs.recording import terminating_politely
 from labrun.runs.sweep_state import WITH_HYDRA, SweepState
-from labrun.submission import freeze, resume, snapshot
+from labrun.submission import freeze, prerequisites, resume, snapshot
 from labrun.submission.publish import publish_location
 from labrun.tracking import registry as trackers
 from labrun.tracking.feed import follow
@@ -228,7 +228,7 @@ def check(submitted: Sequence[Job]) -> Backend:
         registry.check(Config(one).compute, is_sweep)
     read = [{key: one.get(key) for key in ("dataset", "datastore", "script")} for one in raw]
     for data in {exact.canonical(one): one for one in read}.values() if not backend.is_remote else ():
-        freeze.prepare(Config(data))
+        prerequisites.prepare(Config(data))
     return backend
 
 
