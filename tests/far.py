@@ -37,6 +37,9 @@ PYTHON = "/opt/env/bin/python"
 PACKAGES = f"/opt/env/{Path(sysconfig.get_path('purelib')).relative_to(sys.prefix)}"
 """Folder of the environment's packages on the machine."""
 
+UV = environment.local_uv()
+"""The real uv, which a machine has as `/opt/uv`, where no command finds it: see `far_project.small_uv`."""
+
 SETUP = r"""
 set -eu
 hostname {host}
@@ -50,6 +53,7 @@ ln -sfn /opt/python/bin/{python} {stage}/opt/env/bin/python
 printf 'home = /opt/python/bin\ninclude-system-site-packages = false\n' > {stage}/opt/env/pyvenv.cfg
 cp {stage}/host {stage}/authorized {stage}/sshd_config {stage}/opt/ssh/
 cp {stage}/banner {stage}/opt/ssh/
+{uv}
 mount --rbind {stage}/opt /opt
 grep -v '^{user}:' /etc/passwd > {stage}/etc/passwd || true
 echo '{user}:x:{uid}:{gid}::/home/{user}:{shell}' >> {stage}/etc/passwd
@@ -197,6 +201,7 @@ class Far:
             leftovers=" ".join(p.name for p in Path(site.getsitepackages()[0]).glob("labrun*") if p.is_dir()),
             more=self.more,
             library=_library(),
+            uv=f"touch {stage}/opt/uv\nmount --bind {UV} {stage}/opt/uv" if UV else "",
         )
         script = self.folder / "setup.sh"
         script.write_text(setup)
@@ -230,7 +235,13 @@ class Far:
             self.process = None
 
     def make_known(self, workspace: Path, monkeypatch: pytest.MonkeyPatch, **settings: str | None) -> None:
-        """Add the machine to labrun's known remotes, for a local workspace."""
+        """Add the machine to labrun's known remotes, for a local workspace.
+
+        The tests' own folders leave the import path: commands in this process would freeze and send all of them.
+        """
+        repository = Path(__file__).parents[1]
+        own = {str(repository), str(repository / "tests")}
+        monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in own])
         monkeypatch.setenv(remotes.VARIABLE, str(self.folder / "remotes.json"))
         monkeypatch.setenv(ssh.SOCKET_VARIABLE, str(self.sockets))
         known = {"python": PYTHON, "ssh_config": str(self.ssh_config), **settings}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import far
 from labrun.remote import environment
 
 SERVER = """
@@ -38,6 +39,13 @@ def write_project(folder: Path) -> None:
     ):
         (folder / "conf" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "conf" / name).write_text(text)
+
+
+def small_uv(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace uv by a program that starts it, as each sending of the real one takes seconds of CPU time."""
+    (folder / "uv").write_text(f'#!/bin/sh\n[ -x /opt/uv ] && exec /opt/uv "$@"\nexec {far.UV} "$@"\n')
+    (folder / "uv").chmod(0o755)
+    monkeypatch.setattr(environment, "local_uv", lambda: folder / "uv")
 
 
 def only_tinything(folder: Path, monkeypatch: pytest.MonkeyPatch, more: str = "") -> environment.Environment:

@@ -189,6 +189,7 @@ def test_wheels_are_made_here_where_there_is_no_way_out(
         pytest.skip("needs uv")
     remote = remotes.Remote("box", "box", ssh_config=str(box.ssh_config), folder="~/without")
     far_project.only_tinything(tmp_path, monkeypatch)
+    far_project.small_uv(tmp_path, monkeypatch)
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
     with channel.Channel(remote) as conversation:
         python = environment.ensure(conversation)

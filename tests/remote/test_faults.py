@@ -24,7 +24,7 @@ import pytest
 
 import far
 from conftest import Command
-from far_project import only_tinything
+from far_project import only_tinything, small_uv
 from helpers import PLAIN, call_here, program, wait_for
 from labrun import app, cli
 from labrun.config.schema import Compute
@@ -271,6 +271,7 @@ def unbuilt(
     box.inside(f"rm -rf /home/{far.USER}/.labrun")
     place = tmp_path_factory.mktemp("packages")
     only_tinything(place, monkeypatch, more=far.PACKAGES)
+    small_uv(place, monkeypatch)
     box.make_known(workspace, monkeypatch, python=None, wheelhouse=str(place / "house"))
     return box
 
@@ -793,10 +794,15 @@ def test_models_and_checkpoints_of_here_are_scored_and_gone_on_with_there(
 
 
 def test_an_environment_of_a_script_is_built_there(
-    box: far.Far, labrun_here: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch
+    box: far.Far,
+    labrun_here: Command,
+    workspace: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if environment.local_uv() is None:
         pytest.skip("needs uv")
+    small_uv(tmp_path_factory.mktemp("uv"), monkeypatch)
     (workspace / "train.py").write_text("import labrun, tinything\nlabrun.log('answer', tinything.ANSWER)\n")
     (workspace / "more.txt").write_text("tinything==1.0\n")
     (workspace / "requirements.txt").write_text("-r more.txt\n")
