@@ -18,6 +18,9 @@ from labrun.runs.context import read_metrics
 from labrun.runs.record import process_identity, read_record
 from labrun.runs.sweep_state import SweepState
 
+SCRIPT = ("experiment=script", "script.path=train.py", "tracking=none")
+"""Runs a script where a model does not matter, as a detached pool imports scikit-learn for a model."""
+
 
 def attempts(workspace: Path) -> list[int]:
     return [len(read_record(path.parent).attempts) for path in sorted(workspace.glob("multirun/*/*/*/run.json"))]
@@ -152,8 +155,8 @@ def test_detached_runs_survive_and_are_watched(workspace: Path, labrun: Command)
 
 
 def test_watch_takes_over_from_a_dead_controller(workspace: Path, labrun: Command) -> None:
-    write_model(workspace)
-    values = ("model=sleeper", "model.number=1,2,3,4", "model.seconds=2", *PLAIN, "compute.max_parallel=1")
+    (workspace / "train.py").write_text("import time\ntime.sleep(2)\n")
+    values = (*SCRIPT, "seed=1,2,3,4", "compute.max_parallel=1")
     assert labrun("-m", *values, "compute.detach=true").returncode == 0
     wait_for(lambda: "completed" in statuses(workspace))
     holder = lease.living(SweepState(sweep_dir(workspace)))
@@ -195,7 +198,8 @@ def test_variables_reach_the_runs_and_are_recorded_by_name_only(
     for arguments in (("-m", "model.number=1,2"), ("-m", "model.number=1,2", "compute=inline"), ("compute=local",), ()):
         done = labrun(*arguments, "model=shows", secret, "report=none", "dataset.max_samples=50")
         assert done.returncode == 0, done.stdout + done.stderr
-    detached = labrun("-m", "model.number=1,2", "model=shows", secret, *PLAIN, "compute.detach=true")
+    (workspace / "train.py").write_text("import os\nassert len(os.environ['TOKEN']) == 9, 'not there'\n")
+    detached = labrun("-m", *SCRIPT, "seed=1,2", secret, "compute.detach=true")
     assert detached.returncode == 0 and lab(workspace, "runs", "watch").returncode == 0
     mlflow_sync(workspace)
     holding = [path for path in workspace.rglob("*") if path.is_file() and b"sesame-42" in path.read_bytes()]

@@ -17,13 +17,24 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from conftest import Command, Refused
-from helpers import PLAIN, lab, start, statuses, sweep_dir, wait_for, write_climber
+from helpers import PLAIN, lab, start, start_labrun, statuses, sweep_dir, wait_for, write_climber
 from hydra_plugins.labrun_sweeper._sweep import HeldFiles
 from labrun.runs.record import Record, read_record
 from labrun.runs.sweep_state import SweepState
 from labrun.search.study import Study
 
 TPE = ("model=climber", "sweep=tpe", "sweep.metric=score")
+SCRIPT = ("experiment=script", "script.path=climb.py", "tracking=none")
+"""Runs a script where an interpreter starts cold, as it imports no large library."""
+SCRIPT_TPE = (*SCRIPT, "sweep=tpe", "sweep.metric=score", "script.arguments.quality=interval(0,1)")
+
+
+def write_script(workspace: Path, seconds: float = 0.0) -> None:
+    """Write a script that sleeps, and logs its quality as `score`."""
+    (workspace / "climb.py").write_text(
+        f"import sys, time, labrun\ntime.sleep({seconds})\n"
+        "labrun.log('score', float(sys.argv[sys.argv.index('--quality') + 1]))\n"
+    )
 
 
 def runs(workspace: Path) -> dict[int, Record]:
@@ -91,13 +102,12 @@ def test_files_of_a_search(workspace: Path, labrun: Command) -> None:
 
 
 def test_a_plain_grid_is_hydras_own_and_needs_no_optuna(workspace: Path, labrun: Command) -> None:
-    write_climber(workspace)
-    done = labrun(
-        "-m", "model=climber", "model.quality=0.1,0.2", "model.depth=1,2", *PLAIN, PYTHONPROFILEIMPORTTIME="1"
-    )
+    write_script(workspace)
+    words = ("script.arguments.quality=0.1,0.2", "script.arguments.depth=1,2")
+    done = labrun("-m", *SCRIPT, *words, PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 0, done.stderr[-2000:]
-    found = runs(workspace)
-    pairs = [(found[n].config["model"]["quality"], found[n].config["model"]["depth"]) for n in range(4)]
+    arguments = [record.config["script"]["arguments"] for _, record in sorted(runs(workspace).items())]
+    pairs = [(one["quality"], one["depth"]) for one in arguments]
     assert pairs == [(0.1, 1), (0.1, 2), (0.2, 1), (0.2, 2)]
     assert "import time" in done.stderr and "optuna" not in done.stderr and "labrun.search.study" not in done.stderr
 
@@ -402,27 +412,30 @@ def test_a_search_resumes_after_kill_9_of_its_controller(
     workspace: Path, labrun: Command, labrun_here: Command
 ) -> None:
     """Over 15 s: five controllers, one of them a new interpreter."""
-    write_climber(workspace)
-    asked = (*TPE, "model.quality=interval(0,1)", "model.seconds=0.7", "sweep.max_trials=9")
+    write_script(workspace, seconds=0.7)
+    asked = ("-m", *SCRIPT_TPE, "sweep.max_trials=9")
     for done in (2, 5):
-        search = start(workspace, *asked, *(["sweep.resume=last"] if done > 2 else []), cold=done == 2)
+        resumed = ["sweep.resume=last"] if done > 2 else []
+        search = start_labrun(*asked, *resumed, cwd=workspace, cold=done == 2)
         wait_for(lambda done=done: statuses(workspace).count("completed") >= done and "running" in statuses(workspace))
         search.kill()
         search.communicate(timeout=60)
     before = {n: record.id for n, record in runs(workspace).items() if record.status == "completed"}
-    again = labrun("-m", *asked, *PLAIN, "sweep.resume=last")
+    again = labrun(*asked, "sweep.resume=last")
     assert again.returncode == 0, again.stderr
     found = runs(workspace)
     assert sorted(found) == list(range(9)) and statuses(workspace) == ["completed"] * 9
     assert {n: found[n].id for n in before} == before, "what was done is not done again"
-    assert len({record.config["model"]["quality"] for record in found.values()}) == 9, "nothing is asked twice"
+    assert len({record.config["script"]["arguments"]["quality"] for record in found.values()}) == 9, (
+        "nothing is asked twice"
+    )
     for n, record in found.items():
         ends = [attempt.status for attempt in record.attempts]
         assert ends[-1] == "completed" and ends.count("completed") == 1, (n, ends)
     assert len(table(sweep_dir(workspace))) == 9
-    more = labrun("-m", *asked[:-1], "sweep.max_trials=11", *PLAIN, "sweep.resume=last")
+    more = labrun(*asked[:-1], "sweep.max_trials=11", "sweep.resume=last")
     assert more.returncode == 0 and statuses(workspace) == ["completed"] * 11, "a larger budget goes on"
-    other = labrun_here("-m", *asked, "model.steps=3", *PLAIN, "sweep.resume=last")
+    other = labrun_here(*asked, "script.arguments.steps=3", "sweep.resume=last")
     assert other.returncode == 2 and "which cannot change on resuming" in other.stderr
 
 
@@ -441,16 +454,8 @@ def test_an_interrupted_search_is_resumed(workspace: Path, labrun: Command) -> N
 
 def test_detached_and_watched_and_taken_over(workspace: Path, labrun: Command) -> None:
     """Over 15 s: three controllers, two of them new interpreters."""
-    write_climber(workspace)
-    done = labrun(
-        "-m",
-        *TPE,
-        "model.quality=interval(0,1)",
-        "model.seconds=1",
-        "sweep.max_trials=6",
-        "compute.detach=true",
-        *PLAIN,
-    )
+    write_script(workspace, seconds=1.0)
+    done = labrun("-m", *SCRIPT_TPE, "sweep.max_trials=6", "compute.detach=true")
     assert done.returncode == 0 and "lab runs watch" in done.stdout, done.stderr
     folder = sweep_dir(workspace)
     wait_for(lambda: statuses(workspace).count("completed") >= 1)
@@ -478,7 +483,7 @@ MISTAKES = {
         ["sweep=tpe", "model.quality=a,b", "sweep/early_termination=median", "sweep.early_termination.min_trials=0"],
         "min_trials=0",
     ),
-    "choice": (["sweep=tpe", "model=climber,nothing"], "there is no model 'nothing'. There are: "),
+    "choice": (["sweep=tpe", "model=climber,nothing", "compute=inline"], "there is no model 'nothing'. There are: "),
     "time limit inline": (
         ["sweep=tpe", QUALITY, "sweep.metric=score", "compute=inline", "sweep.trial_timeout_min=1"],
         "has no supervisor that could stop it",
