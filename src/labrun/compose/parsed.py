@@ -23,7 +23,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult, ConfigSource
-from omegaconf import OmegaConf, flag_override, grammar_parser
+from omegaconf import DictConfig, OmegaConf, flag_override, grammar_parser
 
 from labrun._io import FileStamp
 from labrun.compose.composed import interpolated_texts
@@ -79,6 +79,7 @@ def _copy_faster() -> None:
     if ConfigStore.load is not _load_stored:
         ConfigStore.load = _load_stored  # type: ignore[method-assign]
         ConfigLoaderImpl._embed_result_config = staticmethod(_embed)  # type: ignore[method-assign,assignment]
+        OmegaConf.masked_copy = staticmethod(_masked_copy)  # type: ignore[method-assign]
 
 
 def _load_stored(self: ConfigStore, config_path: str) -> ConfigNode:
@@ -100,13 +101,27 @@ def _embed(found: ConfigResult, package_override: str | None) -> ConfigResult:
     return found
 
 
+def _masked_copy(conf: DictConfig, keys: str | list[str]) -> DictConfig:
+    """Return a copy of some keys of a config."""
+    if not isinstance(conf, DictConfig):
+        raise ValueError("masked_copy is only supported for DictConfig")
+    kept = OmegaConf.create()
+    with flag_override(kept, "no_deepcopy_set_nodes", True):
+        for key, value in conf.items_ex(resolve=False, keys=[keys] if isinstance(keys, str) else keys):
+            kept[key] = _copied(value) if OmegaConf.is_config(value) else value
+    return kept
+
+
 def _copied(config: Any) -> Any:
-    if config._get_parent() is None:  # which pickle would copy, too
-        try:
-            return pickle.loads(pickle.dumps(config, pickle.HIGHEST_PROTOCOL))  # noqa: S301 - made here
-        except Exception:  # noqa: BLE001 - a value may refuse with any error
-            pass
-    return copy.deepcopy(config)
+    parent = config._get_parent()
+    config._set_parent(None)  # pickle would copy it, too
+    try:
+        copied = pickle.loads(pickle.dumps(config, pickle.HIGHEST_PROTOCOL))  # noqa: S301 - made here
+    except Exception:  # noqa: BLE001 - a value may refuse with any error
+        copied = copy.deepcopy(config)
+    finally:
+        config._set_parent(parent)
+    return copied
 
 
 def load_all(folder: Path) -> None:
