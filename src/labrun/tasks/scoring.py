@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -143,7 +144,8 @@ def measure(
     probabilities = None if probabilities is None else np.asarray(probabilities, np.float64)
     names = QUANTITIES if not classes else STANDARD
     needing = () if probabilities is not None else ("AUC_weighted", "AUC_macro", "log_loss")
-    return {name: one(name, y, predicted, probabilities, classes) for name in names if name not in needing}
+    measures = _Measures(y, predicted, probabilities, classes)
+    return {name: measures.value(name) for name in names if name not in needing}
 
 
 def one(
@@ -154,53 +156,84 @@ def one(
     classes: int,
 ) -> float:
     """Compute one of the standard metrics; for shapes see `measure`."""
-    from sklearn import metrics
-
-    if name == "r2":
-        return float(metrics.r2_score(y, predicted)) if len(y) > 1 else float("nan")
-    if name == "rmse":
-        return float(np.sqrt(np.mean((y - predicted) ** 2)))
-    if name == "mae":
-        return float(np.mean(np.abs(y - predicted)))
-    if name == "accuracy":
-        return float((y == predicted).mean())
-    if name == "balanced_accuracy":
-        return float(metrics.balanced_accuracy_score(y, predicted))
-    kind, _, average = name.rpartition("_")
-    if kind == "AUC":
-        assert probabilities is not None
-        return _area(y, probabilities, classes, average)
-    if name == "log_loss":
-        assert probabilities is not None
-        return float(-np.log(np.clip(probabilities[np.arange(len(y)), y], 1e-15, 1.0)).mean())
-    score = {
-        "precision_score": metrics.precision_score,
-        "recall_score": metrics.recall_score,
-        "f1_score": metrics.f1_score,
-    }[kind]
-    return float(score(y, predicted, labels=range(classes), average=average, zero_division=0))
+    return _Measures(y, predicted, probabilities, classes).value(name)
 
 
-def _area(y: npt.NDArray[Any], probabilities: npt.NDArray[np.float64], classes: int, average: str) -> float:
-    """Return the area under the ROC curve: of the second of two classes, else the mean over one-vs-rest curves.
+class _Measures:
+    """The standard metrics of the same predictions; what several of them need is computed once.
 
-    Args:
-        y: (N,) class indices.
-        probabilities: (N, classes).
-        classes: the number of classes.
-        average: `weighted` by the number of samples per class, or `macro`.
+    Args: see `measure`.
     """
-    from sklearn.metrics import roc_auc_score
 
-    present = np.unique(y)
-    if len(present) < 2:
-        return float("nan")
-    if classes == 2:
-        return float(roc_auc_score(y, probabilities[:, 1]))
-    # Only classes that occur: a small test split may lack one.
-    areas = [roc_auc_score(y == label, probabilities[:, label]) for label in present]
-    weights = [float((y == label).sum()) for label in present] if average == "weighted" else None
-    return float(np.average(areas, weights=weights))
+    def __init__(
+        self,
+        y: npt.NDArray[Any],
+        predicted: npt.NDArray[Any],
+        probabilities: npt.NDArray[np.float64] | None,
+        classes: int,
+    ) -> None:
+        self._y, self._predicted, self._probabilities, self._classes = y, predicted, probabilities, classes
+        self._by_average: dict[str, dict[str, float]] = {}
+
+    def value(self, name: str) -> float:
+        """Compute a metric."""
+        from sklearn import metrics
+
+        y, predicted, probabilities = self._y, self._predicted, self._probabilities
+        if name == "r2":
+            return float(metrics.r2_score(y, predicted)) if len(y) > 1 else float("nan")
+        if name == "rmse":
+            return float(np.sqrt(np.mean((y - predicted) ** 2)))
+        if name == "mae":
+            return float(np.mean(np.abs(y - predicted)))
+        if name == "accuracy":
+            return float((y == predicted).mean())
+        if name == "balanced_accuracy":
+            return float(metrics.balanced_accuracy_score(y, predicted))
+        if name == "log_loss":
+            assert probabilities is not None
+            return float(-np.log(np.clip(probabilities[np.arange(len(y)), y], 1e-15, 1.0)).mean())
+        kind, _, average = name.rpartition("_")
+        return self._area(average) if kind == "AUC" else self._averages(average)[kind]
+
+    def _averages(self, average: str) -> dict[str, float]:
+        """Return precision, recall and F1, averaged over the classes."""
+        if average not in self._by_average:
+            from sklearn.metrics import precision_recall_fscore_support
+
+            found = precision_recall_fscore_support(
+                self._y, self._predicted, labels=range(self._classes), average=average, zero_division=0
+            )
+            names = ("precision_score", "recall_score", "f1_score")
+            self._by_average[average] = {name: float(value) for name, value in zip(names, found[:3], strict=True)}
+        return self._by_average[average]
+
+    def _area(self, average: str) -> float:
+        """Return the area under the ROC curve: of the second of two classes, else the mean over one-vs-rest curves.
+
+        Args:
+            average: `weighted` by the number of samples per class, or `macro`.
+        """
+        areas, counts = self._areas
+        if len(areas) < 2:  # of two classes, or of none
+            return areas[0] if areas else float("nan")
+        return float(np.average(areas, weights=counts if average == "weighted" else None))
+
+    @functools.cached_property
+    def _areas(self) -> tuple[list[float], list[float]]:
+        """Areas under the ROC curves, and the number of samples of each class; empty if all are of one class."""
+        from sklearn.metrics import auc, roc_curve
+
+        assert self._probabilities is not None
+        present = np.unique(self._y)
+        if len(present) < 2:
+            return [], []
+        # Only classes that occur: a small test split may lack one.
+        labels = [1] if self._classes == 2 else list(present)
+        # `roc_auc_score` computes the same, after checks that take longer than the area.
+        curves = [roc_curve(self._y == label, self._probabilities[:, label]) for label in labels]
+        areas = [float(auc(false_positives, true_positives)) for false_positives, true_positives, _ in curves]
+        return areas, [float((self._y == label).sum()) for label in labels]
 
 
 def replaying_model(predictions: npt.NDArray[np.float64], classes: int) -> Any:
