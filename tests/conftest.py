@@ -66,7 +66,13 @@ Refused = Callable[..., str]
 Runner = Callable[..., tuple[Record, Path]]
 
 
-GROUPS = {"tests/storage/": "stores", "tests/tracking/": "mlflow", "tests/remote/": "far", "[remote]": "far"}
+GROUPS = {
+    "tests/storage/": "stores",
+    "tests/tracking/": "mlflow",
+    "tests/runs/test_registry.py": "mlflow",
+    "tests/remote/": "far",
+    "[remote]": "far",
+}
 """Groups of tests that share servers and so run in one worker, by a part of their ids. Each group takes minutes."""
 LONG = ("slurm", *dict.fromkeys(GROUPS.values()))
 
@@ -196,10 +202,16 @@ def empty_mlflow() -> Path:
 
 
 @pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Iterator[str]:
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Path:
+    """The database of `mlflow_server`."""
+    return Path(shutil.copy(empty_mlflow, tmp_path_factory.mktemp("server") / "server.db"))
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(mlflow_database: Path) -> Iterator[str]:
     """The address of an MLflow server shared by the tests, each with its own runs and models."""
     client.quiet()
-    with servers.mlflow(tmp_path_factory.mktemp("server"), empty_mlflow) as address:
+    with servers.mlflow(mlflow_database) as address:
         yield address
 
 

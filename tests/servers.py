@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from labrun.cli.ui import MLFLOW
+
 AZURITE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 """Azurite's well-known default key, which is not a secret."""
 
@@ -181,28 +183,10 @@ def web(folder: Path) -> Iterator[Server]:
         server.server_close()
 
 
-MLFLOW = """
-import os, sys
-from mlflow import server
-from mlflow.cli import cli
-from uvicorn.main import main
-
-def run_here(command, extra_env, **options):
-    os.environ.update(extra_env)
-    main(args=command[3:])
-
-server._exec_cmd = run_here
-cli()
-"""
-"""`mlflow` with its server in the same interpreter, which halves the imports. If MLflow starts it in another way, it is
-a second process as usual."""
-
-
 @contextlib.contextmanager
-def mlflow(place: Path, database: Path) -> Iterator[str]:
-    """Run an MLflow server with a copy of an empty database, and yield its address."""
-    shutil.copy(database, place / "server.db")
-    port = free_port()
+def mlflow(database: Path) -> Iterator[str]:
+    """Run an MLflow server over a database, and yield its address."""
+    place, port = database.parent, free_port()
     command = [
         sys.executable,
         "-c",
@@ -215,7 +199,7 @@ def mlflow(place: Path, database: Path) -> Iterator[str]:
         "--workers",
         "1",
         "--backend-store-uri",
-        f"sqlite:///{place}/server.db",
+        f"sqlite:///{database}",
         "--artifacts-destination",
         str(place / "artifacts"),
     ]

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ from labrun.runs import store
 from labrun.tracking.mlflow import client, ui_state
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PAGE_MS = 120_000
+"""How long a browser may take on a busy machine to load and run MLflow's megabytes of JavaScript."""
 
 
 def labrun(workspace: Path, *arguments: str) -> str:
@@ -76,13 +79,15 @@ def test_the_pages_are_there_in_a_browser(shown: tuple[Path, str], tmp_path: Pat
 
     workspace, address = shown
     (run_dir,) = store.run_dirs(workspace)
-    wait_for(lambda: ui_state.page(workspace, run_dir) is not None, 60)
+    # A page does not refresh itself, and the run is sent before its model: wait for the end of a whole round.
+    wait_for(lambda: any(store.state_folder(workspace).glob("round*.json")), 120)
     page = ui_state.page(workspace, run_dir)
     assert page is not None and page.startswith(f"{address}/#/experiments/")
     own = page.partition("?")[0]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         view = browser.new_page(viewport={"width": 1400, "height": 1000})
+        view.set_default_timeout(PAGE_MS)
         wrong: list[str] = []
         view.on("pageerror", lambda error: wrong.append(str(error)))
 
@@ -90,18 +95,18 @@ def test_the_pages_are_there_in_a_browser(shown: tuple[Path, str], tmp_path: Pat
             view.goto(url)
             try:
                 for text in texts:
-                    view.get_by_text(text, exact=False).first.wait_for(timeout=30_000)
+                    view.get_by_text(text, exact=False).first.wait_for()
             except PlaywrightError:
                 view.screenshot(path=tmp_path / f"{name}.png")
                 raise
 
         look("run", page, run_dir.name, "Finished", "model.units", "digits-net")
         look("curves", f"{own}/model-metrics", "train_loss", "train_accuracy")
-        view.locator(".js-plotly-plot .scatterlayer .trace").first.wait_for(state="attached", timeout=30_000)
+        view.locator(".js-plotly-plot .scatterlayer .trace").first.wait_for(state="attached")
         look("pictures", f"{own}/artifacts", "curves.png", "confusion_matrix.png", "model.pt")
         view.get_by_text("confusion_matrix.png").first.click()
         picture = view.locator("img[src^='blob:'], img[src*='get-artifact']").first
-        picture.wait_for(timeout=30_000)
+        picture.wait_for()
         assert picture.evaluate("image => image.complete && image.naturalWidth") > 100
         (record,) = [record for _, record in store.runs(workspace) if record.name == "digits"]
         first = ui_state.first_page(workspace, address, run_dir)
@@ -138,6 +143,15 @@ def test_a_second_one_says_where_the_first_is(shown: tuple[Path, str]) -> None:
     other = lab(workspace, "ui", "--port", str(free_port()))
     assert other.returncode == 2 and f"shows this workspace at {address}" in other.stderr
     assert lab(workspace, "runs", "sync").returncode == 0  # though `lab ui` holds the lock
+
+
+def test_a_site_whose_name_was_pointed_at_this_machine_is_refused(shown: tuple[Path, str]) -> None:
+    _, address = shown
+    for path in ("/", "/ajax-api/2.0/mlflow/experiments/search?max_results=1"):
+        asked = urllib.request.Request(f"{address}{path}", headers={"Host": "rebound.example"})
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(asked, timeout=30)
+        assert refused.value.code == 403, path
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

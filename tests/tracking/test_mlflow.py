@@ -8,14 +8,12 @@ import json
 import math
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 import traceback
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -38,11 +36,12 @@ from labrun.tracking.mlflow import client as mlflow_client
 from labrun.tracking.mlflow import ui_state
 from labrun.tracking.mlflow.ingester import Ingester
 from labrun.tracking.mlflow.tracker import MLflow
-from servers import MLFLOW, free_port
+from servers import free_port
 
 
-def finished(root: Path, run_id: str, values: list[float]) -> Path:
-    run_dir = submitted(root, run_id, config={"model": {"lr": 0.1}, "seed": 1}, tags={"team": "vision"}, notes="a note")
+def finished(root: Path, run_id: str, values: list[float], name: str = "test") -> Path:
+    config = {"model": {"lr": 0.1}, "seed": 1}
+    run_dir = submitted(root, run_id, name=name, config=config, tags={"team": "vision"}, notes="a note")
     with Recording(run_dir, capture=False):
         for value in values:
             RunContext(run_dir).log("loss", value, step=values.index(value))
@@ -491,43 +490,23 @@ def test_the_page_of_a_run_is_known_while_a_ui_is_up(root: Path) -> None:
     assert ui_state.ui_address(root) is None
 
 
-def test_the_ui_shows_the_run(root: Path) -> None:
-    """`mlflow ui` with the address that a run prints: parameters, curve, and the files of `outputs/`."""
-    finished(root, "aaaa0000", [3.0, 2.0])
-    uri = mlflow_client.database_uri(root)
-    Ingester(root, uri).ingest()
-    port = free_port()
-    command = [sys.executable, "-c", MLFLOW, "ui", "--backend-store-uri", uri, "--port", str(port), "--workers", "1"]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+def test_the_ui_shows_the_run(root: Path, mlflow_server: str, mlflow_database: Path) -> None:
+    """MLflow's pages over a database that is fed directly: parameters, curve, and the files of `outputs/`."""
+    finished(root, "5e70bbbb", [3.0, 2.0], name="fed directly")
+    Ingester(root, f"sqlite:///{mlflow_database}").ingest()
 
-    def ask(path: str, body: dict[str, object] | None = None) -> bytes:
-        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Content-Type": "application/json"})
-        if body is not None:
-            request.data = json.dumps(body).encode()
-        with urllib.request.urlopen(request, timeout=30) as answer:
+    def ask(path: str) -> bytes:
+        with urllib.request.urlopen(f"{mlflow_server}{path}", timeout=30) as answer:
             return bytes(answer.read())
 
-    try:
-        end = time.monotonic() + 120
-        while True:
-            try:
-                ask("/health")
-                break
-            except (urllib.error.URLError, ConnectionError):
-                assert time.monotonic() < end, "the server did not come up"
-                time.sleep(0.5)
-        _, (run,) = runs_of(root)
-        api = "/ajax-api/2.0/mlflow"
-        found = json.loads(ask(f"{api}/runs/get?run_id={run.info.run_id}"))["run"]
-        assert {"key": "model.lr", "value": "0.1"} in found["data"]["params"]
-        history = json.loads(ask(f"{api}/metrics/get-history?run_id={run.info.run_id}&metric_key=loss"))
-        assert [point["value"] for point in history["metrics"]] == [3.0, 2.0]
-        listing = json.loads(ask(f"{api}/artifacts/list?run_id={run.info.run_id}"))
-        assert [file["path"] for file in listing["files"]] == ["curves.png"]
-        assert ask(f"/get-artifact?path=curves.png&run_uuid={run.info.run_id}") == b"png"
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+    run, api = of_server(mlflow_server, "5e70bbbb"), "/ajax-api/2.0/mlflow"
+    found = json.loads(ask(f"{api}/runs/get?run_id={run.info.run_id}"))["run"]
+    assert {"key": "model.lr", "value": "0.1"} in found["data"]["params"]
+    history = json.loads(ask(f"{api}/metrics/get-history?run_id={run.info.run_id}&metric_key=loss"))
+    assert [point["value"] for point in history["metrics"]] == [3.0, 2.0]
+    listing = json.loads(ask(f"{api}/artifacts/list?run_id={run.info.run_id}"))
+    assert [file["path"] for file in listing["files"]] == ["curves.png"]
+    assert ask(f"/get-artifact?path=curves.png&run_uuid={run.info.run_id}") == b"png"
 
 
 @pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel does not share cores by session")

@@ -188,8 +188,8 @@ def _server(root: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
         "-c",
         GUARDED,
         sys.executable,
-        "-m",
-        "mlflow",
+        "-c",
+        MLFLOW,
         "server",
         "--host",
         HOST,
@@ -225,6 +225,28 @@ def _server(root: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
             with contextlib.suppress(OSError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+MLFLOW = """
+import os
+from uvicorn.main import main
+from mlflow import server
+from mlflow.cli import cli
+start = server._exec_cmd
+
+def run_here(command, extra_env=None, **options):
+    extra_env = extra_env or {}
+    if command[1:3] != ["-m", "uvicorn"] or {"_MLFLOW_STATIC_PREFIX", "prometheus_multiproc_dir"} & set(extra_env):
+        return start(command, extra_env=extra_env, **options)
+    os.environ.update(extra_env)
+    main(args=command[3:])
+
+server._exec_cmd = run_here
+cli()
+"""
+"""Program with the arguments of `mlflow` that runs its server in its own interpreter, which halves the imports. No
+public call does; if MLflow starts the server in another way, it is a second process as usual. That is also so with the
+variables that MLflow's server reads on import; uvicorn comes first, because only then does the server check `Host`."""
 
 
 GUARDED = """
