@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -115,9 +116,24 @@ def test_a_failed_run_and_a_refused_one(workspace: Path) -> None:
     assert len(labrun.runs()) == 1
 
 
+def test_an_empty_python_path_is_none(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A control script of the SDK passes one, and its commands are to share the warm interpreter of all others."""
+    passed: dict[str, str] = {}
+
+    def start(command: list[str], **options: Any) -> None:
+        passed.update(options["env"])
+        raise OSError("not started")
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    for given in ("", "/a"):
+        with pytest.raises(OSError, match="not started"):
+            labrun.submit([], environment={"PYTHONPATH": given})
+        assert passed.get("PYTHONPATH") == (given or None)
+
+
 def test_a_run_is_canceled(workspace: Path) -> None:
-    write_model(workspace)
-    run = labrun.submit(["model=sleeper", "model.seconds=60", *PLAIN])
+    (workspace / "sleeps.py").write_text("import time\ntime.sleep(60)\n")
+    run = labrun.submit(["experiment=script", "script.path=sleeps.py", "tracking=none", "report=none"])
     while run.status != "running":
         time.sleep(0.05)
     with pytest.raises(TimeoutError, match="it is still running"):
@@ -128,8 +144,8 @@ def test_a_run_is_canceled(workspace: Path) -> None:
 
 @pytest.mark.parametrize("detach", [False, True])
 def test_undetached_runs_end_with_the_interpreter(workspace: Path, detach: bool) -> None:
-    write_model(workspace)
-    words = ["model=sleeper", "model.seconds=3", *PLAIN]
+    (workspace / "sleeps.py").write_text("import time\ntime.sleep(3)\n")
+    words = ["experiment=script", "script.path=sleeps.py", "tracking=none", "report=none"]
     code = (
         f"import labrun, time\nrun = labrun.submit({words!r}, detach={detach})\n"
         "while run.status != 'running': time.sleep(0.05)\nprint(run.folder)"
@@ -193,7 +209,7 @@ def test_names_are_escaped_in_the_page(workspace: Path) -> None:
 def test_the_notebook(real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From its first cell to its last; what was shown remains in it.
 
-    Over 15 s: a kernel of its own, with PyTorch and every command of the page.
+    Up to a minute on a busy machine: a kernel of its own, with PyTorch and every command of the page.
     """
     import nbformat  # here: each worker would import them otherwise
     from nbclient import NotebookClient

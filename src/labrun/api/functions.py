@@ -100,6 +100,8 @@ def submit(
         "MPLBACKEND",
     ):  # a notebook's backend works only there
         variables.pop(name, None)
+    if variables.get("PYTHONPATH") == "":  # for Python as good as none, but it would need a warm interpreter of its own
+        del variables["PYTHONPATH"]
     with open(log, "wb") as output:
         process = subprocess.Popen(
             [*_labrun(), *words, *detached],
