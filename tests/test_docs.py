@@ -29,7 +29,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -206,6 +206,8 @@ def _carry_out(block: Block, place: Place, where: str) -> str:
         (line,) = block.commands
         return _run_until(line, block.mark.removeprefix("until: "), place, where)
     code = int(block.mark.split()[1]) if block.mark.startswith("exit ") else 0
+    if "CUDA_VISIBLE_DEVICES=" in block.text:  # the command would leave a warm interpreter of its own behind
+        place = replace(place, variables={**place.variables, "LABRUN_WARM": "0"})
     return "".join(_run(["bash", "-c", line], place, code, where) for line in block.commands)
 
 
