@@ -92,10 +92,10 @@ def test_only_own_files_are_trusted(tmp_path: Path) -> None:
         assert not machine.same_owner(own)
 
 
-def test_each_run_sees_a_gpu_of_its_own(labrun: Command, workspace: Path) -> None:
+def test_each_run_sees_a_gpu_of_its_own(labrun_here: Command, workspace: Path) -> None:
     """The devices are names here; which run is told which is what is tested."""
     words = write_device_script(workspace)
-    done = labrun("-m", *words, "seed=1,2,3,4", "compute=gpu", CUDA_VISIBLE_DEVICES="3,5")
+    done = labrun_here("-m", *words, "seed=1,2,3,4", "compute=gpu", CUDA_VISIBLE_DEVICES="3,5")
     assert done.returncode == 0, done.stdout + done.stderr
     found = devices(workspace)
     assert sorted(found) == ["3", "3", "5", "5"] and found[:2] != ["3", "3"] and found[:2] != ["5", "5"]

@@ -59,7 +59,7 @@ def test_runs_have_the_cores_and_variables_that_they_ask_for(labrun: Command, wo
         assert sum(at_once) <= max(2, *at_once), "no more than the cores"
 
 
-def test_runs_see_the_gpus_that_they_ask_for(labrun: Command, workspace: Path) -> None:
+def test_runs_see_the_gpus_that_they_ask_for(labrun_here: Command, workspace: Path) -> None:
     """No GPU is touched: what each run is told to see."""
     (workspace / "shows.py").write_text(
         "import os, sys, time\nprint('SEEN', os.environ['CUDA_VISIBLE_DEVICES'])\ntime.sleep(float(sys.argv[1]))\n"
@@ -67,14 +67,14 @@ def test_runs_see_the_gpus_that_they_ask_for(labrun: Command, workspace: Path) -
     script = ("-m", "experiment=script", "script.path=shows.py", "tracking=none")
     values = (*script, "compute=gpu")
     at_once = "script.positional=[0]"
-    done = labrun(*values, at_once, "compute.gpus_per_run=1,2", CUDA_VISIBLE_DEVICES="4,5,6")
+    done = labrun_here(*values, at_once, "compute.gpus_per_run=1,2", CUDA_VISIBLE_DEVICES="4,5,6")
     assert done.returncode == 0, done.stdout + done.stderr
     assert [line[0].count(",") for line in seen(workspace)] == [0, 1]
-    done = labrun(*script, at_once, "compute=local,gpu", CUDA_VISIBLE_DEVICES="4,5")
+    done = labrun_here(*script, at_once, "compute=local,gpu", CUDA_VISIBLE_DEVICES="4,5")
     assert done.returncode == 0, done.stdout + done.stderr
     assert [line[0] for line in seen(workspace)] == ["4,5", "4"]
     three = ("script.positional=[1]", "compute.runs_per_gpu=3", "seed=1,2,3")
-    done = labrun(*values, *three, CUDA_VISIBLE_DEVICES="7")
+    done = labrun_here(*values, *three, CUDA_VISIBLE_DEVICES="7")
     assert done.returncode == 0 and "; 3 at once" in done.stdout, done.stdout + done.stderr
     assert [line[0] for line in seen(workspace)] == ["7"] * 3
 
@@ -111,7 +111,7 @@ class Ranks(nn.Linear):
 """
 
 
-def test_a_process_for_each_gpu_of_a_run(labrun: Command, refused_here: Refused, workspace: Path) -> None:
+def test_a_process_for_each_gpu_of_a_run(labrun_here: Command, refused_here: Refused, workspace: Path) -> None:
     """Two runs of two GPUs each, at once: what the four processes are told. They train on the processor, by gloo.
 
     Over 15 s: they import PyTorch and train.
@@ -120,7 +120,7 @@ def test_a_process_for_each_gpu_of_a_run(labrun: Command, refused_here: Refused,
     (workspace / "ranks.py").write_text(RANKS)
     (workspace / "conf" / "model" / "ranks.yaml").write_text("_target_: ranks.Ranks\n")
     two = ("model=ranks", "compute=gpu", "compute.gpus_per_run=2", "trainer.accelerator=cpu", "callbacks=none")
-    done = labrun("-m", *two, "trainer.max_epochs=1", "seed=1,2", *PLAIN, CUDA_VISIBLE_DEVICES="4,5,6,7")
+    done = labrun_here("-m", *two, "trainer.max_epochs=1", "seed=1,2", *PLAIN, CUDA_VISIBLE_DEVICES="4,5,6,7")
     assert done.returncode == 0, done.stdout + done.stderr
     logs = [sorted(folder.glob("driver*.log")) for folder in sorted(workspace.glob("multirun/*/*/[0-9]"))]
     found = [
@@ -130,7 +130,7 @@ def test_a_process_for_each_gpu_of_a_run(labrun: Command, refused_here: Refused,
     assert pairs == ["4,5", "6,7"] and all(one[0] == run[0][0] for run in found for one in run)
     assert [sorted(line[1:] for line in run) for run in found] == [[["0", "0", "2"], ["1", "1", "2"]]] * 2
     assert read_record(logs[0][0].parent).config["compute"]["tasks_per_node"] == 2
-    done = labrun("model=shows", "compute=gpu", "compute.gpus_per_run=2", *PLAIN, CUDA_VISIBLE_DEVICES="4,5")
+    done = labrun_here("model=shows", "compute=gpu", "compute.gpus_per_run=2", *PLAIN, CUDA_VISIBLE_DEVICES="4,5")
     assert done.returncode == 0 and seen(workspace)[0][0] == "4,5", "what is not a network has one process"
 
 
