@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-from helpers import wait_for
+from helpers import program, wait_for
 from slurm_jobs import no_jobs_left
 
 __all__ = ["no_jobs_left"]
+
+LABRUN = ("-m", "hydra/launcher=labrun", "hydra.launcher.target=slurm")
 
 
 PLAIN_APPLICATION = """
@@ -35,7 +36,7 @@ if __name__ == "__main__":
 def test_an_application_that_knows_nothing_of_labrun(workspace: Path) -> None:
     """Over 15 s: several jobs, each a new interpreter."""
     (workspace / "app.py").write_text(PLAIN_APPLICATION)
-    command = [sys.executable, "app.py", "-m", "hydra/launcher=labrun", "+x=1,2,3,4", "hydra.launcher.target=slurm"]
+    command = program("python", "app.py", *LABRUN, "+x=1,2,3,4")
     done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, timeout=240)
     said = done.stdout + done.stderr
     assert said.count("completed") == 2 and said.count("failed  (log") == 2 and done.returncode == 1, said
@@ -45,18 +46,16 @@ def test_an_application_that_knows_nothing_of_labrun(workspace: Path) -> None:
 
 def test_an_application_runs_on_several_nodes_after_the_lines_of_setup(workspace: Path) -> None:
     (workspace / "app.py").write_text(PLAIN_APPLICATION.replace('"x is"', 'os.environ["SLURM_NNODES"], "nodes, x is"'))
-    command = [
-        sys.executable,
+    command = program(
+        "python",
         "app.py",
-        "-m",
-        "hydra/launcher=labrun",
+        *LABRUN,
         "+x=1",
-        "hydra.launcher.target=slurm",
         "hydra.launcher.nodes=2",
         "hydra.launcher.setup=[touch was-here]",
         "hydra.launcher.timeout_min=5",
         "hydra.launcher.cpus_per_run=2",
-    ]
+    )
     done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     printed = "".join(path.read_text() for path in workspace.glob("multirun/**/.submitit/**/*.out"))
@@ -69,15 +68,13 @@ def test_an_application_that_is_late_fails_and_is_not_begun_again(workspace: Pat
         "    if config.x == 3", "    import time; time.sleep(400 * (config.x == 2))\n    if config.x == 3"
     )
     (workspace / "app.py").write_text(late)
-    command = [
-        sys.executable,
+    command = program(
+        "python",
         "app.py",
-        "-m",
-        "hydra/launcher=labrun",
+        *LABRUN,
         "+x=1,2",
-        "hydra.launcher.target=slurm",
         "hydra.launcher.timeout_min=0.2",
-    ]
+    )
     began = time.monotonic()
     done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, timeout=240)
     said = done.stdout + done.stderr
@@ -96,15 +93,13 @@ def test_a_pickle_of_somebody_else_is_not_loaded(workspace: Path) -> None:
         "import hydra, time\n\n\n@hydra.main(version_base='1.3', config_path=None, config_name=None)\n"
         "def main(config):\n    print('ran')\n\n\nif __name__ == '__main__':\n    main()\n"
     )
-    command = [
-        sys.executable,
+    command = program(
+        "python",
         "app.py",
-        "-m",
-        "hydra/launcher=labrun",
+        *LABRUN,
         "+x=1",
-        "hydra.launcher.target=slurm",
         "+hydra.launcher.extra.begin=now+4",
-    ]
+    )
     run = subprocess.Popen(command, cwd=workspace, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_for(lambda: bool(list(workspace.glob("multirun/**/.submitit/*_submitted.pkl"))), 60)
     (pickled,) = workspace.glob("multirun/**/.submitit/*_submitted.pkl")

@@ -45,7 +45,7 @@ class StopWhenAsked(Callback):
 
 
 def test_cancel_ends_a_running_run_and_one_that_waits(workspace: Path) -> None:
-    sweep = begin(workspace, "-m", *sleeping(workspace, 60), "seed=1,2,3", "compute.max_parallel=1", cold=True)
+    sweep = begin(workspace, "-m", *sleeping(workspace, 60), "seed=1,2,3", "compute.max_parallel=1")
     wait_for(lambda: statuses(workspace).count("running") == 1)
     folder = sweep_dir(workspace)
     assert "canceled" in lab(workspace, "runs", "cancel", str(folder / "0")).stdout
@@ -131,7 +131,7 @@ time.sleep(600)
 def test_a_script_that_is_out_of_time_is_requeued_and_goes_on(workspace: Path) -> None:
     """What it has saved counts as a checkpoint. Over 15 s: that time itself, and the time to save on top."""
     words = write_script(workspace, SAVING)
-    run = begin(workspace, *words, *SLURM, "compute.timeout_min=0.1", cold=True)
+    run = begin(workspace, *words, *SLURM, "compute.timeout_min=0.1")
     wait_for(lambda: has_begun(workspace))
     wait_for(lambda: has_attempts(workspace, "preempted", "running"), 150)
     record = single(workspace)

@@ -60,7 +60,7 @@ def test_resuming_on_this_machine_ends_the_jobs_first(workspace: Path, labrun: C
     wait_for(lambda: statuses(workspace).count("running") == 2)
     sweep.kill()
     sweep.communicate()
-    resumed = begin(workspace, *values, "compute=local", "sweep.resume=last", cold=True)
+    resumed = begin(workspace, *values, "compute=local", "sweep.resume=last")
     wait_for(lambda: not squeue() and statuses(workspace).count("running") == 2, 90)
     found = [read_record(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
     assert all(len(record.attempts) == 2 for record in found)
