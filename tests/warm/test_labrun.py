@@ -81,6 +81,31 @@ def test_an_edit_between_two_commands_is_seen(up: None, workspace: Path) -> None
         assert commands() > before
 
 
+ENDING = """
+import sys, weakref
+import numpy as np
+
+class Ending:
+    def fit(self, x, y):
+        weakref.finalize(self, print, "FINALIZED")
+        sys.modules["kept"] = self
+        found = [one for one in weakref.finalize._registry.values() if one.func.__module__ == "torch.library"]
+        print("TORCH", "torch" in sys.modules, sum(one.atexit for one in found))
+        return self
+    def predict(self, x):
+        return np.zeros(len(x), int)
+"""
+
+
+def test_a_commands_end_runs_its_own_finalizers_and_none_of_pytorchs(up: None, workspace: Path) -> None:
+    (workspace / "conf" / "model").mkdir(parents=True)
+    (workspace / "conf" / "model" / "ending.yaml").write_text("_target_: ending.Ending\n")
+    (workspace / "ending.py").write_text(ENDING)
+    done = run_labrun("model=ending", "report=none", cwd=workspace)
+    assert done.returncode == 0 and "TORCH True 0" in done.stdout, done.stdout + done.stderr
+    assert done.stdout.rstrip().endswith("FINALIZED")
+
+
 def test_a_sweeps_pool_is_a_fork_too(up: None, workspace: Path) -> None:
     done = run_labrun("-m", "model.regularization=0.1,1", "report=none", cwd=workspace)
     assert done.returncode == 0, done.stderr
