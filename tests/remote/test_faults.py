@@ -728,14 +728,16 @@ def test_times_of_a_machine_whose_clock_is_hours_ahead_use_the_local_clock() -> 
     assert not mirror._is_recent(time.time() + 100, 5.0) and mirror._is_recent(time.time() - 1, 5.0)
 
 
-OWN = """
-import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
+NET = """
 from torch import nn
 
 class Net(nn.Sequential):
     def __init__(self, num_classes):
         super().__init__(nn.Flatten(), nn.LazyLinear(num_classes))
+"""
+OWN = """
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
 
 class Own(ClassifierMixin, BaseEstimator):
     def fit(self, x, y):
@@ -764,33 +766,32 @@ def test_models_and_checkpoints_of_here_are_scored_and_gone_on_with_there(
 ) -> None:
     """Takes over 15 s: a network is trained in two places, and imports take their time."""
     (workspace / "own.py").write_text(OWN)
+    (workspace / "net.py").write_text(NET)
     (workspace / "conf" / "model").mkdir(parents=True)
     (workspace / "conf" / "model" / "own.yaml").write_text("_target_: own.Own\n")
-    net = "defaults: [{optimizer: adam}, {scheduler: none}, _self_]\n_target_: own.Net\nlr: 0.01\n"
+    net = "defaults: [{optimizer: adam}, {scheduler: none}, _self_]\n_target_: net.Net\nlr: 0.01\n"
     (workspace / "conf" / "model" / "net.yaml").write_text(net)
-    there = ("compute.host=box", *PLAIN)
     assert labrun("model=own", *PLAIN).returncode == 0
     trained = runs_of(workspace)[0]
     for task in ("evaluate", "predict"):
-        done = labrun(f"task={task}", f"from={trained.id}", *there)
+        done = labrun(f"task={task}", f"from={trained.id}", "compute.host=box", *PLAIN)
         assert done.returncode == 0, done.stderr
     scored, predicted = sorted(runs_of(workspace), key=lambda one: one.created)[1:]
     assert scored.metrics == trained.metrics and scored.parent == trained.id
     assert len(list(workspace.glob(f"outputs/*/*{predicted.id}/outputs/predictions.csv"))) == 1
     assert {one.process.host for one in (scored, predicted) if one.process} == {f"box{box.number}"}
-    # And what was trained there is this user's here, too: its optimizer's module is the one that is installed here.
-    assert labrun("model=net", "trainer.max_epochs=1", *there).returncode == 0
-    back = labrun("task=evaluate", "from=last", *PLAIN)
-    assert back.returncode == 0, back.stderr
-    words = ("model=mnist_dnn", "dataset=digits", "trainer.batch_size=500", *PLAIN)
-    assert labrun(*words, "trainer.max_epochs=1").returncode == 0
+    assert labrun("model=net", "trainer.max_epochs=1", *PLAIN).returncode == 0
     begun = max(runs_of(workspace), key=lambda one: one.created)
-    resumed = labrun(*words, "trainer.max_epochs=2", "trainer.resume=last", "compute.host=box")
+    resumed = labrun("model=net", "trainer.max_epochs=2", "trainer.resume=last", "compute.host=box", *PLAIN)
     assert resumed.returncode == 0, resumed.stderr
     went_on = max(runs_of(workspace), key=lambda one: one.created)
     assert went_on.status == "completed" and went_on.parent == begun.id
+    assert went_on.process is not None and went_on.process.host == f"box{box.number}"
     steps = [metrics.read_text() for metrics in workspace.glob(f"outputs/*/*{went_on.id}/metrics.jsonl")]
     assert '"epoch", "value": 0' not in steps[0] and len(went_on.attempts) == 1, steps
+    # And what was trained there is this user's here, too: its optimizer's module is the one that is installed here.
+    back = labrun("task=evaluate", "from=last", *PLAIN)
+    assert back.returncode == 0, back.stderr
 
 
 def test_an_environment_of_a_script_is_built_there(

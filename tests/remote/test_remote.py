@@ -121,10 +121,12 @@ def test_the_first_remote_sweep_brings_its_records_back(
 
 
 def test_a_cut_connection_a_dead_laptop_and_a_dead_controller_lose_nothing(
-    box: far.Far, model: None, labrun: Command, lab_here: Command, workspace: Path
+    box: far.Far, labrun: Command, lab_here: Command, workspace: Path
 ) -> None:
     """Takes over 15 s: a link is down for longer than a command waits."""
-    done = labrun("-m", "model.seconds=9,9.1", *SMALL, "compute.detach=true")
+    (workspace / "train.py").write_text("import time\ntime.sleep(9)\n")
+    words = ("experiment=script", "script.path=train.py", "seed=1,2", "compute=remote", "tracking=none")
+    done = labrun("-m", *words, "compute.detach=true")
     assert done.returncode == 0, done.stderr
     folder = next(workspace.glob("multirun/*/*"))
     wait_for(lambda: "running" in lab_here("runs", "ls").stdout)  # who looks has the news brought often
