@@ -75,6 +75,12 @@ from labrun.warm import client, starting
 starting.start = lambda *arguments: None  # a server that a cold command started would outlive the test
 client._command("app")
 """
+ASKING = """
+import marshal, os, sys
+from labrun.warm import identity
+
+os.write(1, marshal.dumps([identity.folder(), identity.facts(dict(os.environ))], 2))
+"""
 BENCHES = 24
 
 
@@ -85,6 +91,7 @@ class Bench:
         self.folder, self.work, self.site = folder, folder / "work", folder / "site"
         self.place, self.script = folder / "w", folder / "bin" / "command.py"
         self.servers: list[subprocess.Popen[bytes]] = []
+        self._asked: dict[tuple[object, ...], tuple[str, dict[str, object]]] = {}
 
     def furnish(self) -> None:
         for one in (self.work, self.site, self.script.parent):
@@ -109,15 +116,8 @@ class Bench:
 
     def start_server(self, python: str = sys.executable, **environment: str) -> int:
         """Start a server that has imported only the library, and return its pid."""
-        code = (
-            "import marshal, os, sys\nfrom labrun.warm import identity\n"
-            "os.write(1, marshal.dumps([identity.folder(), identity.facts(dict(os.environ))], 2))\n"
-        )
-        asking = self.script.with_name("asking.py")
-        asking.write_text(code)
         values = {**self.environment, **environment}
-        told = subprocess.run([python, str(asking)], env=values, capture_output=True, check=True).stdout
-        place, facts = marshal.loads(told)
+        place, facts = self._facts(python, values)
         command = [python, "-c", "from labrun.warm.server import main; main()"]
         with open(self.folder / "log", "ab") as log:
             server = subprocess.Popen(
@@ -134,6 +134,16 @@ class Bench:
         connection.close()
         self.servers.append(server)
         return server.pid
+
+    def _facts(self, python: str, environment: dict[str, str]) -> tuple[str, dict[str, object]]:
+        """Return the folder and facts that an interpreter reports at its start; asked once for all its servers."""
+        key = (python, *sorted(environment.items()))
+        if key not in self._asked:
+            asking = self.script.with_name("asking.py")
+            asking.write_text(ASKING)
+            told = subprocess.run([python, str(asking)], env=environment, capture_output=True, check=True).stdout
+            self._asked[key] = marshal.loads(told)
+        return self._asked[key]
 
     def command(self, *words: str) -> list[str]:
         return [sys.executable, str(self.script), *words]
