@@ -81,7 +81,7 @@ def test_variables_in_other_forms_leave_no_secret(planted: Path, labrun: Command
     done = labrun("-m", "seed=1,2", *script, *ODD_VARIABLES)
     assert done.returncode == 0, done.stdout + done.stderr
     together = f'++compute.environment={{A: {PLANTED["several"]}, B: "${{oc.env:HOME}}"}}'
-    more = labrun("-m", "seed=3,4", together, "dataset.max_samples=50")
+    more = labrun("-m", "seed=3,4", together, "dataset.max_samples=50", "report=none")
     assert more.returncode == 0, more.stdout + more.stderr
     assert not [kind for kind, secret in PLANTED.items() if secret in done.stdout + more.stdout + more.stderr]
     assert holding(planted) == []
@@ -90,17 +90,18 @@ def test_variables_in_other_forms_leave_no_secret(planted: Path, labrun: Command
 def test_no_local_run_leaves_a_secret(planted: Path, labrun: Command) -> None:
     """Over 15 s: every file of every kind of run is searched, MLflow's database too."""
     common = (VARIABLE, "dataset.max_samples=50")
-    for arguments in ((), ("compute=local",), ("-m", "seed=1,2"), ("-m", "seed=1,2", "compute=inline")):
+    plain = "report=none"  # two of them draw pictures
+    for arguments in ((), ("compute=local", plain), ("-m", "seed=1,2"), ("-m", "seed=1,2", "compute=inline", plain)):
         done = labrun(*arguments, *common)
         assert done.returncode == 0, done.stdout + done.stderr
         assert not [kind for kind, secret in PLANTED.items() if secret in done.stdout + done.stderr]
     refused = labrun("-m", "seed=1,2", VARIABLE, "compute.mem_gb=99999")
     assert refused.returncode == 2 and PLANTED["variable"] not in refused.stderr
-    failed = labrun("-m", "seed=8,9", *common, "model.max_iter=0")
+    failed = labrun("-m", "seed=8,9", *common, plain, "model.max_iter=0")
     assert failed.returncode in (1, 2) and PLANTED["variable"] not in failed.stdout + failed.stderr
     for sweep in [path.parent for path in planted.glob("multirun/*/*/*/run.json") if "failed" in path.read_text()]:
         shutil.rmtree(sweep)
-    assert labrun("-m", "seed=3,4", *common, "compute.detach=true").returncode == 0
+    assert labrun("-m", "seed=3,4", *common, plain, "compute.detach=true").returncode == 0
     assert lab(planted, "runs", "watch").returncode == 0
     wait_for(lambda: statuses(planted) == ["completed"] * 6)
     assert (planted / "outputs" / ".labrun" / "code").is_dir(), "the code was kept"
@@ -110,7 +111,7 @@ def test_no_local_run_leaves_a_secret(planted: Path, labrun: Command) -> None:
 
 
 def test_no_job_on_slurm_leaves_a_secret(planted: Path, labrun: Command, cluster: None) -> None:
-    done = labrun("-m", "seed=1,2", "compute=slurm", VARIABLE, "dataset.max_samples=50")
+    done = labrun("-m", "seed=1,2", "compute=slurm", VARIABLE, "dataset.max_samples=50", "report=none")
     assert done.returncode == 0, done.stdout + done.stderr
     assert list(planted.glob("multirun/*/*/.launch/slurm/*.sh")), "there are batch files"
     assert holding(planted) == []
