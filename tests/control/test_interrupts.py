@@ -41,7 +41,7 @@ main()
 """
 
 
-SWEEP = ("-m", "seed=1,2,3,4,5", "experiment=script", "script.path=work.py", "tracking=none")
+SWEEP = ("-m", "seed=1,2,3,4,5", "experiment=script", "script.path=work.py", "tracking=none", "report=none")
 """Five runs of a script, which import no large library."""
 
 

@@ -18,7 +18,7 @@ from labrun.runs.context import read_metrics
 from labrun.runs.record import process_identity, read_record
 from labrun.runs.sweep_state import SweepState
 
-SCRIPT = ("experiment=script", "script.path=train.py", "tracking=none")
+SCRIPT = ("experiment=script", "script.path=train.py", "tracking=none", "report=none")
 """Runs a script where a model does not matter, as a detached pool imports scikit-learn for a model."""
 
 
@@ -211,7 +211,7 @@ def test_the_last_sweep_is_the_one_begun_last_whatever_the_clock_says(
     workspace: Path, labrun_here: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (workspace / "work.py").write_text("print('done')\n")
-    sweep = ("-m", "experiment=script", "script.path=work.py", "compute=inline", "tracking=none")
+    sweep = ("-m", "experiment=script", "script.path=work.py", "compute=inline", "tracking=none", "report=none")
 
     def run(zone: str, *arguments: str) -> str:
         with monkeypatch.context() as there:

@@ -93,7 +93,7 @@ def test_sixty_runs_with_twenty_faults(box: far.Far, labrun: Command, workspace:
     box.inside(f"rm -f /home/{far.USER}/chaos")
     (workspace / "train.py").write_text(SCRIPT)
     words = ("-m", "experiment=script", "script.path=train.py", "script.positional=[${seed}]")
-    words += (f"seed=range(0,{RUNS})", "compute.host=box", "compute.max_parallel=2", "tracking=none")
+    words += (f"seed=range(0,{RUNS})", "compute.host=box", "compute.max_parallel=2", "tracking=none", "report=none")
     chaos = Chaos(box, workspace)
     chaos.carry_out(words)
     log = (workspace / "laptop.log").read_text()

@@ -69,6 +69,7 @@ WORDS = (
     "script.positional=[${seed},0.2,'${mount:rows.txt}']",
     "compute.host=box",
     "tracking=none",
+    "report=none",
 )
 
 
@@ -122,7 +123,7 @@ class CutOff:
         self.machine, self.workspace = machine, workspace
         (workspace / "train.py").write_text(LOGGING)
         words = ("-m", "experiment=script", "script.path=train.py", "script.positional=[${seed}]", "seed=0,1,2,3")
-        words += ("compute.host=box", "compute.max_parallel=1", "tracking=none")
+        words += ("compute.host=box", "compute.max_parallel=1", "tracking=none", "report=none")
         with open(workspace.parent / "told", "wb") as told:
             self.process = subprocess.Popen(
                 program("labrun", *words), cwd=workspace, env=variables, stdout=subprocess.DEVNULL, stderr=told
@@ -844,6 +845,7 @@ def test_a_search_that_goes_on_here_is_ended_there_first(
         "sweep.max_trials=8",
         "sweep.max_concurrent=2",
         "tracking=none",
+        "report=none",
     )
     begun = labrun(*words, "compute.host=box", "compute.detach=true")
     assert begun.returncode == 0, begun.stderr
@@ -1052,7 +1054,7 @@ def test_two_laptops_on_one_machine(box: far.Far, script: None, workspace: Path,
 def test_a_sweep_of_here_goes_on_there(box: far.Far, labrun: Command, workspace: Path) -> None:
     """Takes over 15 s on a busy machine: two commands."""
     (workspace / "train.py").write_text("print('done')\n")
-    words = ("-m", "experiment=script", "script.path=train.py", "tracking=none")
+    words = ("-m", "experiment=script", "script.path=train.py", "tracking=none", "report=none")
     assert labrun(*words, "seed=0").returncode == 0
     done = labrun(*words, "seed=0,1", "sweep.resume=last", "compute.host=box")
     assert done.returncode == 0, done.stderr

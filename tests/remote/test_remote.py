@@ -125,7 +125,7 @@ def test_a_cut_connection_a_dead_laptop_and_a_dead_controller_lose_nothing(
 ) -> None:
     """Takes over 15 s: a link is down for longer than a command waits."""
     (workspace / "train.py").write_text("import time\ntime.sleep(9)\n")
-    words = ("experiment=script", "script.path=train.py", "seed=1,2", "compute=remote", "tracking=none")
+    words = ("experiment=script", "script.path=train.py", "seed=1,2", "compute=remote", "tracking=none", "report=none")
     done = labrun("-m", *words, "compute.detach=true")
     assert done.returncode == 0, done.stderr
     folder = next(workspace.glob("multirun/*/*"))
@@ -209,11 +209,11 @@ def test_data_of_here_are_sent_once_and_what_has_changed_again(box: far.Far, lab
     table.write_text("\n".join(["a,b,label", *rows]) + "\n")
     words = ("dataset=csv", "dataset.path=t.csv", "dataset.target=label", "compute.host=box", "tracking=none")
     assert "sending data to box: 1 file" in labrun(*words).stderr
-    assert "sending data" not in labrun(*words, "seed=2").stderr
+    assert "sending data" not in labrun(*words, "seed=2", "report=none").stderr
     rows[0], size = "6,4,0", table.stat().st_size
     table.write_text("\n".join(["a,b,label", *rows]) + "\n")
     assert table.stat().st_size == size
-    assert "sending data to box: 1 file" in labrun(*words, "seed=3").stderr
+    assert "sending data to box: 1 file" in labrun(*words, "seed=3", "report=none").stderr
     found = sorted(runs_of(workspace), key=lambda one: one.created)
     assert [one.status for one in found] == ["completed"] * 3
     first, second, third = (json.dumps([entry.digest for entry in one.data]) for one in found)

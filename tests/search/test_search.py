@@ -24,7 +24,7 @@ from labrun.runs.sweep_state import SweepState
 from labrun.search.study import Study
 
 TPE = ("model=climber", "sweep=tpe", "sweep.metric=score")
-SCRIPT = ("experiment=script", "script.path=climb.py", "tracking=none")
+SCRIPT = ("experiment=script", "script.path=climb.py", "tracking=none", "report=none")
 """Runs a script where an interpreter starts cold, as it imports no large library."""
 SCRIPT_TPE = (*SCRIPT, "sweep=tpe", "sweep.metric=score", "script.arguments.quality=interval(0,1)")
 
