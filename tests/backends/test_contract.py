@@ -198,7 +198,7 @@ def test_what_a_run_uses_is_measured_from_beside_it(backend: Backend, workspace:
 def test_requests_are_obeyed(backend: Backend, workspace: Path) -> None:
     """Takes over 15 s on Slurm, whose jobs begin when its scheduler looks."""
     folder = workspace / "multirun" / "test" / "second"
-    runs = [{"seconds": 0.0 if backend.in_process else 90.0}, {}]
+    runs = [[0 if backend.in_process else 90], [0]]
     run_dirs = sweep(backend, folder, runs, *([] if backend.in_process else ["compute.max_parallel=1"]))
 
     def ask() -> None:
