@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import GrammarParseError, ValidationError
 
-from helpers import forget_hydra
+from helpers import forget_hydra, program
 from labrun import _io
 from labrun.compose import parsed, paths
 from labrun.compose.composed import validated, without_hydra
@@ -228,6 +229,54 @@ def test_a_copy_of_a_stored_config_keeps_its_types_and_the_original(tmp_path: Pa
                     config[name].size = "many"
     finally:
         del store.repo["part"]
+
+
+SPEEDUPS = """
+from hydra import compose, initialize_config_dir
+from labrun import app
+from labrun.compose import paths, speedups
+
+apply, speedups.apply = speedups.apply, lambda: None
+app.register()
+
+
+def nodes(node, parent=None, path=""):
+    content, about = node.__dict__.get("_content"), node._metadata
+    flags = [node._get_flag(flag) for flag in ("readonly", "struct", "allow_objects", "no_deepcopy_set_nodes")]
+    types = about.ref_type, about.optional, getattr(about, "object_type", None)
+    yield path, type(node), about.flags or {}, types, node._key(), flags, node._get_parent() is parent
+    pairs = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, child in pairs:
+        yield from nodes(child, node, f"{path}/{key}")
+    if not pairs:
+        yield path, node._value()
+
+
+def composed(*overrides):
+    try:
+        with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
+            return list(nodes(compose("config", [*overrides], return_hydra_config=True)))
+    except Exception as error:
+        return str(error)
+
+
+LINES = (
+    [], ["experiment=cifar10_cnn", "~trainer.max_epochs"], ["sweep=tpe", "hydra/launcher=labrun"], ["tags={a: [1]}"],
+    ["experiment=script", "script.path=a.py", "+script.arguments.x=1"], ["no=1"], ["model.no=1"], ["seed=${seed}"],
+)
+plain = [composed(*line) for line in LINES]
+apply()
+assert [composed(*line) for line in LINES] == plain
+assert [type(one) for one in plain].count(str) == 2
+print("the same", sum(map(len, plain)))
+"""
+
+
+def test_faster_parts_of_hydra_change_no_config(tmp_path: Path) -> None:
+    """Every node is the same: its type, value, flags, key and parent. So are the errors."""
+    (tmp_path / "compare.py").write_text(SPEEDUPS)
+    done = subprocess.run(program("python", "compare.py"), cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "the same" in done.stdout, done.stderr
 
 
 def test_a_defaults_list_that_refers_to_a_choice_is_composed(tmp_path: Path, registered: None) -> None:

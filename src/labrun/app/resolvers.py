@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from labrun.backends import machine
-from labrun.compose import composed, parsed, paths
+from labrun.compose import composed, parsed, paths, speedups
 from labrun.config import hydra_versions, masking
 from labrun.errors import LabrunError
 from labrun.runs.record import is_scoring
@@ -95,6 +95,7 @@ def register() -> None:
     # Sharing the store is safe: nothing is added to the copies, and configs are copied when loaded from them.
     ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
     parsed.remember()
+    speedups.apply()
     store = ConfigStore.instance()
     for group, keys in OPEN.items():
         if store.get_type(f"{group}/_open.yaml") == ObjectType.NOT_FOUND:  # Hydra 1.4 deprecates storing it again

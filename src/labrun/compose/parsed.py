@@ -1,14 +1,12 @@
-"""Config files and interpolations parsed once per process, not once per composition, and configs copied faster.
+"""Config files and interpolations parsed once per process, not once per composition.
 
-Hydra reads each file of a composition anew, OmegaConf parses each `${...}` anew, and both are over half of its time. Of
-the rest, a quarter are copies of configs.
+Hydra reads each file of a composition anew, OmegaConf parses each `${...}` anew, and both are over half of its time.
 A sweep, a search, a message about a mistake and a warm interpreter compose the same files many times. A parsed file is
 used again while its stamp is the same, and only if that was old enough when the file was read (see `FileStamp`).
 """
 
 from __future__ import annotations
 
-import copy
 import functools
 import os
 import pickle
@@ -19,11 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal import defaults_list
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult, ConfigSource
-from omegaconf import DictConfig, OmegaConf, flag_override, grammar_parser
+from omegaconf import OmegaConf, grammar_parser
 
 from labrun._io import FileStamp
 from labrun.compose.composed import interpolated_texts
@@ -46,7 +42,6 @@ def remember() -> None:
             source.load_config = functools.partialmethod(_load, plain)  # type: ignore[assignment,method-assign]
     _remember_trees()
     _map_choices_on_demand()
-    _copy_faster()
 
 
 def _remember_trees() -> None:
@@ -72,56 +67,6 @@ def _map_choices_on_demand() -> None:
         return plain(overrides, entries, *rest) if refers else None
 
     vars(defaults_list)["_create_interpolation_map"] = map_choices
-
-
-def _copy_faster() -> None:
-    """Have Hydra copy a config with pickle where it would use `copy.deepcopy`, which takes three times as long."""
-    if ConfigStore.load is not _load_stored:
-        ConfigStore.load = _load_stored  # type: ignore[method-assign]
-        ConfigLoaderImpl._embed_result_config = staticmethod(_embed)  # type: ignore[method-assign,assignment]
-        OmegaConf.masked_copy = staticmethod(_masked_copy)  # type: ignore[method-assign]
-
-
-def _load_stored(self: ConfigStore, config_path: str) -> ConfigNode:
-    found = copy.copy(self._load(config_path))
-    found.node = _copied(found.node)
-    return found
-
-
-def _embed(found: ConfigResult, package_override: str | None) -> ConfigResult:
-    """Return a result whose config is a copy at its package: for `model`, `lr: 1` becomes `model: {lr: 1}`."""
-    package = found.header["package"] if package_override is None else package_override
-    if not package:
-        return found
-    embedded = OmegaConf.create()
-    with flag_override(embedded, "no_deepcopy_set_nodes", True):
-        OmegaConf.update(embedded, package, _copied(found.config), merge=False)
-    found = copy.copy(found)
-    found.config = embedded
-    return found
-
-
-def _masked_copy(conf: DictConfig, keys: str | list[str]) -> DictConfig:
-    """Return a copy of some keys of a config."""
-    if not isinstance(conf, DictConfig):
-        raise ValueError("masked_copy is only supported for DictConfig")
-    kept = OmegaConf.create()
-    with flag_override(kept, "no_deepcopy_set_nodes", True):
-        for key, value in conf.items_ex(resolve=False, keys=[keys] if isinstance(keys, str) else keys):
-            kept[key] = _copied(value) if OmegaConf.is_config(value) else value
-    return kept
-
-
-def _copied(config: Any) -> Any:
-    parent = config._get_parent()
-    config._set_parent(None)  # pickle would copy it, too
-    try:
-        copied = pickle.loads(pickle.dumps(config, pickle.HIGHEST_PROTOCOL))  # noqa: S301 - made here
-    except Exception:  # noqa: BLE001 - a value may refuse with any error
-        copied = copy.deepcopy(config)
-    finally:
-        config._set_parent(parent)
-    return copied
 
 
 def load_all(folder: Path) -> None:
