@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from labrun._io import atomic_write
 from labrun.runs import store
 
@@ -34,6 +32,8 @@ def locked(folder: Path, name: str) -> Iterator[None]:
 
     The lock is reentrant within a thread.
     """
+    from filelock import FileLock  # here: it imports asyncio, and most programs only read tables
+
     path = table_path(folder, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock"), is_singleton=True):

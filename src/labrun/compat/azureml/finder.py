@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -148,22 +147,26 @@ class _Module(ModuleType):
         absent.not_here(f"{name}()", absent.advice(self.__name__, name))
 
 
-class _Modules(MetaPathFinder, Loader):
-    """Finds every module of the SDK. Each is a package because it may have submodules."""
+class _Modules:
+    """Finds every module of the SDK. Each is a package because it may have submodules.
+
+    It has no base of `importlib.abc`, whose import would take as long as all others here.
+    """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         top, *below = fullname.split(".")
+        loader: Any = self
         if fullname in BESIDE:
-            return ModuleSpec(fullname, self, is_package=True)
+            return ModuleSpec(fullname, loader, is_package=True)
         if top == "mlflow" and below[:1] == ["azureml"]:  # part of MLflow until 2023, to deploy models
-            return ModuleSpec(fullname, self, is_package=True)
+            return ModuleSpec(fullname, loader, is_package=True)
         if top != "azureml" or not below or below[0] in MISSING:
             return None
         if below[0] not in PRIVATE and any(part.startswith("_") and part not in INNER for part in below):
             return None
-        return ModuleSpec(fullname, self, is_package=True)
+        return ModuleSpec(fullname, loader, is_package=True)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return _Module(spec.name)

@@ -9,11 +9,9 @@ from __future__ import annotations
 import builtins
 import functools
 import importlib
-import inspect
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -71,13 +69,17 @@ def install() -> None:
             extend(sys.modules[name])
 
 
-class _RemovedModules(MetaPathFinder, Loader):
-    """Finds removed modules and substitutes their replacements."""
+class _RemovedModules:
+    """Finds removed modules and substitutes their replacements.
+
+    Neither it nor `_Extending` has a base of `importlib.abc`, whose import would take as long as all others here.
+    """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        return ModuleSpec(fullname, self) if fullname in MODULES else None
+        loader: Any = self
+        return ModuleSpec(fullname, loader) if fullname in MODULES else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return None
@@ -89,7 +91,7 @@ class _RemovedModules(MetaPathFinder, Loader):
         warn(f"{module.__name__} was removed in {since}; using {given} instead")
 
 
-class _Extending(MetaPathFinder):
+class _Extending:
     """Lets the other finders load a module and extends it right afterwards."""
 
     def find_spec(
@@ -152,6 +154,8 @@ def _extend_logistic_regression(module: ModuleType) -> None:
 
 def _extend_encoders(module: ModuleType) -> None:
     """Let `OneHotEncoder` accept `sparse`, now called `sparse_output`."""
+    import inspect
+
     kind: Any = module.__dict__["OneHotEncoder"]
     begin = kind.__init__
     if "sparse" in inspect.signature(begin).parameters:
@@ -171,6 +175,8 @@ def _extend_encoders(module: ModuleType) -> None:
 
 def _extend_errors(module: ModuleType) -> None:
     """Let error metrics accept `squared=False`, for which there are separate functions now."""
+    import inspect
+
     for name in ("mean_squared_error", "mean_squared_log_error"):
         plain, root = (module.__dict__.get(one) for one in (name, f"root_{name}"))
         if plain is not None and root is not None and "squared" not in inspect.signature(plain).parameters:
