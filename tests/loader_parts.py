@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import signal
@@ -21,6 +22,7 @@ NOTES = "LOADER_PARTS_NOTES"
 """Environment variable with the path of a file to which `prepare_data` appends a line."""
 
 
+@functools.cache
 def digits() -> TensorDataset:
     x, y = load_digits(return_X_y=True)
     return TensorDataset(torch.tensor(x, dtype=torch.float32) / 16, torch.tensor(y))
@@ -333,7 +335,7 @@ class BreaksElsewhere(TakesPixels):
 class Noisy(Dataset[Any]):
     """Digits with noise from every random number generator."""
 
-    def __init__(self, count: int = 200) -> None:
+    def __init__(self, count: int = 104) -> None:
         self.x, self.y = digits()[:count]
         self.epoch = 0
 
@@ -350,7 +352,7 @@ class Noisy(Dataset[Any]):
 class NoisyStream(IterableDataset[Any]):
     """`Noisy` as a stream with a position and an epoch; `StreamWithoutState` has neither."""
 
-    def __init__(self, count: int = 200) -> None:
+    def __init__(self, count: int = 104) -> None:
         self.data, self.place, self.epoch = Noisy(count), 0, -1
 
     def set_epoch(self, epoch: int) -> None:
@@ -371,7 +373,7 @@ class NoisyStream(IterableDataset[Any]):
 
 
 class StreamWithoutState(IterableDataset[Any]):
-    def __init__(self, count: int = 200) -> None:
+    def __init__(self, count: int = 104) -> None:
         self.data = Noisy(count)
 
     def __iter__(self) -> Any:
@@ -389,9 +391,10 @@ class NoisyModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> Any:
         if self.kind == "two":
-            return [DataLoader(Noisy(count), batch_size=16, shuffle=True) for count in (200, 40)]
+            return [DataLoader(Noisy(count), batch_size=16, shuffle=True) for count in (104, 40)]
         if self.kind == "persistent":
-            return DataLoader(digits(), batch_size=50, shuffle=True, num_workers=1, persistent_workers=True)
+            few = torch.utils.data.Subset(digits(), range(400))
+            return DataLoader(few, batch_size=50, shuffle=True, num_workers=1, persistent_workers=True)
         if self.kind == "stream":
             return DataLoader(NoisyStream(), batch_size=16)
         if self.kind == "listens":
@@ -403,7 +406,8 @@ class NoisyModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> Any:
         if self.kind == "persistent":
-            return DataLoader(digits(), batch_size=500, num_workers=1, persistent_workers=True)
+            few = torch.utils.data.Subset(digits(), range(400))
+            return DataLoader(few, batch_size=100, num_workers=1, persistent_workers=True)
         return DataLoader(Noisy(40), batch_size=20)
 
     def test_dataloader(self) -> Any:

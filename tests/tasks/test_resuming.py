@@ -80,14 +80,14 @@ def same(one: Path, other: Path) -> bool:
         (
             *NET,
             "dataset=digits",
-            "dataset.max_samples=250",
+            "dataset.max_samples=130",
             "+dataset.augmentation={_target_: labrun.data.loading.RandomFlip}",
         ),
         NOISY,
         (*NOISY, "+dataset.own_generator=true"),
         (*NOISY, "+dataset.kind=persistent"),
         SETS,
-        (*SETS, "dataset.num_workers=2", "dataset.batch_size=50"),
+        (*SETS, "dataset.num_workers=2", "dataset.batch_size=20"),
         STREAM,
     ],
     ids=["own data", "module", "module with a generator", "persistent workers", "data sets", "workers", "stream"],
@@ -113,16 +113,16 @@ def test_logged_values_and_metrics_continue_after_resuming(
     caplog.set_level("INFO")
     measures = (*NOISY, "model._target_=loader_parts.Measures")
     _, whole = run_here(*measures)
-    for step, leaves in ((15, True), (22, False)):
+    for step, leaves in ((9, True), (13, False)):
         caplog.clear()
         assert same(whole, broken_off(run_here, *measures, *(() if leaves else [STEPS]), step=step, leaves=leaves))
         assert "Measures.on_train_epoch_end: lists and numbers that the module itself gathers" in caplog.text
         assert "Measures.on_train_batch_end: not called for the last batch" in caplog.text
-    assert "in epoch 2, after 7 of its batches" in caplog.text  # the newest that STEPS kept, whatever val_loss was
+    assert "in epoch 2, after 5 of its batches" in caplog.text  # the newest that STEPS kept, whatever val_loss was
     assert "only before the interruption" not in caplog.text
     validates = (*measures, "+trainer.options.val_check_interval=5")
     _, whole = run_here(*validates)
-    assert same(whole, broken_off(run_here, *validates, step=17, leaves=True))  # a validation comes next
+    assert same(whole, broken_off(run_here, *validates, step=11, leaves=True))  # a validation comes next
     assert "in epoch 2, after 6 of its batches" in caplog.text
 
 
@@ -132,12 +132,12 @@ def test_a_loader_that_cannot_resume_restarts_its_epoch(
     caplog.set_level("INFO")
     lost = (*NOISY, "+dataset.kind=lost")
     _, whole = run_here(*lost)
-    assert same(whole, broken_off(run_here, *lost, STEPS, step=18, leaves=True))
+    assert same(whole, broken_off(run_here, *lost, STEPS, step=12, leaves=True))
     assert "begins epoch 2 again, since its loader has no state_dict" in caplog.text
-    assert "Resuming from the last attempt's checkpoint, after epoch 1, step 13" in caplog.text
+    assert "Resuming from the last attempt's checkpoint, after epoch 1, step 7" in caplog.text
     two = (*NOISY, "+dataset.kind=two", "model._target_=loader_parts.OfSeveral")
     _, whole = run_here(*two)
-    assert same(whole, broken_off(run_here, *two, STEPS, step=15, leaves=True))
+    assert same(whole, broken_off(run_here, *two, STEPS, step=9, leaves=True))
     assert "begins epoch 2 again, since it has several loaders, which take turns" in caplog.text
 
 
@@ -147,7 +147,7 @@ def test_steps_or_time_that_are_up_end_in_the_middle_of_an_epoch(
     caplog.set_level("INFO")
     for overrides in (NOISY, STREAM):
         _, whole = run_here(*overrides)
-        run_here(*overrides, "+trainer.options.max_steps=18")
+        run_here(*overrides, "+trainer.options.max_steps=12")
         _, more = run_here(*overrides, "trainer.resume=last")
         assert "in epoch 2, after 5 of its batches" in caplog.text
         assert same(whole, more)

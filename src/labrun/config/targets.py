@@ -191,11 +191,10 @@ def quoted(target: str, names: tuple[str, ...]) -> str | None:
         if named.source is None or any(part in PYTORCH for part in named.source.parts):
             continue
         with contextlib.suppress(OSError, ValueError, SyntaxError):
-            text = named.source.read_text(encoding="utf-8")
+            text, segments = _texts(named.source, FileStamp.of(named.source))
             files += text
-            for node in ast.parse(text).body:
-                if isinstance(node, ast.ClassDef) and (node.name,) == named.names:
-                    classes += ast.get_source_segment(text, node) or ""
+            if len(named.names) == 1:
+                classes += segments.get(named.names[0], "")
 
     def stands(name: str, text: str) -> bool:
         return f'"{name}"' in text or f"'{name}'" in text
@@ -208,6 +207,22 @@ def quoted(target: str, names: tuple[str, ...]) -> str | None:
 
     ways = [(is_said, text) for text in (classes, files) for is_said in (stands, is_made)]
     return next((name for is_said, text in ways for name in names if is_said(name, text)), None)
+
+
+@functools.lru_cache(maxsize=64)
+def _texts(source: Path, stamp: FileStamp) -> tuple[str, Mapping[str, str]]:
+    """Return a source file's text, and the text of each of its classes. Cached by the file's stamp, as in `_parsed`.
+
+    Raises:
+        OSError, ValueError, SyntaxError: the file cannot be read or parsed.
+    """
+    text = source.read_text(encoding="utf-8")
+    lines = text.split("\n")
+    segments: dict[str, str] = {}
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.ClassDef):
+            segments[node.name] = segments.get(node.name, "") + "\n".join(lines[node.lineno - 1 : node.end_lineno])
+    return text, segments
 
 
 @dataclass(frozen=True)
