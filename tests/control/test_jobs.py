@@ -142,12 +142,17 @@ def test_a_sweep_that_is_plainly_broken_is_stopped(workspace: Path, labrun: Comm
 
 
 def test_detached_runs_survive_and_are_watched(workspace: Path, labrun: Command) -> None:
-    write_model(workspace)
-    done = labrun("-m", "model=sleeper", "model.number=1,2,3", "model.seconds=1", *PLAIN, "compute.detach=true")
+    script = "import sys, time\nprint('VERSION one', flush=True)\ntime.sleep(float(sys.argv[1]))\n"
+    option = "# @package _global_\ndefaults: [/experiment/script]\nscript: {path: train.py, positional: [1.0]}\n"
+    sleeps = workspace / "conf" / "experiment" / "sleeps.yaml"
+    sleeps.parent.mkdir(parents=True)
+    sleeps.write_text(option)
+    (workspace / "train.py").write_text(script)
+    done = labrun("-m", "experiment=sleeps", *SCRIPT[2:], "seed=1,2,3", "compute.detach=true")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "lab runs watch" in done.stdout and "completed" not in statuses(workspace)
-    (workspace / "sleeper.py").write_text(SLEEPER.replace("one", "two"))
-    (workspace / "conf" / "model" / "sleeper.yaml").write_text("_target_: sleeper.Sleeper\nseconds: 99.0\nnumber: -1\n")
+    (workspace / "train.py").write_text(script.replace("one", "two"))
+    sleeps.write_text(option.replace("1.0", "none"))
     watched = lab(workspace, "runs", "watch")
     assert watched.returncode == 0 and statuses(workspace) == ["completed"] * 3
     assert (sweep_dir(workspace) / "results.csv").read_text().count("completed") == 3
