@@ -19,7 +19,7 @@ from labrun.config import exact, schema
 from labrun.config.references import references, resolve_environment
 from labrun.config.schema import Config
 from labrun.data import asset as assets
-from labrun.data import digests, reader
+from labrun.data import digests
 from labrun.data.asset import Asset
 from labrun.data.stores.local import LocalDatastore
 from labrun.errors import DataError
@@ -204,6 +204,8 @@ def _files(stores: Mapping[str, LocalDatastore], resolved: Config, config: Confi
     if asset is not None:
         yield from _of_asset(store, asset)
         return
+    from labrun.data import reader  # loads NumPy
+
     reading = reader.make_reader(dataset)
     if reading.find(store.folder):
         for path in reading.files(store.folder):

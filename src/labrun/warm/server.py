@@ -77,6 +77,11 @@ LIBRARIES = (
 it run for a long time; plotext because it reads the terminal's width, which differs between commands, on import."""
 LIGHT = (
     "labrun.backends.local.worker",
+    "labrun.compose.hydra_job",
+    "labrun.tasks.evaluating",
+    "labrun.tasks.kinds",
+    "labrun.tasks.registering",
+    "labrun.tasks.script",
     "sklearn.datasets",
     "sklearn.linear_model",
     "sklearn.pipeline",
