@@ -64,8 +64,8 @@ def test_the_environment_may_name_the_run(run_here: Runner, monkeypatch: pytest.
     assert more.parent == first.id
 
 
-def test_resume_with_nothing_left_or_another_model_is_refused(run_here: Runner) -> None:
-    run_here("model=mnist_dnn", "trainer.max_epochs=1")
+def test_resume_with_nothing_left_another_model_split_or_damage_is_refused(run_here: Runner) -> None:
+    _, run_dir = run_here("model=mnist_dnn", "trainer.max_epochs=1")
     with pytest.raises(ConfigError, match="nothing is left to train.*has 3 at most"):
         run_here("model=mnist_dnn", "trainer.max_epochs=2", "+trainer.options.max_steps=3", "trainer.resume=last")
     with pytest.raises(ConfigError, match="nothing is left to train.*has 1 epochs"):
@@ -74,27 +74,28 @@ def test_resume_with_nothing_left_or_another_model_is_refused(run_here: Runner) 
         run_here("model=mnist_dnn", "trainer.max_epochs=2", "model.units=30", "trainer.resume=last")
     with pytest.raises(ConfigError, match="resumes with the model"):
         run_here("model=logistic_regression", "trainer.resume=last")
+    with pytest.raises(ConfigError, match=r"dataset\.split_seed \(then 0, now 3\)"):
+        run_here("model=mnist_dnn", "trainer.max_epochs=2", "trainer.resume=last", "dataset.split_seed=3")
+    (run_dir / "checkpoints" / "last.ckpt").write_bytes(b"not a checkpoint")
+    with pytest.raises(DataError, match=r"last\.ckpt cannot be read"):
+        run_here("model=mnist_dnn", "trainer.max_epochs=2", "trainer.resume=last")
 
 
-def test_evaluate_gives_the_same_score(run_here: Runner) -> None:
-    trained, _ = run_here(*QUICK)
+def test_evaluate_gives_the_same_score_and_refuses_a_changed_model(run_here: Runner) -> None:
+    trained, run_dir = run_here(*QUICK)
     scored, _ = run_here("task=evaluate", "from=last")
     assert scored.metrics["accuracy"] == trained.metrics["accuracy"] and scored.parent == trained.id
     assert scored.config["dataset"] == trained.config["dataset"]
+    path = run_dir / "outputs" / "model.pt"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(Exception, match="was changed since it was saved"):
+        run_here("task=evaluate", f"from={trained.id}")
 
 
 def test_evaluate_on_data_that_do_not_fit_names_both(run_here: Runner, real_data: Path) -> None:
     run_here(*QUICK)
     with pytest.raises(UnfitError, match=r"1x8x8 .*1x28x28"):
         run_here("task=evaluate", "from=last", "dataset=mnist", f"datastore.root={real_data}")
-
-
-def test_evaluate_refuses_a_changed_model(run_here: Runner) -> None:
-    record, run_dir = run_here(*QUICK)
-    path = run_dir / "outputs" / "model.pt"
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(Exception, match="was changed since it was saved"):
-        run_here("task=evaluate", f"from={record.id}")
 
 
 def test_optimizer_scheduler_augmentation_are_overrides(run_here: Runner) -> None:
@@ -207,19 +208,6 @@ def test_wrong_input_size_is_refused(run_here: Runner, real_data: Path) -> None:
             "dataset=mnist",
             f"datastore.root={real_data}",
         )
-
-
-def test_resume_with_another_split_is_refused(run_here: Runner) -> None:
-    run_here("model=mnist_dnn", "trainer.max_epochs=1")
-    with pytest.raises(ConfigError, match=r"dataset\.split_seed \(then 0, now 3\)"):
-        run_here("model=mnist_dnn", "trainer.max_epochs=2", "trainer.resume=last", "dataset.split_seed=3")
-
-
-def test_a_damaged_checkpoint_is_one_error(run_here: Runner) -> None:
-    _, run_dir = run_here("model=mnist_dnn", "trainer.max_epochs=1")
-    (run_dir / "checkpoints" / "last.ckpt").write_bytes(b"not a checkpoint")
-    with pytest.raises(DataError, match=r"last\.ckpt cannot be read"):
-        run_here("model=mnist_dnn", "trainer.max_epochs=2", "trainer.resume=last")
 
 
 def test_best_without_checkpoints_is_refused(run_here: Runner) -> None:

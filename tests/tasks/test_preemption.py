@@ -19,7 +19,7 @@ from labrun.runs.recording import Preempted
 
 NETWORK = (
     "model=mnist_dnn",
-    "trainer.max_epochs=4",
+    "trainer.max_epochs=3",
     "trainer.batch_size=32",
     "dataset.max_samples=450",
     "dataset.validation_size=0.2",

@@ -47,6 +47,11 @@ def checkpoint_epoch(run_dir: Path, name: str) -> int:
     return int(content["epoch"]) + 1
 
 
+def is_one_file(run_dir: Path) -> bool:
+    """Whether the best and the last checkpoint are the same file."""
+    return os.path.samefile(*(run_dir / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")))
+
+
 class Linear(pl.LightningModule):
     """One layer, with a training step of its own."""
 
@@ -168,21 +173,13 @@ def test_the_last_checkpoint_is_of_the_last_epoch_and_the_best_comes_along(run_h
     common = (*own("Said"), VALIDATED, "trainer.monitor=val/acc")
     first, first_dir = run_here(*common, "trainer.max_epochs=5")
     assert (checkpoint_epoch(first_dir, "best"), checkpoint_epoch(first_dir, "last")) == (4, 5)
+    assert not is_one_file(first_dir)
     rest, rest_dir = run_here(*common, "trainer.max_epochs=6", "trainer.resume=last")
     assert [epoch for _, _, epoch in lines(rest_dir, "val/acc")] == [6]
     assert (checkpoint_epoch(rest_dir, "best"), checkpoint_epoch(rest_dir, "last")) == (4, 6)
     assert rest.training is not None and (rest.training.tested, rest.training.epochs) == (4, 6)
     assert rest.metrics["val/acc"] == pytest.approx(0.9)
     assert rest.metrics["accuracy"] == first.metrics["accuracy"]
-
-
-def test_one_state_is_written_once(run_here: Runner) -> None:
-    _, run_dir = run_here(*own("Said"), VALIDATED, "trainer.monitor=val/acc", "trainer.max_epochs=4")
-    best, last = (run_dir / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
-    assert os.path.samefile(best, last)
-    _, run_dir = run_here(*own("Said"), VALIDATED, "trainer.monitor=val/acc", "trainer.max_epochs=5")
-    best, last = (run_dir / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
-    assert not os.path.samefile(best, last)
 
 
 KILLED = """
@@ -244,10 +241,11 @@ def test_an_attempt_resumes_after_the_last_epoch_that_ended(labrun: Command, wor
     assert "after epoch 3" in (run_dir / "driver.log").read_text()
 
 
-def test_a_kill_while_a_checkpoint_is_written_harms_no_other(run_here: Runner, workspace: Path) -> None:
+def test_one_state_is_written_once_and_a_kill_meanwhile_harms_no_other(run_here: Runner, workspace: Path) -> None:
     common = (*own("Said"), VALIDATED, "trainer.monitor=val/acc")
     _, run_dir = run_here(*common, "trainer.max_epochs=4")
     best = run_dir / "checkpoints" / "best.ckpt"
+    assert is_one_file(run_dir)
     files = plain_checkpoints(Package(), best.parent)
     for left in (b"half of it", None):
         partial = best.with_name("last.ckpt.partial")
