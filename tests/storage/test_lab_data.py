@@ -396,7 +396,7 @@ def test_a_sweep_over_a_mount_is_resumed(azure: Server, workspace: Path) -> None
     Lab(azure, workspace)("upload", "iris.csv", "tables", "--name", "tables")
     where = ["dataset=csv", "datastore=azure_blob", f"datastore.root={azure.node['root']}", *PLAIN[:2]]
     for path in ("dataset.path=${mount:tables}/iris.csv", "dataset.path=iris.csv"):
-        sweep = ["-m", path, "dataset.asset=tables", *where]
+        sweep = ["-m", path, "dataset.asset=tables", "compute=inline", *where]
         done = run_labrun(*sweep, "model.regularization=0.1", cwd=workspace)
         assert done.returncode == 0, done.stderr
         done = run_labrun(*sweep, "model.regularization=0.1,1", "sweep.resume=last", cwd=workspace)

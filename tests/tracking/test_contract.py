@@ -198,10 +198,9 @@ def test_a_package_brings_a_tracker(toy: None, lab_here: Command, workspace: Pat
 def test_wandb_shows_the_whole_history_and_only_runs_that_name_it(
     labrun: Command, lab_here: Command, workspace: Path
 ) -> None:
-    """Takes over 15 s: two commands, and the process that writes the offline run while the second one ends."""
-    plain = ("dataset.max_samples=50", "report=none")
-    assert labrun(*plain, "tracking=none").returncode == 0
-    done = labrun(*plain, "tracking=wandb", "tracking.wait=true", "name=shown", "tags={kind: a}")
+    run(workspace, "aaaa0000", 1.0)  # with tracking=none
+    shown_by = ("tracking=wandb", "tracking.wait=true", "name=shown", "tags={kind: a}")
+    done = labrun("dataset.max_samples=50", "report=none", *shown_by)
     assert done.returncode == 0 and "wandb sync" in done.stdout, done.stderr
     (path,) = (workspace / "outputs" / ".labrun" / "wandb").glob("offline-run-*/*.wandb")
     shown = offline_runs.read(path)
