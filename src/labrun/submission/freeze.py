@@ -50,8 +50,7 @@ from labrun.runs.record import (
     timestamp,
 )
 from labrun.submission import inherited, inputs, scored_data, snapshot
-from labrun.tasks import base, model_files, monitored, scoring
-from labrun.tasks import task as tasks
+from labrun.tasks import base, monitored
 from labrun.tasks.packages import Package
 
 log = logging.getLogger(__name__)
@@ -228,10 +227,10 @@ def _check_ranks(config: Config, values: Config) -> None:
                 f"compute.tasks_per_node={compute.tasks_per_node}: script.processes=N starts N processes of a "
                 "script on each machine"
             )
-    elif not task.trains:
-        tasks.refuse_ranks(compute, f"task={config.task}")
-    elif compute.ranks > 1 and not _is_network(str(values.model["_target_"])):
-        tasks.refuse_ranks(compute, f"model={tasks.model_name(values.model)}")
+    elif compute.ranks > 1 and not (task.trains and _is_network(str(values.model["_target_"]))):
+        from labrun.tasks import task as tasks
+
+        tasks.refuse_ranks(compute, f"model={tasks.model_name(values.model)}" if task.trains else f"task={config.task}")
 
 
 def _refuse_empty(config: DictConfig, overrides: Sequence[str]) -> None:
@@ -254,8 +253,12 @@ def _check_metrics(config: Config) -> None:
     Raises:
         ConfigError: see `scoring.check`.
     """
-    if base.of(config).trains and tasks.is_pipeline(config.model):
-        scoring.check(scoring.wanted(config), not config.dataset.get("regression"))
+    if base.of(config).trains:
+        from labrun.tasks import scoring  # loads NumPy
+        from labrun.tasks import task as tasks
+
+        if tasks.is_pipeline(config.model):
+            scoring.check(scoring.wanted(config), not config.dataset.get("regression"))
 
 
 def _name_and_limit_loaders(kept: dict[str, Any], values: Config) -> None:
@@ -398,6 +401,9 @@ def _resolve_references(config: dict[str, Any], overrides: list[str], root: Path
     """Resolve references such as `last` to one run, and inherit settings from it. Return its id."""
     typed = Config(config)
     if base.of(typed).scores:
+        from labrun.tasks import model_files
+        from labrun.tasks import task as tasks
+
         run_dir, source = _scored(root, str(config["from"]))
         card = tasks.load_card(RunPaths(run_dir), source.id)
         is_proven = source.imported is None and seals.has_read(root, card, source.id, source.typed)
@@ -470,6 +476,8 @@ def _scored(root: Path, reference: str) -> tuple[Path, Record]:
             f"from={reference}: model {version.title} belongs to run {version.run}, which no longer exists, and a task "
             f"needs its record: lab models predict {version.title} does not"
         ) from error
+    from labrun.tasks import task as tasks
+
     card = tasks.load_card(RunPaths(run_dir), record.id)
     if version.file != f"outputs/{card.get('file')}" or file_sha256(run_dir / version.file) != version.sha256:
         raise RecordError(

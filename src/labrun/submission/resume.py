@@ -19,7 +19,6 @@ from labrun.compose.hydra_files import top_key
 from labrun.config import masking, schema
 from labrun.config.references import resolve_environment
 from labrun.config.schema import Config
-from labrun.data import reader
 from labrun.data.digests import manifest_digest
 from labrun.data.mount import local_root, mount
 from labrun.errors import DataError, RecordError
@@ -170,6 +169,8 @@ def _data_now(
         except DataError:
             known[key] = []
     if key not in known:
+        from labrun.data import reader  # loads NumPy
+
         try:
             mounted, _ = execute.mount_inputs(Config(there))
             made = reader.make_reader(mounted.dataset)
