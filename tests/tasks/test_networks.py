@@ -154,7 +154,8 @@ def test_debug_fast_is_one_batch_of_each(run_here: Runner) -> None:
 
 
 def test_debug_overfit_reaches_nothing(run_here: Runner) -> None:
-    record, _ = run_here("model=mnist_dnn", "debug=overfit", "trainer.batch_size=16", "model.lr=0.1")
+    quick = ("trainer.batch_size=16", "model.lr=0.2", "trainer.max_epochs=40")
+    record, _ = run_here("model=mnist_dnn", "debug=overfit", *quick)
     assert record.metrics["train_loss"] < 0.05
 
 

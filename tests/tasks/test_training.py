@@ -411,10 +411,10 @@ def test_the_best_epoch_is_tested_where_there_is_a_validation_part(run_here: Run
     assert without.training == Training(2, 2, "the last")
 
 
-def test_the_summary_says_which_epoch(labrun: Command) -> None:
-    done = labrun(*SMALL, VALIDATED, "trainer.max_epochs=2", "tracking=none")
-    assert done.returncode == 0, done.stderr
-    shown = [line.split(maxsplit=1)[1] for line in done.stdout.splitlines() if line.startswith("  epoch ")]
+def test_the_summary_says_which_epoch(run_here: Runner, capfd: pytest.CaptureFixture[str]) -> None:
+    run_here(*SMALL, VALIDATED, "trainer.max_epochs=2")
+    out = capfd.readouterr().out
+    shown = [line.split(maxsplit=1)[1] for line in out.splitlines() if line.startswith("  epoch ")]
     assert len(shown) == 1 and shown[0].endswith(" of 2, the best by val_loss (the smaller the better)")
 
 
