@@ -33,8 +33,6 @@ def pin_versions(config: dict[str, Any], pinned: dict[str, Any] | None = None) -
         ConfigError: a mount is empty.
         DataError: a datastore cannot be reached, or has no such asset or folder.
     """
-    from labrun.data import reader
-
     pinned = {} if pinned is None else pinned
     texts = list(dict.fromkeys(references(guarded(config))))
     names = paths.groups().get(OWN, {}) if any("/" in text for text in texts) else {}
@@ -52,7 +50,11 @@ def pin_versions(config: dict[str, Any], pinned: dict[str, Any] | None = None) -
     config.update(resolved(guarded(config), lambda text: "${mount:" + new[text] + "}"))
     if not there["dataset"] or schema.has_loaders(there["dataset"]):  # its mounts list its inputs
         return
-    made = None if schema.is_local_datastore(there[OWN]) else reader.make_reader(there["dataset"])
+    made = None
+    if not schema.is_local_datastore(there[OWN]):
+        from labrun.data import reader  # loads NumPy
+
+        made = reader.make_reader(there["dataset"])
     if made is None or made.candidates() is not None or there["dataset"].get("asset"):
         looked = _look_up_version(there[OWN], there["dataset"], made, pinned)
         if looked is not None:
