@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,26 +33,12 @@ from labrun.runs.record import RUNNING, UNREACHABLE, Record, read_record
 from labrun.runs.sweep_state import read_plan
 from labrun.submission import freeze, submit
 
-MODEL = """
-import time
-import numpy as np
-
-class Sleeper:
-    def __init__(self, seconds=0.0, ends="well"):
-        self.seconds, self.ends = seconds, ends
-    def fit(self, x, y):
-        time.sleep(self.seconds)
-        if self.ends == "raises":
-            raise ValueError("as it was told to")
-        return self
-    def predict(self, x):
-        return np.zeros(len(x), int)
-"""
-
 SCRIPT = """
 import os, sys, time
 print("VARIABLE", os.environ.get("OWN"), flush=True)
 time.sleep(float(sys.argv[1]))
+if sys.argv[2:] == ["raises"]:
+    raise ValueError("as it was told to")
 if sys.argv[2:] == ["killed"]:
     import psutil
     psutil.Process().parent().parent().kill()  # the run's process: the guard is between them
@@ -75,36 +61,27 @@ class Seen:
 
 
 @pytest.fixture
-def model(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(workspace))
-    monkeypatch.delitem(sys.modules, "sleeper", raising=False)
-    (workspace / "sleeper.py").write_text(MODEL)
-    (workspace / "conf" / "model").mkdir(parents=True, exist_ok=True)
-    (workspace / "conf" / "model" / "sleeper.yaml").write_text("_target_: sleeper.Sleeper\nseconds: 0.0\nends: well\n")
+def script(workspace: Path) -> None:
     (workspace / "script").mkdir()
     (workspace / "script" / "sleep.py").write_text(SCRIPT)
 
 
-pytestmark = pytest.mark.usefixtures("workspace", "registered", "model")
+pytestmark = pytest.mark.usefixtures("workspace", "registered", "script")
 
 
-def sweep(backend: Backend, folder: Path, runs: Sequence[Mapping[str, Any] | list[Any]], *compute: str) -> list[Path]:
+def sweep(backend: Backend, folder: Path, runs: Sequence[list[Any]], *compute: str) -> list[Path]:
     """Write the records and the plan of a sweep, as `labrun -m` does; the runs' folders.
 
     Args:
         backend: where the runs are to be executed.
         folder: the sweep's folder.
-        runs: for each run the model's values, or the arguments of a script, which imports no large library.
+        runs: for each run the arguments of the script, which imports no large library.
         compute: further words.
     """
     jobs = []
     for number, values in enumerate(runs):
-        if isinstance(values, list):
-            overrides = [f"script.positional={values}"]
-            plain = ("experiment=script", "script.path=script/sleep.py", "tracking=none")
-        else:
-            overrides = [f"model.{key}={value}" for key, value in values.items()]
-            plain = ("tracking=none", "report=none", "dataset.max_samples=50", "dataset=digits", "model=sleeper")
+        overrides = [f"script.positional={values}"]
+        plain = ("experiment=script", "script.path=script/sleep.py", "tracking=none")
         search_path = f"hydra.searchpath=[file://{Path.cwd()}/conf]"
         with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
             typed = [search_path, f"compute={backend.name}", *plain, *overrides, *compute]
@@ -160,7 +137,7 @@ def test_what_is_there_is_summarized_in_a_line(backend: Backend) -> None:
 def test_each_run_is_executed_once_and_a_failure_affects_no_other(backend: Backend, workspace: Path) -> None:
     """Takes over 15 s on Slurm, whose jobs begin when its scheduler looks."""
     folder = workspace / "multirun" / "test" / "first"
-    runs: list[dict[str, Any] | list[Any]] = [[0], {"ends": "raises"}, [0.1]]
+    runs: list[list[Any]] = [[0], [0, "raises"], [0.1]]
     if not backend.in_process:
         runs.append([0, "killed"])
     run_dirs = sweep(backend, folder, runs, "+compute.environment.OWN=zq-of-its-own")
