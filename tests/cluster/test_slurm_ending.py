@@ -118,31 +118,46 @@ def test_packed_runs_that_are_preempted_begin_again_or_stay_done(workspace: Path
 
 
 SAVING = """
-import time
+import signal, sys, time
 from pathlib import Path
 
 saved = Path("checkpoints/saved")
-print("FOUND", saved.exists(), flush=True)
-saved.touch()
+print("FOUND", saved.read_text() if saved.exists() else "", flush=True)
+
+def save(number, frame):
+    with saved.open("a") as file:
+        file.write("+")
+    sys.exit()  # as if it had completed
+
+signal.signal(signal.SIGTERM, save)
 time.sleep(600)
 """
 
 
-def test_a_script_that_is_out_of_time_is_requeued_and_goes_on(workspace: Path) -> None:
-    """What it has saved counts as a checkpoint. Over 15 s: that time itself, and the time to save on top."""
-    words = write_script(workspace, SAVING)
-    run = begin(workspace, *words, *SLURM, "compute.timeout_min=0.1")
+@pytest.mark.parametrize("ends", ["out of time", "requeued"])
+def test_a_script_whose_job_ends_early_saves_its_state_and_goes_on(workspace: Path, ends: str) -> None:
+    """labrun signals the script: at its own time limit, or because Slurm has signaled the job.
+
+    Over 15 s: the time limit itself, and two jobs.
+    """
+    limit = ("compute.timeout_min=0.1",) if ends == "out of time" else ()
+    run = begin(workspace, *write_script(workspace, SAVING), *SLURM, *limit)
     wait_for(lambda: has_begun(workspace))
+    (log,) = workspace.glob("outputs/[!.]*/*/driver.log")
+
+    def found() -> list[list[str]]:
+        return [line.split()[1:] for line in log.read_text().splitlines() if "FOUND" in line]
+
+    wait_for(lambda: found() == [[]])
+    if not limit:
+        subprocess.run(["scontrol", "requeue", next(iter(squeue()))], check=True)
     wait_for(lambda: has_attempts(workspace, "preempted", "running"), 150)
-    record = single(workspace)
-    assert record.job.more["restarts"] == 1
-    (folder,) = workspace.glob("outputs/[!.]*/*")
-    wait_for(lambda: (folder / "driver.log").read_text().count("FOUND") == 2)
+    assert single(workspace).job.more["restarts"] == 1
+    wait_for(lambda: len(found()) == 2)
     run.send_signal(signal.SIGINT)
     finished(run)
     assert single(workspace).status == "canceled"
-    found = [line.split()[-1] for line in (folder / "driver.log").read_text().splitlines() if "FOUND" in line]
-    assert found == ["False", "True"]
+    assert found()[1], "the state of the first attempt"
 
 
 def test_a_run_without_a_checkpoint_that_is_out_of_time_has_failed(workspace: Path, labrun: Command) -> None:

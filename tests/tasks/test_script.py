@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from labrun.api.program import start_run
 from labrun.registry import journal
 from labrun.runs import context, definition, store
 from labrun.runs.record import RunPaths
+from labrun.runs.recording import PREEMPT_SIGNAL, Preempted
 from labrun.submission import pythons
 from labrun.tasks import ranks, script
 from labrun.tasks.script import Ended
@@ -422,3 +424,28 @@ def test_a_scripts_run_is_repeated_with_the_code_it_had(source: Path, labrun: Co
     again = lab(source, "runs", "rerun", "last", "--code", "new")
     assert again.returncode == 0, again.stderr
     assert "edited" in (store.find(source, "last")[0] / "driver.log").read_text()
+
+
+@pytest.mark.parametrize("reason", [Preempted, KeyboardInterrupt])
+def test_a_script_that_ends_as_its_job_is_signaled_has_the_supervisors_reason(
+    tmp_path: Path, reason: type[BaseException]
+) -> None:
+    """The supervisor of a Slurm job needs time to ask why it was signaled; meanwhile the script exits with 0."""
+
+    def decide(number: int, frame: object) -> None:
+        raise reason
+
+    before = signal.signal(PREEMPT_SIGNAL, decide)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # as in a job
+    here = threading.get_ident()
+    signal.pthread_kill(here, signal.SIGTERM)
+    supervisor = threading.Timer(1.0, signal.pthread_kill, (here, PREEMPT_SIGNAL))
+    supervisor.start()
+    try:
+        with pytest.raises(reason):
+            script.Watched([sys.executable, "-IS", "-c", ""], tmp_path, os.environ, {}).wait()
+    finally:
+        supervisor.cancel()
+        signal.sigwait({signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        signal.signal(PREEMPT_SIGNAL, before)

@@ -30,6 +30,8 @@ def main(parent: int, command: list[str]) -> int:
     # The run signals the whole group: the script handles the signal, and this process waits for the result.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda number, frame: None)
+    # In a Slurm job the run blocks it. The script would inherit that, and could never save its state.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     try:
         process = subprocess.Popen(command, restore_signals=True)
     except OSError as error:

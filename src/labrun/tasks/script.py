@@ -39,6 +39,8 @@ SAVE_S = 20.0
 """Grace period of a preempted script before it is killed, seconds."""
 INTERRUPT_S = 8.0
 """Grace period of an interrupted script before it is killed, seconds."""
+DECISION_S = 40.0
+"""How long a job's supervisor may take to ask Slurm why the job was signaled, seconds."""
 TAIL_LINES = 400
 COMPAT = Path(__file__).parents[1] / "compat"
 
@@ -385,6 +387,19 @@ class Ended:
         return next((line.strip() for line in lines if line.strip() and not (self.trace and line[0].isspace())), "")
 
 
+def _await_supervisor() -> None:
+    """Wait for the supervisor's decision if Slurm has sent SIGTERM to this process, which blocks it in a job.
+
+    Slurm may have sent it to the script, too, which then ended because of it: even with exit code 0, that is no result.
+
+    Raises:
+        KeyboardInterrupt, Preempted: the decision.
+    """
+    end = time.monotonic() + DECISION_S
+    while signal.SIGTERM in signal.sigpending() and time.monotonic() < end:
+        time.sleep(0.1)
+
+
 class Watched:
     """Process of a script. Passes on its output, extracts metrics from it, and forwards signals.
 
@@ -421,6 +436,7 @@ class Watched:
         """
         try:
             self._follow()
+            _await_supervisor()
         except Preempted:
             self._end(signal.SIGTERM, SAVE_S)
             raise
