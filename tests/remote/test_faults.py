@@ -909,6 +909,7 @@ def test_a_laptop_that_dies_in_each_phase_of_a_submit(
     box: far.Far, script: None, labrun_here: Command, lab_here: Command, workspace: Path, registered: None
 ) -> None:
     box.inside(f"rm -rf /home/{far.USER}/.labrun")
+    (workspace / "data" / "rows.txt").write_text(f"{workspace}\n" * 5_000)  # no process left by another test sends it
     ledger(box)
     killed_at("put 0", "labrun", *WORDS, "seed=0,2,3")
     folder = next(workspace.glob("multirun/*/*"))
