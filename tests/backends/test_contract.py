@@ -33,6 +33,14 @@ from labrun.runs.record import RUNNING, UNREACHABLE, Record, read_record
 from labrun.runs.sweep_state import read_plan
 from labrun.submission import freeze, submit
 
+MODEL = """
+class Failing:
+    def fit(self, x, y):
+        raise ValueError("as it was told to")
+    def predict(self, x):
+        pass
+"""
+
 SCRIPT = """
 import os, sys, time
 print("VARIABLE", os.environ.get("OWN"), flush=True)
@@ -61,27 +69,36 @@ class Seen:
 
 
 @pytest.fixture
-def script(workspace: Path) -> None:
+def script(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (workspace / "script").mkdir()
     (workspace / "script" / "sleep.py").write_text(SCRIPT)
+    monkeypatch.syspath_prepend(str(workspace))
+    monkeypatch.delitem(sys.modules, "failing", raising=False)
+    (workspace / "failing.py").write_text(MODEL)
+    (workspace / "conf" / "model").mkdir(parents=True, exist_ok=True)
+    (workspace / "conf" / "model" / "failing.yaml").write_text("_target_: failing.Failing\n")
 
 
 pytestmark = pytest.mark.usefixtures("workspace", "registered", "script")
 
 
-def sweep(backend: Backend, folder: Path, runs: Sequence[list[Any]], *compute: str) -> list[Path]:
+def sweep(backend: Backend, folder: Path, runs: Sequence[list[Any] | str], *compute: str) -> list[Path]:
     """Write the records and the plan of a sweep, as `labrun -m` does; the runs' folders.
 
     Args:
         backend: where the runs are to be executed.
         folder: the sweep's folder.
-        runs: for each run the arguments of the script, which imports no large library.
+        runs: for each run the arguments of the script, which imports no large library, or its model's name.
         compute: further words.
     """
     jobs = []
     for number, values in enumerate(runs):
-        overrides = [f"script.positional={values}"]
-        plain = ("experiment=script", "script.path=script/sleep.py", "tracking=none")
+        if isinstance(values, str):
+            overrides = [f"model={values}"]
+            plain = ("tracking=none", "report=none", "dataset.max_samples=50", "dataset=digits")
+        else:
+            overrides = [f"script.positional={values}"]
+            plain = ("experiment=script", "script.path=script/sleep.py", "tracking=none")
         search_path = f"hydra.searchpath=[file://{Path.cwd()}/conf]"
         with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
             typed = [search_path, f"compute={backend.name}", *plain, *overrides, *compute]
@@ -137,7 +154,7 @@ def test_what_is_there_is_summarized_in_a_line(backend: Backend) -> None:
 def test_each_run_is_executed_once_and_a_failure_affects_no_other(backend: Backend, workspace: Path) -> None:
     """Takes over 15 s on Slurm, whose jobs begin when its scheduler looks."""
     folder = workspace / "multirun" / "test" / "first"
-    runs: list[list[Any]] = [[0], [0, "raises"], [0.1]]
+    runs: list[list[Any] | str] = [[0], "failing" if backend.in_process else [0, "raises"], [0.1]]
     if not backend.in_process:
         runs.append([0, "killed"])
     run_dirs = sweep(backend, folder, runs, "+compute.environment.OWN=zq-of-its-own")
