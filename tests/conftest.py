@@ -69,7 +69,7 @@ Runner = Callable[..., tuple[Record, Path]]
 GROUPS = {
     "tests/storage/": "stores",
     "tests/tracking/": "mlflow",
-    "tests/runs/test_registry.py": "mlflow",
+    "tests/registry/": "mlflow",
     "tests/remote/": "far",
     "[remote]": "far",
 }

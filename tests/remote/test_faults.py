@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -871,12 +872,28 @@ def test_a_search_that_goes_on_here_is_ended_there_first(
 
 
 def killed_at(phase: str, name: str, *words: str) -> None:
-    """A command in a process of its own, which is killed in a phase of a submit."""
-    pid = os.fork()
-    if pid:
+    """A command in a process of its own, which is killed in a phase of a submit.
+
+    It may be refused at first, while what the last command has started is not gone yet.
+    """
+    for _ in range(20):
+        if (pid := os.fork()) == 0:
+            kill_at(phase, name, *words)
         status = os.waitpid(pid, 0)[1]
-        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, (phase, status)
-        return
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+            return
+        assert os.WIFEXITED(status) and os.WEXITSTATUS(status) not in (0, UNEXPECTED), (phase, status)
+        time.sleep(0.5)
+    raise AssertionError(f"refused again and again before {phase}: {status}")
+
+
+UNEXPECTED = 99
+"""Exit code of a command that ended with an exception."""
+
+
+def kill_at(phase: str, name: str, *words: str) -> None:
+    """Execute a command in this process, and exit."""
+    code = UNEXPECTED
     try:
         write, answer = channel.Channel._write, channel.Channel._answer
         asked: list[str] = []
@@ -900,9 +917,11 @@ def killed_at(phase: str, name: str, *words: str) -> None:
         channel.Channel._answer = answer_or_die  # type: ignore[method-assign]
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(1, 2)
-        call_here(app.main if name == "labrun" else cli.main, name, *words)  # type: ignore[arg-type]
+        code = call_here(app.main if name == "labrun" else cli.main, name, *words)  # type: ignore[arg-type]
+    except BaseException:  # noqa: BLE001 - this process must not return into pytest
+        sys.stderr.write(traceback.format_exc())
     finally:
-        os._exit(0)
+        os._exit(code)
 
 
 def test_a_laptop_that_dies_in_each_phase_of_a_submit(

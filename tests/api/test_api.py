@@ -21,7 +21,7 @@ from labrun.runs.record import Record
 from labrun.runs.sweep_state import SweepState
 
 pytestmark = pytest.mark.process
-NOTEBOOK = Path(__file__).parents[1] / "docs" / "notebooks" / "mnist.ipynb"
+NOTEBOOK = Path(__file__).parents[2] / "docs" / "notebooks" / "mnist.ipynb"
 PLAIN = ("tracking=none", "report=none", "dataset.max_samples=50")
 
 
