@@ -50,7 +50,7 @@ def _remember_trees() -> None:
     if hasattr(plain, "cache_info"):
         return
     held = functools.lru_cache(TREES)(plain)
-    for module in [module for name, module in sys.modules.items() if name.partition(".")[0] == "omegaconf"]:
+    for module in [module for name, module in sys.modules.copy().items() if name.partition(".")[0] == "omegaconf"]:
         if vars(module).get("parse") is plain:
             vars(module)["parse"] = held
 

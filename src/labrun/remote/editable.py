@@ -44,7 +44,7 @@ def folders() -> list[Path]:
         ConfigError: a package has another name than its folder.
     """
     found = []
-    for name, module in list(sys.modules.items()):
+    for name, module in sys.modules.copy().items():
         if not (name.startswith("__editable__") and name.endswith("_finder")):
             continue
         for package, text in getattr(module, "MAPPING", {}).items():
