@@ -175,7 +175,8 @@ def _name_classes(figure: Any, axes: Any, names: Sequence[str]) -> None:
     columns = [axes.text(at, 0, name, transform=below, **style) for at, name in enumerate(names)]
     wide, high = figure.get_size_inches()
     line, inch = 0.25, figure.dpi
-    left = line + 0.1 + max(one.get_window_extent().width for one in rows) / inch
+    reach = 0.1 + max(one.get_window_extent().width for one in rows) / inch
+    left = line + reach
     slant = [one.get_window_extent() for one in columns]
     if style is slanted:  # the first names reach beyond the matrix
         cell = 0.5 * (high - TITLE_INCHES - line) / len(names)
@@ -185,7 +186,6 @@ def _name_classes(figure: Any, axes: Any, names: Sequence[str]) -> None:
     left += (wide - left - 0.1 - side) / 2
     axes.set_position((left / wide, bottom / high, side / wide, side / high))
     figure.text((left + side / 2) / wide, 0.06 / high, "predicted", ha="center", va="bottom")
-    reach = max(one.get_window_extent().width for one in rows) / inch + 0.1
     figure.text(
         (left - reach - line / 2) / wide, (bottom + side / 2) / high, "true", ha="center", va="center", rotation=90
     )
