@@ -29,6 +29,7 @@ from far_project import only_tinything, small_uv
 from helpers import PLAIN, call_here, program, wait_for
 from labrun import app, cli
 from labrun.config.schema import Compute
+from labrun.control import lease
 from labrun.errors import DataError, LabrunError
 from labrun.remote import (
     adopting,
@@ -50,6 +51,7 @@ from labrun.remote.ssh import UnreachableError
 from labrun.runs import sweep_state
 from labrun.runs.attempts import Attempt
 from labrun.runs.record import QUEUED, Record, read_record, timestamp
+from labrun.runs.sweep_state import SweepState
 
 SCRIPT = """
 import os, pathlib, sys, time
@@ -983,6 +985,26 @@ def test_a_full_disk_there_is_reported_and_leaves_nothing_half(
     assert [one.status for one in found] == ["completed"] * 4
     assert all(sum(one.status == "completed" for one in record.attempts) == 1 for record in found)
     assert set(ledger(small)) == {f"begun {number}" for number in (0, 2, 3, 4)}
+
+
+def test_a_sweep_whose_controllers_both_gave_up_is_resumed_there(
+    small: far.Far, script: None, labrun_here: Command, lab_here: Command, workspace: Path
+) -> None:
+    """Every run had ended here, and so nothing was left to watch."""
+    words = [*WORDS, "seed=0,2", "script.positional=[${seed},2,'${mount:rows.txt}']", "compute.max_parallel=1"]
+    begun = labrun_here(*words, "compute.detach=true")
+    assert begun.returncode == 0, begun.stderr
+    folder = next(workspace.glob("multirun/*/*"))
+    small.inside("pkill -STOP -f [l]abrun.remote.controller")  # it starts no other run
+    wait_for(lambda: read_record(folder / "0").finished)
+    small.inside(f"dd if=/dev/zero of=/home/{far.USER}/fill bs=4k; pkill -9 -f [l]abrun.remote.controller")
+    wait_for(lambda: lease.living(SweepState(folder)) is None)  # the full disk refuses another controller
+    assert read_record(folder / "1").status == "canceled"
+    small.inside(f"rm /home/{far.USER}/fill")
+    again = labrun_here(*words, "sweep.resume=last")
+    assert again.returncode == 0, again.stderr
+    assert [(one.status, len(one.attempts)) for one in runs_of(workspace)] == [("completed", 1)] * 2
+    assert ledger(small) == ["begun 0", "begun 2"]
 
 
 @pytest.mark.parametrize(("by", "told"), [("+2h", "ahead of"), ("-2h", "behind")])

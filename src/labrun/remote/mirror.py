@@ -363,6 +363,37 @@ def _finish(channel: Channel, folder: Path, link: Link, finished: Sequence[tuple
         links.write(folder, link)
 
 
+def unfinished(folder: Path, link: Link) -> list[Path]:
+    """Return the runs of a folder that have not ended, as far as known locally."""
+    return [folder / run for run in runs_of(folder, link) if not read_record(folder / run).finished]
+
+
+def settle(folder: Path, link: Link) -> bool:
+    """Return whether a folder's runs are over; ask the machine if all have ended locally while its link is live.
+
+    This is so if the local controller ended while the remote one had died: it canceled the runs that were queued.
+
+    Raises:
+        UnreachableError: the machine does not answer.
+    """
+    if link.state not in (links.STARTING, links.STARTED):
+        return True
+    with links.locked(folder) as is_mine:
+        link = links.read(folder) or link
+        if not is_mine or link.runs is None or unfinished(folder, link):
+            return False
+        try:
+            with Channel(link.machine) as conversation:
+                _, lives = bring(conversation, folder, link)
+        except GoneError:
+            lives = False
+        if link.state != links.OVER and (lives or unfinished(folder, link)):
+            return False
+        for run in set(link.runs) - set(link.pulled):
+            give_up(folder, link, run)
+        return True
+
+
 def give_up(folder: Path, link: Link, run: str) -> None:
     """Record that a run will have no more changes; see `GoneError`."""
     link.pulled.append(run)

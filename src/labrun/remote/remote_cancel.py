@@ -34,7 +34,9 @@ def release(folder: Path, link: Link, why: str) -> None:
         if link.runs is None:
             SweepState(folder).search_canceled.touch()
         try:
-            is_over = follow(folder, link, lambda lives: not lives and not _live(folder, link), RELEASE_S, why)
+            is_over = follow(
+                folder, link, lambda lives: not lives and not mirror.unfinished(folder, link), RELEASE_S, why
+            )
         except mirror.GoneError:  # nothing of it is active
             return links.drop(folder)
         if not is_over:
@@ -46,11 +48,6 @@ def release(folder: Path, link: Link, why: str) -> None:
             with links.locked(folder, wait=True), Channel(link.machine) as conversation:
                 mirror.pull_top(conversation, folder, link)
     links.drop(folder)
-
-
-def _live(folder: Path, link: Link) -> list[Path]:
-    """Return the runs of a folder that have not ended, as far as known locally."""
-    return [folder / run for run in mirror.runs_of(folder, link) if not read_record(folder / run).finished]
 
 
 def follow(
@@ -78,7 +75,7 @@ def follow(
     with links.locked(folder, wait=True), Channel(link.machine) as conversation:
         link = links.read(folder) or link
         while True:
-            left = [run_dir for run_dir in _live(folder, link) if only is None or run_dir in only]
+            left = [run_dir for run_dir in mirror.unfinished(folder, link) if only is None or run_dir in only]
             for run_dir in left if ends is not None else ():
                 if not finalize.end_requested(run_dir):
                     finalize.request(run_dir, ends or "")
