@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 import pytest
 
 from conftest import Command
+from labrun import cli
+from labrun.cli import parsing
 
 MISTAKES = {
     "": "say what to look at: lab runs, lab data",
@@ -47,3 +50,21 @@ def test_a_mistake_is_one_message(line: str, lab_here: Command) -> None:
 
 def test_the_workspace_may_be_named_after_the_noun(lab_here: Command) -> None:
     assert lab_here("runs", "--root", ".").stdout.startswith("no runs in")
+
+
+def test_a_folder_may_have_the_name_of_a_noun(lab_here: Command) -> None:
+    Path("data").mkdir()
+    assert lab_here("runs", "ls", "--root", "data").stdout.startswith("no runs in")
+
+
+def test_only_the_parser_of_the_command_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    init = parsing.Parser.__init__
+
+    def noted(parser: parsing.Parser, **options: object) -> None:
+        init(parser, **options)
+        built.append(parser.prog)
+
+    monkeypatch.setattr(parsing.Parser, "__init__", noted)
+    cli.parse(["runs", "ls"])
+    assert built == ["lab", "lab runs", "lab runs ls"]

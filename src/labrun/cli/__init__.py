@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib
 import logging
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 from labrun import terminal, version
@@ -28,7 +30,7 @@ NOUNS = {
     "compute": "compute targets and their free resources",
     "remote": "machines reached over SSH, for compute.host",
     "shell": "open a shell in a run's folder, with its environment, on its node; port forwarding",
-    "models": "registered models: versions, aliases, predictions",
+    "models": "registered models",
     "azureml": "run scripts and notebooks of the Azure ML SDK v1 that submit runs",
     "warm": "the warm interpreter, which makes commands start faster",
     "ui": "show runs and models in the MLflow UI, updated live",
@@ -50,12 +52,8 @@ EXAMPLES = """examples:
 """
 
 
-def parser(noun: str | None = None) -> argparse.ArgumentParser:
-    """Build the parser of the command line.
-
-    Args:
-        noun: the only noun whose module is loaded and whose verbs are added; None: all.
-    """
+def parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line. The module of a noun is loaded when the noun is called."""
     top = parsing.Parser(prog="lab", description="Inspect and manage runs, data, models and machines.", epilog=EXAMPLES)
     top.add_argument("--version", action="store_true", help="show labrun's version")
     top.add_argument(
@@ -65,13 +63,14 @@ def parser(noun: str | None = None) -> argparse.ArgumentParser:
         "(default: LABRUN_ROOT, or the current folder, or the nearest above with runs)",
     )
     top.add_argument("--debug", action="store_true", help="show the traceback behind a message")
-    nouns = top.add_subparsers(title="commands", metavar="COMMAND")
+    nouns = top.add_commands(title="commands", metavar="COMMAND")
     for name, text in NOUNS.items():
-        if noun in (None, name):
-            importlib.import_module(f"labrun.cli.{name}").add(nouns)
-        else:
-            nouns.add_parser(name, help=text)
+        nouns.add(name, help=text).then(functools.partial(_fill, name))
     return top
+
+
+def _fill(name: str, noun: argparse.ArgumentParser) -> None:
+    importlib.import_module(f"labrun.cli.{name}").fill(noun)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -81,23 +80,33 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         SystemExit: the command line has a mistake, which is reported in one message.
     """
     arguments = parsing.hoisted(arguments)
-    noun = next((word for word in arguments if word in NOUNS), None)
-    top, command = parser(noun), []
-    if noun == TAKES_COMMAND and "--" in arguments:
+    top, command = parser(), []
+    if _noun(arguments) == TAKES_COMMAND and "--" in arguments:
         at = arguments.index("--")
         arguments, command = arguments[:at], arguments[at + 1 :]
     try:
         options, rest = top.parse_known_args(arguments)
     except parsing.WrongError as error:
-        parsing.refuse(parser(), arguments, error)
+        parsing.refuse(top, arguments, error)
     words = next((getattr(options, name) for name in ("words", "run") if hasattr(options, name)), None)
     if rest and (not isinstance(words, list) or any(word.startswith("-") for word in rest)):
-        parsing.refuse_rest(parser(), arguments, rest)
+        parsing.refuse_rest(top, arguments, rest)
     if isinstance(words, list):
         words += rest
     if command:
         options.command = command
     return options
+
+
+def _noun(arguments: Sequence[str]) -> str | None:
+    """Return the first noun in the arguments. The value of `--root` is none, even if the folder has the name of one."""
+    words = iter(arguments)
+    for word in words:
+        if word == "--root":
+            next(words, None)
+        elif word in NOUNS:
+            return word
+    return None
 
 
 def _find_above() -> None:

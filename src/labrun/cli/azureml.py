@@ -7,19 +7,18 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from labrun.azureml import compute, entry_points, environment, notebooks
+from labrun.cli.parsing import Parser
 from labrun.compat.azureml import notice
 from labrun.errors import ConfigError
 
 
-def add(nouns: Any) -> None:
-    """Add the noun to the command line."""
-    text = "run scripts and notebooks of the Azure ML SDK v1 that submit runs"
-    noun = nouns.add_parser("azureml", help=text, description=f"{text[0].upper()}{text[1:]}.")
-    verbs = noun.add_subparsers(title="actions", metavar="ACTION", required=True)
-    verb = verbs.add_parser("run", help="run a script, or a notebook from first to last cell")
+def fill(noun: Parser) -> None:
+    """Add the description, options and verbs to the parser of the noun."""
+    noun.description = "Run scripts and notebooks of the Azure ML SDK v1 that submit runs."
+    verbs = noun.add_commands(title="actions", metavar="ACTION", required=True)
+    verb = verbs.add("run", help="run a script, or a notebook from first to last cell")
     verb.add_argument("file", type=Path, metavar="FILE", help="FILE.py, or FILE.ipynb")
     verb.add_argument("words", nargs=argparse.REMAINDER, metavar="ARGUMENTS", help="arguments of the script")
     verb.add_argument(
@@ -34,7 +33,7 @@ def add(nouns: Any) -> None:
         "--output", type=Path, metavar="FILE", help="file for the executed notebook (default: overwrite it)"
     )
     verb.set_defaults(act=run)
-    verb = verbs.add_parser("kernel", help="install a Jupyter kernel in which azureml can be imported")
+    verb = verbs.add("kernel", help="install a Jupyter kernel in which azureml can be imported")
     verb.add_argument("--name", default="labrun-azureml", help="name of the kernel (default: labrun-azureml)")
     verb.set_defaults(act=kernel)
 

@@ -12,6 +12,7 @@ import psutil
 
 from labrun.backends import machine, registry
 from labrun.backends.machine import DEFAULTS
+from labrun.cli.parsing import Parser
 from labrun.compose import paths
 from labrun.config.schema import Compute
 from labrun.errors import ConfigError
@@ -19,13 +20,12 @@ from labrun.runs import store
 from labrun.runs.record import RUNNING, process_lives
 
 
-def add(nouns: Any) -> None:
-    """Add the noun to the command line."""
-    noun = nouns.add_parser("compute", help="compute targets and their free resources")
-    verbs = noun.add_subparsers(title="actions", metavar="ACTION", required=True)
-    verb = verbs.add_parser("ls", help="list the targets for compute=...")
+def fill(noun: Parser) -> None:
+    """Add the verbs to the parser of the noun."""
+    verbs = noun.add_commands(title="actions", metavar="ACTION", required=True)
+    verb = verbs.add("ls", help="list the targets for compute=...")
     verb.set_defaults(act=ls)
-    verb = verbs.add_parser("status", help="show the load of this machine and the cluster")
+    verb = verbs.add("status", help="show the load of this machine and the cluster")
     verb.set_defaults(act=status)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from labrun.cli.parsing import Commands, Deferred, Parser
 from labrun.compose import paths
 from labrun.data import asset as assets
 from labrun.data import stores, transfer
@@ -27,10 +28,9 @@ MAX_LISTED = 20
 """Maximum number of files of an asset to list, unless the user asks for all."""
 
 
-def add(nouns: Any) -> None:
-    """Add the noun to the command line."""
-    noun = nouns.add_parser("data", help="upload, download and inspect data; datastores and assets")
-    verbs = noun.add_subparsers(title="actions", metavar="ACTION", required=True)
+def fill(noun: Parser) -> None:
+    """Add the verbs to the parser of the noun."""
+    verbs = noun.add_commands(title="actions", metavar="ACTION", required=True)
 
     verb = _verb(verbs, "upload", upload, "upload a folder or a file to a datastore")
     verb.add_argument("source", type=Path, metavar="SRC", help="the folder, or the file")
@@ -80,8 +80,8 @@ def add(nouns: Any) -> None:
     verb.add_argument("-o", "--output", type=Path, metavar="FILE", help="file for the plot (default: NAME-samples.png)")
 
 
-def _verb(verbs: Any, name: str, act: Any, text: str) -> Any:
-    verb = verbs.add_parser(name, help=text, description=text)
+def _verb(verbs: Commands, name: str, act: Any, text: str) -> Deferred:
+    verb = verbs.add(name, help=text, description=text)
     verb.add_argument("--datastore", metavar="NAME", help="an option of conf/datastore (default: the config's)")
     verb.add_argument(
         "--set",
@@ -94,11 +94,11 @@ def _verb(verbs: Any, name: str, act: Any, text: str) -> Any:
     return verb
 
 
-def _what(verb: Any, metavar: str = "ASSET[@VERSION]|PATH") -> None:
+def _what(verb: Deferred, metavar: str = "ASSET[@VERSION]|PATH") -> None:
     verb.add_argument("what", metavar=metavar, help="an asset; or a folder or file of the datastore")
 
 
-def _workers(verb: Any) -> None:
+def _workers(verb: Deferred) -> None:
     verb.add_argument("--workers", type=_count, default=None, metavar="N", help="files to transfer at the same time")
 
 

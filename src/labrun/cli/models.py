@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun import messages
+from labrun.cli.parsing import Commands, Deferred, Parser
 from labrun.cli.runs import filters
 from labrun.errors import (
     BY_ARGUMENT,
@@ -40,15 +41,11 @@ FORM = ("separator", "encoding", "sheet", "skip_rows")
 AS_KEY = re.compile(r"\bdataset\.(separator|encoding|sheet|skip_rows|decimal)\b")
 
 
-def add(nouns: Any) -> None:
-    """Add the noun to the command line."""
-    noun = nouns.add_parser(
-        "models",
-        help="registered models",
-        description="Registered models: named, versioned copies of runs' models, which outlive their runs.",
-    )
+def fill(noun: Parser) -> None:
+    """Add the description, options and verbs to the parser of the noun."""
+    noun.description = "Registered models: named, versioned copies of runs' models, which outlive their runs."
     noun.set_defaults(act=ls, name=None, json=False)
-    verbs = noun.add_subparsers(title="actions", metavar="ACTION")
+    verbs = noun.add_commands(title="actions", metavar="ACTION")
     verb = _verb(verbs, "register", register, "register a run's model as the next version")
     verb.add_argument(
         "run",
@@ -109,13 +106,13 @@ def add(nouns: Any) -> None:
     verb.add_argument("--force", action="store_true", help="also remove versions that an alias points to")
 
 
-def _verb(verbs: Any, name: str, act: Any, text: str) -> Any:
-    verb = verbs.add_parser(name, help=text, description=text)
+def _verb(verbs: Commands, name: str, act: Any, text: str) -> Deferred:
+    verb = verbs.add(name, help=text, description=text)
     verb.set_defaults(act=act)
     return verb
 
 
-def _trusted(verb: Any) -> None:
+def _trusted(verb: Deferred) -> None:
     verb.add_argument(
         "--trusted",
         action="append",

@@ -7,8 +7,9 @@ import difflib
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from collections import UserDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn, cast
 
 from labrun.config.checking import pairs
 from labrun.errors import LabrunError
@@ -48,6 +49,10 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{"formatter_class": Help, **options})
 
+    def add_commands(self, title: str, metavar: str, required: bool = False) -> Commands:
+        """As `add_subparsers`, but each parser is built when its command is called."""
+        return cast(Commands, self.add_subparsers(action=Commands, title=title, metavar=metavar, required=required))
+
     def error(self, message: str) -> NoReturn:
         """Raise a `WrongError`.
 
@@ -58,6 +63,68 @@ class Parser(argparse.ArgumentParser):
             WrongError: always.
         """
         raise WrongError(self, message)
+
+
+class Deferred:
+    """A parser that is built when its command is called: building all of them costs more than `lab runs` itself.
+
+    Args:
+        build: builds the parser without arguments.
+    """
+
+    def __init__(self, build: Callable[[], argparse.ArgumentParser]) -> None:
+        self._build = build
+        self._steps: list[Callable[[argparse.ArgumentParser], object]] = []
+
+    def then(self, step: Callable[[argparse.ArgumentParser], object]) -> None:
+        """Call a function with the parser when it is built, after the earlier steps."""
+        self._steps.append(step)
+
+    def add_argument(self, *names: str, **options: Any) -> None:
+        """As argparse's method, when the parser is built."""
+        self.then(lambda parser: parser.add_argument(*names, **options))
+
+    def set_defaults(self, **values: Any) -> None:
+        """As argparse's method, when the parser is built."""
+        self.then(lambda parser: parser.set_defaults(**values))
+
+    def built(self) -> argparse.ArgumentParser:
+        """Build the parser."""
+        parser = self._build()
+        for step in self._steps:
+            step(parser)
+        return parser
+
+
+class _Built(UserDict[str, Any]):
+    """Parsers by name, each of which is built when it is first taken."""
+
+    def __getitem__(self, name: str) -> argparse.ArgumentParser:
+        parser: Deferred | argparse.ArgumentParser = self.data[name]
+        if isinstance(parser, Deferred):
+            parser = self.data[name] = parser.built()
+        return parser
+
+
+class Commands(argparse._SubParsersAction):  # type: ignore[type-arg]
+    """The nouns, or the verbs of a noun. The parser of each is built when it is called, or named in a mistake."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.choices = self._name_parser_map = _Built()  # type: ignore[assignment]
+
+    def add(self, name: str, help: str, **options: Any) -> Deferred:
+        """Add a command.
+
+        Args:
+            name: its noun or verb.
+            help: its line in the help of the parser above.
+            options: arguments of the parser.
+        """
+        self._choices_actions.append(self._ChoicesPseudoAction(name, (), help))
+        parser = Deferred(lambda: self._parser_class(prog=f"{self._prog_prefix} {name}", **options))
+        self._name_parser_map[name] = parser
+        return parser
 
 
 class WrongError(Exception):

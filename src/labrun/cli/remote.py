@@ -8,9 +8,9 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from labrun import messages
+from labrun.cli.parsing import Commands, Deferred, Parser
 from labrun.cli.runs import filters
 from labrun.errors import ConfigError, RecordError
 from labrun.remote import adopting, channel, doctor, mirror, remotes, removal, ssh, wheels
@@ -22,12 +22,11 @@ from labrun.terminal import plain
 Act = Callable[[argparse.Namespace], int]
 
 
-def add(nouns: Any) -> None:
-    """Add the noun to the command line."""
-    text = "machines reached over SSH, for compute.host"
-    noun = nouns.add_parser("remote", help=text, description=f"{text[0].upper()}{text[1:]}.")
+def fill(noun: Parser) -> None:
+    """Add the description, options and verbs to the parser of the noun."""
+    noun.description = "Machines reached over SSH, for compute.host."
     noun.set_defaults(act=ls)
-    verbs = noun.add_subparsers(title="actions", metavar="ACTION")
+    verbs = noun.add_commands(title="actions", metavar="ACTION")
     verb = _verb(verbs, "add", add_one, "add a machine, or change some of its settings ('': the default)", named=True)
     verb.add_argument("address", metavar="ADDRESS", help="what 'ssh ADDRESS' reaches: HOST, USER@HOST or an alias")
     verb.add_argument("--folder", metavar="PATH", help="labrun's folder on the machine (default: ~/.labrun)")
@@ -70,8 +69,8 @@ def add(nouns: Any) -> None:
     )
 
 
-def _verb(verbs: Any, name: str, act: Act, text: str, named: bool = False) -> argparse.ArgumentParser:
-    verb: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+def _verb(verbs: Commands, name: str, act: Act, text: str, named: bool = False) -> Deferred:
+    verb = verbs.add(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     verb.set_defaults(act=act)
     if named:
         verb.add_argument("name", metavar="NAME", help="name of the machine, as in compute.host")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
 
+from labrun.cli.parsing import Parser
 from labrun.cli.runs import filters
 from labrun.control.query import StatusResolver
 from labrun.remote import mirror, shell
@@ -20,10 +20,10 @@ EXAMPLES = """examples:
 """
 
 
-def add(nouns: Any) -> None:
-    """Add the noun to the command line."""
-    text = "open a shell in a run's folder, with its environment, on its node; port forwarding"
-    noun = nouns.add_parser("shell", help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=EXAMPLES)
+def fill(noun: Parser) -> None:
+    """Add the description and options to the parser of the noun."""
+    noun.description = "Open a shell in a run's folder, with its environment, on its node; port forwarding."
+    noun.epilog = EXAMPLES
     noun.usage = "lab shell [-h] [-L [LOCAL:]REMOTE] [RUN] [-- COMMAND ...]"
     noun.set_defaults(act=act, command=[])
     noun.add_argument("run", nargs="?", default="last", metavar="RUN", help=f"{filters.NAMES} (default: last)")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun.cli import bars
+from labrun.cli.parsing import Parser
 from labrun.errors import ConfigError, RecordError
 from labrun.runs import store
 from labrun.tracking import feed
@@ -34,10 +35,9 @@ LAST_S = 5.0
 """Time limit for the last update at exit, in seconds; the next `lab ui` continues from there."""
 
 
-def add(nouns: Any) -> None:
-    """Add the noun to the command line."""
-    text = "show runs and models in the MLflow UI, updated live"
-    noun = nouns.add_parser("ui", help=text, description=f"{text[0].upper()}{text[1:]}. Ctrl-C ends it.")
+def fill(noun: Parser) -> None:
+    """Add the description and options to the parser of the noun."""
+    noun.description = "Show runs and models in the MLflow UI, updated live. Ctrl-C ends it."
     noun.add_argument(
         "--port", type=_port, metavar="N", help=f"port of the server (default: the first free one from {FIRST_PORT} on)"
     )

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 
 from labrun import messages
+from labrun.cli.parsing import Parser
 from labrun.errors import RecordError
 from labrun.report import formatting
 from labrun.warm import client, identity, wire
@@ -21,20 +22,17 @@ ANSWER_S = 10.0
 POLL_S, RETRY_S = 0.1, 1.0
 
 
-def add(nouns: Any) -> None:
-    """Add the noun to the command line."""
-    text = "the warm interpreter, which makes commands start faster"
-    noun = nouns.add_parser(
-        "warm", help=text, description=f"{text[0].upper()}{text[1:]}. It ends after ten idle minutes."
-    )
+def fill(noun: Parser) -> None:
+    """Add the description, options and verbs to the parser of the noun."""
+    noun.description = "The warm interpreter, which makes commands start faster. It ends after ten idle minutes."
     noun.set_defaults(act=status)
-    verbs = noun.add_subparsers(title="actions", metavar="ACTION")
+    verbs = noun.add_commands(title="actions", metavar="ACTION")
     for name, act, help_text in (
         ("status", status, "list this user's warm interpreters (the default)"),
         ("stop", stop, "stop them; commands that they have started continue"),
         ("start", start, "start one now, and wait until it is ready"),
     ):
-        verbs.add_parser(name, help=help_text, description=help_text).set_defaults(act=act)
+        verbs.add(name, help=help_text, description=help_text).set_defaults(act=act)
 
 
 def status(options: argparse.Namespace) -> int:

@@ -6,35 +6,32 @@ import argparse
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from labrun.cli.parsing import Commands, Deferred, Parser
 from labrun.cli.runs import filters
 from labrun.runs.archive_format import Limits
 
 Act = Callable[[argparse.Namespace], int]
 
 
-def add(nouns: Any) -> None:
-    """Add the noun to the command line."""
-    noun = nouns.add_parser(
-        "runs",
-        help="list, inspect, compare and control runs",
-        description="List the runs of the workspace, newest "
-        "first, or run an action on them. Every action takes filters: lab runs cancel --status queued",
+def fill(noun: Parser) -> None:
+    """Add the description, options and verbs to the parser of the noun."""
+    noun.description = (
+        "List the runs of the workspace, newest first, or run an action on them. "
+        "Every action takes filters: lab runs cancel --status queued"
     )
+    filters.add_filters(noun, top=True)
     _table_options(noun, top=True)
     noun.set_defaults(act=_later("list.ls"))
-    verbs = noun.add_subparsers(title="actions", metavar="ACTION")
-    _table_options(_verb(verbs, "ls", "list.ls", "list the runs (the default)"), top=False)
+    verbs = noun.add_commands(title="actions", metavar="ACTION")
+    _verb(verbs, "ls", "list.ls", "list the runs (the default)").then(_table_options)
     _add_inspect(verbs)
     _add_control(verbs)
     _add_maintain(verbs)
 
 
-def _table_options(parser: argparse.ArgumentParser, top: bool) -> None:
+def _table_options(parser: argparse.ArgumentParser, top: bool = False) -> None:
     default = False if top else argparse.SUPPRESS
-    if top:
-        filters.add_filters(parser, top=True)
     parser.add_argument(
         "--metric",
         metavar="NAME",
@@ -45,7 +42,7 @@ def _table_options(parser: argparse.ArgumentParser, top: bool) -> None:
     parser.add_argument("--csv", action="store_true", default=default, help="a table with every metric")
 
 
-def _add_inspect(verbs: Any) -> None:
+def _add_inspect(verbs: Commands) -> None:
     verb = _verb(verbs, "show", "list.show", "show everything about a run", names="*")
     verb.add_argument("--json", action="store_true", help="the record as JSON")
     verb.add_argument("--error", action="store_true", help="the traceback of a failed run")
@@ -80,7 +77,7 @@ def _add_inspect(verbs: Any) -> None:
     verb.add_argument("-o", "--output", type=Path, metavar="PNG", help="file for the plot of the curves")
 
 
-def _add_control(verbs: Any) -> None:
+def _add_control(verbs: Commands) -> None:
     verb = _verb(
         verbs, "watch", "control.watch", "follow a sweep or a run; continue one whose controller has died", names="*"
     )
@@ -101,7 +98,7 @@ def _add_control(verbs: Any) -> None:
     )
 
 
-def _add_maintain(verbs: Any) -> None:
+def _add_maintain(verbs: Commands) -> None:
     verb = _verb(verbs, "tag", "maintain.tag", "set tags")
     verb.add_argument("words", nargs="*", metavar="RUN TAG[=VALUE] ...", help="with filters, give only tags")
     verb.add_argument("--remove", action="append", metavar="TAG", help="remove a tag; may be repeated")
@@ -180,13 +177,11 @@ def _later(name: str) -> Act:
     return act
 
 
-def _verb(
-    verbs: Any, name: str, act: str, text: str, names: str = "", filtered: bool = True
-) -> argparse.ArgumentParser:
-    verb: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:])
+def _verb(verbs: Commands, name: str, act: str, text: str, names: str = "", filtered: bool = True) -> Deferred:
+    verb = verbs.add(name, help=text, description=text[0].upper() + text[1:])
     verb.set_defaults(act=_later(act))
     if names:
         verb.add_argument("run", nargs=names, metavar="RUN", help=filters.NAMES)
     if filtered:
-        filters.add_filters(verb)
+        verb.then(filters.add_filters)
     return verb
