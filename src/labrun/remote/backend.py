@@ -98,7 +98,7 @@ class RemoteBackend(Backend):
             link = links.read(folder)
             if link is None:
                 continue
-            if not mirror.settle(folder, link):
+            if not mirror.close_if_over(folder, link):
                 return (
                     f"{folder} is running on {link.remote}: 'lab runs watch {folder}' follows it to its end; "
                     f"without compute.host, its unfinished runs are ended there and continue here"

@@ -368,8 +368,8 @@ def unfinished(folder: Path, link: Link) -> list[Path]:
     return [folder / run for run in runs_of(folder, link) if not read_record(folder / run).finished]
 
 
-def settle(folder: Path, link: Link) -> bool:
-    """Return whether a folder's runs are over; ask the machine if all have ended locally while its link is live.
+def close_if_over(folder: Path, link: Link) -> bool:
+    """Return whether a folder's runs are over. If all have ended locally, ask the machine, and close the link.
 
     This is so if the local controller ended while the remote one had died: it canceled the runs that were queued.
 
