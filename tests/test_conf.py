@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -187,7 +189,7 @@ def test_a_config_file_is_parsed_once_and_again_when_it_changes(
             return compose("config")
 
     def is_held() -> bool:
-        return any(path == str(file) for _, _, path in parsed._parsed)
+        return any(folder == str(tmp_path) for _, folder, _, _ in parsed._parsed)
 
     monkeypatch.setattr(_io, "TRUSTED_AGE_NS", 3600 * 10**9)
     result()
@@ -234,10 +236,12 @@ def test_a_copy_of_a_stored_config_keeps_its_types_and_the_original(tmp_path: Pa
 SPEEDUPS = """
 from hydra import compose, initialize_config_dir
 from labrun import app
-from labrun.compose import paths, speedups
+from labrun.compose import merged, parsed, paths, speedups
 
 apply, speedups.apply = speedups.apply, lambda: None
+remember, parsed.remember = parsed.remember, lambda: None
 app.register()
+parsed.remember = remember
 
 
 def nodes(node, parent=None, path=""):
@@ -266,8 +270,10 @@ LINES = (
 )
 plain = [composed(*line) for line in LINES]
 apply()
-assert [composed(*line) for line in LINES] == plain
-assert [type(one) for one in plain].count(str) == 2
+parsed.remember()
+for count in range(3):  # the first reads each file, the second merges them, the last finds them merged
+    assert [composed(*line) for line in LINES] == plain
+assert [type(one) for one in plain].count(str) == 2 and len(merged._merged) == 5
 print("the same", sum(map(len, plain)))
 """
 
@@ -277,6 +283,51 @@ def test_faster_parts_of_hydra_change_no_config(tmp_path: Path) -> None:
     (tmp_path / "compare.py").write_text(SPEEDUPS)
     done = subprocess.run(program("python", "compare.py"), cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "the same" in done.stdout, done.stderr
+
+
+@pytest.fixture
+def composing(tmp_path: Path, registered: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Composes config.yaml of a folder of its own, whose files are held at once."""
+    monkeypatch.setattr(_io, "TRUSTED_AGE_NS", 0)
+
+    def result(*overrides: str) -> DictConfig:
+        forget_hydra()
+        with initialize_config_dir(str(tmp_path), version_base="1.3"):
+            return compose("config", [*overrides])
+
+    return result
+
+
+def test_what_was_merged_before_is_merged_anew_when_it_may_have_changed(
+    tmp_path: Path, composing: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, chosen = "${oc.create:${oc.decode:'{${oc.env:GIVEN}: 1}'}}", "${${oc.env:GIVEN}}"
+    (tmp_path / "config.yaml").write_text(
+        f'defaults: [_self_, part: one]\ny: {{k: 1}}\nz: {{l: 1}}\na: {chosen}\nc: "{made}"\nb: 0\n'
+    )
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "one.yaml").write_text("# @package _global_\na: {x: 1}\nc: {x: 1}\n")
+    (tmp_path / "part" / "two.yaml").write_text("# @package _global_\nb: 2\n")
+    for given, key in (("y", "k"), ("z", "l")):  # a merge into an interpolation resolves it
+        monkeypatch.setenv("GIVEN", given)
+        found = composing()
+        assert found.a == {"x": 1, key: 1} and found.c == {"x": 1, given: 1}
+    with open_dict(found):
+        found.a.x = found.b = 5
+    assert composing().a.x == 1 and composing().b == 0 and composing("part=two").b == 2
+    (tmp_path / "part" / "two.yaml").write_text("# @package _global_\nb: 30\n")
+    assert composing("part=two").b == 30
+    ConfigStore.instance().store("three", {"c": 1}, group="part", package="_global_")
+    assert composing("part=three").c == 1
+    ConfigStore.instance().store("three", {"c": 2}, group="part", package="_global_")
+    assert composing("part=three").c == 2
+
+
+def test_each_composition_has_a_time_and_an_id_of_its_own(tmp_path: Path, composing: Callable[..., Any]) -> None:
+    (tmp_path / "config.yaml").write_text("defaults: [_self_, part]\na: '${now:%f} ${labrun_id:}'\n")
+    (tmp_path / "part.yaml").write_text("# @package _global_\nb: '${now:%f} ${labrun_id:}'\na: ${b}\n")
+    found = [composing() for _ in range(3)]
+    assert len({one.a for one in found}) == 3 and all(one.a == one.b for one in found)
 
 
 def test_a_defaults_list_that_refers_to_a_choice_is_composed(tmp_path: Path, registered: None) -> None:

@@ -11,35 +11,35 @@ import functools
 import os
 import pickle
 import sys
-from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from hydra import version
 from hydra._internal import defaults_list
-from hydra.core.plugins import Plugins
+from hydra._internal.config_repository import ConfigRepository
+from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf, grammar_parser
 
 from labrun._io import FileStamp
+from labrun.compose import merged
 from labrun.compose.composed import interpolated_texts
+from labrun.compose.merged import HeldResult
+from labrun.config import hydra_versions
 
 TREES = 2048
 """Parse trees held, a few kilobytes each."""
-Load = Callable[[Any, str], ConfigResult]
-_parsed: dict[tuple[str, str, str], tuple[FileStamp, bytes]] = {}
+SCHEMES = ("file", "pkg")
+_read = ConfigRepository.load_config
+_parsed: dict[tuple[str, str, str, Any], tuple[FileStamp, HeldResult]] = {}
 
 
 def remember() -> None:
     """Have Hydra parse each file, and OmegaConf each interpolation, once in this process."""
-    Plugins.instance()  # this executes the modules of the classes, even if they were imported before
-    from hydra._internal.core_plugins.file_config_source import FileConfigSource
-    from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
-
-    for source in (FileConfigSource, ImportlibResourcesConfigSource):
-        plain = source.__dict__["load_config"]
-        if not isinstance(plain, functools.partialmethod):
-            source.load_config = functools.partialmethod(_load, plain)  # type: ignore[assignment,method-assign]
+    if hydra_versions.is_1_3():  # `merged` replaces a part of it
+        ConfigRepository.load_config = _load  # type: ignore[method-assign]
+        merged.apply()
     _remember_trees()
     _map_choices_on_demand()
 
@@ -81,10 +81,13 @@ def load_all(folder: Path) -> None:
     own = FileConfigSource("main", f"file://{folder}")
     hydras = ImportlibResourcesConfigSource("hydra", "pkg://hydra.conf")
     root = Path(str(resources.files(hydras.path)))
+    repository: ConfigRepository = object.__new__(ConfigRepository)
+    version.setbase(hydra_versions.current_defaults().get("version_base"))
     for source, files in ((own, folder), (hydras, root)):
+        repository.sources = [source]
         for file in sorted(files.rglob("*.yaml")):
-            found = _load(source, type(source).load_config, str(file.relative_to(files)))
-            for text in interpolated_texts(OmegaConf.to_container(found.config)):
+            found = _load(repository, str(file.relative_to(files)).removesuffix(".yaml"))
+            for text in interpolated_texts(OmegaConf.to_container(found.config)) if found is not None else ():
                 grammar_parser.parse(text)
 
 
@@ -95,16 +98,21 @@ def _file_of(source: ConfigSource, config_path: str) -> str:
     return os.path.realpath(os.path.join(source.path, name))
 
 
-def _load(source: ConfigSource, plain: Load, config_path: str) -> ConfigResult:
+def _load(self: ConfigRepository, config_path: str) -> ConfigResult | None:
+    source = self._find_object_source(config_path=config_path, object_type=ObjectType.CONFIG)
+    if source is None or source.scheme() not in SCHEMES:
+        return _read(self, config_path)
     file = _file_of(source, config_path)
-    key, stamp = (source.provider, source.path, file), _reliable_stamp(file)
+    # The base decides how a defaults list is read.
+    key, stamp = (source.provider, source.path, config_path, version.getbase()), _reliable_stamp(file)
     held = _parsed.get(key)
     if held is not None and held[0] == stamp:
-        unpickled: ConfigResult = pickle.loads(held[1])  # noqa: S301 - made below, in this process
-        return unpickled
-    result = plain(source, config_path)
-    if stamp is not None and stamp == _reliable_stamp(file):
-        _parsed[key] = (stamp, pickle.dumps(result))
+        return held[1]
+    result = _read(self, config_path)
+    if result is None or stamp is None or stamp != _reliable_stamp(file):
+        return result
+    result = HeldResult(**vars(result), pickled=pickle.dumps(result, pickle.HIGHEST_PROTOCOL))
+    _parsed[key] = stamp, result
     return result
 
 

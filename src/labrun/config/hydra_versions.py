@@ -6,11 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 
-def current_defaults() -> dict[str, Any]:
-    """Return the arguments with which Hydra uses its current defaults. Hydra 1.4 always does, and deprecates them."""
+def is_1_3() -> bool:
+    """Return whether this is Hydra 1.3."""
     import hydra
 
-    return {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
+    return hydra.__version__.startswith("1.3.")
+
+
+def current_defaults() -> dict[str, Any]:
+    """Return the arguments with which Hydra uses its current defaults. Hydra 1.4 always does, and deprecates them."""
+    return {"version_base": "1.3"} if is_1_3() else {}
 
 
 def register_resolver(name: str, resolver: Callable[..., Any], *, use_cache: bool = False) -> None:
