@@ -76,12 +76,6 @@ class Project:
         found = sorted(set(self.folder.glob("multirun/*/*/*/run.json")) - before)
         return [json.loads(path.read_text()) for path in found]
 
-    def sweep_on_slurm(self, *arguments: str) -> list[dict[str, Any]]:
-        """Run a sweep in a single Slurm job; see `sweep`."""
-        found = self.sweep(*arguments, "compute=slurm", "compute.runs_per_job=2")
-        assert all(record["job"] for record in found)
-        return found
-
     def kill_and_resume(self, undisturbed: Record, *arguments: str) -> None:
         """Kill a run in the middle of its second epoch, resume it, and check that it ends like an undisturbed one.
 

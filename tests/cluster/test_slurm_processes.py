@@ -42,10 +42,28 @@ def test_a_run_of_several_processes_on_a_node_is_retried(workspace: Path, labrun
     check_training(record, *workspace.glob("outputs/[!.]*/*"))
 
 
+WAITING = """
+import os, time
+from pathlib import Path
+
+rank = os.environ.get("SLURM_PROCID")
+if rank is not None:  # in the job
+    Path(f"waiting-{rank}").touch()
+    while rank == "1" or not list(Path().glob("outputs/*/*/requests/cancel")):
+        time.sleep(0.1)
+    raise ImportError("canceled")
+from pytorch_lightning import LightningModule as Waiting
+"""
+"""Source of a network that rank 0 has imported only when its run is canceled, and rank 1 never."""
+
+
 def test_a_run_of_two_nodes_that_is_canceled_before_it_trains_leaves_none(workspace: Path) -> None:
-    """The other processes would wait at their meeting for the first one, and keep the job alive."""
-    run = begin(workspace, *NETWORK, "compute.nodes=2", "trainer.max_epochs=1000")
-    wait_for(lambda: "RUNNING" in squeue().values(), 120)
+    """The other process would wait for the first one, and keep the job alive."""
+    (workspace / "waiting.py").write_text(WAITING)
+    (workspace / "conf" / "model").mkdir(parents=True)
+    (workspace / "conf" / "model" / "waiting.yaml").write_text("_target_: waiting.Waiting\n")
+    run = begin(workspace, *SLURM, "model=waiting", "compute.nodes=2")
+    wait_for(lambda: len(list(workspace.glob("waiting-?"))) == 2, 120)
     lab(workspace, "runs", "cancel", "last")
     finished(run)
     assert run.returncode == 130 and single(workspace).status == "canceled"

@@ -1,4 +1,4 @@
-"""`examples/images`: PNG files, streamed with augmentation and a schedule, in the pool and on Slurm."""
+"""`examples/images`: PNG files, streamed with augmentation and a schedule."""
 
 from __future__ import annotations
 
@@ -63,14 +63,6 @@ def test_two_augmentations_on_the_pool(project: Project) -> None:
     """Over 15 s where the machine is busy: the pool imports Lightning, and each run has a process that reads."""
     found = project.sweep(*TINY, "dataset/augmentation=none,flip", "dataset.num_workers=1")
     assert len({record["metrics"]["test_loss"] for record in found}) == 2
-
-
-def test_two_augmentations_on_slurm(project: Project, cluster: None) -> None:
-    """Over 15 s: the job is a new interpreter, which imports Lightning."""
-    words = ("trainer.max_epochs=1", "dataset/augmentation=none,flip", "dataset.num_workers=1")
-    found = project.sweep_on_slurm(*TINY, *words)
-    assert len({record["metrics"]["test_loss"] for record in found}) == 2
-    assert not any(record["data"][0]["reading"]["in_memory"] for record in found)
 
 
 def test_a_killed_run_resumes_with_the_same_result(project: Project, trained: tuple[Record, Path]) -> None:

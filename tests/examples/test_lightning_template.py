@@ -107,11 +107,5 @@ def test_a_sweep_as_in_the_template(project: Project) -> None:
     assert len({record["metrics"]["val/acc_best"] for record in found}) == 2
 
 
-def test_a_sweep_on_slurm(project: Project, cluster: None) -> None:
-    """Over 15 s: the job is a new interpreter, which imports Lightning."""
-    found = project.sweep_on_slurm(*QUIET, "trainer.max_epochs=1", "model.optimizer.lr=0.001,0.01")
-    assert len({record["metrics"]["val/acc_best"] for record in found}) == 2
-
-
 def test_a_killed_run_resumes_with_the_same_result(project: Project, trained: tuple[Record, Path]) -> None:
     project.kill_and_resume(trained[0], *QUIET, "trainer.threads=1")

@@ -1,4 +1,4 @@
-"""`examples/segmentation`: pixel-wise classes, a plain network, a map-style data set; also on Slurm."""
+"""`examples/segmentation`: pixel-wise classes, a plain network, a map-style data set."""
 
 from __future__ import annotations
 
@@ -54,12 +54,6 @@ def test_a_prediction_is_a_class_for_each_pixel(project: Project, trained: tuple
 
 def test_two_weights_of_ink_on_the_pool(project: Project) -> None:
     found = project.sweep(*TINY, "model.class_weight=[1,1],[1,3]")
-    assert len({record["metrics"]["test_loss"] for record in found}) == 2
-
-
-def test_two_weights_of_ink_on_slurm(project: Project, cluster: None) -> None:
-    """Over 15 s: the job is a new interpreter, which imports Lightning."""
-    found = project.sweep_on_slurm(*TINY, "trainer.max_epochs=1", "model.class_weight=[1,1],[1,3]")
     assert len({record["metrics"]["test_loss"] for record in found}) == 2
 
 

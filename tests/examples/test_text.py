@@ -63,11 +63,5 @@ def test_two_learning_rates_on_the_pool(project: Project) -> None:
     assert len({record["metrics"]["val/perplexity"] for record in found}) == 2
 
 
-def test_two_learning_rates_on_slurm(project: Project, cluster: None) -> None:
-    """Over 15 s: the job is a new interpreter, which imports Lightning."""
-    found = project.sweep_on_slurm(*TINY, "trainer.max_epochs=1", "model.lr=0.001,0.01")
-    assert len({record["metrics"]["val/perplexity"] for record in found}) == 2
-
-
 def test_a_killed_run_resumes_with_the_same_result(project: Project, trained: tuple[Record, Path]) -> None:
     project.kill_and_resume(trained[0], *TINY, "trainer.max_epochs=3")

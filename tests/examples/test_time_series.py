@@ -72,11 +72,5 @@ def test_two_sizes_on_the_pool(project: Project) -> None:
         assert "GRUNetwork" in repr(labrun.load_model("run:last"))
 
 
-def test_two_sizes_on_slurm(project: Project, cluster: None) -> None:
-    """Over 15 s: the job is a new interpreter, which imports Lightning."""
-    found = project.sweep_on_slurm(*TINY, "trainer.max_epochs=1", "model.hidden=4,8")
-    assert len({record["metrics"]["test/mae"] for record in found}) == 2
-
-
 def test_a_killed_run_resumes_with_the_same_result(project: Project, trained: tuple[Record, Path]) -> None:
     project.kill_and_resume(trained[0], *TINY)
