@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from conftest import Command, Refused
-from helpers import PLAIN
+from helpers import PLAIN, Completed, program
 from labrun.runs.record import read_record
 
 SHOWS = """
@@ -111,16 +112,33 @@ class Ranks(nn.Linear):
 """
 
 
-def test_a_process_for_each_gpu_of_a_run(labrun_here: Command, refused_here: Refused, workspace: Path) -> None:
+WITH_GPUS = """
+import os, sys
+
+os.environ["CUDA_VISIBLE_DEVICES"] = sys.argv.pop(1)
+from labrun.app import main
+
+main()
+"""
+
+
+def with_gpus(workspace: Path, gpus: str, *arguments: str) -> Completed:
+    """Run `labrun` with these GPUs, in the warm interpreter, which has been started without them."""
+    (workspace / "with_gpus.py").write_text(WITH_GPUS)
+    command = program("python", "with_gpus.py", gpus, *arguments)
+    return subprocess.run(command, cwd=workspace, capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_a_process_for_each_gpu_of_a_run(workspace: Path) -> None:
     """Two runs of two GPUs each, at once: what the four processes are told. They train on the processor, by gloo.
 
-    Over 15 s: they import PyTorch and train.
+    Over 15 s where the machine is busy: four processes train.
     """
     write(workspace)
     (workspace / "ranks.py").write_text(RANKS)
     (workspace / "conf" / "model" / "ranks.yaml").write_text("_target_: ranks.Ranks\n")
     two = ("model=ranks", "compute=gpu", "compute.gpus_per_run=2", "trainer.accelerator=cpu", "callbacks=none")
-    done = labrun_here("-m", *two, "trainer.max_epochs=1", "seed=1,2", *PLAIN, CUDA_VISIBLE_DEVICES="4,5,6,7")
+    done = with_gpus(workspace, "4,5,6,7", "-m", *two, "trainer.max_epochs=1", "seed=1,2", *PLAIN)
     assert done.returncode == 0, done.stdout + done.stderr
     logs = [sorted(folder.glob("driver*.log")) for folder in sorted(workspace.glob("multirun/*/*/[0-9]"))]
     found = [
@@ -130,7 +148,7 @@ def test_a_process_for_each_gpu_of_a_run(labrun_here: Command, refused_here: Ref
     assert pairs == ["4,5", "6,7"] and all(one[0] == run[0][0] for run in found for one in run)
     assert [sorted(line[1:] for line in run) for run in found] == [[["0", "0", "2"], ["1", "1", "2"]]] * 2
     assert read_record(logs[0][0].parent).config["compute"]["tasks_per_node"] == 2
-    done = labrun_here("model=shows", "compute=gpu", "compute.gpus_per_run=2", *PLAIN, CUDA_VISIBLE_DEVICES="4,5")
+    done = with_gpus(workspace, "4,5", "model=shows", "compute=gpu", "compute.gpus_per_run=2", *PLAIN)
     assert done.returncode == 0 and seen(workspace)[0][0] == "4,5", "what is not a network has one process"
 
 

@@ -29,10 +29,13 @@ parser.add_argument("--regularization", type=float, default=0.25)
 args = parser.parse_args()
 run = Run.get_context()
 print("Data folder:", os.listdir(args.folder))
-for name, value in (("loss", 2), ("loss", 1), ("last batch", 1), ("accuracy", 1 - args.regularization)):
-    run.log(name, value)
+for loss in (4, 3, 2, 1):
+    run.log("loss", loss)
+run.log("last batch", 1)
+run.log("accuracy", 1 - args.regularization)
 for name in ("cifar_net.pth", "sklearn_mnist_model.pkl"):
-    open(f"outputs/{name}", "w").close()
+    with open(f"outputs/{name}", "w") as file:
+        file.write(2000 * "x")
 """
 """A training script in place of those that import PyTorch or scikit-learn, with their arguments, metrics and files."""
 REMOVED = [
@@ -61,7 +64,7 @@ def run(folder: Path, file: str, *options: str) -> str:
 
 @pytest.mark.parametrize("compute", ["local", "slurm"])
 def test_the_first_day(compute: str, tmp_path: Path, few_images: Path, request: pytest.FixtureRequest) -> None:
-    """Six programs, the last three of which train: each submits and ends. On Slurm, only they, and one with PyTorch."""
+    """Six programs, the last three of which train: each submits and ends. On Slurm, they train without PyTorch."""
     if compute == "slurm":
         request.getfixturevalue("cluster")
     folder = lay_out("day1", tmp_path / "project", "cifar10", few_images)
@@ -69,6 +72,7 @@ def test_the_first_day(compute: str, tmp_path: Path, few_images: Path, request: 
         (folder / "src" / "fit.py").write_text(
             "from azureml.core import Run\nRun.get_context().log_list('loss', [1] * 3)\n"
         )
+        (folder / "src" / "train.py").write_text(LIGHT)
     for name in [*DAY1, "06-run-pytorch-data"]:
         printed = run(folder, f"{name}.py", "--compute", compute)
     assert "Submitted to compute cluster" in printed
@@ -90,15 +94,15 @@ def test_the_first_day(compute: str, tmp_path: Path, few_images: Path, request: 
 
 
 def test_images_are_uploaded_mounted_and_a_model_registered(tmp_path: Path, few_images: Path) -> None:
-    """Twice, for the second versions: only the first time with PyTorch."""
+    """Twice, for the second versions. The script with PyTorch runs in `test_the_first_day`."""
     folder = lay_out("cifar10", tmp_path / "project", "cifar10", few_images)
+    (folder / "src" / "train.py").write_text(LIGHT)
     printed = run(folder, "control.py")
     assert "cifar images 1 2" in printed and "Completed" in printed and "train.py Completed inputs" in printed
     assert "cifar10\t1\t{" in printed and "1 ['cifar10']" in printed
     assert (folder / "model" / "outputs" / "cifar_net.pth").stat().st_size > 1000
     record = labrun.get_run("last", root=folder).record
     assert record.data[0].version and record.tags == {"kind": "tutorial"}
-    (folder / "src" / "train.py").write_text(LIGHT)
     again = run(folder, "control.py")
     assert "cifar10\t2\t{" in again, "the second model is the second version"
 

@@ -11,7 +11,19 @@ from pathlib import Path
 import pytest
 
 from conftest import Command
-from helpers import PLAIN, SLEEPER, copy_database, lab, mlflow_sync, start, statuses, sweep_dir, wait_for, write_model
+from helpers import (
+    PLAIN,
+    SLEEPER,
+    copy_database,
+    lab,
+    mlflow_sync,
+    start,
+    start_labrun,
+    statuses,
+    sweep_dir,
+    wait_for,
+    write_model,
+)
 from labrun.control import controller, lease
 from labrun.errors import LabrunError, RecordError
 from labrun.runs.context import read_metrics
@@ -56,20 +68,21 @@ def test_a_detached_controller_that_cannot_begin_says_why(tmp_path: Path) -> Non
 
 
 def test_resume_after_kill_9_of_the_controller_runs_only_missing_runs(workspace: Path, labrun: Command) -> None:
-    write_model(workspace)
-    values = ("model=sleeper", "model.number=1,2,3,4,5", "model.seconds=1.5", "compute.max_parallel=2")
-    sweep = start(workspace, *values, cold=True)
+    script = "import time\nprint('VERSION one', flush=True)\ntime.sleep(1.5)\nprint('accuracy 0.5')\n"
+    (workspace / "train.py").write_text(script)
+    values = ("-m", *SCRIPT, "script.metrics.accuracy='accuracy (.*)'", "seed=1,2,3,4,5", "compute.max_parallel=2")
+    sweep = start_labrun(*values, cwd=workspace, cold=True)
     wait_for(lambda: statuses(workspace).count("completed") >= 2 and "running" in statuses(workspace))
     sweep.kill()
     sweep.communicate(timeout=60)
     done = statuses(workspace)
-    (workspace / "sleeper.py").write_text(SLEEPER.replace("one", "two"))
-    again = labrun("-m", *values, *PLAIN, "sweep.resume=last")
+    (workspace / "train.py").write_text(script.replace("one", "two"))
+    again = labrun(*values, "sweep.resume=last")
     assert again.returncode == 0, again.stderr
     assert statuses(workspace) == ["completed"] * 5 and len(list(workspace.glob("multirun/*/*"))) == 1
     kept = [tries for tries, status in zip(attempts(workspace), done, strict=True) if status == "completed"]
     assert kept == [1] * done.count("completed")
-    assert "The code has changed since (sleeper.py)" in again.stdout
+    assert "The code has changed since (train.py)" in again.stdout
     logs = [path.read_text() for path in workspace.glob("multirun/*/*/*/driver.log")]
     assert all("VERSION one" in log and "VERSION two" not in log for log in logs)
     for path in workspace.glob("multirun/*/*/*/metrics.jsonl"):

@@ -31,19 +31,11 @@ class TestContract(LauncherTestSuite):
 @pytest.mark.process
 @pytest.mark.parametrize("task_launcher_cfg, extra_flags", [({}, ["-m", "hydra/launcher=labrun"])])
 class TestIntegration(IntegrationTestSuite):
-    """The same through real applications, in the warm interpreter but for one of them."""
-
-    @pytest.fixture(autouse=True)
-    def _note_name(self, request: pytest.FixtureRequest) -> None:
-        self.is_cold = "to_absolute_path" in request.node.name
+    """The same through real applications, in the warm interpreter."""
 
     def generate_custom_cmd(self) -> Callable[..., list[str]]:
         """Return the function that changes the command `python FILE`."""
-
-        def change(command: list[str], filename: str) -> list[str]:
-            return command if self.is_cold else [*program("python"), *command[1:]]
-
-        return change
+        return lambda command, filename: [*program("python"), *command[1:]]
 
 
 @pytest.mark.usefixtures("registered")

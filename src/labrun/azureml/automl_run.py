@@ -19,6 +19,7 @@ from labrun.azureml.conda_dependencies import CondaDependencies
 from labrun.azureml.notices import notify_once
 from labrun.azureml.overrides import override
 from labrun.azureml.run import Run
+from labrun.azureml.submitting import own_path
 from labrun.compat.azureml import absent, arguments
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training import registered
@@ -296,7 +297,9 @@ class AutoMLRun(Run):
         overrides = [text for text in record.overrides if not text.startswith(("sweep", "name=", "tags", "compute"))]
         again = [*overrides, "model.folds=0", "model.refit=true", "compute=inline", override("name", self._work.name)]
         work = functions.submit(
-            [*again, override("tags", {"azureml.refit": run._work.id})], root=self.experiment.workspace.folder
+            [*again, override("tags", {"azureml.refit": run._work.id})],
+            root=self.experiment.workspace.folder,
+            environment={"PYTHONPATH": own_path()},
         )
         try:
             work.wait_for_completion()

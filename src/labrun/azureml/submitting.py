@@ -102,7 +102,7 @@ def submit(
             [*sweep, *rest, override("name", experiment.name), *tagged],
             detach=True,
             root=experiment.workspace.folder,
-            environment={"PYTHONPATH": _own_path(), **(variables or {})},
+            environment={"PYTHONPATH": own_path(), **(variables or {})},
             parent=parent,
         )
     except ConfigError as error:
@@ -112,7 +112,7 @@ def submit(
     return work
 
 
-def _own_path() -> str:
+def own_path() -> str:
     """Return this process's PYTHONPATH without `azureml`, which only the submitted scripts get."""
     parts = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     return os.pathsep.join(part for part in parts if part != runner.SITE)

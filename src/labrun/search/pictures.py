@@ -133,14 +133,18 @@ def _figure(width: float, height: float) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def _image(figure: Any) -> str:
+    from matplotlib.image import imsave
+
+    # Like `savefig`, but without its dry run, which takes a quarter of the time.
+    figure.canvas.draw()
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
+    imsave(buffer, figure.canvas.buffer_rgba(), format="png", dpi=DPI, origin="upper")
     return base64.b64encode(buffer.getvalue()).decode()
 
 
