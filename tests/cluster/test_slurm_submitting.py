@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 from conftest import Command
-from helpers import SLEEPER, devices, program, start, statuses, wait_for, write_device_script, write_model
+from helpers import devices, program, statuses, wait_for, write_device_script
 from labrun.runs.record import read_record
 from slurm_jobs import (
+    SLEEPING,
     SLURM,
     all_records,
     begin,
@@ -27,12 +28,12 @@ __all__ = ["no_jobs_left"]
 
 
 def test_one_run(workspace: Path, labrun: Command) -> None:
-    done = labrun("compute=slurm", "compute.setup=[touch was-here]", "tracking=none")
+    done = labrun(*sleeping(workspace, 0), "compute.setup=[touch was-here]")
     assert done.returncode == 0, done.stderr
     assert (workspace / "was-here").exists(), "the lines of compute.setup come before the work"
     record = single(workspace)
     assert record.status == "completed" and record.job is not None and record.job.node.startswith("n")
-    assert "Fitting logistic_regression" in done.stdout, "its log is shown here"
+    assert "VERSION one" in done.stdout, "its log is shown here"
 
 
 def test_an_array_with_different_needs_and_names_in_squeue(workspace: Path) -> None:
@@ -60,17 +61,21 @@ def test_packed_runs_share_a_job(workspace: Path, labrun: Command) -> None:
 
 
 def test_edits_while_jobs_wait_change_nothing(workspace: Path) -> None:
-    write_model(workspace)
+    write_script(workspace, SLEEPING)
+    option = "# @package _global_\ndefaults: [/experiment/script]\nscript: {path: train.py, positional: [0.0]}\n"
+    sleeps = workspace / "conf" / "experiment" / "sleeps.yaml"
+    sleeps.parent.mkdir(parents=True)
+    sleeps.write_text(option)
     blocker = subprocess.run(
         ["sbatch", "--parsable", "-N4", "--exclusive", "-o/dev/null", "--wrap", "sleep 60"],
         capture_output=True,
         text=True,
     ).stdout.strip()
     wait_for(lambda: squeue().get(blocker) == "RUNNING")
-    sweep = start(workspace, "compute=slurm", "compute.runs_per_job=2", "model=sleeper", "model.number=1,2")
+    sweep = begin(workspace, "-m", "experiment=sleeps", *SLURM, "compute.runs_per_job=2", "seed=1,2")
     wait_for(lambda: list(squeue().values()).count("PENDING") == 1)
-    (workspace / "sleeper.py").write_text(SLEEPER.replace("one", "two"))
-    (workspace / "conf" / "model" / "sleeper.yaml").write_text("_target_: sleeper.Sleeper\nseconds: 99.0\nnumber: 0\n")
+    write_script(workspace, SLEEPING.replace("one", "two"))
+    sleeps.write_text(option.replace("0.0", "99.0"))
     subprocess.run(["scancel", blocker], check=True)
     finished(sweep)
     assert sweep.returncode == 0

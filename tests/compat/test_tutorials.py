@@ -64,14 +64,14 @@ def run(folder: Path, file: str, *options: str) -> str:
 
 @pytest.mark.parametrize("compute", ["local", "slurm"])
 def test_the_first_day(compute: str, tmp_path: Path, few_images: Path, request: pytest.FixtureRequest) -> None:
-    """Six programs, the last three of which train: each submits and ends. On Slurm, they train without PyTorch."""
+    """Six programs, the last three of which train: each submits and ends. Only one trains with PyTorch, in the pool."""
     if compute == "slurm":
         request.getfixturevalue("cluster")
     folder = lay_out("day1", tmp_path / "project", "cifar10", few_images)
+    (folder / "src" / "fit.py").write_text(
+        "from azureml.core import Run\nRun.get_context().log_list('loss', [1] * 3)\n"
+    )
     if compute == "slurm":
-        (folder / "src" / "fit.py").write_text(
-            "from azureml.core import Run\nRun.get_context().log_list('loss', [1] * 3)\n"
-        )
         (folder / "src" / "train.py").write_text(LIGHT)
     for name in [*DAY1, "06-run-pytorch-data"]:
         printed = run(folder, f"{name}.py", "--compute", compute)

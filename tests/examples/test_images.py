@@ -59,11 +59,5 @@ def test_it_is_scored_and_predicts(project: Project, trained: tuple[Record, Path
         assert model.predict(np.asarray(Image.open(first))[None]).tolist() == test["prediction"].tolist()[:1]
 
 
-def test_two_augmentations_on_the_pool(project: Project) -> None:
-    """Over 15 s where the machine is busy: the pool imports Lightning, and each run has a process that reads."""
-    found = project.sweep(*TINY, "dataset/augmentation=none,flip", "dataset.num_workers=1")
-    assert len({record["metrics"]["test_loss"] for record in found}) == 2
-
-
 def test_a_killed_run_resumes_with_the_same_result(project: Project, trained: tuple[Record, Path]) -> None:
     project.kill_and_resume(trained[0], *TINY, "dataset.num_workers=1")

@@ -102,10 +102,5 @@ def test_predictions_are_of_the_test_part(project: Project, trained: tuple[Recor
     assert len(table) == 300 and {f"prediction_{place}" for place in range(10)} <= set(table)
 
 
-def test_a_sweep_as_in_the_template(project: Project) -> None:
-    found = project.sweep(*QUIET, "trainer.max_epochs=1", "model.optimizer.lr=0.001,0.01")
-    assert len({record["metrics"]["val/acc_best"] for record in found}) == 2
-
-
 def test_a_killed_run_resumes_with_the_same_result(project: Project, trained: tuple[Record, Path]) -> None:
     project.kill_and_resume(trained[0], *QUIET, "trainer.threads=1")

@@ -52,10 +52,5 @@ def test_a_prediction_is_a_class_for_each_pixel(project: Project, trained: tuple
         assert model.predict(picture[None])[0].tolist() == pixels
 
 
-def test_two_weights_of_ink_on_the_pool(project: Project) -> None:
-    found = project.sweep(*TINY, "model.class_weight=[1,1],[1,3]")
-    assert len({record["metrics"]["test_loss"] for record in found}) == 2
-
-
 def test_a_killed_run_resumes_with_the_same_result(project: Project, trained: tuple[Record, Path]) -> None:
     project.kill_and_resume(trained[0], *TINY)

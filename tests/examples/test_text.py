@@ -58,10 +58,5 @@ def test_its_score_comes_again_and_it_writes(project: Project, trained: tuple[Re
         assert model.model.write("if ") == table["text"][0]
 
 
-def test_two_learning_rates_on_the_pool(project: Project) -> None:
-    found = project.sweep(*TINY, "trainer.max_epochs=1", "model.lr=0.001,0.01")
-    assert len({record["metrics"]["val/perplexity"] for record in found}) == 2
-
-
 def test_a_killed_run_resumes_with_the_same_result(project: Project, trained: tuple[Record, Path]) -> None:
     project.kill_and_resume(trained[0], *TINY, "trainer.max_epochs=3")

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from torch import Tensor
 
-import labrun
 from example_projects import Project
 from labrun.runs.record import Record
 
@@ -63,13 +62,6 @@ def test_the_network_alone_learns_the_same(project: Project, trained: tuple[Reco
     record, _ = project.run(*PLAIN)
     assert set(record.metrics) >= {"train_loss", "val_mae", "val_rmse", "test_loss", "mae", "rmse"}
     assert record.metrics["mae"] == pytest.approx(trained[0].metrics["test/mae"], rel=1e-4)
-
-
-def test_two_sizes_on_the_pool(project: Project) -> None:
-    found = project.sweep(*PLAIN, "model.hidden=4,8")
-    assert len({record["metrics"]["mae"] for record in found}) == 2
-    with project.script():
-        assert "GRUNetwork" in repr(labrun.load_model("run:last"))
 
 
 def test_a_killed_run_resumes_with_the_same_result(project: Project, trained: tuple[Record, Path]) -> None:

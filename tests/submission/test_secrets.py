@@ -101,7 +101,9 @@ def test_no_local_run_leaves_a_secret(planted: Path, labrun: Command) -> None:
     assert failed.returncode in (1, 2) and PLANTED["variable"] not in failed.stdout + failed.stderr
     for sweep in [path.parent for path in planted.glob("multirun/*/*/*/run.json") if "failed" in path.read_text()]:
         shutil.rmtree(sweep)
-    assert labrun("-m", "seed=3,4", *common, plain, "compute.detach=true").returncode == 0
+    (planted / "train.py").write_text("import os\nassert os.environ['TOKEN']\n")
+    script = ("experiment=script", "script.path=train.py", VARIABLE, plain)  # a detached pool would import scikit-learn
+    assert labrun("-m", "seed=3,4", *script, "compute.detach=true").returncode == 0
     assert lab(planted, "runs", "watch").returncode == 0
     wait_for(lambda: statuses(planted) == ["completed"] * 6)
     assert (planted / "outputs" / ".labrun" / "code").is_dir(), "the code was kept"

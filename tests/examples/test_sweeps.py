@@ -1,14 +1,16 @@
-"""The projects in `examples/` on a real Slurm cluster."""
+"""Sweeps of the projects in `examples/`, in the pool and on a real Slurm cluster."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from omegaconf import OmegaConf
 
+import labrun
 from example_projects import Project
 
 RUNS: dict[str, tuple[str, str, tuple[str, str], tuple[str, ...]]] = {
@@ -45,12 +47,11 @@ RUNS: dict[str, tuple[str, str, tuple[str, str], tuple[str, ...]]] = {
 """For each example: its experiment, a metric that differs, the values of its two runs, and what makes them small."""
 
 
-def test_each_example_runs_with_two_values_on_slurm(tmp_path: Path, real_data: Path, cluster: None) -> None:
-    """All ten runs in one job, with the examples' files in one workspace: a job is a new interpreter, and imports
-    Lightning. Over 15 s: the job, and its runs.
-    """
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> Project:
+    """The files of all examples in one workspace, so that one sweep, whose pool imports Lightning once, can run all."""
     pytest.importorskip("statsmodels")
-    first, *others = [Project(name, tmp_path) for name in RUNS]
+    first, *others = [Project(name, tmp_path_factory.mktemp(name)) for name in RUNS]
     for other in others:
         shutil.copytree(other.folder, first.folder, dirs_exist_ok=True)
     conf = first.folder / "conf"
@@ -62,23 +63,51 @@ def test_each_example_runs_with_two_values_on_slurm(tmp_path: Path, real_data: P
         from pictures.write import TARGET, write  # type: ignore[import-not-found]
 
         write(real_data, TARGET, 300)
-    names = {name: [write_experiment(first.folder, name, place) for place in (0, 1)] for name in RUNS}
-    listed = ",".join(one for pair in names.values() for one in pair)
-    found = first.sweep(f"experiment={listed}", "compute=slurm", f"compute.runs_per_job={2 * len(RUNS)}")
-    assert all(record["job"] for record in found) and len({record["job"]["id"] for record in found}) == 1
-    for number, (name, (_, metric, *_)) in enumerate(RUNS.items()):
-        pair = found[2 * number : 2 * number + 2]
-        assert len({record["metrics"][metric] for record in pair}) == 2, name
-    assert not any(record["data"][0]["reading"]["in_memory"] for record in found[:2])
+    return first
 
 
-def write_experiment(folder: Path, name: str, place: int) -> str:
+def test_two_values_of_each_on_the_pool(together: Project) -> None:
+    """Over 15 s where the machine is busy: ten runs of networks."""
+    found = sweep(together, "gru")
+    assert len({record["metrics"]["mae"] for record in found["time_series"]}) == 2
+    with together.script():
+        assert "GRUNetwork" in repr(labrun.load_model("run:last"))
+
+
+def test_two_values_of_each_on_slurm(together: Project, cluster: None) -> None:
+    """In a single job. Over 15 s: the job is a new interpreter, which imports Lightning."""
+    found = sweep(together, "forecaster", "compute=slurm", f"compute.runs_per_job={2 * len(RUNS)}")
+    jobs = [record["job"] for pair in found.values() for record in pair]
+    assert all(jobs) and len({job["id"] for job in jobs}) == 1
+    assert not any(record["data"][0]["reading"]["in_memory"] for record in found["images"])
+
+
+def sweep(project: Project, forecaster: str, *arguments: str) -> dict[str, list[dict[str, Any]]]:
+    """Run the two small runs of each example in one sweep, and return their records, which differ.
+
+    Args:
+        project: the files of all examples.
+        forecaster: the model of the time series.
+        arguments: further arguments of the command.
+    """
+    names = [write_experiment(project.folder, name, place, forecaster) for name in RUNS for place in (0, 1)]
+    runs = iter(project.sweep(f"experiment={','.join(names)}", *arguments))
+    found = {name: [next(runs), next(runs)] for name in RUNS}
+    for name, (_, metric, *_) in RUNS.items():
+        if name != "time_series" or forecaster == "forecaster":
+            assert len({record["metrics"][metric] for record in found[name]}) == 2, name
+    return found
+
+
+def write_experiment(folder: Path, name: str, place: int, forecaster: str) -> str:
     """Write a small experiment with one of an example's two values, and return its name."""
     base, _, values, small = RUNS[name]
+    if name == "time_series" and forecaster == "gru":
+        small = ("model=gru", "trainer.monitor=val_mae")
     config, defaults = OmegaConf.create({"trainer": {"max_epochs": 1}}), [base]
     for word in (*small, values[place]):
         key, value = word.split("=")
-        if "/" in key:
+        if "/" in key or key == "model":
             defaults.append({f"override /{key}": value})
         else:
             OmegaConf.update(config, key, yaml.safe_load(value))
