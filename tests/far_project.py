@@ -1,4 +1,4 @@
-"""A project whose model waits and serves a port meanwhile. Its `compute=box` is a machine's pool."""
+"""A project whose script waits and serves a port meanwhile. Its `compute=box` is a machine's pool."""
 
 from __future__ import annotations
 
@@ -12,33 +12,28 @@ import far
 from labrun.remote import environment
 
 SERVER = """
-import http.server, os, threading, time
-import numpy as np
-import labrun
+import argparse, http.server, threading, time
 
-class Server:
-    def __init__(self, seconds=0.0, port=0):
-        self.seconds, self.port = seconds, port
-    def fit(self, x, y):
-        if self.port:
-            server = http.server.HTTPServer(("127.0.0.1", self.port), http.server.SimpleHTTPRequestHandler)
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-        time.sleep(self.seconds)
-        return self
-    def predict(self, x):
-        return np.zeros(len(x), int)
+parser = argparse.ArgumentParser()
+parser.add_argument("--seconds", type=float, default=0.0)
+parser.add_argument("--port", type=int, default=0)
+args = parser.parse_args()
+if args.port:
+    server = http.server.HTTPServer(("127.0.0.1", args.port), http.server.SimpleHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+time.sleep(args.seconds)
+print("accuracy 1.0")
 """
+SERVED = ("experiment=script", "script.path=served.py", "script.metrics.accuracy='accuracy (.*)'")
+"""Arguments that run the project's script."""
 
 
 def write_project(folder: Path) -> None:
     """Write the project to a folder."""
     (folder / "served.py").write_text(SERVER)
-    for name, text in (
-        ("model/served.yaml", "_target_: served.Server\nseconds: 0.0\nport: 0\n"),
-        ("compute/box.yaml", "defaults:\n  - local\n  - _self_\nhost: box\n"),
-    ):
-        (folder / "conf" / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / "conf" / name).write_text(text)
+    box = folder / "conf" / "compute" / "box.yaml"
+    box.parent.mkdir(parents=True, exist_ok=True)
+    box.write_text("defaults:\n  - local\n  - _self_\nhost: box\n")
 
 
 def small_uv(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

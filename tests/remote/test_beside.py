@@ -18,15 +18,15 @@ import far
 import far_project
 import labrun as api
 from conftest import Command, Refused
-from far_project import write_project
-from helpers import PLAIN, program, submitted, wait_for
+from far_project import SERVED, write_project
+from helpers import program, submitted, wait_for
 from labrun.errors import ConfigError
 from labrun.remote import channel, environment, remotes, shell, ssh
 from labrun.remote import link as links
 from labrun.runs.record import RUNNING, read_record
 from pseudo_terminal import Terminal
 
-SMALL = ("model=served", "dataset.max_samples=50", "compute=box", *PLAIN)
+SMALL = (*SERVED, "compute=box", "tracking=none", "report=none")
 
 
 @pytest.fixture
@@ -46,7 +46,8 @@ def test_a_run_from_python_with_shells_beside_it_and_another_laptop(
     """Takes over 15 s: a run there; all that is done beside a run is done beside this one."""
     monkeypatch.setenv("SAID", value := f"it's {uuid.uuid4().hex} & é")
     own = ("+compute.environment.OWN='${oc.env:SAID}'", "+compute.environment.UNTOLD=x")
-    run = api.submit([*SMALL, *own, "compute=local", "compute.host=box", "model.seconds=300", "model.port=6006"])
+    words = ("script.arguments.seconds=300", "script.arguments.port=6006")
+    run = api.submit([*SMALL, *own, "compute=local", "compute.host=box", *words])
     wait_for(lambda: run.status == RUNNING)
     assert run.record.config["compute"]["host"] == "box"
 

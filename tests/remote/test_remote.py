@@ -48,6 +48,13 @@ class Sleeper:
         return np.zeros(len(x), int)
 """
 SMALL = ("model=sleeper", "dataset.max_samples=50", "compute=remote", *PLAIN)
+SCRIPT = """
+import os, sys, time
+
+print("VARIABLE", len(os.environ.get("OWN", "")), flush=True)
+print("BESIDE", open("beside.txt").read())
+time.sleep(float(sys.argv[2]))
+"""
 
 
 @pytest.fixture
@@ -154,9 +161,7 @@ def test_a_cut_connection_a_dead_laptop_and_a_dead_controller_lose_nothing(
     assert all(one.count("completed") == 1 for one in ends)
 
 
-def test_a_search_and_a_script_run_there(
-    box: far.Far, model: None, labrun: Command, lab_here: Command, workspace: Path
-) -> None:
+def test_a_search_and_a_script_run_there(box: far.Far, labrun: Command, lab_here: Command, workspace: Path) -> None:
     """Takes over 15 s: two commands; the search goes on while nobody looks."""
     secret = "zq-8a1-of-the-search"
     subprocess.run(["git", "init", "-q"], check=True)  # where what is no source is code, too
@@ -165,14 +170,22 @@ def test_a_search_and_a_script_run_there(
         "-m",
         "sweep=random",
         "sweep.max_trials=4",
-        "model.seconds=interval(0.3,0.6)",
+        "sweep.metric=length",
+        "sweep.goal=maximize",
+        "experiment=sleeps",
+        "script.arguments.seconds=interval(0.3,0.6)",
         "compute.detach=true",
         "name='größer'",
     )
-    (workspace / "more configs" / "model").mkdir(parents=True)
-    (workspace / "conf" / "model" / "sleeper.yaml").rename(workspace / "more configs" / "model" / "sleeper.yaml")
+    (workspace / "sleeps.py").write_text(SCRIPT)
+    (workspace / "more configs" / "experiment").mkdir(parents=True)
+    (workspace / "more configs" / "experiment" / "sleeps.yaml").write_text(
+        "# @package _global_\ndefaults: [/experiment/script]\n"
+        "script: {path: sleeps.py, metrics: {length: 'VARIABLE (.*)'}}\n"
+    )
     configs = ("--config-dir", str(workspace / "more configs"))
-    done = labrun(*configs, *words, *SMALL, f"+compute.environment.OWN={secret}")
+    plain = ("compute=remote", "tracking=none", "report=none")
+    done = labrun(*configs, *words, *plain, f"+compute.environment.OWN={secret}")
     assert done.returncode == 0, done.stderr
     folder = next(workspace.glob("multirun/*/*"))
     assert secret not in box.inside("cat /proc/*/cmdline | tr '\\0' ' '")
@@ -236,13 +249,15 @@ def rough(
 
 
 def test_a_chatty_shell_few_channels_and_an_expired_login(
-    rough: far.Far, model: None, labrun: Command, lab_here: Command, workspace: Path
+    rough: far.Far, labrun: Command, lab_here: Command, workspace: Path
 ) -> None:
     """Takes over 15 s: a machine of its own."""
+    (workspace / "train.py").write_text("import time\ntime.sleep(15)\n")
+    words = ("experiment=script", "script.path=train.py", "compute=remote", "tracking=none", "report=none")
     remote = remotes.get("box")
     with channel.Channel(remote) as first, channel.Channel(remote) as second, channel.Channel(remote) as third:
         assert len({one.call("hello", root=remote.folder)["root"] for one in (first, second, third)}) == 1
-    assert labrun(*SMALL, "model.seconds=15", "compute.detach=true").returncode == 0
+    assert labrun(*words, "compute.detach=true").returncode == 0
     run_dir = next(workspace.glob("outputs/*/*/run.json")).parent
     wait_for(lambda: "running" in lab_here("runs", "ls").stdout)  # who looks has the news brought often
     holder, link = lease.living(SweepState(run_dir)), links.read(run_dir)
@@ -256,7 +271,7 @@ def test_a_chatty_shell_few_channels_and_an_expired_login(
     assert "lab remote connect box" in shown.stderr and "running" in shown.stdout, shown.stderr
     told = lab_here("remote", "doctor", "box")
     assert told.returncode == 2 and "the login has expired, or was never made: 'lab remote connect box'" in told.stderr
-    refused = labrun(*SMALL)
+    refused = labrun(*words)
     assert refused.returncode == 2 and "lab remote connect box" in refused.stderr
     rough.inside("mv /opt/ssh/expired /opt/ssh/authorized")
     assert lab_here("remote", "connect", "box").returncode == 0

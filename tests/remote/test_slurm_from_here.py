@@ -14,15 +14,15 @@ import pytest
 
 import far
 from conftest import Command
-from far_project import only_tinything, write_project
-from helpers import PLAIN, program, wait_for
+from far_project import SERVED, only_tinything, write_project
+from helpers import program, wait_for
 from labrun.remote import channel, environment, remotes
 from labrun.runs.record import read_record
 from pseudo_terminal import Terminal
 
 USER = (5, 60)
 """One that this machine has, too: the nodes are this machine, and Slurm starts jobs there as that user."""
-SMALL = ("model=served", "dataset.max_samples=50", "compute=slurm", "compute.host=box", *PLAIN)
+SMALL = (*SERVED, "compute=slurm", "compute.host=box", "tracking=none", "report=none")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,8 @@ def test_a_sweep_a_shell_and_a_cancel(
     told = lab_here("remote", "doctor", "box")
     assert told.returncode == 0 and "compute=slurm compute.host=box" in told.stdout, told.stdout + told.stderr
     port, here = far.free_port(), far.free_port()
-    words = ("model.seconds=0,300", f"model.port=0,{port}", "sweep.zip=[[model.seconds,model.port]]")
+    words = ("script.arguments.seconds=0,300", f"script.arguments.port=0,{port}")
+    words = (*words, "sweep.zip=[[script.arguments.seconds,script.arguments.port]]")
     monkeypatch.setenv("SAID", "a value")
     done = labrun("-m", *words, *SMALL, "compute.detach=true", "+compute.environment.OWN='${oc.env:SAID}'")
     assert done.returncode == 0, done.stderr
