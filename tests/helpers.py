@@ -293,6 +293,13 @@ def copy_database(empty_mlflow: Path, workspace: Path) -> None:
     shutil.copy(empty_mlflow, place)
 
 
+def draw_none(workspace: Path) -> None:
+    """Have the runs of a workspace draw no pictures, for commands that a test cannot pass `report=none`."""
+    settings = workspace / "conf" / "local" / "default.yaml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("# @package _global_\nreport: none\n")
+
+
 def imported(importtime: str) -> set[str]:
     """Return the packages listed by `python -X importtime`."""
     lines = [line.rpartition("|")[2].strip() for line in importtime.splitlines() if line.startswith("import time:")]

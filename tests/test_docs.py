@@ -133,8 +133,7 @@ def _prepare(page: str, folder: Path, labrun_here: Command, request: pytest.Fixt
     if any("lab runs sync" in block.text for block in blocks(page)):
         helpers.copy_database(request.getfixturevalue("empty_mlflow"), folder)
     if page not in WITH_PICTURES:
-        (folder / "conf" / "local").mkdir(parents=True)
-        (folder / "conf" / "local" / "default.yaml").write_text("# @package _global_\nreport: none\n")
+        helpers.draw_none(folder)
     return Place(folder, variables, labrun_here)
 
 

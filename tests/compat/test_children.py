@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util.tensor_util import make_ndarray
 
 import labrun
-from helpers import lab, run_labrun
+from helpers import draw_none, lab, run_labrun
 from labrun.azureml.experiment import Experiment
 from labrun.azureml.tensorboard import Tensorboard, export_to_tensorboard
 from labrun.azureml.workspace import Workspace
@@ -52,6 +52,7 @@ os.environ.get("FAIL") and 1 / 0
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("children")
+    draw_none(folder)
     (folder / "s.py").write_text(SCRIPT)
     return folder
 

@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 
 import labrun
 from conftest import Command
-from helpers import lab
+from helpers import draw_none, lab
 from labrun.azureml import compute, names, overrides
 from labrun.azureml.compute import AmlCompute, ComputeTarget
 from labrun.azureml.environment import PythonSection
@@ -120,6 +120,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def written(folder: Path) -> Path:
+    draw_none(folder)
     (folder / "src").mkdir()
     (folder / "src" / "train.py").write_text(TRAIN)
     return folder

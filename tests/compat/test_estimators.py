@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from helpers import lab
+from helpers import draw_none, lab
 from labrun.azureml.data_reference import DataPath
 from labrun.azureml.distributed import PyTorchConfiguration
 from labrun.azureml.environment import Environment
@@ -136,6 +136,7 @@ Run.get_context().log("score", args.rate * args.k * (1 if args.fast else -1))
 
 def test_an_estimator_by_itself_and_in_a_search(ws: Workspace, tmp_path: Path) -> None:
     """Over 15 s on a busy machine: a run and a search of two."""
+    draw_none(tmp_path)
     (tmp_path / "src" / "train.py").write_text(TRAIN)
     (tmp_path / "go.py").write_text(GO)
     done = lab(tmp_path, "azureml", "run", "go.py")

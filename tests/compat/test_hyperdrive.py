@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import FloatDistribution
 
 import labrun
-from helpers import lab
+from helpers import draw_none, lab
 from labrun.azureml import sampling
 from labrun.azureml.estimators import Estimator
 from labrun.azureml.experiment import Experiment
@@ -249,6 +249,7 @@ if args.n_steps == 0 and args.kind == "b":
 
 def test_a_search_from_start_to_end(tmp_path: Path) -> None:
     """Over 15 s on a busy machine: six scripts, two of which log no metric, one of which fails."""
+    draw_none(tmp_path)
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "train.py").write_text(TRAIN)
     (tmp_path / "go.py").write_text(GO)

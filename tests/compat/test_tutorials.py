@@ -12,7 +12,7 @@ import pytest
 from nbclient import NotebookClient
 
 import labrun
-from helpers import lab
+from helpers import draw_none, lab
 
 TUTORIALS = Path(__file__).parent / "tutorials"
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -47,6 +47,7 @@ REMOVED = [
 def lay_out(name: str, folder: Path, script: str | None = None, data: Path | None = None) -> Path:
     """A tutorial's folder with its training script and its data."""
     shutil.copytree(TUTORIALS / name, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    draw_none(folder)
     if script is not None:
         shutil.copytree(
             SCRIPTS / script, folder / "src", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
