@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import optuna
 import pytest
 
+from labrun.control.objective import Objective
 from labrun.errors import ConfigError
+from labrun.search import pictures
 from labrun.search import space as spaces
 from labrun.search.space import Choice, Dimension, Numbers
 from labrun.search.study import OVERRIDES, Study
@@ -135,3 +139,17 @@ def test_no_combination_is_asked_for_twice(tmp_path: Path) -> None:
     study.fail(asked[2].number, "canceled", replaced=True)
     assert study.untried(whole) == [asked[2].parameters]
     assert study.ask(dimensions, "6", spare).overrides == asked[2].overrides, "another takes its place"
+
+
+def test_importances_are_computed_without_scikit_learn_which_other_evaluators_find(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in list(sys.modules):
+        if name == "sklearn.ensemble" or name.startswith("optuna.importance"):
+            monkeypatch.delitem(sys.modules, name)
+    study = optuna.create_study()
+    study.optimize(lambda trial: trial.suggest_float("a", 0, 1) + trial.suggest_int("b", 0, 3), n_trials=8)
+    found = pictures.importance(study, [Objective("score", True)])
+    assert "sklearn.ensemble" not in sys.modules and "optuna.importance" not in sys.modules
+    assert found == optuna.importance.get_param_importances(study) and set(found) == {"a", "b"}
+    assert optuna.importance.FanovaImportanceEvaluator().evaluate(study).keys() == {"a", "b"}

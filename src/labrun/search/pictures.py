@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import io
 import logging
 import math
+import sys
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,12 +123,31 @@ def importance(study: optuna.Study, objectives: Sequence[Objective]) -> dict[str
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return dict(
-                optuna.importance.get_param_importances(study, target=(lambda t: t.values[0]) if several else None)
-            )
+            compute = _importances()
+            return dict(compute(study, target=(lambda t: t.values[0]) if several else None))
         except (ValueError, RuntimeError) as error:
             log.debug("no importances: %s", error)
             return {}
+
+
+def _importances() -> Callable[..., dict[str, float]]:
+    """Return Optuna's `get_param_importances`, for its default evaluator.
+
+    Other evaluators need scikit-learn, which Optuna imports if it can. That takes over a second, so it finds none, and
+    what it has imported without is forgotten.
+    """
+    if "sklearn.ensemble" in sys.modules or "optuna.importance" in sys.modules:
+        return optuna.importance.get_param_importances
+    lazy = optuna.importance
+    sys.modules["sklearn.ensemble"] = None  # type: ignore[assignment]
+    try:
+        compute: Callable[..., dict[str, float]] = importlib.import_module("optuna.importance").get_param_importances
+        return compute
+    finally:
+        del sys.modules["sklearn.ensemble"]
+        for name in [name for name in sys.modules if name.startswith("optuna.importance")]:
+            del sys.modules[name]
+        optuna.importance = lazy
 
 
 def _figure(width: float, height: float) -> Any:
