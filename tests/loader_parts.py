@@ -203,6 +203,13 @@ class Dicts(Dataset[Any]):
         return {"pixels": self.x[place], "label": self.targets[place]}
 
 
+class Dies(Dicts):
+    """Ends its process."""
+
+    def __init__(self) -> None:
+        os._exit(3)
+
+
 class Printed(Dicts):
     def fingerprint(self) -> str:
         return "as it is today" if len(self) else str(1 / len(self))

@@ -358,15 +358,22 @@ def test_debugging_limits_the_batches_of_loaders(run_here: Runner, mine: Path) -
     assert overfitted.metrics["train_loss"] < 0.5 and not any(name.startswith("val_") for name in overfitted.metrics)
 
 
-def test_a_resumed_sweep_reuses_completed_runs_with_the_same_loaders(run_here: Runner, mine: Path) -> None:
+def test_a_resumed_sweep_reuses_completed_runs_with_the_same_loaders(
+    run_here: Runner, mine: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     done, run_dir = run_here(*DICTS)
     new = dataclasses.replace(done, id="new", status=QUEUED, data=[], attempts=[])
     old = [resume.PreviousRun(run_dir, done)]
-    assert resume.match([new], old) == old
     dataset = {**done.config["dataset"], "train": {**done.config["dataset"]["train"], "last": 200}}
     own = {**done.config["dataset"], "version": 2, "num_workers": 3}
-    for other in (dataset, {**own, "version": None}, {**own, "num_workers": done.config["dataset"]["num_workers"]}):
-        assert resume.match([dataclasses.replace(new, config={**done.config, "dataset": other})], old) == [None]
+    others = dataset, {**own, "version": None}, {**own, "num_workers": done.config["dataset"]["num_workers"]}
+    absent, dying = (
+        {**done.config["dataset"], "train": {"_target_": f"loader_parts.{name}"}} for name in ("Absent", "Dies")
+    )
+    records = [dataclasses.replace(new, config={**done.config, "dataset": one}) for one in (*others, absent, dying)]
+    assert resume.match([*records, new], old) == [None] * 5 + old
+    assert "dataset=dicts cannot be read now: exit code 3" in caplog.text, "and the others are read"
+    assert "dataset.train._target_='loader_parts.Absent' cannot be imported" in caplog.text
 
 
 def test_scores_compare_whatever_the_loaders_settings_are(run_here: Runner, mine: Path) -> None:

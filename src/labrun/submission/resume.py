@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -109,19 +110,20 @@ def match(
         old: the existing runs of the sweep.
         path: the import path of the runs that must still run; None: that of this process.
     """
-    digests: dict[str, list[DataEntry]] = {}
+    # The record of an incomplete imported run would determine what runs: start the command's own run instead.
+    kept = [one for one in old if one.record.imported is None or one.record.status == COMPLETED]
+    pending = [one.record.config for one in kept if not _is_completed(one.record)]
+    digests = _data_now([*pending, *(record.config for record in new)], path)
     by_signature: dict[str, list[PreviousRun]] = {}
-    for one in old:
-        if one.record.imported is not None and one.record.status != COMPLETED:
-            continue  # its record would determine what runs: start the command's own run instead
-        if one.record.finished and one.record.status == COMPLETED:
+    for one in kept:
+        if _is_completed(one.record):
             data = [entry for entry in one.record.data if entry.digest is not None]
         else:
-            data = _data_now(one.record.config, digests, path)
+            data = digests[_data_key(one.record.config)]
         by_signature.setdefault(_signature(one.record, data), []).append(one)
     found: list[PreviousRun | None] = []
     for record in new:
-        data = _data_now(record.config, digests, path)
+        data = digests[_data_key(record.config)]
         candidates = by_signature.get(_signature(record, data)) or by_signature.get(_of_before(record, data), [])
         candidates.sort(key=lambda one: one.record.status != COMPLETED)
         found.append(candidates.pop(0) if candidates else None)
@@ -155,47 +157,98 @@ def _of_before(record: Record, data: list[DataEntry]) -> str:
     return _signature(record, [DataEntry(digest=entry.digest) for entry in data])
 
 
-def _data_now(
-    config: Mapping[str, Any], known: dict[str, list[DataEntry]], path: Sequence[str] | None
-) -> list[DataEntry]:
-    """Return the digest of the data that a run would read now."""
+def _is_completed(record: Record) -> bool:
+    return record.finished and record.status == COMPLETED
+
+
+def _data_nodes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parts of a config that say what its run reads; empty if it reads nothing."""
     if not config.get("dataset"):
-        return []
-    there = resolve_environment({key: config[key] for key in ("dataset", "datastore", "datastores") if key in config})
-    key = repr(there)
-    if key not in known and schema.has_loaders(there["dataset"]):
-        try:
-            known[key] = [_answered(MAKE_LOADED, there, path or sys.path)]
-        except DataError:
-            known[key] = []
-    if key not in known:
+        return {}
+    return resolve_environment({key: config[key] for key in ("dataset", "datastore", "datastores") if key in config})
+
+
+def _data_key(config: Mapping[str, Any]) -> str:
+    return repr(_data_nodes(config))
+
+
+def _data_now(configs: Sequence[Mapping[str, Any]], path: Sequence[str] | None) -> dict[str, list[DataEntry]]:
+    """Return by `_data_key` the digests of the data that runs would read now; none of data that cannot be read."""
+    known: dict[str, list[DataEntry]] = {}
+    asked: dict[str, Question] = {}
+    for key, nodes in {_data_key(config): _data_nodes(config) for config in configs}.items():
+        known[key] = []
+        if not nodes:
+            continue
+        if schema.has_loaders(nodes["dataset"]):
+            asked[key] = Question(str(nodes["dataset"].get("name")), MAKE_LOADED, nodes)
+            continue
         from labrun.data import reader  # loads NumPy
 
-        try:
-            mounted, _ = execute.mount_inputs(Config(there))
+        with contextlib.suppress(DataError, OSError):
+            mounted, _ = execute.mount_inputs(Config(nodes))
             made = reader.make_reader(mounted.dataset)
             root = local_root(mounted.datastore, mounted.dataset)
             place = root or mount(mounted.datastore, mounted.dataset, made).path
-            known[key] = [
-                _answered(MAKE, [mounted.dataset, str(place)], path or sys.path)
-                if made.is_own_code
-                else DataEntry(digest=manifest_digest(reader.manifest(made.files(place))))
-            ]
-        except (DataError, OSError):
-            known[key] = []
-    return known[key]
+            if made.is_own_code:
+                asked[key] = Question(str(mounted.dataset.get("name")), MAKE, [mounted.dataset, str(place)])
+            else:
+                known[key] = [DataEntry(digest=manifest_digest(reader.manifest(made.files(place))))]
+    for key, answer in zip(asked, _answers(list(asked.values()), path or sys.path), strict=True):
+        known[key] = [] if answer is None else [answer]
+    return known
+
+
+@dataclass
+class Question:
+    """What the user's own code must compute in a process of its own."""
+
+    dataset: str
+    """The data set's name, for messages."""
+    code: str
+    """Code that computes `found` from `given`; its first lines import what all such questions share."""
+    given: Any
+    """Plain values."""
 
 
 FRAME = """
-import json, os, pathlib, sys
-answer = os.fdopen(os.dup(1), "w")
+import atexit, gc, importlib, json, os, signal, sys, tempfile, traceback
+answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # what the code prints is not an answer
-sys.path[:], given = json.load(sys.stdin)
-{}
-answer.write(json.dumps(found))
-answer.close()
+sys.path[:], modules, limit, questions = json.load(sys.stdin)
+for name in modules:
+    importlib.import_module(name)
+told = []
+gc.freeze()
+for code, given in questions:
+    with tempfile.TemporaryFile("w+") as answer, tempfile.TemporaryFile("w+", errors="replace") as said:
+        child = os.fork()
+        if child == 0:
+            os.dup2(said.fileno(), 2)
+            os.dup2(2, 1)
+            signal.alarm(limit)  # also ends code that holds the interpreter
+            failed, scope = 1, {"given": given}
+            try:
+                exec(code, scope)
+                json.dump(scope["found"], answer)
+                failed = 0
+            except BaseException:
+                traceback.print_exc()
+            atexit._run_exitfuncs()  # the user's; cleaning up PyTorch's modules would take seconds
+            for stream in (answer, sys.stdout, sys.stderr):
+                stream.flush()
+            os._exit(failed)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        answer.seek(0)
+        said.seek(0)
+        told.append([status, answer.read(), said.read().strip().splitlines()[-1:]])
+json.dump(told, answers)
+answers.close()
+os._exit(0)
 """
+"""Answers all questions, each in a fork: the libraries are imported once, and no data set's code affects another's."""
 MAKE = """
+import pathlib
 from labrun.data import reader
 from labrun.data.digests import manifest_digest
 dataset, place = given
@@ -211,34 +264,55 @@ config, inputs = execute.mount_inputs(Config(given))
 feed = batch_sources.ModuleFeed(batch_sources.make_module(config.dataset), str(config.dataset["name"]))
 found = {"digest": own_loaders.described(Config(given), feed, inputs).digest}
 """
-LONGEST_S = 900.0
-"""Time limit for the user's own code to produce its data, seconds."""
+MODULES = {
+    MAKE: ("labrun.data.reader", "labrun.data.digests"),
+    MAKE_LOADED: ("labrun.execute", "labrun.tasks.batch_sources", "labrun.tasks.own_loaders"),
+}
+"""Modules that the code imports, for all questions at once."""
+LONGEST_S = 900
+"""Time limit for the user's own code to produce the data of one data set, seconds."""
 
 
-def _answered(work: str, given: Any, path: Sequence[str]) -> DataEntry:
+def _answers(questions: Sequence[Question], path: Sequence[str]) -> list[DataEntry | None]:
     """Return the digests of data produced by the user's own code, from a process that imports the code of the runs.
 
     Args:
-        work: code that computes `found` from `given`.
-        given: plain values.
+        questions: what to compute.
         path: the import path of that process.
 
-    Raises:
-        DataError: the code fails; the runs that need the data will report the reason.
+    Returns:
+        For each question the digests; None if the code fails: the runs that need the data will report the reason.
     """
-    written = json.dumps([[*path], given])  # sent through a pipe, because it contains values of variables
-    command = [sys.executable, "-c", FRAME.format(work)]
-    dataset = given["dataset"] if isinstance(given, dict) else given[0]
+    if not questions:
+        return []
+    modules = list(dict.fromkeys(name for one in questions for name in MODULES[one.code]))
+    # Sent through a pipe, because it contains values of variables.
+    written = json.dumps([[*path], modules, LONGEST_S, [[one.code, one.given] for one in questions]])
+    command, limit = [sys.executable, "-c", FRAME], LONGEST_S * (len(questions) + 1)
+    told: list[tuple[int, str, list[str]]] = []
     try:
-        done = subprocess.run(command, input=written, capture_output=True, text=True, timeout=LONGEST_S, check=False)
+        done = subprocess.run(command, input=written, capture_output=True, text=True, timeout=limit, check=False)
         why = next(iter(done.stderr.strip().splitlines()[-1:]), f"exit code {done.returncode}")
-        found: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
+        told = json.loads(done.stdout) if done.returncode == 0 else []
     except (subprocess.TimeoutExpired, ValueError) as error:
-        found, why = {}, str(error)
-    if not found:
-        log.warning("dataset=%s cannot be read now: %s", dataset.get("name"), masking.masked(why))
-        raise DataError(why)
-    return DataEntry.of(found)
+        why = str(error)
+    return [
+        _answer(one, *answer) for one, answer in zip(questions, told or [(1, "", [why])] * len(questions), strict=True)
+    ]
+
+
+def _answer(question: Question, code: int, answer: str, last_line: Sequence[str]) -> DataEntry | None:
+    if code == -signal.SIGALRM:
+        why = f"it takes longer than {LONGEST_S} s"
+    elif code:
+        why = next(iter(last_line), f"exit code {code}")
+    else:
+        try:
+            return DataEntry.of(json.loads(answer))
+        except ValueError as error:
+            why = str(error)
+    log.warning("dataset=%s cannot be read now: %s", question.dataset, masking.masked(why))
+    return None
 
 
 def warn_about_changes(new: Sequence[Record], old: Sequence[PreviousRun], fresh_code: bool) -> None:
