@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning
+import torch
 
 from conftest import Command, Runner
 from labrun.config.schema import Config
 from labrun.submission import freeze
-from labrun.tasks.packages import Package, spare_clouds, spare_searches
+from labrun.tasks.packages import Package, spare_clouds, spare_moves, spare_searches
 
 SITE = Path(pytorch_lightning.__file__).parents[1]
 MODULE = """
@@ -172,3 +173,32 @@ def test_lightning_searches_the_installed_packages_once(tmp_path: Path, monkeypa
     monkeypatch.syspath_prepend(tmp_path)  # what lies there may bring callbacks
     registry.entry_points(group="callbacks")
     assert searched == ["callbacks"] * 2
+
+
+def test_lightning_moves_a_logged_value_only_to_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = importlib.import_module("pytorch_lightning.trainer.connectors.logger_connector.result")
+    searched: list[object] = []
+
+    def apply_to_collection(data: dict[str, object], kinds: object, function: object, device: object) -> object:
+        searched.append(device)
+        return plain(data, kinds, function, device)
+
+    spare_moves(Package())
+    spare_moves(Package())
+    plain = results.apply_to_collection
+    monkeypatch.setattr(results, "apply_to_collection", apply_to_collection)
+    values = results._ResultCollection(training=True)
+
+    def log(number: float, device: str = "cpu") -> None:
+        value = torch.tensor(number, device=device)
+        values.log("training_step", "loss", value, on_step=True, on_epoch=True, batch_size=2)
+
+    log(1.0)
+    log(3.0)
+    (logged,) = values.values()
+    assert searched == [] and logged.compute() == 2 and logged._forward_cache == 3
+    log(5.0, "meta")
+    assert searched == [torch.device("meta")]
+    assert {logged.value.device, logged.cumulated_batch_size.device} == {torch.device("meta")}
+    log(7.0, "meta")
+    assert len(searched) == 1

@@ -411,6 +411,7 @@ class NetworkTask(ModelTask):
         settings, lightning = self._settings, self._package.part()
         packages.spare_clouds(self._package)
         packages.spare_searches(self._package)
+        packages.spare_moves(self._package)
         loggers, record = self._loggers(paths)
         callbacks = self._callbacks(paths, has_validation)
         checkpoints = [c for c in callbacks if isinstance(c, lightning.callbacks.Checkpoint)]

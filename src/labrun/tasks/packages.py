@@ -17,6 +17,8 @@ from labrun.errors import ConfigError
 NAMES = ("pytorch_lightning", "lightning.pytorch")
 _FABRIC = ("lightning_fabric.", "lightning.fabric.")
 _CLOUDS = ("adlfs", "gcsfs", "s3fs")
+_STATE = ("value", "cumulated_batch_size", "_forward_cache", "_computed")
+"""Tensors of a value that Lightning accumulates over the batches of an epoch."""
 _STEPS = ("training_step", "configure_optimizers")
 """Methods that mark a module that defines its own training."""
 
@@ -75,6 +77,27 @@ def spare_searches(package: Package) -> None:
         return found(tuple(sys.path), group)
 
     registry.entry_points = search  # type: ignore[attr-defined]
+
+
+def spare_moves(package: Package) -> None:
+    """Keep Lightning from searching all of a logged value's state for tensors to move, where none has to move.
+
+    It does so for each `log` of each batch, which takes 0.4 ms: as long as a step of a small network.
+    """
+    results = package.part("trainer.connectors.logger_connector.result")
+    kind = getattr(results, "_ResultMetric", None)
+    moved = getattr(kind, "to", None)
+    if kind is None or moved is None or moved.__module__ == __name__:
+        return
+
+    def to(self: Any, *args: Any, **options: Any) -> Any:
+        if getattr(self, "is_tensor", False) and len(args) == 1 and not options:
+            state = (vars(self).get(name) for name in _STATE)
+            if {getattr(part, "device", None) for part in state if part is not None} == {args[0]}:
+                return self
+        return moved(self, *args, **options)
+
+    kind.to = to
 
 
 def derived(found: Any, kind: str) -> Package | None:
