@@ -99,34 +99,54 @@ def check_is_mnist(root: Path, reader: Mnist | None = None) -> None:
     assert raw.class_names == tuple("0123456789") and len(raw.files) == 4 and raw.notes == ()
 
 
-@pytest.mark.parametrize("place", [".", "mnist", "MNIST/raw"])
-def test_mnist_packed_is_found_in_each_place(packed: Path, tmp_path: Path, place: str) -> None:
-    link(packed, tmp_path / place, [f"{name}.gz" for name in FILES])
-    check_is_mnist(tmp_path)
+PLACES = (".", "mnist", "MNIST/raw")
 
 
-@pytest.mark.parametrize("place", [".", "mnist", "MNIST/raw"])
-def test_mnist_unpacked_is_found_in_each_place(unpacked: Path, tmp_path: Path, place: str) -> None:
-    link(unpacked, tmp_path / place, FILES)
-    check_is_mnist(tmp_path)
+@pytest.mark.parametrize("form", ["packed", "unpacked"])
+def test_mnist_is_found_in_each_place(packed: Path, unpacked: Path, tmp_path: Path, form: str) -> None:
+    """The real files in one place; in the others, small ones, of which only the place and the form matter."""
+    if form == "packed":
+        link(packed, tmp_path / "real" / "mnist", [f"{name}.gz" for name in FILES])
+    else:
+        link(unpacked, tmp_path / "real" / "mnist", FILES)
+    check_is_mnist(tmp_path / "real")
+    for number, place in enumerate(PLACES):
+        folder = write_own_set(tmp_path / str(number) / place)
+        for name in FILES if form == "packed" else ():
+            (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
+            (folder / name).unlink()
+        assert Mnist().find(tmp_path / str(number))
+        raw = Mnist(verify=False).read(tmp_path / str(number))
+        assert raw.train.x.shape == (6, 1, 5, 7) and {path.parent for path in raw.files} == {folder}
 
 
-@pytest.mark.parametrize("name", ["train-images", "train-images.idx3-ubyte"])
-def test_other_names_packed_and_unpacked_may_be_mixed(packed: Path, unpacked: Path, tmp_path: Path, name: str) -> None:
-    link(unpacked, tmp_path, [LABELS, TEST_LABELS])
-    (tmp_path / f"{name}.gz").symlink_to(packed / f"{IMAGES}.gz")
-    (tmp_path / name.replace("train", "t10k")).symlink_to(unpacked / TEST_IMAGES)
-    check_is_mnist(tmp_path)
+def test_other_names_packed_and_unpacked_may_be_mixed(packed: Path, unpacked: Path, tmp_path: Path) -> None:
+    for name in ("train-images", "train-images.idx3-ubyte"):
+        folder = link(unpacked, tmp_path / name, [LABELS, TEST_LABELS])
+        (folder / f"{name}.gz").symlink_to(packed / f"{IMAGES}.gz")
+        (folder / name.replace("train", "t10k")).symlink_to(unpacked / TEST_IMAGES)
+        assert Mnist().find(folder)
+    check_is_mnist(folder)
+    own = write_own_set(tmp_path / "own")
+    (own / "train-images.gz").write_bytes(gzip.compress((own / IMAGES).read_bytes()))
+    (own / IMAGES).unlink()
+    (own / TEST_IMAGES).rename(own / "t10k-images")
+    raw = Mnist(verify=False).read(own)
+    assert raw.test is not None and raw.train.x.shape == (6, 1, 5, 7) and raw.test.x.shape == (4, 1, 5, 7)
 
 
-def test_short_names_of_all_four_packed_files(packed: Path, tmp_path: Path) -> None:
+def test_short_names_of_all_four_packed_files(tmp_path: Path) -> None:
     for name in FILES:
-        (tmp_path / f"{name.split('-idx')[0]}.gz").symlink_to(packed / f"{name}.gz")
-    check_is_mnist(tmp_path)
+        path = write_own_set(tmp_path / "own") / name
+        (tmp_path / f"{name.split('-idx')[0]}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    assert Mnist().find(tmp_path)
+    raw = Mnist(verify=False).read(tmp_path)
+    assert raw.test is not None and raw.train.x.shape == (6, 1, 5, 7) and raw.test.y.tolist() == [9, 8, 7, 6]
 
 
 def test_files_packed_again_are_accepted_for_their_content(unpacked: Path, tmp_path: Path) -> None:
-    for name in FILES:
+    link(unpacked, tmp_path, [IMAGES])  # packing the largest file again takes long and tells no more
+    for name in FILES[1:]:
         content = gzip.compress((unpacked / name).read_bytes(), compresslevel=0)
         assert md5(content) != MNIST_GZ[name]
         (tmp_path / f"{name}.gz").write_bytes(content)
@@ -136,17 +156,18 @@ def test_files_packed_again_are_accepted_for_their_content(unpacked: Path, tmp_p
 @pytest.mark.parametrize("damage", ["cut", "altered", "other content"])
 def test_a_damaged_packed_file_is_named_with_both_checksums(packed: Path, tmp_path: Path, damage: str) -> None:
     folder = link(packed, tmp_path / "mnist", [f"{name}.gz" for name in FILES])
-    path = folder / f"{TEST_IMAGES}.gz"
+    name = TEST_IMAGES if damage == "altered" else IMAGES
+    path = folder / f"{name}.gz"
     content = path.read_bytes()
     if damage == "other content":
-        content = gzip.compress(idx(np.zeros((10_000, 28, 28))), compresslevel=1)
+        content = gzip.compress(idx(np.zeros((10, 28, 28))), compresslevel=1)
     else:
         content = content[:1_000_000] if damage == "cut" else flip_byte(content, 1_000_000)
     replace(path, content)
     with pytest.raises(CorruptDataError) as caught:
         Mnist().read(tmp_path)
     message = str(caught.value)
-    assert str(path) in message and f"expected MD5 {MNIST_GZ[TEST_IMAGES]}" in message
+    assert str(path) in message and f"expected MD5 {MNIST_GZ[name]}" in message
     assert f"found {md5(content)}" in message and f"{len(content):,} bytes" in message
 
 
@@ -181,10 +202,14 @@ def test_mnist_given_as_fashion_mnist_is_recognised(packed: Path, unpacked: Path
     assert "dataset=mnist" in str(caught.value)
 
 
-@pytest.mark.parametrize("place", [".", "fashion_mnist", "FashionMNIST/raw"])
-def test_fashion_mnist_unpacked_is_read_and_told_unchecked(clothes: Path, tmp_path: Path, place: str) -> None:
-    link(clothes, tmp_path / place, FILES)
-    raw = FashionMnist().read(tmp_path)
+def test_fashion_mnist_unpacked_is_read_and_told_unchecked(clothes: Path, tmp_path: Path) -> None:
+    for number, place in enumerate((".", "fashion_mnist", "FashionMNIST/raw")):
+        link(clothes, tmp_path / str(number) / place, FILES)
+        assert FashionMnist().find(tmp_path / str(number))
+        assert {path.parent for path in FashionMnist().files(tmp_path / str(number))} == {
+            tmp_path / str(number) / place
+        }
+    raw = FashionMnist().read(tmp_path / str(number))
     assert raw.test is not None and len(raw.train) == 60_000 and len(raw.test) == 10_000
     assert raw.class_names[9] == "Ankle boot" and raw.train.y[:3].tolist() == [0, 1, 2]
     assert len(raw.notes) == 4 and "no checksum is published" in raw.notes[0] and IMAGES in raw.notes[0]
