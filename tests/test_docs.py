@@ -130,7 +130,7 @@ def _prepare(page: str, folder: Path, labrun_here: Command, request: pytest.Fixt
             variables |= given.environment
         elif isinstance(given, Path):
             (folder / "data").symlink_to(given)
-    if any("lab runs sync" in block.text for block in blocks(page)):
+    if any("lab runs sync" in block.text or block.text == "lab ui\n" for block in blocks(page)):
         helpers.copy_database(request.getfixturevalue("empty_mlflow"), folder)
     if page not in WITH_PICTURES:
         helpers.draw_none(folder)
