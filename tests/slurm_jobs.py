@@ -106,8 +106,16 @@ class Failing(pl.LightningModule):
 """
 
 
-def write_failing(workspace: Path, condition: str, words: str) -> None:
-    """Write a network, `model=failing`, that raises an error if a condition holds in one of its processes."""
-    (workspace / "failing.py").write_text(FAILING.replace("CONDITION", condition).replace("WORDS", repr(words)))
+def write_failing(workspace: Path, condition: str, words: str, before: str = "") -> None:
+    """Write a network, `model=failing`, that raises an error if a condition holds in one of its processes.
+
+    Args:
+        workspace: the workspace.
+        condition: the condition.
+        words: the error's message.
+        before: code at the beginning of its module.
+    """
+    text = FAILING.replace("CONDITION", condition).replace("WORDS", repr(words))
+    (workspace / "failing.py").write_text(before + text)
     (workspace / "conf" / "model").mkdir(parents=True)
     (workspace / "conf" / "model" / "failing.yaml").write_text("_target_: failing.Failing\n")
