@@ -207,7 +207,15 @@ def _carry_out(block: Block, place: Place, where: str) -> str:
     code = int(block.mark.split()[1]) if block.mark.startswith("exit ") else 0
     if "CUDA_VISIBLE_DEVICES=" in block.text:  # the command would leave a warm interpreter of its own behind
         place = replace(place, variables={**place.variables, "LABRUN_WARM": "0"})
-    return "".join(_run(["bash", "-c", line], place, code, where) for line in block.commands)
+    return "".join(_run(_command(line), place, code, where) for line in block.commands)
+
+
+def _command(line: str) -> list[str]:
+    """Return the command of a line; a plain `python FILE` runs in the warm interpreter."""
+    if re.match(r"python \S+\.py\b", line) and not re.search(r"[|&;<>$#]", line):
+        _, *words = shlex.split(line)
+        return helpers.program("python", *words)
+    return ["bash", "-c", line]
 
 
 def _run(command: list[str], place: Place, code: int, where: str) -> str:
