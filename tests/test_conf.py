@@ -6,6 +6,7 @@ import copy
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -44,33 +45,50 @@ def composed(*overrides: str) -> schema.Config:
     return validated(without_hydra(config))
 
 
+ALONE = ("experiment", "model", "model/estimator", "model/preprocessor", "script")
+"""Groups whose options choose the model, or what is executed: one in each composition."""
+
+
+def rounds() -> list[list[tuple[str, str]]]:
+    """Every option: those of `ALONE` in a composition each, the others with a data set and the next of each group."""
+    groups = {group for group, _ in OPTIONS} - {*ALONE}
+    # sweep=_common, the first of its group, and dataset=torch, the last, have no groups below them.
+    found = [
+        [pair for pair in OPTIONS[:: -1 if group == "sweep" else 1] if pair[0] == group] for group in sorted(groups)
+    ]
+    rows = zip_longest(*found)
+    return [[pair] for pair in OPTIONS if pair[0] in ALONE] + [[pair for pair in row if pair] for row in rows]
+
+
 @pytest.mark.usefixtures("registered")
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_composes_and_is_valid(group: str, option: str) -> None:
-    overrides = [f"{group}={option}"]
-    if group.startswith("model/"):
-        parts = ("model/estimator", "model/preprocessor")
-        overrides.insert(0, "model=pipeline" if group in parts else "model=mnist_dnn")
-    if (group, option) == ("model", "ensemble"):
+@pytest.mark.parametrize("options", rounds(), ids=lambda pairs: "-".join(pairs[0]))
+def test_every_option_composes_and_is_valid(options: list[tuple[str, str]]) -> None:
+    overrides = [f"{group}={option}" for group, option in options]
+    group = options[0][0]
+    if group in ("model/estimator", "model/preprocessor"):
+        overrides.insert(0, "model=pipeline")
+    elif group not in ALONE:
+        overrides.insert(0, "model=mnist_dnn")
+    if ("model", "ensemble") in options:
         overrides += ["model.members=[]", "model.weights=[]"]
-    if group == "dataset" and option == "image_folder":
+    if ("dataset", "image_folder") in options:
         overrides.append("datastore.root=.")
-    if group == "dataset" and option in ("npz", "csv"):
+    if ("dataset", "npz") in options or ("dataset", "csv") in options:
         overrides.append("dataset.path=data")
-    if (group, option) == ("dataset", "torch"):
-        overrides += ["dataset.train._target_=mine.Train", "model=mnist_dnn"]
-    if "script" in (group, option):
+    if ("dataset", "torch") in options:
+        overrides.append("dataset.train._target_=mine.Train")
+    if ("script", "default") in options or ("experiment", "script") in options:
         overrides += ["experiment=script", "script.path=train.py", "name=mine"]
-    if group == "datastore" and option == "http":
+    if ("datastore", "http") in options:
         overrides.append("datastore.root=http://127.0.0.1/data")
     assert composed(*overrides).name
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_file_begins_with_a_comment(group: str, option: str) -> None:
-    lines = (CONF / group / f"{option}.yaml").read_text(encoding="utf-8").splitlines()
-    comments = [line for line in lines[:3] if line.startswith("#") and not line.startswith("# @package")]
-    assert comments, "say in the first lines what this choice is"
+def test_every_file_begins_with_a_comment() -> None:
+    for group, option in OPTIONS:
+        lines = (CONF / group / f"{option}.yaml").read_text(encoding="utf-8").splitlines()
+        comments = [line for line in lines[:3] if line.startswith("#") and not line.startswith("# @package")]
+        assert comments, f"say in the first lines what {group}={option} is"
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
