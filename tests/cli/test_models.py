@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 from helpers import copy_database, imported, lab, mlflow_sync, processes_of, run_labrun
+from labrun import load_model
 from labrun.registry import journal
 from labrun.runs import store
 from labrun.tracking.mlflow import client as mlflow_client
@@ -107,6 +108,14 @@ def test_python_registers_and_loads_without_mlflow(place: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "Model(from-python/1)\n(1,)\n"), done.stderr
     said(place, "rm", "from-python", "--yes")
+
+
+def test_a_network_is_loaded_without_lightning(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its import takes twice as long as PyTorch's."""
+    monkeypatch.delitem(sys.modules, "labrun.tasks.lightning", raising=False)
+    monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
+    dnn = next(record.id for _, record in store.runs(place) if record.name == "dnn")
+    assert load_model(f"run:{dnn}", root=place).predict([[0.0] * 64]).shape == (1,)
 
 
 def test_the_tables(place: Path) -> None:

@@ -55,6 +55,7 @@ from labrun.tasks.outputs import TargetKind
 from labrun.tasks.packages import Package
 from labrun.tasks.task import ModelTask, Scores, confusion, is_named, quantities
 from labrun.tasks.threads import ForwardCost, Threads, choose, from_environment
+from labrun.tasks.weights import read_tensors
 
 log = logging.getLogger(__name__)
 
@@ -624,33 +625,6 @@ def _add_metrics_of_others(trainer: Any) -> int:
     lines = [line for line in context.read_metrics(run.run_dir) if line["attempt"] == run.attempt]
     run.summary = {line["name"]: line["value"] for line in lines} | run.summary
     return max((line.get("epoch") or 0 for line in lines), default=0)
-
-
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Load saved weights into a network, unpickling only tensors and plain values.
-
-    Raises:
-        DataError: the file is damaged, or its weights do not fit the network.
-    """
-    try:
-        network.load_state_dict(read_tensors(path))
-    except (RuntimeError, TypeError, KeyError) as error:
-        raise DataError(f"{path} does not fit the network: {' '.join(str(error).split())}") from error
-
-
-def read_tensors(path: Path) -> dict[str, Any]:
-    """Load a file saved by torch, unpickling only tensors and plain values.
-
-    Raises:
-        DataError: the file is missing, damaged, or contains other objects.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can raise anything
-        raise DataError(f"{path} cannot be read: it is missing, damaged, or not a file of plain tensors") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} holds a {type(content).__name__}, not a network's weights")
-    return content
 
 
 def make_logger(node: Mapping[str, Any], name: str, paths: RunPaths) -> Any:

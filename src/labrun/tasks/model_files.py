@@ -79,7 +79,7 @@ def network(file: Path, card: Mapping[str, Any], trusted: Sequence[str] | None) 
         DataError: the weights are damaged, or do not fit the network.
     """
     with garbage.loading():
-        from labrun.tasks.lightning import load_weights
+        from labrun.tasks.weights import load_weights
 
     node = {**tasks.card_arguments(card), "_target_": cards.target(card)}
     if trusted is not None:
