@@ -18,14 +18,15 @@ esac
 
 if [ -n "${LABRUN_PYTHON:-}" ]; then python=("$LABRUN_PYTHON"); else python=(uv run --no-sync --project "$root" python); fi
 export PYTHONPATH="$root/src${PYTHONPATH:+:$PYTHONPATH}"
-if ! "${python[@]}" -c "import torch, pytorch_lightning, hydra, sklearn, psutil" 2>/dev/null; then
-  echo "gpu_check: ${python[*]} lacks labrun's dependencies: run 'uv sync' first, or set LABRUN_PYTHON" >&2
-  exit 1
-fi
+lacks="gpu_check: ${python[*]} lacks labrun's dependencies: run 'uv sync' first, or set LABRUN_PYTHON"
+needed="import sys, importlib.util
+sys.exit(not all(importlib.util.find_spec(name) for name in ('torch', 'pytorch_lightning', 'hydra', 'sklearn', 'psutil')))"
+"${python[@]}" -c "$needed" 2>/dev/null || { echo "$lacks" >&2; exit 1; }
 if [ "$dry" = false ] && ! "${python[@]}" -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
   echo "gpu_check: torch finds no GPU here; scripts/gpu_check.sh --dry-run does without" >&2
   exit 1
 fi
+"${python[@]}" -c "import torch, pytorch_lightning, hydra, sklearn, psutil" 2>/dev/null || { echo "$lacks" >&2; exit 1; }
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/labrun-gpu.XXXXXX")
 trap 'rm -rf "$work"' EXIT

@@ -77,7 +77,9 @@ def test_a_plain_classifier_gives_classes_and_its_data_may_be_changed_key_by_key
     assert done.returncode == 2 and "Did you mean 'dataset.batch_size'" in done.stderr, done.stderr
     done = labrun_here("task=evaluate", "from=f0000000", "dataset.vars.begin=3", *quiet)
     assert done.returncode == 2 and "no run is called 'f0000000'" in done.stderr, done.stderr
-    done = labrun_here("-m", "task=evaluate", f"from={trained.id}", "dataset.vars.begin=480,490", *quiet)
+    done = labrun_here(
+        "-m", "task=evaluate", f"from={trained.id}", "dataset.vars.begin=480,490", "compute=inline", *quiet
+    )
     found = [read_record(path.parent) for path in sorted(Path().glob("multirun/*/*/*/run.json"))]
     assert [one.config["dataset"]["test"]["first"] for one in found] == [480, 490], done.stderr
 
