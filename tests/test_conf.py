@@ -303,6 +303,35 @@ def test_faster_parts_of_hydra_change_no_config(tmp_path: Path) -> None:
     assert done.returncode == 0 and "the same" in done.stdout, done.stderr
 
 
+AHEAD = """
+from hydra import compose, initialize_config_dir
+from hydra.core.plugins import Plugins
+from hydra.core.singleton import Singleton
+from labrun import app
+from labrun.app import ahead
+from labrun.compose import merged, parsed, paths
+
+parsed.load_all(paths.conf_dir())
+merged.held().clear()
+ahead.merge()
+before = set(merged.held())
+assert len(before) == 3 and Plugins not in Singleton._instances
+app.register()
+for overrides in ([], ["model=mnist_dnn"]):
+    with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
+        print(compose("config", overrides).model._target_)
+    print(len(set(merged.held()) - before))
+"""
+
+
+def test_a_warm_interpreter_has_merged_what_all_compositions_begin_with(tmp_path: Path) -> None:
+    """Nothing new is held after the default config, and only the finished one after another."""
+    (tmp_path / "ahead.py").write_text(AHEAD)
+    done = subprocess.run(program("python", "ahead.py"), cwd=tmp_path, capture_output=True, text=True, check=False)
+    targets = ("labrun.models.logistic_regression.logistic_regression", "labrun.models.mnist_dnn.MnistDNN")
+    assert done.stdout.split() == [targets[0], "0", targets[1], "1"], done.stdout + done.stderr
+
+
 @pytest.fixture
 def composing(tmp_path: Path, registered: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Composes config.yaml of a folder of its own, whose files are held at once."""

@@ -32,9 +32,11 @@ TEXTS = ("now", "labrun_id")
 REMOVES = "HYDRA_REMOVE_TOP_LEVEL_DEFAULTS"
 """Hydra's flag of a structured config that still holds its defaults list."""
 STRIPPED = "stripped"
-"""First part of the key of a finished config. Other keys are of lists up to the primary config, which most share."""
+"""First part of the key of a finished config. Other keys are of the beginnings that most lists share: Hydra's own
+configs, without and with the primary config."""
 Key = tuple[Any, ...]
-_merged: OrderedDict[Key, bytes] = OrderedDict()
+Merged = OrderedDict[Key, bytes]
+_merged: Merged = OrderedDict()
 _merge = ConfigLoaderImpl._compose_config_from_defaults_list
 _resolve = Container._evaluate_custom_resolver
 _resolved = 0
@@ -75,22 +77,35 @@ def apply() -> None:
     Container._evaluate_custom_resolver = _count_resolved  # type: ignore[method-assign]
 
 
+def held() -> Merged:
+    """Return what this process has merged."""
+    return _merged
+
+
+def hold(others: Merged) -> None:
+    """Hold what another process has merged."""
+    _merged.update(others)
+
+
 def _merged_once(self: ConfigLoaderImpl, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
     """Do as `ConfigLoaderImpl._compose_config_from_defaults_list`."""
     key = _key(defaults, repo)
     if key is None:
         return _merge(self, defaults, Copies(repo))  # type: ignore[arg-type]
-    if (held := _held((STRIPPED, *key))) is not None:
-        return held
-    config, copies, before = OmegaConf.create(), Copies(repo), _resolved
-    shared = next((number for number, default in enumerate(defaults, 1) if default.primary), 0)
-    if (held := _held(key[:shared])) is not None:
-        config = held
-    else:
-        _merge_all(self, config, defaults[:shared], copies)
-        if before == _resolved:
-            _hold(key[:shared], config)
-    _merge_all(self, config, defaults[shared:], copies)
+    if (found := _held((STRIPPED, *key))) is not None:
+        return found
+    config, copies, before, done = OmegaConf.create(), Copies(repo), _resolved, 0
+    primary = next((number for number, default in enumerate(defaults) if default.primary), 0)
+    for end in (primary + 1, primary):
+        if (found := _held(key[:end])) is not None:
+            config, done = found, end
+            break
+    for end in (primary, primary + 1, len(defaults)):
+        if end > done:
+            _merge_all(self, config, defaults[done:end], copies)
+            done = end
+            if before == _resolved and end <= primary + 1:
+                _hold(key[:end], config)
     _strip(config)
     if before == _resolved:
         _hold((STRIPPED, *key), config)

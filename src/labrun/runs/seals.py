@@ -29,7 +29,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun._io import atomic_write, file_sha256
+from labrun._io import FileStamp, atomic_write, file_sha256
 from labrun.config import exact, targets, trust
 from labrun.config.schema import Config
 from labrun.errors import ConfigError
@@ -47,6 +47,7 @@ LIBRARIES = frozenset({"torch", "torchvision", "sklearn", "numpy", "scipy", "pyt
 """Packages with thousands of files, of which only the target's module is digested."""
 KNOWN_TYPES = ("sklearn.", "numpy.", "scipy.", "builtins.", "collections.", "functools.", "labrun.models.")
 """Module prefixes of types that skops or labrun already trusts."""
+_digests: dict[str, tuple[FileStamp, str]] = {}
 
 
 class Proof:
@@ -243,11 +244,24 @@ def _package_of(module: targets.Named) -> dict[str, str]:
     top = module.module.partition(".")[0]
     if module.source is None or not depth or top in LIBRARIES:
         return {}
-    base = module.source.parents[depth - 1]
+    base = str(module.source.parents[depth - 1])
     digest = hashlib.sha256()
-    for path in sorted(base.rglob("*.py")):
-        digest.update(f"{path.relative_to(base)}\0{file_sha256(path)}\0".encode())
+    sources = (os.path.join(place, name) for place, _, names in os.walk(base) for name in names if name.endswith(".py"))
+    for path in sorted(sources, key=lambda one: one.split(os.sep)):
+        digest.update(f"{path.removeprefix(base + os.sep)}\0{_sha256_of(path)}\0".encode())
     return {f"{top}.*": digest.hexdigest()}
+
+
+def _sha256_of(path: str) -> str:
+    """Return a file's SHA-256, computed once while its stamp stays the same: a package has hundreds of files."""
+    stamp = FileStamp.of(path)
+    held = _digests.get(path)
+    if held is not None and held[0] == stamp:
+        return held[1]
+    digest = file_sha256(path)
+    if stamp.is_old_enough() and FileStamp.of(path) == stamp:
+        _digests[path] = stamp, digest
+    return digest
 
 
 def _located(name: str) -> targets.Named | None:

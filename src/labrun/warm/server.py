@@ -193,8 +193,12 @@ def _import_all() -> None:
     _import((*LIBRARIES, *_own_modules()))
     importlib.import_module("labrun.report.figures").warm()
     importlib.import_module("labrun.tasks.skops_io").load_lists()
+    importlib.import_module("labrun.runs.seals").code_of(
+        ["labrun.execute.execute"]
+    )  # keeps the digests of labrun's files
     conf = importlib.import_module("labrun.compose.paths").conf_dir()
     importlib.import_module("labrun.compose.parsed").load_all(conf)
+    importlib.import_module("labrun.app.ahead").merge()
     importlib.import_module("hydra.core.override_parser.overrides_parser").OverridesParser.create().parse_overrides(
         [*OVERRIDES]
     )
