@@ -16,15 +16,33 @@ from typing import Any
 from labrun.data import stores
 from servers import Server
 
-SERVE = """
-import json, os, sys
+SERVE = '''
+import json, os, sys, time
 from importlib import import_module
 for name in json.loads(sys.argv[1]):
     import_module(name)
 from labrun.cli import main
 
-def run(arguments, folder, environment, out, err):
+def stall(name):
+    """Let the transfer of a file sleep once its first bytes have moved."""
+    from labrun.data import transfer
+    transfer_all = transfer.transfer_all
+
+    def stalling(store, items, work, view, workers):
+        def move(item, on_progress):
+            def hold(count):
+                on_progress(count)
+                if item.name == name:
+                    time.sleep(600)
+            work(item, hold)
+        transfer_all(store, items, move, view, workers)
+
+    transfer.transfer_all = stalling
+
+def run(arguments, folder, environment, out, err, stalled):
     os.chdir(folder)
+    if stalled is not None:
+        stall(stalled)
     os.environ.clear()
     os.environ.update(environment)
     for number, place, how in ((0, os.devnull, os.O_RDONLY), (1, out, os.O_WRONLY), (2, err, os.O_WRONLY)):
@@ -47,7 +65,7 @@ for line in sys.stdin:
             run(**question)
             sys.exit()
     print(json.dumps(answer), flush=True)
-"""
+'''
 
 
 class ForkedLab:
@@ -92,15 +110,21 @@ class Forks:
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 
-    def start(self, workspace: Path, *arguments: str) -> ForkedLab:
-        """Start `lab` with this process's environment."""
+    def start(self, workspace: Path, *arguments: str, stalled: str | None = None) -> ForkedLab:
+        """Start `lab` with this process's environment.
+
+        Args:
+            workspace: the working folder.
+            arguments: the command's.
+            stalled: a file in the datastore whose transfer stops in the middle, until the command is killed.
+        """
         files = []
         for _ in range(2):
             number, file = tempfile.mkstemp(dir=self._folder)
             os.close(number)
             files.append(file)
         out, err = files
-        values = {"folder": str(workspace), "environment": dict(os.environ), "out": out, "err": err}
+        values = {"folder": str(workspace), "environment": dict(os.environ), "out": out, "err": err, "stalled": stalled}
         return ForkedLab(self, self.ask({"arguments": arguments, **values}), (out, err))
 
 

@@ -381,7 +381,7 @@ def test_a_mount_in_any_value(labrun: Command, azure: Server, source: Path, send
 def test_interrupting_a_mount_ends_at_once(azure: Server, tmp_path: Path, send: Send, workspace: Path) -> None:
     folder = tmp_path / "large"
     folder.mkdir()
-    (folder / "x.bin").write_bytes(os.urandom(200 * 2**20))
+    (folder / "x.bin").write_bytes(os.urandom(100 * 2**20))
     send(azure, folder)
     process = Mounting(cached(azure, workspace))
     wait_for(lambda: len(list((workspace / "cache").glob("objects/.*-*"))) > 0 or process.has_ended())
