@@ -1,4 +1,4 @@
-"""`lab` in forks of one interpreter that has loaded a datastore's libraries: several at once, and to be killed."""
+"""`lab` in forks of one interpreter that has loaded what its commands need: several at once, and to be killed."""
 
 from __future__ import annotations
 
@@ -87,18 +87,28 @@ class ForkedLab:
         if self.poll() is None:
             os.kill(self.pid, 9)
 
-    def communicate(self, timeout: float = 60) -> tuple[str, str]:
-        """Wait for its end, and return what it printed."""
+    def wait(self, timeout: float = 60) -> int:
+        """Wait for its end, and return the exit code."""
         end = time.monotonic() + timeout
         while self.poll() is None:
             assert time.monotonic() < end, "it did not end"
             time.sleep(0.01)
+        assert self.returncode is not None
+        return self.returncode
+
+    def said(self) -> tuple[str, str]:
+        """Return what it has printed so far."""
         out, err = (Path(file).read_text() for file in self._files)
         return out, err
 
+    def communicate(self, timeout: float = 60) -> tuple[str, str]:
+        """Wait for its end, and return what it printed."""
+        self.wait(timeout)
+        return self.said()
+
 
 class Forks:
-    """The interpreter of one type of datastore."""
+    """An interpreter that has loaded modules."""
 
     def __init__(self, process: subprocess.Popen[str], folder: str) -> None:
         self._process, self._folder = process, folder
@@ -133,6 +143,13 @@ def forks_of(server: Server) -> Iterator[Forks]:
     """Run the interpreter for datastores of a type during the context."""
     library = server.node.get("_target_", "").rpartition(".")[0]
     modules = ["hydra", "labrun.cli.data", type(stores.make(server.node)).__module__, *([library] if library else [])]
+    with forks(*modules) as found:
+        yield found
+
+
+@contextmanager
+def forks(*modules: str) -> Iterator[Forks]:
+    """Run an interpreter that has loaded these modules during the context."""
     command = [sys.executable, "-c", SERVE, json.dumps(modules)]
     with (
         tempfile.TemporaryDirectory() as folder,

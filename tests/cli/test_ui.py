@@ -18,11 +18,13 @@ from pathlib import Path
 
 import pytest
 
-from helpers import copy_database, lab, processes_of, run_labrun, start_lab, wait_for
+from forked_lab import ForkedLab, Forks, forks
+from helpers import copy_database, lab, processes_of, run_labrun, wait_for
 from labrun.runs import store
 from labrun.tracking.mlflow import client, ui_state
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+MLFLOW_STORE = "mlflow.store.tracking.sqlalchemy_store"
 PAGE_MS = 120_000
 """How long a browser may take on a busy machine to load and run MLflow's megabytes of JavaScript."""
 
@@ -33,18 +35,26 @@ def labrun(workspace: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def start_ui(workspace: Path, *arguments: str) -> tuple[subprocess.Popen[str], str]:
+@pytest.fixture(scope="module")
+def interpreter() -> Iterator[Forks]:
+    """The interpreter whose forks are `lab ui`: it has loaded MLflow."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in client.ENVIRONMENT.items():  # MLflow reads some on import
+            patch.setenv(name, value)
+        with forks("labrun.cli.ui", "mlflow.tracking", MLFLOW_STORE) as found:
+            yield found
+
+
+def start_ui(interpreter: Forks, workspace: Path, *arguments: str) -> tuple[ForkedLab, str]:
     """`lab ui`, and the address that it printed."""
-    process = start_lab("ui", *arguments, cwd=workspace, cold=True, stderr=subprocess.STDOUT)
-    assert process.stdout is not None
-    said = ""
-    for line in process.stdout:
-        said += line
-        if found := re.match(
-            r"MLflow: (http://[^/\s]+)/#/experiments(?:/\d+/runs)?\?workflowType=machine_learning$", line
-        ):
-            return process, found[1]
-    raise AssertionError(said)
+    process = interpreter.start(workspace, "ui", *arguments)
+    page = re.compile(
+        r"^MLflow: (http://[^/\s]+)/#/experiments(?:/\d+/runs)?\?workflowType=machine_learning$", re.MULTILINE
+    )
+    wait_for(lambda: page.search(process.said()[0]) is not None or process.poll() is not None)
+    found = page.search(process.said()[0])
+    assert found is not None, process.said()
+    return process, found[1]
 
 
 def free_port() -> int:
@@ -54,15 +64,15 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+def shown(tmp_path_factory: pytest.TempPathFactory, interpreter: Forks) -> Iterator[tuple[Path, str]]:
     """A workspace with a run, a registered model, and a `lab ui` that is up."""
     workspace = tmp_path_factory.mktemp("shown").resolve()
     assert "lab ui" in labrun(workspace, "model=mnist_dnn", "trainer.max_epochs=3", "name=digits")
     done = lab(workspace, "models", "register", "last", "--name", "digits-net", "--alias", "champion", timeout=300)
     assert done.returncode == 0, done.stderr
-    process, address = start_ui(workspace)
+    process, address = start_ui(interpreter, workspace)
     yield workspace, address
-    process.send_signal(signal.SIGTERM)
+    os.kill(process.pid, signal.SIGTERM)
     assert process.wait(timeout=60) == 0
     wait_for(lambda: not processes_of(workspace), 30)
 
@@ -155,18 +165,20 @@ def test_a_site_whose_name_was_pointed_at_this_machine_is_refused(shown: tuple[P
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_it_ends_and_leaves_no_process_and_a_free_port(tmp_path: Path, empty_mlflow: Path, number: int) -> None:
+def test_it_ends_and_leaves_no_process_and_a_free_port(
+    tmp_path: Path, empty_mlflow: Path, interpreter: Forks, number: int
+) -> None:
     """SIGTERM ends the one that `shown` started."""
     workspace = tmp_path.resolve()
     copy_database(empty_mlflow, workspace)
     port = free_port()
-    process, address = start_ui(workspace, "--port", str(port))
+    process, address = start_ui(interpreter, workspace, "--port", str(port))
     assert address == f"http://127.0.0.1:{port}" and ui_state.ui_address(workspace) == address
     with urllib.request.urlopen(f"{address}/version", timeout=30) as answer:
         assert answer.status == 200
     memory = sum(one.memory_info().rss for one in processes_of(workspace))
     assert memory < 2 * 2**30
-    process.send_signal(number)
+    os.kill(process.pid, number)
     assert process.wait(timeout=60) == (0 if number != signal.SIGKILL else -signal.SIGKILL)
     wait_for(lambda: not processes_of(workspace), 30)
     with socket.socket() as probe:
