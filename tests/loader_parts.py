@@ -433,17 +433,14 @@ class DropNet(nn.Module):
 
 
 class Crash(pl.Callback):
-    """Ends training once after a number of steps: with an error, or as if preempted."""
+    """Ends training at some steps, once at each: with an error, or as if preempted."""
 
-    armed = False
-
-    def __init__(self, step: int, leaves: bool = False) -> None:
-        self.step, self.leaves = step, leaves
+    ends: ClassVar[list[tuple[int, bool]]] = []
+    """The steps to come, each with whether the run leaves as if preempted."""
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if Crash.armed and trainer.global_step == self.step:
-            Crash.armed = False
-            if not self.leaves:
+        if Crash.ends and trainer.global_step == Crash.ends[0][0]:
+            if not Crash.ends.pop(0)[1]:
                 raise RuntimeError("crashed")
             os.kill(os.getpid(), signal.SIGUSR1)
 

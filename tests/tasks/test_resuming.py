@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,17 +51,34 @@ def weights(run_dir: Path) -> dict[str, torch.Tensor]:
 
 def broken_off(run_here: Runner, *overrides: str, step: int, leaves: bool = False) -> Path:
     """The folder of a run that was broken off at a step, and then carried out again."""
-    loader_parts.Crash.armed = True
-    crash = f"+callbacks.crash={{_target_: loader_parts.Crash, step: {step}, leaves: {str(leaves).lower()}}}"
+    return broken_off_at(run_here, *overrides, ends=[(step, leaves)])
+
+
+def broken_off_at(run_here: Runner, *overrides: str, ends: list[tuple[int, bool]]) -> Path:
+    """The folder of a run that was broken off at each of some steps, by a preemption or an error, and carried out."""
+    loader_parts.Crash.ends[:] = ends
     before = set(Path("outputs").glob("*/*/run.json"))
-    with pytest.raises(Preempted if leaves else (RuntimeError, LabrunError), match="crashed|preempted"):
-        run_here(*overrides, crash)
-    (run_dir,) = {path.parent for path in set(Path("outputs").glob("*/*/run.json")) - before}
+    with broken(ends[0][1]):
+        run_here(*overrides, "+callbacks.crash={_target_: loader_parts.Crash}")
+    (run_dir,) = {path.parent.absolute() for path in set(Path("outputs").glob("*/*/run.json")) - before}
+    for _, leaves in ends[1:]:
+        with broken(leaves):
+            carry_out(run_dir)
+    carry_out(run_dir)
+    assert not loader_parts.Crash.ends
+    return run_dir
+
+
+def broken(leaves: bool) -> AbstractContextManager[Any]:
+    return pytest.raises(Preempted if leaves else (RuntimeError, LabrunError), match="crashed|preempted")
+
+
+def carry_out(run_dir: Path) -> None:
+    """Carry out a run that was broken off, as if it had been submitted again."""
     record = read_record(run_dir)
     record.status, record.ended, record.error = QUEUED, None, None
     write_record(run_dir, record)
-    execute.execute(run_dir.absolute(), capture=False, pictures=False)
-    return run_dir
+    execute.execute(run_dir, capture=False, pictures=False)
 
 
 def recorded(run_dir: Path) -> dict[tuple[str, int], float]:
@@ -98,13 +117,18 @@ def test_training_interrupted_anywhere_ends_with_the_same_weights(
     caplog.set_level("INFO")
     _, whole = run_here(*overrides)
     batches = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] // 3
-    assert same(whole, broken_off(run_here, *overrides, step=batches + 2))
-    assert f"after epoch 1, step {batches}" in caplog.text
-    assert same(whole, broken_off(run_here, *overrides, step=batches + 2, leaves=True))
-    assert "in epoch 2, after 3 of its batches" in caplog.text
-    assert same(whole, broken_off(run_here, *overrides, STEPS, step=batches + 2))
-    assert same(whole, broken_off(run_here, *overrides, step=2 * batches - 1, leaves=True))
+    # One run crashes, is preempted within an epoch, and is preempted at the end of one.
+    ends = [(batches + 2, False), (batches + 2, True), (2 * batches - 1, True)]
+    assert same(whole, broken_off_at(run_here, *overrides, ends=ends))
+    resumed = [line for line in caplog.messages if line.startswith("Resuming from the last attempt's checkpoint")]
+    where = (
+        f"after epoch 1, step {batches}",
+        "in epoch 2, after 3 of its batches",
+        f"after epoch 2, step {2 * batches}",
+    )
+    assert len(resumed) == 3 and all(part in line for part, line in zip(where, resumed, strict=True)), resumed
     assert "Preempted: saved after epoch 2" in caplog.text
+    assert same(whole, broken_off(run_here, *overrides, STEPS, step=batches + 2))
 
 
 def test_logged_values_and_metrics_continue_after_resuming(
