@@ -323,7 +323,7 @@ def write_device_script(workspace: Path) -> tuple[str, ...]:
     (workspace / "shows.py").write_text(
         "import os, time\nprint('DEVICES', os.environ['CUDA_VISIBLE_DEVICES'], flush=True)\ntime.sleep(2)\n"
     )
-    return ("experiment=script", "script.path=shows.py", "tracking=none")
+    return ("experiment=script", "script.path=shows.py", "tracking=none", "report=none")
 
 
 def devices(workspace: Path) -> list[str]:

@@ -98,7 +98,7 @@ def sweep(backend: Backend, folder: Path, runs: Sequence[list[Any] | str], *comp
             plain = ("tracking=none", "report=none", "dataset.max_samples=50", "dataset=digits")
         else:
             overrides = [f"script.positional={values}"]
-            plain = ("experiment=script", "script.path=script/sleep.py", "tracking=none")
+            plain = ("experiment=script", "script.path=script/sleep.py", "tracking=none", "report=none")
         search_path = f"hydra.searchpath=[file://{Path.cwd()}/conf]"
         with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
             typed = [search_path, f"compute={backend.name}", *plain, *overrides, *compute]

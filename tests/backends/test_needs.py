@@ -65,7 +65,7 @@ def test_runs_see_the_gpus_that_they_ask_for(labrun_here: Command, workspace: Pa
     (workspace / "shows.py").write_text(
         "import os, sys, time\nprint('SEEN', os.environ['CUDA_VISIBLE_DEVICES'])\ntime.sleep(float(sys.argv[1]))\n"
     )
-    script = ("-m", "experiment=script", "script.path=shows.py", "tracking=none")
+    script = ("-m", "experiment=script", "script.path=shows.py", "tracking=none", "report=none")
     values = (*script, "compute=gpu")
     at_once = "script.positional=[0]"
     done = labrun_here(*values, at_once, "compute.gpus_per_run=1,2", CUDA_VISIBLE_DEVICES="4,5,6")

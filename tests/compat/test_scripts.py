@@ -10,7 +10,7 @@ from helpers import lab
 from labrun.runs import context, store
 
 SCRIPTS = Path(__file__).parent / "scripts"
-AZURE = ("experiment=script", "script.azureml=true", "tracking=none")
+AZURE = ("experiment=script", "script.azureml=true", "tracking=none", "report=none")
 
 
 def test_a_pytorch_tutorial(workspace: Path, few_images: Path, labrun: Command) -> None:

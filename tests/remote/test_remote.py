@@ -204,7 +204,8 @@ def test_a_search_and_a_script_run_there(box: far.Far, labrun: Command, lab_here
         "os.symlink('x', 'outputs/last')\nopen('outputs/x.partial.csv', 'w').write('3')\n"
         "from azureml.core import Model\nModel.register(None, 'y', 'carried')\n"
     )
-    words = ("experiment=script", "script.azureml=true", "script.path=train.py", "compute.host=box", "tracking=none")
+    words = ("experiment=script", "script.azureml=true", "script.path=train.py", "compute.host=box")
+    words = (*words, "tracking=none", "report=none")
     script = labrun(*words)
     assert script.returncode == 0, script.stderr
     run_dir = next(workspace.glob("outputs/train/*"))
