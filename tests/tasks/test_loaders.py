@@ -27,6 +27,7 @@ from labrun.tasks import batch_sources, monitored, own_loaders, predicting
 
 LIT = ("dataset=mine", "model=lit", "trainer.max_epochs=2")
 DICTS = ("dataset=dicts", "model=pixels", "trainer.max_epochs=2")
+BRIEF = (*DICTS, "trainer.max_epochs=1", "trainer.limit_train_batches=1")
 TORCH = ("dataset=torch", "trainer.max_epochs=2", "trainer.batch_size=16")
 
 
@@ -300,7 +301,13 @@ def test_networks_predict_quantities_of_tables_and_of_images(run_here: Runner, w
     assert saved.predict(x[:5]) == pytest.approx(x[:5].sum(axis=1), abs=0.6)
     images = np.random.default_rng(0).integers(0, 255, (200, 6, 6)).astype(np.uint8)
     np.savez("i.npz", X=images, y=images.mean(axis=(1, 2)) / 255)
-    of_images = ("dataset=npz", "dataset.path=i.npz", "dataset.regression=true", "model=mnist_dnn")
+    of_images = (
+        "dataset=npz",
+        "dataset.path=i.npz",
+        "dataset.regression=true",
+        "model=mnist_dnn",
+        "trainer.max_epochs=2",
+    )
     scaled, _ = run_here(*of_images, "dataset.scale=255")
     assert scaled.metrics["rmse"] < 1
     unscaled, _ = run_here(*of_images)  # too large a step for values up to 255
@@ -329,26 +336,26 @@ def test_predictions_are_next_to_the_targets_of_the_data_set(run_here: Runner, w
 
 
 def test_settings_of_a_data_module_covered_by_the_signature(run_here: Runner, mine: Path) -> None:
-    plain, _ = run_here(*DICTS)
-    more, _ = run_here(*DICTS, "dataset.num_workers=1")
-    other, _ = run_here(*DICTS, "dataset.train.last=299")
+    plain, _ = run_here(*BRIEF)
+    more, _ = run_here(*BRIEF, "dataset.num_workers=1")
+    other, _ = run_here(*BRIEF, "dataset.train.last=299")
     assert plain.data[0].digest == more.data[0].digest != other.data[0].digest
     Path("data").mkdir()
     Path("data/offset.bin").write_bytes(b"ab")
     mounted = ("+dataset.train.path='${mount:offset.bin}'", "datastore.root=data")
-    first, _ = run_here(*DICTS, *mounted)
+    first, _ = run_here(*BRIEF, *mounted)
     Path("data/offset.bin").write_bytes(b"abc")
-    second, _ = run_here(*DICTS, *mounted)
+    second, _ = run_here(*BRIEF, *mounted)
     assert first.data[0].signed_by == "files" and first.data[0].digest != second.data[0].digest
-    printed, _ = run_here(*DICTS, "dataset.train._target_=loader_parts.Printed")
+    printed, _ = run_here(*BRIEF, "dataset.train._target_=loader_parts.Printed")
     assert printed.data[0].signed_by == "fingerprint()"
-    tested, _ = run_here(*DICTS, "dataset.train._target_=loader_parts.Printed", "dataset.test.last=450")
+    tested, _ = run_here(*BRIEF, "dataset.train._target_=loader_parts.Printed", "dataset.test.last=450")
     with pytest.raises(ConfigError, match=r"dataset.train: Printed.fingerprint\(\) fails in .*: ZeroDivisionError"):
-        run_here(*DICTS, "dataset.train._target_=loader_parts.Printed", "dataset.train.last=0")
+        run_here(*BRIEF, "dataset.train._target_=loader_parts.Printed", "dataset.train.last=0")
     assert tested.data[0].digest != printed.data[0].digest, "the test part has no fingerprint"
     with pytest.raises(ConfigError, match="the data have changed since that run read them"):
         Path("data/offset.bin").write_bytes(b"abcd")
-        run_here(*DICTS, *mounted, "trainer.max_epochs=3", f"trainer.resume={second.id}")
+        run_here(*BRIEF, *mounted, "trainer.max_epochs=3", f"trainer.resume={second.id}")
 
 
 def test_debugging_limits_the_batches_of_loaders(run_here: Runner, mine: Path) -> None:
@@ -377,19 +384,20 @@ def test_a_resumed_sweep_reuses_completed_runs_with_the_same_loaders(
 
 
 def test_scores_compare_whatever_the_loaders_settings_are(run_here: Runner, mine: Path) -> None:
-    one, _ = run_here(*DICTS)
-    other, _ = run_here(*DICTS, "dataset.batch_size=50", "dataset.num_workers=1")
+    one, _ = run_here(*BRIEF)
+    other, _ = run_here(*BRIEF, "dataset.batch_size=50", "dataset.num_workers=1")
     assert comparable.mixture([one, other], "accuracy") is None
-    fewer, _ = run_here(*DICTS, "dataset.test.last=450")
+    fewer, _ = run_here(*BRIEF, "dataset.test.last=450")
     assert "was not the same in all of them" in str(comparable.mixture([one, fewer], "accuracy"))
     assert len({own_loaders.of_config({"_target_": "mine.Data", "seed": seed}) for seed in (1, 2)}) == 2, "of its split"
 
 
 def test_class_weights_of_networks(run_here: Runner, mine: Path) -> None:
-    plain, _ = run_here("model=mnist_dnn", "trainer.max_epochs=1")
-    even, _ = run_here("model=mnist_dnn", "trainer.max_epochs=1", "+model.class_weight=balanced")
-    told_so, _ = run_here(*DICTS, "+model.class_weight=balanced")
-    uneven, _ = run_here("model=mnist_dnn", "trainer.max_epochs=1", "+model.class_weight=[1,1,1,1,1,1,1,1,1,9]")
+    few = ("model=mnist_dnn", "trainer.max_epochs=1", "dataset.max_samples=300")
+    plain, _ = run_here(*few)
+    even, _ = run_here(*few, "+model.class_weight=balanced")
+    told_so, _ = run_here(*BRIEF, "+model.class_weight=balanced")
+    uneven, _ = run_here(*few, "+model.class_weight=[1,1,1,1,1,1,1,1,1,9]")
     assert len({one.metrics["train_loss"] for one in (plain, even, uneven)}) == 3
     assert told_so.status == COMPLETED
     given = labrun.load_model(f"run:{told_so.id}").card["class_weights"]

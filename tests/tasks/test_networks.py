@@ -16,7 +16,7 @@ from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.runs import context
 from labrun.runs.record import COMPLETED
 
-QUICK = ("model=mnist_dnn", "trainer.max_epochs=2", "dataset.validation_size=100")
+QUICK = ("model=mnist_dnn", "trainer.max_epochs=2", "dataset.validation_size=100", "dataset.max_samples=300")
 
 
 def curve(run_dir: Path, name: str) -> list[float]:
@@ -46,9 +46,10 @@ def test_a_network_learns_and_its_record_is_complete(run_here: Runner) -> None:
 
 
 def test_resume_ends_where_an_unbroken_run_ends(run_here: Runner) -> None:
-    whole, whole_dir = run_here("model=mnist_dnn", "trainer.max_epochs=4")
-    half, half_dir = run_here("model=mnist_dnn", "trainer.max_epochs=2")
-    rest, rest_dir = run_here("model=mnist_dnn", "trainer.max_epochs=4", f"trainer.resume={half.id[:6]}")
+    few = ("model=mnist_dnn", "dataset.max_samples=300")
+    whole, whole_dir = run_here(*few, "trainer.max_epochs=4")
+    half, half_dir = run_here(*few, "trainer.max_epochs=2")
+    rest, rest_dir = run_here(*few, "trainer.max_epochs=4", f"trainer.resume={half.id[:6]}")
     assert rest.parent == half.id and rest.id != half.id
     assert curve(half_dir, "train_loss") + curve(rest_dir, "train_loss") == curve(whole_dir, "train_loss")
     assert rest.metrics["accuracy"] == whole.metrics["accuracy"]
@@ -60,7 +61,7 @@ def test_the_environment_may_name_the_run(run_here: Runner, monkeypatch: pytest.
     monkeypatch.setenv("WHICH_RUN", first.id)
     scored, _ = run_here("task=evaluate", "from=${oc.env:WHICH_RUN}")
     assert scored.parent == first.id
-    more, _ = run_here(*QUICK, "trainer.max_epochs=5", "trainer.resume=${oc.env:WHICH_RUN}")
+    more, _ = run_here(*QUICK, "trainer.max_epochs=3", "trainer.resume=${oc.env:WHICH_RUN}")
     assert more.parent == first.id
 
 
@@ -141,11 +142,15 @@ def test_loggers_write_below_logs(run_here: Runner, choice: str, pattern: str) -
 def test_running_mean_loss_as_the_tutorial_prints_it(run_here: Runner, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         _, run_dir = run_here(
-            "model=mnist_dnn", "trainer.max_epochs=2", "trainer.batch_size=4", "trainer.log_every_n_batches=100"
+            "model=mnist_dnn",
+            "trainer.max_epochs=2",
+            "trainer.batch_size=4",
+            "trainer.limit_train_batches=36",
+            "trainer.log_every_n_batches=10",
         )
     lines = [line for line in context.read_metrics(run_dir) if line["name"] == "loss"]
-    assert [line["step"] for line in lines] == [100, 200, 300, 460, 560, 660]
-    assert sum(message.startswith(("[1,   ", "[2,   ")) for message in caplog.messages) == 6
+    assert [line["step"] for line in lines] == [10, 20, 30, 46, 56, 66]
+    assert sum(message.startswith(("[1,    ", "[2,    ")) for message in caplog.messages) == 6
 
 
 def test_debug_fast_is_one_batch_of_each(run_here: Runner) -> None:
