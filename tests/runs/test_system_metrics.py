@@ -29,7 +29,7 @@ BURN = "import time\\nwhile time.process_time() < {}: pass\\n"
 EASE = "while True: time.sleep(0.05 + 0 * sum(range(100_000)))"  # a twentieth of a core for the tests that follow
 subprocess.run([sys.executable, "-c", BURN.format(0.2)])  # one that has ended
 child = subprocess.Popen(
-    [sys.executable, "-c", "x = bytearray(50 * 2**20)\\nprint(1, flush=True)\\n" + BURN.format(3) + EASE],
+    [sys.executable, "-c", "x = bytearray(50 * 2**20)\\nprint(1, flush=True)\\n" + BURN.format(1.5) + EASE],
     stdout=subprocess.PIPE,
 )
 child.stdout.readline()  # its memory grows no more
@@ -300,7 +300,8 @@ def test_a_script_is_measured_with_its_children_and_shown(labrun: Any, lab_here:
     """Inline, through the process beside the run; the views show it where it is asked for."""
     (workspace / "train.py").write_text(
         "import subprocess, sys, labrun\nlabrun.log('loss', 1.0, 0)\nlabrun.log('loss', 0.5, 1)\n"
-        "burn = 'import time\\nx = bytearray(100 * 2**20)\\nwhile time.process_time() < 1.5: pass\\ntime.sleep(1)'\n"
+        "burn = 'import time\\nx = bytearray(100 * 2**20)\\ntime.sleep(1)\\n'\n"
+        "burn += 'while time.process_time() < 0.4: pass\\ntime.sleep(1)'\n"
         "subprocess.run([sys.executable, '-c', burn], check=True)\n"
     )
     words = ("experiment=script", "script.path=train.py", "tracking.system=true", "tracking.system_every_s=1")
