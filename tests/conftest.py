@@ -30,7 +30,7 @@ from helpers import Completed, Program, call_here, forget_hydra, run_labrun
 from labrun import app, cli, execute
 from labrun.compose import composed, paths
 from labrun.runs.record import Record
-from labrun.submission import freeze
+from labrun.submission import freeze, origin
 from labrun.tracking.mlflow import client
 from servers import Server
 
@@ -285,7 +285,7 @@ def run_here(workspace: Path, registered: None) -> Runner:
     """Execute one run in this process as `labrun` does, by default without MLflow and pictures."""
 
     def run(*overrides: str, pictures: bool = False) -> tuple[Record, Path]:
-        run_id = freeze.new_id()
+        run_id = origin.new_id()
         with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
             config = compose("config", ["tracking=none", *overrides], return_hydra_config=True)
         OmegaConf.set_readonly(config.hydra, True)

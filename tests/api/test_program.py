@@ -16,6 +16,7 @@ import os, signal, sys
 import labrun
 
 run = labrun.start_run(sys.argv[1])
+assert not {"hydra", "omegaconf", "numpy"} & set(sys.modules), "it composes nothing"
 run.log("loss", 1)
 print("begun")
 if sys.argv[1] == "raises":

@@ -31,7 +31,7 @@ from labrun.runs import context, finalize
 from labrun.runs.groups import SweepMember
 from labrun.runs.record import RUNNING, UNREACHABLE, Record, read_record
 from labrun.runs.sweep_state import read_plan
-from labrun.submission import freeze, submit
+from labrun.submission import freeze, origin, submit
 
 MODEL = """
 class Failing:
@@ -106,7 +106,7 @@ def sweep(backend: Backend, folder: Path, runs: Sequence[list[Any] | str], *comp
         HydraConfig.instance().set_config(config)
         record = freeze.freeze(
             composed.without_hydra(config),
-            freeze.new_id(),
+            origin.new_id(),
             overrides,
             Path.cwd(),
             freeze.capture_provenance(Path.cwd()),

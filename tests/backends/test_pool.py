@@ -24,7 +24,7 @@ from labrun.compose import composed, paths
 from labrun.runs.attempts import Failure
 from labrun.runs.finalize import close_ended
 from labrun.runs.record import Record, process_lives, read_record, shown_status
-from labrun.submission import freeze
+from labrun.submission import freeze, origin
 
 MODEL = '''
 import os, signal, sys, time
@@ -98,7 +98,7 @@ def submit(workspace: Path, registered: None) -> Callable[..., Path]:
     def write(act: str = "fits", **arguments: object) -> Path:
         values = OmegaConf.to_container(OmegaConf.create(plain))
         values["model"] = {"_target_": "odd.Odd", "act": act, **arguments}
-        return submitted(workspace, freeze.new_id(), config=values)
+        return submitted(workspace, origin.new_id(), config=values)
 
     return write
 
@@ -111,7 +111,7 @@ def submit_script(workspace: Path, registered: None) -> Callable[[float], Path]:
 
     def write(seconds: float) -> Path:
         words = ("experiment=script", "script.path=script/acts.py", f"script.positional=[{seconds}]", "tracking=none")
-        plain, run_id = composed.without_hydra(composed_for_a_run(*words)), freeze.new_id()
+        plain, run_id = composed.without_hydra(composed_for_a_run(*words)), origin.new_id()
         record = freeze.freeze(plain, run_id, list(words), workspace, freeze.capture_provenance(workspace))
         run_dir = workspace / "outputs" / "test" / f"now-{run_id}"
         freeze.submit(record, run_dir)

@@ -350,7 +350,8 @@ for wrong in (lambda: mlflow.search_runs(filter_string="loss ="), lambda: mlflow
         print(error)
 from sklearn.linear_model import LogisticRegression
 model = LogisticRegression().fit([[0], [1]], [0, 1])
-logged = mlflow.sklearn.log_model(model, name="model", serialization_format="cloudpickle", pip_requirements=["scikit-learn"])
+requirements = ["scikit-learn"]
+logged = mlflow.sklearn.log_model(model, "model", serialization_format="cloudpickle", pip_requirements=requirements)
 print("version", mlflow.register_model(logged.model_uri, "fit", tags={"c": "d"}).version)
 from azureml.core import Run
 print("its", mlflow.register_model(f"runs:/{Run.get_context().id}/model", "fit").version)

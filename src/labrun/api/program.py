@@ -25,9 +25,8 @@ from typing import Any, NoReturn, SupportsFloat
 
 from labrun.api.handles import Run
 from labrun.compat.azureml.training import pending_models
-from labrun.config.checking import is_secret
+from labrun.config.checking import is_secret, masked_word
 from labrun.errors import ConfigError, LabrunError, RunFailedError
-from labrun.mistakes.mistake import masked_word
 from labrun.runs import context, recording, store
 from labrun.runs.attempts import Attempt, Job
 from labrun.runs.groups import Code
@@ -48,7 +47,7 @@ from labrun.runs.record import (
     write_record,
 )
 from labrun.runs.recording import Capture
-from labrun.submission import freeze, snapshot
+from labrun.submission import origin, snapshot
 from labrun.tasks import registering
 
 log = logging.getLogger(__name__)
@@ -108,7 +107,7 @@ def _record(
     if folder is not None and not folder.is_dir():
         raise ConfigError(f"code={code}: there is no such folder")
     return Record(
-        id=freeze.new_id(),
+        id=origin.new_id(),
         name=name,
         task=TASK,
         status=QUEUED,
@@ -118,7 +117,7 @@ def _record(
         parent=parent.id if isinstance(parent, Run) else parent,
         tags={str(key): "" if value is None else str(value) for key, value in tags.items()},
         code=None if folder is None else _snapshot(folder, root),
-        git=None if folder is None else freeze.git_state(folder, root),
+        git=None if folder is None else origin.git_state(folder, root),
         packages=_packages(),
         host=describe_host(),
     )

@@ -41,7 +41,7 @@ from labrun.config import hydra_versions, masking
 from labrun.errors import LabrunError, RunFailedError
 from labrun.runs import recording, store
 from labrun.runs.record import QUEUED, Record, read_record
-from labrun.submission import freeze, publish
+from labrun.submission import freeze, origin, publish
 from labrun.submission.publish import publish_location
 from labrun.user_errors import USER_ERROR, UserErrors, for_terminal
 
@@ -78,7 +78,7 @@ def _run(config: DictConfig, hydra_config: Any) -> dict[str, Any]:
     root = store.workspace()
     with UserErrors(), _taken_back(run_dir, hydra_config.output_subdir):
         suffix = run_dir.name.rsplit("-", 1)[-1]
-        run_id = suffix if re.fullmatch("[0-9a-f]{8}", suffix) else freeze.new_id()
+        run_id = suffix if re.fullmatch("[0-9a-f]{8}", suffix) else origin.new_id()
         around = freeze.capture_provenance(root)
         files = hydra_files.texts(_whole(config))
         hydra_files.save_of_run(files, run_dir, hydra_config.output_subdir)

@@ -18,7 +18,7 @@ from labrun.compose import composed, hydra_job, paths
 from labrun.errors import ConfigError, RecordError
 from labrun.runs import store
 from labrun.runs.record import cannot_write, check_path_length
-from labrun.submission import freeze, prerequisites
+from labrun.submission import freeze, origin, prerequisites
 from labrun.tracking import registry as trackers
 from labrun.user_errors import UserErrors
 
@@ -114,7 +114,7 @@ def check_writable(run_dir: Path) -> None:
     _made.extend(place for place in run_dir.parents if not place.exists())
     try:
         run_dir.parent.mkdir(parents=True, exist_ok=True)
-        probe = run_dir.parent / f".probe-{freeze.new_id()}"
+        probe = run_dir.parent / f".probe-{origin.new_id()}"
         with open(probe, "wb") as file:
             file.write(bytes(PROBE_BYTES))
             file.flush()

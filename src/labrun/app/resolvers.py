@@ -20,7 +20,7 @@ from labrun.compose import composed, parsed, paths, speedups
 from labrun.config import hydra_versions, masking
 from labrun.errors import LabrunError
 from labrun.runs.record import is_scoring
-from labrun.submission import freeze
+from labrun.submission import origin
 
 OPEN = {"script": ("arguments", "inputs", "metrics", "tables"), "dataset": ("train", "validation", "test", "predict")}
 """Keys of each group below which the user may add any key."""
@@ -83,7 +83,7 @@ def groups_text(root: DictConfig) -> str:
 def register() -> None:
     """Register labrun's resolvers, search path and open nodes with Hydra, in this process."""
     masking.register()
-    hydra_versions.register_resolver("labrun_id", freeze.new_id, use_cache=True)
+    hydra_versions.register_resolver("labrun_id", origin.new_id, use_cache=True)
     hydra_versions.register_resolver("labrun_cpus", default_cpus)
     hydra_versions.register_resolver("labrun_groups", lambda *, _root_: groups_text(_root_))
     hydra_versions.register_resolver("labrun_name", lambda *, _root_: default_name(_root_))

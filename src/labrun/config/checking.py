@@ -59,6 +59,13 @@ def is_secret(key: str) -> bool:
     return SECRET.search(key) is not None and not key.lower().endswith(NOT_SECRET)
 
 
+def masked_word(word: str) -> str:
+    """Mask the value in an argument whose key is named like a secret."""
+    key, equals, value = word.partition("=")
+    hides = equals and value and not value.startswith("${") and is_secret(key.rpartition(".")[2])
+    return f"{key}=***" if hides else word
+
+
 def literal_secrets(node: Mapping[str, Any], cls: type | None, path: str) -> Iterator[str]:
     """Yield a message for each secret that is written out instead of referring to an environment variable.
 

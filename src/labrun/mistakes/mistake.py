@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from labrun.config.checking import is_secret
+from labrun.config.checking import masked_word
 from labrun.errors import ConfigError
 
 LONGEST = 1500
@@ -59,10 +59,3 @@ def _cut(text: str) -> str:
 def typed(words: Sequence[str], program: str = "labrun") -> str:
     """Return a command line quoted for a shell, with secrets masked."""
     return shlex.join([program, *(masked_word(word) for word in words)])
-
-
-def masked_word(word: str) -> str:
-    """Mask the value in an argument whose key is named like a secret."""
-    key, equals, value = word.partition("=")
-    hides = equals and value and not value.startswith("${") and is_secret(key.rpartition(".")[2])
-    return f"{key}=***" if hides else word

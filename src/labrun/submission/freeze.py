@@ -11,9 +11,7 @@ import functools
 import json
 import logging
 import os
-import secrets
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,17 +48,11 @@ from labrun.runs.record import (
     timestamp,
 )
 from labrun.submission import inherited, inputs, scored_data, snapshot
+from labrun.submission.origin import git_state
 from labrun.tasks import base, monitored
 from labrun.tasks.packages import Package
 
 log = logging.getLogger(__name__)
-
-ID_BYTES = 4
-
-
-def new_id() -> str:
-    """Return a random run id: eight hexadecimal digits, the first a letter, so that no prefix of it is a number."""
-    return secrets.choice("abcdef") + secrets.token_hex(ID_BYTES)[1:]
 
 
 @dataclass(frozen=True)
@@ -653,24 +645,6 @@ def _has_model(run_dir: Path, record: Record) -> bool:
 
 def _has_checkpoint(run_dir: Path, record: Record) -> bool:
     return (RunPaths(run_dir).checkpoints / "last.ckpt").is_file()
-
-
-def git_state(folder: Path, root: Path) -> GitState | None:
-    """Return the state of the repository around a folder; None outside git. Remote URLs may hold tokens: not taken."""
-
-    def ask(*arguments: str) -> str | None:
-        try:
-            answer = subprocess.run(
-                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return answer.stdout.strip() if answer.returncode == 0 else None
-
-    commit = ask("rev-parse", "HEAD")
-    if commit is None:
-        return None
-    return GitState(commit, ask("rev-parse", "--abbrev-ref", "HEAD"), snapshot.is_changed(folder, root))
 
 
 def submit(record: Record, run_dir: Path) -> None:

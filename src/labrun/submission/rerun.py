@@ -25,7 +25,7 @@ from labrun.errors import ConfigError, RecordError
 from labrun.runs import files, store
 from labrun.runs.groups import Code, ScriptCode
 from labrun.runs.record import HIDDEN, Record, describe_host, installed_packages, read_record
-from labrun.submission import freeze, snapshot, submit
+from labrun.submission import freeze, origin, snapshot, submit
 
 
 @dataclass
@@ -78,7 +78,7 @@ def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> 
     apply(config, overrides)
     typed = [*old.overrides, *overrides]
     with contextlib.nullcontext() if new_code else _importing(around.code):
-        record = freeze.freeze(config, freeze.new_id(), typed, root, around)
+        record = freeze.freeze(config, origin.new_id(), typed, root, around)
     if script is not None and not new_code:
         record.config["script"]["source"] = script.base
     record.tags, record.notes = {**record.tags, "rerun_of": old.id}, record.notes or old.notes

@@ -37,7 +37,7 @@ from labrun.runs.record import (
 )
 from labrun.runs.recording import terminating_politely
 from labrun.runs.sweep_state import WITH_HYDRA, SweepState
-from labrun.submission import freeze, prerequisites, resume, snapshot
+from labrun.submission import freeze, origin, prerequisites, resume, snapshot
 from labrun.submission.publish import publish_location
 from labrun.tracking import registry as trackers
 from labrun.tracking.feed import follow
@@ -101,7 +101,7 @@ class Freezer:
             hydra.runtime.output_dir = str(run_dir)
         overrides = composed.task_overrides(hydra)
         with hydra_job.given_variables(config, hydra):
-            record = freeze.freeze(config, freeze.new_id(), overrides, store.workspace(), self._around)
+            record = freeze.freeze(config, origin.new_id(), overrides, store.workspace(), self._around)
             variables = freeze.environment(config)
         record.sweep = SweepMember(str(self._sweep_dir), hydra.job.num)
         record.hydra = hydra_job.settings(hydra)

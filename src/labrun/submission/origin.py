@@ -1,0 +1,35 @@
+"""A new run's id, and the state of the code in git: without a config and therefore without Hydra."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+from pathlib import Path
+
+from labrun.runs.groups import GitState
+from labrun.submission import snapshot
+
+ID_BYTES = 4
+
+
+def new_id() -> str:
+    """Return a random run id: eight hexadecimal digits, the first a letter, so that no prefix of it is a number."""
+    return secrets.choice("abcdef") + secrets.token_hex(ID_BYTES)[1:]
+
+
+def git_state(folder: Path, root: Path) -> GitState | None:
+    """Return the state of the repository around a folder; None outside git. Remote URLs may hold tokens: not taken."""
+
+    def ask(*arguments: str) -> str | None:
+        try:
+            answer = subprocess.run(
+                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    commit = ask("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return GitState(commit, ask("rev-parse", "--abbrev-ref", "HEAD"), snapshot.is_changed(folder, root))
