@@ -14,8 +14,9 @@ import pytest
 
 from conftest import Command, Refused, Runner
 from helpers import imported, processes_of, program, start_labrun, submitted
-from labrun import app
+from labrun import _io, app
 from labrun.app import command_line
+from labrun.errors import ConfigError
 
 HEAVY = ("torch", "pytorch_lightning", "sklearn", "matplotlib", "mlflow", "pandas")
 
@@ -212,6 +213,27 @@ def test_a_broken_config_file_is_named(name: str, refused_here: Refused, workspa
     path = workspace / "conf" / "experiment" / "mine.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     assert message in refused_here("experiment=mine", "tracking=none")
+
+
+def test_a_config_file_is_checked_once_and_again_when_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[str] = []
+    check = command_line._checked_text
+    monkeypatch.setattr(command_line, "_checked_text", lambda path: (checked.append(path.name), check(path))[1])
+    (tmp_path / "a.yaml").write_text("seed: 1\n")
+    assert command_line.checked_texts(tmp_path) == command_line.checked_texts(tmp_path)
+    assert checked == ["a.yaml"] * 2, "it may change again within a tick of the clock"
+    monkeypatch.setattr(_io, "TRUSTED_AGE_NS", 0)
+    for _ in range(2):
+        assert command_line.checked_texts(tmp_path) == {tmp_path / "a.yaml": "seed: 1\n"}
+    assert len(checked) == 3
+    (tmp_path / "a.yaml").write_text("seed: [\n")
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"a\.yaml is not YAML"):
+            command_line.checked_texts(tmp_path)
+    (tmp_path / "a.yaml").unlink()
+    assert command_line.checked_texts(tmp_path) == {}
 
 
 def test_closed_streams_do_no_harm(workspace: Path) -> None:

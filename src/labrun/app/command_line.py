@@ -9,10 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from labrun._io import FileStamp
 from labrun.compose import paths
 from labrun.errors import ConfigError
 from labrun.runs import custom_locations, recording, store
 from labrun.user_errors import refuse
+
+_checked: dict[Path, tuple[FileStamp, str]] = {}
+"""Config files found valid, with their texts."""
 
 
 def open_standard_streams() -> None:
@@ -50,30 +54,62 @@ def check_yaml(arguments: Sequence[str] = ()) -> dict[Path, str]:
     Raises:
         ConfigError: names the file, the line and the mistake.
     """
-    import yaml
-
-    texts = {}
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     extra = config_dir(arguments)
     if extra is not None and custom_locations.is_of_runs(
         extra
     ):  # Hydra reads only the selected files of a run's configs
         extra = None
-    for folder in (paths.conf_dir(), paths.user_conf_dir(), extra):
-        for path in sorted(folder.rglob("*.yaml")) if folder else []:
-            try:
-                texts[path] = path.read_text(encoding="utf-8")
-                content = yaml.load(texts[path], Loader=loader)
-            except (yaml.YAMLError, UnicodeDecodeError) as error:
-                raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-            if content is not None and not isinstance(content, dict):
-                raise ConfigError(f"{path} holds a {type(content).__name__}; a config file holds keys and values")
-            if (place := _not_taken(content)) is not None:
-                raise ConfigError(
-                    f"{path}: {place}: a config's keys are text, numbers, true or false ('null' in quotes is text), "
-                    "its values these, lists and groups of keys"
-                )
+    return {
+        path: text
+        for folder in (paths.conf_dir(), paths.user_conf_dir(), extra)
+        if folder
+        for path, text in checked_texts(folder).items()
+    }
+
+
+def checked_texts(folder: Path) -> dict[Path, str]:
+    """Return the text of each config file below a folder. A file that has not changed is checked once per process.
+
+    Raises:
+        ConfigError: as `check_yaml`.
+    """
+    texts = {}
+    for path in sorted(folder.rglob("*.yaml")):
+        stamp = _stamp(path)
+        held = _checked.get(path)
+        if held is not None and held[0] == stamp:
+            texts[path] = held[1]
+            continue
+        is_reliable = stamp is not None and stamp.is_old_enough()
+        texts[path] = _checked_text(path)
+        if stamp is not None and is_reliable:
+            _checked[path] = stamp, texts[path]
     return texts
+
+
+def _stamp(path: Path) -> FileStamp | None:
+    try:
+        return FileStamp.of(path)
+    except OSError:  # reading it says why
+        return None
+
+
+def _checked_text(path: Path) -> str:
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if content is not None and not isinstance(content, dict):
+        raise ConfigError(f"{path} holds a {type(content).__name__}; a config file holds keys and values")
+    if (place := _not_taken(content)) is not None:
+        raise ConfigError(
+            f"{path}: {place}: a config's keys are text, numbers, true or false ('null' in quotes is text), "
+            "its values these, lists and groups of keys"
+        )
+    return text
 
 
 def _not_taken(content: Any, place: str = "") -> str | None:
