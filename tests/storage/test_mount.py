@@ -74,7 +74,7 @@ def test_a_local_folder_is_used_in_place_and_not_changed(source: Path, workspace
 
 def test_processes_at_once_make_one_transfer(azure: Server, source: Path, send: Send, workspace: Path) -> None:
     send(azure, source)
-    processes = [Mounting(cached(azure, workspace)) for _ in range(6)]
+    processes = [Mounting(cached(azure, workspace)) for _ in range(4)]
     answers = [process.mounted() for process in processes]
     assert {answer.digest for answer in answers} == {digest_of(source)}
     assert sum(answer.moved for answer in answers) == sum(p.stat().st_size for p in (source / "sub").iterdir())

@@ -190,7 +190,7 @@ def gone(pids: list[int]) -> bool:
 def test_no_process_of_a_script_outlives_its_run(workspace: Path, target: str, how: str) -> None:
     (workspace / "family.py").write_text(FAMILY)
     command = ["experiment=script", "script.path=family.py", "tracking=none", f"compute={target}"]
-    run = start_labrun(*command, cwd=workspace, cold=True)
+    run = start_labrun(*command, cwd=workspace, cold=how != "request")
     pids = family(workspace)
     if how == "interrupt":
         run.send_signal(signal.SIGINT)
