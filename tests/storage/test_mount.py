@@ -28,7 +28,7 @@ def source(tmp_path: Path) -> Path:
     folder = tmp_path / "source"
     (folder / "sub").mkdir(parents=True)
     for number in range(6):
-        (folder / "sub" / f"{number}.bin").write_bytes(os.urandom(2**20 + number))
+        (folder / "sub" / f"{number}.bin").write_bytes(os.urandom(2**16 + number))
     (folder / "twice.bin").write_bytes((folder / "sub/0.bin").read_bytes())
     return folder
 
@@ -163,7 +163,7 @@ def test_a_mount_gives_the_version_that_is_asked_for(azure: Server, source: Path
     entries, tokens, _ = transfer.upload(store, source, "set-2", False, Quiet())
     assets.register(store, "set", "set-2", entries, tokens)
     newest, first = (mount.mount(azure.node, {"name": "set", "version": v}) for v in (None, 1))
-    assert (newest.path / "sub/0.bin").read_bytes() == b"new" and (first.path / "sub/0.bin").stat().st_size == 2**20
+    assert (newest.path / "sub/0.bin").read_bytes() == b"new" and (first.path / "sub/0.bin").stat().st_size == 2**16
     assert newest.asset is not None and newest.asset.number == 2
     with pytest.raises(MissingDataError, match=r"has no version 3\. It has: 1 .*, 2 "):
         mount.mount(azure.node, {"name": "set", "version": 3})
