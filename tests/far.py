@@ -55,6 +55,7 @@ cp {stage}/host {stage}/authorized {stage}/sshd_config {stage}/opt/ssh/
 cp {stage}/banner {stage}/opt/ssh/
 {uv}
 mount --rbind {stage}/opt /opt
+{found}
 grep -v '^{user}:' /etc/passwd > {stage}/etc/passwd || true
 echo '{user}:x:{uid}:{gid}::/home/{user}:{shell}' >> {stage}/etc/passwd
 grep -v '^{user}:' /etc/group > {stage}/etc/group || true
@@ -201,6 +202,8 @@ class Far:
             leftovers=" ".join(p.name for p in Path(site.getsitepackages()[0]).glob("labrun*") if p.is_dir()),
             more=self.more,
             library=_library(),
+            # Elsewhere, uv and others look for it on the PATH, which ends with this folder.
+            found="" if sys.base_prefix == "/usr" else "mount --bind /opt/python/bin /usr/games",
             uv=f"touch {stage}/opt/uv\nmount --bind {UV} {stage}/opt/uv" if UV else "",
         )
         script = self.folder / "setup.sh"
