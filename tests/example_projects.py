@@ -37,6 +37,17 @@ class Wait(pl.Callback):
             time.sleep(600)
 """
 """Source of a callback that stops in the middle of the second epoch."""
+SMALL_TEXT = (
+    "dataset.train.files=8",
+    "dataset.train.length=32",
+    "model.width=16",
+    "model.layers=1",
+    "model.new=5",
+    "trainer.limit_train_batches=4",
+    "trainer.limit_val_batches=2",
+    "trainer.options.limit_test_batches=2",
+)
+"""Overrides with which the example on text trains in a second."""
 
 
 class Project:

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -41,6 +41,27 @@ class FileStamp(NamedTuple):
     def is_old_enough(self) -> bool:
         """Return whether both times are old enough for any later change to show in them."""
         return time.time_ns() - max(self.mtime_ns, self.ctime_ns) >= TRUSTED_AGE_NS
+
+
+def read_once(path: Path | str, held: dict[str, tuple[FileStamp, str]], read: Callable[[], str]) -> str:
+    """Return what `read` makes of a file; it is not called again while the file's stamp stays the same.
+
+    Args:
+        path: the file.
+        held: earlier results by path, to which this one is added if its stamp is old enough.
+        read: reads the file.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    stamp, key = FileStamp.of(path), str(path)
+    is_reliable = stamp.is_old_enough()
+    if key not in held or held[key][0] != stamp:
+        result = read()
+        if not is_reliable:
+            return result
+        held[key] = stamp, result
+    return held[key][1]
 
 
 def partial_of(path: Path, suffix: str = ".partial", prefix: str = ".") -> Path:

@@ -11,7 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 
 import labrun
-from example_projects import Project
+from example_projects import SMALL_TEXT, Project
 
 RUNS: dict[str, tuple[str, str, tuple[str, str], tuple[str, ...]]] = {
     "images": (
@@ -31,16 +31,7 @@ RUNS: dict[str, tuple[str, str, tuple[str, str], tuple[str, ...]]] = {
         "chars",
         "val/perplexity",
         ("model.lr=0.001", "model.lr=0.01"),
-        (
-            "dataset.train.files=8",
-            "dataset.train.length=32",
-            "model.width=16",
-            "model.layers=1",
-            "model.new=5",
-            "trainer.limit_train_batches=4",
-            "trainer.limit_val_batches=2",
-            "trainer.options.limit_test_batches=2",
-        ),
+        SMALL_TEXT,
     ),
     "time_series": ("sunspots", "test/mae", ("model.hidden=4", "model.hidden=8"), ()),
 }

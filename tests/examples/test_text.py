@@ -8,21 +8,11 @@ import pandas as pd
 import pytest
 
 import labrun
-from example_projects import Project
+from example_projects import SMALL_TEXT, Project
 from labrun.runs.context import read_metrics
 from labrun.runs.record import Record
 
-TINY = (
-    "experiment=chars",
-    "dataset.train.files=8",
-    "dataset.train.length=32",
-    "model.width=16",
-    "model.layers=1",
-    "model.new=5",
-    "trainer.limit_train_batches=4",
-    "trainer.limit_val_batches=2",
-    "trainer.options.limit_test_batches=2",
-)
+TINY = ("experiment=chars", *SMALL_TEXT)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +36,7 @@ def test_it_learns_and_says_how_well(trained: tuple[Record, Path]) -> None:
 
 def test_its_score_comes_again_and_it_writes(project: Project, trained: tuple[Record, Path]) -> None:
     record, _ = trained
-    again, _ = project.run("task=evaluate", f"from={record.id}", "experiment=chars", *TINY[1:3], *TINY[-1:])
+    again, _ = project.run("task=evaluate", f"from={record.id}", "experiment=chars", *SMALL_TEXT[:2], *SMALL_TEXT[-1:])
     assert again.metrics["test/perplexity"] == pytest.approx(record.metrics["test/perplexity"])
     _, run_dir = project.run("task=predict", f"from={record.id}", "experiment=chars", 'dataset.predict.texts=["if "]')
     table = pd.read_csv(run_dir / "outputs" / "predictions.csv")

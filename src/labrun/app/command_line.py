@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
@@ -9,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun._io import FileStamp
+from labrun._io import FileStamp, read_once
 from labrun.compose import paths
 from labrun.errors import ConfigError
 from labrun.runs import custom_locations, recording, store
 from labrun.user_errors import refuse
 
-_checked: dict[Path, tuple[FileStamp, str]] = {}
+_checked: dict[str, tuple[FileStamp, str]] = {}
 """Config files found valid, with their texts."""
 
 
@@ -73,25 +74,10 @@ def checked_texts(folder: Path) -> dict[Path, str]:
     Raises:
         ConfigError: as `check_yaml`.
     """
-    texts = {}
-    for path in sorted(folder.rglob("*.yaml")):
-        stamp = _stamp(path)
-        held = _checked.get(path)
-        if held is not None and held[0] == stamp:
-            texts[path] = held[1]
-            continue
-        is_reliable = stamp is not None and stamp.is_old_enough()
-        texts[path] = _checked_text(path)
-        if stamp is not None and is_reliable:
-            _checked[path] = stamp, texts[path]
-    return texts
-
-
-def _stamp(path: Path) -> FileStamp | None:
-    try:
-        return FileStamp.of(path)
-    except OSError:  # reading it says why
-        return None
+    return {
+        path: read_once(path, _checked, functools.partial(_checked_text, path))
+        for path in sorted(folder.rglob("*.yaml"))
+    }
 
 
 def _checked_text(path: Path) -> str:

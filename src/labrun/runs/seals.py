@@ -29,7 +29,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labrun._io import FileStamp, atomic_write, file_sha256
+from labrun._io import FileStamp, atomic_write, file_sha256, read_once
 from labrun.config import exact, targets, trust
 from labrun.config.schema import Config
 from labrun.errors import ConfigError
@@ -48,6 +48,7 @@ LIBRARIES = frozenset({"torch", "torchvision", "sklearn", "numpy", "scipy", "pyt
 KNOWN_TYPES = ("sklearn.", "numpy.", "scipy.", "builtins.", "collections.", "functools.", "labrun.models.")
 """Module prefixes of types that skops or labrun already trusts."""
 _digests: dict[str, tuple[FileStamp, str]] = {}
+"""SHA-256 of the sources of packages, which have hundreds of files, by path."""
 
 
 class Proof:
@@ -248,20 +249,9 @@ def _package_of(module: targets.Named) -> dict[str, str]:
     digest = hashlib.sha256()
     sources = (os.path.join(place, name) for place, _, names in os.walk(base) for name in names if name.endswith(".py"))
     for path in sorted(sources, key=lambda one: one.split(os.sep)):
-        digest.update(f"{path.removeprefix(base + os.sep)}\0{_sha256_of(path)}\0".encode())
+        sha256 = read_once(path, _digests, functools.partial(file_sha256, path))
+        digest.update(f"{path.removeprefix(base + os.sep)}\0{sha256}\0".encode())
     return {f"{top}.*": digest.hexdigest()}
-
-
-def _sha256_of(path: str) -> str:
-    """Return a file's SHA-256, computed once while its stamp stays the same: a package has hundreds of files."""
-    stamp = FileStamp.of(path)
-    held = _digests.get(path)
-    if held is not None and held[0] == stamp:
-        return held[1]
-    digest = file_sha256(path)
-    if stamp.is_old_enough() and FileStamp.of(path) == stamp:
-        _digests[path] = stamp, digest
-    return digest
 
 
 def _located(name: str) -> targets.Named | None:
