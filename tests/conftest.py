@@ -8,6 +8,7 @@ import gc
 import getpass
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -98,10 +99,14 @@ def _shares(file: str) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start the warm interpreter at once if many tests may run, so that it loads while the workers (`-n`) collect."""
+    """Start the warm interpreter at once if many tests may run, and have it fork the workers (`-n`)."""
     is_parallel = IS_FIRST and config.getoption("numprocesses", None)
     if is_parallel and config.option.markexpr != "unit" and all(Path(place).is_dir() for place in config.args):
         helpers.start_warm(early=True)
+        if sys.platform == "linux":
+            python = shlex.join([sys.executable, str(helpers.WORKER)])
+            config.option.tx = [f"popen//python={python}" for _ in config.option.tx]
+            _restore_environment()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -144,11 +149,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Remove environment variables set by imports of test files: with them, commands would need another interpreter."""
-    for name in set(os.environ) - set(helpers.START):
-        del os.environ[name]
+    _restore_environment()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
     gc.enable()
+
+
+def _restore_environment() -> None:
+    for name in set(os.environ) - set(helpers.START):
+        del os.environ[name]
 
 
 @pytest.fixture(scope="session")

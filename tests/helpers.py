@@ -33,6 +33,7 @@ from labrun.tracking.mlflow.tracker import MLflow
 Completed = subprocess.CompletedProcess[str]
 Program = Literal["labrun", "lab", "python"]
 WARM = Path(__file__).parent / "bin" / "warm.py"
+WORKER = WARM.with_name("worker.py")
 FORKS = Path(__file__).parent / "bin" / "forks.py"
 EARLY = "TESTS_BEGAN_WARM"
 """Environment variable set in a session whose commands wait for the warm interpreter."""
