@@ -21,8 +21,9 @@ from submitit.core.utils import FailedJobError, UncompletedJobError
 
 from helpers import program, wait_for
 from labrun.backends.local.calls import cancel_file, noted_state
-from labrun.backends.local.executor import LabrunExecutor, LabrunJob
+from labrun.backends.local.executor import PARAMETERS, LabrunExecutor, LabrunJob
 from labrun.errors import LabrunError
+from spawned import dies, path_and_folder, threads, until, which_task
 
 APPLICATION = """
 import os, sys, time
@@ -42,30 +43,23 @@ if __name__ == "__main__":
 """
 
 
-def dies(how: str) -> None:
-    if how == "exit":
-        os._exit(7)
-    os.kill(os.getpid(), 11)
-
-
-def threads() -> str | None:
-    sys.stderr.write("on standard error\n")
-    return os.environ.get("OMP_NUM_THREADS")
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabrunExecutor]:
+    """One executor for all tests of calls, because each would start a server of its own."""
+    one = LabrunExecutor(tmp_path_factory.mktemp("executor") / "jobs")
+    yield one
+    one.close()
 
 
 @pytest.fixture
-def executor(tmp_path: Path) -> Iterator[Callable[..., LabrunExecutor]]:
-    made: list[LabrunExecutor] = []
+def executor(shared: LabrunExecutor) -> Callable[..., LabrunExecutor]:
+    """Sets the parameters of the shared executor; all others have their defaults."""
 
     def make(**parameters: Any) -> LabrunExecutor:
-        one = LabrunExecutor(tmp_path / f"jobs{len(made)}")
-        one.update_parameters(**parameters)
-        made.append(one)
-        return one
+        shared.update_parameters(**{**dict.fromkeys(PARAMETERS), **parameters})
+        return shared
 
-    yield make
-    for one in made:
-        one.close()
+    return make
 
 
 def test_submitit_finds_the_executor_by_its_name_and_never_chooses_it(tmp_path: Path) -> None:
@@ -97,11 +91,10 @@ def test_what_cannot_be_had_is_refused(
         executor(cpus_per_task=1000).submit(pow, 2, 3)
 
 
-def test_a_job_has_the_gpus_that_it_may_have(
-    executor: Callable[..., LabrunExecutor], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_has_the_gpus_that_it_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
-    pool = executor(gpus_per_node=1, visible_gpus=[1, 2])
+    pool = LabrunExecutor(tmp_path)
+    pool.update_parameters(gpus_per_node=1, visible_gpus=[1, 2])
     ask = [sys.executable, "-c", "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"]
     jobs = [pool.submit(subprocess.check_output, ask, text=True) for _ in range(3)]
     assert [job.result() for job in jobs[:2]] == ["5\n", "7\n"] and jobs[2].result() in ("5\n", "7\n")
@@ -110,6 +103,7 @@ def test_a_job_has_the_gpus_that_it_may_have(
     pool.update_parameters(visible_gpus=[0, 3])
     with pytest.raises(ValueError, match=r"visible_gpus=\[0, 3\]: visible here are 3, 5, 7"):
         pool.submit(int, "1")
+    pool.close()
 
 
 def test_at_most_max_parallel_jobs_run_at_once(executor: Callable[..., LabrunExecutor], tmp_path: Path) -> None:
@@ -167,7 +161,7 @@ def test_the_server_is_started_again(executor: Callable[..., LabrunExecutor]) ->
     pool = executor(max_parallel=1)
     assert pool.submit(int, "1").result() == 1
     assert pool._pool is not None
-    (server,) = pool._pool.servers.values()
+    server = max(pool._pool.servers.values(), key=lambda server: server.used)
     os.kill(server.process.pid, 9)
     time.sleep(0.2)
     assert pool.submit(int, "2").result() == 2
@@ -184,10 +178,13 @@ def test_no_pickle_is_loaded_that_another_could_have_written(executor: Callable[
     second = pool.submit(int, "1")
     assert second.result() == 1
     second.paths.folder.chmod(0o777)
-    with pytest.raises(LabrunError, match="others may write it"):
-        second.result()
-    with pytest.raises(LabrunError, match="others may write it"):
-        LabrunExecutor(pool.folder)
+    try:
+        with pytest.raises(LabrunError, match="others may write it"):
+            second.result()
+        with pytest.raises(LabrunError, match="others may write it"):
+            LabrunExecutor(pool.folder)
+    finally:
+        pool.folder.chmod(0o700)
 
 
 @pytest.fixture(scope="module")
@@ -235,12 +232,13 @@ def refused(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     hydra_restore_singletons: None,
-) -> Callable[[str], str]:
-    """What the application says of a wish for its launcher, in this process: it launches nothing."""
+) -> Callable[..., str]:
+    """What the application says of wishes for its launcher, in this process: it launches nothing."""
     monkeypatch.chdir(application)
 
-    def refused(wish: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["app.py", "-m", "hydra/launcher=labrun", f"hydra.launcher.{wish}", "+x=1"])
+    def refused(*wishes: str) -> str:
+        words = [f"hydra.launcher.{wish}" for wish in wishes]
+        monkeypatch.setattr(sys, "argv", ["app.py", "-m", "hydra/launcher=labrun", *words, "+x=1"])
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
             runpy.run_path("app.py", run_name="__main__")
@@ -250,7 +248,7 @@ def refused(
     return refused
 
 
-def test_a_wrong_target_is_refused(refused: Callable[[str], str]) -> None:
+def test_a_wrong_target_is_refused(refused: Callable[..., str]) -> None:
     assert "allowed are inline, local and slurm" in refused("target=moon")
 
 
@@ -362,9 +360,9 @@ def test_a_sweep_of_nothing_is_no_error(careful: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_lets_a_job_clean_up(careful: Path, number: signal.Signals) -> None:
     folder = careful / f"interrupted-{number}"
-    command = [sys.executable, "app.py", "-m", "hydra/launcher=labrun", f"hydra.sweep.dir={folder}", "+do=clean,main"]
+    words = ("-m", "hydra/launcher=labrun", f"hydra.sweep.dir={folder}", "+do=clean,main")
     sweep = subprocess.Popen(
-        [*command, "hydra.launcher.max_parallel=1"],
+        program("python", "app.py", *words, "hydra.launcher.max_parallel=1", cold=True),
         cwd=careful,
         text=True,
         stdout=subprocess.PIPE,
@@ -385,7 +383,7 @@ def test_a_module_that_ends_the_server_is_left_to_the_jobs(careful: Path, used: 
     )
     (careful / "uses.py").write_text("import crashy\n" + (needs if used else CAREFUL))
     done = subprocess.run(
-        [sys.executable, "uses.py", "-m", "hydra/launcher=labrun", f"hydra.sweep.dir=crash{used}", "+do=x,y"],
+        program("python", "uses.py", "-m", "hydra/launcher=labrun", f"hydra.sweep.dir=crash{used}", "+do=x,y"),
         cwd=careful,
         capture_output=True,
         text=True,
@@ -396,23 +394,23 @@ def test_a_module_that_ends_the_server_is_left_to_the_jobs(careful: Path, used: 
 
 
 @pytest.mark.parametrize(
-    "wish",
-    ["mem_gb=4G", "max_parallel=-1", "gpus_per_run=4", "cpus_per_run=4096", "timeout_min=-1", "mem_gb=999999"],
+    "wishes",
+    [("mem_gb=4G", "max_parallel=-1", "timeout_min=-1"), ("gpus_per_run=4", "cpus_per_run=4096", "mem_gb=999999")],
 )
-def test_what_cannot_be_had_is_refused_without_a_traceback(refused: Callable[[str], str], wish: str) -> None:
-    told = refused(wish)
-    assert f"labrun: hydra.launcher.{wish.partition('=')[0]}" in told and "Traceback" not in told
+def test_what_cannot_be_had_is_refused_without_a_traceback(
+    refused: Callable[..., str], wishes: tuple[str, ...]
+) -> None:
+    told = refused(*wishes)
+    lines = told.removeprefix("labrun: ").splitlines()
+    for wish in wishes:
+        assert sum(line.startswith(f"hydra.launcher.{wish.partition('=')[0]}=") for line in lines) == 1, told
+    assert told.startswith("labrun: ") and "Traceback" not in told
 
 
-def test_messages_name_the_keys_of_the_launcher(refused: Callable[[str], str]) -> None:
-    assert "hydra.launcher.nodes=2: only hydra.launcher.target=slurm supports it" in refused("nodes=2")
-    assert "hydra.launcher.gpus_per_run=0 runs on the processor's" in refused("gpus_per_run=99")
-
-
-def path_and_folder() -> tuple[str | None, str, str]:
-    import found_by_path
-
-    return os.environ.get("OF_SUBMISSION"), os.getcwd(), found_by_path.WHERE
+def test_messages_name_the_keys_of_the_launcher(refused: Callable[..., str]) -> None:
+    told = refused("nodes=2", "gpus_per_run=99")
+    assert "hydra.launcher.nodes=2: only hydra.launcher.target=slurm supports it" in told
+    assert "hydra.launcher.gpus_per_run=0 runs on the processor's" in told
 
 
 def test_a_job_is_as_the_process_was_when_it_was_submitted(
@@ -426,11 +424,6 @@ def test_a_job_is_as_the_process_was_when_it_was_submitted(
         monkeypatch.chdir(tmp_path / place)
         monkeypatch.setenv("OF_SUBMISSION", place)
         assert pool.submit(path_and_folder).result() == (place, str(tmp_path / place), place)
-
-
-def until(path: str) -> None:
-    while not os.path.exists(path):
-        time.sleep(0.05)
 
 
 def test_any_process_can_wait_for_a_job(executor: Callable[..., LabrunExecutor], tmp_path: Path) -> None:
@@ -527,14 +520,6 @@ def test_a_job_saves_its_state_before_its_time_is_up_and_goes_on(tmp_path: Path)
         plain.result()
     assert late.stdout().count("Starting from") == 2 and "(0 remaining timeouts)" in late.stdout()
     pool.close()
-
-
-def which_task() -> tuple[str, int, int, str | None]:
-    there = submitit.JobEnvironment()
-    print("rank", there.global_rank)
-    if there.global_rank == 2:
-        raise ValueError("the third")
-    return there.cluster, there.local_rank, there.num_tasks, os.environ.get("FROM_SETUP")
 
 
 def test_tasks_setup_and_another_interpreter(
