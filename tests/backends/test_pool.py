@@ -25,6 +25,7 @@ from labrun.runs.attempts import Failure
 from labrun.runs.finalize import close_ended
 from labrun.runs.record import Record, process_lives, read_record, shown_status
 from labrun.submission import freeze, origin
+from labrun.warm import zygote
 
 MODEL = '''
 import os, signal, sys, time
@@ -159,8 +160,9 @@ def starting_for_scripts(threads: int) -> Server:
 
 
 @pytest.fixture
-def own_pool() -> Iterator[LocalPool]:
-    """A pool for scripts whose server may be killed."""
+def own_pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalPool]:
+    """A pool for scripts whose server is a new interpreter, and may be killed."""
+    monkeypatch.setattr(zygote, "available", {})
     made = LocalPool(starting_for_scripts, Slots(2))
     yield made
     made.close()
