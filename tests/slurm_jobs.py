@@ -85,10 +85,10 @@ def sleeping(workspace: Path, seconds: float) -> tuple[str, ...]:
     return (*write_script(workspace, SLEEPING), f"script.positional=[{seconds}]", *SLURM)
 
 
-FAILING = """
-import os, pytorch_lightning as pl, torch
+NET = """
+import pytorch_lightning as pl, torch
 
-class Failing(pl.LightningModule):
+class Net(pl.LightningModule):
     def __init__(self, num_classes):
         super().__init__()
         self.layer = torch.nn.LazyLinear(num_classes)
@@ -97,8 +97,6 @@ class Failing(pl.LightningModule):
         return self.layer(x.flatten(1))
 
     def training_step(self, batch, batch_idx):
-        if CONDITION:
-            raise ValueError(WORDS)
         return torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
 
     def configure_optimizers(self):
@@ -106,16 +104,8 @@ class Failing(pl.LightningModule):
 """
 
 
-def write_failing(workspace: Path, condition: str, words: str, before: str = "") -> None:
-    """Write a network, `model=failing`, that raises an error if a condition holds in one of its processes.
-
-    Args:
-        workspace: the workspace.
-        condition: the condition.
-        words: the error's message.
-        before: code at the beginning of its module.
-    """
-    text = FAILING.replace("CONDITION", condition).replace("WORDS", repr(words))
-    (workspace / "failing.py").write_text(before + text)
+def write_failing(workspace: Path, before: str) -> None:
+    """Write a network, `model=failing`, whose module begins with `before`, which may raise an error."""
+    (workspace / "failing.py").write_text(before + NET)
     (workspace / "conf" / "model").mkdir(parents=True)
-    (workspace / "conf" / "model" / "failing.yaml").write_text("_target_: failing.Failing\n")
+    (workspace / "conf" / "model" / "failing.yaml").write_text("_target_: failing.Net\n")

@@ -13,10 +13,27 @@ from slurm_jobs import NETWORK, SLURM, all_records, begin, finished, no_jobs_lef
 __all__ = ["no_jobs_left"]
 
 
+SECOND = """
+import os, time
+
+rank = os.environ.get("SLURM_PROCID")
+if rank == "1":
+    while not os.path.exists("waiting"):
+        time.sleep(0.1)
+    raise ValueError("an error of rank one")
+if rank == "0":
+    if "LABRUN_RUN_DIR" not in os.environ:
+        raise ImportError("by the server, which leaves it to the run")
+    open("waiting", "w").close()
+    time.sleep(600)
+"""
+"""Beginning of a module that fails in rank 1 while rank 0 waits for it, as if to train; neither imports PyTorch."""
+
+
 def test_an_error_of_another_process_is_reported(workspace: Path, labrun: Command) -> None:
-    """Over 15 s: two processes import PyTorch on the machine's cores."""
-    write_failing(workspace, 'batch_idx == 3 and os.environ["SLURM_PROCID"] == "1"', "an error of rank one")
-    done = labrun(*SLURM, "model=failing", "compute.nodes=2", "trainer.batch_size=16")
+    """One that occurs while they train is a test of the pool's (`tests/tasks/test_loaders.py`)."""
+    write_failing(workspace, SECOND)
+    done = labrun(*SLURM, "model=failing", "compute.nodes=2")
     assert done.returncode == 1, done.stdout + done.stderr
     record = single(workspace)
     assert record.status == "failed" and "an error of rank one" in record.error.message
@@ -41,7 +58,7 @@ if job and os.readlink("first") == job:
 
 def test_a_run_of_several_processes_on_a_node_is_retried(workspace: Path, labrun: Command) -> None:
     """Over 15 s: two processes import PyTorch on the machine's cores."""
-    write_failing(workspace, "False", "", before=FIRST)
+    write_failing(workspace, FIRST)
     done = labrun(
         *SLURM,
         "model=failing",
