@@ -142,9 +142,14 @@ class Forks:
 def forks_of(server: Server) -> Iterator[Forks]:
     """Run the interpreter for datastores of a type during the context."""
     library = server.node.get("_target_", "").rpartition(".")[0]
-    modules = ["hydra", "labrun.cli.data", type(stores.make(server.node)).__module__, *([library] if library else [])]
-    with forks(*modules) as found:
+    store = type(stores.make(server.node)).__module__
+    modules = ["hydra", "labrun.cli.data", "labrun.data.readers", "antlr4.LL1Analyzer", store, *LATER.get(library, ())]
+    with forks(*modules, *([library] if library else [])) as found:
         yield found
+
+
+LATER = {"s3fs": ("boto3.s3.inject", "boto3.s3.transfer"), "adlfs": ("azure.core.rest._requests_basic",)}
+"""Modules that a store's library imports only in use."""
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from labrun.data import stores
+from labrun.data.stores import azure as azure_store
 from servers import Server
 
 MB = 2**20
@@ -69,11 +70,14 @@ def cutting(server: Server, after: int, cuts: int) -> Iterator[tuple[Cutting, di
 
 
 @pytest.mark.parametrize("streams", [1, 2])
-def test_a_download_resumes_where_it_broke_off(azure: Server, tmp_path: Path, streams: int) -> None:
-    content = os.urandom(40 * MB)
+def test_a_download_resumes_where_it_broke_off(
+    azure: Server, tmp_path: Path, streams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(azure_store, "RANGE_BYTES", 2 * MB)
+    content = os.urandom(6 * MB)
     (tmp_path / "sent").write_bytes(content)
     stores.make(azure.node).send(tmp_path / "sent", "file", lambda moved: None)
-    with cutting(azure, after=MB, cuts=12) as (proxy, node), open(tmp_path / "back", "wb") as target:
+    with cutting(azure, after=MB // 4, cuts=12) as (proxy, node), open(tmp_path / "back", "wb") as target:
         heard: list[int] = []
         store = stores.make(node)
         store.streams = streams
