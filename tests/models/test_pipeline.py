@@ -226,6 +226,13 @@ def test_metrics_are_scikit_learns() -> None:
     )
     assert found["log_loss"] == pytest.approx(metrics.log_loss(y, chances))
     assert found["f1_score_macro"] == pytest.approx(metrics.f1_score(y, chances.argmax(axis=1), average="macro"))
+    equal = chances.round(1)
+    assert scoring.one("AUC_weighted", y % 2, equal.argmax(axis=1), equal[:, :2], 2) == pytest.approx(
+        metrics.roc_auc_score(y % 2, equal[:, 1])
+    )
+    chances[0, 0] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        scoring.one("AUC_weighted", y, chances.argmax(axis=1), chances, 3)
 
 
 def test_every_part_is_a_yaml_with_a_comment() -> None:

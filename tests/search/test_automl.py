@@ -21,9 +21,9 @@ from labrun.tasks.pipeline import OUT_OF_FOLD
 
 
 def test_ten_of_twenty_pipelines_on_the_digits(workspace: Path, labrun: Command, labrun_here: Command) -> None:
-    """Over 15 s: ten trials, twenty fits, for everything that a search leaves. On a third of the samples."""
+    """Over 15 s: ten trials, twenty fits, for everything that a search leaves. On a sixth of the samples."""
     assert "max_trials: 20\n" in labrun_here("experiment=automl_digits", "--cfg", "job", "--package", "sweep").stdout
-    fewer = ("dataset.max_samples=600", "model.folds=2", "sweep.max_trials=10")
+    fewer = ("dataset.max_samples=300", "model.folds=2", "sweep.max_trials=10")
     done = labrun("experiment=automl_digits", "seed=0", *fewer, "tracking=none", "report=none")
     assert done.returncode == 0, done.stderr
     folder = sweep_dir(workspace)

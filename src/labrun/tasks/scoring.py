@@ -177,11 +177,11 @@ class _Measures:
 
     def value(self, name: str) -> float:
         """Compute a metric."""
-        from sklearn import metrics
-
         y, predicted, probabilities = self._y, self._predicted, self._probabilities
         if name == "r2":
-            return float(metrics.r2_score(y, predicted)) if len(y) > 1 else float("nan")
+            from sklearn.metrics import r2_score
+
+            return float(r2_score(y, predicted)) if len(y) > 1 else float("nan")
         if name == "rmse":
             return float(np.sqrt(np.mean((y - predicted) ** 2)))
         if name == "mae":
@@ -189,7 +189,9 @@ class _Measures:
         if name == "accuracy":
             return float((y == predicted).mean())
         if name == "balanced_accuracy":
-            return float(metrics.balanced_accuracy_score(y, predicted))
+            from sklearn.metrics import balanced_accuracy_score
+
+            return float(balanced_accuracy_score(y, predicted))
         if name == "log_loss":
             assert probabilities is not None
             return float(-np.log(np.clip(probabilities[np.arange(len(y)), y], 1e-15, 1.0)).mean())
@@ -222,18 +224,33 @@ class _Measures:
     @functools.cached_property
     def _areas(self) -> tuple[list[float], list[float]]:
         """Areas under the ROC curves, and the number of samples of each class; empty if all are of one class."""
-        from sklearn.metrics import auc, roc_curve
-
-        assert self._probabilities is not None
+        probabilities = self._probabilities
+        assert probabilities is not None
         present = np.unique(self._y)
         if len(present) < 2:
             return [], []
+        if not np.isfinite(probabilities).all():
+            raise ValueError("the probabilities contain NaN or infinity")
         # Only classes that occur: a small test split may lack one.
         labels = [1] if self._classes == 2 else list(present)
-        # `roc_auc_score` computes the same, after checks that take longer than the area.
-        curves = [roc_curve(self._y == label, self._probabilities[:, label]) for label in labels]
-        areas = [float(auc(false_positives, true_positives)) for false_positives, true_positives, _ in curves]
+        areas = [_area_under_curve(self._y == label, probabilities[:, label]) for label in labels]
         return areas, [float((self._y == label).sum()) for label in labels]
+
+
+def _area_under_curve(positive: npt.NDArray[np.bool_], scores: npt.NDArray[np.float64]) -> float:
+    """Return the area under a ROC curve: how often a positive sample has a higher score than a negative one.
+
+    scikit-learn's `roc_auc_score` computes the same; its checks take ten times as long, and an ensemble is chosen by
+    hundreds of areas.
+
+    Shapes:
+        positive, scores: (N,); some samples are positive, and some are not.
+    """
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    rank = np.cumsum(counts) - (counts - 1) / 2  # equal scores share the mean of their ranks
+    positives = int(positive.sum())
+    above = rank[place[positive]].sum() - positives * (positives + 1) / 2
+    return float(above / (positives * (len(positive) - positives)))
 
 
 def replaying_model(predictions: npt.NDArray[np.float64], classes: int) -> Any:
