@@ -252,7 +252,14 @@ def test_a_copy_of_a_stored_config_keeps_its_types_and_the_original(tmp_path: Pa
 
 
 SPEEDUPS = """
+import copy
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Union
+
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
 from labrun import app
 from labrun.compose import merged, parsed, paths, speedups
 
@@ -282,12 +289,66 @@ def composed(*overrides):
         return str(error)
 
 
+class Color(Enum):
+    RED = 1
+
+
+class Special(DictConfig):
+    pass
+
+
+opaque = [lambda: 0]
+
+
+@dataclass
+class Part:
+    color: Color = Color.RED
+    either: Union[int, str] = 1
+    sizes: Dict[str, int] = field(default_factory=lambda: {"a": 1})
+    lists: List[List[int]] = field(default_factory=lambda: [[1], []])
+    none: Optional[int] = None
+    given: int = "???"
+    twice: Any = "${..value}"
+
+
+def copies():
+    numbers = iter(range(9))
+    OmegaConf.register_new_resolver("held", lambda: next(numbers), use_cache=True, replace=True)
+    values = dict(path=Path("a"), blob=b"b", real=0.5, flag=True, text="t", asked="${held:}", missing="???")
+    whole = OmegaConf.create({"value": 1, "part": Part, "others": [values, None, {"list": [1]}]})
+    whole.opaque = OmegaConf.create({"values": opaque}, flags={"allow_objects": True})
+    whole.others[0]._metadata.resolver_cache["own"] = {"key": [1]}
+    whole.others[0].asked
+    OmegaConf.set_readonly(whole.part, True)
+    OmegaConf.set_struct(whole, True)
+    for one in (whole, whole.part, whole.others, whole.others[0], whole.part.lists, Special({"a": {"b": 1}})):
+        one._get_flag("struct")
+        own = copy.deepcopy(one)
+        assert own._get_parent() is one._get_parent() and own is not one
+        cache = own._metadata.resolver_cache
+        assert cache == one._metadata.resolver_cache and (cache is not one._metadata.resolver_cache)
+        found, given = list(nodes(own, own._get_parent())), list(nodes(one, one._get_parent()))
+        assert found == given or type(one) is Special
+        yield found
+    deep = copy.deepcopy(whole)
+    assert deep.opaque["values"][0] is opaque[0] and deep.others[0].asked == whole.others[0].asked == 0
+    deep.others[0]._metadata.resolver_cache["own"]["key"].append(2)
+    deep.others[2].list.append(2)
+    OmegaConf.set_readonly(deep.part, False)
+    deep.part.sizes.a, deep.part.lists[0] = 2, [3]
+    assert whole.others[0]._metadata.resolver_cache["own"] == {"key": [1]}
+    assert whole.part == Part() and whole.others[2].list == [1] and OmegaConf.is_readonly(whole.part)
+    pair = copy.deepcopy([whole.part, whole.part])
+    assert pair[0] is pair[1]
+
+
 LINES = (
     [], ["experiment=cifar10_cnn", "~trainer.max_epochs"], ["sweep=tpe", "hydra/launcher=labrun"], ["tags={a: [1]}"],
     ["experiment=script", "script.path=a.py", "+script.arguments.x=1"], ["no=1"], ["model.no=1"], ["seed=${seed}"],
 )
-plain = [composed(*line) for line in LINES]
+plain, copied = [composed(*line) for line in LINES], list(copies())
 apply()
+assert list(copies()) == copied
 parsed.remember()
 merged.held().clear()
 for count in range(3):  # the first reads each file, the second merges them, the last finds them merged

@@ -36,7 +36,7 @@ from labrun.runs.record import Record
 def plain_logging() -> dict[str, Any]:
     """Return labrun's own job logging: plain messages on standard output."""
     path = paths.conf_dir() / "hydra" / "job_logging" / "labrun.yaml"
-    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    return dict(yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 
 def settings(hydra: DictConfig) -> dict[str, Any] | None:

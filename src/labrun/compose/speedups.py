@@ -1,23 +1,42 @@
 """Parts of Hydra and OmegaConf that take most of a composition, replaced by faster ones with the same results.
 
-Measured on a network's config: a composition takes 46 ms for 71 ms, with files already parsed (`parsed.py`).
+Hydra copies a whole config some five times for each run: a copy takes 0.9 ms here, and 8.4 ms in OmegaConf.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
-import pickle
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core import utils
 from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.plugins.config_source import ConfigResult
-from omegaconf import DictConfig, OmegaConf, flag_override
-from omegaconf.base import Box, Container, Node, UnionNode
+from omegaconf import (
+    AnyNode,
+    BooleanNode,
+    BytesNode,
+    DictConfig,
+    FloatNode,
+    IntegerNode,
+    ListConfig,
+    OmegaConf,
+    PathNode,
+    StringNode,
+    flag_override,
+)
+from omegaconf.base import Box, Container, Metadata, Node, UnionNode
 
+from labrun.compose import hydra_files
+
+VALUES = frozenset({AnyNode, BooleanNode, BytesNode, FloatNode, IntegerNode, PathNode, StringNode})
+"""Nodes with nothing but a value, which OmegaConf does not copy either."""
+_deepcopy_of: dict[type, Callable[..., Any]] = {kind: kind.__deepcopy__ for kind in (DictConfig, ListConfig)}
 _re_parent_union = Box._re_parent
 
 
@@ -28,8 +47,10 @@ def apply() -> None:
     ConfigStore.load = _load_stored  # type: ignore[method-assign]
     ConfigLoaderImpl._embed_result_config = staticmethod(_embed)  # type: ignore[method-assign,assignment]
     OmegaConf.masked_copy = staticmethod(_masked_copy)  # type: ignore[method-assign]
+    DictConfig.__deepcopy__ = ListConfig.__deepcopy__ = _deepcopy  # type: ignore[method-assign]
     Box._re_parent = _re_parent  # type: ignore[method-assign]
     Container._invalidate_flags_cache = _invalidate_flags_cache  # type: ignore[method-assign]
+    utils._save_config = _save_config
     version._get_version = functools.cache(version._get_version)
 
 
@@ -63,16 +84,63 @@ def _masked_copy(conf: DictConfig, keys: str | list[str]) -> DictConfig:
     return kept
 
 
+def _save_config(cfg: DictConfig, filename: str, output_dir: Path) -> None:
+    """Save a config in a job's `.hydra/`, as sweeps do: long texts break elsewhere than in OmegaConf's YAML."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    text = hydra_files.as_yaml(OmegaConf.to_container(cfg, resolve=False, enum_to_str=True))
+    (output_dir / filename).write_text(text, encoding="utf-8")
+
+
 def _copied(config: Any) -> Any:
-    """Copy a config with pickle, in a third of the time of `copy.deepcopy`."""
-    parent = config._get_parent()
-    config._set_parent(None)  # pickle would copy it, too
-    try:
-        copied = pickle.loads(pickle.dumps(config, pickle.HIGHEST_PROTOCOL))  # noqa: S301 - made here
-    except Exception:  # noqa: BLE001 - a value may refuse with any error
-        copied = copy.deepcopy(config)
-    finally:
-        config._set_parent(parent)
+    """Return a copy without a parent."""
+    copied = copy.deepcopy(config)
+    copied._set_parent(None)
+    return copied
+
+
+def _deepcopy(self: Container, memo: dict[int, Any]) -> Any:
+    """Return a copy of a config, with the same parent."""
+    if type(self) not in _deepcopy_of:  # a class derived from one
+        return next(plain for kind, plain in _deepcopy_of.items() if isinstance(self, kind))(self, memo)
+    state = self.__dict__
+    copied = object.__new__(type(self))
+    content = state["_content"]
+    if isinstance(content, dict):
+        content = {key: _copy_child(child, copied, memo) for key, child in content.items()}
+    elif isinstance(content, list):
+        content = [_copy_child(child, copied, memo) for child in content]
+    metadata, flags = _copy_metadata(state["_metadata"], memo), copy.copy(state["_flags_cache"])
+    copied.__dict__.update(state, _metadata=metadata, _flags_cache=flags, _content=content)
+    return copied
+
+
+def _copy_child(node: Node, parent: Container, memo: dict[int, Any]) -> Node:
+    state = node.__dict__
+    copied: Node
+    if id(node) in memo:
+        copied = memo[id(node)]
+    elif type(node) in VALUES:
+        copied = object.__new__(type(node))
+        metadata = _copy_metadata(state["_metadata"], memo)
+        copied.__dict__.update(state, _metadata=metadata, _flags_cache=None)
+    elif type(node) in _deepcopy_of:
+        copied = _deepcopy(node, memo)  # type: ignore[arg-type]
+    else:
+        before, state["_parent"] = state["_parent"], None  # otherwise the copy would include it
+        try:
+            copied = copy.deepcopy(node, memo)
+        finally:
+            state["_parent"] = before
+    memo[id(node)] = copied
+    copied.__dict__["_parent"] = parent
+    return copied
+
+
+def _copy_metadata(metadata: Metadata, memo: dict[int, Any]) -> Metadata:
+    state = metadata.__dict__
+    copied = object.__new__(type(metadata))
+    resolved = copy.deepcopy(state["resolver_cache"], memo) if state["resolver_cache"] else defaultdict(dict)
+    copied.__dict__.update(state, flags=copy.copy(state["flags"]), resolver_cache=resolved)
     return copied
 
 
