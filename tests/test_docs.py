@@ -8,7 +8,7 @@ A comment before a block changes how it is tested:
     <!-- azure -->        runs with the Azure emulator;   <!-- s3 -->  with an S3 server
     <!-- real data -->    runs with MNIST and CIFAR-10 in ./data
     <!-- data -->         in the README: runs on the real data, in `test_readme.py`
-    <!-- until: TEXT -->  never ends: stopped once it has printed this text
+    <!-- ui -->           `lab ui` and its output: run and compared in `cli/test_ui.py`
     <!-- exit 2 -->       must exit with this code
     <!-- listing -->      a `text` block that is not the output of a command
     <!-- theirs -->       Python for another library: only parsed
@@ -24,10 +24,8 @@ import importlib.util
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
@@ -39,13 +37,10 @@ import yaml
 import helpers
 from conftest import Command
 from labrun import cli
+from pages import BLOCK, DOCS, TOP, Block, blocks, compare
 from servers import Server, azurite, azurite_command, moto
 
-TOP = Path(__file__).parents[1]
-DOCS = TOP / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
-BLOCK = re.compile(r"(?:^<!-- (?P<mark>[^\n]+?) -->\n)?^```(?P<kind>\w*)[^\n]*\n(?P<text>.*?)^```$", re.M | re.S)
-FILE = re.compile(r"# ([\w./-]+\.(?:py|yaml|txt|toml|sh))$")
 SAID = "*The tests check these commands but do not run them.*"
 NEEDS = {"slurm": "cluster", "azure": "azurite_server", "s3": "s3_server", "real data": "real_data"}
 SET_UP = (
@@ -57,37 +52,6 @@ SET_UP = (
     "export ",
     "source .venv/bin/activate",
 )
-
-
-@dataclass
-class Block:
-    """A fenced block of a page."""
-
-    kind: str
-    text: str
-    mark: str
-    line: int
-
-    @property
-    def file(self) -> str | None:
-        """Where it is written to, if it begins with a comment that names a file."""
-        first, second, *_ = [*self.text.splitlines(), "", ""]
-        # Hydra wants its own line to be the first.
-        match = FILE.fullmatch(second if first.startswith("# @package") else first)
-        return match[1] if match else None
-
-    @property
-    def commands(self) -> list[str]:
-        """Its lines; one that goes on after a backslash is one."""
-        lines = self.text.replace("\\\n", " ").splitlines()
-        return [line for line in lines if line.strip() and not line.startswith("#")]
-
-
-def blocks(page: str) -> list[Block]:
-    text = (DOCS / page).read_text(encoding="utf-8")
-    return [
-        Block(m["kind"], m["text"], m["mark"] or "", text.count("\n", 0, m.start()) + 1) for m in BLOCK.finditer(text)
-    ]
 
 
 @dataclass
@@ -130,7 +94,7 @@ def _prepare(page: str, folder: Path, labrun_here: Command, request: pytest.Fixt
             variables |= given.environment
         elif isinstance(given, Path):
             (folder / "data").symlink_to(given)
-    if any("lab runs sync" in block.text or block.text == "lab ui\n" for block in blocks(page)):
+    if any("lab runs sync" in block.text for block in blocks(page)):
         helpers.copy_database(request.getfixturevalue("empty_mlflow"), folder)
     if page not in WITH_PICTURES:
         helpers.draw_none(folder)
@@ -139,13 +103,13 @@ def _prepare(page: str, folder: Path, labrun_here: Command, request: pytest.Fixt
 
 def test_every_block_has_a_kind_that_is_tested() -> None:
     known = {"bash", "python", "yaml", "text"}
-    marks = {"", "composed", "set-up", "listing", "theirs", "data", *NEEDS}
+    marks = {"", "composed", "set-up", "listing", "theirs", "data", "ui", *NEEDS}
     for page in [README, *PAGES]:
         text = (DOCS / page).read_text(encoding="utf-8")
         for block in blocks(page):
             assert block.kind in known, f"{page}:{block.line}: ```{block.kind}"
             mark = block.mark
-            assert mark in marks or re.match(r"until: |exit \d$", mark), f"{page}:{block.line}: <!-- {mark} -->"
+            assert mark in marks or re.match(r"exit \d$", mark), f"{page}:{block.line}: <!-- {mark} -->"
             told = text.splitlines()[block.line + block.text.count("\n") + 2 :][:2]
             assert mark != "composed" or SAID in told, f"{page}:{block.line}: the page does not say: {SAID}"
         fences = re.findall(r"^ *```", text, re.M)
@@ -172,10 +136,12 @@ def carry_out(page: str, place: Place) -> None:
     printed: str | None = None
     for block in blocks(page):
         where = f"docs/{page}:{block.line}"
-        if block.kind == "text":
+        if block.mark == "ui":
+            assert page == "tutorial.md", where
+        elif block.kind == "text":
             if block.mark != "listing":
                 assert printed is not None, f"{where}: no command printed this"
-                _compare(block.text, printed, where)
+                compare(block.text, printed, where)
         elif block.mark == "data":
             assert page == README, where
         elif block.mark == "theirs":
@@ -201,9 +167,6 @@ def _carry_out(block: Block, place: Place, where: str) -> str:
         return ""
     if block.mark == "composed":
         return "".join(_compose(line, place, where) for line in block.commands)
-    if block.mark.startswith("until: "):
-        (line,) = block.commands
-        return _run_until(line, block.mark.removeprefix("until: "), place, where)
     code = int(block.mark.split()[1]) if block.mark.startswith("exit ") else 0
     if "CUDA_VISIBLE_DEVICES=" in block.text:  # the command would leave a warm interpreter of its own behind
         place = replace(place, variables={**place.variables, "LABRUN_WARM": "0"})
@@ -234,28 +197,6 @@ def _run(command: list[str], place: Place, code: int, where: str) -> str:
     return done.stdout
 
 
-def _run_until(line: str, text: str, place: Place, where: str) -> str:
-    log = place.folder / "until.log"
-    with open(log, "wb") as output:
-        process = subprocess.Popen(
-            ["bash", "-c", f"exec {line}"],
-            cwd=place.folder,
-            env=place.variables,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        end = time.monotonic() + 120
-        while text not in log.read_text() and process.poll() is None and time.monotonic() < end:
-            time.sleep(0.2)
-        assert text in log.read_text(), f"{where}: {line}\n{log.read_text()}"
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
-    return log.read_text()
-
-
 def _compose(line: str, place: Place, where: str) -> str:
     """Compose and validate what a command would run, or parse it, and carry out nothing."""
     program, *arguments = shlex.split(line, comments=True)
@@ -277,23 +218,6 @@ def _check_extras(text: str, where: str) -> None:
     project = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))
     for extra in re.findall(r"--extra (\w+)", text):
         assert extra in project["project"]["optional-dependencies"], f"{where}: {extra}"
-
-
-def _compare(wanted: str, printed: str, where: str) -> None:
-    """Each line of a page stands in the output, in this order; `...` is anything, a line of it any lines."""
-    lines = [" ".join(line.split()) for line in printed.splitlines() if line.strip()]
-    # Whether a library is still to be loaded depends on the warm interpreter.
-    lines = [line for line in lines if not re.fullmatch(r"Loading \S+ \.\.\.", line)]
-    position, anywhere = 0, True
-    for line in (" ".join(line.split()) for line in wanted.splitlines() if line.strip()):
-        if line == "...":
-            anywhere = True
-            continue
-        pattern = re.compile("-{5,}" if set(line) == {"-"} else ".*".join(map(re.escape, line.split("..."))))
-        reach = lines[position:] if anywhere else lines[position : position + 1]
-        found = next((n for n, one in enumerate(reach) if pattern.fullmatch(one)), None)
-        assert found is not None, f"{where}: this is not printed (here):\n  {line}\nprinted:\n{printed}"
-        position, anywhere = position + found + 1, False
 
 
 def test_the_reference_pages_match_the_code() -> None:

@@ -22,6 +22,7 @@ from forked_lab import ForkedLab, Forks, forks
 from helpers import copy_database, lab, processes_of, run_labrun, wait_for
 from labrun.runs import store
 from labrun.tracking.mlflow import client, ui_state
+from pages import blocks, compare
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MLFLOW_STORE = "mlflow.store.tracking.sqlalchemy_store"
@@ -64,17 +65,30 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory, interpreter: Forks) -> Iterator[tuple[Path, str]]:
+def started(tmp_path_factory: pytest.TempPathFactory, interpreter: Forks) -> Iterator[tuple[Path, str, ForkedLab]]:
     """A workspace with a run, a registered model, and a `lab ui` that is up."""
     workspace = tmp_path_factory.mktemp("shown").resolve()
     assert "lab ui" in labrun(workspace, "model=mnist_dnn", "trainer.max_epochs=3", "name=digits")
     done = lab(workspace, "models", "register", "last", "--name", "digits-net", "--alias", "champion", timeout=300)
     assert done.returncode == 0, done.stderr
     process, address = start_ui(interpreter, workspace)
-    yield workspace, address
+    yield workspace, address, process
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(timeout=60) == 0
     wait_for(lambda: not processes_of(workspace), 30)
+
+
+@pytest.fixture(scope="module")
+def shown(started: tuple[Path, str, ForkedLab]) -> tuple[Path, str]:
+    """The workspace and the address of `started`."""
+    return started[:2]
+
+
+def test_it_prints_what_the_tutorial_says(started: tuple[Path, str, ForkedLab]) -> None:
+    command, output = (block for block in blocks("tutorial.md") if block.mark == "ui")
+    assert command.commands == ["lab ui"]
+    printed, told = started[2].said()
+    compare(output.text, told + printed, "docs/tutorial.md")
 
 
 def test_the_pages_are_there_in_a_browser(shown: tuple[Path, str], tmp_path: Path) -> None:
