@@ -18,12 +18,13 @@ from sklearn.utils.class_weight import compute_class_weight
 import labrun
 import loader_parts
 from conftest import Command, Refused, Runner
+from labrun.backends.local import worker
 from labrun.errors import ConfigError, DataError, RecordError, UnfitError
 from labrun.registry import models
 from labrun.runs import comparable, context
 from labrun.runs.record import COMPLETED, QUEUED
 from labrun.submission import resume
-from labrun.tasks import batch_sources, monitored, own_loaders, predicting
+from labrun.tasks import batch_sources, estimator, monitored, own_loaders, predicting
 
 LIT = ("dataset=mine", "model=lit", "trainer.max_epochs=2")
 DICTS = ("dataset=dicts", "model=pixels", "trainer.max_epochs=2")
@@ -460,6 +461,22 @@ def test_a_sweep_prepares_the_data_once_and_its_runs_are_evaluated(
     assert notes.read_text() == "prepared\n"
     found = [json.loads(path.read_text()) for path in Path("multirun").glob("*/*/*/run.json")]
     assert [one["status"] for one in found] == ["completed"] * 2
+
+
+@pytest.mark.parametrize(
+    ("targets", "needed"),
+    [
+        (["loader_parts.DigitsModule", "loader_parts.TakesPixels"], False),
+        (["loader_parts.DigitsModule", "sklearn.naive_bayes.GaussianNB"], True),
+    ],
+)
+def test_a_pool_for_networks_does_not_import_scikit_learn(
+    monkeypatch: pytest.MonkeyPatch, targets: list[str], needed: bool
+) -> None:
+    warmed: list[bool] = []
+    monkeypatch.setattr(estimator, "warm", lambda: warmed.append(True))
+    worker.preload(targets)
+    assert warmed == [True] * needed
 
 
 def test_all_that_a_sweeps_runs_read_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ def preload(targets: Sequence[str]) -> None:
             reads = True
             if isinstance(target, type) and issubclass(target, Reader):
                 target.warm()
-            else:
+            elif not schema.has_loaders({"_target_": name}):  # a data module is no estimator
                 models.append(target)
     import psutil  # noqa: F401 - each run records its process
 
