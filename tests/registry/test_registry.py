@@ -55,7 +55,10 @@ def run_with(root: Path, run_id: str, content: bytes = b"weights", **config: Any
 
 
 def client(root: Path, uri: str | None = None) -> Any:
-    return mlflow_client.connect(root, uri or mlflow_client.database_uri(root))
+    from mlflow.tracking import MlflowClient
+
+    uri = uri or mlflow_client.database_uri(root)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def in_mlflow(root: Path, uri: str | None = None) -> dict[str, dict[int, str]]:
@@ -74,7 +77,8 @@ def aliases(root: Path, name: str) -> dict[str, int]:
 
 
 @pytest.fixture
-def root(tmp_path: Path, empty_mlflow: Path) -> Path:
+def root(tmp_path: Path, empty_mlflow: Path, read_migrations_once: None) -> Path:
+    mlflow_client.quiet()
     root = tmp_path.resolve()
     copy_database(empty_mlflow, root)
     return root
@@ -173,7 +177,7 @@ def test_aliases_move_and_go(root: Path) -> None:
         models.unalias(root, "net@first")
 
 
-def test_a_deleted_database_comes_back_with_the_same_numbers_and_aliases(root: Path) -> None:
+def test_a_deleted_database_comes_back_with_the_same_numbers_and_aliases(root: Path, no_migrations: None) -> None:
     for place, content in enumerate((b"a", b"b", b"c", b"d")):
         models.register(root, run_with(root, f"{place}aaa0000", content), "net")
     models.register(root, run_with(root, "eeee0000"), "gone")

@@ -242,7 +242,7 @@ Shown = tuple[Path, dict[str, Any], Fed, dict[str, str]]
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Shown:
+def shown(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path, read_migrations_once: None) -> Shown:
     """A workspace with all of them, brought up to date once."""
     root = tmp_path_factory.mktemp("poisoned").resolve()
     copy_database(empty_mlflow, root)
@@ -336,7 +336,7 @@ def test_a_second_time_sends_nothing_but_what_failed(
 
 
 @pytest.fixture
-def root(tmp_path: Path, empty_mlflow: Path) -> Path:
+def root(tmp_path: Path, empty_mlflow: Path, read_migrations_once: None) -> Path:
     root = tmp_path.resolve()
     copy_database(empty_mlflow, root)
     return root

@@ -22,7 +22,6 @@ from typing import NoReturn
 
 import psutil
 import pytest
-from mlflow.tracking import MlflowClient
 
 from helpers import copy_database, mlflow_sync, submitted, wait_for
 from labrun.config.schema import Tracking
@@ -49,8 +48,10 @@ def finished(root: Path, run_id: str, values: list[float], name: str = "test") -
     return run_dir
 
 
-def client(root: Path):  # type: ignore[no-untyped-def]
-    return MlflowClient(tracking_uri=mlflow_client.database_uri(root))
+def client(root: Path, uri: str | None = None):  # type: ignore[no-untyped-def]
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri=uri or mlflow_client.database_uri(root))
 
 
 def runs_of(root: Path):  # type: ignore[no-untyped-def]
@@ -59,7 +60,7 @@ def runs_of(root: Path):  # type: ignore[no-untyped-def]
 
 
 @pytest.fixture
-def root(tmp_path: Path, empty_mlflow: Path) -> Path:
+def root(tmp_path: Path, empty_mlflow: Path, read_migrations_once: None) -> Path:
     """A workspace in which nothing has run yet."""
     copy_database(empty_mlflow, tmp_path)
     return tmp_path
@@ -239,7 +240,7 @@ def test_a_run_deleted_in_mlflow_stays_so_until_it_has_news(root: Path) -> None:
     assert run.data.tags["kind"] == "paper"
 
 
-def test_sync_counts_news_and_recreates_a_deleted_database(root: Path) -> None:
+def test_sync_counts_news_and_recreates_a_deleted_database(root: Path, no_migrations: None) -> None:
     finished(root, "aaaa0000", [1.0])
     finished(root, "bbbb0000", [2.0])
     assert mlflow_sync(root).news == 2
@@ -266,7 +267,7 @@ def fed(root: Path) -> Iterator[None]:
     assert mistakes == []
 
 
-def test_a_database_that_is_deleted_while_it_is_fed_is_recreated(root: Path) -> None:
+def test_a_database_that_is_deleted_while_it_is_fed_is_recreated(root: Path, no_migrations: None) -> None:
     finished(root, "aaaa0000", [1.0])
     with fed(root):
         before = ui_state.notes(root).stat().st_mtime_ns
@@ -293,8 +294,8 @@ def test_sync_leaves_it_to_the_process_that_feeds_mlflow_already(root: Path) -> 
 
 def of_server(address: str, run_id: str):  # type: ignore[no-untyped-def]
     """The run on a server; None: it is not there."""
-    client = MlflowClient(tracking_uri=address)
-    runs = client.search_runs([e.experiment_id for e in client.search_experiments()], f"tags.`labrun.id` = '{run_id}'")
+    there = client(Path(), address)
+    runs = there.search_runs([e.experiment_id for e in there.search_experiments()], f"tags.`labrun.id` = '{run_id}'")
     return runs[0] if runs else None
 
 
@@ -313,8 +314,9 @@ def test_a_server_has_a_run_when_its_command_ends(root: Path, mlflow_server: str
         ended(run_dir)
     shown = of_server(mlflow_server, "5e70aaaa")
     assert shown.info.status == "FINISHED" and shown.data.metrics["loss"] == 1.0 and len(shown.data.metrics) == 2
-    client = MlflowClient(tracking_uri=mlflow_server)
-    assert [file.path for file in client.list_artifacts(shown.info.run_id, "deep")] == ["deep/model.bin"]
+    assert [file.path for file in client(root, mlflow_server).list_artifacts(shown.info.run_id, "deep")] == [
+        "deep/model.bin"
+    ]
     log = (store.state_folder(root) / "tracking.log").read_text()
     assert "outputs/pipe: it is not a file" in log and "outputs/gone: " in log and "Traceback" not in log
     assert runs_of(root)[1] == [], "the workspace's own view is not fed"
@@ -400,7 +402,7 @@ def test_a_database_that_cannot_be_used_now_is_retried(root: Path, empty_mlflow:
     ended.set()
     feeding.join(60)
     assert len(mistakes) == 1 and "file is not a database" in str(mistakes[0])
-    assert len(MlflowClient(tracking_uri=f"sqlite:///{own}").search_runs(["1"])) == 1
+    assert len(client(root, f"sqlite:///{own}").search_runs(["1"])) == 1
 
 
 def test_nothing_is_started_for_the_view_of_the_workspace(root: Path, caplog: pytest.LogCaptureFixture) -> None:
