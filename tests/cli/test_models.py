@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import re
-import resource
 import signal
 import socket
 import subprocess
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helpers import copy_database, imported, lab, mlflow_sync, processes_of, run_labrun
+from helpers import copy_database, lab, mlflow_sync, processes_of, run_labrun
 from labrun import load_model
 from labrun.registry import journal
 from labrun.runs import store
@@ -77,23 +76,49 @@ def test_registering_again_is_reported_and_changes_nothing(place: Path) -> None:
     assert len(journal.chosen(place, "digits")) == 1
 
 
+COMMANDS = """
+import json, os, resource, sys
+from labrun.cli import main
+
+def cpu_s():
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+began = cpu_s()
+for arguments in json.loads(sys.argv[1]):
+    child = os.fork()
+    if child == 0:
+        told_to = os.dup(1)
+        os.dup2(2, 1)
+        sys.argv[:] = ["lab", "models", *arguments]
+        try:
+            main()
+        finally:
+            told = {"imported": sorted({name.partition(".")[0] for name in sys.modules}), "cpu_s": began + cpu_s()}
+            os.write(told_to, json.dumps(told).encode() + b"\\n")
+    assert os.waitpid(child, 0)[1] == 0, arguments
+"""
+"""Runs `lab models` with each list of arguments, in forks that have imported nothing else."""
+
+
 def test_the_registry_answers_without_any_heavy_import(place: Path) -> None:
     heavy = {"mlflow", "torch", "pytorch_lightning", "sklearn", "pandas", "numpy", "omegaconf", "sqlalchemy"}
     dnn = next(record.id for _, record in store.runs(place) if record.name == "dnn")
-    for arguments in (
+    commands = [
         ("register", dnn, "--name", "light", "--alias", "first"),
         ("ls",),
         ("show", "light"),
         ("alias", "light", "second"),
         ("alias", "light@second", "--remove"),
         ("rm", "light", "--yes", "--force"),
-    ):
-        command = [sys.executable, "-X", "importtime", "-c", "from labrun.cli import main; main()", "models"]
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run([*command, *arguments], cwd=place, capture_output=True, text=True, check=False)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert done.returncode == 0 and not heavy & imported(done.stderr), (arguments, heavy & imported(done.stderr))
-        assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1, arguments
+    ]
+    command = [sys.executable, "-c", COMMANDS, json.dumps(commands)]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    for arguments, one in zip(commands, told, strict=True):
+        assert not heavy & set(one["imported"]), (arguments, heavy & set(one["imported"]))
+        assert one["cpu_s"] < 1, arguments
     assert not mlflow_client.database_path(place).exists() and processes_of(place) == []
 
 

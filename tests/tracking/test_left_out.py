@@ -215,7 +215,7 @@ POISONS = {
     "a config with odd keys": Poison(record_with(config=dict.fromkeys(ODD_NAMES, "v"))),
     "a config with colliding keys": Poison(record_with(config={"a": {"b": 1}, "a.b": 2, "A": {"B": 3}})),
     "a config with long values": Poison(record_with(config={"long": "x" * 50_000, "half": "\ud800", "nothing": None})),
-    "a large config": Poison(record_with(config={f"key{number}": number for number in range(1500)})),
+    "a large config": Poison(record_with(config={f"key{number}": number for number in range(250)})),
     "a deep config": Poison(record_with(config=json.loads('{"a":' * 400 + "1" + "}" * 400))),
     "tags with odd names": Poison(record_with(tags=dict.fromkeys(ODD_NAMES, "v"))),
     "many tags": Poison(record_with(tags={f"tag{number}": "v" for number in range(250)})),
@@ -226,12 +226,12 @@ POISONS = {
     ),
     "an empty name": Poison(line_of(name=""), {"loss": [0.5], "": [0.5]}),
     "many names that collide": Poison(
-        lambda root, run_id: made(root, run_id, [{"name": f"a{chr(code)}b"} for code in range(0x2190, 0x2400)]),
-        {f"a{chr(code)}b": [0.5] for code in range(0x2190, 0x2400)},
+        lambda root, run_id: made(root, run_id, [{"name": f"a{chr(code)}b"} for code in range(0x2190, 0x2230)]),
+        {f"a{chr(code)}b": [0.5] for code in range(0x2190, 0x2230)},
     ),
     "many values": Poison(
-        lambda root, run_id: made(root, run_id, [{"step": step, "value": step} for step in range(2500)]),
-        {"loss": [float(step) for step in range(2500)]},
+        lambda root, run_id: made(root, run_id, [{"step": step, "value": step} for step in range(1100)]),
+        {"loss": [float(step) for step in range(1100)]},
     ),
 }
 EXPERIMENTS = ["", " ", "x" * 1000, "a\nb", "\ud800", "a/b", "it's", "Default", "DEFAULT", "experiment--0123abcd", "%s"]
@@ -309,7 +309,7 @@ def test_names_of_parameters_and_tags_are_found_again(
     tags = runs[ids["tags with odd names"]].data.tags
     assert {mlflow_names.text(name) for name in ODD_NAMES} <= {tags.get(f"labrun.name.{key}", key) for key in tags}
     assert tags["labrun.id"] == ids["tags with odd names"], "a tag of a person's is not the run's id"
-    assert len(runs[ids["a large config"]].data.params) == 1500 and runs[ids["many tags"]].data.tags["tag249"] == "v"
+    assert len(runs[ids["a large config"]].data.params) == 250 and runs[ids["many tags"]].data.tags["tag249"] == "v"
     assert runs[ids["a mounted folder"]].data.tags["labrun.data.pictures"] == "/data"
 
 
