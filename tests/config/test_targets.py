@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from pathlib import Path
 
 import pytest
 
-from labrun.config import targets
+from labrun.config import instantiate, targets
 from labrun.errors import ConfigError
 
 NET = """
@@ -120,3 +121,28 @@ def test_a_data_module_is_known_by_its_sources(tmp_path: Path, monkeypatch: pyte
     assert there == dict.fromkeys(there, True)
     assert not any(targets.is_data_module(f"sources_of_mine.late.{name}") for name in ("Plain", "Own", "Nothing"))
     assert not targets.is_data_module("no_such_package.Mine")
+
+
+def test_the_signature_of_a_class_is_pythons() -> None:
+    """Classes without parameters are told by their constructors, which is much faster."""
+
+    class Plain:
+        """No constructor."""
+
+    class Derived(Plain):
+        def __init__(self, size: int = 1) -> None: ...
+
+    class Made(Plain):
+        def __new__(cls, size: int) -> Made: ...  # type: ignore[empty-body]
+
+    class Meta(type):
+        def __call__(cls, size: int) -> None: ...  # type: ignore[override]
+
+    class Called(metaclass=Meta):
+        """Made by its metaclass."""
+
+    class Told:
+        __signature__ = inspect.Signature([inspect.Parameter("size", inspect.Parameter.KEYWORD_ONLY)])
+
+    for kind in (Plain, Derived, Made, Called, Told, object, Path):
+        assert instantiate.signature(kind) == inspect.signature(kind), kind

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Collection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import TCPServer
 from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -61,6 +62,15 @@ class EndpointState(Protocol):
     def save(self) -> None: ...
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def server_bind(self) -> None:
+        """Bind, without asking for the host's name, for which a bad resolver may need seconds."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = "localhost", int(self.server_address[1])
+
+
 class Endpoint:
     """HTTP server for one process, as a context manager.
 
@@ -95,8 +105,7 @@ class Endpoint:
             def log_message(self, *arguments: object) -> None:
                 """Log nothing, since requests are not part of the run's output."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), Handler)
 
     @property
     def variables(self) -> dict[str, str]:
