@@ -109,9 +109,9 @@ def signature(target: Callable[..., Any]) -> inspect.Signature | None:
 
 @functools.cache
 def _signature(target: Callable[..., Any]) -> inspect.Signature | None:
-    kind: Any = target
-    if type(kind) is type and kind.__init__ is object.__init__ and kind.__new__ is object.__new__:
-        return getattr(kind, "__signature__", inspect.Signature())  # Python would parse it from a text
+    if type(target) is type and all(getattr(target, name) is getattr(object, name) for name in ("__init__", "__new__")):
+        given: inspect.Signature = getattr(target, "__signature__", inspect.Signature())
+        return given  # Python would parse it from a text
     try:
         return inspect.signature(target)
     except (TypeError, ValueError):
