@@ -2,4 +2,5 @@
 
 import sys
 
-exec(eval(sys.stdin.readline()))  # noqa: S102, S307 - its own protocol
+if __name__ == "__main__":  # a process of multiprocessing's executes this file, too
+    exec(eval(sys.stdin.readline()))  # noqa: S102, S307 - its own protocol
