@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import time
@@ -30,6 +31,7 @@ class Fingerprint:
         self._began_ns = time.time_ns() - int(CLOCK_S * 1e9)
         self._searched = _searched()
         self._files: dict[str, Stamp] = {}
+        self._real_paths: dict[str, str] = {}
         self._sightings = Sightings()
         for path in _loaded_files():  # already imported: unchanged since the import started
             if _touched_ns(path) < self._began_ns:
@@ -45,6 +47,7 @@ class Fingerprint:
     def close(self) -> str | None:
         """Record all imports so far. Return what has changed meanwhile, or None."""
         self._files = {path: stamp(path) for path in _loaded_files()}
+        self._real_paths = {path: _real_path(path) for path in self._files}
         for path, now in self._files.items():
             if self._has_changed(path, now):
                 return path
@@ -74,6 +77,11 @@ class Fingerprint:
         """The imported files with their stamps."""
         return self._files
 
+    @property
+    def real_paths(self) -> Mapping[str, str]:
+        """The imported files with their paths without links, which are the same as long as the stamps are."""
+        return self._real_paths
+
     def _changed_place(self) -> str | None:
         now = _searched()
         return next((place for place in {**now, **self._searched} if now.get(place) != self._searched.get(place)), None)
@@ -98,6 +106,16 @@ class Sightings:
     def note(self, path: str) -> None:
         """Stamp a file, unless it already has a stamp."""
         self.stamps.setdefault(path, stamp(path))
+
+
+def _real_path(path: str) -> str:
+    folder, name = os.path.split(path)
+    real = os.path.join(_real_folder(folder), name)
+    return os.path.realpath(real) if os.path.islink(real) else real
+
+
+_real_folder = functools.cache(os.path.realpath)
+"""Cached, because thousands of files are in a few hundred folders."""
 
 
 def _touched_ns(path: str) -> int:

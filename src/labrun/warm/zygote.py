@@ -9,7 +9,6 @@ with PyTorch in memory as without.
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import marshal
 import os
@@ -133,17 +132,15 @@ def frozen_folders(path: Sequence[str], imported: Fingerprint) -> dict[str, str]
         return None
     pairs = zip(map(os.path.realpath, sys.path), map(os.path.realpath, path), strict=True)
     copies = {live: copy for live, copy in pairs if live != copy}
-    found, real_folder = {}, functools.cache(os.path.realpath)
-    for file, then in imported.files.items():
-        folder, name = os.path.split(file)  # cached: thousands of files are in a few hundred folders
-        real = os.path.join(real_folder(folder), name)
-        if os.path.islink(real):
-            real = os.path.realpath(real)
-        live = max((place for place in copies if real.startswith(f"{place}{os.sep}")), key=len, default=None)
-        if live is None or _is_installed(real, live):
+    found, starts = {}, tuple(f"{live}{os.sep}" for live in copies)
+    for file, real in imported.real_paths.items():
+        if not real.startswith(starts):
+            continue
+        live = max((live for live in copies if real.startswith(f"{live}{os.sep}")), key=len)
+        if _is_installed(real, live):
             continue
         copy = copies[live] + real[len(live) :]
-        if stamp(file) != then or not _are_equal(real, copy):
+        if stamp(file) != imported.files[file] or not _are_equal(real, copy):
             return None
         found[os.path.dirname(file)] = os.path.dirname(copy)
     return found
