@@ -14,12 +14,12 @@ AZURE = ("experiment=script", "script.azureml=true", "tracking=none", "report=no
 
 
 def test_a_pytorch_tutorial(workspace: Path, few_images: Path, labrun: Command) -> None:
-    """With an optimizer of PyTorch's and a loader's workers."""
+    """In the pool, with an optimizer of PyTorch's and a loader's workers."""
     # below src/: the data are called so too
     shutil.copytree(SCRIPTS / "cifar10", workspace / "src" / "cifar10", ignore=shutil.ignore_patterns("__pycache__"))
     done = labrun(
         *AZURE,
-        "compute=inline",
+        "compute=local",
         "script.path=src/cifar10/train.py",
         f"datastore.root={few_images.parent}",
         f"script.arguments.data_path='${{mount:{few_images.name}}}'",

@@ -65,15 +65,14 @@ def run(folder: Path, file: str, *options: str) -> str:
 
 @pytest.mark.parametrize("compute", ["local", "slurm"])
 def test_the_first_day(compute: str, tmp_path: Path, few_images: Path, request: pytest.FixtureRequest) -> None:
-    """Six programs, the last three of which train: each submits and ends. Only one trains with PyTorch, in the pool."""
+    """Six programs, the last three of which train: each submits and ends. With PyTorch: see `test_scripts`."""
     if compute == "slurm":
         request.getfixturevalue("cluster")
     folder = lay_out("day1", tmp_path / "project", "cifar10", few_images)
     (folder / "src" / "fit.py").write_text(
         "from azureml.core import Run\nRun.get_context().log_list('loss', [1] * 3)\n"
     )
-    if compute == "slurm":
-        (folder / "src" / "train.py").write_text(LIGHT)
+    (folder / "src" / "train.py").write_text(LIGHT)
     for name in [*DAY1, "06-run-pytorch-data"]:
         printed = run(folder, f"{name}.py", "--compute", compute)
     assert "Submitted to compute cluster" in printed
@@ -95,7 +94,7 @@ def test_the_first_day(compute: str, tmp_path: Path, few_images: Path, request: 
 
 
 def test_images_are_uploaded_mounted_and_a_model_registered(tmp_path: Path, few_images: Path) -> None:
-    """Twice, for the second versions. The script with PyTorch runs in `test_the_first_day`."""
+    """Twice, for the second versions. The script with PyTorch runs in `test_scripts`."""
     folder = lay_out("cifar10", tmp_path / "project", "cifar10", few_images)
     (folder / "src" / "train.py").write_text(LIGHT)
     printed = run(folder, "control.py")
@@ -108,32 +107,24 @@ def test_images_are_uploaded_mounted_and_a_model_registered(tmp_path: Path, few_
     assert "cifar10\t2\t{" in again, "the second model is the second version"
 
 
-@pytest.mark.parametrize("way", ["script", "notebook"])
-def test_digits_of_2018_with_an_estimator_a_widget_and_a_search(way: str, tmp_path: Path, few_digits: Path) -> None:
-    """Three fits by scikit-learn, one of them alone; the notebook is the same program, a cell for each paragraph.
-
-    The notebook's runs do without scikit-learn.
-    """
+def test_digits_of_2018_with_an_estimator_a_widget_and_a_search_in_a_notebook(tmp_path: Path, few_digits: Path) -> None:
+    """Over 15 s: three fits by scikit-learn, one of them alone; a cell for each paragraph of the program."""
     folder = lay_out("mnist", tmp_path / "project", "mnist", few_digits)
-    if way == "script":
-        printed = run(folder, "control.py")
-        alone, *searched = sorted(labrun.runs(root=folder), key=lambda one: one.record.created)
-        assert len(searched) == 2
-        for one in (alone, *searched):
-            assert one.metrics["accuracy"] > 0.8 and one.metrics["regularization rate"] in (0.8, 0.1, 0.5)
-            assert [line for line in one.log_text().splitlines() if line.startswith("labrun:")] == REMOVED
-        model = joblib.load(Path(alone.folder) / "outputs" / "sklearn_mnist_model.pkl")
-        assert model.n_features_in_ == 784
-        assert "outputs/sklearn_mnist_model.pkl" in lab(folder, "runs", "files", "last").stdout
-    else:
-        (folder / "src" / "train.py").write_text(LIGHT)
-        cells = ["%load_ext labrun.azureml", *(folder / "control.py").read_text().split("\n\n")]
-        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-        client = NotebookClient(notebook, kernel_name="python3", timeout=400)
-        client.execute(cwd=str(folder))
-        printed = "".join(o.get("text", "") for cell in notebook.cells for o in cell.outputs)
-        shown = [o.get("data", {}).get("text/html", "") for cell in notebook.cells for o in cell.outputs]
-        assert any("sklearn-mnist" in page for page in shown)
+    cells = ["%load_ext labrun.azureml", *(folder / "control.py").read_text().split("\n\n")]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    client = NotebookClient(notebook, kernel_name="python3", timeout=400)
+    client.execute(cwd=str(folder))
+    printed = "".join(o.get("text", "") for cell in notebook.cells for o in cell.outputs)
+    shown = [o.get("data", {}).get("text/html", "") for cell in notebook.cells for o in cell.outputs]
+    assert any("sklearn-mnist" in page for page in shown)
+    alone, *searched = sorted(labrun.runs(root=folder), key=lambda one: one.record.created)
+    assert len(searched) == 2
+    for one in (alone, *searched):
+        assert one.metrics["accuracy"] > 0.8 and one.metrics["regularization rate"] in (0.8, 0.1, 0.5)
+        assert [line for line in one.log_text().splitlines() if line.startswith("labrun:")] == REMOVED
+    model = joblib.load(Path(alone.folder) / "outputs" / "sklearn_mnist_model.pkl")
+    assert model.n_features_in_ == 784
+    assert "outputs/sklearn_mnist_model.pkl" in lab(folder, "runs", "files", "last").stdout
     assert "2 runs" in printed, "the space has two values: none is tried twice"
     assert "'accuracy': 0." in printed and "outputs/sklearn_mnist_model.pkl" in printed
     assert "'--regularization', '0.1'" in printed or "'--regularization', '0.5'" in printed
