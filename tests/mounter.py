@@ -6,6 +6,7 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -32,12 +33,13 @@ class Mounting:
         node: the config node of the datastore, with its credentials.
         name: the asset.
         stay: whether the process then lives on and uses the mount, until `leave` or a kill.
+        pause_s: how long the transfer of each file sleeps before its end.
     """
 
-    def __init__(self, node: Mapping[str, Any], name: str = "set", stay: bool = False) -> None:
+    def __init__(self, node: Mapping[str, Any], name: str = "set", stay: bool = False, pause_s: float = 0.0) -> None:
         self._answers, there = FORKS.Pipe()
         self._stays = stay
-        self._process = FORKS.Process(target=_mount, args=(there, dict(node), name, stay), daemon=True)
+        self._process = FORKS.Process(target=_mount, args=(there, dict(node), name, stay, pause_s), daemon=True)
         self._process.start()
         there.close()
 
@@ -93,10 +95,18 @@ def digest_of(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _mount(answers: Connection, node: dict[str, Any], name: str, stay: bool) -> None:
+def _mount(answers: Connection, node: dict[str, Any], name: str, stay: bool, pause_s: float) -> None:
     from labrun.data import mount
+    from labrun.data.stores.azure import AzureBlobDatastore
     from labrun.errors import DataError
 
+    fetch = AzureBlobDatastore._fetch
+
+    def slowly(*arguments: Any) -> None:
+        fetch(*arguments)
+        time.sleep(pause_s)
+
+    AzureBlobDatastore._fetch = slowly  # type: ignore[method-assign]
     try:
         found = mount.mount(node, {"name": name})
     except DataError as error:

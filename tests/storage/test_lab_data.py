@@ -391,11 +391,11 @@ def test_a_sweep_over_a_mount_is_resumed(azure: Server, workspace: Path) -> None
     load_iris(as_frame=True).frame.to_csv(workspace / "iris.csv", index=False)
     Lab(azure, workspace)("upload", "iris.csv", "tables", "--name", "tables")
     where = ["dataset=csv", "datastore=azure_blob", f"datastore.root={azure.node['root']}", *PLAIN[:2]]
-    for path in ("dataset.path=${mount:tables}/iris.csv", "dataset.path=iris.csv"):
-        sweep = ["-m", path, "dataset.asset=tables", "compute=inline", *where]
-        done = run_labrun(*sweep, "model.regularization=0.1", cwd=workspace)
-        assert done.returncode == 0, done.stderr
-        done = run_labrun(*sweep, "model.regularization=0.1,1", "sweep.resume=last", cwd=workspace)
-        assert done.returncode == 0 and "1 of 2 runs are done" in done.stdout, done.stdout + done.stderr
+    paths = "dataset.path=${mount:tables}/iris.csv,iris.csv"
+    sweep = ["-m", paths, "dataset.asset=tables", "compute=inline", *where]
+    done = run_labrun(*sweep, "model.regularization=0.1", cwd=workspace)
+    assert done.returncode == 0, done.stderr
+    done = run_labrun(*sweep, "model.regularization=0.1,1", "sweep.resume=last", cwd=workspace)
+    assert done.returncode == 0 and "2 of 4 runs are done" in done.stdout, done.stdout + done.stderr
     done = run_labrun("task=evaluate", "from=last", *PLAIN[:2], cwd=workspace)
     assert done.returncode == 0 and "Mounting input 'tables' from datastore 'azure_blob'" in done.stdout, done.stderr
