@@ -34,6 +34,8 @@ LISTED = 12
 PYTORCH = frozenset({"torch", "torchvision", "pytorch_lightning", "lightning"})
 MOST_READ = 12
 """Maximum number of sources to read for one target."""
+OWN = re.compile(r"^_target_: (labrun\.\S+)", re.MULTILINE)
+"""Where a config file names one of labrun's models or readers."""
 
 
 @dataclass(frozen=True)
@@ -397,6 +399,17 @@ def needs_torch(target: str) -> bool:
             seen.add(named.module)
             waiting += _imported(named.source, named.module)
     return False
+
+
+def read_own(conf: Path) -> None:
+    """Have `needs_torch` keep what it finds of labrun's own models and readers, for processes that are forked later.
+
+    Args:
+        conf: the folder of labrun's configs.
+    """
+    for file in (*conf.glob("model/*.yaml"), *conf.glob("dataset/*.yaml")):
+        for target in OWN.findall(file.read_text(encoding="utf-8")):
+            needs_torch(target)
 
 
 def say(library: str) -> None:

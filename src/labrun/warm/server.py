@@ -199,6 +199,7 @@ def _import_all() -> None:
     conf = importlib.import_module("labrun.compose.paths").conf_dir()
     importlib.import_module("labrun.compose.parsed").load_all(conf)
     importlib.import_module("labrun.app.command_line").checked_texts(conf)
+    importlib.import_module("labrun.config.targets").read_own(conf)
     importlib.import_module("labrun.app.ahead").merge()
     importlib.import_module("hydra.core.override_parser.overrides_parser").OverridesParser.create().parse_overrides(
         [*OVERRIDES]
