@@ -427,9 +427,14 @@ def _imported(source: Path, module: str = "") -> set[str]:
         module: its dotted name, to resolve relative imports.
     """
     try:
-        body = ast.parse(source.read_text(encoding="utf-8")).body
+        return _imports(source, module, FileStamp.of(source))
     except (OSError, ValueError, SyntaxError):
         return set()
+
+
+@functools.cache
+def _imports(source: Path, module: str, stamp: FileStamp) -> set[str]:
+    body = ast.parse(source.read_text(encoding="utf-8")).body
     found = {alias.name for one in body if isinstance(one, ast.Import) for alias in one.names}
     for one in body:
         if isinstance(one, ast.ImportFrom):
