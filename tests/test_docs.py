@@ -116,7 +116,7 @@ def test_every_block_has_a_kind_that_is_tested() -> None:
         assert len(fences) == 2 * len(blocks(page)), f"{page}: a block that the tests do not see"
 
 
-WITH_PICTURES = ("tutorial.md", "howto/python.md", "howto/sweep.md")
+WITH_PICTURES = ("tutorial.md", "howto/python.md")
 """Pages that are about them; elsewhere they would cost seconds for each run."""
 README = "../README.md"
 EXECUTED = [page for page in [README, *PAGES] if not page.startswith("reference/") and blocks(page)]
