@@ -51,8 +51,8 @@ def single(workspace: Path) -> Record:
     return read_record(path.parent)
 
 
-def begin(workspace: Path, *arguments: str, cold: bool = False) -> subprocess.Popen[str]:
-    return start_labrun(*arguments, cwd=workspace, cold=cold)
+def begin(workspace: Path, *arguments: str) -> subprocess.Popen[str]:
+    return start_labrun(*arguments, cwd=workspace)
 
 
 def has_begun(workspace: Path) -> bool:

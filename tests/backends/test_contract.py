@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
 from conftest import Command
-from helpers import installed, wait_for
+from helpers import installed, run_cold, wait_for
 from labrun.backends import registry
 from labrun.backends.base import Backend, resources
 from labrun.backends.local.server import frozen_file
@@ -275,16 +275,20 @@ def test_runs_that_nobody_polls_are_ended_and_told(backend: Backend, workspace: 
 
 
 def test_a_package_brings_a_backend_and_one_word_sends_the_work_there(
-    toy: None, labrun: Command, lab_here: Command, workspace: Path
+    toy: None, lab_here: Command, workspace: Path
 ) -> None:
     assert "An interpreter of its own for each run. Here: " in lab_here("compute", "ls").stdout
     script = ("experiment=script", "script.path=script/sleep.py", "compute=one_process_each", "tracking=none")
-    done = labrun("-m", *script, "+script.positional=[0],[0.1]")
+    done, refused = run_cold(
+        ["-m", *script, "+script.positional=[0],[0.1]"],
+        ["-m", *script, "compute.timeout_min=1,2"],
+        imports=["labrun.app.hydra_changes", "labrun.control.controller", "labrun.submission.submit"],
+        cwd=workspace,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     found = [read_record(path.parent) for path in workspace.glob("multirun/*/*/*/run.json")]
     assert [one.status for one in found] == ["completed"] * 2
     assert {one.config["compute"]["target"] for one in found} == {"one_process_each"}
-    refused = labrun("-m", *script, "compute.timeout_min=1,2")
     assert refused.returncode == 2 and "compute.timeout_min=1: one_process_each does not hold runs" in refused.stderr
 
 

@@ -37,7 +37,7 @@ def test_another_controller_takes_over_detached_jobs(workspace: Path, labrun: Co
 def test_a_submission_whose_id_was_never_written_is_found_again(workspace: Path, labrun: Command) -> None:
     """Over 15 s: jobs are new interpreters."""
     values = ("-m", *sleeping(workspace, 6), "seed=1,2")
-    sweep = begin(workspace, *values, cold=True)
+    sweep = begin(workspace, *values)
     wait_for(lambda: len(squeue()) == 2)
     sweep.kill()
     sweep.communicate()
@@ -56,7 +56,7 @@ def test_resuming_on_this_machine_ends_the_jobs_first(workspace: Path, labrun: C
     Over 15 s: jobs are new interpreters.
     """
     values = ("-m", *sleeping(workspace, 30), "seed=1,2")
-    sweep = begin(workspace, *values, cold=True)
+    sweep = begin(workspace, *values)
     wait_for(lambda: statuses(workspace).count("running") == 2)
     sweep.kill()
     sweep.communicate()
@@ -124,7 +124,7 @@ def test_a_search_resumes_after_kill_9_of_its_controller(workspace: Path, labrun
     """Over 15 s: jobs one after the other, each a new interpreter."""
     limits = ("sweep=tpe", "sweep.max_trials=4", "sweep.max_concurrent=2")
     asked = ("-m", *climbing(workspace, "interval(0,1)", 1), *limits)
-    search = begin(workspace, *asked, cold=True)
+    search = begin(workspace, *asked)
     wait_for(lambda: statuses(workspace).count("completed") >= 1 and "running" in statuses(workspace), 120)
     search.kill()
     search.communicate(timeout=60)
