@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import random
 import shutil
 import signal
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -243,56 +245,65 @@ def test_versions_that_people_make_in_mlflow_are_theirs(root: Path) -> None:
     assert models.register(root, run_with(root, "dddd0000", b"d"), "net")[0].number == 4
 
 
-REGISTER = """
-import sys
-from pathlib import Path
-from labrun.registry import models
-version, is_new = models.register(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
-print(version.number, is_new)
-"""
+class Registering:
+    """A fork of this process that registers a run's model."""
+
+    def __init__(self, root: Path, run_dir: Path, name: str = "net") -> None:
+        self._answer, there = FORKS.Pipe(duplex=False)
+        self._process = FORKS.Process(target=_register, args=(there, root, run_dir, name))
+        self._process.start()
+        there.close()
+
+    def answer(self) -> tuple[int, bool]:
+        """Wait for its end; return the version's number, and whether it is new."""
+        number, is_new = self._answer.recv()
+        self._process.join(60)
+        return number, is_new
+
+    def kill(self) -> bool:
+        """End it with kill -9; return whether it was still running."""
+        self._process.kill()
+        self._process.join()
+        return self._process.exitcode == -signal.SIGKILL
 
 
-def registering(root: Path, run_dir: Path, name: str = "net") -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", REGISTER, str(root), str(run_dir), name]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+FORKS = multiprocessing.get_context("fork")
+
+
+def _register(answer: Connection, root: Path, run_dir: Path, name: str) -> None:
+    version, is_new = models.register(root, run_dir, name)
+    answer.send((version.number, is_new))
 
 
 def test_processes_that_register_at_the_same_time_get_numbers_of_their_own(root: Path) -> None:
     runs = [run_with(root, f"{place}aaa0000", b"%d" % place) for place in range(3)]
-    processes = [registering(root, run_dir) for run_dir in runs]
-    told = [process.communicate(timeout=300) for process in processes]
-    assert sorted(out.split()[0] for out, _ in told) == ["1", "2", "3"], told
+    processes = [Registering(root, run_dir) for run_dir in runs]
+    assert sorted(process.answer()[0] for process in processes) == [1, 2, 3]
     assert sorted(in_mlflow(root)["net"]) == [1, 2, 3]
-    one_run = [registering(root, runs[0], "twice") for _ in range(2)]
-    assert sorted(process.communicate(timeout=300)[0] for process in one_run) == ["1 False\n", "1 True\n"]
+    one_run = [Registering(root, runs[0], "twice") for _ in range(2)]
+    assert sorted(process.answer() for process in one_run) == [(1, False), (1, True)]
 
 
 def test_a_kill_at_any_moment_leaves_nothing_that_does_not_fit(root: Path) -> None:
-    """Killed with -9 again and again, somewhere between its first import and its end.
-
-    Over 15 s: a process for each kill.
-    """
+    """Killed with -9 again and again, somewhere between its start and its end."""
     draw = random.Random(7)
     began = time.monotonic()
-    out, err = registering(root, run_with(root, "zzzz0000", b"first")).communicate(timeout=300)
+    assert Registering(root, run_with(root, "zzzz0000", b"first")).answer() == (1, True)
     whole_s = time.monotonic() - began
-    assert out.startswith("1 "), err
     killed = 0
-    for place in range(8):
-        run_dir = run_with(root, f"{place}aaa0000", b"%d" % place)
-        process = registering(root, run_dir)
-        time.sleep(whole_s * draw.uniform(0.4, 1.05))
-        process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
-        process.communicate()
+    for place in range(16):
+        run_dir = run_with(root, f"{place:x}aaa0000", b"%d" % place)
+        process = Registering(root, run_dir)
+        time.sleep(whole_s * draw.uniform(0.0, 1.05))
+        killed += process.kill()
         for version in journal.every(journal.read(root)):
             journal.check(root, version)
     assert killed
     mlflow_sync(root)
     said = {number: one.run for number, one in journal.read(root).versions["net"].items()}
     assert in_mlflow(root) == {"net": said}
-    last, _ = models.register(root, run_with(root, "ffff0000", b"last"), "net")
-    assert last.number == max(said) + 1 and in_mlflow(root)["net"] == {**said, last.number: "ffff0000"}
+    last, _ = models.register(root, run_with(root, "ffff0001", b"last"), "net")
+    assert last.number == max(said) + 1 and in_mlflow(root)["net"] == {**said, last.number: "ffff0001"}
     left = sorted(path.name for path in journal.folder(root, "net", 0).parent.iterdir())
     assert left == sorted(str(number) for number in [*said, last.number])
 
