@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["adlfs", "labrun.data.mount", "labrun.data.stores.azure", __name__])
+LATER = ("hydra", "filelock", "sqlite3", "azure.core.rest._aiohttp", "azure.core.rest._requests_basic")
+FORKS.set_forkserver_preload(["adlfs", "labrun.data.mount", "labrun.data.stores.azure", *LATER, __name__])
 
 
 class Mounted(NamedTuple):
