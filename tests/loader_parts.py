@@ -13,7 +13,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torchmetrics
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, TensorDataset, random_split
 from torchmetrics import classification
@@ -24,6 +23,8 @@ NOTES = "LOADER_PARTS_NOTES"
 
 @functools.cache
 def digits() -> TensorDataset:
+    from sklearn.datasets import load_digits
+
     x, y = load_digits(return_X_y=True)
     return TensorDataset(torch.tensor(x, dtype=torch.float32) / 16, torch.tensor(y))
 
@@ -201,6 +202,15 @@ class Dicts(Dataset[Any]):
 
     def __getitem__(self, place: int) -> Any:
         return {"pixels": self.x[place], "label": self.targets[place]}
+
+
+class Drawn(Dicts):
+    """Such samples, drawn: importing scikit-learn takes longer than reading them."""
+
+    def __init__(self, first: int, last: int) -> None:
+        generator = torch.Generator().manual_seed(first)
+        self.x = torch.rand(last - first, 64, generator=generator)
+        self.targets = torch.randint(10, (last - first,), generator=generator)
 
 
 class Dies(Dicts):

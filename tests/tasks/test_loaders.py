@@ -369,7 +369,7 @@ def test_debugging_limits_the_batches_of_loaders(run_here: Runner, mine: Path) -
 def test_a_resumed_sweep_reuses_completed_runs_with_the_same_loaders(
     run_here: Runner, mine: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    done, run_dir = run_here(*DICTS)
+    done, run_dir = run_here(*BRIEF, *torch_sets("Drawn"))
     new = dataclasses.replace(done, id="new", status=QUEUED, data=[], attempts=[])
     old = [resume.PreviousRun(run_dir, done)]
     dataset = {**done.config["dataset"], "train": {**done.config["dataset"]["train"], "last": 200}}
