@@ -164,7 +164,7 @@ class OneGpu:
 
 def test_a_run_without_a_gpu_has_no_values_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Any] = []
-    monkeypatch.setattr(system_metrics.nvml, "Gpus", lambda names: opened.append(names) or OneGpu())
+    monkeypatch.setattr(nvml, "Gpus", lambda names: opened.append(names) or OneGpu())
     assert system_metrics.Gpus(os.getpid(), None).read() == {} and opened == []
     given = system_metrics.Gpus(os.getpid(), ["3"])
     assert given.read() == {"gpu0": 0.5, "gpu0_memory_gb": 1.0} and opened == [["3"]]

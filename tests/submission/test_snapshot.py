@@ -141,6 +141,23 @@ def test_runs_are_no_change_of_the_work_tree(repository: Path) -> None:
     assert is_changed(), "what lies beside the folder counts too"
 
 
+def test_git_is_asked_only_where_it_may_find_a_repository(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repository, a worktree, whose `.git` is a file, a bare repository, a link into one, and `GIT_DIR`."""
+    plain = tmp_path / "plain" / "deep"
+    plain.mkdir(parents=True)
+    git(repository, "worktree", "add", "-q", str(tmp_path / "worktree"))
+    git(tmp_path, "init", "-q", "--bare", "bare")
+    (tmp_path / "link").symlink_to(repository / "pkg")
+    for place in (repository, repository / "pkg", tmp_path / "worktree", tmp_path / "bare", tmp_path / "link"):
+        assert snapshot.may_be_in_git(place), place
+    assert freeze.git_state(tmp_path / "worktree" / "pkg", tmp_path / "worktree") is not None
+    assert not snapshot.may_be_in_git(plain) and freeze.git_state(plain, plain) is None
+    monkeypatch.setenv("GIT_DIR", str(repository / ".git"))
+    assert snapshot.may_be_in_git(plain) and freeze.git_state(plain, plain) is not None
+
+
 def test_new_places_of_runs_have_git_ignore_them(run_here: Runner, workspace: Path) -> None:
     git(workspace, "init", "-q")
     run_here("report=none", "dataset.max_samples=50")

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 PROC = "/proc"
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-@dataclass(frozen=True)
-class Stat:
+class Stat(NamedTuple):
     """A process, from `/proc/<pid>/stat`."""
 
     parent: int
@@ -27,8 +26,7 @@ class Stat:
     """Resident memory, bytes."""
 
 
-@dataclass(frozen=True)
-class Usage:
+class Usage(NamedTuple):
     """Resource usage of a process tree."""
 
     cpu_s: float

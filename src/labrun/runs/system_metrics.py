@@ -25,8 +25,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from labrun.runs import context, nvml, processes
+from labrun.runs import context, processes
 from labrun.runs.processes import Usage
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from labrun.runs import nvml
 
 GB = 2**30
 EARLY_S = (0.2, 0.5)
@@ -114,6 +118,8 @@ class Gpus:
     def read(self) -> dict[str, float]:
         """Return the utilization and the used memory of each GPU."""
         if self._opened is None and self._are_used():
+            from labrun.runs import nvml  # its imports take as long as the interpreter's start
+
             self._opened = nvml.Gpus(self._visible() if self._names is None else self._names)
         found: dict[str, float] = {}
         for place, load in enumerate([] if self._opened is None else self._opened.read()):
@@ -127,6 +133,8 @@ class Gpus:
         return processes.has_open(self._pid, DEVICES, without=os.getpid())
 
     def _visible(self) -> list[str] | None:
+        from labrun.runs import nvml
+
         told = os.environ.get("CUDA_VISIBLE_DEVICES")
         return None if told is None else list(nvml.listed(told))
 

@@ -29,7 +29,7 @@ def git_state(folder: Path, root: Path) -> GitState | None:
             return None
         return answer.stdout.strip() if answer.returncode == 0 else None
 
-    commit = ask("rev-parse", "HEAD")
+    commit = ask("rev-parse", "HEAD") if snapshot.may_be_in_git(folder) else None
     if commit is None:
         return None
     return GitState(commit, ask("rev-parse", "--abbrev-ref", "HEAD"), snapshot.is_changed(folder, root))

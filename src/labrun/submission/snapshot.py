@@ -222,7 +222,17 @@ def _copy(base: Path, files: list[Path], target: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def may_be_in_git(folder: Path) -> bool:
+    """Return whether a folder may be in a git repository: false only if git would look for one in vain."""
+    if "GIT_DIR" in os.environ:
+        return True
+    real = folder.resolve()
+    return any((place / ".git").exists() or (place / "HEAD").exists() for place in (real, *real.parents))
+
+
 def _git_top(folder: Path) -> Path | None:
+    if not may_be_in_git(folder):
+        return None
     answer = _git(folder, "rev-parse", "--show-toplevel")
     return Path(answer.decode().strip()) if answer else None
 
