@@ -12,18 +12,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 from warm_bench import Bench
 
-COMMANDS = 120
+COMMANDS = 200
 KILLS = 20
 
 
 def test_every_command_succeeds_or_reports_an_error(bench: Bench) -> None:
-    """120 commands, eight at once, the server killed at random up to twenty times: none runs twice, none is lost."""
+    """200 commands, eight at once, the server killed at random up to twenty times: none runs twice, none is lost.
+
+    Takes half a minute: a few kills would show nothing.
+    """
     draw = random.Random(0)
     bench.start_server()
     is_over = threading.Event()
 
     def kill_now_and_then() -> None:
-        while len(bench.servers) <= KILLS and not is_over.wait(draw.uniform(0.05, 0.4)):
+        while len(bench.servers) <= KILLS and not is_over.wait(draw.uniform(0.05, 0.8)):
             os.kill(bench.servers[-1].pid, signal.SIGKILL)
             bench.servers[-1].wait()
             bench.start_server()
@@ -46,5 +49,5 @@ def test_every_command_succeeds_or_reports_an_error(bench: Bench) -> None:
         right = result.returncode == number % 5 and result.stdout == f"{number}\n"
         told = result.returncode == 137 and "was killed" in result.stderr
         assert right or told, (number, result, time.monotonic() - began)
-    assert sum(result.returncode == 137 for _, result in done) <= KILLS / 2
-    assert len(bench.servers) > 5, "a few kills would show nothing"
+    assert sum(result.returncode == 137 for _, result in done) <= COMMANDS / 20
+    assert len(bench.servers) > 5
