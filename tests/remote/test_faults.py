@@ -777,12 +777,13 @@ def test_models_and_checkpoints_of_here_are_scored_and_gone_on_with_there(
     (workspace / "conf" / "model" / "net.yaml").write_text(net)
     assert labrun("model=own", *PLAIN).returncode == 0
     trained = runs_of(workspace)[0]
-    for task in ("evaluate", "predict"):
-        done = labrun(f"task={task}", f"from={trained.id}", "compute.host=box", *PLAIN)
-        assert done.returncode == 0, done.stderr
-    scored, predicted = sorted(runs_of(workspace), key=lambda one: one.created)[1:]
+    done = labrun("-m", "task=evaluate,predict", f"from={trained.id}", "compute.host=box", *PLAIN)
+    assert done.returncode == 0, done.stderr
+    scored, predicted = (
+        next(one for one in runs_of(workspace) if one.task == task) for task in ("evaluate", "predict")
+    )
     assert scored.metrics == trained.metrics and scored.parent == trained.id
-    assert len(list(workspace.glob(f"outputs/*/*{predicted.id}/outputs/predictions.csv"))) == 1
+    assert len(list(workspace.glob("multirun/*/*/*/outputs/predictions.csv"))) == 1
     assert {one.process.host for one in (scored, predicted) if one.process} == {f"box{box.number}"}
     assert labrun("model=net", "trainer.max_epochs=1", *PLAIN).returncode == 0
     begun = max(runs_of(workspace), key=lambda one: one.created)

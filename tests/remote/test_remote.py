@@ -221,13 +221,13 @@ def test_data_of_here_are_sent_once_and_what_has_changed_again(box: far.Far, lab
     table = workspace / "t.csv"
     rows = [f"{i % 7},{i % 5},{i % 2}" for i in range(200)]
     table.write_text("\n".join(["a,b,label", *rows]) + "\n")
-    words = ("dataset=csv", "dataset.path=t.csv", "dataset.target=label", "compute.host=box", "tracking=none")
+    words = ("dataset=csv", "dataset.path=t.csv", "dataset.target=label", "compute.host=box", *PLAIN[:2])
     assert "sending data to box: 1 file" in labrun(*words).stderr
-    assert "sending data" not in labrun(*words, "seed=2", "report=none").stderr
+    assert "sending data" not in labrun(*words, "seed=2").stderr
     rows[0], size = "6,4,0", table.stat().st_size
     table.write_text("\n".join(["a,b,label", *rows]) + "\n")
     assert table.stat().st_size == size
-    assert "sending data to box: 1 file" in labrun(*words, "seed=3", "report=none").stderr
+    assert "sending data to box: 1 file" in labrun(*words, "seed=3").stderr
     found = sorted(runs_of(workspace), key=lambda one: one.created)
     assert [one.status for one in found] == ["completed"] * 3
     first, second, third = (json.dumps([entry.digest for entry in one.data]) for one in found)
