@@ -327,6 +327,8 @@ def test_a_server_that_is_down_neither_delays_a_run_nor_loses_it(root: Path, mlf
     with feed.follow(root, Tracking("mlflow", f"http://127.0.0.1:{free_port()}")):
         finished(root, "d077aaaa", [1.0])
     assert time.monotonic() - began < 5
+    (feeder,) = (one for one in psutil.Process().children() if str(root) in one.cmdline())
+    feeder.kill()  # it would import MLflow, only to find that nothing answers
     assert mlflow_sync(root, mlflow_server).news == 1 and mlflow_sync(root, mlflow_server).news == 0
     assert of_server(mlflow_server, "d077aaaa").info.status == "FINISHED"
     assert mlflow_sync(root).news == 1, "what one of them has says nothing of the other"
