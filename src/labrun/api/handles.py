@@ -343,7 +343,7 @@ class Sweep(Handle):
         for path in self.folder.glob("*/run.json"):
             with contextlib.suppress(RecordError):
                 found.append(Run(path.parent))
-        return sorted(found, key=lambda run: (*_place(run.record), run.folder.name))
+        return sorted(found, key=lambda run: (*_place(run._last), run.folder.name))  # each has just been read
 
     @property
     def status(self) -> str:
