@@ -23,7 +23,6 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
 from xdist.scheduler import LoadScopeScheduling
 
 import far
@@ -321,8 +320,7 @@ def run_here(workspace: Path, registered: None) -> Runner:
         run_id = origin.new_id()
         with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
             config = compose("config", ["tracking=none", *overrides], return_hydra_config=True)
-        OmegaConf.set_readonly(config.hydra, True)
-        HydraConfig.instance().cfg = config  # type: ignore[assignment]  # `set_config` would copy it, for 20 ms
+        HydraConfig.instance().set_config(config)
         run_dir = workspace / "outputs" / "test" / f"now-{run_id}"
         plain, around = composed.without_hydra(config), freeze.capture_provenance(workspace)
         record = freeze.freeze(plain, run_id, list(overrides), workspace, around)
