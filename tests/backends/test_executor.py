@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import runpy
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from hydra.core.utils import JobReturn
 from submitit.core.utils import FailedJobError, UncompletedJobError
 
 from helpers import program, wait_for
+from labrun.backends.local.call import let_workers_be_ended
 from labrun.backends.local.calls import cancel_file, noted_state
 from labrun.backends.local.executor import PARAMETERS, LabrunExecutor, LabrunJob
 from labrun.errors import LabrunError
@@ -316,40 +318,51 @@ def logs(folder: Path) -> str:
     return "".join(path.read_text() for path in folder.glob(".submitit/*.out"))
 
 
-def test_what_an_application_may_do(careful: Path) -> None:
-    """Look itself up as the main module, return what cannot be passed on, leave processes behind."""
-    done = call(
-        careful,
-        "-m",
-        "hydra/launcher=labrun",
-        "hydra.sweep.dir=all",
-        "+do=main,lock,leave",
-        "hydra.sweeper.max_batch_size=2",
-    )
-    assert done.returncode == 0, done.stdout + done.stderr + logs(careful / "all")
-    assert "#2 : +do=leave  completed" in done.stdout, "numbered through the batches"
-    printed = logs(careful / "all")
-    assert "DOUBLED [42]" in printed and "a lock, cannot be passed on" in printed + done.stdout
-    left = int(printed.partition("LEFT ")[2].split()[0])
-    assert not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE
+def test_what_an_application_may_do(careful: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look itself up as the main module, return what cannot be passed on, leave processes behind, draw numbers.
 
-
-def test_jobs_draw_numbers_of_their_own_and_tell_no_variable(careful: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Its jobs draw numbers of their own, and tell no variable. In two batches.
+    """
     monkeypatch.setenv("TOKEN", "t0ken-7h3secret")
     done = call(
         careful,
         "-m",
         "hydra/launcher=labrun",
-        "hydra.sweep.dir=drawn",
+        "hydra.sweep.dir=all",
         "+hydra.sweep.mode=700",
-        "+do=draw1,draw2,draw3",
+        "+do=main,lock,leave,draw1,draw2,draw3",
         '+key="${oc.env:TOKEN}"',
+        "hydra.sweeper.max_batch_size=3",
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    drawn = [line.split()[1:] for line in logs(careful / "drawn").splitlines() if line.startswith("DRAWN")]
+    printed = logs(careful / "all")
+    assert done.returncode == 0, done.stdout + done.stderr + printed
+    numbered = dict(re.findall(r"#(\d) : \+do=(\w+) .*  completed", done.stdout))
+    assert numbered["2"] == "leave" and numbered["5"] == "draw3", "numbered through the batches"
+    assert "DOUBLED [42]" in printed and "a lock, cannot be passed on" in printed + done.stdout
+    left = int(printed.partition("LEFT ")[2].split()[0])
+    assert not psutil.pid_exists(left) or psutil.Process(left).status() == psutil.STATUS_ZOMBIE
+    drawn = [line.split()[1:] for line in printed.splitlines() if line.startswith("DRAWN")]
     assert len({number for number, _ in drawn}) == 3 and {key for _, key in drawn} == {"t0ken-7h3secret"}
     assert "t0ken" not in done.stdout + done.stderr and "+key=" in done.stdout
-    assert (careful / "drawn").stat().st_mode & 0o777 == 0o700
+    assert (careful / "all").stat().st_mode & 0o777 == 0o700
+
+
+def end_at_once() -> int:
+    """Fork a worker that gets SIGTERM as soon as it exists, from a process that ignores it as submitit's jobs do."""
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    let_workers_be_ended()
+    worker = os.fork()
+    if worker == 0:
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
+
+
+def test_a_worker_can_be_ended_from_its_first_moment() -> None:
+    child = os.fork()
+    if child == 0:
+        os._exit(int(end_at_once() != -signal.SIGTERM))
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_sweep_of_nothing_is_no_error(careful: Path) -> None:

@@ -11,6 +11,7 @@ import importlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -94,9 +95,22 @@ def let_workers_be_ended() -> None:
     """Make processes that a call forks obey SIGTERM.
 
     submitit makes its jobs ignore that signal, and their workers inherit this. `multiprocessing` ends its workers with
-    SIGTERM and would then wait for them forever.
+    SIGTERM and would then wait for them forever. `Pool` may do so right after it has forked them, so a new worker
+    receives the signal only once it obeys.
     """
-    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    masks = threading.local()
+
+    def block() -> None:
+        masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.before)
+
+    def obey() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        unblock()
+
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=obey)
 
 
 def main(folder: str) -> None:
