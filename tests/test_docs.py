@@ -8,7 +8,7 @@ A comment before a block changes how it is tested:
     <!-- azure -->        runs with the Azure emulator;   <!-- s3 -->  with an S3 server
     <!-- real data -->    runs with MNIST and CIFAR-10 in ./data
     <!-- data -->         in the README: runs on the real data, in `test_readme.py`
-    <!-- ui -->           `lab ui` and its output: run and compared in `cli/test_ui.py`
+    <!-- mlflow -->       `lab ui` or `lab runs sync`, and its output: run and compared in `cli/test_ui.py`
     <!-- exit 2 -->       must exit with this code
     <!-- listing -->      a `text` block that is not the output of a command
     <!-- theirs -->       Python for another library: only parsed
@@ -94,8 +94,6 @@ def _prepare(page: str, folder: Path, labrun_here: Command, request: pytest.Fixt
             variables |= given.environment
         elif isinstance(given, Path):
             (folder / "data").symlink_to(given)
-    if any("lab runs sync" in block.text for block in blocks(page)):
-        helpers.copy_database(request.getfixturevalue("empty_mlflow"), folder)
     if page not in WITH_PICTURES:
         helpers.draw_none(folder)
     return Place(folder, variables, labrun_here)
@@ -103,7 +101,7 @@ def _prepare(page: str, folder: Path, labrun_here: Command, request: pytest.Fixt
 
 def test_every_block_has_a_kind_that_is_tested() -> None:
     known = {"bash", "python", "yaml", "text"}
-    marks = {"", "composed", "set-up", "listing", "theirs", "data", "ui", *NEEDS}
+    marks = {"", "composed", "set-up", "listing", "theirs", "data", "mlflow", *NEEDS}
     for page in [README, *PAGES]:
         text = (DOCS / page).read_text(encoding="utf-8")
         for block in blocks(page):
@@ -118,6 +116,7 @@ def test_every_block_has_a_kind_that_is_tested() -> None:
 
 WITH_PICTURES = ("tutorial.md", "howto/python.md")
 """Pages that are about them; elsewhere they would cost seconds for each run."""
+WITH_MLFLOW = ("tutorial.md", "howto/inspect-runs.md")
 README = "../README.md"
 EXECUTED = [page for page in [README, *PAGES] if not page.startswith("reference/") and blocks(page)]
 
@@ -136,8 +135,8 @@ def carry_out(page: str, place: Place) -> None:
     printed: str | None = None
     for block in blocks(page):
         where = f"docs/{page}:{block.line}"
-        if block.mark == "ui":
-            assert page == "tutorial.md", where
+        if block.mark == "mlflow":
+            assert page in WITH_MLFLOW, where
         elif block.kind == "text":
             if block.mark != "listing":
                 assert printed is not None, f"{where}: no command printed this"

@@ -85,7 +85,7 @@ def shown(started: tuple[Path, str, ForkedLab]) -> tuple[Path, str]:
 
 
 def test_it_prints_what_the_tutorial_says(started: tuple[Path, str, ForkedLab]) -> None:
-    command, output = (block for block in blocks("tutorial.md") if block.mark == "ui")
+    command, output = (block for block in blocks("tutorial.md") if block.mark == "mlflow")
     assert command.commands == ["lab ui"]
     printed, told = started[2].said()
     compare(output.text, told + printed, "docs/tutorial.md")
@@ -160,13 +160,17 @@ def test_a_run_that_continues_meanwhile_is_fed_and_prints_its_page(shown: tuple[
     assert context_note.returncode == 0
 
 
-def test_a_second_one_says_where_the_first_is(shown: tuple[Path, str]) -> None:
+def test_a_second_one_says_where_the_first_is(shown: tuple[Path, str], interpreter: Forks) -> None:
     workspace, address = shown
     again = lab(workspace, "ui")
     assert again.returncode == 0 and address in again.stdout
     other = lab(workspace, "ui", "--port", str(free_port()))
     assert other.returncode == 2 and f"shows this workspace at {address}" in other.stderr
-    assert lab(workspace, "runs", "sync").returncode == 0  # though `lab ui` holds the lock
+    command, output = (block for block in blocks("howto/inspect-runs.md") if block.mark == "mlflow")
+    assert command.commands == ["lab runs sync"]
+    sync = interpreter.start(workspace, "runs", "sync")
+    assert sync.wait() == 0  # though `lab ui` holds the lock
+    compare(output.text, sync.said()[0], "docs/howto/inspect-runs.md")
 
 
 def test_a_site_whose_name_was_pointed_at_this_machine_is_refused(shown: tuple[Path, str]) -> None:
