@@ -358,6 +358,7 @@ def end_at_once() -> int:
     return os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
 
 
+@pytest.mark.process
 def test_a_worker_can_be_ended_from_its_first_moment() -> None:
     child = os.fork()
     if child == 0:
