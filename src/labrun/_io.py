@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -62,6 +62,43 @@ def read_once(path: Path | str, held: dict[str, tuple[FileStamp, str]], read: Ca
             return result
         held[key] = stamp, result
     return held[key][1]
+
+
+def run_command(command: list[str], timeout_s: float = 20.0) -> str | None:
+    """Return the output of a command; None if it fails, or takes too long."""
+    import subprocess  # scripts' own interpreters import this module, and seldom need it
+
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout if answer.returncode == 0 else None
+
+
+@contextlib.contextmanager
+def environ_overlay(variables: Mapping[str, str]) -> Iterator[None]:
+    """In the context, set environment variables; afterwards, restore them, and leave all others as they are."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def environ_restored() -> Iterator[None]:
+    """After the context, restore all environment variables."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def partial_of(path: Path, suffix: str = ".partial", prefix: str = ".") -> Path:

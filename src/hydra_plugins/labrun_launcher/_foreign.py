@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.labrun_launcher import _main
 from hydra_plugins.labrun_launcher._job import Ended, restore, run_in_process, run_one
+from labrun._io import environ_overlay
 from labrun.backends import registry
 from labrun.backends.base import Calls
 from labrun.config.schema import Compute
@@ -266,15 +267,8 @@ def _is_fine(result: JobReturn) -> bool:
 @contextmanager
 def _importable() -> Iterator[None]:
     """In the context, make child processes find the same modules as this process."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
-    try:
+    with environ_overlay({"PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path)}):
         yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
 
 
 def checked(settings: Mapping[str, Any]) -> dict[str, Any]:

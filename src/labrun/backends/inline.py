@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from labrun import execute
+from labrun._io import environ_restored
 from labrun.backends import machine
 from labrun.backends.base import Backend, Capacity, Head, Resources
 from labrun.backends.local import threads, worker
@@ -87,20 +87,17 @@ class InlineExecutor:
             self._warm = True
         record = read_record(run_dir)
         log.info("[%s] %s", record.number, " ".join(record.overrides))
-        before = dict(os.environ)
-        # As many threads as in the pool: with another number, sums would round differently and the results differ.
-        threads.limit_run(needs.cpus, needs.environment)
         try:
-            execute.execute(run_dir, pictures=needs.pictures, around=hydra_job.around)
+            with environ_restored():
+                # As many threads as in the pool: with another number, sums would round, and results be, different.
+                threads.limit_run(needs.cpus, needs.environment)
+                execute.execute(run_dir, pictures=needs.pictures, around=hydra_job.around)
         except KeyboardInterrupt:
             if not finalize.end_requested(run_dir):
                 raise
             log.info("This run was canceled; the others continue")
         except (Exception, SystemExit) as error:  # noqa: BLE001 - its record holds the error; the others go on
             log.error("This run failed: %s", recording.first_line(error))
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
         return [*ended, run_dir]
 
     def cancel_all(self, at_once: bool = False, why: str = "canceled") -> None:

@@ -1,28 +1,19 @@
-"""The resources of this machine (cores, memory, GPUs), and helpers for commands and file ownership."""
+"""The resources of this machine (cores, memory, GPUs), and checks of file ownership."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
+from labrun._io import run_command
 from labrun.config.schema import Compute
 from labrun.runs import nvml
 
 DEFAULTS = Compute(target="local")
-
-
-def run_command(command: list[str], timeout_s: float = 20.0) -> str | None:
-    """Return the output of a command; None if it fails."""
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout if answer.returncode == 0 else None
 
 
 def cores() -> int:

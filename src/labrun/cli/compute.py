@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 
+from labrun._io import run_command
 from labrun.backends import machine, registry
 from labrun.backends.machine import DEFAULTS
 from labrun.cli.parsing import Parser
@@ -70,7 +71,7 @@ def _gpus() -> str:
     names = machine.gpu_names()
     if not names:
         return "none"
-    used = machine.run_command(
+    used = run_command(
         ["nvidia-smi", "--query-gpu=index,memory.used,memory.total,utilization.gpu", "--format=csv,noheader,nounits"]
     )
     shown = {}

@@ -23,6 +23,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from labrun._io import environ_overlay
 from labrun.compose import composed, hydra_files, paths
 from labrun.compose.paths import PREFLIGHT
 from labrun.config import hydra_versions, instantiate
@@ -179,17 +180,8 @@ def folder(told: Mapping[str, Any], run_dir: Path) -> Iterator[None]:
     if not told.get("chdir"):
         yield
         return
-    before, root = os.getcwd(), os.environ.get(store.ROOT_VARIABLE)
-    os.environ[store.ROOT_VARIABLE] = str(store.workspace())
-    os.chdir(run_dir)
-    try:
+    with environ_overlay({store.ROOT_VARIABLE: str(store.workspace())}), contextlib.chdir(run_dir):
         yield
-    finally:
-        os.chdir(before)
-        if root is None:
-            os.environ.pop(store.ROOT_VARIABLE, None)
-        else:
-            os.environ[store.ROOT_VARIABLE] = root
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ import platform
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from labrun._io import run_command
 from labrun.errors import ConfigError, LabrunError
 from labrun.remote import packed, remotes, wheels
 from labrun.remote.channel import Channel, Meter
@@ -257,11 +257,8 @@ def local_uv() -> Path | None:
         candidates.append(Path(uv.find_uv_bin()))
     except (ImportError, OSError):
         pass
-    try:
-        answer = subprocess.run(["pyenv", "which", "uv"], capture_output=True, text=True, timeout=10, check=False)
-        candidates += [Path(answer.stdout.strip())] if answer.returncode == 0 else []
-    except (OSError, subprocess.TimeoutExpired):
-        pass
+    found = run_command(["pyenv", "which", "uv"], timeout_s=10)
+    candidates += [] if found is None else [Path(found.strip())]
     return next((path for path in candidates if _is_program(path)), None)
 
 

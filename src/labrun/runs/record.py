@@ -23,7 +23,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labrun._io import FileStamp, atomic_write
+from labrun._io import FileStamp, atomic_write, run_command
 from labrun.config import checking, exact
 from labrun.config.schema import Config
 from labrun.errors import DamagedRecordError, RecordError
@@ -517,7 +517,7 @@ def check_path_length(run_dir: Path) -> None:
             raise RecordError(
                 f"the run's folder would have a name of {size} bytes, and file systems allow {LONGEST_NAME}: "
                 f"{part[:80]!r}... Leave keys out of it (hydra.job.config.override_dirname.exclude_keys=[KEY,...]), or "
-                "say hydra.sweep.subdir='${hydra.job.num}' or another name=..."
+                "set hydra.sweep.subdir='${hydra.job.num}' or another name=..."
             )
     if (size := len(os.fsencode(str(run_dir)))) > LONGEST_PATH:
         raise RecordError(f"the run's folder would have a path of {size} bytes, and file systems allow 4096: {run_dir}")
@@ -723,16 +723,12 @@ def describe_host() -> Host:
 
 def _gpu_names() -> list[str]:
     import shutil
-    import subprocess
 
     if shutil.which("nvidia-smi") is None:
         return []
     query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return [line.strip() for line in answer.stdout.splitlines() if line.strip()] if answer.returncode == 0 else []
+    answer = run_command(query, timeout_s=10) or ""
+    return [line.strip() for line in answer.splitlines() if line.strip()]
 
 
 _IDENTITIES: dict[str, tuple[FileStamp, tuple[str, str] | None]] = {}

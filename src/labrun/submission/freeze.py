@@ -22,7 +22,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from labrun import execute
-from labrun._io import file_sha256
+from labrun._io import environ_overlay, file_sha256
 from labrun.backends import registry
 from labrun.compose.composed import validated_and_kept
 from labrun.compose.hydra_files import by_name, hide_environment, top_key
@@ -134,13 +134,8 @@ def freeze(config: DictConfig, run_id: str, overrides: list[str], root: Path, ar
 
 def _settings(config: Config, variables: Mapping[str, str]) -> str | None:
     """Return `execute.settings_digest` with the run's own variables, which override those of this process."""
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
+    with environ_overlay(variables):
         return execute.settings_digest(config)
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def environment(config: DictConfig) -> dict[str, str]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import secrets
-import subprocess
 from pathlib import Path
 
+from labrun._io import run_command
 from labrun.runs.groups import GitState
 from labrun.submission import snapshot
 
@@ -21,13 +21,8 @@ def git_state(folder: Path, root: Path) -> GitState | None:
     """Return the state of the repository around a folder; None outside git. Remote URLs may hold tokens: not taken."""
 
     def ask(*arguments: str) -> str | None:
-        try:
-            answer = subprocess.run(
-                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return answer.stdout.strip() if answer.returncode == 0 else None
+        answer = run_command(["git", "-C", str(folder), *arguments], timeout_s=10)
+        return None if answer is None else answer.strip()
 
     commit = ask("rev-parse", "HEAD") if snapshot.may_be_in_git(folder) else None
     if commit is None:

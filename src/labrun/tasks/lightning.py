@@ -25,6 +25,7 @@ from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator, XLAA
 from torch import Tensor, nn
 
 from labrun import messages
+from labrun._io import environ_overlay
 from labrun.config import schema, validation
 from labrun.config.schema import Compute, Config, Trainer
 from labrun.data.arrays import Arrays, Part
@@ -294,7 +295,7 @@ class NetworkTask(ModelTask):
             raise ConfigError(
                 f"trainer.monitor={self._settings.monitor}: a callback watches {named!r}, which the model does not "
                 f"log. It logs {logged}: name one of these (trainer.monitor=NAME, or where the callback is made), or "
-                f"say callbacks=none{more}"
+                f"set callbacks=none{more}"
             ) from error
         except SystemExit as end:
             # Lightning turns Ctrl-C into an exit and leaves the signal ignored.
@@ -315,19 +316,10 @@ class NetworkTask(ModelTask):
         Lightning reads the seed for the shards of several processes, and whether to seed workers, from the environment.
         """
         seeds = {"PL_GLOBAL_SEED": str(self._config.seed), "PL_SEED_WORKERS": "1"}
-        before = {name: os.environ.get(name) for name in seeds}
-        os.environ.update(seeds)
-        try:
-            with warnings.catch_warnings(), recording.deferring_preemption():
-                for pattern in (*QUIET, *quiet):
-                    warnings.filterwarnings("ignore", message=pattern)
-                yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+        with environ_overlay(seeds), warnings.catch_warnings(), recording.deferring_preemption():
+            for pattern in (*QUIET, *quiet):
+                warnings.filterwarnings("ignore", message=pattern)
+            yield
 
     def _check_resume(self, checkpoint: Path, own: bool, max_steps: int) -> None:
         content = read_tensors(checkpoint)
@@ -559,6 +551,7 @@ class NetworkTask(ModelTask):
             trainer = self._trainer_made[0]
             found = trainer.predict(self._module, **self._feed.given("predict"))
         # For a single loader, Lightning returns a flat list of batches, and a batch's output may itself be a list.
+        # `trainer.predict_dataloaders` keeps their structure; only the private loader has them in Lightning's order.
         counts = [count(loader) for loader in trainer.predict_loop._combined_loader.flattened]
         answers = [list(one) for one in found or []] if len(counts) > 1 else [list(found or [])]
         if trainer.limit_predict_batches != 1.0:

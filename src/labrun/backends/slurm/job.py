@@ -15,7 +15,6 @@ import math
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -60,11 +59,9 @@ def job_id() -> str:
 
 def ask(*command: str) -> str:
     """Return the output of a command; empty if it fails."""
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return answer.stdout if answer.returncode == 0 else ""
+    from labrun._io import run_command
+
+    return run_command(list(command), timeout_s=30) or ""
 
 
 def meet(rank: int, ranks: int) -> None:

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from labrun._io import run_command
 from labrun.backends import machine
-from labrun.backends.machine import run_command
 from labrun.config.schema import Compute
 from labrun.errors import ConfigError
 
@@ -194,7 +194,7 @@ def problems(compute: Compute) -> Iterable[str]:
     known = partitions(compute)
     listed = "; ".join(describe(one) for one in known)
     if compute.partition is None and "partition" in compute.extra:
-        yield f"{compute.key('extra.partition')}: say {compute.key('partition')}"
+        yield f"{compute.key('extra.partition')}: use {compute.key('partition')}"
     one = chosen_partition(compute, known)
     if one is None:
         value = "null" if compute.partition is None else repr(compute.partition)

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from labrun._io import append_line
-from labrun.backends.machine import run_command
+from labrun._io import append_line, run_command
 from labrun.errors import LabrunError, RecordError
 from labrun.runs import context
 

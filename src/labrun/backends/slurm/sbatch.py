@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from labrun._io import environ_restored
 from labrun.backends.slurm import partitions
 from labrun.config.schema import Compute
 
@@ -62,7 +63,6 @@ def submitting(variables: Mapping[str, str], parameters: Mapping[str, Any]) -> I
         variables: the job's own variables.
         parameters: parameters for submitit; variables such as SBATCH_PARTITION, which would override them, are removed.
     """
-    before = dict(os.environ)
     variables_of_job = {
         "SBATCH_EXPORT",
         *(
@@ -72,12 +72,9 @@ def submitting(variables: Mapping[str, str], parameters: Mapping[str, Any]) -> I
             for name in SBATCH_VARIABLES.get(key, ())
         ),
     }
-    for name in before:
-        if name in variables_of_job or partitions.is_of_a_job(name):
-            del os.environ[name]
-    os.environ.update(variables)
-    try:
+    with environ_restored():
+        for name in list(os.environ):
+            if name in variables_of_job or partitions.is_of_a_job(name):
+                del os.environ[name]
+        os.environ.update(variables)
         yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
