@@ -61,8 +61,8 @@ class Feed(Protocol):
     def look(self) -> None:
         """Inspect active runs, and ask unpromising ones to stop."""
 
-    def close(self, why: str) -> None:
-        """Supply no more runs."""
+    def close(self) -> None:
+        """Supply no more runs: too many have failed."""
 
     def done(self) -> None:
         """Handle the end of all runs, while the controller still holds its lease."""
@@ -168,7 +168,7 @@ def _drive(
                 )
                 why = f"more than compute.max_failures={plan.max_failures} runs failed"
                 if feed is not None:
-                    feed.close(why)
+                    feed.close()
                 runner.cancel_all(why=why)
             view.update()
     except KeyboardInterrupt:

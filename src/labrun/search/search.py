@@ -14,6 +14,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,19 @@ log = logging.getLogger(__name__)
 TRIALS = 20
 """Default trial budget."""
 CLOCK_S = 5.0
-REASON_CANCELED = "canceled"
 LARGEST_GRID = 100_000
+
+
+class Closing(StrEnum):
+    """Why a search starts no more trials."""
+
+    REACHED = "reached"
+    """A trial has reached `stop_at`."""
+    PATIENCE = "patience"
+    TIMEOUT = "timeout"
+    FAILURES = "failures"
+    """More trials have failed than `compute.max_failures` allows."""
+    CANCELED = "canceled"
 
 
 @dataclass
@@ -90,7 +102,7 @@ class Search:
         self._curves: dict[int, Curve] = {}
         self.variables: dict[Path, Mapping[str, str]] = {}
         """Environment variables of runs that an earlier controller requested but did not start."""
-        self._closed: str | None = None
+        self._closed: Closing | None = None
         self._is_finite = False
         """Whether the space has a known, finite number of combinations."""
         self._is_measured = self._is_begun = self._is_warned = False
@@ -294,7 +306,7 @@ class Search:
             self.study.stop(one.number, one.reports.values, record.reason)
         elif record.status == CANCELED:
             if self._closed is None:
-                self.study.fail(one.number, REASON_CANCELED, replaced=self.settings.replace_canceled)
+                self.study.fail(one.number, Closing.CANCELED, replaced=self.settings.replace_canceled)
         elif finalize.was_killed(record):  # the trial stays open, like a run of a grid
             log.warning("Trial %s: %s. sweep.resume=last retries it", run_dir.name, record.reason)
         else:
@@ -348,7 +360,7 @@ class Search:
             return
         why = f"{first.metric}={value:.6g} has reached sweep.stop_at={limit:g}"
         log.info("%s: no more trials are started, and running ones are stopped", why)
-        self.close(why)
+        self._closed = Closing.REACHED
         for one in self._trials.values():
             self._stop(one, why)
 
@@ -361,9 +373,8 @@ class Search:
         if len(scores) < patience + self.settings.patience_from:
             return
         if max(scores[:-patience], default=-math.inf) >= max(scores[-patience:]) and max(scores) > -math.inf:
-            why = f"{patience} trials in a row are no better (sweep.patience)"
-            log.info("%s: no more trials are started", why)
-            self.close(why)
+            log.info("%d trials in a row are no better (sweep.patience): no more trials are started", patience)
+            self._closed = Closing.PATIENCE
 
     def look(self) -> None:
         """Stop unpromising trials and those past their time limit; handle cancellation and the search's timeout."""
@@ -376,12 +387,12 @@ class Search:
         now = time.monotonic()
         if self._closed is None and takeover.is_canceled(self.trials.folder):
             log.info("Canceled: no more trials are started")
-            self.close(REASON_CANCELED)
+            self._closed = Closing.CANCELED
         limit = self.settings.timeout_min
         if limit is not None and self._closed is None and self._elapsed_s() > 60 * limit:
             why = f"sweep.timeout_min={limit:g}"
             log.info("%s: no more trials are started, and running ones are stopped", why)
-            self.close(why)
+            self._closed = Closing.TIMEOUT
             for one in self._trials.values():
                 self._stop(one, why)
         if now >= self._next_clock:
@@ -415,9 +426,9 @@ class Search:
         one.stop = why
         finalize.request(one.run_dir, why, "stop")
 
-    def close(self, why: str) -> None:
-        """Start no more trials."""
-        self._closed = why
+    def close(self) -> None:
+        """Start no more trials: too many have failed."""
+        self._closed = Closing.FAILURES
 
     def done(self) -> None:
         """Mark that the results are being written, so that readers see no gap after the last trial."""
@@ -430,7 +441,7 @@ class Search:
     @property
     def is_canceled(self) -> bool:
         """Whether the search was canceled."""
-        return self._closed == REASON_CANCELED
+        return self._closed is Closing.CANCELED
 
     # ---- time
 
