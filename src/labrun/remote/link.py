@@ -201,7 +201,7 @@ def moved(value: Any, pairs: Sequence[tuple[str, str]]) -> Any:
 
 def file(folder: Path) -> Path:
     """Return the file of a folder's link."""
-    return SweepState(folder).root / "remote.json"
+    return SweepState(folder).remote_link
 
 
 def read(folder: Path) -> Link | None:
@@ -308,14 +308,14 @@ def last_read_s(folder: Path) -> float:
 
 
 def _read_mark(folder: Path) -> Path:
-    return SweepState(folder).root / "looked"
+    return SweepState(folder).remote_read
 
 
 @contextlib.contextmanager
 def locked(folder: Path, wait: bool = False) -> Iterator[bool]:
     """Hold the lock for mirroring a folder's changes; yield False if another process holds it."""
     SweepState(folder).make()
-    with open(SweepState(folder).root / "mirror.lock", "w", encoding="utf-8") as lock:
+    with open(SweepState(folder).mirror_lock, "w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError:

@@ -76,6 +76,21 @@ class SweepState:
         return self.root / "begun"
 
     @property
+    def remote_link(self) -> Path:
+        """The machine that executes the runs, and where they are on it (`labrun.remote.link`)."""
+        return self.root / "remote.json"
+
+    @property
+    def remote_read(self) -> Path:
+        """Touched whenever that machine has been read."""
+        return self.root / "looked"
+
+    @property
+    def mirror_lock(self) -> Path:
+        """Held while that machine's changes are mirrored."""
+        return self.root / "mirror.lock"
+
+    @property
     def remote_controller(self) -> Path:
         """Identifies the controller that another machine has started for this folder (`labrun.remote`)."""
         return self.root / "far"
