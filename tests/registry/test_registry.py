@@ -397,6 +397,7 @@ def test_the_journal_is_read_without_mlflow() -> None:
 
 
 def test_a_runs_own_server_has_its_models(root: Path, mlflow_server: str) -> None:
+    """Over 15 s beside others: a server of MLflow is a new interpreter."""
     server = mlflow_server
     run_dir = run_with(root, "aaaa0000", tracking={"kind": "mlflow", "uri": server})
     version, is_new = models.register(root, run_dir, "net", tags={"team": "a"})

@@ -991,7 +991,10 @@ def test_a_full_disk_there_is_reported_and_leaves_nothing_half(
 def test_a_sweep_whose_controllers_both_gave_up_is_resumed_there(
     small: far.Far, script: None, labrun_here: Command, lab_here: Command, workspace: Path
 ) -> None:
-    """Every run had ended here, and so nothing was left to watch."""
+    """Every run had ended here, and so nothing was left to watch.
+
+    Over 15 s: three runs of three seconds, and a controller that is given up.
+    """
     words = [*WORDS, "seed=0,2", "script.positional=[${seed},3,'${mount:rows.txt}']", "compute.max_parallel=1"]
     begun = labrun_here(*words, "compute.detach=true")
     assert begun.returncode == 0, begun.stderr

@@ -118,9 +118,10 @@ class Commands(argparse._SubParsersAction):  # type: ignore[type-arg]
 
         Args:
             name: its noun or verb.
-            help: its line in the help of the parser above.
-            options: arguments of the parser.
+            help: its line in the help of the parser above, and the first sentence of its own help.
+            options: further arguments of the parser.
         """
+        options.setdefault("description", f"{help[0].upper()}{help[1:]}.")
         self._choices_actions.append(self._ChoicesPseudoAction(name, (), help))
         parser = Deferred(lambda: self._parser_class(prog=f"{self._prog_prefix} {name}", **options))
         self._name_parser_map[name] = parser

@@ -70,7 +70,7 @@ def fill(noun: Parser) -> None:
 
 
 def _verb(verbs: Commands, name: str, act: Act, text: str, named: bool = False) -> Deferred:
-    verb = verbs.add(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    verb = verbs.add(name, help=text)
     verb.set_defaults(act=act)
     if named:
         verb.add_argument("name", metavar="NAME", help="name of the machine, as in compute.host")

@@ -22,7 +22,7 @@ EXAMPLES = """examples:
 
 def fill(noun: Parser) -> None:
     """Add the description and options to the parser of the noun."""
-    noun.description = "Open a shell in a run's folder, with its environment, on its node; port forwarding."
+    noun.description = "Open a shell in a run's folder, with its environment, on its node; forward its ports."
     noun.epilog = EXAMPLES
     noun.usage = "lab shell [-h] [-L [LOCAL:]REMOTE] [RUN] [-- COMMAND ...]"
     noun.set_defaults(act=act, command=[])

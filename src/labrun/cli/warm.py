@@ -32,7 +32,7 @@ def fill(noun: Parser) -> None:
         ("stop", stop, "stop them; commands that they have started continue"),
         ("start", start, "start one now, and wait until it is ready"),
     ):
-        verbs.add(name, help=help_text, description=help_text).set_defaults(act=act)
+        verbs.add(name, help=help_text).set_defaults(act=act)
 
 
 def status(options: argparse.Namespace) -> int:

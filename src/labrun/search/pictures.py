@@ -1,4 +1,8 @@
-"""The report of a search: one self-contained HTML file with embedded plots, which needs no network."""
+"""The report of a search: one self-contained HTML file with embedded plots, which needs no network.
+
+The plots are labrun's own: those of `optuna.visualization` show neither stopped trials, nor several seeds of a trial,
+nor the goals of several objectives.
+"""
 
 from __future__ import annotations
 

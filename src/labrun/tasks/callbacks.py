@@ -1,4 +1,8 @@
-"""Callbacks and loggers for training networks: the line per epoch, checkpoints, random states, the run's record."""
+"""Callbacks and loggers for training networks: the line per epoch, checkpoints, random states, the run's record.
+
+Lightning has no public way to ask its loops which loaders they run, whether gradients are accumulating, whether
+training may stop, or whether a validation follows, so these callbacks read the loops' private attributes.
+"""
 
 from __future__ import annotations
 

@@ -143,6 +143,7 @@ def take_metric_state(metric: Metric, found: Values) -> None:
     """Restore a metric's state from `metric_state`."""
     for key in found["state"].keys() & metric.metric_state.keys():
         setattr(metric, key, _moved(found["state"][key], metric.device))
+    # No public call sets these; with a count of 0, torchmetrics would warn that nothing has been added.
     metric._update_count, metric._computed = found["updates"], None
 
 

@@ -178,7 +178,7 @@ def _later(name: str) -> Act:
 
 
 def _verb(verbs: Commands, name: str, act: str, text: str, names: str = "", filtered: bool = True) -> Deferred:
-    verb = verbs.add(name, help=text, description=text[0].upper() + text[1:])
+    verb = verbs.add(name, help=text)
     verb.set_defaults(act=_later(act))
     if names:
         verb.add_argument("run", nargs=names, metavar="RUN", help=filters.NAMES)
