@@ -95,7 +95,7 @@ class DoubtfulDecimalError(DataError):
 
     def __init__(self, what: str, way: str = BY_OVERRIDE) -> None:
         self.what, self.way = what, way
-        super().__init__(f"{what}: say {DECIMAL[way]('point')} for the first, {DECIMAL[way]('comma')} for the second")
+        super().__init__(f"{what}: use {DECIMAL[way]('point')} for the first, {DECIMAL[way]('comma')} for the second")
 
     def with_advice(self, way: str) -> DoubtfulDecimalError:
         """Return this error with advice for another place."""

@@ -216,9 +216,9 @@ def test_mistakes_are_one_message(place: Path, tmp_path: Path) -> None:
     assert "Did you mean 'digits'" in mistake(place, "show", "digitz")
     assert "no run is called 'nothing'" in mistake(place, "register", "nothing", "--name", "x")
     assert "is not a valid model name" in mistake(place, "register", "last", "--name", "a/b")
-    assert "say KEY=VALUE" in mistake(place, "register", "last", "--name", "a", "--tag", "=b")
+    assert "use KEY=VALUE" in mistake(place, "register", "last", "--name", "a", "--tag", "=b")
     assert "has no file outputs/none.npz" in mistake(place, "register", "last", "outputs/none.npz", "--name", "a")
-    assert "say --yes" in mistake(place, "rm", "digits", "--force")
+    assert "use --yes" in mistake(place, "rm", "digits", "--force")
 
 
 def test_the_life_of_a_registered_model(place: Path, tmp_path: Path) -> None:

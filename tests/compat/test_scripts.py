@@ -64,7 +64,7 @@ def test_azureml_is_there_only_where_the_config_asks_for_it(workspace: Path, lab
     (workspace / "train.py").write_text("import azureml.core\n")
     done = labrun("experiment=script", "script.path=train.py", "tracking=none")
     assert done.returncode == 1 and "No module named 'azureml'" in done.stderr
-    assert "Say script.azureml=true" in done.stderr
+    assert "Set script.azureml=true" in done.stderr
 
 
 def test_a_script_reads_a_registered_model(workspace: Path, labrun: Command) -> None:

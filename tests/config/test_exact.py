@@ -215,7 +215,7 @@ def test_values_that_no_record_can_hold_are_refused_by_name() -> None:
     config = OmegaConf.create({"model": {"name": "\ud800"}})
     with pytest.raises(ConfigError, match=r"model\.name='\\ud800': text that is not Unicode, which no record can hold"):
         composed.resolved(config, keep_environment=True)
-    with pytest.raises(ConfigError, match="model.lr has no value yet: say model.lr="):
+    with pytest.raises(ConfigError, match="model.lr has no value yet: set model.lr="):
         composed.resolved(OmegaConf.create({"model": {"lr": "???"}}), keep_environment=True)
 
 

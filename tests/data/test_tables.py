@@ -73,7 +73,7 @@ def test_a_table_of_customers_with_blanks_for_numbers(read: Read) -> None:
     assert found.class_names == ("No", "Yes")
     assert kinds(found) == {"tenure": "number", "TotalCharges": "number", "Contract": "category"}
     assert found.notes[0].startswith(
-        "numbers: tenure, TotalCharges; categories: Contract (2 levels); looks like an id: customerID, left out (say "
+        "numbers: tenure, TotalCharges; categories: Contract (2 levels); looks like an id: customerID, left out (set "
         "dataset.ignore=[customerID]"
     )
     assert found.notes[1] == "missing values: TotalCharges (3)"
@@ -229,14 +229,14 @@ def test_dates_are_days_since_the_first(read: Read, dates: list[str], days: set[
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (text(";", p=["1,234", "2,500"]), r"'1,234' in the column 'p' may be 1234 or 1\.234: say dataset\.decimal"),
+        (text(";", p=["1,234", "2,500"]), r"'1,234' in the column 'p' may be 1234 or 1\.234: use dataset\.decimal"),
         (text(";", p=["1,5"], q=["2.25"]), r"decimal points \('2\.25' in 'q'\) and commas \('1,5' in 'p'; .*\)"),
         (text(p=["0", "1", "2", "0", "1", "2", "0", "1", "2", "3+"]), r"'3\+'.*dataset\.numbers=\[p\].*dataset\.categ"),
-        (text(";", p=["1.234", "2.500"]), r"'1\.234' in the column 'p' may be 1\.234 or 1234: say dataset\.decimal"),
+        (text(";", p=["1.234", "2.500"]), r"'1\.234' in the column 'p' may be 1\.234 or 1234: use dataset\.decimal"),
         (text(";", p=["1.000", "12", "0"]), r"'1\.000' in the column 'p' may be 1\.000 or 1000"),
         (text(p=["5%", "0.05"]), r"per cent \('5%'\) beside '0\.05'.*dataset\.numbers=\[p\]"),
         (text(p=["$5", "€6"]), r"with \$ and €.*dataset\.categories=\[p\]"),
-        (text(d=["01/02/2020", "03/04/2021"]), "day and month cannot .*: say 'dataset.dates={d: \"%d/%m/%Y\"}'"),
+        (text(d=["01/02/2020", "03/04/2021"]), "day and month cannot .*: set 'dataset.dates={d: \"%d/%m/%Y\"}'"),
         (text(d=["2020-01-01"] * 9 + ["soon"]), r"'2020-01-01' beside other text such as 'soon'.*dataset\.categories"),
         ("1.5,2,a\n2.5,3,b\n3.5,4,a\n", "looks like the lines below it. Set dataset.header=false"),
         ("a,y\n1,x\n2\n3,z\n", "row 2 below the first line has 1 values, but the first line has 2 .*'2'"),

@@ -138,7 +138,7 @@ def test_a_validation_part_in_place_of_folds(run_here: Runner, workspace: Path) 
     held, _ = run_here("model=pipeline", "model.folds=1", "dataset.validation_size=0.25", "dataset.max_samples=300")
     assert held.metrics["accuracy"] == pytest.approx(held.metrics["val_accuracy"])
     (workspace / "own.py").write_text("def get_data():\n    return {'X': [[1], [2]] * 10, 'y': [1, 2] * 10}\n")
-    with pytest.raises(UnfitError, match="data set 'get_data' has none: say dataset.validation_size"):
+    with pytest.raises(UnfitError, match="data set 'get_data' has none: set dataset.validation_size"):
         run_here(*own)
 
 

@@ -56,7 +56,7 @@ def test_a_run_from_python_with_shells_beside_it_and_another_laptop(
     unused = f"/home/{far.USER}/.labrun/env/0123456789abcdef"
     box.inside(f"mkdir -p {unused}; chown {far.USER} {unused}/.. {unused}")
     box.inside(f"find /home/{far.USER}/.labrun -exec touch -d '2 days ago' {{}} +")
-    assert "Nothing was done: say --yes" in lab_here("remote", "gc", "box").stdout
+    assert "Nothing was done: use --yes" in lab_here("remote", "gc", "box").stdout
     gone = lab_here("remote", "gc", "box", "--yes")
     assert "env/0123456789abcdef" in gone.stdout and " on box, " in gone.stdout, gone.stderr
 

@@ -127,7 +127,7 @@ def test_mistakes_with_data_are_refused(data: Lab, source: Path, workspace: Path
     assert "has other content" in data("verify", "mine@1", code=2)
     assert "no asset 'mein' is registered" in data("show", "mein", code=2)
     assert "has no version 9" in data("show", "mine@9", code=2)
-    assert "say --yes" in data("rm", "mine", code=2)
+    assert "use --yes" in data("rm", "mine", code=2)
     assert "belong to asset mine version 2" in data("rm", "mine@1", "--files", "--yes", code=2)
     (workspace / "back").mkdir()
     (workspace / "back/ä name.txt").write_text("my own")

@@ -273,7 +273,7 @@ def test_segmentation_multi_label_and_a_loss_of_ones_choice(run_here: Runner, ne
     labels, _ = run_here(*TORCH, *torch_sets("Labels"), "model=linear", "+model.lr=0.5", "trainer.max_epochs=15")
     assert labels.metrics["accuracy"] > 0.8 and labels.metrics["f1"] > 0.7
     floats = (*TORCH, *torch_sets("FloatLabels"), "model=linear", "+model.lr=0.5", "trainer.max_epochs=15")
-    with pytest.raises(UnfitError, match="may be labels or quantities: say model.loss._target_=torch.nn.BCEWithLogits"):
+    with pytest.raises(UnfitError, match="may be labels or quantities: set model.loss._target_=torch.nn.BCEWithLogits"):
         run_here(*floats)
     said, _ = run_here(*floats, "+model.loss._target_=torch.nn.BCEWithLogitsLoss")
     assert said.metrics["accuracy"] > 0.8 and said.metrics["test_loss"] == pytest.approx(labels.metrics["test_loss"])
@@ -429,7 +429,7 @@ def test_a_training_without_a_batch_is_refused(run_here: Runner, mine: Path, cap
 def test_conflicting_settings_are_reported_before_training(
     run_here: Runner, refused_here: Refused, mine: Path, network: None
 ) -> None:
-    assert "dataset.train is missing: say dataset.train._target_=" in refused_here("dataset=torch", "model=pixels")
+    assert "dataset.train is missing: set dataset.train._target_=" in refused_here("dataset=torch", "model=pixels")
     said = refused_here(*DICTS, "dataset.validation={}")
     assert "_target_, first, last would stay. Use dataset.validation=null" in said
     assert "there is no module 'nowhere'" in refused_here(
@@ -517,7 +517,7 @@ def test_two_processes_train_each_run_of_a_sweep(labrun: Command, mine: Path, im
 
 def test_processes_started_by_lightning_itself(run_here: Runner, refused_here: Refused, mine: Path) -> None:
     said = refused_here(*DICTS, "+trainer.options.strategy=ddp_spawn")
-    assert "Say ddp_fork; or leave it out" in said
+    assert "Use ddp_fork; or leave it out" in said
     two = ("+trainer.options.strategy=ddp_fork", "+trainer.options.devices=2", "callbacks=none")
     record, run_dir = run_here(*DICTS, *two)
     assert record.training is not None and record.training.epochs == 2

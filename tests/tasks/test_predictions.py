@@ -106,7 +106,7 @@ def test_the_suggested_keys_work_as_typed(run_here: Runner, workspace: Path) -> 
     common = (*PIPELINE, f"dataset.path={path}")
     with pytest.raises(DataError, match="dataset.decimal") as asked:
         run_here(*common, "dataset.ignore=[d]")
-    assert "say dataset.decimal=point for the first, dataset.decimal=comma for the second" in str(asked.value)
+    assert "use dataset.decimal=point for the first, dataset.decimal=comma for the second" in str(asked.value)
     with pytest.raises(DataError, match="'dataset.dates={d: \"%d/%m/%Y\"}'"):
         run_here(*common, "dataset.decimal=.")
     for decimal in (".", "','"):
@@ -242,7 +242,7 @@ def test_a_later_table_whose_decimal_sign_nothing_tells_is_asked(run_here: Runne
     model = load_model(run_dir)
     expected = list(model.predict(pd.DataFrame({"a": ["1.125", "14.125"]})))
     with pytest.raises(
-        DataError, match=r"'1,125' .* may be 1125 or 1\.125: say model\.decimal = 'point' for the first"
+        DataError, match=r"'1,125' .* may be 1125 or 1\.125: use model\.decimal = 'point' for the first"
     ):
         model.predict(pd.DataFrame({"a": ["1,125", "14,125"]}))
     for others in ("0,125", "2,5", "1234,5"):
@@ -289,7 +289,7 @@ def test_new_values_and_columns_in_a_later_table_are_reported(
     told = lab_here("models", "predict", "m", "points.csv")
     assert "decimal points, where the model's own table has commas" in told.stdout, told.stderr
     write(workspace / "asked.csv", [{**new[0], "a": "1.500"}], ";")
-    assert "say --decimal point for the first" in lab_here("models", "predict", "m", "asked.csv").stderr
+    assert "use --decimal point for the first" in lab_here("models", "predict", "m", "asked.csv").stderr
 
 
 def test_parts_of_an_archive_that_are_not_predicted_are_reported(tmp_path: Path) -> None:

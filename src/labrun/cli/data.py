@@ -22,7 +22,7 @@ from labrun.messages import counted, size_text
 from labrun.report import formatting
 from labrun.runs import store
 from labrun.submission import inputs
-from labrun.terminal import plain
+from labrun.terminal import confirms, plain
 
 MAX_LISTED = 20
 """Maximum number of files of an asset to list, unless the user asks for all."""
@@ -81,7 +81,7 @@ def fill(noun: Parser) -> None:
 
 
 def _verb(verbs: Commands, name: str, act: Any, text: str) -> Deferred:
-    verb = verbs.add(name, help=text, description=text)
+    verb = verbs.add(name, help=text)
     verb.add_argument("--datastore", metavar="NAME", help="an option of conf/datastore (default: the config's)")
     verb.add_argument(
         "--set",
@@ -390,8 +390,8 @@ def _ask(options: argparse.Namespace, what: str) -> None:
     if options.yes:
         return
     if not sys.stdin.isatty():
-        raise ConfigError(f"this would {what}: say --yes")
-    if input(f"{plain(what)}? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise ConfigError(f"this would {what}: use --yes")
+    if not confirms(f"{plain(what)}?"):
         raise ConfigError("nothing was changed")
 
 

@@ -33,6 +33,7 @@ from labrun.registry.journal import Version
 from labrun.report import formatting
 from labrun.runs import cards, files, store
 from labrun.runs.record import is_scoring
+from labrun.terminal import confirms
 from labrun.tracking.mlflow import ui_state
 
 WHICH = "name, name/version or name@alias"
@@ -94,7 +95,10 @@ def fill(noun: Parser) -> None:
     )
     verb.add_argument("--encoding", metavar="NAME", help="encoding of a table, such as cp1252 (default: detected)")
     verb.add_argument(
-        "--decimal", choices=("point", "comma", ".", ","), help="decimal sign of a table (default: detected)"
+        "--decimal",
+        metavar="SIGN",
+        choices=("point", "comma", ".", ","),
+        help="decimal sign of a table: point or comma (default: detected)",
     )
     verb.add_argument("--sheet", metavar="NAME", help="a sheet of an Excel file (default: the only one with values)")
     verb.add_argument("--skip-rows", type=filters.count, metavar="N", help="lines above a table (default: none)")
@@ -107,7 +111,7 @@ def fill(noun: Parser) -> None:
 
 
 def _verb(verbs: Commands, name: str, act: Any, text: str) -> Deferred:
-    verb = verbs.add(name, help=text, description=text)
+    verb = verbs.add(name, help=text)
     verb.set_defaults(act=act)
     return verb
 
@@ -128,7 +132,7 @@ def register(options: argparse.Namespace) -> int:
     for word in options.tag:
         key, _, value = word.partition("=")
         if not key.strip() or not word.isprintable():
-            raise ConfigError(f"--tag {word!r}: say KEY=VALUE")
+            raise ConfigError(f"--tag {word!r}: use KEY=VALUE")
         tags[key] = value
     journal.check_name(options.name)
     for name in options.alias:
@@ -412,13 +416,13 @@ def remove(options: argparse.Namespace) -> int:
         title, aliases = next(iter(meant.items()))
         raise RecordError(
             f"{title} is {name}@{aliases[0]}: give the alias to another version, take it away (lab models alias "
-            f"{name}@{aliases[0]} --remove), or say --force"
+            f"{name}@{aliases[0]} --remove), or use --force"
         )
     what = ", ".join(one.title for one in chosen)
     if not options.yes:
         if not sys.stdin.isatty():
-            raise ConfigError(f"this would remove {what}: say --yes")
-        if input(f"Remove {what}? [y/N] ").strip().lower() not in ("y", "yes"):
+            raise ConfigError(f"this would remove {what}: use --yes")
+        if not confirms(f"Remove {what}?"):
             return 1
     models.remove(root, chosen)
     print(f"removed {what}")

@@ -47,7 +47,7 @@ def fill(noun: Parser) -> None:
 
 def _port(text: str) -> int:
     if not text.isdigit() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: say a number from 1 to 65535")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: use a number from 1 to 65535")
     return int(text)
 
 
@@ -120,7 +120,7 @@ def _free_port(wanted: int | None) -> int:
         return wanted
     first_free = next((port for port in range(FIRST_PORT, FIRST_PORT + PORTS) if _is_free(port)), None)
     if first_free is None:
-        raise ConfigError(f"the ports {FIRST_PORT} to {FIRST_PORT + PORTS - 1} are all taken: say --port N")
+        raise ConfigError(f"the ports {FIRST_PORT} to {FIRST_PORT + PORTS - 1} are all taken: use --port N")
     return first_free
 
 

@@ -95,7 +95,7 @@ def _resolving(keep_environment: bool) -> Iterator[None]:
     try:
         yield
     except MissingMandatoryValue as error:
-        raise ConfigError(f"{error.full_key} has no value yet: say {error.full_key}=...") from error
+        raise ConfigError(f"{error.full_key} has no value yet: set {error.full_key}=...") from error
     except OmegaConfBaseException as error:
         reason = str(error.__cause__ or error).splitlines()[0].strip("\"'")
         if unknown := re.fullmatch(r"Interpolation key '(.+)' not found", reason):

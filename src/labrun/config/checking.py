@@ -91,7 +91,7 @@ def _literal(value: Any, path: str, marked: bool) -> Iterator[str]:
         if not (isinstance(value, str) and REFERENCE.fullmatch(value.strip())):
             yield (
                 f"{path} is a secret, and is written out: command lines and files in version control are read by "
-                f"others. Put it in a variable, and say {path}='${{oc.env:THE_VARIABLE}}'"
+                f"others. Put it in a variable, and set {path}='${{oc.env:THE_VARIABLE}}'"
             )
     elif isinstance(value, str) and ADDRESS.search(value) and not REFERENCE.fullmatch(value.strip()):
         yield (
@@ -233,7 +233,7 @@ def _of_the_shell(value: Any) -> str:
     if value == "":
         return ". There is nothing after the '=': is a shell variable empty?"
     if isinstance(value, str) and (found := re.fullmatch(r"\$\{?(\w+)\}?", value)):
-        return f". The shell has not replaced {value}: leave out the quotes, or say ${{oc.env:{found[1]}}}"
+        return f". The shell has not replaced {value}: leave out the quotes, or write ${{oc.env:{found[1]}}}"
     return ""
 
 

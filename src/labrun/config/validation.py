@@ -52,7 +52,7 @@ def validate(config: Mapping[str, Any]) -> Config:
     if task is not None:
         problems += task.problems(config)
     if config.get("script") and (task is None or task.reads):
-        problems.append("script: only task=script runs a script; say experiment=script")
+        problems.append("script: only task=script runs a script; use experiment=script")
     for group, general in (("dataset", Dataset), ("model", Model)):
         node = config.get(group)
         if task is not None and not task.reads:
@@ -84,7 +84,7 @@ def validate(config: Mapping[str, Any]) -> Config:
         told = dataset if isinstance(dataset, Mapping) else {}
         if model.get("folds") == 1 and not told.get("validation_size") and told.get("_target_") not in VALIDATED:
             problems.append(
-                "model.folds=1 compares pipelines by the validation part, and there is none: say "
+                "model.folds=1 compares pipelines by the validation part, and there is none: set "
                 "dataset.validation_size=0.2. A cross-validation has at least 2 folds; 0 leaves it out"
             )
         if not model.get("folds") and not model.get("refit", True):
@@ -119,7 +119,7 @@ def check_pair(dataset: Mapping[str, Any], model: Mapping[str, Any]) -> Iterator
 
 IN_MEMORY_ALONE = (
     "dataset.in_memory=false: {} takes arrays in memory, and only networks take samples from the disk. Choose a "
-    "network, say dataset.in_memory=true, or take fewer samples (dataset.max_samples)"
+    "network, set dataset.in_memory=true, or take fewer samples (dataset.max_samples)"
 )
 
 
@@ -135,9 +135,9 @@ def _check_parts(node: Any, wanted: str | None) -> Iterator[str]:
     for part in ("train", "validation", "test", "predict", "sampler", "batch_sampler"):
         given = node.get(part)
         if given and not isinstance(given.get("_target_"), str):
-            yield f"dataset.{part} names no class: say dataset.{part}._target_=my_data.MyDataset"
+            yield f"dataset.{part} names no class: set dataset.{part}._target_=my_data.MyDataset"
         elif not given and part == wanted:
-            yield f"dataset.{part} is missing: say dataset.{part}._target_=my_data.MyDataset"
+            yield f"dataset.{part} is missing: set dataset.{part}._target_=my_data.MyDataset"
 
 
 LEARNING = ("loss", "metrics", "class_weight", "target")
@@ -185,7 +185,7 @@ def _check_threads(config: Mapping[str, Any]) -> Iterator[str]:
     wanted, allowed = trainer.get("threads"), compute.get("cpus_per_run")
     if isinstance(wanted, int) and isinstance(allowed, int) and wanted > allowed:
         yield (
-            f"trainer.threads={wanted}: compute.cpus_per_run={allowed} allows no more. Say "
+            f"trainer.threads={wanted}: compute.cpus_per_run={allowed} allows no more. Set "
             f"compute.cpus_per_run={wanted}, or trainer.threads=auto"
         )
 

@@ -188,7 +188,7 @@ def _alone(words: Sequence[str], positions: Sequence[int], number: int) -> Mista
             f"{word!r}: {key!r} is not a key: a key is made of letters, digits and _, its parts joined by dots, as in "
             "trainer.max_epochs=3"
             if key
-            else f"{word!r} has no key before the '='. Say KEY=VALUE, as in seed=1"
+            else f"{word!r} has no key before the '='. Use KEY=VALUE, as in seed=1"
         )
     at = getattr(cause, "startIndex", None)
     sign = f" at {word[at]!r}" if isinstance(at, int) and at < len(word) else ""
@@ -248,7 +248,7 @@ def _without_equals(words: Sequence[str], positions: Sequence[int], number: int)
             f"{what}. If it belongs to the word before, quote both: {new}", {position - 1: [new], position: []}
         )
     if KEY.fullmatch(word):
-        return Mistake(f"{what}: say {word}=VALUE. labrun --help lists groups and keys")
+        return Mistake(f"{what}: set {word}=VALUE. labrun --help lists groups and keys")
     return Mistake(f"{what}. labrun takes group=option and key=value; labrun --help lists them")
 
 

@@ -219,7 +219,7 @@ def best(
 def unknown_direction_message(metric: str, before: str = "") -> str:
     """Return the error message for a metric whose direction is unknown."""
     return (
-        f"{before}{metric}: neither its name nor the runs say whether higher or lower is better. Say "
+        f"{before}{metric}: neither its name nor the runs say whether higher or lower is better. Write "
         f"{before}{metric}:max or {before}{metric}:min (runs remember trainer.monitor_mode=min|max and "
         "sweep.goal=minimize|maximize)"
     )

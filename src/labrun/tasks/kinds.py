@@ -91,7 +91,7 @@ class Script(TaskType):
         """Yield mistakes in the script's node, and groups that cannot be combined with a script."""
         node = config.get("script")
         if not isinstance(node, Mapping):
-            yield "task=script needs the script: say experiment=script script.path=train.py"
+            yield "task=script needs the script: use experiment=script script.path=train.py"
             return
         if bool(node.get("path")) == bool(node.get("command")):
             given = "both are given" if node.get("path") else "neither is given"

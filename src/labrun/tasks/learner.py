@@ -129,7 +129,7 @@ def _of_dict(batch: Mapping[str, Any], network: nn.Module, wanted: str | None) -
         if key is None and wanted != "input":
             raise UnfitError(
                 f"a batch has {', '.join(batch)}, and no target ({', '.join(TARGET_KEYS)}). If the network reproduces "
-                "its input, say model.target=input"
+                "its input, set model.target=input"
             )
         return Batch(args, named, value)
     if key in known:  # a network that computes its own loss
@@ -311,7 +311,7 @@ class LossAndMetrics:
         if target.is_floating_point() and named == "None" and _are_bits(target):
             raise UnfitError(
                 f"the target of the first batch, {tuple(target.shape)} {target.dtype}, holds only 0 and 1, which may "
-                "be labels or quantities: say model.loss._target_=torch.nn.BCEWithLogitsLoss, or torch.nn.MSELoss"
+                "be labels or quantities: set model.loss._target_=torch.nn.BCEWithLogitsLoss, or torch.nn.MSELoss"
             )
         if target.is_floating_point():
             return TargetKind.QUANTITY, "its target holds quantities"
@@ -319,7 +319,7 @@ class LossAndMetrics:
             return TargetKind.OTHER, ""
         raise UnfitError(
             f"the network returns {tuple(scores.shape)} for a target of {tuple(target.shape)} {target.dtype}, and "
-            "the loss cannot be inferred: say model.loss._target_=torch.nn...."
+            "the loss cannot be inferred: set model.loss._target_=torch.nn...."
         )
 
     def _has_metrics_of_labels(self) -> bool:
@@ -390,7 +390,7 @@ class LossAndMetrics:
         found = self.loss(*pair)
         if found.ndim:
             raise ConfigError(
-                f"model.loss returns {tuple(found.shape)}, and must return one number: say reduction=mean"
+                f"model.loss returns {tuple(found.shape)}, and must return one number: set reduction=mean"
             )
         return found
 

@@ -91,7 +91,7 @@ def resolve_defaults(config: dict[str, Any], overrides: Sequence[str] = ()) -> N
     if isinstance(strategy, str) and "spawn" in strategy:
         raise ConfigError(
             f"trainer.options.strategy={strategy}: its processes get the training as a pickle, and loggers, loaders "
-            f"and callbacks cannot be pickled. Say {strategy.replace('spawn', 'fork')}; or leave it out, and say "
+            f"and callbacks cannot be pickled. Use {strategy.replace('spawn', 'fork')}; or leave it out, and set "
             "compute.tasks_per_node=2 or compute.gpus_per_run=2"
         )
     for node in typed.callbacks.values():
@@ -181,5 +181,5 @@ def watched(node: Mapping[str, Any], name: str, trainer: Trainer) -> tuple[str, 
     key = "trainer.monitor_mode" if is_main else f"callbacks.{name}.mode"
     raise ConfigError(
         f"{said}={metric}: callbacks.{name} compares its values, and the name does not say whether higher or lower is "
-        f"better. Say {key}=max or {key}=min"
+        f"better. Set {key}=max or {key}=min"
     )

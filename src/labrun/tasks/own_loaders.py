@@ -126,7 +126,7 @@ def _offered(target: Any, node: Mapping[str, Any], feed: ModuleFeed) -> dict[str
         if name not in offered and must_be_given(target, name):
             raise ConfigError(
                 f"model: {tasks.model_name(node)} needs {name}, and {type(source).__name__} of dataset={feed.name} "
-                f"has no attribute {name} that is a whole number or a tuple: add it, or say "
+                f"has no attribute {name} that is a whole number or a tuple: add it, or set "
                 f"{'' if name in node else '+'}model.{name}=..."
             )
     return offered

@@ -127,7 +127,7 @@ class PipelineTask(EstimatorTask):
             return _Folds(rows, y, self._splits(arrays)), y
         if arrays.validation is None:
             raise UnfitError(
-                f"model.folds=1 compares pipelines by the validation part, and data set '{arrays.name}' has none: say "
+                f"model.folds=1 compares pipelines by the validation part, and data set '{arrays.name}' has none: set "
                 "dataset.validation_size=0.2, or model.folds=5"
             )
         held, target = float_rows(arrays.validation.x, arrays.scaling), arrays.validation.y
@@ -148,7 +148,7 @@ class PipelineTask(EstimatorTask):
                 raise UnfitError(self._too_few(arrays, counts))
             split: Any = StratifiedKFold(self._folds, shuffle=True, random_state=self._seed)
         elif len(y) < self._folds:
-            raise UnfitError(f"{self._folds}-fold cross-validation of {len(y)} training samples: say model.folds=2")
+            raise UnfitError(f"{self._folds}-fold cross-validation of {len(y)} training samples: set model.folds=2")
         else:
             split = KFold(self._folds, shuffle=True, random_state=self._seed)
         return list(split.split(np.zeros(len(y)), y))
@@ -156,9 +156,9 @@ class PipelineTask(EstimatorTask):
     def _too_few(self, arrays: Arrays, counts: npt.NDArray[Any]) -> str:
         few = [f"{name}: {n}" for name, n in zip(arrays.class_names, counts, strict=True) if n < self._folds]
         listed = ", ".join(few[:MAX_LISTED]) + (f", ... {len(few)} classes in all" if len(few) > MAX_LISTED else "")
-        less = f", or say model.folds={int(counts.min())}" if counts.min() > 1 else ", or leave these classes out"
+        less = f", or set model.folds={int(counts.min())}" if counts.min() > 1 else ", or leave these classes out"
         if arrays.num_classes > MANY:
-            less += ". If the target is a quantity and not a class, say dataset.regression=true"
+            less += ". If the target is a quantity and not a class, set dataset.regression=true"
         return (
             f"{self._folds}-fold cross-validation needs {self._folds} training samples of every class, and data set "
             f"'{arrays.name}' has fewer of some ({listed}). Give more of them{less}"

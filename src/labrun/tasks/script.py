@@ -199,10 +199,10 @@ def _way_out(ended: Ended, script: Script) -> str:
         return ""
     top = missing[1].partition(".")[0]
     if top == "azureml" and not script.azureml:
-        return ". Say script.azureml=true: labrun supplies the parts of azureml that such scripts use"
+        return ". Set script.azureml=true: labrun supplies the parts of azureml that such scripts use"
     if top == "azureml":
         return ". labrun supplies azureml.core and azureml.data; docs/coming-from-azureml.md lists what is there"
-    how = f"add it to {script.requirements}" if script.requirements else "say script.requirements=requirements.txt"
+    how = f"add it to {script.requirements}" if script.requirements else "set script.requirements=requirements.txt"
     return f". Install {top} for the script's interpreter, or {how}"
 
 

@@ -64,7 +64,7 @@ def age(text: str) -> float:
     """Parse a duration such as 30d or 12h into seconds, for argparse."""
     match = AGE.fullmatch(text.strip())
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an age: say 30d, 12h, 45min, 2w")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an age: use 30d, 12h, 45min, 2w")
     return float(match[1]) * SECONDS[match[2]]
 
 

@@ -25,6 +25,7 @@ from labrun.report import formatting
 from labrun.runs import archive_export, archive_format, archive_import, context, files, removing, store
 from labrun.runs.record import COMPLETED, cannot_write, read_record, seconds_between, timestamp
 from labrun.runs.sweep_state import SweepState
+from labrun.terminal import confirms
 from labrun.tracking import feed
 from labrun.tracking import registry as trackers
 
@@ -39,7 +40,7 @@ def tag(options: argparse.Namespace) -> int:
     for word in words:
         key, _, value = word.partition("=")
         if not key.strip() or not word.isprintable():
-            raise RecordError(f"{word!r} is not a tag: say NAME or NAME=VALUE")
+            raise RecordError(f"{word!r} is not a tag: use NAME or NAME=VALUE")
         wanted[key] = value
     noted: list[Pair] = []
     for run_dir, record in filters.select(chosen, default=None):
@@ -169,9 +170,9 @@ def agreed(question: str, yes: bool) -> bool:
     if yes:
         return True
     if not sys.stdin.isatty():
-        print(f"{question}  Nothing was done: say --yes")
+        print(f"{question}  Nothing was done: use --yes")
         return False
-    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    return confirms(question)
 
 
 def _remove(root: Path, going: Sequence[Pair]) -> None:

@@ -52,7 +52,7 @@ def form_of(name: str, kept: list[str], problems: list[str], where: object) -> s
         first, second = list(found.values())[:2]
         problems.append(
             f"{where}: the column {name!r} holds dates such as {kept[0]!r}, in which day and month cannot be "
-            f"told apart: say 'dataset.dates={{{name}: \"{first}\"}}' or 'dataset.dates={{{name}: \"{second}\"}}'"
+            f"told apart: set 'dataset.dates={{{name}: \"{first}\"}}' or 'dataset.dates={{{name}: \"{second}\"}}'"
         )
         return None
     return next(iter(found.values()), None)
