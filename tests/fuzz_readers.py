@@ -70,6 +70,7 @@ from labrun.runs.record import (
     write_record,
 )
 from labrun.runs.sweep_state import SweepState
+from labrun.runs.workspace import Workspace
 from labrun.search import takeover
 from labrun.submission import rerun
 from labrun.tasks import saved
@@ -276,7 +277,7 @@ def make(place: Place) -> None:
     removing.note(root, [("c4444444", root / "outputs/test/gone")])
     elsewhere_dir = root / "mine"
     shutil.copytree(root / ids["a1111111"], elsewhere_dir)
-    state = store.state_folder(root)
+    state = Workspace(root).state
     (state / "elsewhere.jsonl").write_text(
         json.dumps({"folder": str(elsewhere_dir)}) + "\n" + json.dumps({"folder": str(folder)}) + "\n"
     )
@@ -447,7 +448,7 @@ def lab(*words: str) -> Callable[[], Any]:
 
 def readers(place: Place) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Yield every reader with its name."""
-    root, state = place.root, store.state_folder(place.root)
+    root = place.root
     folder = root / "multirun/test/s-b2222222"
     run_dirs = [root / "outputs/test/one-a1111111", folder / "0", folder / "1", root / "mine"]
     shop = LocalDatastore("local", str(place.data))
@@ -479,7 +480,7 @@ def readers(place: Place) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "sweep", lambda: (handles.Sweep(folder).status, handles.Sweep(folder).get_children())
     yield "sweep", lambda: results.write_csv([r for _, r in store.readable(run_dirs)], folder / "results.csv")
     yield "sweep", lambda: query.named(root, str(folder))
-    yield "listing", lambda: (store.listing(root), list(store.runs(root)), list(custom_locations.run_dirs(state)))
+    yield "listing", lambda: (store.listing(root), list(store.runs(root)), list(custom_locations.run_dirs(root)))
     yield (
         "listing",
         lambda: [query.ordered(list(listed), key, query.StatusResolver()) for key in ("accuracy", "created", "notes")],

@@ -28,6 +28,7 @@ from labrun.runs import context, custom_locations, files, recording, removing, s
 from labrun.runs.groups import Code, SweepMember
 from labrun.runs.record import RunPaths, read_record, sweep_folder
 from labrun.runs.sweep_state import SweepState
+from labrun.runs.workspace import Workspace
 from labrun.submission import rerun
 from labrun.tracking.mlflow import run_sender
 
@@ -98,8 +99,8 @@ def test_names_that_no_file_can_have(workspace: Path, lab_here: Command) -> None
         len(sweep_state.readable(folder, sweep_state.read_plan(folder))) == 1
         and sweep_state.never_submitted(folder, plan) == 1
     )
-    (store.state_folder(workspace) / "elsewhere.jsonl").parent.mkdir(parents=True, exist_ok=True)
-    (store.state_folder(workspace) / "elsewhere.jsonl").write_text(json.dumps({"folder": f"/{long}"}) + "\n")
+    (Workspace(workspace).custom_locations).parent.mkdir(parents=True, exist_ok=True)
+    (Workspace(workspace).custom_locations).write_text(json.dumps({"folder": f"/{long}"}) + "\n")
     assert "a1111111" in lab_here("runs").stdout and lab_here("runs", "gc").returncode == 0
     assert lab_here("runs", "show", long).returncode == 2
 
@@ -111,7 +112,7 @@ def test_leftovers_are_removed_only_in_folders_of_runs(tmp_path: Path) -> None:
     (shared / f"{removing.REMOVED}ours").mkdir(parents=True)
     (shared / ".launch").mkdir()
     (shared / ".launch" / "plan.json").write_text(json.dumps({"runs": ["../victim/x", "0", str(victim / "y")]}))
-    custom_locations.note(root, store.state_folder(root), shared, ["0"])
+    custom_locations.note(root, shared, ["0"])
     listed = removing.garbage(root, store.listing(root))
     assert [item.path.name for item in listed] == [f"{removing.REMOVED}ours"]
 

@@ -28,6 +28,7 @@ from labrun.runs import archive_export, context, index, recording, removing, sto
 from labrun.runs.attempts import Failure
 from labrun.runs.context import RunContext, annotate
 from labrun.runs.record import FINISHED, Record, process_identity, read_record, timestamp, write_record
+from labrun.runs.workspace import Workspace
 from labrun.search import takeover
 
 Capture = pytest.CaptureFixture[str]
@@ -411,7 +412,7 @@ def replaced(run_dir: Path, **values: object) -> Record:
 
 
 def test_gc_takes_code_that_no_run_names(workspace: Path, run: Lab) -> None:
-    code = store.state_folder(workspace) / "code"
+    code = Workspace(workspace).code
     for name, days in (("named", 3), ("unnamed", 3), ("just-now", 0)):
         (code / name).mkdir(parents=True)
         (code / name / "a.py").write_text("pass")
@@ -519,9 +520,9 @@ def lab_run(workspace: Path, *arguments: str) -> Completed:
     return run_labrun(*arguments, *PLAIN, cwd=workspace)
 
 
-def test_the_index_is_only_a_copy(all_kinds: Path) -> None:
+def test_the_index_is_only_a_copy(all_kinds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = {record.id: record.status for _, record in store.listing(all_kinds).runs}
-    file = store.state_folder(all_kinds) / "index.json"
+    file = Workspace(all_kinds).index
     assert file.is_file()
     file.write_text("{")
     assert {record.id: record.status for _, record in store.listing(all_kinds).runs} == first
@@ -530,7 +531,8 @@ def test_the_index_is_only_a_copy(all_kinds: Path) -> None:
     annotate(run_dir, tags={"x": "y"})
     found = {record.id: record for _, record in store.listing(all_kinds).runs}["a1111111"]
     assert found.notes == "changed" and found.tags == {"x": "y"}
-    assert index.listing(all_kinds, Path("/proc/nowhere")).runs  # it cannot be written: the records are read
+    monkeypatch.setattr(Workspace, "index", Path("/proc/nowhere"))
+    assert index.listing(all_kinds).runs  # it cannot be written: the records are read
 
 
 def test_a_folder_that_is_not_a_run_is_not_removed(workspace: Path) -> None:

@@ -21,6 +21,7 @@ import pytest
 from forked_lab import ForkedLab, Forks, forks
 from helpers import copy_database, lab, processes_of, run_labrun, wait_for
 from labrun.runs import store
+from labrun.runs.workspace import Workspace
 from labrun.tracking.mlflow import client, ui_state
 from pages import blocks, compare
 
@@ -104,7 +105,7 @@ def test_the_pages_are_there_in_a_browser(shown: tuple[Path, str], tmp_path: Pat
     workspace, address = shown
     (run_dir,) = store.run_dirs(workspace)
     # A page does not refresh itself, and the run is sent before its model: wait for the end of a whole round.
-    wait_for(lambda: any(store.state_folder(workspace).glob("round*.json")), 120)
+    wait_for(lambda: any(Workspace(workspace).state.glob("round*.json")), 120)
     page = ui_state.page(workspace, run_dir)
     assert page is not None and page.startswith(f"{address}/#/experiments/")
     own = page.partition("?")[0]

@@ -25,10 +25,11 @@ from labrun.compat.azureml.exceptions import ModelNameException
 from labrun.compat.azureml.training import registered
 from labrun.errors import ConfigError, CorruptDataError, LabrunError, RecordError
 from labrun.registry import journal, model_folder, models
-from labrun.runs import context, store
+from labrun.runs import context
 from labrun.runs.groups import DataEntry
 from labrun.runs.record import COMPLETED, read_record
 from labrun.runs.recording import Recording
+from labrun.runs.workspace import Workspace
 from labrun.tracking.mlflow import client as mlflow_client
 
 DATA = [{"name": "digits", "digest": "d" * 64, "asset": "numbers", "version": "v" * 64}]
@@ -446,4 +447,4 @@ def test_a_server_that_does_not_answer_is_one_message(root: Path) -> None:
     with pytest.raises(RecordError, match=f"MLflow at {dead} refused"):
         models.register(root, run_dir, "net")
     assert not journal.path(root).exists() and read_record(run_dir).status == COMPLETED
-    assert list(store.state_folder(root).glob("models/*/*")) == []
+    assert list(Workspace(root).state.glob("models/*/*")) == []

@@ -20,6 +20,7 @@ from labrun.errors import RecordError
 from labrun.runs import archive_export, archive_format, archive_import, files, removing, store
 from labrun.runs.groups import Code
 from labrun.runs.record import process_identity, read_record, write_record
+from labrun.runs.workspace import Workspace
 
 PLACE = "outputs/x/2026-01-01_00-00-00-"
 BASE = {"name": "x", "task": "fit", "status": "completed", "created": "2026-01-01T00:00:00+00:00", "config": {}}
@@ -68,7 +69,7 @@ def refused(root: Path, source: Path, limits: archive_format.Limits | None = Non
     with pytest.raises(RecordError) as caught:
         archive_export.import_(root, source, limits)
     assert list(root.rglob("run.json")) == []
-    state = store.state_folder(root)
+    state = Workspace(root).state
     assert {path.name for path in state.iterdir()} <= {"import.lock", "index.json"}
     assert [path.name for path in root.parent.iterdir() if not path.name.startswith("a.tar")] == ["workspace"]
     return str(caught.value)
@@ -107,7 +108,7 @@ def test_what_labrun_exports_labrun_imports(root: Path, tmp_path: Path) -> None:
             (base / name).parent.mkdir(parents=True, exist_ok=True)
             (base / name).write_bytes(data)
         digest = files.tree_digest(base, sorted(map(Path, CODE)))
-        kept = store.state_folder(root) / "code" / digest
+        kept = Workspace(root).code / digest
         if not kept.exists():
             kept.parent.mkdir(parents=True)
             base.rename(kept)
@@ -174,7 +175,7 @@ def test_a_digest_that_is_no_folders_makes_none(root: Path, tmp_path: Path) -> N
     """A folder of another digest's name, without its files, would be taken for that code by every later run."""
     archive_export.import_(root, one(tmp_path / "a.tar", code={"digest": OTHER, "files": 0}))
     archive_export.import_(root, one(tmp_path / "a.tar", "aaaaaaa2", code={"digest": files.EMPTY, "files": 0}))
-    assert [path.name for path in (store.state_folder(root) / "code").iterdir()] == [files.EMPTY]
+    assert [path.name for path in (Workspace(root).code).iterdir()] == [files.EMPTY]
 
 
 @pytest.mark.parametrize(
@@ -350,7 +351,7 @@ def test_code_that_is_not_what_its_name_says(root: Path, tmp_path: Path) -> None
     )
     compiled = {**good, f"code/{digest}/__pycache__/a.cpython-311.pyc": b"evil"}
     archive_export.import_(root, one(tmp_path / "a.tar", more=compiled, code={"digest": digest}))
-    kept = store.state_folder(root) / "code" / digest
+    kept = Workspace(root).code / digest
     assert [path.name for path in kept.iterdir()] == ["a.py"], (
         "Python would run the compiled file in the source's place"
     )
@@ -389,25 +390,25 @@ def test_what_a_killed_import_left_is_finished(
 ) -> None:
     source = many(tmp_path / "a.tar")
     killed_at(monkeypatch, root, source, renames)
-    assert len(list(store.state_folder(root).glob("import-*"))) == 1
+    assert len(list(Workspace(root).state.glob("import-*"))) == 1
     if renames == 7:
         assert archive_import.left(root, finish=True) == []  # as `lab runs gc` does
     else:
         archive_export.import_(root, source)
-    assert len(list(store.run_dirs(root))) == 20 and not list(store.state_folder(root).glob("import-*"))
+    assert len(list(store.run_dirs(root))) == 20 and not list(Workspace(root).state.glob("import-*"))
 
 
 def test_what_was_killed_before_it_was_unpacked_is_taken_away(root: Path, tmp_path: Path) -> None:
-    rest = store.state_folder(root) / "import-0123" / "outputs" / "x"
+    rest = Workspace(root).state / "import-0123" / "outputs" / "x"
     rest.mkdir(parents=True)
     (rest / "run.json").write_text("{}")
     (garbage,) = removing.garbage(root, store.listing(root))
     assert garbage.what == "left over from an import"
     removing.remove_garbage(garbage)
-    assert not (store.state_folder(root) / "import-0123").exists()
+    assert not (Workspace(root).state / "import-0123").exists()
     rest.mkdir(parents=True)
     archive_export.import_(root, many(tmp_path / "a.tar"))
-    assert not (store.state_folder(root) / "import-0123").exists()
+    assert not (Workspace(root).state / "import-0123").exists()
 
 
 def test_a_disk_that_fails_in_mid_move_leaves_nothing(

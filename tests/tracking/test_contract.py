@@ -17,10 +17,11 @@ from helpers import copy_database, installed, submitted
 from labrun.config.schema import Tracking
 from labrun.errors import ConfigError
 from labrun.registry import models
-from labrun.runs import context, store
+from labrun.runs import context
 from labrun.runs.context import RunContext
 from labrun.runs.record import read_record
 from labrun.runs.recording import Recording
+from labrun.runs.workspace import Workspace
 from labrun.tracking import feed, registry
 from labrun.tracking.base import Fed, Tracker
 from labrun.tracking.mlflow import client as mlflow_client
@@ -69,7 +70,7 @@ def _mlflow(root: Path) -> list[Run]:
 
 
 def _wandb(root: Path) -> list[Run]:
-    found = [offline_runs.read(path) for path in (store.state_folder(root) / "wandb").glob("offline-run-*/*.wandb")]
+    found = [offline_runs.read(path) for path in (Workspace(root).state / "wandb").glob("offline-run-*/*.wandb")]
     return [
         {
             "id": run["id"],
@@ -137,7 +138,7 @@ def test_what_was_noted_may_be_lost(view: View) -> None:
     run(view.root, "aaaa0000", 1.0)
     view.sync()
     shown = view.runs()
-    for path in store.state_folder(view.root).glob("tracking*.json"):
+    for path in Workspace(view.root).state.glob("tracking*.json"):
         path.unlink()
     view.sync()
     assert view.runs() == shown

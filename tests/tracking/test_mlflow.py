@@ -26,10 +26,11 @@ import pytest
 from helpers import copy_database, mlflow_sync, submitted, wait_for
 from labrun.config.schema import Tracking
 from labrun.errors import RecordError
-from labrun.runs import context, store
+from labrun.runs import context
 from labrun.runs.context import RunContext
 from labrun.runs.record import COMPLETED, RUNNING, process_identity, read_record, timestamp, write_record
 from labrun.runs.recording import Recording
+from labrun.runs.workspace import Workspace
 from labrun.tracking import feed
 from labrun.tracking.mlflow import client as mlflow_client
 from labrun.tracking.mlflow import ui_state
@@ -223,7 +224,7 @@ def test_a_removed_run_is_deleted_in_mlflow_and_one_that_comes_back_is_new(root:
 def test_forgetting_without_a_database_notes_nothing(root: Path) -> None:
     mlflow_client.database_path(root).unlink()
     feed.forget(root, [("aaaa0000", root / "outputs" / "test" / "now-aaaa0000")])
-    assert list(store.state_folder(root).iterdir()) == []
+    assert list(Workspace(root).state.iterdir()) == []
 
 
 def test_a_run_deleted_in_mlflow_stays_so_until_it_has_news(root: Path) -> None:
@@ -317,7 +318,7 @@ def test_a_server_has_a_run_when_its_command_ends(root: Path, mlflow_server: str
     assert [file.path for file in client(root, mlflow_server).list_artifacts(shown.info.run_id, "deep")] == [
         "deep/model.bin"
     ]
-    log = (store.state_folder(root) / "tracking.log").read_text()
+    log = (Workspace(root).tracking_log).read_text()
     assert "outputs/pipe: it is not a file" in log and "outputs/gone: " in log and "Traceback" not in log
     assert runs_of(root)[1] == [], "the workspace's own view is not fed"
 
@@ -421,7 +422,7 @@ def test_many_processes_that_open_a_fresh_database_make_one(
     root, other = tmp_path / "here", tmp_path / "other"
     copy_database(empty_mlflow, other)
     mlflow_client.connect(other, mlflow_client.database_uri(other))  # the forks have MLflow loaded then
-    uri, folder = mlflow_client.database_uri(root), store.state_folder(root)
+    uri, folder = mlflow_client.database_uri(root), Workspace(root).state
     folder.mkdir(parents=True)
     folder.joinpath(".mlflow.db.new").write_bytes(b"half a database, from a process that was killed")
     capfd.readouterr()
@@ -475,9 +476,9 @@ def test_the_page_of_a_run_is_known_while_a_ui_is_up(root: Path) -> None:
     _, (run,) = runs_of(root)
     wanted = f"http://127.0.0.1:5999/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}?{ui_state.TRAINING}"
     assert ui_state.page(root, run_dir) == wanted
-    state = json.loads((store.state_folder(root) / "ui.json").read_text())
+    state = json.loads((Workspace(root).ui).read_text())
     state["process"]["start_time"] -= 100  # a process of the same number, but not the same
-    (store.state_folder(root) / "ui.json").write_text(json.dumps(state))
+    (Workspace(root).ui).write_text(json.dumps(state))
     assert ui_state.ui_address(root) is None
     ui_state.publish_address(root, "http://127.0.0.1:5999")
     ui_state.withdraw(root)

@@ -21,6 +21,7 @@ from labrun.errors import ConfigError, RecordError
 from labrun.remote import mirror
 from labrun.runs import context, store
 from labrun.runs.sweep_state import SweepState
+from labrun.runs.workspace import Workspace
 from labrun.submission import publish
 
 EVERY_S = 3.0
@@ -85,7 +86,7 @@ def submit(
     workspace = store.workspace() if root is None else Path(root).expanduser().resolve()
     if not workspace.is_dir():
         raise ConfigError(f"root={root}: there is no such folder")
-    place = store.state_folder(workspace) / "submissions"
+    place = Workspace(workspace).submissions
     place.mkdir(parents=True, exist_ok=True)
     told, refused, log = (place / f"{uuid.uuid4().hex}.{what}" for what in ("folder", "refusal", "log"))
     detached = ["compute.detach=true"] if detach else []

@@ -22,7 +22,7 @@ from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training import partitions
 from labrun.compat.azureml.training.data import fetched
 from labrun.compat.azureml.training.table_types import below, common, delimited, json_lines
-from labrun.runs import store as workspaces
+from labrun.runs.workspace import Workspace as StateFolder
 
 
 def content_of(call: str, path: Any, validate: bool = True) -> Content:
@@ -69,7 +69,7 @@ def _store_and_path(call: str, path: Any) -> tuple[Datastore | None, str]:
 def _from_web(address: str) -> str:
     """Download a file from the web and return the local path. If it cannot be reached, use an earlier copy."""
     key = hashlib.sha256(address.encode()).hexdigest()[:16]
-    folder = workspaces.state_folder(Workspace().folder) / "azureml" / "web" / key
+    folder = StateFolder(Workspace().folder).azureml / "web" / key
     folder.mkdir(parents=True, exist_ok=True)
     try:
         return fetched(address, folder)

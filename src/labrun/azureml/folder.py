@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from labrun._io import atomic_write
-from labrun.runs import store
+from labrun.runs.workspace import Workspace
 
 
 def table_path(folder: Path, name: str) -> Path:
     """Return the path of a table's file."""
-    return store.state_folder(folder) / "azureml" / f"{name}.json"
+    return Workspace(folder).azureml / f"{name}.json"
 
 
 def read_table(folder: Path, name: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from labrun.cli import bars
 from labrun.cli.parsing import Parser
 from labrun.errors import ConfigError, RecordError
 from labrun.runs import store
+from labrun.runs.workspace import Workspace
 from labrun.tracking import feed
 from labrun.tracking.base import Fed
 from labrun.tracking.mlflow import client, ui_state
@@ -176,13 +177,13 @@ def _fed(root: Path) -> Iterator[None]:
 
 
 def _log(root: Path) -> Path:
-    return store.state_folder(root) / "ui.log"
+    return Workspace(root).ui_log
 
 
 @contextlib.contextmanager
 def _server(root: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run MLflow's server in a separate process group, which ends with the context or with this process."""
-    artifacts = (store.state_folder(root) / "mlruns").as_uri()
+    artifacts = Workspace(root).mlruns.as_uri()
     command = [
         sys.executable,
         "-c",
@@ -212,7 +213,7 @@ def _server(root: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
             stderr=output,
             env=environment,
             start_new_session=True,
-            cwd=store.state_folder(root),
+            cwd=Workspace(root).state,
         )
     try:
         yield process

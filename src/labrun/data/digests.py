@@ -16,6 +16,7 @@ from pathlib import Path
 from labrun._io import FileStamp, file_sha256
 from labrun.runs import store
 from labrun.runs.json_cache import JsonCache
+from labrun.runs.workspace import Workspace
 
 LIMIT = 100_000
 """Maximum number of files cached per folder."""
@@ -90,4 +91,4 @@ def _cached(stamp: FileStamp) -> list[int | str]:
 def _cache_of(files: Sequence[Path]) -> JsonCache:
     folder = os.path.commonpath([str(path.parent) for path in files])
     key = hashlib.sha256(folder.encode()).hexdigest()[:24]
-    return JsonCache(store.state_folder(store.workspace()) / "digests" / f"{key}.json", FORMAT)
+    return JsonCache(Workspace(store.workspace()).digests / f"{key}.json", FORMAT)

@@ -35,6 +35,7 @@ from labrun.errors import CorruptDataError, MissingDataError
 from labrun.messages import counted, size_text
 from labrun.runs import store as workspaces
 from labrun.runs.groups import DataEntry
+from labrun.runs.workspace import Workspace
 
 if TYPE_CHECKING:
     from labrun.data.reader import Reader
@@ -325,7 +326,7 @@ def cache_folder(node: Mapping[str, Any]) -> Path:
     given = node.get("cache")
     if given:
         return Path(str(given)).expanduser().resolve()
-    return workspaces.state_folder(workspaces.workspace()) / "cache"
+    return Workspace(workspaces.workspace()).cache
 
 
 def _contents_of(path: Path) -> str:

@@ -22,6 +22,7 @@ from labrun.data.arrays import AnyArray
 from labrun.errors import CorruptDataError, DataError
 from labrun.messages import size_text
 from labrun.runs import store
+from labrun.runs.workspace import Workspace
 
 BLOCK_BYTES = 8 * 2**20
 """Bytes read at a time when iterating over all samples."""
@@ -229,7 +230,7 @@ def spool(needed: int, what: str) -> BinaryIO:
         DataError: there is not enough space.
     """
     given = os.environ.get(FOLDER_VARIABLE)
-    folder = Path(given) if given else store.state_folder(store.workspace())
+    folder = Path(given) if given else Workspace(store.workspace()).state
     try:
         folder.mkdir(parents=True, exist_ok=True)
         status = os.statvfs(folder)

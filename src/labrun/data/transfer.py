@@ -24,7 +24,8 @@ from labrun.data.stores.base import PARTIAL, Datastore, FileInfo, ProgressCallba
 from labrun.errors import CorruptDataError, DataError, MissingDataError
 from labrun.messages import size_text
 from labrun.runs.record import process_start
-from labrun.runs.store import state_folder, workspace
+from labrun.runs.store import workspace
+from labrun.runs.workspace import Workspace
 
 WORKERS = 8
 LEFT_S = 60
@@ -55,7 +56,7 @@ class DigestCache:
 
     def __init__(self, store: Datastore) -> None:
         key = hashlib.sha256(store.identity.encode()).hexdigest()[:24]
-        self._path = state_folder(workspace()) / "transfers" / f"{key}.jsonl"
+        self._path = Workspace(workspace()).transfers / f"{key}.jsonl"
         self._known: dict[tuple[str, str, int], str] = {}
         with contextlib.suppress(OSError):
             for line in self._path.read_text(encoding="utf-8").splitlines():

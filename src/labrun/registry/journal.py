@@ -20,8 +20,9 @@ from labrun._io import append_line, sha256_of
 from labrun.config import checking
 from labrun.errors import ConfigError, CorruptDataError, RecordError
 from labrun.messages import suggest
-from labrun.runs import context, store
+from labrun.runs import context
 from labrun.runs.record import cannot_write, is_id, timestamp
+from labrun.runs.workspace import Workspace
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 ALIAS = re.compile(r"(?!latest$|v\d+$)[A-Za-z][A-Za-z0-9_-]{0,99}", re.I)
@@ -109,12 +110,12 @@ class RegistryState:
 
 def path(root: Path) -> Path:
     """Return the path of the journal."""
-    return store.state_folder(root) / "registry.jsonl"
+    return Workspace(root).journal
 
 
 def folder(root: Path, name: str, number: int) -> Path:
     """Return the MLflow model directory of a version."""
-    return store.state_folder(root) / "models" / name / str(number)
+    return Workspace(root).models / name / str(number)
 
 
 def content(root: Path, version: Version) -> Path:

@@ -16,6 +16,7 @@ from labrun.remote.link import Link
 from labrun.runs import custom_locations, store, sweep_state
 from labrun.runs.groups import Code
 from labrun.runs.record import read_record
+from labrun.runs.workspace import Workspace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _begin(channel: Channel, one: Folder, root: Path, folder: Path) -> Link:
     link = Link(name, one.workspace, one.folder, str(root), channel.root, links.STARTED, runs)
     link.place = channel.remote.folder
     mirror.pull(channel, folder, one.folder, [str(sweep_state.RELATIVE.plan), ".hydra", "multirun.yaml"])
-    plan, code = sweep_state.read_plan(folder), store.state_folder(root) / "code"
+    plan, code = sweep_state.read_plan(folder), Workspace(root).code
     plan.target = links.CLUSTER  # the remote plan is for the remote controller
     plan.path = [entry for entry in link.to_local(plan.path, folder) if Path(entry).is_relative_to(code)]
     plan.cwd = link.to_local(plan.cwd, folder)
@@ -112,11 +113,9 @@ def _take_rest(channel: Channel, run_dir: Path, folder: Path, link: Link) -> Non
     run = run_dir.relative_to(folder).as_posix()
     mirror.pull(channel, run_dir, f"{link.folder}/{run}", [".hydra"])
     code = read_record(run_dir).code or Code()
-    state = store.state_folder(Path(link.home))
+    frozen = Workspace(Path(link.home)).code
     code_folders = [code.folder, None if code.script is None else code.script.folder]
     for code_folder in (Path(str(one)) for one in code_folders if one):
-        if code_folder.is_relative_to(state / "code") and not code_folder.is_dir():
+        if code_folder.is_relative_to(frozen) and not code_folder.is_dir():
             inner = code_folder.relative_to(link.home).as_posix()
-            mirror.pull(
-                channel, state / "code", f"{link.workspace}/{Path(inner).parent.as_posix()}", [code_folder.name]
-            )
+            mirror.pull(channel, frozen, f"{link.workspace}/{Path(inner).parent.as_posix()}", [code_folder.name])

@@ -31,6 +31,7 @@ from labrun.remote.helper import RESUME_MIN_BYTES
 from labrun.remote.link import Link
 from labrun.runs import store as runs
 from labrun.runs.record import Record
+from labrun.runs.workspace import Workspace
 from labrun.submission import environments
 
 STORE = "store"
@@ -220,7 +221,7 @@ def _beside(script: Path) -> Iterator[Path]:
 
     In the folder of a script that labrun wrote (`azureml.automl_data`), all other files are its data.
     """
-    if script.parent.parent.name == "automl" and script.parent.is_relative_to(runs.state_folder(runs.workspace())):
+    if script.parent.parent.name == "automl" and script.parent.is_relative_to(Workspace(runs.workspace()).state):
         yield from (path for path in script.parent.iterdir() if path.is_file() and path != script)
         return
     for name in dict.fromkeys(QUOTED.findall(script.read_text(encoding="utf-8", errors="replace"))):

@@ -31,6 +31,7 @@ from labrun.runs import store
 from labrun.runs.groups import Code
 from labrun.runs.record import Record, read_record, record_json
 from labrun.runs.sweep_state import RELATIVE, Plan, SweepState
+from labrun.runs.workspace import Workspace
 from labrun.submission import environments, snapshot
 
 log = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ def put(channel: Channel, files: packed.Files, remote_path: str, **arguments: An
 
 def _previous_code() -> list[Path]:
     """Return the most recent code snapshots."""
-    frozen = (store.state_folder(store.workspace()) / "code").glob("[!.]*")
+    frozen = Workspace(store.workspace()).code.glob("[!.]*")
     return sorted(frozen, key=lambda path: -path.stat().st_mtime)[:PREVIOUS]
 
 
@@ -175,7 +176,7 @@ def _import_path(plan: Plan, link: Link, run_records: Sequence[Record]) -> tuple
         The remote folders; and the local snapshots that were made for them.
     """
     root, path, frozen = store.workspace(), [], []
-    code = store.state_folder(root) / "code"
+    code = Workspace(root).code
     folders = [*plan.path, *(_frozen(folder, run_records) for folder in editable.folders() if plan.python is None)]
     sent_otherwise = [
         *map(Path, {sys.prefix, sys.base_prefix, sys.exec_prefix}),

@@ -24,6 +24,7 @@ from labrun.runs import context, store
 from labrun.runs.groups import Group
 from labrun.runs.record import Record, replace_text, sweep_folder
 from labrun.runs.sweep_state import SweepState
+from labrun.runs.workspace import Workspace
 
 
 class State(StrEnum):
@@ -245,7 +246,7 @@ def live(root: Path) -> list[Path]:
     """Return the folders of a workspace whose runs may be active on other machines."""
     folders = []
     with contextlib.suppress(OSError):
-        for mark in sorted((store.state_folder(root) / "remote").iterdir()):
+        for mark in sorted(Workspace(root).remotes.iterdir()):
             folder = Path(mark.read_text(encoding="utf-8"))
             if file(folder).is_file():
                 folders.append(folder)
@@ -256,7 +257,7 @@ def live(root: Path) -> list[Path]:
 
 def _mark(folder: Path, link: Link) -> Path:
     digest = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-    return store.state_folder(Path(link.home)) / "remote" / digest
+    return Workspace(Path(link.home)).remotes / digest
 
 
 def folder_of(run_dir: Path, record: Record) -> Path | None:

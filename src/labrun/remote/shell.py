@@ -33,6 +33,7 @@ from labrun.remote.ssh import UnreachableError
 from labrun.runs import store, sweep_state
 from labrun.runs.attempts import Job
 from labrun.runs.record import HIDDEN, RUNNING, Record, sweep_folder
+from labrun.runs.workspace import Workspace
 
 RC = '[ -f ~/.bashrc ] && . ~/.bashrc; {exports}; PS1="(run {id}) $PS1"'
 """Startup commands of an interactive bash, after the user's own file, which may set PATH."""
@@ -144,7 +145,7 @@ def _path(run_dir: Path, record: Record) -> list[str]:
     """Return the frozen code on a run's import path, which precedes its interpreter's own folders."""
     with contextlib.suppress(RecordError):
         plan = sweep_state.read_plan(sweep_folder(run_dir, record) or run_dir)
-        state = store.state_folder(store.workspace())
+        state = Workspace(store.workspace()).state
         return [folder for folder in plan.path if Path(folder).is_relative_to(state)]
     return []
 
@@ -165,8 +166,8 @@ def _locate_remotely(run_dir: Path, record: Record, folder: Path, link: links.Li
     script = Config(remote_record.get("config") or {}).script or Script()
     python, path = link.python, link.path
     if script.environment:
-        state = store.state_folder(Path(link.root, link.workspace))
-        python, path = f"{state}/environments/{script.environment}/bin/python", []
+        environments = Workspace(Path(link.root, link.workspace)).environments
+        python, path = f"{environments}/{script.environment}/bin/python", []
     elif script.python:
         python, path = script.python, []
     names = record.typed.environment

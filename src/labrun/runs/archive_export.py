@@ -18,12 +18,13 @@ from typing import IO, Any, Literal
 from labrun._io import atomic_write
 from labrun.config import checking
 from labrun.errors import RecordError
-from labrun.runs import custom_locations, store
+from labrun.runs import custom_locations
 from labrun.runs.archive_format import FORMAT, MANIFEST, NOT_TAKEN, REPOSITORY, SWEEP_FILES
 from labrun.runs.archive_import import import_ as import_
 from labrun.runs.files import COMPILED, tree_digest
 from labrun.runs.groups import Code, ScriptCode
 from labrun.runs.record import Record, is_named_safely
+from labrun.runs.workspace import Workspace
 
 
 def export(root: Path, chosen: Sequence[tuple[Path, Record]], target: Path) -> int:
@@ -94,7 +95,7 @@ def _place(root: Path, run_dir: Path, record: Record) -> str:
     name = _relative(root, run_dir)
     if custom_locations.is_usual(PurePosixPath(name).parts):
         return name
-    if not custom_locations.is_alone(store.state_folder(root), run_dir):
+    if not custom_locations.is_alone(root, run_dir):
         raise RecordError(f"{run_dir} holds more than run {record.id}: labrun cannot tell what belongs to the run")
     stamp = datetime.fromisoformat(record.created).strftime("%Y-%m-%d_%H-%M-%S")
     return f"outputs/{record.name}/{stamp}-{record.id}"
@@ -114,7 +115,7 @@ def _files(root: Path, chosen: Sequence[tuple[Path, Record]]) -> Iterator[tuple[
             if (sweep / name).is_file() and not (sweep / name).is_symlink():
                 yield f"{_relative(root, sweep)}/{name}", sweep / name
     for digest in sorted(filter(checking.is_sha256, codes)):
-        folder = store.state_folder(root) / "code" / digest
+        folder = Workspace(root).code / digest
         if folder.is_dir() and not folder.is_symlink():
             names = sorted(path.relative_to(folder) for _, path in _below(folder, "", compiled=False))
             yield from _below(folder, f"code/{digest}", compiled=tree_digest(folder, names) != digest)

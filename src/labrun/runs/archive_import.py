@@ -30,6 +30,7 @@ from labrun.runs.archive_format import FORMAT, MANIFEST, NOT_TAKEN, REPOSITORY, 
 from labrun.runs.attempts import Failure
 from labrun.runs.groups import Code, Imported, ScriptCode
 from labrun.runs.record import FAILED, Record, cannot_write, is_id, read_record, replace_text, timestamp, write_record
+from labrun.runs.workspace import Workspace
 
 LARGEST_MANIFEST = 2**28
 LARGEST_HEADER = 2**20
@@ -61,8 +62,8 @@ def import_(root: Path, source: Path, limits: Limits | None = None) -> tuple[lis
         RecordError: it is not an archive of labrun's, has unexpected content, is damaged or too large, or the workspace
             is not writable. Nothing was imported then.
     """
-    state = store.state_folder(root)
-    with _alone(state) as is_alone:
+    state = Workspace(root).state
+    with _alone(root) as is_alone:
         if not is_alone:
             raise RecordError(f"another import into {root} is in progress: try again when it has finished")
         _finish(root)
@@ -77,19 +78,20 @@ def import_(root: Path, source: Path, limits: Limits | None = None) -> tuple[lis
 
 
 @contextlib.contextmanager
-def _alone(state: Path) -> Iterator[bool]:
+def _alone(root: Path) -> Iterator[bool]:
     """Hold the lock that allows one import at a time. Yield whether it was acquired."""
     from filelock import FileLock, Timeout
 
     try:
-        state.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(state / "import.lock")
+        path = Workspace(root).import_lock
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
         lock.acquire(timeout=0)
     except Timeout:
         yield False
         return
     except OSError as error:
-        raise RecordError(cannot_write(state, error)) from error
+        raise RecordError(cannot_write(path.parent, error)) from error
     try:
         yield True
     finally:
@@ -103,10 +105,10 @@ def left(root: Path, finish: bool = False) -> list[Path]:
         root: the workspace.
         finish: first finish the imports whose list of moves was written.
     """
-    state = store.state_folder(root)
+    state = Workspace(root).state
     if not any(state.glob(f"{FOLDER}*")):
         return []
-    with _alone(state) as is_alone:
+    with _alone(root) as is_alone:
         if not is_alone:
             return []
         return [path for path in _left(state) if not (finish and _make_moves(root, path))]
@@ -117,7 +119,7 @@ def _left(state: Path) -> list[Path]:
 
 
 def _finish(root: Path) -> None:
-    for path in _left(store.state_folder(root)):
+    for path in _left(Workspace(root).state):
         _make_moves(root, path)
         shutil.rmtree(path, ignore_errors=True)
 
@@ -150,7 +152,7 @@ class _Arrival:
 
     def __init__(self, root: Path, source: Path, place: Path, limits: Limits) -> None:
         self._root, self._source, self._place, self._limits = root, source, place, limits
-        self._code = store.state_folder(root).relative_to(root) / "code"
+        self._code = Workspace(root).code.relative_to(root)
 
     def run(self) -> tuple[list[str], list[str]]:
         """Unpack the archive, check it, and move its content into the workspace."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from labrun._io import append_line
 from labrun.runs import context
+from labrun.runs.workspace import Workspace
 
 LAUNCH = context.LAUNCH
 PLAN = Path(LAUNCH, "plan.json")
@@ -40,30 +41,30 @@ def is_usual(parts: Sequence[str]) -> bool:
     return bool(parts) and len(parts) == DEPTHS.get(parts[0], -1)
 
 
-def note(root: Path, state: Path, folder: Path, runs: Sequence[str]) -> None:
+def note(root: Path, folder: Path, runs: Sequence[str]) -> None:
     """Remember the folder of a sweep or a run if a scan of the workspace would not find its runs.
 
     Args:
         root: the workspace.
-        state: the folder that holds the note.
         folder: the sweep's folder, or the run's.
         runs: the runs' folders, relative to `folder`; `.` if that is a run itself.
     """
     places = [Path(os.path.normpath(folder / run)) for run in runs]
     names = [place.relative_to(root).parts if place.is_relative_to(root) else () for place in places]
     hidden = any(part.startswith(".") for parts in names for part in parts)
-    if (all(map(is_usual, names)) and not hidden) or folder in noted(state):
+    if (all(map(is_usual, names)) and not hidden) or folder in noted(root):
         return
     with contextlib.suppress(OSError):  # on failure only the listing is incomplete, not the run
-        state.mkdir(parents=True, exist_ok=True)
-        append_line(state / "elsewhere.jsonl", json.dumps({"folder": str(folder)}), mode=0o666)
+        file = Workspace(root).custom_locations
+        file.parent.mkdir(parents=True, exist_ok=True)
+        append_line(file, json.dumps({"folder": str(folder)}), mode=0o666)
 
 
-def noted(state: Path) -> list[Path]:
-    """Return the noted folders, oldest first; torn lines are skipped."""
+def noted(root: Path) -> list[Path]:
+    """Return the noted folders of a workspace, oldest first; torn lines are skipped."""
     found: dict[Path, None] = {}
     with contextlib.suppress(OSError):
-        for line in context.content(state / "elsewhere.jsonl").splitlines():
+        for line in context.content(Workspace(root).custom_locations).splitlines():
             with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                 folder = Path(json.loads(line)["folder"])
                 if folder.is_absolute() and "\0" not in str(folder):
@@ -71,9 +72,12 @@ def noted(state: Path) -> list[Path]:
     return list(found)
 
 
-def run_dirs(state: Path) -> Iterator[Path]:
-    """Yield the run folders of all noted folders, those of a sweep from its plan. They may no longer hold a record."""
-    for folder in noted(state):
+def run_dirs(root: Path) -> Iterator[Path]:
+    """Yield the run folders of a workspace's noted folders, those of a sweep from its plan.
+
+    They may no longer hold a record.
+    """
+    for folder in noted(root):
         yield from runs_in(folder)
 
 
@@ -96,8 +100,10 @@ SWEEP_ENTRIES = re.compile(r"multirun\.yaml|results\.csv|(best|ensemble)\.yaml|r
 """Top-level entries that a sweep creates in its folder."""
 
 
-def is_alone(state: Path, folder: Path) -> bool:
+def is_alone(root: Path, folder: Path) -> bool:
     """Return whether a folder that the user chose for a run holds only that run: no other files, no other runs."""
-    if folder not in set(run_dirs(state)) or not (folder / "run.json").is_file() or state.is_relative_to(folder):
+    if folder not in set(run_dirs(root)) or not (folder / "run.json").is_file():
+        return False
+    if Workspace(root).state.is_relative_to(folder):
         return False
     return all(RUN_ENTRIES.fullmatch(e.name) for e in folder.iterdir()) and not any(folder.glob("*/**/run.json"))

@@ -12,9 +12,9 @@ from pathlib import Path
 from labrun._io import file_sha256
 from labrun.errors import RecordError
 from labrun.messages import suggest
-from labrun.runs import store
 from labrun.runs.custom_locations import LAUNCH
 from labrun.runs.record import Record
+from labrun.runs.workspace import Workspace
 
 EMPTY = hashlib.sha256().hexdigest()
 """Digest of a folder without files."""
@@ -120,7 +120,7 @@ def drop_compiled(folder: Path, digest: str) -> None:
 
 def pictures(root: Path) -> Path:
     """Return the default folder for pictures of several runs."""
-    return store.state_folder(root) / "pictures"
+    return Workspace(root).pictures
 
 
 def ready(path: Path) -> Path:

@@ -20,6 +20,7 @@ from labrun.runs.attempts import Failure
 from labrun.runs.groups import Code, plain
 from labrun.runs.json_cache import JsonCache
 from labrun.runs.record import Record, parse_groups, read_record
+from labrun.runs.workspace import Workspace
 
 FORMAT = 1
 LEFT_OUT = frozenset({"config", "hydra", "packages", "host", "git", "signature", "attempts", "model", "command"})
@@ -41,25 +42,20 @@ class Listing:
     """Folders with an unreadable record, and the reason."""
 
 
-def listing(root: Path, state: Path) -> Listing:
-    """List every run of a workspace.
-
-    Args:
-        root: the workspace.
-        state: the folder that holds the index.
-    """
+def listing(root: Path) -> Listing:
+    """List every run of a workspace."""
     with garbage.gc_disabled():
-        return _listing(root, state)
+        return _listing(root)
 
 
-def _listing(root: Path, state: Path) -> Listing:
-    cache = JsonCache(state / "index.json", _version())
+def _listing(root: Path) -> Listing:
+    cache = JsonCache(Workspace(root).index, _version())
     known = cache.load()
     entries: dict[str, Any] = {}
     found = Listing([], [])
     top = f"{root}{os.sep}"
     changed = 0
-    for run_dir, stamp in scan(root, state):
+    for run_dir, stamp in scan(root):
         name = run_dir.removeprefix(top)
         entry = known.get(name)
         record = _kept(entry) if entry is not None else None
@@ -76,19 +72,14 @@ def _listing(root: Path, state: Path) -> Listing:
     return found
 
 
-def scan(root: Path, state: Path) -> Iterator[tuple[str, Stamp]]:
-    """Yield every run's folder and a stamp that changes whenever its record does.
-
-    Args:
-        root: the workspace.
-        state: the folder that holds the note of custom locations.
-    """
+def scan(root: Path) -> Iterator[tuple[str, Stamp]]:
+    """Yield the folder of every run of a workspace, and a stamp that changes whenever its record does."""
     usual = {
         folder: None
         for top, depth in (("outputs", 2), ("multirun", 3))
         for folder in _folders(os.path.join(root, top), depth)
     }
-    others = dict.fromkeys(map(str, custom_locations.run_dirs(state)))
+    others = dict.fromkeys(map(str, custom_locations.run_dirs(root)))
     for top in ("outputs", "multirun") if others else ():  # noted folders are resolved paths
         link = os.path.join(root, top)
         if (real := os.path.realpath(link)) != link:

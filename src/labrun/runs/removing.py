@@ -19,6 +19,7 @@ from labrun.errors import RecordError
 from labrun.runs import context, custom_locations, index, store
 from labrun.runs.groups import Code, ScriptCode
 from labrun.runs.record import PREEMPTED, QUEUED, RUNNING, UNREACHABLE, Record, is_scoring, sweep_folder
+from labrun.runs.workspace import Workspace
 
 REMOVED = ".removed-"
 LIVE = frozenset({QUEUED, RUNNING, PREEMPTED, UNREACHABLE})
@@ -85,7 +86,7 @@ def is_ours(root: Path, run_dir: Path) -> bool:
         return False
     parts = inside.relative_to(top).parts
     record = inside / "run.json"
-    usual = custom_locations.is_usual(parts) or custom_locations.is_alone(store.state_folder(top), inside)
+    usual = custom_locations.is_usual(parts) or custom_locations.is_alone(top, inside)
     return usual and record.is_file() and not record.is_symlink()
 
 
@@ -98,7 +99,7 @@ def remove(root: Path, run_dir: Path) -> None:
     if not is_ours(root, run_dir):
         raise RecordError(f"{run_dir} is not a run's folder below {root}/outputs or {root}/multirun")
     parent = run_dir.parent
-    chosen = run_dir in set(custom_locations.run_dirs(store.state_folder(root)))
+    chosen = run_dir in set(custom_locations.run_dirs(root))
     _remove_folder(run_dir)
     if chosen:  # its parent folders belong to the user
         return
@@ -142,7 +143,7 @@ def noted(root: Path, offset: int) -> tuple[list[tuple[str, str]], int]:
 
 
 def _notes(root: Path) -> Path:
-    return store.state_folder(root) / "removed.jsonl"
+    return Workspace(root).removed
 
 
 def _remove_folder(folder: Path) -> None:
@@ -184,8 +185,10 @@ def garbage(root: Path, found: index.Listing, leaving: Sequence[Path] = ()) -> l
             code = record.code or Code()
             kept |= {str(code.digest), str(code.environment)}
             kept.add(str((code.script or ScriptCode()).digest))
-    for kind, what in (("code", "code that no run uses"), ("environments", "an environment that no run uses")):
-        for path in sorted((store.state_folder(root) / kind).glob("*")):
+    workspace = Workspace(root)
+    unused = ((workspace.code, "code that no run uses"), (workspace.environments, "an environment that no run uses"))
+    for folder, what in unused:
+        for path in sorted(folder.glob("*")):
             if path.is_dir() and path.name not in kept and time.time() - path.stat().st_mtime > UNUSED_S:
                 listed.append(Garbage(path, what, folder_size(path)))
     return listed
@@ -196,7 +199,7 @@ def _rests(root: Path) -> Iterator[Path]:
         yield from root.glob(pattern)
     # Also next to runs in a folder that the user chose, but never outside it because of a plan, which others may have
     # written.
-    for noted in custom_locations.noted(store.state_folder(root)):
+    for noted in custom_locations.noted(root):
         parents = {run_dir.parent for run_dir in custom_locations.runs_in(noted) if run_dir.is_relative_to(noted)}
         for parent in parents | ({noted.parent} if os.path.isfile(noted / "run.json") else set()):
             yield from parent.glob(f"{REMOVED}*")

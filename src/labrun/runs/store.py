@@ -12,9 +12,10 @@ from pathlib import Path
 from labrun import messages
 from labrun.config import checking
 from labrun.errors import RecordError
-from labrun.runs import comparable, context, custom_locations, direction, index, sdk_ids
+from labrun.runs import comparable, custom_locations, direction, index, sdk_ids
 from labrun.runs.direction import Direction
 from labrun.runs.record import COMPLETED, Record, read_record
+from labrun.runs.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -35,16 +36,11 @@ def workspace_here() -> Path:
     return Path(inside).resolve() if inside else workspace()
 
 
-def state_folder(root: Path) -> Path:
-    """Return the folder of labrun's internal state: code snapshots, caches, MLflow's database."""
-    return root / context.STATE
-
-
 def above(folder: Path) -> Path | None:
     """Return the nearest workspace above a folder, or None if there is none or the folder is itself a workspace."""
     if any((folder / name).is_dir() for name in RUN_FOLDERS) and not custom_locations.is_of_runs(folder):
         return None
-    return next((one for one in folder.parents if state_folder(one).is_dir()), None)
+    return next((one for one in folder.parents if Workspace(one).state.is_dir()), None)
 
 
 def keep_out_of_git(root: Path) -> None:
@@ -65,19 +61,19 @@ def environment_folder(digest: str) -> Path:
     """
     if not checking.is_sha256(digest):
         raise RecordError(f"{digest!r:.80} is not a digest of an environment: those have 64 hexadecimal digits")
-    return state_folder(workspace()) / "environments" / digest
+    return Workspace(workspace()).environments / digest
 
 
 def run_dirs(root: Path) -> Iterator[Path]:
     """Yield every run directory of a workspace, in no particular order."""
-    for folder, _ in index.scan(root, state_folder(root)):
+    for folder, _ in index.scan(root):
         yield Path(folder)
 
 
 def note(folder: Path, runs: Sequence[str]) -> None:
     """Remember the location of newly submitted runs; see `custom_locations.note`."""
     root = workspace()
-    custom_locations.note(root, state_folder(root), folder.resolve(), runs)
+    custom_locations.note(root, folder.resolve(), runs)
 
 
 def runs(root: Path) -> Iterator[tuple[Path, Record]]:
@@ -91,7 +87,7 @@ def runs(root: Path) -> Iterator[tuple[Path, Record]]:
 
 def listing(root: Path) -> index.Listing:
     """Return every run of a workspace from the index, whose records have no configs."""
-    return index.listing(root, state_folder(root))
+    return index.listing(root)
 
 
 def parse_metric(text: str, found: Iterable[Record]) -> tuple[str, Direction | None]:

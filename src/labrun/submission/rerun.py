@@ -25,6 +25,7 @@ from labrun.errors import ConfigError, RecordError
 from labrun.runs import files, store
 from labrun.runs.groups import Code, ScriptCode
 from labrun.runs.record import HIDDEN, Record, describe_host, installed_packages, read_record
+from labrun.runs.workspace import Workspace
 from labrun.submission import freeze, origin, snapshot, submit
 
 
@@ -160,7 +161,7 @@ def _kept(code: Code | ScriptCode, root: Path, old: Record) -> Path:
     """Return the folder of a snapshot: in this workspace, or the recorded folder if it matches the digest."""
     digest, told = str(code.digest), Path(str(code.folder or ""))
     if checking.is_sha256(digest):
-        own = store.state_folder(root) / "code" / digest
+        own = Workspace(root).code / digest
         if own.is_dir():
             return own
         if told.is_absolute() and told.is_dir() and files.is_tree(told, digest):

@@ -23,7 +23,7 @@ from labrun.config.schema import Config
 from labrun.data.digests import manifest_digest
 from labrun.data.mount import local_root, mount
 from labrun.errors import DataError, RecordError
-from labrun.runs import custom_locations, store, sweep_state
+from labrun.runs import custom_locations, sweep_state
 from labrun.runs.groups import Code, DataEntry, Host
 from labrun.runs.record import COMPLETED, Record, read_record
 from labrun.runs.sweep_state import SweepState
@@ -63,7 +63,7 @@ def find_sweep(root: Path, reference: str, name: str, composed: Path | None = No
     if composed is not None and _is_sweep(composed):
         return composed.resolve()
     folders = [plan.parents[1] for plan in (root / "multirun" / name).glob(f"*/{custom_locations.PLAN}")]
-    others = [folder for folder in custom_locations.noted(store.state_folder(root)) if folder not in folders]
+    others = [folder for folder in custom_locations.noted(root) if folder not in folders]
     folders += [folder for folder in others if _is_sweep(folder) and _name(folder) == name]
     if not folders:
         raise RecordError(f"sweep.resume=last: there is no sweep called {name!r} in {root / 'multirun'} yet")

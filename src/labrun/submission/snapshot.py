@@ -24,6 +24,7 @@ from labrun.runs.files import tree_digest
 from labrun.runs.groups import Code, ScriptCode
 from labrun.runs.ignore_rules import AMLIGNORE, LABIGNORE
 from labrun.runs.record import cannot_write
+from labrun.runs.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def take_folder(folder: Path, root: Path) -> ScriptCode:
 def _keep(base: Path, files: list[Path], root: Path) -> tuple[str, Path]:
     """Copy files to the store unless they exist there. Return their digest and the copy's folder."""
     digest = tree_digest(base, files)
-    target = store.state_folder(root) / "code" / digest
+    target = Workspace(root).code / digest
     if target.is_dir():
         os.utime(target)  # mark it as in use, so that a clean-up keeps it until the run refers to it
     else:

@@ -22,8 +22,9 @@ from typing import Any
 
 from labrun.config.schema import Tracking
 from labrun.errors import RecordError
-from labrun.runs import removing, store
+from labrun.runs import removing
 from labrun.runs.record import replace_text
+from labrun.runs.workspace import Workspace
 from labrun.tracking import registry
 from labrun.tracking.base import Fed, ProgressCallback, Session, Tracker
 
@@ -76,15 +77,15 @@ def follow(root: Path, settings: Tracking) -> Iterator[None]:
 
 def _start(root: Path, tracker: Tracker, address: str) -> tuple[subprocess.Popen[bytes], Path]:
     """Start a feeder process with open standard input; return it and its log file."""
-    folder = store.state_folder(root)
-    folder.mkdir(parents=True, exist_ok=True)
+    log_file = Workspace(root).tracking_log
+    log_file.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "labrun.tracking.feeder", str(root), tracker.kind, address]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("LABRUN_RUN")}
-    with open(folder / "tracking.log", "ab") as output:
+    with open(log_file, "ab") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True, env=environment
         )
-    return process, folder / "tracking.log"
+    return process, log_file
 
 
 def sync(
@@ -207,19 +208,20 @@ def forget(root: Path, gone: Sequence[tuple[str, Path]]) -> None:
         root: the workspace.
         gone: id and folder of each run.
     """
-    state = store.state_folder(root)
-    if (state / "mlflow.db").exists() or any(state.glob("tracking*.json")) or any(state.glob("round*.json")):
+    workspace = Workspace(root)
+    state = workspace.state
+    if workspace.mlflow.exists() or any(state.glob("tracking*.json")) or any(state.glob("round*.json")):
         removing.note(root, gone)
 
 
 def _state(root: Path, name: str, tracker: Tracker, address: str, suffix: str = ".json") -> Path:
-    return store.state_folder(root) / f"{name}{tracker.key(root, address)}{suffix}"
+    return Workspace(root).note(name, tracker.key(root, address), suffix)
 
 
 def _lock(root: Path, tracker: Tracker, address: str) -> Any:
     from filelock import FileLock
 
-    store.state_folder(root).mkdir(parents=True, exist_ok=True)
+    Workspace(root).state.mkdir(parents=True, exist_ok=True)
     return FileLock(_state(root, "tracking", tracker, address, ".lock"))
 
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from labrun.config.schema import NO_TRACKER, Tracking
 from labrun.errors import RecordError
-from labrun.runs import recording, store
+from labrun.runs import recording
+from labrun.runs.workspace import Workspace
 
 KIND = "mlflow"
 """Value of `tracking.kind` for MLflow."""
@@ -35,7 +36,7 @@ notice when the database is deleted and re-created."""
 
 def database_path(root: Path) -> Path:
     """Return the path of a workspace's own MLflow database."""
-    return store.state_folder(root) / "mlflow.db"
+    return Workspace(root).mlflow
 
 
 def database_uri(root: Path) -> str:
@@ -93,9 +94,9 @@ def making(root: Path) -> Iterator[None]:
     """Hold a workspace-wide lock while creating things that MLflow would otherwise create twice."""
     from filelock import FileLock
 
-    folder = store.state_folder(root)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "mlflow.lock"):
+    lock = Workspace(root).mlflow_lock
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
         yield
 
 
@@ -108,7 +109,7 @@ def _make_database(root: Path, path: Path) -> None:
     partial = path.with_name(f".{path.name}.new")
     for rest in path.parent.glob(f"{partial.name}*"):
         rest.unlink()
-    made = SqlAlchemyStore(f"sqlite:///{partial}", (store.state_folder(root) / "mlruns").as_uri())
+    made = SqlAlchemyStore(f"sqlite:///{partial}", Workspace(root).mlruns.as_uri())
     made.engine.dispose()
     os.replace(partial, path)
 
@@ -141,4 +142,4 @@ def key(root: Path, uri: str) -> str:
 
 def kept(root: Path, name: str, uri: str) -> Path:
     """Return the path of one of labrun's own files on an MLflow database or server."""
-    return store.state_folder(root) / f"{name}{key(root, uri)}.json"
+    return Workspace(root).note(name, key(root, uri))

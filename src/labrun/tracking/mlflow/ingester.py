@@ -32,6 +32,7 @@ from labrun.runs.record import (
     shown_status,
 )
 from labrun.runs.run_names import RunNames
+from labrun.runs.workspace import Workspace
 from labrun.tracking.base import LeftOut, ProgressCallback, stamp_of
 from labrun.tracking.mlflow import client, names, run_sender, sending
 from labrun.tracking.mlflow.run_sender import GoneError, RunSender, Sent
@@ -214,7 +215,7 @@ class Ingester:
 
     @property
     def _artifacts(self) -> Path:
-        return store.state_folder(self._root) / "mlruns"
+        return Workspace(self._root).mlruns
 
     def _run(self, record: Record, run_dir: Path) -> Sent:
         """Return the run in MLflow, creating it if necessary, in only one process at a time."""

@@ -18,6 +18,7 @@ from labrun.registry import journal
 from labrun.registry.journal import RegistryState, Version
 from labrun.runs import context, store
 from labrun.runs.record import replace_text
+from labrun.runs.workspace import Workspace
 from labrun.tracking.mlflow import client, names, sending
 
 if TYPE_CHECKING:
@@ -37,9 +38,9 @@ def alone(root: Path) -> Iterator[None]:
     """Hold the registry lock: only one process at a time changes registered models."""
     from filelock import FileLock, Timeout
 
-    store.state_folder(root).mkdir(parents=True, exist_ok=True)
+    Workspace(root).state.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(store.state_folder(root) / "registry.lock", timeout=300):
+        with FileLock(Workspace(root).registry_lock, timeout=300):
             yield
     except Timeout:
         raise RecordError(

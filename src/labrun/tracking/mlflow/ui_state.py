@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from labrun.runs import context, store
+from labrun.runs import context
 from labrun.runs.attempts import Process
 from labrun.runs.record import process_identity, process_lives, replace_text
+from labrun.runs.workspace import Workspace
 
 
 def notes(root: Path) -> Path:
     """Return the path of `tracking.json`, the notes on what MLflow has of each run."""
-    return store.state_folder(root) / "tracking.json"
+    return Workspace(root).tracking
 
 
 def _state(root: Path) -> Path:
-    return store.state_folder(root) / "ui.json"
+    return Workspace(root).ui
 
 
 def publish_address(root: Path, address: str) -> None:

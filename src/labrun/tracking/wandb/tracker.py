@@ -33,6 +33,7 @@ from labrun.runs.record import (
     shown_status,
 )
 from labrun.runs.run_names import RunNames
+from labrun.runs.workspace import Workspace
 from labrun.tracking.base import LeftOut, ProgressCallback, Session, Tracker, stamp_of
 
 ENDED = frozenset({*FINISHED, LOST})
@@ -59,7 +60,7 @@ class Wandb(Tracker):
     def address(self, root: Path, settings: Tracking) -> str:
         """Return the folder whose `wandb/` holds the offline runs."""
         named = settings.uri
-        return str((root / str(named)).resolve() if named else store.state_folder(root))
+        return str((root / str(named)).resolve() if named else Workspace(root).state)
 
     def follows(self, settings: Tracking) -> bool:
         """Return True: offline runs are written as runs end; with `tracking.wait` the command waits for the last."""
@@ -89,7 +90,7 @@ class OfflineRuns:
 
     def __init__(self, root: Path, folder: Path, key: str, everything: bool) -> None:
         self._root, self._folder, self._everything = root, folder, everything
-        self._notes = store.state_folder(root) / f"tracking{key}.json"
+        self._notes = Workspace(root).note("tracking", key)
         self._names = RunNames()
         self.left_out = LeftOut()
         self._sent: dict[str, dict[str, str]] = {}
