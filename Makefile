@@ -6,8 +6,8 @@ check:  ## lint, types, import contracts
 	uv run mypy
 	uv run lint-imports
 
-quick:  ## fast tests: no processes, cluster or browser, no complete runs
-	uv run pytest -n auto -m unit
+quick:  ## fast tests, two minutes on two cores: complete runs in the test process; no commands, cluster or browser
+	uv run pytest -n auto -m "unit or run"
 
 test:  ## all tests
 	uv run pytest -n auto
