@@ -26,7 +26,7 @@ from labrun.runs.system_metrics import Cpu, SystemMetrics, Watched
 BUSY = """
 import subprocess, sys, time
 BURN = "import time\\nwhile time.process_time() < {}: pass\\n"
-EASE = "while True: time.sleep(0.05 + 0 * sum(range(100_000)))"  # a twentieth of a core for the tests that follow
+EASE = "while True: time.sleep(0.05 + 0 * sum(range(1_000_000)))"  # a fifth of a core for the tests that follow
 subprocess.run([sys.executable, "-c", BURN.format(0.2)])  # one that has ended
 child = subprocess.Popen(
     [sys.executable, "-c", "x = bytearray(50 * 2**20)\\nprint(1, flush=True)\\n" + BURN.format(1.5) + EASE],
