@@ -89,7 +89,7 @@ class InlineExecutor:
         log.info("[%s] %s", record.number, " ".join(record.overrides))
         try:
             with environ_restored():
-                # As many threads as in the pool: with another number, sums would round, and results be, different.
+                # As many threads as in the pool: another number would change how sums round, and so the results.
                 threads.limit_run(needs.cpus, needs.environment)
                 execute.execute(run_dir, pictures=needs.pictures, around=hydra_job.around)
         except KeyboardInterrupt:

@@ -25,7 +25,7 @@ ATTEMPT_VARIABLE = "LABRUN_ATTEMPT"
 LAUNCH = ".launch"
 """Subfolder of a sweep or a run with the state of its launch (`labrun.runs.sweep_state`)."""
 STATE = Path("outputs", ".labrun")
-"""The folder of labrun's internal state in a workspace (`labrun.runs.Workspace`)."""
+"""The folder of labrun's internal state in a workspace (`labrun.runs.workspace.Workspace`)."""
 METRICS_FILE = "metrics.jsonl"
 INPUTS_FILE = "logs/azureml/inputs.log"
 """Data that a script read in addition to the mounts of its config: one JSON line each, in the form of a record's
