@@ -129,8 +129,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Return two workers per core, because many tests only wait; at most 8, to limit memory."""
-    return min(2 * (os.cpu_count() or 1), 8)
+    """Return five workers for two cores, because many tests only wait; at most 8, to limit memory."""
+    return min(5 * (os.cpu_count() or 1) // 2, 8)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
