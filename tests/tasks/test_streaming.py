@@ -128,7 +128,7 @@ def test_models_that_need_arrays_in_memory_are_refused(run_here: Runner, refused
 
 
 def test_no_reader_survives_kill_9(pictures: Path) -> None:
-    """Torch's loaders look after their parent every five seconds."""
+    """Torch's loaders check their parent every five seconds, from the moment they have started."""
     begun = start_labrun(
         *PICTURES,
         STREAMED,
@@ -146,7 +146,9 @@ def test_no_reader_survives_kill_9(pictures: Path) -> None:
             with contextlib.suppress(ValueError):  # it is being written
                 runs[:] = [psutil.Process(json.loads(claim.read_text())["pid"])]
                 found[:] = runs[0].children(recursive=True)
-        return len(found) >= 3  # the sidecar, and two that read
+        metrics = pictures.parent.glob("outputs/*/*/metrics.jsonl")
+        has_trained = any('"name": "train_loss"' in path.read_text() for path in metrics)  # so both have started
+        return has_trained and len(found) >= 3  # the sidecar, and two that read
 
     wait_for(reads)
     runs[0].kill()
