@@ -92,8 +92,8 @@ class Jobs:
     def __init__(self, launcher: LabrunLauncher, shows_all: bool = False) -> None:
         assert launcher.hydra_context is not None and launcher.task_function is not None
         assert launcher.config is not None
-        self.settings = checked(launcher.settings)
-        self._backend = registry.get(str(self.settings["target"]), LauncherSettings.key("target"))
+        self._compute, self._shows_output = checked(launcher.settings)
+        self._backend = registry.get(self._compute.target, LauncherSettings.key("target"))
         self._context, self._function = launcher.hydra_context, launcher.task_function
         self._folder = Path(str(launcher.config.hydra.sweep.dir)).resolve() / ".submitit"
         self._state = Singleton.get_state()
@@ -138,7 +138,7 @@ class Jobs:
     @property
     def room(self) -> int:
         """Maximum number of concurrent jobs."""
-        return self._backend.room(self.settings)
+        return self._backend.room(self._compute)
 
     def submit(self, composed: Mapping[int, DictConfig]) -> None:
         """Submit jobs, given as configs by number. Inline jobs are run immediately."""
@@ -157,12 +157,12 @@ class Jobs:
             return
         if self._calls is None:
             modules = _modules(self._function, self._main)
-            self._calls = self._backend.calls(self._folder, self.settings, modules)
+            self._calls = self._backend.calls(self._folder, self._compute, modules)
         payloads = [self._payload(config) for config in composed.values()]
         with _importable():
             submitted = self._calls.submit(run_in_process, payloads)
         self._open.update(zip(composed, submitted, strict=True))
-        if self.settings["show_output"]:
+        if self._shows_output:
             self._outputs.update((number, _Output(number, self._open[number])) for number in composed)
 
     def _payload(self, config: DictConfig) -> bytes:
@@ -271,8 +271,8 @@ def _importable() -> Iterator[None]:
         yield
 
 
-def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the settings of `hydra.launcher`, and return them as plain values.
+def checked(settings: Mapping[str, Any]) -> tuple[Compute, bool]:
+    """Check the settings of `hydra.launcher`. Return them, and whether the output of the jobs is shown.
 
     Raises:
         CompactHydraException: a setting is invalid or not available; Hydra shows the error without a traceback.
@@ -296,12 +296,12 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
         problems.append(f"hydra.launcher.show_output={shows!r}: expected true or false")
     if not problems:
         try:
-            registry.check(LauncherSettings.of({"target": "local", **given}), sweep=True)
+            compute = LauncherSettings.of(given)
+            registry.check(compute, sweep=True)
+            return compute, bool(shows)
         except ConfigError as error:
             problems = error.problems
-    if problems:
-        raise CompactHydraException("labrun: " + "\n".join(problems))
-    return {**given, "show_output": shows}
+    raise CompactHydraException("labrun: " + "\n".join(problems))
 
 
 def _ended(job: Any, config: DictConfig, number: int, state: str | None) -> Ended:

@@ -276,16 +276,16 @@ class Backend(ABC):
         """
         return None
 
-    def room(self, settings: Mapping[str, Any]) -> int:
-        """Return how many calls of an application can be active at once (`hydra.launcher`)."""
+    def room(self, compute: Compute) -> int:
+        """Return how many calls of an application can be active at once; `compute` is its `hydra.launcher`."""
         return 1
 
-    def calls(self, folder: Path, settings: Mapping[str, Any], modules: Sequence[str]) -> Calls:
+    def calls(self, folder: Path, compute: Compute, modules: Sequence[str]) -> Calls:
         """Return an executor for calls of an application.
 
         Args:
             folder: for pickles and logs.
-            settings: settings of `hydra.launcher`.
+            compute: the settings of `hydra.launcher`.
             modules: modules that the application has imported, to be imported once for all calls.
 
         Raises:

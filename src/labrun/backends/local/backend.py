@@ -68,15 +68,15 @@ class Local(Backend):
         slots = Slots(max(1, min(plan.parallel, count)), plan.cores, gpus, plan.runs_per_gpu)
         return LocalPool(start, slots, plan.draws)
 
-    def room(self, settings: Mapping[str, Any]) -> int:
+    def room(self, compute: Compute) -> int:
         """Return as many calls as the cores or GPUs allow, or `max_parallel` if it is set."""
-        cpus, gpus = settings["cpus_per_run"], settings["gpus_per_run"]
-        carried = len(machine.visible_gpus()) // gpus if gpus else machine.cores() // cpus
-        return max(1, int(settings["max_parallel"] or carried))
+        gpus = compute.gpus_per_run
+        carried = len(machine.visible_gpus()) // gpus if gpus else machine.cores() // compute.cpus_per_run
+        return max(1, compute.max_parallel or carried)
 
-    def calls(self, folder: Path, settings: Mapping[str, Any], modules: Sequence[str]) -> Calls:
+    def calls(self, folder: Path, compute: Compute, modules: Sequence[str]) -> Calls:
         """See `Backend.calls`."""
-        return LocalCalls(folder, settings, modules)
+        return LocalCalls(folder, compute, modules)
 
 
 class LocalCalls:
@@ -84,17 +84,17 @@ class LocalCalls:
 
     poll_s = 0.02
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], modules: Sequence[str]) -> None:
+    def __init__(self, folder: Path, compute: Compute, modules: Sequence[str]) -> None:
         from labrun.backends.local.executor import LabrunExecutor
 
         self._executor = LabrunExecutor(folder)
         self._executor.imports_from_cwd = False  # like the application itself
         self._executor.update_parameters(
-            timeout_min=settings["timeout_min"],
-            mem_gb=settings["mem_gb"],
-            cpus_per_task=settings["cpus_per_run"],
-            gpus_per_node=settings["gpus_per_run"],
-            max_parallel=settings["max_parallel"],
+            timeout_min=compute.timeout_min,
+            mem_gb=compute.mem_gb,
+            cpus_per_task=compute.cpus_per_run,
+            gpus_per_node=compute.gpus_per_run,
+            max_parallel=compute.max_parallel,
             modules=list(modules),
             signal_delay_s=0,
         )

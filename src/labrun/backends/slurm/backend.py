@@ -14,7 +14,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -467,12 +467,12 @@ class Slurm(Backend):
             return True
         return None if state in OVER else False
 
-    def room(self, settings: Mapping[str, Any]) -> int:
+    def room(self, compute: Compute) -> int:
         """Return `max_parallel`, or ten."""
-        return int(settings["max_parallel"] or TRIALS)
+        return compute.max_parallel or TRIALS
 
-    def calls(self, folder: Path, settings: Mapping[str, Any], modules: Sequence[str]) -> Calls:
+    def calls(self, folder: Path, compute: Compute, modules: Sequence[str]) -> Calls:
         """See `Backend.calls`."""
         from labrun.backends.slurm.calls import SlurmCalls
 
-        return SlurmCalls(folder, settings)
+        return SlurmCalls(folder, compute)

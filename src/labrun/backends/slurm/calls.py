@@ -105,8 +105,8 @@ class SlurmCalls:
 
     poll_s = 0.5
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self._timeout_min = settings["timeout_min"]
+    def __init__(self, folder: Path, compute: Compute) -> None:
+        self._timeout_min = compute.timeout_min
         self._since: dict[int, float] = {}
         """When each job without a result was first seen to have ended."""
         self._states: dict[str, str] = {}
@@ -114,7 +114,7 @@ class SlurmCalls:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         check_own(folder / "any")
         self._executor = CallExecutor(folder=folder, max_num_timeout=REQUEUES)
-        parameters = _parameters(folder, settings)
+        parameters = _parameters(folder, compute)
         self._executor.update_parameters(**{key: value for key, value in parameters.items() if value is not None})
 
     def submit(self, function: Callable[[bytes], Any], payloads: Sequence[bytes]) -> list[Any]:
@@ -154,9 +154,8 @@ class SlurmCalls:
         """Do nothing: Slurm owns the jobs."""
 
 
-def _parameters(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _parameters(folder: Path, compute: Compute) -> dict[str, Any]:
     """Return the parameters for submitit's executor."""
-    compute = Compute.of(settings)
     return {
         "job_name": folder.parent.name,
         "signal_delay_s": LEAVING_S,
