@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -200,7 +201,6 @@ def test_wheels_are_made_here_where_there_is_no_way_out(
 
 
 def test_another_processor_is_refused_at_once(box: far.Far, project: Path, refused_here: Refused) -> None:
-    facts = {**channel.facts(remotes.get("box")), "machine": "aarch64"}
-    settings = {"ssh_config": str(box.ssh_config), "facts": facts}
-    remotes.put(remotes.Remote("box", "box", **settings))  # type: ignore[arg-type]
+    facts = dataclasses.replace(channel.facts(remotes.get("box")), machine="aarch64")
+    remotes.put(remotes.Remote("box", "box", ssh_config=str(box.ssh_config), facts=facts))
     assert "compute.host=box: box is Linux aarch64, but this machine is Linux" in refused_here(*SMALL)

@@ -648,11 +648,30 @@ def test_an_interpreter_that_lacks_something_is_named(box: far.Far, workspace: P
 
 
 def test_what_a_machine_lacks_is_checked_again(box: far.Far) -> None:
-    remotes.note_facts("box", {**channel.facts(remotes.get("box")), "cores": 0})
+    facts = channel.facts(remotes.get("box"))
+    remotes.note_facts("box", dataclasses.replace(facts, cores=0))
     assert list(backend.RemoteBackend().problems(Compute("local", host="box"))) == []
-    assert remotes.get("box").facts["cores"] > 0
-    lacking = backend.RemoteBackend()._lacking(Compute("slurm", host="box"), {"sbatch": False})
+    noted = remotes.get("box").facts
+    assert noted is not None and noted.cores > 0
+    lacking = backend.RemoteBackend()._lacking(Compute("slurm", host="box"), dataclasses.replace(facts, sbatch=None))
     assert list(lacking) == ["compute.target=slurm: box has no sbatch on its PATH"]
+
+
+def test_facts_of_another_version_are_queried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(remotes.VARIABLE, str(tmp_path / "remotes.json"))
+    content = {"host": "h", "system": "Linux", "machine": "m", "helper": "3.12.1", "cores": 4, "memory_gb": None}
+    content |= {"disk_gb": 1.5, "uv": None, "sbatch": "/bin/sbatch", "gpus": ["A", "A"], "partitions": "main up 2 4"}
+    content |= {"python": {"version": "3.12", "packages": {"torch": "2"}}}
+    facts = remotes.Facts.of({**content, "home": "/home/me"})
+    for name in ("new", "asked"):
+        remotes.put(remotes.Remote(name, "there"))
+    remotes.note_facts("asked", facts)
+    saved = json.loads(remotes.file().read_text())
+    assert saved["new"]["facts"] == {} and saved["asked"]["facts"] == content
+    assert remotes.get("new").facts is None and remotes.get("asked").facts == facts
+    del saved["asked"]["facts"]["gpus"]
+    remotes.file().write_text(json.dumps(saved))
+    assert remotes.get("asked").facts is None
 
 
 def test_a_sweep_there_goes_by_the_end_of_its_folders_name() -> None:

@@ -65,7 +65,7 @@ def default_cpus(_parent_: Any = None) -> int:
     from labrun.remote import backend, remotes
 
     try:
-        return int(backend.facts(remotes.get(str(host)))["cores"])
+        return backend.facts(remotes.get(str(host))).cores
     except LabrunError:  # an unknown or unreachable host is reported before anything runs
         return 1
 

@@ -104,7 +104,7 @@ def add_one(options: argparse.Namespace) -> int:
     before = remotes.known().get(options.name, unset)
     new = {key: value or getattr(unset, key) for key, value in settings.items() if value is not None}
     data = {local: remote for local, remote in {**before.data, **data}.items() if remote}
-    known = dataclasses.replace(before, address=options.address, data=data, facts={}, packages={}, **new)
+    known = dataclasses.replace(before, address=options.address, data=data, facts=None, packages={}, **new)
     remotes.put(known)
     kept = [
         f"--{key.replace('_', '-')} {getattr(known, key)}"
@@ -168,8 +168,7 @@ def connect(options: argparse.Namespace) -> int:
 def examine(options: argparse.Namespace) -> int:
     """Check a machine, and print what it has and what is missing."""
     remote = remotes.get(options.name)
-    facts = channel.facts(remote, full=True)
-    lines, is_fit = doctor.report(dataclasses.replace(remote, facts=dict(facts)))
+    lines, is_fit = doctor.report(remote, channel.facts(remote, full=True))
     print("\n".join(lines))
     return 0 if is_fit else 1
 

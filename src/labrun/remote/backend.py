@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from labrun.backends import registry
 from labrun.backends.base import Backend, Capacity, Head, Resources
@@ -22,7 +21,7 @@ from labrun.remote import link as links
 from labrun.remote.channel import Channel, retry_while_unreachable, with_start_advice
 from labrun.remote.link import Link
 from labrun.remote.mirror import GoneError
-from labrun.remote.remotes import Remote
+from labrun.remote.remotes import Facts, Remote
 from labrun.remote.ssh import LoginError, UnreachableError
 from labrun.runs import finalize
 from labrun.runs.record import Record, read_record
@@ -47,7 +46,7 @@ MAX_RESTARTS = 5
 LONGEST_PAUSE_S = 60.0
 
 
-def facts(remote: Remote) -> Mapping[str, Any]:
+def facts(remote: Remote) -> Facts:
     """Return the known facts of a machine; query it if there are none."""
     return remote.facts or channel.facts(remote)
 
@@ -76,15 +75,15 @@ class RemoteBackend(Backend):
             lacking = list(self._lacking(compute, channel.facts(remote)))
         yield from lacking
 
-    def _lacking(self, compute: Compute, known_facts: Mapping[str, Any]) -> Iterator[str]:
+    def _lacking(self, compute: Compute, known_facts: Facts) -> Iterator[str]:
         host = compute.host
         backend = _remote_backend(compute)
         program = None if backend is None else backend.program
         if program is not None:
-            if not known_facts.get(program):
+            if not known_facts.has(program):
                 yield f"compute.target={compute.target}: {host} has no {program} on its PATH"
             return
-        cores, memory, gpus = known_facts["cores"], known_facts["memory_gb"], len(known_facts["gpus"])
+        cores, memory, gpus = known_facts.cores, known_facts.memory_gb, len(known_facts.gpus)
         if compute.cpus_per_run > cores:
             yield f"compute.cpus_per_run={compute.cpus_per_run}: {host} has {cores} cores"
         if compute.mem_gb is not None and memory is not None and compute.mem_gb > memory:
@@ -136,7 +135,7 @@ class RemoteBackend(Backend):
         """Return as many runs as the machine's cores allow, as far as known locally."""
         if compute.host is None:  # only finished runs, which ran elsewhere
             return Capacity(compute.max_parallel or 1)
-        cores = facts(remotes.get(compute.host))["cores"]
+        cores = facts(remotes.get(compute.host)).cores
         most = max((max(1, cores // max(1, cpus)) for cpus, _ in needs), default=1)
         return Capacity(compute.max_parallel or most)
 

@@ -12,7 +12,7 @@ import tempfile
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, TypeVar
@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, TypeVar
 from labrun.errors import LabrunError
 from labrun.messages import size_text
 from labrun.remote import remotes, ssh
-from labrun.remote.remotes import Remote
+from labrun.remote.remotes import Facts, Remote
 from labrun.remote.ssh import UnreachableError
 
 CHUNK = 1 << 16
@@ -167,6 +167,16 @@ class Channel:
         answer, count = self.ask(do, quiet_s, **arguments)
         self._read(count)
         return answer
+
+    def facts(self, full: bool = False) -> Facts:
+        """Query the machine's facts; with `full`, include the packages of `remote.python` and the cluster.
+
+        Raises:
+            UnreachableError: the connection is lost.
+            RefusedError: the request is refused.
+        """
+        remote = self.remote
+        return Facts.of(self.call("hello", root=remote.folder, facts=True, full=full, python=remote.python)["facts"])
 
     def ask(self, do: str, quiet_s: float | None = None, **arguments: Any) -> tuple[dict[str, Any], int]:
         """Send a request. Return its answer and the number of bytes that follow it (`read`)."""
@@ -375,15 +385,13 @@ def retry_while_unreachable(action: Callable[[], Result], patience_s: float, tel
             pause = min(LONGEST_PAUSE_S, 2 * pause)
 
 
-def facts(remote: Remote, full: bool = False) -> Mapping[str, Any]:
-    """Query a machine's facts; with `full`, include the packages of `remote.python` and the cluster.
+def facts(remote: Remote, full: bool = False) -> Facts:
+    """Query a machine's facts, as `Channel.facts` does, and save them.
 
     Raises:
         LabrunError: the machine cannot be reached or used.
     """
     with Channel(remote) as channel:
-        machine_facts: dict[str, Any] = channel.call(
-            "hello", root=remote.folder, facts=True, full=full, python=remote.python
-        )["facts"]
+        machine_facts = channel.facts(full)
     remotes.note_facts(remote.name, machine_facts)
     return machine_facts

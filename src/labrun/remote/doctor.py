@@ -3,76 +3,76 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from labrun.errors import ConfigError
 from labrun.remote import environment
-from labrun.remote.remotes import Remote
+from labrun.remote.remotes import Facts, Interpreter, Remote
 
 LOW_GB = 12.0
 """Disk space for an environment with torch and its cache, in GB."""
 
 
-def describe(facts: Mapping[str, Any]) -> str:
+def describe(facts: Facts) -> str:
     """Describe a machine in a few words."""
-    gpus = f", {len(facts['gpus'])} GPU{'s' * (len(facts['gpus']) > 1)} ({', '.join(sorted(set(facts['gpus'])))})"
-    memory = f", {facts['memory_gb']:.1f} GB of memory" if facts.get("memory_gb") else ""
-    return f"{facts['cores']} cores{memory}{gpus if facts['gpus'] else ''}{', Slurm' if facts['sbatch'] else ''}"
+    gpus = f", {len(facts.gpus)} GPU{'s' * (len(facts.gpus) > 1)} ({', '.join(sorted(set(facts.gpus)))})"
+    memory = f", {facts.memory_gb:.1f} GB of memory" if facts.memory_gb else ""
+    return f"{facts.cores} cores{memory}{gpus if facts.gpus else ''}{', Slurm' if facts.sbatch else ''}"
 
 
-def report(remote: Remote) -> tuple[list[str], bool]:
+def report(remote: Remote, facts: Facts) -> tuple[list[str], bool]:
     """Return lines to print, and whether runs can be sent to the machine.
 
     Args:
-        remote: the machine, with facts from a query just made.
+        remote: the machine.
+        facts: its facts from a full query just made.
     """
-    facts, problems = remote.facts, list(_problems(remote))
+    problems = list(_problems(remote, facts))
     lines = [
         f"{remote.name} ({remote.address})",
-        f"  machine   {facts['host']}: {facts['system']} {facts['machine']}, {describe(facts)}",
-        f"  folder    {remote.folder}, {facts['disk_gb']:.1f} GB free",
-        f"  helper    Python {facts['helper']}",
-        f"  runs      {_interpreter(remote)}",
-        f"  uv        {facts['uv'] or 'none; the local one is sent when needed'}",
-        f"  GPUs      {', '.join(facts['gpus']) or 'none'}",
+        f"  machine   {facts.host}: {facts.system} {facts.machine}, {describe(facts)}",
+        f"  folder    {remote.folder}, {facts.disk_gb:.1f} GB free",
+        f"  helper    Python {facts.helper}",
+        f"  runs      {_interpreter(remote, facts)}",
+        f"  uv        {facts.uv or 'none; the local one is sent when needed'}",
+        f"  GPUs      {', '.join(facts.gpus) or 'none'}",
         f"  Slurm     {_slurm(facts)}",
     ]
     lines += [f"  missing   {problem}" for problem in problems]
-    lines += [] if problems else [f"  use       compute.host={remote.name}{_slurm_use(remote)}"]
+    lines += [] if problems else [f"  use       compute.host={remote.name}{_slurm_use(remote, facts)}"]
     return lines, not problems
 
 
-def _interpreter(remote: Remote) -> str:
-    interpreter = remote.facts["python"]
+def _interpreter(remote: Remote, facts: Facts) -> str:
+    interpreter = facts.python
     if remote.python is None:
         return f"an environment with the local packages, Python {sys.version_info.major}.{sys.version_info.minor}"
-    if not isinstance(interpreter, Mapping):
+    if not isinstance(interpreter, Interpreter):
         return f"{remote.python}, which cannot be used"
-    differing = environment.differences(interpreter["packages"])
+    differing = environment.differences(interpreter.packages)
     other = f", other versions: {', '.join(differing)}" if differing else ""
-    return f"{remote.python}, Python {interpreter['version']}{other}"
+    return f"{remote.python}, Python {interpreter.version}{other}"
 
 
-def _slurm(facts: Mapping[str, Any]) -> str:
-    if not facts["sbatch"]:
+def _slurm(facts: Facts) -> str:
+    if not facts.sbatch:
         return "none"
-    lines = [line.split() for line in (facts.get("partitions") or "").splitlines()]
+    lines = [line.split() for line in (facts.partitions or "").splitlines()]
     names = [f"{line[0]} ({line[2]} nodes of {line[3]} cores)" for line in lines if len(line) > 3]
     return ", ".join(names) or "sbatch exists, but sinfo does not answer"
 
 
-def _slurm_use(remote: Remote) -> str:
-    return f", or compute=slurm compute.host={remote.name}" if remote.facts.get("partitions") else ""
+def _slurm_use(remote: Remote, facts: Facts) -> str:
+    return f", or compute=slurm compute.host={remote.name}" if facts.partitions else ""
 
 
-def _problems(remote: Remote) -> Iterator[str]:
-    facts, interpreter = remote.facts, remote.facts["python"]
+def _problems(remote: Remote, facts: Facts) -> Iterator[str]:
+    interpreter = facts.python
     if remote.python is not None:
-        if not isinstance(interpreter, Mapping):
+        if not isinstance(interpreter, Interpreter):
             add = f"lab remote add {remote.name} {remote.address} --python PATH"
             yield f"an interpreter: {interpreter}. Another one: {add}"
-        elif lacking := environment.differences(interpreter["packages"], only_missing=True):
+        elif lacking := environment.differences(interpreter.packages, only_missing=True):
             yield f"in {remote.python}: {', '.join(lacking)}. Install them there"
         return
     try:
@@ -80,8 +80,8 @@ def _problems(remote: Remote) -> Iterator[str]:
         environment.present()
     except ConfigError as error:
         yield str(error)
-    if not facts["uv"] and environment.local_uv() is None:
+    if not facts.uv and environment.local_uv() is None:
         yield "uv: neither there nor here. Install it there: curl -LsSf https://astral.sh/uv/install.sh | sh"
-    if facts["disk_gb"] < LOW_GB:
+    if facts.disk_gb < LOW_GB:
         add = f"lab remote add {remote.name} {remote.address} --folder PATH"
         yield f"room: torch and its cache take up to {LOW_GB:.0f} GB. Elsewhere: {add}"

@@ -15,12 +15,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from labrun._io import run_command
 from labrun.errors import ConfigError, LabrunError
 from labrun.remote import packed, remotes, wheels
 from labrun.remote.channel import Channel, Meter
+from labrun.remote.remotes import Facts
 from labrun.runs.record import installed_packages
 
 log = logging.getLogger(__name__)
@@ -126,9 +126,9 @@ def ensure(channel: Channel) -> str:
     python = f"env/{wanted.key}/bin/python"
     if channel.call("built", folder=f"env/{wanted.key}")["built"]:
         return f"{channel.root}/{python}"
-    facts = channel.call("hello", root=remote.folder, facts=True)["facts"]
+    facts = channel.facts()
     check_platform(remote.name, facts)
-    uv = facts["uv"] or _send_uv(channel)
+    uv = facts.uv or _send_uv(channel)
     log.info("Building the environment on %s, once: %d packages", remote.name, len(wanted.requirements))
     wheelhouse = remote.wheelhouse
     try:
@@ -155,7 +155,7 @@ NO_WAY_OUT = re.compile(
 )
 
 
-def _builder(channel: Channel, facts: Mapping[str, Any]) -> list[str]:
+def _builder(channel: Channel, facts: Facts) -> list[str]:
     """Return the command prefix for the remote build: none, or srun.
 
     Raises:
@@ -164,19 +164,19 @@ def _builder(channel: Channel, facts: Mapping[str, Any]) -> list[str]:
     build = channel.remote.build
     if build is None:
         return []
-    if not facts["sbatch"]:
+    if not facts.sbatch:
         raise ConfigError(f"--build slurm: {channel.remote.name} has no Slurm on its PATH")
     options = build.split()[1:]
-    return [os.path.join(os.path.dirname(facts["sbatch"]), "srun"), "--ntasks=1", "--job-name=labrun-build", *options]
+    return [os.path.join(os.path.dirname(facts.sbatch), "srun"), "--ntasks=1", "--job-name=labrun-build", *options]
 
 
-def check_platform(name: str, facts: Mapping[str, Any]) -> None:
+def check_platform(name: str, facts: Facts) -> None:
     """Check that the local packages can be installed on a machine.
 
     Raises:
         ConfigError: its platform is different.
     """
-    local, remote = (platform.system(), platform.machine()), (facts["system"], facts["machine"])
+    local, remote = (platform.system(), platform.machine()), (facts.system, facts.machine)
     if local != remote:
         raise ConfigError(
             f"compute.host={name}: {name} is {' '.join(remote)}, but this machine is {' '.join(local)}: the local "
@@ -185,7 +185,7 @@ def check_platform(name: str, facts: Mapping[str, Any]) -> None:
         )
 
 
-def _build(channel: Channel, wanted: Environment, uv: str, facts: Mapping[str, Any], wheelhouse: str | None) -> None:
+def _build(channel: Channel, wanted: Environment, uv: str, facts: Facts, wheelhouse: str | None) -> None:
     index_options = ""
     if wheelhouse is not None:
         is_made = wheelhouse == wheels.AUTO
@@ -272,9 +272,9 @@ def _is_program(path: Path) -> bool:
 
 def ensure_uv(channel: Channel) -> None:
     """Provide uv on the machine for script environments if possible; without it, they are built with pip."""
-    facts = channel.call("hello", root=channel.remote.folder, facts=True)["facts"]
-    is_alike = (facts["system"], facts["machine"]) == (platform.system(), platform.machine())
-    if not facts["uv"] and is_alike and local_uv() is not None:
+    facts = channel.facts()
+    is_alike = (facts.system, facts.machine) == (platform.system(), platform.machine())
+    if not facts.uv and is_alike and local_uv() is not None:
         _send_uv(channel)
 
 
@@ -299,14 +299,19 @@ def _send_uv(channel: Channel) -> str:
 def _tell_differences(channel: Channel) -> None:
     """Report packages of a remote interpreter whose versions may change results, once per pair of environments."""
     remote = remotes.known().get(channel.remote.name, channel.remote)
-    remote_packages = remote.facts.get("python") or remote.packages.get("there")
-    if remote_packages is None:
-        remote_packages = channel.call("hello", root=channel.remote.folder, python=remote.python, packages=True)[
-            "packages"
-        ]
-    if not isinstance(remote_packages, Mapping):
+    interpreter = remote.facts.python if remote.facts is not None else None
+    if isinstance(interpreter, str):
         return  # it cannot be used; its own error says why
-    packages = {name: version for name, version in remote_packages["packages"].items() if name in INFLUENTIAL}
+    if interpreter is not None:
+        found = interpreter.packages
+    elif "there" in remote.packages:
+        found = remote.packages["there"]["packages"]
+    else:
+        answer = channel.call("hello", root=channel.remote.folder, python=remote.python, packages=True)["packages"]
+        if not isinstance(answer, Mapping):
+            return
+        found = answer["packages"]
+    packages = {name: version for name, version in found.items() if name in INFLUENTIAL}
     differing = differences(packages)
     if differing and differing != remote.packages.get("told"):
         sys.stderr.write(f"labrun: {remote.python} on {remote.name} has other versions: {', '.join(differing)}\n")

@@ -1144,7 +1144,6 @@ def facts(root: str, python: str | None, full: bool) -> dict[str, Any]:
         "system": platform.system(),
         "machine": platform.machine(),
         "helper": platform.python_version(),
-        "home": os.path.expanduser("~"),
         "cores": cores(),
         "memory_gb": memory_gb(),
         "disk_gb": shutil.disk_usage(root).free / 2.0**30,

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,58 @@ from labrun.errors import ConfigError
 
 VARIABLE = "LABRUN_REMOTES"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A remote interpreter that can be used."""
+
+    version: str
+    packages: dict[str, str]
+    """Versions of its packages, by normalized name."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a remote machine has (`helper.facts`)."""
+
+    host: str
+    system: str
+    machine: str
+    """Its processor architecture, as `platform.machine` names it."""
+    helper: str
+    """Version of the Python that executes the helper."""
+    cores: int
+    memory_gb: float | None
+    """Memory in GiB."""
+    disk_gb: float
+    """Free space of the disk with `Remote.folder`, in GiB."""
+    uv: str | None
+    """Path of uv."""
+    sbatch: str | None
+    """Path of Slurm's sbatch."""
+    gpus: tuple[str, ...]
+    """Names of the GPUs."""
+    python: Interpreter | str | None = None
+    """After a full query: the interpreter `Remote.python`, or why it cannot be used."""
+    partitions: str | None = None
+    """After a full query: lines of Slurm's sinfo."""
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Facts:
+        """Build from the helper's answer or an entry of the file.
+
+        Raises:
+            KeyError, TypeError: a fact is missing.
+        """
+        known = {one.name: content[one.name] for one in dataclasses.fields(cls) if one.name in content}
+        python = content.get("python")
+        interpreter = Interpreter(python["version"], python["packages"]) if isinstance(python, Mapping) else python
+        return cls(**{**known, "gpus": tuple(content["gpus"]), "python": interpreter})
+
+    def has(self, program: str) -> bool:
+        """Return whether a program is known to be there."""
+        return bool({"sbatch": self.sbatch, "uv": self.uv}.get(program))
 
 
 @dataclass(frozen=True)
@@ -41,8 +94,8 @@ class Remote:
     """A local folder with wheels to send instead of using a package index; `auto`: build the wheels locally."""
     data: dict[str, str] = field(default_factory=dict)
     """Remote folders with the same content as local ones: local -> remote."""
-    facts: dict[str, Any] = field(default_factory=dict)
-    """The machine's facts from the last query."""
+    facts: Facts | None = None
+    """The machine's facts from the last query; None: it was not queried yet."""
     packages: dict[str, Any] = field(default_factory=dict)
     """The packages of `python` when runs were first sent (`there`), and the version differences reported (`told`)."""
 
@@ -62,15 +115,25 @@ def known() -> dict[str, Remote]:
     """
     try:
         content = json.loads(file().read_text(encoding="utf-8"))
-        names = {entry.name for entry in dataclasses.fields(Remote)}
-        return {
-            name: Remote(**{"name": name, **{key: value for key, value in entry.items() if key in names}})
-            for name, entry in content.items()
-        }
+        return {name: _remote(name, entry) for name, entry in content.items()}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"{file()} is damaged or cannot be read: {error}") from error
+
+
+def _remote(name: str, entry: Mapping[str, Any]) -> Remote:
+    names = {one.name for one in dataclasses.fields(Remote)} - {"facts"}
+    known_settings = {key: value for key, value in entry.items() if key in names}
+    return Remote(**{"name": name, **known_settings, "facts": _known_facts(entry.get("facts"))})
+
+
+def _known_facts(content: Mapping[str, Any] | None) -> Facts | None:
+    """Return the facts of an entry; None if there are none, or if another version wrote them and some are missing."""
+    try:
+        return Facts.of(content) if content else None
+    except (KeyError, TypeError):
+        return None
 
 
 def get(name: str) -> Remote:
@@ -118,7 +181,7 @@ def forget(name: str) -> None:
     _write({key: remote for key, remote in known().items() if key != name})
 
 
-def note_facts(name: str, facts: dict[str, Any]) -> None:
+def note_facts(name: str, facts: Facts) -> None:
     """Save the facts of a machine."""
     found = known()
     if name in found and found[name].facts != facts:
@@ -137,6 +200,7 @@ def _write(found: dict[str, Remote]) -> None:
     for name, remote in sorted(found.items()):
         entry = dataclasses.asdict(remote)
         del entry["name"]
+        entry["facts"] = entry["facts"] or {}
         entries[name] = entry
     try:
         file().parent.mkdir(parents=True, exist_ok=True)
