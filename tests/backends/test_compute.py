@@ -11,6 +11,7 @@ import pytest
 from conftest import Command, Refused, Runner
 from helpers import devices, write_device_script
 from labrun.backends import machine, registry
+from labrun.backends.local.server import serves
 from labrun.backends.slurm import partitions
 from labrun.config.schema import Compute
 from labrun.errors import ConfigError
@@ -45,6 +46,12 @@ def test_the_callers_devices_are_honoured(monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", nothing)
         with pytest.raises(ConfigError, match="no GPU is visible here"):
             registry.check(wish(gpus_per_run=1), sweep=True)
+
+
+@pytest.mark.parametrize("target", registry.values())
+@pytest.mark.parametrize("sweep", [False, True])
+def test_the_pools_server_is_started_ahead_for_the_pools_runs(target: str, sweep: bool) -> None:
+    assert serves(target) == (registry.unattended(wish(target=target), sweep).name == "local")
 
 
 @pytest.mark.parametrize(

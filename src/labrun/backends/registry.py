@@ -57,6 +57,18 @@ def chosen(compute: Compute, sweep: bool) -> Backend:
     return get("local" if sweep or held else "inline")
 
 
+def unattended(compute: Compute, sweep: bool) -> Backend:
+    """Return the backend of runs that are started where no user is at a terminal: the pool instead of this process.
+
+    `local.server.serves` says without imports whether it is the pool.
+
+    Raises:
+        ConfigError: see `get`.
+    """
+    backend = chosen(compute, sweep)
+    return get("local") if backend.in_process else backend
+
+
 def may_be_in_process(target: str) -> bool:
     """Return whether a run with this `compute.target` may stay in the process that composes it."""
     try:

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labrun.backends.local.server import Server
+from labrun.backends.local.server import Server, serves
 from labrun.config.schema import Compute, Config
 from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.remote.link import CARRIED_PATH
@@ -28,10 +28,6 @@ from labrun.user_errors import refuse
 if TYPE_CHECKING:  # slow imports run while the pool's server imports
     from labrun.backends.base import Backend
     from labrun.runs.record import Record
-
-POOLED = ("auto", "inline", "local")
-"""Values of `compute.target` that mean the pool on this machine; by name, as importing the backends would delay the
-start of the pool's server."""
 
 
 def main() -> None:
@@ -61,7 +57,7 @@ def start_ahead(folder: Path) -> Server | None:
     try:
         plan = sweep_state.read_plan(folder)
         record = next((one for _, one in sweep_state.readable(folder, plan) if not one.finished), None)
-        if record is None or record.typed.compute.target not in POOLED:
+        if record is None or not serves(record.typed.compute.target):
             return None
         threads = record.typed.compute.cpus_per_run
         return Server(import_path(plan), plan.preload, plan.python, working_folder(plan), threads=threads)
@@ -134,9 +130,7 @@ def check(unfinished: list[Record]) -> Backend:
     from labrun.submission import prerequisites
 
     is_sweep = unfinished[0].sweep is not None
-    backend = registry.chosen(own_compute(unfinished[0]), is_sweep)
-    if backend.in_process:  # no user is at a terminal here
-        backend = registry.get("local")
+    backend = registry.unattended(own_compute(unfinished[0]), is_sweep)
     computed = {exact.canonical(dataclasses.asdict(one)): one for one in map(own_compute, unfinished)}
     for compute in computed.values():
         registry.check(dataclasses.replace(compute, target=backend.name), is_sweep)

@@ -160,6 +160,14 @@ class Server:
         self.process.wait()
 
 
+def serves(target: str) -> bool:
+    """Return whether the pool executes the runs with this `compute.target` if no user is at a terminal.
+
+    It goes by labrun's own names: `registry.unattended`, which asks the backends, imports them first.
+    """
+    return target in ("auto", "inline", "local")
+
+
 BEFORE = {"local/forkserver.py": "forkserver.py", "slurm/job.py": "cluster_job.py"}
 """Names of these files in `launch/`, where they were in code frozen before the package `backends` existed."""
 
