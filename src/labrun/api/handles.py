@@ -131,7 +131,9 @@ class Run(Handle):
 
         columns = ["name", "step", "value", "time"]
         return pandas.DataFrame(
-            [{c: line[c] for c in columns} for line in context.read_metrics(self.folder)], None, columns
+            [(one["name"], one["step"], one["value"], one["time"]) for one in context.read_metrics(self.folder)],
+            None,
+            columns,
         )
 
     def get_details(self) -> dict[str, Any]:

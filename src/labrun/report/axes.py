@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from labrun.runs.context import Point
 
 EPOCH, BATCH, STEP = "epoch", "batch", "step"
-Lines = Sequence[Mapping[str, Any]]
-"""Lines of `metrics.jsonl` for one metric, in file order."""
+Lines = Sequence[Point]
+"""Values of one metric, in file order."""
 
 
 def unit(lines: Lines) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from labrun.report import axes as scales
 from labrun.report.axes import unit
+from labrun.runs.context import Point
 from labrun.terminal import plain
 
 if TYPE_CHECKING:  # imported only where used: `lab runs` needs no NumPy to list runs
@@ -83,7 +84,7 @@ def _classes_in_turn(y: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
     return np.lexsort((y, rank))
 
 
-def learning_curves(metrics: Sequence[Mapping[str, Any]], path: Path, title: str) -> Path | None:
+def learning_curves(metrics: Sequence[Point], path: Path, title: str) -> Path | None:
     """Draw every metric with more than one step; the splits of the same quantity share a panel.
 
     Args:
@@ -94,7 +95,7 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]], path: Path, title: str
     Returns:
         The file, or None if there is no curve to draw.
     """
-    lines: dict[str, list[Mapping[str, Any]]] = {}
+    lines: dict[str, list[Point]] = {}
     for line in metrics:
         lines.setdefault(line["name"], []).append(line)
     lines = {name: own for name, own in lines.items() if len({line["step"] for line in own}) > 1}
@@ -296,11 +297,11 @@ def _label(text: str) -> str:
     return plain(text).replace("$", r"\$")
 
 
-Curves = dict[str, list[Mapping[str, Any]]]
+Curves = dict[str, list[Point]]
 """The lines with finite values of each metric, by step."""
 
 
-def curves_of(metrics: Sequence[Mapping[str, Any]]) -> Curves:
+def curves_of(metrics: Sequence[Point]) -> Curves:
     """Return the metrics with finite values at more than one step.
 
     Args:
@@ -314,7 +315,7 @@ def curves_of(metrics: Sequence[Mapping[str, Any]]) -> Curves:
     return {name: sorted(own, key=lambda line: int(line["step"])) for name, own in many.items()}
 
 
-def terminal_curves(metrics: Sequence[Mapping[str, Any]], width: int = 78, height: int = 16) -> str:
+def terminal_curves(metrics: Sequence[Point], width: int = 78, height: int = 16) -> str:
     """Draw each curve as text for a terminal; "" if there is none.
 
     Args:
@@ -343,7 +344,7 @@ LEGEND = 120
 """Maximum characters of an entry."""
 
 
-def compared_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, title: str = "") -> Path | None:
+def compared_curves(runs: Mapping[str, Sequence[Point]], path: Path, title: str = "") -> Path | None:
     """Draw the curves of several runs: one panel per metric, one line per run.
 
     Args:
@@ -397,7 +398,7 @@ def compared_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path,
     return _save(figure, path, title or f"{len(runs)} runs{some}")
 
 
-def _draw_band(axes: Any, at: Sequence[float], lines: Sequence[Mapping[str, Any]], colour: Any) -> None:
+def _draw_band(axes: Any, at: Sequence[float], lines: Sequence[Point], colour: Any) -> None:
     """Draw a band of one standard deviation around a mean; nothing around a single run's curve."""
     if all("std" in line for line in lines):
         low, high = zip(*((line["value"] - line["std"], line["value"] + line["std"]) for line in lines), strict=True)

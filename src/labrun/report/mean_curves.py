@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from labrun.report import aggregation, figures
 from labrun.report.aggregation import Setting
+from labrun.runs.context import Point
 from labrun.runs.record import COMPLETED, Record
 
-Line = Mapping[str, Any]
-"""A parsed line of `metrics.jsonl`."""
-ByStep = dict[int, Line]
+ByStep = dict[int, Point]
 
 
 def of(
-    settings: Sequence[Setting], read: Callable[[Record], Sequence[Line]]
-) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+    settings: Sequence[Setting], read: Callable[[Record], Sequence[Point]]
+) -> tuple[dict[str, list[Point]], list[str]]:
     """Average each metric's curve over the completed runs of each setting.
 
     Args:
@@ -28,7 +26,7 @@ def of(
         Lines for `figures.compared_curves`, by the setting's label and `(n=3)`; and notes on what could not be drawn
         and why.
     """
-    found: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, list[Point]] = {}
     notes: list[str] = []
     for one, label in zip(settings, aggregation.labels(settings), strict=True):
         lines, why = _of_one(one, read)
@@ -40,10 +38,10 @@ def of(
     return found, notes
 
 
-def _of_one(one: Setting, read: Callable[[Record], Sequence[Line]]) -> tuple[list[dict[str, Any]], list[str]]:
+def _of_one(one: Setting, read: Callable[[Record], Sequence[Point]]) -> tuple[list[Point], list[str]]:
     logged = {record.id: read(record) for record in one.runs if record.status == COMPLETED}
     curves = {run: _by_step(lines) for run, lines in logged.items()}
-    found: list[dict[str, Any]] = []
+    found: list[Point] = []
     notes = []
     for name in dict.fromkeys(name for own in curves.values() for name in own):
         odd = [run for run, lines in logged.items() if any(_is_odd(line, name) for line in lines)]
@@ -59,16 +57,16 @@ def _of_one(one: Setting, read: Callable[[Record], Sequence[Line]]) -> tuple[lis
     return found, notes
 
 
-def _is_odd(line: Line, name: str) -> bool:
+def _is_odd(line: Point, name: str) -> bool:
     return bool(line["name"] == name and not math.isfinite(line["value"]))
 
 
-def _by_step(lines: Sequence[Line]) -> dict[str, ByStep]:
+def _by_step(lines: Sequence[Point]) -> dict[str, ByStep]:
     """Return the finite values by step of each metric that has a curve; the last value at a step counts."""
     return {name: {int(line["step"]): line for line in own} for name, own in figures.curves_of(lines).items()}
 
 
-def _mean(name: str, runs: Sequence[ByStep]) -> list[dict[str, Any]]:
+def _mean(name: str, runs: Sequence[ByStep]) -> list[Point]:
     """Return the mean at the steps that all runs share; empty if these are fewer than two.
 
     At other steps the mean would be over a different set of runs, and jump.
@@ -80,9 +78,12 @@ def _mean(name: str, runs: Sequence[ByStep]) -> list[dict[str, Any]]:
     for step in shared:
         at = [run[step] for run in runs]
         own = aggregation.Summary(tuple(line["value"] for line in at), len(runs), {}, "")
-        point: dict[str, Any] = {"name": name, "step": step, "value": own.mean, "n": own.n}
-        epochs = {line.get("epoch") for line in at}
-        if len(epochs) == 1 and None not in epochs:
-            point["epoch"] = epochs.pop()
-        found.append(point if own.std is None else {**point, "std": own.std})
+        assert own.mean is not None
+        point: Point = {"name": name, "step": step, "value": own.mean, "n": own.n}
+        epoch, *others = {line.get("epoch") for line in at}
+        if epoch is not None and not others:
+            point["epoch"] = epoch
+        if own.std is not None:
+            point["std"] = own.std
+        found.append(point)
     return found

@@ -14,9 +14,8 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, SupportsFloat
+from typing import Any, BinaryIO, Final, SupportsFloat, TypedDict
 
 from labrun._io import append_line, write_line
 
@@ -32,6 +31,38 @@ INPUTS_FILE = "logs/azureml/inputs.log"
 `data`."""
 ANNOTATIONS_FILE = "annotations.jsonl"
 """Tags, notes and properties added after submission. Unlike `run.json`, this file may have many writers."""
+
+
+class _Sometimes(TypedDict, total=False):
+    epoch: int
+    """The pass over the data, starting at 1; missing if the value has none."""
+    std: float
+    """Standard deviation, of a mean over more than one run (`report.mean_curves`)."""
+    n: int
+    """Number of runs that a mean is over."""
+
+
+class Point(_Sometimes):
+    """A value of a metric, as a point of its curve."""
+
+    name: str
+    step: int
+    value: float
+
+
+class _Marks(TypedDict, total=False):
+    is_whole: bool
+    """True if the value was logged as an int."""
+    system: bool
+    """True if the run's supervisor measured it."""
+
+
+class MetricLine(Point, _Marks):
+    """A valid line of the metrics file, as `metric` returns it."""
+
+    time: float
+    """When it was logged, in seconds since 1970."""
+    attempt: int
 
 
 class RunContext:
@@ -109,11 +140,11 @@ def log_system(run_dir: str | os.PathLike[str], attempt: int, step: int, values:
         os.close(fd)
 
 
-SYSTEM = "system"
+SYSTEM: Final = "system"
 """Key that marks a supervisor's lines. The metric's name cannot, since a run may log a metric of any name."""
 
 
-def is_system(line: Mapping[str, Any]) -> bool:
+def is_system(line: MetricLine) -> bool:
     """Return whether the supervisor wrote a line of the metrics."""
     return line.get(SYSTEM) is True
 
@@ -252,24 +283,23 @@ def content(path: str | os.PathLike[str], largest: int = 2**30) -> bytes:
         return file.read()
 
 
-def metric(text: bytes) -> dict[str, Any] | None:
-    """Parse a line of the metrics file, with its value as a float; None if the line is torn or is not a metric.
-
-    `is_whole` marks a value that was logged as an int.
-    """
+def metric(text: bytes) -> MetricLine | None:
+    """Parse a line of the metrics file, with its value as a float; None if the line is torn or is not a metric."""
     try:
         line = json.loads(text)
-        step = int(line["step"])
+        step, value = int(line["step"]), line["value"]
         if not isinstance(line["name"], str) or step != line["step"]:
             return None
-        numbers = {"value": float(line["value"]), "time": float(line["time"]), "attempt": int(line.get("attempt", 1))}
-        is_whole = {"is_whole": True} if type(line["value"]) is int else {}
-        return {**line, "step": step, **numbers, **is_whole}
+        line.update(step=step, value=float(value), time=float(line["time"]), attempt=int(line.get("attempt", 1)))
+        if type(value) is int:
+            line["is_whole"] = True
+        parsed: MetricLine = line
+        return parsed
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
 
 
-def read_metrics(run_dir: str | os.PathLike[str], system: bool = False) -> list[dict[str, Any]]:
+def read_metrics(run_dir: str | os.PathLike[str], system: bool = False) -> list[MetricLine]:
     """Return all valid lines of a run's metrics, oldest first, with values as floats.
 
     Lines of an older attempt count only up to the step at which a newer one resumed, since that one repeated the rest.
@@ -334,7 +364,7 @@ def system_extreme(name: str, values: list[float]) -> float:
     return min(values) if name.endswith("_free_gb") else max(values)
 
 
-def _without_overtaken(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _without_overtaken(lines: list[MetricLine]) -> list[MetricLine]:
     if len({line["attempt"] for line in lines}) <= 1:
         return lines
     first_step: dict[tuple[str, int], int] = {}

@@ -60,7 +60,7 @@ def history(run_dir: Path, metric: str) -> Answer:
     return {"metrics": [_metric(line) for line in context.read_metrics(run_dir) if line["name"] == metric]}
 
 
-def _metric(line: dict[str, Any]) -> Answer:
+def _metric(line: context.MetricLine) -> Answer:
     moment = int(float(line["time"]) * 1000)
     return {"key": line["name"], "value": line["value"], "step": line["step"], "timestamp": moment}
 

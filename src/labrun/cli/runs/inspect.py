@@ -24,6 +24,7 @@ from labrun.remote import link as links
 from labrun.remote import mirror
 from labrun.report import figures, formatting
 from labrun.runs import context, files, store
+from labrun.runs.context import MetricLine
 from labrun.runs.record import LOST, Record, RunPaths, is_named_safely, read_record
 from labrun.runs.sweep_state import SweepState
 
@@ -108,7 +109,7 @@ def _jsonable(value: float) -> Any:
     return value if value == value and abs(value) != float("inf") else str(value)
 
 
-def _lines(run_dir: Path, record: Record, names: Sequence[str] | None) -> list[dict[str, Any]]:
+def _lines(run_dir: Path, record: Record, names: Sequence[str] | None) -> list[MetricLine]:
     lines = context.read_metrics(run_dir, system=bool(names))
     recorded = list(dict.fromkeys(line["name"] for line in lines))
     for name in names or []:
@@ -118,7 +119,7 @@ def _lines(run_dir: Path, record: Record, names: Sequence[str] | None) -> list[d
     return [line for line in lines if not names or any(fnmatch.fnmatchcase(line["name"], name) for name in names)]
 
 
-def _last(lines: Sequence[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+def _last(lines: Sequence[MetricLine]) -> Iterator[tuple[str, ...]]:
     for name in dict.fromkeys(line["name"] for line in lines):
         of_metric = [line for line in lines if line["name"] == name]
         values = [line["value"] for line in of_metric]
@@ -133,7 +134,7 @@ def _last(lines: Sequence[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
         )
 
 
-def _plot(run_dir: Path, record: Record, lines: Sequence[dict[str, Any]], output: Path | None) -> None:
+def _plot(run_dir: Path, record: Record, lines: Sequence[MetricLine], output: Path | None) -> None:
     drawn = figures.terminal_curves(lines)
     print(drawn or "no metric has more than one step, so there is no curve to draw")
     path = output or files.pictures(store.workspace()) / f"curves-{_own_name(record)}.png"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from labrun.runs import context
+from labrun.runs.context import MetricLine
 from labrun.runs.record import Record, RunPaths, flat_config
 from labrun.tracking.base import listed
 from labrun.tracking.mlflow import names, sending
@@ -26,7 +27,6 @@ LEAST, MOST = -(2**63), 2**63 - 1
 LEFT_OUT = "labrun.left_out"
 KINDS = 50
 """Maximum number of distinct reasons for skipped items per run."""
-Line = dict[str, Any]
 
 
 @dataclass
@@ -205,7 +205,7 @@ class RunSender:
                     self._sent_some()
         self._sent.size = size
 
-    def _metrics(self, lines: Iterable[bytes | None]) -> list[Line]:
+    def _metrics(self, lines: Iterable[bytes | None]) -> list[MetricLine]:
         """Parse lines into metrics that a database can store; note the others as skipped."""
         found = []
         for text in lines:
@@ -219,7 +219,7 @@ class RunSender:
                 found.append(line)
         return found
 
-    def _add_metrics(self, lines: Sequence[Line]) -> None:
+    def _add_metrics(self, lines: Sequence[MetricLine]) -> None:
         from mlflow.entities import Metric
 
         originals = {name: names.allowed(name) for name in {line["name"] for line in lines}}
@@ -324,7 +324,7 @@ def _batches(file: BinaryIO) -> Iterator[tuple[list[bytes | None], int]]:
         yield lines, end
 
 
-def mark(line: Mapping[str, Any]) -> tuple[Any, ...]:
+def mark(line: MetricLine) -> tuple[Any, ...]:
     """Return a key that identifies a value within its run; excludes the value itself, since NaN never equals NaN."""
     return (line["name"], line["step"], line["time"], line["attempt"])
 
