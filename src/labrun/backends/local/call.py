@@ -13,9 +13,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from submitit.core.job_environment import JobEnvironment
 from submitit.core.plugins import get_job_environments
@@ -26,6 +26,9 @@ from labrun.backends.local.pickling import check_own
 from labrun.backends.local.threads import limit_threads
 from labrun.errors import LabrunError
 from labrun.tasks.threads import number
+
+if TYPE_CHECKING:
+    from labrun.backends.local.messages import CallTask
 
 REQUEUE = 144
 """Exit code of a call that has saved its state and must be resumed from it."""
@@ -57,13 +60,8 @@ def random_state() -> bytes | None:
     return bytes(numpy.random.get_state(legacy=False)["state"]["key"])
 
 
-def run_task(message: Mapping[str, Any]) -> int:
+def run_task(message: CallTask) -> int:
     """Execute one task of a call in a forked process, as submitit's executors do. Return the exit code.
-
-    Args:
-        message: `call`: the executor's folder; `run`: the call's id; `rank`: the task's rank; `variables`: the task's
-        whole environment; `cwd`: its working folder; `threads`: threads that the libraries may use (None: as the
-        variables say).
 
     Raises:
         LabrunError: another user could have written the pickle.

@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from submitit.core import utils
 from submitit.core.job_environment import JobEnvironment
@@ -36,6 +36,9 @@ from labrun.backends.local.supervisor import Payload, Requeue
 from labrun.runs import recording
 from labrun.runs.attempts import Process
 from labrun.runs.record import process_identity, process_lives, process_start
+
+if TYPE_CHECKING:
+    from labrun.backends.local.messages import CallTask
 
 PENDING, RUNNING, FINISHED, CANCELLED = "PENDING", "RUNNING", "FINISHED", "CANCELLED"
 OPEN = (PENDING, RUNNING)
@@ -115,11 +118,13 @@ class Call(Payload):
         """Return the paths of a task's files."""
         return utils.JobPaths(self.folder, self.id, rank)
 
-    def message(self, rank: int) -> dict[str, Any]:
+    def message(self, rank: int) -> CallTask:
         """Return the message for `call.run_task` and `forkserver.child`."""
         origin, paths = self.origin, self.paths(rank)
         slot_environment = self.slot.environment if self.slot else {}
-        message: dict[str, Any] = {
+        message: CallTask = {
+            "run": self.id,
+            "rank": rank,
             "call": str(self.folder),
             "variables": {**origin.environment, **slot_environment, **self._variables(rank)},
             "cwd": origin.cwd,

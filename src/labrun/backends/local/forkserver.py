@@ -3,10 +3,9 @@
 The server computes nothing. It is started by path in a new interpreter, with only the standard library; the first
 message holds the import path (the frozen code), so that edits made while runs wait have no effect.
 
-Messages are lines of JSON over a socket. To the server: `{"path": [...], "preload": [...]}` (see `preload`), then
-`{"run": id, "rank": n, "out": file, "err": file, ...}` for each task (see `child`; with `"data": {...}`: data that
-later runs read too); `{"many": true}` before a large number of tasks. From it: `{"ready": seconds}`,
-`{"run": id, "rank": n, "pid": n}`, `{"pid": n, "status": wait status}`. When the socket closes, every child is killed.
+Messages are lines of JSON over a socket. To the server: the arguments of `preload`, then a `messages.Task` for each
+process to fork; `{"many": true}` before a large number of tasks. From it: a `messages.Answer`. When the socket closes,
+every child is killed.
 
 An idle server forks a spare process in advance, for the next task.
 """
@@ -24,8 +23,11 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the server starts with the standard library alone
+    from labrun.backends.local.messages import Task
 
 PR_SET_PDEATHSIG = 1
 MADV_COLLAPSE = 25
@@ -41,7 +43,7 @@ class Channel:
         self.connection = connection
         self._rest = b""
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: Mapping[str, object]) -> None:
         """Send one message.
 
         Raises:
@@ -49,8 +51,8 @@ class Channel:
         """
         self.connection.sendall(json.dumps(message).encode() + b"\n")
 
-    def receive(self) -> list[dict[str, Any]] | None:
-        """Return all complete messages; None once the other end is closed."""
+    def receive(self) -> list[Any] | None:
+        """Return all complete messages, parsed; None once the other end is closed."""
         try:
             data = self.connection.recv(65536)
         except OSError:
@@ -95,13 +97,13 @@ class Children:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
 
-    def start(self, message: dict[str, Any]) -> int:
+    def start(self, message: Task) -> int:
         """Assign a task to the spare process, or fork one. Return its pid."""
         pid = self._use_spare(message) or fork(lambda: message, self._own_group, self._closed)
         self._pids.add(pid)
         return pid
 
-    def _use_spare(self, message: dict[str, Any]) -> int | None:
+    def _use_spare(self, message: Task) -> int | None:
         if self.spare is None:
             return None
         (pid, channel), self.spare = self.spare, None
@@ -131,8 +133,8 @@ class Children:
             os.kill(pid, signal.SIGKILL)
 
 
-def first_message(connection: socket.socket) -> dict[str, Any]:
-    """Wait for a message and return it; exit the process if the other end is closed."""
+def first_message(connection: socket.socket) -> Task:
+    """Wait for a task and return it; exit the process if the other end is closed."""
     with connection:
         channel = Channel(connection)
         while True:  # a long message arrives in parts
@@ -140,7 +142,8 @@ def first_message(connection: socket.socket) -> dict[str, Any]:
             if received is None:
                 os._exit(0)
             if received:
-                return received[0]
+                task: Task = received[0]
+                return task
 
 
 def serve(channel: Channel, parent: int | None, own_group: bool = True) -> None:
@@ -256,7 +259,7 @@ def use_large_pages() -> None:
                     madvise(first * LARGE_PAGE, (last - first) * LARGE_PAGE, MADV_COLLAPSE)
 
 
-def hold(data: dict[str, Any]) -> None:
+def hold(data: Mapping[str, Any]) -> None:
     """Read data that several runs will read, so that each has it in memory after its fork. The runs report errors."""
     from labrun.backends.local import worker
 
@@ -266,11 +269,11 @@ def hold(data: dict[str, Any]) -> None:
     gc.freeze()
 
 
-def fork(said: Callable[[], dict[str, Any]], own_group: bool, closed: Sequence[int]) -> int:
+def fork(said: Callable[[], Task], own_group: bool, closed: Sequence[int]) -> int:
     """Fork one task's process. Return its pid, in the server.
 
     Args:
-        said: called in the new process; returns the task's message, and may wait for it.
+        said: called in the new process; returns the task, and may wait for it.
         own_group: give the process its own process group; false in a cluster job, which signals all its processes.
         closed: the server's own file descriptors, to be closed in the child.
     """
@@ -278,7 +281,7 @@ def fork(said: Callable[[], dict[str, Any]], own_group: bool, closed: Sequence[i
     pid = os.fork()
     if pid:
         return pid
-    code, message = 1, {}
+    code, message = 1, None
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -298,20 +301,15 @@ def fork(said: Callable[[], dict[str, Any]], own_group: bool, closed: Sequence[i
     except KeyboardInterrupt:
         code = 130
     except BaseException:  # noqa: BLE001 - a run's record holds the error; a call has only its log
-        if "call" in message:
+        if message is not None and "call" in message:
             traceback.print_exc()
             sys.stderr.flush()
     finally:
         os._exit(code)
 
 
-def child(message: dict[str, Any]) -> int:
-    """Execute one task in this process. Return the exit code.
-
-    Args:
-        message: `out` and `err`: files for its output. With `command`: the program that replaces this process, with its
-        `variables` and `cwd`; with `call`: see `call.run_task`; otherwise: see `worker.run_task`.
-    """
+def child(message: Task) -> int:
+    """Execute one task in this process. Return the exit code."""
     print_to(message["out"], message["err"])
     if "command" in message:
         return become(message["command"], message["variables"], message["cwd"])

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import psutil
 
@@ -40,6 +40,9 @@ from labrun.runs.finalize import (
 from labrun.runs.record import COMPLETED, FAILED, PREEMPTED, EndReason, Record, RunPaths, flush_record, read_record
 from labrun.runs.system_metrics import SystemMetrics
 
+if TYPE_CHECKING:
+    from labrun.backends.local.messages import GatherTask, RunTask
+
 log = logging.getLogger(__name__)
 
 PARTING_S = 30.0
@@ -62,15 +65,23 @@ class Run(Payload):
     broken_at: float | None = None
     """When the first of several processes ended, or any of them failed."""
 
-    def message(self, rank: int) -> dict[str, Any]:
+    def message(self, rank: int) -> RunTask:
         """Return the message for `worker.run_task`."""
         environment = {**self.needs.environment, **(self.slot.environment if self.slot else {})}
         if self.tasks > 1:
             self.port = self.port if rank else free_port()
             environment |= meeting(rank, self.tasks, self.port)
-        threads = self.needs.cpus // self.tasks
-        message = {"environment": environment, "threads": threads, "pictures": self.needs.pictures, "ranks": self.tasks}
-        return printing_to_log(self.run_dir, rank) | message
+        log_file = _log_file(self.run_dir, rank)
+        return {
+            "run": self.id,
+            "rank": rank,
+            "out": log_file,
+            "err": log_file,
+            "environment": environment,
+            "threads": self.needs.cpus // self.tasks,
+            "pictures": self.needs.pictures,
+            "ranks": self.tasks,
+        }
 
     def end_requested(self) -> bool:
         """Whether its folder holds a cancel request."""
@@ -165,14 +176,22 @@ class Gathering(Payload):
     run_dir: Path
     file: Path
 
-    def message(self, rank: int) -> dict[str, Any]:
+    def message(self, rank: int) -> GatherTask:
         """Return the message for `worker.run_task`."""
-        return printing_to_log(self.run_dir) | {"environment": {}, "threads": 1, "gather": str(self.file)}
+        log_file = _log_file(self.run_dir, rank)
+        return {
+            "run": self.id,
+            "rank": rank,
+            "out": log_file,
+            "err": log_file,
+            "environment": {},
+            "threads": 1,
+            "gather": str(self.file),
+        }
 
 
-def printing_to_log(run_dir: Path, rank: int = 0) -> dict[str, Any]:
-    """Return the log files of a run's process."""
-    return dict.fromkeys(("out", "err"), str(run_dir / (f"driver.{rank}.log" if rank else "driver.log")))
+def _log_file(run_dir: Path, rank: int) -> str:
+    return str(run_dir / (f"driver.{rank}.log" if rank else "driver.log"))
 
 
 def free_port() -> int:

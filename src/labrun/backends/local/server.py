@@ -123,7 +123,7 @@ class Server:
         """Whether it is a fork of the warm interpreter."""
         return isinstance(self.process, zygote.Child)
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: Mapping[str, object]) -> None:
         """Send a message. A dead server is noticed when its next answer is read."""
         with contextlib.suppress(OSError):
             self.channel.send(message)

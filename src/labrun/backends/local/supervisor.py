@@ -15,15 +15,18 @@ import signal
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
 
 import psutil
 
 from labrun.backends.base import Resources
 from labrun.backends.local.server import Server
 from labrun.backends.local.slots import Slot, Slots
+
+if TYPE_CHECKING:
+    from labrun.backends.local.messages import Answer, Task
 
 GRACE_S = 10.0
 """Time between the request to stop and the killing of a payload, in seconds."""
@@ -70,7 +73,7 @@ class Payload(ABC):
     # ---- its work and its outcome
 
     @abstractmethod
-    def message(self, rank: int) -> dict[str, Any]:
+    def message(self, rank: int) -> Task:
         """Return the message for the process of a task (`forkserver.child`)."""
 
     def end_requested(self) -> bool:
@@ -166,7 +169,7 @@ class Supervisor(Generic[P]):
         self._running: dict[str, P] = {}
         self._over: list[P] = []
         """Payloads that have ended, or will not start, and were not yet returned by `step`."""
-        self._unheard: deque[tuple[Server, Mapping[str, Any] | None]] = deque()
+        self._unheard: deque[tuple[Server, Answer | None]] = deque()
         self._next_look = 0.0
 
     @property
@@ -253,12 +256,16 @@ class Supervisor(Generic[P]):
     def _fork(self, payload: P, server: Server, slot: Slot) -> None:
         payload.server, payload.slot, payload.began = server, slot, time.monotonic()
         self._running[payload.id] = payload
-        data, more = payload.needs.data, {}
+        data = payload.needs.data
         if data is not None and data not in server.held and any(one.needs.data == data for one in self._queue):
             server.held.append(data)  # the server reads the data now, since waiting payloads will read it too
-            more = {"data": data}
+        else:
+            data = None
         for rank in range(payload.tasks):
-            server.send({**payload.message(rank), **more, "run": payload.id, "rank": rank})
+            message = payload.message(rank)
+            if data is not None:
+                message["data"] = data
+            server.send(message)
 
     def _skip(self, payload: P, why: str, is_refused: bool) -> None:
         self._queue.remove(payload)
@@ -273,7 +280,7 @@ class Supervisor(Generic[P]):
         elif payload in self._queue:
             self._skip(payload, why, is_refused=False)
 
-    def _hear(self, server: Server, message: Mapping[str, Any] | None) -> None:
+    def _hear(self, server: Server, message: Answer | None) -> None:
         """Process a server's message; None: the server is dead."""
         if message is None:
             self._died(server)

@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labrun import execute
 from labrun.backends.local import threads as limits
@@ -24,6 +24,9 @@ from labrun.runs.record import Record, read_record
 from labrun.runs.recording import Preempted
 from labrun.runs.sweep_state import WITH_HYDRA
 from labrun.tasks.threads import wait_asleep
+
+if TYPE_CHECKING:
+    from labrun.backends.local.messages import GatherTask, RunTask
 
 
 def preload(targets: Sequence[str]) -> None:
@@ -88,24 +91,18 @@ def hold(data: Mapping[str, Any]) -> None:
         shared_cache.hold(config.dataset, root)
 
 
-def run_task(message: Mapping[str, Any]) -> int:
-    """Execute the message sent to a forked process of the pool. Return the exit code.
-
-    Args:
-        message: `run`: the run's folder; `environment`: its variables; `threads`: threads that the libraries may use;
-        `pictures`: whether it draws its pictures; `rank` and `ranks`: this process's rank and the number of processes
-        of the run. With `gather`: only write the data for its pictures to that file.
-    """
+def run_task(message: RunTask | GatherTask) -> int:
+    """Execute the message sent to a forked process of the pool. Return the exit code."""
     set_before = os.environ.get("OMP_NUM_THREADS")
     os.environ.update(message["environment"])
-    limits.limit_run(int(message["threads"]), message["environment"], set_before)
-    if message.get("rank"):
-        return assist(message["run"], int(message["threads"]))
-    if message.get("ranks", 1) > 1:
+    limits.limit_run(message["threads"], message["environment"], set_before)
+    if "gather" in message:
+        return gather(message["run"], message["gather"])
+    if message["rank"]:
+        return assist(message["run"], message["threads"])
+    if message["ranks"] > 1:
         peer_errors.note_log_sizes(Path(message["run"]))
-    if message.get("gather"):
-        return gather(message["run"], str(message["gather"]))
-    return run(message["run"], bool(message["pictures"]))
+    return run(message["run"], message["pictures"])
 
 
 def run(run_dir: str, pictures: bool) -> int:
