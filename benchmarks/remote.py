@@ -154,7 +154,7 @@ def machines() -> Iterator[Bench]:
     Raises:
         SystemExit: it cannot be started on this system.
     """
-    if (why := far.can_be_had()) is not None:
+    if (why := far.why_unavailable()) is not None:
         sys.exit(f"there can be no other machine here: {why}")
     with tempfile.TemporaryDirectory(prefix="labrun-benchmark-") as name:
         folder = Path(name)

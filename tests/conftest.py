@@ -181,7 +181,7 @@ def cluster() -> None:
 @pytest.fixture(scope="session")
 def far_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[far.Far]:
     """A remote machine with a real sshd: see `far`."""
-    if (why := far.can_be_had()) is not None:
+    if (why := far.why_unavailable()) is not None:
         pytest.skip(why)
     with far.machine(tmp_path_factory.mktemp("far")) as machine:
         yield machine

@@ -433,7 +433,7 @@ def shared_folder(number: int, far_user: tuple[int, int]) -> Iterator[Path]:
             shutil.rmtree(top, ignore_errors=True)
 
 
-def can_be_had() -> str | None:
+def why_unavailable() -> str | None:
     """Return why a remote machine cannot be created on this system; None if it can."""
     if os.getuid() != 0:
         return "needs root, for namespaces"

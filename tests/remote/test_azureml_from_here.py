@@ -91,7 +91,7 @@ def project(workspace: Path, far_machine: far.Far, monkeypatch: pytest.MonkeyPat
     return workspace
 
 
-def test_an_attached_machine_runs_a_script_with_data_children_and_automl(
+def test_an_attached_machine_runs_scripts_children_and_automl(
     far_machine: far.Far, project: Path, lab_here: Command
 ) -> None:
     """Takes over 15 s: two control scripts, and what they submit."""
@@ -107,7 +107,7 @@ def test_an_attached_machine_runs_a_script_with_data_children_and_automl(
     run = next(run for run in labrun.runs(root=project) if run.record.task == "script")
     assert run.config["compute"]["host"] == "mine" and len(run.get_children()) == 2
     checkpoint = Path(run.folder) / "checkpoints" / "state.bin"
-    assert not checkpoint.exists(), "it is large, and comes when it is asked for"
+    assert not checkpoint.exists(), "it is large, and fetched only on request"
     assert str(checkpoint) in lab_here("remote", "pull", run.id, "checkpoints").stdout
     assert checkpoint.read_text() == "large"
     assert "nothing new of checkpoints on mine" in lab_here("remote", "pull", run.id).stdout
@@ -124,7 +124,7 @@ def test_an_attached_machine_runs_a_script_with_data_children_and_automl(
     assert accuracy > 0.5 and len(predicted) == 3
 
 
-def test_what_is_attached_becomes_known(
+def test_an_attached_machine_becomes_a_known_remote(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lab_here: Command
 ) -> None:
     monkeypatch.setenv(remotes.VARIABLE, str(tmp_path / "config" / "remotes.json"))

@@ -37,14 +37,14 @@ def project(workspace: Path) -> Path:
     return workspace
 
 
-def test_a_run_from_python_with_shells_beside_it_and_another_laptop(
+def test_a_remote_run_has_shells_and_a_second_laptop_beside_it(
     box: far.Far,
     project: Path,
     lab_here: Command,
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Takes over 15 s: a run there; all that is done beside a run is done beside this one."""
+    """Takes over 15 s: a remote run, beside which everything is done that can be done beside a run."""
     monkeypatch.setenv("SAID", value := f"it's {uuid.uuid4().hex} & é")
     own = ("+compute.environment.OWN='${oc.env:SAID}'", "+compute.environment.UNTOLD=x")
     words = ("script.arguments.seconds=300", "script.arguments.port=6006")
@@ -52,7 +52,7 @@ def test_a_run_from_python_with_shells_beside_it_and_another_laptop(
     wait_for(lambda: run.status == RUNNING)
     assert run.record.config["compute"]["host"] == "box"
 
-    # What no run needs there goes, and nothing else
+    # Folders that no run needs there are removed, and nothing else
     assert lab_here("remote", "gc", "box").stdout == "nothing to remove on box\n", "all of it was used today"
     unused = f"/home/{far.USER}/.labrun/env/0123456789abcdef"
     box.inside(f"mkdir -p {unused}; chown {far.USER} {unused}/.. {unused}")
@@ -117,7 +117,7 @@ def test_a_run_from_python_with_shells_beside_it_and_another_laptop(
     assert box.inside(f"ls /home/{far.USER}/.labrun/labrun") == ""
 
 
-def test_a_shell_beside_a_run_of_this_machine(workspace: Path, lab_here: Command) -> None:
+def test_a_shell_opens_in_the_folder_of_a_local_run(workspace: Path, lab_here: Command) -> None:
     run_dir = submitted(workspace, "abcd1234", status="completed")
     done = lab_here("shell", "abcd1234", "-L", "6006", "--", "sh", "-c", "pwd; command -v python")
     assert done.stdout.splitlines() == [str(run_dir), str(Path(sys.executable).parent / "python")], done.stderr
@@ -137,7 +137,7 @@ def asking(
     tmp_path_factory: pytest.TempPathFactory, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[far.Far]:
     """A machine that wants a key, and then a password by the keyboard: what a second factor is to ssh."""
-    if (why := far.can_be_had()) is not None:
+    if (why := far.why_unavailable()) is not None:
         pytest.skip(why)
     hashed = subprocess.run(
         ["openssl", "passwd", "-6", PASSWORD], capture_output=True, text=True, check=True
@@ -153,7 +153,7 @@ def asking(
         yield machine
 
 
-def test_a_login_that_asks_passes_through_once(asking: far.Far, project: Path, lab_here: Command) -> None:
+def test_a_login_asks_for_its_password_once(asking: far.Far, project: Path, lab_here: Command) -> None:
     refused = lab_here("remote", "doctor", "box")
     assert (
         refused.returncode == 2
@@ -170,8 +170,8 @@ def test_a_login_that_asks_passes_through_once(asking: far.Far, project: Path, l
     assert "lab remote connect box" in lab_here("remote", "runs", "box").stderr
 
 
-def test_a_notebook_submits_there_in_one_word(box: far.Far, project: Path) -> None:
-    """Takes over 15 s: a kernel, and a run there."""
+def test_a_notebook_submits_to_a_remote_machine(box: far.Far, project: Path) -> None:
+    """Takes over 15 s: a kernel, and a remote run."""
     cells = [
         f"import labrun\nrun = labrun.submit({list(SMALL)!r})\nrun.wait_for_completion(show_output=True)",
         "run",
@@ -184,7 +184,7 @@ def test_a_notebook_submits_there_in_one_word(box: far.Far, project: Path) -> No
     assert "completed" in notebook.cells[1].outputs[0]["data"]["text/html"]
 
 
-def test_wheels_are_made_here_where_there_is_no_way_out(
+def test_wheels_are_built_locally_for_a_machine_without_internet(
     box: far.Far, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workspace: Path
 ) -> None:
     if environment.local_uv() is None:
@@ -200,7 +200,7 @@ def test_wheels_are_made_here_where_there_is_no_way_out(
     assert "Failed to fetch" in log
 
 
-def test_another_processor_is_refused_at_once(box: far.Far, project: Path, refused_here: Refused) -> None:
+def test_a_machine_with_another_processor_is_refused(box: far.Far, project: Path, refused_here: Refused) -> None:
     facts = dataclasses.replace(channel.facts(remotes.get("box")), machine="aarch64")
     remotes.put(remotes.Remote("box", "box", ssh_config=str(box.ssh_config), facts=facts))
     assert "compute.host=box: box is Linux aarch64, but this machine is Linux" in refused_here(*SMALL)

@@ -56,14 +56,14 @@ def test_damaged_partial_files_are_discarded(there: helper.Helper, tmp_path: Pat
 
 
 @pytest.mark.parametrize("is_cut", [False, True])
-def test_two_laptops_that_send_the_same_file_at_once(there: helper.Helper, is_cut: bool) -> None:
+def test_concurrent_uploads_of_a_file_leave_it_whole(there: helper.Helper, is_cut: bool) -> None:
     half = 2 << 20
 
     class Amid(io.BytesIO):
         is_told = False
 
         def read(self, count: int | None = -1) -> bytes:
-            if self.tell() >= half and not self.is_told:  # the other one goes on with what this one has sent
+            if self.tell() >= half and not self.is_told:  # the other upload continues what this one has sent
                 self.is_told = True
                 start = begun(there).get(DIGEST, 0)
                 store(there, CONTENT[start : -5 if is_cut else None], SIZE - start, start=start)
@@ -106,7 +106,7 @@ def test_a_download_resumes_after_a_cut(tmp_path: Path) -> None:
     assert bring(tmp_path, CONTENT, time=8) == 0 and (tmp_path / NAME).read_bytes() == CONTENT, "it has changed there"
 
 
-def test_two_commands_that_bring_a_file_do_not_mix_it(tmp_path: Path) -> None:
+def test_concurrent_downloads_of_a_file_do_not_mix(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     with PartialDownloads(tmp_path) as first, first.writing(tmp_path / NAME, NAME, SIZE, TIME, 0) as file:
         file.write(CONTENT[: 2 << 20])
@@ -115,8 +115,10 @@ def test_two_commands_that_bring_a_file_do_not_mix_it(tmp_path: Path) -> None:
     assert (tmp_path / NAME).read_bytes() == CONTENT
 
 
-def test_over_a_real_link(box: far.Far, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lab_here: Command) -> None:
-    """Both ways: what had come before the cut is not sent again."""
+def test_transfers_over_a_real_link_resume_after_a_cut(
+    box: far.Far, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lab_here: Command
+) -> None:
+    """Both ways: bytes that arrived before the cut are not sent again."""
     from labrun.remote import mirror, remotes
 
     (tmp_path / "large").write_bytes(CONTENT)

@@ -86,7 +86,7 @@ def script(workspace: Path) -> None:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits long before the next try."""
+    """Retries follow after at most half a second."""
     monkeypatch.setattr(channel, "LONGEST_PAUSE_S", 0.5)
     monkeypatch.setattr(backend, "LONGEST_PAUSE_S", 0.5)
 
@@ -151,7 +151,7 @@ class CutOff:
 @pytest.fixture(scope="session")
 def cut_off(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CutOff]:
     """See `CutOff`."""
-    if (why := far.can_be_had()) is not None:
+    if (why := far.why_unavailable()) is not None:
         pytest.skip(why)
     folder = tmp_path_factory.mktemp("cut")
     (folder / "laptop").mkdir()
@@ -167,8 +167,8 @@ def cut_off(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CutOff]:
             found.process.wait()
 
 
-def test_a_link_goes_down_for_two_minutes(cut_off: CutOff) -> None:
-    """What comes of it tells `test_a_link_was_down_for_two_minutes`: other tests go on meanwhile."""
+def test_a_command_survives_the_start_of_a_long_cut(cut_off: CutOff) -> None:
+    """`test_runs_and_logs_are_complete_after_a_long_cut` checks the outcome; other tests run meanwhile."""
     assert cut_off.process.poll() is None
 
 
@@ -281,7 +281,7 @@ def unbuilt(
 
 
 @pytest.mark.parametrize("phases", [Cutting.PHASES, KILLED], ids=["link", "sshd"])
-def test_a_connection_that_is_cut_in_each_phase_of_a_submit(
+def test_a_submit_survives_a_cut_connection_in_each_phase(
     unbuilt: far.Far,
     script: None,
     hasty: None,
@@ -290,7 +290,7 @@ def test_a_connection_that_is_cut_in_each_phase_of_a_submit(
     monkeypatch: pytest.MonkeyPatch,
     phases: tuple[str, ...],
 ) -> None:
-    """Takes over 15 s: there is no connection for a while in each of the phases; `news` is one of runs at work."""
+    """Takes over 15 s: the connection is down for a while in each phase; `news` is the phase in which runs work."""
     box = unbuilt
     cutting = Cutting(box, phases, monkeypatch, kills=phases is KILLED)
     done = labrun_here(*WORDS, "seed=0,1,2", "compute.retries=1")
@@ -298,14 +298,15 @@ def test_a_connection_that_is_cut_in_each_phase_of_a_submit(
     assert set(cutting.cut) == set(phases), cutting.cut
     found = runs_of(workspace)
     assert [one.status for one in found] == ["completed"] * 3
-    assert [len(one.attempts) for one in found] == [1, 2, 1]  # what fails there and is tried again is not taken as over
+    # A run that fails there and is retried does not count as ended
+    assert [len(one.attempts) for one in found] == [1, 2, 1]
     assert ledger(box) == ["begun 0", "begun 1", "begun 1", "begun 2"]
     top = f"/home/{far.USER}/.labrun"
     assert not any(".partial" in name for name in box.inside(f"find {top}").split())
     assert box.inside(f"grep -h tinything== {top}/env/*.log").split("\n") == [" + tinything==1.0", ""], "built once"
 
 
-def test_a_machine_that_stays_away_while_an_environment_is_built(
+def test_a_submit_given_up_during_a_build_starts_nothing(
     unbuilt: far.Far, script: None, hasty: None, labrun_here: Command, workspace: Path
 ) -> None:
     box = unbuilt
@@ -328,8 +329,8 @@ def test_a_machine_that_stays_away_while_an_environment_is_built(
     assert log.split("\n") == [" + tinything==1.0", ""], "built once"
 
 
-def test_waiting_for_news_ends_with_them(tmp_path: Path) -> None:
-    """Also with another request, one that was sent at once with it, and with the connection."""
+def test_waiting_for_news_ends_when_news_arrives(tmp_path: Path) -> None:
+    """Or when another request follows, even one sent along with it, or when the connection ends."""
     (tmp_path / "ws" / "sweep" / ".launch").mkdir(parents=True)
     ends = [os.pipe(), os.pipe()]
     asked, answers = os.fdopen(ends[0][1], "wb", 0), os.fdopen(ends[1][0], "rb")
@@ -372,7 +373,7 @@ def test_waiting_for_news_ends_with_them(tmp_path: Path) -> None:
     assert not serving.is_alive()
 
 
-def test_a_failed_run_is_over_only_when_its_controller_gives_it_up(there: helper.Helper) -> None:
+def test_a_failed_run_is_final_only_when_its_controller_gives_up(there: helper.Helper) -> None:
     folder = Path(there.root) / "sweep"
     (folder / "0").mkdir(parents=True)
     (folder / ".launch").mkdir()
@@ -411,7 +412,7 @@ def _environment(top: Path) -> Path:
     return folder
 
 
-def test_an_environment_that_lacks_something_is_rebuilt(there: helper.Helper) -> None:
+def test_an_incomplete_environment_is_rebuilt(there: helper.Helper) -> None:
     folder = _environment(Path(there.root))
     built = str(folder)
     assert helper.is_built(built)
@@ -435,7 +436,7 @@ def test_an_environment_that_lacks_something_is_rebuilt(there: helper.Helper) ->
     assert there.do_spawn(request, nothing)[0] == {"state": "started", "seen": 9}  # it did, and has died
 
 
-def test_two_builds_at_once_leave_one_environment(tmp_path: Path) -> None:
+def test_two_concurrent_builds_leave_one_environment(tmp_path: Path) -> None:
     """As on two login nodes whose shared disk has no locks."""
     (tmp_path / "uv").write_text(
         '#!/bin/sh\nif [ "$1" = venv ]; then shift 5; mkdir -p "$1/bin"; sleep 0.5; echo "$$" > "$1/bin/python"\n'
@@ -453,7 +454,7 @@ def test_two_builds_at_once_leave_one_environment(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "env").iterdir()) == ["k", "k.build"]
 
 
-def test_only_folders_that_no_run_needs_are_removed(there: helper.Helper) -> None:
+def test_gc_removes_only_folders_that_no_run_needs(there: helper.Helper) -> None:
     root, nothing = Path(there.root), helper._Payload(io.BytesIO(), 0)
 
     def run(name: str, status: str, code: str, env: str) -> None:
@@ -505,7 +506,7 @@ def test_only_folders_that_no_run_needs_are_removed(there: helper.Helper) -> Non
     assert set(there.do_unused({}, nothing)[0]["unused"]) == {"env/e3", "cache"}
 
 
-def test_a_link_to_a_folder_is_followed_within_its_run_and_told_elsewhere(there: helper.Helper) -> None:
+def test_links_out_of_a_run_are_reported_not_followed(there: helper.Helper) -> None:
     run, away = Path(there.root, "run"), Path(there.root, "scratch")
     for place in (run / "outputs" / "deep", run / "checkpoints", away):
         place.mkdir(parents=True)
@@ -524,7 +525,7 @@ def test_a_link_to_a_folder_is_followed_within_its_run_and_told_elsewhere(there:
     assert answer["left"] == [f"{run}/outputs/far -> {away}"]
 
 
-def test_other_versions_there_are_reported_once(
+def test_differing_remote_versions_are_reported_once(
     there: helper.Helper, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(remotes.VARIABLE, str(Path(there.root, "remotes.json")))
@@ -560,7 +561,7 @@ def test_the_timeout_restarts_when_the_machine_is_reached(box: far.Far, monkeypa
             tries.append(time.monotonic())
             if len(tries) > 1:
                 return "done"
-            time.sleep(1.6)  # an environment is built, say, for longer than anybody is patient
+            time.sleep(1.6)  # for example, an environment is built for longer than the timeout
             conversation.call("have", paths=[])
             box.kill_sshd()
             box.start_sshd()
@@ -576,7 +577,7 @@ def test_the_timeout_restarts_when_the_machine_is_reached(box: far.Far, monkeypa
         channel.retry_while_unreachable(in_vain, 0.5, lambda why: None)
 
 
-def test_code_that_was_half_removed_is_put_back(there: helper.Helper, tmp_path: Path) -> None:
+def test_partly_removed_code_is_sent_again(there: helper.Helper, tmp_path: Path) -> None:
     odd = os.fsdecode(b"n\xe9.py")
     file, size = packed.archive({"a.py": b"1", "b/c.py": b"2", "two\nlines.py": b"", "page\x0c.py": b"", odd: b""})
     content = file.read()
@@ -595,7 +596,7 @@ def test_code_that_was_half_removed_is_put_back(there: helper.Helper, tmp_path: 
     assert have() == ["code/x"] and (Path(there.root) / "code" / "x" / "b" / "c.py").read_bytes() == b"2"
 
 
-def test_a_process_that_cannot_be_noted_does_not_go_on(there: helper.Helper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_cannot_be_recorded_is_stopped(there: helper.Helper, monkeypatch: pytest.MonkeyPatch) -> None:
     def is_full(place: str, content: bytes) -> None:
         raise OSError(28, "No space left on device", place)
 
@@ -617,7 +618,7 @@ def _record(**config: Any) -> Record:
 
 
 @pytest.mark.parametrize("place", ["t.csv", "data/t.csv"])
-def test_what_waits_there_reads_the_data_that_it_was_submitted_with(box: far.Far, workspace: Path, place: str) -> None:
+def test_a_waiting_remote_run_reads_its_data_as_submitted(box: far.Far, workspace: Path, place: str) -> None:
     (workspace / "data").mkdir()
     table = workspace / place
     node = {"_target_": "labrun.data.readers.Csv", "name": "t", "path": str(table), "target": "c"}
@@ -636,7 +637,7 @@ def test_what_waits_there_reads_the_data_that_it_was_submitted_with(box: far.Far
     assert [box.inside(f"cat {path}").split()[-1] for path in found] == ["1,1", "1,2"]
 
 
-def test_an_interpreter_that_lacks_something_is_named(box: far.Far, workspace: Path) -> None:
+def test_an_unusable_remote_interpreter_is_named(box: far.Far, workspace: Path) -> None:
     with channel.Channel(remotes.get("box")) as conversation:
         link = dispatch.fresh(workspace / "outputs" / "x" / "1", "box", conversation)
         box.inside(f"mkdir -p {link.root}/{link.workspace}; chown -R {far.USER} {link.root}")
@@ -647,7 +648,7 @@ def test_an_interpreter_that_lacks_something_is_named(box: far.Far, workspace: P
                 dispatch.begin(conversation, link, [python, "-c", "import nothing"], {}, "")
 
 
-def test_what_a_machine_lacks_is_checked_again(box: far.Far) -> None:
+def test_missing_resources_of_a_machine_are_checked_again(box: far.Far) -> None:
     facts = channel.facts(remotes.get("box"))
     remotes.note_facts("box", dataclasses.replace(facts, cores=0))
     assert list(backend.RemoteBackend().problems(Compute("local", host="box"))) == []
@@ -674,12 +675,12 @@ def test_facts_of_another_version_are_queried_again(tmp_path: Path, monkeypatch:
     assert remotes.get("asked").facts is None
 
 
-def test_a_sweep_there_goes_by_the_end_of_its_folders_name() -> None:
+def test_a_remote_sweep_is_found_by_the_id_in_its_folders_name() -> None:
     folder = adopting.Folder("w", "w/multirun/x/2026-11-29_07-57-17-bb9e0781", {}, False, False)
     assert folder.matches("bb9e0781") and not folder.matches("9e0781")
 
 
-def test_data_that_are_said_to_lie_there_are_compared(box: far.Far, workspace: Path) -> None:
+def test_data_declared_present_on_a_machine_are_compared(box: far.Far, workspace: Path) -> None:
     table = workspace / "data" / "t.csv"
     table.parent.mkdir()
     table.write_text("a,c\n1,2\n")
@@ -704,7 +705,7 @@ def test_data_that_are_said_to_lie_there_are_compared(box: far.Far, workspace: P
             data.send(conversation, link, [in_store])
 
 
-def test_paths_of_data_that_stand_in_variables_are_those_of_there(box: far.Far, workspace: Path) -> None:
+def test_data_paths_from_variables_become_remote_paths(box: far.Far, workspace: Path) -> None:
     link = links.Link("box", "w", "w/f", home=str(workspace), root="/far", datastores={"/data/x": "datastores/1"})
     config = {"datastore": {"root": "${oc.env:DATA}/x", "name": "${oc.env:N}"}, "model": {"path": f"{workspace}/m"}}
     resolved = {"datastore": {"root": "/data/x", "name": "n"}}
@@ -735,7 +736,7 @@ def test_a_search_that_may_have_started_keeps_its_link(
     assert next(tries, None) is None and links.read(folder) is not None
 
 
-def test_times_of_a_machine_whose_clock_is_hours_ahead_use_the_local_clock() -> None:
+def test_times_from_a_machine_with_a_fast_clock_are_corrected() -> None:
     record = _record()
     record.created, record.started = "2026-01-01T10:00:00.000+00:00", "2026-01-01T12:00:05.000+00:00"
     record.attempts = [Attempt(1, record.started)]
@@ -784,9 +785,7 @@ def _make_wheel(folder: Path) -> Path:
     return wheel
 
 
-def test_models_and_checkpoints_of_here_are_scored_and_gone_on_with_there(
-    box: far.Far, labrun: Command, workspace: Path
-) -> None:
+def test_local_models_and_checkpoints_are_used_remotely(box: far.Far, labrun: Command, workspace: Path) -> None:
     """Takes over 15 s: a network is trained in two places, and imports take their time."""
     (workspace / "own.py").write_text(OWN)
     (workspace / "net.py").write_text(NET)
@@ -818,7 +817,7 @@ def test_models_and_checkpoints_of_here_are_scored_and_gone_on_with_there(
     assert back.returncode == 0, back.stderr
 
 
-def test_an_environment_of_a_script_is_built_there(
+def test_a_scripts_environment_is_built_remotely(
     box: far.Far,
     labrun_here: Command,
     workspace: Path,
@@ -848,7 +847,7 @@ def test_an_environment_of_a_script_is_built_there(
     assert len(runs_of(workspace)) == 1
 
 
-def test_a_search_that_goes_on_here_is_ended_there_first(
+def test_resuming_a_remote_search_locally_ends_it_there_first(
     box: far.Far, labrun: Command, lab_here: Command, workspace: Path
 ) -> None:
     """Takes over 15 s: two commands that search."""
@@ -946,7 +945,7 @@ def kill_at(phase: str, name: str, *words: str) -> None:
         os._exit(code)
 
 
-def test_a_laptop_that_dies_in_each_phase_of_a_submit(
+def test_a_submit_survives_the_death_of_the_laptop_in_each_phase(
     box: far.Far, script: None, labrun_here: Command, lab_here: Command, workspace: Path, registered: None
 ) -> None:
     box.inside(f"rm -rf /home/{far.USER}/.labrun")
@@ -965,14 +964,14 @@ def test_a_laptop_that_dies_in_each_phase_of_a_submit(
 @pytest.fixture
 def small(tmp_path_factory: pytest.TempPathFactory, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> far.Far:
     """A machine whose disk is small."""
-    if (why := far.can_be_had()) is not None:
+    if (why := far.why_unavailable()) is not None:
         pytest.skip(why)
     with far.machine(tmp_path_factory.mktemp("small"), home_size="48m") as machine:
         machine.make_known(workspace, monkeypatch)
         yield machine
 
 
-def test_a_full_disk_there_is_reported_and_leaves_nothing_half(
+def test_a_full_remote_disk_is_reported_and_leaves_no_partial_files(
     small: far.Far, script: None, labrun_here: Command, lab_here: Command, workspace: Path
 ) -> None:
     """Takes over 15 s: a machine of its own, and runs whose disk is full for a while."""
@@ -1007,12 +1006,12 @@ def test_a_full_disk_there_is_reported_and_leaves_nothing_half(
     assert set(ledger(small)) == {f"begun {number}" for number in (0, 2, 3, 4)}
 
 
-def test_a_sweep_whose_controllers_both_gave_up_is_resumed_there(
+def test_a_sweep_that_both_controllers_gave_up_can_be_resumed(
     small: far.Far, script: None, labrun_here: Command, lab_here: Command, workspace: Path
 ) -> None:
-    """Every run had ended here, and so nothing was left to watch.
+    """Every run had ended here, so nothing was left to watch.
 
-    Over 15 s: three runs of three seconds, and a controller that is given up.
+    Over 15 s: three runs of three seconds, and a controller that gives up.
     """
     words = [*WORDS, "seed=0,2", "script.positional=[${seed},3,'${mount:rows.txt}']", "compute.max_parallel=1"]
     begun = labrun_here(*words, "compute.detach=true")
@@ -1032,7 +1031,7 @@ def test_a_sweep_whose_controllers_both_gave_up_is_resumed_there(
 
 
 @pytest.mark.parametrize(("by", "told"), [("+2h", "ahead of"), ("-2h", "behind")])
-def test_clocks_two_hours_apart(
+def test_times_are_correct_when_clocks_are_two_hours_apart(
     tmp_path_factory: pytest.TempPathFactory,
     script: None,
     labrun_here: Command,
@@ -1042,8 +1041,8 @@ def test_clocks_two_hours_apart(
     by: str,
     told: str,
 ) -> None:
-    """All that the user there starts has another time, its files' times included."""
-    if (why := far.can_be_had()) is not None:
+    """Every process of the remote user has another clock, which also sets the times of its files."""
+    if (why := far.why_unavailable()) is not None:
         pytest.skip(why)
     library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
     assert library is not None, "tests/storage/install fetches faketime"
@@ -1066,7 +1065,7 @@ def test_clocks_two_hours_apart(
         assert "2.0 h" not in lab_here("runs", "ls").stdout
 
 
-def test_a_slow_link(
+def test_runs_complete_over_a_slow_link(
     box: far.Far,
     script: None,
     labrun_here: Command,
@@ -1075,7 +1074,7 @@ def test_a_slow_link(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    """Takes over 15 s: a fifth of a second each way for each request, and seconds in which nothing comes."""
+    """Takes over 15 s: a delay of a fifth of a second each way, and seconds in which nothing arrives."""
     box.inside(f"rm -rf /home/{far.USER}/.labrun")
     link, other = far.Line((box.address, 22), late_s=0.2, stall_every=50), tmp_path_factory.mktemp("other")
     text = box.ssh_config.read_text().replace(f"HostName {box.address}", f"HostName 127.0.0.1\n  Port {link.port}")
@@ -1096,7 +1095,7 @@ def test_a_slow_link(
             assert rows.read_text() == (workspace / "data" / "rows.txt").read_text()
 
 
-def test_two_laptops_on_one_machine(box: far.Far, script: None, workspace: Path, labrun: Command) -> None:
+def test_two_laptops_share_a_machine(box: far.Far, script: None, workspace: Path, labrun: Command) -> None:
     """Takes over 15 s: two commands at once, each in a workspace of its own; both send the same code and labrun."""
     box.inside(f"rm -rf /home/{far.USER}/.labrun")
     ledger(box)
@@ -1117,7 +1116,7 @@ def test_two_laptops_on_one_machine(box: far.Far, script: None, workspace: Path,
     assert ledger(box) == ["begun 0", "begun 0", "begun 2", "begun 2"]
 
 
-def test_a_sweep_of_here_goes_on_there(box: far.Far, labrun: Command, workspace: Path) -> None:
+def test_a_local_sweep_is_resumed_remotely(box: far.Far, labrun: Command, workspace: Path) -> None:
     """Takes over 15 s on a busy machine: two commands."""
     (workspace / "train.py").write_text("print('done')\n")
     words = ("-m", "experiment=script", "script.path=train.py", "tracking=none", "report=none")
@@ -1129,12 +1128,12 @@ def test_a_sweep_of_here_goes_on_there(box: far.Far, labrun: Command, workspace:
     assert here.process and there.process and there.process.host == f"box{box.number}" != here.process.host
 
 
-def test_a_link_was_down_for_two_minutes(cut_off: CutOff) -> None:
-    """Over 15 s, by itself: two minutes, for real, and one until the machine is asked again; it only waits."""
+def test_runs_and_logs_are_complete_after_a_long_cut(cut_off: CutOff) -> None:
+    """Over 15 s by itself: a cut of two real minutes, and one more until the machine is asked again. It only waits."""
     cut_off.cutting.join(LONG_CUT_S + 60)
     assert cut_off.process.wait(LONG_CUT_S) == 0
     told = (cut_off.workspace.parent / "told").read_text()
-    assert cut_off.running == ["0", "0"], "what is known last stays"
+    assert cut_off.running == ["0", "0"], "the last known state stays"
     assert told.count("; the runs continue there") == told.count("box answers again") == 1 and "lost" not in told, told
     found = runs_of(cut_off.workspace)
     assert [(one.status, len(one.attempts)) for one in found] == [("completed", 1)] * 4
@@ -1147,7 +1146,7 @@ def test_a_link_was_down_for_two_minutes(cut_off: CutOff) -> None:
             assert (run_dir.parent / name).read_text() == there and "39" in there
 
 
-def test_a_clock_that_is_set_back_there_lets_no_answer_wait(
+def test_a_remote_clock_that_is_set_back_delays_no_answer(
     there: helper.Helper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter(range(50, 0, -1))
@@ -1159,7 +1158,7 @@ def test_a_clock_that_is_set_back_there_lets_no_answer_wait(
 
 
 @pytest.mark.parametrize(("why", "told"), [("box is off", "box is off"), ("", "box has not answered yet")])
-def test_runs_that_a_command_at_work_cannot_reach_are_reported_as_old(
+def test_runs_that_a_live_command_cannot_reach_are_reported_as_stale(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], why: str, told: str
 ) -> None:
     monkeypatch.setattr(mirror, "REFRESH_S", 0.1)

@@ -69,7 +69,7 @@ def runs_of(workspace: Path) -> list[Record]:
     return [read_record(path.parent) for path in found]
 
 
-def test_a_machine_is_made_known_examined_and_forgotten(box: far.Far, lab_here: Command) -> None:
+def test_a_machine_is_added_examined_and_removed(box: far.Far, lab_here: Command) -> None:
     """Takes over 15 s: the packages of an interpreter there are listed from a cold disk."""
     told = lab_here("remote", "doctor", "box")
     assert told.returncode == 0 and "use       compute.host=box" in told.stdout and "Linux" in told.stdout
@@ -88,7 +88,9 @@ def test_a_machine_is_made_known_examined_and_forgotten(box: far.Far, lab_here: 
     assert unknown.returncode == 2 and "there is no machine of that name (box" in unknown.stderr
 
 
-def test_settings_that_are_not_given_stay(lab_here: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adding_a_machine_again_keeps_the_other_settings(
+    lab_here: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(remotes.VARIABLE, str(tmp_path / "remotes.json"))
     lab_here("remote", "add", "box", "host", "--python", str(Path.home() / "env/bin/python"), "--data", "x=/far/x")
     link = links.Link("box", "w", "w/f", place=remotes.get("box").folder)
@@ -127,7 +129,7 @@ def test_the_first_remote_sweep_brings_its_records_back(
     assert "box has no GPU" in refused.stderr and "compute.cpus_per_run=999: box has" in refused.stderr
 
 
-def test_a_cut_connection_a_dead_laptop_and_a_dead_controller_lose_nothing(
+def test_cut_connections_and_dead_controllers_lose_nothing(
     box: far.Far, labrun: Command, lab_here: Command, workspace: Path
 ) -> None:
     """Takes over 15 s: a link is down for longer than a command waits."""
@@ -161,10 +163,12 @@ def test_a_cut_connection_a_dead_laptop_and_a_dead_controller_lose_nothing(
     assert all(one.count("completed") == 1 for one in ends)
 
 
-def test_a_search_and_a_script_run_there(box: far.Far, labrun: Command, lab_here: Command, workspace: Path) -> None:
+def test_a_search_over_a_script_runs_remotely(
+    box: far.Far, labrun: Command, lab_here: Command, workspace: Path
+) -> None:
     """Takes over 15 s: two commands; the search goes on while nobody looks."""
     secret = "zq-8a1-of-the-search"
-    subprocess.run(["git", "init", "-q"], check=True)  # where what is no source is code, too
+    subprocess.run(["git", "init", "-q"], check=True)  # in a repository, files that are no source count as code, too
     (workspace / "beside.txt").write_text("it")
     words = (
         "-m",
@@ -216,7 +220,7 @@ def test_a_search_and_a_script_run_there(box: far.Far, labrun: Command, lab_here
     assert (journal.check(workspace, version) / "y").read_text() == "2"
 
 
-def test_data_of_here_are_sent_once_and_what_has_changed_again(box: far.Far, labrun: Command, workspace: Path) -> None:
+def test_local_data_are_sent_once_and_again_after_a_change(box: far.Far, labrun: Command, workspace: Path) -> None:
     """Takes over 15 s: three commands."""
     table = workspace / "t.csv"
     rows = [f"{i % 7},{i % 5},{i % 2}" for i in range(200)]
@@ -239,7 +243,7 @@ def rough(
     tmp_path_factory: pytest.TempPathFactory, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[far.Far]:
     """A machine whose shell is chatty, and that allows two channels a connection; its `ssh_config` names a command."""
-    if (why := far.can_be_had()) is not None:
+    if (why := far.why_unavailable()) is not None:
         pytest.skip(why)
     profile = "echo 'Welcome to the cluster'; echo '#labrun ' ; printf 'no newline'\n"
     with far.machine(tmp_path_factory.mktemp("rough"), profile=profile, sshd="MaxSessions 2") as machine:
@@ -249,7 +253,7 @@ def rough(
         yield machine
 
 
-def test_a_chatty_shell_few_channels_and_an_expired_login(
+def test_chatty_shells_few_channels_and_expired_logins_are_handled(
     rough: far.Far, labrun: Command, lab_here: Command, workspace: Path
 ) -> None:
     """Takes over 15 s: a machine of its own."""
@@ -284,10 +288,10 @@ def test_a_chatty_shell_few_channels_and_an_expired_login(
     assert told.stdout.endswith(f"/home/{far.USER}/env/bin/python\n"), told.stderr
 
 
-def test_a_login_without_a_shell_says_so(
+def test_a_login_without_a_shell_is_reported(
     tmp_path_factory: pytest.TempPathFactory, workspace: Path, monkeypatch: pytest.MonkeyPatch, lab_here: Command
 ) -> None:
-    if (why := far.can_be_had()) is not None:
+    if (why := far.why_unavailable()) is not None:
         pytest.skip(why)
     with far.machine(tmp_path_factory.mktemp("closed"), shell="/usr/sbin/nologin") as machine:
         machine.make_known(workspace, monkeypatch)
@@ -295,7 +299,7 @@ def test_a_login_without_a_shell_says_so(
     assert told.returncode == 2 and "cannot be reached: This account is currently not available." in told.stderr
 
 
-def test_a_small_environment_is_built_there_once(
+def test_a_small_environment_is_built_remotely_once(
     box: far.Far, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workspace: Path
 ) -> None:
     """Takes over 15 s: uv is sent, and a wheel made here is installed from a folder there."""
@@ -335,7 +339,7 @@ def test_a_small_environment_is_built_there_once(
             environment.ensure(conversation)
 
 
-def test_the_helper_spells_the_paths_of_a_launch_as_labrun_does() -> None:
+def test_the_helper_and_labrun_agree_on_the_paths_of_a_launch() -> None:
     own = (helper.PLAN, helper.CONTROLLER, helper.CONTROLLERS, helper.CONTROLLER_LOG, helper.OVER, helper.GIVEN_UP)
     paths = sweep_state.RELATIVE
     others = (
@@ -350,7 +354,7 @@ def test_the_helper_spells_the_paths_of_a_launch_as_labrun_does() -> None:
     assert (context.LAUNCH, str(context.STATE)) == (helper.LAUNCH, helper.STATE)
 
 
-def test_the_helper_is_python_3_8() -> None:
+def test_the_helper_runs_under_python_3_8() -> None:
     source = Path(helper.__file__).read_text()
     ast.parse(source, feature_version=(3, 8))
     versions = Path("~/.pyenv/versions").expanduser()
@@ -362,7 +366,7 @@ def test_the_helper_is_python_3_8() -> None:
     assert b"#labrun n#" in done.stdout and json.loads(done.stdout.splitlines()[-1])["facts"]["cores"] > 0
 
 
-def test_of_code_that_was_sent_before_only_the_change_is_sent(tmp_path: Path) -> None:
+def test_only_the_changes_to_code_already_sent_are_sent(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     for folder, changed in ((old, "x = 1\n"), (new, "x = 2\n")):
         for name, text in (("a.py", changed), ("b/c.py", "y = 3\n"), ("b.py", "z = 4\n"), ("b-c/d.py", "")):
@@ -408,9 +412,7 @@ def test_hard_links_and_non_utf8_names_are_sent(tmp_path: Path) -> None:
     }
 
 
-def test_what_a_packages_name_is_asked_for_is_sent_with_its_folder_of_code(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_metadata_and_code_of_editable_packages_are_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = tmp_path / "site" / "own_tool-1.2.dist-info"
     told.mkdir(parents=True)
     (told / "METADATA").write_text("Metadata-Version: 2.1\nName: own-tool\nVersion: 1.2\n")
@@ -455,8 +457,8 @@ def test_a_detached_controller_polls_rarely_until_a_user_watches(
     executor.close()
 
 
-def test_ctrl_c_amid_an_answer_ends_the_conversation(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rest of the answer would pass for the next one."""
+def test_ctrl_c_during_an_answer_closes_the_connection(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the rest of the answer would be taken for the next one."""
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -472,7 +474,7 @@ def test_ctrl_c_amid_an_answer_ends_the_conversation(workspace: Path, monkeypatc
     executor.close()
 
 
-def test_paths_of_here_and_there() -> None:
+def test_local_paths_become_remote_ones() -> None:
     pairs = [("/home/me/lab", "/far/ws"), ("/data", "/scratch/data")]
     value = {"a": "/home/me/lab/x", "b": ["/home/me/lab", "/home/me/labor"], "c": "x /data", "d": "/data/mnist"}
     assert links.moved(value, pairs) == {
@@ -486,7 +488,7 @@ def test_paths_of_here_and_there() -> None:
 
 
 @pytest.mark.parametrize("login_shell", ["sh", "bash", "zsh", "tcsh", "fish"])
-def test_every_login_shell_takes_a_command_alike(login_shell: str) -> None:
+def test_every_login_shell_receives_the_same_words(login_shell: str) -> None:
     if shutil.which(login_shell) is None:
         pytest.skip(f"needs {login_shell}: tests/storage/install")
     words = ["printf", "[%s]", "it's", "a\\\\b", "$HOME `x`", 'q"q', "!!", "two\nlines", "é", "", "%d \\n", "~"]
@@ -525,5 +527,5 @@ def test_a_shell_joins_only_jobs_that_have_steps(cluster: str, status: str, job:
     ("target", "is_in_process"),
     [("auto", True), ("inline", True), ("local", False), ("slurm", False), ("not-installed", False)],
 )
-def test_which_targets_may_stay_in_the_process(target: str, is_in_process: bool) -> None:
+def test_only_auto_and_inline_may_run_in_the_process(target: str, is_in_process: bool) -> None:
     assert registry.may_be_in_process(target) is is_in_process

@@ -27,7 +27,7 @@ SMALL = (*SERVED, "compute=slurm", "compute.host=box", "tracking=none", "report=
 
 @pytest.fixture(scope="module")
 def login_node(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Iterator[tuple[far.Far, Path]]:
-    if (why := far.can_be_had()) is not None:
+    if (why := far.why_unavailable()) is not None:
         pytest.skip(why)
     folder = tmp_path_factory.mktemp("login")
     with (
@@ -45,7 +45,7 @@ def known(login_node: tuple[far.Far, Path], workspace: Path, monkeypatch: pytest
     return login_node
 
 
-def test_a_sweep_a_shell_and_a_cancel(
+def test_a_sweep_on_a_remote_cluster_offers_shells_and_is_canceled(
     known: tuple[far.Far, Path],
     workspace: Path,
     labrun: Command,
