@@ -25,14 +25,14 @@ def wish(**values: Any) -> Compute:
     ("limit", "minutes"),
     [("infinite", None), ("30:00", 30), ("1:30:00", 90), ("2-00:00:00", 2880), ("0:30", 0.5), ("n/a", None)],
 )
-def test_time_limits_as_slurm_writes_them(limit: str, minutes: float | None) -> None:
+def test_slurms_time_limits_are_parsed(limit: str, minutes: float | None) -> None:
     assert partitions._minutes(limit) == minutes
 
 
 @pytest.mark.parametrize(
     ("gres", "count"), [("(null)", 0), ("gpu:2", 2), ("gpu:a100:4(S:0-1)", 4), ("gpu", 1), ("nvme:1,gpu:v100:8", 8)]
 )
-def test_gpus_as_slurm_writes_them(gres: str, count: int) -> None:
+def test_slurms_gpu_counts_are_parsed(gres: str, count: int) -> None:
     assert partitions._gpus_of(gres) == count
 
 
@@ -65,12 +65,12 @@ def test_the_pools_server_is_started_ahead_for_the_pools_runs(target: str, sweep
         ({"target": "inline", "detach": True}, "an inline run has no supervisor"),
     ],
 )
-def test_what_cannot_be_had_is_refused_with_what_is_there(values: dict[str, Any], words: str) -> None:
+def test_unavailable_resources_are_refused_with_the_available_ones(values: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         registry.check(wish(**values), sweep=True)
 
 
-def test_without_slurm_the_message_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_cluster_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="there is no sbatch on this machine"):
         registry.check(wish(target="slurm"), sweep=True)
@@ -81,7 +81,7 @@ def test_without_slurm_the_message_says_so(monkeypatch: pytest.MonkeyPatch, tmp_
         registry.check(wish(target="slurm"), sweep=True)
 
 
-def test_gpu_is_refused_before_anything_is_written(refused_here: Refused) -> None:
+def test_a_missing_gpu_is_refused_before_anything_is_written(refused_here: Refused) -> None:
     for arguments in (("compute=gpu",), ("-m", "compute=gpu", "seed=1,2")):
         for visible in ("", "NoDevFiles"):
             assert "no GPU is visible here" in refused_here(*arguments, CUDA_VISIBLE_DEVICES=visible)
@@ -99,8 +99,8 @@ def test_only_own_files_are_trusted(tmp_path: Path) -> None:
         assert not machine.same_owner(own)
 
 
-def test_each_run_sees_a_gpu_of_its_own(labrun_here: Command, workspace: Path) -> None:
-    """The devices are names here; which run is told which is what is tested."""
+def test_each_run_sees_its_own_gpu(labrun_here: Command, workspace: Path) -> None:
+    """The devices are only names; the test checks which run sees which."""
     words = write_device_script(workspace)
     done = labrun_here("-m", *words, "seed=1,2,3,4", "compute=gpu", CUDA_VISIBLE_DEVICES="3,5")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -108,8 +108,8 @@ def test_each_run_sees_a_gpu_of_its_own(labrun_here: Command, workspace: Path) -
     assert sorted(found) == ["3", "3", "5", "5"] and found[:2] != ["3", "3"] and found[:2] != ["5", "5"]
 
 
-def test_another_interpreter_runs_the_runs(labrun: Command, workspace: Path) -> None:
-    """One that is started through a script of its own, so that it can be told from this one."""
+def test_another_interpreter_executes_the_runs(labrun: Command, workspace: Path) -> None:
+    """It is started through a script, which tells it from this one."""
     import sys
 
     other = workspace / "other-python"
@@ -122,8 +122,8 @@ def test_another_interpreter_runs_the_runs(labrun: Command, workspace: Path) -> 
     assert (workspace / "was-used").exists()
 
 
-def test_what_compute_refers_to_is_looked_up(run_here: Runner, refused_here: Refused, workspace: Path) -> None:
-    """How much a run gets is decided where it is submitted; lines of a job have their values where that is begun."""
+def test_interpolations_in_compute_are_resolved(run_here: Runner, refused_here: Refused, workspace: Path) -> None:
+    """Resources are resolved when a run is submitted, and the lines of a job's setup when the job starts."""
     option = workspace / "conf" / "compute" / "mine.yaml"
     option.parent.mkdir(parents=True)
     option.write_text("# Mine.\ndefaults: [inline, _self_]\ncpus_per_run: ${oc.decode:${oc.env:CORES_WANTED}}\n")

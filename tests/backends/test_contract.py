@@ -56,7 +56,7 @@ sys.exit("the first attempt" if sys.argv[2:] == ["second"] and os.environ["LABRU
 
 
 class Seen:
-    """A view that keeps what it is told."""
+    """A view that records its calls."""
 
     def __init__(self) -> None:
         self.ends: list[tuple[Path, str]] = []
@@ -133,7 +133,7 @@ def composed_compute(backend: Backend, **values: Any) -> Compute:
     return Compute.of({"target": backend.name, **option, "cpus_per_run": 1, **values})
 
 
-def test_all_that_cannot_be_had_is_refused_at_once(backend: Backend) -> None:
+def test_all_unavailable_resources_are_refused_in_one_message(backend: Backend) -> None:
     with pytest.raises(ConfigError) as refused:
         registry.check(composed_compute(backend, cpus_per_run=4096, mem_gb=1e6), sweep=True)
     text = "\n".join(refused.value.problems)
@@ -144,7 +144,7 @@ def test_all_that_cannot_be_had_is_refused_at_once(backend: Backend) -> None:
     registry.check(composed_compute(backend), sweep=True)
 
 
-def test_what_is_there_is_summarized_in_a_line(backend: Backend) -> None:
+def test_available_resources_are_summarized_in_a_line(backend: Backend) -> None:
     assert backend.summary(composed_compute(backend)).strip() and "\n" not in backend.summary(composed_compute(backend))
     assert backend.capacity([(1, 0)] * 3, composed_compute(backend)).parallel >= 1
     limited = composed_compute(backend) if backend.in_process else composed_compute(backend, max_parallel=2)
@@ -172,8 +172,8 @@ def test_each_run_is_executed_once_and_a_failure_affects_no_other(backend: Backe
     assert again.ends == [] and all(len(read_record(run_dir).attempts) == 1 for run_dir in run_dirs)
 
 
-def test_what_a_run_uses_is_measured_from_beside_it(backend: Backend, workspace: Path) -> None:
-    """Also of a run that has ended before the first value is due. Takes over 15 s on Slurm, as above."""
+def test_a_runs_resource_use_is_measured_from_outside(backend: Backend, workspace: Path) -> None:
+    """Even if the run ends before the first value is due. Takes over 15 s on Slurm, as above."""
     folder = workspace / "multirun" / "test" / "measured"
     run_dirs = sweep(backend, folder, [[2.5], [0.4]], "tracking.system=true", "tracking.system_every_s=1")
     run_controller(folder)
@@ -189,7 +189,7 @@ def test_what_a_run_uses_is_measured_from_beside_it(backend: Backend, workspace:
         assert [line["step"] for line in lines] == sorted(line["step"] for line in lines)
 
 
-def test_requests_are_obeyed(backend: Backend, workspace: Path) -> None:
+def test_requests_to_cancel_are_obeyed(backend: Backend, workspace: Path) -> None:
     """Takes over 15 s on Slurm, whose jobs begin when its scheduler looks."""
     folder = workspace / "multirun" / "test" / "second"
     runs = [[0 if backend.in_process else 90], [0]]
@@ -227,8 +227,8 @@ def test_a_failed_run_is_retried_as_often_as_requested(backend: Backend, workspa
     assert record.status == "completed" and len(record.attempts) == 2
 
 
-def test_when_the_controller_dies_each_run_is_done_once_all_the_same(backend: Backend, workspace: Path) -> None:
-    """Takes over 15 s: a controller of its own imports, is killed, and another one finds what is left."""
+def test_each_run_is_executed_once_even_if_the_controller_dies(backend: Backend, workspace: Path) -> None:
+    """Takes over 15 s: a separate controller imports, is killed, and another one finds the remaining runs."""
     folder = workspace / "multirun" / "test" / "fourth"
     run_dirs = sweep(backend, folder, [[4.0], [0.1]])
     code = (
@@ -252,7 +252,7 @@ def test_when_the_controller_dies_each_run_is_done_once_all_the_same(backend: Ba
     assert len(ends[0]) == (1 if backend.outlives_controller else 2)
 
 
-def test_runs_that_nobody_polls_are_ended_and_told(backend: Backend, workspace: Path) -> None:
+def test_runs_that_no_controller_polls_can_be_canceled(backend: Backend, workspace: Path) -> None:
     """Takes over 15 s on Slurm, whose jobs begin when its scheduler looks."""
     folder = workspace / "multirun" / "test" / "fifth"
     (run_dir,) = sweep(backend, folder, [[90]])
@@ -274,9 +274,7 @@ def test_runs_that_nobody_polls_are_ended_and_told(backend: Backend, workspace: 
     assert backend.attached(folder) == set()
 
 
-def test_a_package_brings_a_backend_and_one_word_sends_the_work_there(
-    toy: None, lab_here: Command, workspace: Path
-) -> None:
+def test_a_package_adds_a_backend(toy: None, lab_here: Command, workspace: Path) -> None:
     assert "An interpreter of its own for each run. Here: " in lab_here("compute", "ls").stdout
     script = ("experiment=script", "script.path=script/sleep.py", "compute=one_process_each", "tracking=none")
     done, refused = run_cold(
@@ -292,9 +290,7 @@ def test_a_package_brings_a_backend_and_one_word_sends_the_work_there(
     assert refused.returncode == 2 and "compute.timeout_min=1: one_process_each does not hold runs" in refused.stderr
 
 
-def test_a_package_that_is_broken_is_reported_where_it_is_named_and_nowhere_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_backend_package_is_reported_only_when_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "half.py").write_text(
         "from labrun.backends.base import Backend\nclass Half(Backend):\n    name = 'half'\n"
     )
@@ -307,10 +303,10 @@ def test_a_package_that_is_broken_is_reported_where_it_is_named_and_nowhere_else
         assert [one.name for one in registry.all_known()] == ["inline", "local", "slurm", "remote"]
 
 
-def test_only_what_starts_ahead_is_checked_ahead(
+def test_only_backends_that_start_early_are_checked_early(
     workspace: Path, registered: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cluster is asked once for a whole sweep, and a trial does not fail because a partition is down for a moment."""
+    """A cluster is asked once per sweep, so a trial does not fail because a partition is down for a moment."""
     asked: list[str] = []
     monkeypatch.setattr(registry, "check", lambda compute, sweep: asked.append(compute.target))
     for target, count in (("slurm", 0), ("inline", 0), ("local", 1)):
@@ -333,7 +329,7 @@ def test_only_what_starts_ahead_is_checked_ahead(
         assert len(asked) == count, target
 
 
-def test_code_that_was_frozen_in_the_old_layout_is_found(tmp_path: Path) -> None:
+def test_code_frozen_in_the_old_layout_is_found(tmp_path: Path) -> None:
     old = tmp_path / "labrun" / "launch" / "forkserver.py"
     old.parent.mkdir(parents=True)
     old.touch()

@@ -64,7 +64,7 @@ def executor(shared: LabrunExecutor) -> Callable[..., LabrunExecutor]:
     return make
 
 
-def test_submitit_finds_the_executor_by_its_name_and_never_chooses_it(tmp_path: Path) -> None:
+def test_submitit_uses_the_executor_only_by_name(tmp_path: Path) -> None:
     auto = submitit.AutoExecutor(tmp_path / "jobs", cluster="labrun")
     auto.update_parameters(timeout_min=1, cpus_per_task=1, labrun_max_parallel=2)
     jobs = auto.map_array(pow, [2, 3, 4], [5, 5, 5])
@@ -74,8 +74,8 @@ def test_submitit_finds_the_executor_by_its_name_and_never_chooses_it(tmp_path: 
     assert submitit.AutoExecutor(tmp_path / "other").cluster in ("local", "slurm")
 
 
-def test_files_that_the_umask_leaves_open_to_a_group(executor: Callable[..., LabrunExecutor]) -> None:
-    """Most systems give each user a group of one's own, and files that it may write; in a private folder here."""
+def test_jobs_work_with_a_group_writable_umask(executor: Callable[..., LabrunExecutor]) -> None:
+    """Most systems give each user a private group, which may write the user's files; here, in a private folder."""
     before = os.umask(0o002)
     try:
         assert executor().submit(pow, 2, 5).result() == 32
@@ -83,7 +83,7 @@ def test_files_that_the_umask_leaves_open_to_a_group(executor: Callable[..., Lab
         os.umask(before)
 
 
-def test_what_cannot_be_had_is_refused(
+def test_unavailable_resources_are_refused(
     executor: Callable[..., LabrunExecutor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
@@ -93,7 +93,7 @@ def test_what_cannot_be_had_is_refused(
         executor(cpus_per_task=1000).submit(pow, 2, 3)
 
 
-def test_a_job_has_the_gpus_that_it_may_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_sees_only_allowed_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
     pool = LabrunExecutor(tmp_path)
     pool.update_parameters(gpus_per_node=1, visible_gpus=[1, 2])
@@ -110,7 +110,7 @@ def test_a_job_has_the_gpus_that_it_may_have(tmp_path: Path, monkeypatch: pytest
 
 def test_at_most_max_parallel_jobs_run_at_once(executor: Callable[..., LabrunExecutor], tmp_path: Path) -> None:
     def span(number: int) -> tuple[float, float]:
-        """The first two wait for each other: that they run at once does not depend on how fast the machine is."""
+        """The first two wait for each other, so that they overlap on a machine of any speed."""
         began = time.time()
         (tmp_path / f"begun{number}").touch()
         while number < 2 and len(list(tmp_path.glob("begun*"))) < 2:
@@ -159,7 +159,7 @@ def test_cancel_ends_running_and_waiting_jobs(executor: Callable[..., LabrunExec
     assert (running.state, waiting.state) == ("CANCELLED", "CANCELLED")
 
 
-def test_the_server_is_started_again(executor: Callable[..., LabrunExecutor]) -> None:
+def test_a_dead_server_is_restarted(executor: Callable[..., LabrunExecutor]) -> None:
     pool = executor(max_parallel=1)
     assert pool.submit(int, "1").result() == 1
     assert pool._pool is not None
@@ -169,7 +169,7 @@ def test_the_server_is_started_again(executor: Callable[..., LabrunExecutor]) ->
     assert pool.submit(int, "2").result() == 2
 
 
-def test_no_pickle_is_loaded_that_another_could_have_written(executor: Callable[..., LabrunExecutor]) -> None:
+def test_pickles_that_others_can_write_are_not_loaded(executor: Callable[..., LabrunExecutor]) -> None:
     pool = executor(max_parallel=1)
     assert pool.folder.stat().st_mode & 0o077 == 0
     job = pool.submit(int, "1")
@@ -219,7 +219,7 @@ def test_a_plain_application_runs(application: Path, target: str) -> None:
     assert printed.count("LOADED []") == 2, "nothing heavy is imported by labrun"
 
 
-def test_a_job_that_dies_harms_no_other(application: Path) -> None:
+def test_a_dying_job_affects_no_other(application: Path) -> None:
     done = call(application, "-m", "hydra/launcher=labrun", "hydra.sweep.dir=faults", "+x=1,3,4,5")
     assert done.returncode == 1
     assert "#0 : +x=1  completed" in done.stdout and "#3 : +x=5  completed" in done.stdout
@@ -254,7 +254,7 @@ def test_a_wrong_target_is_refused(refused: Callable[..., str]) -> None:
     assert "allowed are inline, local and slurm" in refused("target=moon")
 
 
-def test_a_bare_application_sees_none_of_our_groups(application: Path) -> None:
+def test_a_bare_application_sees_no_config_groups_of_labrun(application: Path) -> None:
     shown = call(application, "--info", "searchpath", cold=True).stdout
     assert "labrun" not in shown
     refused = call(application, "compute=local", "+x=1", cold=True)
@@ -318,10 +318,10 @@ def logs(folder: Path) -> str:
     return "".join(path.read_text() for path in folder.glob(".submitit/*.out"))
 
 
-def test_what_an_application_may_do(careful: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look itself up as the main module, return what cannot be passed on, leave processes behind, draw numbers.
+def test_applications_may_use_locks_forks_and_random_numbers(careful: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks itself up as the main module, returns an unpicklable value, leaves processes behind, and draws numbers.
 
-    Its jobs draw numbers of their own, and tell no variable. In two batches.
+    Its jobs draw different numbers and reveal no variable. In two batches.
     """
     monkeypatch.setenv("TOKEN", "t0ken-7h3secret")
     done = call(
@@ -366,7 +366,7 @@ def test_a_worker_can_be_ended_from_its_first_moment() -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_a_sweep_of_nothing_is_no_error(careful: Path) -> None:
+def test_an_empty_sweep_succeeds(careful: Path) -> None:
     done = call(careful, "-m", "hydra/launcher=labrun", "hydra.sweep.dir=none", "+a=glob(zz*)", "+do=x")
     assert "Traceback" not in done.stderr and "IndexError" not in done.stderr
 
@@ -390,7 +390,7 @@ def test_an_interrupt_lets_a_job_clean_up(careful: Path, number: signal.Signals)
 
 
 @pytest.mark.parametrize("used", [False, True])
-def test_a_module_that_ends_the_server_is_left_to_the_jobs(careful: Path, used: bool) -> None:
+def test_a_module_that_crashes_the_server_is_imported_by_the_jobs(careful: Path, used: bool) -> None:
     (careful / "crashy.py").write_text("import os, sys\nif 'forkserver' in sys.argv[0]:\n    os.abort()\n")
     needs = CAREFUL.replace(
         'if config.do == "lock"', 'if config.do == "use":\n        crashy\n    if config.do == "lock"'
@@ -411,7 +411,7 @@ def test_a_module_that_ends_the_server_is_left_to_the_jobs(careful: Path, used: 
     "wishes",
     [("mem_gb=4G", "max_parallel=-1", "timeout_min=-1"), ("gpus_per_run=4", "cpus_per_run=4096", "mem_gb=999999")],
 )
-def test_what_cannot_be_had_is_refused_without_a_traceback(
+def test_unavailable_resources_are_refused_without_a_traceback(
     refused: Callable[..., str], wishes: tuple[str, ...]
 ) -> None:
     told = refused(*wishes)
@@ -421,16 +421,16 @@ def test_what_cannot_be_had_is_refused_without_a_traceback(
     assert told.startswith("labrun: ") and "Traceback" not in told
 
 
-def test_messages_name_the_keys_of_the_launcher(refused: Callable[..., str]) -> None:
+def test_messages_name_the_launchers_keys(refused: Callable[..., str]) -> None:
     told = refused("nodes=2", "gpus_per_run=99")
     assert "hydra.launcher.nodes=2: only hydra.launcher.target=slurm supports it" in told
     assert "hydra.launcher.gpus_per_run=0 runs on the processor's" in told
 
 
-def test_a_job_is_as_the_process_was_when_it_was_submitted(
+def test_a_job_has_the_environment_of_its_submission(
     executor: Callable[..., LabrunExecutor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Variables, folder, and modules: those of a snapshot that was changed to, say."""
+    """Variables, folder, and modules, such as those of a snapshot."""
     pool = executor()
     for place in ("one", "two"):
         (tmp_path / place).mkdir()
@@ -457,7 +457,7 @@ def test_any_process_can_wait_for_a_job(executor: Callable[..., LabrunExecutor],
     assert canceled.state == "CANCELLED" and not noted_state(canceled.paths).startswith("FAILED")
 
 
-def test_a_job_whose_supervisor_is_gone_has_failed(tmp_path: Path) -> None:
+def test_a_job_fails_if_its_supervisor_dies(tmp_path: Path) -> None:
     script = (
         f"from labrun.backends.local.executor import *; j = LabrunExecutor({str(tmp_path)!r}).submit(time.sleep, 60)\n"
     )
@@ -469,7 +469,7 @@ def test_a_job_whose_supervisor_is_gone_has_failed(tmp_path: Path) -> None:
         job.result()
 
 
-def test_an_interpreter_of_its_own_ends_with_the_supervisor_too(tmp_path: Path) -> None:
+def test_a_separate_interpreter_ends_with_its_supervisor(tmp_path: Path) -> None:
     script = f"from labrun.backends.local.executor import *; e = LabrunExecutor({str(tmp_path)!r})\n"
     script += "e.update_parameters(setup=['true']); j = e.submit(time.sleep, 60)\n"
     script += "while not e._pool.call(j.job_id).pids: time.sleep(0.05)\n"
@@ -480,7 +480,7 @@ def test_an_interpreter_of_its_own_ends_with_the_supervisor_too(tmp_path: Path) 
     assert LabrunJob(tmp_path, job_id).done()
 
 
-def test_a_script_that_ends_waits_for_its_jobs(tmp_path: Path) -> None:
+def test_an_ending_script_waits_for_its_jobs(tmp_path: Path) -> None:
     script = (
         f"from labrun.backends.local.executor import *; j = LabrunExecutor({str(tmp_path)!r}).submit(time.sleep, 1)\n"
     )
@@ -515,8 +515,8 @@ def sleeping(*seconds: float) -> submitit.helpers.FunctionSequence:
     return sequence
 
 
-def test_a_job_saves_its_state_before_its_time_is_up_and_goes_on(tmp_path: Path) -> None:
-    """As often as max_num_timeout says; takes six seconds of limits that run out."""
+def test_a_job_saves_its_state_before_its_time_limit_and_resumes(tmp_path: Path) -> None:
+    """At most max_num_timeout times. Takes six seconds of time limits."""
     pool = LabrunExecutor(tmp_path, max_num_timeout=1)
     pool.update_parameters(timeout_min=0.1, signal_delay_s=3, max_parallel=4)
     through, late = pool.submit(sleeping(*[1.2] * 3)), pool.submit(sleeping(*[1] * 9))
@@ -536,7 +536,7 @@ def test_a_job_saves_its_state_before_its_time_is_up_and_goes_on(tmp_path: Path)
     pool.close()
 
 
-def test_tasks_setup_and_another_interpreter(
+def test_jobs_support_several_tasks_setup_and_another_interpreter(
     executor: Callable[..., LabrunExecutor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = executor(tasks_per_node=2)
@@ -572,7 +572,7 @@ def test_a_wrong_parameter_is_refused_by_name(tmp_path: Path, wanted: dict[str, 
         LabrunExecutor(tmp_path).update_parameters(**wanted)
 
 
-def test_too_much_is_not_pickled(tmp_path: Path) -> None:
+def test_too_large_pickles_are_refused(tmp_path: Path) -> None:
     pool = LabrunExecutor(tmp_path, max_pickle_size_gb=1e-5)
     with pytest.raises(RuntimeError, match="more than max_pickle_size_gb=1e-05"):
         pool.submit(len, b"x" * 100_000)
@@ -617,7 +617,7 @@ def shadow(x):
 
 
 @pytest.mark.parametrize("target", ["local", "inline"])
-def test_a_wrapped_task_and_what_a_user_sees_of_it(tmp_path: Path, target: str) -> None:
+def test_a_wrapped_task_shows_its_output_and_errors(tmp_path: Path, target: str) -> None:
     (tmp_path / "app.py").write_text(FAILING)
     (tmp_path / "library.py").write_text(LIBRARY)
     to = f"hydra.launcher.target={target}"

@@ -48,7 +48,7 @@ def spans(workspace: Path) -> list[tuple[int, str, str]]:
     return [(record.config["compute"]["cpus_per_run"], str(record.started), str(record.ended)) for record in found]
 
 
-def test_runs_have_the_cores_and_variables_that_they_ask_for(labrun: Command, workspace: Path) -> None:
+def test_runs_get_the_cores_and_variables_they_request(labrun: Command, workspace: Path) -> None:
     write(workspace)
     big = "+compute.environment.BIG=" + 100_000 * "x"  # more than a message holds
     done = labrun("-m", "model=shows", "model.seconds=1", "compute.cpus_per_run=1,2", "seed=1,2", big, *PLAIN)
@@ -60,8 +60,8 @@ def test_runs_have_the_cores_and_variables_that_they_ask_for(labrun: Command, wo
         assert sum(at_once) <= max(2, *at_once), "no more than the cores"
 
 
-def test_runs_see_the_gpus_that_they_ask_for(labrun_here: Command, workspace: Path) -> None:
-    """No GPU is touched: what each run is told to see."""
+def test_runs_see_the_gpus_they_request(labrun_here: Command, workspace: Path) -> None:
+    """No GPU is used: only the visible devices of each run are checked."""
     (workspace / "shows.py").write_text(
         "import os, sys, time\nprint('SEEN', os.environ['CUDA_VISIBLE_DEVICES'])\ntime.sleep(float(sys.argv[1]))\n"
     )
@@ -87,10 +87,10 @@ def test_a_run_uses_as_many_threads_as_it_has_cores(labrun: Command, workspace: 
         assert done.returncode == 0 and seen(workspace)[0][1:3] == ["1", "1"], done.stdout + done.stderr
         own = "+compute.environment.OMP_NUM_THREADS=2"
         assert labrun("model=shows", f"compute={target}", "compute.cpus_per_run=1", own, *PLAIN).returncode == 0
-        assert seen(workspace)[0][1:3] == ["2", "2"], "what a person says comes first"
+        assert seen(workspace)[0][1:3] == ["2", "2"], "the user's setting takes precedence"
 
 
-def test_inline_runs_are_one_at_a_time(refused_here: Refused) -> None:
+def test_inline_runs_cannot_be_concurrent(refused_here: Refused) -> None:
     assert "compute.max_parallel=2" in refused_here("-m", "seed=1,2", "compute=inline", "compute.max_parallel=2")
 
 
@@ -129,10 +129,10 @@ def with_gpus(workspace: Path, gpus: str, *arguments: str) -> Completed:
     return subprocess.run(command, cwd=workspace, capture_output=True, text=True, timeout=240, check=False)
 
 
-def test_a_process_for_each_gpu_of_a_run(workspace: Path) -> None:
-    """Two runs of two GPUs each, at once: what the four processes are told. They train on the processor, by gloo.
+def test_each_gpu_of_a_run_has_its_own_process(workspace: Path) -> None:
+    """Two concurrent runs of two GPUs each: the devices of their four processes, which train on the CPU, with gloo.
 
-    Over 15 s where the machine is busy: four processes train.
+    Over 15 s if the machine is busy: four processes train.
     """
     write(workspace)
     (workspace / "ranks.py").write_text(RANKS)

@@ -14,8 +14,8 @@ from labrun.backends.local import pickling
 
 
 @pytest.mark.parametrize("forgets", [False, True])
-def test_a_traceback_names_the_file(monkeypatch: pytest.MonkeyPatch, forgets: bool) -> None:
-    """As cloudpickle is, and as it is since 3.1.3."""
+def test_tracebacks_of_a_pickled_function_name_its_file(monkeypatch: pytest.MonkeyPatch, forgets: bool) -> None:
+    """With the installed cloudpickle, and with what versions since 3.1.3 do."""
     reduce = cloudpickle.cloudpickle._code_reduce
 
     def forgetting(code: types.CodeType) -> Any:

@@ -240,7 +240,7 @@ def test_kill_9_of_a_run_fails_that_run_alone(pool: LocalPool, submit: Callable[
     assert status(neighbour) == "completed"
 
 
-def test_a_run_over_its_time_or_memory_is_ended_and_says_so(pool: LocalPool, submit: Callable[..., Path]) -> None:
+def test_a_run_over_its_time_or_memory_fails_with_the_reason(pool: LocalPool, submit: Callable[..., Path]) -> None:
     slow, leaky = submit("fits", seconds=60), submit("leaks")
     pool.submit(slow, Resources(timeout_s=2))
     pool.submit(leaky, Resources(mem_gb=0.3))
@@ -249,9 +249,7 @@ def test_a_run_over_its_time_or_memory_is_ended_and_says_so(pool: LocalPool, sub
     assert status(leaky) == "failed" and "compute.mem_gb=0.3" in error(leaky).message
 
 
-def test_the_server_is_started_again_and_its_runs_with_it(
-    own_pool: LocalPool, submit_script: Callable[[float], Path]
-) -> None:
+def test_a_dead_server_is_restarted_with_its_runs(own_pool: LocalPool, submit_script: Callable[[float], Path]) -> None:
     runs = [submit_script(1.0) for _ in range(4)]
     for run in runs:
         own_pool.submit(run, Resources())
@@ -264,7 +262,7 @@ def test_the_server_is_started_again_and_its_runs_with_it(
     assert found[0].attempts[0].reason == "the fork server died"
 
 
-def test_an_interrupt_while_an_end_is_dealt_with_loses_nothing(
+def test_an_interrupt_while_a_run_is_finalized_loses_nothing(
     pool: LocalPool, submit: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, interrupted = close_ended, []
@@ -296,7 +294,7 @@ def test_a_failed_run_is_retried_and_keeps_the_reason(
     assert second.status == "failed" and len(second.attempts) == 3
 
 
-def test_a_request_cancels_one_and_the_others_go_on(pool: LocalPool, submit: Callable[..., Path]) -> None:
+def test_a_request_cancels_one_run_and_the_others_continue(pool: LocalPool, submit: Callable[..., Path]) -> None:
     one, other, waiting = submit("fits", seconds=60), submit("fits", seconds=3), submit("fits")
     for run in (one, other, waiting):
         pool.submit(run, Resources())
@@ -308,7 +306,7 @@ def test_a_request_cancels_one_and_the_others_go_on(pool: LocalPool, submit: Cal
     assert read_record(waiting).attempts == []
 
 
-def test_cancel_all_then_at_once_for_one_that_resists(pool: LocalPool, submit: Callable[..., Path]) -> None:
+def test_cancel_at_once_ends_a_run_that_ignores_cancel(pool: LocalPool, submit: Callable[..., Path]) -> None:
     polite, stubborn, waiting = submit("fits", seconds=60), submit("resists"), submit("fits")
     for run in (polite, stubborn, waiting):
         pool.submit(run, Resources())
@@ -322,7 +320,7 @@ def test_cancel_all_then_at_once_for_one_that_resists(pool: LocalPool, submit: C
 
 
 def test_a_hanging_server_does_not_block_the_runs(own_pool: LocalPool, submit_script: Callable[[float], Path]) -> None:
-    """Over 15 s: the pool gives it seconds before it calls that hanging."""
+    """Over 15 s: the pool waits some seconds before it considers the server hung."""
     first, second = submit_script(0), submit_script(0)
     own_pool.submit(first, Resources())
     until_done(own_pool)
@@ -334,7 +332,7 @@ def test_a_hanging_server_does_not_block_the_runs(own_pool: LocalPool, submit_sc
     assert [status(first), status(second)] == ["completed", "canceled"]
 
 
-def test_children_die_with_their_supervisor(own_pool: LocalPool, submit_script: Callable[[float], Path]) -> None:
+def test_runs_die_with_their_supervisor(own_pool: LocalPool, submit_script: Callable[[float], Path]) -> None:
     run = submit_script(60)
     own_pool.submit(run, Resources())
     until(own_pool, lambda: acting(run))
