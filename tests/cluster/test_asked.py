@@ -65,7 +65,7 @@ def submit(fake_slurm: Path, workspace: Path) -> Submit:
     return run
 
 
-def test_runs_of_equal_needs_are_an_array(submit: Submit) -> None:
+def test_runs_with_equal_resources_form_an_array(submit: Submit) -> None:
     first, second = submit(*({"cpus_per_run": cpus, "max_parallel": 4} for cpus in (1, 1, 1, 2)))
     assert (first["array"], first["cpus-per-task"]) == ("0-2%3", "1")
     assert "array" not in second and second["cpus-per-task"] == "2"
@@ -75,10 +75,10 @@ def test_runs_of_equal_needs_are_an_array(submit: Submit) -> None:
 
 def test_one_limit_holds_for_all_arrays_of_a_sweep(submit: Submit) -> None:
     (first,) = submit(*({"cpus_per_run": cpus, "max_parallel": 2} for cpus in (1, 1, 1, 2)))
-    assert first["array"] == "0-2%2", "the run with other needs waits"
+    assert first["array"] == "0-2%2", "the run with other resources waits"
 
 
-def test_several_runs_of_a_job_share_what_they_ask_for(submit: Submit) -> None:
+def test_packed_runs_share_the_resources_of_their_job(submit: Submit) -> None:
     wish = {"runs_per_job": 4, "mem_gb": 1, "gpus_per_run": 1, "runs_per_gpu": 2}
     (asked,) = submit(wish, wish, wish, wish)
     # a node has two cores
@@ -90,8 +90,8 @@ def test_processes_of_a_run_share_its_gpus(submit: Submit) -> None:
     assert (asked["gpus-per-node"], asked["ntasks-per-node"]) == ("2", "2")
 
 
-def test_more_time_than_a_run_may_take_is_asked_for(submit: Submit) -> None:
-    """The time to begin and to save comes on top, since Slurm warns up to a minute early."""
+def test_a_job_requests_more_time_than_its_runs_limit(submit: Submit) -> None:
+    """Time to start and to save is added, since Slurm warns up to a minute early."""
     (asked,) = submit({"timeout_min": 1})
     assert asked["time"] == "3" and asked["signal"] == "USR2@15"
 
@@ -103,7 +103,7 @@ def test_more_time_than_a_run_may_take_is_asked_for(submit: Submit) -> None:
         ("qos", "FAKE_QOS", "normal|\nbrief|00:01:00"),
     ],
 )
-def test_no_more_time_is_asked_for_than_may_be(
+def test_a_job_requests_at_most_the_clusters_time_limit(
     submit: Submit, monkeypatch: pytest.MonkeyPatch, by: str, variable: str, answer: str
 ) -> None:
     monkeypatch.setenv(variable, answer)
@@ -111,7 +111,7 @@ def test_no_more_time_is_asked_for_than_may_be(
     assert (asked["time"], asked[by]) == ("1", "brief")
 
 
-def test_a_run_s_variables_are_let_through_and_stand_in_no_file(fake_slurm: Path, submit: Submit) -> None:
+def test_variables_are_exported_and_written_to_no_file(fake_slurm: Path, submit: Submit) -> None:
     (asked,) = submit({"environment": {"FIRST": "its value"}, "extra": {"export": "NONE"}})
     assert asked["export"] == "FIRST"
     assert "its value" not in "".join(
@@ -142,10 +142,10 @@ def test_resources_that_the_cluster_lacks_are_refused(fake_slurm: Path, refused_
     ("nodes", "is_final"),
     [("idle\nmixed-\nallocated\nplanned", True), ("idle\ndown*", False), ("idle\ndrained", False)],
 )
-def test_a_node_that_is_not_there_is_refused_if_all_nodes_are_up(
+def test_a_missing_node_is_refused_only_if_all_nodes_are_up(
     fake_slurm: Path, monkeypatch: pytest.MonkeyPatch, nodes: str, is_final: bool
 ) -> None:
-    """With a node down, sbatch says the same of what that node has."""
+    """While a node is down, sbatch gives the same answer for that node's resources."""
     monkeypatch.setenv("FAKE_NODES", nodes)
     monkeypatch.setenv("FAKE_REFUSAL", "allocation failure: Requested node configuration is not available")
     compute = Compute("slurm", extra={"gres": "gpu:a100:1"})
@@ -153,7 +153,7 @@ def test_a_node_that_is_not_there_is_refused_if_all_nodes_are_up(
     assert [line.rpartition(": ")[2] for line in told] == ["Requested node configuration is not available"] * is_final
 
 
-def test_only_networks_have_several_nodes(fake_slurm: Path, refused_here: Refused) -> None:
+def test_several_nodes_are_refused_for_models_other_than_networks(fake_slurm: Path, refused_here: Refused) -> None:
     assert "model=logistic_regression" in refused_here("compute=slurm", "compute.nodes=2", "tracking=none")
 
 
@@ -166,14 +166,14 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
-def test_what_sbatch_itself_refuses_is_reported_in_its_words(cluster: None, refused_here: Refused, name: str) -> None:
+def test_refusals_of_sbatch_are_reported_in_its_words(cluster: None, refused_here: Refused, name: str) -> None:
     wishes, words = UNKNOWN[name]
     assert words in refused_here(*SLURM, *wishes)
     assert not squeue()
 
 
 @pytest.mark.parametrize("by", ["partition", "qos"])
-def test_limits_of_time_are_read_from_the_cluster(cluster: None, by: str) -> None:
+def test_time_limits_are_read_from_the_cluster(cluster: None, by: str) -> None:
     name = f"brief{os.getpid()}"
     made = ["scontrol", "create", f"partitionname={name}", "nodes=ALL", "maxtime=1", "priorityjobfactor=1"]
     gone = ["scontrol", "delete", f"partitionname={name}"]

@@ -33,7 +33,7 @@ if __name__ == "__main__":
 """
 
 
-def test_an_application_that_knows_nothing_of_labrun(workspace: Path) -> None:
+def test_a_plain_hydra_application_runs_as_jobs(workspace: Path) -> None:
     """Over 15 s: several jobs, each a new interpreter."""
     (workspace / "app.py").write_text(PLAIN_APPLICATION)
     command = program("python", "app.py", *LABRUN, "+x=1,2,3,4")
@@ -44,7 +44,7 @@ def test_an_application_that_knows_nothing_of_labrun(workspace: Path) -> None:
     assert "x is 1 in job" in printed and "x is 2 in job" in printed
 
 
-def test_an_application_runs_on_several_nodes_after_the_lines_of_setup(workspace: Path) -> None:
+def test_an_application_runs_on_several_nodes_after_its_setup(workspace: Path) -> None:
     (workspace / "app.py").write_text(PLAIN_APPLICATION.replace('"x is"', 'os.environ["SLURM_NNODES"], "nodes, x is"'))
     command = program(
         "python",
@@ -62,8 +62,8 @@ def test_an_application_runs_on_several_nodes_after_the_lines_of_setup(workspace
     assert printed.count("2 nodes, x is 1") == 2 and (workspace / "was-here").exists(), "on each of the nodes"
 
 
-def test_an_application_that_is_late_fails_and_is_not_begun_again(workspace: Path) -> None:
-    """Over 15 s: Slurm looks at limits twice a minute."""
+def test_an_application_over_its_time_fails_without_a_retry(workspace: Path) -> None:
+    """Over 15 s: Slurm checks time limits twice a minute."""
     late = PLAIN_APPLICATION.replace(
         "    if config.x == 3", "    import time; time.sleep(400 * (config.x == 2))\n    if config.x == 3"
     )
@@ -84,10 +84,10 @@ def test_an_application_that_is_late_fails_and_is_not_begun_again(workspace: Pat
     assert (time.monotonic() - began) < 90, "not when Slurm would have ended it, after three minutes"
 
 
-def test_a_pickle_of_somebody_else_is_not_loaded(workspace: Path) -> None:
-    """Here this user's own, but open to others, in the place of the one that was submitted.
+def test_a_pickle_that_others_can_write_is_not_loaded(workspace: Path) -> None:
+    """It replaces the submitted one, and belongs to this user, but others can write it.
 
-    Over 15 s: Slurm tells of a job that has failed only after a while.
+    Over 15 s: Slurm reports a failed job only after a while.
     """
     (workspace / "app.py").write_text(
         "import hydra, time\n\n\n@hydra.main(version_base='1.3', config_path=None, config_name=None)\n"

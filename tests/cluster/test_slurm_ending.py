@@ -44,7 +44,7 @@ class StopWhenAsked(Callback):
 """
 
 
-def test_cancel_ends_a_running_run_and_one_that_waits(workspace: Path) -> None:
+def test_cancel_ends_running_and_waiting_runs(workspace: Path) -> None:
     sweep = begin(workspace, "-m", *sleeping(workspace, 60), "seed=1,2,3", "compute.max_parallel=1")
     wait_for(lambda: statuses(workspace).count("running") == 1)
     folder = sweep_dir(workspace)
@@ -56,7 +56,7 @@ def test_cancel_ends_a_running_run_and_one_that_waits(workspace: Path) -> None:
     wait_for(lambda: not squeue())
 
 
-def test_scancel_by_hand_of_a_part_that_waits(workspace: Path) -> None:
+def test_scancel_of_a_waiting_array_task_cancels_only_its_run(workspace: Path) -> None:
     limits = ("compute.max_parallel=1", "+compute.extra.exclude=[n3,n4]")
     sweep = begin(workspace, "-m", *sleeping(workspace, 5), "seed=1,2", *limits)
     wait_for(lambda: "running" in statuses(workspace))
@@ -66,7 +66,7 @@ def test_scancel_by_hand_of_a_part_that_waits(workspace: Path) -> None:
     assert sorted(statuses(workspace)) == ["canceled", "completed"] and sweep.returncode == 1
 
 
-def test_scancel_by_hand_is_a_canceled_run(workspace: Path) -> None:
+def test_scancel_cancels_the_run(workspace: Path) -> None:
     run = begin(workspace, *sleeping(workspace, 60))
     wait_for(lambda: has_begun(workspace))
     subprocess.run(["scancel", *squeue()], check=True)
@@ -82,7 +82,7 @@ def has_attempts(workspace: Path, *statuses: str) -> bool:
     return [attempt.status for attempt in single(workspace).attempts] == [*statuses]
 
 
-def test_a_network_that_is_preempted_goes_on_from_its_checkpoint(workspace: Path) -> None:
+def test_a_preempted_network_resumes_from_its_checkpoint(workspace: Path) -> None:
     """Over 15 s: two jobs that import PyTorch."""
     (workspace / "asked.py").write_text(ASKED)
     endless = ("trainer.max_epochs=1000000", "+callbacks.asked._target_=asked.StopWhenAsked")
@@ -104,8 +104,8 @@ def test_a_network_that_is_preempted_goes_on_from_its_checkpoint(workspace: Path
     assert len(lines) == len(set(lines))
 
 
-def test_packed_runs_that_are_preempted_begin_again_or_stay_done(workspace: Path) -> None:
-    """Over 15 s: a run of ten seconds begins twice."""
+def test_preempted_packed_runs_restart_unless_completed(workspace: Path) -> None:
+    """Over 15 s: a run of ten seconds starts twice."""
     words = write_script(workspace, "import sys, time\ntime.sleep(float(sys.argv[1]))\n")
     sweep = begin(workspace, "-m", *words, "+script.positional=[1],[10]", "compute.runs_per_job=2", *SLURM)
     wait_for(lambda: sorted(statuses(workspace)) == ["completed", "running"], 120)
@@ -135,7 +135,7 @@ time.sleep(600)
 
 
 @pytest.mark.parametrize("ends", ["out of time", "requeued"])
-def test_a_script_whose_job_ends_early_saves_its_state_and_goes_on(workspace: Path, ends: str) -> None:
+def test_a_script_whose_job_ends_early_saves_its_state_and_resumes(workspace: Path, ends: str) -> None:
     """labrun signals the script: at its own time limit, or because Slurm has signaled the job.
 
     Over 15 s: the time limit itself, and two jobs.
@@ -160,17 +160,17 @@ def test_a_script_whose_job_ends_early_saves_its_state_and_goes_on(workspace: Pa
     assert found()[1], "the state of the first attempt"
 
 
-def test_a_run_without_a_checkpoint_that_is_out_of_time_has_failed(workspace: Path, labrun: Command) -> None:
-    """Over 15 s: that time itself."""
+def test_a_run_out_of_time_without_a_checkpoint_fails(workspace: Path, labrun: Command) -> None:
+    """Over 15 s: the time limit itself."""
     done = labrun(*sleeping(workspace, 300), "compute.timeout_min=0.1")
     assert done.returncode == 1 and "compute.timeout_min=0.1" in done.stderr, done.stderr
     assert single(workspace).status == "failed"
 
 
-def test_a_run_has_all_of_its_time(workspace: Path) -> None:
-    """Slurm gets to know of a limit with the time to begin and to save on top, since it warns up to a minute early.
+def test_a_run_gets_its_whole_time_limit(workspace: Path) -> None:
+    """Slurm gets a limit that includes time to start and to save, since it warns up to a minute early.
 
-    Over 15 s: that time itself.
+    Over 15 s: the time limit itself.
     """
     run = begin(workspace, *sleeping(workspace, 9), "compute.timeout_min=0.2")
     wait_for(lambda: list(squeue("%l").values()) == ["2:00"])
@@ -179,7 +179,7 @@ def test_a_run_has_all_of_its_time(workspace: Path) -> None:
     assert run.returncode == 0 and record.status == "completed" and len(record.attempts) == 1
 
 
-def test_a_run_completes_although_slurm_warns_of_its_end_at_once(workspace: Path) -> None:
+def test_a_run_completes_even_if_slurm_warns_at_once(workspace: Path) -> None:
     """In a partition of one minute there is no time to spare."""
     name = f"short{os.getpid()}"
     made = ["scontrol", "create", f"partitionname={name}", "nodes=ALL", "maxtime=1", "priorityjobfactor=1"]
@@ -194,7 +194,7 @@ def test_a_run_completes_although_slurm_warns_of_its_end_at_once(workspace: Path
         wait_for(lambda: subprocess.run(gone, capture_output=True).returncode == 0)  # not while a job is ending in it
 
 
-def test_a_run_whose_node_dies_is_unreachable_and_then_runs_again(workspace: Path) -> None:
+def test_a_run_is_requeued_when_its_node_dies(workspace: Path) -> None:
     """Its slurmd is killed for real: unreachable, not lost, until Slurm requeues the job by itself.
 
     Slurm takes half a minute to end the job's steps and to take the node back.
@@ -218,8 +218,8 @@ def test_a_run_whose_node_dies_is_unreachable_and_then_runs_again(workspace: Pat
     assert record.job.more["restarts"] == 1
 
 
-def test_without_accounting_a_job_that_dies_is_noticed(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no database is kept, sacct says so and fails: squeue and the heartbeat must do.
+def test_a_dead_job_is_noticed_without_accounting(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an accounting database sacct fails, so squeue and the heartbeat must suffice.
 
     Over 15 s: the heartbeat has to be old first.
     """
@@ -251,7 +251,7 @@ time.sleep(2 if "--ends" in sys.argv else 600)
 
 
 @pytest.mark.parametrize("how", ["over its time", "by itself"])
-def test_what_a_packed_run_leaves_behind_is_ended_with_it(workspace: Path, how: str) -> None:
+def test_processes_that_a_packed_run_leaves_behind_are_ended(workspace: Path, how: str) -> None:
     """Over 15 s: the run's time, or the job's, has to pass."""
     words = write_script(workspace, LEAVING)
     limit = ["compute.timeout_min=0.1"] if how == "over its time" else ["+script.positional=[--ends]"]

@@ -30,8 +30,8 @@ if rank == "0":
 """Beginning of a module that fails in rank 1 while rank 0 waits for it, as if to train; neither imports PyTorch."""
 
 
-def test_an_error_of_another_process_is_reported(workspace: Path, labrun: Command) -> None:
-    """One that occurs while they train is a test of the pool's (`tests/tasks/test_loaders.py`)."""
+def test_an_error_of_the_second_process_is_reported(workspace: Path, labrun: Command) -> None:
+    """An error during training is tested with the pool, in `tests/tasks/test_loaders.py`."""
     write_failing(workspace, SECOND)
     done = labrun(*SLURM, "model=failing", "compute.nodes=2")
     assert done.returncode == 1, done.stdout + done.stderr
@@ -56,7 +56,7 @@ if job and os.readlink("first") == job:
 """Beginning of a module that fails in rank 0 of its first job, while rank 1 hangs; it imports no PyTorch until then."""
 
 
-def test_a_run_of_several_processes_on_a_node_is_retried(workspace: Path, labrun: Command) -> None:
+def test_a_run_of_several_processes_is_retried(workspace: Path, labrun: Command) -> None:
     """Over 15 s: two processes import PyTorch on the machine's cores."""
     write_failing(workspace, FIRST)
     done = labrun(
@@ -90,8 +90,8 @@ from pytorch_lightning import LightningModule as Waiting
 """Source of a network that rank 0 has imported only when its run is canceled, and rank 1 never."""
 
 
-def test_a_run_of_two_nodes_that_is_canceled_before_it_trains_leaves_none(workspace: Path) -> None:
-    """The other process would wait for the first one, and keep the job alive."""
+def test_canceling_a_run_on_two_nodes_before_training_ends_its_job(workspace: Path) -> None:
+    """Otherwise the second process would wait for the first one, and keep the job alive."""
     (workspace / "waiting.py").write_text(WAITING)
     (workspace / "conf" / "model").mkdir(parents=True)
     (workspace / "conf" / "model" / "waiting.yaml").write_text("_target_: waiting.Waiting\n")

@@ -34,7 +34,7 @@ def test_another_controller_takes_over_detached_jobs(workspace: Path, labrun: Co
     assert [len(record.attempts) for record in found] == [1] * 4, "the jobs were found again, none was submitted twice"
 
 
-def test_a_submission_whose_id_was_never_written_is_found_again(workspace: Path, labrun: Command) -> None:
+def test_a_submission_without_a_recorded_id_is_found_again(workspace: Path, labrun: Command) -> None:
     """Over 15 s: jobs are new interpreters."""
     values = ("-m", *sleeping(workspace, 6), "seed=1,2")
     sweep = begin(workspace, *values)
@@ -51,7 +51,7 @@ def test_a_submission_whose_id_was_never_written_is_found_again(workspace: Path,
 
 
 def test_resuming_on_this_machine_ends_the_jobs_first(workspace: Path, labrun: Command) -> None:
-    """A job that Slurm might requeue by itself must not meet the run that was resumed on this machine.
+    """Otherwise Slurm might requeue a job whose run has been resumed on this machine.
 
     Over 15 s: jobs are new interpreters.
     """
@@ -68,7 +68,7 @@ def test_resuming_on_this_machine_ends_the_jobs_first(workspace: Path, labrun: C
     finished(resumed)
 
 
-def test_a_job_that_was_submitted_again_leaves_the_run_alone(workspace: Path, labrun: Command) -> None:
+def test_a_duplicate_job_does_not_touch_the_run(workspace: Path, labrun: Command) -> None:
     run = begin(workspace, *sleeping(workspace, 5))
     wait_for(lambda: has_begun(workspace))
     (folder,) = workspace.glob("outputs/[!.]*/*")

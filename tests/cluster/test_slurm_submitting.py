@@ -27,16 +27,16 @@ from slurm_jobs import (
 __all__ = ["no_jobs_left"]
 
 
-def test_one_run(workspace: Path, labrun: Command) -> None:
+def test_a_single_run_completes_as_a_job(workspace: Path, labrun: Command) -> None:
     done = labrun(*sleeping(workspace, 0), "compute.setup=[touch was-here]")
     assert done.returncode == 0, done.stderr
-    assert (workspace / "was-here").exists(), "the lines of compute.setup come before the work"
+    assert (workspace / "was-here").exists(), "the lines of compute.setup run first"
     record = single(workspace)
     assert record.status == "completed" and record.job is not None and record.job.node.startswith("n")
     assert "VERSION one" in done.stdout, "its log is shown here"
 
 
-def test_an_array_with_different_needs_and_names_in_squeue(workspace: Path) -> None:
+def test_runs_with_different_resources_form_arrays(workspace: Path) -> None:
     """Over 15 s: jobs wait for one another, and each is a new interpreter."""
     words = (*sleeping(workspace, 1), "seed=1,2,3", "compute.cpus_per_run=1,2", "compute.max_parallel=2", "name=nice")
     sweep = begin(workspace, "-m", *words)
@@ -82,7 +82,7 @@ def test_edits_while_jobs_wait_change_nothing(workspace: Path) -> None:
     assert all("VERSION one" in path.read_text() for path in workspace.glob("multirun/*/*/*/driver.log"))
 
 
-def test_runs_of_a_job_have_gpus_of_their_own_or_share_one(workspace: Path, labrun: Command) -> None:
+def test_packed_runs_have_their_own_gpus_or_share_one(workspace: Path, labrun: Command) -> None:
     words = (*write_device_script(workspace), "compute=slurm_gpu", "compute.runs_per_job=2")
     done = labrun("-m", *words, "seed=1,2", "compute.runs_per_gpu=1,2")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -91,8 +91,8 @@ def test_runs_of_a_job_have_gpus_of_their_own_or_share_one(workspace: Path, labr
     assert {first, second} == {"0", "1"} and shared == also_shared
 
 
-def test_a_job_that_ends_before_its_run_begins_says_why(workspace: Path, labrun: Command) -> None:
-    """Over 15 s: Slurm tells of a job that has failed only after a while."""
+def test_a_job_that_ends_before_its_run_is_reported(workspace: Path, labrun: Command) -> None:
+    """Over 15 s: Slurm reports a failed job only after a while."""
     done = labrun(*SLURM, "compute.srun_args=[--foo]")
     assert done.returncode == 1 and "srun: unrecognized option '--foo'" in done.stderr, done.stderr
     assert "driver.log" not in done.stderr
@@ -103,10 +103,8 @@ def test_a_job_that_ends_before_its_run_begins_says_why(workspace: Path, labrun:
 PRINTING = "import os\nprint('FOUND', os.environ.get('FIRST'), os.environ.get('OMP_NUM_THREADS'))\n"
 
 
-def test_variables_arrive_whatever_else_is_exported_and_whichever_interpreter_runs(
-    workspace: Path, labrun: Command
-) -> None:
-    """The interpreter is this one, by its path: its own packages are used, not the submitter's import path."""
+def test_variables_reach_runs_under_any_export_and_interpreter(workspace: Path, labrun: Command) -> None:
+    """The interpreter is this one, given by its path: it uses its own packages, not the submitter's import path."""
     words = write_script(workspace, PRINTING)
     done = labrun(
         *words,
@@ -123,7 +121,7 @@ def test_variables_arrive_whatever_else_is_exported_and_whichever_interpreter_ru
 
 
 def test_a_job_can_submit_jobs(workspace: Path) -> None:
-    """What Slurm tells the outer job of itself is not for the inner one: its place in an array, its memory."""
+    """Slurm's variables of the outer job, such as its array index and memory, must not reach the inner one."""
     inner = shlex.join(program("labrun", *sleeping(workspace, 0), "compute.mem_gb=1", cold=True))
     command = ["sbatch", "--wait", "--array=3", "--mem-per-cpu=500", "--output=outer.txt", f"--wrap={inner}"]
     done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, timeout=240)
