@@ -26,7 +26,7 @@ from labrun.submission import conda, environments, pythons
         ("x=*", "x", ""),
     ],
 )
-def test_a_specification_of_conda_s(text: str, name: str, version: str) -> None:
+def test_conda_specifications_become_pip_requirements(text: str, name: str, version: str) -> None:
     assert conda.parse_spec(text) == (name, version)
 
 
@@ -50,7 +50,7 @@ dependencies:
 """
 
 
-def test_a_conda_file(tmp_path: Path) -> None:
+def test_a_conda_file_gives_requirements_and_python(tmp_path: Path) -> None:
     file = tmp_path / "env.yml"
     file.write_text(FILE)
     (tmp_path / "more.txt").write_text("attrs\n")
@@ -68,14 +68,14 @@ def test_a_conda_file(tmp_path: Path) -> None:
         conda.read(file)
 
 
-def test_azure_s_packages_are_left_out_of_a_requirements_file(tmp_path: Path) -> None:
+def test_azure_packages_are_left_out_of_a_requirements_file(tmp_path: Path) -> None:
     file = tmp_path / "requirements.txt"
     file.write_text("# ours\nazureml-core==1.0  # theirs\nsix==1.16  # a comment\n")
     assert environments.plan(file, azureml=True).lines == ("six==1.16",)
     assert environments.plan(file).lines is None
 
 
-def test_a_python_that_is_not_here_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_python_version_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "env.yml"
     file.write_text("dependencies: [python=3.6, mkl, six]\n")
     monkeypatch.setattr(pythons, "_version_of", lambda path: None)
@@ -84,7 +84,7 @@ def test_a_python_that_is_not_here_is_reported(tmp_path: Path, monkeypatch: pyte
     assert "python==3.6.* is not installed" in plan.told[0] and "mkl" in plan.told[1]
 
 
-def test_interpreters_by_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interpreters_are_found_by_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there = {"a": (3, 6, 2), "b": (3, 6, 15), "c": (3, 8, 1), sys.executable: sys.version_info[:3]}
     monkeypatch.setattr(pythons, "_places", lambda minor: iter(["none", *there]))
     monkeypatch.setattr(pythons, "_version_of", there.get)

@@ -16,7 +16,7 @@ def listed(workspace: Path) -> list[str]:
     return sorted(json.loads(line)["folder"] for line in found.stdout.splitlines())
 
 
-def test_a_sweep_in_a_folder_of_its_own_is_found_and_resumed(labrun: Command, workspace: Path) -> None:
+def test_a_sweep_in_a_custom_folder_is_found_and_resumed(labrun: Command, workspace: Path) -> None:
     where = ("-m", "hydra.sweep.dir=mine", *PLAIN)
     assert labrun(*where, "seed=1,2").returncode == 0
     assert labrun("-m", "seed=7", *PLAIN).returncode == 0, "another sweep of the name, later, where sweeps lie"
@@ -38,18 +38,18 @@ def test_runs_in_deeper_folders_are_found_and_resumed(labrun: Command, workspace
     assert len(listed(workspace)) == 3 and lab(workspace, "runs", "show", "last").returncode == 0
 
 
-def test_a_single_run_in_a_folder_of_its_own_is_found(labrun: Command, workspace: Path) -> None:
+def test_a_single_run_in_a_custom_folder_is_found(labrun: Command, workspace: Path) -> None:
     assert labrun("hydra.run.dir=here", *PLAIN).returncode == 0
     assert listed(workspace) == [str(workspace / "here")]
     refused = labrun("-m", "seed=1,2", "sweep.resume=here", *PLAIN)
     assert refused.returncode == 2 and "that is a single run, not a sweep" in refused.stderr
 
 
-def test_a_workspace_that_is_a_run_itself_is_never_removed(labrun: Command, workspace: Path) -> None:
+def test_a_workspace_that_is_itself_a_run_is_never_removed(labrun: Command, workspace: Path) -> None:
     (workspace / "thesis.tex").write_text("all of it")
     assert labrun("hydra.run.dir=.", *PLAIN).returncode == 0
     assert labrun("hydra.run.dir=mine", *PLAIN).returncode == 0
-    (workspace / "mine" / "notes.txt").write_text("a person's own")
+    (workspace / "mine" / "notes.txt").write_text("the user's own")
     assert labrun("hydra.run.dir=its", *PLAIN).returncode == 0
     for folder in (workspace, workspace / "mine"):
         refused = lab(workspace, "runs", "rm", str(folder), "--yes")
@@ -75,7 +75,7 @@ def test_a_single_run_is_never_the_last_sweep(labrun: Command, workspace: Path) 
     assert not (workspace / "here" / "0").exists()
 
 
-def test_what_the_environment_gave_tells_runs_apart(labrun: Command, workspace: Path) -> None:
+def test_values_from_the_environment_distinguish_runs(labrun: Command, workspace: Path) -> None:
     (workspace / "conf" / "experiment").mkdir(parents=True)
     (workspace / "conf" / "experiment" / "mine.yaml").write_text(
         "# @package _global_\nmodel:\n  regularization: ${oc.decode:${oc.env:RATE}}\n"

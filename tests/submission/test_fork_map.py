@@ -25,7 +25,7 @@ def flat(parts: Sequence[tuple[bool, list[int]]]) -> list[int]:
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 6, 7, 40])
-def test_parts_come_in_their_order(count: int) -> None:
+def test_results_keep_the_order_of_parts(count: int) -> None:
     parts = fork_map(range(count), lambda part: (os.getpid() == HERE, [2 * n for n in part]), lambda: None, least=3)
     assert flat(parts) == [2 * n for n in range(count)]
     assert [here for here, _ in parts] == [False] * (len(parts) - 1) + [True]
@@ -33,7 +33,7 @@ def test_parts_come_in_their_order(count: int) -> None:
 
 
 @pytest.mark.parametrize("way", ["speaks", "logs", "changes", "is killed", "fails", "gives what cannot be pickled"])
-def test_what_a_fork_cannot_do_is_done_here(way: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_work_that_a_fork_cannot_do_is_repeated_in_this_process(way: str, capsys: pytest.CaptureFixture[str]) -> None:
     known: dict[int, int] = {}
 
     def work(part: Sequence[int]) -> tuple[bool, list[int]]:
@@ -61,7 +61,7 @@ def test_what_a_fork_cannot_do_is_done_here(way: str, capsys: pytest.CaptureFixt
     assert known == ({1: 1} if way == "changes" else {})
 
 
-def test_an_error_here_ends_the_forks() -> None:
+def test_an_error_in_this_process_ends_the_forks() -> None:
     def work(part: Sequence[int]) -> None:
         if os.getpid() == HERE:
             raise KeyboardInterrupt

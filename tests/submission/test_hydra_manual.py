@@ -103,10 +103,10 @@ QUIET = ("tracking=none", "report=none")
 JOB = ("hydra/callbacks=note", "hydra.job.chdir=true", "hydra/job_logging=default", "hydra.verbose=[telling]")
 
 
-def test_a_job_of_a_sweep_has_what_the_manual_says(project: Path, labrun: Command) -> None:
-    """Callbacks, variables, logging, folder and `HydraConfig`; a run that failed is told as one.
+def test_a_sweeps_job_behaves_as_hydras_manual_says(project: Path, labrun: Command) -> None:
+    """Callbacks, variables, logging, folder and `HydraConfig`; a failed run is reported as failed.
 
-    It starts the pool, whose processes are what is tested: up to 20 s where other tests want the cores.
+    It starts the pool, whose processes are tested: up to 20 s if other tests use the cores.
     """
     variable = "+hydra.job.env_set.MINE=sesame${hydra:job.num}"
     done = labrun("-m", "model=telling", "model.fails=true,false", "seed=1", variable, *JOB, *QUIET)
@@ -129,8 +129,8 @@ def test_a_job_of_a_sweep_has_what_the_manual_says(project: Path, labrun: Comman
     assert not (runs[0] / "outputs" / ".labrun").exists()
 
 
-def test_a_single_run_that_fails_is_reported_to_callbacks_wherever_it_is(project: Path, labrun: Command) -> None:
-    """It starts a process for each of two places: up to 20 s where other tests want the cores."""
+def test_a_failed_single_run_is_reported_to_callbacks(project: Path, labrun: Command) -> None:
+    """Inline and in the pool, each in a new process: up to 20 s if other tests use the cores."""
     for place in ("inline", "local"):
         done = labrun("model=telling", "model.fails=true", f"compute={place}", *JOB, *QUIET)
         assert done.returncode == 1
@@ -140,7 +140,7 @@ def test_a_single_run_that_fails_is_reported_to_callbacks_wherever_it_is(project
         assert not (run_dir / "outputs" / ".labrun").exists()
 
 
-def test_an_inline_sweep_and_a_search_have_the_same_jobs(project: Path, labrun_here: Command) -> None:
+def test_an_inline_sweep_and_a_search_call_the_same_callbacks(project: Path, labrun_here: Command) -> None:
     arguments = ("-m", "model=telling", "seed=1,2", "compute=inline", *JOB, *QUIET)
     assert labrun_here(*arguments).returncode == 0
     both = ["start 1 0", "end 1 COMPLETED", "start 2 1", "end 2 COMPLETED"]
@@ -151,7 +151,7 @@ def test_an_inline_sweep_and_a_search_have_the_same_jobs(project: Path, labrun_h
     assert len(list(project.glob("multirun/*/*/*/app.log"))) == 3
 
 
-def test_the_commands_of_a_search_name_where_its_configs_lie(project: Path, labrun_here: Command) -> None:
+def test_suggested_commands_of_a_search_name_its_config_folders(project: Path, labrun_here: Command) -> None:
     for folder in ("team", "more"):
         (project / folder / "model").mkdir(parents=True)
         (project / folder / "model" / f"{folder}.yaml").write_text("# Of a folder.\ndefaults: [telling, _self_]\n")
@@ -177,7 +177,7 @@ def test_the_commands_of_a_search_name_where_its_configs_lie(project: Path, labr
     assert "team                  Of a folder." in shown
 
 
-def test_each_run_of_a_sweep_over_a_group_is_composed_with_a_key_of_its_options(
+def test_keys_are_checked_for_each_option_of_a_swept_group(
     project: Path, labrun_here: Command, refused_here: Refused
 ) -> None:
     done = labrun_here("-m", "model=telling,other", "model.max_iter=5", "compute=inline", *QUIET)
@@ -192,8 +192,8 @@ def test_each_run_of_a_sweep_over_a_group_is_composed_with_a_key_of_its_options(
     )
 
 
-def test_a_node_of_the_user_holds_values_for_others(project: Path, labrun_here: Command, refused_here: Refused) -> None:
-    """`vars`, and any that a value refers to; one that nothing refers to may be a mistyped key."""
+def test_a_users_own_node_can_hold_shared_values(project: Path, labrun_here: Command, refused_here: Refused) -> None:
+    """`vars`, or any node that a value refers to; a node without references may be a mistyped key."""
     done = labrun_here("experiment=shared", "model=telling", "vars.n=9", *QUIET)
     assert done.returncode == 0, done.stderr
     (record,) = (json.loads(path.read_text()) for path in project.glob("outputs/*/*/run.json"))
@@ -252,17 +252,17 @@ ONCE = "applies to the whole sweep"
         pytest.param(["notes=caf\udce9"], "notes=caf\\udce9: this is not UTF-8", id="not UTF-8"),
     ],
 )
-def test_what_cannot_be_had_is_one_message(
+def test_unsupported_settings_are_refused_in_one_message(
     project: Path, refused_here: Refused, arguments: list[str], said: str
 ) -> None:
     assert said in refused_here(*arguments)
     assert not Path("multirun").exists() and {path.name for path in Path().glob("outputs/*")} <= {".labrun"}
 
 
-def test_the_commands_of_a_search_take_variables_from_where_they_are(
+def test_suggested_commands_of_a_search_refer_to_variables(
     project: Path, labrun_here: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A record has only their names, and `***` would be another value."""
+    """A record has only the variables' names, and `***` would be another value."""
     given = ("+hydra.job.env_set.MINE=one", "+compute.environment.OTHER=two")
     search = ("sweep=random", "sweep.max_trials=1", "sweep.metric=accuracy", "compute=inline")
     done = labrun_here("-m", "model=telling", "model.max_iter=range(20,22)", *search, *given, "tracking=none")
@@ -276,8 +276,8 @@ def test_the_commands_of_a_search_take_variables_from_where_they_are(
     assert " one " in labrun_here(*again, MINE="one").stdout
 
 
-def test_a_users_own_plug_ins(workspace: Path, labrun: Command) -> None:
-    """`hydra_plugins/` in the working folder: places of configs, and structured configs."""
+def test_a_users_hydra_plugins_are_used(workspace: Path, labrun: Command) -> None:
+    """`hydra_plugins/` in the working folder: search paths of configs, and structured configs."""
     (workspace / "hydra_plugins").mkdir()
     (workspace / "hydra_plugins" / "mine.py").write_text(PLUG_IN.format(folder=workspace / "more"))
     (workspace / "more" / "experiment").mkdir(parents=True)
@@ -291,7 +291,7 @@ def test_a_users_own_plug_ins(workspace: Path, labrun: Command) -> None:
     assert refused.returncode == 2 and "model.max_iter=abc: Value 'abc' of type 'str' could not be" in refused.stderr
 
 
-def test_a_working_folder_that_is_not_utf8_is_one_message(
+def test_a_working_folder_that_is_not_utf8_is_refused(
     tmp_path: Path, refused_here: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
@@ -300,7 +300,7 @@ def test_a_working_folder_that_is_not_utf8_is_one_message(
     assert "the working folder" in refused_here("report=none")
 
 
-def test_files_of_hydra_lie_where_they_are_wanted_and_hold_no_variable(project: Path, labrun_here: Command) -> None:
+def test_hydras_files_are_in_the_given_folder_without_secrets(project: Path, labrun_here: Command) -> None:
     for subfolder in ("null", "meta"):
         done = labrun_here(
             "model=telling", f"hydra.output_subdir={subfolder}", "+compute.environment.TOKEN=sesame", "name=a", *QUIET

@@ -40,7 +40,7 @@ class TestIntegration(IntegrationTestSuite):
 
 @pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize("later", ["trainer={max_epochs: 5}", "trainer.max_epochs=7", "trainer.batch_size=7"])
-def test_the_order_of_overrides_counts_in_the_quick_way_too(later: str) -> None:
+def test_fast_composition_respects_the_order_of_overrides(later: str) -> None:
     search_path = create_config_search_path(f"file://{paths.conf_dir()}")
     loader = Hydra.create_main_hydra2(task_name="labrun", config_search_path=search_path).config_loader
     master = loader.load_configuration("config", [], run_mode=RunMode.MULTIRUN)
@@ -51,7 +51,7 @@ def test_the_order_of_overrides_counts_in_the_quick_way_too(later: str) -> None:
 
 
 @pytest.mark.usefixtures("registered")
-def test_the_quick_way_gives_what_hydra_gives() -> None:
+def test_fast_composition_equals_hydras() -> None:
     search_path = create_config_search_path(f"file://{paths.conf_dir()}")
     loader = Hydra.create_main_hydra2(task_name="labrun", config_search_path=search_path).config_loader
     master = loader.load_configuration("config", ["model=mnist_dnn"], run_mode=RunMode.MULTIRUN)

@@ -9,7 +9,7 @@ import pytest
 from labrun.submission import rerun
 
 
-def test_an_option_is_found_in_a_folder_of_any_name(
+def test_an_option_is_found_in_a_folder_with_odd_characters(
     workspace: Path, registered: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = workspace / "Läufe, 'two'" / "conf" / "tracking"

@@ -88,7 +88,7 @@ def test_variables_in_other_forms_leave_no_secret(planted: Path, labrun: Command
 
 
 def test_no_local_run_leaves_a_secret(planted: Path, labrun: Command) -> None:
-    """Over 15 s: every file of every kind of run is searched, MLflow's database too."""
+    """Over 15 s: every file of every kind of run is searched, including MLflow's database."""
     common = (VARIABLE, "dataset.max_samples=50")
     plain = "report=none"  # two of them draw pictures
     for arguments in ((), ("compute=local", plain), ("-m", "seed=1,2"), ("-m", "seed=1,2", "compute=inline", plain)):
@@ -113,7 +113,7 @@ def test_no_local_run_leaves_a_secret(planted: Path, labrun: Command) -> None:
 
 
 def test_no_job_on_slurm_leaves_a_secret(planted: Path, labrun: Command, cluster: None) -> None:
-    """Of scripts, whose job imports no large library: what else a run leaves is the same on this machine."""
+    """With scripts, whose jobs import no large library; other files of a run are the same as locally."""
     (planted / "train.py").write_text("import os\nassert os.environ['TOKEN']\n")
     script = ("experiment=script", "script.path=train.py", VARIABLE)
     done = labrun("-m", "seed=1,2", "compute=slurm", "compute.runs_per_job=2", *script)

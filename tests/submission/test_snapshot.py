@@ -44,7 +44,7 @@ def names(taken: Code | ScriptCode) -> set[str]:
     return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_changed_and_new_files_are_in_and_ignored_ones_are_not(repository: Path, tmp_path: Path) -> None:
+def test_changed_and_new_files_are_included_and_ignored_ones_are_not(repository: Path, tmp_path: Path) -> None:
     (repository / "pkg" / "code.py").write_text("x = 2\n")
     (repository / "new.py").write_text("y = 1\n")
     taken = snapshot.take(repository, tmp_path)
@@ -53,10 +53,10 @@ def test_changed_and_new_files_are_in_and_ignored_ones_are_not(repository: Path,
     assert Path(str(taken.folder)).stat().st_mode & 0o777 == 0o700
 
 
-def test_a_link_to_a_folder_is_followed_within_the_tree_and_told_elsewhere(
+def test_links_are_followed_within_the_tree_and_reported_elsewhere(
     repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """`data` leads elsewhere in many a project, and is no code; a link to a folder above itself never ends."""
+    """In many projects `data` is a link to elsewhere, and not code; a link to a parent folder is an endless loop."""
     (tmp_path / "tools").mkdir()
     (tmp_path / "tools" / "tool.py").write_text("z = 1\n")
     for name, goal in (("near", "pkg"), ("far", "../tools"), ("data", "../tools"), ("pkg/up", "..")):
@@ -66,7 +66,7 @@ def test_a_link_to_a_folder_is_followed_within_the_tree_and_told_elsewhere(
     assert f"link out of {repository}, or to a folder above themselves: far, pkg/up" in caplog.text
 
 
-def test_the_workspaces_own_runs_are_no_code(repository: Path) -> None:
+def test_the_workspaces_own_runs_are_not_code(repository: Path) -> None:
     first = snapshot.take(repository, repository)
     for name in (
         "outputs/a/1/run.json",
@@ -103,7 +103,7 @@ CODE = ("train.py", "results/read.py", "own/run.json", "conf/multirun.yaml", "ow
 
 
 @pytest.mark.parametrize("kind", ["untracked", "tracked", "no git"])
-def test_runs_are_no_code_wherever_they_lie(repository: Path, tmp_path: Path, kind: str) -> None:
+def test_runs_in_any_folder_are_not_code(repository: Path, tmp_path: Path, kind: str) -> None:
     base = repository if kind != "no git" else tmp_path / "plain"
     for name in (*RUNS, *CODE):
         (base / name).parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def test_runs_are_no_code_wherever_they_lie(repository: Path, tmp_path: Path, ki
     assert not names(snapshot.take(base, tmp_path / "workspace")) & set(RUNS)
 
 
-def test_a_folder_that_is_a_run_itself_has_code(repository: Path, tmp_path: Path) -> None:
+def test_code_is_found_in_a_folder_that_is_itself_a_run(repository: Path, tmp_path: Path) -> None:
     """With hydra.run.dir=. the working folder is the run's."""
     before = snapshot.take(repository, tmp_path).digest
     for name in (".hydra/overrides.yaml", "run.json", "metrics.jsonl", "driver.log"):
@@ -124,7 +124,7 @@ def test_a_folder_that_is_a_run_itself_has_code(repository: Path, tmp_path: Path
     assert snapshot.take(repository, tmp_path).digest == before
 
 
-def test_runs_are_no_change_of_the_work_tree(repository: Path) -> None:
+def test_runs_do_not_make_the_work_tree_dirty(repository: Path) -> None:
     def is_changed() -> bool:
         state = freeze.git_state(repository / "pkg", repository)
         assert state is not None
@@ -141,7 +141,7 @@ def test_runs_are_no_change_of_the_work_tree(repository: Path) -> None:
     assert is_changed(), "what lies beside the folder counts too"
 
 
-def test_git_is_asked_only_where_it_may_find_a_repository(
+def test_git_is_called_only_where_it_may_find_a_repository(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A repository, a worktree, whose `.git` is a file, a bare repository, a link into one, and `GIT_DIR`."""
@@ -158,7 +158,7 @@ def test_git_is_asked_only_where_it_may_find_a_repository(
     assert snapshot.may_be_in_git(plain) and freeze.git_state(plain, plain) is not None
 
 
-def test_new_places_of_runs_have_git_ignore_them(run_here: Runner, workspace: Path) -> None:
+def test_new_output_folders_are_ignored_by_git(run_here: Runner, workspace: Path) -> None:
     git(workspace, "init", "-q")
     run_here("report=none", "dataset.max_samples=50")
     listed = subprocess.run(["git", "status", "--porcelain"], cwd=workspace, capture_output=True, text=True, check=True)
@@ -166,7 +166,7 @@ def test_new_places_of_runs_have_git_ignore_them(run_here: Runner, workspace: Pa
     (workspace / "outputs" / ".gitignore").unlink()
     (workspace / "outputs" / "own.csv").write_text("1\n")
     run_here("report=none", "dataset.max_samples=50")
-    assert not (workspace / "outputs" / ".gitignore").exists(), "a person keeps files there"
+    assert not (workspace / "outputs" / ".gitignore").exists(), "the user keeps files there"
 
 
 def test_outside_git_a_package_may_have_a_folder_called_data(tmp_path: Path) -> None:
@@ -222,13 +222,13 @@ def test_submodules_and_clones_inside_are_code(repository: Path, tmp_path: Path)
         ("bundle.txt", "first line\n-----BEGIN RSA PRIVATE KEY-----\nabc\n"),
     ],
 )
-def test_what_holds_a_secret_is_no_code(repository: Path, tmp_path: Path, name: str, text: str) -> None:
+def test_files_with_secrets_are_not_code(repository: Path, tmp_path: Path, name: str, text: str) -> None:
     (repository / name).write_text(text)
     git(repository, "add", "-A")
     assert name not in names(snapshot.take(repository, tmp_path))
 
 
-def test_equal_code_is_kept_once_and_only_sources_count_for_the_signature(repository: Path, tmp_path: Path) -> None:
+def test_equal_code_is_stored_once_and_only_sources_are_signed(repository: Path, tmp_path: Path) -> None:
     first = snapshot.take(repository, tmp_path)
     assert snapshot.take(repository, tmp_path) == first
     (repository / "README.md").write_text("words\n")
@@ -260,7 +260,7 @@ def test_secrets_and_links_out_of_the_tree_are_never_code(
     assert "link.py" in caplog.text
 
 
-def test_labignore_leaves_more_files_out(repository: Path, tmp_path: Path) -> None:
+def test_labignore_excludes_more_files(repository: Path, tmp_path: Path) -> None:
     (repository / ".labignore").write_text("# not code\npkg/\n*.md\n!README.md\n")
     (repository / "README.md").write_text("")
     (repository / "notes.md").write_text("")
@@ -273,7 +273,7 @@ def test_an_invalid_labignore_is_refused(repository: Path, tmp_path: Path) -> No
         snapshot.take(repository, tmp_path)
 
 
-def test_large_files_are_left_out_and_too_much_is_refused(
+def test_large_files_are_left_out_and_a_large_total_is_refused(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (repository / "big.bin").write_bytes(b"0" * (snapshot.LARGEST_FILE + 1))
@@ -294,7 +294,7 @@ def test_outside_git_only_sources_are_code(tmp_path: Path) -> None:
     assert names(snapshot.take(base, tmp_path)) == {"net.py", "conf/model/net.yaml"}
 
 
-def test_a_scripts_folder_is_taken_but_for_what_its_amlignore_names(repository: Path, tmp_path: Path) -> None:
+def test_a_scripts_folder_is_taken_except_for_its_amlignored_files(repository: Path, tmp_path: Path) -> None:
     files = {
         ".amlignore": "# no code\n*.tmp\n/raw/\nnotes/**\n!notes/keep.txt\n[ab].csv\n**/deeper/*.txt\n",
         **dict.fromkeys(("train.py", "deep/raw/x", "data/load.py", "notes/keep.txt", "deeper/x.md"), "yes"),

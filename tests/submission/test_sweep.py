@@ -42,7 +42,7 @@ def start_sleeping(workspace: Path, runs: int, cold: bool) -> subprocess.Popen[s
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_asks_and_leaves_true_records(workspace: Path, number: signal.Signals) -> None:
+def test_an_interrupt_cancels_every_run(workspace: Path, number: signal.Signals) -> None:
     sweep = start_sleeping(workspace, 4, cold=number == signal.SIGINT)
     wait_for(lambda: statuses(workspace).count("running") == 2)
     sweep.send_signal(number)
@@ -51,7 +51,7 @@ def test_an_interrupt_asks_and_leaves_true_records(workspace: Path, number: sign
     assert statuses(workspace) == ["canceled"] * 4
 
 
-def test_a_second_interrupt_ends_at_once_what_would_not_stop(workspace: Path) -> None:
+def test_a_second_interrupt_kills_runs_that_ignore_the_first(workspace: Path) -> None:
     write_model(workspace)
     deaf = SLEEPER.replace("time.sleep(self.seconds)", "signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)")
     (workspace / "sleeper.py").write_text(deaf.replace("import time", "import signal\nimport time"))
@@ -64,7 +64,7 @@ def test_a_second_interrupt_ends_at_once_what_would_not_stop(workspace: Path) ->
     found = [read_record(folder) for folder in fitting()]
     sweep.send_signal(signal.SIGINT)
     time.sleep(1)
-    assert sweep.poll() is None, "they were asked, and do not listen"
+    assert sweep.poll() is None, "they ignore the request"
     sweep.send_signal(signal.SIGINT)
     asked = time.monotonic()
     _, err = sweep.communicate(timeout=60)
@@ -73,7 +73,7 @@ def test_a_second_interrupt_ends_at_once_what_would_not_stop(workspace: Path) ->
     assert not any(process_lives(record.process) for record in found)
 
 
-def test_what_was_done_before_an_interrupt_is_reported(workspace: Path) -> None:
+def test_runs_completed_before_an_interrupt_are_reported(workspace: Path) -> None:
     write_model(workspace)
     sweep = start(workspace, "model=sleeper", "model.number=1,2", "model.seconds=0,60", "compute.max_parallel=1")
     wait_for(lambda: "completed" in statuses(workspace) and "running" in statuses(workspace))
@@ -116,14 +116,14 @@ def get_data():
 """
 
 
-def test_one_canceled_run_of_an_inline_sweep_is_not_the_sweep(labrun: Command, workspace: Path) -> None:
+def test_canceling_one_run_of_an_inline_sweep_keeps_the_others(labrun: Command, workspace: Path) -> None:
     meddle = "run.name == '0' and (run.parent / '1/requests/cancel').write_text('not needed')"
     (workspace / "get_data.py").write_text(MEDDLING.format(meddle=meddle))
     labrun("-m", "dataset=get_data", "seed=1,2,3", "compute=inline", *PLAIN)
     assert sorted(statuses(workspace)) == ["canceled", "completed", "completed"]
 
 
-def test_a_run_that_is_removed_while_the_others_go_on(labrun: Command, workspace: Path) -> None:
+def test_a_run_removed_during_a_sweep_is_left_out_of_its_results(labrun: Command, workspace: Path) -> None:
     meddle = "run.name == '2' and shutil.rmtree(run.parent / '0')"
     (workspace / "get_data.py").write_text(MEDDLING.format(meddle=meddle))
     done = labrun("-m", "dataset=get_data", "seed=1,2,3", "compute.max_parallel=1", *PLAIN)
@@ -137,13 +137,13 @@ def test_an_interpreter_without_labrun_is_refused(refused_here: Refused) -> None
     assert "has no labrun" in refused_here("-m", "seed=1,2", f"compute.python={python}", *PLAIN)
 
 
-def test_a_script_says_itself_how_many_processes_each_machine_has(refused_here: Refused, workspace: Path) -> None:
+def test_tasks_per_node_is_refused_for_scripts(refused_here: Refused, workspace: Path) -> None:
     (workspace / "train.py").write_text("print('here')\n")
     said = refused_here("experiment=script", "script.path=train.py", "compute=slurm", "compute.tasks_per_node=2")
     assert "compute.tasks_per_node=2: script.processes=N starts N processes" in said
 
 
-def test_inline_gives_the_same_results(labrun: Command, workspace: Path) -> None:
+def test_inline_and_local_sweeps_give_the_same_results(labrun: Command, workspace: Path) -> None:
     for target in ("inline", "local"):
         done = labrun("-m", "model.regularization=0.1,10", f"compute={target}", "tracking=none", "report=none")
         assert done.returncode == 0, done.stderr
@@ -151,7 +151,7 @@ def test_inline_gives_the_same_results(labrun: Command, workspace: Path) -> None
     assert found[:2] == found[2:]
 
 
-def test_what_the_machine_has_not_is_refused(refused_here: Refused) -> None:
+def test_resources_that_the_machine_lacks_are_refused(refused_here: Refused) -> None:
     for wish, words in (
         ("compute.mem_gb=100000", "GB of memory"),
         ("compute.cpus_per_run=4096", f"{os.cpu_count()} cores"),
@@ -159,8 +159,8 @@ def test_what_the_machine_has_not_is_refused(refused_here: Refused) -> None:
         assert words in refused_here("-m", "model.regularization=0.1,10", wish)
 
 
-def test_a_run_folder_that_cannot_be_written_harms_no_other(workspace: Path, labrun: Command) -> None:
-    """One run's folder turns read-only while it waits."""
+def test_an_unwritable_run_folder_affects_no_other_run(workspace: Path, labrun: Command) -> None:
+    """One run's folder becomes read-only while the run waits."""
     write_model(workspace)
     sweep = start(workspace, "model=sleeper", "model.number=1,2,3", "model.seconds=3", "compute.max_parallel=1")
     wait_for(lambda: "running" in statuses(workspace))
@@ -203,13 +203,13 @@ def test_a_run_that_dies_at_start_is_not_retried_forever(workspace: Path) -> Non
     assert sweep.returncode == 1 and statuses(workspace) == ["completed", "failed"], out
 
 
-def test_a_sweep_has_one_place_for_all_of_its_runs(refused_here: Refused) -> None:
+def test_compute_targets_cannot_differ_within_a_sweep(refused_here: Refused) -> None:
     for values in ("compute=inline,local", "compute.detach=true,false"):
         assert "applies to the whole sweep" in refused_here("-m", values, "tracking=none")
 
 
-def test_what_a_run_leaves_behind_is_ended_with_it(workspace: Path, labrun: Command) -> None:
-    """A child process of its own, and a copy of itself that comes back from `fit`."""
+def test_processes_that_a_run_leaves_behind_are_ended(workspace: Path, labrun: Command) -> None:
+    """A child process, and a fork of the run that also returns from `fit`."""
     (workspace / "forks.py").write_text(
         "import os, subprocess, time\nimport numpy as np\n\n"
         "class Forks:\n    def __init__(self, number=0):\n        pass\n"
@@ -226,7 +226,7 @@ def test_what_a_run_leaves_behind_is_ended_with_it(workspace: Path, labrun: Comm
     assert subprocess.run(["pgrep", "-f", "sleep 987.6"], capture_output=True, check=False).returncode == 1
 
 
-def test_a_run_folder_that_is_gone_is_run_again(labrun: Command, workspace: Path) -> None:
+def test_a_removed_run_is_executed_again_on_resume(labrun: Command, workspace: Path) -> None:
     assert labrun("-m", "seed=1,2,3", *PLAIN).returncode == 0
     shutil.rmtree(sweep_dir(workspace) / "1")
     (sweep_dir(workspace) / "2" / "run.json").write_text("{")
@@ -235,7 +235,7 @@ def test_a_run_folder_that_is_gone_is_run_again(labrun: Command, workspace: Path
     assert "1 of 3 runs are done" in again.stdout and "Left out" in again.stdout + again.stderr
 
 
-def test_a_sweep_continues_when_its_reader_leaves(workspace: Path, two_scripts: tuple[str, ...]) -> None:
+def test_a_sweep_continues_when_its_output_pipe_closes(workspace: Path, two_scripts: tuple[str, ...]) -> None:
     command = shlex.join(program("labrun", *two_scripts, cold=True)) + " | head -1"
     done = subprocess.run(
         ["sh", "-c", command], cwd=workspace, capture_output=True, text=True, timeout=120, check=False
@@ -277,7 +277,7 @@ def test_a_module_that_ends_its_process_fails_its_own_runs(labrun: Command, work
     assert "exit code 'needs a licence'" in done.stdout and "ended by SIGSEGV" in done.stdout
 
 
-def test_each_ending_is_reported_by_its_run_alone(labrun: Command, workspace: Path) -> None:
+def test_each_odd_ending_is_reported_by_its_run_alone(labrun: Command, workspace: Path) -> None:
     write_odd(workspace)
     done = labrun("-m", "model=odd", "model.how=signal,silent,key,name,well", *PLAIN)
     assert done.returncode == 1 and "Traceback" not in done.stderr
@@ -295,7 +295,7 @@ def test_each_ending_is_reported_by_its_run_alone(labrun: Command, workspace: Pa
     assert read_record(folder / "4").status == "completed"
 
 
-def test_a_run_that_ends_its_server_keeps_no_other_from_its_end(labrun: Command, workspace: Path) -> None:
+def test_a_run_that_kills_its_server_fails_alone(labrun: Command, workspace: Path) -> None:
     write_odd(workspace)
     done = labrun("-m", "model=odd", "model.how=server,well", "seed=1,2,3", *PLAIN)
     assert done.returncode == 1 and "Traceback" not in done.stderr
@@ -303,7 +303,7 @@ def test_a_run_that_ends_its_server_keeps_no_other_from_its_end(labrun: Command,
     assert "the pool's fork server died 4 times while this run was active" in done.stdout
 
 
-def test_one_mistake_of_many_runs_is_one_line(refused_here: Refused) -> None:
+def test_a_mistake_shared_by_many_runs_is_one_line(refused_here: Refused) -> None:
     said = refused_here("-m", "seed=range(0,20)", "compute.cpus_per_run=999")
     assert len(said.splitlines()) == 1
     assert "run 0 (seed=0, compute.cpus_per_run=999) and 19 more: compute.cpus_per_run=999" in said
