@@ -25,7 +25,7 @@ NOTEBOOK = Path(__file__).parents[2] / "docs" / "notebooks" / "mnist.ipynb"
 PLAIN = ("tracking=none", "report=none", "dataset.max_samples=50")
 
 
-def test_importing_labrun_costs_nothing() -> None:
+def test_importing_labrun_loads_no_heavy_module() -> None:
     heavy = "[m for m in ('hydra', 'omegaconf', 'numpy', 'torch', 'mlflow', 'pandas', 'sklearn') if m in sys.modules]"
     done = subprocess.run(
         [sys.executable, "-c", f"import sys, labrun; print({heavy})"],
@@ -36,8 +36,8 @@ def test_importing_labrun_costs_nothing() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_the_public_names() -> None:
-    """What scripts and notebooks may rely on; adding to it is a decision."""
+def test_the_public_names_are_fixed() -> None:
+    """Scripts and notebooks rely on these names; adding one is a decision."""
     assert sorted(labrun.__all__) == [
         "ActiveRun",
         "LabrunError",
@@ -57,7 +57,7 @@ def test_the_public_names() -> None:
     assert {*labrun._MODULES, "runs"} == set(labrun.__all__)
 
 
-def test_samples_show_themselves(workspace: Path) -> None:
+def test_samples_are_displayed_in_a_notebook(workspace: Path) -> None:
     shown = labrun.samples("digits", 12, seed=0)
     page = shown._repr_html_()
     assert shown.shown == 12 and "data:image/png;base64," in page
@@ -94,7 +94,7 @@ def test_a_run_is_submitted_watched_and_read(workspace: Path, capsys: pytest.Cap
     assert labrun.runs(status="failed") == [] and labrun.runs(experiment="none") == []
 
 
-def test_a_failed_run_and_a_refused_one(workspace: Path) -> None:
+def test_failed_runs_and_refused_arguments_raise_errors(workspace: Path) -> None:
     write_model(workspace)
     run = labrun.submit(["model=sleeper", "model.number=-1", *PLAIN])
     with pytest.raises(labrun.LabrunError, match="number -1 is below zero"):
@@ -116,8 +116,8 @@ def test_a_failed_run_and_a_refused_one(workspace: Path) -> None:
     assert len(labrun.runs()) == 1
 
 
-def test_an_empty_python_path_is_none(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A control script of the SDK passes one, and its commands are to share the warm interpreter of all others."""
+def test_an_empty_python_path_is_not_passed_on(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A control script of the SDK passes one, but its commands should share the warm interpreter with all others."""
     passed: dict[str, str] = {}
 
     def start(command: list[str], **options: Any) -> None:
@@ -143,7 +143,7 @@ def test_a_run_is_canceled(workspace: Path) -> None:
 
 
 @pytest.mark.parametrize("detach", [False, True])
-def test_undetached_runs_end_with_the_interpreter(workspace: Path, detach: bool) -> None:
+def test_only_detached_runs_outlive_the_interpreter(workspace: Path, detach: bool) -> None:
     (workspace / "sleeps.py").write_text("import time\ntime.sleep(3)\n")
     words = ["experiment=script", "script.path=sleeps.py", "tracking=none", "report=none"]
     code = (
@@ -188,7 +188,7 @@ def test_a_sweep_is_not_over_before_its_plan_is_written(tmp_path: Path) -> None:
     assert Sweep(state.folder).is_over, "its controller ended before it wrote what there is to run"
 
 
-def test_a_search_fails_if_a_run_did(workspace: Path) -> None:
+def test_a_search_ends_even_if_a_trial_crashes(workspace: Path) -> None:
     write_climber(workspace)
     way = ["model.way=choice(crash,climb)", "model.quality=interval(0,1)", "sweep.seed=1", "sweep.metric=score"]
     sweep = labrun.submit(["-m", "model=climber", "sweep=random", "sweep.max_trials=3", *way, *PLAIN])
@@ -206,8 +206,8 @@ def test_names_are_escaped_in_the_page(workspace: Path) -> None:
     assert "<script>alert" not in page and "<b>bold</b>" not in page and "&lt;script&gt;alert" in page
 
 
-def test_the_notebook(real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From its first cell to its last; what was shown remains in it.
+def test_the_example_notebook_executes(real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its first cell to its last, and its outputs are kept.
 
     Up to a minute on a busy machine: a kernel of its own, with PyTorch and every command of the page.
     """
@@ -233,5 +233,5 @@ def test_the_notebook(real_data: Path, tmp_path: Path, monkeypatch: pytest.Monke
     assert 'class="labrun"' in HTMLExporter().from_notebook_node(book)[0]
 
 
-def test_the_notebook_is_kept_without_output() -> None:
+def test_the_example_notebook_is_committed_without_output() -> None:
     assert not any(cell.get("outputs") for cell in json.loads(NOTEBOOK.read_text())["cells"])

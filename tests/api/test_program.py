@@ -70,8 +70,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_program_that_does_not_end_its_run(workspace: Path) -> None:
-    """Takes up to 40 s: eleven programs, since each may end but once. `-m` tells no exit code of `SystemExit`."""
+def test_a_run_that_its_program_does_not_end_gets_a_status(workspace: Path) -> None:
+    """Takes up to 40 s: eleven programs, since each ends only once. `-m` gives no exit code of `SystemExit`."""
     (workspace / "program.py").write_text(PROGRAM)
     how = {name: ["-m", "program"] if name == "untold" else ["program.py"] for name in ENDS}
     programs = {name: subprocess.Popen([sys.executable, *how[name], name]) for name in ENDS}
@@ -90,7 +90,7 @@ def test_a_program_that_does_not_end_its_run(workspace: Path) -> None:
     assert (found["ends"].folder / "heartbeat").exists()
 
 
-def test_with_blocks_child_runs_and_refusals(workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_with_blocks_end_runs_and_nest(workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with labrun.start_run("outer", tags={"a": 1}) as run:
         labrun.log("loss", 0.5)
         with pytest.raises(ValueError, match="bad"), run.start_run("inner") as inner:
@@ -116,7 +116,7 @@ def test_with_blocks_child_runs_and_refusals(workspace: Path, capfd: pytest.Capt
             labrun.start_run(name)
 
 
-def test_a_folder_is_registered_whole(workspace: Path) -> None:
+def test_a_folder_is_registered_as_one_model(workspace: Path) -> None:
     with labrun.start_run("net", capture=False) as run:
         (run.outputs / "net" / "variables").mkdir(parents=True)
         (run.outputs / "net" / "variables" / "a.bin").write_text("a")
@@ -132,8 +132,8 @@ def test_a_folder_is_registered_whole(workspace: Path) -> None:
         run.register_model("net", "outputs/empty")
 
 
-def test_a_notebooks_kernel_that_is_restarted_and_one_that_ends(workspace: Path) -> None:
-    """Over 15 s on a busy machine: a kernel, twice."""
+def test_restarting_a_kernel_cancels_its_run_and_ending_it_does_not(workspace: Path) -> None:
+    """Over 15 s on a busy machine: two kernels."""
     from jupyter_client.manager import start_new_kernel
 
     begin = "import labrun\nrun = labrun.start_run('{}', code=None)\nrun.log('a', 1)"

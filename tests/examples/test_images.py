@@ -36,7 +36,7 @@ def trained(project: Project) -> tuple[Record, Path]:
     return project.run(*TINY)
 
 
-def test_it_is_streamed_to_the_numbers_of_memory(project: Project, trained: tuple[Record, Path]) -> None:
+def test_streaming_gives_the_same_metrics_as_memory(project: Project, trained: tuple[Record, Path]) -> None:
     record, _ = trained
     assert record.data[0].reading is not None and record.data[0].reading.in_memory is False
     assert (record.data[0].train, record.data[0].test) == (250, 60)
@@ -44,7 +44,7 @@ def test_it_is_streamed_to_the_numbers_of_memory(project: Project, trained: tupl
     assert held.metrics == record.metrics and held.signature == record.signature
 
 
-def test_it_is_scored_and_predicts(project: Project, trained: tuple[Record, Path]) -> None:
+def test_the_trained_model_is_scored_and_predicts(project: Project, trained: tuple[Record, Path]) -> None:
     record, _ = trained
     again, _ = project.run("task=evaluate", f"from={record.id}")
     assert again.metrics["accuracy"] == record.metrics["accuracy"]

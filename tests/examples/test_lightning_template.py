@@ -28,7 +28,7 @@ def trained(project: Project) -> tuple[Record, Path]:
     return project.run(*QUIET, "trainer.threads=1")
 
 
-def test_everything_that_the_module_logs_is_recorded(trained: tuple[Record, Path]) -> None:
+def test_every_value_that_the_module_logs_is_recorded(trained: tuple[Record, Path]) -> None:
     record, run_dir = trained
     parts = {f"{part}/{what}" for part in ("train", "val", "test") for what in ("loss", "acc")}
     assert set(record.metrics) == parts | {"val/acc_best"}
@@ -39,7 +39,7 @@ def test_everything_that_the_module_logs_is_recorded(trained: tuple[Record, Path
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
-def test_the_templates_own_loop_gives_the_same_numbers(project: Project, trained: tuple[Record, Path]) -> None:
+def test_the_templates_own_loop_gives_the_same_metrics(project: Project, trained: tuple[Record, Path]) -> None:
     with project.script():
         expected = _template_loop(project.folder)
     for name in ("val/acc", "val/acc_best", "test/acc", "test/loss"):
@@ -81,7 +81,7 @@ def _config(folder: Path, group: str, **changes: Any) -> Any:
     return OmegaConf.merge(OmegaConf.load(folder / "conf" / group / "mnist.yaml"), changes)
 
 
-def test_it_is_scored_again_and_predicts(project: Project, trained: tuple[Record, Path]) -> None:
+def test_the_trained_model_is_scored_and_predicts(project: Project, trained: tuple[Record, Path]) -> None:
     record, _ = trained
     again, _ = project.run("task=evaluate", f"from={record.id}", "experiment=example")
     assert again.metrics["test/loss"] == pytest.approx(record.metrics["test/loss"], rel=1e-6)
@@ -96,7 +96,7 @@ def test_it_is_scored_again_and_predicts(project: Project, trained: tuple[Record
         assert (scores.argmax(1) == labels).float().mean() == pytest.approx(record.metrics["test/acc"])
 
 
-def test_predictions_are_of_the_test_part(project: Project, trained: tuple[Record, Path]) -> None:
+def test_predictions_cover_the_test_part(project: Project, trained: tuple[Record, Path]) -> None:
     _, run_dir = project.run("task=predict", f"from={trained[0].id}", "experiment=example")
     table = pd.read_csv(run_dir / "outputs" / "predictions.csv")
     assert len(table) == 300 and {f"prediction_{place}" for place in range(10)} <= set(table)

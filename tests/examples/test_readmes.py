@@ -17,7 +17,7 @@ LONGEST = 40
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_commands_compose(
+def test_every_command_in_a_readme_composes(
     name: str, workspace: Path, labrun_here: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = Project(name, workspace)

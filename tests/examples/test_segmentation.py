@@ -25,7 +25,7 @@ def trained(project: Project) -> tuple[Record, Path]:
     return project.run(*TINY)
 
 
-def test_it_is_measured_as_the_config_says(project: Project, trained: tuple[Record, Path]) -> None:
+def test_the_metrics_of_the_config_are_recorded(project: Project, trained: tuple[Record, Path]) -> None:
     record, run_dir = trained
     assert {name for name in record.metrics if not name.startswith(("train", "val"))} == {
         "test_loss",

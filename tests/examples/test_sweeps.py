@@ -57,16 +57,16 @@ def together(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> Proje
     return first
 
 
-def test_two_values_of_each_on_the_pool(together: Project) -> None:
-    """Over 15 s where the machine is busy: ten runs of networks."""
+def test_every_example_sweeps_in_the_pool(together: Project) -> None:
+    """Over 15 s if the machine is busy: ten runs of networks."""
     found = sweep(together, "gru")
     assert len({record["metrics"]["mae"] for record in found["time_series"]}) == 2
     with together.script():
         assert "GRUNetwork" in repr(labrun.load_model("run:last"))
 
 
-def test_two_values_of_each_on_slurm(together: Project, cluster: None) -> None:
-    """In a single job. Over 15 s: the job is a new interpreter, which imports Lightning."""
+def test_every_example_sweeps_in_one_job_on_slurm(together: Project, cluster: None) -> None:
+    """Over 15 s: the job is a new interpreter, which imports Lightning."""
     found = sweep(together, "forecaster", "compute=slurm", f"compute.runs_per_job={2 * len(RUNS)}")
     jobs = [record["job"] for pair in found.values() for record in pair]
     assert all(jobs) and len({job["id"] for job in jobs}) == 1

@@ -25,7 +25,7 @@ def trained(project: Project) -> tuple[Record, Path]:
     return project.run(*TINY, "trainer.max_epochs=3")
 
 
-def test_it_learns_and_says_how_well(trained: tuple[Record, Path]) -> None:
+def test_training_lowers_the_loss_and_records_the_best_epoch(trained: tuple[Record, Path]) -> None:
     record, run_dir = trained
     assert 1 < record.metrics["test/perplexity"] < 101, "better than each of the characters alike"
     assert record.training is not None and "the best by val/perplexity" in record.training.why
@@ -34,7 +34,7 @@ def test_it_learns_and_says_how_well(trained: tuple[Record, Path]) -> None:
     assert record.data[0].signed_by == "fingerprint()"
 
 
-def test_its_score_comes_again_and_it_writes(project: Project, trained: tuple[Record, Path]) -> None:
+def test_the_trained_model_is_scored_and_writes_text(project: Project, trained: tuple[Record, Path]) -> None:
     record, _ = trained
     again, _ = project.run("task=evaluate", f"from={record.id}", "experiment=chars", *SMALL_TEXT[:2], *SMALL_TEXT[-1:])
     assert again.metrics["test/perplexity"] == pytest.approx(record.metrics["test/perplexity"])

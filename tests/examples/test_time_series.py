@@ -26,16 +26,16 @@ def trained(project: Project) -> tuple[Record, Path]:
     return project.run(*TINY)
 
 
-def test_it_forecasts_and_draws(project: Project, trained: tuple[Record, Path]) -> None:
+def test_the_forecast_is_scored_and_drawn(project: Project, trained: tuple[Record, Path]) -> None:
     record, run_dir = trained
     assert 0 < record.metrics["test/mae"] < record.metrics["test/rmse"] < 200
     assert (run_dir / "outputs" / "forecasts.png").stat().st_size > 10_000
     again, evaluated = project.run("task=evaluate", f"from={record.id}", "dataset=sunspots")
     assert again.metrics["test/mae"] == pytest.approx(record.metrics["test/mae"])
-    assert (evaluated / "outputs" / "forecasts.png").is_file(), "beside the scores, not in the first run's folder"
+    assert (evaluated / "outputs" / "forecasts.png").is_file(), "next to the scores, not in the first run's folder"
 
 
-def test_predictions_have_a_column_for_each_year(project: Project, trained: tuple[Record, Path]) -> None:
+def test_predictions_have_one_column_per_year(project: Project, trained: tuple[Record, Path]) -> None:
     record, _ = trained
     _, run_dir = project.run("task=predict", f"from={record.id}", "dataset=sunspots", "predictions=parquet")
     table = pd.read_parquet(run_dir / "outputs" / "predictions.parquet")
@@ -48,7 +48,7 @@ def test_predictions_have_a_column_for_each_year(project: Project, trained: tupl
 
 
 def _last_years(project: Project) -> list[Tensor]:
-    """The batch that `task=predict` is given, as a DataLoader makes it."""
+    """Return the batch that `task=predict` gets from the DataLoader."""
     with project.script():
         from forecast.data import Sunspots  # type: ignore[import-not-found]
 
@@ -58,7 +58,7 @@ def _last_years(project: Project) -> list[Tensor]:
     return batch
 
 
-def test_the_network_alone_learns_the_same(project: Project, trained: tuple[Record, Path]) -> None:
+def test_the_network_trained_alone_gives_the_same_result(project: Project, trained: tuple[Record, Path]) -> None:
     record, _ = project.run(*PLAIN)
     assert set(record.metrics) >= {"train_loss", "val_mae", "val_rmse", "test_loss", "mae", "rmse"}
     assert record.metrics["mae"] == pytest.approx(trained[0].metrics["test/mae"], rel=1e-4)
