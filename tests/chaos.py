@@ -48,7 +48,7 @@ class Chaos:
     attempts: int = 0
     seconds: float = 0.0
 
-    def carry_out(self) -> None:
+    def run_to_completion(self) -> None:
         """Kill and resume until every run is done."""
         write_model(self.workspace)
         chance, began = random.Random(self.seed), time.monotonic()
@@ -120,7 +120,7 @@ def main() -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory() as folder:
         chaos = Chaos(Path(folder), options.runs, options.kills, options.seed)
-        chaos.carry_out()
+        chaos.run_to_completion()
         chaos.check()
     killed = ", ".join(f"{count} {kind}s" for kind, count in chaos.killed.items())
     print(

@@ -10,7 +10,7 @@ from chaos import Chaos
 def test_a_hundred_runs_under_twenty_kills(workspace: Path) -> None:
     """Over 15 s: a hundred runs of a third of a second, a kill in each."""
     chaos = Chaos(workspace, runs=100, kills=20)
-    chaos.carry_out()
+    chaos.run_to_completion()
     chaos.check()
     assert chaos.killed.total() == 20 and chaos.sessions > 1 and chaos.attempts > chaos.runs, (
         "a controller and a run were killed"

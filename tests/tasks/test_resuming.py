@@ -63,8 +63,8 @@ def broken_off_at(run_here: Runner, *overrides: str, ends: list[tuple[int, bool]
     (run_dir,) = {path.parent.absolute() for path in set(Path("outputs").glob("*/*/run.json")) - before}
     for _, leaves in ends[1:]:
         with broken(leaves):
-            carry_out(run_dir)
-    carry_out(run_dir)
+            run_to_completion(run_dir)
+    run_to_completion(run_dir)
     assert not loader_parts.Crash.ends
     return run_dir
 
@@ -73,7 +73,7 @@ def broken(leaves: bool) -> AbstractContextManager[Any]:
     return pytest.raises(Preempted if leaves else (RuntimeError, LabrunError), match="crashed|preempted")
 
 
-def carry_out(run_dir: Path) -> None:
+def run_to_completion(run_dir: Path) -> None:
     """Carry out a run that was broken off, as if it had been submitted again."""
     record = read_record(run_dir)
     record.status, record.ended, record.error = QUEUED, None, None
