@@ -25,7 +25,7 @@ from labrun.errors import DataError
 from labrun.runs.groups import Code, DataEntry
 from labrun.runs.record import Record, RunPaths, read_record
 from labrun.runs.recording import Recording
-from labrun.tasks import base
+from labrun.tasks import base, deferral
 
 if TYPE_CHECKING:
     from labrun.report.pictures import Pictures
@@ -92,6 +92,7 @@ def _execute_task(recording: Recording, pictures: bool, around: Around) -> None:
         if not _is_cached(signed):
             recording.write()
         config, inputs = mount_inputs(signed)
+        deferral.install()
         if config.dataset:
             targets.announce(*(str(node["_target_"]) for node in (config.dataset, config.model) if node))
         sign = functools.partial(signature, signed, code=record.code)

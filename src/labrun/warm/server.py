@@ -190,6 +190,7 @@ def _import_light() -> None:
 
 
 def _import_all() -> None:
+    importlib.import_module("labrun.tasks.deferral").install()
     _import((*LIBRARIES, *_own_modules()))
     importlib.import_module("labrun.report.figures").warm()
     importlib.import_module("labrun.tasks.skops_io").load_lists()

@@ -23,6 +23,7 @@ from labrun.runs import peer_errors
 from labrun.runs.record import Record, read_record
 from labrun.runs.recording import Preempted
 from labrun.runs.sweep_state import WITH_HYDRA
+from labrun.tasks import deferral
 from labrun.tasks.threads import wait_asleep
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def preload(targets: Sequence[str]) -> None:
     A target that cannot be imported, or whose module exits, is left to its run, which reports the error.
     """
     models, reads = [], False
+    deferral.install()
     if targets:
         import labrun.compose.hydra_job  # wraps each run but plain scripts
     for name in targets:
