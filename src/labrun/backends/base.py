@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from labrun.backends.variables import known_here
-from labrun.config.schema import Compute
+from labrun.config.schema import Compute, Node
 from labrun.errors import ConfigError
 from labrun.runs.record import Record
 from labrun.runs.recording import measured_every_s
@@ -53,7 +53,7 @@ class Resources:
     retries: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)
     pictures: bool = False
-    data: Mapping[str, Any] | None = None
+    data: Mapping[str, Node] | None = None
     """The nodes `dataset` and `datastore` of its config; a pool compares them to find runs that read the same data."""
     measured_every_s: float | None = None
     """Interval at which to measure its use of the machine (`runs.system_metrics`); None: never."""

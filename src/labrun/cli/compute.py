@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
 
 import psutil
 
@@ -15,7 +13,7 @@ from labrun.backends import machine, registry
 from labrun.backends.machine import DEFAULTS
 from labrun.cli.parsing import Parser
 from labrun.compose import paths
-from labrun.config.schema import Compute
+from labrun.config.schema import Compute, Node
 from labrun.errors import ConfigError
 from labrun.runs import store
 from labrun.runs.record import RUNNING, process_lives
@@ -37,7 +35,7 @@ def ls(options: argparse.Namespace) -> int:
     return 0
 
 
-def _summary(choice: Mapping[str, Any]) -> str:
+def _summary(choice: Node) -> str:
     """Return a summary of the resources that an option would use; `auto` means this machine."""
     try:
         compute = Compute.of({**asdict(DEFAULTS), **choice})

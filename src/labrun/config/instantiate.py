@@ -17,6 +17,9 @@ from labrun.config import exact, masking
 from labrun.errors import ConfigError, LabrunError
 from labrun.messages import suggest
 
+Node = Mapping[str, Any]
+"""A node of a config: its `_target_` and that target's arguments, which only the target knows; or a part of a config
+that holds such nodes. What has keys of labrun's own becomes a dataclass of `schema` instead."""
 RESOLVERS = frozenset(
     {"oc.env", "oc.decode", "oc.select", "oc.create", "oc.deprecated", "oc.dict.keys", "oc.dict.values", "mount"}
 )
@@ -26,7 +29,7 @@ _REFERENCE = re.compile(r"(?<!\\)(?:\\\\)*\$\{([^:}]*)(:?)")
 KNOWN_PACKAGES = ("labrun.", "torch.", "torchvision.", "sklearn.", "pytorch_lightning.", "lightning.")
 
 
-def resolve_references(node: Mapping[str, Any]) -> dict[str, Any]:
+def resolve_references(node: Node) -> dict[str, Any]:
     """Return a config with its references, such as environment variables, resolved on this machine.
 
     Raises:
@@ -130,7 +133,7 @@ def must_be_given(target: Callable[..., Any], name: str) -> bool:
     return found is not None and found.default is inspect.Parameter.empty
 
 
-def build(node: Mapping[str, Any], key: str, *args: Any, **offered: Any) -> Any:
+def build(node: Node, key: str, *args: Any, **offered: Any) -> Any:
     """Build the object that a node describes. This is the only place where a config becomes an object.
 
     The target receives the same arguments as from Hydra's `instantiate` with `_convert_: all`, that is, plain dicts

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from labrun.config import hydra_versions
-from labrun.config.instantiate import resolve_references
+from labrun.config.instantiate import Node, resolve_references
 
 REFERENCE = re.compile(r"\$\{mount:([^{}]*)\}")
 GUARD = "\0"
@@ -55,7 +55,7 @@ def keep_mounts() -> None:
     hydra_versions.register_resolver("mount", lambda *parts: "${mount:" + ",".join(str(part) for part in parts) + "}")
 
 
-def resolve_environment(config: Mapping[str, Any]) -> dict[str, Any]:
+def resolve_environment(config: Node) -> dict[str, Any]:
     """Resolve the environment references of a config on this machine. Mounts stay references.
 
     Raises:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 
 from labrun.config import exact, targets
 from labrun.config.checking import Range, SecretMark
+from labrun.config.instantiate import Node as Node
 from labrun.config.instantiate import build as build
 from labrun.config.instantiate import locate as locate
 from labrun.config.instantiate import parameters as parameters
@@ -33,8 +34,6 @@ DATASETS = "labrun.data.datasets.Datasets"
 
 Component = dict[str, Any]
 """A node that describes an object to build: its `_target_` and arguments."""
-Node = Mapping[str, Any]
-"""A node of a config as a plain mapping."""
 
 Secret = Annotated[str, SecretMark()]
 """Text that no record, log or command line may contain: a config has to refer to an environment variable."""
@@ -345,7 +344,7 @@ class Trainer:
     options: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, node: Mapping[str, Any]) -> Trainer:
+    def of(cls, node: Node) -> Trainer:
         """Build from a validated node, as `Compute.of` does. `resume` is dropped: see `Resumed` for a frozen run's."""
         return cls(**{**_resolved_fields(cls, node), "resume": None})
 
@@ -361,7 +360,7 @@ class Resumed:
     """Modules of the model whose source has changed since that run started."""
 
     @classmethod
-    def of(cls, trainer: Mapping[str, Any]) -> Resumed | None:
+    def of(cls, trainer: Node) -> Resumed | None:
         """Return the `Resumed` of a frozen `trainer` node; None if training starts from scratch."""
         node = trainer.get("resume")
         if not isinstance(node, Mapping):
@@ -426,7 +425,7 @@ class Compute:
     srun_args: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, node: Mapping[str, Any]) -> Compute:
+    def of(cls, node: Node) -> Compute:
         """Build from a `compute` node that this or an earlier version validated; resolve its environment references.
 
         Raises:
@@ -578,7 +577,7 @@ class Tracking:
     system_every_s: Annotated[float, Range(at_least=1)] = 10
 
     @classmethod
-    def of(cls, node: Mapping[str, Any]) -> Tracking:
+    def of(cls, node: Node) -> Tracking:
         """Build from a validated node, as `Compute.of` does."""
         return cls(**{"kind": NO_TRACKER, **_resolved_fields(cls, node)})
 
@@ -771,7 +770,7 @@ DATASTORES: dict[str, type] = {
 """Datastore targets that have a schema. Any other fsspec file system is accepted, with its own arguments."""
 
 
-def has_loaders(dataset: Mapping[str, Any] | None) -> bool:
+def has_loaders(dataset: Node | None) -> bool:
     """Whether a data set has its own batch loaders, and so is not read into arrays."""
     target = str((dataset or {}).get("_target_"))
     return target == DATASETS or (not target.startswith("labrun.") and targets.is_data_module(target))
@@ -784,12 +783,12 @@ def is_estimator(target: str) -> bool:
     return any(name.partition(".")[0] == "sklearn" for name in targets.ancestors(target))
 
 
-def datastore_target(node: Mapping[str, Any]) -> str:
+def datastore_target(node: Node) -> str:
     """Return the `_target_` of a `datastore` node, under its current name."""
     target = str(node.get("_target_", LOCAL_DATASTORE))
     return FORMER_DATASTORES.get(target, target)
 
 
-def is_local_datastore(node: Mapping[str, Any]) -> bool:
+def is_local_datastore(node: Node) -> bool:
     """Whether a `datastore` node is a local folder."""
     return datastore_target(node) == LOCAL_DATASTORE

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from labrun.config import instantiate, targets
+from labrun.config.instantiate import Node
 from labrun.errors import ConfigError, LabrunError, UntrustedError
 
 MODEL_PACKAGES = ("labrun.models", "sklearn", "torch.nn", "torchvision.models")
@@ -44,7 +45,7 @@ def named_targets(node: Any, key: str, depth: int = 0) -> Iterator[tuple[str, st
             yield from named_targets(value, f"{key}[{place}]", depth + 1)
 
 
-def check_model(node: Mapping[str, Any], key: str, trusted: Sequence[str], may_import: bool = True) -> None:
+def check_model(node: Node, key: str, trusted: Sequence[str], may_import: bool = True) -> None:
     """Check that a saved model may be built: every target in its node is a model class, or trusted by the user.
 
     Args:
@@ -171,7 +172,7 @@ def _without_download(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def build_model(node: Mapping[str, Any], key: str, trusted: Sequence[str], **offered: Any) -> Any:
+def build_model(node: Node, key: str, trusted: Sequence[str], **offered: Any) -> Any:
     """Build a saved model after `check_model`.
 
     No interpolation is resolved, and only checked nodes are built.

@@ -17,6 +17,7 @@ from labrun.config.schema import (
     Ensemble,
     LogisticRegression,
     Model,
+    Node,
     Pipeline,
     Positive,
     RemoteDatastore,
@@ -38,7 +39,7 @@ NO_KEY = ": no such key."
 OWN_VALUES = "Put your own values below dataset.vars, and refer to them as ${dataset.vars.NAME}"
 
 
-def validate(config: Mapping[str, Any]) -> Config:
+def validate(config: Node) -> Config:
     """Check a resolved config (plain dicts and lists) against the schema.
 
     Returns:
@@ -104,7 +105,7 @@ def _not_there(target: str) -> Iterator[str]:
         yield str(error)
 
 
-def check_pair(dataset: Mapping[str, Any], model: Mapping[str, Any]) -> Iterator[str]:
+def check_pair(dataset: Node, model: Node) -> Iterator[str]:
     """Yield the reasons why an estimator cannot use a data set: estimators take only arrays in memory."""
     target = str(model.get("_target_"))
     if has_loaders(dataset):
@@ -144,7 +145,7 @@ LEARNING = ("loss", "metrics", "class_weight", "target")
 """Keys of a model node that configure the training of a plain network. A class with such parameters receives them."""
 
 
-def _check_learning(node: Mapping[str, Any]) -> Iterator[str]:
+def _check_learning(node: Node) -> Iterator[str]:
     """Yield the mistakes in the `LEARNING` keys. Keys that the class itself takes are not checked."""
     if all(node.get(key) is None for key in LEARNING):
         return
@@ -161,7 +162,7 @@ def _check_learning(node: Mapping[str, Any]) -> Iterator[str]:
     yield from learning_mistakes({key: node.get(key) for key in LEARNING if not targets.takes(target, key)})
 
 
-def learning_mistakes(node: Mapping[str, Any]) -> Iterator[str]:
+def learning_mistakes(node: Node) -> Iterator[str]:
     """Yield the mistakes in `loss`, `metrics`, `class_weight` and `target` of a plain network."""
     parts, metrics = {"model.loss": node.get("loss")}, node.get("metrics")
     if metrics is not None and not isinstance(metrics, Mapping):
@@ -178,7 +179,7 @@ def learning_mistakes(node: Mapping[str, Any]) -> Iterator[str]:
         yield f"model.target={node['target']}: expected data, or input for a network that is to reproduce its input"
 
 
-def _check_threads(config: Mapping[str, Any]) -> Iterator[str]:
+def _check_threads(config: Node) -> Iterator[str]:
     trainer, compute = config.get("trainer"), config.get("compute")
     if not (isinstance(trainer, Mapping) and isinstance(compute, Mapping)):
         return
@@ -198,7 +199,7 @@ def check_datastore(node: Any) -> Iterator[str]:
     yield from check_fields(node, known or RemoteDatastore, "datastore", open_ended=known is None)
 
 
-def check_secrets(node: Mapping[str, Any], path: str = "datastore") -> None:
+def check_secrets(node: Node, path: str = "datastore") -> None:
     """Check that an unresolved `datastore` node takes all its secrets from environment variables.
 
     Raises:

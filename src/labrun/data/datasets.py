@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, RandomSampler, Sampler
 
 from labrun.config import schema
+from labrun.config.schema import Node
 from labrun.data.loaders import Loader
 from labrun.errors import ConfigError, UnfitError
 
@@ -47,25 +48,25 @@ class Parts:
 
     def __init__(
         self,
-        train: Mapping[str, Any] | None = None,
-        validation: Mapping[str, Any] | None = None,
-        test: Mapping[str, Any] | None = None,
-        predict: Mapping[str, Any] | None = None,
+        train: Node | None = None,
+        validation: Node | None = None,
+        test: Node | None = None,
+        predict: Node | None = None,
         batch_size: int = 128,
         eval_batch_size: int = 1000,
         num_workers: int = 0,
         shuffle: bool | None = None,
         drop_last: bool = False,
         pin_memory: bool = False,
-        collate_fn: Mapping[str, Any] | str | None = None,
-        sampler: Mapping[str, Any] | None = None,
-        batch_sampler: Mapping[str, Any] | None = None,
+        collate_fn: Node | str | None = None,
+        sampler: Node | None = None,
+        batch_sampler: Node | None = None,
         seed: int = 0,
         vars: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         given = (train or None, validation or None, test or None, predict or test or None)
-        self.nodes: dict[str, Mapping[str, Any] | None] = dict(zip(HOOKS, given, strict=True))
+        self.nodes: dict[str, Node | None] = dict(zip(HOOKS, given, strict=True))
         base = next(one for one in type(self).__mro__ if one.__name__ == "LightningDataModule")
         for part, hook in HOOKS.items():
             if self.nodes[part] is None:  # with its own method in place, Lightning assumes there is no such loader
@@ -185,7 +186,7 @@ class ShuffledByEpoch(Sampler[int]):
         yield from torch.randperm(self._count, generator=generator).tolist()
 
 
-def _collate(node: Mapping[str, Any] | str | None) -> Any:
+def _collate(node: Node | str | None) -> Any:
     """Return the collate function: the function itself, or an instance if the target is a class."""
     if node is None:
         return None

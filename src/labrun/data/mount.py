@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labrun.config import schema
+from labrun.config.schema import Node
 from labrun.data import asset as assets
 from labrun.data import digests, stores
 from labrun.data.asset import Asset
@@ -64,7 +65,7 @@ class Mounted:
         return found
 
 
-def mount(datastore: Mapping[str, Any], dataset: Mapping[str, Any], reader: Reader | None = None) -> Mounted:
+def mount(datastore: Node, dataset: Node, reader: Reader | None = None) -> Mounted:
     """Mount a data set: provide the local folder that its reader reads from.
 
     Args:
@@ -91,7 +92,7 @@ def mount(datastore: Mapping[str, Any], dataset: Mapping[str, Any], reader: Read
     return wanted.mount()
 
 
-def mount_reference(text: str, datastore: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> Mounted:
+def mount_reference(text: str, datastore: Node, others: Mapping[str, Node]) -> Mounted:
     """Mount what `${mount:TEXT}` refers to: an asset of the run's datastore, or a folder or file of any datastore.
 
     Args:
@@ -104,7 +105,7 @@ def mount_reference(text: str, datastore: Mapping[str, Any], others: Mapping[str
     return referred(text, datastore, others).mount()
 
 
-def referred(text: str, datastore: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> Mounting:
+def referred(text: str, datastore: Node, others: Mapping[str, Node]) -> Mounting:
     """Like `mount_reference`, but return the `Mounting` without mounting it."""
     first, _, rest = text.partition("/")
     if rest and first in others:
@@ -115,7 +116,7 @@ def referred(text: str, datastore: Mapping[str, Any], others: Mapping[str, Mappi
     return Mounting(datastore, name, version or None, [text])
 
 
-def local_root(datastore: Mapping[str, Any], dataset: Mapping[str, Any]) -> Path | None:
+def local_root(datastore: Node, dataset: Node) -> Path | None:
     """Like `mount` for a local folder, but without checking its files; None for a remote datastore."""
     if not schema.is_local_datastore(datastore):
         return None
@@ -139,7 +140,7 @@ class Mounting:
 
     def __init__(
         self,
-        node: Mapping[str, Any],
+        node: Node,
         name: str,
         version: Any,
         candidates: Sequence[str],
@@ -321,7 +322,7 @@ def changed(asset: Asset, store: Datastore, name: str, what: str) -> CorruptData
     )
 
 
-def cache_folder(node: Mapping[str, Any]) -> Path:
+def cache_folder(node: Node) -> Path:
     """Return the cache folder for files of a remote datastore."""
     given = node.get("cache")
     if given:

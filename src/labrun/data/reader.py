@@ -13,6 +13,7 @@ import numpy as np
 
 from labrun import garbage
 from labrun.config import schema
+from labrun.config.schema import Node
 from labrun.data import digests
 from labrun.data.arrays import Arrays, Part, RawData, Scaling, stratified_split
 from labrun.data.digests import Entry
@@ -127,7 +128,7 @@ class Reader(ABC):
         """Import the libraries that reading needs, before runs are forked."""
 
 
-def make_reader(dataset: Mapping[str, Any]) -> Reader:
+def make_reader(dataset: Node) -> Reader:
     """Build the reader for a `dataset` node.
 
     Raises:
@@ -187,7 +188,7 @@ def _not_a_reader(named: str, kind: type, is_made: bool = False) -> str:
     )
 
 
-def prepare(dataset: Mapping[str, Any], root: Path) -> None:
+def prepare(dataset: Node, root: Path) -> None:
     """Ensure that the files exist, downloading them where allowed. Called once, before any run starts.
 
     Raises:
@@ -202,7 +203,7 @@ def prepare(dataset: Mapping[str, Any], root: Path) -> None:
 
 
 def read(
-    dataset: Mapping[str, Any],
+    dataset: Node,
     root: Path,
     tables: bool = False,
     sparse: bool = False,
@@ -269,7 +270,7 @@ def read(
     )
 
 
-def reading(reader: Reader, dataset: Mapping[str, Any], root: Path, limit: Limit | None) -> Reading | None:
+def reading(reader: Reader, dataset: Node, root: Path, limit: Limit | None) -> Reading | None:
     """Decide whether a data set is held in memory; None if the caller or the reader cannot stream.
 
     Args:
@@ -399,7 +400,7 @@ def _limited(part: Part, limit: int, seed: int) -> Part:
     return part.take(np.random.default_rng(seed).permutation(len(part))[:limit])
 
 
-def _scaling(dataset: Mapping[str, Any], channels: int) -> Scaling:
+def _scaling(dataset: Node, channels: int) -> Scaling:
     values = {}
     for key, default in (("mean", 0.0), ("std", 1.0)):
         value = dataset.get(key, default)

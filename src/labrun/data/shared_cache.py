@@ -16,6 +16,7 @@ from labrun.config import exact
 from labrun.data.memory import Reading
 
 if TYPE_CHECKING:  # a script reads nothing, and needs no NumPy
+    from labrun.config.schema import Node
     from labrun.data.arrays import Arrays
     from labrun.data.digests import Entry
     from labrun.data.memory import Limit
@@ -44,7 +45,7 @@ class _Held:
 _held: dict[str, _Held] = {}
 
 
-def hold(dataset: Mapping[str, Any], root: Path) -> bool:
+def hold(dataset: Node, root: Path) -> bool:
     """Read a data set for later runs; return whether it is now held.
 
     Raises:
@@ -68,7 +69,7 @@ def hold(dataset: Mapping[str, Any], root: Path) -> bool:
     return _key(dataset, root) in _held
 
 
-def is_held(dataset: Mapping[str, Any], root: Path) -> bool:
+def is_held(dataset: Node, root: Path) -> bool:
     """Return whether a data set is held in memory."""
     return _key(dataset, root) in _held
 
@@ -79,7 +80,7 @@ def is_empty() -> bool:
 
 
 def read(
-    dataset: Mapping[str, Any],
+    dataset: Node,
     root: Path,
     tables: bool = False,
     sparse: bool = False,
@@ -104,7 +105,7 @@ def read(
     return arrays, reader.manifest(arrays.files)
 
 
-def _key(dataset: Mapping[str, Any], root: Path) -> str:
+def _key(dataset: Node, root: Path) -> str:
     return exact.canonical([dataset, str(root)])
 
 

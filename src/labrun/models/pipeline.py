@@ -13,6 +13,7 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import Pipeline
 
 from labrun.config.instantiate import build, locate, parameters
+from labrun.config.schema import Node
 from labrun.errors import ConfigError
 from labrun.models import MOST_CATEGORIES
 
@@ -22,8 +23,8 @@ its replacement for sparse samples."""
 
 
 def pipeline(
-    preprocessor: Mapping[str, Any],
-    estimator: Mapping[str, Any],
+    preprocessor: Node,
+    estimator: Node,
     preprocess: bool = False,
     folds: int = 5,
     cv_samples: int | None = None,
@@ -84,7 +85,7 @@ def pipeline(
     return Pipeline([*steps, ("estimator", last)])
 
 
-def _instead(node: Mapping[str, Any], other: Any, key: str) -> dict[str, Any]:
+def _instead(node: Node, other: Any, key: str) -> dict[str, Any]:
     """Return a step's variant, given as a target or as keys; a new target keeps the arguments that it accepts."""
     given = dict(other) if isinstance(other, Mapping) else {"_target_": str(other)}
     if "_target_" not in given:
@@ -93,7 +94,7 @@ def _instead(node: Mapping[str, Any], other: Any, key: str) -> dict[str, Any]:
     return {name: value for name, value in node.items() if name in known or name in OWN_KEYS} | given
 
 
-def _part(node: Mapping[str, Any], key: str, seed: int, is_sparse: bool) -> Any:
+def _part(node: Node, key: str, seed: int, is_sparse: bool) -> Any:
     if node.get("_target_") is None:
         return None
     if is_sparse and node.get("sparse"):
@@ -271,7 +272,7 @@ def _decisions(model: Any, x: Any) -> npt.NDArray[np.float64]:
 
 
 def ensemble(
-    members: list[Mapping[str, Any]],
+    members: list[Node],
     weights: list[float],
     preprocess: bool = False,
     folds: int = 5,

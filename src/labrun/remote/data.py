@@ -17,7 +17,7 @@ from typing import Any
 
 from labrun.config import exact, schema
 from labrun.config.references import references, resolve_environment
-from labrun.config.schema import Config
+from labrun.config.schema import Config, Node
 from labrun.data import asset as assets
 from labrun.data import digests
 from labrun.data.asset import Asset
@@ -67,14 +67,12 @@ def read_of(record: Record) -> dict[str, Any]:
     return {key: record.config[key] for key in links.OF_DATA if record.config.get(key)}
 
 
-def resolved_nodes(config: Mapping[str, Any]) -> dict[str, Any]:
+def resolved_nodes(config: Node) -> dict[str, Any]:
     """Return these nodes with local variables resolved, without `script`."""
     return resolve_environment({key: value for key, value in config.items() if key != "script"})
 
 
-def _send_of(
-    channel: Channel, link: Link, config: Mapping[str, Any], files_by_base: dict[Path, dict[str, str]]
-) -> None:
+def _send_of(channel: Channel, link: Link, config: Node, files_by_base: dict[Path, dict[str, str]]) -> None:
     resolved = Config(resolved_nodes(config))
     stores = _stores(resolved)
     named = list(map(Path, links.absolute([resolved.raw, config.get("script")])))
@@ -231,9 +229,7 @@ def _beside(script: Path) -> Iterator[Path]:
                 yield path
 
 
-def _mounted(
-    stores: Mapping[str, LocalDatastore], reference: str, others: Mapping[str, Mapping[str, Any]]
-) -> Iterator[Path]:
+def _mounted(stores: Mapping[str, LocalDatastore], reference: str, others: Mapping[str, Node]) -> Iterator[Path]:
     """Yield the files of `${mount:...}`; none if its datastore is not local."""
     first, slash, rest = reference.partition("/")
     name = first if slash and (first in others or first in stores) else ""

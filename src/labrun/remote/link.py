@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labrun.errors import RecordError
 from labrun.remote import remotes
@@ -25,6 +25,9 @@ from labrun.runs.groups import Group
 from labrun.runs.record import Record, replace_text, sweep_folder
 from labrun.runs.sweep_state import SweepState
 from labrun.runs.workspace import Workspace
+
+if TYPE_CHECKING:
+    from labrun.config.schema import Node
 
 
 class State(StrEnum):
@@ -137,7 +140,7 @@ class Link:
         """Replace local paths in a value by remote ones."""
         return moved(value, self.pairs(folder, of_data))
 
-    def remote_config(self, config: Mapping[str, Any], folder: Path, resolved: Mapping[str, Any]) -> dict[str, Any]:
+    def remote_config(self, config: Node, folder: Path, resolved: Node) -> dict[str, Any]:
         """Return a run's config with remote paths.
 
         Args:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from labrun._io import FileStamp, atomic_write, run_command
 from labrun.config import checking, exact
-from labrun.config.schema import Config
+from labrun.config.schema import Config, Node
 from labrun.errors import DamagedRecordError, RecordError
 from labrun.runs import context, sdk_ids
 from labrun.runs.attempts import Attempt, Failure, Job, Process
@@ -770,7 +770,7 @@ def _read_identity(one: Distribution) -> tuple[str, str] | None:
     return fields["Name"].strip(), fields["Version"].strip()
 
 
-def flat_config(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def flat_config(config: Node, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Yield each value of a config with its dotted key."""
     for key, value in config.items():
         if isinstance(value, Mapping) and value:

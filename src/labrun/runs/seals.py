@@ -31,7 +31,7 @@ from typing import Any
 
 from labrun._io import FileStamp, atomic_write, file_sha256, read_once
 from labrun.config import exact, targets, trust
-from labrun.config.schema import Config
+from labrun.config.schema import Config, Node
 from labrun.errors import ConfigError
 from labrun.runs.attempts import Attempt
 
@@ -94,7 +94,7 @@ def sealed(
     return {**content, "mac": _mac(key, root, card, content)}
 
 
-def foreign(node: Mapping[str, Any]) -> list[str]:
+def foreign(node: Node) -> list[str]:
     """Return the targets in a model's config node that are not trusted by default."""
     try:
         named = dict.fromkeys(target for _, target in trust.named_targets(node, "model"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from labrun.search.trial_result import TrialResult
 from labrun.submission import submit
 
 if TYPE_CHECKING:
+    from labrun.config.schema import Node
     from labrun.search.search import Search
     from labrun.search.trials import Trials
 
@@ -54,7 +55,7 @@ def pipeline_name(record: Record) -> str | None:
     return " ".join(name for name in (short(model["preprocessor"]), short(last)) if name)
 
 
-def short(node: Mapping[str, Any]) -> str:
+def short(node: Node) -> str:
     """Return the short class name of a node, such as `SGD` for SGDClassifier."""
     name = str(node.get("_target_") or "").rpartition(".")[2]
     for ending in ("Classifier", "Regressor", "Transformer"):

@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, Quote, QuotedString, RangeSweep
 from hydra.errors import HydraException
 
-from labrun.config.schema import Sweep
+from labrun.config.schema import Node, Sweep
 from labrun.errors import ConfigError
 
 SPACE_KEY = "search_space"
@@ -173,7 +173,7 @@ def components(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from components(value, f"{path}.{key}" if path else str(key))
 
 
-def flat(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+def flat(node: Node, path: str = "") -> Iterator[tuple[str, Any]]:
     """Flatten the keys of a space from YAML: `{model: {lr: ...}}` becomes `model.lr`."""
     for key, value in node.items():
         if isinstance(value, Mapping):

@@ -22,7 +22,7 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from labrun.config.instantiate import build
-from labrun.config.schema import Sweep
+from labrun.config.schema import Node, Sweep
 from labrun.errors import ConfigError, RecordError
 from labrun.search.space import Choice, Dimension
 
@@ -77,7 +77,7 @@ class Study:
     def __init__(
         self,
         path: Path,
-        sampler: Mapping[str, Any] | None,
+        sampler: Node | None,
         seed: int,
         maximize: Sequence[bool],
         settings: type[Sweep] = Sweep,
@@ -100,7 +100,7 @@ class Study:
         self._study.sampler = _sampler(sampler, seed, len(maximize), settings)
 
     @staticmethod
-    def check(sampler: Mapping[str, Any], metrics: int, settings: type[Sweep] = Sweep) -> None:
+    def check(sampler: Node, metrics: int, settings: type[Sweep] = Sweep) -> None:
         """Check that a sampler can be built.
 
         Args:
@@ -302,9 +302,7 @@ def sampler_arguments(name: str) -> set[str] | None:
     return None if made is None else set(inspect.signature(made).parameters)
 
 
-def _sampler(
-    node: Mapping[str, Any] | None, seed: int, metrics: int, settings: type[Sweep]
-) -> optuna.samplers.BaseSampler:
+def _sampler(node: Node | None, seed: int, metrics: int, settings: type[Sweep]) -> optuna.samplers.BaseSampler:
     if node is None:
         return optuna.samplers.RandomSampler(seed=seed)
     with warnings.catch_warnings():

@@ -27,7 +27,7 @@ from labrun.backends import registry
 from labrun.compose.composed import validated_and_kept
 from labrun.compose.hydra_files import by_name, hide_environment, top_key
 from labrun.config import exact, schema, targets, trust, validation
-from labrun.config.schema import Config
+from labrun.config.schema import Config, Node
 from labrun.control import objective
 from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.messages import suggest
@@ -475,7 +475,7 @@ def _scored(root: Path, reference: str) -> tuple[Path, Record]:
     return run_dir, record
 
 
-def _edited_code(source: Record, model: Mapping[str, Any]) -> list[str]:
+def _edited_code(source: Record, model: Node) -> list[str]:
     """Return a model's modules that have changed since a run trained with them; empty if its record does not tell."""
     then = seals.noted(source.attempts)
     now = seals.code_of(seals.foreign(model))
@@ -604,9 +604,7 @@ def _warn_about_limit(config: Config, source: Config) -> None:
         )
 
 
-def _with_typed(
-    config: Mapping[str, Any], source: Mapping[str, Any], overrides: Sequence[str], group: str, run_dir: Path
-) -> dict[str, Any]:
+def _with_typed(config: Node, source: Node, overrides: Sequence[str], group: str, run_dir: Path) -> dict[str, Any]:
     """Return a group of the scored run's config with the user's overrides and their consequences; see `scored_data`."""
     typed = scored_data.typed_below(overrides, group)
     places = [one.lstrip("+").partition("=")[0].split(".")[1:] for one in typed if not one.startswith("~")]
@@ -614,7 +612,7 @@ def _with_typed(
     return scored_data.with_further(_with_values(source[group], places, config[group]), further)
 
 
-def _with_values(node: Mapping[str, Any], places: Sequence[Sequence[str]], values: Mapping[str, Any]) -> dict[str, Any]:
+def _with_values(node: Node, places: Sequence[Sequence[str]], values: Node) -> dict[str, Any]:
     """Return a copy of a node in which the values at some key paths are taken from another node."""
     result = dict(node)
     for first, *rest in places:
@@ -625,7 +623,7 @@ def _with_values(node: Mapping[str, Any], places: Sequence[Sequence[str]], value
     return result
 
 
-def _refuse_other_split(new: Mapping[str, Any], old: Mapping[str, Any]) -> None:
+def _refuse_other_split(new: Node, old: Node) -> None:
     for key in SPLIT_KEYS:
         if new.get(key) != old.get(key):
             raise ConfigError(

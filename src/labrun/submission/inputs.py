@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from labrun._io import FileStamp
 from labrun.compose import paths
 from labrun.config import exact, masking, schema, validation
 from labrun.config.references import guarded, references, resolve_environment, resolved
+from labrun.config.schema import Node
 from labrun.errors import ConfigError
 from labrun.messages import suggest
 
@@ -61,7 +61,7 @@ def pin_versions(config: dict[str, Any], pinned: dict[str, Any] | None = None) -
             config["dataset"]["version"] = looked
 
 
-def make_absolute(dataset: dict[str, Any], node: Mapping[str, Any]) -> None:
+def make_absolute(dataset: dict[str, Any], node: Node) -> None:
     """Make a data set's paths absolute for files that exist in the working folder but not in the datastore.
 
     Args:

@@ -18,6 +18,7 @@ from labrun import messages
 from labrun.compose import paths
 from labrun.config import checking, instantiate, schema
 from labrun.config.references import resolve_environment
+from labrun.config.schema import Node
 from labrun.data import asset as assets
 from labrun.data import mount, reader, stores
 from labrun.data.arrays import AnyArray, Arrays, Part
@@ -109,9 +110,7 @@ class Samples:
         return f"<pre>{html.escape(self.text)}</pre>{picture}"
 
 
-def samples(
-    name: str, datastore: Mapping[str, Any], count: int = 30, seed: int | None = None, keys: Sequence[str] = ()
-) -> Samples:
+def samples(name: str, datastore: Node, count: int = 30, seed: int | None = None, keys: Sequence[str] = ()) -> Samples:
     """Return random samples of the training split.
 
     Args:
@@ -130,7 +129,7 @@ def samples(
     return Samples(arrays, order)
 
 
-def _read(name: str, datastore: Mapping[str, Any], keys: Sequence[str]) -> Arrays:
+def _read(name: str, datastore: Node, keys: Sequence[str]) -> Arrays:
     plain, _, version = name.partition("@")
     for folder in (paths.user_conf_dir(), paths.conf_dir()):
         path = folder / "dataset" / f"{plain}.yaml" if folder else None
@@ -159,7 +158,7 @@ def _read(name: str, datastore: Mapping[str, Any], keys: Sequence[str]) -> Array
     return _asset(plain, version, datastore)
 
 
-def _asset(name: str, version: str, datastore: Mapping[str, Any]) -> Arrays:
+def _asset(name: str, version: str, datastore: Node) -> Arrays:
     """Read an asset with the first reader that recognizes its files."""
     store = stores.make(datastore)
     asset = assets.find(store, name, version or None)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,6 +27,9 @@ from labrun.runs.groups import Code, ScriptCode
 from labrun.runs.record import HIDDEN, Record, describe_host, installed_packages, read_record
 from labrun.runs.workspace import Workspace
 from labrun.submission import freeze, origin, snapshot, submit
+
+if TYPE_CHECKING:
+    from labrun.config.schema import Node
 
 
 @dataclass
@@ -129,7 +132,7 @@ def _check(old: Record) -> None:
         raise RecordError(f"the config of run {old.id} is not that of a run, so it cannot be run again")
 
 
-def _as_typed(name: str, node: Mapping[str, Any]) -> Any:
+def _as_typed(name: str, node: Node) -> Any:
     return node.get("id") if name == "from" else {**node, "resume": None}
 
 

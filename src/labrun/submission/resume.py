@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from labrun import execute, messages
 from labrun.compose.hydra_files import top_key
 from labrun.config import masking, schema
 from labrun.config.references import resolve_environment
-from labrun.config.schema import Config
+from labrun.config.schema import Config, Node
 from labrun.data.digests import manifest_digest
 from labrun.data.mount import local_root, mount
 from labrun.errors import DataError, RecordError
@@ -161,18 +161,18 @@ def _is_completed(record: Record) -> bool:
     return record.finished and record.status == COMPLETED
 
 
-def _data_nodes(config: Mapping[str, Any]) -> dict[str, Any]:
+def _data_nodes(config: Node) -> dict[str, Any]:
     """Return the parts of a config that say what its run reads; empty if it reads nothing."""
     if not config.get("dataset"):
         return {}
     return resolve_environment({key: config[key] for key in ("dataset", "datastore", "datastores") if key in config})
 
 
-def _data_key(config: Mapping[str, Any]) -> str:
+def _data_key(config: Node) -> str:
     return repr(_data_nodes(config))
 
 
-def _data_now(configs: Sequence[Mapping[str, Any]], path: Sequence[str] | None) -> dict[str, list[DataEntry]]:
+def _data_now(configs: Sequence[Node], path: Sequence[str] | None) -> dict[str, list[DataEntry]]:
     """Return by `_data_key` the digests of the data that runs would read now; none of data that cannot be read."""
     known: dict[str, list[DataEntry]] = {}
     asked: dict[str, Question] = {}

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from labrun.compose import composed
 from labrun.compose.hydra_files import SUBFOLDER
 from labrun.config import instantiate, schema
+from labrun.config.schema import Node
 from labrun.errors import ConfigError
 
 GROUPS = ("dataset", "datastore")
@@ -44,7 +45,7 @@ def _key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
-def insert(config: DictConfig, source: Mapping[str, Any], run_dir: Path, overrides: Sequence[str]) -> None:
+def insert(config: DictConfig, source: Node, run_dir: Path, overrides: Sequence[str]) -> None:
     """Put a run's data into a composed config before the overrides are applied to it.
 
     Args:
@@ -103,7 +104,7 @@ def consequences(run_dir: Path, group: str, typed: Sequence[str]) -> list[tuple[
     return [(key, new) for key, old, new in pairs if old != new and f"{group}.{key}" not in names]
 
 
-def with_further(node: Mapping[str, Any], further: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def with_further(node: Node, further: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """Return a copy of a record's node with other values for some keys."""
     if not further:
         return dict(node)

@@ -10,15 +10,15 @@ imports only the standard library and the schema, because checking a config impo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from labrun.plugins import TASKS
 from labrun.runs.groups import DataEntry
 
 if TYPE_CHECKING:
-    from labrun.config.schema import Config
+    from labrun.config.schema import Config, Node
     from labrun.runs.record import Record, RunPaths
     from labrun.runs.recording import Recording
 
@@ -72,7 +72,7 @@ class TaskType(ABC):
     part: ClassVar[str | None] = None
     """The split that it requires."""
 
-    def problems(self, config: Mapping[str, Any]) -> Iterator[str]:
+    def problems(self, config: Node) -> Iterator[str]:
         """Yield the mistakes in a config, not yet validated, that only this task can detect."""
         return iter(())
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun.config import exact, schema, targets
-from labrun.config.schema import Config
+from labrun.config.schema import Config, Node
 from labrun.data import random_states
 from labrun.data.arrays import Arrays, Part
 from labrun.data.datasets import HOOKS, Parts
@@ -135,7 +135,7 @@ class ModuleFeed(Feed):
         return kind if self.name == kind else f"{self.name} ({kind})"
 
     @property
-    def parts(self) -> Mapping[str, Any]:
+    def parts(self) -> Mapping[str, Node | None]:
         """Config nodes of labrun's own `Datasets` by split; empty for a user's data module."""
         return self.module.nodes if isinstance(self.module, Parts) else {}
 
@@ -150,7 +150,7 @@ class ModuleFeed(Feed):
             self.module.predict_dataloader = lambda: copyable(asked())
         return {"datamodule": self.module}
 
-    def prepared(self, run_dir: Path, node: Mapping[str, Any]) -> None:
+    def prepared(self, run_dir: Path, node: Node) -> None:
         """Call `prepare_data` once per machine for a whole sweep, or for all processes of a run.
 
         Args:
@@ -245,7 +245,7 @@ def _alone(run_dir: Path, name: str) -> Iterator[Path]:
         yield mark
 
 
-def make_module(dataset: Mapping[str, Any], model: str = "") -> Any:
+def make_module(dataset: Node, model: str = "") -> Any:
     """Build the data module of a `dataset` node.
 
     Args:

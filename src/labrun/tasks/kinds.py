@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from labrun.config import schema, validation
+from labrun.config.schema import Node
 from labrun.runs.groups import DataEntry
 from labrun.tasks.base import Run, TaskType
 
@@ -21,7 +22,7 @@ class Fit(TaskType):
     trains = True
     part = "train"
 
-    def problems(self, config: Mapping[str, Any]) -> Iterator[str]:
+    def problems(self, config: Node) -> Iterator[str]:
         """Yield why the model and the data set are incompatible, as far as the config shows it."""
         dataset, model = config.get("dataset"), config.get("model")
         if isinstance(dataset, Mapping) and isinstance(model, Mapping):
@@ -47,7 +48,7 @@ class _Scoring(TaskType):
     aim: str
     """The purpose of that model, for messages."""
 
-    def problems(self, config: Mapping[str, Any]) -> Iterator[str]:
+    def problems(self, config: Node) -> Iterator[str]:
         """Yield a problem if the config has no `from`."""
         if not config.get("from"):
             yield f"task={self.name} needs the run whose model {self.aim}: from=last, or from=<run id>"
@@ -87,7 +88,7 @@ class Script(TaskType):
     name = "script"
     reads = False
 
-    def problems(self, config: Mapping[str, Any]) -> Iterator[str]:
+    def problems(self, config: Node) -> Iterator[str]:
         """Yield mistakes in the script's node, and groups that cannot be combined with a script."""
         node = config.get("script")
         if not isinstance(node, Mapping):

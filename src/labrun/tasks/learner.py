@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torchmetrics import classification, regression
 
 from labrun.config import schema
-from labrun.config.schema import Config
+from labrun.config.schema import Config, Node
 from labrun.errors import ConfigError, UnfitError
 from labrun.tasks import outputs
 from labrun.tasks import task as tasks
@@ -202,7 +202,7 @@ class LossAndMetrics:
         weights: class weights of the loss; None weighs all classes equally.
     """
 
-    def __init__(self, node: Mapping[str, Any], classes: int | None, weights: Tensor | None) -> None:
+    def __init__(self, node: Node, classes: int | None, weights: Tensor | None) -> None:
         self._node, self._classes, self._weights = node, classes, weights
         self.weights = None if weights is None else weights.tolist()
         self.is_inferred = False
@@ -355,7 +355,7 @@ class LossAndMetrics:
             }
         return {}
 
-    def _built(self, node: Mapping[str, Any], key: str, scores: Tensor, target: Tensor) -> Any:
+    def _built(self, node: Node, key: str, scores: Tensor, target: Tensor) -> Any:
         count = self._classes or (scores.shape[1] if scores.ndim > 1 else 1)
         if self.kind is TargetKind.CLASSES:
             count = self._second(scores, target).shape[1]
@@ -564,7 +564,7 @@ def _numbers(name: str, value: Any, kind: str) -> Iterator[tuple[str, Tensor]]:
         )
 
 
-def optimizers(parameters: Any, node: Mapping[str, Any], max_epochs: int) -> Any:
+def optimizers(parameters: Any, node: Node, max_epochs: int) -> Any:
     """Return the optimizer and scheduler of a model's config, in the form that Lightning expects."""
     lr = node.get("lr")
     optimizer = tasks.optimizer_of(node.get("optimizer") or {**DEFAULT_OPTIMIZER, "lr": lr or DEFAULT_LR})(parameters)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from labrun import messages
 from labrun._io import environ_overlay
 from labrun.config import schema, validation
-from labrun.config.schema import Compute, Config, Trainer
+from labrun.config.schema import Compute, Config, Node, Trainer
 from labrun.data.arrays import Arrays, Part
 from labrun.data.loaders import count
 from labrun.errors import ConfigError, DataError, UnfitError
@@ -620,7 +620,7 @@ def _add_metrics_of_others(trainer: Any) -> int:
     return max((line.get("epoch") or 0 for line in lines), default=0)
 
 
-def make_logger(node: Mapping[str, Any], name: str, paths: RunPaths) -> Any:
+def make_logger(node: Node, name: str, paths: RunPaths) -> Any:
     """Build a Lightning logger that writes to the run's `logs/`."""
     paths.logs.mkdir(parents=True, exist_ok=True)
     return schema.build(node, f"logger.{name}", save_dir=str(paths.logs))

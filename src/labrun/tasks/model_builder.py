@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from labrun import garbage
 from labrun.config import schema, targets, validation
-from labrun.config.schema import Config
+from labrun.config.schema import Config, Node
 from labrun.data.arrays import Arrays
 from labrun.errors import ConfigError, UnfitError
 from labrun.tasks import base
@@ -92,7 +92,7 @@ def wrap(model: Any, config: Config, arrays: Arrays) -> ModelTask:
     )
 
 
-def _refuse_learning(node: Mapping[str, Any], name: str) -> None:
+def _refuse_learning(node: Node, name: str) -> None:
     """Check that the config of a model other than a network has no keys about a network's learning.
 
     Raises:
@@ -107,7 +107,7 @@ def _refuse_learning(node: Mapping[str, Any], name: str) -> None:
         )
 
 
-def _weigh_classes(model: Any, node: Mapping[str, Any], arrays: Arrays, name: str) -> None:
+def _weigh_classes(model: Any, node: Node, arrays: Arrays, name: str) -> None:
     """Set `class_weight` on every part of an estimator that accepts it, if the config requests it.
 
     Raises:

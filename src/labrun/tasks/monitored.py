@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from labrun.config import schema, targets
-from labrun.config.schema import Config, Trainer
+from labrun.config.schema import Config, Node, Trainer
 from labrun.errors import ConfigError
 from labrun.runs import direction
 from labrun.runs.direction import Direction
@@ -137,7 +137,7 @@ def _name_each(node: Any) -> None:
         node["filename"] = f"{filename}-{{epoch}}"
 
 
-def _watchers(callbacks: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _watchers(callbacks: Node) -> Iterator[tuple[str, Node]]:
     for name, node in callbacks.items():
         if isinstance(node, Mapping) and node.get("_target_"):
             is_one = str(node["_target_"]).rpartition(".")[2] in WATCHERS or {"monitor", "mode"} <= set(node)
@@ -145,7 +145,7 @@ def _watchers(callbacks: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, 
                 yield str(name), node
 
 
-def keeps_newest(node: Mapping[str, Any]) -> bool:
+def keeps_newest(node: Node) -> bool:
     """Return whether a checkpoint callback saves at regular intervals and monitors no metric.
 
     With `trainer.monitor` it would save nothing before the first validation, and then only improvements.
@@ -154,7 +154,7 @@ def keeps_newest(node: Mapping[str, Any]) -> bool:
     return bool(regular) and "monitor" not in node and node.get("save_top_k", 1) in (0, 1, -1)
 
 
-def watched(node: Mapping[str, Any], name: str, trainer: Trainer) -> tuple[str, Direction]:
+def watched(node: Node, name: str, trainer: Trainer) -> tuple[str, Direction]:
     """Return the metric that a callback monitors (`auto` means the loss) and its direction.
 
     Args:

@@ -13,7 +13,7 @@ from labrun import garbage
 from labrun.config import exact, schema, targets
 from labrun.config.instantiate import must_be_given
 from labrun.config.references import references
-from labrun.config.schema import Config
+from labrun.config.schema import Config, Node
 from labrun.data import reader
 from labrun.data.digests import manifest_digest
 from labrun.errors import ConfigError
@@ -110,7 +110,7 @@ def wrap(model: Any, config: Config, feed: ModuleFeed) -> NetworkTask:
     return NetworkTask(model, config, feed, name)
 
 
-def _offered(target: Any, node: Mapping[str, Any], feed: ModuleFeed) -> dict[str, Any]:
+def _offered(target: Any, node: Node, feed: ModuleFeed) -> dict[str, Any]:
     wanted = [name for name in OFFERED if name in schema.parameters(target) and node.get(name) is None]
     # The splits of `dataset=torch` are the user's own; the data module around them is labrun's.
     source = feed.module.dataset("train") if wanted and feed.parts else feed.module
@@ -155,7 +155,7 @@ def described(signed: Config, feed: ModuleFeed, inputs: Sequence[DataEntry]) -> 
     return DataEntry(name=feed.name, kind=str(node["_target_"]), digest=digest, signed_by=signed_by)
 
 
-def of_config(node: Mapping[str, Any]) -> str:
+def of_config(node: Node) -> str:
     """Return the SHA-256 of a data set's config and the sources of its classes."""
     # A user's own data module may split its samples by its seed.
     unsigned = UNSIGNED if node.get("_target_") in (None, schema.DATASETS) else UNSIGNED - {"seed"}

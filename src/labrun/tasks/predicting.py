@@ -29,6 +29,7 @@ from labrun.tasks.saved import Saved
 if TYPE_CHECKING:
     import pandas as pd
 
+    from labrun.config.schema import Node
     from labrun.tasks.batch_sources import ModuleFeed
     from labrun.tasks.lightning import NetworkTask
 
@@ -84,12 +85,12 @@ def _finish(run: Run, table: Any, data: str, began: float) -> None:
     summary.print_result(run.record, data, time.monotonic() - began, run.paths, where)
 
 
-def file_of(dataset: Mapping[str, Any], root: Path) -> Path:
+def file_of(dataset: Node, root: Path) -> Path:
     """Return the path of the file of a single-file data set."""
     return place_of(root, str(dataset["path"]))
 
 
-def of_file(model: Saved, dataset: Mapping[str, Any], root: Path, streams: bool = False) -> pd.DataFrame:
+def of_file(model: Saved, dataset: Node, root: Path, streams: bool = False) -> pd.DataFrame:
     """Predict all rows of a table, or all samples of an `.npz`; the target may be missing.
 
     Args:

@@ -21,7 +21,7 @@ from labrun import messages
 from labrun._io import file_sha256
 from labrun.config import exact, schema, validation
 from labrun.config.instantiate import must_be_given, resolve_references
-from labrun.config.schema import Config
+from labrun.config.schema import Config, Node
 from labrun.data.arrays import Arrays, Part, Scaling
 from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.runs import cards, context, seals
@@ -111,7 +111,7 @@ class ModelTask(ABC):
         return None
 
 
-def own_arguments(node: Mapping[str, Any], target: Callable[..., Any]) -> dict[str, Any]:
+def own_arguments(node: Node, target: Callable[..., Any]) -> dict[str, Any]:
     """Return the part of a model's node that is passed to its class; the rest configures its training."""
     known = schema.parameters(target)
     left = {key for key in ("lr", *validation.LEARNING) if key not in known}
@@ -151,12 +151,12 @@ def is_named(node: Any) -> bool:
     return isinstance(node, Mapping) and bool(node.get("_target_"))
 
 
-def optimizer_of(node: Mapping[str, Any]) -> Any:
+def optimizer_of(node: Node) -> Any:
     """Return a factory that builds the optimizer from the parameters to optimize."""
     return schema.build({"_partial_": True, **node}, "model.optimizer")
 
 
-def scheduler_of(node: Mapping[str, Any] | None, max_epochs: int) -> Any:
+def scheduler_of(node: Node | None, max_epochs: int) -> Any:
     """Return a factory that builds the scheduler from its optimizer; None for a constant learning rate."""
     if not is_named(node):
         return None
@@ -164,7 +164,7 @@ def scheduler_of(node: Mapping[str, Any] | None, max_epochs: int) -> Any:
     return schema.build({"_partial_": True, **own}, "model.scheduler", T_max=max_epochs)
 
 
-def is_pipeline(node: Mapping[str, Any]) -> bool:
+def is_pipeline(node: Node) -> bool:
     """Return whether a model's node is one of labrun's pipelines, which are cross-validated and take tables."""
     return str(node.get("_target_", "")).startswith("labrun.models.pipeline.")
 
@@ -181,7 +181,7 @@ def is_network(model: Any) -> bool:
     return torch is not None and isinstance(model, torch.nn.Module)
 
 
-def model_name(node: Mapping[str, Any]) -> str:
+def model_name(node: Node) -> str:
     """Return the model's name for messages and tables."""
     return str(node.get("name") or str(node["_target_"]).rsplit(".", 1)[-1])
 

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the server starts with the standard library alone
     from labrun.backends.local.messages import Task
+    from labrun.config.schema import Node
 
 PR_SET_PDEATHSIG = 1
 MADV_COLLAPSE = 25
@@ -259,7 +260,7 @@ def use_large_pages() -> None:
                     madvise(first * LARGE_PAGE, (last - first) * LARGE_PAGE, MADV_COLLAPSE)
 
 
-def hold(data: Mapping[str, Any]) -> None:
+def hold(data: Mapping[str, Node]) -> None:
     """Read data that several runs will read, so that each has it in memory after its fork. The runs report errors."""
     from labrun.backends.local import worker
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NotRequired, TypedDict, final
+from typing import TYPE_CHECKING, NotRequired, TypedDict, final
+
+if TYPE_CHECKING:
+    from labrun.config.schema import Node
 
 
 class _Process(TypedDict):
@@ -13,7 +16,7 @@ class _Process(TypedDict):
     out: str
     """File for standard output; see `print_to`."""
     err: str
-    data: NotRequired[Mapping[str, Any]]
+    data: NotRequired[Mapping[str, Node]]
     """Data that the server reads first, since later runs read them too (`worker.hold`)."""
 
 

@@ -15,11 +15,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from labrun.backends.local.forkserver import RUN, Channel
 from labrun.config import targets
 from labrun.warm import zygote
+
+if TYPE_CHECKING:
+    from labrun.config.schema import Node
 
 Process = subprocess.Popen[bytes] | zygote.Child
 
@@ -58,7 +61,7 @@ class Server:
     is_ready: bool = field(default=False, init=False)
     is_broken: bool = field(default=False, init=False)
     """Whether it died too often to be restarted."""
-    held: list[Mapping[str, Any]] = field(default_factory=list, init=False)
+    held: list[Mapping[str, Node]] = field(default_factory=list, init=False)
     """Data that it has read for several runs."""
     used: float = field(default_factory=time.monotonic, init=False)
     deaths: int = field(default=0, init=False)

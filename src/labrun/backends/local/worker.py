@@ -10,12 +10,13 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from labrun import execute
 from labrun.backends.local import threads as limits
 from labrun.config import instantiate, masking, schema
 from labrun.config.references import references, resolve_environment
+from labrun.config.schema import Node
 from labrun.data import shared_cache
 from labrun.data.mount import local_root
 from labrun.errors import ConfigError, LabrunError
@@ -76,7 +77,7 @@ def _is_file_system(target: object) -> bool:
     return isinstance(target, type) and any(base.__module__.startswith("fsspec.") for base in target.__mro__)
 
 
-def hold(data: Mapping[str, Any]) -> None:
+def hold(data: Mapping[str, Node]) -> None:
     """Read a data set for the runs that will be forked from this process.
 
     Args:

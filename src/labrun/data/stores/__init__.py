@@ -6,10 +6,9 @@ The `_target_` of the config's `datastore` node selects the kind: a local folder
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Mapping
-from typing import Any
 
 from labrun.config import schema
+from labrun.config.schema import Node
 from labrun.data.stores.base import Datastore
 from labrun.data.stores.local import LocalDatastore
 
@@ -24,7 +23,7 @@ ANY = "labrun.data.stores.remote:RemoteDatastore"
 """The class for every other file system."""
 
 
-def make(node: Mapping[str, Any]) -> Datastore:
+def make(node: Node) -> Datastore:
     """Build the datastore that a resolved `datastore` node describes.
 
     Raises:

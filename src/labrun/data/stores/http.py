@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import urllib.parse
-from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from labrun.data.stores.base import ProgressCallback, clean, copy
 from labrun.data.stores.remote import REACH_S, RemoteDatastore
 from labrun.errors import ConfigError
+
+if TYPE_CHECKING:
+    from labrun.config.schema import Node
 
 PATIENCE_S = 60
 """Read timeout, seconds."""
@@ -25,7 +27,7 @@ class HTTPDatastore(RemoteDatastore):
     tokens = ("ETag", "Last-Modified")
     is_read_only = True
 
-    def __init__(self, node: Mapping[str, Any]) -> None:
+    def __init__(self, node: Node) -> None:
         super().__init__(node)
         if "?" in self.root:
             raise ConfigError(

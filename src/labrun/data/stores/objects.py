@@ -7,10 +7,12 @@ import threading
 import urllib.parse
 import urllib.request
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labrun.data.stores.remote import REACH_S, RemoteDatastore
+
+if TYPE_CHECKING:
+    from labrun.config.schema import Node
 
 PORTS = {"http": 80, "https": 443}
 
@@ -18,7 +20,7 @@ PORTS = {"http": 80, "https": 443}
 class ObjectDatastore(RemoteDatastore):
     """Objects in a container; a file appears atomically, once it has arrived completely."""
 
-    def __init__(self, node: Mapping[str, Any]) -> None:
+    def __init__(self, node: Node) -> None:
         super().__init__(node)
         self._making_top = threading.Lock()
         self._has_top = False

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 from labrun.config import instantiate
 from labrun.config.checking import is_secret
@@ -25,6 +25,9 @@ from labrun.data.stores.base import (
     is_inside,
 )
 from labrun.errors import ConfigError, DataError, LabrunError, MissingDataError, MissingExtraError
+
+if TYPE_CHECKING:
+    from labrun.config.schema import Node
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +78,7 @@ class RemoteDatastore(Datastore):
     top_is = "folder"
     """Word for the first part of the root, for messages."""
 
-    def __init__(self, node: Mapping[str, Any]) -> None:
+    def __init__(self, node: Node) -> None:
         super().__init__(str(node["name"]), str(node["root"]).rstrip("/"))
         self._kind = str(node["_target_"])
         self._node = dict(node)

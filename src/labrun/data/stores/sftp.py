@@ -7,12 +7,15 @@ import functools
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from labrun.data.stores.base import CHUNK_BYTES, ProgressCallback
 from labrun.data.stores.remote import RemoteDatastore
 from labrun.errors import DataError
+
+if TYPE_CHECKING:
+    from labrun.config.schema import Node
 
 PIECE_BYTES = 2**15
 """Bytes that SFTP returns per request."""
@@ -27,7 +30,7 @@ class SFTPDatastore(RemoteDatastore):
     tokens = ("mtime",)
     talkative = (*RemoteDatastore.talkative, "paramiko")
 
-    def __init__(self, node: Mapping[str, Any]) -> None:
+    def __init__(self, node: Node) -> None:
         super().__init__(node)
         self._of_thread = threading.local()
 
