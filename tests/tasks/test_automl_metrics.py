@@ -26,7 +26,7 @@ def of_quantities(name: str) -> float:
     return automl_metrics.one(name, REAL, GUESS, None, 0, span=10.0)
 
 
-def test_metrics_of_classifiers() -> None:
+def test_metrics_of_classifiers_have_the_expected_values() -> None:
     each = np.eye(3)[Y]
     recall = metrics.recall_score(Y, LABELS, average="macro")
     wanted = {
@@ -45,7 +45,7 @@ def test_metrics_of_classifiers() -> None:
     assert {name: of_classes(name) for name in wanted} == pytest.approx(wanted)
 
 
-def test_metrics_of_regressors() -> None:
+def test_metrics_of_regressors_have_the_expected_values() -> None:
     squared, absolute = np.sqrt(np.mean((REAL - GUESS) ** 2)), np.abs(REAL - GUESS)
     logs = np.sqrt(metrics.mean_squared_log_error(REAL, GUESS))
     wanted = {
@@ -66,7 +66,7 @@ def test_metrics_of_regressors() -> None:
     assert {name: of_quantities(name) for name in wanted} == pytest.approx(wanted)
 
 
-def test_undefined_metrics() -> None:
+def test_undefined_metrics_are_nan_or_zero() -> None:
     constant = automl_metrics.one("spearman_correlation", REAL, np.ones(5), None, 0)
     assert constant == 0.0
     assert np.isnan(automl_metrics.one("root_mean_squared_log_error", -REAL, GUESS, None, 0))
@@ -77,7 +77,7 @@ def test_undefined_metrics() -> None:
         automl_metrics.one("AUC_micro", Y, LABELS, None, 3)
 
 
-def test_their_names_give_the_direction() -> None:
+def test_names_of_automl_metrics_give_their_direction() -> None:
     for name in [*automl_metrics.CLASSES, *automl_metrics.QUANTITIES]:
         assert direction.of(name) == (direction.MIN if name.endswith("_error") else direction.MAX), name
 

@@ -23,7 +23,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def test_a_package_brings_a_task(toy: None, labrun_here: Command, refused_here: Refused, workspace: Path) -> None:
+def test_a_package_adds_a_task(toy: None, labrun_here: Command, refused_here: Refused, workspace: Path) -> None:
     plain = ("task=count_classes", "dataset.max_samples=60", "tracking=none")
     done = labrun_here(*plain)
     assert done.returncode == 0 and "train/0" in done.stdout, done.stdout + done.stderr

@@ -20,7 +20,7 @@ from labrun.runs.record import COMPLETED
 from labrun.tasks import estimator, skops_io
 
 
-def test_inverse_regularization_and_metrics(run_here: Runner) -> None:
+def test_regularization_is_inverted_and_all_metrics_are_recorded(run_here: Runner) -> None:
     record, run_dir = run_here("model.regularization=0.5")
     model = estimator.load(run_dir / "outputs" / "model.skops", [])
     assert type(model) is LogisticRegression and model.C == 2.0 and model.random_state == 42
@@ -28,7 +28,7 @@ def test_inverse_regularization_and_metrics(run_here: Runner) -> None:
     assert {line["name"] for line in context.read_metrics(run_dir)} == set(record.metrics)
 
 
-def test_float32_gives_the_plain_fits_accuracy(run_here: Runner) -> None:
+def test_a_fit_in_float32_has_the_accuracy_of_a_plain_fit(run_here: Runner) -> None:
     from sklearn.datasets import load_digits
 
     from labrun.data.arrays import stratified_split
@@ -41,14 +41,14 @@ def test_float32_gives_the_plain_fits_accuracy(run_here: Runner) -> None:
     assert record.metrics["accuracy"] == pytest.approx(plain, abs=0.001)
 
 
-def test_pickle_only_when_asked_for(run_here: Runner) -> None:
+def test_a_pickle_is_written_only_on_request(run_here: Runner) -> None:
     _, without = run_here()
     _, with_pickle = run_here("export=[pkl]")
     assert not (without / "outputs" / "model.pkl").exists()
     assert (with_pickle / "outputs" / "model.pkl").stat().st_size > 1000
 
 
-def test_intelex_is_one_override_and_saves_a_portable_model(run_here: Runner) -> None:
+def test_a_model_trained_with_intelex_is_saved_portably(run_here: Runner) -> None:
     plain, _ = run_here()
     fast, run_dir = run_here("model.backend=intelex")
     assert fast.metrics["accuracy"] == pytest.approx(plain.metrics["accuracy"], abs=0.02)
@@ -65,7 +65,7 @@ def test_any_scikit_learn_classifier_is_a_target(run_here: Runner) -> None:
     assert scored.metrics["accuracy"] == record.metrics["accuracy"]
 
 
-def test_validation_part_is_scored(run_here: Runner) -> None:
+def test_the_validation_part_is_scored(run_here: Runner) -> None:
     record, _ = run_here("dataset.validation_size=0.2")
     assert record.data[0].validation == round(0.2 * 1438)
     assert "val_accuracy" in record.metrics and "val_loss" in record.metrics
@@ -92,10 +92,10 @@ def test_types_beyond_scikit_learn_are_named_and_refused(tmp_path: Path) -> None
         estimator.load(path, [])
 
 
-def test_a_model_that_was_just_saved_is_loaded_without_the_lists_of_types(
+def test_a_model_just_saved_is_loaded_without_skops_lists_of_types(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Making them takes longer than many a fit."""
+    """Building these lists takes longer than many fits."""
     model = make_pipeline(FunctionTransformer(np.log1p), LogisticRegression()).fit([[0.0], [1.0]], [0, 1])
     skops_io.load().dump(model, tmp_path / "model.skops")
     monkeypatch.setattr(skops_io, "load_lists", lambda: pytest.fail("the lists were made"))
@@ -157,7 +157,7 @@ def test_a_missing_extra_is_reported_with_the_install_line(run_here: Runner, mon
         run_here("model.backend=intelex")
 
 
-def test_mistakes_in_the_arguments_of_a_known_target_are_config_errors(run_here: Runner) -> None:
+def test_wrong_arguments_of_a_known_target_are_config_errors(run_here: Runner) -> None:
     with pytest.raises(ConfigError, match=r"model: labrun.models.mnist_dnn.MnistDNN could not be built"):
         run_here("model=mnist_dnn", "model.units=99999999999999")
 
@@ -175,7 +175,7 @@ class Unsavable:
         return np.zeros(len(x), int)
 
 
-def test_a_model_that_cannot_be_saved_is_reported_in_a_message(run_here: Runner, workspace: Path) -> None:
+def test_a_model_that_cannot_be_saved_is_reported(run_here: Runner, workspace: Path) -> None:
     with pytest.raises(UnfitError, match=r"is trained, but cannot be saved.*Let Unsavable drop it"):
         run_here(
             f"model._target_={__name__}.Unsavable",
@@ -185,7 +185,7 @@ def test_a_model_that_cannot_be_saved_is_reported_in_a_message(run_here: Runner,
     assert context.read_metrics(run_dir), "its scores are kept"
 
 
-def test_class_weights_reach_the_estimator_wherever_it_stands(run_here: Runner) -> None:
+def test_class_weights_reach_estimators_also_in_pipelines(run_here: Runner) -> None:
     plain, _ = run_here()
     weighed, _ = run_here("+model.class_weight=[1,1,1,1,1,1,1,1,1,50]")
     assert weighed.metrics["accuracy"] < plain.metrics["accuracy"]

@@ -122,7 +122,7 @@ def test_a_failed_attempt_does_not_hide_that_the_data_changed(
 
 
 def test_a_refused_attempt_does_not_allow_the_next_one(run_here: Runner, workspace: Path, edit: Edit) -> None:
-    """Several processes cannot agree on beginning anew: each attempt is refused."""
+    """Several processes cannot agree to start over, so each attempt is refused."""
     _, run_dir = run_here(*COMMON, *DROP, "trainer.max_epochs=2")
     (workspace / "draw").write_text("2")
     for _ in range(2):
@@ -134,10 +134,8 @@ def test_a_refused_attempt_does_not_allow_the_next_one(run_here: Runner, workspa
         assert (run_dir / "checkpoints" / "last.ckpt").is_file()
 
 
-def test_a_script_that_a_record_names_runs_only_where_this_user_has_run_it(
-    run_here: Runner, workspace: Path, edit: Edit
-) -> None:
-    """A config of one's own that names the reader says nothing of the file."""
+def test_a_script_named_by_a_record_runs_only_if_its_user_ran_it(run_here: Runner, workspace: Path, edit: Edit) -> None:
+    """A user's config that names the reader does not make the file trusted."""
     (workspace / "conf" / "dataset").mkdir(parents=True)
     (workspace / "conf" / "dataset" / "mine.yaml").write_text("_target_: labrun.data.readers.GetData\n")
     _, run_dir = run_here("dataset=get_data")
@@ -150,8 +148,8 @@ def test_a_script_that_a_record_names_runs_only_where_this_user_has_run_it(
     assert not (workspace / "ran").exists()
 
 
-def test_the_frozen_script_tells_whether_a_sweeps_data_changed(run_here: Runner, workspace: Path, edit: Edit) -> None:
-    """Its runs read what the script gave as it was submitted, whatever has been edited since."""
+def test_the_frozen_script_decides_whether_a_sweeps_data_changed(run_here: Runner, workspace: Path, edit: Edit) -> None:
+    """The runs read what the script gave at submission, whatever has been edited since."""
     values = ("dataset=get_data", "model.regularization=1")
     (first, run_dir), (again, _) = run_here(*values), run_here(*values)
     (workspace / "frozen").mkdir()
@@ -164,10 +162,10 @@ def test_the_frozen_script_tells_whether_a_sweeps_data_changed(run_here: Runner,
     assert resume.match([again], old, [str(workspace / "frozen"), *sys.path]) == old, "of a version without that field"
 
 
-def test_a_resumed_sweep_reuses_no_score_of_other_data(
+def test_a_resumed_sweep_reuses_no_score_of_changed_data(
     run_here: Runner, workspace: Path, edit: Edit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The script is the same; what it reads is not."""
+    """The script is unchanged, but the file that it reads is not."""
     values = ("dataset=get_data", "model.regularization=1")
     (first, run_dir), (again, _) = run_here(*values), run_here(*values)
     assert first.data[0].digest == again.data[0].digest and first.data[0].content == again.data[0].content
@@ -196,7 +194,7 @@ def test_a_run_whose_data_or_code_changed_starts_over(
     assert again.metrics["val_loss"] == fresh.metrics["val_loss"]
 
 
-def test_early_stopping_uses_the_current_patience_and_reports_that_it_stopped(
+def test_a_resumed_run_stops_early_by_its_own_patience(
     run_here: Runner, edit: Edit, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -214,7 +212,7 @@ def test_early_stopping_uses_the_current_patience_and_reports_that_it_stopped(
     assert third.training.epochs >= second.training.epochs + 7
 
 
-def test_a_class_that_is_trusted_after_an_edit_is_warned_of(run_here: Runner, edit: Edit) -> None:
+def test_loading_a_trusted_class_edited_since_training_warns(run_here: Runner, edit: Edit) -> None:
     trained, _ = run_here(*COMMON, *DROP, "trainer.max_epochs=1")
     edit("-")
     with pytest.warns(UserWarning, match=rf"{trained.id}.*its code has changed since it was trained.*net_of_mine"):
@@ -223,10 +221,10 @@ def test_a_class_that_is_trusted_after_an_edit_is_warned_of(run_here: Runner, ed
     assert labrun.load_model("run:last", trusted=["net_of_mine.Net"]) is not None
 
 
-def test_the_error_of_another_process_is_in_the_record_from_the_first(
+def test_a_failed_record_names_the_error_of_another_process_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever waits for the run reads its record once."""
+    """Whoever waits for the run reads its record only once."""
     run_dir = tmp_path / "run"
     recording.create(run_dir, new("a0000000", config={}))
     log = run_dir / "driver.1.log"

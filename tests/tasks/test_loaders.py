@@ -79,7 +79,7 @@ def torch_sets(name: str, *parts: str) -> list[str]:
     return [f"dataset.{part}._target_=loader_parts.{name}" for part in parts or ("train", "validation", "test")]
 
 
-def test_a_modules_own_steps_are_executed_and_all_that_they_log_is_recorded(run_here: Runner, mine: Path) -> None:
+def test_a_modules_steps_run_and_their_logged_values_are_recorded(run_here: Runner, mine: Path) -> None:
     record, run_dir = run_here(*LIT, "trainer.monitor=val/acc", "trainer.log_every_n_batches=5")
     assert set(record.metrics) == {
         "train/loss", "train/loss_step", "val/loss", "val/acc",
@@ -96,7 +96,7 @@ def test_a_modules_own_steps_are_executed_and_all_that_they_log_is_recorded(run_
 
 
 @pytest.mark.parametrize(("workers", "processes"), [(0, 1), (2, 1), (0, 2)])
-def test_the_numbers_are_those_of_a_plain_trainer(run_here: Runner, mine: Path, workers: int, processes: int) -> None:
+def test_metrics_equal_those_of_a_plain_trainer(run_here: Runner, mine: Path, workers: int, processes: int) -> None:
     name = "NoisyModule" if workers else "DigitsModule"
     several = {"strategy": "ddp_fork", "devices": processes} if processes > 1 else {"devices": 1}
     options = [f"+trainer.options.{key}={value}" for key, value in several.items() if processes > 1]
@@ -118,7 +118,7 @@ def test_the_numbers_are_those_of_a_plain_trainer(run_here: Runner, mine: Path, 
         assert record.metrics[kind] == float(expected.get(f"{kind}_epoch", expected.get(kind))), kind
 
 
-def test_a_training_with_loaders_resumes_where_it_ended(
+def test_a_training_with_loaders_can_be_extended(
     run_here: Runner, mine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     unbroken, _ = run_here(*DICTS, "trainer.max_epochs=4")
@@ -132,7 +132,7 @@ def test_a_training_with_loaders_resumes_where_it_ended(
     assert on.parent == module.id and "the data module's state: {'seen': array([0, 1, 2])" in capsys.readouterr().out
 
 
-def test_several_validation_loaders_and_a_state_that_no_checkpoint_holds(
+def test_one_of_several_validation_loaders_must_be_monitored(
     run_here: Runner, mine: Path, network: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     two = ("dataset=mine", "dataset._target_=loader_parts.TwoValidations", "model=linear")
@@ -150,7 +150,7 @@ def test_several_validation_loaders_and_a_state_that_no_checkpoint_holds(
     assert monitored.loss_of("loader_parts.Lit", has_validation=True) == "val/loss"
 
 
-def test_a_split_without_a_generator_is_kept_and_told(
+def test_a_split_without_a_generator_is_kept_and_reported(
     run_here: Runner, mine: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (mine / "dataset" / "mine.yaml").write_text("_target_: loader_parts.Careless\n")
@@ -165,7 +165,7 @@ def test_a_split_without_a_generator_is_kept_and_told(
     assert "random generators" not in caplog.text
 
 
-def test_evaluate_and_predict_with_a_module(
+def test_a_module_is_evaluated_and_predicts(
     run_here: Runner, mine: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained, run_dir = run_here(*LIT)
@@ -196,7 +196,7 @@ def test_evaluate_and_predict_with_a_module(
         run_here("task=evaluate", f"from={trained.id}", "dataset=digits")
 
 
-def test_predict_step_output_is_a_row_per_sample(run_here: Runner, mine: Path) -> None:
+def test_outputs_of_predict_step_become_a_row_per_sample(run_here: Runner, mine: Path) -> None:
     trained, _ = run_here(*LIT, "model._target_=loader_parts.Names", "trainer.max_epochs=1")
     _, predicted = run_here("task=predict", f"from={trained.id}")
     rows = predictions(predicted)
@@ -237,7 +237,7 @@ def test_a_plain_network_learns_from_batches_that_are_dicts(run_here: Runner, mi
     assert table.filter(like="probability_").sum(axis=1).to_numpy() == pytest.approx(np.ones(100))
 
 
-def test_a_collate_function_and_a_sampler_of_the_user(run_here: Runner, mine: Path) -> None:
+def test_a_users_collate_function_and_sampler_are_used(run_here: Runner, mine: Path) -> None:
     record, _ = run_here(
         *DICTS,
         "dataset.collate_fn=loader_parts.pairs",
@@ -247,7 +247,7 @@ def test_a_collate_function_and_a_sampler_of_the_user(run_here: Runner, mine: Pa
     assert record.status == COMPLETED and record.metrics["accuracy"] is not None
 
 
-def test_next_tokens_are_learned_and_ignored_places_are_left_out(run_here: Runner, network: None) -> None:
+def test_next_tokens_are_learned_without_ignored_positions(run_here: Runner, network: None) -> None:
     record, run_dir = run_here(
         *TORCH, *torch_sets("Text"), "model=nexttoken", "+model.lr=0.1", "trainer.max_epochs=10",
         "+model.metrics.perplexity={_target_:torchmetrics.text.Perplexity,ignore_index:-100}",
@@ -258,13 +258,13 @@ def test_next_tokens_are_learned_and_ignored_places_are_left_out(run_here: Runne
     assert card["learns"] == "classes" and card["feed"] == "loaders"
 
 
-def test_several_inputs_and_a_quantity_from_a_stream(run_here: Runner, network: None) -> None:
+def test_a_quantity_is_learned_from_several_streamed_inputs(run_here: Runner, network: None) -> None:
     record, _ = run_here(*TORCH, *torch_sets("Stream"), "model=twoinputs", "+model.lr=0.1", "trainer.max_epochs=15")
     assert {"val_rmse", "rmse", "mae", "r2", "test_loss"} <= set(record.metrics)
     assert record.metrics["r2"] > 0.9 and record.metrics["rmse"] ** 2 == pytest.approx(record.metrics["test_loss"])
 
 
-def test_segmentation_multi_label_and_a_loss_of_ones_choice(run_here: Runner, network: None) -> None:
+def test_masks_and_several_labels_are_learned_with_any_loss(run_here: Runner, network: None) -> None:
     masks, _ = run_here(
         *TORCH, *torch_sets("Masks"), "model=segments", "+model.lr=0.5", "trainer.max_epochs=10",
         "+model.metrics.iou={_target_:torchmetrics.classification.MulticlassJaccardIndex}",
@@ -283,13 +283,13 @@ def test_segmentation_multi_label_and_a_loss_of_ones_choice(run_here: Runner, ne
     assert chosen.metrics["test_loss"] != labels.metrics["test_loss"]
 
 
-def test_an_autoencoder_gives_back_its_input(run_here: Runner, network: None) -> None:
+def test_an_autoencoder_learns_its_input(run_here: Runner, network: None) -> None:
     record, run_dir = run_here("model=autoencoder", "+model.target=input", "trainer.max_epochs=2")
     assert {"rmse", "mae", "test_loss"} <= set(record.metrics) and "accuracy" not in record.metrics
     assert not (run_dir / "outputs" / "confusion_matrix.json").exists()
 
 
-def test_networks_predict_quantities_of_tables_and_of_images(run_here: Runner, workspace: Path) -> None:
+def test_networks_predict_quantities_of_tables_and_images(run_here: Runner, workspace: Path) -> None:
     x = np.random.default_rng(0).normal(size=(300, 3))
     lines = [",".join(map(str, [*row, row.sum()])) for row in x.round(4)]
     Path("t.csv").write_text("a,b,c,y\n" + "\n".join(lines) + "\n")
@@ -336,7 +336,7 @@ def test_predictions_are_next_to_the_targets_of_the_data_set(run_here: Runner, w
     assert len(rows) == 1797 and np.mean(test) == pytest.approx(trained.metrics["accuracy"])
 
 
-def test_settings_of_a_data_module_covered_by_the_signature(run_here: Runner, mine: Path) -> None:
+def test_the_signature_covers_the_settings_of_a_data_module(run_here: Runner, mine: Path) -> None:
     plain, _ = run_here(*BRIEF)
     more, _ = run_here(*BRIEF, "dataset.num_workers=1")
     other, _ = run_here(*BRIEF, "dataset.train.last=299")
@@ -384,7 +384,7 @@ def test_a_resumed_sweep_reuses_completed_runs_with_the_same_loaders(
     assert "dataset.train._target_='loader_parts.Absent' cannot be imported" in caplog.text
 
 
-def test_scores_compare_whatever_the_loaders_settings_are(run_here: Runner, mine: Path) -> None:
+def test_scores_are_comparable_unless_loaders_select_other_data(run_here: Runner, mine: Path) -> None:
     one, _ = run_here(*BRIEF)
     other, _ = run_here(*BRIEF, "dataset.batch_size=50", "dataset.num_workers=1")
     assert comparable.mixture([one, other], "accuracy") is None
@@ -393,7 +393,7 @@ def test_scores_compare_whatever_the_loaders_settings_are(run_here: Runner, mine
     assert len({own_loaders.of_config({"_target_": "mine.Data", "seed": seed}) for seed in (1, 2)}) == 2, "of its split"
 
 
-def test_class_weights_of_networks(run_here: Runner, mine: Path) -> None:
+def test_class_weights_change_the_loss_of_networks(run_here: Runner, mine: Path) -> None:
     few = ("model=mnist_dnn", "trainer.max_epochs=1", "dataset.max_samples=300")
     plain, _ = run_here(*few)
     even, _ = run_here(*few, "+model.class_weight=balanced")
@@ -453,7 +453,7 @@ def test_conflicting_settings_are_reported_before_training(
 def test_a_sweep_prepares_the_data_once_and_its_runs_are_evaluated(
     labrun: Command, importable: None, tmp_path: Path
 ) -> None:
-    """On the pool, where each run is a process of its own."""
+    """In the pool, where each run is a separate process."""
     notes = tmp_path / "notes"
     plain = ("trainer.monitor=val/acc", "trainer.max_epochs=1", "tracking=none", "report=none")
     done = labrun("-m", *LIT[:2], "model.width=8,16", *plain, **{loader_parts.NOTES: str(notes)})
@@ -479,7 +479,7 @@ def test_a_pool_for_networks_does_not_import_scikit_learn(
     assert warmed == [True] * needed
 
 
-def test_all_that_a_sweeps_runs_read_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_of_every_run_of_a_sweep_are_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(loader_parts.NOTES, str(tmp_path / "notes"))
     (tmp_path / ".launch").mkdir()
     for number, size in enumerate((32, 32, 64)):
@@ -515,7 +515,7 @@ def test_two_processes_train_each_run_of_a_sweep(labrun: Command, mine: Path, im
     assert broken.returncode == 1 and "process 1: ValueError: the second one is broken" in broken.stderr
 
 
-def test_processes_started_by_lightning_itself(run_here: Runner, refused_here: Refused, mine: Path) -> None:
+def test_lightning_starts_its_own_processes_only_by_fork(run_here: Runner, refused_here: Refused, mine: Path) -> None:
     said = refused_here(*DICTS, "+trainer.options.strategy=ddp_spawn")
     assert "Use ddp_fork; or leave it out" in said
     two = ("+trainer.options.strategy=ddp_fork", "+trainer.options.devices=2", "callbacks=none")
@@ -525,9 +525,7 @@ def test_processes_started_by_lightning_itself(run_here: Runner, refused_here: R
     assert {"train_loss", "val_accuracy", "test_loss", "accuracy"} <= set(record.metrics)
 
 
-def test_own_values_of_a_data_set_and_arguments_that_a_part_does_not_take(
-    run_here: Runner, refused_here: Refused, mine: Path
-) -> None:
+def test_unknown_arguments_of_a_data_sets_part_are_refused(run_here: Runner, refused_here: Refused, mine: Path) -> None:
     dicts = (mine / "dataset" / "dicts.yaml").read_text()
     (mine / "dataset" / "shared.yaml").write_text(
         dicts.replace("last: 300", "last: '${dataset.vars.count}'") + "vars: {count: 200}\n"
@@ -571,7 +569,7 @@ def test_misplaced_keys_of_lightnings_trainer_get_advice(refused_here: Refused, 
     assert "leave _target_ out" in said and "run's folder: leave it out" in said
 
 
-def test_the_model_of_a_registered_name_predicts(run_here: Runner, workspace: Path) -> None:
+def test_a_registered_model_predicts(run_here: Runner, workspace: Path) -> None:
     trained, run_dir = run_here()
     models.register(workspace, run_dir, "digits")
     models.alias(workspace, "digits/1", "best")

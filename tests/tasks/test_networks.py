@@ -23,7 +23,7 @@ def curve(run_dir: Path, name: str) -> list[float]:
     return [line["value"] for line in context.read_metrics(run_dir) if line["name"] == name]
 
 
-def test_same_seed_same_result_other_seed_another(run_here: Runner) -> None:
+def test_equal_seeds_give_equal_results_and_others_differ(run_here: Runner) -> None:
     (one, first), (two, second), (three, _) = (run_here(*QUICK, f"seed={seed}") for seed in (1, 1, 2))
     assert one.metrics == two.metrics != three.metrics
     assert curve(first, "train_loss") == curve(second, "train_loss")
@@ -45,7 +45,7 @@ def test_a_network_learns_and_its_record_is_complete(run_here: Runner) -> None:
     assert counts.trace() / counts.sum() == pytest.approx(record.metrics["accuracy"])
 
 
-def test_resume_ends_where_an_unbroken_run_ends(run_here: Runner) -> None:
+def test_a_resumed_run_ends_like_an_uninterrupted_one(run_here: Runner) -> None:
     few = ("model=mnist_dnn", "dataset.max_samples=300")
     whole, whole_dir = run_here(*few, "trainer.max_epochs=4")
     half, half_dir = run_here(*few, "trainer.max_epochs=2")
@@ -56,7 +56,7 @@ def test_resume_ends_where_an_unbroken_run_ends(run_here: Runner) -> None:
     assert rest.signature == whole.signature
 
 
-def test_the_environment_may_name_the_run(run_here: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_can_name_the_run_to_score_or_resume(run_here: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     first, _ = run_here(*QUICK)
     monkeypatch.setenv("WHICH_RUN", first.id)
     scored, _ = run_here("task=evaluate", "from=${oc.env:WHICH_RUN}")
@@ -65,7 +65,7 @@ def test_the_environment_may_name_the_run(run_here: Runner, monkeypatch: pytest.
     assert more.parent == first.id
 
 
-def test_resume_with_nothing_left_another_model_split_or_damage_is_refused(run_here: Runner) -> None:
+def test_resume_refuses_nothing_left_changed_settings_and_damage(run_here: Runner) -> None:
     _, run_dir = run_here("model=mnist_dnn", "trainer.max_epochs=1")
     with pytest.raises(ConfigError, match="nothing is left to train.*has 3 at most"):
         run_here("model=mnist_dnn", "trainer.max_epochs=2", "+trainer.options.max_steps=3", "trainer.resume=last")
@@ -93,13 +93,13 @@ def test_evaluate_gives_the_same_score_and_refuses_a_changed_model(run_here: Run
         run_here("task=evaluate", f"from={trained.id}")
 
 
-def test_evaluate_on_data_that_do_not_fit_names_both(run_here: Runner, real_data: Path) -> None:
+def test_evaluate_refuses_data_of_another_shape(run_here: Runner, real_data: Path) -> None:
     run_here(*QUICK)
     with pytest.raises(UnfitError, match=r"1x8x8 .*1x28x28"):
         run_here("task=evaluate", "from=last", "dataset=mnist", f"datastore.root={real_data}")
 
 
-def test_optimizer_scheduler_augmentation_are_overrides(run_here: Runner) -> None:
+def test_optimizer_scheduler_and_augmentation_are_overrides(run_here: Runner) -> None:
     record, run_dir = run_here(
         *QUICK, "model/optimizer=adam", "model/scheduler=cosine", "dataset/augmentation=crop_flip", "model.lr=0.001"
     )
@@ -111,7 +111,7 @@ def test_optimizer_scheduler_augmentation_are_overrides(run_here: Runner) -> Non
 
 
 @pytest.mark.parametrize("choice", ["early_stopping", "ema", "none"])
-def test_callbacks(run_here: Runner, choice: str) -> None:
+def test_every_choice_of_callbacks_trains(run_here: Runner, choice: str) -> None:
     record, run_dir = run_here(*QUICK, f"callbacks={choice}")
     assert record.status == COMPLETED
     assert (run_dir / "checkpoints").exists() is (choice != "none")
@@ -139,7 +139,9 @@ def test_loggers_write_below_logs(run_here: Runner, choice: str, pattern: str) -
         assert list((run_dir / "logs").glob(pattern))
 
 
-def test_running_mean_loss_as_the_tutorial_prints_it(run_here: Runner, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_running_mean_loss_is_printed_as_in_the_tutorial(
+    run_here: Runner, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level("INFO"):
         _, run_dir = run_here(
             "model=mnist_dnn",
@@ -153,19 +155,19 @@ def test_running_mean_loss_as_the_tutorial_prints_it(run_here: Runner, caplog: p
     assert sum(message.startswith(("[1,    ", "[2,    ")) for message in caplog.messages) == 6
 
 
-def test_debug_fast_is_one_batch_of_each(run_here: Runner) -> None:
+def test_debug_fast_uses_one_batch_of_each_part(run_here: Runner) -> None:
     record, _ = run_here("model=mnist_dnn", "debug=fast", "trainer.batch_size=16")
     assert record.data[0].train == 16 and record.data[0].test == 16
 
 
-def test_debug_overfit_reaches_nothing(run_here: Runner) -> None:
+def test_debug_overfit_drives_the_loss_to_zero(run_here: Runner) -> None:
     quick = ("trainer.batch_size=16", "model.lr=0.2", "trainer.max_epochs=40")
     record, _ = run_here("model=mnist_dnn", "debug=overfit", *quick)
     assert record.metrics["train_loss"] < 0.05
 
 
 @pytest.mark.parametrize("model", ["mnist_dnn", "logistic_regression"])
-def test_debug_profile_leaves_a_table(run_here: Runner, model: str) -> None:
+def test_debug_profile_writes_a_table(run_here: Runner, model: str) -> None:
     _, run_dir = run_here(f"model={model}", "debug=profile")
     assert list((run_dir / "outputs").glob("*profile*.txt"))
 
@@ -181,7 +183,7 @@ class Diverges(nn.Module):
         return self.layer(x.flatten(1)) * (float("nan") if self.training else 1.0)
 
 
-def test_a_loss_that_is_not_a_number_is_recorded_as_such(run_here: Runner) -> None:
+def test_a_nan_loss_is_recorded(run_here: Runner) -> None:
     record, run_dir = run_here(
         "model=mnist_dnn", f"model._target_={__name__}.Diverges", "~model.units", "trainer.max_epochs=1"
     )
@@ -200,12 +202,12 @@ class FiveScores(nn.Module):
         return self.layer(x.flatten(1))
 
 
-def test_wrong_number_of_scores_is_refused(run_here: Runner) -> None:
+def test_a_wrong_number_of_scores_is_refused(run_here: Runner) -> None:
     with pytest.raises(UnfitError, match=r"returns \(1, 5\) scores, and must return \(1, 10\)"):
         run_here("model=mnist_dnn", f"model._target_={__name__}.FiveScores", "~model.units")
 
 
-def test_wrong_input_size_is_refused(run_here: Runner, real_data: Path) -> None:
+def test_a_wrong_input_size_is_refused(run_here: Runner, real_data: Path) -> None:
     with pytest.raises(UnfitError, match="whose samples are 1x28x28"):
         run_here(
             "model=mnist_dnn",
@@ -216,6 +218,6 @@ def test_wrong_input_size_is_refused(run_here: Runner, real_data: Path) -> None:
         )
 
 
-def test_best_without_checkpoints_is_refused(run_here: Runner) -> None:
+def test_evaluate_best_without_checkpoints_is_refused(run_here: Runner) -> None:
     with pytest.raises(ConfigError, match="callbacks=none keeps none"):
         run_here("model=mnist_dnn", "callbacks=none", "trainer.evaluate=best")

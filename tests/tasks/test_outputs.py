@@ -45,9 +45,7 @@ def newest() -> tuple[Record, Path]:
     return read_record(path.parent), path.parent
 
 
-def test_a_plain_classifier_gives_classes_and_its_data_may_be_changed_key_by_key(
-    labrun_here: Command, workspace: Path
-) -> None:
+def test_a_plain_classifier_predicts_classes_and_its_data_can_be_changed(labrun_here: Command, workspace: Path) -> None:
     """Over 15 s on a busy machine: Lightning is imported, and six commands share one training."""
     for name, text in (("dataset/dicts", DATA), ("model/pixels", MODEL)):
         path = workspace / "conf" / f"{name}.yaml"
@@ -57,7 +55,7 @@ def test_a_plain_classifier_gives_classes_and_its_data_may_be_changed_key_by_key
     done = labrun_here("dataset=dicts", "model=pixels", "trainer.max_epochs=2", *quiet)
     assert done.returncode == 0, done.stderr
     trained, run_dir = newest()
-    assert {"each_0", "each_9", "train_each_3", "curve"} <= set(trained.metrics), "a number for each class"
+    assert {"each_0", "each_9", "train_each_3", "curve"} <= set(trained.metrics), "one number per class"
 
     model, batch = labrun.load_model(run_dir), next(iter(DataLoader(loader_parts.Dicts(400, 410), 10)))
     said = model.predict(batch)
@@ -106,7 +104,7 @@ def inferred(scores: torch.Tensor, target: torch.Tensor, loss: str | None = None
     return lesson
 
 
-def test_batches_with_as_many_places_as_classes_are_read_as_the_others(caplog: pytest.LogCaptureFixture) -> None:
+def test_square_scores_are_read_along_the_axis_seen_before(caplog: pytest.LogCaptureFixture) -> None:
     likely, target = torch.randn(2, 5, 7), torch.randint(5, (2, 7))  # (N, classes, places)
     square = (likely[..., :5], target[:, :5])
     lesson = inferred(likely, target)
@@ -126,7 +124,7 @@ def test_batches_with_as_many_places_as_classes_are_read_as_the_others(caplog: p
     assert saved.loss_of(*square) == torch.nn.functional.cross_entropy(*square)
 
 
-def test_shapes_that_only_have_as_many_values_are_refused() -> None:
+def test_shapes_of_equal_size_are_refused_unless_flattened() -> None:
     target = torch.rand(4, 3, 2, 5)
     lesson = inferred(target, target)
     for shape in ((4, 30), (4, 3, 10), (4, 3, 1, 2, 5), (120,)):
@@ -150,7 +148,7 @@ def test_whole_numbers_are_classes_labels_or_quantities() -> None:
         inferred(scores, counts, "CrossEntropyLoss")
 
 
-def test_classes_are_counted_as_batches_have_them(tmp_path: Path) -> None:
+def test_classes_are_counted_as_batches_contain_them(tmp_path: Path) -> None:
     for place, folder in enumerate("aab"):
         (tmp_path / folder).mkdir(exist_ok=True)
         Image.new("L", (2, 2)).save(tmp_path / folder / f"{place}.png")
@@ -161,14 +159,14 @@ def test_classes_are_counted_as_batches_have_them(tmp_path: Path) -> None:
     assert counted == {"as stored": [2, 1], "turned": [1, 2], "a tensor": [2, 1]}
 
 
-def test_classes_of_samples_do_not_weigh_those_of_places() -> None:
+def test_balanced_weights_are_refused_for_several_targets_per_sample() -> None:
     likely, target, weights = torch.randn(2, 5, 7), torch.randint(5, (2, 7)), torch.ones(5)
     LossAndMetrics({"class_weight": [1.0] * 5}, None, weights).infer(likely, target, computes_own=False)
     with pytest.raises(UnfitError, match="the target holds 7 for each: give a weight for each class"):
         LossAndMetrics({"class_weight": "balanced"}, None, weights).infer(likely, target, computes_own=False)
 
 
-def test_an_epochs_value_has_its_own_name_in_tests_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_of_a_test_epoch_keep_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found: dict[str, Any] = {}
     monkeypatch.setattr(context, "log", lambda name, value, *_: found.update({name: value}))
     logger = RecordLogger(tmp_path)
@@ -191,7 +189,7 @@ class Shared(IterableDataset[int]):
         return iter(range(place.id if place else 0, 4, place.num_workers if place else 1))
 
 
-def test_a_stream_that_each_worker_reads_whole_is_reported() -> None:
+def test_a_stream_that_every_worker_reads_whole_is_reported() -> None:
     assert loaders.read_more_than_once(DataLoader(Whole(), num_workers=2), 2) == ["workers", "processes"]
     assert loaders.read_more_than_once(DataLoader(Shared(), num_workers=2), 2) == ["processes"]
     assert loaders.read_more_than_once(DataLoader(Whole()), 1) == []

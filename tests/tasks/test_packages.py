@@ -95,7 +95,7 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del sys.modules[name]
 
 
-def test_a_module_of_the_other_package_is_trained_by_its_own_trainer(
+def test_a_module_is_trained_by_the_trainer_of_its_package(
     workspace: Path, labrun_here: Command, stand_in: Path
 ) -> None:
     (workspace / "mine.py").write_text(MODULE)
@@ -135,8 +135,8 @@ def test_a_module_of_the_other_package_is_trained_by_its_own_trainer(
     assert paired.returncode == 0 and "trained by lightning.pytorch" in paired.stdout, paired.stdout + paired.stderr
 
 
-def test_names_of_one_package_stand_for_the_other(run_here: Runner) -> None:
-    """A config that was written for `lightning` works where `pytorch_lightning` alone is installed."""
+def test_names_of_either_lightning_package_work(run_here: Runner) -> None:
+    """A config written for `lightning` works where only `pytorch_lightning` is installed."""
     theirs, ours = "lightning.pytorch.callbacks.EarlyStopping", "pytorch_lightning.callbacks.EarlyStopping"
     assert Package().target(theirs) == ours and Package("lightning.pytorch").target(ours) == theirs
     assert Package().target("mine.EarlyStopping") == "mine.EarlyStopping"
@@ -147,7 +147,7 @@ def test_names_of_one_package_stand_for_the_other(run_here: Runner) -> None:
     assert record.status == "completed"
 
 
-def test_lightning_asks_only_the_clouds_that_are_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lightning_checks_only_cloud_packages_already_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     spare_clouds(Package())
     spare_clouds(Package())
     asked = importlib.import_module("lightning_fabric.utilities.cloud_io").module_available
@@ -157,7 +157,7 @@ def test_lightning_asks_only_the_clouds_that_are_imported(monkeypatch: pytest.Mo
     assert asked("adlfs") and asked("torch")
 
 
-def test_lightning_searches_the_installed_packages_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lightning_lists_the_entry_points_only_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = importlib.import_module("lightning_fabric.utilities.registry")
     searched: list[str] = []
 

@@ -49,8 +49,10 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_labels_ids_and_inputs_of_a_registered_classifier(run_here: Runner, lab_here: Command, workspace: Path) -> None:
-    """A table in another order, with categories and gaps that were not there before."""
+def test_predictions_of_a_registered_classifier_have_labels_and_ids(
+    run_here: Runner, lab_here: Command, workspace: Path
+) -> None:
+    """The table has another order of columns, and new categories and gaps."""
     write(workspace / "customers.csv", customers())
     record, run_dir = run_here(*PIPELINE, f"dataset.path={workspace}/customers.csv")
     assert record.data[0].class_names == ["No", "Yes"]
@@ -136,7 +138,7 @@ def test_an_id_column_is_written_next_to_the_predictions(run_here: Runner, works
         assert sample_files.read(path, saved).identifiers(saved) == ["customer"]
 
 
-def test_a_model_of_numbers_takes_columns_by_their_names(run_here: Runner, workspace: Path) -> None:
+def test_a_model_of_numbers_finds_columns_by_name(run_here: Runner, workspace: Path) -> None:
     draw = np.random.default_rng(0)
     rows = [
         {"id": i, "a": f"{draw.normal() + 4 * (i % 2):.3f}", "b": f"{draw.normal():.3f}", "kind": f"0{i % 2}"}
@@ -157,8 +159,8 @@ def test_a_model_of_numbers_takes_columns_by_their_names(run_here: Runner, works
     assert [column["name"] for column in card["table"]["columns"]] == ["a", "b"]
 
 
-def test_another_table_is_scored_as_the_models_own(run_here: Runner, workspace: Path) -> None:
-    """One that lacks a class, and whose columns look otherwise when seen alone."""
+def test_another_table_is_read_like_the_models_own(run_here: Runner, workspace: Path) -> None:
+    """It lacks a class, and its columns would be read differently on their own."""
     rows = [{"a": f"{i % 3}.5", "code": f"{i % 4}", "kind": "xyz"[i % 3]} for i in range(COUNT)]
     write(workspace / "first.csv", rows)
     record, run_dir = run_here(*PIPELINE, f"dataset.path={workspace}/first.csv", "dataset.categories=[code]")
@@ -179,7 +181,7 @@ def test_another_table_is_scored_as_the_models_own(run_here: Runner, workspace: 
         run_here("task=evaluate", f"from={run_dir}", "dataset=csv", f"dataset.path={workspace}/other.csv")
 
 
-def test_classes_of_images_are_counted_by_their_names(run_here: Runner, lab_here: Command, workspace: Path) -> None:
+def test_classes_of_images_are_matched_by_name(run_here: Runner, lab_here: Command, workspace: Path) -> None:
     for part, classes in (("Train", "abc"), ("later", "ca")):
         for shade, name in enumerate(classes if part == "Train" else "a c", start=0):
             if name == " ":
@@ -234,7 +236,7 @@ def test_the_format_of_a_later_table_is_reported_and_can_be_set(
         load_model("m").predict(pd.read_csv(workspace / "new.csv", sep=";", encoding="cp1252", dtype=str))
 
 
-def test_a_later_table_whose_decimal_sign_nothing_tells_is_asked(run_here: Runner, workspace: Path) -> None:
+def test_an_ambiguous_decimal_sign_in_a_later_table_is_refused(run_here: Runner, workspace: Path) -> None:
     """`12,125` is not twelve thousand only because the model's own table has points."""
     rows = [{"a": f"{i / 8:.3f}", "label": ["ja", "nein"][i > COUNT / 2]} for i in range(COUNT)]
     write(workspace / "rows.csv", rows)
@@ -292,7 +294,7 @@ def test_new_values_and_columns_in_a_later_table_are_reported(
     assert "use --decimal point for the first" in lab_here("models", "predict", "m", "asked.csv").stderr
 
 
-def test_parts_of_an_archive_that_are_not_predicted_are_reported(tmp_path: Path) -> None:
+def test_unused_parts_of_an_archive_are_reported(tmp_path: Path) -> None:
     path, saved = tmp_path / "parts.npz", Saved(None, {}, "a model")
     np.savez(path, X_train=np.zeros((5, 2)), y_train=np.zeros(5), X_test=np.ones((3, 2)))
     told = ["predicted only for X_test, not for X_train"]

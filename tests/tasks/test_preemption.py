@@ -65,7 +65,7 @@ def weights(run_dir: Path) -> dict[str, torch.Tensor]:
     return loaded
 
 
-def test_a_preempted_network_resumes_in_mid_epoch_with_the_same_result(run_here: Runner) -> None:
+def test_a_preempted_network_resumes_mid_epoch_with_the_same_result(run_here: Runner) -> None:
     _, undisturbed = run_here(*NETWORK)
     for step in (7, 9, 18):  # 9 are an epoch: in the middle of one, at the end of the first, at the end of the second
         LeaveAt.asked = False
@@ -85,7 +85,7 @@ def test_a_preempted_network_resumes_in_mid_epoch_with_the_same_result(run_here:
         assert record.metrics["accuracy"] == read_record(undisturbed).metrics["accuracy"]
 
 
-def test_a_model_without_checkpoints_starts_again(run_here: Runner, workspace: Path) -> None:
+def test_a_preempted_model_without_checkpoints_restarts(run_here: Runner, workspace: Path) -> None:
     drop = ("~model.regularization", "~model.solver", "~model.backend", "~model.max_iter", "~model.tol")
     LeavesOnce.asked = False
     with pytest.raises(Preempted):

@@ -111,7 +111,7 @@ def same(one: Path, other: Path) -> bool:
     ],
     ids=["own data", "module", "module with a generator", "persistent workers", "data sets", "workers", "stream"],
 )
-def test_training_interrupted_anywhere_ends_with_the_same_weights(
+def test_an_interrupted_training_ends_with_the_same_weights(
     run_here: Runner, noisy: Path, caplog: pytest.LogCaptureFixture, overrides: tuple[str, ...]
 ) -> None:
     caplog.set_level("INFO")
@@ -165,7 +165,7 @@ def test_a_loader_that_cannot_resume_restarts_its_epoch(
     assert "begins epoch 2 again, since it has several loaders, which take turns" in caplog.text
 
 
-def test_steps_or_time_that_are_up_end_in_the_middle_of_an_epoch(
+def test_a_limit_of_steps_or_time_ends_training_within_an_epoch(
     run_here: Runner, noisy: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")

@@ -106,7 +106,9 @@ def recorded_accuracy(run_dir: Path) -> float:
 
 
 @pytest.mark.parametrize("name", ["lr", "dnn"])
-def test_raw_values_in_labels_out(root: Path, ran: Ran, digits: tuple[Any, Any], name: str) -> None:
+def test_a_loaded_model_takes_raw_values_and_returns_labels(
+    root: Path, ran: Ran, digits: tuple[Any, Any], name: str
+) -> None:
     import torch
 
     model = load_model(ran(name))
@@ -122,8 +124,8 @@ def test_raw_values_in_labels_out(root: Path, ran: Ran, digits: tuple[Any, Any],
         assert (model.predict(same) == predicted).all()
 
 
-def test_a_loaded_model_scores_exactly_as_in_its_run(root: Path, ran: Ran) -> None:
-    """The test part, read and split as the run did it, gives the accuracy in the record."""
+def test_a_loaded_model_has_the_exact_score_of_its_run(root: Path, ran: Ran) -> None:
+    """The test part, read and split as in the run, gives the accuracy in the record."""
     from labrun.tasks import reading
 
     for name in ("lr", "dnn", "cnn"):
@@ -133,7 +135,7 @@ def test_a_loaded_model_scores_exactly_as_in_its_run(root: Path, ran: Ran) -> No
         assert found == pytest.approx(recorded_accuracy(ran(name)), abs=1e-9)
 
 
-def test_colour_images_in_either_layout(root: Path, ran: Ran) -> None:
+def test_colour_images_are_taken_in_either_layout(root: Path, ran: Ran) -> None:
     model = load_model(ran("cnn"))
     x = np.load(root / "images.npz")["X"]
     assert (model.predict(x) == model.predict(x.transpose(0, 3, 1, 2))).all()
@@ -141,13 +143,13 @@ def test_colour_images_in_either_layout(root: Path, ran: Ran) -> None:
         model.predict(np.zeros((1, 28, 28)))
 
 
-def test_a_table_with_text_and_gaps(root: Path, ran: Ran) -> None:
+def test_a_model_of_a_table_takes_text_and_gaps(root: Path, ran: Ran) -> None:
     import pandas as pd
 
     model = load_model(ran("table"))
     table = pd.read_csv(root / "people.csv")
     assert model.columns == ("age", "town", "income") and model.class_names == ("old", "young")
-    assert (model.predict(table) == table["kind"]).mean() > 0.9, "labels, as they stand in the file"
+    assert (model.predict(table) == table["kind"]).mean() > 0.9, "labels as in the file"
     assert model.predict_numbers(table).tolist() == [int(kind == "young") for kind in model.predict(table)]
     swapped = table[["income", "town", "age"]]
     assert (model.predict(swapped) == model.predict(table)).all()
@@ -155,7 +157,7 @@ def test_a_table_with_text_and_gaps(root: Path, ran: Ran) -> None:
         model.predict(table[["age", "income"]])
 
 
-def test_a_regression_gives_quantities(root: Path, ran: Ran) -> None:
+def test_a_regression_predicts_quantities(root: Path, ran: Ran) -> None:
     model = load_model(ran("line"))
     found = model.predict([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     assert model.class_names == () and found == pytest.approx([1.0, -2.0], abs=0.1)
@@ -173,12 +175,12 @@ def test_a_regression_gives_quantities(root: Path, ran: Ran) -> None:
         (np.zeros((0, 64)), r"got the shape \(0, 64\)"),
     ],
 )
-def test_samples_that_do_not_fit_are_one_message(ran: Ran, x: Any, message: str) -> None:
+def test_samples_of_another_shape_are_refused_in_one_message(ran: Ran, x: Any, message: str) -> None:
     with pytest.raises(UnfitError, match=message):
         load_model(ran("lr")).predict(x)
 
 
-def test_by_name_number_alias_and_run(root: Path, ran: Ran, digits: tuple[Any, Any]) -> None:
+def test_models_are_loaded_by_name_number_alias_and_run(root: Path, ran: Ran, digits: tuple[Any, Any]) -> None:
     x, _ = digits
     first, _ = models.register(root, ran("lr"), "by-name")
     second, _ = models.register(root, ran("dnn"), "by-name", "outputs/model.npz")
@@ -216,7 +218,7 @@ def test_a_changed_file_is_reported_before_anything_is_loaded(root: Path, ran: R
         load_model(copy)
 
 
-def test_a_model_of_tables_answers_mlflow_by_the_names_of_its_columns(root: Path, ran: Ran) -> None:
+def test_mlflow_queries_a_model_of_tables_by_column_names(root: Path, ran: Ran) -> None:
     import mlflow.pyfunc
     import pandas as pd
     from mlflow.pyfunc import scoring_server
@@ -253,7 +255,7 @@ def other_file(root: Path, source: Path, name: str, content: bytes) -> Path:
     return target
 
 
-def test_pickles_are_loaded_only_when_asked_for(
+def test_pickles_are_loaded_only_on_request(
     root: Path, ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: tuple[Any, Any]
 ) -> None:
     monkeypatch.setenv("BOMB", str(tmp_path / "went-off"))
@@ -279,8 +281,8 @@ def test_pickles_are_loaded_only_when_asked_for(
     assert (exported.predict(x) == load_model(ran("lr")).predict(x)).all()
 
 
-def test_chainers_files_of_a_script_are_perceptrons(root: Path, ran: Ran) -> None:
-    """As `chainer.serializers.save_npz` writes them; nothing in them is unpickled."""
+def test_chainer_files_of_a_script_load_as_perceptrons(root: Path, ran: Ran) -> None:
+    """They are as `chainer.serializers.save_npz` writes them; nothing is unpickled."""
     draw = np.random.default_rng(0)
     weights = {}
     for layer, (outputs, inputs) in {"l1": (20, 784), "l2": (20, 20), "l3": (10, 20)}.items():
@@ -303,7 +305,7 @@ def test_chainers_files_of_a_script_are_perceptrons(root: Path, ran: Ran) -> Non
         load_model("other-npz", root=root)
 
 
-def test_weights_without_a_card_and_other_files_say_what_to_do(root: Path, ran: Ran) -> None:
+def test_files_without_a_model_card_are_refused_with_advice(root: Path, ran: Ran) -> None:
     for name, message in (
         ("net.pt", "holds only weights.*Train it with labrun"),
         ("notes.txt", "labrun does not load notes.txt.*lab models download"),
@@ -314,7 +316,7 @@ def test_weights_without_a_card_and_other_files_say_what_to_do(root: Path, ran: 
             load_model(f"of-{name}", root=root)
 
 
-def test_classes_of_the_user_are_built_only_when_named(root: Path, ran: Ran, tmp_path: Path) -> None:
+def test_a_users_classes_are_built_only_if_trusted_by_name(root: Path, ran: Ran, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(ran("dnn"), copy)
     card = json.loads((copy / "outputs" / "model.json").read_text())
@@ -332,7 +334,7 @@ def test_classes_of_the_user_are_built_only_when_named(root: Path, ran: Ran, tmp
         load_model("own-skops", root=root)
 
 
-def test_damaged_files_are_one_message(root: Path, ran: Ran) -> None:
+def test_damaged_model_files_are_refused_in_one_message(root: Path, ran: Ran) -> None:
     for place, name in enumerate(("a.skops", "b.npz", "c.pkl")):
         run_dir = other_file(root, ran("lr"), name, b"no model at all")
         models.register(root, run_dir, f"damaged-{place}", f"outputs/{name}")

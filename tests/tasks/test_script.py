@@ -128,7 +128,7 @@ def test_an_unmodified_script_runs(source: Path, labrun: Command) -> None:
         ("kill", "train.py was ended by SIGKILL"),
     ],
 )
-def test_a_script_that_fails_fails_its_run(source: Path, labrun: Command, way: str, message: str) -> None:
+def test_a_failed_script_fails_its_run(source: Path, labrun: Command, way: str, message: str) -> None:
     done = labrun(*SCRIPT, f"script.arguments.way={way}")
     assert done.returncode == 1 and message in done.stderr and "src/labrun" not in done.stderr
     _, record = store.find(source, "last")
@@ -154,11 +154,13 @@ def test_a_script_that_fails_fails_its_run(source: Path, labrun: Command, way: s
         (["trainer.resume=last"], "./checkpoints"),
     ],
 )
-def test_mistakes_before_anything_runs(source: Path, refused_here: Refused, wrong: list[str], said: str) -> None:
+def test_mistakes_in_the_arguments_of_a_script_are_refused(
+    source: Path, refused_here: Refused, wrong: list[str], said: str
+) -> None:
     assert said in refused_here("experiment=script", "script.path=src/train.py", *wrong)
 
 
-def test_script_path_is_asked_for(refused_here: Refused) -> None:
+def test_a_missing_script_path_is_refused(refused_here: Refused) -> None:
     assert "script.path" in refused_here("experiment=script")
 
 
@@ -220,7 +222,7 @@ def test_a_sweep_of_scripts_is_resumed(source: Path, labrun: Command) -> None:
     assert "beside it" in (found[1].parent / "driver.log").read_text().split("second attempt")[-1].split("again")[-1]
 
 
-def test_a_search_with_early_termination(source: Path, labrun: Command) -> None:
+def test_a_search_over_a_script_ends_trials_early(source: Path, labrun: Command) -> None:
     done = labrun(
         "-m",
         *SCRIPT,
@@ -240,7 +242,7 @@ def test_a_search_with_early_termination(source: Path, labrun: Command) -> None:
 
 
 def test_a_script_runs_under_another_interpreter(source: Path, labrun: Command) -> None:
-    """One without labrun: `import labrun` works all the same; its packages are its own."""
+    """The interpreter has its own packages but no labrun; `import labrun` works all the same."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(source / "venv")], check=True)
     shown = "print('PREFIX', sys.prefix, u.find_spec('numpy'))"
     (source / "src/train.py").write_text(f"import sys, importlib.util as u, labrun\n{shown}\nlabrun.log('x', 1)\n")
@@ -249,7 +251,7 @@ def test_a_script_runs_under_another_interpreter(source: Path, labrun: Command) 
     assert f"PREFIX {source}/venv None" in done.stdout and store.find(source, "last")[1].metrics == {"x": 1.0}
 
 
-def test_requirements_are_built_once(source: Path, labrun: Command) -> None:
+def test_an_environment_of_requirements_is_built_once(source: Path, labrun: Command) -> None:
     (source / "requirements.txt").write_text("six==1.17.0\n")
     (source / "src/train.py").write_text("import sys, six, labrun\nlabrun.log('x', float(sys.argv[2]))\n")
     asked = ("-m", *SCRIPT, "script.requirements=requirements.txt", "script.arguments.v=1,2")
@@ -269,8 +271,8 @@ def test_requirements_are_built_once(source: Path, labrun: Command) -> None:
     ]
 
 
-def test_a_conda_file_is_built_for_the_python_that_it_names(source: Path, labrun: Command) -> None:
-    """The oldest one that is here; in Azure's samples most are 3.6."""
+def test_a_conda_file_is_built_with_its_python_version(source: Path, labrun: Command) -> None:
+    """The oldest one installed here; most of Azure's samples use 3.6."""
     python = next(filter(None, (pythons.find(f"3.{minor}") for minor in range(6, 11))), None)
     if python is None:
         pytest.skip("there is no Python 3.6 to 3.10 here (pyenv install 3.6, or uv python install 3.9)")
@@ -291,7 +293,7 @@ assert os.environ["MASTER_PORT"] and os.environ["LOCAL_RANK"] == os.environ["RAN
 """
 
 
-def test_a_command_in_place_of_a_script(source: Path, labrun: Command) -> None:
+def test_a_command_runs_in_place_of_a_script(source: Path, labrun: Command) -> None:
     (source / "src/rank.py").write_text(RANK)
     (source / "src/has space").mkdir()
     command = "script.command='test -d \"has space\" && false || python rank.py'"
@@ -304,7 +306,7 @@ def test_a_command_in_place_of_a_script(source: Path, labrun: Command) -> None:
     assert again.returncode == 0 and len(list(store.runs(source))) == 2, again.stdout + again.stderr
 
 
-def test_processes_end_together_with_the_code_of_the_first_that_failed() -> None:
+def test_all_processes_end_with_the_exit_code_of_the_first_failure() -> None:
     code = "import os, sys, time; time.sleep(0 if os.environ['RANK'] == '1' else 60); sys.exit(7)"
     begun = time.monotonic()
     done = subprocess.run([sys.executable, ranks.__file__, "3x1", sys.executable, "-c", code], capture_output=True)
@@ -322,8 +324,8 @@ def test_workers_of_tensorflow_find_each_other() -> None:
     assert subprocess.run(command, capture_output=True, check=True).stdout.split() == [b"none", b"none"]
 
 
-def test_mlflow_of_the_script(source: Path, labrun: Command) -> None:
-    """Over 15 s: MLflow is imported by each of its runs."""
+def test_mlflow_calls_of_a_script_are_recorded(source: Path, labrun: Command) -> None:
+    """Over 15 s: each of its runs imports MLflow."""
     (source / "src/train.py").write_text("""
 import mlflow
 mlflow.set_experiment("anything")
@@ -376,7 +378,7 @@ print("its", mlflow.register_model(f"runs:/{Run.get_context().id}/model", "fit")
     assert "INVALID_PARAMETER_VALUE: runs/search: Invalid" in text
 
 
-def test_a_sweep_of_scripts_has_curves_of_its_best(workspace: Path, labrun: Command) -> None:
+def test_a_sweep_of_scripts_draws_the_curves_of_its_best_run(workspace: Path, labrun: Command) -> None:
     (workspace / "t.py").write_text(
         "import labrun, sys\nfor n in range(3): labrun.log('accuracy', float(sys.argv[2]) * n, n)\n"
     )
@@ -408,7 +410,7 @@ def test_the_working_folder_links_large_files_and_holds_no_secrets(tmp_path: Pat
     assert again == work and time.time() > 0
 
 
-def test_a_scripts_run_is_repeated_with_the_code_it_had(source: Path, labrun: Command) -> None:
+def test_a_run_of_a_script_is_repeated_with_its_original_code(source: Path, labrun: Command) -> None:
     assert labrun(*SCRIPT, "script.arguments.learning_rate=0.5", "compute=local").returncode == 0
     (source / "src" / "helper.py").write_text("NAME = 'edited'\n")
     again = lab(source, "runs", "rerun", "last", "script.arguments.learning_rate=1.0")
@@ -428,10 +430,10 @@ def test_a_scripts_run_is_repeated_with_the_code_it_had(source: Path, labrun: Co
 
 
 @pytest.mark.parametrize("reason", [Preempted, KeyboardInterrupt])
-def test_a_script_that_ends_as_its_job_is_signaled_has_the_supervisors_reason(
+def test_a_script_ended_by_a_signal_to_its_job_gets_the_jobs_reason(
     tmp_path: Path, reason: type[BaseException]
 ) -> None:
-    """The supervisor of a Slurm job needs time to ask why it was signaled; meanwhile the script exits with 0."""
+    """A Slurm job's supervisor needs time to find out why it was signaled; meanwhile the script exits with 0."""
 
     def decide(number: int, frame: object) -> None:
         raise reason

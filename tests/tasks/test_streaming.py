@@ -45,7 +45,7 @@ def predictions(run_dir: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_streamed_run_is_the_run_in_memory(run_here: Runner, pictures: Path) -> None:
+def test_a_streamed_run_equals_the_run_in_memory(run_here: Runner, pictures: Path) -> None:
     held, held_dir = run_here(*PICTURES, *LEARNING, HELD)
     streamed, run_dir = run_here(*PICTURES, *LEARNING, STREAMED, "dataset.num_workers=1", pictures=True)
     assert streamed.metrics == held.metrics and streamed.signature == held.signature
@@ -69,7 +69,7 @@ def test_a_streamed_run_is_the_run_in_memory(run_here: Runner, pictures: Path) -
     assert labrun.load_model(run_dir).predict_proba(x) == pytest.approx(labrun.load_model(held_dir).predict_proba(x))
 
 
-def test_the_rule_decides_for_arrays_and_quantities(
+def test_arrays_over_the_memory_limit_are_streamed(
     run_here: Runner, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = np.random.default_rng(0).normal(size=(200, 3))
@@ -128,7 +128,7 @@ def test_models_that_need_arrays_in_memory_are_refused(run_here: Runner, refused
 
 
 def test_no_reader_survives_kill_9(pictures: Path) -> None:
-    """Torch's loaders check their parent every five seconds, from the moment they have started."""
+    """Torch's loaders check their parent every five seconds, once they have started."""
     begun = start_labrun(
         *PICTURES,
         STREAMED,

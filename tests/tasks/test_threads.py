@@ -74,21 +74,21 @@ def _four_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("share", "allowed", "count"), [(0, 4, 1), (1, 4, 1), (2, 4, 2), (3, 4, 3), (9, 4, 4), (9, 1, 1)]
 )
-def test_each_thread_has_its_share_of_the_average_layer(share: int, allowed: int, count: int) -> None:
+def test_the_number_of_threads_follows_the_work_per_layer(share: int, allowed: int, count: int) -> None:
     one_sample, eight = ForwardCost(5 * share * PER_THREAD, 5), ForwardCost(5 * share * PER_THREAD // 8, 5)
     assert threads.by_rule(one_sample, 1, allowed).count == threads.by_rule(eight, 8, allowed).count == count
     if share > 1:
         fewer = threads.by_rule(ForwardCost(one_sample.multiply_adds, 5 * share), 1, allowed)
-        assert fewer.count == 1, "as much work in more layers"
+        assert fewer.count == 1, "the same work in more layers"
 
 
-def test_the_networks_of_labrun() -> None:
+def test_labruns_networks_use_one_thread_for_small_batches() -> None:
     assert [threads.by_rule(work, 4, 64).count for work in (CNN, DNN)] == [1, 1]
     assert threads.by_rule(CNN, 2**20, 2).count == threads.by_rule(DNN, 2**20, 2).count == 2
-    assert threads.by_rule(None, 2**20, 64).count == 1, "what cannot be counted"
+    assert threads.by_rule(None, 2**20, 64).count == 1, "work that cannot be counted"
 
 
-def test_the_docs_give_the_constant() -> None:
+def test_the_docs_state_the_work_per_thread() -> None:
     page = Path(__file__).parents[2] / "docs" / "howto" / "own-model.md"
     text = " ".join(page.read_text(encoding="utf-8").split())
     assert f"one thread per {threads.millions(PER_THREAD)} multiply-adds," in text
@@ -122,19 +122,21 @@ class Unwatchable(nn.Module):
         (Unwatchable(), (7,), None),
     ],
 )
-def test_the_work_is_counted(network: nn.Module, shape: tuple[int, ...], work: ForwardCost | None) -> None:
+def test_the_multiply_adds_of_a_network_are_counted(
+    network: nn.Module, shape: tuple[int, ...], work: ForwardCost | None
+) -> None:
     scores, counted = try_out(network.eval(), torch.zeros(1, *shape))
     assert counted == work
     with torch.no_grad():
         assert not scores.requires_grad and torch.equal(scores, network(torch.zeros(1, *shape)))
 
 
-def test_a_network_that_fails_says_why() -> None:
+def test_counting_work_raises_the_networks_own_error() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         try_out(nn.Linear(3, 4), torch.zeros(1, 7))
 
 
-def test_a_run_keeps_to_the_rule_and_records_it(run_here: Runner, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_obeys_the_rule_and_records_its_threads(run_here: Runner, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     record, run_dir = run_here(*WATCHED, f"trainer.batch_size={FOR_TWO}")
     assert {("training", 2, True), ("scoring", 1, True)} == SEEN, "recorded before the first batch"
@@ -163,7 +165,7 @@ def test_explicit_settings_override_the_rule(run_here: Runner, monkeypatch: pyte
     assert told == [ThreadChoice(3, "OMP_NUM_THREADS is set"), ThreadChoice(2, "trainer.threads=2")]
 
 
-def test_more_than_compute_allows_is_refused(run_here: Runner) -> None:
+def test_more_threads_than_compute_allows_are_refused(run_here: Runner) -> None:
     with pytest.raises(ConfigError, match=r"trainer\.threads=3: compute\.cpus_per_run=2 allows no more"):
         run_here("model=mnist_dnn", "trainer.threads=3", "compute.cpus_per_run=2")
     with pytest.raises(ConfigError, match=r"trainer\.threads=.*whole number, at least 1 or one of auto or null"):
@@ -173,17 +175,19 @@ def test_more_than_compute_allows_is_refused(run_here: Runner) -> None:
 @pytest.mark.parametrize(
     ("text", "asked"), [("2", 2), ("3,2", 3), ("9", 4), ("0", None), ("many", None), ("", None), (None, None)]
 )
-def test_the_variable_of_the_shell(text: str | None, asked: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_omp_num_threads_is_read_and_limited_to_the_allowed_cores(
+    text: str | None, asked: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if text is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", text)
     assert threads.from_environment([], 4) == asked
-    for count in (4, 1):  # labrun's own limit stands there from now on
+    for count in (4, 1):  # labrun sets the variable to its own limit from now on
         limit_run(count, {})
         assert os.environ["OMP_NUM_THREADS"] == str(count) and torch.get_num_threads() == count
         assert threads.from_environment([], 4) == asked
 
 
-def test_a_variable_set_for_the_run_is_not_limited() -> None:
+def test_omp_num_threads_of_the_run_is_not_limited() -> None:
     limit_run(1, {"OMP_NUM_THREADS": "6", "MKL_NUM_THREADS": "5"})
     assert [os.environ[name] for name in threads.VARIABLES] == ["6", "5", "6"] and torch.get_num_threads() == 6
     compute = Compute("local", environment={"OMP_NUM_THREADS": "***", "OTHER": "***"})
@@ -191,13 +195,13 @@ def test_a_variable_set_for_the_run_is_not_limited() -> None:
     assert threads.from_environment(compute.environment, 1) == 6
 
 
-def test_threads_wait_asleep_unless_the_user_says_how() -> None:
+def test_threads_wait_passively_unless_the_user_chooses() -> None:
     environment = {"PATH": "/bin"}
     threads.wait_asleep(environment)
     assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
     threads.wait_asleep(environment)
     threads.wait_by_default(environment)
-    assert environment == {"PATH": "/bin"}, "a script of the user's own waits as it would without labrun"
+    assert environment == {"PATH": "/bin"}, "a user's script waits as it would without labrun"
     for own in ({"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "1000"}):
         before = dict(own)
         threads.wait_asleep(own)
@@ -226,8 +230,10 @@ class Prints(MnistDNN):
 """
 
 
-def test_runs_in_the_pool_obey_the_rule(labrun: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten seconds, for torch's import in the server: that labrun's own limit there is no wish of the user's."""
+def test_runs_in_the_pool_obey_the_rule_of_threads(
+    labrun: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server's own limit must not pass for the user's setting. Takes ten seconds: the server imports torch."""
     for name in threads.WAITING:
         monkeypatch.delenv(name, raising=False)
     (workspace / "prints.py").write_text(PRINTS)

@@ -99,7 +99,7 @@ def test_a_metric_named_like_the_test_score_is_reported(run_here: Runner, caplog
 
 
 @pytest.mark.parametrize(("monitor", "mode"), [("val/acc", "max"), ("val_err", "min")])
-def test_the_best_epoch_is_kept_and_training_goes_on_while_it_gets_better(
+def test_the_best_epoch_is_kept_and_early_stopping_is_patient(
     run_here: Runner, caplog: pytest.LogCaptureFixture, monitor: str, mode: str
 ) -> None:
     with caplog.at_level("INFO"):
@@ -156,7 +156,7 @@ def test_a_metric_without_a_direction_is_accepted_if_none_is_needed(run_here: Ru
     assert record.status == COMPLETED
 
 
-def test_a_given_direction_wins_and_is_recorded(run_here: Runner, workspace: Path) -> None:
+def test_an_explicit_direction_takes_precedence_and_is_recorded(run_here: Runner, workspace: Path) -> None:
     common = (*own("Said"), VALIDATED, "trainer.monitor=odd")
     first, first_dir = run_here(*common, "trainer.monitor_mode=max", "trainer.max_epochs=4")
     assert checkpoint_epoch(first_dir, "best") == 4
@@ -169,7 +169,7 @@ def test_a_given_direction_wins_and_is_recorded(run_here: Runner, workspace: Pat
 # ---- the last epoch
 
 
-def test_the_last_checkpoint_is_of_the_last_epoch_and_the_best_comes_along(run_here: Runner) -> None:
+def test_resuming_from_the_last_checkpoint_keeps_the_best_one(run_here: Runner) -> None:
     common = (*own("Said"), VALIDATED, "trainer.monitor=val/acc")
     first, first_dir = run_here(*common, "trainer.max_epochs=5")
     assert (checkpoint_epoch(first_dir, "best"), checkpoint_epoch(first_dir, "last")) == (4, 5)
@@ -214,8 +214,8 @@ class Killed(LightningModule):
 """
 
 
-def test_an_attempt_resumes_after_the_last_epoch_that_ended(labrun: Command, workspace: Path) -> None:
-    """Over 15 s: its run is killed, so it has a pool of its own."""
+def test_an_attempt_resumes_after_the_last_complete_epoch(labrun: Command, workspace: Path) -> None:
+    """Over 15 s: its run is killed, so it needs its own pool."""
     (workspace / "mine.py").write_text(KILLED)
     done = labrun(
         "-m",
@@ -241,7 +241,7 @@ def test_an_attempt_resumes_after_the_last_epoch_that_ended(labrun: Command, wor
     assert "after epoch 3" in (run_dir / "driver.log").read_text()
 
 
-def test_one_state_is_written_once_and_a_kill_meanwhile_harms_no_other(run_here: Runner, workspace: Path) -> None:
+def test_equal_checkpoints_share_a_file_and_survive_a_kill(run_here: Runner, workspace: Path) -> None:
     common = (*own("Said"), VALIDATED, "trainer.monitor=val/acc")
     _, run_dir = run_here(*common, "trainer.max_epochs=4")
     best = run_dir / "checkpoints" / "best.ckpt"
@@ -254,9 +254,7 @@ def test_one_state_is_written_once_and_a_kill_meanwhile_harms_no_other(run_here:
         assert (checkpoint_epoch(run_dir, "best"), checkpoint_epoch(run_dir, "last")) == (4, 7)
 
 
-def test_a_folder_behind_a_link_is_the_same_folder(
-    run_here: Runner, workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_in_a_linked_folder_resumes(run_here: Runner, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (workspace / "real").mkdir()
     (workspace / "linked").symlink_to(workspace / "real")
     _, run_dir = run_here(*own("Said"), VALIDATED, "trainer.monitor=val/acc", "trainer.max_epochs=5")
@@ -271,8 +269,8 @@ def test_a_folder_behind_a_link_is_the_same_folder(
     assert {path.name for path in (moved / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
 
 
-def test_an_attempt_after_the_last_epoch_only_tests_the_trained_model(run_here: Runner, workspace: Path) -> None:
-    """Its process was killed while it scored: nothing is left to train."""
+def test_an_attempt_after_the_last_epoch_only_tests_the_model(run_here: Runner, workspace: Path) -> None:
+    """The process was killed during scoring, so nothing is left to train."""
     record, run_dir = run_here(*own("Said"), VALIDATED, "trainer.monitor=val/acc", "trainer.max_epochs=5")
     before = dict(record.metrics)
     record.status, record.metrics, record.training = QUEUED, {}, None
@@ -282,7 +280,7 @@ def test_an_attempt_after_the_last_epoch_only_tests_the_trained_model(run_here: 
     assert again.training is not None and (again.training.tested, again.training.epochs) == (4, 5)
 
 
-def test_no_last_checkpoint_if_it_is_turned_off(run_here: Runner) -> None:
+def test_the_last_checkpoint_can_be_turned_off(run_here: Runner) -> None:
     _, run_dir = run_here(*SMALL, "trainer.max_epochs=1", "callbacks.checkpoint.save_last=false")
     assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["best.ckpt"]
 
@@ -312,7 +310,7 @@ class Logs(Linear):
         self.logger.experiment.add_figure("nothing", None)
 
 
-def test_every_metric_of_a_module_arrives_counted_in_epochs(run_here: Runner, caplog: pytest.LogCaptureFixture) -> None:
+def test_every_metric_of_a_module_is_recorded_by_epoch(run_here: Runner, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         record, run_dir = run_here(
             *own("Logs"), VALIDATED, "trainer.max_epochs=3", "trainer.monitor=val/loss", "trainer.evaluate=last"
@@ -335,8 +333,8 @@ def test_every_metric_of_a_module_arrives_counted_in_epochs(run_here: Runner, ca
     assert "train/both_epoch" not in header
 
 
-def test_log_every_n_batches_counts_for_a_module_of_the_user(run_here: Runner) -> None:
-    """Six batches an epoch."""
+def test_log_every_n_batches_applies_to_a_users_module(run_here: Runner) -> None:
+    """An epoch has six batches."""
     _, run_dir = run_here(
         *own("Logs"), VALIDATED, "trainer.max_epochs=2", "trainer.monitor=val/loss", "trainer.log_every_n_batches=2"
     )
@@ -357,7 +355,7 @@ def test_log_every_n_batches_counts_for_a_module_of_the_user(run_here: Runner) -
 
 
 def test_several_validations_in_an_epoch_are_distinguished(run_here: Runner) -> None:
-    """Six batches an epoch, a validation after each half of them."""
+    """An epoch has six batches, with a validation after every three."""
     for chosen in (SMALL, (*own("Logs"), "trainer.monitor=val/loss")):
         record, run_dir = run_here(
             *chosen, VALIDATED, "trainer.max_epochs=2", "+trainer.options.val_check_interval=0.5"
@@ -385,7 +383,7 @@ def test_the_learning_rate_monitor_works_with_labruns_networks(
     assert [step for step, _, _ in found] == steps
 
 
-def test_callbacks_that_want_a_logger_have_one(run_here: Runner) -> None:
+def test_callbacks_that_need_a_logger_get_one(run_here: Runner) -> None:
     record, run_dir = run_here(
         *SMALL,
         "trainer.max_epochs=2",
@@ -399,7 +397,7 @@ def test_callbacks_that_want_a_logger_have_one(run_here: Runner) -> None:
 # ---- which epoch is tested
 
 
-def test_the_best_epoch_is_tested_where_there_is_a_validation_part(run_here: Runner) -> None:
+def test_the_best_epoch_is_tested_if_there_is_a_validation_part(run_here: Runner) -> None:
     common = (*own("Said"), VALIDATED, "trainer.monitor=val/acc", "trainer.max_epochs=6")
     best, _ = run_here(*common)
     last, _ = run_here(*common, "trainer.evaluate=last")
@@ -411,7 +409,7 @@ def test_the_best_epoch_is_tested_where_there_is_a_validation_part(run_here: Run
     assert without.training == Training(2, 2, "the last")
 
 
-def test_the_summary_says_which_epoch(run_here: Runner, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_summary_names_the_tested_epoch(run_here: Runner, capfd: pytest.CaptureFixture[str]) -> None:
     run_here(*SMALL, VALIDATED, "trainer.max_epochs=2")
     out = capfd.readouterr().out
     shown = [line.split(maxsplit=1)[1] for line in out.splitlines() if line.startswith("  epoch ")]
@@ -432,7 +430,9 @@ class Diverges(Linear):
         self.log("val_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
 
 
-def test_a_training_that_ends_in_nan_says_so(run_here: Runner, caplog: pytest.LogCaptureFixture, capfd: Any) -> None:
+def test_a_training_that_ends_in_nan_is_reported(
+    run_here: Runner, caplog: pytest.LogCaptureFixture, capfd: Any
+) -> None:
     record, _ = run_here(*own("Diverges"), VALIDATED, "trainer.max_epochs=4")
     assert record.status == COMPLETED and record.training is not None
     assert record.training.not_finite == NotFinite(3, "the loss is NaN")
@@ -442,7 +442,7 @@ def test_a_training_that_ends_in_nan_says_so(run_here: Runner, caplog: pytest.Lo
 
 
 @pytest.mark.parametrize("epochs", [1, 4])
-def test_on_nan_fail_ends_it_at_once(run_here: Runner, workspace: Path, epochs: int) -> None:
+def test_on_nan_fail_ends_the_training_at_once(run_here: Runner, workspace: Path, epochs: int) -> None:
     if epochs == 1:
         record, _ = run_here(*own("Diverges"), "trainer.max_epochs=1", "trainer.on_nan=fail")
         assert record.status == COMPLETED
@@ -489,7 +489,7 @@ def test_a_sweep_without_the_metric_has_no_best_run(labrun: Command, workspace: 
     assert not list(workspace.glob("multirun/*/*/*/outputs/*.png"))
 
 
-def test_a_sweeps_metric_is_the_one_that_is_watched(labrun_here: Command) -> None:
+def test_a_sweep_optimizes_the_monitored_metric(labrun_here: Command) -> None:
     shown = labrun_here("-m", "model=mnist_dnn", "model.lr=0.1,0.2", "trainer.monitor=odd")
     assert "trainer.monitor=odd" in shown.stderr
 
@@ -521,7 +521,7 @@ class Alike(Half):
         raise AssertionError
 
 
-def test_a_checkpoint_that_a_full_disk_cut_off_is_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partial_checkpoint_on_a_full_disk_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def save(content: Any, path: Path) -> None:
         path.write_bytes(b"half of it")
         try:
@@ -548,7 +548,7 @@ class Loads(Linear):
         self.log("seen", float(len(batch[0])))
 
 
-def test_bars_and_summaries_that_the_config_names_are_shown(
+def test_progress_bars_and_summaries_in_the_config_are_shown(
     run_here: Runner, capfd: pytest.CaptureFixture[str]
 ) -> None:
     names = ("RichProgressBar", "TQDMProgressBar", "RichModelSummary", "ModelSummary")
@@ -560,7 +560,7 @@ def test_bars_and_summaries_that_the_config_names_are_shown(
     assert "Epoch 0" in capfd.readouterr().out
 
 
-def test_averaged_weights_are_those_that_are_tested(run_here: Runner) -> None:
+def test_averaged_weights_are_tested(run_here: Runner) -> None:
     averaging = "+callbacks.swa={_target_: pytorch_lightning.callbacks.StochasticWeightAveraging, swa_lrs: 0.01}"
     record, _ = run_here(*SMALL, VALIDATED, "trainer.max_epochs=2", averaging)
     assert record.training is not None and record.training.why == "averaged by StochasticWeightAveraging"
@@ -568,7 +568,7 @@ def test_averaged_weights_are_those_that_are_tested(run_here: Runner) -> None:
     assert record.training is not None and "the best by val_loss" in record.training.why
 
 
-def test_options_that_labruns_own_keys_say_are_refused(run_here: Runner) -> None:
+def test_trainer_options_with_a_key_of_their_own_are_refused(run_here: Runner) -> None:
     for option, words in (
         ("max_epochs=2", "trainer.options.max_epochs: labrun sets this itself"),
         ("enable_checkpointing=false", "trainer.options.enable_checkpointing: .*callbacks=none"),
@@ -579,7 +579,7 @@ def test_options_that_labruns_own_keys_say_are_refused(run_here: Runner) -> None
             run_here(*SMALL, f"+trainer.options.{option}")
 
 
-def test_several_checkpoints_that_are_kept_have_files_of_their_own(run_here: Runner) -> None:
+def test_several_best_checkpoints_are_kept_in_separate_files(run_here: Runner) -> None:
     common = (*SMALL, VALIDATED, "trainer.max_epochs=5", "model.lr=0.5", "trainer.evaluate=best")
     one, _ = run_here(*common)
     record, run_dir = run_here(*common, "callbacks.checkpoint.save_top_k=3")
@@ -612,14 +612,14 @@ class Stops(Linear):
 
 
 @pytest.mark.filterwarnings("error:.*could not find the monitored key")
-def test_a_module_that_logs_no_loss_is_gone_on_with(run_here: Runner) -> None:
+def test_a_module_that_logs_no_loss_can_be_resumed(run_here: Runner) -> None:
     _, run_dir = run_here(*own("Linear"), "trainer.max_epochs=1")
     assert [path.name for path in (run_dir / "checkpoints").iterdir()] == ["last.ckpt"]
     record, again = run_here(*own("Linear"), "trainer.max_epochs=2", "trainer.resume=last")
     assert record.status == "completed" and checkpoint_epoch(again, "last") == 2
 
 
-def test_hooks_that_are_not_called_are_named(run_here: Runner, caplog: pytest.LogCaptureFixture) -> None:
+def test_hooks_that_labrun_does_not_call_are_reported(run_here: Runner, caplog: pytest.LogCaptureFixture) -> None:
     record, _ = run_here(*own("Loads"), "trainer.max_epochs=1")
     assert any("has its own train_dataloader" in text for text in caplog.messages)
     assert "accuracy" in record.metrics and record.metrics["seen"] > 0
