@@ -45,7 +45,7 @@ def test_a_forked_command_reports_the_same_facts_as_a_cold_one(warm: Bench) -> N
     assert forked == alone
 
 
-def test_it_has_the_environment_of_its_own_command(warm: Bench) -> None:
+def test_a_forked_command_has_its_own_environment(warm: Bench) -> None:
     told = warm.told(environment={"MINE": "a\udcff=ü\n", "EMPTY": ""})
     assert told["warm"] and told["env"]["MINE"] == "a\udcff=ü\n" and told["env"]["EMPTY"] == ""
     assert "MINE" not in warm.told()["env"]
@@ -74,7 +74,7 @@ def test_it_has_the_environment_of_its_own_command(warm: Bench) -> None:
         "app flood > /dev/full; echo $?",
     ],
 )
-def test_a_shell_sees_no_difference(warm: Bench, line: str) -> None:
+def test_a_shell_sees_no_difference_to_a_cold_command(warm: Bench, line: str) -> None:
     before = warm.served()
     forked = shell(warm, line)
     assert warm.served() - before == line.count("app "), warm.log()
@@ -89,7 +89,7 @@ def test_a_shell_sees_no_difference(warm: Bench, line: str) -> None:
     assert seen[0] == seen[1], (forked, alone, warm.log())
 
 
-def test_eight_at_once_are_eight_commands(warm: Bench) -> None:
+def test_eight_concurrent_commands_are_independent(warm: Bench) -> None:
     with ThreadPoolExecutor(8) as pool:
         told = list(pool.map(lambda number: warm.told(f"number-{number}"), range(8)))
     assert [one["argv"][-1] for one in told] == [f"number-{number}" for number in range(8)]
@@ -113,7 +113,7 @@ def state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def test_ctrl_c_reaches_it(warm: Bench) -> None:
+def test_ctrl_c_reaches_a_forked_command(warm: Bench) -> None:
     client, pid = waiting(warm)
     assert client.pid != pid
     client.send_signal(signal.SIGINT)
@@ -121,13 +121,13 @@ def test_ctrl_c_reaches_it(warm: Bench) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT])
-def test_a_signal_ends_both_in_the_same_way(warm: Bench, number: signal.Signals) -> None:
+def test_a_signal_ends_the_client_and_its_command(warm: Bench, number: signal.Signals) -> None:
     client, pid = waiting(warm)
     client.send_signal(number)
     assert client.wait(timeout=20) == -number and not lives(pid)
 
 
-def test_ctrl_z_stops_it_and_fg_goes_on(warm: Bench) -> None:
+def test_ctrl_z_stops_a_forked_command_and_fg_continues_it(warm: Bench) -> None:
     client, pid = waiting(warm)
     client.send_signal(signal.SIGTSTP)
     wait_for(lambda: state(pid) == "T" and state(client.pid) == "T", 20)
@@ -144,13 +144,13 @@ def test_a_killed_client_ends_its_command(warm: Bench) -> None:
     wait_for(lambda: not lives(pid), 10)
 
 
-def test_the_client_of_a_killed_command_is_killed_too(warm: Bench) -> None:
+def test_the_client_of_a_killed_command_dies_likewise(warm: Bench) -> None:
     client, pid = waiting(warm)
     os.kill(pid, signal.SIGKILL)
     assert client.wait(timeout=20) == -signal.SIGKILL
 
 
-def test_a_killed_server_takes_no_command_with_it(bench: Bench) -> None:
+def test_commands_survive_a_killed_server(bench: Bench) -> None:
     server = bench.start_server()
     (one, first), (other, second) = waiting(bench), waiting(bench)
     os.kill(server, signal.SIGKILL)
@@ -165,7 +165,7 @@ def test_a_killed_server_takes_no_command_with_it(bench: Bench) -> None:
     assert not bench.told()["warm"]
 
 
-def test_it_uses_its_callers_terminal(warm: Bench) -> None:
+def test_a_forked_command_uses_its_callers_terminal(warm: Bench) -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
     attributes = termios.tcgetattr(theirs)
@@ -182,7 +182,7 @@ def test_it_uses_its_callers_terminal(warm: Bench) -> None:
     os.close(ours)
 
 
-def test_ctrl_c_typed_at_a_terminal(warm: Bench) -> None:
+def test_ctrl_c_typed_at_a_terminal_interrupts_a_forked_command(warm: Bench) -> None:
     ours, theirs = pty.openpty()
     flag = warm.work / "typed"
 
@@ -198,7 +198,7 @@ def test_ctrl_c_typed_at_a_terminal(warm: Bench) -> None:
     os.close(ours)
 
 
-def test_its_folder_is_private_and_holds_no_secret(warm: Bench) -> None:
+def test_the_servers_folder_is_private_and_holds_no_secret(warm: Bench) -> None:
     assert warm.place.stat().st_mode & 0o777 == 0o700
     warm.told(environment={"PASSWORD": "swordfish"})
     texts = [path.read_bytes() for path in warm.place.iterdir() if path.is_file()]

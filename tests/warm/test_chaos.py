@@ -17,7 +17,7 @@ KILLS = 20
 
 
 def test_every_command_succeeds_or_reports_an_error(bench: Bench) -> None:
-    """200 commands, eight at once, the server killed at random up to twenty times: none runs twice, none is lost.
+    """Of 200 commands, eight at once, none is lost or runs twice when the server is killed up to twenty times.
 
     Takes half a minute: a few kills would show nothing.
     """

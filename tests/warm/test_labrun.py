@@ -22,7 +22,7 @@ def up() -> None:
     wait_for(lambda: any(Path(os.environ["LABRUN_WARM_DIR"]).glob("*.sock")), 300)
 
 
-def test_no_import_of_a_test_file_keeps_commands_from_it() -> None:
+def test_imports_of_test_files_set_no_variable_that_makes_commands_cold() -> None:
     """Libraries set variables as they are imported. With one that counts, every command of the tests would be cold."""
     now, then = ({key: value for key, value in found.items() if identity.counts(key)} for found in (os.environ, START))
     assert now == then
@@ -41,7 +41,7 @@ def record(workspace: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("overrides", [[], ["model=mnist_dnn", "trainer.max_epochs=1"]], ids=["estimator", "network"])
-def test_forked_and_alone_it_leaves_the_same_record(up: None, workspace: Path, overrides: list[str]) -> None:
+def test_a_forked_and_a_cold_run_have_the_same_record(up: None, workspace: Path, overrides: list[str]) -> None:
     """Over 15 s: one of the two runs imports PyTorch by itself."""
     found = []
     for cold in (False, True):
@@ -99,7 +99,7 @@ class Ending:
 """
 
 
-def test_a_commands_end_runs_its_own_finalizers_and_none_of_pytorchs(up: None, workspace: Path) -> None:
+def test_a_command_runs_its_own_finalizers_but_not_pytorchs(up: None, workspace: Path) -> None:
     (workspace / "conf" / "model").mkdir(parents=True)
     (workspace / "conf" / "model" / "ending.yaml").write_text("_target_: ending.Ending\n")
     (workspace / "ending.py").write_text(ENDING)
@@ -108,15 +108,15 @@ def test_a_commands_end_runs_its_own_finalizers_and_none_of_pytorchs(up: None, w
     assert done.stdout.rstrip().endswith("FINALIZED")
 
 
-def test_a_sweeps_pool_is_a_fork_too(up: None, workspace: Path) -> None:
+def test_the_pool_of_a_sweep_is_forked(up: None, workspace: Path) -> None:
     done = run_labrun("-m", "model.regularization=0.1,1", "report=none", cwd=workspace)
     assert done.returncode == 0, done.stderr
     assert "Imported the modules of all runs" in done.stdout
     assert "Loading" not in done.stdout, "a new interpreter says what it loads"
 
 
-def test_code_that_hides_what_is_loaded_gets_a_new_interpreter(up: None, workspace: Path) -> None:
-    """The frozen code has a module of the same name as one that is loaded, and it is another: it counts."""
+def test_code_that_shadows_a_loaded_module_gets_a_new_interpreter(up: None, workspace: Path) -> None:
+    """The frozen code has another module with the name of a loaded one, and takes precedence."""
     (workspace / "yaml.py").write_text("raise ImportError('not this one')\n")
     done = run_labrun("-m", "model.regularization=0.1,1", "report=none", cwd=workspace)
     assert done.returncode == 0, "the working folder comes last: " + done.stderr
@@ -149,8 +149,8 @@ def logs(workspace: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("word", ["", "import torch\n"])
-def test_the_pool_has_pytorch_if_its_runs_need_it(up: None, workspace: Path, word: str) -> None:
-    """Each run is a fork, and with PyTorch in its memory that takes three times as long."""
+def test_the_pool_imports_pytorch_only_if_its_runs_need_it(up: None, workspace: Path, word: str) -> None:
+    """Each run is a fork, which takes three times as long with PyTorch in memory."""
     sleeper(workspace)
     (workspace / "sleeper.py").write_text(word + SLEEPER)
     done = run_labrun("-m", "model=sleeper", "model.seconds=0,0.01", "report=none", cwd=workspace)
@@ -158,7 +158,7 @@ def test_the_pool_has_pytorch_if_its_runs_need_it(up: None, workspace: Path, wor
     assert all(f"PYTORCH {bool(word)}" in log for log in logs(workspace)) and len(logs(workspace)) == 2
 
 
-def test_a_killed_command_takes_its_pool_along(up: None, workspace: Path) -> None:
+def test_the_pool_of_a_killed_command_ends(up: None, workspace: Path) -> None:
     sleeper(workspace)
     sweep = start_labrun("-m", "model=sleeper", "model.seconds=98,99", "report=none", cwd=workspace)
     wait_for(lambda: sum("PYTORCH" in log for log in logs(workspace)) == 2)

@@ -82,21 +82,21 @@ def while_imported(bench: Bench, *lines: str) -> None:
     ],
     ids=["time", "size", "another-file", "gone"],
 )
-def test_a_module_that_changes_while_it_is_imported_is_not_trusted(bench: Bench, change: str) -> None:
+def test_a_module_that_changes_during_its_import_is_not_trusted(bench: Bench, change: str) -> None:
     while_imported(bench, change)
     with pytest.raises(AssertionError, match=r"lib\.py has changed meanwhile"):
         bench.start_server()
 
 
-def test_a_module_that_is_linked_elsewhere_while_it_is_imported_is_trusted(bench: Bench) -> None:
-    """As installers do that share one copy of a package between environments: its `ctime` is new, and nothing else."""
+def test_a_module_that_gets_a_hard_link_during_its_import_is_trusted(bench: Bench) -> None:
+    """Installers that share one copy of a package between environments make such links; only its `ctime` changes."""
     while_imported(bench, "os.link(__file__, f'{os.path.dirname(os.path.dirname(__file__))}/elsewhere')")
     bench.start_server()
     assert os.stat(bench.site / "lib.py").st_ctime > time.time() - 60 and bench.told()["warm"]
 
 
 @pytest.mark.parametrize(("name", "value"), [("OMP_NUM_THREADS", "1"), ("PYTHONHASHSEED", "3"), ("LC_ALL", "C")])
-def test_a_variable_that_counts_at_import_makes_another_interpreter(bench: Bench, name: str, value: str) -> None:
+def test_a_variable_with_effect_on_imports_starts_another_interpreter(bench: Bench, name: str, value: str) -> None:
     bench.start_server()
     assert not bench.told(environment={name: value})["warm"]
     assert bench.told()["warm"]
@@ -104,7 +104,7 @@ def test_a_variable_that_counts_at_import_makes_another_interpreter(bench: Bench
     assert bench.told(environment={name: value})["warm"] and bench.told()["warm"]
 
 
-def test_a_variable_that_an_import_has_read_is_noticed(bench: Bench) -> None:
+def test_a_change_of_a_variable_read_by_an_import_is_noticed(bench: Bench) -> None:
     (bench.site / "lib.py").write_text("import os\nVERSION = int(os.environ.get('LIB_MODE', '1'))\n")
     time.sleep(CLOCK_S + 0.1)
     bench.start_server()
@@ -113,7 +113,7 @@ def test_a_variable_that_an_import_has_read_is_noticed(bench: Bench) -> None:
     assert not told["warm"] and told["version"] == 5 and "LIB_MODE" in bench.log()
 
 
-def test_other_flags_and_another_environment_are_another_interpreter(bench: Bench) -> None:
+def test_flags_and_environments_have_their_own_interpreters(bench: Bench) -> None:
     bench.start_server()
     venv = bench.folder / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
@@ -138,7 +138,7 @@ def test_commands_under_other_conditions_are_refused(warm: Bench, before: str) -
 
 
 def test_a_command_in_another_cgroup_is_refused(warm: Bench) -> None:
-    """So a Slurm job's commands stay in the job's own limits."""
+    """So that the commands of a Slurm job stay within its limits."""
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     places = [Path(fields[1]) for fields in mounts if fields[2] == "cgroup2" and os.access(fields[1], os.W_OK)]
     if not places:
@@ -154,13 +154,13 @@ def test_a_command_in_another_cgroup_is_refused(warm: Bench) -> None:
         group.rmdir()
 
 
-def test_wider_limits_than_the_servers_are_refused(bench: Bench) -> None:
+def test_commands_with_wider_limits_than_the_server_are_refused(bench: Bench) -> None:
     bench.start_server()
     os.system(f"prlimit --pid {bench.servers[0].pid} --nofile=500:500")  # above the descriptors that it moves aside
     assert not bench.told()["warm"] and "wider limits" in bench.log()
 
 
-def test_matplotlibs_settings_in_the_working_folder_count(warm: Bench) -> None:
+def test_a_matplotlibrc_in_the_working_folder_makes_commands_cold(warm: Bench) -> None:
     (warm.work / "matplotlibrc").write_text("figure.dpi: 50\n")
     try:
         assert not warm.told()["warm"]
@@ -216,14 +216,14 @@ def test_lab_warm_never_runs_in_a_warm_interpreter(monkeypatch: pytest.MonkeyPat
     assert not client._wanted("labrun.cli") and client._wanted("labrun.app")
 
 
-def test_two_servers_of_one_kind_become_one(bench: Bench) -> None:
+def test_a_second_server_of_the_same_kind_ends(bench: Bench) -> None:
     first = bench.start_server()
     bench.start_server()
     wait_for(lambda: bench.servers[1].poll() is not None, 20)
     assert bench.told()["warm"] and bench.servers[0].pid == first and bench.servers[0].poll() is None
 
 
-def test_a_silent_or_invalid_client_does_no_harm(bench: Bench) -> None:
+def test_silent_or_invalid_clients_do_not_block_the_server(bench: Bench) -> None:
     bench.start_server()
     (path,) = bench.place.glob("*.sock")
     silent = wire.connect(str(bench.place), path.stem)
