@@ -7,7 +7,7 @@ from pathlib import Path
 from chaos import Chaos
 
 
-def test_a_hundred_runs_under_twenty_kills(workspace: Path) -> None:
+def test_a_hundred_runs_complete_despite_twenty_kills(workspace: Path) -> None:
     """Over 15 s: a hundred runs of a third of a second, a kill in each."""
     chaos = Chaos(workspace, runs=100, kills=20)
     chaos.run_to_completion()

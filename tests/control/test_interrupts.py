@@ -58,7 +58,7 @@ def begin(workspace: Path, hold: str) -> subprocess.Popen[str]:
     )
 
 
-def test_ctrl_c_while_the_records_are_written(workspace: Path) -> None:
+def test_ctrl_c_while_records_are_written_cancels_the_sweep(workspace: Path) -> None:
     sweep = begin(workspace, "record")
     wait_for((workspace / "at-record").exists)
     sweep.send_signal(signal.SIGINT)
@@ -67,7 +67,7 @@ def test_ctrl_c_while_the_records_are_written(workspace: Path) -> None:
     assert statuses(workspace) == ["canceled"] * 2
 
 
-def test_ctrl_c_after_the_last_run(workspace: Path) -> None:
+def test_ctrl_c_after_the_last_run_keeps_the_results(workspace: Path) -> None:
     sweep = begin(workspace, "table")
     wait_for((workspace / "at-table").exists)
     (workspace / "go-table").touch()
@@ -91,8 +91,8 @@ def test_kill_9_while_the_records_are_written_is_reported(workspace: Path, labru
     assert lab(workspace, "runs", "watch", "last").returncode == 0
 
 
-def test_a_step_of_the_clock_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What says when a process began must not move with the clock, as the kernel's `btime` does."""
+def test_a_step_of_the_clock_does_not_make_a_live_process_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process's start time must not change with the clock, as the kernel's `btime` does."""
     import psutil
 
     mine = process_identity()

@@ -38,7 +38,7 @@ def attempts(workspace: Path) -> list[int]:
     return [len(read_record(path.parent).attempts) for path in sorted(workspace.glob("multirun/*/*/*/run.json"))]
 
 
-def test_one_controller_at_a_time(tmp_path: Path) -> None:
+def test_a_folder_has_one_controller_at_a_time(tmp_path: Path) -> None:
     state = SweepState(tmp_path)
     first = lease.Lease(state)
     with pytest.raises(RecordError, match=f"controlled by process {os.getpid()}"):
@@ -52,7 +52,7 @@ def test_one_controller_at_a_time(tmp_path: Path) -> None:
         second.beat()
 
 
-def test_a_dead_controller_is_overtaken(tmp_path: Path) -> None:
+def test_the_lease_of_a_dead_controller_is_taken_over(tmp_path: Path) -> None:
     state = SweepState(tmp_path)
     (state.controllers).mkdir(parents=True)
     gone = {**process_identity().as_json(), "pid": 2**22 - 1}
@@ -60,7 +60,7 @@ def test_a_dead_controller_is_overtaken(tmp_path: Path) -> None:
     assert lease.Lease(state).number == 2
 
 
-def test_a_detached_controller_that_cannot_begin_says_why(tmp_path: Path) -> None:
+def test_a_detached_controller_that_cannot_start_is_reported(tmp_path: Path) -> None:
     SweepState(tmp_path).make()
     with pytest.raises(LabrunError, match=rf"^the runs could not be started: {tmp_path} holds no sweep.*\(log: "):
         controller.detach(tmp_path, {})
@@ -90,7 +90,7 @@ def test_resume_after_kill_9_of_the_controller_runs_only_missing_runs(workspace:
         assert names.count("accuracy") == 1
 
 
-def test_failed_runs_are_run_again_with_new_code_when_told(workspace: Path, labrun: Command) -> None:
+def test_failed_runs_are_retried_with_new_code_on_request(workspace: Path, labrun: Command) -> None:
     write_model(workspace)
     values = ("model=sleeper", "model.number=-1,1", *PLAIN)
     first = labrun("-m", *values)
@@ -106,7 +106,7 @@ def test_failed_runs_are_run_again_with_new_code_when_told(workspace: Path, labr
     assert more.returncode == 0 and len(statuses(workspace)) == 3 and attempts(workspace) == [3, 1, 1]
 
 
-def test_resume_fills_what_was_removed(workspace: Path, labrun: Command) -> None:
+def test_resume_repeats_removed_runs(workspace: Path, labrun: Command) -> None:
     write_model(workspace)
     values = ("-m", "model=sleeper", "model.number=1,2,3,-4", *PLAIN)
     labrun(*values)
@@ -142,7 +142,7 @@ def test_a_second_controller_is_refused_and_cancel_ends_the_sweep(workspace: Pat
     assert again.returncode == 0 and statuses(workspace) == ["canceled"] * 3 + ["completed"] * 3
 
 
-def test_a_sweep_that_is_plainly_broken_is_stopped(workspace: Path, labrun: Command) -> None:
+def test_a_sweep_is_canceled_after_max_failures(workspace: Path, labrun: Command) -> None:
     write_model(workspace)
     numbers = ",".join(str(-n) for n in range(1, 11))
     done = labrun(
@@ -154,7 +154,7 @@ def test_a_sweep_that_is_plainly_broken_is_stopped(workspace: Path, labrun: Comm
     assert "compute.max_failures=2" in done.stdout
 
 
-def test_detached_runs_survive_and_are_watched(workspace: Path, labrun: Command) -> None:
+def test_detached_runs_outlive_their_command_and_are_watched(workspace: Path, labrun: Command) -> None:
     script = "import sys, time\nprint('VERSION one', flush=True)\ntime.sleep(float(sys.argv[1]))\n"
     option = "# @package _global_\ndefaults: [/experiment/script]\nscript: {path: train.py, positional: [1.0]}\n"
     sleeps = workspace / "conf" / "experiment" / "sleeps.yaml"
@@ -188,7 +188,7 @@ def test_watch_takes_over_from_a_dead_controller(workspace: Path, labrun: Comman
     assert statuses(workspace) == ["completed"] * 4 and max(attempts(workspace)) <= 2
 
 
-def test_a_single_run_goes_to_the_pool_and_shows_its_log(workspace: Path, labrun: Command) -> None:
+def test_a_single_run_in_the_pool_shows_its_log(workspace: Path, labrun: Command) -> None:
     done = labrun("compute=local", "tracking=none")
     assert done.returncode == 0, done.stderr
     assert "Fitting logistic_regression" in done.stdout and "accuracy" in done.stdout
@@ -203,7 +203,7 @@ def test_a_single_run_goes_to_the_pool_and_shows_its_log(workspace: Path, labrun
 def test_variables_reach_the_runs_and_are_recorded_by_name_only(
     workspace: Path, labrun: Command, empty_mlflow: Path
 ) -> None:
-    """Over 15 s: a view of MLflow is made."""
+    """Over 15 s: the runs are shown in MLflow."""
     (workspace / "conf" / "model").mkdir(parents=True)
     (workspace / "shows.py").write_text(
         "import os\nimport numpy as np\n\nclass Shows:\n    def __init__(self, number=0):\n        pass\n"
@@ -225,7 +225,7 @@ def test_variables_reach_the_runs_and_are_recorded_by_name_only(
     assert "TOKEN" in read_record(next(iter(workspace.glob("multirun/*/*/0")))).config["compute"]["environment"]
 
 
-def test_the_last_sweep_is_the_one_begun_last_whatever_the_clock_says(
+def test_the_last_sweep_is_the_latest_even_if_the_clock_changes(
     workspace: Path, labrun_here: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (workspace / "work.py").write_text("print('done')\n")

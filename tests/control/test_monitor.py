@@ -18,7 +18,7 @@ from labrun.runs.groups import SweepMember
 from labrun.runs.record import read_record, timestamp, write_record
 
 
-def test_the_table_tells_running_done_failed_and_the_best(tmp_path: Path) -> None:
+def test_the_table_shows_the_status_of_runs_and_the_best_one(tmp_path: Path) -> None:
     folders = []
     for number, status in enumerate(["completed", "completed", "failed", "running", "queued", "canceled"]):
         run_dir = submitted(tmp_path, f"a000000{number}", overrides=[f"lr={number}"], sweep=SweepMember(number=number))
@@ -44,7 +44,7 @@ def test_the_table_tells_running_done_failed_and_the_best(tmp_path: Path) -> Non
     assert "best so far: run 1, accuracy 0.6000  lr=1" in text
 
 
-def test_the_epoch_of_a_module_whose_steps_are_batches(tmp_path: Path) -> None:
+def test_the_epoch_is_shown_for_a_module_that_counts_batches(tmp_path: Path) -> None:
     run_dir = submitted(tmp_path, "c0000000")
     with_epoch = RunContext(run_dir)
     with_epoch.log("val_loss", 0.5, step=250, epoch=3)
@@ -52,7 +52,7 @@ def test_the_epoch_of_a_module_whose_steps_are_batches(tmp_path: Path) -> None:
     assert monitor.progress(run_dir) == ("3", "grad_norm 2")
 
 
-def test_the_time_that_is_left(tmp_path: Path) -> None:
+def test_the_remaining_time_is_estimated(tmp_path: Path) -> None:
     folders = [submitted(tmp_path, f"b000000{number}", sweep=SweepMember(number=number)) for number in range(4)]
     view = monitor.Live(tmp_path / "name" / "stamp", folders)
     try:
@@ -64,7 +64,7 @@ def test_the_time_that_is_left(tmp_path: Path) -> None:
         view.update(running=False)
 
 
-def test_on_a_terminal_it_is_a_live_table(workspace: Path) -> None:
+def test_a_terminal_shows_a_live_table(workspace: Path) -> None:
     write_model(workspace)
     ours, theirs = pty.openpty()
     sweep = start_labrun(
@@ -93,5 +93,5 @@ def test_on_a_terminal_it_is_a_live_table(workspace: Path) -> None:
     assert sweep.wait(timeout=60) == 1
     text = seen.decode(errors="replace")
     assert re.search(r"2 running, \d queued, of 4", text) and "best so far" in text
-    assert "number -4 is below zero" in text, "a failure is told at once, above the table"
+    assert "number -4 is below zero" in text, "a failure is shown at once, above the table"
     assert text.count("Traceback") == 0 and "results.csv" in text

@@ -47,7 +47,9 @@ def config_of(target: str = NETWORK, metric: Any = "auto", goal: Any = "auto", *
         (config_of(metric=["acc", "odd"], goal=["auto", "minimize"]), ["acc", "odd"], ["maximize", "minimize"]),
     ],
 )
-def test_the_metric_that_is_watched_and_its_direction(config: dict[str, Any], metric: Any, goal: Any) -> None:
+def test_the_metric_and_goal_of_a_sweep_follow_the_monitored_metric(
+    config: dict[str, Any], metric: Any, goal: Any
+) -> None:
     assert (config["sweep"]["metric"], config["sweep"]["goal"]) == (metric, goal)
 
 
@@ -66,7 +68,7 @@ def with_metric(run: str, metric: str, **metrics: float) -> Record:
     return new(run, status=COMPLETED, metrics=metrics, config=config)
 
 
-def test_runs_of_several_objectives_are_compared_by_what_all_have() -> None:
+def test_runs_with_several_objectives_are_compared_by_a_common_metric() -> None:
     """`auto` stands for AUC_weighted with model.folds, and for accuracy without."""
     folded = with_metric("a0000000", "AUC_weighted", AUC_weighted=0.99, accuracy=0.7)
     plain = with_metric("b0000000", "accuracy", accuracy=0.8)
@@ -93,7 +95,7 @@ def test_the_metric_given_on_resume_orders_the_table(tmp_path: Path, capsys: pyt
         assert rows[0][0] == first
 
 
-def test_why_there_is_no_best_run() -> None:
+def test_a_missing_best_run_is_explained() -> None:
     config = {"sweep": {"metric": "val/acc", "goal": "maximize"}}
     runs = [new("a0000000", status=COMPLETED, metrics={"accuracy": 1.0}, config=config)]
     told = "no best run: no run logged val/acc. They logged accuracy: set sweep.metric=NAME"
