@@ -26,7 +26,7 @@ def pictures(rows: int = 7000, features: int = 600, classes: int = 5) -> tuple[A
 
 
 @pytest.mark.parametrize("regularization", [1.0, 30.0])
-def test_it_finds_what_scikit_learn_finds(regularization: float) -> None:
+def test_coefficients_are_close_to_scikit_learns(regularization: float) -> None:
     x, y = pictures()
     settings = {"C": 1 / regularization, "max_iter": 300, "tol": 1e-5}
     ours, theirs = BlockedLogisticRegression(**settings).fit(x, y), LogisticRegression(**settings).fit(x, y)
@@ -37,7 +37,7 @@ def test_it_finds_what_scikit_learn_finds(regularization: float) -> None:
     assert ours.coef_.dtype == theirs.coef_.dtype
 
 
-def test_the_gradient_is_that_of_the_objective() -> None:
+def test_the_gradient_matches_finite_differences() -> None:
     x, y = pictures(rows=1200, features=30, classes=3)
     with blocks._one_blas_thread_each() as each:
         objective = blocks._Objective(x, y // 2, 3, 5.0, each)

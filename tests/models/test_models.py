@@ -37,14 +37,14 @@ def test_the_cnn_matches_the_tutorials() -> None:
 @pytest.mark.parametrize(
     ("size", "kernel", "fits"), [(16, 5, True), (15, 5, False), (8, 5, False), (10, 3, True), (9, 3, False)]
 )
-def test_cnn_says_what_it_cannot_take(size: int, kernel: int, fits: bool) -> None:
+def test_the_cnn_explains_unsupported_sizes(size: int, kernel: int, fits: bool) -> None:
     reason = Cifar10CNN.check((1, size, size), 10, kernel_size=kernel)
     assert (reason is None) is fits
     if fits:
         assert Cifar10CNN((1, size, size), 10, kernel_size=kernel)(torch.zeros(1, 1, size, size)).shape == (1, 10)
 
 
-def test_npz_has_chainers_layout_and_comes_back(tmp_path: Path) -> None:
+def test_npz_files_have_chainers_layout_and_are_read_back(tmp_path: Path) -> None:
     model, other = MnistDNN((1, 28, 28), 10), MnistDNN((1, 28, 28), 10)
     path = chainer_npz.save(tmp_path / "model.npz", model)
     with np.load(path) as content:
@@ -55,7 +55,7 @@ def test_npz_has_chainers_layout_and_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["predictor/", "updater/model:main/predictor/"])
-def test_files_of_a_classifier_and_of_a_snapshot_are_read(tmp_path: Path, prefix: str) -> None:
+def test_chainer_files_of_classifiers_and_snapshots_are_read(tmp_path: Path, prefix: str) -> None:
     model, other = MnistDNN((1, 8, 8), 10), MnistDNN((1, 8, 8), 10)
     arrays = {prefix + chainer_npz.chainer_name(n): p.detach().numpy() for n, p in model.named_parameters()}
     np.savez(tmp_path / "m.npz", **arrays, iteration=np.array(5))

@@ -80,8 +80,8 @@ def saved(run_dir: Path) -> Any:
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 @pytest.mark.parametrize("kind", ["classes", "quantity", "sparse"])
-def test_every_estimator(run_here: Runner, workspace: Path, name: str, kind: str) -> None:
-    """With classes and with sparse samples, after each preprocessor in turn, too."""
+def test_every_estimator_trains_in_a_pipeline(run_here: Runner, workspace: Path, name: str, kind: str) -> None:
+    """With classes, and with sparse samples, each after one of the preprocessors in turn."""
     preprocessor = "standard"
     if kind != "quantity":
         preprocessor = PREPROCESSORS[(ESTIMATORS.index(name) + SHIFTS[kind]) % len(PREPROCESSORS)]
@@ -112,7 +112,7 @@ def test_every_preprocessor_is_tried() -> None:
     assert len(ESTIMATORS) >= len(PREPROCESSORS)
 
 
-def test_folds_are_the_same_and_learn_nothing_of_what_they_hold_out(run_here: Runner) -> None:
+def test_folds_are_reproducible_and_learn_nothing_from_held_out_samples(run_here: Runner) -> None:
     _, first = run_here("model=pipeline", "model/preprocessor=pca", "dataset.max_samples=300")
     record, second = run_here("model=pipeline", "model/preprocessor=pca", "dataset.max_samples=300", "seed=7")
     with np.load(first / "outputs" / OUT_OF_FOLD) as one, np.load(second / "outputs" / OUT_OF_FOLD) as other:
@@ -123,7 +123,7 @@ def test_folds_are_the_same_and_learn_nothing_of_what_they_hold_out(run_here: Ru
     assert [line["step"] for line in lines if line["name"] == "AUC_weighted"] == [1, 2, 3, 4, 5]
 
 
-def test_a_validation_part_in_place_of_folds(run_here: Runner, workspace: Path) -> None:
+def test_a_validation_part_replaces_the_folds(run_here: Runner, workspace: Path) -> None:
     (workspace / "own.py").write_text(
         "import numpy as np\nfrom sklearn.datasets import load_wine\n\n\ndef get_data():\n"
         "    x, y = load_wine(return_X_y=True)\n"
@@ -161,10 +161,10 @@ def test_a_table_with_text_and_gaps_is_preprocessed_in_each_fold(run_here: Runne
     model = saved(run_dir)
     if name == "table":
         strange = pd.DataFrame({"size": [np.nan, 1.0], "colour": ["blue", None], "flag": [True, False]})
-        assert set(model.predict(strange)) <= {0, 1}, "a word that it has not seen, and gaps, are taken"
+        assert set(model.predict(strange)) <= {0, 1}, "unseen words and gaps are accepted"
 
 
-def test_a_table_from_a_file(run_here: Runner, workspace: Path) -> None:
+def test_a_table_in_a_file_is_preprocessed(run_here: Runner, workspace: Path) -> None:
     rows = "\n".join(
         f"{i % 7},{'' if i % 5 == 0 else 'red' if i % 2 else 'green'},{'yes' if i % 2 else 'no'}" for i in range(80)
     )
@@ -193,13 +193,13 @@ def test_unsupported_options_of_a_pipeline_are_refused(run_here: Runner, workspa
         run_here("model=pipeline", "model.metric=AUC_wighted")
 
 
-def test_any_scorer_of_scikit_learn(run_here: Runner) -> None:
+def test_any_scorer_of_scikit_learn_can_be_the_metric(run_here: Runner) -> None:
     record, _ = run_here("model=pipeline", "model.metric=matthews_corrcoef", "dataset.max_samples=300", "model.folds=2")
     assert 0.5 < record.metrics["matthews_corrcoef"] < 1 and "AUC_weighted" in record.metrics
 
 
 @pytest.mark.parametrize("shape", ["ovr", "ovo"])
-def test_probabilities_of_a_decision_function(shape: str) -> None:
+def test_a_decision_function_gives_probabilities(shape: str) -> None:
     x, y = load_iris(return_X_y=True)
     plain = SVC(C=1.0, decision_function_shape=shape)
     made = pipelines.Calibrated(plain, seed=0).fit(x, y)
@@ -211,7 +211,7 @@ def test_probabilities_of_a_decision_function(shape: str) -> None:
     assert ((two.predict_proba(x[y < 2])[:, 1] > 0.5) == (two.predict(x[y < 2]) == 1)).all()
 
 
-def test_metrics_are_scikit_learns() -> None:
+def test_metrics_equal_scikit_learns() -> None:
     from sklearn import metrics
 
     rng = np.random.default_rng(0)
@@ -233,7 +233,7 @@ def test_metrics_are_scikit_learns() -> None:
         scoring.one("AUC_weighted", y, chances.argmax(axis=1), chances, 3)
 
 
-def test_every_part_is_a_yaml_with_a_comment() -> None:
+def test_every_option_of_a_pipeline_is_a_yaml_with_a_comment() -> None:
     for folder, names in (("estimator", ESTIMATORS), ("preprocessor", PREPROCESSORS)):
         for name in names:
             text = (paths.conf_dir() / "model" / folder / f"{name}.yaml").read_text(encoding="utf-8")
