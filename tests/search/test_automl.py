@@ -20,8 +20,10 @@ from labrun.tasks import estimator, scoring
 from labrun.tasks.pipeline import OUT_OF_FOLD
 
 
-def test_eight_of_twenty_pipelines_on_the_digits(workspace: Path, labrun: Command, labrun_here: Command) -> None:
-    """Over 15 s: eight trials, for everything that a search leaves. On a sixth of the samples."""
+def test_a_search_of_eight_pipelines_leaves_a_table_and_a_best_model(
+    workspace: Path, labrun: Command, labrun_here: Command
+) -> None:
+    """Over 15 s: eight trials on a sixth of the samples, to check every file and table of a search."""
     assert "max_trials: 20\n" in labrun_here("experiment=automl_digits", "--cfg", "job", "--package", "sweep").stdout
     fewer = ("dataset.max_samples=300", "model.folds=2", "sweep.max_trials=8")
     done = labrun("experiment=automl_digits", "seed=0", *fewer, "tracking=none", "report=none")
@@ -51,8 +53,8 @@ def test_eight_of_twenty_pipelines_on_the_digits(workspace: Path, labrun: Comman
     assert read_record(run.parent).metrics["accuracy"] == best.metrics["accuracy"]
 
 
-def test_another_metric_tables_and_an_ensemble(workspace: Path, labrun: Command) -> None:
-    """Over 15 s: two searches of cross-validated pipelines, and the ensemble's own run."""
+def test_a_search_on_a_table_optimizes_another_metric_and_an_ensemble(workspace: Path, labrun: Command) -> None:
+    """Over 15 s: two searches of cross-validated pipelines, and the run of the ensemble."""
     rng = np.random.default_rng(0)
     rows = ["a,b,c,word,y"]
     for _ in range(200):
@@ -78,7 +80,7 @@ def test_another_metric_tables_and_an_ensemble(workspace: Path, labrun: Command)
     assert (
         refused.returncode == 2 and "the column word holds text" in refused.stderr and "Traceback" not in refused.stderr
     )
-    assert len(statuses(workspace)) <= 3, "the first that say so end the search"
+    assert len(statuses(workspace)) <= 3, "the first trials to fail for this reason end the search"
     done = labrun(*own, "model.preprocess=true", "sweep.metric=balanced_accuracy", "name=second")
     assert done.returncode == 0, done.stderr
     (folder,) = workspace.glob("multirun/second/*")
@@ -92,7 +94,7 @@ def test_another_metric_tables_and_an_ensemble(workspace: Path, labrun: Command)
         assert read_record(run.parent).metrics["accuracy"] == read_record(folder / "ensemble").metrics["accuracy"]
 
 
-def test_an_estimator_of_the_user_and_a_narrowed_search(workspace: Path, labrun: Command) -> None:
+def test_a_search_can_be_limited_to_estimators_and_a_users_own(workspace: Path, labrun: Command) -> None:
     """Over 15 s: two searches of cross-validated pipelines."""
     own = workspace / "conf" / "model" / "estimator"
     own.mkdir(parents=True)
@@ -117,7 +119,7 @@ def test_an_estimator_of_the_user_and_a_narrowed_search(workspace: Path, labrun:
     assert fixed.returncode == 0 and "BernoulliNB" in fixed.stdout, fixed.stderr
 
 
-def test_an_ensemble_is_chosen_only_where_it_is_better(tmp_path: Path) -> None:
+def test_an_ensemble_is_chosen_only_if_it_is_better(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     y = rng.integers(0, 2, 400)
 
@@ -145,7 +147,7 @@ def test_an_ensemble_is_chosen_only_where_it_is_better(tmp_path: Path) -> None:
     assert loss is not None and loss.value < single
 
 
-def test_an_interrupt_that_a_model_swallows_still_ends_the_run(workspace: Path) -> None:
+def test_an_interrupt_swallowed_by_a_model_still_ends_the_run(workspace: Path) -> None:
     (workspace / "deaf.py").write_text(
         "import time\nimport numpy as np\n\nclass Deaf:\n    def __init__(self, number=0):\n        pass\n"
         "    def fit(self, x, y):\n        print('WAITING', flush=True)\n        try:\n            time.sleep(60)\n"
@@ -190,7 +192,7 @@ class Slow(GaussianNB):
 """Waits where it is fitted to all 1,438 samples, and not to one of two folds."""
 
 
-def test_an_interrupt_while_the_best_is_fitted(workspace: Path) -> None:
+def test_an_interrupt_during_the_final_fit_cancels_only_that_fit(workspace: Path) -> None:
     (workspace / "slow.py").write_text(SLOW)
     own = workspace / "conf" / "model" / "estimator"
     own.mkdir(parents=True)

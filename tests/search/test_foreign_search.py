@@ -75,7 +75,7 @@ def test_a_search_finds_the_best_and_is_resumed(run: Run, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("arguments", [("hydra.sweeper.sampler=grid",), ("+sweep=grid", "+sweep.seed=3")])
-def test_a_grid_tells_its_best(run: Run, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_a_grid_reports_its_best_run(run: Run, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     code, printed = run("hydra/sweeper=labrun", *arguments, "+x=range(0,1,0.25)", "hydra.sweeper.goal=maximize")
     assert code == 0 and "Best: #3 : +x=0.75" in printed, printed
     assert OmegaConf.load(tmp_path / "out" / "optimization_results.yaml").best_params == {"+x": 0.75}
@@ -83,7 +83,7 @@ def test_a_grid_tells_its_best(run: Run, tmp_path: Path, arguments: tuple[str, .
     assert code == 2 and "hydra.sweeper.resume=true: a grid starts over each time" in printed
 
 
-def test_another_launcher_gets_batches(run: Run) -> None:
+def test_another_launcher_executes_the_trials_in_batches(run: Run) -> None:
     code, printed = run(
         *SEARCH[:2],
         "hydra.sweeper.max_trials=3",
@@ -130,7 +130,7 @@ def test_problems_of_a_search_are_reported(run: Run, arguments: tuple[str, ...],
     assert ("my own line" in printed) == ("Traceback" in printed) == ("+fail=true" in arguments), printed
 
 
-def test_one_number_in_a_list_is_a_number() -> None:
+def test_a_list_of_one_number_is_accepted_as_an_objective() -> None:
     assert _search.objective(0, [3.0]) == 3.0
     with pytest.raises(CompactHydraException, match="a bool"):
         _search.objective(0, True)
@@ -169,7 +169,7 @@ fail: false
 """
 
 
-def test_an_optuna_search_is_executed(run: Run, tmp_path: Path) -> None:
+def test_a_config_for_optunas_sweeper_is_searched_by_labrun(run: Run, tmp_path: Path) -> None:
     (tmp_path / "opt.yaml").write_text(OPTUNA)
     code, printed = run(name="opt")
     assert code == 0 and "optuna is not installed: labrun searches in its place (sampler=tpe max_trials=3" in printed
@@ -243,7 +243,7 @@ def test_an_optuna_search_is_executed(run: Run, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_translation_of_other_sweepers(
+def test_settings_of_other_sweepers_are_translated(
     name: str, settings: dict[str, Any], expected: dict[str, Any], space: dict[str, str], rest: str
 ) -> None:
     assert _sweeper_translation.detect_sweeper(settings) in (name, None)
@@ -252,7 +252,7 @@ def test_translation_of_other_sweepers(
     assert rest in "\n".join([*found.remarks, *found.refused])
 
 
-def test_labruns_own_runs_get_the_translation_as_advice(refused_here: Callable[..., str], tmp_path: Path) -> None:
+def test_for_labruns_own_runs_the_translation_is_advice(refused_here: Callable[..., str], tmp_path: Path) -> None:
     for more in (["hydra/sweeper=optuna"], ["hydra/sweeper=nevergrad"], ["+hydra.sweeper.n_trials=4"]):
         told = refused_here("-m", "model=logistic_regression", *more)
         assert "sweep=tpe" in told and "sweep.max_trials" in told, told
@@ -273,7 +273,7 @@ def test_a_replaced_sweeper_keeps_its_failure_rate_and_resumes(run: Run, tmp_pat
     assert code == 0 and "#4 : " in printed and "- #3 : " not in printed, printed
 
 
-def test_labruns_sampler_with_keys_of_optunas_sweeper(run: Run, tmp_path: Path) -> None:
+def test_keys_of_optunas_sweeper_work_with_labruns_sampler(run: Run, tmp_path: Path) -> None:
     (tmp_path / "opt.yaml").write_text(
         OPTUNA.replace("  - override hydra/sweeper/sampler: tpe\n", "").replace("    sampler: {seed: 123}\n", "")
     )

@@ -70,7 +70,7 @@ class Page(html.parser.HTMLParser):
         self.text += data
 
 
-def test_files_of_a_search(workspace: Path, labrun: Command) -> None:
+def test_a_search_leaves_its_table_best_config_and_report(workspace: Path, labrun: Command) -> None:
     write_climber(workspace)
     done = labrun(
         "-m",
@@ -112,7 +112,7 @@ def test_a_plain_grid_is_hydras_own_and_needs_no_optuna(workspace: Path, labrun:
     assert "import time" in done.stderr and "optuna" not in done.stderr and "labrun.search.study" not in done.stderr
 
 
-def test_pairs_from_yaml_in_a_grid(workspace: Path, labrun: Command) -> None:
+def test_a_grid_zips_pairs_from_yaml(workspace: Path, labrun: Command) -> None:
     write_climber(workspace)
     (workspace / "conf" / "experiment").mkdir()
     (workspace / "conf" / "experiment" / "pairs.yaml").write_text(
@@ -131,7 +131,7 @@ def test_pairs_from_yaml_in_a_grid(workspace: Path, labrun: Command) -> None:
     ]
 
 
-def test_a_grid_with_a_limit_of_concurrent_runs(workspace: Path, labrun: Command) -> None:
+def test_a_grid_obeys_max_concurrent(workspace: Path, labrun: Command) -> None:
     write_climber(workspace)
     done = labrun(
         "-m",
@@ -168,7 +168,7 @@ def test_components_bring_their_own_spaces(workspace: Path, labrun: Command, lab
             assert model["quality"] == 0.5 and model["depth"] in (3, 4) and model["steps"] == 2
     assert kinds == {"narrow", "deep"}
     fixed = labrun_here("-m", "model=narrow", "model.quality=0.9", "sweep=random", "sweep.metric=score", *PLAIN)
-    assert fixed.returncode == 2 and "nothing to search" in fixed.stderr, "what the person fixes is not searched"
+    assert fixed.returncode == 2 and "nothing to search" in fixed.stderr, "values fixed by the user are not searched"
 
 
 def test_a_search_for_several_metrics_gives_a_pareto_front(workspace: Path, labrun: Command) -> None:
@@ -206,7 +206,7 @@ def test_a_long_trial_does_not_delay_the_others(workspace: Path, labrun: Command
     assert all(str(long.started) < str(one.started) and str(one.ended) < str(long.ended) for one in short[1:])
 
 
-def test_edits_meanwhile_change_nothing(workspace: Path) -> None:
+def test_edits_during_a_search_change_nothing(workspace: Path) -> None:
     write_climber(workspace)
     search = start(workspace, *TPE, "model.quality=interval(0,1)", "model.seconds=0.5", "sweep.max_trials=6")
     wait_for(lambda: "running" in statuses(workspace))
@@ -231,7 +231,7 @@ def test_copies_of_held_files_share_them_but_not_their_configs(workspace: Path) 
 
 
 @pytest.mark.parametrize("rule", ["bandit", "median", "halving"])
-def test_a_rule_ends_poor_trials_early(workspace: Path, labrun: Command, rule: str) -> None:
+def test_a_policy_ends_poor_trials_early(workspace: Path, labrun: Command, rule: str) -> None:
     write_climber(workspace)
     delay = f"sweep.early_termination.delay_evaluation={0 if rule == 'halving' else 2}"
     done = labrun(
@@ -261,7 +261,7 @@ def test_a_rule_ends_poor_trials_early(workspace: Path, labrun: Command, rule: s
     assert rows["4"]["status"] == "stopped" and rows["4"]["why"].startswith(kind)
 
 
-def test_a_trial_that_crashes_or_has_no_number_does_not_end_the_search(workspace: Path, labrun: Command) -> None:
+def test_a_crashed_trial_or_a_nan_metric_does_not_end_the_search(workspace: Path, labrun: Command) -> None:
     write_climber(workspace)
     done = labrun(
         "-m",
@@ -305,7 +305,7 @@ def test_a_search_ends_once_a_trial_is_good_enough(workspace: Path, labrun: Comm
     assert "score=0.9 has reached sweep.stop_at=0.8: no more trials are started" in done.stdout
 
 
-def test_a_search_ends_when_it_gets_no_better(workspace: Path, labrun_here: Command) -> None:
+def test_a_search_ends_when_its_patience_is_exhausted(workspace: Path, labrun_here: Command) -> None:
     write_climber(workspace)
     words = ("model.quality=0.5,0.1,0.6,0.2,0.3,0.9", "model.seconds=0", "sweep.max_concurrent=1", "sweep.metric=score")
     patient = ("sweep.patience=2", "sweep.patience_from=1", "compute=inline")
@@ -315,7 +315,7 @@ def test_a_search_ends_when_it_gets_no_better(workspace: Path, labrun_here: Comm
     assert "2 trials in a row are no better (sweep.patience): no more trials are started" in done.stdout
 
 
-def test_a_search_learns_from_a_former_one(workspace: Path, labrun: Command, refused_here: Refused) -> None:
+def test_a_search_learns_from_an_earlier_one(workspace: Path, labrun: Command, refused_here: Refused) -> None:
     """Over 15 s on a busy machine: two searches."""
     write_climber(workspace)
     words = ("-m", *TPE, "model.seconds=0", *PLAIN)
@@ -341,7 +341,7 @@ def test_a_search_learns_from_a_former_one(workspace: Path, labrun: Command, ref
 
 
 def test_a_sweep_over_its_time_limit_starts_no_more_trials(workspace: Path, labrun: Command) -> None:
-    """Over 15 s: that time itself."""
+    """Over 15 s: the time limit itself."""
     write_climber(workspace)
     done = labrun(
         "-m",
@@ -360,7 +360,7 @@ def test_a_sweep_over_its_time_limit_starts_no_more_trials(workspace: Path, labr
 
 
 @pytest.mark.parametrize("replaced", [False, True])
-def test_cancel_one_and_the_others_go_on(workspace: Path, replaced: bool) -> None:
+def test_canceling_one_trial_keeps_the_others(workspace: Path, replaced: bool) -> None:
     write_climber(workspace)
     search = start(
         workspace,
@@ -381,7 +381,7 @@ def test_cancel_one_and_the_others_go_on(workspace: Path, replaced: bool) -> Non
 
 
 def test_a_killed_trial_is_retried_on_resume(workspace: Path, labrun: Command) -> None:
-    """As a run of a grid is: it costs none of the budget, which is for what the trials themselves show."""
+    """As in a grid. The retry costs no budget, which counts only the outcomes of trials."""
     write_climber(workspace)
     asked = (*TPE, "model.quality=interval(0,1)", "model.seconds=2", "sweep.max_trials=3")
     search = start(workspace, *asked)
@@ -398,7 +398,7 @@ def test_a_killed_trial_is_retried_on_resume(workspace: Path, labrun: Command) -
     assert found.config["model"] == victim.config["model"]
 
 
-def test_cancel_the_whole_search(workspace: Path) -> None:
+def test_canceling_a_search_cancels_its_trials(workspace: Path) -> None:
     write_climber(workspace)
     search = start(workspace, *TPE, "model.quality=interval(0,1)", "model.seconds=20", "sweep.max_trials=50")
     wait_for(lambda: statuses(workspace).count("running") == 2)
@@ -425,9 +425,9 @@ def test_a_search_resumes_after_kill_9_of_its_controller(
     assert again.returncode == 0, again.stderr
     found = runs(workspace)
     assert sorted(found) == list(range(9)) and statuses(workspace) == ["completed"] * 9
-    assert {n: found[n].id for n in before} == before, "what was done is not done again"
+    assert {n: found[n].id for n in before} == before, "completed trials are not repeated"
     assert len({record.config["script"]["arguments"]["quality"] for record in found.values()}) == 9, (
-        "nothing is asked twice"
+        "no trial is repeated"
     )
     for n, record in found.items():
         ends = [attempt.status for attempt in record.attempts]
@@ -452,7 +452,7 @@ def test_an_interrupted_search_is_resumed(workspace: Path, labrun: Command) -> N
     assert statuses(workspace) == ["completed"] * 5
 
 
-def test_detached_and_watched_and_taken_over(workspace: Path, labrun: Command) -> None:
+def test_a_detached_search_is_watched_and_taken_over(workspace: Path, labrun: Command) -> None:
     """Over 15 s: three controllers, two of them new interpreters."""
     write_script(workspace, seconds=1.0)
     done = labrun("-m", *SCRIPT_TPE, "sweep.max_trials=6", "compute.detach=true")
@@ -553,7 +553,7 @@ def test_a_search_runs_inline(workspace: Path, labrun: Command) -> None:
     assert done.returncode == 0 and statuses(workspace) == ["completed"] * 3
 
 
-def test_a_script_that_fails_first_does_not_end_the_search(workspace: Path, labrun_here: Command) -> None:
+def test_a_script_that_fails_at_first_does_not_end_the_search(workspace: Path, labrun_here: Command) -> None:
     (workspace / "s.py").write_text("import sys\nprint(f'score={10 / dict(four=4, none=0)[sys.argv[2]]}')\n")
     done = labrun_here(
         *("-m", "experiment=script", "script.path=s.py", "compute=inline", "sweep=random", "sweep.metric=score"),
@@ -565,14 +565,14 @@ def test_a_script_that_fails_first_does_not_end_the_search(workspace: Path, labr
     assert [found[n].status for n in range(2)] == ["failed", "completed"] and found[1].metrics == {"score": 2.5}
 
 
-def test_no_best_yaml_if_a_key_was_removed(workspace: Path, labrun: Command) -> None:
+def test_best_yaml_is_not_written_if_a_key_was_removed(workspace: Path, labrun: Command) -> None:
     write_climber(workspace)
     done = labrun("-m", *TPE, "model.quality=interval(0,1)", "~model.steps", "sweep.max_trials=2", *PLAIN)
     assert done.returncode == 0, done.stderr
     assert not (sweep_dir(workspace) / "best.yaml").exists() and "best.yaml" not in done.stdout
 
 
-def test_a_metric_that_no_trial_logs(workspace: Path, labrun: Command) -> None:
+def test_a_metric_that_no_trial_logs_ends_the_search(workspace: Path, labrun: Command) -> None:
     write_climber(workspace)
     done = labrun("-m", "model=climber", "sweep=tpe", "model.quality=interval(0,1)", "sweep.metric=my_score", *PLAIN)
     assert done.returncode == 2 and "logged no such metric. It logged: score, cost, accuracy" in done.stderr

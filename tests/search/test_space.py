@@ -39,7 +39,7 @@ def loader(registered: None) -> Iterator[Any]:
         ("trainer=glob(*)", Choice("trainer", ("trainer",), (("default",),))),
     ],
 )
-def test_spaces_are_written_in_hydras_grammar(loader: Any, text: str, wanted: object) -> None:
+def test_spaces_are_parsed_from_hydras_grammar(loader: Any, text: str, wanted: object) -> None:
     assert spaces.parse([text], loader).dimensions == (wanted,)
 
 
@@ -51,12 +51,12 @@ def test_a_glob_over_a_group_skips_files_that_are_not_options(loader: Any) -> No
     assert found.overrides("adam") == ["model/optimizer=adam"]
 
 
-def test_later_definitions_win(loader: Any) -> None:
+def test_later_definitions_of_a_dimension_take_precedence(loader: Any) -> None:
     space = spaces.parse(["model.lr=0.1,0.2", "seed=1", "model.lr=0.3"], loader)
     assert space.dimensions == () and space.fixed == ("seed=1", "model.lr=0.3")
 
 
-def test_zipped_lists_are_one_dimension(loader: Any) -> None:
+def test_zipped_lists_form_one_dimension(loader: Any) -> None:
     texts = ["model.lr=0.1,0.2,0.2", "seed=1,2", "trainer.batch_size=16,32,64"]
     space = spaces.parse(texts, loader, [["trainer.batch_size", "model.lr"]])
     pair, seed = space.dimensions
@@ -96,7 +96,7 @@ def test_a_grid_refuses_an_interval(loader: Any) -> None:
     assert isinstance(one, Choice) and one.labels == ("0.0", "0.5")
 
 
-def test_a_components_own_space(loader: Any) -> None:
+def test_a_components_search_space_is_read(loader: Any) -> None:
     config = {"model": {"estimator": {"search_space": {"C": "tag(log,interval(1e-3,10))", "depth": [3, None], "k": 5}}}}
     ((path, node),) = spaces.components(config)
     parser = OverridesParser.create(config_loader=loader)
@@ -121,7 +121,7 @@ def test_text_from_yaml_stays_text(loader: Any) -> None:
     }
 
 
-def test_values_of_a_range_are_all_of_it() -> None:
+def test_a_range_lists_all_of_its_values() -> None:
     assert spaces.values_of(Numbers("a", "a", 0, 0.75, step=0.25)) == [0, 0.25, 0.5, 0.75]
     assert Numbers("a", "a", 1, 3, whole=True).overrides(2.0) == ["a=2"]
     assert Numbers("a", "a", 0, 1).overrides(0.1) == ["a=0.1"]

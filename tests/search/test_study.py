@@ -37,14 +37,14 @@ def opened(path: Path, maximize: Sequence[bool] = (True,), seed: int = 0) -> Stu
     return Study(path, RANDOM, seed, maximize)
 
 
-def test_conditional_dimensions(tmp_path: Path) -> None:
+def test_conditional_dimensions_are_asked_only_for_their_choice(tmp_path: Path) -> None:
     study = opened(tmp_path / "journal")
     asked = [study.ask(conditional, str(number)) for number in range(12)]
     assert {len(one.overrides) for one in asked} == {1, 2}
     assert all((len(one.overrides) == 2) == (one.overrides[0] == "kind=a") for one in asked)
 
 
-def test_a_new_controller_knows_earlier_trials_and_does_not_repeat_them(tmp_path: Path) -> None:
+def test_a_new_controller_does_not_repeat_earlier_trials(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     study = opened(path)
     first = [study.ask(flat, str(number)).parameters["size"] for number in range(4)]
@@ -54,7 +54,9 @@ def test_a_new_controller_knows_earlier_trials_and_does_not_repeat_them(tmp_path
     assert again.trials()[1].user_attrs[OVERRIDES] == [f"size={first[1]!r}"]
     assert again.ask(flat, "4").parameters["size"] not in first
     repeated = opened(tmp_path / "other")
-    assert [repeated.ask(flat, str(number)).parameters["size"] for number in range(4)] == first, "a seed is a seed"
+    assert [repeated.ask(flat, str(number)).parameters["size"] for number in range(4)] == first, (
+        "a seed reproduces the trials"
+    )
 
 
 def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
@@ -65,7 +67,7 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[:-20])
     again = opened(path)
-    assert again.counted() == 2, "the third was never given its run"
+    assert again.counted() == 2, "the third trial never got a run"
     again.close_without_run()
     assert [trial.number for trial in again.open()] == [0, 1]
     assert again.ask(flat, "2").number == 3
@@ -93,7 +95,7 @@ def test_enqueued_trials_come_first(tmp_path: Path) -> None:
     assert study.waiting() == 0
 
 
-def test_trials_that_a_killed_controller_did_not_enqueue_are_enqueued(tmp_path: Path) -> None:
+def test_trials_not_enqueued_by_a_killed_controller_are_enqueued(tmp_path: Path) -> None:
     wanted = [{"size": number / 8} for number in range(5)]
     study = Study(tmp_path / "journal", None, 0, [True])
     study.enqueue_missing(wanted[:3])
@@ -119,7 +121,7 @@ def test_mistakes_of_a_study_are_reported(tmp_path: Path) -> None:
         opened(tmp_path / "journal", [True, False])
 
 
-def test_no_combination_is_asked_for_twice(tmp_path: Path) -> None:
+def test_no_combination_is_suggested_twice(tmp_path: Path) -> None:
     steps = Numbers("steps", "steps", 0.0, 2.0, step=1.0, whole=True)
     both = [KIND, steps]
     whole = list(spaces.combinations(both))
@@ -141,7 +143,7 @@ def test_no_combination_is_asked_for_twice(tmp_path: Path) -> None:
     assert study.ask(dimensions, "6", spare).overrides == asked[2].overrides, "another takes its place"
 
 
-def test_importances_are_computed_without_scikit_learn_which_other_evaluators_find(
+def test_importances_are_computed_without_importing_scikit_learn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in list(sys.modules):
