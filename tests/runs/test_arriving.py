@@ -75,8 +75,8 @@ def refused(root: Path, source: Path, limits: archive_format.Limits | None = Non
     return str(caught.value)
 
 
-def test_what_labrun_exports_labrun_imports(root: Path, tmp_path: Path) -> None:
-    """Names of any kind, code with folders of any name, compiled files, a run that was lost."""
+def test_exported_runs_can_be_imported(root: Path, tmp_path: Path) -> None:
+    """With odd file names, code with folders of any name, compiled files, and a lost run."""
     names = [
         "a b",
         "ä",
@@ -167,12 +167,12 @@ WRONG = [
 
 
 @pytest.mark.parametrize("values", WRONG)
-def test_values_that_labrun_never_makes(root: Path, tmp_path: Path, values: dict[str, Any]) -> None:
+def test_values_that_labrun_never_writes_are_refused(root: Path, tmp_path: Path, values: dict[str, Any]) -> None:
     refused(root, one(tmp_path / "a.tar", **values))
 
 
-def test_a_digest_that_is_no_folders_makes_none(root: Path, tmp_path: Path) -> None:
-    """A folder of another digest's name, without its files, would be taken for that code by every later run."""
+def test_a_digest_without_a_code_folder_creates_none(root: Path, tmp_path: Path) -> None:
+    """Otherwise every later run would take the folder, which lacks the files, for the code of that digest."""
     archive_export.import_(root, one(tmp_path / "a.tar", code={"digest": OTHER, "files": 0}))
     archive_export.import_(root, one(tmp_path / "a.tar", "aaaaaaa2", code={"digest": files.EMPTY, "files": 0}))
     assert [path.name for path in (Workspace(root).code).iterdir()] == [files.EMPTY]
@@ -214,12 +214,12 @@ def test_a_digest_that_is_no_folders_makes_none(root: Path, tmp_path: Path) -> N
         f"code/{OTHER}/a.py",
     ],
 )
-def test_names_that_no_archive_has(root: Path, tmp_path: Path, name: str) -> None:
+def test_unsafe_names_in_an_archive_are_refused(root: Path, tmp_path: Path, name: str) -> None:
     refused(root, one(tmp_path / "a.tar", more={name: b"evil"}))
 
 
-def test_no_repository_comes_in_and_none_goes_out(root: Path, tmp_path: Path) -> None:
-    """Git runs what the configuration of a repository says, also of one without a working tree."""
+def test_git_repositories_are_neither_imported_nor_exported(root: Path, tmp_path: Path) -> None:
+    """Git executes commands in a repository's configuration, even in a bare repository."""
     inner = f"{PLACE}aaaaaaa1/outputs"
     more = {f"{inner}/{name}": b"x" for name in ("HEAD", "config", "objects/a", "refs/b")}
     assert "of a git repository" in refused(root, one(tmp_path / "a.tar", more=more))
@@ -248,7 +248,7 @@ def test_no_repository_comes_in_and_none_goes_out(root: Path, tmp_path: Path) ->
         tarfile.GNUTYPE_SPARSE,
     ],
 )
-def test_kinds_that_no_archive_has(root: Path, tmp_path: Path, kind: bytes) -> None:
+def test_kinds_of_entries_that_labrun_never_writes_are_refused(root: Path, tmp_path: Path, kind: bytes) -> None:
     def change(entry: tarfile.TarInfo) -> None:
         if entry.name.endswith("odd"):
             entry.type, entry.linkname, entry.size = kind, "/etc/passwd", 0
@@ -278,7 +278,7 @@ def test_kinds_that_no_archive_has(root: Path, tmp_path: Path, kind: bytes) -> N
         [{"id": "aaaaaaa1", "folder": "code/x/y"}],
     ],
 )
-def test_places_where_no_run_lies(root: Path, tmp_path: Path, runs: Any) -> None:
+def test_runs_in_invalid_folders_are_refused(root: Path, tmp_path: Path, runs: Any) -> None:
     refused(root, write(tmp_path / "a.tar", {f"{PLACE}aaaaaaa1/run.json": record("aaaaaaa1")}, runs))
 
 
@@ -289,7 +289,7 @@ def test_one_bad_run_blocks_the_whole_archive(root: Path, tmp_path: Path) -> Non
     assert "aaaaaaa4/run.json is damaged" in refused(root, write(tmp_path / "a.tar", content, runs))
 
 
-def test_twice_the_same_name(root: Path, tmp_path: Path) -> None:
+def test_an_archive_with_a_repeated_name_is_refused(root: Path, tmp_path: Path) -> None:
     path = one(tmp_path / "a.tar")
     with tarfile.open(path, "a") as archive:
         entry = tarfile.TarInfo(f"{PLACE}aaaaaaa1/run.json")
@@ -297,7 +297,7 @@ def test_twice_the_same_name(root: Path, tmp_path: Path) -> None:
     assert "twice" in refused(root, path)
 
 
-def test_limits_name_the_option_that_moves_them(root: Path, tmp_path: Path) -> None:
+def test_exceeded_limits_name_the_option_that_raises_them(root: Path, tmp_path: Path) -> None:
     big = {f"{PLACE}aaaaaaa1/outputs/zeros": bytes(80 * 2**20)}
     path = one(tmp_path / "a.tar.gz", more=big)
     assert "--max-ratio" in refused(root, path)
@@ -306,8 +306,8 @@ def test_limits_name_the_option_that_moves_them(root: Path, tmp_path: Path) -> N
     assert archive_export.import_(root, path, archive_format.Limits(ratio=1e9))[0] == ["aaaaaaa1"]
 
 
-def test_a_name_of_gigabytes_is_not_read(root: Path, tmp_path: Path) -> None:
-    """Python reads such a header into memory before anybody is asked."""
+def test_a_header_with_a_huge_name_is_not_read(root: Path, tmp_path: Path) -> None:
+    """Python reads such a header into memory before any check."""
     entry = tarfile.TarInfo("././@PaxHeader")
     entry.type, entry.size = tarfile.XHDTYPE, 2**33
     path = tmp_path / "a.tar.gz"
@@ -329,7 +329,7 @@ def test_a_name_of_gigabytes_is_not_read(root: Path, tmp_path: Path) -> None:
         bytes(10_240),
     ],
 )
-def test_what_is_no_archive(root: Path, tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_no_archive_are_refused(root: Path, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.tar").write_bytes(content)
     refused(root, tmp_path / "a.tar")
 
@@ -343,7 +343,7 @@ def test_a_pipe_a_folder_and_a_missing_file_are_refused(root: Path, tmp_path: Pa
     assert "is not a file" in refused(root, tmp_path / "a.tar")
 
 
-def test_code_that_is_not_what_its_name_says(root: Path, tmp_path: Path) -> None:
+def test_code_that_does_not_match_its_digest_is_refused(root: Path, tmp_path: Path) -> None:
     digest = hashlib.sha256(f"a.py\0{hashlib.sha256(b'x').hexdigest()}\n".encode()).hexdigest()
     good = {f"code/{digest}/a.py": b"x"}
     assert "does not match the digest in its name" in refused(
@@ -385,7 +385,7 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, root: Path, source: Path, renames
 
 
 @pytest.mark.parametrize("renames", [0, 1, 7, 19])
-def test_what_a_killed_import_left_is_finished(
+def test_a_killed_import_is_finished_by_the_next_command(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
 ) -> None:
     source = many(tmp_path / "a.tar")
@@ -398,7 +398,7 @@ def test_what_a_killed_import_left_is_finished(
     assert len(list(store.run_dirs(root))) == 20 and not list(Workspace(root).state.glob("import-*"))
 
 
-def test_what_was_killed_before_it_was_unpacked_is_taken_away(root: Path, tmp_path: Path) -> None:
+def test_an_import_killed_while_unpacking_is_removed(root: Path, tmp_path: Path) -> None:
     rest = Workspace(root).state / "import-0123" / "outputs" / "x"
     rest.mkdir(parents=True)
     (rest / "run.json").write_text("{}")
@@ -411,7 +411,7 @@ def test_what_was_killed_before_it_was_unpacked_is_taken_away(root: Path, tmp_pa
     assert not (Workspace(root).state / "import-0123").exists()
 
 
-def test_a_disk_that_fails_in_mid_move_leaves_nothing(
+def test_a_disk_that_fails_during_an_import_leaves_nothing(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left, rename = [9], Path.rename
@@ -426,7 +426,7 @@ def test_a_disk_that_fails_in_mid_move_leaves_nothing(
     assert "No space left" in refused(root, many(tmp_path / "a.tar"))
 
 
-def test_export_packs_nothing_that_a_record_points_to(root: Path, tmp_path: Path) -> None:
+def test_export_packs_no_files_outside_the_run(root: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "secret").write_text("secret")

@@ -126,7 +126,7 @@ def test_the_digest_of_arrays_made_by_code_counts_if_recorded() -> None:
     assert "t was not the same" in (comparable.mixture(other, "accuracy") or "")
 
 
-def test_the_split_counts_where_it_decides_what_is_scored() -> None:
+def test_the_split_matters_only_if_it_decides_what_is_scored() -> None:
     own = [scored(1, own_test=True), scored(2, own_test=True, split_seed=1)]
     assert comparable.mixture(own, "accuracy") is None, "the data have a test part of their own"
     validated = [scored(1), scored(2, validation_size=0.3)]
@@ -136,7 +136,7 @@ def test_the_split_counts_where_it_decides_what_is_scored() -> None:
     assert "split differently" in (comparable.mixture(validated, "val_accuracy") or "")
 
 
-def test_what_a_record_does_not_tell_makes_no_difference() -> None:
-    """Records of older versions know neither of the test part nor of what code gave."""
+def test_facts_missing_in_older_records_are_not_compared() -> None:
+    """Older versions did not record the test part, or the digest of arrays made by code."""
     old, now = scored(1), scored(2, own_test=True, content="c", split_seed=1)
     assert comparable.mixture([old, now], "accuracy") is None

@@ -23,7 +23,7 @@ def test_steps_count_up_by_themselves(tmp_path: Path) -> None:
     assert [line["step"] for line in context.read_metrics(tmp_path)] == [0, 1, 2, 10, 11]
 
 
-def test_not_finite_values_are_text_and_come_back_as_numbers(tmp_path: Path) -> None:
+def test_values_that_are_not_finite_are_read_back_as_numbers(tmp_path: Path) -> None:
     run = RunContext(tmp_path)
     for value in (math.nan, math.inf, -math.inf, np.float32(1.5)):
         run.log("loss", value)
@@ -34,7 +34,7 @@ def test_not_finite_values_are_text_and_come_back_as_numbers(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["", "  ", "a\nb", 3])
-def test_a_name_must_be_printable(tmp_path: Path, name: object) -> None:
+def test_a_metric_name_must_be_printable(tmp_path: Path, name: object) -> None:
     with pytest.raises(ValueError, match="printable"):
         RunContext(tmp_path).log(name, 1)  # type: ignore[arg-type]
 
@@ -46,7 +46,7 @@ def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     assert len(context.read_metrics(tmp_path)) == 1
 
 
-def test_an_older_attempt_counts_up_to_where_the_newer_resumed(tmp_path: Path) -> None:
+def test_values_of_an_attempt_end_where_the_next_one_resumed(tmp_path: Path) -> None:
     first, second = RunContext(tmp_path, attempt=1), RunContext(tmp_path, attempt=2)
     for step in (1, 2, 3):
         first.log("loss", 10 + step, step=step)
@@ -71,7 +71,7 @@ def test_lines_of_many_processes_never_mix(tmp_path: Path) -> None:
     assert len(context.read_metrics(tmp_path)) == 2000
 
 
-def test_outside_a_run_it_prints(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_prints_outside_a_run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(context.RUN_DIR_VARIABLE, raising=False)
     context.log("loss", 0.25, step=3)
     assert capsys.readouterr().out == "loss: 0.25 (step 3)\n"

@@ -72,7 +72,7 @@ def test_a_damaged_record_is_one_error_and_does_not_hide_others(tmp_path: Path) 
     assert [run_dir for run_dir, _ in store.runs(tmp_path)] == [good]
 
 
-def test_only_the_process_that_claims_the_attempt_runs(tmp_path: Path) -> None:
+def test_each_attempt_is_claimed_by_one_process(tmp_path: Path) -> None:
     claimed: list[int] = []
     refused: list[RecordError] = []
     barrier = threading.Barrier(8)
@@ -92,7 +92,7 @@ def test_only_the_process_that_claims_the_attempt_runs(tmp_path: Path) -> None:
     assert sorted(claimed) == list(range(1, len(claimed) + 1)) and len(claimed) + len(refused) == 8
 
 
-def test_each_way_of_ending_is_recorded(tmp_path: Path) -> None:
+def test_failures_and_completions_are_recorded_by_attempt(tmp_path: Path) -> None:
     run_dir = submitted(tmp_path)
     with pytest.raises(ValueError), Recording(run_dir, capture=False):
         raise ValueError("no such luck")
@@ -105,7 +105,7 @@ def test_each_way_of_ending_is_recorded(tmp_path: Path) -> None:
     assert record.status == "completed" and [a.status for a in record.attempts] == ["failed", "completed"]
 
 
-def test_groups_of_keys_come_back_with_what_a_later_version_adds(tmp_path: Path) -> None:
+def test_groups_of_keys_keep_the_keys_of_later_versions(tmp_path: Path) -> None:
     run_dir = submitted(tmp_path)
     process = {"pid": 7, "host": "a", "boot_id": "b", "start_time": 1.5, "later": 1}
     job = {"cluster": "slurm", "id": "8_0", "node": None, "restarts": 1}
@@ -227,14 +227,14 @@ def test_groups_of_keys_are_written_in_their_order(tmp_path: Path) -> None:
     ],
     ids=["missing", "surplus", "of another type"],
 )
-def test_damaged_groups_of_keys_are_written_back_as_they_were_read(tmp_path: Path, groups: dict[str, Any]) -> None:
+def test_damaged_groups_of_keys_are_rewritten_unchanged(tmp_path: Path, groups: dict[str, Any]) -> None:
     assert rewritten(tmp_path, groups) == groups
     read = read_record(tmp_path)
     assert read.code is None or read.code.script is None
     assert formatting.trouble(read.training) is None
 
 
-def test_an_error_of_the_runs_code_is_not_labruns_even_under_its_name(tmp_path: Path) -> None:
+def test_a_users_error_with_a_name_of_labruns_is_the_users(tmp_path: Path) -> None:
     own = type("DataError", (Exception,), {})
     for number, (error, is_labruns) in enumerate([(own("no"), False), (DataError("no"), True)]):
         run_dir = submitted(tmp_path / str(number))
@@ -246,14 +246,14 @@ def test_an_error_of_the_runs_code_is_not_labruns_even_under_its_name(tmp_path: 
     assert older == [True, False, False] and "from_labrun" not in Failure("Killed").as_json()
 
 
-def test_a_run_that_exits_is_failed(tmp_path: Path) -> None:
+def test_a_run_that_calls_sys_exit_has_failed(tmp_path: Path) -> None:
     run_dir = submitted(tmp_path)
     with pytest.raises(SystemExit), Recording(run_dir, capture=False):
         sys.exit(0)
     assert read_record(run_dir).status == "failed"
 
 
-def test_ctrl_c_is_canceled(tmp_path: Path) -> None:
+def test_ctrl_c_cancels_the_run(tmp_path: Path) -> None:
     run_dir = submitted(tmp_path)
     with pytest.raises(KeyboardInterrupt), Recording(run_dir, capture=False):
         raise KeyboardInterrupt
@@ -276,7 +276,7 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.Monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_process_is_known_by_more_than_its_number(tmp_path: Path) -> None:
+def test_a_process_is_identified_by_more_than_its_pid(tmp_path: Path) -> None:
     mine = process_identity()
     assert process_lives(mine) is True
     assert process_lives(dataclasses.replace(mine, start_time=mine.start_time - 5)) is False
@@ -288,7 +288,7 @@ def test_a_process_is_known_by_more_than_its_number(tmp_path: Path) -> None:
     assert process_lives(dataclasses.replace(mine, pid=child.pid, start_time=start)) is False
 
 
-def test_lost_is_shown_and_never_written(tmp_path: Path) -> None:
+def test_the_status_lost_is_shown_but_never_written(tmp_path: Path) -> None:
     gone = dataclasses.replace(process_identity(), boot_id="before the reboot")
     run_dir = submitted(tmp_path)
     record = dataclasses.replace(read_record(run_dir), status=RUNNING, process=gone)
@@ -297,7 +297,7 @@ def test_lost_is_shown_and_never_written(tmp_path: Path) -> None:
     assert read_record(run_dir).status == RUNNING
 
 
-def test_without_heartbeat_elsewhere_it_is_unreachable_then_lost(tmp_path: Path) -> None:
+def test_a_run_elsewhere_without_heartbeat_is_unreachable_then_lost(tmp_path: Path) -> None:
     far = dataclasses.replace(process_identity(), host="elsewhere")
     run_dir = submitted(tmp_path)
     record = dataclasses.replace(read_record(run_dir), status=RUNNING, process=far)
@@ -309,7 +309,7 @@ def test_without_heartbeat_elsewhere_it_is_unreachable_then_lost(tmp_path: Path)
         assert shown_status(run_dir, record) == status
 
 
-def test_a_run_is_found_by_the_beginning_of_its_id(tmp_path: Path) -> None:
+def test_a_run_is_found_by_an_id_prefix(tmp_path: Path) -> None:
     one, two = submitted(tmp_path, "aaaa0000"), submitted(tmp_path, "aabb0000")
     assert store.find(tmp_path, "aaa")[0] == one
     assert store.find(tmp_path, str(two))[1].id == "aabb0000"

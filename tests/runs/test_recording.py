@@ -50,7 +50,7 @@ def logged(run_dir: Path) -> int:
     return len(context.read_metrics(run_dir))
 
 
-def test_everything_printed_is_in_the_log_and_on_the_terminal(tmp_path: Path) -> None:
+def test_all_output_is_in_the_log_and_on_the_terminal(tmp_path: Path) -> None:
     run_dir = submitted(tmp_path)
     run = start(run_dir, 3)
     out, err = run.communicate(timeout=30)
@@ -63,7 +63,7 @@ def test_everything_printed_is_in_the_log_and_on_the_terminal(tmp_path: Path) ->
     assert (run_dir / "heartbeat").exists()
 
 
-def test_kill_9_leaves_a_record_up_to_the_last_moment(tmp_path: Path) -> None:
+def test_metrics_up_to_a_kill_9_are_recorded(tmp_path: Path) -> None:
     run_dir = submitted(tmp_path)
     run = start(run_dir, 10_000)
     wait_for(lambda: logged(run_dir) > 20)
@@ -73,13 +73,13 @@ def test_kill_9_leaves_a_record_up_to_the_last_moment(tmp_path: Path) -> None:
     assert steps == list(range(len(steps)))
     wait_for(lambda: f"step {steps[-2]}\n" in (run_dir / "driver.log").read_text())
     record = read_record(run_dir)
-    assert record.status == "running", "nobody was there to write anything else"
+    assert record.status == "running", "no process was left to write another status"
     assert shown_status(run_dir, record) == LOST
     json.loads((run_dir / "run.json").read_text())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_canceled(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_cancels_the_run(tmp_path: Path, number: signal.Signals) -> None:
     run_dir = submitted(tmp_path)
     run = start(run_dir, 10_000)
     wait_for(lambda: logged(run_dir) > 2)
@@ -90,7 +90,7 @@ def test_a_signal_leaves_canceled(tmp_path: Path, number: signal.Signals) -> Non
 
 @pytest.mark.parametrize("in_background", [False, True])
 def test_a_request_to_cancel_is_obeyed_within_seconds(tmp_path: Path, in_background: bool) -> None:
-    """Also by a run that a shell began in its background, where it ignores interrupts."""
+    """Even by a run started in the background of a shell, which ignores interrupts."""
     run_dir = submitted(tmp_path)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_background else None
     try:
@@ -118,7 +118,7 @@ def test_the_sidecar_ends_with_its_run(tmp_path: Path) -> None:
     assert os.path.exists(run_dir / "driver.log")
 
 
-def test_an_attempt_that_is_overtaken_stops_and_writes_nothing(tmp_path: Path) -> None:
+def test_an_overtaken_attempt_stops_and_writes_nothing(tmp_path: Path) -> None:
     run_dir = submitted(tmp_path)
     run = start(run_dir, 10_000)
     wait_for(lambda: logged(run_dir) > 2)

@@ -12,7 +12,7 @@ from labrun.runs.record import write_record
 from labrun.runs.run_names import RunNames
 
 
-def test_a_run_of_a_sweep_is_called_by_what_differs_in_it(tmp_path: Path) -> None:
+def test_a_run_of_a_sweep_is_named_by_its_distinguishing_values(tmp_path: Path) -> None:
     sweep = tmp_path / "multirun/mnist/now-a1"
     found = []
     for number in range(3):
@@ -36,5 +36,5 @@ def test_a_run_of_a_sweep_is_called_by_what_differs_in_it(tmp_path: Path) -> Non
         ([f"dataset.ignore=[{'x' * 300}]"], f"ignore=[{'x' * 149}... (a1111111)"),
     ],
 )
-def test_a_single_run_is_called_by_its_overrides(overrides: list[str], name: str, tmp_path: Path) -> None:
+def test_a_single_run_is_named_by_its_overrides(overrides: list[str], name: str, tmp_path: Path) -> None:
     assert RunNames().name(new("a1111111", overrides=overrides), tmp_path) == name

@@ -66,7 +66,7 @@ def a_run(tmp_path: Path, pid: int = 0) -> Path:
     return run_dir
 
 
-def test_a_tree_is_measured_with_its_children_and_those_that_have_ended(busy: int) -> None:
+def test_a_process_tree_includes_ended_children(busy: int) -> None:
     own = psutil.Process(busy)
     tree = [own, *own.children(recursive=True)]
     assert sorted(processes.tree(busy)) == sorted(processes._tree_of_all(busy, None)) == sorted(p.pid for p in tree)
@@ -85,22 +85,22 @@ def test_a_tree_is_measured_with_its_children_and_those_that_have_ended(busy: in
     assert cpu.cores(again.cpu_s, now) == pytest.approx((after - before) / (now - began), abs=0.1)
 
 
-def test_a_process_that_has_the_number_now_is_another_one(busy: int) -> None:
+def test_a_process_with_a_reused_pid_is_not_measured(busy: int) -> None:
     assert processes.usage(busy, start=1) is None and processes.stat(2**22 + 1) is None
 
 
-def test_open_files_of_a_tree_are_seen(busy: int) -> None:
+def test_open_files_of_a_process_tree_are_found(busy: int) -> None:
     assert processes.has_open(busy, "/dev/null") or processes.has_open(busy, "pipe:")
     assert not processes.has_open(busy, "/dev/nvidia")
 
 
-def test_processor_time_that_is_in_no_process_for_a_moment_is_no_peak() -> None:
+def test_a_momentary_gap_in_processor_time_makes_no_peak() -> None:
     cpu = Cpu(10.0, 0.0)
     assert cpu.cores(10.01, 0.05) is None  # too soon to tell
     assert cpu.cores(20.0, 10.0) == pytest.approx(1.0)
-    assert cpu.cores(15.0, 20.0) is None  # a child is dead, and not waited for
+    assert cpu.cores(15.0, 20.0) is None  # a child is dead, but not yet waited for
     assert cpu.cores(40.0, 30.0) == pytest.approx(1.0)  # over both
-    assert cpu.cores(5.0, 40.0) is None and cpu.cores(6.0, 50.0) == 0.0  # nobody ever waits for it
+    assert cpu.cores(5.0, 40.0) is None and cpu.cores(6.0, 50.0) == 0.0  # its parent never waits for it
     assert cpu.cores(16.0, 60.0) == pytest.approx(1.0)
 
 
@@ -141,7 +141,7 @@ class Driver:
         return 0
 
 
-def test_gpus_are_read_from_the_driver_in_the_order_of_the_run() -> None:
+def test_gpus_are_measured_in_the_runs_order() -> None:
     driver = Driver()
     gpus = nvml.Gpus(["1", "GPU-abc", "7"], driver)
     assert [(one.busy, one.memory) for one in gpus.read()] == [(None, 2 * 2**30), (0.75, 2**30), (None, None)]
@@ -162,7 +162,7 @@ class OneGpu:
         return [nvml.Load(0.5, 2**30)]
 
 
-def test_a_run_without_a_gpu_has_no_values_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_without_a_gpu_has_no_gpu_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Any] = []
     monkeypatch.setattr(nvml, "Gpus", lambda names: opened.append(names) or OneGpu())
     assert system_metrics.Gpus(os.getpid(), None).read() == {} and opened == []
@@ -177,7 +177,7 @@ def test_a_run_without_a_gpu_has_no_values_of_one(tmp_path: Path, monkeypatch: p
         assert unsaid.read() == {"gpu0": 0.5, "gpu0_memory_gb": 1.0} and opened[-1] == ["2", "5"]
 
 
-def test_lines_of_the_supervisor_are_read_by_who_asks_for_them(tmp_path: Path) -> None:
+def test_system_metrics_are_read_only_on_request(tmp_path: Path) -> None:
     run_dir = a_run(tmp_path)
     run = RunContext(run_dir)
     run.log("system/cpu", 7.0)  # a run may have a metric of any name
@@ -193,7 +193,7 @@ def test_lines_of_the_supervisor_are_read_by_who_asks_for_them(tmp_path: Path) -
     }
 
 
-def test_a_killed_runs_record_has_its_own_metrics_alone(tmp_path: Path) -> None:
+def test_a_killed_runs_record_has_no_system_metrics(tmp_path: Path) -> None:
     run_dir = a_run(tmp_path)
     RunContext(run_dir).log("loss", 1.0)
     context.log_system(run_dir, 1, 3, {"system/cpu": 0.5})
@@ -235,7 +235,7 @@ def test_a_run_that_ends_at_once_has_one_sample(tmp_path: Path) -> None:
     assert context.system_values(run_dir) == found
 
 
-def test_a_long_run_is_measured_until_it_is_gone(tmp_path: Path, busy: int) -> None:
+def test_a_long_run_is_measured_until_it_ends(tmp_path: Path, busy: int) -> None:
     run_dir, system = a_run(tmp_path, busy), SystemMetrics()
     (run_dir / "outputs" / "file").write_bytes(b"x" * 2**20)
     system.watch(run_dir, busy, 1)
@@ -249,8 +249,8 @@ def test_a_long_run_is_measured_until_it_is_gone(tmp_path: Path, busy: int) -> N
     assert len(context.system_values(run_dir)["system/cpu"]) <= count + 1
 
 
-def test_the_values_wait_for_the_attempt_and_end_with_it(tmp_path: Path) -> None:
-    """Before the process has claimed its attempt, and when another one has the run, nothing is written."""
+def test_system_metrics_begin_and_end_with_the_attempt(tmp_path: Path) -> None:
+    """Nothing is written before the process has claimed its attempt, or after another one has taken over the run."""
     run_dir = a_run(tmp_path, pid=1)
     watched = Watched(run_dir, os.getpid(), 10)
     watched._next, watched._times = system_metrics.FIRST_S, iter((11.0, 21.0, 31.0, 41.0))
@@ -263,8 +263,8 @@ def test_the_values_wait_for_the_attempt_and_end_with_it(tmp_path: Path) -> None
     assert watched.measure() and (run_dir / "metrics.jsonl").read_bytes() == before
 
 
-def test_it_costs_less_than_half_a_hundredth_of_a_core(tmp_path: Path, busy: int) -> None:
-    """At a value every ten seconds: 50 ms of processor time for each."""
+def test_measuring_takes_less_than_half_a_percent_of_a_core(tmp_path: Path, busy: int) -> None:
+    """With one measurement every ten seconds, each may take 50 ms of processor time."""
     watched = Watched(a_run(tmp_path, busy), busy, 10)
     began = time.thread_time()
     for _ in range(20):
@@ -273,7 +273,7 @@ def test_it_costs_less_than_half_a_hundredth_of_a_core(tmp_path: Path, busy: int
     assert (time.thread_time() - began) / 20 < 0.005 * 10
 
 
-def test_a_large_folder_is_walked_the_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_folder_is_walked_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     walks: list[Path] = []
 
     def slow(folder: Path) -> int:
@@ -288,7 +288,7 @@ def test_a_large_folder_is_walked_the_less_often(tmp_path: Path, monkeypatch: py
     assert "disk_free_gb" not in system_metrics.Disk(tmp_path / "none").read()
 
 
-def test_how_often_is_asked_for(refused_here: Any) -> None:
+def test_the_interval_of_measurements_is_configurable(refused_here: Any) -> None:
     config: dict[str, Any] = {"tracking": {"kind": "none", "system": True, "system_every_s": 2}}
     assert recording.measured_every_s(new(config=config)) == 2.0
     assert recording.measured_every_s(new(config={"tracking": {"system": False}})) is None
@@ -296,8 +296,8 @@ def test_how_often_is_asked_for(refused_here: Any) -> None:
     assert "tracking.system_every_s=0.5" in refused_here("tracking.system=true", "tracking.system_every_s=0.5")
 
 
-def test_a_script_is_measured_with_its_children_and_shown(labrun: Any, lab_here: Any, workspace: Path) -> None:
-    """Inline, through the process beside the run; the views show it where it is asked for."""
+def test_system_metrics_of_a_script_include_its_children(labrun: Any, lab_here: Any, workspace: Path) -> None:
+    """Inline, by the process beside the run; views show the values on request."""
     (workspace / "train.py").write_text(
         "import subprocess, sys, labrun\nlabrun.log('loss', 1.0, 0)\nlabrun.log('loss', 0.5, 1)\n"
         "burn = 'import time\\nx = bytearray(100 * 2**20)\\ntime.sleep(1)\\n'\n"
