@@ -87,7 +87,7 @@ def root(tmp_path: Path, empty_mlflow: Path, read_migrations_once: None) -> Path
     return root
 
 
-def test_versions_count_up_and_know_their_run_metrics_and_data(root: Path) -> None:
+def test_versions_count_up_and_have_their_run_metrics_and_data(root: Path) -> None:
     first, is_new = models.register(root, run_with(root, "aaaa0000"), "net", tags={"team": "a"})
     second, _ = models.register(root, run_with(root, "bbbb0000", b"others"), "net")
     other, _ = models.register(root, run_with(root, "cccc0000"), "other", "outputs/trained.pkl")
@@ -111,7 +111,7 @@ def test_versions_count_up_and_know_their_run_metrics_and_data(root: Path) -> No
     assert journal.find(root, "net/1").description == "better" and "" not in journal.registered_runs(root)
 
 
-def test_a_versions_folder_is_what_mlflow_would_write(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_versions_folder_equals_one_written_by_mlflow(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow.models import ModelSignature
     from mlflow.pyfunc import save_model
     from mlflow.types import ColSpec, Schema, TensorSpec
@@ -148,7 +148,7 @@ def test_a_versions_folder_is_what_mlflow_would_write(root: Path, monkeypatch: p
     assert model_folder._inputs({"arguments": {"preprocess": True}, "input_shape": [3]}) is None
 
 
-def test_the_same_file_is_reported_and_registered_once(root: Path) -> None:
+def test_the_same_file_is_registered_once(root: Path) -> None:
     run_dir = run_with(root, "aaaa0000")
     models.register(root, run_dir, "net")
     again, is_new = models.register(root, run_dir, "net")
@@ -165,7 +165,7 @@ def test_a_version_survives_its_run(root: Path) -> None:
     assert in_mlflow(root) == {"net": {1: "aaaa0000"}}
 
 
-def test_aliases_move_and_go(root: Path) -> None:
+def test_aliases_are_moved_and_removed(root: Path) -> None:
     models.register(root, run_with(root, "aaaa0000"), "net")
     models.register(root, run_with(root, "bbbb0000", b"others"), "net")
     models.alias(root, "net/1", "champion")
@@ -180,7 +180,7 @@ def test_aliases_move_and_go(root: Path) -> None:
         models.unalias(root, "net@first")
 
 
-def test_a_deleted_database_comes_back_with_the_same_numbers_and_aliases(root: Path, no_migrations: None) -> None:
+def test_a_deleted_database_is_rebuilt_with_its_versions_and_aliases(root: Path, no_migrations: None) -> None:
     for place, content in enumerate((b"a", b"b", b"c", b"d")):
         models.register(root, run_with(root, f"{place}aaa0000", content), "net")
     models.register(root, run_with(root, "eeee0000"), "gone")
@@ -200,8 +200,8 @@ def test_a_deleted_database_comes_back_with_the_same_numbers_and_aliases(root: P
     assert sorted(path.name for path in journal.folder(root, "net", 0).parent.iterdir()) == ["2", "4"]
 
 
-def test_what_is_changed_in_mlflows_pages_comes_back(root: Path) -> None:
-    """Also where the journal has changed since somebody last looked; what both have changed stays as it is here."""
+def test_changes_in_mlflows_pages_are_taken_over(root: Path) -> None:
+    """Even if the journal has changed since the last sync; if both have changed, the journal's value stays."""
     for place, content in enumerate((b"a", b"b", b"c")):
         models.register(root, run_with(root, f"{place}aaa0000", content), "net")
     for title, alias in (("net/1", "champion"), ("net/1", "both"), ("net/1", "first"), ("net/2", "old")):
@@ -226,7 +226,7 @@ def test_what_is_changed_in_mlflows_pages_comes_back(root: Path) -> None:
     assert in_mlflow(root) == {"net": {2: "1aaa0000", 4: "3aaa0000"}}
 
 
-def test_versions_that_people_make_in_mlflow_are_theirs(root: Path) -> None:
+def test_versions_created_in_mlflow_are_left_alone(root: Path) -> None:
     models.register(root, run_with(root, "aaaa0000"), "net")
     mlflow_sync(root)
     pages = client(root)
@@ -276,7 +276,7 @@ def _register(answer: Connection, root: Path, run_dir: Path, name: str) -> None:
     answer.send((version.number, is_new))
 
 
-def test_processes_that_register_at_the_same_time_get_numbers_of_their_own(root: Path) -> None:
+def test_concurrent_registrations_get_different_numbers(root: Path) -> None:
     runs = [run_with(root, f"{place}aaa0000", b"%d" % place) for place in range(3)]
     processes = [Registering(root, run_dir) for run_dir in runs]
     assert sorted(process.answer()[0] for process in processes) == [1, 2, 3]
@@ -285,8 +285,8 @@ def test_processes_that_register_at_the_same_time_get_numbers_of_their_own(root:
     assert sorted(process.answer() for process in one_run) == [(1, False), (1, True)]
 
 
-def test_a_kill_at_any_moment_leaves_nothing_that_does_not_fit(root: Path) -> None:
-    """Killed with -9 again and again, somewhere between its start and its end."""
+def test_a_kill_at_any_moment_leaves_a_consistent_registry(root: Path) -> None:
+    """The registration is killed with -9 repeatedly, at random moments."""
     draw = random.Random(7)
     began = time.monotonic()
     assert Registering(root, run_with(root, "zzzz0000", b"first")).answer() == (1, True)
@@ -309,7 +309,7 @@ def test_a_kill_at_any_moment_leaves_nothing_that_does_not_fit(root: Path) -> No
     assert left == sorted(str(number) for number in [*said, last.number])
 
 
-def test_lines_are_sent_to_mlflow_and_torn_ones_left_out(root: Path) -> None:
+def test_a_torn_line_of_the_journal_is_left_out(root: Path) -> None:
     models.register(root, run_with(root, "aaaa0000"), "net")
     models.register(root, run_with(root, "bbbb0000", b"others"), "net")
     journal.append(root, journal.ALIASED, "net", 2, alias="champion")
@@ -322,7 +322,7 @@ def test_lines_are_sent_to_mlflow_and_torn_ones_left_out(root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "-x", "a b", "models:x", "x" * 101, "ä", "a@b"])
-def test_invalid_names(root: Path, name: str) -> None:
+def test_invalid_model_names_are_refused(root: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="is not a valid model name") as refused:
         models.register(root, run_with(root, "aaaa0000"), name)
     assert not journal.path(root).exists()
@@ -332,7 +332,7 @@ def test_invalid_names(root: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["latest", "v1", "V22", "1", "a/b", "", "a b"])
-def test_invalid_aliases(root: Path, name: str) -> None:
+def test_invalid_aliases_are_refused(root: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="is not a valid alias"):
         models.alias(root, "net/1", name)
 
@@ -347,7 +347,7 @@ def test_invalid_aliases(root: Path, name: str) -> None:
         ("outputs/link", "is not a file of run"),
     ],
 )
-def test_files_that_are_not_the_runs(root: Path, file: str, message: str) -> None:
+def test_files_outside_the_run_are_not_registered(root: Path, file: str, message: str) -> None:
     run_dir = run_with(root, "aaaa0000")
     (run_dir / "outputs" / "link").symlink_to("/etc/passwd")
     with pytest.raises(LabrunError, match=message):
@@ -355,7 +355,7 @@ def test_files_that_are_not_the_runs(root: Path, file: str, message: str) -> Non
     assert not journal.path(root).exists()
 
 
-def test_a_model_that_was_changed_is_not_registered_and_a_version_that_was_is_reported(root: Path) -> None:
+def test_changed_models_and_versions_are_reported(root: Path) -> None:
     run_dir = run_with(root, "aaaa0000")
     version, _ = models.register(root, run_dir, "net")
     (run_dir / "outputs" / "model.skops").write_bytes(b"other")
@@ -366,7 +366,7 @@ def test_a_model_that_was_changed_is_not_registered_and_a_version_that_was_is_re
         journal.check(root, version)
 
 
-def test_a_run_that_goes_on_and_one_without_a_model_are_reported(root: Path) -> None:
+def test_runs_that_are_running_or_without_a_model_are_refused(root: Path) -> None:
     run_dir = submitted(root, "aaaa0000", config={})
     with pytest.raises(RecordError, match="its files may still change"):
         models.register(root, run_dir, "net")
@@ -376,7 +376,7 @@ def test_a_run_that_goes_on_and_one_without_a_model_are_reported(root: Path) -> 
         models.register(root, run_dir, "net")
 
 
-def test_unknown_models_are_reported_with_what_there_is(root: Path) -> None:
+def test_unknown_models_are_refused_with_the_registered_ones(root: Path) -> None:
     with pytest.raises(RecordError, match="Registered: none .lab models register"):
         journal.find(root, "net")
     with pytest.raises(RecordError, match="A run's own model is run:last"):
@@ -397,8 +397,8 @@ def test_the_journal_is_read_without_mlflow() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_a_runs_own_server_has_its_models(root: Path, mlflow_server: str) -> None:
-    """Over 15 s beside others: a server of MLflow is a new interpreter."""
+def test_models_are_registered_with_the_server_of_their_run(root: Path, mlflow_server: str) -> None:
+    """Over 15 s beside other tests: MLflow's server is a new interpreter."""
     server = mlflow_server
     run_dir = run_with(root, "aaaa0000", tracking={"kind": "mlflow", "uri": server})
     version, is_new = models.register(root, run_dir, "net", tags={"team": "a"})
@@ -424,7 +424,7 @@ def test_a_runs_own_server_has_its_models(root: Path, mlflow_server: str) -> Non
     assert in_mlflow(root, server).get("net", {}) == {}
 
 
-def test_a_database_of_the_user_has_the_models_of_its_runs(root: Path, empty_mlflow: Path) -> None:
+def test_models_are_registered_in_the_users_database_of_their_run(root: Path, empty_mlflow: Path) -> None:
     own = f"sqlite:///{root}/own.db"
     shutil.copy(empty_mlflow, root / "own.db")
     client(root, own).create_registered_model("net")
@@ -439,7 +439,7 @@ def test_a_database_of_the_user_has_the_models_of_its_runs(root: Path, empty_mlf
     assert [int(one.version) for one in client(root, own).search_model_versions()] == [1]
 
 
-def test_a_server_that_does_not_answer_is_one_message(root: Path) -> None:
+def test_an_unreachable_server_is_reported_in_one_message(root: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         dead = f"http://127.0.0.1:{probe.getsockname()[1]}"

@@ -122,7 +122,7 @@ def run(root: Path, run_id: str, *values: float, fails: bool = False) -> Path:
     return run_dir
 
 
-def test_runs_are_shown_once_as_their_records_have_them(view: View) -> None:
+def test_runs_are_shown_once_with_the_values_of_their_records(view: View) -> None:
     run(view.root, "aaaa0000", 3.0, 2.0, 1.0)
     run(view.root, "bbbb0000", 4.0, fails=True)
     assert view.sync() == Fed(2, [])
@@ -134,7 +134,7 @@ def test_runs_are_shown_once_as_their_records_have_them(view: View) -> None:
     assert view.sync() == Fed(0, []) and view.runs() == shown
 
 
-def test_what_was_noted_may_be_lost(view: View) -> None:
+def test_lost_notes_of_a_view_are_rebuilt(view: View) -> None:
     run(view.root, "aaaa0000", 1.0)
     view.sync()
     shown = view.runs()
@@ -144,7 +144,7 @@ def test_what_was_noted_may_be_lost(view: View) -> None:
     assert view.runs() == shown
 
 
-def test_what_changes_afterwards_is_shown(view: View) -> None:
+def test_later_changes_of_a_record_are_shown(view: View) -> None:
     run_dir = run(view.root, "aaaa0000", 1.0)
     run(view.root, "bbbb0000", 2.0)
     view.sync()
@@ -165,7 +165,7 @@ def test_a_bad_record_does_not_block_the_others(view: View) -> None:
     assert any("aaaa0000" in line for line in fed.left_out)
 
 
-def test_a_sync_that_was_ended_resumes_later(view: View) -> None:
+def test_an_interrupted_sync_is_completed_by_the_next_one(view: View) -> None:
     for number in range(3):
         run(view.root, f"aaaa000{number}", 1.0)
     address = view.tracker.address(view.root, Tracking(view.tracker.kind))
@@ -177,7 +177,7 @@ def test_a_sync_that_was_ended_resumes_later(view: View) -> None:
     assert view.sync().news == 0
 
 
-def test_removed_runs_go(view: View) -> None:
+def test_removed_runs_are_removed_from_the_view(view: View) -> None:
     gone = run(view.root, "aaaa0000", 1.0)
     run(view.root, "bbbb0000", 2.0)
     view.sync()
@@ -192,7 +192,7 @@ def test_an_unknown_tracker_is_refused_with_the_known_ones(toy: None) -> None:
         registry.get("wadb")
 
 
-def test_a_package_brings_a_tracker(toy: None, lab_here: Command, workspace: Path) -> None:
+def test_a_package_adds_a_tracker(toy: None, lab_here: Command, workspace: Path) -> None:
     run(workspace, "aaaa0000", 1.0)
     done = lab_here("runs", "sync", "--tracker", "json_lines")
     assert done.returncode == 0 and f"1 run with news, now in JSON lines at {workspace}/runs.jsonl" in done.stdout
@@ -230,7 +230,7 @@ def test_a_run_that_wandb_cannot_write_is_named_with_the_reason(
     assert line.endswith("ValueError: no such project")
 
 
-def test_a_view_that_fails_is_no_failure_of_the_run(run_here: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_view_does_not_fail_the_run(run_here: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*arguments: Any) -> str:
         raise RuntimeError("no view here")
 
@@ -239,11 +239,11 @@ def test_a_view_that_fails_is_no_failure_of_the_run(run_here: Runner, monkeypatc
     assert record.status == "completed"
 
 
-def test_the_folder_of_offline_runs_is_no_server_of_models(run_here: Runner, workspace: Path) -> None:
+def test_models_are_registered_locally_with_offline_runs(run_here: Runner, workspace: Path) -> None:
     _, run_dir = run_here("tracking=wandb", "tracking.uri=here", "dataset.max_samples=50")
     assert models.register(workspace, run_dir, "digits")[0].number == 1
 
 
-def test_wandb_is_no_server(refused_here: Refused) -> None:
+def test_an_address_for_wandb_is_refused(refused_here: Refused) -> None:
     said = refused_here("tracking=wandb", "tracking.uri=https://api.wandb.ai")
     assert "writes offline runs to a folder" in said

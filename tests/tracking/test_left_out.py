@@ -274,7 +274,7 @@ def history(root: Path, run: Any) -> dict[str, list[float]]:
 
 
 @pytest.mark.parametrize("name", POISONS)
-def test_what_can_be_shown_is_and_the_rest_is_named(shown: Shown, name: str) -> None:
+def test_values_that_mlflow_refuses_are_named_and_all_others_shown(shown: Shown, name: str) -> None:
     root, runs, fed, ids = shown
     poison, run = POISONS[name], runs.get(ids[name])
     told = [line for line in fed.left_out if ids[name] in line]
@@ -299,7 +299,7 @@ def test_what_can_be_shown_is_and_the_rest_is_named(shown: Shown, name: str) -> 
         assert told == [] and "labrun.left_out" not in run.data.tags
 
 
-def test_names_of_parameters_and_tags_are_found_again(
+def test_odd_names_of_parameters_and_tags_are_kept_as_tags(
     shown: Shown,
 ) -> None:
     _, runs, _, ids = shown
@@ -308,12 +308,12 @@ def test_names_of_parameters_and_tags_are_found_again(
     assert original == {mlflow_names.text(name) for name in ODD_NAMES}
     tags = runs[ids["tags with odd names"]].data.tags
     assert {mlflow_names.text(name) for name in ODD_NAMES} <= {tags.get(f"labrun.name.{key}", key) for key in tags}
-    assert tags["labrun.id"] == ids["tags with odd names"], "a tag of a person's is not the run's id"
+    assert tags["labrun.id"] == ids["tags with odd names"], "a user's tag is not the run's id"
     assert len(runs[ids["a large config"]].data.params) == 250 and runs[ids["many tags"]].data.tags["tag249"] == "v"
     assert runs[ids["a mounted folder"]].data.tags["labrun.data.pictures"] == "/data"
 
 
-def test_experiments_and_ids_of_any_name(shown: Shown) -> None:
+def test_experiments_and_runs_of_any_name_are_shown(shown: Shown) -> None:
     root, runs, _, _ = shown
     client = mlflow_client.connect(root, mlflow_client.database_uri(root))
     found = {}
@@ -325,7 +325,7 @@ def test_experiments_and_ids_of_any_name(shown: Shown) -> None:
     assert all(f"f{number:07x}" in runs for number in range(4))
 
 
-def test_a_second_time_sends_nothing_but_what_failed(
+def test_a_second_sync_sends_only_what_failed(
     shown: Shown,
 ) -> None:
     root, _, first, ids = shown
@@ -347,10 +347,8 @@ def in_mlflow(root: Path) -> list[Any]:
     return list(client.search_runs([one.experiment_id for one in client.search_experiments()]))
 
 
-def test_what_mlflow_refuses_for_a_reason_of_its_own_costs_only_itself(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As a server of another version may: what was sent at once is sent in halves then."""
+def test_an_unexpected_refusal_leaves_out_only_the_refused_values(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server of another version may refuse more: a refused batch is sent again in halves."""
     monkeypatch.setattr(mlflow_names, "allowed", lambda name: name)
     lines = [{"step": step, "name": "a@b" if step in (3, 500) else "loss"} for step in range(1000)]
     made(root, "aaaa0000", lines, config={"good": 1, "b@d": 2})
@@ -363,7 +361,7 @@ def test_what_mlflow_refuses_for_a_reason_of_its_own_costs_only_itself(
     assert "a@b" in run.data.tags["labrun.left_out"]
 
 
-def test_a_run_that_was_deleted_in_mlflow_is_made_again_where_it_has_news(root: Path) -> None:
+def test_a_run_deleted_in_mlflow_is_recreated_if_it_has_news(root: Path) -> None:
     run_dir = made(root, "aaaa0000", [{}])
     made(root, "bbbb0000", [{}])
     mlflow_sync(root)
@@ -378,7 +376,7 @@ def test_a_run_that_was_deleted_in_mlflow_is_made_again_where_it_has_news(root: 
     assert sorted(run.data.tags["labrun.id"] for run in in_mlflow(root)) == ["aaaa0000", "bbbb0000"]
 
 
-def test_a_copy_of_a_run_is_another_and_a_moved_one_is_the_same(root: Path) -> None:
+def test_a_copied_run_is_another_run_and_a_moved_one_is_the_same(root: Path) -> None:
     run_dir = made(root, "aaaa0000", [{}])
     mlflow_sync(root)
     shutil.copytree(run_dir, run_dir.with_name("copy"))
@@ -391,7 +389,7 @@ def test_a_copy_of_a_run_is_another_and_a_moved_one_is_the_same(root: Path) -> N
     assert len(in_mlflow(root)) == 2
 
 
-def test_an_interrupted_sync_resumes_where_it_was(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_sync_resumes_where_it_stopped(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingesting, "SAVE_S", 0.0)
     for number in range(4):
         made(root, f"{number}aaa0000", [{}])
@@ -413,7 +411,7 @@ def test_an_interrupted_sync_resumes_where_it_was(root: Path, monkeypatch: pytes
     assert len(in_mlflow(root)) == 4
 
 
-def test_a_run_that_goes_on_is_followed_in_chunks(root: Path) -> None:
+def test_a_running_run_is_followed_in_chunks(root: Path) -> None:
     run_dir = submitted(root, "aaaa0000")
     record = read_record(run_dir)
     record.status, record.process = RUNNING, process_identity()
@@ -429,7 +427,7 @@ def test_a_run_that_goes_on_is_followed_in_chunks(root: Path) -> None:
     assert len(ingester.client.get_metric_history(shown_run.info.run_id, "loss")) == 2300
 
 
-def test_the_command_names_what_is_left_out_once(
+def test_lab_runs_sync_names_left_out_values_once(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(store.ROOT_VARIABLE, str(root))
@@ -452,7 +450,7 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize("stream", [Terminal(), io.StringIO()], ids=["terminal", "file"])
-def test_the_bar_is_shown_at_a_terminal_once_it_takes_longer(
+def test_a_progress_bar_is_shown_for_long_syncs_at_a_terminal(
     stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bars, "PATIENCE_S", 0.1)

@@ -67,7 +67,7 @@ def root(tmp_path: Path, empty_mlflow: Path, read_migrations_once: None) -> Path
     return tmp_path
 
 
-def test_a_run_is_shown_whole_and_sending_twice_changes_nothing(root: Path) -> None:
+def test_a_run_is_shown_completely_and_sending_it_again_changes_nothing(root: Path) -> None:
     finished(root, "aaaa0000", [3.0, 2.0, 1.0])
     uri = mlflow_client.database_uri(root)
     assert Ingester(root, uri).ingest() == 1
@@ -83,7 +83,7 @@ def test_a_run_is_shown_whole_and_sending_twice_changes_nothing(root: Path) -> N
     assert [file.path for file in store.list_artifacts(run.info.run_id)] == ["curves.png"]
 
 
-def test_what_a_run_uses_is_shown_of_every_attempt(root: Path) -> None:
+def test_system_metrics_of_every_attempt_are_shown(root: Path) -> None:
     run_dir = finished(root, "aaaa0000", [3.0])
     RunContext(run_dir, attempt=2).log("loss", 2.0, step=1)
     for attempt, step in ((1, 1), (1, 11), (2, 21)):
@@ -160,8 +160,8 @@ def ended(run_dir: Path, status: str = COMPLETED) -> None:
     write_record(run_dir, record)
 
 
-def test_what_a_newer_attempt_did_again_is_shown_once(root: Path) -> None:
-    """As a reader of the record has it: also where the older attempt's values were sent before the newer one began."""
+def test_steps_repeated_by_a_newer_attempt_are_shown_once(root: Path) -> None:
+    """As in the record, even if the older attempt's values were sent before the newer one began."""
     run_dir = running(root)
     first = RunContext(run_dir, attempt=1)
     for step in range(6):
@@ -185,7 +185,7 @@ def test_what_a_newer_attempt_did_again_is_shown_once(root: Path) -> None:
         Ingester(root, mlflow_client.database_uri(root)).ingest()
 
 
-def test_what_was_overtaken_before_it_was_sent_is_never_sent(root: Path) -> None:
+def test_overtaken_values_that_were_not_sent_are_never_sent(root: Path) -> None:
     run_dir = running(root)
     for attempt, steps in ((1, range(4)), (2, range(2, 5))):
         for step in steps:
@@ -196,7 +196,7 @@ def test_what_was_overtaken_before_it_was_sent_is_never_sent(root: Path) -> None
     assert sorted((p.step, p.value) for p in history) == [(0, 10.0), (1, 11.0), (2, 22.0), (3, 23.0), (4, 24.0)]
 
 
-def test_tags_and_notes_given_after_the_end_are_shown_and_those_taken_away_are_not(root: Path) -> None:
+def test_tags_and_notes_changed_after_the_end_are_shown(root: Path) -> None:
     run_dir = finished(root, "aaaa0000", [1.0])
     ingester = Ingester(root, mlflow_client.database_uri(root))
     ingester.ingest()
@@ -207,7 +207,7 @@ def test_tags_and_notes_given_after_the_end_are_shown_and_those_taken_away_are_n
     assert "team" not in run.data.tags and run.info.status == "FINISHED"
 
 
-def test_a_removed_run_is_deleted_in_mlflow_and_one_that_comes_back_is_new(root: Path) -> None:
+def test_a_removed_run_is_deleted_in_mlflow_and_a_restored_one_is_new(root: Path) -> None:
     run_dir = finished(root, "aaaa0000", [1.0])
     finished(root, "bbbb0000", [1.0])
     assert mlflow_sync(root).news == 2
@@ -277,7 +277,7 @@ def test_a_database_that_is_deleted_while_it_is_fed_is_recreated(root: Path, no_
         assert len(runs_of(root)[1]) == 1
 
 
-def test_sync_leaves_it_to_the_process_that_feeds_mlflow_already(root: Path) -> None:
+def test_sync_leaves_the_work_to_a_running_feeder(root: Path) -> None:
     finished(root, "aaaa0000", [1.0])
     with fed(root):
         finished(root, "bbbb0000", [2.0])
@@ -300,8 +300,8 @@ def of_server(address: str, run_id: str):  # type: ignore[no-untyped-def]
     return runs[0] if runs else None
 
 
-def test_a_server_has_a_run_when_its_command_ends(root: Path, mlflow_server: str) -> None:
-    """Where that is wanted. Meanwhile the feeder stands back, for minutes on a busy machine: that is not waited for."""
+def test_a_server_has_the_run_when_its_command_ends(root: Path, mlflow_server: str) -> None:
+    """With tracking.wait=true. The feeder has low priority, which can take minutes on a busy machine; this does not."""
     run_dir = running(root, "5e70aaaa")
     os.environ["SERVER"] = mlflow_server  # a record has the reference
     with feed.follow(root, Tracking.of({"kind": "mlflow", "uri": "${oc.env:SERVER}", "wait": True})):
@@ -367,8 +367,8 @@ class Relay:
             one.close()
 
 
-def test_a_server_that_goes_away_meanwhile_refuses_nothing(root: Path, mlflow_server: str) -> None:
-    """Nothing is left out for it: who syncs is told that it is gone, and what it has by then is known the next time."""
+def test_a_server_that_stops_during_a_sync_loses_nothing(root: Path, mlflow_server: str) -> None:
+    """The sync reports that the server is gone, leaves nothing out, and later knows what the server has received."""
     for number in range(5):
         finished(root, f"5e77{number:04d}", [1.0])
     relay = Relay(mlflow_server)
@@ -385,7 +385,7 @@ def test_a_server_that_goes_away_meanwhile_refuses_nothing(root: Path, mlflow_se
     assert [run.info.status for run in there if run] == ["FINISHED"] * 2
 
 
-def test_a_database_that_cannot_be_used_now_is_retried(root: Path, empty_mlflow: Path) -> None:
+def test_an_unusable_database_is_retried(root: Path, empty_mlflow: Path) -> None:
     own, done, ended = root / "own.db", threading.Event(), threading.Event()
     own.write_bytes(b"no database at all" * 1000)
     finished(root, "aaaa0000", [1.0])
@@ -408,7 +408,7 @@ def test_a_database_that_cannot_be_used_now_is_retried(root: Path, empty_mlflow:
     assert len(client(root, f"sqlite:///{own}").search_runs(["1"])) == 1
 
 
-def test_nothing_is_started_for_the_view_of_the_workspace(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_runs_start_no_process_for_the_workspaces_own_view(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     before, children = sorted(root.rglob("*")), psutil.Process().children()
     for settings in (Tracking("mlflow"), Tracking("none"), Tracking("mlflow", wait=True)):
         with feed.follow(root, settings):
@@ -416,7 +416,7 @@ def test_nothing_is_started_for_the_view_of_the_workspace(root: Path, caplog: py
     assert sorted(root.rglob("*")) == before and "tracking.wait=true waits for the server" in caplog.text
 
 
-def test_many_processes_that_open_a_fresh_database_make_one(
+def test_processes_that_open_a_new_database_create_one(
     tmp_path: Path, empty_mlflow: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     root, other = tmp_path / "here", tmp_path / "other"
@@ -462,13 +462,13 @@ def test_a_damaged_database_is_one_message(root: Path) -> None:
         mlflow_sync(root)
 
 
-def test_a_workspace_that_is_not_utf8_has_no_view() -> None:
+def test_a_workspace_that_is_not_utf8_is_refused_by_mlflow() -> None:
     root = Path("/tmp/caf\udce9")
     with pytest.raises(RecordError, match=r"the path of the workspace, /tmp/caf\\udce9, is not UTF-8"):
         mlflow_client.connect(root, mlflow_client.database_uri(root))
 
 
-def test_the_page_of_a_run_is_known_while_a_ui_is_up(root: Path) -> None:
+def test_the_address_of_a_runs_page_is_known_while_a_ui_runs(root: Path) -> None:
     run_dir = finished(root, "aaaa0000", [1.0])
     mlflow_sync(root)
     assert ui_state.ui_address(root) is None and ui_state.page(root, run_dir) is None
@@ -485,8 +485,8 @@ def test_the_page_of_a_run_is_known_while_a_ui_is_up(root: Path) -> None:
     assert ui_state.ui_address(root) is None
 
 
-def test_the_ui_shows_the_run(root: Path, mlflow_server: str, mlflow_database: Path) -> None:
-    """MLflow's pages over a database that is fed directly: parameters, curve, and the files of `outputs/`."""
+def test_mlflows_pages_show_the_run(root: Path, mlflow_server: str, mlflow_database: Path) -> None:
+    """Parameters, curve, and the files of `outputs/`, from a database that is written directly."""
     finished(root, "5e70bbbb", [3.0, 2.0], name="fed directly")
     Ingester(root, f"sqlite:///{mlflow_database}").ingest()
 
@@ -506,7 +506,7 @@ def test_the_ui_shows_the_run(root: Path, mlflow_server: str, mlflow_database: P
 
 @pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel does not share cores by session")
 def test_the_feeder_has_low_priority_only_while_runs_are_active(root: Path) -> None:
-    """Another process feeds MLflow meanwhile, so that this one waits, and ends with the other's round."""
+    """Meanwhile another process feeds MLflow, so that this one waits, and ends after the other's round."""
     uri = mlflow_client.database_uri(root)
     command = [sys.executable, "-m", "labrun.tracking.feeder", str(root), "mlflow", uri]
     with (
