@@ -71,7 +71,7 @@ def test_ls_shows_each_run_with_its_status_and_result(runs: Path, capsys: Captur
     assert "no runs match" in run(capsys, monkeypatch, "runs", "ls", "--status", "queued")[1]
 
 
-def test_show_and_logs_tell_of_one_run(runs: Path, capsys: Capture, monkeypatch: Patch) -> None:
+def test_show_and_logs_describe_one_run(runs: Path, capsys: Capture, monkeypatch: Patch) -> None:
     code, out, _ = run(capsys, monkeypatch, "runs", "show", "b2")
     assert code == 0 and "ValueError: no " in out and "lab runs show b2222222 --error" in out
     assert (
@@ -87,22 +87,24 @@ def test_show_and_logs_tell_of_one_run(runs: Path, capsys: Capture, monkeypatch:
 
 
 @pytest.mark.parametrize("verb", ["show", "logs", "watch", "cancel"])
-def test_a_run_that_is_not_there(runs: Path, verb: str, capsys: Capture, monkeypatch: Patch) -> None:
+def test_an_unknown_run_is_refused_with_the_known_ones(
+    runs: Path, verb: str, capsys: Capture, monkeypatch: Patch
+) -> None:
     code, _, err = run(capsys, monkeypatch, "runs", verb, "zzz")
     assert code == 2 and "no run is called 'zzz'" in err and "b2222222" in err
 
 
-def test_nothing_to_cancel(runs: Path, capsys: Capture, monkeypatch: Patch) -> None:
+def test_canceling_an_ended_run_does_nothing(runs: Path, capsys: Capture, monkeypatch: Patch) -> None:
     assert "nothing to cancel" in run(capsys, monkeypatch, "runs", "cancel", "a1")[1]
 
 
-def test_a_run_that_nobody_controls_is_canceled(runs: Path, capsys: Capture, monkeypatch: Patch) -> None:
+def test_a_run_without_a_controller_can_be_canceled(runs: Path, capsys: Capture, monkeypatch: Patch) -> None:
     waiting = submitted(runs, "c3333333")
     assert "c3333333  canceled" in run(capsys, monkeypatch, "runs", "cancel", "c3")[1]
     assert read_record(waiting).status == CANCELED
 
 
-def test_an_empty_workspace(workspace: Path, capsys: Capture, monkeypatch: Patch) -> None:
+def test_an_empty_workspace_has_no_runs(workspace: Path, capsys: Capture, monkeypatch: Patch) -> None:
     assert "no runs in" in run(capsys, monkeypatch, "runs", "ls")[1]
     code, _, err = run(capsys, monkeypatch, "--root", "/no/such", "runs", "ls")
     assert code == 2 and "no such folder" in err
@@ -114,7 +116,7 @@ def test_root_names_another_workspace(runs: Path, capsys: Capture, monkeypatch: 
     assert "a1111111" in run(capsys, monkeypatch, "--root", "..", "runs", "ls")[1]
 
 
-def test_compute_lists_targets_and_what_is_free_here(workspace: Path, capsys: Capture, monkeypatch: Patch) -> None:
+def test_compute_ls_shows_targets_and_free_resources(workspace: Path, capsys: Capture, monkeypatch: Patch) -> None:
     code, out, _ = run(capsys, monkeypatch, "compute", "ls")
     assert code == 0 and {line.split()[0] for line in out.splitlines()} == {
         "auto",
@@ -131,7 +133,7 @@ def test_compute_lists_targets_and_what_is_free_here(workspace: Path, capsys: Ca
     assert code == 0 and "cores" in out and "GPUs" in out and "Slurm" in out
 
 
-def test_a_thousand_runs_without_heavy_imports(workspace: Path) -> None:
+def test_a_thousand_runs_are_listed_without_heavy_imports(workspace: Path) -> None:
     for number in range(1000):
         folder = workspace / "outputs" / "many" / f"now-{number:08d}"
         folder.mkdir(parents=True)
@@ -148,7 +150,7 @@ def test_a_thousand_runs_without_heavy_imports(workspace: Path) -> None:
     assert shown.splitlines()[-1] == "HEAVY []"
 
 
-def test_below_a_workspace_its_datastores_and_configs_count(
+def test_a_subfolder_uses_the_datastores_and_configs_of_its_workspace(
     workspace: Path, lab_here: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (workspace / "outputs" / ".labrun").mkdir(parents=True)

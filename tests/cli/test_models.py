@@ -103,7 +103,7 @@ for arguments in json.loads(sys.argv[1]):
 
 
 def test_the_registry_answers_without_any_heavy_import(place: Path) -> None:
-    """On the command line, and from Python."""
+    """From the command line and from Python."""
     heavy = {"mlflow", "torch", "pytorch_lightning", "sklearn", "pandas", "numpy", "omegaconf", "sqlalchemy"}
     dnn = next(record.id for _, record in store.runs(place) if record.name == "dnn")
     commands = [
@@ -126,7 +126,7 @@ def test_the_registry_answers_without_any_heavy_import(place: Path) -> None:
     assert not mlflow_client.database_path(place).exists() and processes_of(place) == []
 
 
-def test_python_loads_without_mlflow(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_loads_a_registered_model_without_mlflow(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", None)
     assert load_model("digits@champion", root=place).predict([[0.0] * 64]).shape == (1,)
 
@@ -139,7 +139,7 @@ def test_a_network_is_loaded_without_lightning(place: Path, monkeypatch: pytest.
     assert load_model(f"run:{dnn}", root=place).predict([[0.0] * 64]).shape == (1,)
 
 
-def test_the_tables(place: Path) -> None:
+def test_models_are_listed_and_shown_in_tables(place: Path) -> None:
     told = said(place)
     assert re.search(r"digits +1 +champion: 1 +\w{8} +(lr|dnn) +accuracy 0\.\d+", told)
     assert re.search(r"digits +1 +champion ", said(place, "ls", "digits"))
@@ -151,7 +151,7 @@ def test_the_tables(place: Path) -> None:
     assert json.loads(said(place, "show", "digits", "--json"))["number"] == 1
 
 
-def test_predictions_of_tables_with_and_without_header_and_target(place: Path, tmp_path: Path) -> None:
+def test_tables_with_and_without_header_and_target_are_predicted(place: Path, tmp_path: Path) -> None:
     for header in (True, False):
         for target in (True, False):
             file = tmp_path / f"digits-{header}-{target}.csv"
@@ -165,7 +165,7 @@ def test_predictions_of_tables_with_and_without_header_and_target(place: Path, t
             assert sum(float(rows[0][f"probability_{n}"]) for n in range(10)) == pytest.approx(1)
 
 
-def test_predictions_of_arrays_and_images(place: Path, tmp_path: Path) -> None:
+def test_arrays_and_images_are_predicted(place: Path, tmp_path: Path) -> None:
     from PIL import Image
     from sklearn.datasets import load_digits
 
@@ -188,7 +188,7 @@ def test_predictions_of_arrays_and_images(place: Path, tmp_path: Path) -> None:
     assert "1 predictions" in single and "were scaled to 0 to 16" in single
 
 
-def test_mistakes_are_one_message(place: Path, tmp_path: Path) -> None:
+def test_mistakes_are_refused_in_one_message(place: Path, tmp_path: Path) -> None:
     (tmp_path / "narrow.csv").write_text("a,b\n1,2\n")
     (tmp_path / "words.csv").write_text(",".join(f"c{n}" for n in range(64)) + "\n" + ",".join(["x"] * 64) + "\n")
     (tmp_path / "empty.csv").write_text("")
@@ -221,8 +221,8 @@ def test_mistakes_are_one_message(place: Path, tmp_path: Path) -> None:
     assert "use --yes" in mistake(place, "rm", "digits", "--force")
 
 
-def test_the_life_of_a_registered_model(place: Path, tmp_path: Path) -> None:
-    """Registered, given an alias, fetched, removed; the run stays where it is, and can then be removed too."""
+def test_a_model_is_registered_aliased_downloaded_and_removed(place: Path, tmp_path: Path) -> None:
+    """The run stays, and can then be removed, too."""
     dnn = next(record.id for _, record in store.runs(place) if record.name == "dnn")
     for file in ("outputs/model.npz", "outputs/model.pt"):
         said(place, "register", dnn, file, "--name", "net")
@@ -259,7 +259,7 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize("model", ["lr", "dnn"])
-def test_the_command_that_is_printed_serves_the_model(place: Path, model: str) -> None:
+def test_the_printed_command_serves_the_model(place: Path, model: str) -> None:
     """`mlflow models serve`, and a request as its manual has it.
 
     Over 15 s: MLflow's own server starts, with PyTorch.
@@ -309,7 +309,7 @@ def test_the_command_that_is_printed_serves_the_model(place: Path, model: str) -
         server.wait()
 
 
-def test_scripts_see_the_versions_folder(place: Path) -> None:
-    """What is registered lies where `azureml.core.Model` looks for it."""
+def test_a_version_is_where_azureml_expects_it(place: Path) -> None:
+    """That is where `azureml.core.Model` looks for it."""
     folder = place / "outputs" / ".labrun" / "models" / "digits" / "1"
     assert (folder / "MLmodel").is_file() and (folder / "data" / "model" / "model.json").is_file()

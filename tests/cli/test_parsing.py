@@ -41,14 +41,14 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("line", MISTAKES)
-def test_a_mistake_is_one_message(line: str, lab_here: Command) -> None:
+def test_a_mistake_is_refused_in_one_message(line: str, lab_here: Command) -> None:
     done = lab_here(*shlex.split(line))
     assert done.returncode == 2 and done.stdout == ""
     assert MISTAKES[line] in done.stderr and done.stderr.startswith("lab") and done.stderr.count("\n") == 1, done.stderr
     assert not any(word in done.stderr for word in ("usage:", "invalid choice", "unrecognized", "lab: lab"))
 
 
-def test_the_workspace_may_be_named_after_the_noun(lab_here: Command) -> None:
+def test_the_option_root_may_follow_the_noun(lab_here: Command) -> None:
     assert lab_here("runs", "--root", ".").stdout.startswith("no runs in")
 
 

@@ -100,7 +100,7 @@ def all_kinds(workspace: Path) -> Path:
     return workspace
 
 
-def test_the_table_is_filtered_sorted_and_printed_for_programs(all_kinds: Path, run: Lab) -> None:
+def test_the_table_is_filtered_sorted_and_printed_as_json_and_csv(all_kinds: Path, run: Lab) -> None:
     code, out, err = run("runs")
     assert code == 0 and "f7777777" in err and "damaged" in err
     status = {line.split()[0]: line.split()[2] for line in out.splitlines()[1:]}
@@ -143,7 +143,7 @@ def test_the_table_is_filtered_sorted_and_printed_for_programs(all_kinds: Path, 
         "compare",
     ],
 )
-def test_a_verb_says_that_there_is_no_run_yet(workspace: Path, run: Lab, word: str) -> None:
+def test_verbs_report_that_there_is_no_run_yet(workspace: Path, run: Lab, word: str) -> None:
     code, out, err = run("runs", word, *(["last"] if word not in ("watch", "logs", "show") else []))
     assert code == 2 and not out and "there is no run yet" in err
 
@@ -157,12 +157,12 @@ def test_an_empty_folder_has_nothing_to_list_or_to_remove(workspace: Path, run: 
 @pytest.mark.parametrize(
     "word", ["show", "logs", "metrics", "files", "download", "tag", "note", "rm", "export", "cancel"]
 )
-def test_a_damaged_record_is_named(all_kinds: Path, run: Lab, word: str) -> None:
+def test_a_damaged_record_is_reported_by_every_verb(all_kinds: Path, run: Lab, word: str) -> None:
     code, _, err = run("runs", word, str(all_kinds / "outputs/test/now-f7777777"))
     assert code == 2 and "damaged" in err and (all_kinds / "outputs/test/now-f7777777/run.json").exists()
 
 
-def test_a_run_is_named_by_its_id_its_folder_last_or_best(all_kinds: Path, run: Lab) -> None:
+def test_a_run_is_found_by_id_folder_last_or_best(all_kinds: Path, run: Lab) -> None:
     assert "a2222222" in run("runs", "show", "best:accuracy")[1]
     assert "a1111111" in run("runs", "show", "best:loss")[1]
     assert "e6666666" in run("runs", "show", "last")[1] and "b3333333" in run("runs", "show", "b3")[1]
@@ -170,7 +170,7 @@ def test_a_run_is_named_by_its_id_its_folder_last_or_best(all_kinds: Path, run: 
     assert "a1111111" in run("runs", "show", "outputs/test/now-a1111111")[1]
 
 
-def test_last_is_a_search_that_has_no_trial_yet(workspace: Path, run: Lab) -> None:
+def test_last_may_be_a_search_without_trials(workspace: Path, run: Lab) -> None:
     make(workspace, "a1111111", "running")
     time.sleep(0.05)  # the clock of files is coarser
     folder = workspace / "multirun" / "test" / "search"
@@ -182,7 +182,7 @@ def test_last_is_a_search_that_has_no_trial_yet(workspace: Path, run: Lab) -> No
     assert not list((workspace / "outputs").glob("*/*/requests/*")), "the run before it goes on"
 
 
-def test_show_tells_all_of_one_run_or_of_many(all_kinds: Path, run: Lab) -> None:
+def test_show_describes_one_run_or_many(all_kinds: Path, run: Lab) -> None:
     out = run("runs", "show", "a1")[1]
     assert "lab runs rerun a1111111" in out and "0.9100" in out
     assert "Traceback: here" in run("runs", "show", "b3", "--error")[1]
@@ -194,7 +194,7 @@ def test_show_tells_all_of_one_run_or_of_many(all_kinds: Path, run: Lab) -> None
     assert shown == {"type": "Canceled", "message": "Ctrl-C", "traceback": ""}
 
 
-def test_metrics_files_and_download(all_kinds: Path, run: Lab) -> None:
+def test_metrics_and_files_are_listed_and_downloaded(all_kinds: Path, run: Lab) -> None:
     code, out, _ = run("runs", "metrics", "a1", "--plot", "--name", "loss")
     assert code == 0 and re.search(r"loss\s+5\s+0.0625\s+0.0625\s+1\s+4", out) and "⡀" in out
     picture = Path(out.split("picture: ")[1].strip())
@@ -214,14 +214,14 @@ def test_metrics_files_and_download(all_kinds: Path, run: Lab) -> None:
     assert (all_kinds / "all/test-a2222222/driver.log").is_file()
 
 
-def test_logs_print_what_runs_printed(all_kinds: Path, run: Lab) -> None:
+def test_logs_print_the_output_of_runs(all_kinds: Path, run: Lab) -> None:
     assert run("runs", "logs", "a1")[1] == "what a1111111 printed\n"
     assert run("runs", "logs", "--where", "accuracy>0.9")[1].splitlines()[0] == "== test  a2222222"
     assert run("runs", "logs", "-f", "a1")[1] == "what a1111111 printed\n"
     assert "printed nothing" in run("runs", "logs", "b3")[2]
 
 
-def test_logs_of_a_run_without_its_controller_end(workspace: Path, run: Lab) -> None:
+def test_following_logs_ends_if_the_controller_has_ended(workspace: Path, run: Lab) -> None:
     folder = submitted(workspace, "abcd1234", status="running", config={"compute": {"target": "local"}})
     link = links.Link("box", "workspaces/w", "workspaces/w/x", str(workspace), state=links.STARTED, runs=["."])
     link.reached = time.time()  # nobody asks it again for a moment
@@ -230,7 +230,7 @@ def test_logs_of_a_run_without_its_controller_end(workspace: Path, run: Lab) -> 
     assert f"the controller of run abcd1234 on box has ended before the run: 'lab runs watch {folder}'" in err
 
 
-def test_compare_shows_what_differs_and_draws_the_curves(all_kinds: Path, run: Lab) -> None:
+def test_compare_shows_differences_and_draws_curves(all_kinds: Path, run: Lab) -> None:
     code, out, _ = run("runs", "compare", "a1", "a2", "-o", "both.png")
     lines = [line.split() for line in out.splitlines()]
     assert code == 0 and ["model.name", "small", "large"] in lines and ["accuracy", "0.9100", "0.9500"] in lines
@@ -294,7 +294,7 @@ def test_system_metrics_are_shown_on_request(workspace: Path, run: Lab) -> None:
     assert rows["system/memory_gb"] == ["3", "9"] and rows["system/disk_free_gb"] == ["10", "20"]
 
 
-def test_compare_leaves_out_a_key_that_takes_another_ones_value(workspace: Path, run: Lab) -> None:
+def test_compare_leaves_out_keys_that_refer_to_other_keys(workspace: Path, run: Lab) -> None:
     for number in (1, 2):
         model = {"lr": number / 10, "optimizer": {"lr": number / 10, "momentum": number}, "head": {"units": number}}
         make(workspace, f"a{number}111111", config={"model": model, "trainer": {}})
@@ -303,7 +303,7 @@ def test_compare_leaves_out_a_key_that_takes_another_ones_value(workspace: Path,
     assert "model.optimizer.lr" not in out
 
 
-def test_a_table_shows_what_differs_in_it(workspace: Path, run: Lab) -> None:
+def test_a_table_shows_only_the_differing_values(workspace: Path, run: Lab) -> None:
     common = ["model=mnist_dnn", "tracking=none"]
     for number in (1, 2):
         make(workspace, f"a{number}111111", overrides=[common[0], f"model.lr=0.{number}", common[1]])
@@ -337,7 +337,7 @@ def test_compare_leaves_out_keys_that_are_not_part_of_an_experiment(workspace: P
     assert compare._called([compared[0], compared[0]]) == ["test a1111111"] * 2
 
 
-def test_tags_and_notes_while_a_run_goes_on(all_kinds: Path, run: Lab) -> None:
+def test_a_running_run_can_be_tagged_and_annotated(all_kinds: Path, run: Lab) -> None:
     running = all_kinds / "outputs/test/now-e6666666"
     supervisor = read_record(running)
     assert run("runs", "tag", "e6", "team=vision", "good")[1] == "e6666666  team=vision good\n"
@@ -351,7 +351,7 @@ def test_tags_and_notes_while_a_run_goes_on(all_kinds: Path, run: Lab) -> None:
     assert run("runs", "note", "e6", "--append", "very")[0] == 0 and read_record(running).notes == "looks well\nvery"
 
 
-def test_rm_takes_ended_runs_that_nothing_depends_on(all_kinds: Path, run: Lab) -> None:
+def test_rm_removes_only_ended_runs_without_dependents(all_kinds: Path, run: Lab) -> None:
     kept = all_kinds / "outputs/test/now-a1111111"
     code, out, _ = run("runs", "rm", "a1")
     assert code == 1 and "a1111111" in out and "--yes" in out and kept.exists()
@@ -370,7 +370,7 @@ def test_rm_takes_ended_runs_that_nothing_depends_on(all_kinds: Path, run: Lab) 
     ) == 2
 
 
-def test_rm_follows_no_link(all_kinds: Path, run: Lab, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_rm_does_not_follow_links(all_kinds: Path, run: Lab, tmp_path_factory: pytest.TempPathFactory) -> None:
     elsewhere = make(tmp_path_factory.mktemp("elsewhere"), "b9999999")
     (elsewhere / "outputs" / "mine.txt").write_text("keep")
     (all_kinds / "outputs/test/linked").symlink_to(elsewhere)
@@ -388,7 +388,7 @@ def test_rm_follows_no_link(all_kinds: Path, run: Lab, tmp_path_factory: pytest.
     assert (elsewhere / "outputs" / "mine.txt").read_text() == "keep"
 
 
-def test_gc_takes_old_runs_but_the_best(all_kinds: Path, run: Lab) -> None:
+def test_gc_removes_old_runs_except_the_best(all_kinds: Path, run: Lab) -> None:
     old = "2020-01-01T00:00:00.000+00:00"
     for number in range(4):
         run_dir = make(all_kinds, f"aa00000{number}", metrics={"accuracy": number / 10})
@@ -411,7 +411,7 @@ def replaced(run_dir: Path, **values: object) -> Record:
     return record
 
 
-def test_gc_takes_code_that_no_run_names(workspace: Path, run: Lab) -> None:
+def test_gc_removes_code_that_no_run_uses(workspace: Path, run: Lab) -> None:
     code = Workspace(workspace).code
     for name, days in (("named", 3), ("unnamed", 3), ("just-now", 0)):
         (code / name).mkdir(parents=True)
@@ -422,7 +422,7 @@ def test_gc_takes_code_that_no_run_names(workspace: Path, run: Lab) -> None:
     assert sorted(path.name for path in code.iterdir()) == ["just-now", "named"]
 
 
-def test_an_exported_run_is_whole_where_it_is_imported(
+def test_an_exported_run_is_imported_completely(
     all_kinds: Path, run: Lab, tmp_path_factory: pytest.TempPathFactory, monkeypatch: Patch
 ) -> None:
     (all_kinds / "a.py").write_text("x = 1\n")
@@ -486,7 +486,7 @@ def test_import_checks_every_digest(all_kinds: Path, run: Lab) -> None:
     assert run("runs", "import", "one.tar")[0] == 0
 
 
-def test_cancel_by_filter(workspace: Path, run: Lab) -> None:
+def test_cancel_takes_a_filter(workspace: Path, run: Lab) -> None:
     for number in range(3):
         recording.create(workspace / "outputs/test" / f"q{number}", new(f"ab00000{number}"))
     make(workspace, "b1111111")
@@ -495,8 +495,8 @@ def test_cancel_by_filter(workspace: Path, run: Lab) -> None:
     assert run("runs", "--status", "queued", "cancel")[0] == 2  # none is left; a filter before the verb counts as well
 
 
-def test_a_run_is_repeated_as_it_was(workspace: Path) -> None:
-    """Frozen config and code; overrides on top; the new code where that is asked for."""
+def test_rerun_uses_the_frozen_config_and_code(workspace: Path) -> None:
+    """Overrides apply on top, and the new code is used on request."""
     (workspace / "mine.py").write_text("from sklearn.dummy import DummyClassifier\nclass M(DummyClassifier):\n    def fit(self, x, y):\n        print('VERSION one')\n        return super().fit(x, y)\n")  # fmt: skip  # noqa: E501
     (workspace / "conf/model").mkdir(parents=True)
     (workspace / "conf/model/mine.yaml").write_text("_target_: mine.M\nstrategy: most_frequent\n")
@@ -520,7 +520,7 @@ def lab_run(workspace: Path, *arguments: str) -> Completed:
     return run_labrun(*arguments, *PLAIN, cwd=workspace)
 
 
-def test_the_index_is_only_a_copy(all_kinds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_index_is_rebuilt_from_the_records(all_kinds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = {record.id: record.status for _, record in store.listing(all_kinds).runs}
     file = Workspace(all_kinds).index
     assert file.is_file()
@@ -582,7 +582,7 @@ def test_a_damaged_record_of_any_kind_hides_no_others(workspace: Path, run: Lab,
         assert "damaged" in err or words[1:2] == ["show"]
 
 
-def test_where_compares_numbers_words_and_times(workspace: Path, run: Lab) -> None:
+def test_where_compares_numbers_text_and_times(workspace: Path, run: Lab) -> None:
     config = {"trainer": {"deterministic": True, "clip": None}, "model": {"name": "small"}}
     make(workspace, "a1111111", config=config, metrics={"accuracy": 0.9, "loss": "NaN"})
     make(workspace, "b2222222", config={**config, "model": {"name": "large"}}, metrics={"accuracy": "high"})
@@ -600,7 +600,7 @@ def test_where_compares_numbers_words_and_times(workspace: Path, run: Lab) -> No
         assert code == 2 and ("not a number" in err or "lacks a value" in err)
 
 
-def test_gc_keeps_what_it_cannot_rank(workspace: Path, run: Lab) -> None:
+def test_gc_keeps_runs_that_it_cannot_rank(workspace: Path, run: Lab) -> None:
     old = "2020-01-01T00:00:00.000+00:00"
     for number, value in enumerate((0.9, "NaN")):
         run_dir = make(workspace, f"aa00000{number}", metrics={"accuracy": value})
@@ -619,7 +619,7 @@ def test_control_characters_are_shown_as_text(workspace: Path, run: Lab) -> None
     assert "\x1b" not in out and "\\x1b[31mred" in out
 
 
-def test_in_a_subfolder_the_workspace_above_is_used(
+def test_a_subfolder_uses_the_workspace_above(
     run_here: Runner, lab_here: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record, run_dir = run_here("report=none", "dataset.max_samples=50")
@@ -633,9 +633,7 @@ def test_in_a_subfolder_the_workspace_above_is_used(
     assert record.id not in lab_here("runs", "ls").stdout, "it is a workspace itself"
 
 
-def test_frozen_code_counts_wherever_a_run_is_repeated(
-    workspace: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_rerun_uses_the_frozen_code_in_any_workspace(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """On another machine, beside other code of the same name; and in a folder below. Over 15 s: three runs."""
     code = "import numpy as np\nclass M:\n    def fit(self, x, y):\n        print('VERSION', {})\n        return self\n    def predict(self, x):\n        return np.zeros(len(x), int)\n"  # noqa: E501
     (workspace / "mine.py").write_text(code.format(1))
@@ -658,7 +656,7 @@ def test_frozen_code_counts_wherever_a_run_is_repeated(
 
 
 @pytest.mark.parametrize("change", [{"id": "../../away"}, {"name": "/tmp/away"}, {"name": "..", "id": "../x"}])
-def test_a_record_does_not_say_where_files_are_written(
+def test_a_record_does_not_decide_where_downloads_are_written(
     run_here: Runner, lab_here: Command, workspace: Path, change: dict[str, str]
 ) -> None:
     _, run_dir = run_here("report=none", "dataset.max_samples=50")

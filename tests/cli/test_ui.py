@@ -85,14 +85,14 @@ def shown(started: tuple[Path, str, ForkedLab]) -> tuple[Path, str]:
     return started[:2]
 
 
-def test_it_prints_what_the_tutorial_says(started: tuple[Path, str, ForkedLab]) -> None:
+def test_lab_ui_prints_what_the_tutorial_shows(started: tuple[Path, str, ForkedLab]) -> None:
     command, output = (block for block in blocks("tutorial.md") if block.mark == "mlflow")
     assert command.commands == ["lab ui"]
     printed, told = started[2].said()
     compare(output.text, told + printed, "docs/tutorial.md")
 
 
-def test_the_pages_are_there_in_a_browser(shown: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_browser_shows_the_pages_of_a_run(shown: tuple[Path, str], tmp_path: Path) -> None:
     """The run's page, its curves, its pictures, the registered model: as a person sees them.
 
     Over 15 s: MLflow's server and a browser start.
@@ -143,7 +143,7 @@ def test_the_pages_are_there_in_a_browser(shown: tuple[Path, str], tmp_path: Pat
     assert wrong == []
 
 
-def test_a_run_that_continues_meanwhile_is_fed_and_prints_its_page(shown: tuple[Path, str]) -> None:
+def test_a_run_during_the_ui_is_sent_and_prints_its_page(shown: tuple[Path, str]) -> None:
     workspace, address = shown
     printed = labrun(workspace, "report=none", "name=meanwhile", "notes=seen")
     assert re.search(rf"MLflow +{re.escape(address)}", printed)
@@ -161,7 +161,7 @@ def test_a_run_that_continues_meanwhile_is_fed_and_prints_its_page(shown: tuple[
     assert context_note.returncode == 0
 
 
-def test_a_second_one_says_where_the_first_is(shown: tuple[Path, str], interpreter: Forks) -> None:
+def test_a_second_ui_names_the_address_of_the_first(shown: tuple[Path, str], interpreter: Forks) -> None:
     workspace, address = shown
     again = lab(workspace, "ui")
     assert again.returncode == 0 and address in again.stdout
@@ -174,7 +174,7 @@ def test_a_second_one_says_where_the_first_is(shown: tuple[Path, str], interpret
     compare(output.text, sync.said()[0], "docs/howto/inspect-runs.md")
 
 
-def test_a_site_whose_name_was_pointed_at_this_machine_is_refused(shown: tuple[Path, str]) -> None:
+def test_requests_by_another_host_name_are_refused(shown: tuple[Path, str]) -> None:
     _, address = shown
     for path in ("/", "/ajax-api/2.0/mlflow/experiments/search?max_results=1"):
         asked = urllib.request.Request(f"{address}{path}", headers={"Host": "rebound.example"})
@@ -184,10 +184,10 @@ def test_a_site_whose_name_was_pointed_at_this_machine_is_refused(shown: tuple[P
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_it_ends_and_leaves_no_process_and_a_free_port(
+def test_the_ui_ends_without_leaving_processes_or_a_taken_port(
     tmp_path: Path, empty_mlflow: Path, interpreter: Forks, number: int
 ) -> None:
-    """SIGTERM ends the one that `shown` started."""
+    """SIGTERM is tested by the fixture `shown`, which ends its UI with it."""
     workspace = tmp_path.resolve()
     copy_database(empty_mlflow, workspace)
     port = free_port()
@@ -206,7 +206,7 @@ def test_it_ends_and_leaves_no_process_and_a_free_port(
     assert ui_state.ui_address(workspace) is None
 
 
-def test_a_taken_port_is_reported_and_by_default_the_next_is_used(tmp_path: Path) -> None:
+def test_a_taken_port_is_refused_or_by_default_the_next_is_used(tmp_path: Path) -> None:
     workspace = tmp_path.resolve()
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
