@@ -64,7 +64,7 @@ def fetch(store: Datastore, target: Path, folder: str = "set") -> dict[str, byte
     return content(target)
 
 
-def test_an_empty_datastore_has_nothing(store: Datastore) -> None:
+def test_an_empty_datastore_has_no_files(store: Datastore) -> None:
     assert store.files() == {} and store.folders() == [] and store.find("x") is None and assets.names(store) == []
     store.remove("not there")
     with pytest.raises(MissingDataError):
@@ -73,7 +73,7 @@ def test_an_empty_datastore_has_nothing(store: Datastore) -> None:
         store.fetch("not there", io.BytesIO() if store.is_local else open(os.devnull, "wb"), lambda count: None)  # noqa: SIM115
 
 
-def test_files_come_back_as_they_were_sent(store: Datastore, source: Path, tmp_path: Path) -> None:
+def test_sent_files_are_fetched_unchanged(store: Datastore, source: Path, tmp_path: Path) -> None:
     view, there = send(store, source)
     assert (view.files, there) == (4, 0)
     assert {name: found.size for name, found in store.files("set").items()} == {
@@ -87,7 +87,7 @@ def test_files_come_back_as_they_were_sent(store: Datastore, source: Path, tmp_p
     assert store.read("set/sub/0.bin") == (source / "sub/0.bin").read_bytes()
 
 
-def test_odd_names_survive(store: Datastore, tmp_path: Path) -> None:
+def test_odd_names_are_kept(store: Datastore, tmp_path: Path) -> None:
     folder = tmp_path / "odd"
     for name in ODD:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -102,12 +102,12 @@ def test_odd_names_survive(store: Datastore, tmp_path: Path) -> None:
     assert store.files("set") == {}
 
 
-def test_a_single_file(store: Datastore, source: Path) -> None:
+def test_a_single_file_is_sent(store: Datastore, source: Path) -> None:
     send(store, source / "sub/1.bin", "")
     assert list(store.files()) == ["1.bin"] and store.find("1.bin") is not None and store.find("1") is None
 
 
-def test_identical_files_are_skipped_and_others_are_refused(store: Datastore, source: Path) -> None:
+def test_identical_files_are_skipped_and_changed_ones_refused(store: Datastore, source: Path) -> None:
     send(store, source)
     view, there = send(store, source)
     assert (view.files, there) == (0, 4)
@@ -116,7 +116,7 @@ def test_identical_files_are_skipped_and_others_are_refused(store: Datastore, so
     (source / "new").write_text("new")
     with pytest.raises(DataError, match=r"1 file\(s\) with other content.*set/sub/1\.bin.*Nothing was sent"):
         send(store, source)
-    assert {name: store.read(name) for name in store.files()} == before, "nothing was sent, the new file neither"
+    assert {name: store.read(name) for name in store.files()} == before, "nothing was sent, not even the new file"
     view, there = send(store, source, overwrite=True)
     assert (view.files, there) == (2, 3)
     assert store.read("set/sub/1.bin") == (source / "sub/1.bin").read_bytes() and store.read("set/new") == b"new"
@@ -129,7 +129,7 @@ def test_uploading_twice_creates_no_nested_folder(store: Datastore, source: Path
     assert len(store.files()) == 5 and not any("source" in name for name in store.files())
 
 
-def test_a_listing_is_never_an_old_one(server: Server, store: Datastore, source: Path) -> None:
+def test_a_listing_is_never_stale(server: Server, store: Datastore, source: Path) -> None:
     send(store, source)
     assert len(store.files("set")) == 4 and store.folders("set")
     other = stores.make(server.node)
@@ -150,7 +150,7 @@ def test_a_token_changes_with_the_content(store: Datastore) -> None:
     assert store.files()["a"] != first
 
 
-def test_a_small_file_is_new_or_not(store: Datastore) -> None:
+def test_a_small_file_is_not_overwritten_with_only_new(store: Datastore) -> None:
     assert store.write("deep/er/x", b"one", only_new=True)
     assert not store.write("deep/er/x", b"two", only_new=True) and store.read("deep/er/x") == b"one"
     assert store.write("deep/er/x", b"three") and store.read("deep/er/x") == b"three"
@@ -159,7 +159,7 @@ def test_a_small_file_is_new_or_not(store: Datastore) -> None:
 def test_an_interrupted_transfer_leaves_no_file(
     server: Server, store: Datastore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The network (or Ctrl-C) in the middle of a file of several chunks; in Azure also of several ranges."""
+    """By the network or Ctrl-C, within a file of several chunks; in Azure, also of several ranges."""
     chunk = (5 if server.kind == "s3" else 1) * 2**20  # S3 takes no smaller parts
     for module in (base, sys.modules[type(store).__module__]):
         monkeypatch.setattr(module, "CHUNK_BYTES", chunk, raising=False)

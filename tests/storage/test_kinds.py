@@ -21,20 +21,20 @@ def test_each_known_type_has_a_schema(target: str) -> None:
     assert (made.name, made.root, made.identity) == ("there", "top", f"{target}:::::top")
 
 
-def test_any_other_file_system_will_do() -> None:
+def test_any_other_fsspec_file_system_works() -> None:
     made = stores.make({"_target_": "fsspec.implementations.memory.MemoryFileSystem", "name": "m", "root": "/x"})
     assert type(made) is RemoteDatastore
 
 
 @pytest.mark.parametrize("target", [None, schema.LOCAL_DATASTORE, *schema.FORMER_DATASTORES])
-def test_a_folder_goes_by_its_former_name_too(target: str | None, tmp_path: Path) -> None:
+def test_the_former_name_of_a_local_datastore_works(target: str | None, tmp_path: Path) -> None:
     node = {"name": "mine", "root": str(tmp_path)} | ({} if target is None else {"_target_": target})
     assert schema.is_local_datastore(node) and list(validation.check_datastore(node)) == []
     assert isinstance(stores.make(node), LocalDatastore)
     assert list(validation.check_datastore(node | {"rot": "x"})) != []
 
 
-def test_an_address_of_the_web_is_held_together() -> None:
+def test_a_web_address_is_quoted_and_cannot_leave_its_root() -> None:
     http = "fsspec.implementations.http.HTTPFileSystem"
     made = stores.make({"_target_": http, "name": "web", "root": "https://example.org/a"})
     assert isinstance(made, RemoteDatastore) and made.path("b c/d?.txt") == "https://example.org/a/b%20c/d%3F.txt"

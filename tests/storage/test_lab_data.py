@@ -137,7 +137,7 @@ def test_mistakes_with_data_are_refused(data: Lab, source: Path, workspace: Path
     assert content(workspace / "back") == content(source)
 
 
-def test_messages_about_the_datastore(
+def test_mistakes_in_the_settings_of_a_datastore_are_refused(
     workspace: Path, lab_here: Command, labrun_here: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*arguments: str) -> str:
@@ -231,7 +231,7 @@ def test_a_terminal_shows_the_progress_of_a_transfer(azure: Server, source: Path
 
 
 def test_an_upload_of_large_files_resumes_after_kill_9(data: Lab, start: Start, workspace: Path) -> None:
-    """Four files and a large one; what had arrived whole is not sent again, and nothing partial is ever shown."""
+    """Four files and a large one: complete files are not sent again, and partial ones never appear."""
     folder = workspace / "large"
     folder.mkdir()
     block = os.urandom(MB)
@@ -247,7 +247,7 @@ def test_an_upload_of_large_files_resumes_after_kill_9(data: Lab, start: Start, 
     process.kill()
     process.communicate()
     there = {name: found.size for name, found in store.files("large").items()}
-    assert 2 <= len(there) < 5 and there.items() <= sizes.items(), "what is there is whole"
+    assert 2 <= len(there) < 5 and there.items() <= sizes.items(), "files in the store are complete"
     process = start(data, "upload", "large", "--name", "large", "--workers", "4")
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
@@ -269,7 +269,7 @@ def test_an_upload_of_large_files_resumes_after_kill_9(data: Lab, start: Start, 
         assert not any(name in " ".join(store.files()) for name in left)
 
 
-def test_ctrl_c_ends_at_once(azure: Server, start: Start, workspace: Path) -> None:
+def test_ctrl_c_ends_an_upload_at_once(azure: Server, start: Start, workspace: Path) -> None:
     with open(workspace / "big.bin", "wb") as file:
         file.truncate(400 * MB)
     process = start(Lab(azure, workspace), "upload", "big.bin")
@@ -281,7 +281,7 @@ def test_ctrl_c_ends_at_once(azure: Server, start: Start, workspace: Path) -> No
     assert stores.make(azure.node).files() == {}
 
 
-def test_samples_describe_a_table(data: Lab, workspace: Path) -> None:
+def test_lab_data_samples_describes_a_table(data: Lab, workspace: Path) -> None:
     from sklearn.datasets import load_iris
 
     table = load_iris(as_frame=True).frame
@@ -293,7 +293,7 @@ def test_samples_describe_a_table(data: Lab, workspace: Path) -> None:
     assert "neither a data set nor an asset 'isir'" in data("samples", "isir", code=2)
 
 
-def test_a_picture_of_samples(workspace: Path, lab_here: Command, real_data: Path) -> None:
+def test_lab_data_samples_draws_images(workspace: Path, lab_here: Command, real_data: Path) -> None:
     done = lab_here("data", "samples", "cifar10", "-n", "40", "--seed", "1", "--set", f"root={real_data}")
     assert done.returncode == 0, done.stderr
     assert "50,000 train, 10,000 test" in done.stdout and "airplane    5,000 train" in done.stdout
@@ -304,8 +304,8 @@ def test_a_picture_of_samples(workspace: Path, lab_here: Command, real_data: Pat
         assert picture.width > 800 and len(picture.getcolors(10**6) or []) > 500
 
 
-def test_no_secret_in_anything_that_a_run_leaves(azure: Server, workspace: Path, labrun_here: Command) -> None:
-    """The key is in the environment; the run reads from the store, another fails against it."""
+def test_runs_with_a_datastore_leave_no_secret(azure: Server, workspace: Path, labrun_here: Command) -> None:
+    """The key is in the environment. One run reads from the store, another is refused by it."""
     import numpy as np
 
     np.savez(workspace / "a.npz", X=np.random.default_rng(0).random((40, 3)), y=np.tile([0, 1], 20))
@@ -340,10 +340,8 @@ def test_no_secret_in_anything_that_a_run_leaves(azure: Server, workspace: Path,
     assert record["data"][0]["asset"] == "mine" and record["data"][0]["number"] == 1
 
 
-def test_of_two_that_send_different_files_to_one_place_one_is_reported(
-    data: Lab, start: Start, workspace: Path
-) -> None:
-    """Of two that send different files to one place one is told; the same content is one version."""
+def test_of_two_conflicting_uploads_one_is_refused(data: Lab, start: Start, workspace: Path) -> None:
+    """Of two concurrent uploads with different files, one is refused; equal content becomes one version."""
     for number in range(2):
         (workspace / f"p{number}").mkdir()
         (workspace / f"p{number}" / "f").write_text(str(number))
@@ -357,7 +355,7 @@ def test_of_two_that_send_different_files_to_one_place_one_is_reported(
     assert "versions    1 (" in (shown := data("show", "same")) and ", 2 (" not in shown
 
 
-def test_names_that_cannot_be_kept(azure: Server, workspace: Path) -> None:
+def test_links_and_names_that_cannot_be_stored_are_refused(azure: Server, workspace: Path) -> None:
     for name in ("back\\slash", "line\nend"):
         folder = workspace / f"f{len(name)}{name[0]}"
         folder.mkdir()
@@ -371,7 +369,7 @@ def test_names_that_cannot_be_kept(azure: Server, workspace: Path) -> None:
     assert "has no container" in Lab(azure, workspace)("ls", code=2)
 
 
-def test_a_table_at_a_mounted_path(azure: Server, workspace: Path, labrun_here: Command) -> None:
+def test_a_table_is_read_from_a_mounted_path(azure: Server, workspace: Path, labrun_here: Command) -> None:
     from sklearn.datasets import load_iris
 
     load_iris(as_frame=True).frame.to_csv(workspace / "iris.csv", index=False)

@@ -54,7 +54,7 @@ def cached(server: Server, workspace: Path, **more: Any) -> dict[str, Any]:
     return {**server.node, "cache": str(workspace / "cache"), **more}
 
 
-def test_a_mount_holds_every_byte_and_the_second_moves_none(
+def test_a_mount_is_complete_and_a_second_one_transfers_nothing(
     server: Server, source: Path, send: Send, workspace: Path
 ) -> None:
     asset = send(server, source)
@@ -65,7 +65,7 @@ def test_a_mount_holds_every_byte_and_the_second_moves_none(
     assert first.moved == (0 if server.kind == "local" else sum(p.stat().st_size for p in (source / "sub").iterdir()))
 
 
-def test_a_local_folder_is_used_in_place_and_not_changed(source: Path, workspace: Path) -> None:
+def test_a_local_folder_is_used_in_place_and_left_unchanged(source: Path, workspace: Path) -> None:
     def everything() -> list[Any]:
         return [(str(p), p.stat().st_mode, p.stat().st_mtime_ns, p.stat().st_ctime_ns) for p in source.rglob("*")]
 
@@ -74,7 +74,7 @@ def test_a_local_folder_is_used_in_place_and_not_changed(source: Path, workspace
     assert everything() == before
 
 
-def test_processes_at_once_make_one_transfer(azure: Server, source: Path, send: Send, workspace: Path) -> None:
+def test_concurrent_processes_share_one_transfer(azure: Server, source: Path, send: Send, workspace: Path) -> None:
     send(azure, source)
     processes = [Mounting(cached(azure, workspace)) for _ in range(4)]
     answers = [process.mounted() for process in processes]
@@ -82,7 +82,7 @@ def test_processes_at_once_make_one_transfer(azure: Server, source: Path, send: 
     assert sum(answer.moved for answer in answers) == sum(p.stat().st_size for p in (source / "sub").iterdir())
 
 
-def test_kill_9_in_the_middle_of_a_mount_leaves_nothing_wrong(
+def test_a_mount_after_kill_9_is_complete_and_reuses_files(
     azure: Server, tmp_path: Path, send: Send, workspace: Path
 ) -> None:
     folder = tmp_path / "large"
@@ -98,11 +98,11 @@ def test_kill_9_in_the_middle_of_a_mount_leaves_nothing_wrong(
         wait_for(lambda: len(list((workspace / "cache").glob("objects/??/*"))) > before or process.has_ended())  # noqa: B023
         process.kill()
     last = Mounting(node).mounted()
-    assert last.digest == digest_of(folder) and last.moved < 12 * 2**18, "what had come was not fetched again"
+    assert last.digest == digest_of(folder) and last.moved < 12 * 2**18, "complete files were not fetched again"
 
 
 @pytest.mark.parametrize("how", ["same size", "size", "gone"])
-def test_a_change_under_a_registered_asset_is_noticed(
+def test_a_changed_file_of_a_registered_asset_is_reported(
     server: Server, source: Path, send: Send, workspace: Path, how: str
 ) -> None:
     send(server, source)
@@ -132,7 +132,7 @@ def test_files_added_after_registration_are_left_out(server: Server, source: Pat
     assert digest_of(mount.mount(server.node, {"name": "set"}).path) == digest_of(source)
 
 
-def test_odd_files_in_a_folder_are_mounted_or_named(workspace: Path) -> None:
+def test_odd_files_in_a_folder_are_mounted_or_reported(workspace: Path) -> None:
     (workspace / "data").mkdir()
     (workspace / "data/away").symlink_to("/nowhere")
     node = {"name": "local", "root": str(workspace / "data")}
@@ -158,7 +158,7 @@ def test_a_damaged_cache_is_repaired(azure: Server, source: Path, send: Send, wo
     assert digest_of(mount.mount(azure.node, {"name": "set"}).path) == digest_of(source)
 
 
-def test_a_mount_gives_the_version_that_is_asked_for(azure: Server, source: Path, send: Send, workspace: Path) -> None:
+def test_a_mount_has_the_requested_version(azure: Server, source: Path, send: Send, workspace: Path) -> None:
     send(azure, source)
     (source / "sub/0.bin").write_bytes(b"new")
     store = stores.make(azure.node)
@@ -171,8 +171,10 @@ def test_a_mount_gives_the_version_that_is_asked_for(azure: Server, source: Path
         mount.mount(azure.node, {"name": "set", "version": 3})
 
 
-def test_the_limit_of_the_cache(azure: Server, tmp_path: Path, send: Send, workspace: Path) -> None:
-    """What was used least recently goes first; what a living process uses stays."""
+def test_the_cache_evicts_unused_mounts_over_its_limit(
+    azure: Server, tmp_path: Path, send: Send, workspace: Path
+) -> None:
+    """The least recently used mount is evicted first; mounts in use by a live process stay."""
     sums = {}
     for name in ("a", "b", "c", "d"):
         (tmp_path / name).mkdir()
@@ -197,7 +199,7 @@ def test_the_limit_of_the_cache(azure: Server, tmp_path: Path, send: Send, works
     assert user.mounted().digest == sums["a"]
     assert is_mounted("b") and is_mounted("c")
     kept = {p.name for p in (workspace / "cache/views").iterdir() if p.is_dir()}
-    assert len(kept) == 2, "b went, a is used"
+    assert len(kept) == 2, "b was evicted, a is in use"
     again = Mounting(node, "a").mounted()
     assert digest_of(Path(again.path)) == sums["a"] and again.moved == 0
     second = Mounting(node, "c", stay=True)
@@ -213,7 +215,7 @@ def test_the_limit_of_the_cache(azure: Server, tmp_path: Path, send: Send, works
 
 
 def test_leftovers_of_a_killed_process_are_reused_or_evicted(azure: Server, tmp_path: Path, workspace: Path) -> None:
-    """Files of a plain folder, of which three of four had come: they are taken, or make room; never in the way."""
+    """Three of four files of a plain folder had arrived: they are reused, or evicted to make room."""
     store = stores.make(azure.node)
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
@@ -235,7 +237,7 @@ def test_leftovers_of_a_killed_process_are_reused_or_evicted(azure: Server, tmp_
 
 
 @pytest.mark.parametrize("known", ["this key", "another key", "no key"])
-def test_hosts_that_are_known(
+def test_sftp_hosts_with_an_unknown_key_are_refused(
     sftp_server: Server, workspace: Path, monkeypatch: pytest.MonkeyPatch, known: str
 ) -> None:
     monkeypatch.setenv("HOME", str(workspace))
@@ -256,7 +258,7 @@ def test_hosts_that_are_known(
             stores.make(sftp_server.node).files()
 
 
-def test_mounts_of_unregistered_folders(server: Server, source: Path, workspace: Path) -> None:
+def test_unregistered_folders_and_files_are_mounted(server: Server, source: Path, workspace: Path) -> None:
     store = stores.make(server.node)
     transfer.upload(store, source, "plain", False, Quiet())
     found = mount.mount_reference("plain", server.node, {})
@@ -275,8 +277,10 @@ def test_mounts_of_unregistered_folders(server: Server, source: Path, workspace:
         mount.mount_reference("plain/../../etc", server.node, {})
 
 
-def test_a_web_server(source: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that gives no parts of files, and tells them apart by their date alone."""
+def test_a_mount_from_a_web_server_is_complete(
+    source: Path, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server without range requests, which identifies files only by date."""
     (source / "large.bin").write_bytes(os.urandom(10 * 2**20))
     asked: list[str] = []
     answer = SimpleHTTPRequestHandler.do_GET
@@ -350,7 +354,9 @@ def test_cifar10_from_azure_gives_the_curve_of_the_local_folder(
     assert "Mounting input 'cifar10' from datastore 'azure_blob' ... Mounted at" in said and "(0 bytes moved in" in said
 
 
-def test_a_mount_in_any_value(labrun: Command, azure: Server, source: Path, send: Send, workspace: Path) -> None:
+def test_any_value_of_a_config_can_hold_a_mount(
+    labrun: Command, azure: Server, source: Path, send: Send, workspace: Path
+) -> None:
     send(azure, source)
     (workspace / "looks.py").write_text(
         "import os, numpy as np\n"

@@ -70,7 +70,7 @@ def cutting(server: Server, after: int, cuts: int) -> Iterator[tuple[Cutting, di
 
 
 @pytest.mark.parametrize("streams", [1, 2])
-def test_a_download_resumes_where_it_broke_off(
+def test_a_download_resumes_where_it_was_cut(
     azure: Server, tmp_path: Path, streams: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(azure_store, "RANGE_BYTES", 2 * MB)
