@@ -22,14 +22,14 @@ def labels_of(*counts: int) -> np.ndarray:
     ("total", "size", "held_out"),
     [(100, 0.2, 20), (101, 0.2, 20), (99, 0.5, 50), (7, 0.3, 2), (100, 1, 1), (100, 30, 30), (100, 99.0, 99)],
 )
-def test_the_size_is_exact(total: int, size: float, held_out: int) -> None:
+def test_the_held_out_part_has_the_exact_size(total: int, size: float, held_out: int) -> None:
     labels = labels_of(total // 2, total // 3, total - total // 2 - total // 3)
     kept, held = stratified_split(labels, size, seed=0)
     assert len(held) == held_out and len(kept) == total - held_out
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_both_sides_are_sorted_and_share_all_samples(seed: int) -> None:
+def test_both_parts_are_sorted_and_together_hold_all_samples(seed: int) -> None:
     kept, held = stratified_split(labels_of(40, 7, 13), 0.3, seed)
     assert (np.diff(kept) > 0).all() and (np.diff(held) > 0).all()
     assert sorted([*kept, *held]) == list(range(60))
@@ -58,14 +58,14 @@ def test_labels_need_not_be_numbered_from_zero() -> None:
     assert sorted(labels[held]) == [3, 3, 9, 9]
 
 
-def test_the_seed_decides_the_choice() -> None:
+def test_the_seed_determines_the_split() -> None:
     labels = labels_of(100, 100)
     first, again, other = (stratified_split(labels, 0.2, seed)[1] for seed in (5, 5, 6))
     assert first.tolist() == again.tolist()
     assert first.tolist() != other.tolist()
 
 
-def test_the_choice_is_not_the_first_samples_of_each_class() -> None:
+def test_the_split_does_not_take_the_first_samples_of_each_class() -> None:
     labels = np.repeat([0, 1], 100)
     _, held = stratified_split(labels, 0.1, seed=0)
     assert held.tolist() != [*range(10), *range(100, 110)]
@@ -106,7 +106,7 @@ def test_rows_of_a_table_are_scaled_per_column() -> None:
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.float32])
-def test_the_stored_values_stay_as_they_are(kind: type) -> None:
+def test_scaling_does_not_change_the_stored_values(kind: type) -> None:
     x: np.ndarray = np.arange(12).reshape(3, 4).astype(kind)
     before = x.copy()
     float_rows(x, Scaling(2.0, (1.0,), (3.0,)))
@@ -120,13 +120,13 @@ def test_a_part_is_cut_by_positions() -> None:
     assert cut.y.tolist() == [4, 0] and cut.x.tolist() == [[8, 9], [0, 1]]
 
 
-def test_arrays_tell_shape_and_classes() -> None:
+def test_arrays_have_their_shape_and_classes() -> None:
     part = Part(np.zeros((2, 3, 8, 9), np.uint8), np.array([0, 1]))
     arrays = Arrays("own", part, None, part, ("cat", "dog"), Scaling())
     assert arrays.input_shape == (3, 8, 9) and arrays.num_classes == 2
 
 
-def test_the_digits_are_those_of_scikit_learn() -> None:
+def test_the_digits_equal_scikit_learns() -> None:
     from sklearn.datasets import load_digits
 
     raw, bunch = Digits().read(Path()), load_digits()

@@ -18,7 +18,7 @@ def entry(number: int) -> list[Entry]:
     return [Entry("file", 1, hashlib.sha256(str(number).encode()).hexdigest())]
 
 
-def test_a_digest_that_reads_as_a_number(tmp_path: Path) -> None:
+def test_a_digest_that_looks_like_a_number_stays_text(tmp_path: Path) -> None:
     """On a command line `dataset.version=12e456` is a number, and no text."""
     store = LocalDatastore("local", str(tmp_path))
     number = next(n for n in range(100_000) if re.fullmatch(r"[1-9]\d*e\d+", _version(n)[: assets.SHORTEST]))

@@ -26,9 +26,7 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def test_a_digest_is_cached_only_if_both_times_of_the_file_are_old_enough(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_digests_of_recently_changed_files_are_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"one")
     os.utime(path, (1e9, 1e9))  # as a copy keeps it: only the ctime shows that the file is new
@@ -40,7 +38,7 @@ def test_a_digest_is_cached_only_if_both_times_of_the_file_are_old_enough(
     assert digests.of([path]) == [digest(b"two")]
 
 
-def test_a_cached_digest_is_used_while_the_file_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cached_digest_is_used_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_io, "TRUSTED_AGE_NS", 0)
     path = tmp_path / "a"
     path.write_bytes(b"one")

@@ -118,7 +118,7 @@ def fetch_in_thread(root: Path, outcome: list[Any]) -> threading.Thread:
     return thread
 
 
-def test_fetched_files_are_in_place_and_fetched_once(real_data: Path, tmp_path: Path, serve: Serve) -> None:
+def test_files_are_downloaded_once(real_data: Path, tmp_path: Path, serve: Serve) -> None:
     server = serve(real_data / "mnist")
     root = tmp_path / "new" / "folder"
     for _ in range(2):  # the second time nothing is left to ask for
@@ -139,7 +139,7 @@ def test_prepare_fetches_only_what_is_absent_and_allowed(real_data: Path, tmp_pa
     check_all_in_place(tmp_path)
 
 
-def test_files_that_are_there_stay_as_they_are(real_data: Path, tmp_path: Path, serve: Serve) -> None:
+def test_existing_files_are_not_replaced(real_data: Path, tmp_path: Path, serve: Serve) -> None:
     serve(real_data / "mnist")
     own = tmp_path / FINAL / FILES[0]
     own.parent.mkdir(parents=True)
@@ -149,7 +149,7 @@ def test_files_that_are_there_stay_as_they_are(real_data: Path, tmp_path: Path, 
     assert own.read_bytes() == b"a person's own"
 
 
-def test_threads_that_fetch_at_once_download_once(real_data: Path, tmp_path: Path, serve: Serve) -> None:
+def test_concurrent_threads_download_once(real_data: Path, tmp_path: Path, serve: Serve) -> None:
     server = serve(real_data / "mnist", delay=0.1)
     outcome: list[Any] = []
     for thread in [fetch_in_thread(tmp_path, outcome) for _ in range(3)]:
@@ -158,7 +158,7 @@ def test_threads_that_fetch_at_once_download_once(real_data: Path, tmp_path: Pat
     check_all_in_place(tmp_path)
 
 
-def test_processes_that_fetch_at_once_download_once(real_data: Path, tmp_path: Path, serve: Serve) -> None:
+def test_concurrent_processes_download_once(real_data: Path, tmp_path: Path, serve: Serve) -> None:
     server = serve(real_data / "mnist", delay=0.2)
     running = [fetch_in_process(tmp_path) for _ in range(3)]
     for process in running:
@@ -198,12 +198,12 @@ def check_refused(root: Path, *reasons: str) -> None:
     assert files_below(root) <= {Path(".MNIST.lock")} and not (root / ".MNIST.partial").exists()
 
 
-def test_truncated_files_are_refused_and_nothing_is_left(real_data: Path, tmp_path: Path, serve: Serve) -> None:
+def test_truncated_downloads_are_refused_and_leave_nothing(real_data: Path, tmp_path: Path, serve: Serve) -> None:
     serve(truncated(real_data / "mnist", tmp_path / "served"))
     check_refused(tmp_path / "data", f"{FILES[0]}.gz", "File not found or corrupted")
 
 
-def test_without_a_server_the_message_says_how_to_bring_the_files(
+def test_without_a_server_the_error_says_how_to_provide_the_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed_again:
@@ -237,7 +237,7 @@ def test_a_root_that_cannot_be_a_folder_is_a_failed_fetch(tmp_path: Path) -> Non
         Mnist().fetch(tmp_path / "file" / "data")
 
 
-def test_giving_up_the_wait_leaves_the_other_download_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_giving_up_waiting_does_not_stop_the_other_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "WAIT_S", 0.2)
     arriving = tmp_path / ".MNIST.partial" / "half.gz"
     arriving.parent.mkdir()

@@ -80,7 +80,7 @@ def test_train_and_test_folders_are_read_with_the_classes_in_order(tmp_path: Pat
         ("train/train", "test", "parts: train/train (train), test (test)"),
     ],
 )
-def test_parts_go_by_other_names_and_lie_deeper(tmp_path: Path, train: str, test: str, told: str) -> None:
+def test_splits_with_other_names_and_in_subfolders_are_found(tmp_path: Path, train: str, test: str, told: str) -> None:
     write_classes(tmp_path / train, dog=2, cat=3)
     write_classes(tmp_path / test, first=100, dog=1, cat=1)
     write(tmp_path / "__MACOSX" / "train" / "x.png")
@@ -135,7 +135,7 @@ def test_folders_that_may_be_splits_or_classes_are_refused(tmp_path: Path, folde
     assert raw.class_names == tuple(sorted(folders)) and raw.test is None
 
 
-def test_splits_named_by_the_user(tmp_path: Path) -> None:
+def test_the_user_can_name_the_splits(tmp_path: Path) -> None:
     write_classes(tmp_path / "A", cat=2, dog=2)
     write_classes(tmp_path / "B", first=100, cat=1, dog=1)
     raw = ImageFolder(parts={"train": "B", "validation": "A"}).read(tmp_path)
@@ -159,7 +159,7 @@ def test_the_suggested_key_works_as_typed(run_here: Runner, workspace: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
-def test_a_validation_folder_is_taken_as_it_is(tmp_path: Path, name: str) -> None:
+def test_a_validation_folder_is_not_split_further(tmp_path: Path, name: str) -> None:
     write_classes(tmp_path / "train", cat=3, dog=3)
     write_classes(tmp_path / name, first=50, cat=1, dog=1)
     write_classes(tmp_path / "test", first=100, cat=1, dog=1)
@@ -188,7 +188,7 @@ def test_classes_alone_are_split_by_the_seed_in_proportion(tmp_path: Path) -> No
     assert values(first.test.x) != values(other.test.x)
 
 
-def test_a_path_leads_to_the_folder(tmp_path: Path) -> None:
+def test_a_path_gives_the_folder(tmp_path: Path) -> None:
     write_classes(tmp_path / "pets" / "small", cat=1, dog=1)
     for path in ("pets/small", str(tmp_path / "pets" / "small")):
         assert ImageFolder(path=path).find(tmp_path)
@@ -236,7 +236,7 @@ def test_grey_mixed_with_colour_is_refused_with_counts_then_converted(tmp_path: 
         assert note in raw.notes
 
 
-def test_other_colour_kinds_are_converted_and_told(tmp_path: Path) -> None:
+def test_other_colour_modes_are_converted_and_reported(tmp_path: Path) -> None:
     write_classes(tmp_path, mode="RGBA", cat=2)
     write_classes(tmp_path, mode="P", first=90, dog=1)
     raw = ImageFolder().read(tmp_path)
@@ -245,7 +245,7 @@ def test_other_colour_kinds_are_converted_and_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "LA"])
-def test_other_grey_kinds_are_converted_and_told(tmp_path: Path, mode: str) -> None:
+def test_other_grey_modes_are_converted_and_reported(tmp_path: Path, mode: str) -> None:
     write_classes(tmp_path, mode=mode, first=255, cat=1)
     write_classes(tmp_path, dog=1)
     raw = ImageFolder().read(tmp_path)
@@ -268,7 +268,7 @@ def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
         ImageFolder().read(tmp_path)
 
 
-def test_one_class_or_none_is_refused(tmp_path: Path) -> None:
+def test_fewer_than_two_classes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds 0 class folder\(s\); a classifier needs at least two"):
         ImageFolder().read(tmp_path)
     write_classes(tmp_path, cat=2)
@@ -336,7 +336,7 @@ def test_an_image_size_of_three_numbers_is_refused() -> None:
         ImageFolder(image_size=[1, 2, 3])
 
 
-def test_a_class_whose_folder_is_not_named_in_utf8_is_one_as_any(tmp_path: Path, run_here: Runner) -> None:
+def test_a_class_folder_with_a_name_outside_utf8_is_read(tmp_path: Path, run_here: Runner) -> None:
     """Its name is written with an escape: records and models hold Unicode alone."""
     strange = b"caf\xe9".decode("utf-8", "surrogateescape")
     write_classes(tmp_path / "images", dog=5, **{strange: 5})

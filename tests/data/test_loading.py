@@ -41,7 +41,7 @@ def gather(loader: BatchLoader) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(("count", "shape"), [(50, (1, 2, 2)), (3_000, (1, 28, 28))])
 @pytest.mark.parametrize("batch_size", [1, 7, 10, 64, 5_000])
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_every_sample_comes_once_in_full_batches(
+def test_an_epoch_has_every_sample_once_in_full_batches(
     count: int, shape: tuple[int, ...], batch_size: int, shuffle: bool
 ) -> None:
     part = numbered(count, *shape)
@@ -55,13 +55,13 @@ def test_every_sample_comes_once_in_full_batches(
     assert (x.numpy() == part.x[y.numpy()]).all()
 
 
-def test_without_shuffling_the_order_is_that_of_the_part() -> None:
+def test_without_shuffling_samples_keep_their_order() -> None:
     loader = BatchLoader(numbered(50), PLAIN, 8)
     loader.set_epoch(3)
     assert order_of(loader) == list(range(50))
 
 
-def test_seed_and_epoch_fix_the_order() -> None:
+def test_seed_and_epoch_determine_the_order() -> None:
     assert epoch(3, seed=1) == epoch(3, seed=1)
     orders = [epoch(number, seed=seed) for seed, number in product(range(3), range(4))]
     assert len({tuple(order) for order in orders}) == 12
@@ -76,7 +76,7 @@ def test_an_epoch_does_not_depend_on_the_epochs_before_it() -> None:
     assert walked == epoch(2, seed=4)
 
 
-def test_an_epoch_left_half_way_starts_over() -> None:
+def test_an_epoch_left_halfway_starts_over() -> None:
     loader = BatchLoader(numbered(50), PLAIN, 8, shuffle=True)
     next(iter(loader))
     assert order_of(loader) == epoch(0)
@@ -116,7 +116,7 @@ def test_a_table_of_floats_is_the_same_in_every_epoch(shuffle: bool) -> None:
     assert (table == before).all()
 
 
-def test_read_only_samples_are_taken_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+def test_read_only_samples_are_accepted_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
     part = numbered(10)
     part.x.setflags(write=False)
     part.y.setflags(write=False)
@@ -126,7 +126,7 @@ def test_read_only_samples_are_taken_without_a_warning(recwarn: pytest.WarningsR
 
 @pytest.mark.parametrize(("count", "ranks"), [(50, 2), (51, 2), (50, 4), (3, 3), (2, 3), (2, 5)])
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_ranks_share_all_samples_in_equal_numbers(count: int, ranks: int, shuffle: bool) -> None:
+def test_ranks_share_all_samples_equally(count: int, ranks: int, shuffle: bool) -> None:
     loaders = [BatchLoader(numbered(count), PLAIN, 8, shuffle=shuffle, rank=rank, ranks=ranks) for rank in range(ranks)]
     shares = [order_of(loader) for loader in loaders]
     each = -(-count // ranks)
@@ -153,7 +153,7 @@ def test_a_flip_gives_each_image_or_its_mirror() -> None:
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])
-def test_a_flip_obeys_its_probability(probability: float) -> None:
+def test_flips_occur_with_their_probability(probability: float) -> None:
     x = images()
     assert torch.equal(RandomFlip(probability)(x, seeded()), x.flip(-1) if probability else x)
 
@@ -177,7 +177,7 @@ def test_a_crop_without_padding_changes_nothing() -> None:
     assert torch.equal(RandomCrop(0)(x, seeded()), x)
 
 
-def test_composed_steps_run_in_order_and_null_ones_are_left_out() -> None:
+def test_composed_steps_run_in_order_and_skip_null() -> None:
     x = images()
     composed = Compose(crop=RandomCrop(2), none=None, flip=RandomFlip())
     generator = seeded()
@@ -187,7 +187,7 @@ def test_composed_steps_run_in_order_and_null_ones_are_left_out() -> None:
     assert torch.equal(Compose()(x, seeded()), x)
 
 
-def test_augmentation_repeats_with_seed_and_epoch_and_leaves_the_samples_alone() -> None:
+def test_augmentation_is_reproducible_and_keeps_the_samples() -> None:
     part = numbered(100, 3, 8, 8)
     before = part.x.copy()
     augmentation = Compose(crop=RandomCrop(2), flip=RandomFlip())

@@ -38,7 +38,7 @@ def npz(tmp_path: Path) -> Callable[..., Arrays]:
     return make
 
 
-def test_npz_with_and_without_a_test_part(npz: Callable[..., Arrays]) -> None:
+def test_npz_files_are_read_with_and_without_a_test_part(npz: Callable[..., Arrays]) -> None:
     found = npz(X=X, y=Y)
     assert (len(found.train), len(found.test), found.input_shape, found.num_classes) == (32, 8, (3,), 2)
     found = npz(x_train=X, y_train=np.array(["cat", "dog"] * 20), x_test=X[:6], y_test=np.array(["dog"] * 6))
@@ -55,9 +55,7 @@ def test_npz_with_and_without_a_test_part(npz: Callable[..., Arrays]) -> None:
         (np.array(["01", "NA"]), ("01", "NA")),
     ],
 )
-def test_labels_of_arrays_are_named_as_they_are(
-    npz: Callable[..., Arrays], labels: Any, classes: tuple[str, ...]
-) -> None:
+def test_labels_of_arrays_become_class_names(npz: Callable[..., Arrays], labels: Any, classes: tuple[str, ...]) -> None:
     assert npz(X=X, y=np.tile(labels, 20)).class_names == classes
 
 
@@ -65,7 +63,7 @@ def test_labels_of_arrays_are_named_as_they_are(
     ("shape", "sample"),
     [((40, 8, 9), (1, 8, 9)), ((40, 8, 9, 3), (3, 8, 9)), ((40, 3, 8, 9), (3, 8, 9)), ((40, 5), (5,))],
 )
-def test_arrays_of_an_images_shape_are_images(
+def test_arrays_shaped_like_images_are_images(
     npz: Callable[..., Arrays], shape: tuple[int, ...], sample: tuple[int, ...]
 ) -> None:
     values = RNG.integers(0, 255, shape, dtype=np.uint8)
@@ -99,12 +97,12 @@ def with_nan() -> Any:
         ({"X_train": X, "y_train": Y, "X_test": X, "y_test": Y + 5}, "classes that y_train lacks: 5, 6"),
     ],
 )
-def test_arrays_that_cannot_be_used_are_refused(npz: Callable[..., Arrays], arrays: dict[str, Any], words: str) -> None:
+def test_invalid_arrays_are_refused(npz: Callable[..., Arrays], arrays: dict[str, Any], words: str) -> None:
     with pytest.raises(DataError, match=words):
         npz(**arrays)
 
 
-def test_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
+def test_missing_and_unreadable_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match=r"dataset\.path"):
         read("Npz", tmp_path, path="none.npz")
     (tmp_path / "text.npz").write_text("no archive")
@@ -144,7 +142,7 @@ def test_a_table_is_read_with_its_columns_and_target(tmp_path: Path, separator: 
         (("", ""), {"target": "sepal length"}, "a quantity, not a class|holds? text"),
     ],
 )
-def test_a_table_that_cannot_be_used_is_refused(
+def test_an_invalid_table_is_refused(
     tmp_path: Path, change: tuple[str, str], config: dict[str, Any], words: str
 ) -> None:
     path = write_iris(tmp_path / "iris.csv")
@@ -153,7 +151,7 @@ def test_a_table_that_cannot_be_used_is_refused(
         read("Csv", tmp_path, path="iris.csv", **config)
 
 
-def test_get_data_of_a_python_file_gives_the_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_get_data_in_a_python_file_returns_the_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     script = tmp_path / "get_data.py"
     script.write_text(
@@ -178,7 +176,7 @@ def test_get_data_of_a_python_file_gives_the_arrays(tmp_path: Path, monkeypatch:
         read("GetData", tmp_path, script="none.py")
 
 
-def test_the_users_table_is_described_and_kept(tmp_path: Path) -> None:
+def test_a_users_data_frame_is_described_and_kept(tmp_path: Path) -> None:
     (tmp_path / "get_data.py").write_text(
         "import pandas as pd\nN = 40\n\ndef get_data():\n"
         "    X = pd.DataFrame({'n': pd.array([1, None] * 20, 'Int64'),\n"
@@ -244,7 +242,7 @@ def test_runs_train_on_the_users_own_arrays_and_tables(run_here: Runner, workspa
     assert record.config["dataset"]["path"] == f"{workspace}/faces.npz", "found in the working folder"
 
 
-def test_an_asset_comes_before_a_file_of_the_working_folder(run_here: Runner, workspace: Path) -> None:
+def test_an_asset_takes_precedence_over_a_file_in_the_working_folder(run_here: Runner, workspace: Path) -> None:
     write_iris(workspace / "iris.csv")
     store = LocalDatastore("local", str(workspace / "data"))
     entries, tokens, _ = transfer.upload(store, workspace / "iris.csv", "tables", False, Quiet())
@@ -294,7 +292,7 @@ def test_files_that_are_not_tables_are_refused(tmp_path: Path, content: str, mes
 def test_a_target_that_is_not_a_reader_gets_advice(
     name: str, what: str, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the names of its classes: nothing heavy is imported, and nothing is built, to be told so."""
+    """The advice follows from the names of base classes: nothing heavy is imported, and nothing is built."""
     (workspace / "kinds_of_mine.py").write_text(
         f"class {name}: ...\nclass Mine({name}):\n    def __init__(self): 1 / 0\n"
     )
@@ -356,13 +354,13 @@ class Mine(reader.Reader):
         ("a dict", "returned a dict, not a labrun.data.arrays.RawData"),
     ],
 )
-def test_what_a_reader_of_the_user_gives_is_checked(tmp_path: Path, change: str, message: str) -> None:
+def test_the_result_of_a_users_reader_is_checked(tmp_path: Path, change: str, message: str) -> None:
     dataset = {"_target_": f"{__name__}.Mine", "name": "mine", "change": change}
     with pytest.raises(DataError, match=message):
         reader.read(dataset, tmp_path)
 
 
-def test_what_code_of_the_user_gives_has_a_digest(tmp_path: Path, npz: Callable[..., Arrays]) -> None:
+def test_arrays_from_a_users_code_have_a_digest(tmp_path: Path, npz: Callable[..., Arrays]) -> None:
     dataset = {"_target_": f"{__name__}.Mine", "name": "mine"}
     first, second = reader.read(dataset, tmp_path), reader.read({**dataset, "split_seed": 3}, tmp_path)
     assert first.content is not None and first.content == second.content
@@ -377,6 +375,6 @@ class Unfinished(reader.Reader):
         return True
 
 
-def test_a_reader_without_its_methods_is_reported() -> None:
+def test_a_reader_without_its_methods_is_refused() -> None:
     with pytest.raises(ConfigError, match="lacks methods: read"):
         reader.make_reader({"_target_": f"{__name__}.Unfinished", "name": "mine"})

@@ -71,7 +71,7 @@ def test_the_real_files_are_read(real_data: Path) -> None:
     assert {path.name for path in raw.files} == set(CHECKSUMS)
 
 
-def test_channels_and_rows_lie_as_published(batches: Path) -> None:
+def test_channels_and_rows_have_the_published_layout(batches: Path) -> None:
     raw = Cifar10().read(batches)
     with open(batches / "data_batch_2", "rb") as file:
         published = pickle.load(file, encoding="latin1")
@@ -101,7 +101,7 @@ def test_an_altered_batch_is_named_with_both_checksums(batches: Path, tmp_path: 
     assert f"expected MD5 {CHECKSUMS['data_batch_3']}, found {found}" in str(caught.value)
 
 
-def test_a_batch_cut_short_is_named_even_without_verify(batches: Path, tmp_path: Path) -> None:
+def test_a_truncated_batch_is_named_even_without_verify(batches: Path, tmp_path: Path) -> None:
     path = link_all(batches, tmp_path / FOLDER) / "data_batch_1"
     with open(path, "rb") as file:
         head = file.read(100_000)
@@ -113,7 +113,7 @@ def test_a_batch_cut_short_is_named_even_without_verify(batches: Path, tmp_path:
 
 
 @pytest.mark.parametrize("absent", list(CHECKSUMS))
-def test_a_missing_batch_is_named_and_not_found(tmp_path: Path, absent: str) -> None:
+def test_an_incomplete_cifar_is_not_found_and_its_missing_batch_named(tmp_path: Path, absent: str) -> None:
     folder = write_own_set(tmp_path / FOLDER)
     (folder / absent).unlink()
     assert not Cifar10().find(tmp_path)
@@ -129,14 +129,14 @@ def test_an_empty_folder_gives_advice_on_its_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_files_of_the_user_are_read_without_verify(tmp_path: Path, protocol: int) -> None:
+def test_a_users_own_files_are_read_without_verify(tmp_path: Path, protocol: int) -> None:
     raw = Cifar10(verify=False).read(write_own_set(tmp_path / FOLDER, protocol).parent)
     assert raw.test is not None and raw.train.x.shape == (10, 3, 32, 32)
     assert raw.test.x[1, 0, 0].tolist() == own_batch()["data"][1][:32].tolist()
     assert raw.test.y.tolist() == [0, 1] and raw.class_names == tuple(NAMES)
 
 
-def test_files_of_the_user_are_refused_by_verify_with_advice(tmp_path: Path) -> None:
+def test_a_users_own_files_are_refused_by_verify_with_advice(tmp_path: Path) -> None:
     write_own_set(tmp_path / FOLDER)
     with pytest.raises(CorruptDataError, match=r"data_batch_1 .*dataset\.verify=false"):
         Cifar10().read(tmp_path)

@@ -120,7 +120,7 @@ def test_mnist_is_found_in_each_place(packed: Path, unpacked: Path, tmp_path: Pa
         assert raw.train.x.shape == (6, 1, 5, 7) and {path.parent for path in raw.files} == {folder}
 
 
-def test_other_names_packed_and_unpacked_may_be_mixed(packed: Path, unpacked: Path, tmp_path: Path) -> None:
+def test_packed_and_unpacked_files_of_other_names_may_be_mixed(packed: Path, unpacked: Path, tmp_path: Path) -> None:
     for name in ("train-images", "train-images.idx3-ubyte"):
         folder = link(unpacked, tmp_path / name, [LABELS, TEST_LABELS])
         (folder / f"{name}.gz").symlink_to(packed / f"{IMAGES}.gz")
@@ -135,7 +135,7 @@ def test_other_names_packed_and_unpacked_may_be_mixed(packed: Path, unpacked: Pa
     assert raw.test is not None and raw.train.x.shape == (6, 1, 5, 7) and raw.test.x.shape == (4, 1, 5, 7)
 
 
-def test_short_names_of_all_four_packed_files(tmp_path: Path) -> None:
+def test_packed_files_with_short_names_are_found(tmp_path: Path) -> None:
     for name in FILES:
         path = write_own_set(tmp_path / "own") / name
         (tmp_path / f"{name.split('-idx')[0]}.gz").write_bytes(gzip.compress(path.read_bytes()))
@@ -144,7 +144,7 @@ def test_short_names_of_all_four_packed_files(tmp_path: Path) -> None:
     assert raw.test is not None and raw.train.x.shape == (6, 1, 5, 7) and raw.test.y.tolist() == [9, 8, 7, 6]
 
 
-def test_files_packed_again_are_accepted_for_their_content(unpacked: Path, tmp_path: Path) -> None:
+def test_recompressed_files_are_accepted_by_their_content(unpacked: Path, tmp_path: Path) -> None:
     link(unpacked, tmp_path, [IMAGES])  # packing the largest file again takes long and tells no more
     for name in FILES[1:]:
         content = gzip.compress((unpacked / name).read_bytes(), compresslevel=0)
@@ -202,7 +202,7 @@ def test_mnist_given_as_fashion_mnist_is_recognised(packed: Path, unpacked: Path
     assert "dataset=mnist" in str(caught.value)
 
 
-def test_fashion_mnist_unpacked_is_read_and_told_unchecked(clothes: Path, tmp_path: Path) -> None:
+def test_unpacked_fashion_mnist_is_read_and_reported_as_unchecked(clothes: Path, tmp_path: Path) -> None:
     for number, place in enumerate((".", "fashion_mnist", "FashionMNIST/raw")):
         link(clothes, tmp_path / str(number) / place, FILES)
         assert FashionMnist().find(tmp_path / str(number))
@@ -215,7 +215,7 @@ def test_fashion_mnist_unpacked_is_read_and_told_unchecked(clothes: Path, tmp_pa
     assert len(raw.notes) == 4 and "no checksum is published" in raw.notes[0] and IMAGES in raw.notes[0]
 
 
-def test_fashion_mnist_unpacked_and_cut_short_is_named(clothes: Path, tmp_path: Path) -> None:
+def test_truncated_files_of_fashion_mnist_are_named(clothes: Path, tmp_path: Path) -> None:
     path = link(clothes, tmp_path, FILES) / TEST_IMAGES
     replace(path, path.read_bytes()[:-10])
     with pytest.raises(CorruptDataError, match=r"t10k-images.* declares 7,840,000 values .* but 7,839,990 follow"):
@@ -230,7 +230,7 @@ def test_a_packed_fashion_mnist_of_other_content_is_refused(clothes: Path, tmp_p
 
 
 @pytest.mark.parametrize("absent", FILES)
-def test_a_missing_part_is_named_and_not_found(tmp_path: Path, absent: str) -> None:
+def test_an_incomplete_mnist_is_not_found_and_its_missing_file_named(tmp_path: Path, absent: str) -> None:
     write_own_set(tmp_path / "mnist")
     (tmp_path / "mnist" / absent).unlink()
     assert not Mnist().find(tmp_path)
@@ -239,14 +239,14 @@ def test_a_missing_part_is_named_and_not_found(tmp_path: Path, absent: str) -> N
     assert str(tmp_path / "mnist") in str(caught.value)
 
 
-def test_an_empty_folder_is_not_found_and_told_what_belongs_there(tmp_path: Path) -> None:
+def test_an_empty_folder_is_not_found_and_the_needed_files_are_named(tmp_path: Path) -> None:
     assert not Mnist().find(tmp_path)
     with pytest.raises(MissingDataError, match=f"MNIST is not in {tmp_path}") as caught:
         Mnist().read(tmp_path)
     assert all(str(tmp_path / "mnist" / f"{name}.gz") in str(caught.value) for name in FILES)
 
 
-def test_files_of_the_user_are_read_without_verify_and_refused_with_it(tmp_path: Path) -> None:
+def test_a_users_own_files_are_read_only_without_verify(tmp_path: Path) -> None:
     raw = Mnist(verify=False).read(write_own_set(tmp_path))
     assert raw.test is not None and raw.train.x.shape == (6, 1, 5, 7) and raw.test.y.tolist() == [9, 8, 7, 6]
     assert raw.train.x[1, 0, 0].tolist() == list(range(35, 42))
@@ -266,7 +266,7 @@ def test_files_of_the_user_are_read_without_verify_and_refused_with_it(tmp_path:
         ("train_images", idx(np.zeros((6, 5, 7))) + b"!", "train-images.* declares 210 values .* but 211 follow"),
     ],
 )
-def test_malformed_files_are_named_even_unverified(tmp_path: Path, part: str, content: bytes, message: str) -> None:
+def test_malformed_files_are_named_even_without_verify(tmp_path: Path, part: str, content: bytes, message: str) -> None:
     write_own_set(tmp_path, **{part: content})
     with pytest.raises(CorruptDataError, match=message):
         Mnist(verify=False).read(tmp_path)

@@ -58,7 +58,7 @@ def test_data_that_are_too_large_or_unknown_are_not_cached(tmp_path: Path, monke
     assert not shared_cache.hold(CONFIG, tmp_path), "too large"
 
 
-def test_a_file_that_changes_while_a_sweep_goes_on_is_seen_by_the_later_runs(labrun: Command, tmp_path: Path) -> None:
+def test_a_file_changed_during_a_sweep_is_read_by_later_runs(labrun: Command, tmp_path: Path) -> None:
     """The second run's model rewrites the data; the runs after it read what is there then, and say so."""
     save(tmp_path, 1.0)
     (tmp_path / "shifting.py").write_text(

@@ -66,7 +66,7 @@ def test_a_folder_is_split_and_limited_as_in_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_are_those_of_memory_to_the_bit(tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streamed_batches_equal_those_in_memory(tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "CHUNK_BYTES", 3000)  # several chunks, and several pieces of each
     monkeypatch.setattr(loading, "PIECE_BYTES", 150)
     write_classes(tmp_path, cat=40, dog=33)
@@ -82,7 +82,7 @@ def test_batches_are_those_of_memory_to_the_bit(tmp_path: Path, workers: int, mo
         other.set_epoch(epoch)
         for (x, y), (same_x, same_y) in zip(one, other, strict=True):
             assert torch.equal(x, same_x) and torch.equal(y, same_y)
-    assert torch.equal(before, torch.get_rng_state()), "reading draws nothing from the training's generator"
+    assert torch.equal(before, torch.get_rng_state()), "reading does not draw from the training's generator"
     left = iter(other)
     first = [next(left) for _ in range(3)]
     resumed = loading.make_loader(streams.train, scaling, 8, workers=workers, **given)
@@ -95,7 +95,7 @@ def test_batches_are_those_of_memory_to_the_bit(tmp_path: Path, workers: int, mo
 @pytest.mark.parametrize(
     ("shape", "dtype"), [((5,), "f8"), ((5,), ">f4"), ((4, 6), "u1"), ((6, 5, 3), "u1"), ((3, 4, 5), "i2")]
 )
-def test_arrays_of_a_file_are_those_of_memory(tmp_path: Path, save: Any, shape: tuple[int, ...], dtype: str) -> None:
+def test_streamed_arrays_equal_those_in_memory(tmp_path: Path, save: Any, shape: tuple[int, ...], dtype: str) -> None:
     drawn = np.random.default_rng(0).normal(100, 50, (60, *shape)).clip(0, 255)
     labels = np.array(["a", "b", "c"])[np.arange(60) % 3]
     save(
@@ -106,10 +106,10 @@ def test_arrays_of_a_file_are_those_of_memory(tmp_path: Path, save: Any, shape: 
         y_test=labels[:9],
     )
     assert_alike(*both("Npz", tmp_path, path="d.npz", validation_size=0.2))
-    assert not list(tmp_path.glob("outputs/.labrun/*")), "what was unpacked has no name"
+    assert not list(tmp_path.glob("outputs/.labrun/*")), "unpacked files have no name"
 
 
-def test_what_is_wrong_with_a_file_is_reported_as_in_memory(tmp_path: Path) -> None:
+def test_damaged_files_are_reported_as_in_memory(tmp_path: Path) -> None:
     x, y = np.random.default_rng(0).normal(size=(50, 3)), np.arange(50) % 2
     bad = x.copy()
     bad[7, 1] = np.nan
@@ -177,7 +177,7 @@ def test_a_parquet_table_is_read_as_in_memory(tmp_path: Path) -> None:
     assert_same_table(*both("Csv", tmp_path, **whole))
 
 
-def test_what_a_streamed_table_may_not_hold_is_named(tmp_path: Path) -> None:
+def test_unsupported_content_of_a_streamed_table_is_named(tmp_path: Path) -> None:
     table = pd.DataFrame({"a": np.arange(30) % 7, "word": ["u", "v", "w"] * 10, "y": ["p", "q"] * 15})
     table.to_parquet(tmp_path / "t.parquet")
     with pytest.raises(DataError, match=r"the columns word hold text.*dataset.ignore=\[word\]"):
@@ -198,7 +198,7 @@ def test_what_a_streamed_table_may_not_hold_is_named(tmp_path: Path) -> None:
     assert read("Csv", tmp_path, "auto", path="t.csv", target="y").reading is None
 
 
-def test_a_damaged_image_is_named_by_whichever_process_reads_it(tmp_path: Path) -> None:
+def test_a_damaged_image_is_named_in_any_process(tmp_path: Path) -> None:
     write_classes(tmp_path / "p", cat=12, dog=12)
     picture = tmp_path / "p" / "cat" / "005.png"
     picture.write_bytes(picture.read_bytes()[:50])  # its head is whole
@@ -208,7 +208,7 @@ def test_a_damaged_image_is_named_by_whichever_process_reads_it(tmp_path: Path) 
             list(loading.make_loader(streams.train, Scaling(), 8, workers=workers))
 
 
-def test_the_rule_goes_by_limits_and_says_which(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_rule_of_streaming_names_the_limit_it_applies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(memory, "GROUPS", tmp_path)
@@ -243,7 +243,7 @@ def test_the_rule_goes_by_limits_and_says_which(monkeypatch: pytest.MonkeyPatch,
     )
 
 
-def test_rows_are_chosen_unread(tmp_path: Path) -> None:
+def test_rows_are_selected_without_reading_them(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", X=np.arange(40.0).reshape(20, 2), y=np.arange(20) % 2)
     rows: Any = read("Npz", tmp_path, False, path="d.npz", test_size=0.5).train.x
     assert isinstance(rows, streamed.Rows) and rows.nbytes == len(rows) * 8
@@ -262,7 +262,7 @@ def test_negative_indices_work_and_those_out_of_range_raise(tmp_path: Path) -> N
             some[len(some)]
 
 
-def test_samples_are_read_in_processes_that_are_spawned(tmp_path: Path) -> None:
+def test_samples_are_read_in_spawned_processes(tmp_path: Path) -> None:
     """The file has no name any more: what is packed was unpacked into one that is gone."""
     np.savez_compressed(tmp_path / "a.npz", X=np.arange(40, dtype=np.float32).reshape(10, 4), y=np.arange(10) % 2)
     x = read("Npz", tmp_path, False, path="a.npz", test_size=0.2).train.x

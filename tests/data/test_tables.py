@@ -60,7 +60,7 @@ def kinds(found: Arrays) -> dict[str, str]:
     return {one["name"]: one["kind"] for one in found.table["columns"]}
 
 
-def test_a_table_of_customers_with_blanks_for_numbers(read: Read) -> None:
+def test_blanks_in_a_column_of_numbers_count_as_missing(read: Read) -> None:
     found = read(
         text(
             customerID=[f"{1000 + i}-ABC" for i in range(COUNT)],
@@ -80,7 +80,7 @@ def test_a_table_of_customers_with_blanks_for_numbers(read: Read) -> None:
     assert np.isnan(column(found, "TotalCharges")).sum() == 3
 
 
-def test_a_table_of_passengers(read: Read) -> None:
+def test_ids_and_names_are_left_out_of_a_table(read: Read) -> None:
     names = [f"Allen, Mr. No {i}" for i in range(COUNT)]
     found = read(
         text(
@@ -104,7 +104,7 @@ def test_a_table_of_passengers(read: Read) -> None:
     assert kinds(kept) == {"PassengerId": "number", "Pclass": "category"} and set(column(kept, "Pclass")) == {"1", "2"}
 
 
-def test_a_table_of_incomes_with_blanks_after_commas_and_question_marks(read: Read) -> None:
+def test_question_marks_count_as_missing_and_blanks_are_stripped(read: Read) -> None:
     lines = [
         f"{20 + i}, {['State-gov', '?'][i % 2]}, {['?', '77516'][i % 2]}, {['<=50K', '>50K'][i % 2]}"
         for i in range(COUNT)
@@ -128,7 +128,9 @@ def test_a_table_of_incomes_with_blanks_after_commas_and_question_marks(read: Re
         (["1e3", "1000"], ("1000", "1e3"), "are different classes"),
     ],
 )
-def test_labels_are_the_text_of_the_file(read: Read, labels: list[Any], classes: tuple[str, ...], note: str) -> None:
+def test_labels_are_kept_as_text_in_the_file(
+    read: Read, labels: list[Any], classes: tuple[str, ...], note: str
+) -> None:
     found = read(text(x=[0.5, 1.5, 2.25], y=labels))
     assert found.class_names == classes and note in "; ".join(found.notes)
     counts = np.bincount(np.concatenate([found.train.y, found.test.y]))
@@ -184,7 +186,7 @@ def test_invalid_labels_are_refused(read: Read, labels: list[Any], keys: dict[st
         ("(-5)", ".", None),
     ],
 )
-def test_number_formats(values: str, decimal: str, wanted: float | None) -> None:
+def test_numbers_are_parsed_in_many_formats(values: str, decimal: str, wanted: float | None) -> None:
     assert number(values, decimal) == wanted
 
 
@@ -203,7 +205,7 @@ def test_number_formats(values: str, decimal: str, wanted: float | None) -> None
         (text(p=["1", "2", "n/a", "?"]), "p", {1, 2}),
     ],
 )
-def test_columns_of_numbers(read: Read, content: str, name: str, first: set[float]) -> None:
+def test_columns_of_numbers_are_recognized(read: Read, content: str, name: str, first: set[float]) -> None:
     found = read(content)
     assert kinds(found)[name] == "number" and {v for v in column(found, name) if v == v} == first
 
@@ -267,7 +269,7 @@ def test_ambiguous_tables_are_refused_with_the_key_that_decides(read: Read, cont
         read(content)
 
 
-def test_the_keys_that_answer(read: Read) -> None:
+def test_ambiguities_are_resolved_by_the_suggested_keys(read: Read) -> None:
     assert column(read(text(";", p=["1,234"]), decimal=","), "p")[0] == pytest.approx(1.234)
     assert column(read(text(";", p=["1,234"]), decimal="."), "p")[0] == 1234
     found = read(text(p=["0", "1", "2", "3", "3+"]), numbers=["p"])
@@ -322,13 +324,13 @@ def zipped(**members: str) -> bytes:
     ],
     ids=lambda content: f"{len(content)} bytes or characters",
 )
-def test_files_as_programs_write_them(read: Read, content: bytes) -> None:
+def test_files_of_common_programs_are_read(read: Read, content: bytes) -> None:
     found = read(content)
     assert kinds(found) == {"a": "number", "b": "number"} and found.class_names == ("a", "b")
     assert set(column(found, "a")) == {0.5, 1.5} and len(found.train) + len(found.test) == COUNT
 
 
-def test_windows_letters_are_read_and_told(read: Read) -> None:
+def test_the_windows_encoding_is_detected_and_reported(read: Read) -> None:
     found = read(text(größe=[0.5, 1.5], y=["Öl", "Gas"]).encode("cp1252"))
     assert found.class_names == ("Gas", "Öl")
     assert any("read as cp1252 (Windows), such as 'größe'" in note for note in found.notes)
@@ -362,10 +364,10 @@ def test_only_certain_ids_are_detected(read: Read) -> None:
         assert left is not None and list(left["left_out"]) == [name]
     counted = read(text(no=range(COUNT), x=[0.5, 1.5])).table
     assert counted is not None and list(counted["left_out"]) == ["no"], "it counts the rows"
-    assert kinds(read(text(id=range(COUNT)))) == {"id": "number"}, "there is nothing else to learn from"
+    assert kinds(read(text(id=range(COUNT)))) == {"id": "number"}, "no other column to learn from"
 
 
-def test_a_test_file_is_read_as_the_first_one(tmp_path: Path) -> None:
+def test_a_test_file_is_read_like_the_training_file(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text(text(id=range(COUNT), x=["1", "2"], c=["a", "b"]))
     (tmp_path / "test.csv").write_text("y,x,c,id\na,1.5,new,0\nb,,a,1\n")
     node = {
@@ -450,8 +452,8 @@ def frame() -> Any:
     )
 
 
-def test_parquet_and_excel_files(tmp_path: Path) -> None:
-    """What they hold is understood as the same table in a text file is."""
+def test_parquet_and_excel_files_are_read_like_text(tmp_path: Path) -> None:
+    """Their values are interpreted as in the same table in a text file."""
     from pandas.testing import assert_frame_equal
 
     made = frame()
@@ -479,7 +481,7 @@ def test_parquet_and_excel_files(tmp_path: Path) -> None:
         reader.read({**node, "path": "t.parquet", "separator": ";"}, tmp_path)
 
 
-def test_sheets_errors_and_formulas_of_excel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sheets_errors_and_formulas_of_excel_are_handled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import openpyxl
 
     book = openpyxl.Workbook()
@@ -531,7 +533,7 @@ def test_values_that_single_precision_merges_are_reported(read: Read) -> None:
     assert not any("single" in one for one in read(text(time=[value - times[0] for value in times], y=AB)).notes)
 
 
-def test_a_word_among_numbers_hides_no_decimal_sign(read: Read) -> None:
+def test_a_word_among_numbers_does_not_hide_the_decimal_sign(read: Read) -> None:
     table = text(";", x=["1,5", "2,25"], k=["a", "b"])
     with pytest.raises(DataError, match=r"text \(such as 'k. M.' in 'x'\) beside numbers"):
         read(f"{table}k. M.;a;a\n")
@@ -542,7 +544,7 @@ def test_a_word_among_numbers_hides_no_decimal_sign(read: Read) -> None:
     assert kinds(read(text(x=["1-", "2-", "1"], k=["a"])))["x"] == "category", "marks at school"
 
 
-def test_parts_with_different_decimal_signs(read: Read, tmp_path: Path) -> None:
+def test_training_and_test_files_may_have_different_decimal_signs(read: Read, tmp_path: Path) -> None:
     (tmp_path / "test.csv").write_text("x,y\n1.5,a\n2.25,b\n3.5,a\n")
     for keys in ({}, {"decimal": "comma"}):
         found = read(text(";", x=["1,5", "2,25", "4,75"]), test_path="test.csv", **keys)
@@ -556,7 +558,7 @@ def test_a_given_date_format_overrides_the_defaults(read: Read) -> None:
 
 
 @pytest.mark.parametrize("title", [b"Report\n\n", b"Report;;\nof May;;\n", b'"Report\nof May"\n', b"Re\x0cport\n\n"])
-def test_title_rows_are_skipped_if_told_to(tmp_path: Path, title: bytes) -> None:
+def test_title_rows_are_skipped_on_request(tmp_path: Path, title: bytes) -> None:
     (tmp_path / "a.csv").write_bytes(title + text(";", a=[0.5, 1.5], b=[2]).encode())
     node = {"_target_": "labrun.data.readers.Csv", "name": "t", "path": "a.csv", "scale": 1.0}
     (tmp_path / "b.csv").write_bytes(text(";", a=[0.5, 1.5], b=[2]).encode())
@@ -566,7 +568,7 @@ def test_title_rows_are_skipped_if_told_to(tmp_path: Path, title: bytes) -> None
         reader.read({**node, "skip_rows": 500}, tmp_path)
 
 
-def test_rows_above_the_table_of_an_excel_file(tmp_path: Path) -> None:
+def test_title_rows_of_an_excel_file_are_skipped_on_request(tmp_path: Path) -> None:
     openpyxl = pytest.importorskip("openpyxl")
     book = openpyxl.Workbook()
     for row in (["Report", None], [None, None], ["x", "y"], *([n, n % 2] for n in range(20))):
