@@ -219,6 +219,10 @@ def test_a_card_that_is_no_card_is_one_message(ran: Path, tmp_path: Path) -> Non
         {"target": "torch.nn.Linear"},
         {"target": "sklearn.linear_model.LogisticRegression", "arguments": {}},
         {"name": []},
+        {"format": "2"},
+        {"table": [1]},
+        {"classes_last": "no"},
+        {"gives": 1},
     ):
         change_card(ran, **{**card, **values})
         with pytest.raises(LabrunError):

@@ -80,6 +80,10 @@ def check(card: Any) -> dict[str, Any]:
         ("feed", str),
         ("learns", str),
         ("offered", dict),
+        ("format", int),
+        ("table", dict),
+        ("classes_last", bool),
+        ("gives", str),
     ):
         if card.get(key) is not None and not isinstance(card[key], kind):
             raise ValueError(f"{key} is {card[key]!r:.100}")
