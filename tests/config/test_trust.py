@@ -22,7 +22,10 @@ from labrun.config import instantiate, trust
 from labrun.config.schema import Config
 from labrun.errors import ConfigError, DataError, LabrunError, UntrustedError
 from labrun.registry import models
+from labrun.remote import local_seals
+from labrun.remote.link import Link
 from labrun.runs import cards, seals
+from labrun.runs.cards import Card
 from labrun.runs.groups import Imported
 from labrun.runs.record import COMPLETED, read_record, timestamp, write_record
 from labrun.tasks import model_files, saved
@@ -297,10 +300,11 @@ def test_classes_in_the_users_configs_are_trusted(ran: Path, run_here: Runner, w
 
 
 def test_a_network_of_the_user_names_its_parts_too(ran: Path) -> None:
-    card = {**json.loads((ran / "outputs" / cards.NAME).read_text()), "target": f"{HERE}.Own"}
-    file = ran / "outputs" / card["file"]
+    content = json.loads((ran / "outputs" / cards.NAME).read_text())
+    file = ran / "outputs" / content["file"]
     torch.save({}, file)
-    card |= {"arguments": {"inner": {"_target_": f"{HERE}.Own", "inner": {"_target_": "torch.nn.ReLU"}}}}
+    arguments = {"inner": {"_target_": f"{HERE}.Own", "inner": {"_target_": "torch.nn.ReLU"}}}
+    card = Card.of({**content, "target": f"{HERE}.Own", "arguments": arguments})
     assert model_files.network(file, card, [f"{HERE}.Own"]).inner.inner.__class__ is torch.nn.ReLU
     with pytest.raises(ConfigError, match=HERE):
         model_files.network(file, card, [])
@@ -359,7 +363,7 @@ def test_what_this_user_trained_here_is_trusted_by_itself(own: Path, run_here: R
         with pytest.raises(UntrustedError, match=r"name it: 'trusted=\[own_net\.Net\]'"):
             run_here("task=evaluate", f"from={own}")
         (workspace / name).write_text(before)
-    assert saved.load_model("net").card["target"] == "own_net.Net"
+    assert saved.load_model("net").card.target == "own_net.Net"
     record = read_record(own)
     write_record(own, dataclasses.replace(record, imported=Imported("x.tar", timestamp())))
     assert seals.FROM_ARCHIVE in refused(own)
@@ -382,6 +386,7 @@ def test_forged_or_foreign_records_are_not_trusted(
         {"seal": None},
         {"seal": {}},
         {"class_names": ["a"]},
+        {"unknown": 1},
         {"seal": {**card["seal"], "run": "00000000"}},
         {"seal": {**card["seal"], "code": {}}},
         {"seal": {**card["seal"], "mac": "0" * 64}},
@@ -405,6 +410,26 @@ def test_forged_or_foreign_records_are_not_trusted(
     assert seals.UNPROVEN in refused(own) and not (workspace / "another user").exists()
     monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
     assert seals.Proof(workspace, "00000000", Config({"model": {"_target_": "own_net.Net"}})).seal(card) is None
+
+
+def test_a_seal_covers_keys_that_this_version_does_not_know(
+    own: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, record = own / "outputs" / cards.NAME, read_record(own)
+    content = {**json.loads(path.read_text()), "later": {"key": [1, None]}}
+    del content["seal"]
+    content["seal"] = seals.Proof(workspace, record.id, record.typed).seal(content)
+    path.write_text(json.dumps(content))
+    assert saved.load_model(own).card.content["later"] == {"key": [1, None]}
+    version, _ = models.register(workspace, own, "later")
+    assert not models.untrusted(workspace, version) and saved.load_model("later")
+    path.write_text(json.dumps({**content, "later": None}))
+    assert seals.UNPROVEN in refused(own)
+    path.write_text(json.dumps(content))
+    monkeypatch.setenv("XDG_STATE_HOME", str(workspace / "another machine"))
+    assert seals.UNPROVEN in refused(own)
+    local_seals.seal(own, record, Link("", "", "", is_own=True))
+    assert saved.load_model(own).card.content["later"] == {"key": [1, None]}
 
 
 def test_a_message_says_what_is_typed_where_it_stands(own: Path, workspace: Path, lab_here: Command) -> None:

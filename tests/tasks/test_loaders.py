@@ -22,6 +22,7 @@ from labrun.backends.local import worker
 from labrun.errors import ConfigError, DataError, RecordError, UnfitError
 from labrun.registry import models
 from labrun.runs import comparable, context
+from labrun.runs.cards import Card
 from labrun.runs.record import COMPLETED, QUEUED
 from labrun.submission import resume
 from labrun.tasks import batch_sources, estimator, monitored, own_loaders, predicting
@@ -203,8 +204,10 @@ def test_outputs_of_predict_step_become_a_row_per_sample(run_here: Runner, mine:
     assert len(rows) == 100 and set(rows[0]) == {"row", "prediction"} and rows[99]["row"] == "99"
     assert all(row["prediction"].startswith("digit ") for row in rows)
 
+    card = Card({}, "model.pt", "0" * 64)
+
     def columns(answer: object) -> dict[str, list[object]]:
-        return {name: list(values) for name, values in predicting._columns(answer, {}).items()}
+        return {name: list(values) for name, values in predicting._columns(answer, card).items()}
 
     one, two = torch.tensor([1, 2]), torch.tensor([[0.5], [0.25]], dtype=torch.bfloat16)
     assert columns([torch.ones(1), torch.ones(2)]) == {"prediction": [[1.0], [1.0, 1.0]]}
@@ -401,7 +404,7 @@ def test_class_weights_change_the_loss_of_networks(run_here: Runner, mine: Path)
     uneven, _ = run_here(*few, "+model.class_weight=[1,1,1,1,1,1,1,1,1,9]")
     assert len({one.metrics["train_loss"] for one in (plain, even, uneven)}) == 3
     assert told_so.status == COMPLETED
-    given = labrun.load_model(f"run:{told_so.id}").card["class_weights"]
+    given = labrun.load_model(f"run:{told_so.id}").card.class_weights
     y = loader_parts.Dicts(0, 300).targets
     assert given == pytest.approx(compute_class_weight("balanced", classes=np.arange(10), y=np.asarray(y)), rel=1e-6)
     scored, _ = run_here("task=evaluate", f"from={told_so.id}", "dataset=dicts", "dataset.train.last=200")

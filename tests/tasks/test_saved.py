@@ -114,7 +114,7 @@ def test_a_loaded_model_takes_raw_values_and_returns_labels(
     model = load_model(ran(name))
     x, y = digits
     predicted = model.predict(x)
-    assert model.class_names == tuple("0123456789") and model.card["data"] == "digits"
+    assert model.class_names == tuple("0123456789") and model.card.content["data"] == "digits"
     assert predicted.shape == y.shape and (predicted == y).mean() > recorded_accuracy(ran(name)) - 0.05
     chances = model.predict_proba(x[:7])
     assert (

@@ -181,7 +181,7 @@ def trusting(root: Path, version: Version, imported: bool = False) -> list[str]:
 def takes_files(root: Path, version: Version) -> bool:
     """Whether a version predicts from tables and arrays. One that needs a data module's batches cannot be served."""
     try:
-        return cards.read(journal.folder(root, version.name, version.number), version.title).get("feed") is None
+        return not cards.read(journal.folder(root, version.name, version.number), version.title).takes_batches
     except DataError:
         return True
 

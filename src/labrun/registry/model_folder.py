@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import platform
 import uuid
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from labrun.errors import RecordError
+from labrun.runs.cards import Card
 from labrun.runs.groups import Host
 from labrun.runs.record import Record, cannot_write
 from labrun.tracking.mlflow import names
@@ -33,7 +33,7 @@ NEEDED = {
 """Packages that loading each kind of model requires, in addition to labrun's own."""
 
 
-def describe(folder: Path, card: Mapping[str, Any], record: Record | None) -> None:
+def describe(folder: Path, card: Card, record: Record | None) -> None:
     """Turn a folder that has the files in `data/model/` into an MLflow model directory.
 
     Args:
@@ -47,7 +47,7 @@ def describe(folder: Path, card: Mapping[str, Any], record: Record | None) -> No
     import yaml
 
     packages = record.packages if record else {}
-    needed = ["mlflow", "labrun", "numpy", "pandas", *NEEDED.get(str(card.get("kind")), ())]
+    needed = ["mlflow", "labrun", "numpy", "pandas", *NEEDED.get(str(card.kind), ())]
     pins = [f"{name}=={version}" for name in needed if (version := packages.get(name) or _installed(name))]
     host = (record.host if record else None) or Host()
     python = str(host.python or platform.python_version())
@@ -81,7 +81,7 @@ def _installed(name: str) -> str | None:
         return None
 
 
-def _ml_model(folder: Path, card: Mapping[str, Any], record: Record | None, python: str) -> dict[str, Any]:
+def _ml_model(folder: Path, card: Card, record: Record | None, python: str) -> dict[str, Any]:
     inputs = _inputs(card)
     signature = {} if inputs is None else {"signature": {"inputs": inputs, "outputs": None, "params": None}}
     return {
@@ -98,7 +98,7 @@ def _ml_model(folder: Path, card: Mapping[str, Any], record: Record | None, pyth
         "is_signature_from_type_hint": False,
         "metadata": {
             **({"labrun.run": names.text(record.id), "labrun.experiment": names.text(record.name)} if record else {}),
-            "labrun.sha256": str(card["sha256"]),
+            "labrun.sha256": card.sha256,
         },
         "mlflow_version": _installed("mlflow"),
         "model_id": None,
@@ -111,18 +111,18 @@ def _ml_model(folder: Path, card: Mapping[str, Any], record: Record | None, pyth
     }
 
 
-def _inputs(card: Mapping[str, Any]) -> str | None:
+def _inputs(card: Card) -> str | None:
     """Return the model's inputs as an MLflow signature: raw values as in the data set, unscaled.
 
     None for a table of numbers, or one whose columns the card does not list: the model then matches columns by name,
     whereas MLflow would match numbers by position.
     """
-    columns = card.get("columns")
-    if columns:
+    if card.columns:
         # `any`, because MLflow rejects integers for a column of doubles.
         kinds = {True: "any", False: "string"}
-        return json.dumps([{"type": kinds[bool(n)], "name": name, "required": False} for name, n in columns.items()])
-    if (card.get("arguments") or {}).get("preprocess") or card.get("table"):
+        inputs = [{"type": kinds[number], "name": name, "required": False} for name, number in card.columns.items()]
+        return json.dumps(inputs)
+    if card.arguments.get("preprocess") or card.table:
         return None
-    shape = [-1, *map(int, card.get("input_shape") or [-1])]
+    shape = [-1, *(card.input_shape or [-1])]
     return json.dumps([{"type": "tensor", "tensor-spec": {"dtype": "float64", "shape": shape}}])

@@ -24,6 +24,7 @@ from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataE
 from labrun.registry import journal, model_folder
 from labrun.registry.journal import Version
 from labrun.runs import cards, context, seals
+from labrun.runs.cards import Card
 from labrun.runs.record import (
     PREEMPTED,
     QUEUED,
@@ -71,7 +72,7 @@ class Origin:
 
     path: Path
     file: str
-    card: dict[str, Any]
+    card: Card
     record: Record | None = None
     run_dir: Path | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -141,15 +142,15 @@ def register_local(root: Path, path: Path, name: str, about: About | None = None
     path = Path(os.path.abspath(path.expanduser()))
     if not path.exists():
         raise MissingDataError(f"cannot register {name}: there is no file or folder {path}")
-    card = {"format": 1, "name": path.stem, "kind": _kind(path), "file": path.name, "sha256": _digest(path)}
-    return _add(root, name, Origin(path, path.name, card), client.database_uri(root), about or About())[0]
+    content = {"format": 1, "name": path.stem, "kind": _kind(path), "file": path.name, "sha256": _digest(path)}
+    return _add(root, name, Origin(path, path.name, Card.of(content)), client.database_uri(root), about or About())[0]
 
 
 def _add(
     root: Path, name: str, origin: Origin, uri: str, about: About, exclude: Collection[int] | None = ()
 ) -> tuple[Version, bool]:
     server = "" if uri == client.database_uri(root) else uri
-    if origin.path.is_file() and origin.path.name == CARD and not origin.card.get("target"):
+    if origin.path.is_file() and origin.path.name == CARD and not origin.card.target:
         raise RecordError(f"a file named {CARD} cannot be registered alone: register its folder")
     with registry_sync.alone(root):
         known = _known(root, name, origin, server, exclude)
@@ -165,7 +166,7 @@ def _add(
             files = _copy(origin.path, origin.card, whole / model_folder.DATA)
             model_folder.describe(whole, origin.card, origin.record)
             if there and not client.is_database(uri):
-                number = _number_there(there, name, f"{origin.run}-{origin.card['sha256']}", mlflow_run, whole)
+                number = _number_there(there, name, f"{origin.run}-{origin.card.sha256}", mlflow_run, whole)
             else:
                 number = _next_number(root, uri, name, there)
             record = origin.record
@@ -266,48 +267,54 @@ def _known(root: Path, name: str, origin: Origin, server: str, exclude: Collecti
             )
     if not origin.run or exclude is None:
         return None
-    wanted = (origin.run, origin.card["sha256"])
+    wanted = (origin.run, origin.card.sha256)
     same = (one for one in versions.values() if (one.run, one.sha256) == wanted)
     return next((one for one in same if one.number not in exclude), None)
 
 
-def described(run_dir: Path, record: Record, file: str | None) -> tuple[Path, dict[str, Any]]:
+def described(run_dir: Path, record: Record, file: str | None) -> tuple[Path, Card]:
     """Return a file of a run with the card that describes how to load it: the run's card, or one made for the file.
 
     Raises:
         RecordError, MissingDataError, CorruptDataError: there is no such file or model, or it was changed.
     """
     outputs = run_dir / "outputs"
-    card: dict[str, Any] = {}
+    card: Card | None = None
     if file is None and (outputs / CARD).exists():
         card = cards.read(outputs, f"run {record.id}")
     else:
         with contextlib.suppress(DataError):  # an explicitly given file needs no card
             card = cards.read(outputs, f"run {record.id}")
-    if file is None and not card:
+    if file is not None:
+        path = _inside(run_dir, record, file)
+    elif card is not None:
+        path = outputs / card.file
+    else:
         made = sorted(p.relative_to(run_dir).as_posix() for p in outputs.rglob("*") if p.suffix in KINDS)
         raise RecordError(
             f"run {record.id} has saved no model with a card ({CARD}): specify the file to register. "
             f"Files that may be models: {', '.join(made[:10]) or 'none'}"
         )
-    path = outputs / card["file"] if file is None else _inside(run_dir, record, file)
     if file is None and path.exists() and not path.resolve().is_relative_to(outputs.resolve()):
         raise CorruptDataError(f"{path} is not a plain file: it leads to {path.resolve()}. Nothing was registered")
     if not path.is_file() and (file is None or not path.is_dir() or path == run_dir):
         raise MissingDataError(f"run {record.id} has no file {path.relative_to(run_dir)}: 'lab runs files' lists them")
-    own = path.parent == outputs and path.name == card.get("file")
     sha256 = _digest(path, run_dir)
-    if own and sha256 != card.get("sha256"):
-        raise CorruptDataError(f"{path} was changed since it was saved: expected {card.get('sha256')}, found {sha256}")
-    if not own:
-        # Other formats that labrun exports next to a model take the same inputs.
-        base = card if path.parent == outputs and path.name in [*(card.get("also") or []), "model.pkl"] else {}
-        card = {"format": 1, "name": path.stem, **base, "kind": _kind(path), "file": path.name, "sha256": sha256}
+    content: dict[str, Any] = {}
+    if card is not None and path == outputs / card.file:
+        if sha256 != card.sha256:
+            raise CorruptDataError(f"{path} was changed since it was saved: expected {card.sha256}, found {sha256}")
+        content |= card.content
+    else:
+        content |= {"format": 1, "name": path.stem}
+        if card is not None and path.parent == outputs and path.name in (*card.also, "model.pkl"):
+            content |= card.content  # other formats that labrun exports next to a model take the same inputs
+        content |= {"kind": _kind(path), "file": path.name, "sha256": sha256}
     if record.imported is not None:  # the version outlives the record, which marks the run as imported
-        card.pop(seals.FIELD, None)
+        content.pop(seals.FIELD, None)
     dataset = record.typed.dataset
-    card["dataset"] = {key: dataset[key] for key in ("target", "ignore") if key in dataset}
-    return path, card
+    content["dataset"] = {key: dataset[key] for key in ("target", "ignore") if key in dataset}
+    return path, Card.of(content)
 
 
 def _inside(run_dir: Path, record: Record, file: str) -> Path:
@@ -323,7 +330,7 @@ def _data(record: Record) -> list[dict[str, Any]]:
     return [{key: value for key in kept if (value := getattr(entry, key)) is not None} for entry in record.data]
 
 
-def _copy(source: Path, card: Mapping[str, Any], target: Path) -> dict[str, str]:
+def _copy(source: Path, card: Card, target: Path) -> dict[str, str]:
     """Copy the file or folder and its card; return the digest of each file."""
     try:
         target.mkdir(parents=True)
@@ -333,11 +340,11 @@ def _copy(source: Path, card: Mapping[str, Any], target: Path) -> dict[str, str]
         else:
             shutil.copyfile(source, target / source.name)
             names = [source.name]
-        (target / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (target / CARD).write_text(json.dumps(card.content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise RecordError(cannot_write(target, error)) from error
     files = {name: file_sha256(target / name) for name in (*names, CARD)}
-    if _digest(target / source.name) != card["sha256"]:
+    if _digest(target / source.name) != card.sha256:
         raise RecordError(f"{source} changed while it was being copied: register it once nothing writes to it")
     return files
 
@@ -462,7 +469,7 @@ def untrusted(root: Path, version: Version, imported: bool = False) -> str:
 def is_loadable(root: Path, version: Version) -> bool:
     """Return whether `labrun.load_model` can load a version, according to its card."""
     try:
-        return cards.read(journal.content(root, version), version.title).get("kind") in LOADABLE
+        return cards.read(journal.content(root, version), version.title).kind in LOADABLE
     except DataError:
         return False
 

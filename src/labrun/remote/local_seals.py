@@ -18,6 +18,7 @@ from labrun._io import atomic_write, file_sha256
 from labrun.errors import DataError
 from labrun.remote.link import Link
 from labrun.runs import cards, seals, store
+from labrun.runs.cards import Card
 from labrun.runs.record import Record, RunPaths
 from labrun.submission import snapshot
 
@@ -36,14 +37,12 @@ def seal(run_dir: Path, record: Record, link: Link) -> None:
         return
     with contextlib.suppress(DataError, OSError):
         card = cards.read(outputs, f"run {record.id}")
-        remote_seal = card.get(seals.FIELD)
-        if isinstance(remote_seal, Mapping) and _is_ours(outputs, card, remote_seal, record):
-            _replace(
-                card_file, card, seals.sealed(store.workspace(), record.id, record.typed, card, remote_seal["code"])
-            )
+        if card.seal is not None and _is_ours(outputs, card, card.seal, record):
+            local_seal = seals.sealed(store.workspace(), record.id, record.typed, card, card.seal["code"])
+            _replace(card_file, card, local_seal)
 
 
-def _is_ours(outputs: Path, card: Mapping[str, Any], remote_seal: Mapping[str, Any], record: Record) -> bool:
+def _is_ours(outputs: Path, card: Card, remote_seal: Mapping[str, Any], record: Record) -> bool:
     """Return whether a card refers only to what was sent from this machine."""
     code = remote_seal.get("code")
     if not isinstance(code, Mapping) or remote_seal.get("run") != record.id:
@@ -54,7 +53,7 @@ def _is_ours(outputs: Path, card: Mapping[str, Any], remote_seal: Mapping[str, A
     is_known = all(local_code.get(name) == code[name] or _is_frozen(name, code[name], record) for name in code)
     if remote_seal.get("targets") != wanted or not is_known:
         return False
-    if card.get("kind") == "network":
+    if card.kind == "network":
         return set(seals.needed(outputs, card)) <= set(wanted)
     return all(name.rpartition(".")[0] in code for name in seals.needed(outputs, card))
 
@@ -69,11 +68,13 @@ def _is_frozen(module: str, sha256: Any, record: Record) -> bool:
     return False
 
 
-def _replace(card_file: Path, card: Mapping[str, Any], seal_content: Mapping[str, Any] | None) -> None:
+def _replace(card_file: Path, card: Card, local_seal: Mapping[str, Any] | None) -> None:
     """Replace a seal; keep the file's size and time, so that it is not fetched again."""
-    if seal_content is None:
+    if local_seal is None:
         return
     stat = card_file.stat()
     with atomic_write(card_file) as file:
-        file.write((json.dumps({**card, seals.FIELD: seal_content}, indent=1, ensure_ascii=False) + "\n").encode())
+        file.write(
+            (json.dumps({**card.content, seals.FIELD: local_seal}, indent=1, ensure_ascii=False) + "\n").encode()
+        )
     os.utime(card_file, (stat.st_mtime, stat.st_mtime))

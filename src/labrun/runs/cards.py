@@ -1,15 +1,6 @@
 """A model's card, `outputs/model.json`: what a saved model is, how to load it, and what input it takes.
 
-    file, sha256             the model's file, next to the card, and its digest
-    kind                     how to read the file: `estimator`, `network`, `chainer`, `pickle`, `tensors`, `file`
-    target, arguments        of a network: its class and its constructor's arguments
-    input_shape, class_names, scaling, columns   the input that it takes
-    feed, offered            `loaders` if the model takes a data module's batches, and the arguments from the module
-    learns                   of a plain network with such batches or a custom loss: `classes`, `labels`, `quantity`
-    class_weights            of such a network: the classes' weights in its loss, unless all are equal
-    seal                     proof of who trained it, see `seals`
-
-A card travels with its run, so other users may have written it: this module checks the type of every value, and only
+A card travels with its run, so other users may have written it: `Card.of` checks the type of every value, and only
 `labrun.config.trust` builds the objects that a card refers to.
 """
 
@@ -18,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +21,144 @@ from labrun.runs import context
 NAME = "model.json"
 LARGEST = 2**26
 """Maximum size, bytes. A card with thousands of classes has a few hundred thousand."""
+TYPES: Mapping[str, type] = {
+    "name": str,
+    "kind": str,
+    "target": str,
+    "arguments": dict,
+    "columns": dict,
+    "class_names": list,
+    "also": list,
+    "dataset": dict,
+    "scaling": dict,
+    "seal": dict,
+    "feed": str,
+    "learns": str,
+    "offered": dict,
+    "format": int,
+    "table": dict,
+    "classes_last": bool,
+    "gives": str,
+}
+"""Types of the optional keys."""
+LISTS = ("also", "class_names", "input_shape", "class_weights")
 
 
-def read(folder: Path, title: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class InputScaling:
+    """How a model's input was scaled in training: `(x / scale - mean) / std`, per channel or for all channels."""
+
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> InputScaling:
+        """Build it from a card's `scaling`.
+
+        Raises:
+            ValueError: the content is damaged.
+        """
+        scale: Any = content.get("scale")
+        mean, std = content.get("mean"), content.get("std")
+        are_lists = isinstance(mean, list) and isinstance(std, list)
+        if not (are_lists and mean and std and all(map(_is_number, [scale, *mean, *std]))):
+            raise ValueError(f"scaling is {content!r:.100}, and must have a scale, a mean and a std in numbers")
+        return cls(float(scale), tuple(map(float, mean)), tuple(map(float, std)))
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card, checked. Its fields have the names of the file's keys; a key that is missing or null has the default."""
+
+    content: Mapping[str, Any] = field(repr=False)
+    """The file's content, with the keys that this version does not know: a seal covers them, too."""
+    file: str
+    """Name of the model's file, or of its folder, next to the card."""
+    sha256: str
+    """Its digest."""
+    format: int = 1
+    """From 2 on, `arguments` are encoded with `labrun.config.exact`."""
+    kind: str | None = None
+    """How to read the file: `estimator`, `network`, `chainer`, `pickle`, `tensors`, `file`, `folder`."""
+    name: str | None = None
+    """The model's name in messages."""
+    also: tuple[str, ...] = ()
+    """Names of files with the same model in other formats."""
+    target: str | None = None
+    """The model's class."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of its constructor, encoded."""
+    input_shape: tuple[int, ...] | None = None
+    class_names: tuple[str, ...] = ()
+    scaling: InputScaling | None = None
+    columns: Mapping[str, bool] = field(default_factory=dict)
+    """Of a pipeline that takes a table: maps each column to whether it is numeric."""
+    table: Mapping[str, Any] | None = None
+    """How the training table was read, see `labrun.data.readers.columns.TableSchema`; None without a table."""
+    feed: str | None = None
+    """`loaders` if the model takes a data module's batches."""
+    offered: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of such a model's constructor that came from the data module."""
+    learns: str | None = None
+    """Of a plain network with such batches or a loss of its own: a `labrun.tasks.outputs.TargetKind`."""
+    classes_last: bool | None = None
+    """Whether the scores of one that learns classes are (N, ..., classes), not (N, classes, ...); None in old cards."""
+    gives: str | None = None
+    """`probabilities` if such a network's outputs are not raw scores."""
+    class_weights: tuple[float, ...] = ()
+    """The classes' weights in such a network's loss; empty if all are equal."""
+    dataset: Mapping[str, Any] = field(default_factory=dict)
+    """Of a registered model: `target` and `ignore` in the config of its run's data set."""
+    seal: Mapping[str, Any] | None = None
+    """Proof of who trained the model, see `labrun.runs.seals`."""
+
+    @classmethod
+    def of(cls, content: Any) -> Card:
+        """Build it from the content of the file.
+
+        Raises:
+            ValueError: the content is not a card, or a value has the wrong type; the message says which.
+        """
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}, and a card is a JSON object")
+        _check(content)
+        given = {key: content[key] for key in ("file", "sha256", *TYPES, *LISTS) if content.get(key) is not None}
+        given |= {key: tuple(given[key]) for key in LISTS if key in given}
+        if "scaling" in given:
+            given["scaling"] = InputScaling.of(given["scaling"])
+        if "columns" in given:
+            given["columns"] = {name: bool(is_number) for name, is_number in given["columns"].items()}
+        return cls(content, **given)
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether the model takes a data module's batches, not arrays or tables."""
+        return self.feed is not None
+
+    def verified_file(self, folder: Path, title: str) -> Path:
+        """Return the path of the model's file, after checking its digest and that no link leads out of the folder.
+
+        Args:
+            folder: the folder with the card.
+            title: name of the model in messages.
+
+        Raises:
+            CorruptDataError: the file is missing, is not a plain file, or has changed since it was saved.
+        """
+        path = folder / self.file
+        if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
+            raise CorruptDataError(f"{title}: {path} is gone, or is not a plain file. Nothing of it was loaded")
+        found = file_sha256(path)
+        if found != self.sha256:
+            raise CorruptDataError(
+                f"{title}: {path} was changed since it was saved: expected SHA-256 {self.sha256}, found {found}. "
+                "Nothing of it was loaded"
+            )
+        return path
+
+
+def read(folder: Path, title: str) -> Card:
     """Read the card in a folder.
 
     Args:
@@ -43,8 +170,7 @@ def read(folder: Path, title: str) -> dict[str, Any]:
     """
     path = folder / NAME
     try:
-        found = json.loads(context.content(path, LARGEST))
-        return check(found)
+        return Card.of(json.loads(context.content(path, LARGEST)))
     except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DataError(f"{title} holds no model that can be loaded: {path}: {_reason(error)}") from error
 
@@ -53,91 +179,24 @@ def _reason(error: Exception) -> str:
     return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)[:300]
 
 
-def check(card: Any) -> dict[str, Any]:
-    """Check that a card's values have the types that readers rely on, and return the card.
-
-    Raises:
-        ValueError: a value has the wrong type; the message says which.
-    """
-    if not isinstance(card, dict):
-        raise ValueError(f"it holds a {type(card).__name__}, and a card is a JSON object")
-    file, sha256 = card.get("file"), card.get("sha256")
+def _check(content: Mapping[str, Any]) -> None:
+    file, sha256 = content.get("file"), content.get("sha256")
     if not checking.is_file_name(file):
         raise ValueError(f"file is {file!r:.100}, and must be the name of a file beside the card")
     if not checking.is_sha256(sha256):
         raise ValueError(f"sha256 is {sha256!r:.100}, and must be 64 hexadecimal digits")
-    for key, kind in (
-        ("name", str),
-        ("kind", str),
-        ("target", str),
-        ("arguments", dict),
-        ("columns", dict),
-        ("class_names", list),
-        ("also", list),
-        ("dataset", dict),
-        ("scaling", dict),
-        ("seal", dict),
-        ("feed", str),
-        ("learns", str),
-        ("offered", dict),
-        ("format", int),
-        ("table", dict),
-        ("classes_last", bool),
-        ("gives", str),
-    ):
-        if card.get(key) is not None and not isinstance(card[key], kind):
-            raise ValueError(f"{key} is {card[key]!r:.100}")
-    shape = card.get("input_shape")
+    for key, kind in TYPES.items():
+        if content.get(key) is not None and not isinstance(content[key], kind):
+            raise ValueError(f"{key} is {content[key]!r:.100}")
+    shape = content.get("input_shape")
     if shape is not None and not (isinstance(shape, list) and all(type(n) is int and 0 < n < 2**31 for n in shape)):
         raise ValueError(f"input_shape is {shape!r:.100}, and must be a list of whole numbers")
-    if not all(isinstance(name, str) for name in [*(card.get("class_names") or []), *(card.get("also") or [])]):
+    if not all(isinstance(name, str) for name in [*(content.get("class_names") or []), *(content.get("also") or [])]):
         raise ValueError("class_names and also must hold only text")
-    _check_scaling(card.get("scaling"))
-    weights = card.get("class_weights")
+    weights = content.get("class_weights")
     if weights is not None and not (isinstance(weights, list) and all(map(_is_number, weights))):
         raise ValueError(f"class_weights is {weights!r:.100}, and must be a list of numbers")
-    return card
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _check_scaling(scaling: Any) -> None:
-    if scaling is None:
-        return
-    lists = [scaling.get("mean"), scaling.get("std")]
-    if not all(isinstance(one, list) and one for one in lists) or not all(
-        _is_number(n) for n in [scaling.get("scale"), *lists[0], *lists[1]]
-    ):
-        raise ValueError(f"scaling is {scaling!r:.100}, and must have a scale, a mean and a std in numbers")
-
-
-def target(card: Mapping[str, Any]) -> str:
-    """Return the class of a network from its card.
-
-    Raises:
-        DataError: the card has no class.
-    """
-    found = card.get("target")
-    if not isinstance(found, str):
-        raise DataError("the model's card does not name the model's class")
-    return found
-
-
-def file(folder: Path, card: Mapping[str, Any], title: str) -> Path:
-    """Return the path of a card's model file, after checking its digest and that no link leads out of the folder.
-
-    Raises:
-        CorruptDataError: the file is missing, is not a plain file, or has changed since it was saved.
-    """
-    path = folder / str(card["file"])
-    if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
-        raise CorruptDataError(f"{title}: {path} is gone, or is not a plain file. Nothing of it was loaded")
-    found = file_sha256(path)
-    if found != card["sha256"]:
-        raise CorruptDataError(
-            f"{title}: {path} was changed since it was saved: expected SHA-256 {card['sha256']}, found {found}. "
-            "Nothing of it was loaded"
-        )
-    return path

@@ -34,6 +34,7 @@ from labrun.config import exact, targets, trust
 from labrun.config.schema import Config, Node
 from labrun.errors import ConfigError
 from labrun.runs.attempts import Attempt
+from labrun.runs.cards import Card
 
 FIELD = "seal"
 UNSEALED = frozenset({FIELD, "dataset"})
@@ -66,18 +67,16 @@ class Proof:
         self.code = code_of(self._targets)
         """SHA-256 of each module of the model's code; None if unknown."""
 
-    def seal(self, card: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return the seal of a card, or None without a key or known code."""
+    def seal(self, content: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the seal of a card with this content, or None without a key or known code."""
         key = None if self.code is None else _key(make=True)
         if key is None:
             return None
-        content = {"run": self._run, "targets": self._targets, "code": self.code, "reads": self._reads}
-        return {**content, "mac": _mac(key, self._root, card, content)}
+        seal = {"run": self._run, "targets": self._targets, "code": self.code, "reads": self._reads}
+        return {**seal, "mac": _mac(key, self._root, content, seal)}
 
 
-def sealed(
-    root: Path, run_id: str, config: Config, card: Mapping[str, Any], code: Mapping[str, str]
-) -> dict[str, Any] | None:
+def sealed(root: Path, run_id: str, config: Config, card: Card, code: Mapping[str, str]) -> dict[str, Any] | None:
     """Return the seal of a card whose run this workspace executed on another machine, or None without a key.
 
     Args:
@@ -90,8 +89,8 @@ def sealed(
     key = _key(make=True)
     if key is None:
         return None
-    content = {"run": run_id, "targets": foreign(config.model), "code": dict(code), "reads": _reading(config)}
-    return {**content, "mac": _mac(key, root, card, content)}
+    seal = {"run": run_id, "targets": foreign(config.model), "code": dict(code), "reads": _reading(config)}
+    return {**seal, "mac": _mac(key, root, card.content, seal)}
 
 
 def foreign(node: Node) -> list[str]:
@@ -103,7 +102,7 @@ def foreign(node: Node) -> list[str]:
     return [target for target in named if trust.refusal(target, may_import=False)]
 
 
-def has_read(root: Path, card: Mapping[str, Any], run_id: str, config: Config) -> bool:
+def has_read(root: Path, card: Card, run_id: str, config: Config) -> bool:
     """Return whether this user has run, in this workspace, the data part of a record's config.
 
     Args:
@@ -112,8 +111,8 @@ def has_read(root: Path, card: Mapping[str, Any], run_id: str, config: Config) -
         run_id: the run's ID.
         config: the config in its record.
     """
-    content = _proven(root, card)
-    return content is not None and content["run"] == run_id and content.get("reads") == _reading(config)
+    seal = _proven(root, card)
+    return seal is not None and seal["run"] == run_id and seal.get("reads") == _reading(config)
 
 
 def _reading(config: Config) -> str:
@@ -121,17 +120,17 @@ def _reading(config: Config) -> str:
     return hashlib.sha256(exact.canonical(named).encode()).hexdigest()
 
 
-def _proven(root: Path, card: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the content of a card's seal if it is valid for this user and workspace, else None."""
-    seal = card.get(FIELD)
-    if not isinstance(seal, Mapping) or not isinstance(seal.get("mac"), str):
+def _proven(root: Path, card: Card) -> dict[str, Any] | None:
+    """Return a card's seal, without its MAC, if it is valid for this user and workspace, else None."""
+    given = card.seal
+    if given is None or not isinstance(given.get("mac"), str):
         return None
-    content = {key: seal.get(key) for key in ("run", "targets", "code")}
-    content |= {key: seal[key] for key in ("reads",) if key in seal}  # missing in seals of older versions
+    seal = {key: given.get(key) for key in ("run", "targets", "code")}
+    seal |= {key: given[key] for key in ("reads",) if key in given}  # missing in seals of older versions
     key = _key(make=False)
-    if key is None or not hmac.compare_digest(seal["mac"].encode(), _mac(key, root, card, content).encode()):
+    if key is None or not hmac.compare_digest(given["mac"].encode(), _mac(key, root, card.content, seal).encode()):
         return None
-    return content
+    return seal
 
 
 def noted(attempts: Sequence[Attempt]) -> dict[str, str] | None:
@@ -145,7 +144,7 @@ def changed(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     return sorted(name for name in {*then, *now} if then.get(name) != now.get(name))
 
 
-def refusal(root: Path, card: Mapping[str, Any], run_id: str | None, imported: bool = False) -> str:
+def refusal(root: Path, card: Card, run_id: str | None, imported: bool = False) -> str:
     """Return why a card's model is not trusted automatically, or "" if it is.
 
     Args:
@@ -156,16 +155,16 @@ def refusal(root: Path, card: Mapping[str, Any], run_id: str | None, imported: b
     """
     if imported:
         return FROM_ARCHIVE
-    content = _proven(root, card)
-    if content is None or (run_id is not None and content["run"] != run_id):
+    seal = _proven(root, card)
+    if seal is None or (run_id is not None and seal["run"] != run_id):
         return UNPROVEN
-    edited = changed(dict(content["code"] or {}), code_of(content["targets"] or ()) or {})
+    edited = changed(dict(seal["code"] or {}), code_of(seal["targets"] or ()) or {})
     return f"{EDITED} ({', '.join(edited[:5])})" if edited else ""
 
 
-def _mac(key: bytes, root: Path, card: Mapping[str, Any], content: Mapping[str, Any]) -> str:
-    sealed = json.loads(json.dumps({name: value for name, value in card.items() if name not in UNSEALED}))
-    text = json.dumps([os.path.realpath(root), sealed, content], sort_keys=True)
+def _mac(key: bytes, root: Path, content: Mapping[str, Any], seal: Mapping[str, Any]) -> str:
+    sealed = json.loads(json.dumps({name: value for name, value in content.items() if name not in UNSEALED}))
+    text = json.dumps([os.path.realpath(root), sealed, seal], sort_keys=True)
     return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
 
 
@@ -304,18 +303,17 @@ def _installed_places() -> frozenset[str]:
     return frozenset(os.path.realpath(place) for place in (*places, str(Path(__file__).parents[1])))
 
 
-def needed(folder: Path, card: Mapping[str, Any]) -> list[str]:
+def needed(folder: Path, card: Card) -> list[str]:
     """Return the names to list in `trusted` to load a model that is not trusted automatically, according to its files.
 
     Args:
         folder: the folder that holds the model's file.
         card: the model's card.
     """
-    if card.get("kind") == "network":
-        arguments = card.get("arguments")
-        return foreign({**(arguments if isinstance(arguments, dict) else {}), "_target_": str(card.get("target"))})
-    if card.get("kind") == "estimator":
-        return sorted(set(_skops_types(folder / str(card.get("file")))))
+    if card.kind == "network":
+        return foreign({**card.arguments, "_target_": str(card.target)})
+    if card.kind == "estimator":
+        return sorted(set(_skops_types(folder / card.file)))
     return []
 
 

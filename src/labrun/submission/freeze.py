@@ -33,7 +33,7 @@ from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.messages import suggest
 from labrun.registry import journal
 from labrun.report import formatting
-from labrun.runs import cards, recording, seals, store
+from labrun.runs import recording, seals, store
 from labrun.runs.groups import Code, GitState, Host
 from labrun.runs.record import (
     COMPLETED,
@@ -395,8 +395,8 @@ def _resolve_references(config: dict[str, Any], overrides: list[str], root: Path
         card = tasks.load_card(RunPaths(run_dir), source.id)
         is_proven = source.imported is None and seals.has_read(root, card, source.id, source.typed)
         _inherit(config, source, overrides, is_proven, run_dir)
-        if card.get("kind") != "estimator":  # an estimator's file is checked when it is loaded
-            node = {**tasks.card_arguments(card), "_target_": cards.target(card)}
+        if card.kind != "estimator":  # an estimator's file is checked when it is loaded
+            node = tasks.network_node(card)
 
             def check(names: Sequence[str] | None) -> None:
                 if names is not None:
@@ -466,7 +466,7 @@ def _scored(root: Path, reference: str) -> tuple[Path, Record]:
     from labrun.tasks import task as tasks
 
     card = tasks.load_card(RunPaths(run_dir), record.id)
-    if version.file != f"outputs/{card.get('file')}" or file_sha256(run_dir / version.file) != version.sha256:
+    if version.file != f"outputs/{card.file}" or file_sha256(run_dir / version.file) != version.sha256:
         raise RecordError(
             f"from={reference}: model {version.title} is the file {version.file} of run {record.id} at registration, "
             f"not the run's present model: lab models predict {version.title} uses it"

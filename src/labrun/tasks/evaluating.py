@@ -56,14 +56,14 @@ def around_saved(config: Config, arrays: Arrays, own_file: bool = False) -> tupl
     """Return the task for a finished run's model, and the data scaled as in its training; see `saved_model`."""
     source = config.scored
     card = tasks.load_card(RunPaths(source.run_dir), source.id)
-    if card.get("feed"):
+    if card.takes_batches:
         raise UnfitError(
-            f"model '{card.get('name')}' of run {source.id} takes the batches of a data module, and data set "
+            f"model '{card.name}' of run {source.id} takes the batches of a data module, and data set "
             f"'{arrays.name}' is read into arrays: choose a data set with loaders (dataset=...)"
         )
     arrays = tasks.check_card(card, arrays, source.id)
     arrays = dataclasses.replace(arrays, scaling=tasks.card_scaling(card, arrays.scaling))
-    log.info("Scoring %s of run %s on %s test samples", card.get("name"), source.id, f"{len(arrays.test):,}")
+    log.info("Scoring %s of run %s on %s test samples", card.name, source.id, f"{len(arrays.test):,}")
     return model_builder.wrap(saved_model(config, own_file), config, arrays), arrays
 
 
@@ -77,10 +77,10 @@ def saved_model(config: Config, own_file: bool = False) -> Any:
     source = config.scored
     paths = RunPaths(source.run_dir)
     card = tasks.load_card(paths, source.id)
-    file = paths.outputs / str(card["file"])
+    file = paths.outputs / card.file
 
     def load(names: Sequence[str] | None) -> Any:
-        if card.get("kind") == "estimator":
+        if card.kind == "estimator":
             from labrun.tasks.estimator import load as load_estimator
 
             return load_estimator(file, None if names is None else list(names))

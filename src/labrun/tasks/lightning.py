@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,6 +33,7 @@ from labrun.data.loaders import count
 from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.models.network import Network
 from labrun.runs import cards, context, direction, recording
+from labrun.runs.cards import Card
 from labrun.runs.groups import NotFinite, ThreadUse, Training
 from labrun.runs.record import RunPaths
 from labrun.tasks import base, monitored, packages, progress
@@ -116,20 +117,22 @@ class NetworkTask(ModelTask):
             return Classifier(self.network, self._config)
         classes = self._feed.arrays.num_classes if isinstance(self._feed, ArraysFeed) else None
         loss_and_metrics = LossAndMetrics(self._config.model, classes or None, self._class_weights())
-        loss_and_metrics.known_last = self._card.get("classes_last")
+        if (card := self._card) is not None:
+            loss_and_metrics.known_last = card.classes_last
         return Learner(self.network, self._config, loss_and_metrics)
 
     @property
-    def _card(self) -> Mapping[str, Any]:
-        """The card of the run whose model is scored; empty when training."""
+    def _card(self) -> Card | None:
+        """The card of the run whose model is scored; None when training."""
         source = self._config.source
-        return cards.read(RunPaths(source.run_dir).outputs, f"run {source.id}") if source else {}
+        return cards.read(RunPaths(source.run_dir).outputs, f"run {source.id}") if source else None
 
     def _class_weights(self) -> Tensor | None:
         wanted = self._learning.get("class_weight")
         if wanted is None:
             return None
-        known = self._card.get("class_weights")  # the weights from training apply whatever the current data
+        card = self._card
+        known = card.class_weights if card is not None else ()  # the weights from training apply to any data
         if known or not self._task.needs_targets:
             return torch.tensor(known, dtype=torch.float32) if known else None
         counts = self._feed.class_counts()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ from labrun import garbage
 from labrun.config import schema, trust
 from labrun.config.instantiate import must_be_given
 from labrun.errors import ConfigError, DataError, LabrunError, UntrustedError
-from labrun.runs import cards, seals
+from labrun.runs import seals
+from labrun.runs.cards import Card
 from labrun.tasks import task as tasks
 
 OLD_CODE = "The line 'code' of 'lab runs show RUN' says where the code that trained it is"
@@ -66,7 +67,7 @@ def estimator(file: Path, trusted: Sequence[str] | None) -> Any:
         raise DataError(str(error)) from error
 
 
-def network(file: Path, card: Mapping[str, Any], trusted: Sequence[str] | None) -> Any:
+def network(file: Path, card: Card, trusted: Sequence[str] | None) -> Any:
     """Build the network of a card and load its weights, unpickling only tensors and plain values.
 
     Args:
@@ -81,7 +82,7 @@ def network(file: Path, card: Mapping[str, Any], trusted: Sequence[str] | None) 
     with garbage.loading():
         from labrun.tasks.weights import load_weights
 
-    node = {**tasks.card_arguments(card), "_target_": cards.target(card)}
+    node = tasks.network_node(card)
     if trusted is not None:
         trust.check_model(node, "model", trusted)
     target = schema.locate(node["_target_"], "model")
@@ -101,12 +102,11 @@ def network(file: Path, card: Mapping[str, Any], trusted: Sequence[str] | None) 
     return network.eval()
 
 
-def _offered(card: Mapping[str, Any]) -> dict[str, Any]:
+def _offered(card: Card) -> dict[str, Any]:
     """Return the arguments that the data supplied to a network in addition to those in its config."""
-    if card.get("feed") is not None:
-        return dict(card.get("offered") or {})
-    classes = len(card.get("class_names") or ()) or 1
-    return {"input_shape": tuple(card.get("input_shape") or ()), "num_classes": classes}
+    if card.takes_batches:
+        return {**card.offered}
+    return {"input_shape": card.input_shape or (), "num_classes": len(card.class_names) or 1}
 
 
 def chainer(file: Path) -> Any:

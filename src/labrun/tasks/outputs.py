@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from labrun.runs.cards import Card
 from labrun.tasks import scoring
 
 
@@ -47,26 +48,26 @@ def described(kind: TargetKind, classes_last: bool, loss: str) -> dict[str, Any]
     return about
 
 
-def has_probabilities(card: Mapping[str, Any]) -> bool:
+def has_probabilities(card: Card) -> bool:
     """Return whether the scores of a card's model belong to classes or labels."""
-    return card.get("learns") in (TargetKind.CLASSES, TargetKind.LABELS)
+    return card.learns in (TargetKind.CLASSES, TargetKind.LABELS)
 
 
-def probabilities(scores: npt.NDArray[Any], card: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+def probabilities(scores: npt.NDArray[Any], card: Card) -> npt.NDArray[np.float64]:
     """Return the probability of each class or label.
 
     Shapes:
         scores: (N, ..., classes) or (N, classes, ...), according to the card; (N, labels), or (N,).
         returns: (N, ..., classes); (N, labels).
     """
-    if card.get("learns") == TargetKind.CLASSES:
+    if card.learns == TargetKind.CLASSES:
         last = np.moveaxis(scores, 1 if not _classes_last(scores, card) else -1, -1)
         return scoring.softmax(last.reshape(-1, last.shape[-1])).reshape(last.shape)
     raised = scores.astype(np.float64)
-    return raised if card.get("gives") == "probabilities" else 1 / (1 + np.exp(-raised))
+    return raised if card.gives == "probabilities" else 1 / (1 + np.exp(-raised))
 
 
-def predicted(scores: npt.NDArray[Any], card: Mapping[str, Any]) -> npt.NDArray[Any]:
+def predicted(scores: npt.NDArray[Any], card: Card) -> npt.NDArray[Any]:
     """Return the class of each sample or each position in a sequence or image, 0 or 1 per label, or the quantity.
 
     Shapes:
@@ -76,15 +77,15 @@ def predicted(scores: npt.NDArray[Any], card: Mapping[str, Any]) -> npt.NDArray[
     if not has_probabilities(card):
         return scores.reshape(-1) if scores.size == len(scores) else scores
     likely = probabilities(scores, card)
-    if card["learns"] == TargetKind.LABELS:
+    if card.learns == TargetKind.LABELS:
         return (likely > 0.5).astype(np.int64)
-    names, found = list(card.get("class_names") or ()), likely.argmax(axis=-1)
+    names, found = card.class_names, likely.argmax(axis=-1)
     return np.asarray(np.array(names)[found] if len(names) == likely.shape[-1] else found)
 
 
-def _classes_last(scores: npt.NDArray[Any], card: Mapping[str, Any]) -> bool:
+def _classes_last(scores: npt.NDArray[Any], card: Card) -> bool:
     """Return `classes_last` of a card; without it, as in older versions, assume sequences are (N, places, classes)."""
-    return bool(card.get("classes_last", scores.ndim <= 3))
+    return scores.ndim <= 3 if card.classes_last is None else card.classes_last
 
 
 WIDEST = 100

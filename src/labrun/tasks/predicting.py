@@ -19,6 +19,7 @@ from labrun.data.mount import mount
 from labrun.data.readers.user_arrays import place_of
 from labrun.errors import BY_OVERRIDE, UnfitError
 from labrun.runs import seals, store
+from labrun.runs.cards import Card
 from labrun.runs.groups import DataEntry
 from labrun.runs.record import RunPaths, read_record
 from labrun.tasks import evaluating, outputs, own_loaders, reading, resume_checks, sample_files, saved, summary
@@ -159,13 +160,13 @@ def of_arrays(model: Saved, arrays: Arrays) -> pd.DataFrame:
 
 def _scaled_alike(model: Saved, arrays: Arrays, x: Any) -> Any:
     """Scale samples to the range of stored values in the model's training data."""
-    wanted = float((model.card.get("scaling") or {}).get("scale", arrays.scaling.scale))
+    wanted = arrays.scaling.scale if model.card.scaling is None else model.card.scaling.scale
     if wanted == arrays.scaling.scale or arrays.is_table or hasattr(x, "toarray"):
         return x
     return x.astype(np.float32) * np.float32(wanted / arrays.scaling.scale)
 
 
-def of_loaders(work: NetworkTask, feed: ModuleFeed, card: Mapping[str, Any], paths: RunPaths) -> pd.DataFrame:
+def of_loaders(work: NetworkTask, feed: ModuleFeed, card: Card, paths: RunPaths) -> pd.DataFrame:
     """Predict the batches of a data module with the model's own `predict_step`.
 
     Args:
@@ -210,7 +211,7 @@ def of_loaders(work: NetworkTask, feed: ModuleFeed, card: Mapping[str, Any], pat
     return pd.concat(tables, ignore_index=True)
 
 
-def _columns(answer: Any, card: Mapping[str, Any]) -> dict[str, Any]:
+def _columns(answer: Any, card: Card) -> dict[str, Any]:
     """Return the output for one batch by column, with a row per sample."""
     if answer is None:
         raise UnfitError("predict_step returns None for a batch, and must return a row for each sample")
@@ -252,16 +253,15 @@ def _named(answer: Mapping[Any, Any], before: str = "") -> Iterator[tuple[str, A
             yield from outputs.columns(f"{before}{name}", value)
 
 
-def _of_scores(scores: Any, card: Mapping[str, Any]) -> dict[str, Any]:
+def _of_scores(scores: Any, card: Card) -> dict[str, Any]:
     """Return predictions and the probability of each class or label; for sequences and images, only the classes."""
     said, likely = outputs.predicted(scores, card), outputs.probabilities(scores, card)
     if likely.ndim > 2:  # one cell per sample, since the next batch may have longer sequences
         return {"prediction": [one.tolist() for one in said]}
     found = dict(outputs.columns("prediction", said))
-    names = list(card.get("class_names") or ())
     if likely.ndim < 2 or likely.shape[1] == 1:
         return found | {"probability": likely.reshape(-1)}
-    names = names if len(names) == likely.shape[1] else list(map(str, range(likely.shape[1])))
+    names = card.class_names if len(card.class_names) == likely.shape[1] else map(str, range(likely.shape[1]))
     return found | {f"probability_{name}": likely[:, place] for place, name in enumerate(names)}
 
 

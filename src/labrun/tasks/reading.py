@@ -51,7 +51,7 @@ def known_table(config: Config) -> dict[str, Any] | None:
     if not base.of(config).scores or (source := config.source) is None:
         return None
     card = cards.read(RunPaths(source.run_dir).outputs, f"run {source.id}")  # `scored` checks its file
-    return {**card["table"], "classes": card["class_names"]} if card.get("table") else None
+    return {**card.table, "classes": list(card.class_names)} if card.table else None
 
 
 def described(arrays: Arrays) -> DataEntry:

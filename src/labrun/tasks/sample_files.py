@@ -149,8 +149,8 @@ def _images(files: Sequence[Path], saved: Saved) -> npt.NDArray[np.uint8]:
 
 def _highest(saved: Saved) -> float | None:
     """Return the value of white in the model's data (16 for the digits), or None if it is the usual 1 or 255."""
-    scale = float((saved.card.get("scaling") or {}).get("scale", 255.0))
-    return None if scale in (1.0, 255.0) else scale
+    scaling = saved.card.scaling
+    return None if scaling is None or scaling.scale in (1.0, 255.0) else scaling.scale
 
 
 def _scaling_notes(saved: Saved) -> list[str]:
@@ -230,7 +230,7 @@ def _features(table: Any, saved: Saved, has_header: bool) -> tuple[Any, list[str
         wanted = int(np.prod(saved.input_shape))
     else:
         wanted = getattr(saved.model, "n_features_in_", None)
-    about = saved.card.get("dataset") or {}
+    about = saved.card.dataset
     notes: list[str] = []
     if has_header:
         table = table.drop(columns=[name for name in about.get("ignore") or [] if name in table.columns])

@@ -25,6 +25,7 @@ from labrun.errors import BY_ARGUMENT, BY_VARIABLE, DataError, DoubtfulDecimalEr
 from labrun.messages import shape_text
 from labrun.registry import journal, models
 from labrun.runs import cards, context, seals, store
+from labrun.runs.cards import Card
 from labrun.runs.record import Record, RunPaths
 from labrun.tasks import model_files, outputs, scoring
 from labrun.tasks import task as tasks
@@ -45,22 +46,18 @@ class Saved:
         title: its name in messages.
     """
 
-    def __init__(self, model: Any, card: Mapping[str, Any], title: str) -> None:
+    def __init__(self, model: Any, card: Card, title: str) -> None:
         self.model = model
-        self.card = dict(card)
+        self.card = card
         self.title = title
-        self.class_names: tuple[str, ...] = tuple(map(str, card.get("class_names") or ()))
-        self.input_shape: tuple[int, ...] | None = (
-            tuple(map(int, card["input_shape"])) if card.get("input_shape") else None
-        )
-        scaling = card.get("scaling") or {"scale": 1.0, "mean": [0.0], "std": [1.0]}
-        self._scaling = Scaling(
-            float(scaling["scale"]), tuple(map(float, scaling["mean"])), tuple(map(float, scaling["std"]))
-        )
+        self.class_names = card.class_names
+        self.input_shape = card.input_shape or None
+        scaling = card.scaling
+        self._scaling = Scaling(1.0) if scaling is None else Scaling(scaling.scale, scaling.mean, scaling.std)
         names = getattr(model, "feature_names_in_", None)
         self.columns: tuple[str, ...] | None = None if names is None else tuple(map(str, names))
         """Names of the table columns that it takes; None if it takes numbers by position."""
-        self.table = TableSchema.of(card["table"]) if card.get("table") else None
+        self.table = TableSchema.of(card.table) if card.table else None
         """How the columns of its training table were read; None without a table, or if the card does not say."""
         self.decimal: str | None = None
         """Decimal sign of tables to predict, `point` or `comma`; None detects it for each table."""
@@ -69,7 +66,7 @@ class Saved:
 
     def __repr__(self) -> str:
         classes = f"{len(self.class_names)} classes" if self.class_names else "no class names"
-        return f"<{self.title}: {self.card.get('name')}, {classes}>"
+        return f"<{self.title}: {self.card.name}, {classes}>"
 
     def predict(self, x: Any) -> Any:
         """Predict samples.
@@ -87,7 +84,7 @@ class Saved:
         Raises:
             UnfitError: the samples do not fit the model.
         """
-        if self.card.get("feed"):
+        if self.card.takes_batches:
             return self._answer(x)
         found = self.predict_numbers(x)
         if not self.class_names or self._gives_quantities:
@@ -121,8 +118,8 @@ class Saved:
             UnfitError: the samples do not fit the model, or the model has no probabilities.
         """
         if not self.has_probabilities:
-            raise UnfitError(f"{self.title} ({self.card.get('name')}) gives no probabilities: use predict")
-        if self.card.get("feed"):
+            raise UnfitError(f"{self.title} ({self.card.name}) gives no probabilities: use predict")
+        if self.card.takes_batches:
             return outputs.probabilities(self._forward_scores(x), self.card)
         rows = self._rows(x)
         if tasks.is_network(self.model):
@@ -137,7 +134,7 @@ class Saved:
     def has_probabilities(self) -> bool:
         """Whether `predict_proba` works for the model."""
         if tasks.is_network(self.model):
-            if self.card.get("feed"):
+            if self.card.takes_batches:
                 return outputs.has_probabilities(self.card)
             return bool(self.class_names) and not self._gives_quantities
         return hasattr(self.model, "predict_proba")
@@ -145,13 +142,13 @@ class Saved:
     @property
     def _gives_quantities(self) -> bool:
         """Whether it is a network that learned quantities; with `model.target=input`, its data may have classes."""
-        return self.card.get("learns") == TargetKind.QUANTITY
+        return self.card.learns == TargetKind.QUANTITY
 
     def _answer(self, batch: Any) -> Any:
         """Predict a data module's batch with the model's `predict_step`, or with `forward` if it has none."""
         import torch
 
-        if self.card.get("learns"):
+        if self.card.learns:
             return outputs.predicted(self._forward_scores(batch), self.card)
         given, own = _tensors(batch), getattr(self.model, "predict_step", None)
         self.model.eval()
@@ -405,8 +402,8 @@ def load(
     title: str,
     trusted: Sequence[str] = (),
     allow_pickle: bool = False,
-    card: Mapping[str, Any] | None = None,
-    why: Callable[[Mapping[str, Any]], str] | None = None,
+    card: Card | None = None,
+    why: Callable[[Card], str] | None = None,
     way: str = BY_ARGUMENT,
 ) -> Saved:
     """Load the model in a folder with a card.
@@ -424,34 +421,32 @@ def load(
         DataError, ConfigError: see `load_model`.
     """
     card = cards.read(folder, title) if card is None else card
-    kind = str(card.get("kind"))
-    if kind == "folder":
+    if card.kind == "folder":
         raise DataError(
-            f"{title} is the folder {card['file']}, which labrun does not load: 'lab models download' gives it, and "
+            f"{title} is the folder {card.file}, which labrun does not load: 'lab models download' gives it, and "
             "Model.get_model_path its path in a script"
         )
-    file = cards.file(folder, card, title)
-    if kind in ("estimator", "network"):
-        known = card
+    file = card.verified_file(folder, title)
+    if card.kind in ("estimator", "network"):
 
         def load_with(names: Sequence[str] | None) -> Any:
-            return (
-                model_files.estimator(file, names) if kind == "estimator" else model_files.network(file, known, names)
-            )
+            if card.kind == "estimator":
+                return model_files.estimator(file, names)
+            return model_files.network(file, card, names)
 
         def reason() -> str:
-            return seals.UNPROVEN if why is None else why(known)
+            return seals.UNPROVEN if why is None else why(card)
 
         try:
             model = model_files.proven(load_with, trusted, reason, title, _warn)
         except UntrustedError as error:
             raise error.with_advice(way) from None
         return Saved(model, card, title)
-    if kind == "chainer":
+    if card.kind == "chainer":
         return Saved(model_files.chainer(file), card, title)
-    if kind == "pickle":
+    if card.kind == "pickle":
         return Saved(model_files.pickled(file, title, allow_pickle), card, title)
-    if kind == "tensors":
+    if card.kind == "tensors":
         raise DataError(
             f"{title}: {file.name} holds only weights, and does not say of which network. Train it with labrun, "
             "whose card says so; or read it yourself with torch.load(..., weights_only=True)"
@@ -477,7 +472,7 @@ def answers(saved: Saved, x: Any) -> Any:
     """Return predictions as a pandas.DataFrame: `prediction`, and `probability_<class>` if the model has them."""
     import pandas as pd
 
-    if saved.card.get("feed"):
+    if saved.card.takes_batches:
         raise UnfitError(
             f"{saved.title} takes the batches of a data module, not files: labrun task=predict from=RUN "
             "dataset=..., or labrun.load_model(...).predict(batch) in Python"

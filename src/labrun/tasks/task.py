@@ -25,6 +25,7 @@ from labrun.config.schema import Config, Node
 from labrun.data.arrays import Arrays, Part, Scaling
 from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.runs import cards, context, seals
+from labrun.runs.cards import Card
 from labrun.runs.groups import ThreadUse, Training
 from labrun.runs.record import RunPaths
 
@@ -271,11 +272,11 @@ def write_card(
         proof: seals the card, if given.
 
     Returns:
-        The card, without its seal.
+        The card's content, without its seal.
     """
     node = config.model
     own = own_arguments(node, schema.locate(str(node["_target_"]), "model"))
-    card = {
+    content = {
         "format": CARD_FORMAT,
         "name": model_name(node),
         **saved,
@@ -290,10 +291,10 @@ def write_card(
         ),
         **about,
     }
-    seal = None if proof is None else proof.seal(card)
-    sealed = card if seal is None else {**card, seals.FIELD: seal}
+    seal = None if proof is None else proof.seal(content)
+    sealed = content if seal is None else {**content, seals.FIELD: seal}
     (paths.outputs / MODEL_CARD).write_text(json.dumps(sealed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return card
+    return content
 
 
 def taken_by(arrays: Arrays) -> dict[str, Any]:
@@ -311,25 +312,25 @@ def taken_by(arrays: Arrays) -> dict[str, Any]:
     }
 
 
-def check_card(card: Mapping[str, Any], arrays: Arrays, run_id: str) -> Arrays:
+def check_card(card: Card, arrays: Arrays, run_id: str) -> Arrays:
     """Return a data set with its classes numbered as in a saved model, matched by name if the names overlap.
 
     Raises:
         UnfitError: the shapes or the numbers of classes differ, or the model does not know some of the classes.
     """
-    names, own = [str(name) for name in card.get("class_names") or []], list(arrays.class_names)
+    names, own = card.class_names, arrays.class_names
     strange = sorted(set(own) - set(names))
-    shape = tuple(card.get("input_shape") or ())
+    shape = card.input_shape or ()
     if shape != arrays.input_shape or bool(names) != bool(own) or (strange and len(own) != len(names)):
         raise UnfitError(
-            f"model '{card.get('name')}' of run {run_id} was trained on {messages.shape_text(shape)} {_kinds(names)}, "
+            f"model '{card.name}' of run {run_id} was trained on {messages.shape_text(shape)} {_kinds(names)}, "
             f"and data set '{arrays.name}' has {messages.shape_text(arrays.input_shape)} {_kinds(own)}"
         )
     if own == names:
         return arrays
     if strange and len(strange) < len(own):
         raise UnfitError(
-            f"model '{card.get('name')}' of run {run_id} knows the classes {', '.join(names[:10])}, and data set "
+            f"model '{card.name}' of run {run_id} knows the classes {', '.join(names[:10])}, and data set "
             f"'{arrays.name}' also has {', '.join(strange[:10])}"
         )
     if strange:
@@ -342,7 +343,7 @@ def check_card(card: Mapping[str, Any], arrays: Arrays, run_id: str) -> Arrays:
 
     return dataclasses.replace(
         arrays,
-        class_names=tuple(names),
+        class_names=names,
         train=counted(arrays.train),
         validation=counted(arrays.validation),
         test=counted(arrays.test),
@@ -353,31 +354,33 @@ def _kinds(names: Sequence[str]) -> str:
     return f"in {len(names)} classes" if names else "with a quantity as the target"
 
 
-def card_scaling(card: Mapping[str, Any], own: Scaling) -> Scaling:
+def card_scaling(card: Card, own: Scaling) -> Scaling:
     """Return the scaling for a saved model: the data set's range of stored values, and the model's mean and std."""
-    saved = card["scaling"]
-    return Scaling(own.scale, tuple(map(float, saved["mean"])), tuple(map(float, saved["std"])))
+    assert card.scaling is not None  # `load_card` refuses such cards
+    return Scaling(own.scale, card.scaling.mean, card.scaling.std)
 
 
-def card_arguments(card: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the model's arguments from its card, with references to the environment resolved on this machine.
+def network_node(card: Card) -> dict[str, Any]:
+    """Return a node with a network's class and arguments, with references to the environment resolved on this machine.
 
     Raises:
         ConfigError: an environment variable is not set.
-        DataError: the card is damaged.
+        DataError: the card is damaged, or has no class.
     """
-    given = card.get("arguments") or {}
     try:
-        kept = exact.decoded(given) if card.get("format", 1) >= 2 else exact.escaped_before(given)
+        kept = exact.decoded(card.arguments) if card.format >= 2 else exact.escaped_before(card.arguments)
     except ValueError as error:
         raise DataError(f"the model's arguments are damaged: {error}") from error
     try:
-        return resolve_references(kept)
+        arguments = resolve_references(kept)
     except ConfigError as error:
         raise ConfigError(f"the model's arguments: {error}") from error
+    if card.target is None:
+        raise DataError("the model's card does not name the model's class")
+    return {**arguments, "_target_": card.target}
 
 
-def load_card(paths: RunPaths, run_id: str) -> dict[str, Any]:
+def load_card(paths: RunPaths, run_id: str) -> Card:
     """Read a finished run's model card, and check the digest of the model's file.
 
     Raises:
@@ -385,7 +388,7 @@ def load_card(paths: RunPaths, run_id: str) -> dict[str, Any]:
     """
     title = f"run {run_id}"
     card = cards.read(paths.outputs, title)
-    cards.file(paths.outputs, card, title)
-    if card.get("feed") is None and (card.get("scaling") is None or card.get("input_shape") is None):
+    card.verified_file(paths.outputs, title)
+    if not card.takes_batches and (card.scaling is None or card.input_shape is None):
         raise DataError(f"{title} holds no model that can be loaded: its card does not say what the model takes")
     return card
