@@ -61,6 +61,8 @@ ENDED = ("completed", "failed", "canceled", "stopped")
 
 
 if TYPE_CHECKING:
+    from labrun.remote.news import FolderNews, Grown, RunNews
+
     Request = dict[str, Any]
     Part = bytes | tuple[str, int, int]  # bytes, or a part of a file: path, start, length
     Answer = tuple[dict[str, Any], list[Part]]
@@ -410,23 +412,23 @@ class Helper:
         for name, said in request.get("said", {}).items():
             for run, lines in said.items():
                 say(self.path(os.path.join(name, run)), lines)
-        answer: dict[str, Any] = {}
+        answer: dict[str, FolderNews] = {}
         files: list[Part] = []
         room = ANSWER_MAX_BYTES
         for name, known in request["folders"].items():
             folder = self.path(name)
             self.last_seen[name] = known, state_of(folder, known)
-            one: dict[str, Any] = {"runs": {}, "there": os.path.isdir(folder), "living": is_controlled(folder)}
-            names = names_of(folder, known)
-            given_up = lines_of(os.path.join(folder, GIVEN_UP)) if one["living"] else None
+            there, living = os.path.isdir(folder), is_controlled(folder)
+            names, runs = names_of(folder, known), {}
+            given_up = lines_of(os.path.join(folder, GIVEN_UP)) if living else None
             for run in names:
                 path, seen = os.path.join(folder, run), known["seen"].get(run, {})
                 news, room = self.run_news(path, seen, files, room, given_up)
                 if news is not None:
-                    one["runs"][run] = news
-            one["files"], room = grown(folder, known["seen"].get("", {}), files, room, top_files(folder))
-            one["over"] = os.path.exists(os.path.join(folder, OVER))
-            answer[name] = one
+                    runs[run] = news
+            parts, room = grown(folder, known["seen"].get("", {}), files, room, top_files(folder))
+            over = os.path.exists(os.path.join(folder, OVER))
+            answer[name] = {"there": there, "living": living, "over": over, "runs": runs, "files": parts}
         return {"folders": answer, "more": room <= 0}, files
 
     def do_watch(self, request: Request, payload: _Payload) -> Answer:
@@ -475,7 +477,7 @@ class Helper:
 
     def run_news(
         self, folder: str, seen: Request, files: list[Part], room: int, given_up: set[str] | None
-    ) -> tuple[dict[str, Any] | None, int]:
+    ) -> tuple[RunNews | None, int]:
         """Return the changes of one run, None if there are none, and the remaining room.
 
         A record with the status "failed" is held back while the controller may retry the run, that is, until the run is
@@ -489,15 +491,14 @@ class Helper:
             with open(path, "rb") as file:  # the path may be replaced at any time
                 mark, content = mark_of(file.fileno()), file.read()
         parts, room = grown(folder, seen, files, room, run_files(folder))  # after the record: complete for ended runs
-        news: dict[str, Any] = {"files": parts}
-        if mark != seen.get("run.json") and room > 0 and not is_tried_again(content, given_up):
+        news: RunNews = {"files": parts, "age": age(os.path.join(folder, "heartbeat"))}
+        if mark is not None and mark != seen.get("run.json") and room > 0 and not is_tried_again(content, given_up):
             files.append(content)
             news["record"], news["mark"] = len(content), mark
         annotations = said_of(folder)
         if annotations is not None and annotations[1] != seen.get(ANNOTATIONS):
             files.append(annotations[0])
             news["said"], news["said_mark"] = len(annotations[0]), annotations[1]
-        news["age"] = age(os.path.join(folder, "heartbeat"))
         if not parts and not {"record", "said"} & set(news) and news["age"] is None:
             return None, room
         return news, room
@@ -1084,10 +1085,8 @@ def state_of(folder: str, known: Request) -> list[Any]:
     return [is_controlled(folder), *marks, *(mark_of(os.path.join(folder, run, "run.json")) for run in names)]
 
 
-def grown(
-    folder: str, seen: Request, files: list[Part], room: int, names: list[str]
-) -> tuple[dict[str, list[int]], int]:
-    """Return the new ends of files, name -> [start, bytes], and the remaining room; resend shrunk files completely."""
+def grown(folder: str, seen: Request, files: list[Part], room: int, names: list[str]) -> tuple[Grown, int]:
+    """Return the new ends of files and the remaining room; resend shrunk files completely."""
     parts = {}
     for name in names:
         path = os.path.join(folder, name)

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labrun.compat.azureml.training import pending_models
 from labrun.errors import LabrunError, RecordError
@@ -41,6 +41,9 @@ from labrun.runs.record import (
 )
 from labrun.runs.sweep_state import RELATIVE, SweepState
 from labrun.tasks import registering
+
+if TYPE_CHECKING:
+    from labrun.remote.news import FolderNews, Mark, RunNews
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +122,7 @@ def _bring(channel: Channel, folder: Path, link: Link) -> tuple[list[str], bool]
         answer, _ = channel.ask("news", folders=request, leave=leave, said=said_there)
         link.left += marks
         link.said |= sizes
-        news = answer["folders"][link.folder]
+        news: FolderNews = answer["folders"][link.folder]
         if not news["there"] and link.state == links.STARTED:
             raise GoneError(
                 f"{link.root}/{link.folder} is not on {link.remote} any more: it was removed, or its disk is "
@@ -212,8 +215,8 @@ def _names(folder: str | Path) -> list[str]:
 
 
 def _apply(
-    channel: Channel, folder: Path, link: Link, news: Mapping[str, Any], changed: list[str]
-) -> list[tuple[str, Record, Any]]:
+    channel: Channel, folder: Path, link: Link, news: FolderNews, changed: list[str]
+) -> list[tuple[str, Record, Mark]]:
     """Write the received changes. Return the ended runs, whose other files must still be fetched."""
     finished = []
     for run, one in news["runs"].items():
@@ -227,7 +230,7 @@ def _apply(
     return finished
 
 
-def _take(channel: Channel, run_dir: Path, key: str, folder: Path, link: Link, one: Mapping[str, Any]) -> Record | None:
+def _take(channel: Channel, run_dir: Path, key: str, folder: Path, link: Link, one: RunNews) -> Record | None:
     """Write the received changes of a run. If it has ended, return its record, which is not written yet."""
     run_dir.mkdir(parents=True, exist_ok=True)
     link.sizes.pop(key, None)
@@ -270,7 +273,8 @@ def _bring_children(channel: Channel, folder: Path, link: Link) -> None:
         answer, _ = channel.ask("news", folders=request)
         finished = {}
         for remote_path, name in names.items():
-            one = answer["folders"][remote_path]["runs"].get(".")
+            child_news: FolderNews = answer["folders"][remote_path]
+            one = child_news["runs"].get(".")
             record = None if one is None else _take(channel, root / name, name, folder, link, one)
             if one is not None and record is not None:
                 finished[remote_path] = (record, one["mark"])
@@ -344,7 +348,7 @@ def _record(raw: bytes, run_dir: Path, folder: Path, link: Link) -> Record:
     return record
 
 
-def _finish(channel: Channel, folder: Path, link: Link, finished: Sequence[tuple[str, Record, Any]]) -> None:
+def _finish(channel: Channel, folder: Path, link: Link, finished: Sequence[tuple[str, Record, Mark]]) -> None:
     """Fetch the files of ended runs, all in one answer; then write their records."""
     parts = PARTS if link.runs is not None else (*PARTS, ".hydra")
     if finished:
@@ -411,7 +415,7 @@ def note_runs(folder: Path) -> None:
         plan.write(folder)
 
 
-def _close(channel: Channel, folder: Path, link: Link, news: Mapping[str, Any]) -> None:
+def _close(channel: Channel, folder: Path, link: Link, news: FolderNews) -> None:
     """If all runs are over, record this, and fetch the sweep's other files."""
     if link.state != links.STARTED:
         return
