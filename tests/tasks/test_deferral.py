@@ -1,8 +1,10 @@
-"""The module that torchmetrics imports in vain is imported when somebody uses it."""
+"""A module that a library imports in vain is imported when somebody uses it."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from labrun.tasks import deferral
+from labrun.tasks.deferral import Deferred
 
+SIGNAL = Deferred("metrics", "speech.signal", restored="hamming")
+FRAMES = Deferred("tabular", "frames")
 LAZY = """
 import importlib
 
@@ -29,19 +34,20 @@ if not hasattr(speech.signal, "hamming"):
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A package `speech` in place of SciPy, and a package `metrics`, yet to be written, in place of torchmetrics."""
+    """Modules in place of SciPy (`speech`), pandas (`frames`) and scikit-learn (`tabular`); tests write `metrics`."""
     signal = tmp_path / "speech" / "signal"
     signal.mkdir(parents=True)
     (signal.parent / "__init__.py").write_text(LAZY)
     (signal / "__init__.py").write_text("def window(): return 7\n")
     (signal / "windows.py").write_text("LENGTH = 3\n")
+    (tmp_path / "frames.py").write_text("class Frame: pass\n")
+    (tmp_path / "tabular.py").write_text("import frames\n\ndef is_frame(x): return isinstance(x, frames.Frame)\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
-    monkeypatch.setattr(deferral, "DEFERRED", "speech.signal")
-    monkeypatch.setattr(deferral, "IMPORTER", "metrics")
+    monkeypatch.setattr(deferral, "DEFERRED", (SIGNAL, FRAMES))
     deferral.install()
     yield tmp_path
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("speech", "metrics")]:
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("speech", "metrics", "frames", "tabular")]:
         del sys.modules[name]
 
 
@@ -76,7 +82,7 @@ def test_it_is_imported_when_used_during_the_import(installed: Path, use: str) -
 def test_a_reference_to_the_stand_in_gives_the_modules_attributes(installed: Path) -> None:
     write(installed, f"{PATCHING}\nimport speech.signal as kept\n")
     kept = importlib.import_module("metrics").kept
-    assert isinstance(kept, deferral._Deferred)
+    assert isinstance(kept, deferral._StandIn)
     assert kept.window() == 7
     assert not hasattr(kept, "hamming")
     assert importlib.import_module("speech.signal").window is kept.window
@@ -85,7 +91,7 @@ def test_a_reference_to_the_stand_in_gives_the_modules_attributes(installed: Pat
 def test_it_is_not_deferred_where_the_metric_of_speech_can_be_used(
     installed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deferral, "USERS", ("json",))
+    monkeypatch.setattr(deferral, "DEFERRED", (dataclasses.replace(SIGNAL, users=("json",)),))
     write(installed, "import speech.signal")
     importlib.import_module("metrics")
     assert sys.modules["speech.signal"].__file__
@@ -97,6 +103,21 @@ def test_an_import_that_fails_leaves_nothing_behind(installed: Path) -> None:
         importlib.import_module("metrics")
     assert "speech.signal" not in sys.modules
     assert importlib.import_module("speech.signal").window() == 7
+
+
+def test_a_library_finds_the_type_that_it_asks_for_later(installed: Path) -> None:
+    assert importlib.util.find_spec("tabular"), "to look for it changes nothing"
+    tabular = importlib.import_module("tabular")
+    assert "frames" not in sys.modules
+    assert not tabular.is_frame(3)
+    assert tabular.is_frame(importlib.import_module("frames").Frame())
+
+
+def test_a_module_that_is_not_installed_is_not_deferred(installed: Path) -> None:
+    (installed / "frames.py").unlink()
+    importlib.invalidate_caches()
+    with pytest.raises(ModuleNotFoundError, match="frames"):
+        importlib.import_module("tabular")
 
 
 def test_it_is_installed_once(installed: Path) -> None:
