@@ -185,7 +185,7 @@ def test_the_output_folder_of_a_run_is_captured_when_the_run_ends(ws: Workspace,
     assert (own._run.run_dir / "outputs/new.txt").read_text() == "newer"
 
 
-def test_what_start_logging_is_given_inside_a_run_is_added_to_it(
+def test_start_logging_inside_a_run_adds_to_that_run(
     ws: Workspace, inside: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for kind, tag in ((Experiment, "outer"), (training_experiment.Experiment, "inner")):
@@ -196,7 +196,7 @@ def test_what_start_logging_is_given_inside_a_run_is_added_to_it(
     assert capsys.readouterr().err.count("start_logging: outputs is not used: ./outputs belongs") == 1
 
 
-def test_ids_datastores_and_snapshots_that_are_not_used_are_reported_once(
+def test_unused_ids_datastores_and_snapshots_are_reported_once(
     ws: Workspace, run: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("a.txt").write_text("a")
@@ -250,7 +250,7 @@ def test_a_run_that_only_prints_takes_the_same_arguments(capsys: pytest.CaptureF
     assert "track file x at y" in capsys.readouterr().out
 
 
-def test_what_is_not_kept_of_a_model_is_reported_once(
+def test_unused_arguments_of_a_model_are_reported_once(
     ws: Workspace, run: Any, inside: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("m.txt").write_text("m")
@@ -271,7 +271,7 @@ def test_what_is_not_kept_of_a_model_is_reported_once(
         assert told.count(text) == 1
 
 
-def test_a_model_is_updated_by_the_signature_of_the_sdk(ws: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_is_updated_with_the_sdks_signature(ws: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     Path("m.txt").write_text("m")
     model = Model.register(ws, "m.txt", "m")
     model.update({"a": "b"}, "text", "a sample", resource_configuration=1)
@@ -287,7 +287,7 @@ def test_a_model_is_updated_by_the_signature_of_the_sdk(ws: Workspace, capsys: p
 # The workspace and its compute targets
 
 
-def test_a_workspace_keeps_its_words_and_tags(ws: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_workspace_keeps_its_location_and_tags(ws: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     made = Workspace.create("w", None, "sub", "group", "westeurope", exist_ok=True, tags={"a": "b"}, show_output=False)
     assert (made.name, made.location, made.tags) == ("w", "westeurope", {"a": "b"})
     assert made.update("friendly", tags={"c": "d"})["tags"] == made.tags == {"c": "d"}
@@ -300,7 +300,7 @@ def test_a_workspace_keeps_its_words_and_tags(ws: Workspace, capsys: pytest.Capt
     assert InteractiveLoginAuthentication(tenant_id="t", _enable_caching=True).tenant_id == "t"
 
 
-def test_the_settings_of_a_compute_target(
+def test_settings_of_a_compute_target_are_kept_and_checked(
     ws: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = AmlCompute.provisioning_configuration("STANDARD_D2", "lowpriority", 1, 3, admin_user_password="hunter2")
@@ -331,7 +331,7 @@ def test_the_settings_of_a_compute_target(
 # Datastores and data sets
 
 
-def test_a_datastore_is_not_registered_for_something_else(ws: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_datastore_is_replaced_only_with_overwrite(ws: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     register = Datastore.register_azure_blob_container
     register(ws, "images", "one", "account", blob_cache_timeout=5, grant_workspace_access=True, subscription_id="s")
     register(ws, "images", "one", "account")
@@ -344,7 +344,7 @@ def test_a_datastore_is_not_registered_for_something_else(ws: Workspace, capsys:
     assert "export AZURE_AUTHORITY_HOST=https://login.chinacloudapi.cn" in capsys.readouterr().err
 
 
-def test_the_table_calls_of_2019_keep_their_order(ws: Workspace) -> None:
+def test_table_calls_of_2019_keep_the_order_of_their_arguments(ws: Workspace) -> None:
     Path("a.txt").write_text("x;y\n1;2\n")
     frame = Dataset.from_delimited_files("a.txt", ";").to_pandas_dataframe()
     assert frame.to_dict("list") == {"x": [1], "y": [2]}
@@ -359,7 +359,7 @@ def test_the_table_calls_of_2019_keep_their_order(ws: Workspace) -> None:
         Dataset.get(ws)
 
 
-def test_a_data_frame_is_written_where_the_caller_says(ws: Workspace) -> None:
+def test_a_data_frame_is_written_to_the_given_path(ws: Workspace) -> None:
     import pyarrow.parquet
 
     register, store = Dataset.Tabular.register_pandas_dataframe, ws.get_default_datastore()
@@ -373,7 +373,7 @@ def test_a_data_frame_is_written_where_the_caller_says(ws: Workspace) -> None:
         register(frame, store, "rows", **quiet)
 
 
-def test_files_that_are_gone_are_refused_or_left_out(ws: Workspace) -> None:
+def test_missing_files_are_refused_or_left_out(ws: Workspace) -> None:
     Path("raw").mkdir()
     for name in ("a.csv", "b.csv"):
         Path("raw", name).write_text("x\n1\n")
@@ -404,7 +404,7 @@ def test_validation_reads_the_rows(ws: Workspace) -> None:
         rows.with_timestamp_columns(time_stamp="day")
 
 
-def test_references_to_data(ws: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_references_to_data_have_the_sdks_arguments(ws: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     store = ws.get_default_datastore()
     made = DataReference.create("ref", DataPath(store, "a/b"), DataPathComputeBinding("download"))
     assert (made.data_reference_name, made.path_on_datastore, made.mode) == ("ref", "a/b", "download")
@@ -427,7 +427,9 @@ def test_references_to_data(ws: Workspace, capsys: pytest.CaptureFixture[str]) -
 # Settings of runs
 
 
-def test_settings_that_an_environment_or_a_configuration_has(ws: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_of_environments_and_configurations_are_checked(
+    ws: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("r.txt").write_text("six\n")
     with pytest.raises(UserErrorException, match="give either conda_specification='c.yml' or pip_requirements='r.txt'"):
         Environment.from_docker_image("e", "image", conda_specification="c.yml", pip_requirements="r.txt")
@@ -446,7 +448,7 @@ def test_settings_that_an_environment_or_a_configuration_has(ws: Workspace, caps
     assert overrides(PyTorchConfiguration(process_count=2), settings, ["compute=local"]) == ["script.processes=2"]
 
 
-def test_settings_of_automl_that_change_a_result(ws: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_automl_settings_that_change_a_result_are_used(ws: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     frame = pd.DataFrame({"id": range(20), "w": 1.0, "fold": 0, "a": range(20), "y": [0, 1] * 10})
     frame.loc[3, "w"] = np.nan
     featurization = FeaturizationConfig(drop_columns=["w"])

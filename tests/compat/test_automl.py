@@ -67,7 +67,9 @@ def test_settings_become_labrun_arguments(experiment: Experiment) -> None:
     assert "model.preprocess=true" in gaps.overrides(experiment), "no estimator takes NaN as it is"
 
 
-def test_words_of_2018_and_a_project_folder(experiment: Experiment, capsys: pytest.CaptureFixture[str]) -> None:
+def test_settings_of_2018_and_a_project_folder_are_accepted(
+    experiment: Experiment, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("project").mkdir()
     Path("project/helper.py").write_text("ROWS = 4\n")
     Path("project/get_data.py").write_text(
@@ -108,11 +110,11 @@ def test_sparse_samples_stay_sparse(experiment: Experiment) -> None:
     assert "knn" not in models and "linear_svm" not in models and "svm_rbf" in models
 
 
-def test_tables_keep_their_gaps_and_their_words(experiment: Experiment) -> None:
+def test_tables_keep_their_gaps_and_texts(experiment: Experiment) -> None:
     config = AutoMLConfig("classification", training_data=FRAME, label_column_name="label", validation_data=FRAME)
     words = config.overrides(experiment)
     assert "model.preprocess=true" in words
-    assert "model.folds=1" in words, "the validation data are what the pipelines are compared by"
+    assert "model.folds=1" in words, "pipelines are compared on the validation data"
     found = read_back(words)
     parts = {f"{name}_{part}" for name in "Xy" for part in ("train", "valid", "test")}
     assert set(found) == parts and list(found["X_train"]) == ["number", "word"]
@@ -165,7 +167,7 @@ def test_the_steps_of_a_fitted_model_have_the_names_of_the_sdk() -> None:
         transformer.get_stats()
 
 
-def test_shares_are_held_out(experiment: Experiment) -> None:
+def test_given_shares_are_held_out(experiment: Experiment) -> None:
     words = AutoMLConfig("classification", X=X, y=Y, validation_size=0.25, test_size=0.3).overrides(experiment)
     assert {"dataset.validation_size=0.25", "dataset.test_size=0.3", "model.folds=1"} <= set(words)
     config = AutoMLConfig(
@@ -186,7 +188,9 @@ def test_other_tasks_and_metrics_are_refused() -> None:
         AutoMLConfig("forecasting", X=X, y=Y)
 
 
-def test_columns_that_a_featurization_drops(experiment: Experiment, capsys: pytest.CaptureFixture[str]) -> None:
+def test_columns_dropped_by_a_featurization_are_left_out(
+    experiment: Experiment, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = finder.find("azureml.automl.core.featurization", "FeaturizationConfig")(drop_columns=["id"])
     made.add_column_purpose("b", "Categorical")
     frame = pd.DataFrame({"id": range(20), "a": range(20), "b": ["x", "y"] * 10, "y": [0, 1] * 10})
@@ -205,12 +209,12 @@ def test_columns_that_a_featurization_drops(experiment: Experiment, capsys: pyte
     assert "column_purposes is not used" in told and "exit_score" not in told
 
 
-def test_the_packages_of_searches() -> None:
+def test_the_packages_of_a_search_have_versions() -> None:
     found = finder.find("azureml.train.automl.utilities", "get_sdk_dependencies")()
     assert set(found) >= {"labrun", "scikit-learn"} and all(found.values())
 
 
-def test_early_stopping_is_patience(experiment: Experiment) -> None:
+def test_early_stopping_becomes_patience(experiment: Experiment) -> None:
     def found(**settings: Any) -> list[str]:
         words = AutoMLConfig("classification", X=X, y=Y, n_cross_validations=2, **settings).overrides(experiment)
         return [text for text in words if text.startswith("sweep.patience")]

@@ -16,7 +16,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_numbers_become_metrics_whatever_type_they_have(bench: Any, well: Any) -> None:
+def test_numbers_of_any_type_become_metrics(bench: Any, well: Any) -> None:
     script = bench.write(
         "import numpy as np\n"
         "from decimal import Decimal\n"
@@ -76,7 +76,7 @@ def test_rows_and_tables_become_metrics_by_column(bench: Any, well: Any) -> None
     assert table["table"] == {"x": [1, 2, 3], "y": [0.6, "NaN"], "who": ["a", "b", "c"]}
 
 
-def test_pictures_and_confusion_matrices_go_to_the_outputs(bench: Any, well: Any) -> None:
+def test_pictures_and_confusion_matrices_are_saved_in_outputs(bench: Any, well: Any) -> None:
     script = bench.write(
         "import json\n"
         "import numpy as np\n"
@@ -212,7 +212,7 @@ def test_inputs_are_the_paths_that_were_mounted(bench: Any, well: Any, tmp_path:
         and "NoSuchInputError" in done.stdout
         and "'script.inputs.dogs=${mount:dogs}'" in done.stdout
     )
-    assert "no files in the datastore local under x.csv" in done.stdout, "labrun is there, so datastores are"
+    assert "no files in the datastore local under x.csv" in done.stdout, "labrun is importable, so datastores are"
 
 
 def test_registered_models_are_found(bench: Any, well: Any, tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ def test_registering_a_model_in_a_script_is_deferred_and_noted(bench: Any, well:
 
 
 @pytest.mark.parametrize("name", ["a/b", "../up", ".hidden", "x" * 300, "a\nb", 7])
-def test_strange_names_are_names_all_the_same(bench: Any, well: Any, name: object) -> None:
+def test_odd_names_are_accepted(bench: Any, well: Any, name: object) -> None:
     script = bench.write(
         "from azureml.core import Run\n"
         f"run, name = Run.get_context(), {name!r}\n"
@@ -327,7 +327,7 @@ def test_strange_names_are_names_all_the_same(bench: Any, well: Any, name: objec
     assert sorted(path.parent.name for path in files) == ["azureml", "outputs"]
 
 
-def test_a_star_imports_what_the_sdk_has(bench: Any, well: Any) -> None:
+def test_a_star_import_gives_the_sdks_names(bench: Any, well: Any) -> None:
     script = bench.write(
         "from azureml.core import *\nfrom azureml.train.hyperdrive import *\n"
         "from azureml.train.hyperdrive import choice as again\n"
@@ -338,7 +338,7 @@ def test_a_star_imports_what_the_sdk_has(bench: Any, well: Any) -> None:
     assert "Run True RandomParameterSampling AutoMLConfig" in well(bench.run(script)).stdout
 
 
-def test_the_error_of_a_package_of_the_sdk_can_be_caught(bench: Any, well: Any) -> None:
+def test_errors_of_the_sdks_packages_can_be_caught(bench: Any, well: Any) -> None:
     script = bench.write(
         "from msrest.exceptions import HttpOperationError\n"
         "from azureml.core import Datastore, Workspace\n"
@@ -348,7 +348,7 @@ def test_the_error_of_a_package_of_the_sdk_can_be_caught(bench: Any, well: Any) 
     assert "caught" in well(bench.run(script)).stdout
 
 
-def test_errors_of_other_packages_and_of_the_sdks_client(bench: Any, well: Any) -> None:
+def test_errors_of_other_packages_and_of_the_sdks_client_can_be_caught(bench: Any, well: Any) -> None:
     script = bench.write(
         "from azure.common import AzureException, AzureMissingResourceHttpError\n"
         "from azureml._restclient.exceptions import ServiceException\n"

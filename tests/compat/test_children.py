@@ -62,7 +62,7 @@ def models(project: Path) -> list[str]:
     return sorted(path.relative_to(shelf).as_posix() for path in shelf.glob("*/*"))
 
 
-def test_children_and_models_of_a_script(project: Path) -> None:
+def test_a_script_starts_child_runs_and_registers_models(project: Path) -> None:
     done = run_labrun("experiment=script", "script.azureml=true", "script.path=s.py", cwd=project)
     assert done.returncode == 0, done.stderr
     run = next(run for run in labrun.runs(root=project) if run.record.task == "script")
@@ -77,7 +77,7 @@ def test_children_and_models_of_a_script(project: Path) -> None:
     assert content.read_text() == "x"
 
 
-def test_a_script_that_fails_registers_nothing(project: Path) -> None:
+def test_a_failed_script_registers_no_models(project: Path) -> None:
     before = models(project)
     words = (
         "experiment=script",
@@ -141,7 +141,7 @@ json.dump(facts, open("facts.json", "w"))
 """
 
 
-def test_start_logging(project: Path) -> None:
+def test_start_logging_records_runs_metrics_and_files(project: Path) -> None:
     (project / "go.py").write_text(CONTROL)
     done = lab(project, "azureml", "run", "go.py")
     assert done.returncode == 0, done.stderr
@@ -201,8 +201,8 @@ above.log("from_below", 1) if not hasattr(above, "get_best_run_by_primary_metric
 """
 
 
-def test_runs_and_searches_that_are_submitted_below_a_run(project: Path) -> None:
-    """Over 15 s on a busy machine: a run and a search of one."""
+def test_a_run_can_submit_runs_and_searches(project: Path) -> None:
+    """Over 15 s on a busy machine: a run, and a search of one."""
     (project / "inner.py").write_text(INNER)
     (project / "below.py").write_text(BELOW)
     done = lab(project, "azureml", "run", "below.py")
@@ -222,8 +222,8 @@ def test_runs_and_searches_that_are_submitted_below_a_run(project: Path) -> None
     assert above in lab(project, "runs", "show", trial.id).stdout
 
 
-def test_runs_in_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run and one below it, exported; and what a run wrote to its `logs`, shown by a TensorBoard."""
+def test_runs_and_their_children_are_exported_to_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run and its child are exported, and a TensorBoard shows what a run wrote to `logs`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LABRUN_ROOT", str(tmp_path))
     run = Experiment(Workspace(), "shown").start_logging(snapshot_directory=None)

@@ -143,7 +143,7 @@ def check(found: dict[str, Any]) -> None:
     assert found["logs"] == [True] * 3 and not found["error"] and not found["sockets"]
 
 
-def test_a_control_script_from_start_to_end(project: Path) -> None:
+def test_a_control_script_submits_a_run_and_registers_its_model(project: Path) -> None:
     (project / "go.py").write_text(SUBMIT + LOOK_BACK)
     done = lab(project, "azureml", "run", "go.py")
     assert done.returncode == 0, done.stderr
@@ -160,7 +160,7 @@ def test_a_control_script_from_start_to_end(project: Path) -> None:
     assert record.config["compute"]["max_parallel"] == 4 and record.config["compute"]["target"] == "local"
 
 
-def test_a_script_that_submits_and_ends_leaves_its_run_going(project: Path) -> None:
+def test_a_run_outlives_the_script_that_submits_it(project: Path) -> None:
     (project / "leave.py").write_text(SUBMIT + READ)
     done = lab(project, "azureml", "run", "leave.py")
     assert done.returncode == 0 and "stands for" not in done.stderr, "the target is in the table by now"
@@ -169,7 +169,7 @@ def test_a_script_that_submits_and_ends_leaves_its_run_going(project: Path) -> N
     assert run.wait_for_completion(timeout_s=120)["status"] == "completed"
 
 
-def test_a_control_script_that_cannot_read_a_file_ends_as_python_has_it(tmp_path: Path) -> None:
+def test_a_failing_control_script_shows_pythons_own_traceback(tmp_path: Path) -> None:
     (tmp_path / "go.py").write_text(
         "from azureml.core import Experiment, Workspace\n"
         "run = Experiment(Workspace.from_config(), 'x').start_logging(snapshot_directory=None)\n"
@@ -181,7 +181,7 @@ def test_a_control_script_that_cannot_read_a_file_ends_as_python_has_it(tmp_path
     assert "lab:" not in done.stderr and [run.status for run in labrun.runs(root=tmp_path)] == ["failed"]
 
 
-def test_a_control_script_on_slurm(tmp_path: Path, cluster: None) -> None:
+def test_a_control_script_submits_a_run_on_slurm(tmp_path: Path, cluster: None) -> None:
     project = written(tmp_path)  # of its own: the target is created here, too
     (project / "go.py").write_text(SUBMIT + LOOK_BACK)
     done = lab(project, "azureml", "run", "--compute", "slurm", "go.py")
@@ -209,7 +209,7 @@ def test_a_notebook_is_executed_and_saved(project: Path, cells: list[str]) -> No
     assert nbformat.read(project / "book.ipynb", as_version=4).cells[0].execution_count is None
 
 
-def test_the_extension_makes_a_plain_kernel_one_of_ours(project: Path, cells: list[str]) -> None:
+def test_the_extension_turns_a_plain_kernel_into_labruns(project: Path, cells: list[str]) -> None:
     first = "try:\n    import azureml\nexcept ImportError:\n    print('none')"
     texts = [first, "%load_ext labrun.azureml", *cells]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in texts])
@@ -229,7 +229,7 @@ def ws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     return Workspace.from_config()
 
 
-def test_a_workspace_has_the_names_of_its_config_and_the_folder_of_the_command(
+def test_a_workspace_takes_its_names_from_config_json(
     ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (ws.name, ws.folder) == (tmp_path.name, tmp_path)
@@ -252,7 +252,7 @@ def test_a_workspace_has_the_names_of_its_config_and_the_folder_of_the_command(
     assert told in capsys.readouterr().err
 
 
-def test_compute_targets_are_looked_up_in_the_config_and_in_the_table(
+def test_compute_targets_are_found_in_the_config_and_in_the_table(
     ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ComputeTargetException, match="name nobody not found"):
@@ -281,7 +281,7 @@ def test_compute_targets_are_looked_up_in_the_config_and_in_the_table(
     assert not hasattr(Run, "no_such_thing") and ws.compute_targets == {}
 
 
-def test_a_run_that_fails_and_one_whose_output_is_interrupted(ws: Workspace, tmp_path: Path) -> None:
+def test_failed_and_interrupted_runs_raise_the_errors_of_the_sdk(ws: Workspace, tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "train.py").write_text("import sys, time\ntime.sleep(60) if len(sys.argv) > 1 else 1 / 0\n")
     slow = Experiment(ws, "x").submit(ScriptRunConfig("src", "train.py", ["slow"]))
@@ -335,7 +335,7 @@ def notebook(ws: Workspace, arguments: Any = (), python: str | None = None) -> S
     return made
 
 
-def test_a_notebook_as_a_script_is_kept_with_its_outputs(ws: Workspace) -> None:
+def test_a_notebook_submitted_as_a_script_is_saved_with_its_outputs(ws: Workspace) -> None:
     script = notebook(ws)
     # Its command has variables of its own, and would leave a warm interpreter of its own behind.
     script.run_config.environment.environment_variables["LABRUN_WARM"] = "0"
@@ -374,7 +374,7 @@ def test_arguments_stay_text(text: str) -> None:
     assert [exact.shown(str(found[0])), *found[1:3], exact.shown(str(found[3]["a: k=(1)"]))] == [text, 0.5, None, text]
 
 
-def test_every_name_of_the_table_is_there() -> None:
+def test_every_supported_name_is_defined() -> None:
     for name in names.MODULES:
         assert names.find("azureml.core", name) is not None
 
@@ -385,8 +385,8 @@ def test_nothing_called_azureml_is_importable_elsewhere() -> None:
         __import__("azureml")
 
 
-def test_mlflow_in_a_control_script_begins_runs_of_labrun(tmp_path: Path) -> None:
-    """Over 15 s on a busy machine: MLflow's client and pandas are imported, and three runs begun."""
+def test_mlflow_in_a_control_script_starts_runs_of_labrun(tmp_path: Path) -> None:
+    """Over 15 s on a busy machine: MLflow's client and pandas are imported, and three runs started."""
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "MLmodel").write_text("flavors: {}\n")
     (tmp_path / "go.py").write_text(
@@ -432,7 +432,7 @@ def test_mlflow_in_a_control_script_begins_runs_of_labrun(tmp_path: Path) -> Non
     assert "Failed Completed {'loss': [3.0, 2.0]} {'a': 'b'}" in done.stdout and "outputs/note.txt" in done.stdout
 
 
-def test_small_names_are_what_the_sdk_has(ws: Workspace, tmp_path: Path) -> None:
+def test_minor_names_behave_as_in_the_sdk(ws: Workspace, tmp_path: Path) -> None:
     def sdk(name: str, module: str = "azureml.core") -> Any:
         return finder.find(module, name)
 

@@ -76,8 +76,8 @@ def test_uploads_and_downloads_print_what_the_sdk_prints(ws: Any, tmp_path: Path
         store.upload_files(["raw/a.csv"], relative_root="data")
 
 
-def test_what_was_uploaded_out_of_the_datastores_own_folder_is_not_uploaded_again(ws: Any, tmp_path: Path) -> None:
-    """Tutorials upload `./data`, which is the folder of the default datastore here."""
+def test_uploading_the_datastores_own_folder_does_not_nest_it(ws: Any, tmp_path: Path) -> None:
+    """Tutorials upload `./data`, which is the default datastore's folder here."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "x.csv").write_text("x\n1\n")
     store = ws.get_default_datastore()
@@ -87,7 +87,7 @@ def test_what_was_uploaded_out_of_the_datastores_own_folder_is_not_uploaded_agai
     assert names == ["one/x.csv", "two/x.csv", "x.csv"]
 
 
-def test_datastores_are_the_files_of_the_config(ws: Any, tmp_path: Path, capsys: Any) -> None:
+def test_datastores_are_read_from_config_files(ws: Any, tmp_path: Path, capsys: Any) -> None:
     datastore = sdk("Datastore")
     store = ws.get_default_datastore()
     assert (store.name, store.datastore_type, store.container_name) == ("local", "Local", str(tmp_path / "data"))
@@ -173,7 +173,7 @@ def test_a_blob_container_is_uploaded_to_mounted_and_downloaded(
 # Tables
 
 
-def test_columns_have_the_types_that_lose_nothing(ws: Any, tmp_path: Path, capsys: Any) -> None:
+def test_columns_have_types_that_lose_no_information(ws: Any, tmp_path: Path, capsys: Any) -> None:
     frame = table(
         tmp_path / "t.csv",
         "id,zip,when,ok,country,n,long,share,day,maybe\n"
@@ -213,7 +213,7 @@ def test_columns_have_the_types_that_lose_nothing(ws: Any, tmp_path: Path, capsy
     assert table(tmp_path / "n.csv", "n,t\n9007199254740993,a\n,b\n")["n"].tolist() == ["9007199254740993", None]
 
 
-def test_files_are_read_as_they_are_written(ws: Any, tmp_path: Path) -> None:
+def test_delimited_files_of_many_formats_are_read(ws: Any, tmp_path: Path) -> None:
     headers = sdk("PromoteHeadersBehavior", "azureml.data.dataset_type_definitions")
     assert list(table(tmp_path / "a.txt", "1;x\n2;y\n", separator=";", header=False).columns) == ["Column1", "Column2"]
     (tmp_path / "l.csv").write_bytes("größe\n1\n".encode("cp1252"))
@@ -260,7 +260,9 @@ def test_tables_that_cannot_be_read_are_reported(ws: Any, tmp_path: Path, text: 
         rows.keep_columns("nobody").to_pandas_dataframe()
 
 
-def test_rows_are_taken_split_filtered_and_dated(ws: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_are_selected_split_and_filtered_by_time(
+    ws: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = "n,when,kind\n" + "".join(f"{n},2020-01-{n + 1:02},{'ab'[n % 2]}\n" for n in range(20))
     (tmp_path / "t.csv").write_text(text)
     rows = sdk("Dataset").Tabular.from_delimited_files(str(tmp_path / "t.csv"))
@@ -306,7 +308,7 @@ def test_rows_are_taken_split_filtered_and_dated(ws: Any, tmp_path: Path, capsys
 # Data sets
 
 
-def test_a_data_set_is_registered_by_any_name_and_found_again(ws: Any, tmp_path: Path) -> None:
+def test_a_data_set_is_registered_and_found_by_any_name(ws: Any, tmp_path: Path) -> None:
     dataset, store = sdk("Dataset"), ws.get_default_datastore()
     store.upload("raw", "in", show_progress=False)
     paths = [(store, "in/a.csv"), (store, "in/more/b.csv")]
@@ -319,7 +321,7 @@ def test_a_data_set_is_registered_by_any_name_and_found_again(ws: Any, tmp_path:
         "diabetes dataset:1",
         {"format": "CSV"},
     )
-    assert rows.register(ws, "diabetes dataset").version == 1, "the same again is the same version"
+    assert rows.register(ws, "diabetes dataset").version == 1, "equal content is the same version"
     with pytest.raises(UserErrorException, match="create_new_version=True"):
         rows.drop_columns("zip").register(ws, "diabetes dataset")
     assert rows.drop_columns("zip").register(ws, "diabetes dataset", create_new_version=True).version == 2
@@ -398,7 +400,7 @@ def test_files_are_selected_mounted_and_downloaded(ws: Any, tmp_path: Path) -> N
     assert not hasattr(files, "hydrate") and not hasattr(dataset, "hydrate")
 
 
-def test_a_run_is_given_mounts_with_versions(ws: Any, tmp_path: Path) -> None:
+def test_inputs_of_a_run_become_mounts_with_versions(ws: Any, tmp_path: Path) -> None:
     dataset, store = sdk("Dataset"), ws.get_default_datastore()
     store.upload("raw", "in", show_progress=False)
     files = dataset.File.from_files((store, "in"))
@@ -442,8 +444,8 @@ def test_a_run_is_given_mounts_with_versions(ws: Any, tmp_path: Path) -> None:
     )
 
 
-def test_inputs_without_an_argument_and_by_name_inside_of_a_run(ws: Any, tmp_path: Path) -> None:
-    """Over 15 s: whole runs."""
+def test_inputs_are_found_by_name_within_a_run(ws: Any, tmp_path: Path) -> None:
+    """Over 15 s: complete runs."""
     (tmp_path / "raw" / "note.txt").unlink()
     assert lab(tmp_path, "data", "upload", "raw", "--name", "observations").returncode == 0
     assert "Use weather-data" in lab(tmp_path, "data", "upload", "raw", "--name", "weather data").stderr
@@ -479,7 +481,7 @@ def test_inputs_without_an_argument_and_by_name_inside_of_a_run(ws: Any, tmp_pat
     assert [(one.asset, one.number) for one in data] == [("observations", 1), ("few-rows", 1)]
 
 
-def test_rows_are_filtered_by_times_with_a_zone_and_without(ws: Any, tmp_path: Path) -> None:
+def test_rows_are_filtered_by_times_with_and_without_a_zone(ws: Any, tmp_path: Path) -> None:
     text = "t,x\n2020-01-01T00:00:00Z,1\n2020-01-01T06:00:00Z,2\n2020-01-02T00:00:00Z,3\n"
     (tmp_path / "times.csv").write_text(text)
     rows = sdk("Dataset").Tabular.from_delimited_files("times.csv").with_timestamp_columns("t")
@@ -505,7 +507,7 @@ def test_rows_are_filtered_by_times_with_a_zone_and_without(ws: Any, tmp_path: P
     assert pandas.api.types.is_datetime64_any_dtype(zoned.to_pandas_dataframe()["t"])
 
 
-def test_values_of_another_type_and_dates_that_pandas_lacks(ws: Any, tmp_path: Path, capsys: Any) -> None:
+def test_values_of_another_type_and_extreme_dates_become_missing(ws: Any, tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "bad.csv").write_text("n,d,b,s\n1,1999-05-06,yes,0\ntwo,9999-12-31,no,1\n3,2001-01-01,perhaps,TRUE\n")
     kind = sdk("DataType", "azureml.data")
     types = {"n": kind.to_long(), "b": kind.to_bool("yes", "no"), "s": kind.to_bool()}
@@ -531,7 +533,7 @@ def test_values_of_another_type_and_dates_that_pandas_lacks(ws: Any, tmp_path: P
         no.to_pandas_dataframe(on_error="fail")
 
 
-def test_columns_are_made_of_paths(ws: Any, tmp_path: Path) -> None:
+def test_partition_columns_are_read_from_paths(ws: Any, tmp_path: Path) -> None:
     store = ws.get_default_datastore()
     for team, day, x in (("Sales", "2019/01/31", 1), ("Sales", "2019/02/01", 2), ("R&D x", "2020/12/24", 3)):
         path = tmp_path / "up" / team / day / "data.csv"
@@ -567,7 +569,7 @@ def test_columns_are_made_of_paths(ws: Any, tmp_path: Path) -> None:
             sdk("Dataset").Tabular.from_delimited_files((store, "Accounts"), partition_format=text)
 
 
-def test_files_are_filtered_by_their_paths_and_by_what_is_known_of_them(ws: Any, tmp_path: Path) -> None:
+def test_files_are_filtered_by_path_and_metadata(ws: Any, tmp_path: Path) -> None:
     (tmp_path / "raw" / "large.bin").write_bytes(bytes(5000))
     files = sdk("Dataset").File.from_files("raw", partition_format="/{folder}/{name}")
     assert files.partition_keys == ["folder", "name"] and {"folder": "more", "name": "b.csv"} in (
@@ -612,7 +614,7 @@ def test_secrets_are_recognized_in_any_case(ws: Any, monkeypatch: pytest.MonkeyP
         monkeypatch.delenv(name, raising=False)
 
 
-def test_a_file_share_is_where_it_is_mounted(ws: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_share_is_read_from_its_mount_point(ws: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from labrun.azureml import datastore_files
 
     call = sdk("Datastore").register_azure_file_share
@@ -630,7 +632,7 @@ def test_a_file_share_is_where_it_is_mounted(ws: Any, tmp_path: Path, monkeypatc
         sdk("Datastore").register_azure_sql_database(ws, "sql", "server", "db")
 
 
-def test_integers_stay_exact_where_rows_have_gaps(ws: Any) -> None:
+def test_integers_stay_exact_in_columns_with_gaps(ws: Any) -> None:
     import pyarrow
     import pyarrow.parquet
 
@@ -677,7 +679,7 @@ def test_tables_that_cannot_be_read_as_asked_are_refused(ws: Any, capsys: pytest
             call()
 
 
-def test_paths_and_patterns_without_labrun_in_the_interpreter(ws: Any) -> None:
+def test_paths_and_patterns_work_without_labrun_in_the_interpreter(ws: Any) -> None:
     tabular, files = factories.TabularDatasetFactory, factories.FileDatasetFactory
     rows = tabular.from_delimited_files(["raw/**/*.csv", "raw/a.csv"], include_path=True).to_pandas_dataframe()
     whole = sdk("Dataset").Tabular.from_delimited_files("raw/**/*.csv", include_path=True).to_pandas_dataframe()
@@ -685,14 +687,14 @@ def test_paths_and_patterns_without_labrun_in_the_interpreter(ws: Any) -> None:
     assert files.from_files("raw/*.csv").to_path() == ["/a.csv"]
     mixed = InputDataset.called("mixed", str(Path("raw").absolute()))
     assert len(mixed.to_pandas_dataframe()) == len(mixed.filter(mixed["id"] > 0).to_pandas_dataframe()) == 3
-    assert len(sdk("Dataset").File.from_files("raw").to_pandas_dataframe()) == 3, "a note is no table"
+    assert len(sdk("Dataset").File.from_files("raw").to_pandas_dataframe()) == 3, "notes are not tables"
     for call in (lambda: tabular.from_delimited_files("raw/*.tsv"), lambda: files.from_files("nothing")):
         with pytest.raises(UserErrorException, match="there are no files on this machine under"):
             call()
     assert files.from_files("nothing", validate=False).to_path() == []
 
 
-def test_dates_of_parquet_files_are_dates(ws: Any) -> None:
+def test_dates_in_parquet_files_stay_dates(ws: Any) -> None:
     import pandas as pd
 
     days = [datetime.date(2020, 1, 1), None, datetime.date(2020, 2, 1)]
@@ -703,7 +705,7 @@ def test_dates_of_parquet_files_are_dates(ws: Any) -> None:
     assert len(rows.filter(rows["day"] < datetime.date(2020, 1, 15)).to_pandas_dataframe()) == 1
 
 
-def test_registrations_and_uploads_that_cannot_be_are_refused(ws: Any) -> None:
+def test_invalid_registrations_and_uploads_are_refused(ws: Any) -> None:
     import pandas as pd
 
     store, dataset = ws.get_default_datastore(), sdk("Dataset")
@@ -728,7 +730,7 @@ def test_registrations_and_uploads_that_cannot_be_are_refused(ws: Any) -> None:
     assert list(ws.datasets) == []
 
 
-def test_a_mount_keeps_what_else_is_in_its_folder(ws: Any, tmp_path: Path) -> None:
+def test_a_mount_keeps_other_files_in_its_folder(ws: Any, tmp_path: Path) -> None:
     files = sdk("Dataset").File.from_files("raw")
     point = tmp_path / "point"
     (point / "empty").mkdir(parents=True)
@@ -743,7 +745,7 @@ def test_a_mount_keeps_what_else_is_in_its_folder(ws: Any, tmp_path: Path) -> No
         mounted.start()
 
 
-def test_names_with_brackets_and_tags_given_as_text(ws: Any) -> None:
+def test_names_with_brackets_and_text_as_tags_are_accepted(ws: Any) -> None:
     dataset = sdk("Dataset")
     for name in ("x[1].csv", "x1.csv", "y.csv"):
         Path(name).write_text(f"name\n{name}\n")

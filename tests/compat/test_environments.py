@@ -104,7 +104,7 @@ def test_environments_are_registered_with_versions(ws: Workspace, tmp_path: Path
         ("AzureML-Tutorial", ["scikit-learn", "pandas"], None),
     ],
 )
-def test_curated_environments_are_what_their_names_say(
+def test_curated_environments_have_the_packages_of_their_names(
     ws: Workspace, name: str, packages: list[str], python: str | None
 ) -> None:
     found = Environment.get(ws, name).python.conda_dependencies
@@ -130,7 +130,7 @@ def test_differences_of_the_current_interpreter_are_reported_once(ws: Workspace,
     assert installed.compared(conda.Requirements(None, ["pytest>=1", "x ; python_version<'3'", "-r a.txt"])) == ([], [])
 
 
-def test_an_environment_as_labrun_arguments(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_becomes_labrun_arguments(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Environment("words")
     made.environment_variables = {"A": "b c"}
     variable = ["+compute.environment.A='b c'"]
@@ -171,7 +171,7 @@ Run.get_context().log_list("found", [six.__version__, len(os.environ["SETTING"])
 """
 
 
-def test_a_run_in_an_environment_that_is_built(tmp_path: Path) -> None:
+def test_an_environment_is_built_for_a_run(tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "train.py").write_text(TRAIN)
     (tmp_path / "environment.yml").write_text("dependencies: [six=1.16, {pip: [azureml-defaults]}]\n")
@@ -204,7 +204,7 @@ class Data:
         (["bash", "run.sh", Data(), 3], [r"script.command='bash run.sh \'${mount:rows@1}\' 3'"]),
     ],
 )
-def test_a_command_as_labrun_arguments(ws: Workspace, tmp_path: Path, command: Any, words: list[str]) -> None:
+def test_a_command_becomes_labrun_arguments(ws: Workspace, tmp_path: Path, command: Any, words: list[str]) -> None:
     (tmp_path / "train.py").touch()
     config = ScriptRunConfig(command=command)
     assert config.overrides(Experiment(ws, "x"))[3 : 3 + len(words)] == words
@@ -222,7 +222,9 @@ def test_a_command_as_labrun_arguments(ws: Workspace, tmp_path: Path, command: A
         (PyTorchConfiguration(), [], ""),
     ],
 )
-def test_processes_as_labrun_arguments(ws: Workspace, config: Any, words: list[str], told: str, capsys: Any) -> None:
+def test_processes_become_labrun_arguments(
+    ws: Workspace, config: Any, words: list[str], told: str, capsys: Any
+) -> None:
     (ws.folder / "train.py").touch()
     found = ScriptRunConfig(script="train.py", distributed_job_config=config).overrides(Experiment(ws, "x"))
     assert [word for word in found if "processes" in word] == words and told in capsys.readouterr().err
@@ -255,7 +257,9 @@ if os.environ.get("FAILS") == str(rank):
 """
 
 
-def test_processes_on_several_machines(ws: Workspace, cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_script_runs_in_processes_on_several_machines(
+    ws: Workspace, cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Over 15 s: two jobs on Slurm, one after the other, in each of which two machines start an interpreter."""
     (ws.folder / "train.py").write_text(RANK)
     config = ScriptRunConfig(
@@ -274,7 +278,7 @@ def test_processes_on_several_machines(ws: Workspace, cluster: None, monkeypatch
     assert bad.get_status() == "Failed", "a process of another machine than the first failed"
 
 
-def test_several_machines_are_used_where_there_are_some_and_workers_of_tensorflow_are_reported(ws: Workspace) -> None:
+def test_node_counts_and_tensorflow_workers_become_labrun_arguments(ws: Workspace) -> None:
     (ws.folder / "train.py").touch()
     (ws.folder / "conf" / "compute").mkdir(parents=True)
     (ws.folder / "conf" / "compute" / "mine.yaml").write_text("defaults:\n  - slurm\n  - _self_\npartition: x\n")

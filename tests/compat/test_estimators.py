@@ -36,7 +36,7 @@ def ws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     return Workspace.from_config()
 
 
-def test_an_estimator_as_labrun_arguments(ws: Workspace) -> None:
+def test_an_estimator_becomes_labrun_arguments(ws: Workspace) -> None:
     made = Estimator(
         source_directory="src",
         entry_script="train.py",
@@ -72,7 +72,7 @@ def test_an_estimator_as_labrun_arguments(ws: Workspace) -> None:
         Estimator("src", entry_script="none.py").overrides(Experiment(ws, "x"))
 
 
-def test_the_packages_of_an_estimator(ws: Workspace, tmp_path: Path) -> None:
+def test_packages_of_an_estimator_become_requirements(ws: Workspace, tmp_path: Path) -> None:
     (tmp_path / "src" / "more.txt").write_text("attrs\n")
     (tmp_path / "env.yml").write_text("dependencies: [python=3.7, six]\n")
     torch = PyTorch(
@@ -97,7 +97,9 @@ def test_the_packages_of_an_estimator(ws: Workspace, tmp_path: Path) -> None:
         ({"node_count": 1, "use_gpu": True, "vm_size": "STANDARD_NC6"}, []),
     ],
 )
-def test_processes_of_an_estimator(ws: Workspace, given: dict[str, Any], words: list[str]) -> None:
+def test_processes_of_an_estimator_become_labrun_arguments(
+    ws: Workspace, given: dict[str, Any], words: list[str]
+) -> None:
     found = Estimator("src", entry_script="train.py", **given).overrides(Experiment(ws, "x"))
     assert [word for word in found if "processes" in word] == words
     assert any("LABRUN_TF_CONFIG" in word for word in found) == (given.get("distributed_backend") == "ps")
@@ -134,8 +136,8 @@ Run.get_context().log("score", args.rate * args.k * (1 if args.fast else -1))
 """
 
 
-def test_an_estimator_by_itself_and_in_a_search(ws: Workspace, tmp_path: Path) -> None:
-    """Over 15 s on a busy machine: a run and a search of two."""
+def test_an_estimator_runs_alone_and_in_a_search(ws: Workspace, tmp_path: Path) -> None:
+    """Over 15 s on a busy machine: a run, and a search of two."""
     draw_none(tmp_path)
     (tmp_path / "src" / "train.py").write_text(TRAIN)
     (tmp_path / "go.py").write_text(GO)

@@ -52,7 +52,7 @@ def read(expression: sampling.Expression) -> space.Dimension:
     return space.dimension(override)
 
 
-def test_expressions_are_what_labrun_searches() -> None:
+def test_expressions_become_dimensions_of_a_search() -> None:
     assert read(sampling.choice("a b", 1, 0.5, True)) == space.Choice(
         "a", ("a",), (("'a b'",), ("1",), ("0.5",), ("'True'",))
     )
@@ -112,7 +112,7 @@ def test_every_distribution_is_drawn_as_the_sdk_describes_it(tmp_path: Path) -> 
         DrawnSampler({"a": ["uniform", 0, 1, None]}).sample_independent(None, None, "a", FloatDistribution(5, 6))
 
 
-def test_a_search_as_labrun_arguments(ws: Workspace) -> None:
+def test_a_search_becomes_labrun_arguments(ws: Workspace) -> None:
     script = ScriptRunConfig(script="train.py", arguments=["--fixed", 1])
     varied = RandomParameterSampling({"--learning-rate": sampling.uniform(0, 1), "batch": sampling.choice(1, 2)})
     config = HyperDriveConfig(
@@ -247,7 +247,7 @@ if args.n_steps == 0 and args.kind == "b":
 """
 
 
-def test_a_search_from_start_to_end(tmp_path: Path) -> None:
+def test_a_search_orders_its_children_by_their_metric(tmp_path: Path) -> None:
     """Over 15 s on a busy machine: six scripts, two of which log no metric, one of which fails."""
     draw_none(tmp_path)
     (tmp_path / "src").mkdir()

@@ -63,7 +63,9 @@ def ws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     return Workspace()
 
 
-def test_a_local_file_and_a_local_folder(ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_files_and_folders_are_registered_as_models(
+    ws: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "m.pkl").write_bytes(b"weights")
     (tmp_path / "net" / "variables").mkdir(parents=True)
     (tmp_path / "net" / "saved.pb").write_bytes(b"graph")
@@ -127,7 +129,7 @@ def test_a_local_file_and_a_local_folder(ws: Workspace, tmp_path: Path, monkeypa
     assert Model.register(ws, "m.pkl", "one").version == 3, "a number is not given twice"
 
 
-def test_loading_models_that_no_run_has_made(ws: Workspace, tmp_path: Path) -> None:
+def test_local_models_without_a_card_cannot_be_loaded(ws: Workspace, tmp_path: Path) -> None:
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / "a.pb").write_bytes(b"graph")
     (tmp_path / "model.json").write_bytes(b"{}")
@@ -152,7 +154,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return folder, done, late
 
 
-def test_models_that_scripts_register(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_script_registers_models_of_its_run(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, done, late = trained
     monkeypatch.setenv("LABRUN_ROOT", str(folder))
     assert done.returncode == 0 and "told 2 1 1 1 first" in done.stdout, done.stdout + done.stderr

@@ -32,10 +32,8 @@ def _register(number: int) -> None:
         AmlCompute.create(ws, f"box-{name}", AmlCompute.provisioning_configuration("STANDARD_D2", max_nodes=2))
 
 
-def test_nothing_is_lost_where_several_programs_register_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Up to 15 s on a busy machine: eight processes, three registrations of each kind in each."""
+def test_concurrent_registrations_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to 15 s on a busy machine: eight processes, each with three registrations of every kind."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LABRUN_ROOT", str(tmp_path))
     ws = Workspace()

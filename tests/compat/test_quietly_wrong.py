@@ -50,14 +50,14 @@ class Mounted:
         return self._mount
 
 
-def test_a_separator_of_several_characters_is_not_a_pattern() -> None:
+def test_a_separator_of_several_characters_is_not_a_regex() -> None:
     Path("a.csv").write_text("a||b\n1||x|y\n")
     dataset = finder.find("azureml.core", "Dataset")
     frame = dataset.Tabular.from_delimited_files("a.csv", separator="||").to_pandas_dataframe()
     assert frame.to_dict("list") == {"a": [1], "b": ["x|y"]}
 
 
-def test_two_inputs_are_not_taken_for_one() -> None:
+def test_two_versions_of_an_input_are_kept_apart() -> None:
     inputs = ScriptInputs({})
     first, other = Mounted("${mount:t@1}", "old", "t", [1]), Mounted("${mount:t@2}", "new", "t")
     inputs.argument(first)
@@ -69,7 +69,7 @@ def test_two_inputs_are_not_taken_for_one() -> None:
         inputs.argument(Mounted("${mount:u}", "old"))
 
 
-def test_what_a_run_configuration_says_counts() -> None:
+def test_a_run_configurations_script_and_arguments_are_used() -> None:
     Path("train.py").write_text("")
     config = ScriptRunConfig(".", "train.py", run_config=RunConfiguration(arguments=["--epochs", "50"]))
     assert config._run_overrides(ScriptInputs({}))[1] == "script.positional=['--epochs','50']"
@@ -79,13 +79,13 @@ def test_what_a_run_configuration_says_counts() -> None:
 
 
 @pytest.mark.parametrize("command", ["python a.py\npython b.py", "python a.py --data ~/d", "python a.py [ab]"])
-def test_a_command_for_a_shell_goes_to_one(command: str) -> None:
+def test_a_command_with_shell_syntax_runs_in_a_shell(command: str) -> None:
     Path("a.py").write_text("")
     (word,) = ScriptRunConfig(".", command=command)._run_overrides(ScriptInputs({}))
     assert word.startswith("script.command=") and "a.py" in word
 
 
-def test_samples_without_a_target_and_weight_columns_are_not_trained_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_without_a_target_and_weight_columns_are_not_learned(capsys: pytest.CaptureFixture[str]) -> None:
     frame = pd.DataFrame({"x": [1, 2, 3, 4], "w": [1, 1, 2, 2], "y": ["a", None, "b", "a"]})
     x, y = automl_data.of_table(frame, "y", "training_data", ["w"])
     data = automl_data.Data({"X": x, "y": y}, is_regression=False)
@@ -101,13 +101,13 @@ def test_samples_without_a_target_and_weight_columns_are_not_trained_on(capsys: 
         automl_data.Data({"X": np.arange(3)[:, None], "y": [None, None, None]}, is_regression=False)
 
 
-def test_an_output_is_another_folder_for_each_run() -> None:
+def test_each_run_gets_its_own_output_folder() -> None:
     output = OutputFileDatasetConfig("model")
     first, second = output.labrun_mount(), output.labrun_mount()
     assert first != second and output.path_on_datastore in second
 
 
-def test_a_models_download_leaves_what_else_is_there(ws: Workspace) -> None:
+def test_a_models_download_keeps_other_files(ws: Workspace) -> None:
     Path("made").mkdir()
     Path("made/weights.txt").write_text("w")
     model = finder.find("azureml.core", "Model")
@@ -119,7 +119,7 @@ def test_a_models_download_leaves_what_else_is_there(ws: Workspace) -> None:
     assert [path.read_text() for path in target.rglob("weights.txt")] == ["w"]
 
 
-def test_a_programs_command_is_kept_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_programs_command_is_recorded_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     given = ["python", "train.py", "--api-key=sk-1", "--password", "hunter2", "--epochs", "3"]
     monkeypatch.setattr(sys, "orig_argv", given)
     assert program._command().endswith("train.py '--api-key=***' --password '***' --epochs 3")
@@ -127,7 +127,7 @@ def test_a_programs_command_is_kept_without_secrets(monkeypatch: pytest.MonkeyPa
     assert "token" not in program._command()
 
 
-def test_metrics_of_the_runs_below_are_reported_by_run(ws: Workspace) -> None:
+def test_metrics_of_child_runs_are_reported_by_run(ws: Workspace) -> None:
     run = finder.find("azureml.core", "Experiment")(ws, "below").start_logging(snapshot_directory=None)
     run.log("a", 1)
     Path("roc.png").write_text("a picture")
@@ -201,7 +201,7 @@ def test_arguments_and_filters_that_change_a_result_are_used(
     assert told.count("the path is not used: the script must write to the folder") == 2 and "source_globs" in told
 
 
-def test_a_script_does_not_get_another_version_of_an_input(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_script_gets_no_other_version_of_an_input(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     run_dir = submitted(ws.folder, "abcd1234")
     record = json.loads((run_dir / "run.json").read_text())
     (run_dir / "run.json").write_text(json.dumps({**record, "data": [{"path": "/data/rows", "number": 3}]}))

@@ -13,7 +13,7 @@ import pytest
 STANDALONE = Path(__file__).parents[2] / "src" / "labrun" / "compat" / "standalone"
 
 
-def test_calls_that_libraries_have_dropped_still_work(bench: Any, well: Any) -> None:
+def test_calls_removed_from_libraries_still_work(bench: Any, well: Any) -> None:
     script = bench.write(
         "import sys\n"
         "assert 'numpy' not in sys.modules and 'sklearn' not in sys.modules\n"
@@ -89,7 +89,7 @@ def test_calls_that_libraries_have_dropped_still_work(bench: Any, well: Any) -> 
     assert {"DataFrame.sort_index()", "DataFrame.drop()", "DataFrame.append()", "Series.append()"} <= {*told}
 
 
-def test_workers_have_what_the_script_has(bench: Any, well: Any) -> None:
+def test_worker_processes_can_import_and_log_like_the_script(bench: Any, well: Any) -> None:
     bench.write("def double(x):\n    return 2 * x\n", "src/helper.py")
     script = bench.write(
         "import multiprocessing, subprocess, sys\n"
@@ -116,7 +116,7 @@ def test_workers_have_what_the_script_has(bench: Any, well: Any) -> None:
 
 
 @pytest.mark.parametrize("environment", [{}, {"PYTHONSAFEPATH": "1"}])
-def test_it_runs_as_python_runs_it(bench: Any, well: Any, environment: dict[str, str]) -> None:
+def test_a_script_runs_as_with_plain_python(bench: Any, well: Any, environment: dict[str, str]) -> None:
     script = bench.write(
         "import atexit, inspect, os, pickle, sys\n"
         "class Thing: pass\n"
@@ -139,19 +139,19 @@ def test_it_runs_as_python_runs_it(bench: Any, well: Any, environment: dict[str,
 @pytest.mark.parametrize(
     "ends, code", [("sys.exit(7)", 7), ("sys.exit('no data')", 1), ("sys.exit()", 0), ("1 / 0", 1)]
 )
-def test_exit_codes_are_the_script_s(bench: Any, ends: str, code: int) -> None:
+def test_exit_codes_are_those_of_the_script(bench: Any, ends: str, code: int) -> None:
     assert bench.run(bench.write(f"import sys\n{ends}\n")).returncode == code
 
 
 @pytest.mark.parametrize("text", ["def f():\n    return 1 / 0\n\nf()\n", "def f(:\n", "raise KeyboardInterrupt\n"])
-def test_a_traceback_is_the_script_s_own(bench: Any, text: str) -> None:
+def test_a_traceback_shows_only_the_script(bench: Any, text: str) -> None:
     script = bench.write(text)
     plain = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
     for done in (bench.run(script), bench.by_hand(str(script))):
         assert done.stderr == plain.stderr and done.returncode == plain.returncode
 
 
-def test_a_script_started_by_hand_prints_and_records_nothing(bench: Any, well: Any) -> None:
+def test_a_script_started_by_hand_only_prints(bench: Any, well: Any) -> None:
     script = bench.write(
         "from azureml.core import Run\n"
         "from azureml.core.run import _OfflineRun\n"
@@ -187,7 +187,7 @@ def test_a_script_started_by_hand_prints_and_records_nothing(bench: Any, well: A
         ((".",), 2, "is a folder"),
     ],
 )
-def test_without_a_script_it_says_what_it_wants(bench: Any, arguments: tuple[str, ...], code: int, told: str) -> None:
+def test_the_runner_reports_a_missing_script(bench: Any, arguments: tuple[str, ...], code: int, told: str) -> None:
     done = bench.by_hand(*arguments)
     assert done.returncode == code and told in done.stderr
 

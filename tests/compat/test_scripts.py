@@ -13,8 +13,8 @@ SCRIPTS = Path(__file__).parent / "scripts"
 AZURE = ("experiment=script", "script.azureml=true", "tracking=none", "report=none")
 
 
-def test_a_pytorch_tutorial(workspace: Path, few_images: Path, labrun: Command) -> None:
-    """In the pool, with an optimizer of PyTorch's and a loader's workers."""
+def test_a_pytorch_tutorial_trains(workspace: Path, few_images: Path, labrun: Command) -> None:
+    """In the pool, with PyTorch's optimizer and the worker processes of a loader."""
     # below src/: the data are called so too
     shutil.copytree(SCRIPTS / "cifar10", workspace / "src" / "cifar10", ignore=shutil.ignore_patterns("__pycache__"))
     done = labrun(
@@ -39,7 +39,7 @@ def test_a_pytorch_tutorial(workspace: Path, few_images: Path, labrun: Command) 
     assert "--learning_rate 0.003" in log and "Finished Training\n" in log
 
 
-def test_what_the_script_says_of_its_run(workspace: Path, labrun: Command) -> None:
+def test_tags_properties_and_failure_of_a_script_are_recorded(workspace: Path, labrun: Command) -> None:
     (workspace / "train.py").write_text(
         "from azureml.core import Run\nrun = Run.get_context()\nrun.tag('quality', 'fine')\n"
         "run.add_properties({'origin': 'here'})\nprint('NAMES', run.experiment.name, run.id)\n"
@@ -60,7 +60,7 @@ def test_a_script_cancels_its_own_run(workspace: Path, labrun: Command) -> None:
     assert done.returncode == 130 and store.find(workspace, "last")[1].status == "canceled"
 
 
-def test_azureml_is_there_only_where_the_config_asks_for_it(workspace: Path, labrun: Command) -> None:
+def test_azureml_is_importable_only_if_the_config_enables_it(workspace: Path, labrun: Command) -> None:
     (workspace / "train.py").write_text("import azureml.core\n")
     done = labrun("experiment=script", "script.path=train.py", "tracking=none")
     assert done.returncode == 1 and "No module named 'azureml'" in done.stderr
@@ -68,7 +68,7 @@ def test_azureml_is_there_only_where_the_config_asks_for_it(workspace: Path, lab
 
 
 def test_a_script_reads_a_registered_model(workspace: Path, labrun: Command) -> None:
-    """As `lab models register` keeps it."""
+    """It was registered by `lab models register`."""
     assert labrun("tracking=none", "report=none").returncode == 0
     done = lab(workspace, "models", "register", "last", "--name", "digits")
     assert done.returncode == 0, done.stderr

@@ -64,8 +64,10 @@ def run(folder: Path, file: str, *options: str) -> str:
 
 
 @pytest.mark.parametrize("compute", ["local", "slurm"])
-def test_the_first_day(compute: str, tmp_path: Path, few_images: Path, request: pytest.FixtureRequest) -> None:
-    """Six programs, the last three of which train: each submits and ends. With PyTorch: see `test_scripts`."""
+def test_the_programs_of_the_first_day_run(
+    compute: str, tmp_path: Path, few_images: Path, request: pytest.FixtureRequest
+) -> None:
+    """Six programs: each submits a run and ends, and the last three train. `test_scripts` trains with PyTorch."""
     if compute == "slurm":
         request.getfixturevalue("cluster")
     folder = lay_out("day1", tmp_path / "project", "cifar10", few_images)
@@ -93,8 +95,8 @@ def test_the_first_day(compute: str, tmp_path: Path, few_images: Path, request: 
     assert json.loads((folder / ".azureml" / "config.json").read_text())["workspace_name"] == "day-one"
 
 
-def test_images_are_uploaded_mounted_and_a_model_registered(tmp_path: Path, few_images: Path) -> None:
-    """Twice, for the second versions. The script with PyTorch runs in `test_scripts`."""
+def test_images_are_uploaded_and_mounted_and_a_model_is_registered(tmp_path: Path, few_images: Path) -> None:
+    """Runs twice, to get second versions. `test_scripts` runs the script with PyTorch."""
     folder = lay_out("cifar10", tmp_path / "project", "cifar10", few_images)
     (folder / "src" / "train.py").write_text(LIGHT)
     printed = run(folder, "control.py")
@@ -107,8 +109,8 @@ def test_images_are_uploaded_mounted_and_a_model_registered(tmp_path: Path, few_
     assert "cifar10\t2\t{" in again, "the second model is the second version"
 
 
-def test_digits_of_2018_with_an_estimator_a_widget_and_a_search_in_a_notebook(tmp_path: Path, few_digits: Path) -> None:
-    """Over 15 s: three fits by scikit-learn, one of them alone; a cell for each paragraph of the program."""
+def test_the_notebook_of_2018_with_estimator_widget_and_search_runs(tmp_path: Path, few_digits: Path) -> None:
+    """Over 15 s: a single fit by scikit-learn and a search of two. Each paragraph of the program is a cell."""
     folder = lay_out("mnist", tmp_path / "project", "mnist", few_digits)
     cells = ["%load_ext labrun.azureml", *(folder / "control.py").read_text().split("\n\n")]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
@@ -131,15 +133,15 @@ def test_digits_of_2018_with_an_estimator_a_widget_and_a_search_in_a_notebook(tm
     assert "sklearn_mnist\tsklearn_mnist:1\t1" in printed
 
 
-def test_an_estimator_with_settings_of_its_own(tmp_path: Path) -> None:
+def test_an_estimator_with_custom_settings_runs(tmp_path: Path) -> None:
     folder = lay_out("chainer", tmp_path / "project")
     printed = run(folder, "control.py")
     assert "Creating a new compute target..." in printed and "Type: azureml.scriptrun" in printed
     assert "{'Batch size': 64, 'Epochs': 3, 'Accuracy': [0.5, " in printed
 
 
-def test_automl_on_the_users_machine(tmp_path: Path) -> None:
-    """Two iterations of two folds, of two models: each model that a search may choose is built before it begins."""
+def test_automl_runs_on_the_users_machine(tmp_path: Path) -> None:
+    """Two iterations with two folds and two models: a search builds every candidate model before it starts."""
     folder = lay_out("automl", tmp_path / "project")
     (folder / "project").mkdir()
     (folder / "get_data.py").rename(folder / "project" / "get_data.py")
