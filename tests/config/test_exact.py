@@ -91,7 +91,7 @@ def as_json(value: Any) -> Any:
         "!float",
     ],
 )
-def test_every_value_comes_back_as_it_was(value: Any) -> None:
+def test_every_value_is_read_back_unchanged(value: Any) -> None:
     back = as_json(value)
     assert repr(back) == repr(value) and type(back) is type(value)
 
@@ -111,8 +111,8 @@ def test_a_damaged_value_is_one_error_of_the_record(tmp_path: Path, damaged: Any
         read_record(tmp_path)
 
 
-def test_text_with_interpolation_syntax_is_kept_literally() -> None:
-    """Two thousand texts of the signs that OmegaConf's grammar knows, escaped, resolved, kept, and resolved again."""
+def test_text_with_interpolation_syntax_stays_literal() -> None:
+    """Two thousand texts of characters special to OmegaConf are escaped, resolved, saved, and resolved again."""
     draw = random.Random(0)
     signs = ["$", "{", "}", "\\", "${", "\\${", "a", ":", ",", "'", '"', " ", "oc.env:", "mount:"]
     texts = {f"t{number}": "".join(draw.choices(signs, k=8)) for number in range(2000)}
@@ -237,7 +237,7 @@ def given(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("GIVEN")]
 
 
-def test_values_are_the_same_in_run_sweep_rerun_evaluation_and_loaded_model(
+def test_runs_sweeps_reruns_and_loaded_models_get_the_same_values(
     labrun: Command, workspace: Path, odd_network: str, registered: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Over 15 s: four processes train or score a network."""
@@ -259,7 +259,7 @@ def test_values_are_the_same_in_run_sweep_rerun_evaluation_and_loaded_model(
     assert given(capfd.readouterr().out) == [odd_network]
 
 
-def test_arguments_of_a_script_and_of_an_estimator(run_here: Runner, workspace: Path) -> None:
+def test_arguments_of_scripts_and_estimators_are_passed_unchanged(run_here: Runner, workspace: Path) -> None:
     record, run_dir = run_here(
         "model._target_=sklearn.ensemble.RandomForestClassifier",
         "~model.regularization",
@@ -296,8 +296,8 @@ def test_signatures_are_unchanged_and_cover_odd_values() -> None:
         assert one != execute.signature(Config({**config, "model": {"a": str(value)}}), [], None)
 
 
-def test_texts_and_numbers_stay_so_in_the_yaml_that_is_written() -> None:
-    """`best.yaml` and `.hydra/config.yaml`: OmegaConf reads `1e5` without quotes as a number."""
+def test_texts_and_numbers_keep_their_types_in_written_yaml() -> None:
+    """In `best.yaml` and `.hydra/config.yaml`. OmegaConf reads `1e5` without quotes as a number."""
     values = {"a": ["1e5", 1e5, "1", 1, "null", None, "yes", True, math.inf, "${x}", "x: y"], "b": {0: 1, "0": "2"}}
     assert repr(OmegaConf.to_container(OmegaConf.create(hydra_files.as_yaml(values)), resolve=False)) == repr(values)
     assert summary._value("'1e5'") == "1e5" and summary._value("{0: nan}").keys() == {0}

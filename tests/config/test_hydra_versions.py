@@ -31,7 +31,7 @@ def test_no_deprecated_call_is_made() -> None:
         hydra_changes.JobCallbacks(OmegaConf.create({"hydra": {"callbacks": callbacks}}))
 
 
-def test_no_mode_is_asked_for_whatever_hydra_passes() -> None:
+def test_the_mode_is_never_read_whatever_arguments_hydra_passes() -> None:
     asking: Any = object.__new__(Hydra)
     with hydra_changes.without_asking_for_mode():
         assert asking.get_mode("config", []) is None
@@ -46,7 +46,7 @@ def test_no_mode_is_asked_for_whatever_hydra_passes() -> None:
     ],
     ids=["1.3", "1.4"],
 )
-def test_a_group_that_is_not_among_the_defaults(said: str, workspace: Path) -> None:
+def test_an_override_of_a_group_missing_in_the_defaults_is_explained(said: str, workspace: Path) -> None:
     error = ConfigCompositionException(f"In 'experiment/theirs': {said}")
     told = mistakes.explained(error, [])
     assert told.startswith("in experiment/theirs: 'override /data': there is no group 'data'"), told

@@ -73,7 +73,7 @@ ODD = "s3cr3t/Val\"ue'x+y=z&%41<\u03a9\U0001f600>"
         ("T", "a\nb\tc\x1bdefg", r"a\nb\tc\x1bdefg a\nb\tc\u001bdefg", "*** ***"),
     ],
 )
-def test_which_values_are_masked(name: str, value: str, text: str, shown: str) -> None:
+def test_values_of_secret_variables_are_masked(name: str, value: str, text: str, shown: str) -> None:
     masking.note(name, value)
     assert masking.masked(text) == shown
 
@@ -111,7 +111,7 @@ def test_values_that_would_garble_all_text_are_not_masked(name: str, value: str)
     assert masking.masked(f"a {value} b") == f"a {value} b"
 
 
-def test_every_way_to_refer_to_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_are_masked_however_they_are_referred_to(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(7):
         monkeypatch.setenv(f"V{number}", f"secret-{number}-value")
     monkeypatch.setenv("WHICH", "V4")
@@ -135,7 +135,7 @@ def test_every_way_to_refer_to_a_variable(monkeypatch: pytest.MonkeyPatch) -> No
     assert "secret" not in str(caught.value)
 
 
-def test_errors_without_words_and_with_a_secret_name() -> None:
+def test_errors_without_a_message_or_with_a_secret_name_are_shown() -> None:
     masking.note("T", "S3CR3T-ENV")
 
     def fail(self: Exception) -> str:
@@ -207,7 +207,7 @@ class Mine(LogisticRegression):
 def test_no_error_of_a_run_leaves_a_secret(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, empty_mlflow: Path, labrun: Command
 ) -> None:
-    """Inline and in the pool, in its messages, causes and exit codes. Takes 20 s: each way is a run of its own."""
+    """Inline and in the pool, in messages, causes and exit codes. Takes 20 s: each case is a separate run."""
     copy_database(empty_mlflow, workspace)
     (workspace / "mine.py").write_text(MODEL)
     (workspace / "conf" / "model").mkdir(parents=True)

@@ -104,8 +104,8 @@ def test_a_loaded_library_is_not_announced(capsys: pytest.CaptureFixture[str]) -
     assert torch.nn and capsys.readouterr().out == ""
 
 
-def test_a_data_module_is_known_by_its_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also behind a base class in another module, under another name, and as what a function says it returns."""
+def test_a_data_module_is_recognized_from_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even with a base class in another module, under an alias, or as the annotated result of a function."""
     package = tmp_path / "sources_of_mine"
     package.mkdir()
     (package / "__init__.py").write_text("from .late import Late\n")
@@ -123,8 +123,8 @@ def test_a_data_module_is_known_by_its_sources(tmp_path: Path, monkeypatch: pyte
     assert not targets.is_data_module("no_such_package.Mine")
 
 
-def test_the_signature_of_a_class_is_pythons() -> None:
-    """Classes without parameters are told by their constructors, which is much faster."""
+def test_signatures_of_classes_equal_those_of_inspect() -> None:
+    """Classes without parameters are recognized by their constructors, which is much faster."""
 
     class Plain:
         """No constructor."""

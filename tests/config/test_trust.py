@@ -110,13 +110,13 @@ def test_only_classes_of_models_are_built(target: str) -> None:
         {"inner": {"_target_": ["os", "system"]}},
     ],
 )
-def test_arguments_are_looked_at_at_any_depth(node: dict[str, Any]) -> None:
+def test_untrusted_classes_are_refused_at_any_depth(node: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         trust.build_model({"_target_": f"{HERE}.Own", **node}, "model", [f"{HERE}.Own"])
     assert CALLED == []
 
 
-def test_nothing_is_interpolated_while_building(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interpolations_are_not_resolved_while_building(monkeypatch: pytest.MonkeyPatch) -> None:
     text = f"${{oc.create:{{_target_: {HERE}.call}}}}"
     made = trust.build_model({"_target_": f"{HERE}.Own", "inner": text}, "model", [f"{HERE}.Own"])
     assert made.inner == text and len(CALLED) == 1
@@ -163,7 +163,7 @@ def test_models_are_built_with_their_parts(monkeypatch: pytest.MonkeyPatch) -> N
         trust.build_model({"_target_": "torch.nn.Linear"}, "model", [])
 
 
-def test_a_frozen_config_calls_no_resolver_of_a_users_own() -> None:
+def test_a_frozen_config_calls_no_resolver_of_a_user() -> None:
     OmegaConf.register_new_resolver("labrun_test_eval", call, replace=True)
     try:
         for text in (
@@ -195,7 +195,7 @@ def change_card(run_dir: Path, **values: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-def test_a_card_that_is_no_card_is_one_message(ran: Path, tmp_path: Path) -> None:
+def test_an_invalid_model_card_is_refused_in_one_message(ran: Path, tmp_path: Path) -> None:
     card = json.loads((ran / "outputs" / cards.NAME).read_text())
     for values in (
         {"target": f"{HERE}.call"},
@@ -249,7 +249,7 @@ def change_card_whole(run_dir: Path, card: dict[str, Any]) -> None:
     (run_dir / "outputs" / cards.NAME).write_text(json.dumps(card))
 
 
-def test_scoring_builds_nothing_that_a_record_names(
+def test_scoring_builds_no_untrusted_class_named_by_a_record(
     ran: Path, run_here: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = types.ModuleType("evil_reader")
@@ -299,7 +299,7 @@ def test_classes_in_the_users_configs_are_trusted(ran: Path, run_here: Runner, w
         sys.modules.pop("own_reader", None)
 
 
-def test_a_network_of_the_user_names_its_parts_too(ran: Path) -> None:
+def test_trusting_a_users_network_covers_its_known_parts(ran: Path) -> None:
     content = json.loads((ran / "outputs" / cards.NAME).read_text())
     file = ran / "outputs" / content["file"]
     torch.save({}, file)
@@ -347,8 +347,10 @@ def refused(run_dir: Path | str, root: Path | None = None) -> str:
     return str(caught.value)
 
 
-def test_what_this_user_trained_here_is_trusted_by_itself(own: Path, run_here: Runner, workspace: Path) -> None:
-    """Until its code changes: it, or what it imports; a run in an archive never is."""
+def test_models_trained_here_by_this_user_are_trusted_automatically(
+    own: Path, run_here: Runner, workspace: Path
+) -> None:
+    """Until their code or an import of it changes. Models from an archive never are."""
     assert saved.load_model(own).predict_numbers(np.zeros((2, 1, 8, 8))).shape == (2,)
     assert run_here("task=evaluate", "from=last")[0].status == COMPLETED
     version, _ = models.register(workspace, own, "net")
@@ -432,7 +434,7 @@ def test_a_seal_covers_keys_that_this_version_does_not_know(
     assert saved.load_model(own).card.content["later"] == {"key": [1, None]}
 
 
-def test_a_message_says_what_is_typed_where_it_stands(own: Path, workspace: Path, lab_here: Command) -> None:
+def test_a_refusal_names_the_option_of_the_interface_in_use(own: Path, workspace: Path, lab_here: Command) -> None:
     (workspace / "own_part.py").write_text("SIZE = 4\n")
     assert refused(own).endswith("name it: trusted=['own_net.Net']")
     registered = lab_here("models", "register", own.name[-8:], "--name", "net", "--alias", "best")
@@ -470,7 +472,9 @@ class Most(ClassifierMixin, BaseEstimator):
 """
 
 
-def test_an_estimator_of_the_user(workspace: Path, monkeypatch: pytest.MonkeyPatch, run_here: Runner) -> None:
+def test_a_users_estimator_and_its_parts_must_be_trusted(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, run_here: Runner
+) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(workspace / "state"))
     monkeypatch.syspath_prepend(str(workspace))
     (workspace / "own_most.py").write_text(OWN_ESTIMATOR)
