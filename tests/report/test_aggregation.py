@@ -39,7 +39,7 @@ def scored(seed: int, accuracy: Any, lr: float = 0.1, **values: Any) -> Record:
     return a_run(seed, lr, metrics={"accuracy": accuracy}, **values)
 
 
-def test_mean_deviation_and_number_of_each_setting() -> None:
+def test_each_setting_has_a_mean_a_deviation_and_a_count() -> None:
     found = [scored(seed, 0.1 * seed * factor, lr) for lr, factor in ((0.1, 1), (0.3, 2)) for seed in (1, 2, 3)]
     settings = aggregation.of_seeds(found)
     assert [one.overrides for one in settings] == [("model.lr=0.1",), ("model.lr=0.3",)]
@@ -76,14 +76,14 @@ def test_a_sweep_over_seeds_alone_is_one_setting() -> None:
         ("completed", {"accuracy": math.nan}, "accuracy is NaN in run 0003000a: left out of the mean"),
     ],
 )
-def test_what_is_not_in_the_mean_is_counted_and_named(status: str, metrics: Mapping[str, Any], told: str) -> None:
+def test_runs_left_out_of_a_mean_are_counted_and_named(status: str, metrics: Mapping[str, Any], told: str) -> None:
     settings = aggregation.of_seeds([scored(1, 0.2), scored(2, 0.4), a_run(3, status=status, metrics=metrics)])
     found = settings[0].summary("accuracy")
     assert found.mean == pytest.approx(0.3) and found.count == "2 of 3"
     assert aggregation.notes(settings, ["accuracy"]) == ([f"test: {told}"] if told else [])
 
 
-def test_a_single_value_has_no_deviation_and_none_no_mean() -> None:
+def test_one_value_has_no_deviation_and_no_value_no_mean() -> None:
     settings = aggregation.of_seeds([scored(1, 0.2), a_run(2, status="failed"), a_run(3, 0.3), a_run(4, 0.3)])
     one, none = (setting.summary("accuracy") for setting in settings)
     assert (one.mean, one.std, one.count) == (0.2, None, "1 of 2")
@@ -91,13 +91,13 @@ def test_a_single_value_has_no_deviation_and_none_no_mean() -> None:
     assert aggregation.rows(settings)[1] == [[2, 0.2, None, 1], [2, None, None, 0]]
 
 
-def test_odd_numbers_in_a_record_break_nothing() -> None:
+def test_huge_values_give_an_infinite_deviation() -> None:
     found = aggregation.of_seeds([scored(1, 1.7e308), scored(2, -1.7e308)])[0].summary("accuracy")
     assert found.mean == 0 and found.std == math.inf
 
 
-def test_settings_that_differ_otherwise_never_fall_together() -> None:
-    """A file of the config may have changed behind the same words; where a run went makes no difference."""
+def test_runs_with_different_configs_are_different_settings() -> None:
+    """Even with equal overrides, since a config file may have changed. The compute target does not matter."""
     plain = {"sweep": None, "overrides": ["seed=1"]}
     first, second = scored(1, 0.1, **plain), scored(2, 0.2, **{**plain, "overrides": ["seed=2"]})
     other = scored(3, 0.3, **{**plain, "overrides": ["seed=3"]})
@@ -107,37 +107,37 @@ def test_settings_that_differ_otherwise_never_fall_together() -> None:
     assert [len(one.runs) for one in aggregation.group([first, second, other, elsewhere], ["seed"])] == [3, 1]
 
 
-def test_what_a_sweep_has_swept_stays_apart_even_where_it_is_no_experiments() -> None:
+def test_every_swept_key_separates_settings() -> None:
     found = [scored(seed, 0.1) for seed in (1, 2, 1, 2)]
     for place, one in enumerate(found):
         one.overrides.append(f"compute.cpus_per_run={1 + place // 2}")
     assert [len(one.runs) for one in aggregation.of_seeds(found)] == [2, 2]
 
 
-def test_runs_of_several_sweeps_are_one_setting_where_their_configs_are() -> None:
+def test_runs_of_several_sweeps_with_equal_configs_are_one_setting() -> None:
     later = scored(3, 0.3, sweep=SweepMember("/another", 0))
     alone = scored(4, 0.4, sweep=None, overrides=["seed=4"])
     assert [len(one.runs) for one in aggregation.group([scored(1, 0.1), scored(2, 0.2), later, alone], ["seed"])] == [4]
 
 
-def test_a_key_that_follows_the_seed_is_no_other_setting() -> None:
+def test_a_key_derived_from_the_seed_does_not_separate_settings() -> None:
     found = [scored(seed, 0.1, sweep=None) for seed in (1, 2)]
     for one in found:
         one.config["model"]["random_state"] = one.config["seed"]
     assert len(aggregation.group(found, ["seed"])) == 1
-    for one in found:  # unless somebody typed it: they advance together
+    for one in found:  # unless it is an override: then both vary
         one.overrides.append(f"model.random_state={one.config['seed']}")
     assert len(aggregation.group(found, ["seed"])) == 2
 
 
-def test_within_a_sweep_what_is_made_of_the_seed_is_no_other_setting() -> None:
+def test_values_made_from_the_seed_do_not_separate_settings_of_a_sweep() -> None:
     found = [scored(seed, 0.1) for seed in (1, 2)]
     for one in found:
         one.config["model"]["name"] = f"net-{one.config['seed']}"
     assert len(aggregation.group(found, ["seed"])) == 1
 
 
-def test_a_group_as_the_key_leaves_what_was_typed_below_it() -> None:
+def test_aggregating_over_a_group_keeps_overrides_within_it_apart() -> None:
     found = [scored(1, 0.1, lr) for lr in (0.1, 0.3)]
     for one, name in zip(found, ("net", "other"), strict=True):
         one.config["model"]["name"] = name
@@ -155,8 +155,8 @@ def test_a_group_is_named_with_a_slash_or_a_dot() -> None:
     ]
 
 
-def test_the_same_values_again_count_once() -> None:
-    """Of a run that failed and was run again the one that is completed, else the newer."""
+def test_repeated_runs_of_a_setting_count_once() -> None:
+    """The completed run counts if the other one failed, otherwise the newer one."""
     old, newer = scored(1, 0.1, id="old", created="2026-01-01"), scored(1, 0.3, id="newer", created="2026-01-02")
     failed = a_run(1, status="failed", id="failed", created="2026-01-03")
     settings = aggregation.of_seeds([old, scored(2, 0.5), newer, failed])
@@ -164,7 +164,7 @@ def test_the_same_values_again_count_once() -> None:
     assert aggregation.notes(settings, []) == ["test: not counted, since other runs have the same values: old, failed"]
 
 
-def test_runs_whose_scores_do_not_compare_have_no_mean() -> None:
+def test_runs_without_comparable_scores_have_no_mean() -> None:
     found = [scored(seed, 0.1, data=[DataEntry(name="digits", digest=f"d{seed}")]) for seed in (1, 2)]
     settings = aggregation.of_seeds(found)
     assert settings[0].summary("accuracy").mean is None and settings[0].summary("accuracy").count == "0 of 2"
@@ -172,7 +172,7 @@ def test_runs_whose_scores_do_not_compare_have_no_mean() -> None:
     assert note.startswith("test: no mean of accuracy: the values are not comparable: digits was not the same in all")
 
 
-def test_another_split_has_no_mean_either() -> None:
+def test_runs_with_different_splits_have_no_mean() -> None:
     data = [DataEntry(name="digits", digest="d", content="c")]
     found = [scored(seed, 0.1, data=data) for seed in (1, 2)]
     for one in found:
@@ -181,7 +181,7 @@ def test_another_split_has_no_mean_either() -> None:
     assert settings[0].summary("accuracy").mixture
 
 
-def test_other_code_is_reported() -> None:
+def test_runs_with_different_code_are_reported() -> None:
     found = [scored(seed, 0.1, code=Code(sources=f"c{seed}")) for seed in (1, 2)]
     (note,) = aggregation.notes(aggregation.of_seeds(found), ["accuracy"])
     assert "the code was not the same" in note
@@ -203,7 +203,7 @@ def curves(*runs: Values) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
     return mean_curves.of(aggregation.group(found, ["seed"]), lambda record: logged[record.id])
 
 
-def test_a_mean_curve_is_drawn_where_all_runs_have_a_value(tmp_path: Path) -> None:
+def test_a_mean_curve_is_drawn_at_steps_that_all_runs_have(tmp_path: Path) -> None:
     found, notes = curves([(1, 1.0), (2, 2.0), (3, 9.0)], [(1, 3.0), (2, 2.0)])
     assert notes == [] and list(found) == ["test (n=2)"]
     lines = found["test (n=2)"]
@@ -212,7 +212,7 @@ def test_a_mean_curve_is_drawn_where_all_runs_have_a_value(tmp_path: Path) -> No
     assert figures.compared_curves(found, tmp_path / "c.png") == tmp_path / "c.png"
 
 
-def test_values_that_are_not_finite_are_named_and_a_single_run_has_no_band() -> None:
+def test_a_mean_curve_omits_values_that_are_not_finite() -> None:
     found, notes = curves([(1, 1.0), (2, math.nan), (3, 1.0)], [(1, 3.0), (2, 2.0), (3, 1.0)])
     assert [line["step"] for line in found["test (n=2)"]] == [1, 3]
     assert notes == ["test: loss is not finite at some steps of 0000000a: no mean is drawn there"]
@@ -225,7 +225,7 @@ def test_runs_without_steps_in_common_have_no_mean_curve() -> None:
     assert found == {} and notes == ["test: no curve of loss: its 2 runs have less than two steps in common"]
 
 
-def test_the_legend_tells_where_metrics_have_other_numbers_of_runs() -> None:
+def test_the_legend_shows_different_numbers_of_runs_per_metric() -> None:
     found = [scored(seed, 0.1) for seed in (1, 2)]
     both = {one.id: curve("loss", [(1, 1.0), (2, 2.0)]) for one in found}
     both[found[0].id] += curve("score", [(1, 1.0), (2, 2.0)])
@@ -254,7 +254,7 @@ def sweep(tmp_path: Path) -> list[Path]:
     return write(tmp_path, [*found, a_run(3, 0.1, status="failed"), scored(3, "NaN", 0.3)])
 
 
-def test_the_table_at_the_end_of_a_sweep_has_the_means(
+def test_the_table_at_the_end_of_a_sweep_shows_means(
     sweep: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     results.print_summary(tmp_path, sweep, None)
@@ -271,7 +271,7 @@ def test_the_table_at_the_end_of_a_sweep_has_the_means(
     assert len((tmp_path / "results.csv").read_text().splitlines()) == 7
 
 
-def test_a_sweep_without_repeats_looks_as_it_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_without_repeats_shows_no_means(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_dirs = write(tmp_path, [scored(1, 0.1, lr) for lr in (0.1, 0.3)])
     results.print_summary(tmp_path, run_dirs, None, objective.Objective("accuracy", True))
     out = capsys.readouterr().out
@@ -279,7 +279,7 @@ def test_a_sweep_without_repeats_looks_as_it_did(tmp_path: Path, capsys: pytest.
     assert not (tmp_path / "results_over_seed.csv").exists()
 
 
-def test_python_and_the_notebook_have_the_means(sweep: list[Path], tmp_path: Path) -> None:
+def test_means_are_available_in_python_and_in_notebooks(sweep: list[Path], tmp_path: Path) -> None:
     found = Sweep(tmp_path)
     table = found.to_frame(over="seed")
     assert list(table.columns) == ["model.lr", "runs", "accuracy_mean", "accuracy_std", "accuracy_n"]

@@ -19,14 +19,14 @@ def looks_drawn(path: Path) -> bool:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_sample_grid(tmp_path: Path, channels: int) -> None:
+def test_a_grid_of_samples_is_drawn(tmp_path: Path, channels: int) -> None:
     x = np.random.default_rng(0).integers(0, 256, (40, channels, 9, 12), dtype=np.uint8)
     y = np.arange(40) % 3
     path = figures.sample_grid(x, y, ["a", "b", "a long class name"], 255, tmp_path / "s.png", "title")
     assert looks_drawn(path)
 
 
-def test_curves_group_training_with_validation(tmp_path: Path) -> None:
+def test_training_and_validation_curves_share_a_plot(tmp_path: Path) -> None:
     lines = [
         {"name": name, "step": step, "value": 1 / (step + 1)}
         for name in ("loss", "train_loss", "val_loss", "val_accuracy")
@@ -38,7 +38,7 @@ def test_curves_group_training_with_validation(tmp_path: Path) -> None:
     assert not (tmp_path / "none.png").exists()
 
 
-def test_what_a_metric_measures_and_what_its_steps_count() -> None:
+def test_quantities_and_units_of_metrics_follow_their_names_and_steps() -> None:
     names = ("train_loss", "val/loss", "loss/valid", "lossTrain", "test.acc", "val", "train_val_gap")
     assert [figures.quantity(name) for name in names] == ["loss", "loss", "loss", "lossTrain", "acc", "val", "val_gap"]
     epochs = [{"step": 1, "epoch": 1}, {"step": 2, "epoch": 2}]
@@ -53,7 +53,7 @@ def test_what_a_metric_measures_and_what_its_steps_count() -> None:
         {1: [50, 100, 150, 157], 2: [200, 250, 300, 314]},  # every 50 of 157, and the last
     ],
 )
-def test_what_is_logged_within_epochs_stands_at_parts_of_them(steps: dict[int, list[int]]) -> None:
+def test_values_within_an_epoch_are_drawn_at_fractions_of_it(steps: dict[int, list[int]]) -> None:
     lines = [{"epoch": epoch, "step": step} for epoch, own in steps.items() for step in own]
     size = 12500 if 2000 in steps[1] else 157
     assert axes.in_epochs(lines) == pytest.approx([line["step"] / size for line in lines])
@@ -62,7 +62,7 @@ def test_what_is_logged_within_epochs_stands_at_parts_of_them(steps: dict[int, l
 
 @pytest.mark.parametrize("shift", [0.0, 100.0, -100.0])
 @pytest.mark.parametrize("count", [1, 60, 20_000])
-def test_what_a_regression_predicts(tmp_path: Path, count: int, shift: float) -> None:
+def test_predictions_of_a_regression_are_drawn(tmp_path: Path, count: int, shift: float) -> None:
     rng = np.random.default_rng(0)
     true = 10 ** rng.uniform(0, 5, count) + shift
     predicted = np.where(rng.random(count) < 0.1, np.nan, true + rng.normal(size=count))
@@ -80,7 +80,7 @@ def test_curves_of_several_runs_are_distinguished_by_their_labels(tmp_path: Path
 
 
 @pytest.mark.parametrize("classes", [2, 10, 40])
-def test_confusion_matrix(tmp_path: Path, classes: int) -> None:
+def test_a_confusion_matrix_is_drawn(tmp_path: Path, classes: int) -> None:
     counts = np.random.default_rng(0).integers(0, 100, (classes, classes))
     assert looks_drawn(
         figures.confusion_matrix(counts, [f"class {i}" for i in range(classes)], tmp_path / "m.png", "t")
@@ -88,13 +88,13 @@ def test_confusion_matrix(tmp_path: Path, classes: int) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 10])
-def test_weight_images(tmp_path: Path, rows: int) -> None:
+def test_weights_are_drawn_as_images(tmp_path: Path, rows: int) -> None:
     weights = np.random.default_rng(0).normal(size=(rows, 64))
     names = [str(i) for i in range(max(2, rows))]
     assert looks_drawn(figures.weight_images(weights, (1, 8, 8), names, tmp_path / "w.png", "t"))
 
 
-def test_what_pictures_show_travels_in_a_file(tmp_path: Path) -> None:
+def test_the_content_of_pictures_is_saved_and_drawn_later(tmp_path: Path) -> None:
     drawn = np.random.default_rng(0)
     shown = Pictures(
         "name (id)",
@@ -125,7 +125,7 @@ def test_what_pictures_show_travels_in_a_file(tmp_path: Path) -> None:
         pictures.load(tmp_path / "shown.npz")
 
 
-def test_numbers_as_people_read_them() -> None:
+def test_numbers_are_formatted_readably() -> None:
     assert [formatting.number(v) for v in (0.92546, 0.01, 1.2345678, 12345.6, 0.0001, -0.0)] == [
         "0.9255",
         "0.0100",
@@ -136,8 +136,8 @@ def test_numbers_as_people_read_them() -> None:
     ]
 
 
-def test_columns_stand_below_one_another_in_every_script() -> None:
-    """A terminal gives a Chinese character two columns, and a combining accent none."""
+def test_columns_are_aligned_in_every_script() -> None:
+    """In a terminal a Chinese character takes two columns, and a combining accent none."""
     lines = list(formatting.columns([("name", "status"), ("数字", "completed"), ("cafe\u0301", "failed")]))
     assert lines == ["name  status", "数字  completed", "cafe\u0301  failed"]
     assert formatting.table([("数字", "1"), ("name", "2")]).splitlines()[1:3] == ["  数字  1", "  name  2"]
