@@ -31,7 +31,7 @@ def test_a_run_that_is_interrupted_before_it_begins_is_canceled(tmp_path: Path) 
         (run_dir / "run.json").write_text(json.dumps({**record, "status": "queued", "ended": None, "error": None}))
 
 
-def test_default_run_is_complete_and_starts_nothing_of_mlflow(workspace: Path) -> None:
+def test_a_default_run_completes_without_mlflow(workspace: Path) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "labrun"]
     done = subprocess.run(command, cwd=workspace, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -57,7 +57,7 @@ def test_default_run_is_complete_and_starts_nothing_of_mlflow(workspace: Path) -
     assert "Fitting logistic_regression" in (run_dir / "driver.log").read_text()
 
 
-def test_cfg_job_is_light_and_quick(workspace: Path) -> None:
+def test_cfg_job_is_quick_and_writes_nothing(workspace: Path) -> None:
     code = (
         "import sys; from labrun import app\n"
         "sys.argv = ['labrun', '--cfg', 'job']\n"
@@ -70,7 +70,7 @@ def test_cfg_job_is_light_and_quick(workspace: Path) -> None:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
     assert "regularization: 0.01" in done.stdout
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5, "many times what it takes"
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 5, "many times the usual time"
     assert list(workspace.iterdir()) == []
 
 
@@ -103,7 +103,9 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_message_and_leaves_nothing(name: str, refused_here: Refused, workspace: Path) -> None:
+def test_a_mistake_is_refused_in_one_message_and_leaves_no_files(
+    name: str, refused_here: Refused, workspace: Path
+) -> None:
     arguments, message = MISTAKES[name]
     assert message in refused_here(*arguments, http_proxy="http://127.0.0.1:9", https_proxy="http://127.0.0.1:9")
     assert list(workspace.glob("outputs/*/*/.hydra")) == []
@@ -120,7 +122,7 @@ def test_debug_shows_the_traceback(labrun: Command) -> None:
     assert done.returncode == 2 and "Traceback" in done.stderr
 
 
-def test_an_unfit_pair_names_both_shapes_and_claims_nothing(labrun: Command, workspace: Path) -> None:
+def test_data_too_small_for_a_network_are_refused_with_both_sizes(labrun: Command, workspace: Path) -> None:
     done = labrun("model=cifar10_cnn", "tracking=none")
     assert done.returncode == 2
     assert "at least 16x16" in done.stderr and "1x8x8" in done.stderr and "Traceback" not in done.stderr
@@ -129,12 +131,12 @@ def test_an_unfit_pair_names_both_shapes_and_claims_nothing(labrun: Command, wor
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not Path("/dev/full").exists(), reason="root writes everywhere")
-def test_a_place_that_cannot_be_written_is_one_error(refused_here: Refused, workspace: Path) -> None:
+def test_an_unwritable_workspace_is_one_clear_error(refused_here: Refused, workspace: Path) -> None:
     (workspace / "outputs").write_text("a file where the folder should be")
     assert "cannot write to" in refused_here()
 
 
-def test_two_runs_of_one_second_never_share_a_folder(labrun: Command, workspace: Path) -> None:
+def test_two_runs_in_the_same_second_never_share_a_folder(labrun: Command, workspace: Path) -> None:
     commands = [
         start_labrun("tracking=none", "report=none", cwd=workspace, stdout=subprocess.DEVNULL, stderr=None)
         for _ in range(2)
@@ -143,7 +145,7 @@ def test_two_runs_of_one_second_never_share_a_folder(labrun: Command, workspace:
     assert len(list(workspace.glob("outputs/*/*/run.json"))) == 2
 
 
-def test_sweep_continues_after_a_failure_and_says_so(labrun: Command, workspace: Path) -> None:
+def test_a_sweep_continues_after_a_failure_and_reports_it(labrun: Command, workspace: Path) -> None:
     done = labrun(
         "-m", "model.regularization=0.01,100", "model.solver=lbfgs,newton-cg", "model.max_iter=20", "tracking=none"
     )
@@ -151,15 +153,15 @@ def test_sweep_continues_after_a_failure_and_says_so(labrun: Command, workspace:
     (results,) = workspace.glob("multirun/*/*/results.csv")
     assert len(results.read_text().splitlines()) == 5
     pictures = list(workspace.glob("multirun/*/*/*/outputs/*.png"))
-    assert pictures and len({path.parent for path in pictures}) == 1, "pictures of the best run, and no other"
+    assert pictures and len({path.parent for path in pictures}) == 1, "only the best run has pictures"
 
 
-def test_sweep_with_a_mistake_starts_nothing(refused_here: Refused) -> None:
+def test_a_sweep_with_a_mistake_starts_no_run(refused_here: Refused) -> None:
     said = refused_here("-m", "model.regularization=0.01,-1,abc")
     assert "run 1" in said and "run 2" in said
 
 
-def test_sweep_with_a_failing_run_exits_1(labrun: Command, workspace: Path) -> None:
+def test_a_sweep_with_a_failing_run_exits_with_code_1(labrun: Command, workspace: Path) -> None:
     done = labrun("-m", "model=cifar10_cnn,logistic_regression", "tracking=none", "report=none")
     assert done.returncode == 1
     statuses = sorted(json.loads(path.read_text())["status"] for path in workspace.glob("multirun/*/*/*/run.json"))
@@ -175,14 +177,14 @@ def test_the_users_conf_folder_takes_precedence_and_adds_options(labrun_here: Co
     assert "regularization: 7.5" in done.stdout, done.stderr
 
 
-def test_personal_settings_come_last(labrun_here: Command, workspace: Path) -> None:
+def test_personal_settings_take_precedence(labrun_here: Command, workspace: Path) -> None:
     (workspace / "conf" / "local").mkdir(parents=True)
     (workspace / "conf" / "local" / "default.yaml").write_text("seed: 7\nmodel: {regularization: 3.0}\n")
     shown = labrun_here("--cfg", "job").stdout
     assert "seed: 7" in shown and "regularization: 3.0" in shown
 
 
-def test_the_workspace_may_be_elsewhere_and_a_folder_is_used_once(labrun: Command, workspace: Path) -> None:
+def test_labrun_root_sets_the_workspace_and_a_folder_holds_one_run(labrun: Command, workspace: Path) -> None:
     elsewhere = workspace / "a place with spaces é"
     options = ("tracking=none", "report=none", "dataset.max_samples=100")
     assert labrun(*options, LABRUN_ROOT=str(elsewhere)).returncode == 0
@@ -215,9 +217,7 @@ def test_a_broken_config_file_is_named(name: str, refused_here: Refused, workspa
     assert message in refused_here("experiment=mine", "tracking=none")
 
 
-def test_a_config_file_is_checked_once_and_again_when_it_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_config_file_is_checked_again_only_after_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[str] = []
     check = command_line._checked_text
     monkeypatch.setattr(command_line, "_checked_text", lambda path: (checked.append(path.name), check(path))[1])
@@ -236,7 +236,7 @@ def test_a_config_file_is_checked_once_and_again_when_it_changes(
     assert command_line.checked_texts(tmp_path) == {}
 
 
-def test_closed_streams_do_no_harm(workspace: Path) -> None:
+def test_runs_complete_with_closed_streams(workspace: Path) -> None:
     (workspace / "train.py").write_text("print('here')\n")
     command = shlex.join(program("labrun", "experiment=script", "script.path=train.py", "tracking=none", cold=True))
     for redirection in ("<&-", ">&-", "2>&-", ">&- 2>&- <&-"):
@@ -266,7 +266,7 @@ def test_a_full_disk_is_one_clear_error(refused_here: Refused, workspace: Path) 
         subprocess.run(["umount", "small"], cwd=workspace, check=False)
 
 
-def test_a_sweep_shows_no_single_configuration(refused_here: Refused) -> None:
+def test_cfg_is_refused_for_a_sweep(refused_here: Refused) -> None:
     assert "leave out -m" in refused_here("-m", "seed=1,2", "--cfg", "job")
 
 
@@ -292,7 +292,7 @@ def test_a_sweep_shows_no_single_configuration(refused_here: Refused) -> None:
         (["seed=1"], {"parts/far.yaml": "mode: MULTIRUN", "local/default.yaml": "defaults: [/parts@hydra: far]"}, True),
     ],
 )
-def test_whether_a_config_may_say_that_it_is_a_sweep(
+def test_the_mode_is_looked_up_only_if_a_config_may_set_it(
     arguments: list[str], files: dict[str, str], may: bool, workspace: Path
 ) -> None:
     for name, text in files.items():

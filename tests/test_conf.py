@@ -102,7 +102,7 @@ def test_every_file_is_plain_yaml() -> None:
 
 
 @pytest.mark.usefixtures("registered")
-def test_name_is_the_experiments_else_data_set_and_model() -> None:
+def test_the_default_name_is_the_experiments_or_data_set_and_model() -> None:
     assert composed("experiment=mnist_logreg").name == "mnist_logreg"
     assert composed("dataset=mnist", "model=mnist_dnn").name == "mnist-mnist_dnn"
     assert composed("name=mine").name == "mine"
@@ -119,7 +119,7 @@ def test_all_mistakes_are_reported_at_once() -> None:
 
 
 @pytest.mark.usefixtures("registered")
-def test_unknown_key_is_reported_with_the_nearest() -> None:
+def test_an_unknown_key_is_reported_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"model\.regularisation: no such key\. Did you mean 'regularization'\?"):
         composed("+model.regularisation=1")
 
@@ -140,7 +140,7 @@ def test_unknown_key_is_reported_with_the_nearest() -> None:
         ({"a": 1}, dict[str, int], True),
     ],
 )
-def test_types_and_ranges(value: object, hint: object, fits: bool) -> None:
+def test_values_are_checked_for_type_and_range(value: object, hint: object, fits: bool) -> None:
     assert checking.fits(value, hint) is fits
 
 
@@ -149,14 +149,14 @@ def test_build_binds_the_targets_arguments() -> None:
         schema.build({"_target_": f"{__name__}.thing", "hiden": 3}, "model")
 
 
-def test_build_offers_only_what_the_target_takes_and_lacks() -> None:
+def test_build_passes_only_arguments_that_the_target_accepts_and_lacks() -> None:
     node = {"_target_": f"{__name__}.thing", "hidden": 3}
     assert schema.build(node, "model", hidden=9, seed=1, classes=2) == (3, 2)
     with pytest.raises(ConfigError, match="missing a required argument: 'hidden'"):
         schema.build({"_target_": f"{__name__}.thing"}, "model")
 
 
-def test_a_target_that_is_not_there_is_named() -> None:
+def test_a_missing_target_is_named() -> None:
     with pytest.raises(ConfigError, match=r"model\._target_='no_such_module.Net' cannot be imported"):
         schema.build({"_target_": "no_such_module.Net"}, "model")
 
@@ -166,7 +166,7 @@ def thing(hidden: int, classes: int = 10) -> tuple[int, int]:
     return hidden, classes
 
 
-def test_a_config_of_another_version_has_all_its_parts() -> None:
+def test_a_config_of_another_version_gets_default_parts() -> None:
     setup = ["module load ${oc.env:NOT_SET}"]
     config = schema.Config(
         {"compute": {"cpus_per_run": 2, "later": 1, "setup": setup}, "sweep": {"seed": 1}, "later": 1}
@@ -182,8 +182,8 @@ def test_a_config_of_another_version_has_all_its_parts() -> None:
     assert frozen.script is not None and frozen.script.shown_name == "t.py"
 
 
-def test_what_is_composed_leaves_hydras_store_as_it_is(registered: None) -> None:
-    """Hydra's copies of its sources share the store of configs; each config that is loaded from it is a copy."""
+def test_composing_does_not_change_hydras_store(registered: None) -> None:
+    """Hydra's copies of its sources share the store of configs, but each config loaded from it is a copy."""
     store = ConfigStore.instance()
     assert copy.deepcopy(store) is store
     overrides = ["dataset=torch", "dataset.train._target_=a.B"]
@@ -195,7 +195,7 @@ def test_what_is_composed_leaves_hydras_store_as_it_is(registered: None) -> None
     assert store.load("dataset/_open.yaml").node.test == {}
 
 
-def test_a_config_file_is_parsed_once_and_again_when_it_changes(
+def test_a_config_file_is_parsed_again_only_after_a_change(
     tmp_path: Path, registered: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "config.yaml"
@@ -358,8 +358,8 @@ print("the same", sum(map(len, plain)))
 """
 
 
-def test_faster_parts_of_hydra_change_no_config(tmp_path: Path) -> None:
-    """Every node is the same: its type, value, flags, key and parent. So are the errors."""
+def test_labruns_faster_parts_of_hydra_compose_the_same_configs(tmp_path: Path) -> None:
+    """Each node has the same type, value, flags, key and parent. Errors are the same, too."""
     (tmp_path / "compare.py").write_text(SPEEDUPS)
     done = subprocess.run(program("python", "compare.py"), cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "the same" in done.stdout, done.stderr
@@ -386,7 +386,7 @@ for overrides in ([], ["model=mnist_dnn"]):
 """
 
 
-def test_a_warm_interpreter_has_merged_what_all_compositions_begin_with(tmp_path: Path) -> None:
+def test_a_warm_interpreter_has_merged_the_default_config(tmp_path: Path) -> None:
     """Nothing new is held after the default config, and only the finished one after another."""
     (tmp_path / "ahead.py").write_text(AHEAD)
     done = subprocess.run(program("python", "ahead.py"), cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -407,7 +407,7 @@ def composing(tmp_path: Path, registered: None, monkeypatch: pytest.MonkeyPatch)
     return result
 
 
-def test_what_was_merged_before_is_merged_anew_when_it_may_have_changed(
+def test_configs_are_merged_again_when_they_may_have_changed(
     tmp_path: Path, composing: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, chosen = "${oc.create:${oc.decode:'{${oc.env:GIVEN}: 1}'}}", "${${oc.env:GIVEN}}"
@@ -432,7 +432,7 @@ def test_what_was_merged_before_is_merged_anew_when_it_may_have_changed(
     assert composing("part=three").c == 2
 
 
-def test_each_composition_has_a_time_and_an_id_of_its_own(tmp_path: Path, composing: Callable[..., Any]) -> None:
+def test_each_composition_has_its_own_time_and_id(tmp_path: Path, composing: Callable[..., Any]) -> None:
     (tmp_path / "config.yaml").write_text("defaults: [_self_, part]\na: '${now:%f} ${labrun_id:}'\n")
     (tmp_path / "part.yaml").write_text("# @package _global_\nb: '${now:%f} ${labrun_id:}'\na: ${b}\n")
     found = [composing() for _ in range(3)]
@@ -457,7 +457,7 @@ def test_a_defaults_list_that_refers_to_a_choice_is_composed(tmp_path: Path, reg
         assert config == {"how": number, "size": number, "label": label, "extra": number}
 
 
-def test_an_interpolation_parsed_once_is_resolved_anew(registered: None) -> None:
+def test_an_interpolation_parsed_once_is_resolved_again(registered: None) -> None:
     config = OmegaConf.create({"a": 1, "b": "${a} and ${.a}", "c": {"a": 2, "b": "${a} and ${.a}"}})
     assert (config.b, config.c.b) == ("1 and 1", "1 and 2")
     config.a = 3

@@ -51,8 +51,8 @@ def test_the_direction_comes_from_the_name_or_is_unknown(names: str, wanted: str
     assert {name: found for name in names.split() if (found := direction.of(name)) != wanted} == {}
 
 
-def test_every_scorer_and_every_standard_metric_of_pipelines_has_its_direction() -> None:
-    """scikit-learn's scorers are made so that large is good: what it minimizes has `neg_` before it."""
+def test_scorers_and_standard_metrics_have_a_direction() -> None:
+    """For scikit-learn's scorers larger is better: errors are negated and have the prefix `neg_`."""
     from sklearn.metrics import get_scorer_names
 
     from labrun.tasks import scoring

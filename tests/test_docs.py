@@ -99,7 +99,7 @@ def _prepare(page: str, folder: Path, labrun_here: Command, request: pytest.Fixt
     return Place(folder, variables, labrun_here)
 
 
-def test_every_block_has_a_kind_that_is_tested() -> None:
+def test_every_block_of_a_page_has_a_tested_kind() -> None:
     known = {"bash", "python", "yaml", "text"}
     marks = {"", "composed", "set-up", "listing", "theirs", "data", "mlflow", *NEEDS}
     for page in [README, *PAGES]:
@@ -123,15 +123,15 @@ EXECUTED = [page for page in [README, *PAGES] if not page.startswith("reference/
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("page", EXECUTED)
-def test_the_blocks_of_a_page_do_what_it_says(
+def test_commands_and_code_of_a_page_print_what_it_shows(
     page: str, workspace: Path, labrun_here: Command, request: pytest.FixtureRequest
 ) -> None:
-    """Minutes for some: every command of the page runs for real, one after the other, as a reader types them."""
-    carry_out(page, _prepare(page, workspace, labrun_here, request))
+    """Takes minutes for some pages: every command runs for real, one after the other, as a reader types them."""
+    execute_page(page, _prepare(page, workspace, labrun_here, request))
 
 
-def carry_out(page: str, place: Place) -> None:
-    """Every block of a page, in its order."""
+def execute_page(page: str, place: Place) -> None:
+    """Execute every block of a page in order."""
     printed: str | None = None
     for block in blocks(page):
         where = f"docs/{page}:{block.line}"
@@ -152,10 +152,10 @@ def carry_out(page: str, place: Place) -> None:
         elif block.kind == "yaml":
             raise AssertionError(f"{where}: a config begins with its file's name, as in # conf/model/mine.yaml")
         else:
-            printed = _carry_out(block, place, where)
+            printed = _execute_block(block, place, where)
 
 
-def _carry_out(block: Block, place: Place, where: str) -> str:
+def _execute_block(block: Block, place: Place, where: str) -> str:
     if block.kind == "python":
         (place.folder / "block.py").write_text(block.text, encoding="utf-8")
         return _run(helpers.program("python", "block.py"), place, 0, where)
@@ -225,7 +225,7 @@ def test_the_reference_pages_match_the_code() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_every_link_of_the_pages_leads_somewhere() -> None:
+def test_every_link_of_a_page_has_a_target() -> None:
     for page in [README, *PAGES]:
         text = BLOCK.sub("", (DOCS / page).read_text(encoding="utf-8"))
         for target in re.findall(r"\]\(([^)#\s]*)(?:#[^)]*)?\)", text):
@@ -305,7 +305,7 @@ class _Seen(HTMLParser):
             self.loaded.append(found.get("src") or found.get("href") or "")
 
 
-def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+def test_the_site_builds_without_warnings_or_external_resources(tmp_path: Path) -> None:
     if importlib.util.find_spec("mkdocs") is None or importlib.util.find_spec("material") is None:
         pytest.skip("needs MkDocs and its theme: uv sync --group docs")
     site = tmp_path / "site"

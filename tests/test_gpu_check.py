@@ -30,7 +30,7 @@ exec env {environment} {command}
 """Runs `python -c CODE` in the warm interpreter, which has imported PyTorch but not with the script's PYTHONPATH."""
 
 
-def test_without_a_gpu_it_measures_nothing_and_its_page_says_so(tmp_path: Path) -> None:
+def test_without_a_gpu_nothing_is_measured_or_written(tmp_path: Path) -> None:
     assert run("--nonsense").returncode == 2
     if torch.cuda.is_available():
         pytest.skip("needs a machine without a GPU")
@@ -47,7 +47,7 @@ def test_without_a_gpu_it_measures_nothing_and_its_page_says_so(tmp_path: Path) 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_with_a_gpu_every_check_runs() -> None:
-    """Over 15 s: it is the whole check, of up to eight minutes."""
+    """Over 15 s: the whole check takes up to eight minutes."""
     done = run()
     assert done.returncode == 0, done.stdout + done.stderr
     assert "**failed**" not in PAGE.read_text()

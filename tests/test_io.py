@@ -13,7 +13,7 @@ import pytest
 from labrun import _io
 
 
-def test_a_file_takes_its_name_once_it_is_whole(tmp_path: Path) -> None:
+def test_a_file_gets_its_name_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "file"
     for content, to_disk in ((b"one", False), (b"two", True)):
         before = path.read_bytes() if path.exists() else None
@@ -45,7 +45,7 @@ def test_only_new_does_not_replace_an_existing_file(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_file_is_called_as_asked_until_then(tmp_path: Path) -> None:
+def test_a_partial_file_has_the_given_name(tmp_path: Path) -> None:
     path, partial = tmp_path / "file", tmp_path / "file.part"
     with _io.atomic_write(path, partial=partial) as file:
         assert Path(file.name) == partial and list(tmp_path.iterdir()) == [partial]
@@ -69,7 +69,7 @@ def test_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
     assert len(set(path.read_bytes())) == 1 and list(tmp_path.iterdir()) == [path]
 
 
-def test_lines_are_added(tmp_path: Path) -> None:
+def test_lines_are_appended(tmp_path: Path) -> None:
     path = tmp_path / "lines"
     before = os.umask(0)
     try:
@@ -89,13 +89,13 @@ def test_a_durable_line_starts_on_a_new_line_after_a_torn_one(tmp_path: Path) ->
     assert path.read_text().splitlines() == ["one", "to", "three"]
 
 
-def test_a_line_that_does_not_fit_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_that_does_not_fit_on_the_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_io.os, "write", lambda descriptor, data: len(data) - 1)
     with pytest.raises(OSError, match="No space left"):
         _io.append_line(tmp_path / "lines", "one")
 
 
-def test_a_digest_is_of_the_content(tmp_path: Path) -> None:
+def test_a_digest_depends_on_the_content(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"abc" * 1000)
     wanted = hashlib.sha256(b"abc" * 1000).hexdigest()

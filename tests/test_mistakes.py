@@ -72,7 +72,7 @@ WORDS = {
 
 
 @pytest.mark.parametrize("line", WORDS)
-def test_an_argument_that_does_not_parse_is_corrected(line: str, workspace: Path) -> None:
+def test_a_correction_is_suggested_for_an_unparsable_argument(line: str, workspace: Path) -> None:
     words = shlex.split(line)
     found = grammar.check(words, flags.split(words).overrides)
     assert len(found) == 1, found
@@ -121,7 +121,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_a_mistake_is_one_message_with_what_to_type(line: str, labrun_here: Command, workspace: Path) -> None:
+def test_a_mistake_is_one_message_with_the_corrected_command(line: str, labrun_here: Command, workspace: Path) -> None:
     said, typed = COMMANDS[line]
     done = labrun_here(*shlex.split(line))
     assert done.returncode == 2 and done.stdout == "", done.stdout
@@ -139,14 +139,14 @@ def test_flags_may_stand_between_overrides(labrun_here: Command) -> None:
     assert shown.returncode == 0 and "seed: 3" in shown.stdout and "tol: 0.5" in shown.stdout
 
 
-def test_a_command_that_is_offered_composes_in_a_users_own_conf_too(labrun_here: Command, workspace: Path) -> None:
+def test_a_suggested_command_composes_with_a_users_own_configs(labrun_here: Command, workspace: Path) -> None:
     (workspace / "conf" / "model").mkdir(parents=True)
     (workspace / "conf" / "model" / "mine.yaml").write_text("defaults: [mnist_dnn]\nunits: 3\n")
     done = labrun_here("model=mien", "units=4")
     assert "Did you mean 'mine'?" in done.stderr and "Type: labrun model=mine model.units=4" in done.stderr, done.stderr
 
 
-def test_an_argument_that_the_file_does_not_list_is_offered_with_a_plus(labrun_here: Command, workspace: Path) -> None:
+def test_an_argument_missing_in_a_config_is_suggested_with_a_plus(labrun_here: Command, workspace: Path) -> None:
     (workspace / "mine.py").write_text("class Net:\n    def __init__(self, learning_rate=0.1):\n        pass\n")
     (workspace / "conf" / "model").mkdir(parents=True)
     (workspace / "conf" / "model" / "mine.yaml").write_text("_target_: mine.Net\n")
@@ -154,7 +154,7 @@ def test_an_argument_that_the_file_does_not_list_is_offered_with_a_plus(labrun_h
     assert "model=mine takes it" in done.stderr and "'+model.learning_rate=0.02'" in done.stderr, done.stderr
 
 
-def test_a_config_of_a_folder_above_is_named(
+def test_configs_of_a_parent_folder_are_named(
     labrun_here: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (workspace / "conf" / "experiment").mkdir(parents=True)
@@ -165,7 +165,7 @@ def test_a_config_of_a_folder_above_is_named(
     assert f"There is one in {workspace / 'conf'}, but that applies only to commands run in {workspace}" in told
 
 
-def test_the_version_is_ours_and_needs_no_hydra(
+def test_the_version_is_labruns_and_needs_no_hydra(
     labrun_here: Command, lab_here: Command, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert (
@@ -180,7 +180,7 @@ def test_the_version_is_ours_and_needs_no_hydra(
 def test_a_command_skips_the_teardown_of_pytorch(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """What its libraries would list as leaked buries the command's own output."""
+    """PyTorch's native libraries would report leaks, which hide the command's own output."""
     left: list[object] = []
     monkeypatch.setattr(session, "leave", lambda end: left.append(end.code))
 
@@ -204,13 +204,13 @@ def test_a_command_skips_the_teardown_of_pytorch(
         client.ended(fail)
 
 
-def test_leaving_writes_what_native_code_has_printed() -> None:
+def test_output_of_native_code_is_flushed_on_exit() -> None:
     code = "import ctypes; from labrun.warm import session; ctypes.CDLL(None).printf(b'native')"
     done = subprocess.run([sys.executable, "-c", f"{code}; session.leave(SystemExit(3))"], capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (3, b"native", b"")
 
 
-def test_hydras_own_words_are_shortened() -> None:
+def test_hydras_messages_are_shortened() -> None:
     try:
         raise ValueError("Key 'x' is not in struct\n    full_key: x\n    object_type=dict")
     except ValueError as error:
@@ -218,7 +218,7 @@ def test_hydras_own_words_are_shortened() -> None:
     assert text == "Key 'x' is not in struct"
 
 
-def test_an_experiment_of_another_projects_groups(workspace: Path, refused_here: Refused) -> None:
+def test_an_experiment_with_groups_of_another_project_is_explained(workspace: Path, refused_here: Refused) -> None:
     (workspace / "conf" / "experiment").mkdir(parents=True)
     (workspace / "conf" / "experiment" / "theirs.yaml").write_text(
         "# @package _global_\ndefaults:\n  - override /data: mnist\n  - override /model: mnist_dnn\n"

@@ -20,7 +20,9 @@ from labrun.errors import ConfigError
 from labrun.warm import client
 
 
-def test_a_project_is_written_and_told(labrun_here: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_project_is_written_and_its_files_are_listed(
+    labrun_here: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done = labrun_here("new", "My-Work")
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert "cd My-Work\n  labrun experiment=first\n" in done.stdout
@@ -73,7 +75,7 @@ def test_a_project_is_written_and_told(labrun_here: Command, workspace: Path, mo
         ("outputs", "means something else"),
     ],
 )
-def test_an_invalid_folder_name_is_one_message(
+def test_an_invalid_folder_name_is_refused_in_one_message(
     labrun_here: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch, folder: str, words: str
 ) -> None:
     (workspace / "full").mkdir()
@@ -87,7 +89,7 @@ def test_an_invalid_folder_name_is_one_message(
     assert sorted(workspace.rglob("*")) == before
 
 
-def test_wrong_arguments_are_one_message(
+def test_wrong_arguments_are_refused_in_one_message(
     labrun_here: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for words in ((), ("a", "b"), ("--fast", "a")):
@@ -99,7 +101,7 @@ def test_wrong_arguments_are_one_message(
     assert not client._wanted("labrun.app"), "it is not worth a warm interpreter"
 
 
-def test_where_labrun_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_project_depends_on_labrun_from_its_installed_source(monkeypatch: pytest.MonkeyPatch) -> None:
     class Told:
         def __init__(self, content: dict[str, Any] | None) -> None:
             self.content = content
@@ -140,8 +142,8 @@ def test_a_failed_write_leaves_nothing(workspace: Path, monkeypatch: pytest.Monk
     assert list(workspace.iterdir()) == []
 
 
-def test_a_project_runs_at_once(labrun_here: Command, workspace: Path) -> None:
-    """Half a minute: its tests, experiment, a sweep, an evaluation and a registered model, each as a person types."""
+def test_a_new_project_runs_without_changes(labrun_here: Command, workspace: Path) -> None:
+    """Takes half a minute: its tests, an experiment, a sweep, an evaluation and a registered model, as a user types."""
     assert labrun_here("new", "first_steps").returncode == 0
     project = workspace / "first_steps"
 

@@ -103,7 +103,7 @@ def only_record(workspace: Path, name: str) -> dict[str, object]:
     return dict(json.loads(path.read_text()))
 
 
-def test_a_network_from_the_working_folder(
+def test_a_network_in_the_working_folder_is_trained(
     labrun: Command, labrun_here: Command, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NET_LABEL", "of-nobodys-business")
@@ -149,8 +149,8 @@ def test_the_users_own_lightning_module_is_trained(labrun: Command, workspace: P
     assert "trainer.monitor=val_f1" in watched.stderr and "It logs my_loss" in watched.stderr
 
 
-def test_a_module_in_the_manner_of_lightning_hydra_template(labrun: Command, workspace: Path) -> None:
-    """It takes the optimizer and the scheduler, notes all its arguments, and its checkpoints can be read again."""
+def test_a_module_like_that_of_lightning_hydra_template_is_trained(labrun: Command, workspace: Path) -> None:
+    """It takes an optimizer and a scheduler, saves its arguments, and its checkpoints can be resumed."""
     write(workspace, "lit", TEMPLATE, LIT_YAML)
     common = ("model=lit", "dataset.validation_size=0.2", "tracking=none", "report=none", "model/scheduler=step")
     done = labrun(*common, "trainer.max_epochs=2", "callbacks=early_stopping", "trainer.evaluate=best", "model.lr=0.02")
@@ -162,7 +162,7 @@ def test_a_module_in_the_manner_of_lightning_hydra_template(labrun: Command, wor
     assert again.returncode == 0, again.stderr
 
 
-def test_a_bug_in_the_users_model_has_a_traceback(labrun: Command, workspace: Path) -> None:
+def test_a_bug_in_the_users_model_is_shown_with_a_traceback(labrun: Command, workspace: Path) -> None:
     write(workspace, "broken", "def broken():\n    raise ValueError('a bug')\n", "_target_: broken.broken\n")
     done = labrun("model=broken", "tracking=none")
     assert done.returncode == 1

@@ -33,8 +33,8 @@ from labrun.submission import rerun
 from labrun.tracking.mlflow import run_sender
 
 
-def test_a_short_fuzz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`python tests/fuzz_readers.py --seconds 600` is the long one."""
+def test_damaged_files_are_refused_in_a_short_fuzz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python tests/fuzz_readers.py --seconds 600` runs a longer one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", sys.argv)
     before = signal.getsignal(signal.SIGALRM)
@@ -45,7 +45,7 @@ def test_a_short_fuzz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert report.found == {} and report.rounds > 0 and report.refusals > 0
 
 
-def test_a_sweeps_folder_is_one_that_the_run_lies_in(tmp_path: Path) -> None:
+def test_a_sweeps_folder_must_contain_the_run(tmp_path: Path) -> None:
     run_dir = tmp_path / "multirun" / "x" / "s" / "r1" / "s2"
     run_dir.mkdir(parents=True)
     sweep = tmp_path / "multirun" / "x" / "s"
@@ -79,7 +79,7 @@ def test_a_sweeps_folder_is_one_that_the_run_lies_in(tmp_path: Path) -> None:
         {"runs": ["a\0b"]},
     ],
 )
-def test_a_plan_names_runs_of_its_folder(tmp_path: Path, values: dict[str, Any]) -> None:
+def test_a_plan_must_name_runs_in_its_folder(tmp_path: Path, values: dict[str, Any]) -> None:
     plan = sweep_state.Plan("local", ["0", "a/../b"], [], [], str(tmp_path), "test", {})
     plan.write(tmp_path)
     assert sweep_state.read_plan(tmp_path) == plan
@@ -89,7 +89,7 @@ def test_a_plan_names_runs_of_its_folder(tmp_path: Path, values: dict[str, Any])
         sweep_state.read_plan(tmp_path)
 
 
-def test_names_that_no_file_can_have(workspace: Path, lab_here: Command) -> None:
+def test_impossible_file_names_are_ignored_or_refused(workspace: Path, lab_here: Command) -> None:
     submitted(workspace, "a1111111")
     long = "x" * 300
     plan = sweep_state.Plan("local", [long, "now-a1111111"], [], [], str(workspace), "test", {}, is_marked=True)
@@ -161,7 +161,7 @@ def test_a_bad_line_of_the_journal_is_counted_and_left_out(tmp_path: Path, value
     assert sorted(state.versions["m"]) == [2, 3] and state.left_out == 1 and set(state.versions) == {"m"}
 
 
-def test_pipes_in_the_place_of_files_are_not_waited_for(workspace: Path, lab_here: Command) -> None:
+def test_pipes_in_place_of_files_do_not_block(workspace: Path, lab_here: Command) -> None:
     run_dir = submitted(workspace, "a1111111")
     folder = run_dir.parent
     for path in (
@@ -189,7 +189,7 @@ def test_pipes_in_the_place_of_files_are_not_waited_for(workspace: Path, lab_her
     assert lab_here("models", "register", "a1", "--name", "m").returncode == 2
 
 
-def test_pipes_in_a_datastore_and_in_a_models_folder(tmp_path: Path) -> None:
+def test_pipes_in_datastores_and_model_folders_are_refused(tmp_path: Path) -> None:
     shop = LocalDatastore("local", str(tmp_path / "data"))
     shop.write("good/a.csv", b"1")
     asset, _ = assets.register(shop, "good", "good", [Entry("a.csv", 1, "0" * 64)], {})
@@ -235,7 +235,7 @@ def test_only_valid_job_ids_reach_slurm_commands(tmp_path: Path, monkeypatch: py
     assert queue.known_jobs(ledger) == {Path("y"): "18"}
 
 
-def test_code_is_what_its_digest_says_wherever_a_record_says_it_lies(tmp_path: Path) -> None:
+def test_code_must_match_its_digest_wherever_it_is_stored(tmp_path: Path) -> None:
     code = tmp_path / "other" / "code"
     code.mkdir(parents=True)
     (code / "a.py").write_text("x = 1\n")
@@ -280,10 +280,10 @@ def test_a_damaged_version_of_an_asset_hides_no_others(tmp_path: Path, workspace
         done = lab_here("data", "ls", "--set", f"root={shop.root}")
         assert done.returncode == 0 and "good" in done.stdout and "left out" in done.stderr
     os.symlink(shop.root, tmp_path / "data" / "good" / "again")
-    assert sorted(shop.files("good")) == ["good/a.csv"], "a link to where it lies is not followed for ever"
+    assert sorted(shop.files("good")) == ["good/a.csv"], "a link to its own folder is not followed forever"
 
 
-def test_other_places_list_what_anybody_has_put_there(caplog: pytest.LogCaptureFixture) -> None:
+def test_links_out_of_a_datastore_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
     shop = RemoteDatastore({"_target_": "fsspec.implementations.memory.MemoryFileSystem", "name": "m", "root": "/top"})
 
     class Listing:
@@ -300,7 +300,7 @@ def test_other_places_list_what_anybody_has_put_there(caplog: pytest.LogCaptureF
     assert sorted(shop.files()) == ["a.csv"] and caplog.text.count("leads out of it") == 3
 
 
-def test_a_caches_own_lists_lead_nowhere_else(tmp_path: Path) -> None:
+def test_lists_in_a_cache_cannot_name_files_outside_it(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("mine")
     shop = LocalDatastore("local", str(tmp_path / "data"))
@@ -346,13 +346,13 @@ def test_links_out_of_a_run_are_not_sent_to_a_server(tmp_path: Path) -> None:
         {"trainer": {"resume": {}}, "compute": {"environment": {}, "target": "local", "cpus_per_run": 1}},
     ],
 )
-def test_a_config_that_is_no_runs_is_not_run_again(workspace: Path, config: dict[str, Any]) -> None:
+def test_a_record_with_an_invalid_config_is_not_rerun(workspace: Path, config: dict[str, Any]) -> None:
     run_dir = submitted(workspace, "a1111111", config=config)
     with pytest.raises(LabrunError, match="cannot be run again"):
         rerun.prepare(run_dir, [])
 
 
-def test_values_lie_no_deeper_than_readers_follow(workspace: Path, lab_here: Command) -> None:
+def test_too_deeply_nested_values_are_left_out(workspace: Path, lab_here: Command) -> None:
     for run_id, depth in (("a1111111", 400), ("a2222222", 900)):
         path = submitted(workspace, run_id) / "run.json"
         deep = '{"a":' * depth + "1" + "}" * depth

@@ -15,11 +15,11 @@ from conftest import Command
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_readme_is_short_enough_for_five_minutes() -> None:
+def test_the_readme_can_be_read_in_five_minutes() -> None:
     assert len(README.splitlines()) <= 150
 
 
-def test_the_first_block_is_the_set_up_in_two_commands() -> None:
+def test_the_first_block_sets_labrun_up_in_two_commands() -> None:
     first = re.search(r"```bash\n(.*?)```", README, re.DOTALL)
     assert first is not None
     assert [line.partition("#")[0].strip() for line in first[1].splitlines()] == [
@@ -43,12 +43,12 @@ ON_REAL_DATA = [
 ]
 
 
-def test_each_claim_of_an_accuracy_is_checked() -> None:
+def test_each_claimed_accuracy_is_checked() -> None:
     assert set(ON_REAL_DATA) == set(EXPECTED)
 
 
 @pytest.mark.parametrize("arguments", ON_REAL_DATA, ids=" ".join)
-def test_commands_on_the_real_data(
+def test_commands_reach_the_claimed_accuracy_on_real_data(
     arguments: tuple[str, ...], labrun: Command, workspace: Path, real_data: Path
 ) -> None:
     """Over 15 s each: on the whole MNIST or CIFAR-10."""
@@ -63,7 +63,7 @@ def test_commands_on_the_real_data(
     assert {"samples.png", "confusion_matrix.png"} <= drawn
 
 
-def test_the_modules_are_importable_without_the_rest() -> None:
+def test_labrun_is_importable_without_its_dependencies() -> None:
     code = "import labrun, sys; assert not {'torch', 'hydra', 'numpy', 'mlflow'} & set(sys.modules); labrun.log('x', 1)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stdout == "x: 1\n", done.stderr

@@ -14,7 +14,7 @@ print('ASKED', 'LABRUN_REFUSAL' in os.environ)
 """
 
 
-def test_a_refusal_is_left_for_the_command_alone(labrun_here: Command, workspace: Path) -> None:
+def test_a_refusal_is_saved_only_for_the_calling_command(labrun_here: Command, workspace: Path) -> None:
     file = workspace / "why"
     refused = labrun_here("seed=x", "tracking=none", LABRUN_REFUSAL=str(file))
     assert refused.returncode == 2 and (why := refusal.taken(file)) is not None and "seed" in why.message

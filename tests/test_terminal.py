@@ -51,7 +51,7 @@ def obeyed(text: str) -> set[str]:
         ("\ufeff", "\\ufeff"),
     ],
 )
-def test_what_is_shown_as_an_escape(text: str, shown: str) -> None:
+def test_control_characters_are_shown_as_escapes(text: str, shown: str) -> None:
     assert terminal.plain(text) == shown
     assert not obeyed(terminal.lines(EVIL)) - {"\r"} or "\r" not in terminal.lines(EVIL)
     assert terminal.lines("a\n\tb") == "a\n\tb"
@@ -159,7 +159,7 @@ def test_no_verb_prints_control_characters_of_a_record(evil: Path, lab_here: Com
     assert "Traceback" not in done.stderr.replace(EVIL, "")
 
 
-def test_logs_are_as_they_are(evil: Path, lab_here: Command) -> None:
+def test_logs_are_printed_unchanged(evil: Path, lab_here: Command) -> None:
     assert lab_here("runs", "logs", "a1").stdout == f"{EVIL}\n"
     followed = lab_here("runs", "watch", "a1").stdout
     assert "RED" in followed and not obeyed(followed)
@@ -174,7 +174,9 @@ def test_json_and_csv_stay_exact(evil: Path, lab_here: Command) -> None:
     assert dict(zip(*table, strict=True))["tags"].endswith(f"k={text}")
 
 
-def test_tables_of_sweeps_and_live_views(evil: Path, workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_and_live_views_print_no_control_characters(
+    evil: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     record = read_record(evil)
     assert not obeyed(monitor.ending(record))
     live = monitor.Live(workspace, [evil])
@@ -191,7 +193,9 @@ def test_tables_of_sweeps_and_live_views(evil: Path, workspace: Path, capsys: py
     assert not obeyed(capsys.readouterr().out)
 
 
-def test_models_and_data(workspace: Path, lab_here: Command, tmp_path: Path) -> None:
+def test_names_of_models_and_data_print_no_control_characters(
+    workspace: Path, lab_here: Command, tmp_path: Path
+) -> None:
     store = LocalDatastore("local", str(tmp_path / "data"))
     store.write("files/a.csv", b"1")
     store.write(f"files/{EVIL.replace('/', '')}", b"2")
@@ -235,7 +239,7 @@ def test_models_and_data(workspace: Path, lab_here: Command, tmp_path: Path) -> 
     assert "left out: 1 line of" in lab_here("models").stderr
 
 
-def test_labruns_own_log_lines(caplog: pytest.LogCaptureFixture) -> None:
+def test_only_labruns_own_log_lines_are_escaped(caplog: pytest.LogCaptureFixture) -> None:
     with masking.in_logs(), caplog.at_level(logging.INFO):
         logging.getLogger("labrun.x").info("%s", EVIL)
         logging.getLogger("other").info("%s", EVIL)
