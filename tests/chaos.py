@@ -84,7 +84,7 @@ class Chaos:
             ends = [attempt.status for attempt in record.attempts]
             assert ends.count("completed") == 1 and ends[-1] == "completed", (folder, ends)
             assert "running" not in ends
-            assert len(ends) == newest_attempt(folder), "every attempt that was claimed is told"
+            assert len(ends) == newest_attempt(folder), "every claimed attempt is recorded"
             assert [line["name"] for line in read_metrics(folder)].count("accuracy") == 1
             self.attempts += len(ends)
 

@@ -97,12 +97,12 @@ class ForkedLab:
         return self.returncode
 
     def said(self) -> tuple[str, str]:
-        """Return what it has printed so far."""
+        """Return its output so far."""
         out, err = (Path(file).read_text() for file in self._files)
         return out, err
 
     def communicate(self, timeout: float = 60) -> tuple[str, str]:
-        """Wait for its end, and return what it printed."""
+        """Wait for its end, and return its output."""
         self.wait(timeout)
         return self.said()
 

@@ -443,7 +443,7 @@ class DropNet(nn.Module):
 
 
 class Crash(pl.Callback):
-    """Ends training at some steps, once at each: with an error, or as if preempted."""
+    """Ends training at given steps, once at each: with an error, or as if preempted."""
 
     ends: ClassVar[list[tuple[int, bool]]] = []
     """The steps to come, each with whether the run leaves as if preempted."""

@@ -396,7 +396,7 @@ def test_a_warm_interpreter_has_merged_the_default_config(tmp_path: Path) -> Non
 
 @pytest.fixture
 def composing(tmp_path: Path, registered: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Composes config.yaml of a folder of its own, whose files are held at once."""
+    """Composes the config.yaml of a separate folder, whose files are cached at once."""
     monkeypatch.setattr(_io, "TRUSTED_AGE_NS", 0)
 
     def result(*overrides: str) -> DictConfig:

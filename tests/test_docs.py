@@ -83,7 +83,7 @@ def _is_setting(name: str) -> bool:
 
 
 def _prepare(page: str, folder: Path, labrun_here: Command, request: pytest.FixtureRequest) -> Place:
-    """A workspace with what the page needs; the commands of this environment come first on the path."""
+    """Prepare a workspace for the page; the commands of this environment come first on the path."""
     helpers.wait_until_warm()
     unwanted = ("PYTHONPATH", "MLFLOW_TRACKING_URI", "HYDRA_FULL_ERROR")
     variables = {k: v for k, v in os.environ.items() if not _is_setting(k) and k not in unwanted}
@@ -197,7 +197,7 @@ def _run(command: list[str], place: Place, code: int, where: str) -> str:
 
 
 def _compose(line: str, place: Place, where: str) -> str:
-    """Compose and validate what a command would run, or parse it, and carry out nothing."""
+    """Compose and validate the run of a command, or only parse it; nothing is executed."""
     program, *arguments = shlex.split(line, comments=True)
     if program == "lab":
         cli.parse(arguments)

@@ -47,7 +47,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabrunExecutor]:
-    """One executor for all tests of calls, because each would start a server of its own."""
+    """One executor for all tests of calls, because each executor starts its own server."""
     one = LabrunExecutor(tmp_path_factory.mktemp("executor") / "jobs")
     yield one
     one.close()

@@ -269,7 +269,7 @@ def test_the_printed_command_serves_the_model(place: Path, model: str) -> None:
     run = next(record.id for _, record in store.runs(place) if record.name == model)
     told = said(place, "register", run, "--name", f"served-{model}", "--alias", "live")
     command = re.search(r"serve it: +(.*)", told)
-    assert command is not None and not mlflow_client.database_path(place).exists(), "it works before anybody looks"
+    assert command is not None and not mlflow_client.database_path(place).exists(), "it works without a sync"
     port = free_port()
     with open(place / f"{model}.log", "wb") as output:
         server = subprocess.Popen(

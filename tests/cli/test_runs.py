@@ -179,7 +179,7 @@ def test_last_may_be_a_search_without_trials(workspace: Path, run: Lab) -> None:
     code, out, _ = run("runs", "cancel", "last")
     assert (code, out) == (0, "asked to stop: a search that had started no trial\n")
     assert takeover.is_canceled(folder)
-    assert not list((workspace / "outputs").glob("*/*/requests/*")), "the run before it goes on"
+    assert not list((workspace / "outputs").glob("*/*/requests/*")), "the earlier run continues"
 
 
 def test_show_describes_one_run_or_many(all_kinds: Path, run: Lab) -> None:
@@ -224,7 +224,7 @@ def test_logs_print_the_output_of_runs(all_kinds: Path, run: Lab) -> None:
 def test_following_logs_ends_if_the_controller_has_ended(workspace: Path, run: Lab) -> None:
     folder = submitted(workspace, "abcd1234", status="running", config={"compute": {"target": "local"}})
     link = links.Link("box", "workspaces/w", "workspaces/w/x", str(workspace), state=links.STARTED, runs=["."])
-    link.reached = time.time()  # nobody asks it again for a moment
+    link.reached = time.time()  # it is not asked again for a moment
     links.write(folder, link)
     _, _, err = run("runs", "logs", "-f", "abcd1234")
     assert f"the controller of run abcd1234 on box has ended before the run: 'lab runs watch {folder}'" in err

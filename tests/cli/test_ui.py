@@ -93,7 +93,7 @@ def test_lab_ui_prints_what_the_tutorial_shows(started: tuple[Path, str, ForkedL
 
 
 def test_a_browser_shows_the_pages_of_a_run(shown: tuple[Path, str], tmp_path: Path) -> None:
-    """The run's page, its curves, its pictures, the registered model: as a person sees them.
+    """The run's page, its curves, its pictures, and the registered model, as a user sees them.
 
     Over 15 s: MLflow's server and a browser start.
     """

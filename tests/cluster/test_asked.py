@@ -37,7 +37,7 @@ def nothing_known() -> Iterator[None]:
 
 @pytest.fixture
 def fake_slurm(workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of commands that answer as a cluster of four nodes would; a job's batch file is kept there."""
+    """A folder of commands that answer like a cluster of four nodes; it keeps each job's batch file."""
     folder = tmp_path_factory.mktemp("fake")
     for name in COMMANDS:
         (folder / name).symlink_to(Path(__file__).with_name("fake-slurm"))
@@ -47,7 +47,7 @@ def fake_slurm(workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkey
 
 @pytest.fixture
 def submit(fake_slurm: Path, workspace: Path) -> Submit:
-    """Submits runs that ask for these things, all at once; the options in the batch file of each array or job."""
+    """Submit runs with these settings together; return the options in the batch file of each array or job."""
 
     def run(*wishes: dict[str, Any]) -> list[dict[str, str]]:
         pool = backend.SlurmJobs(backend.Settings(SweepState(workspace), "nice", [], [], str(workspace)))
@@ -70,7 +70,7 @@ def test_runs_with_equal_resources_form_an_array(submit: Submit) -> None:
     assert (first["array"], first["cpus-per-task"]) == ("0-2%3", "1")
     assert "array" not in second and second["cpus-per-task"] == "2"
     assert first["job-name"] == second["job-name"] == "nice"
-    assert first["comment"] != second["comment"], "each submission has a token of its own"
+    assert first["comment"] != second["comment"], "each submission has its own token"
 
 
 def test_one_limit_holds_for_all_arrays_of_a_sweep(submit: Submit) -> None:

@@ -117,7 +117,7 @@ def test_local_files_and_folders_are_registered_as_models(
         journal.below(version.files, "net")
     )
 
-    # What is told of it can change; properties only grow.
+    # Its description and tags can change; properties only grow.
     one.add_tags({"new": "x"})
     one.add_properties({"p": "2", "q": "3"})
     one.update(description="better")

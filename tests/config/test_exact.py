@@ -166,7 +166,7 @@ def test_a_record_of_an_older_format_is_read_and_rewritten(tmp_path: Path) -> No
 
 
 class Given:
-    """Keeps what it was given."""
+    """Keeps its arguments."""
 
     def __init__(self, *args: Any, **given: Any) -> None:
         self.args, self.given = args, given
@@ -221,7 +221,7 @@ def test_values_that_no_record_can_hold_are_refused_by_name() -> None:
 
 @pytest.fixture
 def odd_network(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A network of one's own with every odd value; what it is given, as Hydra gives it."""
+    """A user's network with every odd value; return its arguments as Hydra passes them."""
     monkeypatch.syspath_prepend(str(workspace))  # type: ignore[no-untyped-call]
     (workspace / "odd_net.py").write_text(NETWORK)
     (workspace / "conf" / "model").mkdir(parents=True)

@@ -34,12 +34,12 @@ CALLED: list[Any] = []
 
 
 def call(*arguments: Any, **named: Any) -> None:
-    """What nobody is to call."""
+    """A function that must not be called."""
     CALLED.append((arguments, named))
 
 
 class Own(torch.nn.Module):
-    """A network of a person's own."""
+    """A user's own network."""
 
     def __init__(self, inner: Any = None) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ def test_a_frozen_config_calls_no_resolver_of_a_user() -> None:
 
 @pytest.fixture
 def ran(run_here: Runner) -> Path:
-    """A run of a network, whose card anybody may change."""
+    """A run of a network, whose card the tests change."""
     return run_here("model=mnist_dnn", "model.units=8", "trainer.max_epochs=1", "dataset.max_samples=100")[1]
 
 

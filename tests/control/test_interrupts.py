@@ -46,7 +46,7 @@ SWEEP = ("-m", "seed=1,2,3,4,5", "experiment=script", "script.path=work.py", "tr
 
 
 def begin(workspace: Path, hold: str) -> subprocess.Popen[str]:
-    """A sweep of five that stands still at a moment, until `go-...` is there or a signal comes."""
+    """A sweep of five runs that pauses at one moment until `go-...` exists or a signal arrives."""
     (workspace / "work.py").write_text("print('done')\n")
     return subprocess.Popen(
         [sys.executable, "-c", HELD, *SWEEP],

@@ -21,7 +21,7 @@ from labrun.search import takeover
 
 @pytest.fixture
 def shared(workspace: Path) -> Path:
-    """A sweep that nobody controls, with one run that waits."""
+    """A sweep without a controller, with one waiting run."""
     folder = workspace / "multirun" / "test" / "now-5eed5eed"
     recording.create(folder / "0", new("abcd1234", config={"trainer": {}, "compute": {"environment": {}}}))
     sweep_state.Plan("local", ["0"], [], ["antigravity"], str(workspace), "test", {}).write(folder)
@@ -30,7 +30,7 @@ def shared(workspace: Path) -> Path:
 
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The folders whose runs were gone on with."""
+    """The folders whose runs were continued."""
     found: list[Path] = []
 
     def take(folder: Path, *rest: object) -> int:

@@ -34,7 +34,7 @@ BROKEN_REPLIES = {
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Serves a folder, takes its time, and writes down what was asked for."""
+    """Serves a folder slowly, and records the requests."""
 
     def __init__(self, *args: Any, asked: list[str], delay: float, **options: Any) -> None:
         self.asked, self.delay = asked, delay

@@ -306,7 +306,7 @@ def test_a_target_that_is_not_a_reader_gets_advice(
 
 
 class Mine(reader.Reader):
-    """A person's own reader; `change` spoils what it gives."""
+    """A user's own reader; `change` spoils its result."""
 
     def __init__(self, change: str = "") -> None:
         self.change = change

@@ -28,7 +28,7 @@ def link(source: Path, target: Path, names: Iterable[str]) -> Path:
 
 
 def replace(path: Path, content: bytes) -> bytes:
-    """Put a file where a link is, without touching what the link leads to."""
+    """Replace a link by a file, without touching the link's target."""
     path.unlink()
     path.write_bytes(content)
     return content

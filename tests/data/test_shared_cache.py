@@ -59,7 +59,7 @@ def test_data_that_are_too_large_or_unknown_are_not_cached(tmp_path: Path, monke
 
 
 def test_a_file_changed_during_a_sweep_is_read_by_later_runs(labrun: Command, tmp_path: Path) -> None:
-    """The second run's model rewrites the data; the runs after it read what is there then, and say so."""
+    """The second run's model rewrites the data; later runs read and report the new content."""
     save(tmp_path, 1.0)
     (tmp_path / "shifting.py").write_text(
         "import os, numpy as np\n"

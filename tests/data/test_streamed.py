@@ -263,7 +263,7 @@ def test_negative_indices_work_and_those_out_of_range_raise(tmp_path: Path) -> N
 
 
 def test_samples_are_read_in_spawned_processes(tmp_path: Path) -> None:
-    """The file has no name any more: what is packed was unpacked into one that is gone."""
+    """The packed file was unpacked into one that is already deleted, so it has no name."""
     np.savez_compressed(tmp_path / "a.npz", X=np.arange(40, dtype=np.float32).reshape(10, 4), y=np.arange(10) % 2)
     x = read("Npz", tmp_path, False, path="a.npz", test_size=0.2).train.x
     assert isinstance(x, streamed.Rows)

@@ -38,7 +38,7 @@ def read(tmp_path: Path) -> Read:
 
 
 def text(separator: str = ",", end: str = "\n", **columns: Sequence[Any]) -> str:
-    """A table; a column's values are repeated. A `y` is added where there is none."""
+    """A table whose values are repeated in each column; a column `y` is added if missing."""
     file = io.StringIO()
     writer = csv.writer(file, delimiter=separator, lineterminator=end)
     columns = columns if "y" in columns else {**columns, "y": AB}
@@ -428,7 +428,7 @@ def test_rows_without_a_target_are_left_out_and_counted(read: Read, tmp_path: Pa
     assert "left out: 20 rows without a value of y, the target" in found.notes
     found = read(text(x=[0.5, 1.5], y=["1.5", "n/a", "2"]), regression=True)
     assert set(found.train.y) == {1.5, 2} and any("left out: 20 rows" in note for note in found.notes)
-    assert read(text(x=[0.5], y=["a", "NA"])).class_names == ("NA", "a"), "a label like others, and told"
+    assert read(text(x=[0.5], y=["a", "NA"])).class_names == ("NA", "a"), "a label like others, and reported"
     (tmp_path / "test.csv").write_text("x,y\n1,a\n2,\n3,b\n")
     found = read(text(x=[0.5, 1.5]), test_path="test.csv")
     assert len(found.test) == 2 and "left out: 1 row without a value of y, the target (test.csv)" in found.notes

@@ -66,7 +66,7 @@ WRITTEN = {
 
 
 def data(workspace: Path, name: str) -> tuple[str, ...]:
-    """The overrides for a data set that a person's own file makes."""
+    """The overrides for a data set made by a user's own file."""
     (workspace / f"{name}.py").write_text(
         f"import numpy as np\nimport pandas as pd\nimport scipy.sparse as sp\n\ndef get_data():{WRITTEN[name]}"
     )
@@ -74,7 +74,7 @@ def data(workspace: Path, name: str) -> tuple[str, ...]:
 
 
 def saved(run_dir: Path) -> Any:
-    """A run's model, built from what is trusted without being asked."""
+    """A run's model, built only from classes that are trusted by default."""
     return estimator.load(run_dir / "outputs" / "model.skops", [])
 
 

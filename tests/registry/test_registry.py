@@ -66,7 +66,7 @@ def client(root: Path, uri: str | None = None) -> Any:
 
 
 def in_mlflow(root: Path, uri: str | None = None) -> dict[str, dict[int, str]]:
-    """Names, numbers and runs, as MLflow has them once somebody looks."""
+    """Names, numbers and runs, as MLflow has them after a sync."""
     if uri is None:
         assert mlflow_sync(root).left_out == []
     found: dict[str, dict[int, str]] = {}
@@ -103,7 +103,7 @@ def test_versions_count_up_and_have_their_run_metrics_and_data(root: Path) -> No
     assert journal.registered_runs(root) == {"aaaa0000": ["net/1"], "bbbb0000": ["net/2"], "cccc0000": ["other/1"]}
     assert (journal.model_folder(root, "net") / "MLmodel").is_file()
     assert journal.model_folder(root, "models:/net/1") == journal.model_folder(root, "net/1")
-    # What is told of a version later arrives too, and so does a file of no run.
+    # Later changes of a version arrive too, and so does a file of no run.
     models.describe(root, "net/1", lambda told: models.About({"team": "b"}, told.properties, "better"))
     (root / "own.bin").write_bytes(b"own")
     models.register_local(root, root / "own.bin", "own")

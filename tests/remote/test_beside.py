@@ -136,7 +136,7 @@ PASSWORD = "open sesame"
 def asking(
     tmp_path_factory: pytest.TempPathFactory, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[far.Far]:
-    """A machine that wants a key, and then a password by the keyboard: what a second factor is to ssh."""
+    """A machine that requires a key and then a typed password, as ssh does for a second factor."""
     if (why := far.why_unavailable()) is not None:
         pytest.skip(why)
     hashed = subprocess.run(

@@ -82,7 +82,7 @@ def test_concurrent_uploads_of_a_file_leave_it_whole(there: helper.Helper, is_cu
 
 
 def bring(folder: Path, sent: bytes, time: int = TIME, fails: bool = False) -> int:
-    """As a file comes from there; where it went on."""
+    """Receive the file as from the machine; return the offset where the transfer resumed."""
     with PartialDownloads(folder) as one:
         start = one.offered.get(NAME, [0, 0, 0])
         at = start[2] if start[:2] == [SIZE, time] else 0

@@ -114,7 +114,7 @@ for second in range(40):
 
 
 class CutOff:
-    """A sweep on a machine of its own; once it runs, the link is down for two minutes. A process here follows it.
+    """A sweep on a separate machine; once it runs, the link is down for two minutes. A process here follows it.
 
     Args:
         machine: where it runs.
@@ -173,7 +173,7 @@ def test_a_command_survives_the_start_of_a_long_cut(cut_off: CutOff) -> None:
 
 
 class Cutting:
-    """Cuts the connection once in each phase of a submit, of which the environment there is one.
+    """Cuts the connection once in each phase of a submit, including the build of the environment.
 
     Args:
         box: the machine.
@@ -256,7 +256,7 @@ class Cutting:
             self.box.kill_sshd()
             threading.Timer(0.6, self.box.start_sshd).start()
         else:
-            conversation._quiet_s = 1.0  # nobody waits for long: the next one has all the patience
+            conversation._quiet_s = 1.0  # a short timeout: the next connection has the usual one
             self.box.set_link(up=False)
             if self._returns:
                 threading.Timer(1.2, self.box.set_link, [True]).start()
@@ -269,7 +269,7 @@ KILLED = ("put labrun", "wait", "store data", "begin", "news")
 def unbuilt(
     box: far.Far, workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> far.Far:
-    """The other machine, to which everything is still to be sent: an environment is built there from wheels."""
+    """The remote machine without any files sent before: it builds an environment from wheels."""
     if environment.local_uv() is None:
         pytest.skip("needs uv")
     box.inside(f"rm -rf /home/{far.USER}/.labrun")
@@ -360,10 +360,10 @@ def test_waiting_for_news_ends_when_news_arrives(tmp_path: Path) -> None:
     write("0", "running"), write("1", "queued")
     assert set(news()["runs"]) == {"0", "1"}
     write("1", "running")
-    assert ask(watch(0.0))[0]["ok"], "what has happened since the last news is told at once"
+    assert ask(watch(0.0))[0]["ok"], "news since the last answer are sent at once"
     news()
     write("0", "completed")
-    ask(watch(600.0), {"do": "have", "paths": []})  # more may come; but somebody asks
+    ask(watch(600.0), {"do": "have", "paths": []})  # more may come, but another request is waiting
     write("1", "failed")
     assert ask(watch(600.0))[0]["ok"], "the last end waits for no more"
     news()
@@ -398,7 +398,7 @@ def test_a_failed_run_is_final_only_when_its_controller_gives_up(there: helper.H
     record["attempts"] = [{}, {}]
     (folder / "0" / "run.json").write_text(json.dumps(record))
     assert not is_told()
-    (folder / ".launch" / "far").write_text(json.dumps({**mine, "start": 1}))  # nobody tries it again
+    (folder / ".launch" / "far").write_text(json.dumps({**mine, "start": 1}))  # no controller retries it
     assert is_told()
 
 
@@ -492,7 +492,7 @@ def test_gc_removes_only_folders_that_no_run_needs(there: helper.Helper) -> None
     assert there.do_unused({}, nothing)[0]["unused"] == {}, "all of it was used today"
     for place in root.rglob("*"):
         os.utime(place, (time.time() - 2 * helper.LEFT_S,) * 2)
-    there.do_have({"paths": [f"{top}/c0de4"]}, nothing)  # somebody is about to send runs
+    there.do_have({"paths": [f"{top}/c0de4"]}, nothing)  # another command is about to send runs
     found = there.do_unused({}, nothing)[0]["unused"]
     wanted = {"env/e1", "labrun/over", "configs/over", f"{top}/c0de3", "datastores/d1", "store"}
     assert set(found) == wanted and found["store"] == ["data", 11 - 3 / 2]
@@ -893,9 +893,9 @@ def test_resuming_a_remote_search_locally_ends_it_there_first(
 
 
 def killed_at(phase: str, name: str, *words: str) -> None:
-    """A command in a process of its own, which is killed in a phase of a submit.
+    """Run a command in a separate process, and kill it in a phase of a submit.
 
-    It may be refused at first, while what the last command has started is not gone yet.
+    It may be refused at first, while processes of the last command are still ending.
     """
     for _ in range(20):
         if (pid := os.fork()) == 0:
@@ -974,7 +974,7 @@ def small(tmp_path_factory: pytest.TempPathFactory, workspace: Path, monkeypatch
 def test_a_full_remote_disk_is_reported_and_leaves_no_partial_files(
     small: far.Far, script: None, labrun_here: Command, lab_here: Command, workspace: Path
 ) -> None:
-    """Takes over 15 s: a machine of its own, and runs whose disk is full for a while."""
+    """Takes over 15 s: a separate machine, and runs whose disk is full for a while."""
     home = f"/home/{far.USER}"
     with open(workspace / "large", "wb") as file:
         file.truncate(1 << 27)
@@ -1096,7 +1096,7 @@ def test_runs_complete_over_a_slow_link(
 
 
 def test_two_laptops_share_a_machine(box: far.Far, script: None, workspace: Path, labrun: Command) -> None:
-    """Takes over 15 s: two commands at once, each in a workspace of its own; both send the same code and labrun."""
+    """Takes over 15 s: two commands at once, each in its own workspace; both send the same code and labrun."""
     box.inside(f"rm -rf /home/{far.USER}/.labrun")
     ledger(box)
     laptops = []

@@ -166,7 +166,7 @@ def test_cut_connections_and_dead_controllers_lose_nothing(
 def test_a_search_over_a_script_runs_remotely(
     box: far.Far, labrun: Command, lab_here: Command, workspace: Path
 ) -> None:
-    """Takes over 15 s: two commands; the search goes on while nobody looks."""
+    """Takes over 15 s: two commands; the search continues while no command watches it."""
     secret = "zq-8a1-of-the-search"
     subprocess.run(["git", "init", "-q"], check=True)  # in a repository, files that are no source count as code, too
     (workspace / "beside.txt").write_text("it")
@@ -256,7 +256,7 @@ def rough(
 def test_chatty_shells_few_channels_and_expired_logins_are_handled(
     rough: far.Far, labrun: Command, lab_here: Command, workspace: Path
 ) -> None:
-    """Takes over 15 s: a machine of its own."""
+    """Takes over 15 s: a separate machine."""
     (workspace / "train.py").write_text("import time\ntime.sleep(15)\n")
     words = ("experiment=script", "script.path=train.py", "compute=remote", "tracking=none", "report=none")
     remote = remotes.get("box")

@@ -59,7 +59,7 @@ def one(path: Path, run_id: str = "aaaaaaa1", more: Mapping[str, bytes] | None =
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A workspace, in a folder of its own: what lies beside it is to stay what it is."""
+    """A workspace in its own folder: files beside it must not change."""
     root = tmp_path / "workspace"
     root.mkdir()
     return root.resolve()
@@ -368,7 +368,7 @@ class Killed(BaseException):
 
 
 def killed_at(monkeypatch: pytest.MonkeyPatch, root: Path, source: Path, renames: int) -> None:
-    """An import that is killed as it makes a move; what it would have cleaned up stays."""
+    """Kill an import as it renames, so that its temporary files stay."""
     left, rename = [renames], Path.rename
 
     def one_less(path: Path, target: Any) -> Any:

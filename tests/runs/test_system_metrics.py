@@ -40,7 +40,7 @@ time.sleep(3600)
 
 @contextlib.contextmanager
 def running(code: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that says `there` once it is as it is to be; it ends with all that it started."""
+    """A process that prints `there` when it is ready; it is ended with all of its children."""
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None
     try:
@@ -105,7 +105,7 @@ def test_a_momentary_gap_in_processor_time_makes_no_peak() -> None:
 
 
 class Driver:
-    """Stands in for NVIDIA's library: two devices, the second of which tells of its memory alone."""
+    """Stands in for NVIDIA's library: two devices, the second of which reports only its memory."""
 
     def __init__(self, fails: bool = False) -> None:
         self.asked: list[Any] = []

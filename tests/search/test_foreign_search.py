@@ -38,7 +38,7 @@ def square(config: Any) -> Any:
 def run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], hydra_restore_singletons: None
 ) -> Run:
-    """Run `square` as an application, in this process; its exit code and what it printed."""
+    """Run `square` as an application in this process; return its exit code and output."""
 
     def run(*arguments: str, name: str | None = None, launcher: tuple[str, ...] = INLINE) -> tuple[int, str]:
         GlobalHydra.instance().clear()

@@ -434,7 +434,7 @@ def test_a_search_resumes_after_kill_9_of_its_controller(
         assert ends[-1] == "completed" and ends.count("completed") == 1, (n, ends)
     assert len(table(sweep_dir(workspace))) == 9
     more = labrun(*asked[:-1], "sweep.max_trials=11", "sweep.resume=last")
-    assert more.returncode == 0 and statuses(workspace) == ["completed"] * 11, "a larger budget goes on"
+    assert more.returncode == 0 and statuses(workspace) == ["completed"] * 11, "a larger budget continues the search"
     other = labrun_here(*asked, "script.arguments.steps=3", "sweep.resume=last")
     assert other.returncode == 2 and "which cannot change on resuming" in other.stderr
 

@@ -73,7 +73,7 @@ def interpreters() -> Iterator[Callable[[Server], Forks]]:
 
 @pytest.fixture
 def start(interpreters: Callable[[Server], Forks]) -> Start:
-    """Start `lab data` in a process of its own: for a datastore, a verb and its arguments."""
+    """Start `lab data` in a separate process, for a datastore, with a verb and its arguments."""
 
     def begin(data: Lab, verb: str, *arguments: str, stalled: str | None = None) -> ForkedLab:
         words = ["data", verb, *arguments, *data.options]

@@ -59,7 +59,7 @@ class Mine(SearchPathPlugin):
 
 @pytest.fixture
 def project(workspace: Path) -> Path:
-    """A project with a model and a callback of its own."""
+    """A project with its own model and callback."""
     (workspace / "noting.py").write_text(CALLBACK.format(noted=str(workspace / "noted")))
     (workspace / "telling.py").write_text(MODEL)
     for name, text in {
@@ -93,7 +93,7 @@ def runs_of(project: Path) -> list[Path]:
 
 
 def noted(project: Path) -> list[str]:
-    """What the callback was told since the last look."""
+    """The calls of the callback since the last check."""
     lines = (project / "noted").read_text().splitlines()
     (project / "noted").unlink()
     return lines

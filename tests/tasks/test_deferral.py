@@ -1,4 +1,4 @@
-"""A module that a library imports in vain is imported when somebody uses it."""
+"""A module that a library imports without using it is imported only at its first use."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def write(folder: Path, text: str) -> None:
     importlib.invalidate_caches()
 
 
-def test_it_is_imported_when_first_used_after_the_import(installed: Path) -> None:
+def test_a_deferred_module_is_imported_at_its_first_use(installed: Path) -> None:
     write(installed, PATCHING)
     metrics = importlib.import_module("metrics")
     assert "speech.signal" not in sys.modules
@@ -72,14 +72,14 @@ def test_it_is_imported_when_first_used_after_the_import(installed: Path) -> Non
         "assert speech.signal.window() == 7",
     ],
 )
-def test_it_is_imported_when_used_during_the_import(installed: Path, use: str) -> None:
+def test_a_deferred_module_used_during_the_import_is_imported(installed: Path, use: str) -> None:
     write(installed, f"{PATCHING}\n{use}\n")
     importlib.import_module("metrics")
     assert sys.modules["speech.signal"].__file__
     assert not hasattr(sys.modules["speech.signal"], "hamming")
 
 
-def test_a_reference_to_the_stand_in_gives_the_modules_attributes(installed: Path) -> None:
+def test_a_reference_to_the_stand_in_has_the_modules_attributes(installed: Path) -> None:
     write(installed, f"{PATCHING}\nimport speech.signal as kept\n")
     kept = importlib.import_module("metrics").kept
     assert isinstance(kept, deferral._StandIn)
@@ -88,16 +88,14 @@ def test_a_reference_to_the_stand_in_gives_the_modules_attributes(installed: Pat
     assert importlib.import_module("speech.signal").window is kept.window
 
 
-def test_it_is_not_deferred_where_the_metric_of_speech_can_be_used(
-    installed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_module_is_not_deferred_if_its_users_are_installed(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deferral, "DEFERRED", (dataclasses.replace(SIGNAL, users=("json",)),))
     write(installed, "import speech.signal")
     importlib.import_module("metrics")
     assert sys.modules["speech.signal"].__file__
 
 
-def test_an_import_that_fails_leaves_nothing_behind(installed: Path) -> None:
+def test_a_failed_import_leaves_no_stand_in(installed: Path) -> None:
     write(installed, f"{PATCHING}\nraise ValueError('it fails')")
     with pytest.raises(ValueError, match="it fails"):
         importlib.import_module("metrics")
@@ -105,8 +103,8 @@ def test_an_import_that_fails_leaves_nothing_behind(installed: Path) -> None:
     assert importlib.import_module("speech.signal").window() == 7
 
 
-def test_a_library_finds_the_type_that_it_asks_for_later(installed: Path) -> None:
-    assert importlib.util.find_spec("tabular"), "to look for it changes nothing"
+def test_a_library_finds_the_type_of_a_deferred_module(installed: Path) -> None:
+    assert importlib.util.find_spec("tabular"), "finding its spec changes nothing"
     tabular = importlib.import_module("tabular")
     assert "frames" not in sys.modules
     assert not tabular.is_frame(3)
@@ -120,6 +118,6 @@ def test_a_module_that_is_not_installed_is_not_deferred(installed: Path) -> None
         importlib.import_module("tabular")
 
 
-def test_it_is_installed_once(installed: Path) -> None:
+def test_the_finder_is_installed_once(installed: Path) -> None:
     deferral.install()
     assert sum(isinstance(one, deferral._Finder) for one in sys.meta_path) == 1

@@ -163,7 +163,7 @@ def test_wrong_arguments_of_a_known_target_are_config_errors(run_here: Runner) -
 
 
 class Unsavable:
-    """Holds what no file can."""
+    """Holds an object that cannot be saved."""
 
     def __init__(self) -> None:
         self.rows = (number for number in range(3))

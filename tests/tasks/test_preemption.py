@@ -30,7 +30,7 @@ NETWORK = (
 
 
 class LeaveAt(pl.Callback):
-    """Asks its own process to make room, once, after so many steps."""
+    """Preempts its own process once, after the given number of steps."""
 
     asked = False
 

@@ -74,7 +74,7 @@ def broken(leaves: bool) -> AbstractContextManager[Any]:
 
 
 def run_to_completion(run_dir: Path) -> None:
-    """Carry out a run that was broken off, as if it had been submitted again."""
+    """Execute an interrupted run to its end, as if it had been submitted again."""
     record = read_record(run_dir)
     record.status, record.ended, record.error = QUEUED, None, None
     write_record(run_dir, record)
@@ -82,7 +82,7 @@ def run_to_completion(run_dir: Path) -> None:
 
 
 def recorded(run_dir: Path) -> dict[tuple[str, int], float]:
-    """Each value of the record at its step, of the last attempt that came there."""
+    """Each recorded value at its step, of the last attempt that reached it."""
     return {(line["name"], line["step"]): line["value"] for line in context.read_metrics(run_dir)}
 
 

@@ -244,7 +244,7 @@ class Bomb:
 
 
 def other_file(root: Path, source: Path, name: str, content: bytes) -> Path:
-    """A copy of a run, under an id of its own, with one more file in it, and no card."""
+    """A copy of a run under another id, with one more file, and without a card."""
     target = root / "outputs" / "script" / f"now-{name}"
     shutil.copytree(source, target, dirs_exist_ok=True)
     (target / "outputs" / "model.json").unlink()

@@ -38,7 +38,7 @@ SEEN: set[tuple[str, int, bool]] = set()
 
 
 class Watched(MnistDNN):
-    """Notes for each batch what it is for, torch's number of threads, and whether the record holds that."""
+    """Notes for each batch its purpose, torch's number of threads, and whether the record has it."""
 
     def forward(self, x: Tensor) -> Tensor:
         phase, count = "training" if self.training else "scoring", torch.get_num_threads()

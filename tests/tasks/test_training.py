@@ -53,7 +53,7 @@ def is_one_file(run_dir: Path) -> bool:
 
 
 class Linear(pl.LightningModule):
-    """One layer, with a training step of its own."""
+    """One layer, with its own training step."""
 
     def __init__(self, input_shape: tuple[int, ...], num_classes: int) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Said(Linear):
 
 
 class Namesake(Said):
-    """Calls a metric of its validation what labrun calls the test score."""
+    """Logs a metric of its validation under labrun's name for the test score."""
 
     NAMES = ("accuracy", "val_err", "odd")
 
@@ -501,7 +501,7 @@ def test_a_class_that_resembles_a_lightning_module_is_refused(run_here: Runner, 
 
 
 class Half(nn.Module):
-    """A plain network with an optimizer of its own, which nobody would call."""
+    """A plain network with its own optimizer, which labrun would not call."""
 
     def __init__(self, input_shape: tuple[int, ...], num_classes: int) -> None:
         super().__init__()
@@ -539,7 +539,7 @@ def test_a_partial_checkpoint_on_a_full_disk_is_removed(tmp_path: Path, monkeypa
 
 
 class Loads(Linear):
-    """Brings batches, which are not asked for, and a test of its own, which is."""
+    """Has its own batches, which are not used, and its own test step, which is."""
 
     def train_dataloader(self) -> Any:
         raise AssertionError("labrun has given it batches")

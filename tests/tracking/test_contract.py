@@ -37,7 +37,7 @@ STATUSES = {"FINISHED": "completed", "FAILED": "failed", "RUNNING": "running"}
 
 @dataclass
 class View:
-    """A tracker and how to see what it shows."""
+    """A tracker, and a way to read its view."""
 
     root: Path
     tracker: Tracker
@@ -98,7 +98,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(params=list(READERS))
 def view(request: pytest.FixtureRequest, workspace: Path, toy: None) -> View:
-    """Each tracker in turn. One of your own: its kind here, with what reads its view."""
+    """Each tracker in turn. To test another one, add its kind here, with a function that reads its view."""
     if request.param == mlflow_client.KIND:
         request.getfixturevalue("read_migrations_once")
         copy_database(request.getfixturevalue("empty_mlflow"), workspace)

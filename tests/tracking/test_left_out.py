@@ -84,7 +84,7 @@ def changed(run_dir: Path, **values: Any) -> None:
 
 @dataclass
 class Poison:
-    """A run that something is wrong with, and what MLflow shows of it."""
+    """A run with one fault, and how MLflow shows it."""
 
     make: Callable[[Path, str], Any]
     """Makes the run of that id."""
@@ -443,7 +443,7 @@ def test_lab_runs_sync_names_left_out_values_once(
 
 
 class Terminal(io.StringIO):
-    """What is printed there."""
+    """A stream that is a terminal."""
 
     def isatty(self) -> bool:
         return True

@@ -294,7 +294,7 @@ def test_sync_leaves_the_work_to_a_running_feeder(root: Path) -> None:
 
 
 def of_server(address: str, run_id: str):  # type: ignore[no-untyped-def]
-    """The run on a server; None: it is not there."""
+    """Return the run on a server; None if it has none."""
     there = client(Path(), address)
     runs = there.search_runs([e.experiment_id for e in there.search_experiments()], f"tags.`labrun.id` = '{run_id}'")
     return runs[0] if runs else None

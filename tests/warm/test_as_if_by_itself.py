@@ -24,7 +24,7 @@ DIFFERS = ("pid", "random", "warm", "env")
 
 
 def both(bench: Bench, *words: str, **more: object) -> tuple[dict[str, object], dict[str, object]]:
-    """What a command says of itself, forked and started by itself, less what differs for any two commands."""
+    """The facts that a command reports, forked and cold, without those that differ between any two commands."""
     found = []
     for environment in ({}, COLD):
         told = bench.told(*words, environment=environment, **more)
