@@ -59,7 +59,9 @@ number, seconds, rows = sys.argv[1], float(sys.argv[2]), sys.argv[3]
 ledger = pathlib.Path.home() / "ledger"
 with open(ledger, "a") as file:
     file.write(f"begun {number}\\n")
-time.sleep(seconds)
+time.sleep(max(seconds, 0))
+while seconds < 0 and not (ledger.parent / "go").exists():
+    time.sleep(0.05)
 if number == "1" and os.environ["LABRUN_ATTEMPT"] == "1":
     sys.exit("the first time it fails")
 pathlib.Path("outputs/rows").write_text(pathlib.Path(rows).read_text())
@@ -1011,20 +1013,21 @@ def test_a_sweep_that_both_controllers_gave_up_can_be_resumed(
 ) -> None:
     """Every run had ended here, so nothing was left to watch.
 
-    Over 15 s: three runs of three seconds, and a controller that gives up.
+    Over 15 s: a controller gives up.
     """
-    words = [*WORDS, "seed=0,2", "script.positional=[${seed},3,'${mount:rows.txt}']", "compute.max_parallel=1"]
+    words = [*WORDS, "seed=0,2", "script.positional=[${seed},-1,'${mount:rows.txt}']", "compute.max_parallel=1"]
     begun = labrun_here(*words, "compute.detach=true")
     assert begun.returncode == 0, begun.stderr
     folder = next(workspace.glob("multirun/*/*"))
     wait_for(lambda: ledger(small) == ["begun 0"])
-    small.inside("pkill -STOP -f [l]abrun.remote.controller")  # it starts no other run
+    small.inside(f"pkill -STOP -f [l]abrun.remote.controller; touch /home/{far.USER}/go")  # it starts no other run
     wait_for(lambda: read_record(folder / "0").finished)
     small.inside(f"dd if=/dev/zero of=/home/{far.USER}/fill bs=4k; pkill -9 -f [l]abrun.remote.controller")
     wait_for(lambda: lease.living(SweepState(folder)) is None)  # the full disk refuses another controller
     assert read_record(folder / "1").status == "canceled"
     small.inside(f"rm /home/{far.USER}/fill")
     again = labrun_here(*words, "sweep.resume=last")
+    small.inside(f"rm /home/{far.USER}/go")
     assert again.returncode == 0, again.stderr
     assert [(one.status, len(one.attempts)) for one in runs_of(workspace)] == [("completed", 1)] * 2
     assert ledger(small) == ["begun 2"]
