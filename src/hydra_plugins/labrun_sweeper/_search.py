@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -12,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
@@ -25,7 +26,7 @@ from hydra_plugins.labrun_sweeper import _sweeper_translation
 from hydra_plugins.labrun_sweeper._nodes import NODE
 from labrun.compose import paths
 from labrun.config.checking import check_fields
-from labrun.config.schema import Sweep
+from labrun.config.schema import Component, Sweep
 from labrun.errors import ConfigError
 from labrun.search import space as spaces
 from labrun.search.study import OVERRIDES, RUN, Study
@@ -65,7 +66,23 @@ class SweeperSettings(Sweep):
         return cls.key(f"sampler={option}")
 
 
-def settings_of(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]] | None:
+@dataclass(frozen=True)
+class Settings:
+    """The settings of `hydra.sweeper` for a search, after they were checked."""
+
+    sampler: Component | None
+    """Node of the sampler; None: try every combination (`grid`)."""
+    goal: Literal["minimize", "maximize"]
+    max_trials: int | None
+    max_concurrent: int | None
+    timeout_min: float | None
+    seed: int
+    zip: list[list[str]]
+    resume: bool
+    max_failure_rate: float | None
+
+
+def settings_of(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[Settings, list[str]] | None:
     """Return the settings and the space of a search; None if no sampler is set.
 
     Args:
@@ -73,7 +90,7 @@ def settings_of(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[dict[
         arguments: overrides of the command.
 
     Returns:
-        The settings, with all keys of `NODE`, and the overrides, those of `hydra.sweeper.params` first.
+        The settings, and the overrides, those of `hydra.sweeper.params` first.
 
     Raises:
         ConfigError: settings are invalid; lists every mistake.
@@ -130,7 +147,10 @@ def settings_of(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[dict[
         problems.append(f"hydra.sweeper.resume={plain['resume']!r}: expected true or false")
     if problems:
         raise ConfigError(problems)
-    return plain, [*(f"{key}={spaces.as_text(value)}" for key, value in params.items()), *rest]
+    if plain["sampler"] == "grid":
+        plain["sampler"] = None
+    settings = Settings(**{one.name: plain[one.name] for one in dataclasses.fields(Settings)})
+    return settings, [*(f"{key}={spaces.as_text(value)}" for key, value in params.items()), *rest]
 
 
 def _own_keys() -> list[str]:
@@ -201,22 +221,22 @@ class Search:
         ConfigError: there is nothing to search, or the folder holds another search.
     """
 
-    def __init__(self, sweeper: LabrunSweeper, settings: Mapping[str, Any], texts: Sequence[str]) -> None:
+    def __init__(self, sweeper: LabrunSweeper, settings: Settings, texts: Sequence[str]) -> None:
         assert sweeper.hydra_context is not None and sweeper.config is not None
         self._sweeper, self._settings = sweeper, settings
         self.folder = Path(str(sweeper.config.hydra.sweep.dir)).resolve()
-        is_grid = settings["sampler"] == "grid"
+        is_grid = settings.sampler is None
         loader = sweeper.hydra_context.config_loader
-        self._space = spaces.parse(texts, loader, settings["zip"], finite=is_grid, settings=SweeperSettings)
+        self._space = spaces.parse(texts, loader, settings.zip, finite=is_grid, settings=SweeperSettings)
         if not self._space.dimensions:
             raise ConfigError(
                 "there is nothing to search: give a key several values ('lr=tag(log, interval(1e-4, 1))'), or name "
                 "them under hydra.sweeper.params"
             )
-        self._maximize = settings["goal"] == "maximize"
+        self._maximize = settings.goal == "maximize"
         self._combinations = self._grid() if is_grid else iter(())
-        self._study = None if is_grid else self._opened()
-        budget = settings["max_trials"]
+        self._study = None if settings.sampler is None else self._opened(settings.sampler)
+        budget = settings.max_trials
         done = 0 if self._study is None else self._study.counted()
         self._left = (math.inf if is_grid else TRIALS - done) if budget is None else budget - done
         self._most = self._space_size() if is_grid and budget is None else int(self._left) + done
@@ -224,19 +244,19 @@ class Search:
         self._trials: dict[int, _Trial] = {}
         self._failed = self._ended = 0
         self.best: tuple[float, int, _Trial] | None = self._best_before()
-        self._end = math.inf if settings["timeout_min"] is None else time.monotonic() + 60 * settings["timeout_min"]
+        self._end = math.inf if settings.timeout_min is None else time.monotonic() + 60 * settings.timeout_min
 
-    def _opened(self) -> Study:
+    def _opened(self, sampler: Component) -> Study:
         journal = self.folder / JOURNAL
-        if journal.exists() and not self._settings["resume"]:
+        if journal.exists() and not self._settings.resume:
             raise ConfigError(
                 f"{self.folder} holds a search already: choose another hydra.sweep.dir, or go on with it: "
                 "hydra.sweeper.resume=true"
             )
-        if self._settings["resume"] and not journal.exists():
+        if self._settings.resume and not journal.exists():
             raise ConfigError(f"hydra.sweeper.resume=true: {self.folder} (hydra.sweep.dir) holds no search")
-        node = {key: value for key, value in self._settings["sampler"].items() if key != "seed"}
-        seed = self._settings["sampler"].get("seed") or self._settings["seed"]
+        node = {key: value for key, value in sampler.items() if key != "seed"}
+        seed = sampler.get("seed") or self._settings.seed
         Study.check(node, 1, SweeperSettings)
         journal.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._check_same(journal.with_name(STATE))
@@ -255,7 +275,7 @@ class Search:
         now = {
             "fixed": list(self._space.fixed),
             "space": [repr(one) for one in self._space.dimensions],
-            "goal": self._settings["goal"],
+            "goal": self._settings.goal,
         }
         told = [str(one) for one in self._space.dimensions]
         if not file.exists():
@@ -289,7 +309,7 @@ class Search:
         if self._left <= 0:
             return None
         if time.monotonic() > self._end:
-            log.info("hydra.sweeper.timeout_min=%g is over: no more trials begin", self._settings["timeout_min"])
+            log.info("hydra.sweeper.timeout_min=%g is over: no more trials begin", self._settings.timeout_min)
             self._left = 0
             return None
         number = self._next
@@ -345,7 +365,7 @@ class Search:
         Raises:
             CompactHydraException: it is not; this ends the search.
         """
-        rate = self._settings["max_failure_rate"]
+        rate = self._settings.max_failure_rate
         if rate is not None and self._failed > rate * self._most:
             raise CompactHydraException(
                 f"labrun: {self._failed} of {self._ended} trials have failed, and hydra.sweeper.max_failure_rate="
@@ -365,7 +385,7 @@ class Search:
             name = _sweeper_translation.detect_sweeper(self._sweeper.settings) or "labrun"
             found = {"name": name, "best_params": params, "best_value": value, "best_job": number}
             OmegaConf.save(OmegaConf.create(found), self.folder / RESULTS)
-        if self._failed and self._settings["max_failure_rate"] is None:
+        if self._failed and self._settings.max_failure_rate is None:
             raise CompactHydraException(f"labrun: {self._failed} of {self._ended} trials have no result, see above")
         if self.best is None:
             raise CompactHydraException("labrun: no trial was made")
@@ -404,7 +424,7 @@ class Search:
         assert launcher.config is not None
         composer = Composer(loader, launcher.config)
         with Jobs(launcher, shows_all=True) as jobs:
-            room = min(jobs.room, self._settings["max_concurrent"] or jobs.room)
+            room = min(jobs.room, self._settings.max_concurrent or jobs.room)
             trials = f"{self._left:.0f} trials" if math.isfinite(self._left) else "all combinations"
             log.info("Searching: %s, %d at once, in %s", trials, room, self.folder)
             while True:
@@ -422,7 +442,7 @@ class Search:
         while True:
             first = self._next
             batch: list[list[str]] = []
-            while len(batch) < (self._settings["max_concurrent"] or 1) and (asked := self.ask()) is not None:
+            while len(batch) < (self._settings.max_concurrent or 1) and (asked := self.ask()) is not None:
                 batch.append(asked[1])
             if not batch:
                 return

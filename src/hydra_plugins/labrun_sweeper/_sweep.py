@@ -34,7 +34,7 @@ NUMBERED = ("${hydra.job.num}", "${hydra.job.id}", "${hydra:job.num}", "${hydra:
 """Values allowed for `hydra.sweep.subdir` in a search."""
 
 
-def settings_of(config: DictConfig) -> dict[str, Any] | None:
+def settings_of(config: DictConfig) -> Sweep | None:
     """Return the checked `sweep` node of a config; None in an application other than labrun.
 
     Raises:
@@ -42,15 +42,13 @@ def settings_of(config: DictConfig) -> dict[str, Any] | None:
     """
     if OmegaConf.select(config, "hydra.callbacks.labrun._target_") != PREFLIGHT:
         return None
-    from dataclasses import asdict
-
     plain = OmegaConf.to_container(config.sweep, resolve=True)
     assert isinstance(plain, dict)
     given = {str(key): value for key, value in plain.items()}
     problems = list(check_fields(given, Sweep, "sweep"))
     if problems:
         raise ConfigError(problems)
-    return {**asdict(Sweep()), **given}
+    return Sweep(**given)
 
 
 def sweep(sweeper: LabrunSweeper, arguments: Sequence[str]) -> Any:
@@ -123,7 +121,7 @@ def _check_launcher(sweeper: LabrunSweeper) -> None:
     check_settings(sweeper.launcher)
 
 
-def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str]) -> Any:
+def _own(sweeper: LabrunSweeper, settings: Sweep, arguments: list[str]) -> Any:
     from labrun.search import space as spaces
 
     master = sweeper.config
@@ -131,13 +129,13 @@ def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str])
     if sweeper.max_batch_size is not None:
         raise ConfigError("hydra.sweeper.max_batch_size: the number of concurrent runs is compute.max_parallel")
     loader: Any = sweeper.hydra_context.config_loader
-    texts = [f"{key}={spaces.as_text(value)}" for key, value in spaces.flat(settings["space"])]
+    texts = [f"{key}={spaces.as_text(value)}" for key, value in spaces.flat(settings.space)]
     texts += [f"{key}={value}" for key, value in sweeper.params.items()]
-    space = spaces.parse([*texts, *arguments], loader, settings["zip"], finite=settings["sampler"] is None)
-    if not any(settings[key] for key in SEARCHING) and not isinstance(settings["metric"], list):
-        return sweeper.launch(spaces.grid(space) if texts or settings["zip"] else _products(sweeper, arguments))
+    space = spaces.parse([*texts, *arguments], loader, settings.zip, finite=settings.sampler is None)
+    if not any(getattr(settings, key) for key in SEARCHING) and not isinstance(settings.metric, list):
+        return sweeper.launch(spaces.grid(space) if texts or settings.zip else _products(sweeper, arguments))
     _check_launcher(sweeper)
-    if settings["sampler"] is None and not space.dimensions:
+    if settings.sampler is None and not space.dimensions:
         raise ConfigError("sweep=grid: no key was given several values")
     folder = Path(str(master.hydra.sweep.dir)).resolve()
     subdir = str(OmegaConf.to_container(master.hydra.sweep, resolve=False)["subdir"])  # type: ignore[index,call-overload]
@@ -170,16 +168,16 @@ def _own(sweeper: LabrunSweeper, settings: dict[str, Any], arguments: list[str])
         return config
 
     with Freezer(folder) as freezer:
-        trials = Trials(compose, loader, freezer, space, folder, with_components=settings["sampler"] is not None)
+        trials = Trials(compose, loader, freezer, space, folder, with_components=settings.sampler is not None)
         trials.is_chosen = lambda group: bool(options(loader, master, group))
         trials.origin = hydra_files.origin(master.hydra, _searches_itself(loader, master))
-        resumed = settings["resume"] is not None
+        resumed = settings.resume is not None
 
         def prepare() -> None:
             if not resumed:
                 hydra_files.save(hydra_files.texts(master, of_sweep=True), folder)
 
-        found = command.run(trials, Sweep.of(settings), sys.argv[1:], freezer, resumed, prepare)
+        found = command.run(trials, settings, sys.argv[1:], freezer, resumed, prepare)
     failed = sum(record.status == FAILED for record in found)
     if failed:
         raise CompactHydraException(f"{failed} of {len(found)} runs failed; the table above names them")
