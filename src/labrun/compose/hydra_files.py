@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from omegaconf import Container, DictConfig, Node, OmegaConf
@@ -20,6 +20,9 @@ from omegaconf._utils import OmegaConfDumper
 from labrun.errors import ConfigError, RecordError
 from labrun.runs import context, custom_locations
 from labrun.runs.record import HIDDEN, cannot_write
+
+if TYPE_CHECKING:
+    from labrun.config.schema import Variables
 
 REFERENCE = re.compile(r"""(["']?)\$\{oc\.env:\s*\w+\s*\}\1""")
 """A reference to one environment variable, without a default, which would be a literal value."""
@@ -72,7 +75,7 @@ def quoted(text: str) -> str:
     return "'" + re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text) + "'"
 
 
-def by_name(environment: Mapping[str, Any]) -> dict[str, Any]:
+def by_name(environment: Variables) -> dict[str, str | int | float]:
     """Return environment variables of the runs as stored in records; see `hide_environment`."""
     return {name: value if REFERENCE.fullmatch(str(value)) else HIDDEN for name, value in environment.items()}
 

@@ -35,6 +35,9 @@ DATASETS = "labrun.data.datasets.Datasets"
 Component = dict[str, Any]
 """A node that describes an object to build: its `_target_` and arguments."""
 
+Variables = Mapping[str, str | int | float]
+"""Environment variables of runs: by name the value, a reference to it, or `record.HIDDEN` in its place."""
+
 Secret = Annotated[str, SecretMark()]
 """Text that no record, log or command line may contain: a config has to refer to an environment variable."""
 
@@ -658,7 +661,7 @@ class Config:
         return Compute.of(self._node("compute"))
 
     @property
-    def environment(self) -> Node:
+    def environment(self) -> Variables:
         """The run's environment variables. Unlike `compute`, this resolves no references."""
         return self._node("compute").get("environment") or {}
 

@@ -20,10 +20,10 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from labrun.backends import registry, variables
-from labrun.config.schema import Config, Script
+from labrun.config.schema import Script, Variables
 from labrun.errors import ConfigError, RecordError
 from labrun.remote import channel, relay, ssh
 from labrun.remote import link as links
@@ -32,7 +32,7 @@ from labrun.remote.remotes import Remote
 from labrun.remote.ssh import UnreachableError
 from labrun.runs import store, sweep_state
 from labrun.runs.attempts import Job
-from labrun.runs.record import HIDDEN, RUNNING, Record, sweep_folder
+from labrun.runs.record import HIDDEN, RUNNING, Record, parse_record, sweep_folder
 from labrun.runs.workspace import Workspace
 
 RC = '[ -f ~/.bashrc ] && . ~/.bashrc; {exports}; PS1="(run {id}) $PS1"'
@@ -122,13 +122,13 @@ def _locate_here(run_dir: Path, record: Record) -> RunLocation:
     with contextlib.suppress(RecordError):
         built = store.environment_folder(script.environment) if script.environment else None
         python = str(built / "bin" / "python") if built is not None else script.python or python
-    job, node = _job(record, record.status)
+    job, node = _job(record)
     path = [] if script.python or script.environment else _path(run_dir, record)
     programs = {**_programs(python, path), store.ROOT_VARIABLE: str(store.workspace())}
     return RunLocation(record, str(run_dir), programs, known, None, job, node, "", missing, _guessed(names, known))
 
 
-def _values(names: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+def _values(names: Variables) -> tuple[dict[str, str], list[str]]:
     """Return a run's own variables with known values, and the names of the others."""
     known: dict[str, str] = {}
     for name, value in names.items():
@@ -137,7 +137,7 @@ def _values(names: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
     return known, sorted(set(names) - set(known))
 
 
-def _guessed(names: Mapping[str, Any], known: Mapping[str, str]) -> list[str]:
+def _guessed(names: Variables, known: Mapping[str, str]) -> list[str]:
     return sorted(name for name in known if names[name] == HIDDEN)
 
 
@@ -160,10 +160,10 @@ def _locate_remotely(run_dir: Path, record: Record, folder: Path, link: links.Li
             raise RecordError(
                 f"{conversation.root}/{remote_path} is no longer on {link.remote}: run {record.id} exists only here"
             )
-        remote_record = json.loads(raw)
+        remote_record = parse_record(raw, Path(conversation.root, remote_path, "run.json"))
         sbatch = conversation.call("hello", root=link.machine.folder, programs=["sbatch"])["programs"]["sbatch"]
-    job, node = _job(remote_record, str(remote_record.get("status")))
-    script = Config(remote_record.get("config") or {}).script or Script()
+    job, node = _job(remote_record)
+    script = remote_record.typed.script or Script()
     python, path = link.python, link.path
     if script.environment:
         environments = Workspace(Path(link.root, link.workspace)).environments
@@ -188,11 +188,11 @@ def _locate_remotely(run_dir: Path, record: Record, folder: Path, link: links.Li
     )
 
 
-def _job(record: Record | Mapping[str, Any], status: str) -> tuple[str | None, str | None]:
+def _job(record: Record) -> tuple[str | None, str | None]:
     """Return the Slurm job and the node in a record; None unless the run is active."""
-    if status != RUNNING:
+    if record.status != RUNNING:
         return None, None
-    job = record.job or Job() if isinstance(record, Record) else Job.of(record.get("job"))
+    job = record.job or Job()
     backend = registry.of_job(job)
     if backend is None or not backend.has_job_steps:
         return None, None

@@ -29,7 +29,7 @@ from labrun.runs.workspace import Workspace
 from labrun.submission import freeze, origin, snapshot, submit
 
 if TYPE_CHECKING:
-    from labrun.config.schema import Node
+    from labrun.config.schema import Node, Variables
 
 
 @dataclass
@@ -136,7 +136,7 @@ def _as_typed(name: str, node: Node) -> Any:
     return node.get("id") if name == "from" else {**node, "resume": None}
 
 
-def _environment(names: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def _environment(names: Variables, overrides: Sequence[str]) -> dict[str, str | int | float]:
     """Return the run's variables with values of this process, since records have only the names.
 
     Args:
