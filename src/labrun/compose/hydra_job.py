@@ -30,6 +30,7 @@ from labrun.config import hydra_versions, instantiate
 from labrun.config.references import keep_mounts, resolve_environment
 from labrun.errors import ConfigError
 from labrun.runs import context, store
+from labrun.runs.groups import HydraFeatures
 from labrun.runs.record import Record
 
 
@@ -40,7 +41,7 @@ def plain_logging() -> dict[str, Any]:
     return dict(yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 
-def settings(hydra: DictConfig) -> dict[str, Any] | None:
+def settings(hydra: DictConfig) -> HydraFeatures | None:
     """Return the job features that a `hydra` node enables, as stored in the record; None if there are none.
 
     Args:
@@ -49,7 +50,7 @@ def settings(hydra: DictConfig) -> dict[str, Any] | None:
     Raises:
         ConfigError: an interpolation cannot be resolved, or a logging handler does not exist.
     """
-    found: dict[str, Any] = {}
+    found: HydraFeatures = {}
     callbacks = {
         name: composed.kept(node)
         for name, node in (hydra.callbacks or {}).items()
@@ -175,7 +176,7 @@ def along(record: Record, run_dir: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def folder(told: Mapping[str, Any], run_dir: Path) -> Iterator[None]:
+def folder(told: HydraFeatures, run_dir: Path) -> Iterator[None]:
     """In the context, work in the run directory if `hydra.job.chdir` is set; the workspace stays the same."""
     if not told.get("chdir"):
         yield
@@ -185,7 +186,7 @@ def folder(told: Mapping[str, Any], run_dir: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _logging(told: Mapping[str, Any], run_dir: Path) -> Iterator[None]:
+def _logging(told: HydraFeatures, run_dir: Path) -> Iterator[None]:
     """In the context, apply the logging config of the job."""
     wanted, verbose = told.get("job_logging"), told.get("verbose", False)
     if wanted is None and not verbose:
@@ -213,7 +214,7 @@ def _logging(told: Mapping[str, Any], run_dir: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _callbacks(told: Mapping[str, Any], config: _Lazily) -> Iterator[None]:
+def _callbacks(told: HydraFeatures, config: _Lazily) -> Iterator[None]:
     """Call the callbacks' `on_job_start` before the context and `on_job_end` after it; a failure is only a warning."""
     nodes = resolve_environment(told["callbacks"]) if told.get("callbacks") else {}
     if not nodes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self, get_args, get_type_hints
+from typing import Any, Self, TypedDict, get_args, get_type_hints
 
 
 @dataclass
@@ -144,6 +144,18 @@ class Imported(Sparse):
     file: str | None = None
     """Name of the archive."""
     time: str | None = None
+
+
+class HydraFeatures(TypedDict, total=False):
+    """The features of Hydra's jobs that apply around a run; a plain mapping, since its values are Hydra's nodes."""
+
+    callbacks: dict[str, Any]
+    """Nodes of the callbacks, by name."""
+    job_logging: Any
+    """The logging config of the job, if it is not labrun's."""
+    verbose: bool | str | list[str]
+    chdir: bool
+    """True: it works in the run directory."""
 
 
 @dataclass

@@ -34,6 +34,7 @@ from labrun.runs.groups import (
     DataEntry,
     GitState,
     Host,
+    HydraFeatures,
     Imported,
     SweepMember,
     ThreadUse,
@@ -166,8 +167,7 @@ class Record:
     """For a run of a sweep: its place in the sweep."""
     tags: dict[str, str] = field(default_factory=dict)
     notes: str = ""
-    hydra: dict[str, Any] | None = None
-    """Hydra settings that apply around the run: `callbacks`, `job_logging`, `verbose`, `chdir`."""
+    hydra: HydraFeatures | None = None
     properties: dict[str, str] = field(default_factory=dict)
     """Set by the run's own code (Azure ML's `add_properties`); a property never changes once set."""
     signature: str | None = None
