@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,12 +34,12 @@ class Split:
 
 
 @functools.cache
-def known() -> Mapping[str, Any]:
+def known() -> Mapping[str, argparse.Action]:
     """Return Hydra's flags, each under all its names."""
     return {name: action for action in get_args_parser()._actions for name in action.option_strings}
 
 
-def flag_of(word: str) -> Any | None:
+def flag_of(word: str) -> argparse.Action | None:
     """Return the flag for an argument, which may be abbreviated as in argparse; None if it is not a flag."""
     name = word.partition("=")[0]
     if name in known():

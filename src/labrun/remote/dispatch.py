@@ -214,7 +214,7 @@ def _send_folder(channel: Channel, folder: Path, link: Link, plan: Plan, pairs: 
     put_folder(channel, link, parts, [os.path.relpath(run_dir, folder) for run_dir, _ in pairs])
 
 
-def put_folder(channel: Channel, link: Link, parts: Mapping[str, Any], runs: Sequence[str]) -> None:
+def put_folder(channel: Channel, link: Link, parts: packed.Files, runs: Sequence[str]) -> None:
     """Send a folder; if it exists there and its runs have not started, or must start again, renew its files."""
     file, size = packed.archive(parts)
     with file:

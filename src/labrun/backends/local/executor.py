@@ -234,7 +234,7 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
         cpus, tasks, minutes = cpus or 1, tasks or 1, wanted.get("timeout_min")
         among = calls.visible(wanted["visible_gpus"]) if wanted.get("visible_gpus") else None
         seen = machine.visible_gpus() if gpus or self._pool is None else []
-        self._check(wanted, gpus, cpus, tasks, seen if among is None else among)
+        self._check(wanted.get("mem_gb"), gpus, cpus, tasks, seen if among is None else among)
         if self._pool is None:
             self._pool = CallPool(Slots(1, machine.cores(), seen, wanted.get("runs_per_gpu", 1)))
         most = wanted.get("max_parallel")
@@ -280,7 +280,7 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
         return jobs
 
     @staticmethod
-    def _check(wanted: Mapping[str, Any], gpus: int, cpus: int, tasks: int, seen: Sequence[str]) -> None:
+    def _check(memory_gb: float | None, gpus: int, cpus: int, tasks: int, seen: Sequence[str]) -> None:
         """Check that this machine has the requested resources.
 
         Raises:
@@ -291,9 +291,8 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
             problems.append(f"gpus_per_node={gpus}: visible here are {', '.join(seen) or 'none'}")
         if cpus > machine.cores():
             problems.append(f"cpus_per_task={cpus}: this machine has {machine.cores()} cores")
-        memory = wanted.get("mem_gb")
-        if memory is not None and memory > machine.memory_gb():
-            problems.append(f"mem_gb={memory:g}: this machine has {machine.memory_gb():.1f} GB of memory")
+        if memory_gb is not None and memory_gb > machine.memory_gb():
+            problems.append(f"mem_gb={memory_gb:g}: this machine has {machine.memory_gb():.1f} GB of memory")
         if problems:
             raise ValueError("\n".join(problems))
 

@@ -23,7 +23,17 @@ from labrun.backends.base import Backend, Calls, Capacity, Head, Resources
 from labrun.backends.local import worker
 from labrun.backends.local.server import frozen_file
 from labrun.backends.slurm import partitions
-from labrun.backends.slurm.queue import ASK_S, OVER, append, end_jobs, known_jobs, last_lines, scancel, states
+from labrun.backends.slurm.queue import (
+    ASK_S,
+    OVER,
+    end_jobs,
+    known_jobs,
+    last_lines,
+    note_job,
+    note_submission,
+    scancel,
+    states,
+)
 from labrun.backends.slurm.sbatch import minutes_asked, signal_delay_s
 from labrun.config.schema import SPECIAL, Compute
 from labrun.runs.finalize import (
@@ -307,7 +317,7 @@ class SlurmJobs:
             "runs_per_gpu": compute.runs_per_gpu,
         }
         replace_text(manifest, json.dumps(content) + "\n")
-        append(settings.state.jobs, {"token": token, "jobs": runs})
+        note_submission(settings.state.jobs, token, runs)
         script = frozen_file(settings.path, "slurm/job.py")
         python = shlex.quote(settings.python or sys.executable)
         command = f"{python} -P -u {shlex.quote(str(script))} {shlex.quote(str(manifest))}"
@@ -315,7 +325,7 @@ class SlurmJobs:
         from labrun.backends.slurm.batch import submit  # submitit takes a while to import
 
         job = submit(folder, command, len(jobs), parameters, variables)
-        append(settings.state.jobs, {"token": token, "job": job, "array": len(jobs) > 1})
+        note_job(settings.state.jobs, token, job, is_array=len(jobs) > 1)
         if compute.max_parallel is not None:
             self._limits[job] = compute.max_parallel
         shown = f"{len(jobs)} jobs ({sum(map(len, jobs))} runs)" if len(jobs) > 1 else "one job"

@@ -7,9 +7,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from labrun._io import append_line, run_command
 from labrun.errors import LabrunError, RecordError
@@ -33,9 +32,14 @@ def is_job(job: object) -> bool:
     return isinstance(job, str) and re.fullmatch(r"[0-9]+([_+][0-9]+)?", job) is not None
 
 
-def append(path: Path, line: Mapping[str, Any]) -> None:
-    """Append a line of JSON to a journal, in one write."""
-    append_line(path, json.dumps(line), mode=0o600)
+def note_submission(ledger: Path, token: str, runs: Sequence[Sequence[str]]) -> None:
+    """Add to a journal that runs, grouped by job, are about to be submitted under this token."""
+    append_line(ledger, json.dumps({"token": token, "jobs": runs}), mode=0o600)
+
+
+def note_job(ledger: Path, token: str, job: str, is_array: bool) -> None:
+    """Add to a journal the job, or array of jobs, that Slurm has made of a submission."""
+    append_line(ledger, json.dumps({"token": token, "job": job, "array": is_array}), mode=0o600)
 
 
 def read_journal(ledger: Path) -> tuple[dict[str, list[list[str]]], dict[str, tuple[str, bool]]]:
