@@ -416,7 +416,7 @@ class Watched:
         self._patterns = {name: re.compile(pattern) for name, pattern in patterns.items()}
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._rest = b""
-        guard = [sys.executable, "-IS", str(Path(__file__).with_name("guard.py")), str(os.getpid())]
+        guard = [sys.executable, "-IS", str(Path(__file__).with_name("process_guard.py")), str(os.getpid())]
         sys.stdout.flush()
         self._process = subprocess.Popen(
             [*guard, *command],

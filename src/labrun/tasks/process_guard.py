@@ -1,7 +1,7 @@
 """Process between a run and its script. When the run is gone, it kills everything that the script started.
 
-Started by path under a bare interpreter (`python -IS guard.py PARENT_PID COMMAND ...`), so it imports only the standard
-library. It leads its own process group. The script is its child, whose exit code or signal it adopts.
+Started by path under a bare interpreter (`python -IS process_guard.py PARENT_PID COMMAND ...`), so it imports only the
+standard library. It leads its own process group. The script is its child, whose exit code or signal it adopts.
 """
 
 from __future__ import annotations
