@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from labrun.runs.context import Point
+from labrun.runs.metric_line import Point
 
 EPOCH, BATCH, STEP = "epoch", "batch", "step"
 Lines = Sequence[Point]

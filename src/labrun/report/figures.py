@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from labrun.report import axes as scales
 from labrun.report.axes import unit
-from labrun.runs.context import Point
+from labrun.runs.metric_line import Point
 from labrun.terminal import plain
 
 if TYPE_CHECKING:  # imported only where used: `lab runs` needs no NumPy to list runs

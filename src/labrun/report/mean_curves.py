@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from labrun.report import aggregation, figures
 from labrun.report.aggregation import Setting
-from labrun.runs.context import Point
+from labrun.runs.metric_line import Point
 from labrun.runs.record import COMPLETED, Record
 
 ByStep = dict[int, Point]

@@ -15,9 +15,12 @@ import stat
 import sys
 import time
 from pathlib import Path
-from typing import Any, BinaryIO, Final, SupportsFloat, TypedDict
+from typing import TYPE_CHECKING, Any, BinaryIO, SupportsFloat
 
 from labrun._io import append_line, write_line
+
+if TYPE_CHECKING:  # typing has what it uses from Python 3.8
+    from labrun.runs.metric_line import MetricLine
 
 RUN_DIR_VARIABLE = "LABRUN_RUN_DIR"
 ATTEMPT_VARIABLE = "LABRUN_ATTEMPT"
@@ -31,38 +34,6 @@ INPUTS_FILE = "logs/azureml/inputs.log"
 `data`."""
 ANNOTATIONS_FILE = "annotations.jsonl"
 """Tags, notes and properties added after submission. Unlike `run.json`, this file may have many writers."""
-
-
-class _Sometimes(TypedDict, total=False):
-    epoch: int
-    """The pass over the data, starting at 1; missing if the value has none."""
-    std: float
-    """Standard deviation, of a mean over more than one run (`report.mean_curves`)."""
-    n: int
-    """Number of runs that a mean is over."""
-
-
-class Point(_Sometimes):
-    """A value of a metric, as a point of its curve."""
-
-    name: str
-    step: int
-    value: float
-
-
-class _Marks(TypedDict, total=False):
-    is_whole: bool
-    """True if the value was logged as an int."""
-    system: bool
-    """True if the run's supervisor measured it."""
-
-
-class MetricLine(Point, _Marks):
-    """A valid line of the metrics file, as `metric` returns it."""
-
-    time: float
-    """When it was logged, in seconds since 1970."""
-    attempt: int
 
 
 class RunContext:
@@ -140,13 +111,13 @@ def log_system(run_dir: str | os.PathLike[str], attempt: int, step: int, values:
         os.close(fd)
 
 
-SYSTEM: Final = "system"
+SYSTEM = "system"
 """Key that marks a supervisor's lines. The metric's name cannot, since a run may log a metric of any name."""
 
 
 def is_system(line: MetricLine) -> bool:
     """Return whether the supervisor wrote a line of the metrics."""
-    return line.get(SYSTEM) is True
+    return line.get("system") is True
 
 
 def _opened_to_append(run_dir: str | os.PathLike[str]) -> int:

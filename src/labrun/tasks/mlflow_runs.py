@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun.runs import context
+from labrun.runs.metric_line import MetricLine
 from labrun.runs.record import CANCELED, COMPLETED, FAILED, LOST, QUEUED, STOPPED, Record
 
 Answer = dict[str, Any]
@@ -60,7 +61,7 @@ def history(run_dir: Path, metric: str) -> Answer:
     return {"metrics": [_metric(line) for line in context.read_metrics(run_dir) if line["name"] == metric]}
 
 
-def _metric(line: context.MetricLine) -> Answer:
+def _metric(line: MetricLine) -> Answer:
     moment = int(float(line["time"]) * 1000)
     return {"key": line["name"], "value": line["value"], "step": line["step"], "timestamp": moment}
 

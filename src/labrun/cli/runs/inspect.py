@@ -24,7 +24,7 @@ from labrun.remote import link as links
 from labrun.remote import mirror
 from labrun.report import figures, formatting
 from labrun.runs import context, files, store
-from labrun.runs.context import MetricLine
+from labrun.runs.metric_line import MetricLine
 from labrun.runs.record import LOST, Record, RunPaths, is_named_safely, read_record
 from labrun.runs.sweep_state import SweepState
 

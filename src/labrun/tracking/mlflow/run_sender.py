@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from labrun.runs import context
-from labrun.runs.context import MetricLine
+from labrun.runs.metric_line import MetricLine
 from labrun.runs.record import Record, RunPaths, flat_config
 from labrun.tracking.base import listed
 from labrun.tracking.mlflow import names, sending
