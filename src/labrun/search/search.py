@@ -33,7 +33,7 @@ from labrun.search import takeover
 from labrun.search.policies import Curve, Policy
 from labrun.search.previous import completed, folders
 from labrun.search.reports import Reports
-from labrun.search.space import Dimension
+from labrun.search.space import Combination, Dimension
 from labrun.search.study import OVERRIDES, RUN, Study
 from labrun.search.trials import Trials
 from labrun.submission import submit
@@ -199,7 +199,7 @@ class Search:
                 log.info("The space has only %d combinations, so there are no more trials than that", total)
                 self.budget = total
 
-    def _untried(self) -> dict[str, Any] | None:
+    def _untried(self) -> Combination | None:
         """Return a random untried combination; None if the space is infinite or exhausted."""
         if not self._is_finite:
             return None

@@ -68,6 +68,8 @@ class Numbers:
 
 
 Dimension = Choice | Numbers
+Combination = Mapping[str, str | int | float]
+"""One value for each dimension, by its name, as the study has it: the label of a choice, or a number."""
 
 
 @dataclass(frozen=True)
@@ -366,9 +368,11 @@ def size(dimensions: Sequence[Dimension]) -> int | None:
     return total
 
 
-def combinations(dimensions: Sequence[Dimension]) -> Iterator[dict[str, Any]]:
-    """Yield every combination as study values by dimension name; the last dimension varies fastest."""
-    lists = [one.labels if isinstance(one, Choice) else _counted(one) for one in dimensions]
+def combinations(dimensions: Sequence[Dimension]) -> Iterator[Combination]:
+    """Yield every combination; the last dimension varies fastest."""
+    lists: list[Sequence[str | int | float]] = [
+        one.labels if isinstance(one, Choice) else _counted(one) for one in dimensions
+    ]
     for values in itertools.product(*lists):
         yield dict(zip((one.name for one in dimensions), values, strict=True))
 

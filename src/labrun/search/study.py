@@ -10,7 +10,7 @@ import inspect
 import logging
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from labrun.config.instantiate import build
 from labrun.config.schema import Node, Sweep
 from labrun.errors import ConfigError, RecordError
-from labrun.search.space import Choice, Dimension
+from labrun.search.space import Choice, Combination, Dimension
 
 log = logging.getLogger(__name__)
 
@@ -163,20 +163,20 @@ class Study:
             )
         return len(new)
 
-    def enqueue(self, parameters: Mapping[str, Any]) -> None:
+    def enqueue(self, parameters: Combination) -> None:
         """Enqueue a combination, to be tried before any that the sampler proposes."""
         self._study.enqueue_trial(dict(parameters))
 
-    def enqueue_missing(self, wanted: Sequence[Mapping[str, Any]]) -> None:
+    def enqueue_missing(self, wanted: Sequence[Combination]) -> None:
         """Enqueue combinations that are neither enqueued nor have a run; a killed controller may have enqueued some."""
         known = {_key(parameters) for parameters in self._known()}
         for parameters in wanted:
             if _key(parameters) not in known:
                 self.enqueue(parameters)
 
-    def _known(self, replaced: bool = True) -> list[dict[str, Any]]:
+    def _known(self, replaced: bool = True) -> list[Combination]:
         """Return the parameters of every trial that is enqueued or has a run, optionally without replaced ones."""
-        known = []
+        known: list[Combination] = []
         for trial in self._study.get_trials(deepcopy=False):
             if trial.state == TrialState.WAITING:
                 known.append(dict(trial.system_attrs.get("fixed_params", {})))
@@ -188,16 +188,16 @@ class Study:
         """Return the number of enqueued trials that have not been started."""
         return len(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
-    def untried(self, wanted: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def untried(self, wanted: Sequence[Combination]) -> list[Combination]:
         """Return the combinations that are neither tried nor enqueued."""
         tried = {_key(parameters) for parameters in self._known(replaced=False)}
-        return [dict(one) for one in wanted if _key(one) not in tried]
+        return [one for one in wanted if _key(one) not in tried]
 
     def ask(
         self,
         dimensions: Callable[[list[str]], Sequence[Dimension]],
         run: str,
-        untried: Callable[[], Mapping[str, Any] | None] | None = None,
+        untried: Callable[[], Combination | None] | None = None,
     ) -> PendingTrial:
         """Return the next trial.
 
@@ -271,7 +271,7 @@ class Study:
         return int(self._study.get_trials(deepcopy=False)[number]._trial_id)
 
 
-def _key(parameters: Mapping[str, Any]) -> str:
+def _key(parameters: Combination) -> str:
     return repr(sorted((name, repr(value)) for name, value in parameters.items()))
 
 

@@ -15,7 +15,7 @@ from labrun.compose.hydra_files import Origin
 from labrun.errors import ConfigError, LabrunError
 from labrun.runs.groups import Code
 from labrun.search import space as spaces
-from labrun.search.space import Choice, Dimension, Space
+from labrun.search.space import Choice, Combination, Dimension, Space
 from labrun.submission import submit
 from labrun.submission.submit import Job
 from labrun.tasks import task as tasks
@@ -100,13 +100,13 @@ class Trials:
             self._configs[key] = OmegaConf.to_container(config, resolve=False)
         return self._configs[key]
 
-    def complete(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    def complete(self, parameters: Mapping[str, Any]) -> Combination:
         """Complete a portfolio entry with its components' default values.
 
         Raises:
             ConfigError: it has a key that is not searched, or a value outside the space.
         """
-        whole: dict[str, Any] = {}
+        whole: dict[str, str | int | float] = {}
         left = dict(parameters)
         overrides: list[str] = []
         while more := self.dimensions(overrides):
