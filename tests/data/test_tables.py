@@ -19,6 +19,7 @@ import pytest
 
 from labrun.data import reader
 from labrun.data.arrays import Arrays
+from labrun.data.readers.columns import KnownTable, TableSchema
 from labrun.data.readers.number_parsing import number
 from labrun.errors import ConfigError, DataError, MissingExtraError
 
@@ -518,7 +519,9 @@ def test_sheets_errors_and_formulas_of_excel_are_handled(tmp_path: Path, monkeyp
 def test_a_later_table_may_have_the_other_decimal_sign(tmp_path: Path) -> None:
     made = reader.make_reader({"_target_": "labrun.data.readers.Csv", "name": "t", "path": "t.csv"})
     (tmp_path / "t.csv").write_text(text(";", a=["0,5", "1,25"]))
-    made.known = {**(made.read(tmp_path).table or {}), "classes": AB}
+    table = made.read(tmp_path).table
+    assert table is not None
+    made.known = KnownTable(TableSchema.of(table), table["target"], tuple(AB))
     (tmp_path / "t.csv").write_text(text(a=[0.5, 1.25]))
     found = made.read(tmp_path)
     assert set(found.train.x[:, 0].tolist()) == {0.5, 1.25}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from labrun.data.digests import Entry
 from labrun.data.memory import Limit, Reading, decide
 from labrun.data.numeric import unfit
 from labrun.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from labrun.data.readers.columns import KnownTable
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +57,8 @@ class Reader(ABC):
     A reader is built from the config's `dataset` node, minus the keys that labrun handles itself. It never writes.
     """
 
-    known: Mapping[str, Any] | None = None
-    """For tables read for a trained model: how the model's training table was read; otherwise None."""
+    known: KnownTable | None = None
+    """For a table read for a trained model: the model's training table; otherwise None."""
 
     may_be_held = False
     """Whether it starts no threads and calls no user code, so that a sweep can read its data once for all runs."""
@@ -207,7 +210,7 @@ def read(
     root: Path,
     tables: bool = False,
     sparse: bool = False,
-    known: Mapping[str, Any] | None = None,
+    known: KnownTable | None = None,
     limit: Limit | None = None,
 ) -> Arrays:
     """Read a data set and split it according to its config.
@@ -217,7 +220,7 @@ def read(
         root: the mounted folder.
         tables: whether the caller accepts text columns and missing values.
         sparse: whether the caller accepts sparse matrices.
-        known: the model card's description of the training table; this table is read in the same way.
+        known: the model's training table; this table is read in the same way.
         limit: memory limit of the run, if the caller accepts streamed samples; see `labrun.data.memory`.
 
     Raises:

@@ -6,10 +6,10 @@ uses held data only if every file still has the same stamp (see `FileStamp`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from labrun._io import FileStamp
 from labrun.config import exact
@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # a script reads nothing, and needs no NumPy
     from labrun.data.arrays import Arrays
     from labrun.data.digests import Entry
     from labrun.data.memory import Limit
+    from labrun.data.readers.columns import KnownTable
 
 HELD_BYTES = 512 * 2**20
 """Limit on held data, for the files and for the arrays; the oldest data are dropped first."""
@@ -84,7 +85,7 @@ def read(
     root: Path,
     tables: bool = False,
     sparse: bool = False,
-    known: Mapping[str, Any] | None = None,
+    known: KnownTable | None = None,
     limit: Limit | None = None,
 ) -> tuple[Arrays, list[Entry]]:
     """Return a data set and its manifest, from memory if held, otherwise read now.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labrun.config import schema
 from labrun.config.schema import Config
@@ -16,6 +16,9 @@ from labrun.runs.groups import DataEntry
 from labrun.runs.record import RunPaths
 from labrun.tasks import base, summary
 from labrun.tasks import task as tasks
+
+if TYPE_CHECKING:
+    from labrun.data.readers.columns import KnownTable
 
 NAMED = 1000
 """Maximum number of class names in the record."""
@@ -46,12 +49,21 @@ def taken(config: Config) -> dict[str, Any]:
     return {"tables": own and bool(model.get("preprocess")), "sparse": own, "limit": limit}
 
 
-def known_table(config: Config) -> dict[str, Any] | None:
-    """Return how the training table of a model to score was read, and its classes; None if there is no such table."""
+def known_table(config: Config) -> KnownTable | None:
+    """Return the training table of a model to score; None if there is no such table.
+
+    Raises:
+        DataError: its description in the model's card is damaged.
+    """
     if not base.of(config).scores or (source := config.source) is None:
         return None
     card = cards.read(RunPaths(source.run_dir).outputs, f"run {source.id}")  # `scored` checks its file
-    return {**card.table, "classes": list(card.class_names)} if card.table else None
+    if not card.table:
+        return None
+    from labrun.data.readers.columns import KnownTable, TableSchema  # most runs read no table
+
+    target = card.table.get("target")
+    return KnownTable(TableSchema.of(card.table), None if target is None else str(target), tuple(card.class_names))
 
 
 def described(arrays: Arrays) -> DataEntry:

@@ -214,6 +214,17 @@ class TableSchema:
         return pd.DataFrame(made, index=table.index)
 
 
+@dataclass(frozen=True)
+class KnownTable:
+    """The training table of a model, for which a later table is read in the same way."""
+
+    schema: TableSchema
+    target: str | None
+    """The column with the class or the quantity."""
+    classes: tuple[str, ...]
+    """Empty for a quantity."""
+
+
 def _described(column: Column) -> str:
     if column.kind == CATEGORY:
         return f"{column.name} ({column.levels} levels)" if column.levels else column.name

@@ -19,7 +19,7 @@ from labrun.data.readers import columnar, delimited, sheets
 from labrun.data.readers import columns as kinds
 from labrun.data.readers.apply_schema import NAMES, apply_schema
 from labrun.data.readers.checks import is_absolute
-from labrun.data.readers.columns import Settings, TableSchema
+from labrun.data.readers.columns import KnownTable, Settings
 from labrun.data.readers.number_parsing import DECIMALS, number
 from labrun.data.readers.user_arrays import check_classes, from_arrays, in_order, must_exist, place_of
 from labrun.data.wording import QUANTITY, few
@@ -81,8 +81,7 @@ class Csv(Reader):
             "sheet": sheet,
             "skip_rows": skip_rows,
         }
-        self.known: Mapping[str, Any] | None = None
-        """The model card's description of the training table; if set, this table is read in the same way."""
+        self.known: KnownTable | None = None
 
     @staticmethod
     def warm() -> None:
@@ -119,7 +118,7 @@ class Csv(Reader):
         tables = [SimpleNamespace(columns=one.columns) for one in parts]
         target = self._target(tables, paths)
         kinds.check_keys(SimpleNamespace(columns=[n for n in parts[0].columns if n != target]), self.settings, paths[0])
-        known = None if self.known is None else TableSchema.of(self.known)
+        known = None if self.known is None else self.known.schema
         known, targets, notes = columnar.infer_schema(parts, target, self.regression, self.settings, known)
         if not known.columns:
             raise DataError(f"{paths[0]} has no column but the class that may be learned from ({known.line()})")
@@ -169,8 +168,8 @@ class Csv(Reader):
                 for found, path in zip(targets, paths, strict=True)
             ], ()
         labels = [self._labels(_Named(target, found.texts), p, ".") for found, p in zip(targets, paths, strict=True)]
-        if self.known is not None and self.known.get("classes"):
-            classes = [str(one) for one in self.known["classes"]]
+        if self.known is not None and self.known.classes:
+            classes = list(self.known.classes)
         else:
             classes, _ = in_order(labels[0])
             check_classes(classes, len(targets[0]), str(paths[0]))
@@ -196,7 +195,7 @@ class Csv(Reader):
             notes += [f"{left_out}{f' ({path.name})' if len(paths) > 1 else ''}"] if left_out else []
         features = [table.drop(columns=[target]) for table in tables]
         if self.known is not None:
-            known = TableSchema.of(self.known)
+            known = self.known.schema
         else:
             if len(features) > 1:  # splits with different decimal separators are read one by one
                 signs = [kinds.sign_of(table, self.settings, path) for table, path in zip(features, paths, strict=True)]
@@ -238,18 +237,17 @@ class Csv(Reader):
         doubts = [] if self.regression else _doubts(Counter(arrays["y_train"].tolist()), target)
         notes = [known.line(), *known.notes, *([coarse] if coarse else []), *notes, *doubts]
         content = {**known.content(), "target": target}
-        if self.known is not None and self.known.get("classes") and not self.regression:
-            raw = _of_known_classes(
-                arrays, [str(one) for one in self.known["classes"]], tuple(paths), refusal, paths[0]
-            )
+        if self.known is not None and self.known.classes and not self.regression:
+            raw = _of_known_classes(arrays, self.known.classes, tuple(paths), refusal, paths[0])
         else:
             raw = from_arrays(arrays, str(paths[0]), tuple(paths), self.regression, refusal)
         return replace(raw, notes=tuple(notes), table=content)
 
     def _target(self, tables: Sequence[Any], paths: Sequence[Path]) -> str:
         columns = list(tables[0].columns)
-        own = (self.known or {}).get("target")
-        target = str(self.target) if self.target is not None else str(own) if own in columns else str(columns[-1])
+        own = None if self.known is None else self.known.target
+        usual = own if own is not None and own in columns else str(columns[-1])
+        target = usual if self.target is None else str(self.target)
         for path, table in zip(paths, tables, strict=True):
             if set(table.columns) != set(columns):
                 raise DataError(f"{path} has other columns than {paths[0]}: {few(table.columns)}")
