@@ -21,13 +21,14 @@ import pytest
 
 import far
 from conftest import Command
-from helpers import PLAIN, wait_for
+from helpers import PLAIN, new, wait_for
 from labrun.backends import registry
 from labrun.control import controller, lease
 from labrun.registry import journal
 from labrun.remote import backend, channel, editable, environment, helper, mirror, packed, remotes, shell, ssh
 from labrun.remote import link as links
 from labrun.runs import context, files, sweep_state
+from labrun.runs.attempts import Job
 from labrun.runs.record import Record, read_record
 from labrun.runs.sweep_state import SweepState
 
@@ -519,8 +520,8 @@ def test_ssh_errors_are_reported_in_one_line() -> None:
     ],
 )
 def test_a_shell_joins_only_jobs_that_have_steps(cluster: str, status: str, job: tuple[str, str]) -> None:
-    assert shell._job({"job": {"cluster": cluster, "id": "7_1", "node": "n1"}}, status) == job
-    assert shell._job({}, "running") == (None, None)
+    assert shell._job(new(status=status, job=Job(cluster, "7_1", "n1"))) == job
+    assert shell._job(new(status="running")) == (None, None)
 
 
 @pytest.mark.parametrize(
