@@ -5,7 +5,10 @@ import sys
 
 from labrun.compat.azureml.runner import run_as_main
 
-sys.setprofile(None)  # no profile is wanted
+frame = sys._getframe()
+while frame.f_back is not None and frame.f_code.co_name != "runctx":
+    frame = frame.f_back
+frame.f_locals["self"].disable()  # no profile is wanted, and from Python 3.12 on there can be only one
 del sys.argv[0]
 sys.path[:2] = [os.path.dirname(os.path.abspath(sys.argv[0]))]  # in place of this file's folder and the commands'
 try:
