@@ -52,10 +52,10 @@ class S3Datastore(ObjectDatastore):
         self._client.download_fileobj(bucket, key, target, Callback=on_progress, Config=_chunked(self.streams))
 
     def _is_missing(self, error: Exception) -> bool:
-        return "(404)" in str(error) or "NoSuchKey" in str(error)
+        return _code(error) in ("404", "NoSuchKey")
 
     def _is_taken(self, error: Exception) -> bool:
-        return "PreconditionFailed" in str(error)
+        return _code(error) == "PreconditionFailed"
 
     @functools.cached_property
     def _client(self) -> Any:
@@ -85,6 +85,16 @@ class S3Datastore(ObjectDatastore):
         signature = {"signature_version": UNSIGNED} if self._node.get("anon") else {}
         config = Config(max_pool_connections=CONNECTIONS, **signature)
         return session.client("s3", endpoint_url=self._node.get("endpoint_url"), config=config)
+
+
+def _code(error: BaseException | None) -> str:
+    """Return the code in S3's answer, which an error has or was raised for; "" without one."""
+    while error is not None:
+        answer = getattr(error, "response", None)
+        if isinstance(answer, dict):
+            return str(answer.get("Error", {}).get("Code", ""))
+        error = error.__cause__ or error.__context__  # boto3 raises S3UploadFailedError without a cause
+    return ""
 
 
 def _if_new(params: dict[str, Any], **_: Any) -> dict[str, Any]:
