@@ -290,6 +290,7 @@ def test_node_counts_and_tensorflow_workers_become_labrun_arguments(ws: Workspac
     for target in ("slurm", "mine"):
         assert {"script.processes=2", "compute.nodes=2"} <= set(words(MpiConfiguration(2, node_count=2), target))
         assert "script.processes=4" in words(MpiConfiguration(4), target)
+        assert not any("gpus_per_run" in word for word in words(MpiConfiguration(4), target))
         with pytest.raises(UserErrorException, match="process_count=3 on node_count=2 machines: give a multiple of 2"):
             words(PyTorchConfiguration(process_count=3, node_count=2), target)
         given = RunConfiguration()
@@ -299,6 +300,9 @@ def test_node_counts_and_tensorflow_workers_become_labrun_arguments(ws: Workspac
         given.communicator = "ParameterServer"
         with pytest.raises(UserErrorException, match="TensorFlow's workers run on one machine"):
             ScriptRunConfig(script="train.py", run_config=given, compute_target=target).overrides(Experiment(ws, "x"))
+    (ws.folder / "conf" / "compute" / "large.yaml").write_text("defaults:\n  - slurm_gpu\n  - _self_\npartition: x\n")
+    for target in ("gpu", "slurm_gpu", "large"):
+        assert "compute.gpus_per_run=4" in words(MpiConfiguration(4), target), "a GPU for each process"
     old = Estimator(".", entry_script="train.py", node_count=2, distributed_training=Nccl(), compute_target="slurm")
     assert {"script.processes=1", "compute.nodes=2"} <= set(old.overrides(Experiment(ws, "x")))
     found = words(TensorflowConfiguration(worker_count=3), "local")

@@ -114,7 +114,8 @@ def overrides(config: Any, run_config: Any, target: Sequence[str]) -> list[str]:
             f"{count} processes run {where}, with RANK, LOCAL_RANK, WORLD_SIZE and OMPI_COMM_WORLD_RANK set; "
             f"there is no MPI: a script with mpi4py or Horovod needs command='mpirun -n {count} python SCRIPT.py'"
         )
-    is_gpu = any(text in ("compute=gpu", "compute=slurm_gpu") for text in target)
+    name = next((text.partition("=")[2] for text in target if text.startswith("compute=")), "")
+    is_gpu = bool(_setting(name, "gpus_per_run"))
     return [
         f"script.processes={count // nodes}",
         *([f"compute.nodes={nodes}"] if nodes > 1 else []),
@@ -130,7 +131,7 @@ def _has_nodes(nodes: int, count: int, target: Sequence[str], is_tensorflow: boo
         UserErrorException: the target has several nodes, but the script would not use them.
     """
     name = target[0].partition("=")[2]
-    if "nodes" not in registry.get(_backend(name)).settings:
+    if "nodes" not in registry.get(str(_setting(name, "target") or compute.DEFAULT)).settings:
         how = f"where its {count} processes run side by side" if count > 1 else "in one process, as it asks for no more"
         notify_once(f"node_count={nodes}: a script runs on one machine, {how}")
         return False
@@ -147,10 +148,10 @@ def _has_nodes(nodes: int, count: int, target: Sequence[str], is_tensorflow: boo
     return True
 
 
-def _backend(name: str) -> str:
-    """Return the backend of a choice of `compute=`, from its file or one that it extends."""
+def _setting(name: str, key: str) -> Any:
+    """Return a key of a choice of `compute=`, from its file or one that it extends; None if they do not set it."""
     option = paths.option("compute", name)
-    if option.get("target"):
-        return str(option["target"])
+    if option.get(key) is not None:
+        return option[key]
     bases = [one for one in option.get("defaults") or () if isinstance(one, str) and one not in ("_self_", name)]
-    return next((_backend(base) for base in bases), compute.DEFAULT)
+    return next((found for found in (_setting(base, key) for base in bases) if found is not None), None)

@@ -641,7 +641,7 @@ def process_lives(process: Process | None) -> bool | None:
         pid, recorded = int(process.pid), float(process.start_time or 0)
     except (TypeError, ValueError, OverflowError):
         return None
-    # Before labrun 0.2, records held seconds since the epoch on all systems.
+    # Older records hold seconds since the epoch on all systems.
     start = (process_start if recorded < 1e8 else _process_start_by_clock)(pid)
     return start is not None and abs(start - recorded) < 0.05
 
