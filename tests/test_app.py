@@ -193,7 +193,7 @@ def test_labrun_root_sets_the_workspace_and_a_folder_holds_one_run(labrun: Comma
     assert labrun(*options, "hydra.run.dir=here").returncode == 0
     first = (workspace / "here" / "run.json").read_text()
     again = labrun(*options, "hydra.run.dir=here", "seed=1")
-    assert again.returncode == 2 and "holds a run already" in again.stderr
+    assert again.returncode == 2 and "already holds a run" in again.stderr
     assert (workspace / "here" / "run.json").read_text() == first
     assert "seed=1" not in (workspace / "here" / ".hydra" / "overrides.yaml").read_text()
 

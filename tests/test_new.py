@@ -46,8 +46,8 @@ def test_a_project_is_written_and_its_files_are_listed(
 @pytest.mark.parametrize(
     ("folder", "words"),
     [
-        ("full", "'full' has files already (.d, a, b, ... (4 in all)): name a new or empty folder"),
-        ("file", "is there already, and is not a folder"),
+        ("full", "'full' already contains files (.d, a, b, ... (4 in all)): name a new or empty folder"),
+        ("file", "already exists and is not a folder"),
         ("file/inner", "cannot be written: Not a directory"),
         ("my work", "letters, digits, - and _"),
         ("1st", "begins with a letter"),

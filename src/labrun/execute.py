@@ -88,7 +88,7 @@ def _execute_task(recording: Recording, pictures: bool, around: Around) -> None:
         log.info("Run %s (%s), %s", record.id, record.name, attempt)
         signed = Config(resolve_environment(record.config))
         if record.settings is not None and record.settings != settings_digest(record.typed):
-            log.warning("The environment gives other values now than when this run was submitted")
+            log.warning("Environment variables have other values now than when this run was submitted")
         if not _is_cached(signed):
             recording.write()
         config, inputs = mount_inputs(signed)

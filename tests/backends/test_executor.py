@@ -424,7 +424,7 @@ def test_unavailable_resources_are_refused_without_a_traceback(
 def test_messages_name_the_launchers_keys(refused: Callable[..., str]) -> None:
     told = refused("nodes=2", "gpus_per_run=99")
     assert "hydra.launcher.nodes=2: only hydra.launcher.target=slurm supports it" in told
-    assert "hydra.launcher.gpus_per_run=0 runs on the processor's" in told
+    assert "hydra.launcher.gpus_per_run=0 runs on" in told
 
 
 def test_a_job_has_the_environment_of_its_submission(

@@ -72,7 +72,7 @@ def digits_csv(path: Path, header: bool = True, target: bool = True, count: int 
 
 def test_registering_again_is_reported_and_changes_nothing(place: Path) -> None:
     run = journal.find(place, "digits/1").run
-    assert "registered already" in said(place, "register", run, "--name", "digits")
+    assert "already registered" in said(place, "register", run, "--name", "digits")
     assert len(journal.chosen(place, "digits")) == 1
 
 
@@ -231,7 +231,7 @@ def test_a_model_is_registered_aliased_downloaded_and_removed(place: Path, tmp_p
     assert "model.npz" in said(place, "download", "net@best", "-o", str(tmp_path / "fetched"))
     original, _ = store.find(place, dnn)
     assert (tmp_path / "fetched" / "model.npz").read_bytes() == (original / "outputs" / "model.npz").read_bytes()
-    assert "is there already" in mistake(place, "download", "net@best", "-o", str(tmp_path / "fetched"))
+    assert "already exists" in mistake(place, "download", "net@best", "-o", str(tmp_path / "fetched"))
     kept = lab(place, "runs", "rm", dnn, "--yes")
     assert kept.returncode == 1 and "registered as net/1, net/2" in kept.stderr
     assert "net/1 is net@best" in mistake(place, "rm", "net/1", "--yes")

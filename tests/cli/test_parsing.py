@@ -12,7 +12,7 @@ from labrun import cli
 from labrun.cli import parsing
 
 MISTAKES = {
-    "": "say what to look at: lab runs, lab data",
+    "": "name a command: lab runs, lab data",
     "logs": "Did you mean 'lab runs logs'?",
     "logs last -f": "Did you mean 'lab runs logs last -f'?",
     "status": "Did you mean 'lab runs'? 'lab compute status' shows free resources",
@@ -30,7 +30,7 @@ MISTAKES = {
     "runs --status runing": "--status 'runing': expected one of queued, running",
     "runs --status": "--status  needs a value: --status queued|running",
     "runs -n x": "'x' is not a whole number from 1 on",
-    "data": "say what to do: lab data upload, lab data download",
+    "data": "name an action: lab data upload, lab data download",
     "data ls a b": "'b' is not expected. Say lab data ls [FOLDER]",
     "models register": "RUN, --name is missing. Say lab models register RUN [FILE] --name NAME",
     "models list": "Did you mean 'lab models ls'?",

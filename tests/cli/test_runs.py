@@ -445,7 +445,7 @@ def test_an_exported_run_is_imported_completely(
     record = read_record(came)
     assert record.code and Path(str(record.code.folder), "a.py").read_text() == "x = 1\n"
     assert Path(str(record.code.folder)).is_relative_to(other)
-    assert "here already" in run("runs", "import", str(all_kinds / "one.tar.gz"))[1]
+    assert "already here" in run("runs", "import", str(all_kinds / "one.tar.gz"))[1]
 
 
 @pytest.mark.parametrize(
@@ -664,7 +664,7 @@ def test_a_record_does_not_decide_where_downloads_are_written(
     (run_dir / "run.json").write_text(json.dumps(told))
     before = sorted(workspace.rglob("*"))
     done = lab_here("runs", "download", str(run_dir))
-    assert done.returncode == 2 and "say with -o" in done.stderr, done.stdout + done.stderr
+    assert done.returncode == 2 and "choose where to write with -o" in done.stderr, done.stdout + done.stderr
     assert sorted(workspace.rglob("*")) == before
     assert lab_here("runs", "download", str(run_dir), "-o", "here").returncode == 0
     assert (workspace / "here" / "metrics.jsonl").exists()

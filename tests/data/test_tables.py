@@ -237,10 +237,10 @@ def test_dates_are_days_since_the_first(read: Read, dates: list[str], days: set[
         (text(p=["0", "1", "2", "0", "1", "2", "0", "1", "2", "3+"]), r"'3\+'.*dataset\.numbers=\[p\].*dataset\.categ"),
         (text(";", p=["1.234", "2.500"]), r"'1\.234' in the column 'p' may be 1\.234 or 1234: use dataset\.decimal"),
         (text(";", p=["1.000", "12", "0"]), r"'1\.000' in the column 'p' may be 1\.000 or 1000"),
-        (text(p=["5%", "0.05"]), r"per cent \('5%'\) beside '0\.05'.*dataset\.numbers=\[p\]"),
+        (text(p=["5%", "0.05"]), r"percentages \('5%'\) next to '0\.05'.*dataset\.numbers=\[p\]"),
         (text(p=["$5", "€6"]), r"with \$ and €.*dataset\.categories=\[p\]"),
         (text(d=["01/02/2020", "03/04/2021"]), "day and month cannot .*: set 'dataset.dates={d: \"%d/%m/%Y\"}'"),
-        (text(d=["2020-01-01"] * 9 + ["soon"]), r"'2020-01-01' beside other text such as 'soon'.*dataset\.categories"),
+        (text(d=["2020-01-01"] * 9 + ["soon"]), r"'2020-01-01' next to other text such as 'soon'.*dataset\.categories"),
         ("1.5,2,a\n2.5,3,b\n3.5,4,a\n", "looks like the lines below it. Set dataset.header=false"),
         ("a,y\n1,x\n2\n3,z\n", "row 2 below the first line has 1 values, but the first line has 2 .*'2'"),
         ('a,y\n"1",1.5,x\n"2",2.5,z\n', "names 2 columns, but each line below has 3"),
@@ -538,7 +538,7 @@ def test_values_that_single_precision_merges_are_reported(read: Read) -> None:
 
 def test_a_word_among_numbers_does_not_hide_the_decimal_sign(read: Read) -> None:
     table = text(";", x=["1,5", "2,25"], k=["a", "b"])
-    with pytest.raises(DataError, match=r"text \(such as 'k. M.' in 'x'\) beside numbers"):
+    with pytest.raises(DataError, match=r"text \(such as 'k. M.' in 'x'\) next to numbers"):
         read(f"{table}k. M.;a;a\n")
     found = read(f"{table}k. M.;a;a\n", numbers=["x"])
     assert np.isnan(column(found, "x")).sum() == 1 and "x: 1 values are not numbers" in " ".join(found.notes)

@@ -110,9 +110,9 @@ def test_an_attached_machine_runs_scripts_children_and_automl(
     assert not checkpoint.exists(), "it is large, and fetched only on request"
     assert str(checkpoint) in lab_here("remote", "pull", run.id, "checkpoints").stdout
     assert checkpoint.read_text() == "large"
-    assert "nothing new of checkpoints on mine" in lab_here("remote", "pull", run.id).stdout
+    assert "nothing new in checkpoints on mine" in lab_here("remote", "pull", run.id).stdout
     child = run.get_children()[0].record
-    assert "nothing new of outputs on mine" in lab_here("remote", "pull", child.id, "outputs").stdout
+    assert "nothing new in outputs on mine" in lab_here("remote", "pull", child.id, "outputs").stdout
     assert lab_here("runs", "tag", child.id, "mine=1").returncode == 0
     there = f"/home/{far.USER}/.labrun/workspaces/*/outputs/*/*{child.id}"
     assert '"mine"' in far_machine.inside(f"cat {there}/annotations.jsonl")

@@ -89,7 +89,7 @@ def test_a_remote_run_has_shells_and_a_second_laptop_beside_it(
     listed = lab_here(*away, "remote", "runs", "box").stdout
     assert where.as_posix() in listed and " no " in listed
     assert lab_here(*away, "remote", "fetch", "box", run.id).returncode == 0
-    assert "no folder or run on box goes by 'nothing'" in lab_here(*away, "remote", "fetch", "box", "nothing").stderr
+    assert "no folder or run on box matches 'nothing'" in lab_here(*away, "remote", "fetch", "box", "nothing").stderr
     assert lab_here(*away, "runs", "tag", run.id, "yours=2").returncode == 0
     assert lab_here(*away, "runs", "cancel", run.id).returncode == 0
     assert run.wait_for_completion()["status"] == "canceled"
@@ -121,7 +121,7 @@ def test_a_shell_opens_in_the_folder_of_a_local_run(workspace: Path, lab_here: C
     run_dir = submitted(workspace, "abcd1234", status="completed")
     done = lab_here("shell", "abcd1234", "-L", "6006", "--", "sh", "-c", "pwd; command -v python")
     assert done.stdout.splitlines() == [str(run_dir), str(Path(sys.executable).parent / "python")], done.stderr
-    assert "port 6006 is one of this machine already" in done.stderr
+    assert "port 6006 is already local" in done.stderr
     assert "no run is called 'nothing'" in lab_here("shell", "nothing").stderr
     for wrong in ("0", "x", "1:2:3", "70000", "80:"):
         with pytest.raises(ConfigError, match="give a port, or LOCAL:REMOTE"):

@@ -441,5 +441,5 @@ def test_export_packs_no_files_outside_the_run(root: Path, tmp_path: Path) -> No
         assert not [name for name in archive.getnames() if "secret" in name or "link" in name]
     for values in ({"name": "../../x"}, {"id": "../../x"}):
         (run_dir / "run.json").write_text(json.dumps({**content, **values}))
-        with pytest.raises(RecordError, match="which labrun never gives"):
+        with pytest.raises(RecordError, match="which labrun never assigns"):
             archive_export.export(root, [(run_dir, read_record(run_dir))], tmp_path / "b.tar")

@@ -262,7 +262,7 @@ def test_ctrl_c_cancels_the_run(tmp_path: Path) -> None:
 
 def test_a_folder_holds_one_run(tmp_path: Path) -> None:
     run_dir = submitted(tmp_path)
-    with pytest.raises(RecordError, match="holds a run already"):
+    with pytest.raises(RecordError, match="already holds a run"):
         recording.create(run_dir, new())
 
 

@@ -117,11 +117,11 @@ def test_another_launcher_executes_the_trials_in_batches(run: Run) -> None:
         (("hydra.sweeper.sampler=grid",), 2, "and hydra.sweeper.sampler=grid tries every one"),
         (("hydra.sweeper.zip=[[x]]",), 2, "hydra.sweeper.zip=[[x]]: at least two keys"),
         (("hydra.sweeper.sampler={_target_: builtins.dict}",), 2, "hydra.sweeper.sampler._target_='builtins.dict'"),
-        (("hydra.sweeper.sampler=null",), 2, "hydra.sweeper.max_trials: a search has it"),
+        (("hydra.sweeper.sampler=null",), 2, "hydra.sweeper.max_trials applies only to a search"),
         (("hydra.sweeper.sampler=null", "hydra.sweeper.max_trials=null"), 2, "hydra.sweeper.sampler=tpe"),
         (("hydra.sweeper.max_batch_size=2",), 2, "hydra.sweeper.max_concurrent"),
         (("hydra.sweeper.max_failure_rate=2",), 2, "hydra.sweeper.max_failure_rate=2: expected a number from 0 to 1"),
-        (("hydra.sweeper.timeout_min=0.00001",), 1, "hydra.sweeper.timeout_min=1e-05 is over: no more trials"),
+        (("hydra.sweeper.timeout_min=0.00001",), 1, "hydra.sweeper.timeout_min=1e-05 has passed: no more trials"),
     ],
 )
 def test_problems_of_a_search_are_reported(run: Run, arguments: tuple[str, ...], code: int, told: str) -> None:

@@ -98,14 +98,14 @@ def test_data_are_sent_listed_verified_fetched_and_removed(data: Lab, source: Pa
     assert re.search(r"^9 files, 7\.\d KB in .* to \w+: .*mine$", said, re.MULTILINE)
     assert "registered mine version 1 (" in said and "${mount:mine@1}" in said
     again = data("upload", "source", "--name", "mine")
-    assert "9 of 9 were there already" in again and "registered already: mine version 1" in again
+    assert "9 of 9 were already there" in again and "already registered: mine version 1" in again
     assert re.search(r"^mine +1 +[0-9a-f]{12} +9 +7\.\d KB ", data("ls"), re.MULTILINE)
     assert data("ls", "/").splitlines() == ["mine/"] and data("ls", "mine/sub").split()[:2] == ["0.bin", "1.bin"]
     shown = data("show", "mine@1")
     assert "sub/7.bin" in shown and "versions    1 (" in shown and "read by 0 run(s)" in shown
     assert "as it was registered" in data("verify", "mine")
     assert "9 files" in data("download", "mine", "back") and content(workspace / "back") == content(source)
-    assert "9 of 9 were there already" in data("download", "mine", "back")
+    assert "9 of 9 were already there" in data("download", "mine", "back")
     data("download", "mine/sub/3.bin", "three.bin")
     assert (workspace / "three.bin").read_bytes() == (source / "sub/3.bin").read_bytes()
     assert "its files stay" in data("rm", "mine", "--yes") and "no assets are registered" in data("ls")
@@ -148,9 +148,9 @@ def test_mistakes_in_the_settings_of_a_datastore_are_refused(
     assert "there is no datastore 'azure'. Did you mean 'azure_blob'?" in refused("--datastore", "azure")
     assert "is not a key=value of datastore 'local'. Its keys: " in refused("--set", "rot=x")
     said = refused("--datastore", "azure_blob", "--set", "account_key=abcdef0123456789")
-    assert "is a secret, and is written out" in said and "abcdef" not in said
+    assert "is a secret in plain text" in said and "abcdef" not in said
     said = refused("--datastore", "s3", "--set", "secret=${oc.env:NO_SUCH,abcdef0123456789}")
-    assert "is a secret, and is written out" in said and "abcdef" not in said
+    assert "is a secret in plain text" in said and "abcdef" not in said
     assert "http requires you to set it" in refused("--datastore", "http").replace(".yaml", "")
     said = refused("--datastore", "sftp", "--set", "host=127.0.0.1", "--set", "port=1", "--set", "root=/x")
     assert "datastore 'sftp' (SFTPFileSystem): cannot connect: " in said and "Check the address" in said
@@ -252,7 +252,7 @@ def test_an_upload_of_large_files_resumes_after_kill_9(data: Lab, start: Start, 
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     used = int(err.split("PEAK ")[1])
-    assert f"; {len(there)} of 5 were there already" in out
+    assert f"; {len(there)} of 5 were already there" in out
     assert {name: found.size for name, found in store.files("large").items()} == sizes
     assert used < 200 * MB, f"{used / MB:.0f} MB"
     process = start(data, "download", "large", "back", "--workers", "2", stalled="large/big.bin")
@@ -262,7 +262,7 @@ def test_an_upload_of_large_files_resumes_after_kill_9(data: Lab, start: Start, 
     come = sorted(p.name for p in (workspace / "back").glob("*.bin"))
     assert 0 < len(come) < 5
     said = data("download", "large", "back")
-    assert f"; {len(come)} of 5 were there already" in said
+    assert f"; {len(come)} of 5 were already there" in said
     assert all((workspace / "back" / p.name).read_bytes() == p.read_bytes() for p in folder.iterdir())
     if data.server.served is not None:
         left = [p.name for p in data.server.served.rglob("*labrun-part")]
@@ -328,7 +328,7 @@ def test_runs_with_a_datastore_leave_no_secret(azure: Server, workspace: Path, l
         printed += done.stdout + done.stderr
     assert codes == [0, 0, 2, 2, 2], printed
     assert (
-        "no asset 'absent' is registered in datastore 'azure_blob'" in printed and printed.count("is written out") == 2
+        "no asset 'absent' is registered in datastore 'azure_blob'" in printed and printed.count("in plain text") == 2
     )
     assert "planted-literal" not in printed.replace("planted-literal", "", printed.count("overrides: ["))
     left = [path for path in workspace.rglob("*") if path.is_file()]

@@ -261,7 +261,7 @@ def test_pickles_are_loaded_only_on_request(
     monkeypatch.setenv("BOMB", str(tmp_path / "went-off"))
     run_dir = other_file(root, ran("lr"), "sklearn_mnist_model.pkl", pickle.dumps(Bomb()))
     models.register(root, run_dir, "bomb", "outputs/sklearn_mnist_model.pkl")
-    with pytest.raises(DataError, match="is a pickle, and loading one can run any code"):
+    with pytest.raises(DataError, match="is a pickle, and loading one can run arbitrary code"):
         load_model("bomb", root=root)
     assert not (tmp_path / "went-off").exists()
     with pytest.raises(DataError, match="which has no predict"):

@@ -195,7 +195,7 @@ def test_an_unknown_tracker_is_refused_with_the_known_ones(toy: None) -> None:
 def test_a_package_adds_a_tracker(toy: None, lab_here: Command, workspace: Path) -> None:
     run(workspace, "aaaa0000", 1.0)
     done = lab_here("runs", "sync", "--tracker", "json_lines")
-    assert done.returncode == 0 and f"1 run with news, now in JSON lines at {workspace}/runs.jsonl" in done.stdout
+    assert done.returncode == 0 and f"1 run updated in JSON lines at {workspace}/runs.jsonl" in done.stdout
     assert [one["id"] for one in _json_lines(workspace)] == ["aaaa0000"]
 
 
@@ -215,7 +215,7 @@ def test_wandb_shows_the_whole_history_and_only_runs_that_name_it(
     assert shown["summary"]["accuracy"] == record.metrics["accuracy"]
     logged = {line["name"] for line in context.read_metrics(run_dir.parent)}
     assert logged <= {key for row in shown["history"] for key in row}
-    assert lab_here("runs", "sync", "--tracker", "wandb", "--all").stdout.startswith("1 run with news")
+    assert lab_here("runs", "sync", "--tracker", "wandb", "--all").stdout.startswith("1 run updated")
 
 
 def test_a_run_that_wandb_cannot_write_is_named_with_the_reason(

@@ -437,7 +437,7 @@ def test_lab_runs_sync_names_left_out_values_once(
     for news, again in ((1, 26), (0, 25)):
         assert maintain.sync(argparse.Namespace(uri=None, tracker="mlflow", all=False)) == 0
         said = capsys.readouterr()
-        assert f"{news} run{'' if news == 1 else 's'} with news, now in MLflow at sqlite:///" in said.out
+        assert f"{news} run{'' if news == 1 else 's'} updated in MLflow at sqlite:///" in said.out
         assert said.out.endswith(f"something was left out of {again}\n")
         assert said.err.count("lab: left out: ") == 21 and f"something of {again - 20} more" in said.err
 

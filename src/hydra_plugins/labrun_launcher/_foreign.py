@@ -172,8 +172,8 @@ class Jobs:
             return dumps((self._main, self._context, self._function, config, self._state))
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             raise CompactHydraException(
-                f"labrun: the application cannot be sent to another process ({type(error).__name__}: {error}): a "
-                "function of it uses an object that cannot be pickled; hydra.launcher.target=inline runs the jobs in "
+                f"labrun: the application cannot be sent to another process ({type(error).__name__}: {error}): one "
+                "of its functions uses an object that cannot be pickled; hydra.launcher.target=inline runs the jobs in "
                 "this process"
             ) from error
 

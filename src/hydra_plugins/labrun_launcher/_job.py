@@ -119,7 +119,7 @@ def run_in_process(payload: bytes) -> Ended:
             ended.return_value = RuntimeError(f"{type(error).__name__}: {error}")
     elif not _survives(ended._return_value):
         kind = type(ended._return_value).__name__
-        logging.getLogger(__name__).warning("What the job returned, a %s, cannot be passed on; None is instead", kind)
+        logging.getLogger(__name__).warning("The job's result, a %s, cannot be passed on; None replaces it", kind)
         ended.return_value = None
     return ended
 

@@ -103,7 +103,10 @@ def settings_of(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[Setti
         found = _sweeper_translation.translate(other, given, params, sweeper.max_batch_size)
         if found.refused:
             raise ConfigError(
-                [f"hydra/sweeper={other} is not installed, and labrun cannot stand in: {why}" for why in found.refused]
+                [
+                    f"hydra/sweeper={other} is not installed, and labrun cannot replace it: {why}"
+                    for why in found.refused
+                ]
             )
         own = {key: given[key] for key in ("resume", "timeout_min", "seed", "max_concurrent") if given.get(key)}
         given, params = {**NODE, **own, **found.settings}, dict(found.space)
@@ -125,7 +128,7 @@ def settings_of(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[Setti
         if idle:
             raise ConfigError(
                 [
-                    f"hydra.sweeper.{key}: a search has it; name a sampler, too: hydra.sweeper.sampler="
+                    f"hydra.sweeper.{key} applies only to a search: also set hydra.sweeper.sampler="
                     f"{'grid' if key == 'zip' else 'tpe'}"
                     for key in idle
                 ]
@@ -250,7 +253,7 @@ class Search:
         journal = self.folder / JOURNAL
         if journal.exists() and not self._settings.resume:
             raise ConfigError(
-                f"{self.folder} holds a search already: choose another hydra.sweep.dir, or go on with it: "
+                f"{self.folder} already holds a search: choose another hydra.sweep.dir, or continue it: "
                 "hydra.sweeper.resume=true"
             )
         if self._settings.resume and not journal.exists():
@@ -309,7 +312,7 @@ class Search:
         if self._left <= 0:
             return None
         if time.monotonic() > self._end:
-            log.info("hydra.sweeper.timeout_min=%g is over: no more trials begin", self._settings.timeout_min)
+            log.info("hydra.sweeper.timeout_min=%g has passed: no more trials start", self._settings.timeout_min)
             self._left = 0
             return None
         number = self._next
@@ -388,7 +391,7 @@ class Search:
         if self._failed and self._settings.max_failure_rate is None:
             raise CompactHydraException(f"labrun: {self._failed} of {self._ended} trials have no result, see above")
         if self.best is None:
-            raise CompactHydraException("labrun: no trial was made")
+            raise CompactHydraException("labrun: no trial was run")
 
     # ---- execution
 
@@ -453,7 +456,7 @@ class Search:
                     raise
                 raise CompactHydraException(
                     f"labrun: job {first} ended the whole process with sys.exit({'' if end.code is None else end.code})"
-                    ", so the search ends: return a number in the end; hydra/launcher=labrun has a process for each job"
+                    ", so the search ends: return a number instead; hydra/launcher=labrun has a process for each job"
                 ) from end
             for number, result in enumerate(results, start=first):
                 if result.status == JobStatus.FAILED:

@@ -96,7 +96,7 @@ def _check_settings(sweeper: LabrunSweeper) -> None:
         lines = [
             f"hydra/sweeper={other} is not used for labrun's own runs, which have their own searches: sweep=tpe "
             "(random, gp, cmaes, qmc), with sweep.max_trials, sweep.goal, sweep.seed (or sweep.sampler.seed) and "
-            "sweep.space. In the place of what was given:",
+            "sweep.space. Instead of these settings, use:",
             f"  labrun -m {' '.join(found.in_sweep())}",
             "in a YAML: 'override /sweep: tpe' in its defaults, not hydra/sweeper, and these keys under sweep",
         ]
@@ -117,7 +117,9 @@ def _check_launcher(sweeper: LabrunSweeper) -> None:
 
     if not isinstance(sweeper.launcher, LabrunLauncher):
         name = type(sweeper.launcher).__name__
-        raise ConfigError(f"hydra/launcher ({name}): a search of labrun's own runs has labrun's launcher: leave it out")
+        raise ConfigError(
+            f"hydra/launcher ({name}): a search of labrun's own runs uses labrun's launcher: leave it out"
+        )
     check_settings(sweeper.launcher)
 
 

@@ -127,7 +127,7 @@ def _optuna(given: dict[str, Any], found: Translation) -> None:
     if given.get("storage"):
         found.remarks.append("storage: the study is kept in the sweep's own folder")
     if given.get("custom_search_space"):
-        found.refused.append("custom_search_space: a function that makes the space is not called; write the space down")
+        found.refused.append("custom_search_space: labrun calls no function to build the space; write the space out")
     for key, node in (given.get("search_space") or {}).items():
         _add(found, str(key), node)
 
@@ -138,11 +138,11 @@ def _accepted(kind: str, sampler: dict[str, Any], found: Translation) -> dict[st
 
     known = sampler_arguments(kind)
     if known is None:
-        found.refused.append(f"sampler: the installed Optuna has no {kind}; tpe stands for most")
+        found.refused.append(f"sampler: the installed Optuna has no {kind}; tpe can replace most samplers")
         return {}
     gone = [key for key in sampler if key not in known]
     if gone:
-        found.remarks.append(f"sampler: the installed Optuna's {kind} knows no {', '.join(gone)}")
+        found.remarks.append(f"sampler: the installed Optuna's {kind} does not accept {', '.join(gone)}")
     return {key: value for key, value in sampler.items() if key in known}
 
 
@@ -157,9 +157,9 @@ def _ax(given: dict[str, Any], found: Translation, batch: int | None) -> None:
         found.settings["max_concurrent"] = batch
     for key in ("parameter_constraints", "outcome_constraints", "status_quo"):
         if experiment.get(key):
-            found.refused.append(f"ax_config.experiment.{key}: this search knows no constraints")
+            found.refused.append(f"ax_config.experiment.{key}: this search does not support constraints")
     if config.get("early_stop"):
-        found.remarks.append("ax_config.early_stop: the search makes all of its trials")
+        found.remarks.append("ax_config.early_stop: the search runs all of its trials")
     for key, node in (config.get("params") or {}).items():
         _add(found, str(key), node)
 
@@ -173,7 +173,7 @@ def _nevergrad(given: dict[str, Any], found: Translation) -> None:
     if optim.get("seed") is not None:
         found.settings["seed"] = optim["seed"]
     if not is_cma:
-        found.remarks.append(f"optim.optimizer={optim.get('optimizer', 'NGOpt')}: tpe stands for it")
+        found.remarks.append(f"optim.optimizer={optim.get('optimizer', 'NGOpt')}: tpe replaces it")
     for key, node in (given.get("parametrization") or {}).items():
         _add(found, str(key), node)
 

@@ -230,7 +230,7 @@ def runs(
     """
     workspace = store.workspace() if root is None else Path(root).expanduser().resolve()
     if status is not None and status not in query.STATUSES:
-        raise RecordError(f"status={status!r}: there are {', '.join(query.STATUSES)}")
+        raise RecordError(f"status={status!r}: expected one of {', '.join(query.STATUSES)}")
     conditions = [query.condition(text) for text in ([where] if isinstance(where, str) else where)]
     if isinstance(tags, Mapping):
         tags = [f"{key}={value}" for key, value in tags.items()]

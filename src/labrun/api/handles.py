@@ -186,7 +186,7 @@ class Run(Handle):
         place = Path(target).expanduser()
         place = place / Path(name).name if place.is_dir() else place
         if place.exists() and not overwrite:
-            raise RecordError(f"{place} is there already: use overwrite=True, or give another output_file_path")
+            raise RecordError(f"{place} already exists: use overwrite=True, or give another output_file_path")
         try:
             files.ready(place).write_bytes((self.folder / name).read_bytes())
         except OSError as error:

@@ -67,8 +67,9 @@ def start_run(
     """Start a run of this program. End it with `complete()` or `fail()`, or use it in a `with` statement.
 
     When the program exits, a run that is still open becomes completed if the program succeeded, else failed or canceled
-    (also when a notebook's kernel is restarted). The run of a killed program is shown as lost. So is, without `with`,
-    that of `python -m` or `python -c` exiting by `raise SystemExit`: only for scripts does Python reveal the exit code.
+    (also when a notebook's kernel is restarted). The run of a killed program is shown as lost. So is the
+    run of a `python -m` or `python -c` program that exits by `raise SystemExit`, unless it uses `with`: Python reveals
+    the exit code only for scripts.
 
     Args:
         name: name of the experiment, which is the folder below `outputs/` that holds the run.
@@ -86,7 +87,7 @@ def start_run(
     if not name or "/" in name or "\\" in name or not name.isprintable() or name[0] == "." or len(name) > LONGEST_NAME:
         raise ConfigError(
             f"start_run({name!r}): the name becomes a folder: give 1 to {LONGEST_NAME} printable characters, no "
-            "slashes, no dot in front"
+            "slashes, no leading dot"
         )
     own = context.current()
     if parent is None and own is not None:
@@ -221,7 +222,7 @@ class ActiveRun(Run):
 
     def _check_open(self) -> None:
         if not self.is_open:
-            raise ConfigError(f"run {self.id} has ended ({self.status}): begin another with labrun.start_run")
+            raise ConfigError(f"run {self.id} has ended ({self.status}): start another with labrun.start_run")
 
     def complete(self) -> None:
         """End the run as completed. A run that has ended is not changed."""

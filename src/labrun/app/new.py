@@ -62,7 +62,7 @@ def main() -> None:
     """Run the command `labrun new`."""
     parser = _Parser(
         prog="labrun new",
-        description="Write a small project that runs at once: a data set, a model, an experiment, a test.",
+        description="Write a small project that runs right away: a data set, a model, an experiment, a test.",
         epilog="The folder's name is the project's: letters, digits, - and _. Nothing is installed.",
     )
     parser.add_argument("folder", metavar="FOLDER", help="new or empty folder for the project")
@@ -101,7 +101,7 @@ def make(folder: str) -> str:
     files = "\n".join(f"  {path}" for path in sorted([*texts, TABLE]))
     here = [] if place == Path.cwd() else [f"  cd {shlex.quote(folder)}"]
     steps = [*here, "  labrun experiment=first", "  labrun -m experiment=first model.width=4,16,64", "  lab runs"]
-    return f"{folder}: a project that runs at once\n{files}\n\nNext steps (README.md says more):\n" + "\n".join(steps)
+    return f"{folder}: a ready-to-run project\n{files}\n\nNext steps (README.md says more):\n" + "\n".join(steps)
 
 
 def _filled(text: str, words: dict[str, str]) -> str:
@@ -120,13 +120,12 @@ def _package(name: str, folder: str, place: Path) -> str:
         near = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_").lower()[:LONGEST].strip("_")
         near = near if NAME.fullmatch(near) else "my_project"
         raise ConfigError(
-            f"{folder!r}: the folder's name is the project's and its package's, so it has letters, digits, - and _, "
-            f"begins with a letter, and has at most {LONGEST} characters: "
+            f"{folder!r}: the folder's name is the project's and its package's, so it contains only letters, digits, "
+            f"- and _, begins with a letter, and has at most {LONGEST} characters: "
             f"labrun new {shlex.quote(str(place.parent / near))}"
             if os.path.dirname(folder)
-            else f"{folder!r}: the folder's name is the project's and its package's, so it has letters, digits, - and "
-            "_, "
-            f"begins with a letter, and has at most {LONGEST} characters: labrun new {near}"
+            else f"{folder!r}: the folder's name is the project's and its package's, so it contains only letters, "
+            f"digits, - and _, begins with a letter, and has at most {LONGEST} characters: labrun new {near}"
         )
     package = name.lower().replace("-", "_")
     reason = _taken(package, place)
@@ -183,10 +182,10 @@ def _check_empty(place: Path, folder: str) -> None:
         if there:
             more = f", ... ({len(there)} in all)" if len(there) > 3 else ""
             raise ConfigError(
-                f"{folder!r} has files already ({', '.join(there[:3])}{more}): name a new or empty folder"
+                f"{folder!r} already contains files ({', '.join(there[:3])}{more}): name a new or empty folder"
             )
     elif os.path.lexists(place):
-        raise ConfigError(f"{folder!r} is there already, and is not a folder: name a new or empty one")
+        raise ConfigError(f"{folder!r} already exists and is not a folder: name a new or empty one")
 
 
 def _write(place: Path, texts: dict[str, str]) -> None:

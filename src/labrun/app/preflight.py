@@ -109,7 +109,7 @@ def check_writable(run_dir: Path) -> None:
     """
     check_path_length(run_dir.absolute())
     if (run_dir / "run.json").exists():
-        raise RecordError(f"{run_dir} holds a run already; a new run needs its own folder")
+        raise RecordError(f"{run_dir} already holds a run; a new run needs its own folder")
     probe = None
     _made.extend(place for place in run_dir.parents if not place.exists())
     try:

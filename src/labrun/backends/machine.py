@@ -64,8 +64,8 @@ def problems(compute: Compute) -> Iterator[str]:
         visible = f"{len(gpus)} GPUs are" if len(gpus) > 1 else "one GPU is" if gpus else "no GPU is"
         key = compute.key("gpus_per_run")
         yield (
-            f"{key}={compute.gpus_per_run}: {visible} visible here{because}. {key}=0 runs on the processor's {cores()} "
-            "cores; 'lab compute status' shows what is there"
+            f"{key}={compute.gpus_per_run}: {visible} visible here{because}. {key}=0 runs on {cores()} CPU "
+            "cores; 'lab compute status' lists the devices"
         )
 
 

@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
         "--root",
         type=Path,
         help="the workspace: the folder that holds outputs/ and multirun/ "
-        "(default: LABRUN_ROOT, or the current folder, or the nearest above with runs)",
+        "(default: LABRUN_ROOT, or the current folder, or the nearest parent folder with runs)",
     )
     top.add_argument("--debug", action="store_true", help="show the traceback behind a message")
     nouns = top.add_commands(title="commands", metavar="COMMAND")

@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("lab azureml run: --output is for notebooks; a script writes its own files")
     for ours in ("--compute", "--environments"):
         if any(word == ours or word.startswith(f"{ours}=") for word in options.words):
-            notice.warn(f"{ours} behind {options.file} is an argument of the script; lab's own comes before the file")
+            notice.warn(f"{ours} after {options.file} is an argument of the script; lab's own comes before the file")
     # labrun's messages about data that the script reads must not mix with the script's own output.
     logging.getLogger("labrun").setLevel(logging.WARNING)
     try:

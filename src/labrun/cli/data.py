@@ -119,7 +119,7 @@ def upload(options: argparse.Namespace) -> int:
     node = node_of(options)
     datastore = stores.make(node)
     if datastore.is_read_only:
-        raise ConfigError(f"datastore '{datastore.name}' can only be read")
+        raise ConfigError(f"datastore '{datastore.name}' is read-only")
     source = options.source.expanduser()
     if options.name is not None:
         assets.check_name(options.name)
@@ -131,12 +131,12 @@ def upload(options: argparse.Namespace) -> int:
         entries, tokens, present = transfer.upload(
             datastore, source, target, options.overwrite, view, _number(options, node), memory
         )
-        same = f"; {present} of {len(entries)} were there already" if present else ""
+        same = f"; {present} of {len(entries)} were already there" if present else ""
         print(f"{view.summary} to {_where(datastore, target)}{same}")
     if options.name is not None:
         asset, new = assets.register(datastore, options.name, target, entries, tokens)
         print(
-            f"{'registered' if new else 'registered already:'} {asset.title}, {counted(asset.files, 'file')}, "
+            f"{'registered' if new else 'already registered:'} {asset.title}, {counted(asset.files, 'file')}, "
             f"{size_text(asset.bytes)}"
         )
         print(f"  {_how_to_read(asset, entries, options)}")
@@ -180,7 +180,7 @@ def download(options: argparse.Namespace) -> int:
         items = [transfer.Item(path, single, entries[0].size)]
     with ProgressDisplay("downloaded") as view:
         present = transfer.download(datastore, items, options.overwrite, view, _number(options, node))
-        same = f"; {present} of {len(items)} were there already" if present else ""
+        same = f"; {present} of {len(items)} were already there" if present else ""
         print(f"{view.summary} to {base}{same}")
     return 0
 

@@ -77,7 +77,7 @@ def fill(noun: Parser) -> None:
     verb.add_argument("model", metavar="MODEL", help=f"{WHICH}; with --remove: name@alias")
     verb.add_argument("alias", nargs="?", metavar="ALIAS", help="for example champion")
     verb.add_argument("--remove", action="store_true", help="remove the alias")
-    verb = _verb(verbs, "predict", predict, "predict samples with a model, into a CSV file")
+    verb = _verb(verbs, "predict", predict, "predict samples with a model and write a CSV file")
     verb.add_argument("model", metavar="MODEL", help=f"{WHICH}; or run:ID")
     verb.add_argument(
         "file", type=Path, metavar="FILE", help=".csv, .parquet, .xlsx, .npz, .npy, an image, a folder of images"
@@ -102,7 +102,9 @@ def fill(noun: Parser) -> None:
     )
     verb.add_argument("--sheet", metavar="NAME", help="a sheet of an Excel file (default: the only one with values)")
     verb.add_argument("--skip-rows", type=filters.count, metavar="N", help="lines above a table (default: none)")
-    verb.add_argument("--allow-pickle", action="store_true", help="load .pkl and .joblib files, which can run any code")
+    verb.add_argument(
+        "--allow-pickle", action="store_true", help="load .pkl and .joblib files, which can run arbitrary code"
+    )
     _trusted(verb)
     verb = _verb(verbs, "rm", remove, "remove a version, or a whole model")
     verb.add_argument("model", metavar="MODEL", help=WHICH)
@@ -146,7 +148,7 @@ def register(options: argparse.Namespace) -> int:
     )
     version, is_new = models.register(root, run_dir, options.name, options.file, tags)
     if not is_new:
-        print(f"registered already: {version.file} of run {record.id} is {version.title}, since {version.time[:16]}")
+        print(f"already registered: {version.file} of run {record.id} is {version.title}, since {version.time[:16]}")
     else:
         print(f"registered {version.title}: {version.file} of run {record.id} ({record.name})")
     for name in options.alias:
@@ -313,7 +315,7 @@ def download(options: argparse.Namespace) -> int:
     target = options.output or Path(f"{version.name}-{version.number}")
     existing = [target / name for name in version.files if os.path.lexists(target / name)]
     if existing:
-        raise RecordError(f"{existing[0]} is there already: choose another folder with -o")
+        raise RecordError(f"{existing[0]} already exists: choose another folder with -o")
     for name in version.files:
         shutil.copyfile(folder / name, files.ready(target / name))
     names = list(version.files) if len(version.files) < 6 else [messages.counted(len(version.files), "file")]
@@ -330,7 +332,7 @@ def alias(options: argparse.Namespace) -> int:
         print(f"{version.name}@{journal.parts(model)[2]} is removed; it was version {version.number}")
         return 0
     if options.alias is None:
-        raise ConfigError(f"which alias is {options.model} to have? lab models alias {options.model} ALIAS")
+        raise ConfigError(f"name the alias that {options.model} gets: lab models alias {options.model} ALIAS")
     version = models.alias(root, options.model, options.alias)
     print(f"{version.name}@{options.alias} is version {version.number}")
     return 0

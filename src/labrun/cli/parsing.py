@@ -164,7 +164,7 @@ def refuse_rest(top: argparse.ArgumentParser, arguments: Sequence[str], rest: Se
 
 def refuse_nothing(nouns: Sequence[str] | Mapping[str, str]) -> NoReturn:
     """As `refuse`, for a command without a noun."""
-    _end(f"say what to look at: {', '.join(f'lab {noun}' for noun in nouns)}. lab --help tells more")
+    _end(f"name a command: {', '.join(f'lab {noun}' for noun in nouns)}. lab --help says more")
 
 
 def _end(text: str) -> NoReturn:
@@ -211,7 +211,7 @@ class Words:
         if match := re.match(r"argument (COMMAND|ACTION): invalid choice: '(.*?)' \(choose from", message, re.DOTALL):
             return self._noun(match[2]) if match[1] == "COMMAND" else self._verb(parser, match[2])
         if message.startswith("the following arguments are required: ACTION"):
-            return f"say what to do: {self._listed(parser)}. {parser.prog} --help tells more"
+            return f"name an action: {self._listed(parser)}. {parser.prog} --help says more"
         if match := re.match(r"the following arguments are required: (.*)", message):
             return f"{parser.prog}: {match[1]} is missing. {_usage(parser)}"
         if match := re.match(r"unrecognized arguments: (.*)", message, re.DOTALL):

@@ -142,7 +142,9 @@ def remove(options: argparse.Namespace) -> int:
     """Forget a machine."""
     live = [folder for folder in links.live(store.workspace()) if _is_of(folder, options.name)]
     if live:
-        raise RecordError(f"{options.name} has live runs of this workspace: {live[0]}. Let them end, or cancel them")
+        raise RecordError(
+            f"{options.name} has live runs of this workspace: {live[0]}. Wait for them to end, or cancel them"
+        )
     ssh.close(remotes.get(options.name))
     remotes.forget(options.name)
     print(f"{options.name} is forgotten")
@@ -161,7 +163,7 @@ def connect(options: argparse.Namespace) -> int:
     if code:
         raise ConfigError(f"ssh {remote.address} ended with exit code {code}")
     mirror.forget_failures(store.workspace(), options.name)
-    print(f"connected to {options.name} ({remote.address}); the connection stays for 12 hours after its last use")
+    print(f"connected to {options.name} ({remote.address}); the connection stays open for 12 hours after its last use")
     return 0
 
 
@@ -221,7 +223,7 @@ def fetch(options: argparse.Namespace) -> int:
             if len(matching) != 1:
                 what = "no folder or run" if not matching else f"{len(matching)} folders"
                 raise RecordError(
-                    f"{what} on {options.name} goes by {name!r}: lab remote runs {options.name} lists them"
+                    f"{what} on {options.name} matches {name!r}: lab remote runs {options.name} lists them"
                 )
             run_dirs = adopting.take(conversation, matching[0], root)
             print(f"{root / matching[0].name}: {len(run_dirs)} {'run' if len(run_dirs) == 1 else 'runs'}")
@@ -242,5 +244,5 @@ def pull(options: argparse.Namespace) -> int:
     for one in names:
         print(plain(str(run_dir / one)))
     if not names:
-        print(f"nothing new of {', '.join(parts)} on {link.remote}")
+        print(f"nothing new in {', '.join(parts)} on {link.remote}")
     return 0

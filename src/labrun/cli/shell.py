@@ -56,7 +56,7 @@ def act(options: argparse.Namespace) -> int:
     is_here = place.remote is None and place.job is None
     for one in forwards:
         if is_here:
-            sys.stderr.write(f"lab: port {one.remote} is one of this machine already: http://localhost:{one.remote}\n")
+            sys.stderr.write(f"lab: port {one.remote} is already local: http://localhost:{one.remote}\n")
         else:
             sys.stderr.write(f"lab: http://localhost:{one.local} leads to port {one.remote} of {place.where}\n")
     return shell.run(place, options.command, forwards)

@@ -90,12 +90,12 @@ def _literal(value: Any, path: str, marked: bool) -> Iterator[str]:
     elif marked and value not in (None, "") and not isinstance(value, bool):
         if not (isinstance(value, str) and REFERENCE.fullmatch(value.strip())):
             yield (
-                f"{path} is a secret, and is written out: command lines and files in version control are read by "
+                f"{path} is a secret in plain text: command lines and files in version control are read by "
                 f"others. Put it in a variable, and set {path}='${{oc.env:THE_VARIABLE}}'"
             )
     elif isinstance(value, str) and ADDRESS.search(value) and not REFERENCE.fullmatch(value.strip()):
         yield (
-            f"{path} holds a user, a password or a signature in its address: leave that out, and give it by a key of "
+            f"{path} holds a user, a password or a signature in its address: leave that out, and set it by a key of "
             "the datastore that refers to a variable"
         )
 

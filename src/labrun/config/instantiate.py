@@ -91,7 +91,7 @@ def locate(target: str, key: str) -> Callable[..., Any]:
         if isinstance(cause, ModuleNotFoundError) and cause.name == "lightning":
             how = " The package lightning is not installed; pytorch_lightning has the same classes, and is."
         raise ConfigError(
-            f"{key}._target_={target!r} cannot be imported ({reason}). It is looked for in the installed "
+            f"{key}._target_={target!r} cannot be imported ({reason}). labrun looks in the installed "
             f"packages and in the folder where the command was started.{how}"
         ) from error
     if not callable(found):

@@ -72,7 +72,7 @@ def check(config: Config) -> None:
             is_monitor = metric == config.trainer.monitor
             also = " (or trainer.monitor_mode=max|min)" if is_monitor else ""
             raise ConfigError(
-                f"sweep.metric={metric}: the name does not tell whether large or small values are good. Set "
+                f"sweep.metric={metric}: the name does not say whether large or small values are good. Set "
                 f"sweep.goal=maximize or sweep.goal=minimize{also}"
             )
 

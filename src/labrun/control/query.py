@@ -270,7 +270,7 @@ def ordered(chosen: list[Pair], key: str, shown: StatusResolver) -> list[Pair]:
     metric, wanted = store.parse_metric(key, [record for _, record in chosen])
     if any(metric in record.metrics for _, record in chosen):
         if wanted is None:
-            log.warning("%s: the name does not tell which values are good: largest first (%s:min turns it)", key, key)
+            log.warning("%s: the name does not say which values are good: largest first (%s:min reverses it)", key, key)
         return sorted(chosen, key=lambda pair: -store.score(pair[1], metric, wanted or direction.MAX))
     if chosen and key not in FIELDS and not key.startswith("tags.") and not context.is_system_name(key):
         found = _in_configs(chosen, key)

@@ -225,7 +225,7 @@ def upload(
             now = store.find(item.name)
             if now is None or now.size != item.size or remote_sha256(store, item.name) != sha256:
                 raise DataError(
-                    f"another process has uploaded {item.name} to datastore '{store.name}' meanwhile, with other "
+                    f"another process has meanwhile uploaded {item.name} to datastore '{store.name}', with other "
                     "content; it was not changed. Use another target, or --overwrite"
                 ) from None
             found = now

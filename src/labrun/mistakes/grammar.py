@@ -219,7 +219,7 @@ def _without_equals(words: Sequence[str], positions: Sequence[int], number: int)
     if word in TASK_WORDS:
         return Mistake(f"{what}. Did you mean {TASK_WORDS[word]!r}?", {position: TASK_WORDS[word].split()})
     if word in LAB_WORDS:
-        return Mistake(f"{what}: labrun runs experiments, and what comes after a run is lab's: {LAB_WORDS[word]}")
+        return Mistake(f"{what}: labrun only runs experiments. Use {LAB_WORDS[word]}")
     if word.endswith((".py", ".ipynb", ".yaml", ".yml")):
         return _file(word, position)
     holding = [group for group, options in paths.groups().items() if word in options]
@@ -331,14 +331,14 @@ REPAIRS: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("there are two '=' instead of one", lambda word: re.sub(r"^([^=]*[^=!<>:+-])\s*==+\s*", r"\1=", word)),
     ("a value is set with '=' alone", lambda word: re.sub(r"^([^=]*?)\s*[:+*-]=\s*", r"\1=", word)),
     ("there are spaces around the '='", _key(lambda key: key.strip())),
-    ("there is a comma too many", _value(lambda value: re.sub(r"\s*,(\s*,)+", ",", value).strip(" ,"))),
-    ("there is a comma too many", _value(lambda value: re.sub(r",\s*(?=[\])}])", "", value))),
-    ("there is a comma too many", _value(lambda value: re.sub(r"(?<=[\[({])\s*,", "", value))),
+    ("there is one comma too many", _value(lambda value: re.sub(r"\s*,(\s*,)+", ",", value).strip(" ,"))),
+    ("there is one comma too many", _value(lambda value: re.sub(r",\s*(?=[\])}])", "", value))),
+    ("there is one comma too many", _value(lambda value: re.sub(r"(?<=[\[({])\s*,", "", value))),
     ("a quote is not closed", _value(_quotes_closed)),
     ("its brackets do not match", _value(_closed)),
     ("a list is written in [ ]", _value(lambda value: re.sub(r"^\((.*)\)$", r"[\1]", _closed(value)))),
     ("a key is written with dots", _key(lambda key: re.sub(r"\[['\"]?([^]'\"]+)['\"]?\]", r".\1", key))),
-    ("there is a dot too many", _key(lambda key: re.sub(r"\.\.+", ".", key).strip("."))),
+    ("there is one dot too many", _key(lambda key: re.sub(r"\.\.+", ".", key).strip("."))),
     ("a key has no spaces", _key(lambda key: re.sub(r"\s+", ".", key.strip()))),
 )
 """Repairs to try on an argument that does not parse, in this order, each with the mistake it corrects."""

@@ -84,4 +84,4 @@ def _problems(remote: Remote, facts: Facts) -> Iterator[str]:
         yield "uv: neither there nor here. Install it there: curl -LsSf https://astral.sh/uv/install.sh | sh"
     if facts.disk_gb < LOW_GB:
         add = f"lab remote add {remote.name} {remote.address} --folder PATH"
-        yield f"room: torch and its cache take up to {LOW_GB:.0f} GB. Elsewhere: {add}"
+        yield f"disk space: torch and its cache take up to {LOW_GB:.0f} GB. Another folder: {add}"

@@ -200,7 +200,7 @@ def _remote_words(words: Sequence[str], folder: Path, link: Link, run_records: S
     remote_paths = _placed(folder, link, run_records[0])
     if any(_placed(folder, link, record) != remote_paths for record in run_records[1:]):
         raise ConfigError(
-            "the trials read local files outside the datastore, and not all of them the same: make "
+            "the trials read local files outside the datastore, and not all of them read the same ones: make "
             f"each a data set of the datastore, or leave compute.host={link.remote} out"
         )
     remote_words, link.words = [], {}
@@ -314,7 +314,7 @@ class _Poller:
         plan = sweep_state.read_plan(self._folder)
         if self._restarts > MAX_RESTARTS or not plan.runs:
             raise LabrunError(f"the search on {link.remote} has died: see {SweepState(self._folder).controller_log}")
-        _tell(f"the search on {link.remote} ended before its time: restarting it")
+        _tell(f"the search on {link.remote} ended unexpectedly: restarting it")
         record = read_record(self._folder / plan.runs[0])
         command = [with_variables(text, value_here) for text in plan.command or ()]
 

@@ -90,7 +90,7 @@ def _place(root: Path, run_dir: Path, record: Record) -> str:
     if not is_named_safely(record):
         raise RecordError(
             f"{run_dir} holds a run with the id {record.id!r:.60} and the name {record.name!r:.60}, which labrun never "
-            "gives, so it is not exported"
+            "assigns, so it is not exported"
         )
     name = _relative(root, run_dir)
     if custom_locations.is_usual(PurePosixPath(name).parts):

@@ -492,7 +492,7 @@ class _Counted:
             raise RecordError(f"{what} {limits.gb:g} GB (--max-gb N allows more): nothing was imported")
         if self._read > RATIO_FROM and self._read > limits.ratio * self._size:
             raise RecordError(
-                f"{what} {limits.ratio:g} times its own size, as archives do that are made to fill a disk "
+                f"{what} {limits.ratio:g} times its own size, like an archive made to fill a disk "
                 "(--max-ratio N allows more): nothing was imported"
             )
         if self._read > self._room:

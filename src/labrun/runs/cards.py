@@ -148,12 +148,12 @@ class Card:
         """
         path = folder / self.file
         if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
-            raise CorruptDataError(f"{title}: {path} is gone, or is not a plain file. Nothing of it was loaded")
+            raise CorruptDataError(f"{title}: {path} is gone, or is not a plain file. It was not loaded")
         found = file_sha256(path)
         if found != self.sha256:
             raise CorruptDataError(
                 f"{title}: {path} was changed since it was saved: expected SHA-256 {self.sha256}, found {found}. "
-                "Nothing of it was loaded"
+                "It was not loaded"
             )
         return path
 

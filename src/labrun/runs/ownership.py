@@ -41,7 +41,7 @@ def check_plan(folder: Path, unfinished: Sequence[tuple[Path, Record]]) -> None:
         why = "they came from an archive"
     if why is not None:
         raise ConfigError(
-            f"the runs in {folder} no longer have a controller, and to continue them executes what their files say, "
+            f"the runs in {folder} no longer have a controller, and continuing them executes what their files say, "
             f"as you: {why}. Check them first, then add --take-over"
         )
 

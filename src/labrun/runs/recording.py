@@ -444,7 +444,7 @@ def create(run_dir: Path, record: Record) -> None:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         if paths.record.exists():
-            raise RecordError(f"{run_dir} holds a run already; a new run needs its own folder")
+            raise RecordError(f"{run_dir} already holds a run; a new run needs its own folder")
         for folder in (paths.outputs, paths.logs, paths.requests):
             folder.mkdir(exist_ok=True)
     except OSError as error:

@@ -196,7 +196,7 @@ class Search:
         if total is not None and total <= LARGEST_GRID:
             self._is_finite = True
             if total < self.budget:
-                log.info("The space has only %d combinations, so there are no more trials than that", total)
+                log.info("The space has only %d combinations, which limits the number of trials", total)
                 self.budget = total
 
     def _untried(self) -> Combination | None:
@@ -340,13 +340,13 @@ class Search:
         logged = ", ".join(record.metrics) or "nothing"
         if record.typed.script is None:  # all trials of a model log the same metrics
             raise ConfigError(
-                f"sweep.metric={self.objectives[0].metric}: run {record.id} completed and logged no such metric. "
+                f"sweep.metric={self.objectives[0].metric}: run {record.id} completed but logged no such metric. "
                 f"It logged: {logged}"
             )
         if not self._is_warned:
             self._is_warned = True
             log.warning(
-                "Run %s logged no %s, so it is not ranked. It logged: %s. If all runs are like it, stop the search "
+                "Run %s logged no %s, so it is not ranked. It logged: %s. If this is true of all runs, stop the search "
                 "(Ctrl-C) and set sweep.metric to a metric that they log",
                 record.id,
                 missing,
@@ -504,4 +504,4 @@ def check_fresh(folder: Path) -> None:
         RecordError: it does.
     """
     if any(folder.glob("*/run.json")) or SweepState(folder).study.exists():
-        raise RecordError(f"{folder} holds a sweep already; a new one needs its own folder, or sweep.resume=FOLDER")
+        raise RecordError(f"{folder} already holds a sweep; a new one needs its own folder, or sweep.resume=FOLDER")

@@ -471,7 +471,7 @@ def _scored(root: Path, reference: str) -> tuple[Path, Record]:
             f"from={reference}: model {version.title} is the file {version.file} of run {record.id} at registration, "
             f"not the run's present model: lab models predict {version.title} uses it"
         )
-    log.info("Model %s is that of run %s", version.title, record.id)
+    log.info("Model %s belongs to run %s", version.title, record.id)
     return run_dir, record
 
 

@@ -304,7 +304,7 @@ def _check_folders(submitted: Sequence[Job], fresh: bool) -> None:
     folders = [job.run_dir for job in submitted]
     taken = [d for d in folders if fresh and (d / "run.json").exists()]
     if taken:
-        raise RecordError(f"{taken[0]} holds a run already; a new sweep needs its own folder, or sweep.resume=FOLDER")
+        raise RecordError(f"{taken[0]} already holds a run; a new sweep needs its own folder, or sweep.resume=FOLDER")
     twice = {str(d) for d in folders if folders.count(d) > 1}
     if twice:
         raise RecordError(

@@ -320,7 +320,9 @@ class CheckpointKeeper:
                 state.update(best_score=callback.best_score, wait_count=0)
             elif state["wait_count"] >= callback.patience:
                 state["wait_count"] = 0
-                log.info("Early stopping by %s restarts its count: it had ended the training before", callback.monitor)
+                log.info(
+                    "Early stopping by %s restarts its count, which had already ended the training", callback.monitor
+                )
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         count = len(trainer.num_val_batches)

@@ -332,7 +332,7 @@ class LossAndMetrics:
         if kind is TargetKind.CLASSES:
             return nn.CrossEntropyLoss(weight=self._weights, ignore_index=IGNORED)
         if self._weights is not None:
-            raise UnfitError("model.class_weight: the target holds no class numbers, so there are no classes to weigh")
+            raise UnfitError("model.class_weight: the target holds no class numbers, so there are no classes to weight")
         return nn.BCEWithLogitsLoss() if kind is TargetKind.LABELS else nn.MSELoss()
 
     def _default_metrics(self, kind: TargetKind, scores: Tensor, target: Tensor) -> dict[str, Any]:
@@ -363,7 +363,7 @@ class LossAndMetrics:
         if key == "model.loss":
             offered["weight"] = self._weights
             if self._weights is not None and "weight" not in schema.parameters(schema.locate(node["_target_"], key)):
-                raise ConfigError(f"model.class_weight: {node['_target_']} takes no weights of classes")
+                raise ConfigError(f"model.class_weight: {node['_target_']} takes no class weights")
         found = schema.locate(str(node["_target_"]), key)
         if not isinstance(found, type):
             return schema.build({"_partial_": True, **node}, key)  # a function, such as those of torch.nn.functional

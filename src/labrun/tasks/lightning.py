@@ -196,7 +196,7 @@ class NetworkTask(ModelTask):
         )
         wanted = self._compute.gpus_per_run
         if wanted and isinstance(trainer.accelerator, self._package.part("accelerators").CPUAccelerator):
-            log.warning("compute.gpus_per_run=%d, but torch finds no GPU here: training on the processor", wanted)
+            log.warning("compute.gpus_per_run=%d, but torch finds no GPU here: training on the CPU", wanted)
         if resume_from is not None:
             self._check_resume(resume_from, resume_from.parent == paths.checkpoints, int(trainer.max_steps))
         self._run(trainer, module, has_validation, resume_from)

@@ -138,7 +138,7 @@ def pickled(file: Path, title: str, allow_pickle: bool) -> Any:
     """
     if not allow_pickle:
         raise DataError(
-            f"{title}: {file.name} is a pickle, and loading one can run any code. If you trust who made it, set "
+            f"{title}: {file.name} is a pickle, and loading one can run arbitrary code. If you trust who made it, set "
             f"allow_pickle=True (lab models predict --allow-pickle; when served: {PICKLE_VARIABLE}=1)"
         )
     import joblib

@@ -127,7 +127,7 @@ class PipelineTask(EstimatorTask):
             return _Folds(rows, y, self._splits(arrays)), y
         if arrays.validation is None:
             raise UnfitError(
-                f"model.folds=1 compares pipelines by the validation part, and data set '{arrays.name}' has none: set "
+                f"model.folds=1 compares pipelines on the validation part, and data set '{arrays.name}' has none: set "
                 "dataset.validation_size=0.2, or model.folds=5"
             )
         held, target = float_rows(arrays.validation.x, arrays.scaling), arrays.validation.y

@@ -22,7 +22,7 @@ def of_script(record: Record, paths: RunPaths, attempt: int) -> None:
     """Register the models that the script requested. A failure is only logged, since the training itself completed."""
     left = pending_models.read(paths.root, attempt)
     if left and REMOTE_VARIABLE in os.environ:
-        log.info("Models are registered when the run is brought back: %d", len(left))
+        log.info("Models to be registered when the run is fetched: %d", len(left))
         return
     register(store.workspace(), paths.root, left)
 

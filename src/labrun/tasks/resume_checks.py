@@ -117,7 +117,7 @@ def check_scoring(config: Config, record: Record, is_split: bool) -> None:
     if differing and is_split and is_same_place:
         raise ConfigError(
             f"task=evaluate: the data have changed since run {source.id} was trained ({differing}), and labrun "
-            "splits the test part off them: it would hold samples that the model was trained on. Bring the data back, "
+            "splits the test part off them: it would hold samples that the model was trained on. Restore the data, "
             "or score it on a data set of samples that it has not seen (dataset=...)"
         )
     if differing:

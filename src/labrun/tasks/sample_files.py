@@ -84,7 +84,7 @@ def read(path: Path, saved: Saved, form: Mapping[str, Any] | None = None) -> Sam
     if contents.is_table(path):
         return _table(path, saved, form)
     raise DataError(
-        f"{path}: labrun predicts for .csv, .tsv, .txt, .parquet and .xlsx (also packed: .gz, .zip), .npz, .npy, "
+        f"{path}: labrun predicts for .csv, .tsv, .txt, .parquet and .xlsx (also compressed: .gz, .zip), .npz, .npy, "
         "images and folders of images"
     )
 

@@ -110,7 +110,7 @@ class SlurmJobs:
         job = self._known.pop(run_dir, None)
         state = states([job]).get(job, "GONE") if job else "GONE"
         if job and state not in OVER:
-            log.info("Run %s is in Slurm job %s (%s) already", run_dir.name, job, state.lower())
+            log.info("Run %s is already in Slurm job %s (%s)", run_dir.name, job, state.lower())
             self._active[run_dir] = _Active(run_dir, needs, job)
             return
         record = read_record(run_dir)
@@ -257,7 +257,9 @@ class SlurmJobs:
         details = ""
         if not record.attempts:
             words = last_lines(output)
-            details = f": {words} ({output})" if words else ", and it printed nothing: was it a line of compute.setup?"
+            details = (
+                f": {words} ({output})" if words else ", and it printed nothing: did a line of compute.setup end it?"
+            )
         close(active.run_dir, record, FAILED, EndReason.JOB_ENDED, f"{ending} before the run was done{details}")
         return [active.run_dir]
 

@@ -187,7 +187,7 @@ class JobSupervisor:
         if record.finished:
             return False
         if newest.get(run) != self.manifest["token"]:
-            print(f"{run} was submitted again since; this job skips it", flush=True)
+            print(f"{run} has been submitted again; this job skips it", flush=True)
             return False
         if record.status == RUNNING and (record.job is None or record.job.id != self.job):
             age = heartbeat_age_s(run)

@@ -221,5 +221,5 @@ def rerun(options: argparse.Namespace) -> int:
             if record.reason:
                 sys.stderr.write(f"lab: run {record.id}: {record.reason}\n  log: {one.run_dir / 'driver.log'}\n")
     if not plans:
-        raise RecordError("no run to run again")
+        raise RecordError("no runs to repeat")
     return worst

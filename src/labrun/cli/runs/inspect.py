@@ -67,7 +67,7 @@ def _is_left_alone(run_dir: Path, record: Record) -> bool:
         return False
     sys.stderr.write(
         f"lab: the controller of run {record.id} on {link.remote} has ended before the run: "
-        f"'lab runs watch {folder}' sees it through\n"
+        f"'lab runs watch {folder}' continues it\n"
     )
     return True
 
@@ -177,7 +177,7 @@ def _own_name(record: Record) -> str:
     """
     if not is_named_safely(record):
         raise RecordError(
-            f"the run's id is {record.id!r:.60} and its name {record.name!r:.60}, which labrun never assigns: say with "
-            "-o where to write, for this run alone"
+            f"the run's id is {record.id!r:.60} and its name {record.name!r:.60}, which labrun never assigns: "
+            "choose where to write with -o, for this run alone"
         )
     return f"{record.name}-{record.id}"

@@ -91,7 +91,7 @@ def remove(options: argparse.Namespace) -> int:
         raise RecordError(f"{linked[0]} is a link, or leads through one: name the run's own folder, or its id")
     kept = removing.reasons(root, chosen, shown, _registered(root), _has_controller)
     if options.force and filters.is_filtered(options):
-        raise RecordError("--force is for runs that are named one by one, not for what filters choose")
+        raise RecordError("--force is for runs that are named one by one, not for runs that filters select")
     forced = [run_dir for run_dir, why in kept.items() if options.force and why.forceable]
     going = [pair for pair in chosen if pair[0] not in kept or pair[0] in forced]
     _list(going, shown)
@@ -106,7 +106,7 @@ def remove(options: argparse.Namespace) -> int:
     copies = {} if options.here else _agreed_copies(going, options.yes)
     live = [d for d in forced if shown(d, read_record(d)) in removing.LIVE]
     if live and (left := cancel.end_runs(live)):
-        raise RecordError(f"{len(left)} of the runs still run ({left[0]}); nothing was removed")
+        raise RecordError(f"{len(left)} of the runs are still running ({left[0]}); nothing was removed")
     _remove_copies(copies)
     _remove(root, going)
     return int(len(going) < len(chosen))
@@ -240,7 +240,7 @@ def _old(options: argparse.Namespace, pairs: Sequence[Pair], shown: StatusResolv
         ranked = [(store.score(r, metric, wanted), d) for d, r in completed] if wanted else []
         ranked = sorted((pair for pair in ranked if pair[0] > -math.inf), key=lambda pair: -pair[0])
         if completed and not ranked:
-            print(f"kept: all {len(completed)} completed runs of {name}: no metric tells which of them are best")
+            print(f"kept: all {len(completed)} completed runs of {name}: no metric shows which of them are best")
             best |= {d for d, _ in completed}
         best |= {d for _, d in ranked[: options.keep_best]}
     return [(d, r) for d, r in chosen if d not in best]
@@ -270,7 +270,7 @@ def sync(options: argparse.Namespace) -> int:
         sys.stderr.write(f"lab: left out: something of {len(fed.left_out) - NAMED} more\n")
     took = f"{time.monotonic() - began:.1f} s"
     rest = f"; something was left out of {len(fed.left_out)}" if fed.left_out else ""
-    print(f"{messages.counted(fed.news, 'run')} with news, now in {tracker.label} at {address} ({took}){rest}")
+    print(f"{messages.counted(fed.news, 'run')} updated in {tracker.label} at {address} ({took}){rest}")
     return 0
 
 
@@ -295,9 +295,9 @@ def import_(options: argparse.Namespace) -> int:
     for source in options.archive:
         new, known = archive_export.import_(store.workspace(), source, limits)
         print(
-            f"{source}: {len(new)} {'run' if len(new) == 1 else 'runs'} came in"
+            f"{source}: {len(new)} {'run' if len(new) == 1 else 'runs'} imported"
             + (f": {', '.join(new)}" if new else "")
         )
         if known:
-            print(f"  here already, and left as they are: {', '.join(known)}")
+            print(f"  already here, and left unchanged: {', '.join(known)}")
     return 0

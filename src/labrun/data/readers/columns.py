@@ -175,7 +175,7 @@ class TableSchema:
         for why in dict.fromkeys(self.left_out.values()):
             names = [name for name, reason in self.left_out.items() if reason == why]
             how = (
-                f", left out (set {option('ignore', names)} to settle it, {option('categories', names[:1])} or "
+                f", left out (set {option('ignore', names)} to confirm it, {option('categories', names[:1])} or "
                 "dataset.numbers to keep it)"
             )
             how = how if why == LOOKS_LIKE_ID else ""
@@ -450,9 +450,9 @@ def _doubt(name: str, kept: list[str], numbers: list[str], units: set[str], colu
     """
     if "%" in units and (bare := next((v for v in numbers if not unit_of(v) and number(v, decimal)), None)):
         return (
-            f"the column {name!r} holds per cent ({next(v for v in numbers if unit_of(v) == '%')!r}) beside "
-            f"{bare!r}, which may be meant otherwise: correct it, or set {option('numbers', [name])} to read both as "
-            f"they stand, {option('categories', [name])} or {option('ignore', [name])}"
+            f"the column {name!r} holds percentages ({next(v for v in numbers if unit_of(v) == '%')!r}) next to "
+            f"{bare!r}, which may mean something else: correct it, or set {option('numbers', [name])} to read both as "
+            f"written, {option('categories', [name])} or {option('ignore', [name])}"
         )
     if len(numbers) == len(kept) and len(units) < 2:
         return None
@@ -468,14 +468,15 @@ def _doubt(name: str, kept: list[str], numbers: list[str], units: set[str], colu
         others = [value for value in kept if value not in set(numbers)]
         what = f"such as {others[0]!r} in {name!r}" if others else f"with {' and '.join(sorted(units))}"
         return (
-            f"the column {name} holds text ({what}) beside numbers. Set {option('numbers', [name])} to read "
-            f"the rest as gaps, {option('categories', [name])} if these are not numbers, or {option('ignore', [name])}"
+            f"the column {name} holds text ({what}) next to numbers. Set {option('numbers', [name])} to read "
+            f"the rest as missing values, {option('categories', [name])} if these are not numbers, or "
+            f"{option('ignore', [name])}"
         )
     dates = [value for value in kept if MAY_BE_DATE.fullmatch(value)]
     if dates and len(dates) < len(kept) and column.isin(dates).sum() > MOSTLY * column.isin(kept).sum():
         other_text = next(value for value in kept if not MAY_BE_DATE.fullmatch(value))
         return (
-            f"the column {name!r} holds dates such as {dates[0]!r} beside other text such as {other_text!r}: "
+            f"the column {name!r} holds dates such as {dates[0]!r} next to other text such as {other_text!r}: "
             f"correct it or leave the cell empty, or set {option('categories', [name])} or {option('ignore', [name])}"
         )
     return None

@@ -27,7 +27,7 @@ TO_CSV = "Save it as .csv, .xlsx or .parquet"
 OTHERS = (
     (b"\xd0\xcf\x11\xe0", f"an Excel file from before 2007, or one with a password. {TO_CSV} (without a password)"),
     (b"ARROW1", "an Arrow (Feather) file. Save it as .parquet"),
-    (b"(\xb5/\xfd", "packed with zstandard, which labrun does not read. Unpack it, or pack it with gzip"),
+    (b"(\xb5/\xfd", "compressed with zstandard, which labrun does not read. Decompress it, or use gzip"),
     (b"SQLite format 3\0", "an SQLite database. Export the table as .csv"),
     (b"\x89HDF\r\n", f"an HDF5 file. {TO_CSV}"),
     (b"\x93NUMPY", "a NumPy array. Save it with numpy.savez, and use dataset=npz"),

@@ -240,7 +240,7 @@ def _part(images: AnyArray, labels: AnyArray, path: Path, classes: int) -> Part:
         raise CorruptDataError(f"{path} holds {len(images):,} images, and its labels file {len(labels):,} labels")
     if labels.max() >= classes:
         raise CorruptDataError(
-            f"the labels file beside {path} holds class {labels.max()}; allowed are 0 to {classes - 1}"
+            f"the labels file next to {path} holds class {labels.max()}; allowed are 0 to {classes - 1}"
         )
     return Part(images[:, None], labels.astype(np.int64))
 

@@ -121,7 +121,7 @@ class Csv(Reader):
         known = None if self.known is None else self.known.schema
         known, targets, notes = columnar.infer_schema(parts, target, self.regression, self.settings, known)
         if not known.columns:
-            raise DataError(f"{paths[0]} has no column but the class that may be learned from ({known.line()})")
+            raise DataError(f"{paths[0]} has no column to learn from except the class ({known.line()})")
         for one, found in zip(parts, targets, strict=True):
             notes += [f"left out, as not table values: {', '.join(one.left_out[:10])}"] if one.left_out else []
             lost = f"left out: {counted(found.lost, 'row')} without a value of {target}, the target"
@@ -209,8 +209,7 @@ class Csv(Reader):
             known = kinds.infer_schema(whole, self.settings, paths[0], len(features[0]), quantity)
         if not known.columns:
             raise DataError(
-                f"{paths[0]} has no column but the class"
-                f"{' that may be learned from' if features[0].shape[1] else ''}: is "
+                f"{paths[0]} has no column{' to learn from' if features[0].shape[1] else ''} except the class: is "
                 f"dataset.separator={self._form['separator']!r} right?{f' ({known.line()})' if known.left_out else ''}"
             )
         arrays: dict[str, Any] = {}
