@@ -108,7 +108,7 @@ def test_failed_runs_and_refused_arguments_raise_errors(workspace: Path) -> None
         labrun.submit(None)
     with pytest.raises(labrun.LabrunError, match="holds no sweep"):
         labrun.Sweep("nowhere")
-    with pytest.raises(labrun.LabrunError, match="'bogus': there are queued"):
+    with pytest.raises(labrun.LabrunError, match="'bogus': expected one of queued"):
         labrun.runs(status="bogus")
     assert labrun.Run("last").id == labrun.Run(run.id[:5]).id == run.id
     with pytest.raises(labrun.LabrunError, match="no such folder"):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from helpers import submitted
-from labrun.runs import context
+from labrun.runs import context, recording
 from labrun.runs.record import LOST, claim_attempt, process_start, read_record, shown_status
 
 SCRIPT = """
@@ -127,3 +127,17 @@ def test_an_overtaken_attempt_stops_and_writes_nothing(tmp_path: Path) -> None:
     run.communicate(timeout=10)
     assert run.returncode == -signal.SIGKILL
     assert (run_dir / "run.json").read_text() == before
+
+
+def test_signals_do_not_end_a_sidecar_that_has_just_started(tmp_path: Path) -> None:
+    """Ctrl-C reaches the whole process group. A run whose sidecar died of it was lost, not canceled."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        capture = recording.Capture(tmp_path)
+        capture.start(1, prints=False)
+        sidecar = capture._process
+        assert sidecar is not None
+        os.kill(sidecar.pid, number)
+        wait_for((tmp_path / "heartbeat").exists, 20)
+        capture.stop()
+        assert sidecar.wait(timeout=20) == 0
+        (tmp_path / "heartbeat").unlink()

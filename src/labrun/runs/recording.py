@@ -393,9 +393,14 @@ class Capture:
         ]
         # A notebook kernel ends its process group before it exits, and is killed if that takes too long.
         own_group = -1 if prints else 0
-        self._process = subprocess.Popen(
-            command, pass_fds=(out_read, err_read), stdin=subprocess.DEVNULL, process_group=own_group
-        )
+        # Ctrl-C reaches the whole process group. It must not end the sidecar before the sidecar ignores it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP, signal.SIGTERM})
+        try:
+            self._process = subprocess.Popen(
+                command, pass_fds=(out_read, err_read), stdin=subprocess.DEVNULL, process_group=own_group
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if not prints:
             self._idle = (out_write, err_write)
             os.close(out_read)

@@ -38,6 +38,7 @@ def main(run_dir: str, parent: int, out_fd: int, err_fd: int, attempt: int, ever
     """Copy both streams to the log and to the terminal until the run ends."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the run started this process with signals blocked
     log = os.open(os.path.join(run_dir, "driver.log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     streams = selectors.DefaultSelector()
     streams.register(out_fd, selectors.EVENT_READ, 1)
