@@ -6,8 +6,8 @@ check:  ## lint, types, import contracts
 	uv run mypy
 	uv run lint-imports
 
-quick:  ## fast tests, two minutes on two cores: complete runs in the test process; no commands, cluster or browser
-	uv run pytest -n auto -m "unit or run"
+quick:  ## fast tests, within two minutes on two cores; no commands, cluster, browser or long trainings
+	uv run pytest -n auto -m "(unit or run) and not long"
 
 test:  ## all tests
 	uv run pytest -n auto

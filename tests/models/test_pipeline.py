@@ -21,6 +21,8 @@ from labrun.models import pipeline as pipelines
 from labrun.tasks import estimator, scoring
 from labrun.tasks.pipeline import OUT_OF_FOLD
 
+pytestmark = pytest.mark.long
+
 ESTIMATORS = sorted(path.stem for path in (paths.conf_dir() / "model" / "estimator").glob("*.yaml"))
 PREPROCESSORS = sorted(path.stem for path in (paths.conf_dir() / "model" / "preprocessor").glob("*.yaml"))
 SHIFTS = {"classes": 0, "sparse": 2}

@@ -18,6 +18,8 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.labrun_sweeper import _search, _sweeper_translation
 
+pytestmark = pytest.mark.long
+
 Run = Callable[..., tuple[int, str]]
 INLINE = ("hydra/launcher=labrun", "hydra.launcher.target=inline")
 

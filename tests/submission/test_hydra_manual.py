@@ -11,6 +11,8 @@ import pytest
 
 from conftest import Command, Refused
 
+pytestmark = pytest.mark.long
+
 CALLBACK = """
 from hydra.experimental.callback import Callback
 class Note(Callback):

@@ -27,6 +27,8 @@ from labrun.runs.record import COMPLETED, QUEUED
 from labrun.submission import resume
 from labrun.tasks import batch_sources, estimator, monitored, own_loaders, predicting
 
+pytestmark = pytest.mark.long
+
 LIT = ("dataset=mine", "model=lit", "trainer.max_epochs=2")
 DICTS = ("dataset=dicts", "model=pixels", "trainer.max_epochs=2")
 BRIEF = (*DICTS, "trainer.max_epochs=1", "trainer.limit_train_batches=1")

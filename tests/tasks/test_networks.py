@@ -16,6 +16,8 @@ from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.runs import context
 from labrun.runs.record import COMPLETED
 
+pytestmark = pytest.mark.long
+
 QUICK = ("model=mnist_dnn", "trainer.max_epochs=2", "dataset.validation_size=100", "dataset.max_samples=300")
 
 

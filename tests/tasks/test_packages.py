@@ -21,6 +21,8 @@ from labrun.config.schema import Config
 from labrun.submission import freeze
 from labrun.tasks.packages import Package, spare_clouds, spare_moves, spare_searches
 
+pytestmark = pytest.mark.long
+
 SITE = Path(pytorch_lightning.__file__).parents[1]
 MODULE = """
 import torch

@@ -17,6 +17,8 @@ from labrun.runs import context
 from labrun.runs.record import QUEUED, read_record, write_record
 from labrun.runs.recording import Preempted
 
+pytestmark = pytest.mark.long
+
 NET = ("model=dropnet", "trainer.batch_size=16", "trainer.max_epochs=3", "report=none")
 NOISY = (*NET, "dataset=noisy")
 SETS = (

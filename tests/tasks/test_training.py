@@ -23,6 +23,8 @@ from labrun.runs.record import COMPLETED, FAILED, QUEUED, cannot_write, read_rec
 from labrun.tasks.callbacks import plain_checkpoints
 from labrun.tasks.packages import Package
 
+pytestmark = pytest.mark.long
+
 SMALL = ("model=mnist_dnn", "dataset.max_samples=120", "trainer.batch_size=20", "report=none")
 VALIDATED = "dataset.validation_size=0.25"
 

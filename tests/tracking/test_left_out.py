@@ -26,6 +26,8 @@ from labrun.tracking.mlflow import client as mlflow_client
 from labrun.tracking.mlflow import ingester as ingesting
 from labrun.tracking.mlflow import names as mlflow_names
 
+pytestmark = pytest.mark.long
+
 OK = {"time": 1.0, "step": 0, "name": "loss", "value": 0.5, "attempt": 1}
 BACKSLASH = "C:\\loss"
 ODD_NAMES = [
