@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from labrun.config.schema import Node
 
 
-class _Process(TypedDict):
+class Process(TypedDict):
+    """What every task has."""
+
     run: str
     """Id of the run or call."""
     rank: int
@@ -21,7 +23,7 @@ class _Process(TypedDict):
 
 
 @final
-class RunTask(_Process):
+class RunTask(Process):
     """Execute one process of a run; `run` is its folder (`worker.run_task`)."""
 
     environment: dict[str, str]
@@ -35,7 +37,7 @@ class RunTask(_Process):
 
 
 @final
-class GatherTask(_Process):
+class GatherTask(Process):
     """Write the data for the pictures of a finished run to a file; `run` is its folder (`worker.run_task`)."""
 
     environment: dict[str, str]
@@ -45,7 +47,7 @@ class GatherTask(_Process):
 
 
 @final
-class CallTask(_Process):
+class CallTask(Process):
     """Execute one process of a call (`call.run_task`), or start a program for it."""
 
     call: str

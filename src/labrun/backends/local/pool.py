@@ -41,7 +41,7 @@ from labrun.runs.record import COMPLETED, FAILED, PREEMPTED, EndReason, Record, 
 from labrun.runs.system_metrics import SystemMetrics
 
 if TYPE_CHECKING:
-    from labrun.backends.local.messages import GatherTask, RunTask
+    from labrun.backends.local.messages import GatherTask, Process, RunTask
 
 log = logging.getLogger(__name__)
 
@@ -71,12 +71,8 @@ class Run(Payload):
         if self.tasks > 1:
             self.port = self.port if rank else free_port()
             environment |= meeting(rank, self.tasks, self.port)
-        log_file = _log_file(self.run_dir, rank)
         return {
-            "run": self.id,
-            "rank": rank,
-            "out": log_file,
-            "err": log_file,
+            **_logged(self, self.run_dir, rank),
             "environment": environment,
             "threads": self.needs.cpus // self.tasks,
             "pictures": self.needs.pictures,
@@ -178,20 +174,13 @@ class Gathering(Payload):
 
     def message(self, rank: int) -> GatherTask:
         """Return the message for `worker.run_task`."""
-        log_file = _log_file(self.run_dir, rank)
-        return {
-            "run": self.id,
-            "rank": rank,
-            "out": log_file,
-            "err": log_file,
-            "environment": {},
-            "threads": 1,
-            "gather": str(self.file),
-        }
+        return {**_logged(self, self.run_dir, rank), "environment": {}, "threads": 1, "gather": str(self.file)}
 
 
-def _log_file(run_dir: Path, rank: int) -> str:
-    return str(run_dir / (f"driver.{rank}.log" if rank else "driver.log"))
+def _logged(payload: Payload, run_dir: Path, rank: int) -> Process:
+    """Return the part of a message that sends a process's output to its log in the run's folder."""
+    log_file = str(run_dir / (f"driver.{rank}.log" if rank else "driver.log"))
+    return {"run": payload.id, "rank": rank, "out": log_file, "err": log_file}
 
 
 def free_port() -> int:
