@@ -1,7 +1,8 @@
-"""What differs between Hydra's versions: no deprecated call is made, and messages of each are understood."""
+"""What differs between versions of Hydra and Python: no deprecated call is made, and messages of each are understood."""
 
 from __future__ import annotations
 
+import argparse
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import hydra
 import pytest
 from hydra._internal.hydra import Hydra
+from hydra._internal.utils import get_args_parser
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
@@ -50,6 +52,21 @@ def test_an_override_of_a_group_missing_in_the_defaults_is_explained(said: str, 
     error = ConfigCompositionException(f"In 'experiment/theirs': {said}")
     told = mistakes.explained(error, [])
     assert told.startswith("in experiment/theirs: 'override /data': there is no group 'data'"), told
+
+
+def test_hydras_flags_are_known_where_argparse_reads_each_help_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    add = argparse.ArgumentParser.add_argument
+
+    def add_as_in_3_14(self: argparse.ArgumentParser, *names: str, **options: Any) -> argparse.Action:
+        assert "%d" not in options.get("help", "")
+        return add(self, *names, **options)
+
+    monkeypatch.setattr(argparse.ArgumentParser, "add_argument", add_as_in_3_14)
+    with pytest.raises(TypeError):
+        get_args_parser()
+    helps = {name: action.help for action in hydra_versions.flags_parser()._actions for name in action.option_strings}
+    assert helps["--multirun"] == "Run multiple jobs with the configured launcher and sweeper"
+    assert str(helps["--shell-completion"]).startswith("Install or Uninstall shell completion:")
 
 
 def test_a_traceback_begins_below_hydras_frames() -> None:

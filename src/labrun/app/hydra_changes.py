@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from labrun.compose import hydra_job
 from labrun.config import trust
+from labrun.config.hydra_versions import flags_parser
 from labrun.submission import freeze
 from labrun.user_errors import UserErrors, for_terminal, refuse
 
@@ -178,7 +179,7 @@ def with_own_messages() -> Iterator[None]:
         return before(again)
 
     def parser() -> argparse.ArgumentParser:
-        made: Any = parsers()
+        made: Any = flags_parser()
         made.parse_args = made.parse_intermixed_args  # flags may stand between overrides
         found: argparse.ArgumentParser = made
         return found

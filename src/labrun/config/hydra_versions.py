@@ -1,8 +1,11 @@
-"""The calls that differ between Hydra 1.3 with OmegaConf 2.3, and Hydra 1.4 with OmegaConf 2.4."""
+"""The calls that differ between Hydra 1.3 with OmegaConf 2.3, and Hydra 1.4 with OmegaConf 2.4; and those that Python
+3.14 refuses in Hydra 1.3."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 
@@ -27,3 +30,25 @@ def register_resolver(name: str, resolver: Callable[..., Any], *, use_cache: boo
     is_old = omegaconf.__version__.startswith("2.3.")
     register: Any = OmegaConf.register_new_resolver if is_old else OmegaConf.register_resolver
     register(name, resolver, use_cache=use_cache, replace=True)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Takes each help as it is. Python 3.14 refuses one that is not text; Hydra 1.3 has such a help for completion."""
+
+    def add_argument(self, *names: Any, help: Any = None, **options: Any) -> argparse.Action:
+        action = super().add_argument(*names, **options)
+        action.help = help
+        return action
+
+
+def flags_parser() -> argparse.ArgumentParser:
+    """Return Hydra's parser of a command line."""
+    from hydra._internal import utils  # nothing public makes this parser
+
+    module: Any = utils
+    before = module.argparse
+    module.argparse = SimpleNamespace(ArgumentParser=_Parser)
+    try:
+        return utils.get_args_parser()
+    finally:
+        module.argparse = before

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from hydra._internal.utils import get_args_parser
-
+from labrun.config.hydra_versions import flags_parser
 from labrun.mistakes import grammar
 from labrun.mistakes.mistake import Mistake
 
@@ -36,7 +35,7 @@ class Split:
 @functools.cache
 def known() -> Mapping[str, argparse.Action]:
     """Return Hydra's flags, each under all its names."""
-    return {name: action for action in get_args_parser()._actions for name in action.option_strings}
+    return {name: action for action in flags_parser()._actions for name in action.option_strings}
 
 
 def flag_of(word: str) -> argparse.Action | None:
@@ -94,7 +93,7 @@ class _ComplaintError(Exception):
 
 def _complaint(words: Sequence[str]) -> str | None:
     """Return the error message of argparse for a command line; None if it has none."""
-    parser = get_args_parser()
+    parser = flags_parser()
 
     def complain(message: str) -> NoReturn:
         raise _ComplaintError(message)
