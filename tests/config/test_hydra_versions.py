@@ -1,4 +1,4 @@
-"""What differs between versions of Hydra and Python: no deprecated call is made, and messages of each are understood."""
+"""What differs between versions of Hydra and Python: no deprecated call is made, and each version is understood."""
 
 from __future__ import annotations
 
