@@ -1,4 +1,4 @@
-"""Child runs of a script's run. They have their own records but run in, and are written by, the script's process."""
+"""The folders and records of child runs, which run in, and are written by, the process of their parent's script."""
 
 from __future__ import annotations
 
@@ -8,18 +8,12 @@ import time
 import uuid
 from datetime import datetime, timezone
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from labrun._io import append_line, atomic_write
-from labrun.compat.azureml import finder
 from labrun.compat.azureml.exceptions import UserErrorException
-from labrun.compat.azureml.training import script_context
-from labrun.compat.azureml.training.base import failure_text
-from labrun.compat.azureml.training.metrics import Metrics
-from labrun.compat.azureml.training.run import Run, _texts
+from labrun.compat.azureml.training import script_context, values
 from labrun.runs import context
-from labrun.runs.context import RunContext
 
 ASSIGNED = "labrun assigns the id, run.id"
 """Why a run's requested id is not used."""
@@ -32,70 +26,13 @@ COPIED = ("name", "host", "packages", "git", "code", "job", "process", "format")
 """The keys of a parent's record that are copied to its children."""
 
 
-class ChildRun(Run):
-    """A child run. It ends with `complete`, `fail` or `cancel`, or else like its parent."""
-
-    def __new__(cls, run_dir: Path, parent: Any, outputs: Any = None) -> ChildRun:
-        return object.__new__(cls)
-
-    def __init__(self, run_dir: Path, parent: Any, outputs: Any = None) -> None:
-        self._run = RunContext(run_dir, 1)
-        self._metrics = Metrics(self._run)
-        self._parent = parent
-        self._outputs = outputs
-        """A folder whose files become the run's when it ends."""
-
-    def __enter__(self) -> ChildRun:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End the run: completed, canceled on Ctrl-C, or failed if another exception ends the block."""
-        if error is None:
-            self.complete()
-        elif isinstance(error, KeyboardInterrupt):
-            self.cancel()
-        else:
-            self.fail(f"{type(error).__name__}: {error}")
-
-    @property
-    def parent(self) -> Any:
-        return self._parent
-
-    @property
-    def display_name(self) -> str:
-        return self.get_tags().get(DISPLAY_NAME) or super().display_name
-
-    def complete(self, _set_status: bool = True) -> None:
-        """End the run as completed."""
-        self._close("completed")
-
-    def fail(self, error_details: Any = None, error_code: Any = None, _set_status: bool = True) -> None:
-        """End the run as failed; its parent continues."""
-        self._close("failed", failure_text(error_details, error_code))
-
-    def cancel(self) -> None:
-        """End the run as canceled; its parent continues."""
-        self._close("canceled", "canceled by the script")
-
-    def _close(self, status: str, message: str | None = None) -> None:
-        self.flush()
-        if self._outputs is not None and os.path.isdir(self._outputs):
-            self.upload_folder("outputs", self._outputs)
-        self._outputs = None
-        close(self._run.run_dir, status, message)
-
-
-def begin(parent: Any, run_dir: Path, name: Any = None, tags: Any = None, outputs: Any = None) -> ChildRun:
-    """Start a child run.
+def begin(run_dir: Path, name: Any = None, tags: Any = None) -> Path:
+    """Start a child run and return its folder.
 
     Args:
-        parent: the parent run.
         run_dir: the parent's folder.
         name: the child's display name.
         tags: the child's tags.
-        outputs: a folder whose files are copied into the child's `outputs` when the child ends.
     """
     above = script_context.record(run_dir)
     new = uuid.uuid4().hex
@@ -116,15 +53,13 @@ def begin(parent: Any, run_dir: Path, name: Any = None, tags: Any = None, output
         "created": now,
         "started": now,
         "parent": above.get("id"),
-        "tags": {**shown, **_texts(tags or {})},
+        "tags": {**shown, **values.as_texts(tags or {})},
         "config": {"task": TASK},
         "attempts": [{"number": 1, "started": now, "status": "running", "process": above.get("process")}],
     }
     _write(folder, record)
     note(run_dir, folder)
-    if outputs is None or isinstance(outputs, bool):
-        return ChildRun(folder, parent)
-    return ChildRun(folder, parent, os.path.abspath(os.path.expanduser(os.fsdecode(outputs))))
+    return folder
 
 
 def tags_of(count: Any, tag_key: Any, tag_values: Any) -> list[dict[str, Any]]:
@@ -172,19 +107,6 @@ def folders(run_dir: Path, workspace: Path) -> list[Path]:
             continue  # a partial line of a killed process
     found = [workspace / name for name in named]
     return [one for one in found if (one / "run.json").is_file() or (one / context.LAUNCH).is_dir()]
-
-
-def of(run_dir: Path, parent: Any) -> list[Any]:
-    """Return the child runs, newest first, including sweeps if the script's interpreter has labrun."""
-    found = reversed(folders(run_dir, script_context.workspace()))
-    return [made for made in (_below(folder, parent) for folder in found) if made is not None]
-
-
-def _below(folder: Path, parent: Any) -> Any:
-    if (folder / "run.json").is_file():
-        return ChildRun(folder, parent)
-    whole = finder.whole()
-    return None if whole is None else whole.find("azureml.core", "Run").get(None, folder.name.rpartition("-")[2])
 
 
 def _content(path: Path) -> str:

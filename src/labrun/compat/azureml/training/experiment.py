@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from labrun.compat.azureml import absent, arguments
+from labrun.compat.azureml import absent, arguments, finder
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.training import script_context
 from labrun.compat.azureml.training.workspace import Workspace
@@ -63,10 +63,10 @@ class Experiment:
         Raises:
             TypeError: there is no such argument.
         """
-        from labrun.compat.azureml.training.run import Run
-
         arguments.check(Experiment.start_logging, unknown)
-        run: RunBase = described(Run.get_context(), outputs, display_name or name, tags, properties)
+        # By name: a run returns its experiment, so the module of `Run` imports this one.
+        own = finder.find("azureml.core", "Run").get_context()
+        run: RunBase = described(own, outputs, display_name or name, tags, properties)
         return run
 
     def submit(self, *args: Any, **kwargs: Any) -> Any:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from labrun.compat.azureml import absent, arguments
-from labrun.compat.azureml.training import files, values
+from labrun.compat.azureml.training import children, files, values
 from labrun.compat.azureml.training.base import RunBase, failure_text
 
 
@@ -197,8 +197,6 @@ class _OfflineRun(RunBase):
         Raises:
             UserErrorException: neither `count` nor a tag's values were given, or both.
         """
-        from labrun.compat.azureml.training import children
-
         return [self.child_run(tags=tags) for tags in children.tags_of(count, tag_key, tag_values)]
 
     def get_children(

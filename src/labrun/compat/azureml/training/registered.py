@@ -9,6 +9,7 @@ from typing import Any
 from labrun.compat.azureml.exceptions import ModelNameException
 from labrun.compat.azureml.notice import notify_once
 from labrun.compat.azureml.training import script_context
+from labrun.compat.azureml.training.values import as_texts
 from labrun.runs import context
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
@@ -117,4 +118,4 @@ def texts(values: Any) -> dict[str, str]:
     """Convert a mapping or a list of names to a mapping of strings; a name without a value gets an empty string."""
     if not hasattr(values, "items"):
         values = {str(one): "" for one in values or ()}
-    return {str(key): "" if value is None else str(value) for key, value in values.items()}
+    return as_texts(values)

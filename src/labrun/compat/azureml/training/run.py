@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import lru_cache
 from pathlib import Path
-from types import SimpleNamespace
+from types import SimpleNamespace, TracebackType
 from typing import Any
 
 from labrun.compat.azureml import arguments, finder
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import RunEnvironmentException
-from labrun.compat.azureml.training import files, model, registered, script_context, values
+from labrun.compat.azureml.training import children, files, model, registered, script_context, values
 from labrun.compat.azureml.training.base import RunBase, RunFacts, failure_text, sdk_status
 from labrun.compat.azureml.training.metrics import FOLDER, Metrics, read
 from labrun.compat.azureml.training.offline import _OfflineRun
@@ -239,7 +240,7 @@ class Run(RunFacts, RunBase):
 
     def set_tags(self, tags: dict[str, Any]) -> None:
         """Set tags; other tags stay."""
-        context.annotate(self._run.run_dir, tags=_texts(tags))
+        context.annotate(self._run.run_dir, tags=values.as_texts(tags))
 
     def remove_tags(self, tags: Any) -> None:
         """Remove tags by key."""
@@ -247,7 +248,7 @@ class Run(RunFacts, RunBase):
 
     def add_properties(self, properties: dict[str, Any]) -> None:
         """Add properties; an existing property never changes."""
-        context.annotate(self._run.run_dir, properties=_texts(properties))
+        context.annotate(self._run.run_dir, properties=values.as_texts(properties))
 
     def get_tags(self) -> dict[str, str]:
         """Return the current tags."""
@@ -315,11 +316,12 @@ class Run(RunFacts, RunBase):
         Raises:
             TypeError: there is no such argument.
         """
-        from labrun.compat.azureml.training import children
-
         arguments.check(Run.child_run, unknown)
         arguments.tell_unused("child_run", {"run_id": run_id}, children.ASSIGNED)
-        return children.begin(self, self._run.run_dir, name, tags, outputs)
+        folder = children.begin(self._run.run_dir, name, tags)
+        if outputs is None or isinstance(outputs, bool):
+            return ChildRun(folder, self)
+        return ChildRun(folder, self, os.path.abspath(os.path.expanduser(os.fsdecode(outputs))))
 
     def create_children(self, count: int | None = None, tag_key: Any = None, tag_values: Any = None) -> list[Any]:
         """Start `count` child runs, or one per value of a tag.
@@ -327,8 +329,6 @@ class Run(RunFacts, RunBase):
         Raises:
             UserErrorException: neither or both were given.
         """
-        from labrun.compat.azureml.training import children
-
         return [self.child_run(tags=tags) for tags in children.tags_of(count, tag_key, tag_values)]
 
     def get_children(
@@ -349,15 +349,24 @@ class Run(RunFacts, RunBase):
             type: only runs of this type.
             status: only runs with this status, such as `Completed`.
         """
-        from labrun.compat.azureml.training import children
-
-        for child in children.of(self._run.run_dir, self):
+        for child in self._children():
             own_type = child.get_properties().get(TYPE_TAG, SCRIPT_RUN)
             fits = type in (None, own_type) and status in (None, child.get_status())
             if fits and registered.fits(child.get_tags(), tags) and registered.fits(child.get_properties(), properties):
                 yield child
             if recursive:
                 yield from child.get_children(True, tags, properties, type, status)
+
+    def _children(self) -> list[Any]:
+        """Return the child runs, newest first, including sweeps if the script's interpreter has labrun."""
+        found = reversed(children.folders(self._run.run_dir, script_context.workspace()))
+        return [child for child in map(self._child, found) if child is not None]
+
+    def _child(self, folder: Path) -> Any:
+        if (folder / "run.json").is_file():
+            return ChildRun(folder, self)
+        whole = finder.whole()
+        return None if whole is None else whole.find("azureml.core", "Run").get(None, folder.name.rpartition("-")[2])
 
     def submit_child(self, config: Any, tags: Any = None, **kwargs: Any) -> Any:
         """Submit a configuration as a child run.
@@ -368,8 +377,6 @@ class Run(RunFacts, RunBase):
         whole = finder.whole()
         if whole is None:
             not_here("run.submit_child() in an interpreter without labrun", "run.child_run(), or a control script")
-        from labrun.compat.azureml.training import children
-
         experiment = whole.find("azureml.core", "Experiment")(None, self.experiment.name)
         child = experiment.submit(config, tags, parent=ids(self._run)[1], **kwargs)
         children.note(self._run.run_dir, child._folder)
@@ -387,6 +394,61 @@ class Run(RunFacts, RunBase):
         requests = self._run.run_dir / "requests"
         requests.mkdir(exist_ok=True)
         (requests / "cancel").write_text("the script canceled its own run\n", encoding="utf-8")
+
+
+class ChildRun(Run):
+    """A child run. It ends with `complete`, `fail` or `cancel`, or else like its parent."""
+
+    def __new__(cls, run_dir: Path, parent: Any, outputs: Any = None) -> ChildRun:
+        return object.__new__(cls)
+
+    def __init__(self, run_dir: Path, parent: Any, outputs: Any = None) -> None:
+        self._run = RunContext(run_dir, 1)
+        self._metrics = Metrics(self._run)
+        self._parent = parent
+        self._outputs = outputs
+        """A folder whose files become the run's when it ends."""
+
+    def __enter__(self) -> ChildRun:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the run: completed, canceled on Ctrl-C, or failed if another exception ends the block."""
+        if error is None:
+            self.complete()
+        elif isinstance(error, KeyboardInterrupt):
+            self.cancel()
+        else:
+            self.fail(f"{type(error).__name__}: {error}")
+
+    @property
+    def parent(self) -> Any:
+        return self._parent
+
+    @property
+    def display_name(self) -> str:
+        return self.get_tags().get(children.DISPLAY_NAME) or super().display_name
+
+    def complete(self, _set_status: bool = True) -> None:
+        """End the run as completed."""
+        self._close("completed")
+
+    def fail(self, error_details: Any = None, error_code: Any = None, _set_status: bool = True) -> None:
+        """End the run as failed; its parent continues."""
+        self._close("failed", failure_text(error_details, error_code))
+
+    def cancel(self) -> None:
+        """End the run as canceled; its parent continues."""
+        self._close("canceled", "canceled by the script")
+
+    def _close(self, status: str, message: str | None = None) -> None:
+        self.flush()
+        if self._outputs is not None and os.path.isdir(self._outputs):
+            self.upload_folder("outputs", self._outputs)
+        self._outputs = None
+        children.close(self._run.run_dir, status, message)
 
 
 def _id(run: RunContext) -> str:
@@ -413,7 +475,3 @@ def _submitted(run_dir: str, attempt: int) -> Run:
 @lru_cache(maxsize=1)
 def _offline() -> _OfflineRun:
     return _OfflineRun()
-
-
-def _texts(values: dict[str, Any]) -> dict[str, str]:
-    return {str(key): "" if value is None else str(value) for key, value in values.items()}

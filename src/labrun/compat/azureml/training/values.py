@@ -62,6 +62,11 @@ def json_text(value: Any) -> str:
     return json.dumps(as_json(value), ensure_ascii=False, allow_nan=False)
 
 
+def as_texts(items: dict[str, Any]) -> dict[str, str]:
+    """Return a mapping with text for keys and values; None becomes an empty string."""
+    return {str(key): "" if value is None else str(value) for key, value in items.items()}
+
+
 def metric_name(name: Any) -> str:
     """Return a valid metric name: non-printable characters become spaces."""
     return "".join(letter if letter.isprintable() else " " for letter in str(name))
