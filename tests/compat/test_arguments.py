@@ -17,7 +17,8 @@ from labrun.azureml.authentication import InteractiveLoginAuthentication, Servic
 from labrun.azureml.automl import AutoMLConfig, get_sdk_dependencies
 from labrun.azureml.automl_run import AutoMLRun
 from labrun.azureml.compute import AmlCompute, ComputeTarget, RemoteCompute
-from labrun.azureml.data_reference import DataPath, DataPathComputeBinding, DataReference, OutputFileDatasetConfig
+from labrun.azureml.data_configs import OutputFileDatasetConfig
+from labrun.azureml.data_reference import DataPath, DataPathComputeBinding, DataReference
 from labrun.azureml.distributed import MpiConfiguration, PyTorchConfiguration, overrides
 from labrun.azureml.docker import DockerSection
 from labrun.azureml.environment import Environment, PythonSection

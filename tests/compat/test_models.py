@@ -10,8 +10,8 @@ import pytest
 import labrun
 from helpers import lab, run_labrun
 from labrun.azureml.experiment import Experiment
+from labrun.azureml.kinds import wrapped
 from labrun.azureml.model import Model
-from labrun.azureml.run import wrapped
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.exceptions import (
     ModelNotFoundException,

@@ -15,7 +15,8 @@ from helpers import submitted
 from labrun.api import program
 from labrun.azureml import automl_data
 from labrun.azureml.compute import AmlCompute
-from labrun.azureml.data_reference import DataReference, OutputFileDatasetConfig
+from labrun.azureml.data_configs import OutputFileDatasetConfig
+from labrun.azureml.data_reference import DataReference
 from labrun.azureml.environment import Environment
 from labrun.azureml.experiment import Experiment
 from labrun.azureml.hyperdrive import HyperDriveConfig
@@ -24,7 +25,7 @@ from labrun.azureml.run_configuration import RunConfiguration
 from labrun.azureml.sampling import RandomParameterSampling, choice
 from labrun.azureml.script_inputs import ScriptInputs
 from labrun.azureml.script_run_config import ScriptRunConfig
-from labrun.azureml.submitting import TARGET_TAG
+from labrun.azureml.tags import TARGET_TAG
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml import finder, notice
 from labrun.compat.azureml.exceptions import NotInLabrun, UserErrorException

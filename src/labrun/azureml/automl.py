@@ -16,7 +16,8 @@ from labrun.azureml.automl_run import NEEDED, AutoMLRun
 from labrun.azureml.featurization import FeaturizationConfig
 from labrun.azureml.notices import notify_once
 from labrun.azureml.overrides import override
-from labrun.azureml.submitting import TARGET_TAG, Config, submit
+from labrun.azureml.submitting import Config, submit
+from labrun.azureml.tags import TARGET_TAG
 from labrun.compat.azureml import absent, arguments
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.messages import suggest

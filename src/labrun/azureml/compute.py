@@ -76,13 +76,6 @@ def _notify_assumed(name: str) -> None:
     )
 
 
-def assumed(workspace: Workspace, name: str) -> ComputeTarget:
-    """Add a target that a script takes for granted to the table and return it. In Azure it was created by hand."""
-    _notify_assumed(name)
-    folder.put(workspace.folder, TABLE, name, {"kind": AmlCompute.kind})
-    return ComputeTarget(workspace, name)
-
-
 def _choices() -> dict[str, str]:
     """Return the choices of `compute=`, both labrun's and the project's."""
     return dict(paths.groups().get("compute", {}))
@@ -329,6 +322,13 @@ class ComputeTarget(Advising):
         conf_dir = paths.user_conf_dir()
         names = {path.stem for path in (conf_dir / "compute").glob("*.yaml")} if conf_dir else set()
         return [ComputeTarget(made, name) for name in sorted(names | set(folder.read_table(made.folder, TABLE)))]
+
+    @staticmethod
+    def _assumed(workspace: Workspace, name: str) -> ComputeTarget:
+        """Add a target that a script takes for granted to the table and return it. In Azure it was created by hand."""
+        _notify_assumed(name)
+        folder.put(workspace.folder, TABLE, name, {"kind": AmlCompute.kind})
+        return ComputeTarget(workspace, name)
 
     @classmethod
     def provisioning_configuration(

@@ -1,14 +1,14 @@
-"""`DataReference` and `DataPath`, a folder or file in a datastore; `OutputFileDatasetConfig`, a run's output folder."""
+"""`DataReference` and `DataPath`: a folder or file in a datastore."""
 
 from __future__ import annotations
 
 import re
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labrun.azureml.advice import Advising
 from labrun.azureml.notices import notify_once
+from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.data.stores.local import LocalDatastore
@@ -124,10 +124,8 @@ class DataReference(Advising):
         """Return a reference to a `DataPath`; without one, by the other arguments and the default datastore."""
         if datapath is not None:
             return datapath.create_data_reference(data_reference_name, datapath_compute_binding)
-        from labrun.azureml.datastore import Datastore as Default
-
         given = (data_reference_name, path_on_datastore, mode, path_on_compute, overwrite)
-        return DataReference(datastore or Default(), *given)
+        return DataReference(datastore or Workspace().get_default_datastore(), *given)
 
     def __str__(self) -> str:
         return f"{PREFIX}{self.data_reference_name}"
@@ -163,7 +161,7 @@ class DataReference(Advising):
     def as_upload(self, path_on_compute: Any = None, overwrite: bool = False) -> DataReference:
         """Return the reference in upload mode, for a run to write to; a notice says that it has another path."""
         if path_on_compute is not None:
-            _notify_unused_path(f"as_upload(path_on_compute={path_on_compute!r})")
+            notify_unused_path(f"as_upload(path_on_compute={path_on_compute!r})")
         return self._with("upload", path_on_compute)
 
     def _with(self, mode: str, path_on_compute: Any = None) -> DataReference:
@@ -174,94 +172,7 @@ class DataReference(Advising):
         return self
 
 
-class DataReferenceConfiguration(DataReference):
-    """A `DataReference` for `run_config.data_references`, by datastore name (None: the default datastore)."""
-
-    def __init__(
-        self,
-        datastore_name: str | None = None,
-        mode: str = "mount",
-        path_on_datastore: str | None = None,
-        path_on_compute: Any = None,
-        overwrite: bool = False,
-    ) -> None:
-        from labrun.azureml.datastore import Datastore
-
-        given = (path_on_datastore, mode, path_on_compute, overwrite)
-        super().__init__(Datastore(name=datastore_name), None, *given)
-
-
-class OutputFileDatasetConfig(Advising):
-    """A folder that a run writes and later runs read.
-
-    Args:
-        name: the output's name.
-        destination: a datastore and a path in it; None: `dataset/ID/NAME` in the default datastore.
-        source: not used: labrun chooses the path; a notice is printed.
-        partition_format: not supported.
-
-    Raises:
-        UserErrorException: `destination` is not a datastore and a path.
-        NotInLabrun: `partition_format` is given.
-    """
-
-    def __init__(
-        self, name: str | None = None, destination: Any = None, source: Any = None, partition_format: Any = None
-    ) -> None:
-        from labrun.azureml.datastore import Datastore
-
-        self.name = name or "output"
-        if partition_format is not None:
-            not_here(
-                "OutputFileDatasetConfig(partition_format=...)",
-                "when the run has completed: Dataset.File.from_files((datastore, path), partition_format=...)",
-            )
-        if source is not None:
-            _notify_unused_path(f"OutputFileDatasetConfig({self.name!r}, source={source!r})")
-        target = destination if isinstance(destination, tuple) else (destination or Datastore(), None)
-        if len(target) != 2 or not isinstance(target[0], Datastore):
-            raise UserErrorException(f"destination={destination!r}: give a datastore and a path: (datastore, 'folder')")
-        self._template = str(target[1] or "dataset/{run-id}/{output-name}")
-        self.datastore: Datastore = target[0]
-        self.path_on_datastore = self._drawn()
-        self._is_given = False
-
-    def _drawn(self) -> str:
-        text = self._template.replace("{run-id}", uuid.uuid4().hex[:8]).replace("{output-name}", self.name)
-        return str(self.datastore._clean(text))
-
-    def labrun_mount(self) -> str:
-        """Return the folder to write to. If the path contains `{run-id}`, each run gets a folder of its own."""
-        if self._is_given:
-            self.path_on_datastore = self._drawn()
-        self._is_given = True
-        return output_folder(self.datastore, self.path_on_datastore, f"OutputFileDatasetConfig({self.name!r})")
-
-    def as_mount(self, disable_metadata_cache: bool = False) -> OutputFileDatasetConfig:
-        """Return the output itself."""
-        return self
-
-    def as_upload(self, overwrite: bool = False, source_globs: Any = None) -> OutputFileDatasetConfig:
-        """Return the output itself: the run writes directly to the datastore, so `source_globs` selects nothing."""
-        if source_globs is not None:
-            notify_once(
-                f"OutputFileDatasetConfig({self.name!r}).as_upload(source_globs=...): not used: all files are kept"
-            )
-        return self
-
-    def as_input(self, name: str | None = None) -> Any:
-        """Return the written folder as an input for another run."""
-        return DataReference(self.datastore, name or self.name, self.path_on_datastore)
-
-    def register_on_complete(self, name: str, description: str | None = None, tags: Any = None) -> Any:
-        """Raise: labrun leaves the registration to the program that waits for the run."""
-        not_here(
-            f"OutputFileDatasetConfig.register_on_complete({name!r})",
-            "when the run has completed: Dataset.File.from_files((datastore, path)).register(ws, name)",
-        )
-
-
-def _notify_unused_path(what: str) -> None:
+def notify_unused_path(what: str) -> None:
     """Print a notice that the script must not write to a path of the user's choice."""
     notify_once(f"{what}: the path is not used: the script must write to the folder that it gets as an argument")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from labrun.azureml import folder
 from labrun.azureml.advice import Advising
+from labrun.azureml.data_reference import DataReference
 from labrun.azureml.datastore_files import LOCAL, mounted, register, remove, shown_kind
 from labrun.azureml.local_paths import local, slashes
 from labrun.azureml.notices import notify_once
@@ -28,7 +29,6 @@ from labrun.runs import context
 from labrun.submission import inputs
 
 if TYPE_CHECKING:
-    from labrun.azureml.data_reference import DataReference
     from labrun.data.stores.base import Datastore as Store
 
 AZURES_OWN = ("workspaceblobstore", "workspacefilestore", "workspaceworkingdirectory", "workspaceartifactstore")
@@ -420,8 +420,6 @@ class Datastore(Advising):
 
     def path(self, path: str | None = None, data_reference_name: str | None = None) -> DataReference:
         """Return a reference to a folder or file, for a run."""
-        from labrun.azureml.data_reference import DataReference
-
         return DataReference(self, data_reference_name, self._clean(path))
 
     def as_mount(self) -> DataReference:

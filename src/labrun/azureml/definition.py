@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from labrun.azureml.submitting import ENVIRONMENT_TAG, TARGET_TAG
+from labrun.azureml.tags import ENVIRONMENT_TAG, TARGET_TAG
 from labrun.compat.azureml.training.files import LogFiles
 from labrun.runs import definition, files
 from labrun.runs.groups import DataEntry

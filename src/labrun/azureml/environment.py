@@ -22,7 +22,7 @@ from labrun.azureml.elements import Element
 from labrun.azureml.local_paths import local
 from labrun.azureml.notices import notify_once
 from labrun.azureml.overrides import override
-from labrun.azureml.submitting import ENVIRONMENT_TAG, VERSION_TAG
+from labrun.azureml.tags import ENVIRONMENT_TAG, VERSION_TAG
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml import arguments
 from labrun.compat.azureml.absent import not_here

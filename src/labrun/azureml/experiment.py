@@ -6,13 +6,11 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from labrun.api import functions, handles
-from labrun.azureml import folder
+from labrun.azureml import folder, kinds, lookup, starting
 from labrun.azureml.advice import Advising
 from labrun.azureml.notices import notify_once
-from labrun.azureml.run import Run, wrapped
 from labrun.azureml.submitting import Config
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml import absent, arguments
@@ -20,8 +18,11 @@ from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training import registered
 from labrun.compat.azureml.training.children import ASSIGNED
 from labrun.compat.azureml.training.experiment import described, own_name
-from labrun.errors import LabrunError
+from labrun.compat.azureml.training.run import Run as ScriptsRun
 from labrun.runs import context, store
+
+if TYPE_CHECKING:
+    from labrun.azureml.run import Run
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,255}")
 
@@ -134,8 +135,8 @@ class Experiment(Advising):
             include_children: also yield the runs of sweeps and child runs.
             status: only runs with this status, such as `Completed`.
         """
-        found = runs_of(self.workspace, self.name, include_children)
-        for run in (wrapped(self, work) for work in found):
+        found = lookup.runs_of(self.workspace.folder, self.name, include_children)
+        for run in (kinds.wrapped(self, work) for work in found):
             if type not in (None, run.type) or status not in (None, run.get_status()):
                 continue
             if registered.fits(run.tags, tags) and registered.fits(run.properties, properties):
@@ -182,7 +183,7 @@ class Experiment(Advising):
         Args:
             name: the run's display name, unless `display_name` is given.
             run_id: not used: labrun assigns the ids; a notice says so.
-            outputs: see `interactive.start`.
+            outputs: see `starting.start`.
             snapshot_directory: the folder whose code is stored with the run; None: no code.
             display_name: the run's display name.
             parent: the parent run's id.
@@ -198,10 +199,9 @@ class Experiment(Advising):
         arguments.tell_unused("start_logging", {"run_id": run_id}, ASSIGNED)
         shown = display_name or name
         if context.current() is not None:
-            return described(Run.get_context(), outputs, shown, tags, properties)
-        from labrun.azureml import interactive
+            return described(ScriptsRun.get_context(), outputs, shown, tags, properties)
 
-        return interactive.start(self, outputs, snapshot_directory, shown, parent, tags, properties)
+        return starting.start(self, outputs, snapshot_directory, shown, parent, tags, properties)
 
     def get_portal_url(self) -> str:
         """Return the address of `lab ui` while it is running, otherwise the URI of the folder with the runs."""
@@ -261,31 +261,3 @@ class Experiment(Advising):
 
     def refresh(self) -> None:
         """Do nothing: every value is read when it is needed."""
-
-
-def runs_of(workspace: Workspace, name: str | None, children: bool = False) -> list[Any]:
-    """Return the runs and sweeps of an experiment, newest first.
-
-    Args:
-        workspace: the workspace to list.
-        name: the experiment's name; None: all experiments.
-        children: include runs and sweeps that belong to a sweep or to another run.
-    """
-    found: dict[Any, Any] = {}
-    for run in functions.runs(root=workspace.folder):
-        if name not in (None, run.name):
-            continue
-        parent = _parent_of(run)
-        if children or parent is None:
-            found.setdefault(run.folder, run)
-        if isinstance(parent, handles.Sweep) and (children or _parent_of(parent) is None):
-            found.setdefault(parent.folder, parent)
-    return list(found.values())
-
-
-def _parent_of(work: Any) -> Any:
-    """Return the parent sweep or run; None if there is none or it has been removed."""
-    try:
-        return work.parent
-    except LabrunError:
-        return None

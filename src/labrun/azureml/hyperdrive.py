@@ -13,7 +13,7 @@ from labrun.api import handles
 from labrun.azureml import kinds
 from labrun.azureml.notices import notify_once
 from labrun.azureml.overrides import override
-from labrun.azureml.run import Run, wrapped
+from labrun.azureml.run import Run
 from labrun.azureml.sampling import EarlyTerminationPolicy, HyperParameterSampling, key
 from labrun.azureml.submitting import Config
 from labrun.compat.azureml import arguments
@@ -253,7 +253,7 @@ class HyperDriveRun(Run):
                     "run_id": kinds.id_of(child),
                     "hyperparameters": json.dumps(self._hyperparameters(child.record.config)),
                     "best_primary_metric": best_value(child.folder, metric, maximize),
-                    "status": wrapped(self._experiment, child).get_status(),
+                    "status": kinds.wrapped(self._experiment, child).get_status(),
                 }
             )
         ranked = [row for row in rows if row["best_primary_metric"] is not None]
@@ -287,7 +287,8 @@ class HyperDriveRun(Run):
             return None
         _, row, search = (max if self._objective[1] else min)(found, key=lambda one: one[0])
         (work,) = (child for child in search._work.get_children() if kinds.id_of(child) == row["run_id"])
-        return wrapped(search._experiment, work)
+        best: Run = kinds.wrapped(search._experiment, work)
+        return best
 
     def _resumed_from(self) -> list[HyperDriveRun]:
         """Return the searches in `resume_from` that still exist, and recursively those that they resumed from."""
@@ -308,7 +309,7 @@ class HyperDriveRun(Run):
         self, name: str | None = None, recursive: bool = True, run_type: Any = None, populate: bool = False
     ) -> dict[str, Any]:
         """Return each run's metrics by run id, without the runs that logged nothing, whatever `recursive` says."""
-        children = [wrapped(self._experiment, child) for child in self._work.get_children()]
+        children = [kinds.wrapped(self._experiment, child) for child in self._work.get_children()]
         each = {child.id: child.get_metrics(name) for child in children}
         return {run_id: found for run_id, found in each.items() if found}
 

@@ -5,29 +5,39 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from labrun.api import handles
 from labrun.api.base import root_of
 from labrun.azureml import folder
-from labrun.azureml.submitting import SEARCHES
+from labrun.azureml.tags import SEARCHES
 from labrun.compat.azureml.training.run import TYPE_TAG
 from labrun.runs import sdk_ids
+
+INTERACTIVE = "azureml.interactive"
+"""The type of a run that consists of the program that started it."""
 
 CLASSES = {
     "hyperdrive": ("hyperdrive", "HyperDriveRun"),
     "automl": ("automl_run", "AutoMLRun"),
+    INTERACTIVE: ("interactive", "InteractiveRun"),
 }
-"""The module and class for a run type; every other type is a `Run`."""
+"""The module and class for a run type; every other type is a `Run`.
+
+By name, because these classes are built on the modules that wrap runs.
+"""
 
 
-def of(experiment: Any, work: Any, run_type: str | None) -> Any:
-    """Wrap a labrun run or sweep in the class for its type."""
-    from labrun.api import handles
-    from labrun.azureml.run import Run
+def wrapped(experiment: Any, work: Any, run_type: str | None = None) -> Any:
+    """Wrap a labrun run or sweep in the SDK class for its type.
 
+    Args:
+        experiment: the experiment; None: the one in the run's record.
+        work: labrun's run or sweep.
+        run_type: the type of work that this program has just started; None for work that it has looked up.
+    """
     if run_type is None and isinstance(work, handles.Sweep):
         run_type = type_of(work)
-    class_path = CLASSES.get(run_type or "")
-    made = getattr(importlib.import_module(f"labrun.azureml.{class_path[0]}"), class_path[1]) if class_path else Run
-    return made(experiment, work=work, run_type=run_type)
+    module, name = CLASSES.get(run_type or "", ("run", "Run"))
+    return getattr(importlib.import_module(f"labrun.azureml.{module}"), name)(experiment, work=work, run_type=run_type)
 
 
 def type_of(sweep: Any) -> str:
@@ -43,8 +53,6 @@ def type_of(sweep: Any) -> str:
 
 def id_of(work: Any) -> str:
     """Return the id of a labrun run or sweep in the SDK's form."""
-    from labrun.api import handles
-
     if isinstance(work, handles.Sweep):
         return sdk_ids.of_search(work.id, type_of(work) == "automl")
     record = work.record

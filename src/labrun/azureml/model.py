@@ -140,9 +140,7 @@ class Model(training.Model, Advising):
     @property
     def run(self) -> Any:
         """The run that it was registered from; None for a local file."""
-        from labrun.azureml.run import Run
-
-        return Run.get(self.workspace, self._run) if self._run else None
+        return _workspace(self.workspace).get_run(self._run) if self._run else None
 
     @property
     def datasets(self) -> dict[str, Any]:
@@ -228,4 +226,8 @@ def _own(root: Path, run_id: Any) -> Any:
 
 
 def _root(workspace: Any) -> Path:
-    return workspace.folder if isinstance(workspace, Workspace) else Workspace().folder
+    return _workspace(workspace).folder
+
+
+def _workspace(workspace: Any) -> Workspace:
+    return workspace if isinstance(workspace, Workspace) else Workspace()

@@ -6,13 +6,15 @@ import sys
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from labrun.api import functions, handles
-from labrun.azureml import definition, folder, kinds
+from labrun.api import handles
+from labrun.azureml import definition, folder, kinds, lookup, starting
 from labrun.azureml.advice import Advising, AdvisingType
+from labrun.azureml.data_reference import DataPath
+from labrun.azureml.experiment import Experiment
 from labrun.azureml.notices import notify_once
-from labrun.azureml.submitting import OWN, SEARCHES, TARGET_TAG
+from labrun.azureml.tags import OWN, SEARCHES, TARGET_TAG
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml import arguments
 from labrun.compat.azureml.exceptions import (
@@ -29,9 +31,6 @@ from labrun.errors import LabrunError
 from labrun.remote import notes
 from labrun.runs import context
 from labrun.runs.record import CANCELED, COMPLETED, FAILED
-
-if TYPE_CHECKING:
-    from labrun.azureml.experiment import Experiment
 
 Paths = list[Path]
 Texts = list[str]
@@ -81,7 +80,7 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         work = kwargs.get("work")
         if work is None:
             root = getattr(experiment, "workspace", None) or Workspace()
-            work = find(root, run_id)
+            work = lookup.find(root.folder, run_id)
         self._work = work
         self._experiment = experiment
         self._type = kwargs.get("run_type")
@@ -105,7 +104,7 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         current = context.current()
         if current is not None and run_id in training.ids(current):
             return training.Run.get_context()
-        return wrapped(None, find(made, run_id))
+        return kinds.wrapped(None, lookup.find(made.folder, run_id))
 
     @staticmethod
     def list(
@@ -127,9 +126,8 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         compute: Any, type: str | None = None, tags: Any = None, properties: Any = None, status: Any = None
     ) -> Iterator[Run]:
         """Yield the runs of a compute target, newest first."""
-        from labrun.azureml.experiment import runs_of
-
-        for run in (wrapped(None, work) for work in runs_of(compute.workspace, None, children=True)):
+        works = lookup.runs_of(compute.workspace.folder, None, include_children=True)
+        for run in (kinds.wrapped(None, work) for work in works):
             if run._is_sweep or run._notes.get(TARGET_TAG) != compute.name:
                 continue
             fits = type in (None, run.type) and status in (None, run.get_status())
@@ -188,8 +186,6 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
     def experiment(self) -> Experiment:
         """The experiment that the run belongs to."""
         if self._experiment is None:
-            from labrun.azureml.experiment import Experiment
-
             self._experiment = Experiment(Workspace(), self._work.name, _skip_name_validation=True)
         found: Experiment = self._experiment
         return found
@@ -204,9 +200,8 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         """The run's number within its sweep or, without one, within its experiment (counted from 1)."""
         if not self._is_sweep and self._work.record.sweep is not None:
             return int(self._work.record.number or 0)
-        from labrun.azureml.experiment import runs_of
-
-        folders = [work.folder for work in reversed(runs_of(self.experiment.workspace, self._work.name))]
+        siblings = lookup.runs_of(self.experiment.workspace.folder, self._work.name)
+        folders = [work.folder for work in reversed(siblings)]
         return folders.index(self._work.folder) + 1 if self._work.folder in folders else 0
 
     @property
@@ -237,7 +232,7 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
             origin = self._work.parent
         except LabrunError:
             return None
-        return None if origin is None else wrapped(self._experiment, origin)
+        return None if origin is None else kinds.wrapped(self._experiment, origin)
 
     # Status and control
 
@@ -548,15 +543,18 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
         _rehydrate_runs: bool = True,
     ) -> Iterator[Run]:
         """Yield the runs of a sweep, or the child runs of a run, newest first."""
-        from labrun.azureml import interactive
-
-        for work in reversed(self._work.get_children() if self._is_sweep else interactive.works_below(self)):
-            child = wrapped(self._experiment, work)
+        for work in reversed(self._works_below()):
+            child = kinds.wrapped(self._experiment, work)
             fits = type in (None, child.type) and status in (None, child.get_status())
             if fits and registered.fits(child.tags, tags) and registered.fits(child.properties, properties):
                 yield child
             if recursive:
                 yield from child.get_children(True, tags, properties, type, status)
+
+    def _works_below(self) -> Runs:
+        if self._is_sweep:
+            return list(self._work.get_children())
+        return lookup.below(self.experiment.workspace.folder, self._work)
 
     def tag(self, key: str, value: Any = None) -> None:
         """Set a tag."""
@@ -617,8 +615,6 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
 
     def _get_outputs_datapath(self) -> Any:
         """Copy `outputs` to the default datastore and return its `DataPath`, so that another run can resume from it."""
-        from labrun.azureml.data_reference import DataPath
-
         store, target = self.experiment.workspace.get_default_datastore(), f"ExperimentRun/dcid.{self.id}/outputs"
         store.upload(self._folder / "outputs", target, overwrite=True, show_progress=False)
         return DataPath(store, target)
@@ -639,11 +635,9 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
     def child_run(
         self, name: Any = None, run_id: Any = None, outputs: Any = None, tags: Any = None, **unknown: Any
     ) -> Any:
-        """Start a child run; see `interactive.child`."""
-        from labrun.azureml import interactive
-
+        """Start a child run; see `starting.child`."""
         arguments.check(Run.child_run, unknown)
-        return interactive.child(self, name, run_id, outputs, tags)
+        return starting.child(self, name, run_id, outputs, tags)
 
     def create_children(self, count: int | None = None, tag_key: Any = None, tag_values: Any = None) -> Runs:
         """Start `count` child runs, or one per value of a tag.
@@ -655,9 +649,9 @@ class Run(RunFacts, Advising, metaclass=_AnyRun):
 
     def submit_child(self, config: Any, tags: Any = None, **kwargs: Any) -> Any:
         """Submit a configuration as a child run."""
-        from labrun.azureml import interactive
-
-        return interactive.submitted(self, config, tags, **kwargs)
+        made = self.experiment.submit(config, tags, parent=self._work.id, **kwargs)
+        starting.note(self, made)
+        return made
 
     # Logging, also after the run has ended
 
@@ -711,26 +705,3 @@ def get_run(experiment: Any, run_id: str, rehydrate: bool = True, clean_up: bool
     """Return a run by its id. Every run has the SDK's class for its type, whatever `rehydrate` says."""
     arguments.check(get_run, unknown)
     return Run.get(experiment.workspace, run_id)
-
-
-def find(workspace: Workspace, run_id: str | None) -> Any:
-    """Return labrun's run or sweep with this id.
-
-    Raises:
-        UserErrorException: the id is missing or unknown.
-    """
-    if not run_id:
-        raise UserErrorException("Run(experiment, run_id): give the id of a run; `lab runs` lists them")
-    try:
-        return functions.get_run(run_id, root=workspace.folder)
-    except LabrunError as error:
-        sweep = next((path for path in (workspace.folder / "multirun").glob(f"*/*-{run_id}") if path.is_dir()), None)
-        if sweep is not None:
-            return handles.Sweep(sweep)
-        raise UserErrorException(f"Run {run_id!r}: {error}") from error
-
-
-def wrapped(experiment: Any, work: Any, run_type: str | None = None) -> Run:
-    """Wrap labrun's run or sweep in the SDK class for its type."""
-    made: Run = kinds.of(experiment, work, run_type)
-    return made

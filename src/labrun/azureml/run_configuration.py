@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,7 +71,9 @@ class RunConfiguration(Element, Advising):
     def environment(self) -> Any:
         """The environment, created on first access."""
         if self._environment is None:
-            self._environment = importlib.import_module("labrun.azureml.environment").Environment("labrun-default")
+            from labrun.azureml.environment import Environment  # here: with it come the parsers of package versions
+
+            self._environment = Environment("labrun-default")
         return self._environment
 
     @environment.setter

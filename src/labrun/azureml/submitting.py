@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from labrun.api import functions, handles
-from labrun.azureml import folder
+from labrun.azureml import folder, kinds
 from labrun.azureml.overrides import override
+from labrun.azureml.tags import ENVIRONMENT_TAG, SEARCHES, TARGET_TAG, VERSION_TAG
 from labrun.compat.azureml import arguments, runner
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training.run import SCRIPT_RUN, TYPE_TAG
@@ -17,13 +18,6 @@ from labrun.runs import context
 
 if TYPE_CHECKING:
     from labrun.azureml.experiment import Experiment
-
-TARGET_TAG, ENVIRONMENT_TAG = "azureml.target", "azureml.environment"
-"""The record properties that hold the target and environment names from the control script."""
-VERSION_TAG = "azureml.environment_version"
-SEARCHES = "searches"
-"""The table that holds these properties for searches, by labrun id: a search has no record of its own."""
-OWN = (TYPE_TAG, TARGET_TAG, ENVIRONMENT_TAG, VERSION_TAG)
 
 
 class Config:
@@ -54,11 +48,9 @@ class Config:
             parent: labrun's id of the parent run.
             show_output: not used, except by an `AutoMLConfig`; a notice says so.
         """
-        from labrun.azureml.run import wrapped
-
         why = "wait_for_completion(show_output=True) streams the output"
         arguments.tell_unused("submit", {"show_output": show_output}, why)
-        return wrapped(experiment, self._submit(experiment, tags, parent), self.run_type)
+        return kinds.wrapped(experiment, self._submit(experiment, tags, parent), self.run_type)
 
     def _submit(self, experiment: Experiment, tags: Mapping[str, str], parent: str | None) -> Any:
         """Submit to labrun, store the SDK's notes and return labrun's run or sweep."""

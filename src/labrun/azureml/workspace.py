@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from labrun.azureml import names
 from labrun.azureml.advice import Advising
 from labrun.azureml.notices import notify_once
 from labrun.compat.azureml import absent, arguments
@@ -254,14 +254,14 @@ class Workspace(Advising):
     @property
     def experiments(self) -> dict[str, Any]:
         """All experiments by name."""
-        return ByName({one.name: one for one in _module("experiment").Experiment.list(self)})
+        return ByName({one.name: one for one in _find("Experiment").list(self)})
 
     @property
     def compute_targets(self) -> dict[str, Any]:
         """All compute targets by name."""
-        compute = _module("compute")
-        targets = {one.name: one for one in compute.ComputeTarget.list(self)}
-        return ByName(targets, lambda name: compute.assumed(self, name))
+        compute_target = _find("ComputeTarget")
+        targets = {one.name: one for one in compute_target.list(self)}
+        return ByName(targets, lambda name: compute_target._assumed(self, name))
 
     @property
     def datastores(self) -> dict[str, Any]:
@@ -345,7 +345,7 @@ class Workspace(Advising):
 
     def get_run(self, run_id: str) -> Any:
         """Return a run by its id."""
-        return _module("run").Run.get(self, run_id)
+        return _find("Run").get(self, run_id)
 
     def get_details(self) -> dict[str, Any]:
         """Return the workspace's name, location and tags in the SDK's form."""
@@ -389,15 +389,9 @@ def _config(path: Path, name: str | None) -> tuple[dict[str, Any], Path | None]:
     return {}, None
 
 
-def _module(name: str) -> Any:
-    return importlib.import_module(f"labrun.azureml.{name}")
-
-
 def _find(name: str) -> Any:
-    """Return a class of the SDK from the module that implements it."""
-    from labrun.compat.azureml import finder
-
-    return finder.find("azureml.core", name)
+    """Return a class of the SDK. By name, because the modules that implement a workspace's contents import this one."""
+    return names.find("azureml.core", name)
 
 
 def _named(found: Any) -> dict[str, Any]:
