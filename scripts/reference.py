@@ -145,7 +145,7 @@ def type_of(group: str, option: Option, path: str) -> str:
     hint = hints.get("from_" if path == "from" else path)
     if hint is None:
         return ""
-    return checking._expectation(hint) + (", a secret" if "SecretMark" in repr(hint) else "")
+    return checking.expectation(hint) + (", a secret" if "SecretMark" in repr(hint) else "")
 
 
 def groups() -> dict[str, list[Option]]:

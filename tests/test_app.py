@@ -89,8 +89,8 @@ def test_completion_offers_groups_and_options(labrun_here: Command) -> None:
 
 MISTAKES = {
     "key": (["trainer.max_epoch=3"], "Did you mean 'trainer.max_epochs'?"),
-    "type": (["model.regularization=abc"], "model.regularization='abc': expected a number, above 0"),
-    "range": (["model.regularization=-1"], "model.regularization=-1: expected a number, above 0"),
+    "type": (["model.regularization=abc"], "model.regularization='abc': expected a number above 0"),
+    "range": (["model.regularization=-1"], "model.regularization=-1: expected a number above 0"),
     "choice": (["model=resnet"], "cifar10_cnn"),
     "missing data": (["dataset=cifar10", "dataset.download=false"], "cifar-10-batches-py/data_batch_1"),
     "no network": (["dataset=mnist"], "Copy the files there"),
@@ -114,7 +114,7 @@ def test_a_mistake_is_refused_in_one_message_and_leaves_no_files(
 def test_a_mistake_ends_the_process_with_exit_code_2(labrun: Command) -> None:
     done = labrun("model.regularization=-1", cold=True)
     assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
-    assert "model.regularization=-1: expected a number, above 0" in done.stderr
+    assert "model.regularization=-1: expected a number above 0" in done.stderr
 
 
 def test_debug_shows_the_traceback(labrun: Command) -> None:

@@ -94,10 +94,10 @@ def test_hyperband_compares_trials_only_within_a_bracket() -> None:
     ("make", "message"),
     [
         (lambda: Bandit(slack_factor=0.1, slack_amount=0.1), "one of slack_factor and slack_amount"),
-        (lambda: Bandit(slack_factor=-1), "slack_factor=-1: expected a number, at least 0"),
+        (lambda: Bandit(slack_factor=-1), "slack_factor=-1: expected a number of at least 0"),
         (lambda: Bandit(slack_factor=True), "expected a number"),
-        (lambda: TruncationSelection(truncation_percentage=100), "at least 1 and at most 99"),
-        (lambda: MedianStopping(evaluation_interval=0), "evaluation_interval=0: expected a whole number, at least 1"),
+        (lambda: TruncationSelection(truncation_percentage=100), "from 1 to 99"),
+        (lambda: MedianStopping(evaluation_interval=0), "evaluation_interval=0: expected a whole number of at least 1"),
         (lambda: MedianStopping(delay_evaluation=1.5), "delay_evaluation=1.5"),  # type: ignore[arg-type]
         (lambda: SuccessiveHalving(reduction_factor=1), "reduction_factor=1"),
         (lambda: Hyperband(min_reports=5, max_reports=4), "max_reports=4"),

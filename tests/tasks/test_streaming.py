@@ -124,7 +124,7 @@ def test_models_that_need_arrays_in_memory_are_refused(run_here: Runner, refused
     Path("t.csv").write_text("a,b\n" + "1,x\n2,y\n" * 10)
     with pytest.raises(DataError, match="dataset.in_memory=false"):
         run_here("dataset=csv", "dataset.path=t.csv", "datastore.root=.", "model=mnist_dnn", STREAMED)
-    assert "expected true or false or one of auto" in refused_here(*PICTURES, "dataset.in_memory=maybe")
+    assert "expected true, false or auto" in refused_here(*PICTURES, "dataset.in_memory=maybe")
 
 
 def test_no_reader_survives_kill_9(pictures: Path) -> None:

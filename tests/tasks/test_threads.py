@@ -168,7 +168,7 @@ def test_explicit_settings_override_the_rule(run_here: Runner, monkeypatch: pyte
 def test_more_threads_than_compute_allows_are_refused(run_here: Runner) -> None:
     with pytest.raises(ConfigError, match=r"trainer\.threads=3: compute\.cpus_per_run=2 allows no more"):
         run_here("model=mnist_dnn", "trainer.threads=3", "compute.cpus_per_run=2")
-    with pytest.raises(ConfigError, match=r"trainer\.threads=.*whole number, at least 1 or one of auto or null"):
+    with pytest.raises(ConfigError, match=r"trainer\.threads=.*whole number of at least 1, auto or null"):
         run_here("model=mnist_dnn", "trainer.threads=all")
 
 

@@ -44,7 +44,7 @@ EXAMPLES = """examples:
   lab runs                            the runs of this workspace, newest first
   lab runs show last                  everything about the newest run
   lab runs compare last best:accuracy compare two runs
-  lab runs watch                      follow the newest sweep, or continue it
+  lab runs watch                      follow the newest run or sweep
   lab ui                              every run in the browser, with plots
   lab compute status                  free resources of this machine and the cluster
 

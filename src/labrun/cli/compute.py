@@ -22,7 +22,7 @@ from labrun.runs.record import RUNNING, process_lives
 def fill(noun: Parser) -> None:
     """Add the verbs to the parser of the noun."""
     verbs = noun.add_commands(title="actions", metavar="ACTION", required=True)
-    verb = verbs.add("ls", help="list the targets for compute=...")
+    verb = verbs.add("ls", help="list the options of compute=, and what each finds on this machine")
     verb.set_defaults(act=ls)
     verb = verbs.add("status", help="show the load of this machine and the cluster")
     verb.set_defaults(act=status)

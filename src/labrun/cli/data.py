@@ -26,10 +26,17 @@ from labrun.terminal import confirms, plain
 
 MAX_LISTED = 20
 """Maximum number of files of an asset to list, unless the user asks for all."""
+EXAMPLES = """examples:
+  lab data samples digits                           plot 30 samples of a data set
+  lab data upload FOLDER --name NAME                upload a folder, as a version of the asset NAME
+  lab data ls --datastore azure_blob                the assets of another datastore
+  lab data download NAME@1                          copy version 1 to this folder
+"""
 
 
 def fill(noun: Parser) -> None:
     """Add the verbs to the parser of the noun."""
+    noun.epilog = EXAMPLES
     verbs = noun.add_commands(title="actions", metavar="ACTION", required=True)
 
     verb = _verb(verbs, "upload", upload, "upload a folder or a file to a datastore")

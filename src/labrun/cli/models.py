@@ -40,11 +40,17 @@ WHICH = "name, name/version or name@alias"
 FORM = ("separator", "encoding", "sheet", "skip_rows")
 """Settings for reading a table: options of `predict`, and keys of the data set in a run."""
 AS_KEY = re.compile(r"\bdataset\.(separator|encoding|sheet|skip_rows|decimal)\b")
+EXAMPLES = """examples:
+  lab models register best:accuracy --name digits   register the best run's model
+  lab models alias digits/1 champion                a name that can move to another version
+  lab models predict digits@champion new.csv        predictions for the rows of a table
+"""
 
 
 def fill(noun: Parser) -> None:
     """Add the description, options and verbs to the parser of the noun."""
     noun.description = "Registered models: named, versioned copies of runs' models, which outlive their runs."
+    noun.epilog = EXAMPLES
     noun.set_defaults(act=ls, name=None, json=False)
     verbs = noun.add_commands(title="actions", metavar="ACTION")
     verb = _verb(verbs, "register", register, "register a run's model as the next version")

@@ -20,11 +20,18 @@ from labrun.runs import store
 from labrun.terminal import plain
 
 Act = Callable[[argparse.Namespace], int]
+EXAMPLES = """examples:
+  lab remote add box gpu-box.lan                    what 'ssh gpu-box.lan' reaches, as box
+  lab remote doctor box                             what it has, and what is missing
+  labrun experiment=cifar10_cnn compute.host=box    run there
+  lab remote pull last checkpoints                  fetch a run's checkpoints
+"""
 
 
 def fill(noun: Parser) -> None:
     """Add the description, options and verbs to the parser of the noun."""
     noun.description = "Machines reached over SSH, for compute.host."
+    noun.epilog = EXAMPLES
     noun.set_defaults(act=ls)
     verbs = noun.add_commands(title="actions", metavar="ACTION")
     verb = _verb(verbs, "add", add_one, "add a machine, or change some of its settings ('': the default)", named=True)

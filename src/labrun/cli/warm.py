@@ -29,8 +29,8 @@ def fill(noun: Parser) -> None:
     verbs = noun.add_commands(title="actions", metavar="ACTION")
     for name, act, help_text in (
         ("status", status, "list this user's warm interpreters (the default)"),
-        ("stop", stop, "stop them; commands that they have started continue"),
-        ("start", start, "start one now, and wait until it is ready"),
+        ("stop", stop, "stop this user's warm interpreters; commands that they have started continue"),
+        ("start", start, "start a warm interpreter now, and wait until it is ready"),
     ):
         verbs.add(name, help=help_text).set_defaults(act=act)
 

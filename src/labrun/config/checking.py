@@ -35,8 +35,10 @@ class Range:
         )
 
     def __str__(self) -> str:
-        words = {"at least": self.at_least, "above": self.above, "at most": self.at_most, "below": self.below}
-        return " and ".join(f"{word} {bound:g}" for word, bound in words.items() if bound is not None)
+        if self.at_least is not None and self.at_most is not None:
+            return f"from {self.at_least:.12g} to {self.at_most:.12g}"
+        words = {"of at least": self.at_least, "above": self.above, "of at most": self.at_most, "below": self.below}
+        return " and ".join(f"{word} {bound:.12g}" for word, bound in words.items() if bound is not None)
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ def _check(value: Any, hint: Any, path: str) -> Iterator[str]:
         return
     if not fits(value, hint):
         shown = "***" if "SecretMark" in repr(hint) else _show(value)
-        yield f"{path}={shown}: expected {_expectation(hint)}{_of_the_shell(value)}"
+        yield f"{path}={shown}: expected {expectation(hint)}{_of_the_shell(value)}"
         return
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     for option in options:
@@ -208,24 +210,40 @@ def fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
-def _expectation(hint: Any) -> str:
-    origin = typing.get_origin(hint)
-    if origin is Annotated:
-        base, *marks = typing.get_args(hint)
-        for mark in marks:
-            if hasattr(mark, "values"):
-                return "one of " + ", ".join(mark.values())
-        return ", ".join([_expectation(base), *(str(mark) for mark in marks if isinstance(mark, Range))])
+def expectation(hint: Any) -> str:
+    """Describe the values that a type hint allows, as in `expected a number above 0 or null`."""
+    *others, last = dict.fromkeys(_alternatives(hint))
+    if others and (typing.get_origin(hint) in (Literal, Annotated)):
+        return "one of " + ", ".join([*others, last])
+    if "a number" in (*others, last):
+        others = [one for one in others if one != "a whole number"]
+    return " or ".join([*([", ".join(others)] if others else []), last])
+
+
+def _alternatives(hint: Any) -> Iterator[str]:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    names = {int: "a whole number", float: "a number", str: "text", type(None): "null"}
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_expectation(option) for option in typing.get_args(hint))
-    if origin is Literal:
-        return "one of " + ", ".join(str(option) for option in typing.get_args(hint))
-    if origin is list:
-        return f"a list (each item: {_expectation(typing.get_args(hint)[0])})"
-    if origin is dict or is_dataclass(hint):
-        return "a group of keys"
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
-    return names.get(hint, str(hint))
+        for option in arguments:
+            yield from _alternatives(option)
+    elif origin is Annotated:
+        named = next((mark for mark in arguments[1:] if hasattr(mark, "values")), None)
+        ranges = [str(mark) for mark in arguments[1:] if isinstance(mark, Range)]
+        yield from (" ".join([one, *ranges]) for one in (named.values() if named else _alternatives(arguments[0])))
+    elif origin is Literal:
+        yield from (
+            one if str(one).isidentifier() or one[-1:].isalnum() else repr(one) for one in map(_yaml, arguments)
+        )
+    elif hint is bool:
+        yield from ("true", "false")
+    elif origin is list:
+        yield f"a list (each item: {expectation(arguments[0])})"
+    else:
+        yield "a group of keys" if origin is dict or is_dataclass(hint) else names.get(hint, str(hint))
+
+
+def _yaml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _of_the_shell(value: Any) -> str:

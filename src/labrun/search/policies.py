@@ -120,7 +120,7 @@ class Bandit(Policy):
             slack_factor = self.SLACK if slack_factor is None else slack_factor
         for name, value in (("slack_factor", slack_factor), ("slack_amount", slack_amount)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0):
-                raise ConfigError(f"sweep.early_termination.{name}={value!r}: expected a number, at least 0")
+                raise ConfigError(f"sweep.early_termination.{name}={value!r}: expected a number of at least 0")
         self.slack_factor, self.slack_amount = slack_factor, slack_amount
 
     def verdict(self, trial: Curve, others: Sequence[Curve], reports: int, maximize: bool) -> str | None:
@@ -251,5 +251,5 @@ def _is_rung(round_: int, first: int, factor: int) -> bool:
 
 def _whole(name: str, value: object, at_least: int, at_most: int | None = None) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least or (at_most and value > at_most):
-        bounds = f"at least {at_least}" + ("" if at_most is None else f" and at most {at_most}")
-        raise ConfigError(f"sweep.early_termination.{name}={value!r}: expected a whole number, {bounds}")
+        bounds = f"of at least {at_least}" if at_most is None else f"from {at_least} to {at_most}"
+        raise ConfigError(f"sweep.early_termination.{name}={value!r}: expected a whole number {bounds}")

@@ -123,8 +123,7 @@ def by_rule(work: ForwardCost | None, batch_size: int, allowed: int) -> Threads:
     count = max(1, min(allowed, size // PER_THREAD))
     return Threads(
         count,
-        f"{millions(size)} multiply-adds per layer at batch size {batch_size}, "
-        f"{millions(PER_THREAD)} wanted for each thread",
+        f"{millions(size)} multiply-adds per layer at batch size {batch_size}; one thread per {millions(PER_THREAD)}",
     )
 
 

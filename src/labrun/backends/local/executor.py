@@ -151,21 +151,21 @@ def _texts(value: Any) -> bool:
 
 PARAMETERS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "name": ("text", lambda value: isinstance(value, str)),
-    "timeout_min": ("minutes, above 0", lambda value: _number(value, 1e-9)),
-    "signal_delay_s": ("seconds, at least 0", lambda value: _number(value, 0)),
-    "mem_gb": ("GB, above 0", lambda value: _number(value, 1e-9)),
+    "timeout_min": ("a number of minutes above 0", lambda value: _number(value, 1e-9)),
+    "signal_delay_s": ("a number of seconds, 0 or more", lambda value: _number(value, 0)),
+    "mem_gb": ("a number of GB above 0", lambda value: _number(value, 1e-9)),
     "nodes": ("1: the pool is this machine", lambda value: value == 1),
-    "tasks_per_node": ("a whole number, at least 1", lambda value: _number(value, 1, is_whole=True)),
-    "cpus_per_task": ("a whole number, at least 1", lambda value: _number(value, 1, is_whole=True)),
-    "gpus_per_node": ("a whole number, at least 0", lambda value: _number(value, 0, is_whole=True)),
+    "tasks_per_node": ("a whole number of at least 1", lambda value: _number(value, 1, is_whole=True)),
+    "cpus_per_task": ("a whole number of at least 1", lambda value: _number(value, 1, is_whole=True)),
+    "gpus_per_node": ("a whole number of at least 0", lambda value: _number(value, 0, is_whole=True)),
     "visible_gpus": (
         "a list of GPU numbers",
         lambda value: isinstance(value, list | tuple) and all(_number(one, 0, is_whole=True) for one in value),
     ),
     "stderr_to_stdout": ("true or false", lambda value: isinstance(value, bool)),
     "setup": ("a list of shell commands", _texts),
-    "max_parallel": ("a whole number, at least 1", lambda value: _number(value, 1, is_whole=True)),
-    "runs_per_gpu": ("a whole number, at least 1", lambda value: _number(value, 1, is_whole=True)),
+    "max_parallel": ("a whole number of at least 1", lambda value: _number(value, 1, is_whole=True)),
+    "runs_per_gpu": ("a whole number of at least 1", lambda value: _number(value, 1, is_whole=True)),
     "modules": ("a list of module names", _texts),
 }
 """The parameters, each with a description of its values and a check. Each defaults to None."""

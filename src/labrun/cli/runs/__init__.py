@@ -7,11 +7,19 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 
-from labrun.cli.parsing import Commands, Deferred, Parser
+from labrun.cli.parsing import OF_NAMED_RUNS, Commands, Deferred, Parser
 from labrun.cli.runs import filters
 from labrun.runs.archive_format import Limits
 
 Act = Callable[[argparse.Namespace], int]
+EXAMPLES = """examples:
+  lab runs --where 'accuracy>0.9' --sort accuracy   the best first
+  lab runs show last                                everything about the newest run
+  lab runs logs last -f                             its output, until it ends
+  lab runs compare last best:accuracy               where two runs differ
+  lab runs download last outputs -o copy            its files
+  lab runs cancel --status queued                   cancel all queued runs
+"""
 
 
 def fill(noun: Parser) -> None:
@@ -20,6 +28,7 @@ def fill(noun: Parser) -> None:
         "List the runs of the workspace, newest first, or run an action on them. "
         "Every action takes filters: lab runs cancel --status queued"
     )
+    noun.epilog = EXAMPLES
     filters.add_filters(noun, top=True)
     _table_options(noun, top=True)
     noun.set_defaults(act=_later("list.ls"))
@@ -141,7 +150,7 @@ def _add_maintain(verbs: Commands) -> None:
     verb = _verb(verbs, "export", "maintain.export", "write runs, and their code, to an archive", names="*")
     verb.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: labrun-<id>.tar.gz")
     verb = _verb(verbs, "import", "maintain.import_", "import runs from an archive", filtered=False)
-    verb.add_argument("archive", nargs="+", type=Path, metavar="FILE")
+    verb.add_argument("archive", nargs="+", type=Path, metavar="FILE", help="an archive of lab runs export")
     limits = Limits()
     verb.add_argument(
         "--max-gb",
@@ -181,7 +190,8 @@ def _verb(verbs: Commands, name: str, act: str, text: str, names: str = "", filt
     verb = verbs.add(name, help=text)
     verb.set_defaults(act=_later(act))
     if names:
-        verb.add_argument("run", nargs=names, metavar="RUN", help=filters.NAMES)
+        default = "" if name in OF_NAMED_RUNS else " (default: last)"
+        verb.add_argument("run", nargs=names, metavar="RUN", help=f"{filters.NAMES}{default}")
     if filtered:
         verb.then(filters.add_filters)
     return verb

@@ -31,7 +31,7 @@ def add_filters(parser: argparse.ArgumentParser, top: bool = False) -> None:
     """
     default = None if top else argparse.SUPPRESS
     group = parser.add_argument_group("which runs")
-    group.add_argument("--experiment", metavar="NAME", default=default, help="only runs of this experiment")
+    group.add_argument("--experiment", metavar="NAME", default=default, help="only runs of this experiment (name=NAME)")
     group.add_argument(
         "--status",
         choices=query.STATUSES,
