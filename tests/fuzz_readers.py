@@ -43,13 +43,14 @@ from labrun.data.digests import Entry
 from labrun.data.stores.base import STATE
 from labrun.data.stores.local import LocalDatastore
 from labrun.errors import LabrunError
-from labrun.registry import journal, models
+from labrun.registry import models
 from labrun.runs import (
     archive_export,
     archive_format,
     cards,
     context,
     custom_locations,
+    model_journal,
     recording,
     removing,
     store,
@@ -486,9 +487,9 @@ def readers(place: Place) -> Iterator[tuple[str, Callable[[], Any]]]:
         lambda: [query.ordered(list(listed), key, query.StatusResolver()) for key in ("accuracy", "created", "notes")],
     )
     yield "listing", lambda: store.find(root, "best:accuracy")
-    yield "journal", lambda: (journal.read(root), journal.registered_runs(root))
-    yield "journal", lambda: journal.check(root, journal.find(root, "model@champion"))
-    yield "journal", lambda: models.is_loadable(root, journal.find(root, "model"))
+    yield "journal", lambda: (model_journal.read(root), model_journal.registered_runs(root))
+    yield "journal", lambda: model_journal.check(root, model_journal.find(root, "model@champion"))
+    yield "journal", lambda: models.is_loadable(root, model_journal.find(root, "model"))
     yield "removing", lambda: removing.noted(root, 0)
     yield "removing", lambda: removing.garbage(root, store.listing(root))
     yield "removing", lambda: removing.reasons(root, listed, shown_status, {}, lambda sweep: False)

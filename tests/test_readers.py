@@ -23,8 +23,7 @@ from labrun.data.stores.base import STATE
 from labrun.data.stores.local import LocalDatastore
 from labrun.data.stores.remote import RemoteDatastore
 from labrun.errors import CorruptDataError, LabrunError, RecordError
-from labrun.registry import journal
-from labrun.runs import context, custom_locations, files, recording, removing, store, sweep_state
+from labrun.runs import context, custom_locations, files, model_journal, recording, removing, store, sweep_state
 from labrun.runs.groups import Code, SweepMember
 from labrun.runs.record import RunPaths, read_record, sweep_folder
 from labrun.runs.sweep_state import SweepState
@@ -152,12 +151,12 @@ LINE = {
     ],
 )
 def test_a_bad_line_of_the_journal_is_counted_and_left_out(tmp_path: Path, values: dict[str, Any]) -> None:
-    path = journal.path(tmp_path)
+    path = model_journal.path(tmp_path)
     path.parent.mkdir(parents=True)
     path.write_text(
         f"{json.dumps(LINE | {'number': 2})}\n{json.dumps(LINE | values)}\n\n{json.dumps(LINE | {'number': 3})}\n{{torn"
     )
-    state = journal.read(tmp_path)
+    state = model_journal.read(tmp_path)
     assert sorted(state.versions["m"]) == [2, 3] and state.left_out == 1 and set(state.versions) == {"m"}
 
 
@@ -200,12 +199,12 @@ def test_pipes_in_datastores_and_model_folders_are_refused(tmp_path: Path) -> No
             shop.read(name)
         with pytest.raises(LabrunError), open(os.devnull, "wb") as target:
             shop.fetch(name, target, lambda count: None)
-    version = journal.Version(**{key: value for key, value in LINE.items() if key != "event"})  # type: ignore[arg-type]
-    place = journal.content(tmp_path, version)
+    version = model_journal.Version(**{key: value for key, value in LINE.items() if key != "event"})  # type: ignore[arg-type]
+    place = model_journal.content(tmp_path, version)
     place.mkdir(parents=True)
     os.mkfifo(place / "x")
     with pytest.raises(CorruptDataError, match="not a plain file"):
-        journal.check(tmp_path, version)
+        model_journal.check(tmp_path, version)
 
 
 def test_bad_lines_of_metrics_are_counted(workspace: Path, lab_here: Command) -> None:

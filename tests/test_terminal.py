@@ -22,8 +22,7 @@ from labrun.data import asset as assets
 from labrun.data.digests import Entry
 from labrun.data.stores.base import STATE
 from labrun.data.stores.local import LocalDatastore
-from labrun.registry import journal
-from labrun.runs import context
+from labrun.runs import context, model_journal
 from labrun.runs.record import read_record, timestamp, write_record
 
 EVIL = "\x1b]0;PWN\x07\x1b[31mRED\x9b31m\x7f\u202egnp\u2066x\u200ey\r\b"
@@ -230,8 +229,8 @@ def test_names_of_models_and_data_print_no_control_characters(
         "data": [{"name": EVIL}],
     }
     line["files"] = {EVIL.replace("/", ""): "0" * 64}
-    journal.path(workspace).parent.mkdir(parents=True, exist_ok=True)
-    journal.path(workspace).write_text(json.dumps(line) + "\n" + json.dumps({**line, "name": EVIL}) + "\n")
+    model_journal.path(workspace).parent.mkdir(parents=True, exist_ok=True)
+    model_journal.path(workspace).write_text(json.dumps(line) + "\n" + json.dumps({**line, "name": EVIL}) + "\n")
     for words in ((), ("ls", "m"), ("show", "m"), ("download", "m"), ("alias", "m", EVIL), ("rm", "m"), ("show", EVIL)):
         done = lab_here("models", *words)
         assert not obeyed(done.stdout + done.stderr), words

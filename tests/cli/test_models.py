@@ -21,8 +21,7 @@ import pytest
 
 from helpers import copy_database, lab, mlflow_sync, processes_of, run_labrun
 from labrun import load_model
-from labrun.registry import journal
-from labrun.runs import store
+from labrun.runs import model_journal, store
 from labrun.tracking.mlflow import client as mlflow_client
 
 
@@ -71,9 +70,9 @@ def digits_csv(path: Path, header: bool = True, target: bool = True, count: int 
 
 
 def test_registering_again_is_reported_and_changes_nothing(place: Path) -> None:
-    run = journal.find(place, "digits/1").run
+    run = model_journal.find(place, "digits/1").run
     assert "already registered" in said(place, "register", run, "--name", "digits")
-    assert len(journal.chosen(place, "digits")) == 1
+    assert len(model_journal.chosen(place, "digits")) == 1
 
 
 COMMANDS = """
@@ -238,7 +237,7 @@ def test_a_model_is_registered_aliased_downloaded_and_removed(place: Path, tmp_p
     assert "net@best is removed" in said(place, "alias", "net@best", "--remove")
     assert "removed net/1, net/2" in said(place, "rm", "net", "--yes")
     assert "no model is registered as 'net'" in mistake(place, "show", "net")
-    assert not (journal.folder(place, "net", 1)).exists()
+    assert not (model_journal.folder(place, "net", 1)).exists()
 
 
 def test_models_appear_in_mlflow_on_demand(place: Path, empty_mlflow: Path) -> None:

@@ -20,7 +20,8 @@ from labrun.compat.azureml.exceptions import (
 )
 from labrun.compat.azureml.training import model as training
 from labrun.compat.azureml.training import registered
-from labrun.registry import journal, models
+from labrun.registry import models
+from labrun.runs import model_journal
 from labrun.tasks import registering as run_models
 
 SCRIPT = """
@@ -112,9 +113,9 @@ def test_local_files_and_folders_are_registered_as_models(
         net.download(target_dir="got")
     net.download(target_dir="got", exist_ok=True)
     net.download(target_dir="got", exists_ok=True)  # its name of 2019
-    version = journal.find(tmp_path, "net")
-    assert journal.check(tmp_path, version).is_dir() and version.sha256 == journal.tree_digest(
-        journal.below(version.files, "net")
+    version = model_journal.find(tmp_path, "net")
+    assert model_journal.check(tmp_path, version).is_dir() and version.sha256 == model_journal.tree_digest(
+        model_journal.below(version.files, "net")
     )
 
     # Its description and tags can change; properties only grow.
@@ -171,7 +172,7 @@ def test_a_script_registers_models_of_its_run(trained: Any, monkeypatch: pytest.
     assert first.run_id == last.id and first.tags == {"a": "b"} and first.model_framework == "ScikitLearn"
     assert Path(Model.get_model_path("second")).read_text() == "beside", "as it was when it was registered"
     assert Path(Model.get_model_path("whole")).name == "outputs"
-    assert journal.find(folder, "first").metrics == {"accuracy": 0.9}
+    assert model_journal.find(folder, "first").metrics == {"accuracy": 0.9}
     assert late.returncode == 1 and len(Model.list(ws, "first")) == 2, "a failed run: none"
     told = lab(folder, "models").stdout
     assert "second" in told and last.id in told
@@ -192,4 +193,4 @@ def test_a_control_script_registers_a_folder_of_a_run(trained: Any, monkeypatch:
         run.register_model("control", "outputs/no.pkl")
     with pytest.raises(WebserviceException, match="is not a valid model name"):
         run.register_model("not a name")
-    assert registered.NAME.pattern == journal.NAME.pattern
+    assert registered.NAME.pattern == model_journal.NAME.pattern

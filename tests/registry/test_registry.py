@@ -24,8 +24,8 @@ from labrun._io import file_sha256
 from labrun.compat.azureml.exceptions import ModelNameException
 from labrun.compat.azureml.training import registered
 from labrun.errors import ConfigError, CorruptDataError, LabrunError, RecordError
-from labrun.registry import journal, model_folder, models
-from labrun.runs import context
+from labrun.registry import model_folder, models
+from labrun.runs import context, model_journal
 from labrun.runs.cards import Card
 from labrun.runs.groups import DataEntry
 from labrun.runs.record import COMPLETED, read_record
@@ -100,16 +100,20 @@ def test_versions_count_up_and_have_their_run_metrics_and_data(root: Path) -> No
     assert shown.tags["data.numbers"] == "v" * 64 and shown.tags["labrun.sha256"] == first.sha256
     run = client(root).get_run(shown.run_id)
     assert run.data.tags["labrun.id"] == "aaaa0000" and run.data.metrics["accuracy"] == 0.5
-    assert journal.registered_runs(root) == {"aaaa0000": ["net/1"], "bbbb0000": ["net/2"], "cccc0000": ["other/1"]}
-    assert (journal.model_folder(root, "net") / "MLmodel").is_file()
-    assert journal.model_folder(root, "models:/net/1") == journal.model_folder(root, "net/1")
+    assert model_journal.registered_runs(root) == {
+        "aaaa0000": ["net/1"],
+        "bbbb0000": ["net/2"],
+        "cccc0000": ["other/1"],
+    }
+    assert (model_journal.model_folder(root, "net") / "MLmodel").is_file()
+    assert model_journal.model_folder(root, "models:/net/1") == model_journal.model_folder(root, "net/1")
     # Later changes of a version arrive too, and so does a file of no run.
     models.describe(root, "net/1", lambda told: models.About({"team": "b"}, told.properties, "better"))
     (root / "own.bin").write_bytes(b"own")
     models.register_local(root, root / "own.bin", "own")
     assert in_mlflow(root)["own"] == {1: "local file"}
     assert client(root).get_model_version("net", "1").tags["team"] == "b"
-    assert journal.find(root, "net/1").description == "better" and "" not in journal.registered_runs(root)
+    assert model_journal.find(root, "net/1").description == "better" and "" not in model_journal.registered_runs(root)
 
 
 def test_a_versions_folder_equals_one_written_by_mlflow(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,13 +125,13 @@ def test_a_versions_folder_equals_one_written_by_mlflow(root: Path, monkeypatch:
     # MLflow adds the uv.lock and pyproject.toml of the working folder to a model, if both are there.
     monkeypatch.chdir(root)
     version, _ = models.register(root, run_with(root, "aaaa0000"), "net")
-    ours, theirs = journal.folder(root, "net", 1), root / "theirs"
+    ours, theirs = model_journal.folder(root, "net", 1), root / "theirs"
     pins = (ours / "requirements.txt").read_text().split()
     assert [pin.partition("==")[0] for pin in pins] == ["mlflow", "labrun", "numpy", "pandas", "scikit-learn", "skops"]
     save_model(
         path=str(theirs),
         loader_module="labrun.tasks.saved",
-        data_path=str(journal.content(root, version)),
+        data_path=str(model_journal.content(root, version)),
         signature=ModelSignature(Schema([TensorSpec(np.dtype(np.float64), (-1, 4))])),
         pip_requirements=pins[1:],
         metadata={"labrun.run": "aaaa0000", "labrun.experiment": "test", "labrun.sha256": version.sha256},
@@ -164,7 +168,7 @@ def test_a_version_survives_its_run(root: Path) -> None:
     run_dir = run_with(root, "aaaa0000")
     version, _ = models.register(root, run_dir, "net")
     shutil.rmtree(run_dir)  # the database is still empty, as one that is made anew
-    assert journal.check(root, version).joinpath("model.skops").read_bytes() == b"weights"
+    assert model_journal.check(root, version).joinpath("model.skops").read_bytes() == b"weights"
     assert in_mlflow(root) == {"net": {1: "aaaa0000"}}
 
 
@@ -175,7 +179,7 @@ def test_aliases_are_moved_and_removed(root: Path) -> None:
     models.alias(root, "net/1", "first")
     models.alias(root, "net/2", "champion")
     mlflow_sync(root)
-    assert journal.find(root, "net@champion").number == 2 and aliases(root, "net") == {"champion": 2, "first": 1}
+    assert model_journal.find(root, "net@champion").number == 2 and aliases(root, "net") == {"champion": 2, "first": 1}
     models.unalias(root, "net@first")
     mlflow_sync(root)
     assert aliases(root, "net") == {"champion": 2}
@@ -189,8 +193,8 @@ def test_a_deleted_database_is_rebuilt_with_its_versions_and_aliases(root: Path,
     models.register(root, run_with(root, "eeee0000"), "gone")
     models.alias(root, "net/2", "champion")
     models.alias(root, "net/4", "challenger")
-    models.remove(root, [journal.find(root, "net/1"), journal.find(root, "net/3")])
-    models.remove(root, [journal.find(root, "gone")])
+    models.remove(root, [model_journal.find(root, "net/1"), model_journal.find(root, "net/3")])
+    models.remove(root, [model_journal.find(root, "gone")])
     before = in_mlflow(root)
     assert before == {"net": {2: "1aaa0000", 4: "3aaa0000"}}
     mlflow_client.database_path(root).unlink()
@@ -200,7 +204,7 @@ def test_a_deleted_database_is_rebuilt_with_its_versions_and_aliases(root: Path,
     # Numbers of what was removed are not given again.
     assert models.register(root, run_with(root, "ffff0000", b"f"), "gone")[0].number == 2
     assert in_mlflow(root)["gone"] == {2: "ffff0000"}
-    assert sorted(path.name for path in journal.folder(root, "net", 0).parent.iterdir()) == ["2", "4"]
+    assert sorted(path.name for path in model_journal.folder(root, "net", 0).parent.iterdir()) == ["2", "4"]
 
 
 def test_changes_in_mlflows_pages_are_taken_over(root: Path) -> None:
@@ -221,9 +225,9 @@ def test_changes_in_mlflows_pages_are_taken_over(root: Path) -> None:
     models.alias(root, "net/2", "meanwhile")
     mlflow_sync(root)
     mlflow_sync(root)
-    assert journal.read(root).aliases["net"] == {"champion": 2, "fresh": 2, "both": 3, "meanwhile": 2, "first": 1}
+    assert model_journal.read(root).aliases["net"] == {"champion": 2, "fresh": 2, "both": 3, "meanwhile": 2, "first": 1}
     # A version deleted there stays deleted there, and stays here; later numbers are not disturbed.
-    assert in_mlflow(root) == {"net": {2: "1aaa0000"}} and journal.find(root, "net/1").run == "0aaa0000"
+    assert in_mlflow(root) == {"net": {2: "1aaa0000"}} and model_journal.find(root, "net/1").run == "0aaa0000"
     assert aliases(root, "net") == {"champion": 2, "fresh": 2, "meanwhile": 2, "both": 2}
     assert models.register(root, run_with(root, "3aaa0000", b"d"), "net")[0].number == 4
     assert in_mlflow(root) == {"net": {2: "1aaa0000", 4: "3aaa0000"}}
@@ -242,8 +246,8 @@ def test_versions_created_in_mlflow_are_left_alone(root: Path) -> None:
     mlflow_sync(root)
     there = {int(one.version): one.tags.get("labrun.run") for one in pages.search_model_versions("name='net'")}
     assert there == {1: "aaaa0000", 2: None, 3: "cccc0000"}
-    assert aliases(root, "net") == {"theirs": 2} and journal.read(root).aliases["net"] == {}
-    models.remove(root, journal.chosen(root, "net"))
+    assert aliases(root, "net") == {"theirs": 2} and model_journal.read(root).aliases["net"] == {}
+    models.remove(root, model_journal.chosen(root, "net"))
     mlflow_sync(root)
     assert [int(one.version) for one in pages.search_model_versions("name='net'")] == [2]
     assert models.register(root, run_with(root, "dddd0000", b"d"), "net")[0].number == 4
@@ -300,35 +304,35 @@ def test_a_kill_at_any_moment_leaves_a_consistent_registry(root: Path) -> None:
         process = Registering(root, run_dir)
         time.sleep(whole_s * draw.uniform(0.0, 1.05))
         killed += process.kill()
-        for version in journal.every(journal.read(root)):
-            journal.check(root, version)
+        for version in model_journal.every(model_journal.read(root)):
+            model_journal.check(root, version)
     assert killed
     mlflow_sync(root)
-    said = {number: one.run for number, one in journal.read(root).versions["net"].items()}
+    said = {number: one.run for number, one in model_journal.read(root).versions["net"].items()}
     assert in_mlflow(root) == {"net": said}
     last, _ = models.register(root, run_with(root, "ffff0001", b"last"), "net")
     assert last.number == max(said) + 1 and in_mlflow(root)["net"] == {**said, last.number: "ffff0001"}
-    left = sorted(path.name for path in journal.folder(root, "net", 0).parent.iterdir())
+    left = sorted(path.name for path in model_journal.folder(root, "net", 0).parent.iterdir())
     assert left == sorted(str(number) for number in [*said, last.number])
 
 
 def test_a_torn_line_of_the_journal_is_left_out(root: Path) -> None:
     models.register(root, run_with(root, "aaaa0000"), "net")
     models.register(root, run_with(root, "bbbb0000", b"others"), "net")
-    journal.append(root, journal.ALIASED, "net", 2, alias="champion")
-    with open(journal.path(root), "ab") as file:
+    model_journal.append(root, model_journal.ALIASED, "net", 2, alias="champion")
+    with open(model_journal.path(root), "ab") as file:
         file.write(b'{"event": "alias", "name": "net", "numb')  # torn
     mlflow_sync(root)
     assert in_mlflow(root) == {"net": {1: "aaaa0000", 2: "bbbb0000"}} and aliases(root, "net") == {"champion": 2}
     models.alias(root, "net/1", "old")
-    assert journal.read(root).aliases["net"] == {"champion": 2, "old": 1}
+    assert model_journal.read(root).aliases["net"] == {"champion": 2, "old": 1}
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "-x", "a b", "models:x", "x" * 101, "ä", "a@b"])
 def test_invalid_model_names_are_refused(root: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="is not a valid model name") as refused:
         models.register(root, run_with(root, "aaaa0000"), name)
-    assert not journal.path(root).exists()
+    assert not model_journal.path(root).exists()
     with pytest.raises(ModelNameException) as by_sdk:
         registered.check_name(name)
     assert by_sdk.value.message == str(refused.value), "one wording"
@@ -355,7 +359,7 @@ def test_files_outside_the_run_are_not_registered(root: Path, file: str, message
     (run_dir / "outputs" / "link").symlink_to("/etc/passwd")
     with pytest.raises(LabrunError, match=message):
         models.register(root, run_dir, "net", file)
-    assert not journal.path(root).exists()
+    assert not model_journal.path(root).exists()
 
 
 def test_changed_models_and_versions_are_reported(root: Path) -> None:
@@ -364,9 +368,9 @@ def test_changed_models_and_versions_are_reported(root: Path) -> None:
     (run_dir / "outputs" / "model.skops").write_bytes(b"other")
     with pytest.raises(CorruptDataError, match="was changed since it was saved"):
         models.register(root, run_dir, "net")
-    (journal.content(root, version) / "model.skops").write_bytes(b"other")
+    (model_journal.content(root, version) / "model.skops").write_bytes(b"other")
     with pytest.raises(CorruptDataError, match="was changed since it was registered"):
-        journal.check(root, version)
+        model_journal.check(root, version)
 
 
 def test_runs_that_are_running_or_without_a_model_are_refused(root: Path) -> None:
@@ -381,9 +385,9 @@ def test_runs_that_are_running_or_without_a_model_are_refused(root: Path) -> Non
 
 def test_unknown_models_are_refused_with_the_registered_ones(root: Path) -> None:
     with pytest.raises(RecordError, match="Registered: none .lab models register"):
-        journal.find(root, "net")
+        model_journal.find(root, "net")
     with pytest.raises(RecordError, match="A run's own model is run:last"):
-        journal.find(root, "last")
+        model_journal.find(root, "last")
     models.register(root, run_with(root, "aaaa0000"), "mnist-net")
     for reference, message in (
         ("mnist-nett", "Did you mean 'mnist-net'"),
@@ -392,7 +396,7 @@ def test_unknown_models_are_refused_with_the_registered_ones(root: Path) -> None
         ("mnist-net@best", "no alias 'best'"),
     ):
         with pytest.raises(RecordError, match=message):
-            journal.find(root, reference)
+            model_journal.find(root, reference)
 
 
 def test_the_journal_is_read_without_mlflow() -> None:
@@ -420,10 +424,10 @@ def test_models_are_registered_with_the_server_of_their_run(root: Path, mlflow_s
     with pytest.raises(ConfigError, match="choose another name"):
         models.register(root, run_with(root, "bbbb0000", b"own"), "net")
     # Killed before its line was written: the server's version is found again.
-    journal.path(root).unlink()
-    shutil.rmtree(journal.folder(root, "net", 0).parent)
+    model_journal.path(root).unlink()
+    shutil.rmtree(model_journal.folder(root, "net", 0).parent)
     assert models.register(root, run_dir, "net")[0].number == 1
-    models.remove(root, [journal.find(root, "net")])
+    models.remove(root, [model_journal.find(root, "net")])
     assert in_mlflow(root, server).get("net", {}) == {}
 
 
@@ -438,7 +442,7 @@ def test_models_are_registered_in_the_users_database_of_their_run(root: Path, em
     there = {int(one.version): one.tags.get("labrun.run") for one in client(root, own).search_model_versions()}
     assert there == {1: None, 2: "aaaa0000"} and in_mlflow(root) == {}
     assert {a: int(n) for a, n in client(root, own).get_registered_model("net").aliases.items()} == {"champion": 2}
-    models.remove(root, [journal.find(root, "net")])
+    models.remove(root, [model_journal.find(root, "net")])
     assert [int(one.version) for one in client(root, own).search_model_versions()] == [1]
 
 
@@ -449,5 +453,5 @@ def test_an_unreachable_server_is_reported_in_one_message(root: Path) -> None:
     run_dir = run_with(root, "aaaa0000", tracking={"kind": "mlflow", "uri": dead})
     with pytest.raises(RecordError, match=f"MLflow at {dead} refused"):
         models.register(root, run_dir, "net")
-    assert not journal.path(root).exists() and read_record(run_dir).status == COMPLETED
+    assert not model_journal.path(root).exists() and read_record(run_dir).status == COMPLETED
     assert list(Workspace(root).state.glob("models/*/*")) == []

@@ -24,10 +24,9 @@ from conftest import Command
 from helpers import PLAIN, new, wait_for
 from labrun.backends import registry
 from labrun.control import controller, lease
-from labrun.registry import journal
 from labrun.remote import backend, channel, editable, environment, helper, mirror, packed, remotes, shell, ssh
 from labrun.remote import link as links
-from labrun.runs import context, files, sweep_state
+from labrun.runs import context, files, model_journal, sweep_state
 from labrun.runs.attempts import Job
 from labrun.runs.record import Record, read_record
 from labrun.runs.sweep_state import SweepState
@@ -216,9 +215,9 @@ def test_a_search_over_a_script_runs_remotely(
     run_dir = next(workspace.glob("outputs/train/*"))
     made = {path.name: path.read_text() for path in (run_dir / "outputs").iterdir() if path.name[0] in "lx"}
     assert read_record(run_dir).metrics["loss"] == 0.5 and made == {"x": "1", "last": "1", "x.partial.csv": "3"}
-    version = journal.find(workspace, "carried")  # registered where the run came from
+    version = model_journal.find(workspace, "carried")  # registered where the run came from
     assert (version.run, version.number) == (read_record(run_dir).id, 1)
-    assert (journal.check(workspace, version) / "y").read_text() == "2"
+    assert (model_journal.check(workspace, version) / "y").read_text() == "2"
 
 
 def test_local_data_are_sent_once_and_again_after_a_change(box: far.Far, labrun: Command, workspace: Path) -> None:

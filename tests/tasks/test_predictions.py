@@ -14,8 +14,8 @@ from PIL import Image
 
 from conftest import Command, Runner
 from labrun.errors import DataError, UnfitError
-from labrun.registry import journal, models
-from labrun.runs import store
+from labrun.registry import models
+from labrun.runs import model_journal, store
 from labrun.runs.cards import Card
 from labrun.tasks import sample_files
 from labrun.tasks.saved import Saved, _load_pyfunc, load_model
@@ -91,7 +91,7 @@ def test_predictions_of_a_registered_classifier_have_labels_and_ids(
     assert model.predict_numbers(frame).tolist() == [("No", "Yes").index(one) for one in wanted]
     typed = frame.assign(charges=[2000.0, np.nan, np.nan], since=pd.to_datetime(frame["since"]))
     assert model.predict(typed).tolist() == wanted
-    served = _load_pyfunc(str(journal.content(store.workspace(), journal.find(store.workspace(), "churn"))))
+    served = _load_pyfunc(str(model_journal.content(store.workspace(), model_journal.find(store.workspace(), "churn"))))
     assert served.predict(frame)["prediction"].tolist() == wanted
     for change, words in (
         ({"charges": "many"}, "'charges' holds numbers, but 'many'"),

@@ -15,8 +15,8 @@ import pytest
 
 from helpers import run_labrun
 from labrun.errors import ConfigError, CorruptDataError, DataError, RecordError, UnfitError
-from labrun.registry import journal, models
-from labrun.runs import store
+from labrun.registry import models
+from labrun.runs import model_journal, store
 from labrun.runs.record import read_record, write_record
 from labrun.tasks.saved import load_model
 
@@ -199,7 +199,7 @@ def test_models_are_loaded_by_name_number_alias_and_run(root: Path, ran: Ran, di
 
 def test_a_changed_file_is_reported_before_anything_is_loaded(root: Path, ran: Ran, tmp_path: Path) -> None:
     version, _ = models.register(root, ran("dnn"), "changed")
-    place = journal.content(root, version)
+    place = model_journal.content(root, version)
     for name in ("model.pt", "model.json"):
         before = (place / name).read_bytes()
         (place / name).write_bytes(before + b" ")
@@ -224,7 +224,7 @@ def test_mlflow_queries_a_model_of_tables_by_column_names(root: Path, ran: Ran) 
     from mlflow.pyfunc import scoring_server
 
     models.register(root, ran("table"), "table")
-    model = mlflow.pyfunc.load_model(str(journal.model_folder(root, "table")))
+    model = mlflow.pyfunc.load_model(str(model_journal.model_folder(root, "table")))
     schema = model.metadata.get_input_schema()
     assert schema.input_names() == ["age", "town", "income"]
     assert [str(one.type) for one in schema.inputs] == ["Any", "DataType.string", "Any"]

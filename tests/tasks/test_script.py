@@ -17,8 +17,7 @@ import pytest
 from conftest import Command, Refused
 from helpers import lab, start_labrun, statuses, sweep_dir, wait_for
 from labrun.api.program import start_run
-from labrun.registry import journal
-from labrun.runs import context, definition, store
+from labrun.runs import context, definition, model_journal, store
 from labrun.runs.record import RunPaths
 from labrun.runs.recording import PREEMPT_SIGNAL, Preempted
 from labrun.submission import pythons
@@ -368,7 +367,7 @@ print("its", mlflow.register_model(f"runs:/{Run.get_context().id}/model", "fit")
     assert (run_dir / "outputs/notes/hello.txt").read_text() == "hello"
     assert json.loads((run_dir / "logs/mlflow_params.json").read_text()) == {"lr": "0.1"}
     assert (run_dir / "outputs/model/MLmodel").is_file()
-    version, second = journal.every(journal.read(source))
+    version, second = model_journal.every(model_journal.read(source))
     assert (version.name, version.number, version.tags, version.run) == ("fit", 1, {"c": "d"}, record.id)
     assert (second.number, second.run, second.file) == (2, record.id, version.file)
     text = (run_dir / "driver.log").read_text()

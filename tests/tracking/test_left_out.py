@@ -468,22 +468,27 @@ def test_a_progress_bar_is_shown_for_long_syncs_at_a_terminal(
 
 
 def test_a_model_that_cannot_be_shown_does_not_stop_the_others(root: Path) -> None:
-    from labrun.registry import journal, models
+    from labrun.registry import models
+    from labrun.runs import model_journal
 
     for number, name in enumerate(("good", "bad", "fine")):
         run_dir = made(root, f"{number}aaa0000", [{}])
         (run_dir / "outputs").mkdir(exist_ok=True)
         (run_dir / "outputs" / "model.pkl").write_bytes(b"model")
         models.register(root, run_dir, name, "outputs/model.pkl", {"odd@tag": "x" * 20_000, "labrun.run": "other"})
-    lines = journal.path(root).read_text().splitlines()
+    lines = model_journal.path(root).read_text().splitlines()
     far, none = {**json.loads(lines[1]), "number": 10**9}, {**json.loads(lines[1]), "name": "none"}
     bad = [{**none, **odd} for odd in ({"data": [7]}, {"files": 7}, {"tags": {"a": 1}}, {"file": "x"}, {"run": None})]
     texts = [lines[0], json.dumps(far), *map(json.dumps, bad), lines[2], "[1]", '{"event": 7}', "[" * 100_000, ""]
-    journal.path(root).write_text("\n".join(texts))
+    model_journal.path(root).write_text("\n".join(texts))
     fed = mlflow_sync(root)
     client = mlflow_client.connect(root, mlflow_client.database_uri(root))
     versions = {one.name: one for one in client.search_model_versions()}
     assert set(versions) == {"good", "fine"}
     assert fed.left_out == ["model bad/1000000000: MLflow only counts up, and the highest number there is 0"]
-    assert [one.title for one in journal.every(journal.read(root))] == ["bad/1000000000", "fine/1", "good/1"]
+    assert [one.title for one in model_journal.every(model_journal.read(root))] == [
+        "bad/1000000000",
+        "fine/1",
+        "good/1",
+    ]
     assert versions["good"].tags["labrun.run"] == "0aaa0000" and len(versions["good"].tags) >= 6

@@ -23,10 +23,11 @@ class Model:
     @property
     def needs_trusted(self) -> list[str]:
         """Names to pass to `load` as `trusted` where the model is not trusted automatically; empty if none."""
-        from labrun.registry import journal, models
+        from labrun.registry import models
+        from labrun.runs import model_journal
 
         try:
-            return models.needed(self._root, journal.find(self._root, self.id))
+            return models.needed(self._root, model_journal.find(self._root, self.id))
         except RecordError:  # it was removed
             return []
 

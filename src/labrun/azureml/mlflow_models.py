@@ -10,10 +10,10 @@ from urllib.parse import unquote, urlsplit
 
 from labrun.compat.azureml.training import pending_models
 from labrun.errors import LabrunError
-from labrun.registry import journal, models
-from labrun.registry.journal import Version
+from labrun.registry import models
 from labrun.registry.models import About
-from labrun.runs import context
+from labrun.runs import context, model_journal
+from labrun.runs.model_journal import Version
 from labrun.tasks.mlflow_endpoint import Answer, RefusedCallError, UnknownCallError
 
 NAMES = ("registered-models/", "model-versions/")
@@ -50,13 +50,13 @@ class Registry:
             raise RefusedCallError("INVALID_PARAMETER_VALUE", str(error)) from error
 
     def _of_model(self, verb: str, content: Answer) -> Answer:
-        all_versions = journal.read(self._workspace).versions
+        all_versions = model_journal.read(self._workspace).versions
         known = {name for name, versions in all_versions.items() if versions} | self._empty
         if verb == "search":
             return {"registered_models": [self._model(name) for name in sorted(known)]}
         name = str(content["name"])
         if verb == "create":
-            journal.check_name(name)
+            model_journal.check_name(name)
             if name in known:
                 raise RefusedCallError("RESOURCE_ALREADY_EXISTS", f"the model {name!r} already exists")
             self._empty.add(name)
@@ -71,7 +71,7 @@ class Registry:
             models.alias(self._workspace, f"{name}/{content['version']}", str(content["alias"]))
             return {}
         if verb == "alias":
-            return {"model_version": self._shown(journal.find(self._workspace, f"{name}@{content['alias']}"))}
+            return {"model_version": self._shown(model_journal.find(self._workspace, f"{name}@{content['alias']}"))}
         raise UnknownCallError
 
     def _of_version(self, verb: str, content: Answer) -> Answer:
@@ -82,7 +82,7 @@ class Registry:
         name, number = str(content["name"]), str(content["version"])
         if verb == "get" and (name, number) in self._promised:
             return {"model_version": self._promised[name, number]}
-        version = journal.find(self._workspace, f"{name}/{number}")
+        version = model_journal.find(self._workspace, f"{name}/{number}")
         if verb == "get":
             return {"model_version": self._shown(version)}
         if verb == "get-download-uri":
@@ -125,12 +125,12 @@ class Registry:
                 "INVALID_PARAMETER_VALUE", f"{text!r}: labrun finds versions only by name='NAME' or run_id='ID'"
             )
         key, value = ("", "") if wanted is None else wanted.groups()
-        every = [one for versions in journal.read(self._workspace).versions.values() for one in versions.values()]
+        every = [one for versions in model_journal.read(self._workspace).versions.values() for one in versions.values()]
         found = [one for one in every if not key or value == (one.name if key == "name" else one.run)]
         return [self._shown(one) for one in sorted(found, key=lambda one: (one.name, -one.number))]
 
     def _model(self, name: str) -> Answer:
-        versions = journal.read(self._workspace).versions.get(name) or {}
+        versions = model_journal.read(self._workspace).versions.get(name) or {}
         latest = [self._shown(versions[max(versions)])] if versions else []
         return {"name": name, "creation_timestamp": 0, "last_updated_timestamp": 0, "latest_versions": latest}
 
@@ -148,9 +148,9 @@ class Registry:
 
     def _folder(self, version: Version) -> Path:
         """Return the model's folder for MLflow: the registered content if it is an MLflow model, else the version's."""
-        content = journal.content(self._workspace, version) / Path(version.file).name
+        content = model_journal.content(self._workspace, version) / Path(version.file).name
         is_mlflows = (content / "MLmodel").is_file()
-        return content if is_mlflows else journal.folder(self._workspace, version.name, version.number)
+        return content if is_mlflows else model_journal.folder(self._workspace, version.name, version.number)
 
 
 def _facts(name: str, number: int) -> Answer:

@@ -19,9 +19,9 @@ from labrun.compat.azureml.exceptions import (
 from labrun.compat.azureml.training import model as training
 from labrun.compat.azureml.training import registered
 from labrun.errors import LabrunError, MissingDataError
-from labrun.registry import journal, models
+from labrun.registry import models
 from labrun.registry.models import About
-from labrun.runs import context, sdk_ids, store
+from labrun.runs import context, model_journal, sdk_ids, store
 
 Models = list["Model"]
 
@@ -205,7 +205,7 @@ class Model(training.Model, Advising):
     def delete(self) -> None:
         """Remove the version and its files."""
         try:
-            models.remove(self._root, [journal.find(self._root, f"{self.name}/{self.version}")])
+            models.remove(self._root, [model_journal.find(self._root, f"{self.name}/{self.version}")])
         except LabrunError as error:
             raise ModelNotFoundException(f"Model.delete: {error}") from error
 

@@ -28,10 +28,10 @@ from labrun.errors import (
     RecordError,
     UntrustedError,
 )
-from labrun.registry import journal, models
-from labrun.registry.journal import Version
+from labrun.registry import models
 from labrun.report import formatting
-from labrun.runs import cards, files, store
+from labrun.runs import cards, files, model_journal, store
+from labrun.runs.model_journal import Version
 from labrun.runs.record import is_scoring
 from labrun.terminal import confirms
 from labrun.tracking.mlflow import ui_state
@@ -142,9 +142,9 @@ def register(options: argparse.Namespace) -> int:
         if not key.strip() or not word.isprintable():
             raise ConfigError(f"--tag {word!r}: use KEY=VALUE")
         tags[key] = value
-    journal.check_name(options.name)
+    model_journal.check_name(options.name)
     for name in options.alias:
-        journal.check_alias(name)
+        model_journal.check_alias(name)
     root = store.workspace()
     run_dir, record = store.find(
         root,
@@ -189,7 +189,7 @@ def trusting(root: Path, version: Version, imported: bool = False) -> list[str]:
 def takes_files(root: Path, version: Version) -> bool:
     """Whether a version predicts from tables and arrays. One that needs a data module's batches cannot be served."""
     try:
-        return not cards.read(journal.folder(root, version.name, version.number), version.title).takes_batches
+        return not cards.read(model_journal.folder(root, version.name, version.number), version.title).takes_batches
     except DataError:
         return True
 
@@ -204,7 +204,7 @@ def serve_command(root: Path, version: Version) -> str:
         *([] if is_found else [f"PATH={shlex.quote(str(folder))}:$PATH"]),
         *(["LABRUN_ALLOW_PICKLE=1"] if pickled else []),
         *([TRUSTING[BY_VARIABLE](names)] if (names := models.needed(root, version)) else []),
-        f"mlflow models serve -m {shlex.quote(str(journal.folder(root, version.name, version.number)))}",
+        f"mlflow models serve -m {shlex.quote(str(model_journal.folder(root, version.name, version.number)))}",
         "--env-manager local --port 5001",
     ]
     return " ".join(words)
@@ -213,14 +213,14 @@ def serve_command(root: Path, version: Version) -> str:
 def ls(options: argparse.Namespace) -> int:
     """List the registered models, or the versions of one model."""
     root = store.workspace()
-    state = journal.read(root)
+    state = model_journal.read(root)
     if state.left_out:
         sys.stderr.write(
-            f"lab: left out: {messages.counted(state.left_out, 'line')} of {journal.path(root)} that "
+            f"lab: left out: {messages.counted(state.left_out, 'line')} of {model_journal.path(root)} that "
             f"{'registers' if state.left_out == 1 else 'register'} nothing\n"
         )
     if options.name is not None:
-        versions = journal.chosen(root, options.name)[::-1]
+        versions = model_journal.chosen(root, options.name)[::-1]
     else:
         versions = [found[max(found)] for _, found in sorted(state.versions.items()) if found]
     if options.json:
@@ -254,16 +254,16 @@ def _metrics(version: Version, count: int | None = None) -> str:
     )
 
 
-def _as_json(state: journal.RegistryState, version: Version) -> dict[str, Any]:
+def _as_json(state: model_journal.RegistryState, version: Version) -> dict[str, Any]:
     return {**vars(version), "aliases": state.aliases_of(version)}
 
 
 def show(options: argparse.Namespace) -> int:
     """Show everything about a version: its origin, its metrics, and how to use it."""
     root = store.workspace()
-    version = journal.find(root, options.model)
-    state = journal.read(root)
-    folder = journal.folder(root, version.name, version.number)
+    version = model_journal.find(root, options.model)
+    state = model_journal.read(root)
+    folder = model_journal.folder(root, version.name, version.number)
     if options.json:
         print(json.dumps({**_as_json(state, version), "folder": str(folder)}, indent=1))
         return 0
@@ -316,8 +316,8 @@ def _data(entry: dict[str, Any]) -> str:
 def download(options: argparse.Namespace) -> int:
     """Copy a version's files to a folder."""
     root = store.workspace()
-    version = journal.find(root, options.model)
-    folder = journal.check(root, version)
+    version = model_journal.find(root, options.model)
+    folder = model_journal.check(root, version)
     target = options.output or Path(f"{version.name}-{version.number}")
     existing = [target / name for name in version.files if os.path.lexists(target / name)]
     if existing:
@@ -335,7 +335,7 @@ def alias(options: argparse.Namespace) -> int:
     if options.remove:
         model = options.model if "@" in options.model or not options.alias else f"{options.model}@{options.alias}"
         version = models.unalias(root, model)
-        print(f"{version.name}@{journal.parts(model)[2]} is removed; it was version {version.number}")
+        print(f"{version.name}@{model_journal.parts(model)[2]} is removed; it was version {version.number}")
         return 0
     if options.alias is None:
         raise ConfigError(f"name the alias that {options.model} gets: lab models alias {options.model} ALIAS")
@@ -414,11 +414,11 @@ def _counted(predicted: Sequence[Any], has_classes: bool) -> list[str]:
 def remove(options: argparse.Namespace) -> int:
     """Remove versions, after asking."""
     root = store.workspace()
-    chosen = journal.chosen(root, options.model)
-    name, number, by_alias = journal.parts(options.model)
+    chosen = model_journal.chosen(root, options.model)
+    name, number, by_alias = model_journal.parts(options.model)
     if number or by_alias:
         chosen = chosen[-1:]
-    state = journal.read(root)
+    state = model_journal.read(root)
     meant = {one.title: state.aliases_of(one) for one in chosen if state.aliases_of(one)}
     if meant and not options.force:
         title, aliases = next(iter(meant.items()))

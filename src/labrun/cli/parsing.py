@@ -333,13 +333,12 @@ class Words:
 def _is_there(noun: str, word: str) -> bool:
     """Whether a word is a reference to an existing run or registered model."""
     from labrun.control import query
-    from labrun.registry import journal
-    from labrun.runs import store
+    from labrun.runs import model_journal, store
 
     try:
         if noun == "runs":
             return bool(query.named(store.workspace(), word))
-        return noun == "models" and bool(journal.find(store.workspace(), word))
+        return noun == "models" and bool(model_journal.find(store.workspace(), word))
     except (LabrunError, OSError):
         return False
 

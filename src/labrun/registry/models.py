@@ -2,7 +2,7 @@
 
 A version's files are copied to `outputs/.labrun/models/<name>/<number>/`, an MLflow model directory, so that the
 version outlives its run. The complete folder is put in place first, then the journal's line is written (see
-`labrun.registry.journal`). A kill in between leaves a folder without a line, which the next registration replaces.
+`labrun.runs.model_journal`). A kill in between leaves a folder without a line, which the next registration replaces.
 Numbers are assigned under a lock. MLflow is updated on demand (see `labrun.tracking.mlflow.registry_sync`) and not
 imported here, except for models of runs with their own server: it assigns the numbers and is updated at once.
 """
@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from labrun._io import file_sha256
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError, RecordError
-from labrun.registry import journal, model_folder
-from labrun.registry.journal import Version
-from labrun.runs import cards, context, seals
+from labrun.registry import model_folder
+from labrun.runs import cards, context, model_journal, seals
 from labrun.runs.cards import Card
+from labrun.runs.model_journal import Version
 from labrun.runs.record import (
     PREEMPTED,
     QUEUED,
@@ -121,7 +121,7 @@ def register(
     Raises:
         ConfigError, RecordError, DataError: the name, the run or the file is invalid; the run's server refused.
     """
-    journal.check_name(name)
+    model_journal.check_name(name)
     record = read_record(run_dir)
     if not by_run and shown_status(run_dir, record) in ONGOING:
         raise RecordError(f"run {record.id} is {record.status}: its files may still change; register it once it ends")
@@ -138,7 +138,7 @@ def register_local(root: Path, path: Path, name: str, about: About | None = None
     Raises:
         ConfigError, RecordError, DataError: the name or the file is invalid.
     """
-    journal.check_name(name)
+    model_journal.check_name(name)
     path = Path(os.path.abspath(path.expanduser()))
     if not path.exists():
         raise MissingDataError(f"cannot register {name}: there is no file or folder {path}")
@@ -159,7 +159,7 @@ def _add(
         with contextlib.ExitStack() as stack:
             there = stack.enter_context(_on_server(root, server)) if server else None
             mlflow_run = there.one(origin.run_dir) if there and origin.run_dir else ""
-            base = journal.folder(root, name, 0).parent
+            base = model_journal.folder(root, name, 0).parent
             base.mkdir(parents=True, exist_ok=True)
             _tidy(root, name)
             whole = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".new-", dir=base))) / "whole"
@@ -186,8 +186,8 @@ def _add(
                 dict(about.properties),
                 about.description,
             )
-            _move_into_place(whole, journal.folder(root, name, number))
-            journal.add(root, version)
+            _move_into_place(whole, model_journal.folder(root, name, number))
+            model_journal.add(root, version)
     return version, True
 
 
@@ -196,19 +196,19 @@ def describe(root: Path, reference: str, change: Callable[[About], About]) -> Ve
 
     Args:
         root: the workspace.
-        reference: reference of the version, as in `journal.find`.
+        reference: reference of the version, as in `model_journal.find`.
         change: maps the old description to the new one.
 
     Raises:
         RecordError: there is no such model.
     """
-    version = journal.find(root, reference)
+    version = model_journal.find(root, reference)
     with _changing(root, version):
-        version = journal.find(root, reference)
+        version = model_journal.find(root, reference)
         new = change(About(version.tags, version.properties, version.description))
         told = {"tags": dict(new.tags), "properties": dict(new.properties), "description": new.description}
-        journal.append(root, journal.DESCRIBED, version.name, version.number, **told)
-    return journal.find(root, version.title)
+        model_journal.append(root, model_journal.DESCRIBED, version.name, version.number, **told)
+    return model_journal.find(root, version.title)
 
 
 def _kind(path: Path) -> str:
@@ -219,7 +219,7 @@ def _digest(path: Path, inside: Path | None = None) -> str:
     """Return the SHA-256 of a file, or of a folder's files."""
     if path.is_file():
         return file_sha256(path)
-    return journal.tree_digest({name: file_sha256(path / name) for name in _files(path, inside)})
+    return model_journal.tree_digest({name: file_sha256(path / name) for name in _files(path, inside)})
 
 
 def _files(folder: Path, inside: Path | None = None) -> list[str]:
@@ -256,7 +256,7 @@ def _known(root: Path, name: str, origin: Origin, server: str, exclude: Collecti
     Raises:
         ConfigError: the name belongs to another MLflow server.
     """
-    versions = journal.read(root).versions.get(name, {})
+    versions = model_journal.read(root).versions.get(name, {})
     for version in versions.values():
         if version.uri != server:
             here = "this workspace's own registry"
@@ -359,7 +359,7 @@ def _next_number(root: Path, uri: str, name: str, there: Ingester | None) -> int
         there: connection to it; None for the workspace's own database, which is not queried.
     """
     found = there.client.search_model_versions(f"name='{name}'") if there else []
-    given = journal.read(root).highest.get(name, 0)
+    given = model_journal.read(root).highest.get(name, 0)
     return 1 + max(given, registry_sync.highest_seen(root, uri, name), *(int(one.version) for one in found))
 
 
@@ -397,8 +397,8 @@ def _move_into_place(whole: Path, target: Path) -> None:
 
 def _tidy(root: Path, name: str) -> None:
     """Remove leftovers of killed registrations and removals; the caller holds the lock."""
-    there = journal.read(root).versions.get(name, {})
-    for path in journal.folder(root, name, 0).parent.glob("*"):
+    there = model_journal.read(root).versions.get(name, {})
+    for path in model_journal.folder(root, name, 0).parent.glob("*"):
         if not (path.name.isdecimal() and int(path.name) in there):
             shutil.rmtree(path, ignore_errors=True)
 
@@ -409,11 +409,11 @@ def alias(root: Path, reference: str, name: str) -> Version:
     Raises:
         ConfigError, RecordError: the alias is invalid, or there is no such version.
     """
-    journal.check_alias(name)
-    version = journal.find(root, reference)
+    model_journal.check_alias(name)
+    version = model_journal.find(root, reference)
     with _changing(root, version):
-        version = journal.find(root, reference)
-        journal.append(root, journal.ALIASED, version.name, version.number, alias=name)
+        version = model_journal.find(root, reference)
+        model_journal.append(root, model_journal.ALIASED, version.name, version.number, alias=name)
     return version
 
 
@@ -423,13 +423,13 @@ def unalias(root: Path, reference: str) -> Version:
     Raises:
         RecordError: there is no such alias.
     """
-    model, _, name = journal.parts(reference)
+    model, _, name = model_journal.parts(reference)
     if not name:
         raise RecordError(f"{reference!r} contains no alias to remove: use {model}@ALIAS")
-    version = journal.find(root, reference)
+    version = model_journal.find(root, reference)
     with _changing(root, version):
-        version = journal.find(root, reference)
-        journal.append(root, journal.UNALIASED, model, version.number, alias=name)
+        version = model_journal.find(root, reference)
+        model_journal.append(root, model_journal.UNALIASED, model, version.number, alias=name)
     return version
 
 
@@ -441,9 +441,9 @@ def remove(root: Path, versions: list[Version]) -> None:
     """
     with _changing(root, versions[0]):
         for version in versions:
-            journal.append(root, journal.REMOVE, version.name, version.number, uri=version.uri)
+            model_journal.append(root, model_journal.REMOVE, version.name, version.number, uri=version.uri)
         _tidy(root, versions[0].name)
-        base = journal.folder(root, versions[0].name, 0).parent
+        base = model_journal.folder(root, versions[0].name, 0).parent
         if base.is_dir() and not any(base.iterdir()):
             base.rmdir()
 
@@ -451,7 +451,7 @@ def remove(root: Path, versions: list[Version]) -> None:
 def needed(root: Path, version: Version) -> list[str]:
     """Return what the user must explicitly allow to load an untrusted version; see `seals.needed`."""
     try:
-        folder = journal.content(root, version)
+        folder = model_journal.content(root, version)
         return seals.needed(folder, cards.read(folder, version.title))
     except DataError:
         return []
@@ -460,7 +460,7 @@ def needed(root: Path, version: Version) -> list[str]:
 def untrusted(root: Path, version: Version, imported: bool = False) -> str:
     """Return why a version is not trusted automatically; empty if it is. See `seals.refusal`."""
     try:
-        card = cards.read(journal.content(root, version), version.title)
+        card = cards.read(model_journal.content(root, version), version.title)
     except DataError:
         return seals.UNPROVEN
     return seals.refusal(root, card, version.origin, imported)
@@ -469,7 +469,7 @@ def untrusted(root: Path, version: Version, imported: bool = False) -> str:
 def is_loadable(root: Path, version: Version) -> bool:
     """Return whether `labrun.load_model` can load a version, according to its card."""
     try:
-        return cards.read(journal.content(root, version), version.title).kind in LOADABLE
+        return cards.read(model_journal.content(root, version), version.title).kind in LOADABLE
     except DataError:
         return False
 

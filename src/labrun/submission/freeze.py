@@ -31,9 +31,8 @@ from labrun.config.schema import Config, Node
 from labrun.control import objective
 from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.messages import suggest
-from labrun.registry import journal
 from labrun.report import formatting
-from labrun.runs import recording, seals, store
+from labrun.runs import model_journal, recording, seals, store
 from labrun.runs.groups import Code, GitState, Host
 from labrun.runs.record import (
     COMPLETED,
@@ -452,10 +451,10 @@ def _scored(root: Path, reference: str) -> tuple[Path, Record]:
         RecordError: there is no such run.
     """
     suitable, wanted = _has_model, "a finished run with a model"
-    is_name = reference.startswith("models:") or journal.parts(reference)[0] in journal.read(root).versions
+    is_name = reference.startswith("models:") or model_journal.parts(reference)[0] in model_journal.read(root).versions
     if not is_name or os.path.isdir(reference):
         return store.find(root, reference, suitable=suitable, wanted=wanted)
-    version = journal.find(root, reference)
+    version = model_journal.find(root, reference)
     try:
         run_dir, record = store.find(root, version.run, suitable=suitable, wanted=wanted)
     except RecordError as error:

@@ -23,8 +23,8 @@ from labrun.data.readers.columns import TableSchema
 from labrun.data.readers.number_parsing import DECIMALS
 from labrun.errors import BY_ARGUMENT, BY_VARIABLE, DataError, DoubtfulDecimalError, UnfitError, UntrustedError
 from labrun.messages import shape_text
-from labrun.registry import journal, models
-from labrun.runs import cards, context, seals, store
+from labrun.registry import models
+from labrun.runs import cards, context, model_journal, seals, store
 from labrun.runs.cards import Card
 from labrun.runs.record import Record, RunPaths
 from labrun.tasks import model_files, outputs, scoring
@@ -392,9 +392,9 @@ def load_model(
         _, card = models.described(run_dir, record, None)
         why = functools.partial(seals.refusal, place, run_id=record.id, imported=record.imported is not None)
         return load(RunPaths(run_dir).outputs, title, trusted, allow_pickle, card, why)
-    version = journal.find(place, text)
+    version = model_journal.find(place, text)
     why = functools.partial(seals.refusal, place, run_id=version.origin)
-    return load(journal.check(place, version), f"model {version.title}", trusted, allow_pickle, why=why)
+    return load(model_journal.check(place, version), f"model {version.title}", trusted, allow_pickle, why=why)
 
 
 def load(

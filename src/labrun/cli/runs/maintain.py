@@ -18,11 +18,10 @@ from labrun.config.schema import Tracking
 from labrun.control import cancel, lease, query
 from labrun.control.query import Pair, StatusResolver
 from labrun.errors import ConfigError, RecordError
-from labrun.registry import journal
 from labrun.remote import mirror, notes, removal
 from labrun.remote.ssh import UnreachableError
 from labrun.report import formatting
-from labrun.runs import archive_export, archive_format, archive_import, context, files, removing, store
+from labrun.runs import archive_export, archive_format, archive_import, context, files, model_journal, removing, store
 from labrun.runs.record import COMPLETED, cannot_write, read_record, seconds_between, timestamp
 from labrun.runs.sweep_state import SweepState
 from labrun.terminal import confirms
@@ -133,7 +132,7 @@ def _remove_copies(copies: removal.Copies) -> None:
 
 
 def _registered(root: Path) -> dict[str, list[str]]:
-    return journal.registered_runs(root)
+    return model_journal.registered_runs(root)
 
 
 @functools.cache

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labrun.errors import RecordError
-from labrun.registry import journal
-from labrun.registry.journal import RegistryState, Version
-from labrun.runs import context, store
+from labrun.runs import context, model_journal, store
+from labrun.runs.model_journal import RegistryState, Version
 from labrun.runs.record import replace_text
 from labrun.runs.workspace import Workspace
 from labrun.tracking.mlflow import client, names, sending
@@ -102,7 +101,7 @@ def restore(root: Path, ingester: Ingester, is_alone: bool = False) -> None:
         ingester: connection to the database or server; items that cannot be shown are added to its `left_out`.
         is_alone: whether the caller holds the lock.
     """
-    if not journal.path(root).exists():
+    if not model_journal.path(root).exists():
         return
     # Registrations never touch the workspace's own database, so it needs no lock here; they do use all others.
     is_own = ingester.uri == client.database_uri(root)
@@ -111,7 +110,7 @@ def restore(root: Path, ingester: Ingester, is_alone: bool = False) -> None:
 
 
 def _restore(root: Path, ingester: Ingester, is_alone: bool) -> None:
-    size, state = journal.path(root).stat().st_size, journal.read(root)
+    size, state = model_journal.path(root).stat().st_size, model_journal.read(root)
     known = [name for name in state.highest if ingester.uri in _places(root, state, name)]
     if not known:
         return
@@ -249,7 +248,7 @@ class _ModelSync:
         """
         if self._model is None:
             self._model = self._client.create_registered_model(self._name)
-        source = journal.folder(self._root, version.name, version.number).as_uri()
+        source = model_journal.folder(self._root, version.name, version.number).as_uri()
         tags, run, number = {**_tags(version), PLACEHOLDER: "yes"}, self._run(version), 0
         highest = max([0, *self._there, *self._others])
         if version.number > highest + MOST_GAP:
@@ -282,7 +281,7 @@ class _ModelSync:
     def _sync_aliases(self) -> dict[str, int]:
         """Sync the aliases of both sides; return the result."""
         with contextlib.nullcontext() if self._is_alone else alone(self._root):
-            ours = dict(journal.read(self._root).aliases.get(self._name, {}))
+            ours = dict(model_journal.read(self._root).aliases.get(self._name, {}))
             there = self._client.get_registered_model(self._name).aliases
             theirs = {alias: int(number) for alias, number in there.items()}
             before = self._last_sync.aliases if self._last_sync else {}
@@ -298,10 +297,10 @@ class _ModelSync:
         if mine == before and not is_taken_away:  # changed only there
             if other in self._own and other in self._there:
                 ours[alias] = other
-                journal.append(self._root, journal.ALIASED, self._name, other, alias=alias)
+                model_journal.append(self._root, model_journal.ALIASED, self._name, other, alias=alias)
             elif mine is not None and (other is not None or mine in self._there):  # else the version was deleted there
                 del ours[alias]
-                journal.append(self._root, journal.UNALIASED, self._name, mine, alias=alias)
+                model_journal.append(self._root, model_journal.UNALIASED, self._name, mine, alias=alias)
         elif mine is not None and mine in self._there:
             self._client.set_registered_model_alias(self._name, alias, str(mine))
         elif mine is None and (before is not None or is_taken_away) and other in self._own:

@@ -13,7 +13,7 @@ from labrun.compat.azureml.training.values import as_texts
 from labrun.runs import context
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
-"""The same pattern as in `labrun.registry.journal`."""
+"""The same pattern as in `labrun.runs.model_journal`."""
 JOURNAL = context.STATE / "registry.jsonl"
 FRAMEWORK, FRAMEWORK_VERSION = "azureml.model_framework", "azureml.model_framework_version"
 """The properties that hold the SDK's arguments of these names."""
