@@ -78,7 +78,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class _Header:
+class Header:
     """Header of an `.npy` member."""
 
     shape: tuple[int, ...]
@@ -96,15 +96,23 @@ class _Header:
         return len(self.shape) > 1 and self.dtype.kind in "biuf" and self.values > 0
 
 
+def headers(path: Path) -> list[Header]:
+    """Return the headers of the arrays of an `.npz` file.
+
+    Raises:
+        CorruptDataError: the file is not an `.npz` file, or holds Python objects.
+    """
+    with _opened(path) as archive:
+        return [_header(archive, info) for info in archive.infolist()]
+
+
 def needed(path: Path) -> int:
     """Return the bytes that the arrays take in memory, including their float32 copies.
 
     Raises:
-        CorruptDataError: the file is not an `.npz` file.
+        CorruptDataError: the file is not an `.npz` file, or holds Python objects.
     """
-    with _opened(path) as archive:
-        headers = [_header(archive, info) for info in archive.infolist()]
-    return sum(one.values * (one.dtype.itemsize + (0 if one.dtype == np.uint8 else 4)) for one in headers)
+    return sum(one.values * (one.dtype.itemsize + (0 if one.dtype == np.uint8 else 4)) for one in headers(path))
 
 
 def arrays(path: Path, samples: Collection[str]) -> dict[str, AnyArray | Stored]:
@@ -145,23 +153,23 @@ class _opened:  # noqa: N801 - a context manager, called as a function
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         self._archive.close()
         if isinstance(error, DAMAGED) and not isinstance(error, DataError):
-            if "allow_pickle" in str(error):
-                raise CorruptDataError(
-                    f"{self._path} holds Python objects, and loading those runs code: save arrays of numbers or text"
-                ) from error
             raise CorruptDataError(f"{self._path} is not a readable .npz file: {error}") from error
 
 
-def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Header:
+def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Header:
     with archive.open(info) as stream:
         version = np.lib.format.read_magic(stream)
         if version not in HEADERS:
             raise ValueError(f"{info.filename} has a header of version {version}")
         shape, by_columns, dtype = HEADERS[version](stream)
-        return _Header(shape, by_columns and len(shape) > 1, dtype, stream.tell())
+        if dtype.hasobject:
+            raise CorruptDataError(
+                f"{archive.filename} holds Python objects, and loading those runs code: save arrays of numbers or text"
+            )
+        return Header(shape, by_columns and len(shape) > 1, dtype, stream.tell())
 
 
-def _stored(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, header: _Header) -> Stored:
+def _stored(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, header: Header) -> Stored:
     if header.by_columns:
         raise DataError(
             f"{path}: {info.filename} is stored by columns (Fortran order), but streaming needs rows: save "
@@ -188,7 +196,7 @@ def _begin(file: BinaryIO, info: zipfile.ZipInfo) -> int:
     )
 
 
-def _blocks(archive: zipfile.ZipFile, info: zipfile.ZipInfo, header: _Header) -> Iterator[AnyArray]:
+def _blocks(archive: zipfile.ZipFile, info: zipfile.ZipInfo, header: Header) -> Iterator[AnyArray]:
     each = header.dtype.itemsize * int(np.prod(header.shape[1:]))
     step, left = max(1, BLOCK_BYTES // each), header.shape[0]
     with archive.open(info) as stream:

@@ -79,10 +79,7 @@ class Npz(Reader):
             with np.load(path, allow_pickle=False) as content:
                 arrays = {name: content[name] for name in content.files}
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-            if "allow_pickle" in str(error):
-                raise CorruptDataError(
-                    f"{path} holds Python objects, and loading those runs code: save arrays of numbers or text"
-                ) from error
+            archive.headers(path)  # refuses Python objects, with a message that says so
             raise CorruptDataError(f"{path} is not a readable .npz file: {error}") from error
         return from_arrays(arrays, str(path), (path,), self.regression)
 
