@@ -210,6 +210,22 @@ def test_output_of_native_code_is_flushed_on_exit() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (3, b"native", b"")
 
 
+@pytest.mark.parametrize(
+    "word, told",
+    [
+        ("lr=half(1)", "there is no function half(); there are bool, choice, "),
+        ("lr=[choice('half(1)', half(1))]", "there is no function half(); there are bool, choice, "),
+        ("lr=int(a)", "ValueError while evaluating 'int(a)': invalid literal"),
+        ("lr=interval(1)", "TypeError while evaluating 'interval(1)': missing a required argument"),
+        ("lr=range(1,stop=2,3)", "the value cannot be read. Allowed are "),
+        ("lr={x", "its brackets do not match. Allowed are "),
+    ],
+)
+def test_a_function_that_fails_is_told_from_a_value_that_does_not_parse(word: str, told: str) -> None:
+    (found,) = grammar.check([word], [0])
+    assert told in found.text
+
+
 def test_hydras_messages_are_shortened() -> None:
     try:
         raise ValueError("Key 'x' is not in struct\n    full_key: x\n    object_type=dict")

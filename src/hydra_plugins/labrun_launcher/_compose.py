@@ -7,7 +7,6 @@ is derived from the previous config instead, which gives the same result in a fr
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from labrun import messages
 from labrun.compose import hydra_files
@@ -67,7 +66,10 @@ class Composer:
 
     def refusal(self, error: HydraException, overrides: Sequence[str]) -> ConfigError:
         """Return an error that explains why a job cannot be composed."""
-        key = next(iter(re.findall(r"Could not override '([^']+)'", str(error))), None)
+        cause = error.__cause__
+        unknown = f"{cause.full_key}." if isinstance(cause, ConfigAttributeError | ConfigKeyError) else None
+        keys = [text.partition("=")[0] for text in overrides]
+        key = next((one for one in keys if unknown and f"{one}.".startswith(unknown)), None)
         if key is None:
             from labrun import mistakes
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import setup_globals
 from hydra.errors import CompactHydraException, HydraException
 from hydra.plugins.config_source import ConfigResult
@@ -73,7 +74,8 @@ def _foreign(sweeper: LabrunSweeper, arguments: list[str]) -> Any:
     try:
         return sweeper.grid(arguments)
     except HydraException as error:
-        if "does not support sweep type" not in str(error):
+        given = [*(f"{key}={value}" for key, value in sweeper.params.items()), *arguments]
+        if not any(one.is_interval_sweep() for one in OverridesParser.create().parse_overrides(given)):
             raise
         raise ConfigError(
             "an interval has infinitely many values, and a grid tries every one. Give a list or a range(), or search: "

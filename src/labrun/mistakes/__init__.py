@@ -28,7 +28,8 @@ NOISE = ("See https://", "To append to", "Config search path", "\t", "full_key:"
 LACKING = re.compile(
     r"In '([^']+)': (?:Could not override '(?=[^']+'\. No match)|Invalid Defaults List override .+\n.+ for ')([^'@]+)'"
 )
-"""Hydra's message about an override of a group that is not among the defaults: that of 1.3, or that of 1.4."""
+"""Hydra's message about an override of a group that is not among the defaults: that of 1.3, or that of 1.4. The error
+itself has no attributes."""
 
 
 def in_words(words: Sequence[str]) -> str | None:
@@ -124,7 +125,7 @@ def in_short(error: BaseException) -> str:
     """Return Hydra's own message without its generic hints."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        where = re.match(r"In '([^']+)':", str(error))
+        where = re.match(r"In '([^']+)':", str(error))  # the error has no attribute for it
         said = "" if where is None or where[1] in ("config", "hydra/config") else f"in {where[1]}: "
         shown = [option for option in error.options if not option.startswith("_")]
         return f"{said}there is no {group} {name!r}.{suggest(name, shown)} There are: {', '.join(shown)}"

@@ -172,11 +172,11 @@ def _alone(words: Sequence[str], positions: Sequence[int], number: int) -> Mista
         )
     error = _error(word)
     cause = None if error is None else error.__cause__
-    unknown = re.search(r"Unknown function '(\w+)'", str(error))
-    if unknown:
-        names = ", ".join(sorted(create_functions().functions))
-        return _quoted(word, position, f"there is no function {unknown[1]}(); there are {names}")
-    if error is not None and "while evaluating" in str(error):
+    if cause is not None and not hasattr(cause, "recognizer"):  # not the parser's: a function of the value failed
+        unknown = re.match(r"Unknown function '(\w+)'", str(cause))  # Hydra gives the name only in its text
+        if unknown:
+            names = ", ".join(sorted(create_functions().functions))
+            return _quoted(word, position, f"there is no function {unknown[1]}(); there are {names}")
         return Mistake(f"{word!r}: {str(error).splitlines()[0]}")
     for why, repair in REPAIRS:
         new = repair(word)
