@@ -313,8 +313,8 @@ def _ended(job: Any, config: DictConfig, number: int, state: str | None) -> Ende
         number: number of the job in the sweep.
         state: final state of a job without a result; None if it has left a result.
     """
-    from labrun.backends.local.pickling import check_own
     from labrun.backends.slurm.queue import last_lines
+    from labrun.runs.recording import first_line
 
     typed: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
     overrides = [str(text) for text in typed]  # with environment references unresolved
@@ -322,9 +322,7 @@ def _ended(job: Any, config: DictConfig, number: int, state: str | None) -> Ende
         if state is not None:
             said = last_lines(job.paths.stderr)
             raise LabrunError(f"it ended without a result ({state})" + (f": {said}" if said else ""))
-        for task in range(job.num_tasks):
-            check_own(job.task(task).paths.result_pickle)
-        returned: list[Ended] = job.results()
+        returned = [_result(job.task(task).paths.result_pickle) for task in range(job.num_tasks)]
         ended = next((one for one in returned if not _is_fine(one)), returned[0])
         if ended.trace:
             error = ended._return_value
@@ -332,11 +330,29 @@ def _ended(job: Any, config: DictConfig, number: int, state: str | None) -> Ende
             failure.__cause__ = error
             ended.return_value = failure
     except Exception as error:  # noqa: BLE001 - reading a result can raise anything, and must not lose the others
-        lines = [line for line in str(error).splitlines() if line.strip(" -")]
-        trace = [line for line in lines if not line.strip().startswith(("You can check", "or at paths", "- "))]
+        why = str(error) if isinstance(error, LabrunError) else first_line(error)
         ended = Ended(cfg=config, overrides=list(filter_overrides(overrides)), status=JobStatus.FAILED)
-        ended.return_value = _with_reason(number, overrides, trace[-1].strip() if trace else type(error).__name__)
+        ended.return_value = _with_reason(number, overrides, why)
     ended.overrides = overrides
+    return ended
+
+
+def _result(path: Path) -> Ended:
+    """Return what a task of a job has returned.
+
+    Args:
+        path: submitit's pickle of the outcome.
+
+    Raises:
+        LabrunError: the job's function failed, or another user could have written the file.
+    """
+    from labrun.backends.local.pickling import check_own
+
+    check_own(path)
+    outcome, value = pickle.loads(path.read_bytes())  # noqa: S301 - checked
+    if outcome == "error":  # submitit has kept the error only as a traceback
+        raise LabrunError(value.strip().splitlines()[-1])
+    ended: Ended = value
     return ended
 
 
