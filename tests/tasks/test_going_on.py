@@ -76,6 +76,15 @@ def test_changed_code_is_refused_or_resumes_without_the_old_best(
     assert record.signature is not None and (run_dir / "checkpoints" / "best.ckpt").is_file()
 
 
+def test_weights_that_do_not_fit_the_changed_code_are_refused(run_here: Runner, edit: Edit, workspace: Path) -> None:
+    run_here(*COMMON, *DROP, "trainer.max_epochs=1")
+    edit("-")
+    module = workspace / "net_of_mine.py"
+    module.write_text(module.read_text().replace("num_classes)", "num_classes, bias=False)"))
+    with pytest.raises(ConfigError, match=r"the old weights do not fit the changed network \(net_of_mine changed\)"):
+        run_here(*COMMON, *DROP, "trainer.max_epochs=2", "trainer.resume=last", "trainer.resume_code=new")
+
+
 def test_changed_data_are_refused_by_resume_and_by_scoring(run_here: Runner, workspace: Path, edit: Edit) -> None:
     trained, _ = run_here(*COMMON, *DROP, "trainer.max_epochs=1")
     scored, _ = run_here("task=evaluate", "from=last")  # its reader runs a file, which this user has run here before
@@ -247,3 +256,10 @@ def test_a_failed_record_names_the_error_of_another_process_at_once(
     assert error.message.startswith(
         "Connection closed by peer; another process of the run had ended without an error message"
     )
+    for one in (run_dir, silent):  # a Slurm job looks again after its process has written the record
+        record = read_record(one)
+        assert record.error is not None and not peer_errors.add_cause(one, record)
+        assert record == read_record(one)
+    other = read_record(silent)
+    other.error = recording.Failure("RuntimeError", "while rank 0 waited; process 1: gone; Connection reset by peer")
+    assert peer_errors.add_cause(silent, other) and other.error.message.endswith(peer_errors.KILLED)

@@ -10,6 +10,9 @@ from labrun import errors
 from labrun.errors import RunFailedError
 from labrun.runs.groups import Group, Sparse
 
+FLAGS = ("from_labrun", "with_peer")
+"""Keys of `Failure` that are true, false or, if None, not in the record."""
+
 
 @dataclass
 class Failure(Group):
@@ -21,12 +24,14 @@ class Failure(Group):
     traceback: str = ""
     from_labrun: bool | None = None
     """Whether labrun raised it, rather than the run's own code; None in older records, and if no exception did."""
+    with_peer: bool | None = None
+    """Whether `message` also says what became of another process of the run (`peer_errors`); None if it does not."""
 
     @classmethod
     def _typed(cls, content: Mapping[str, Any]) -> Mapping[str, Any]:
         texts = {name: str(content[name] or "") for name in ("type", "message", "traceback") if name in content}
-        given = content.get("from_labrun")
-        return {**content, **texts, "from_labrun": given if isinstance(given, bool) else None}
+        flags = {name: content.get(name) for name in FLAGS}
+        return {**content, **texts, **{name: flag if isinstance(flag, bool) else None for name, flag in flags.items()}}
 
     def is_labruns(self) -> bool:
         """Return `from_labrun`; without it, whether labrun has an error of that name."""
@@ -36,7 +41,7 @@ class Failure(Group):
 
     def as_json(self) -> dict[str, Any]:
         """See `Group.as_json`."""
-        return {key: value for key, value in super().as_json().items() if key != "from_labrun" or value is not None}
+        return {key: value for key, value in super().as_json().items() if key not in FLAGS or value is not None}
 
 
 @dataclass

@@ -21,6 +21,7 @@ LONGEST = 2**24
 LOG_WAIT_S = 5.0
 """Time that the processes of a failed run have to log their errors, seconds."""
 LEFT = re.compile(r"Connection (closed|reset) by peer", re.I)
+"""Gloo's and NCCL's text; torch raises it as a `RuntimeError` like any other."""
 KILLED = "; another process of the run had ended without an error message, as if killed or out of memory"
 
 
@@ -36,7 +37,7 @@ def add_cause(run_dir: Path, record: Record) -> bool:
     """
     if VARIABLE not in os.environ or record.status != FAILED or record.error is None:
         return False
-    if record.error.type == EndReason.LIMIT_EXCEEDED or "; process " in record.error.message:
+    if record.error.type == EndReason.LIMIT_EXCEEDED or record.error.with_peer:
         return False
     found = None
     with contextlib.suppress(OSError, ValueError):  # an unreadable log must not keep the record from being written
@@ -50,6 +51,7 @@ def add_cause(run_dir: Path, record: Record) -> bool:
             found = KILLED
     if found is not None:
         record.error.message += found
+        record.error.with_peer = True
     return found is not None
 
 
