@@ -17,6 +17,7 @@ from labrun.config.schema import NO_TRACKER, Tracking
 from labrun.errors import RecordError
 from labrun.runs import recording
 from labrun.runs.workspace import Workspace
+from labrun.tracking.mlflow.sending import loaded
 
 KIND = "mlflow"
 """Value of `tracking.kind` for MLflow."""
@@ -126,7 +127,15 @@ def translate_errors(uri: str) -> Iterator[None]:
     except RecordError:
         raise
     except Exception as error:
-        if not type(error).__module__.startswith(("mlflow", "sqlalchemy", "requests", "sqlite3", "alembic")):
+        kinds = (
+            *loaded("mlflow.exceptions", "MlflowException"),
+            *loaded("sqlalchemy.exc", "SQLAlchemyError"),
+            *loaded("requests", "RequestException"),
+            *loaded("sqlite3", "Error"),
+            *loaded("alembic.util", "CommandError"),
+            *loaded("alembic.script.revision", "RevisionError"),
+        )
+        if not isinstance(error, kinds):
             raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         more = ""

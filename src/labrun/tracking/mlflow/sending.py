@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 Item = TypeVar("Item")
 
 REASON_LENGTH = 300
-BROKEN = frozenset({"OperationalError", "InterfaceError", "DatabaseError"})
+BROKEN = ("OperationalError", "InterfaceError", "DatabaseError")
 """Errors of SQLAlchemy and sqlite3 for a database that is locked, full, damaged or gone. A refused value raises another
-class of error."""
+class of error, which may be a subclass of these."""
 
 
 def reason(error: BaseException) -> str:
@@ -50,21 +51,23 @@ def in_halves(
 
 def is_database_broken(error: BaseException) -> bool:
     """Return whether an error means that the database is unusable."""
+    broken = (*loaded("sqlalchemy.exc", *BROKEN), *loaded("sqlite3", *BROKEN))
     return (
-        any(
-            type(one).__module__.startswith(("sqlalchemy", "sqlite3")) and type(one).__name__ in BROKEN
-            for one in _chain(error)
-        )
+        any(type(one) in broken for one in _chain(error))
         or getattr(error, "error_code", None) == "TEMPORARILY_UNAVAILABLE"
     )
 
 
 def is_unreachable(error: BaseException) -> bool:
     """Return whether an error is a failed connection or HTTP request to a server."""
-    return any(
-        isinstance(one, ConnectionError | TimeoutError) or type(one).__module__.startswith(("requests", "urllib3"))
-        for one in _chain(error)
-    )
+    of_http = (*loaded("requests", "RequestException"), *loaded("urllib3.exceptions", "HTTPError"))
+    return any(isinstance(one, (ConnectionError, TimeoutError, *of_http)) for one in _chain(error))
+
+
+def loaded(module: str, *names: str) -> tuple[type[BaseException], ...]:
+    """Return classes of errors of a module; none if it is not loaded, since then it cannot have raised any."""
+    found = sys.modules.get(module)
+    return () if found is None else tuple(getattr(found, name) for name in names)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
