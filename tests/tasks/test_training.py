@@ -71,6 +71,15 @@ class Linear(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
+class Plateau(Linear):
+    """Its scheduler watches a metric that it does not log."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), 0.1)
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "odd loss"}}
+
+
 class Said(Linear):
     """Logs the same values in every run, by epoch: up to the fourth, and down again."""
 
@@ -568,6 +577,32 @@ def test_averaged_weights_are_tested(run_here: Runner) -> None:
     assert record.training is not None and record.training.why == "averaged by StochasticWeightAveraging"
     record, _ = run_here(*SMALL, VALIDATED, "trainer.max_epochs=2", averaging, "trainer.evaluate=best")
     assert record.training is not None and "the best by val_loss" in record.training.why
+
+
+@pytest.mark.parametrize(
+    "model, overrides, watched",
+    [
+        ("Said", (VALIDATED, "trainer.monitor=val_f1"), "val_f1"),
+        ("Said", ("callbacks=early_stopping", "trainer.monitor=val_f1"), "val_f1"),
+        ("Plateau", ("callbacks=none",), "odd loss"),
+    ],
+    ids=["checkpoint", "early stopping", "scheduler"],
+)
+def test_a_metric_that_is_watched_but_not_logged_is_named(
+    run_here: Runner, model: str, overrides: tuple[str, ...], watched: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"a callback or scheduler watches '{watched}', which the model does not log"):
+        run_here(*own(model), *overrides, "trainer.max_epochs=1")
+
+
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda", "mps", "tpu"])
+def test_a_missing_accelerator_is_named(run_here: Runner, accelerator: str) -> None:
+    missing = {"gpu": not torch.cuda.is_available() and not torch.backends.mps.is_available()}
+    missing |= {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
+    if not missing.get(accelerator, True):
+        pytest.skip("it is here")
+    with pytest.raises(ConfigError, match=f"trainer.accelerator={accelerator}: Lightning finds none here"):
+        run_here(*SMALL, f"trainer.accelerator={accelerator}")
 
 
 def test_trainer_options_with_a_key_of_their_own_are_refused(run_here: Runner) -> None:

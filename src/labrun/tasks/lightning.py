@@ -282,23 +282,22 @@ class NetworkTask(ModelTask):
                     ckpt_path=None if resume_from is None else str(resume_from),
                     weights_only=True if resume_from is not None else None,
                 )
-        except Exception as error:  # Lightning has two classes for it and exports neither
+        except Exception as error:
             edited = [] if self._resumed is None else self._resumed.edited
-            if edited and "state_dict" in str(error):
+            if edited and "state_dict" in str(error):  # torch raises a plain RuntimeError
                 raise ConfigError(
                     "trainer.resume_code=new: the old weights do not fit the changed network "
                     f"({', '.join(edited)} changed): start a new run"
                 ) from error
-            if not re.search(r"ModelCheckpoint\(monitor=|conditioned on metric", str(error)):
+            watched = UNLOGGED.search(str(error))
+            if watched is None:
                 raise
             logged = ", ".join(sorted(map(str, trainer.callback_metrics))) or "nothing"
-            missing = next(iter(re.findall(r"monitor='([^']*)'|metric `([^`]*)`", str(error))), ("", ""))
-            named = "".join(missing) or self._settings.monitor
             more = "" if has_validation else "; what is logged in validation needs dataset.validation_size"
             raise ConfigError(
-                f"trainer.monitor={self._settings.monitor}: a callback watches {named!r}, which the model does not "
-                f"log. It logs {logged}: name one of these (trainer.monitor=NAME, or where the callback is made), or "
-                f"set callbacks=none{more}"
+                f"trainer.monitor={self._settings.monitor}: a callback or scheduler watches "
+                f"{watched[1] or watched[2]!r}, which the model does not log. It logs {logged}: name one of these "
+                f"(trainer.monitor=NAME, or where the callback is made), or set callbacks=none{more}"
             ) from error
         except SystemExit as end:
             # Lightning turns Ctrl-C into an exit and leaves the signal ignored.
@@ -461,18 +460,25 @@ class NetworkTask(ModelTask):
                 self._trainer_made = made, record
                 return made
             except (
+                ImportError,
                 RuntimeError,
                 TypeError,
                 ValueError,
                 self._package.part("utilities.exceptions").MisconfigurationException,
             ) as error:
                 said = " ".join(str(error).split())
-                if "backend" in said and settings.accelerator not in ("auto", "cpu"):
+                if settings.accelerator not in ("auto", "cpu") and not self._has_accelerator(settings.accelerator):
                     raise ConfigError(
                         f"trainer.accelerator={settings.accelerator}: Lightning finds none here ({said}). Leave the "
                         "key out to train on what is available"
                     ) from error
                 raise ConfigError(f"trainer.options: Lightning's Trainer refused: {said}") from error
+
+    def _has_accelerator(self, name: str) -> bool:
+        """Whether Lightning can train on an accelerator here; `gpu` means any GPU."""
+        registry = self._package.part("accelerators").AcceleratorRegistry
+        kinds = ("cuda", "mps") if name == "gpu" else (name,)
+        return any(registry[kind]["accelerator"].is_available() for kind in kinds)
 
     def _try_out(self, arrays: Arrays) -> tuple[ForwardCost | None, TargetKind | None]:
         """Pass one sample of zeros through the network, so that a mismatch is reported before training.
@@ -653,6 +659,10 @@ def _end_wandb(loggers: Sequence[Any]) -> None:
             log.warning("wandb could not end its run: %s", recording.first_line(error))
 
 
+UNLOGGED = re.compile(
+    r"ModelCheckpoint\(monitor=['\"](.+)['\"]\)` could not find|conditioned on metric `?(.+?)`? which is not available"
+)
+"""What Lightning says of a metric that is watched but not logged; it has no class of error for it."""
 LIMITS = ("limit_train_batches", "limit_val_batches")
 QUIET = (
     r".*`srun` command is available.*",
