@@ -217,6 +217,10 @@ def test_values_that_no_record_can_hold_are_refused_by_name() -> None:
         composed.resolved(config, keep_environment=True)
     with pytest.raises(ConfigError, match="model.lr has no value yet: set model.lr="):
         composed.resolved(OmegaConf.create({"model": {"lr": "???"}}), keep_environment=True)
+    for key, hint in (("rate", r"; a variable of the environment is \$\{oc\.env:rate\}$"), ("trainer.rate", "$")):
+        said = rf"model\.lr: \$\{{{key}\}} refers to the key {key} of the config, which does not exist{hint}"
+        with pytest.raises(ConfigError, match=said):
+            composed.resolved(OmegaConf.create({"model": {"lr": f"${{{key}}}"}}), keep_environment=True)
 
 
 @pytest.fixture

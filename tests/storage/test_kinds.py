@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from labrun.config import schema, validation
 from labrun.data import stores
 from labrun.data.stores.local import LocalDatastore
 from labrun.data.stores.remote import RemoteDatastore
-from labrun.errors import ConfigError
+from labrun.errors import ConfigError, DataError
 
 
 @pytest.mark.parametrize("target", sorted(stores.KINDS))
@@ -24,6 +25,37 @@ def test_each_known_type_has_a_schema(target: str) -> None:
 def test_any_other_fsspec_file_system_works() -> None:
     made = stores.make({"_target_": "fsspec.implementations.memory.MemoryFileSystem", "name": "m", "root": "/x"})
     assert type(made) is RemoteDatastore
+
+
+@pytest.mark.parametrize(
+    "error, advice",
+    [
+        (PermissionError("no"), "Check the credentials"),
+        (OSError("InvalidAccessKeyId: 403 Forbidden"), "Check the credentials"),
+        (ValueError("Incorrect padding"), "Check the credentials"),
+        (OSError("Name or service not known"), "Check the address"),
+    ],
+)
+def test_an_error_of_a_file_system_comes_with_advice(
+    error: Exception, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    made = stores.make({"_target_": "fsspec.implementations.memory.MemoryFileSystem", "name": "m", "root": "/x"})
+    monkeypatch.setattr(MemoryFileSystem, "find", fail)
+    with pytest.raises(DataError, match=f"{type(error).__name__}: {error}\\. {advice}"):
+        made.files()
+
+
+def test_the_details_of_a_refused_request_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError("Server failed to authenticate.\nRequestId:7f\nTime:now\nContent: <?xml?>")
+
+    made = stores.make({"_target_": "fsspec.implementations.memory.MemoryFileSystem", "name": "m", "root": "/x"})
+    monkeypatch.setattr(MemoryFileSystem, "find", fail)
+    with pytest.raises(DataError, match="OSError: Server failed to authenticate.. Check the credentials"):
+        made.files()
 
 
 @pytest.mark.parametrize("target", [None, schema.LOCAL_DATASTORE, *schema.FORMER_DATASTORES])

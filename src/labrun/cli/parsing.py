@@ -207,7 +207,7 @@ class Words:
         return parser
 
     def explain(self, parser: argparse.ArgumentParser, message: str) -> str:
-        """Return labrun's message for a message of argparse."""
+        """Return labrun's message for a message of argparse, which passes its errors on only as text."""
         if match := re.match(r"argument (COMMAND|ACTION): invalid choice: '(.*?)' \(choose from", message, re.DOTALL):
             return self._noun(match[2]) if match[1] == "COMMAND" else self._verb(parser, match[2])
         if message.startswith("the following arguments are required: ACTION"):

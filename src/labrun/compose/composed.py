@@ -98,6 +98,7 @@ def _resolving(keep_environment: bool) -> Iterator[None]:
         raise ConfigError(f"{error.full_key} has no value yet: set {error.full_key}=...") from error
     except OmegaConfBaseException as error:
         reason = str(error.__cause__ or error).splitlines()[0].strip("\"'")
+        # an InterpolationKeyError names the key that refers, but not the one that it refers to
         if unknown := re.fullmatch(r"Interpolation key '(.+)' not found", reason):
             name = unknown[1]
             also = f"; a variable of the environment is ${{oc.env:{name}}}" if re.fullmatch(r"\w+", name) else ""

@@ -153,6 +153,7 @@ NO_WAY_OUT = re.compile(
     r"No route to host|operation timed out|Failed to fetch|Could not connect",
     re.IGNORECASE,
 )
+"""What uv writes if it cannot reach an index; its exit code is the same for every failure."""
 
 
 def _builder(channel: Channel, facts: Facts) -> list[str]:

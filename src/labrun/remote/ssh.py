@@ -140,6 +140,7 @@ REFUSALS = (
     ),
     (r"Connection refused", UnreachableError, "nothing listens there for ssh ({text})"),
 )
+"""What ssh writes, the error, and its explanation. ssh's exit code is 255 for all of these."""
 
 
 def error_of(remote: Remote, text: str, code: int | None) -> UnreachableError:

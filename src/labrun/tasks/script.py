@@ -194,6 +194,7 @@ def read_by_name(paths: RunPaths, mounted: Sequence[DataEntry]) -> list[DataEntr
 
 def _way_out(ended: Ended, script: Script) -> str:
     """Return advice for a module that the script's interpreter lacks, or "" if none is missing."""
+    # the script's process leaves its error only as a traceback
     missing = re.search(r"^(?:ModuleNotFoundError|ImportError): No module named '([\w.]+)'", ended.trace, re.MULTILINE)
     if missing is None:
         return ""

@@ -296,6 +296,7 @@ def _refusal(compute: Compute, options: Mapping[str, Any]) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     lines = [line.strip() for line in answer.stderr.splitlines()] if answer.returncode else []
+    # sbatch's exit code is 1 for everything; its text tells what can never be accepted from what is only busy now
     final = ["invalid", "unrecognized", "unknown", "requires an argument", "doesn't allow an argument", "exclusive"]
     if _all_up(compute):
         final.append("configuration is not available")

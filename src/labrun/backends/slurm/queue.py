@@ -129,6 +129,7 @@ def last_lines(output: Path) -> str:
 
 def refusal(error: Exception) -> str:
     """Return why sbatch refused a job, in sbatch's own words if possible."""
+    # submitit passes on only the text that sbatch has written
     refusals = " ".join(line for line in str(error).splitlines() if "sbatch: error" in line)
     return f"Slurm refused the jobs: {(refusals or str(error)).strip()}"
 

@@ -36,7 +36,7 @@ OWN_KEYS = ("_target_", "name", "root", "cache", "cache_gb", "workers")
 PLACE_KEYS = ("account_name", "endpoint_url", "host", "port")
 """Keys that identify the server."""
 REFUSED = ("auth", "credential", "permission", "forbidden", "denied", "403", "401", "signing", "padding")
-"""Words in library errors that point to the credentials."""
+"""Words in library errors that point to the credentials: fsspec's file systems share no class for these errors."""
 MASKED = 6
 """Minimum length of a secret to mask in messages; masking shorter ones would hit other words."""
 REACH_S = 15
@@ -362,6 +362,7 @@ class RemoteDatastore(Datastore):
 
 
 def _reason(error: Exception) -> str:
+    # Azure puts the request's details and the answer's XML into the message, and gives it in no other form.
     text = " ".join(str(error).split()).partition(" RequestId:")[0].partition(" Content: <")[0]
     return f"{type(error).__name__}: {text[:300] or 'no reason given'}"
 
