@@ -14,6 +14,7 @@ import pytest
 import offline_runs
 from conftest import Command, Refused, Runner
 from helpers import copy_database, installed, submitted
+from labrun.api.handles import Run
 from labrun.config.schema import Tracking
 from labrun.errors import ConfigError
 from labrun.registry import models
@@ -25,11 +26,12 @@ from labrun.runs.workspace import Workspace
 from labrun.tracking import feed, registry
 from labrun.tracking.base import Fed, Tracker
 from labrun.tracking.mlflow import client as mlflow_client
+from labrun.tracking.mlflow import ui_state
 from labrun.tracking.mlflow.tracker import MLflow
 from labrun.tracking.wandb.tracker import OfflineRuns
 
 TOY = Path(__file__).with_name("toy")
-Run = dict[str, Any]
+Shown = dict[str, Any]
 """What a view shows of a run: id, status, metrics, tags."""
 CODES = {0: "completed", 1: "failed"}
 STATUSES = {"FINISHED": "completed", "FAILED": "failed", "RUNNING": "running"}
@@ -41,19 +43,19 @@ class View:
 
     root: Path
     tracker: Tracker
-    read: Callable[[], list[Run]]
+    read: Callable[[], list[Shown]]
 
     def sync(self) -> Fed:
         address = self.tracker.address(self.root, Tracking(self.tracker.kind))
         return feed.sync(self.root, self.tracker, address, everything=True)
 
-    def runs(self) -> dict[str, Run]:
+    def runs(self) -> dict[str, Shown]:
         found = self.read()
         assert len({run["id"] for run in found}) == len(found), "each run is shown once"
         return {run["id"]: run for run in found}
 
 
-def _mlflow(root: Path) -> list[Run]:
+def _mlflow(root: Path) -> list[Shown]:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=mlflow_client.database_uri(root))
@@ -69,7 +71,7 @@ def _mlflow(root: Path) -> list[Run]:
     ]
 
 
-def _wandb(root: Path) -> list[Run]:
+def _wandb(root: Path) -> list[Shown]:
     found = [offline_runs.read(path) for path in (Workspace(root).state / "wandb").glob("offline-run-*/*.wandb")]
     return [
         {
@@ -82,11 +84,13 @@ def _wandb(root: Path) -> list[Run]:
     ]
 
 
-def _json_lines(root: Path) -> list[Run]:
+def _json_lines(root: Path) -> list[Shown]:
     return [json.loads(line) for line in (root / "runs.jsonl").read_text().splitlines()]
 
 
 READERS = {"mlflow": _mlflow, "wandb": _wandb, "json_lines": _json_lines}
+WITH_PAGES = {"mlflow": "http://127.0.0.1:5999/", "json_lines": "file:///"}
+"""How the URLs begin at which trackers show a run; MLflow's are those of `lab ui`."""
 
 
 @pytest.fixture
@@ -185,6 +189,64 @@ def test_removed_runs_are_removed_from_the_view(view: View) -> None:
     feed.forget(view.root, [("aaaa0000", gone)])
     view.sync()
     assert set(view.runs()) == {"bbbb0000"}
+
+
+def test_a_removed_run_is_removed_from_the_view_if_the_notes_are_lost(view: View) -> None:
+    gone = run(view.root, "aaaa0000", 1.0)
+    run(view.root, "bbbb0000", 2.0)
+    view.sync()
+    assert view.tracker.has_view(view.root)
+    state = Workspace(view.root).state
+    for path in (*state.glob("tracking*.json"), *state.glob("round*.json")):
+        path.unlink()
+    shutil.rmtree(gone)
+    feed.forget(view.root, [("aaaa0000", gone)])
+    view.sync()
+    assert set(view.runs()) == {"bbbb0000"}
+
+
+def test_removed_runs_are_not_noted_without_a_view(toy: None, workspace: Path) -> None:
+    feed.forget(workspace, [("aaaa0000", run(workspace, "aaaa0000", 1.0))])
+    assert not Workspace(workspace).removed.exists()
+
+
+def test_a_page_is_known_for_runs_that_the_view_has(view: View) -> None:
+    Workspace(view.root).state.mkdir(parents=True, exist_ok=True)
+    ui_state.publish_address(view.root, "http://127.0.0.1:5999")
+    run_dir, kind = run(view.root, "aaaa0000", 1.0), view.tracker.kind
+    assert view.tracker.page(view.root, run_dir) is None
+    view.sync()
+    for page in (view.tracker.page(view.root), view.tracker.page(view.root, run_dir)):
+        assert page is not None if kind in WITH_PAGES else page is None
+        assert (page or "").startswith(WITH_PAGES.get(kind, "").rstrip("/"))
+    shutil.rmtree(run_dir)
+    feed.forget(view.root, [("aaaa0000", run_dir)])
+    view.sync()
+    assert view.tracker.page(view.root, run_dir) is None
+
+
+def test_a_runs_own_tracker_shows_its_page_first(toy: None, workspace: Path, lab_here: Command) -> None:
+    run_dir = submitted(workspace, "aaaa0000", config={"tracking": {"kind": "json_lines"}})
+    assert Run(run_dir).get_portal_url() == run_dir.as_uri()
+    tracker = registry.get("json_lines")
+    feed.sync(workspace, tracker, tracker.address(workspace, Tracking("json_lines")))
+    page = (workspace / "runs.jsonl").as_uri()
+    assert Run(run_dir).get_portal_url() == page
+    assert page in lab_here("runs", "show", "aaaa0000").stdout
+    Workspace(workspace).tracking.write_text(json.dumps({"runs": {str(run_dir): {"experiment": 1, "mlflow_id": "f"}}}))
+    ui_state.publish_address(workspace, "http://127.0.0.1:5999")
+    assert registry.page(workspace, run_dir, "json_lines") == page
+    shown = f"http://127.0.0.1:5999/#/experiments/1/runs/f?{ui_state.TRAINING}"
+    for own in (None, "none", "wandb", "mlflow", "not_installed"):
+        assert registry.page(workspace, run_dir, own) == shown
+
+
+def test_the_command_that_updates_a_view_names_its_tracker(toy: None) -> None:
+    addresses = {"mlflow": "http://there", "json_lines": "/a/runs.jsonl"}
+    assert [registry.sync_command(registry.get(kind), address) for kind, address in addresses.items()] == [
+        "lab runs sync --uri http://there",
+        "lab runs sync --tracker json_lines --uri /a/runs.jsonl",
+    ]
 
 
 def test_an_unknown_tracker_is_refused_with_the_known_ones(toy: None) -> None:

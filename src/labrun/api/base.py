@@ -15,7 +15,6 @@ from typing import Any
 
 from labrun.errors import RunFailedError
 from labrun.runs import context, store
-from labrun.tracking.mlflow import ui_state
 
 POLL_S = 0.5
 
@@ -121,8 +120,8 @@ class Handle:
         return self.get_details()
 
     def get_portal_url(self) -> str:
-        """Return the URL of its MLflow page if `lab ui` is running, else of its folder."""
-        return ui_state.page(root_of(self.folder), self.folder) or self.folder.as_uri()
+        """Return the URL of its folder."""
+        return self.folder.as_uri()
 
 
 def root_of(folder: Path) -> Path:

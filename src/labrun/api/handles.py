@@ -35,6 +35,7 @@ from labrun.runs.record import (
     sweep_folder,
 )
 from labrun.runs.sweep_state import SweepState
+from labrun.tracking import registry as trackers
 
 if TYPE_CHECKING:
     import pandas
@@ -288,6 +289,11 @@ class Run(Handle):
     def log_file(self) -> Path | None:
         """Return the path of its log file."""
         return RunPaths(self.folder).log
+
+    def get_portal_url(self) -> str:
+        """Return the URL of its page in a tracker, such as in `lab ui` while that is running, else of its folder."""
+        page = trackers.page(root_of(self.folder), self.folder, self.record.typed.tracker)
+        return page or super().get_portal_url()
 
     def failure(self) -> str | None:
         """Return why it failed; None if it did not."""

@@ -368,9 +368,9 @@ class Workspace(Advising):
 
     def get_portal_url(self) -> str:
         """Return the address of `lab ui` while it is running, otherwise the folder's file URI."""
-        from labrun.tracking.mlflow import ui_state
+        from labrun.tracking import registry as trackers
 
-        return ui_state.ui_address(self.folder) or self.folder.as_uri()
+        return trackers.page(self.folder) or self.folder.as_uri()
 
 
 def _config(path: Path, name: str | None) -> tuple[dict[str, Any], Path | None]:

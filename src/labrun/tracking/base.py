@@ -7,7 +7,7 @@ process at a time (`feed.py`). Every tracker guarantees the following, checked b
 2. *Faithful*: a run's status, values and metrics are those of its record, even if they change afterwards.
 3. *Records are independent*: data that cannot be shown are skipped, counted and reported; the rest arrives.
 4. *Interruptible*: `must_end` is checked before each run, and what was sent by then need not be sent again.
-5. *Removed runs disappear*: a run removed with `lab runs rm` is no longer shown.
+5. *Removed runs disappear*: a run removed with `lab runs rm` is no longer shown, even if labrun's notes were lost.
 
 Third-party trackers are found through the entry point group `labrun.trackers` (`registry.py`).
 """
@@ -143,9 +143,25 @@ class Tracker(ABC):
 
         return nullcontext()
 
+    def has_view(self, root: Path) -> bool:
+        """Return whether the workspace has a view at the default address, whatever labrun's notes say.
+
+        `feed` asks this when a run is removed: without a view, nobody needs to know.
+        """
+        return False
+
     @abstractmethod
     def shown(self, root: Path, record: Record, run_dir: Path) -> str:
         """Return where the user can see a run: a URL, or a command to type."""
+
+    def page(self, root: Path, run_dir: Path | None = None) -> str | None:
+        """Return the URL at which a run can be seen right now; None if there is none.
+
+        Args:
+            root: the workspace.
+            run_dir: the run's folder; None: the URL of the start page.
+        """
+        return None
 
 
 def listed(found: Mapping[str, int]) -> str:

@@ -55,12 +55,11 @@ def follow(root: Path, settings: Tracking) -> Iterator[None]:
     address = tracker.address(root, settings)
     if (why := tracker.silence(address)) is not None:
         log.warning(
-            "%s at %s does not answer (%s). The runs continue and their records are complete: 'lab runs sync --uri %s' "
-            "sends them later",
+            "%s at %s does not answer (%s). The runs continue and their records are complete: '%s' sends them later",
             tracker.label,
             address,
             why,
-            address,
+            registry.sync_command(tracker, address),
         )
     process, output = _start(root, tracker, address)
     try:
@@ -208,9 +207,9 @@ def forget(root: Path, gone: Sequence[tuple[str, Path]]) -> None:
         root: the workspace.
         gone: id and folder of each run.
     """
-    workspace = Workspace(root)
-    state = workspace.state
-    if workspace.mlflow.exists() or any(state.glob("tracking*.json")) or any(state.glob("round*.json")):
+    state = Workspace(root).state
+    has_notes = any(state.glob("tracking*.json")) or any(state.glob("round*.json"))
+    if has_notes or any(tracker.has_view(root) for tracker in registry.all_known()):
         removing.note(root, gone)
 
 

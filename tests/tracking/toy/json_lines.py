@@ -32,6 +32,17 @@ class JsonLines(Tracker):
         """See `Tracker.open`."""
         return Lines(root, Path(address))
 
+    def has_view(self, root: Path) -> bool:
+        """Return whether the file exists."""
+        return (root / "runs.jsonl").exists()
+
+    def page(self, root: Path, run_dir: Path | None = None) -> str | None:
+        """Return the URL of the file, if it has the run."""
+        file = root / "runs.jsonl"
+        if not file.exists() or not (run_dir is None or json.dumps(str(run_dir)) in file.read_text(encoding="utf-8")):
+            return None
+        return file.as_uri()
+
     def shown(self, root: Path, record: Record, run_dir: Path) -> str:
         """Return the command that writes the file."""
         return f"lab runs sync --tracker {self.kind}"

@@ -138,9 +138,7 @@ def _add_maintain(verbs: Commands) -> None:
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
     verb.add_argument("--here", action="store_true", help="keep the copies on other machines (compute.host)")
     verb = _verb(verbs, "sync", "maintain.sync", "update MLflow, or another tracker, from the records", filtered=False)
-    verb.add_argument(
-        "--tracker", default="mlflow", metavar="KIND", help="mlflow (default), wandb, or one from another package"
-    )
+    verb.add_argument("--tracker", metavar="KIND", help="mlflow (default), wandb, or one from another package")
     verb.add_argument("--uri", metavar="URI", help="another MLflow server or database; wandb: the offline runs' folder")
     verb.add_argument(
         "--all",

@@ -25,7 +25,7 @@ from labrun.runs.groups import Code, DataEntry, plain
 from labrun.runs.record import LOST, QUEUED, Record, RunPaths, read_record, seconds_between, sweep_folder, timestamp
 from labrun.runs.sweep_state import SweepState
 from labrun.tasks import threads
-from labrun.tracking.mlflow import ui_state
+from labrun.tracking import registry as trackers
 
 USUAL = ("accuracy", "r2", "AUC_weighted", "val_accuracy", "val_loss", "test_loss", "loss", "score")
 """Metrics for the table, in order of preference, if none is given."""
@@ -211,7 +211,7 @@ def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str
             yield "continue", _how_to_continue(run_dir, record)
         yield "repeat", f"{record.command}   (or, as it was: lab runs rerun {record.id})"
     yield "folder", str(run_dir)
-    page = ui_state.page(store.workspace(), run_dir)
+    page = trackers.page(store.workspace(), run_dir, record.typed.tracker)
     if page is not None:
         yield "page", page
 

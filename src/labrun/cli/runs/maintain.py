@@ -252,11 +252,11 @@ def _usual(pairs: Sequence[Pair]) -> str | None:
 
 
 def sync(options: argparse.Namespace) -> int:
-    """Update a tracker from the records: MLflow, unless another one is given."""
-    root = store.workspace()
-    if options.tracker not in trackers.names():
-        raise ConfigError(f"--tracker {options.tracker}: expected one of {', '.join(trackers.names())}")
-    tracker, settings = trackers.get(options.tracker), Tracking(options.tracker, options.uri)
+    """Update a tracker from the records: the default one, unless another is given."""
+    root, kind = store.workspace(), trackers.DEFAULT if options.tracker is None else options.tracker
+    if kind not in trackers.names():
+        raise ConfigError(f"--tracker {kind}: expected one of {', '.join(trackers.names())}")
+    tracker, settings = trackers.get(kind), Tracking(kind, options.uri)
     if problems := list(tracker.problems(settings)):
         raise ConfigError(problems)
     address = tracker.address(root, settings)

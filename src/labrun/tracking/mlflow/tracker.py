@@ -7,7 +7,6 @@ import socket
 from contextlib import AbstractContextManager
 from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from labrun.config.schema import Tracking
 from labrun.runs.record import Record
@@ -37,6 +36,8 @@ class MLflow(Tracker):
 
     def silence(self, address: str) -> str | None:
         """Return why nothing listens at the address; None if something does, or if a proxy hides it."""
+        from urllib.request import getproxies  # slow to import
+
         parts = urlsplit(address)
         if parts.scheme not in ("http", "https") or not parts.hostname or getproxies().get(parts.scheme):
             return None
@@ -57,6 +58,10 @@ class MLflow(Tracker):
         """See `Tracker.translate_errors`."""
         return client.translate_errors(address)
 
+    def has_view(self, root: Path) -> bool:
+        """Return whether the workspace has its own database."""
+        return client.database_path(root).exists()
+
     def shown(self, root: Path, record: Record, run_dir: Path) -> str:
         """Return the URL of the run's page if known, otherwise a command to type."""
         uri = client.address(root, record.typed.tracking)
@@ -65,4 +70,8 @@ class MLflow(Tracker):
         address = ui_state.ui_address(root)
         if address is None:
             return "lab ui shows it"
-        return ui_state.page(root, run_dir) or f"{address}   (its own page in a moment: lab runs show {record.id})"
+        return self.page(root, run_dir) or f"{address}   (its own page in a moment: lab runs show {record.id})"
+
+    def page(self, root: Path, run_dir: Path | None = None) -> str | None:
+        """Return a URL in the running `lab ui`; None if none is running, or if it does not have the run yet."""
+        return ui_state.ui_address(root) if run_dir is None else ui_state.page(root, run_dir)

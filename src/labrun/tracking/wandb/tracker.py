@@ -70,6 +70,10 @@ class Wandb(Tracker):
         """See `Tracker.open`."""
         return OfflineRuns(root, Path(address), self.key(root, address), everything)
 
+    def has_view(self, root: Path) -> bool:
+        """Return whether the workspace has offline runs."""
+        return (Workspace(root).state / "wandb").is_dir()
+
     def shown(self, root: Path, record: Record, run_dir: Path) -> str:
         """Return the command that uploads the run."""
         folder = Path(self.address(root, record.typed.tracking), "wandb")
