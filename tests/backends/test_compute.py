@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from conftest import Command, Refused, Runner
 from helpers import devices, write_device_script
 from labrun.backends import machine, registry
 from labrun.backends.local.server import serves
-from labrun.backends.slurm import partitions
+from labrun.backends.slurm import partitions, queue
 from labrun.config.schema import Compute
 from labrun.errors import ConfigError
 
@@ -133,3 +134,17 @@ def test_interpolations_in_compute_are_resolved(run_here: Runner, refused_here: 
     assert run_here("compute=mine")[0].config["compute"]["cpus_per_run"] == 1
     asked = Compute.of({"setup": ["echo ${oc.env:CORES_WANTED} \\${HOME}"], "environment": {"A": "${oc.env:B}"}})
     assert asked.setup == ["echo 1 ${HOME}"] and asked.environment == {"A": "${oc.env:B}"}
+
+
+def test_the_last_lines_of_a_call_are_those_of_its_program(tmp_path: Path) -> None:
+    output = tmp_path / "log.err"
+    job = SimpleNamespace(paths=SimpleNamespace(stderr=output))
+    calls = registry.get("local").calls(tmp_path, wish(target="local"), [])
+    try:
+        assert calls.last_lines(job) == ""
+        output.write_text("first\nsecond\n\n  third\n\n")
+        assert calls.last_lines(job) == queue.last_lines(output) == "second; third"
+    finally:
+        calls.close()
+    output.write_text("second\nthird\nslurmstepd: error: *** JOB 7 CANCELLED ***\n")
+    assert queue.last_lines(output) == "second; third"

@@ -510,17 +510,29 @@ def test_ssh_errors_are_reported_in_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cluster", "status", "job"),
+    ("cluster", "status", "is_joined"),
     [
-        ("slurm", "running", ("7_1", "n1")),
-        ("slurm", "completed", (None, None)),
-        ("local", "running", (None, None)),
-        ("not-installed", "running", (None, None)),
+        ("slurm", "running", True),
+        ("slurm", "completed", False),
+        ("local", "running", False),
+        ("not-installed", "running", False),
     ],
 )
-def test_a_shell_joins_only_jobs_that_have_steps(cluster: str, status: str, job: tuple[str, str]) -> None:
-    assert shell._job(new(status=status, job=Job(cluster, "7_1", "n1"))) == job
-    assert shell._job(new(status="running")) == (None, None)
+def test_a_shell_joins_only_jobs_that_have_steps(cluster: str, status: str, is_joined: bool) -> None:
+    job = shell._job(new(status=status, job=Job(cluster, "7_1", "n1")))
+    assert job == (shell.ActiveJob(registry.get(cluster), "7_1", "n1") if is_joined else None)
+    assert shell._job(new(status="running")) is None
+
+
+def test_a_command_joins_a_slurm_job_as_a_step_on_its_node() -> None:
+    slurm = registry.get("slurm")
+    options = ["--overlap", "--nodes=1", "--ntasks=1", "--quiet"]
+    assert slurm.step("7", None) == ["srun", "--jobid=7", *options]
+    there = ["/opt/srun", "--jobid=7", "--nodelist=n1", *options, "--pty"]
+    assert slurm.step("7", "n1", "/opt", tty=True) == there
+    number = "job=$(/opt/squeue --noheader --jobs=7_1 --format=%A)"
+    script = f'{number} && exec /opt/srun --jobid="$job" "$@"'
+    assert slurm.step("7_1", "n1", "/opt") == ["sh", "-c", script, "srun", "--nodelist=n1", *options]
 
 
 @pytest.mark.parametrize(

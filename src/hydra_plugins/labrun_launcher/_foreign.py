@@ -186,7 +186,7 @@ class Jobs:
         ends = {} if self._calls is None else self._calls.ends(self._open)
         for number, state in ends.items():
             job, config = self._open.pop(number), self._configs.pop(number)
-            ended = _ended(job, config, number, state)
+            ended = _ended(job, config, number, None if state is None else self._why(job, state))
             output = self._outputs.pop(number, None)
             if output is not None:
                 output.show(at_end=True)
@@ -199,6 +199,11 @@ class Jobs:
         if not found and self._calls is not None:
             time.sleep(self._calls.poll_s)
         return found
+
+    def _why(self, job: Any, state: str) -> str:
+        """Return why a job has no result, given its final state."""
+        said = "" if self._calls is None else self._calls.last_lines(job)
+        return f"it ended without a result ({state})" + (f": {said}" if said else "")
 
     def _say(self, number: int, result: JobReturn, more: str) -> None:
         typed = " ".join(result.overrides or ())
@@ -304,24 +309,22 @@ def checked(settings: Mapping[str, Any]) -> tuple[Compute, bool]:
     raise CompactHydraException("labrun: " + "\n".join(problems))
 
 
-def _ended(job: Any, config: DictConfig, number: int, state: str | None) -> Ended:
+def _ended(job: Any, config: DictConfig, number: int, why: str | None) -> Ended:
     """Return the result of a job that has ended.
 
     Args:
         job: submitit's job.
         config: config of the job.
         number: number of the job in the sweep.
-        state: final state of a job without a result; None if it has left a result.
+        why: why the job has no result; None if it has one.
     """
-    from labrun.backends.slurm.queue import last_lines
     from labrun.runs.recording import first_line
 
     typed: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
     overrides = [str(text) for text in typed]  # with environment references unresolved
     try:
-        if state is not None:
-            said = last_lines(job.paths.stderr)
-            raise LabrunError(f"it ended without a result ({state})" + (f": {said}" if said else ""))
+        if why is not None:
+            raise LabrunError(why)
         returned = [_result(job.task(task).paths.result_pickle) for task in range(job.num_tasks)]
         ended = next((one for one in returned if not _is_fine(one)), returned[0])
         if ended.trace:

@@ -152,6 +152,9 @@ class Calls(Protocol):
     def ends(self, jobs: Mapping[int, Any]) -> dict[int, str | None]:
         """Return the jobs that have ended, each with None if it has a result, otherwise with its final state."""
 
+    def last_lines(self, job: Any) -> str:
+        """Return the last lines that a job's program has printed to its standard error; empty if there are none."""
+
     def cancel(self, jobs: Sequence[Any]) -> None:
         """Ask jobs to stop."""
 
@@ -178,8 +181,6 @@ class Backend(ABC):
     """Whether a run continues after its controller has died."""
     is_remote: ClassVar[bool] = False
     """Whether the runs are on another machine, whose programs and data cannot be inspected locally."""
-    has_job_steps: ClassVar[bool] = False
-    """Whether Slurm's `srun` starts further processes in a run's job, on its node (`lab shell`)."""
     program: ClassVar[str | None] = None
     """A program on the PATH of every machine where this backend works."""
     settings: ClassVar[frozenset[str]] = frozenset()
@@ -265,6 +266,20 @@ class Backend(ABC):
 
     def is_over(self, job: str) -> bool | None:
         """Return whether a run's job (`Record.job`) has ended; None if unknown."""
+        return None
+
+    def step(self, job: str, node: str | None, programs: str = "", tty: bool = False) -> list[str] | None:
+        """Return the words that, before a command, make it a further process of a running job (`lab shell`).
+
+        Args:
+            job: id of the job.
+            node: node of the run, if known.
+            programs: the folder that holds `program`; empty if it is on the PATH.
+            tty: give the process a terminal.
+
+        Returns:
+            None: a job cannot have further processes.
+        """
         return None
 
     def cancel_unpolled(self, folder: Path, run_dir: Path) -> bool | None:

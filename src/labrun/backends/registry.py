@@ -15,6 +15,9 @@ from labrun.errors import ConfigError
 from labrun.plugins import BACKENDS
 from labrun.runs.attempts import Job
 
+POOL = "local"
+"""The backend of runs without a user at a terminal, and of sweeps, unless the config names another one."""
+
 names, values, forget = BACKENDS.names, BACKENDS.values, BACKENDS.forget
 
 
@@ -54,7 +57,7 @@ def chosen(compute: Compute, sweep: bool) -> Backend:
     from labrun.backends.inline import SUPERVISED
 
     held = any(getattr(compute, key) != getattr(DEFAULTS, key) for key in (*SUPERVISED, "tasks_per_node"))
-    return get("local" if sweep or held else "inline")
+    return get(POOL if sweep or held else "inline")
 
 
 def unattended(compute: Compute, sweep: bool) -> Backend:
@@ -66,7 +69,7 @@ def unattended(compute: Compute, sweep: bool) -> Backend:
         ConfigError: see `get`.
     """
     backend = chosen(compute, sweep)
-    return get("local") if backend.in_process else backend
+    return get(POOL) if backend.in_process else backend
 
 
 def may_be_in_process(target: str) -> bool:

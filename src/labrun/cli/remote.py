@@ -13,7 +13,7 @@ from labrun import messages
 from labrun.cli.parsing import Commands, Deferred, Parser
 from labrun.cli.runs import filters
 from labrun.errors import ConfigError, RecordError
-from labrun.remote import adopting, channel, doctor, mirror, remotes, removal, ssh, wheels
+from labrun.remote import adopting, channel, doctor, environment, mirror, remotes, removal, ssh, wheels
 from labrun.remote import link as links
 from labrun.report import formatting
 from labrun.runs import store
@@ -95,8 +95,8 @@ def add_one(options: argparse.Namespace) -> int:
         if not equals or not local or (remote and not remote.startswith("/")):
             raise ConfigError(f"--data {pair}: give HERE=THERE, as in --data data=/scratch/data; THERE begins with /")
         data[str(Path(local).expanduser().resolve())] = remote
-    if options.build and options.build.split()[:1] != ["slurm"]:
-        raise ConfigError(f"--build {options.build}: give slurm, or 'slurm' with options of srun")
+    if options.build:
+        environment.check_build(options.build)
     house = options.wheelhouse
     if house not in (None, "", wheels.AUTO) and not Path(house).expanduser().is_dir():
         raise ConfigError(f"--wheelhouse {house}: there is no such folder; 'auto' makes the wheels here")

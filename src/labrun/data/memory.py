@@ -14,6 +14,7 @@ from pathlib import Path
 
 from labrun.config.schema import Compute
 from labrun.messages import size_text
+from labrun.runs import allocation
 from labrun.runs.groups import SampleReading
 
 SHARE = 0.5
@@ -80,19 +81,14 @@ def decide(setting: bool | str, needed: int, limit: Limit) -> Reading:
 
 def _part(compute: Compute) -> float:
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores = int(os.environ.get("SLURM_CPUS_ON_NODE") or here)
-    return min(1.0, compute.cpus_per_run / cores)
+    return min(1.0, compute.cpus_per_run / (allocation.cores() or here))
 
 
 def _shared() -> Iterator[Limit]:
     yield Limit(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "the machine's")
     yield from (Limit(found, "its cgroup's limit") for found in _of_cgroups() if found < ENDLESS)
-    megabytes = os.environ.get("SLURM_MEM_PER_NODE", "")
-    per_core = os.environ.get("SLURM_MEM_PER_CPU", "")
-    if megabytes.isdigit() and int(megabytes):
-        yield Limit(int(megabytes) * 2**20, "Slurm's limit")
-    elif per_core.isdigit() and int(per_core):
-        yield Limit(int(per_core) * 2**20 * int(os.environ.get("SLURM_CPUS_ON_NODE") or 1), "Slurm's limit")
+    if (allocated := allocation.memory_bytes()) is not None:
+        yield Limit(allocated, "Slurm's limit")
 
 
 def _of_cgroups() -> Iterator[int]:

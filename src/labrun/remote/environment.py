@@ -156,6 +156,16 @@ NO_WAY_OUT = re.compile(
 """What uv writes if it cannot reach an index; its exit code is the same for every failure."""
 
 
+def check_build(build: str) -> None:
+    """Check the setting `Remote.build`.
+
+    Raises:
+        ConfigError: it names no way to build an environment.
+    """
+    if build.split()[:1] != ["slurm"]:
+        raise ConfigError(f"--build {build}: give slurm, or 'slurm' with options of srun")
+
+
 def _builder(channel: Channel, facts: Facts) -> list[str]:
     """Return the command prefix for the remote build: none, or srun.
 

@@ -1,7 +1,7 @@
 """A shell in a run's environment (`lab shell`): its folder, its interpreter, its node, and forwarded ports.
 
-While a run is active in a Slurm job, the shell is a step of that job (`srun --overlap`). For an ended run, it runs on
-the machine that has the folder.
+While a run is active in a cluster's job, the shell is a further process of that job (`Backend.step`). For an ended run,
+it runs on the machine that has the folder.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from labrun.backends import registry, variables
+from labrun.backends.base import Backend
 from labrun.config.schema import Script, Variables
 from labrun.errors import ConfigError, RecordError
 from labrun.remote import channel, relay, ssh
@@ -31,7 +32,6 @@ from labrun.remote.channel import Channel, RefusedError
 from labrun.remote.remotes import Remote
 from labrun.remote.ssh import UnreachableError
 from labrun.runs import store, sweep_state
-from labrun.runs.attempts import Job
 from labrun.runs.record import HIDDEN, RUNNING, Record, parse_record, sweep_folder
 from labrun.runs.workspace import Workspace
 
@@ -45,7 +45,7 @@ RECEIVE = (
 )
 """Script for `sh -c`: reads the run's own variables from a pipe, then executes a command."""
 READY_S = 60.0
-"""Time for the connection to a node, for which Slurm must start a step, in seconds."""
+"""Time for the connection to a node, for which the cluster must start a process, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,21 @@ class Forward:
 
     local: int
     remote: int
+
+
+@dataclass(frozen=True)
+class ActiveJob:
+    """The cluster's job of an active run, which further processes can join."""
+
+    backend: Backend
+    id: str
+    node: str | None = None
+    programs: str = ""
+    """The folder of the backend's programs; empty if they are on the PATH."""
+
+    def step(self, tty: bool) -> list[str]:
+        """Return the words that start a command in this job; see `Backend.step`."""
+        return self.backend.step(self.id, self.node, self.programs, tty) or []
 
 
 @dataclass(frozen=True)
@@ -69,11 +84,7 @@ class RunLocation:
     """Its own variables (`compute.environment`) whose values are known locally; never put on a command line."""
     remote: Remote | None = None
     """None: this machine."""
-    job: str | None = None
-    """Its Slurm job, while it is active."""
-    node: str | None = None
-    slurm: str = ""
-    """The folder of Slurm's programs, if known."""
+    job: ActiveJob | None = None
     unset: Sequence[str] = field(default_factory=tuple)
     """Variables of the run whose values are not known locally."""
     guessed: Sequence[str] = field(default_factory=tuple)
@@ -83,7 +94,7 @@ class RunLocation:
     def where(self) -> str:
         """Description of the machine, for messages."""
         machine = "this machine" if self.remote is None else self.remote.name
-        return machine if self.job is None else f"node {self.node or '?'} (job {self.job}) of {machine}"
+        return machine if self.job is None else f"node {self.job.node or '?'} (job {self.job.id}) of {machine}"
 
 
 def forward(text: str) -> Forward:
@@ -122,10 +133,9 @@ def _locate_here(run_dir: Path, record: Record) -> RunLocation:
     with contextlib.suppress(RecordError):
         built = store.environment_folder(script.environment) if script.environment else None
         python = str(built / "bin" / "python") if built is not None else script.python or python
-    job, node = _job(record)
     path = [] if script.python or script.environment else _path(run_dir, record)
     programs = {**_programs(python, path), store.ROOT_VARIABLE: str(store.workspace())}
-    return RunLocation(record, str(run_dir), programs, known, None, job, node, "", missing, _guessed(names, known))
+    return RunLocation(record, str(run_dir), programs, known, None, _job(record), missing, _guessed(names, known))
 
 
 def _values(names: Variables) -> tuple[dict[str, str], list[str]]:
@@ -161,8 +171,10 @@ def _locate_remotely(run_dir: Path, record: Record, folder: Path, link: links.Li
                 f"{conversation.root}/{remote_path} is no longer on {link.remote}: run {record.id} exists only here"
             )
         remote_record = parse_record(raw, Path(conversation.root, remote_path, "run.json"))
-        sbatch = conversation.call("hello", root=link.machine.folder, programs=["sbatch"])["programs"]["sbatch"]
-    job, node = _job(remote_record)
+        job = _job(remote_record)
+        if job is not None and (program := job.backend.program) is not None:
+            found = conversation.call("hello", root=link.machine.folder, programs=[program])["programs"][program]
+            job = replace(job, programs=os.path.dirname(found or ""))
     script = remote_record.typed.script or Script()
     python, path = link.python, link.path
     if script.environment:
@@ -173,7 +185,6 @@ def _locate_remotely(run_dir: Path, record: Record, folder: Path, link: links.Li
     names = record.typed.environment
     known, missing = _values(names)
     programs = {**_programs(python, path), store.ROOT_VARIABLE: f"{link.root}/{link.workspace}"}
-    slurm = os.path.dirname(sbatch) if sbatch else ""
     return RunLocation(
         record,
         f"{link.root}/{remote_path}",
@@ -181,22 +192,20 @@ def _locate_remotely(run_dir: Path, record: Record, folder: Path, link: links.Li
         known,
         link.machine,
         job,
-        node,
-        slurm,
         missing,
         _guessed(names, known),
     )
 
 
-def _job(record: Record) -> tuple[str | None, str | None]:
-    """Return the Slurm job and the node in a record; None unless the run is active."""
-    if record.status != RUNNING:
-        return None, None
-    job = record.job or Job()
+def _job(record: Record) -> ActiveJob | None:
+    """Return the job in a record; None unless the run is active, and further processes can join the job."""
+    job = record.job
+    if record.status != RUNNING or job is None or job.id is None:
+        return None
     backend = registry.of_job(job)
-    if backend is None or not backend.has_job_steps:
-        return None, None
-    return job.id, job.node
+    if backend is None or backend.step(job.id, job.node) is None:
+        return None
+    return ActiveJob(backend, job.id, job.node)
 
 
 def _programs(python: str, path: Sequence[str]) -> dict[str, str]:
@@ -240,27 +249,16 @@ def reach(location: RunLocation, words: Sequence[str], tty: bool, pipe: str | No
         location: the run's location.
         words: the command to run there.
         tty: give it a terminal.
-        pipe: remote pipe with the run's own variables, which Slurm passes to its node.
+        pipe: remote pipe with the run's own variables, which the cluster passes to its node.
     """
     remote_words = list(words)
     if location.job is not None:
-        node = [f"--nodelist={location.node}"] if location.node else []
-        step = [*node, "--overlap", "--nodes=1", "--ntasks=1", "--quiet", *["--pty"] * tty]
-        remote_words = [*_step_of(location.job, location.slurm), *step, *remote_words]
+        remote_words = [*location.job.step(tty), *remote_words]
     if pipe is not None:
         remote_words = ["sh", "-c", RECEIVE, pipe, *remote_words]
     if location.remote is None:
         return remote_words
     return [*ssh.command(location.remote, tty=tty), location.remote.address, ssh.for_any_shell(remote_words)]
-
-
-def _step_of(job: str, programs: str) -> list[str]:
-    """Return the prefix of a command for a step of a job; for an array task, it asks Slurm for the job's number."""
-    srun, squeue = (os.path.join(programs, name) for name in ("srun", "squeue"))
-    if job.isdigit():
-        return [srun, f"--jobid={job}"]
-    ask = f"job=$({shlex.quote(squeue)} --noheader --jobs={shlex.quote(job)} --format=%A)"
-    return ["sh", "-c", f'{ask} && exec {shlex.quote(srun)} --jobid="$job" "$@"', "srun"]
 
 
 def run(location: RunLocation, command: Sequence[str], forwards: Sequence[Forward]) -> int:

@@ -70,7 +70,7 @@ def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> 
         composed["trainer"] = {**composed["trainer"], "resume": composed["trainer"]["resume"]["id"]}
     compute = {**composed["compute"], "environment": _environment(composed["compute"]["environment"], overrides)}
     if registry.may_be_in_process(compute["target"]):
-        compute |= {"target": "local", "cpus_per_run": min(compute["cpus_per_run"], machine.cores())}
+        compute |= {"target": registry.POOL, "cpus_per_run": min(compute["cpus_per_run"], machine.cores())}
     composed["compute"] = compute
     script = None if old.code is None else old.code.script
     if script is not None and not new_code:

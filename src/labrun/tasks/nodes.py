@@ -1,4 +1,4 @@
-"""Coordinates a script on several machines of one Slurm job. Each machine starts processes; the first owns the record.
+"""Coordinates a script on the machines of a cluster job. Each machine starts processes; the first owns the record.
 
 The first machine prepares the working folder, signals the others, and waits for them at the end. The machines
 communicate through files in the run's `requests/`, named after the job and its restart count, so that a requeued job
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from labrun._io import atomic_write
 from labrun.config.schema import Config
+from labrun.runs import allocation
 from labrun.runs.record import RunPaths
 
 POLL_S = 0.1
@@ -57,8 +58,7 @@ def wait_for_others(paths: RunPaths, count: int) -> str:
 
 
 def _mark(paths: RunPaths, what: str) -> Path:
-    job = "-".join(os.environ.get(name) or "0" for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT"))
-    return paths.requests / f"machines-{job}-{what}"
+    return paths.requests / f"machines-{allocation.start_id()}-{what}"
 
 
 def _write(path: Path, text: str) -> None:

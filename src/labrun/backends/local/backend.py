@@ -113,6 +113,13 @@ class LocalCalls:
                 found[number] = job.end
         return found
 
+    def last_lines(self, job: Any) -> str:
+        """See `Calls.last_lines`."""
+        from labrun.backends.local.calls import tail  # imports submitit
+
+        lines = [line.strip() for line in tail(job.paths.stderr).splitlines()]
+        return "; ".join([line for line in lines if line][-2:])
+
     def cancel(self, jobs: Sequence[Any]) -> None:
         """Ask the jobs to stop, and wait for them until the user presses Ctrl-C again."""
         for job in jobs:

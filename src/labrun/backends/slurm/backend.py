@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import secrets
 import shlex
 import shutil
@@ -407,7 +408,6 @@ class Slurm(Backend):
     """Executes runs as jobs on the Slurm cluster that this machine belongs to."""
 
     name = "slurm"
-    has_job_steps = True
     program = "sbatch"
     outlives_controller = True
     settings = frozenset(SPECIAL)
@@ -465,6 +465,16 @@ class Slurm(Backend):
             return None
         state = states([job]).get(job, "GONE")
         return None if state == "UNKNOWN" else state in OVER
+
+    def step(self, job: str, node: str | None, programs: str = "", tty: bool = False) -> list[str]:
+        """Return `srun` with its options; for an array task, a shell first asks Slurm for the job's number."""
+        srun, squeue = (os.path.join(programs, name) for name in ("srun", "squeue"))
+        there = [f"--nodelist={node}"] if node else []
+        options = [*there, "--overlap", "--nodes=1", "--ntasks=1", "--quiet", *["--pty"] * tty]
+        if job.isdigit():
+            return [srun, f"--jobid={job}", *options]
+        number = f"job=$({shlex.quote(squeue)} --noheader --jobs={shlex.quote(job)} --format=%A)"
+        return ["sh", "-c", f'{number} && exec {shlex.quote(srun)} --jobid="$job" "$@"', "srun", *options]
 
     def cancel_unpolled(self, folder: Path, run_dir: Path) -> bool | None:
         """Cancel a pending job; the supervisor of a running one obeys the request itself."""

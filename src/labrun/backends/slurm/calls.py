@@ -16,7 +16,7 @@ from submitit.slurm.slurm import SlurmExecutor
 
 from labrun.backends.local.pickling import check_own
 from labrun.backends.slurm import partitions
-from labrun.backends.slurm.queue import ASK_S, OVER, refusal, states
+from labrun.backends.slurm.queue import ASK_S, OVER, last_lines, refusal, states
 from labrun.backends.slurm.sbatch import minutes_asked, submitting
 from labrun.config.schema import Compute
 from labrun.errors import LabrunError
@@ -144,6 +144,10 @@ class SlurmCalls:
             elif time.monotonic() - self._since.setdefault(number, time.monotonic()) >= RESULT_S:
                 found[number] = state
         return found
+
+    def last_lines(self, job: Any) -> str:
+        """See `Calls.last_lines`."""
+        return last_lines(job.paths.stderr)
 
     def cancel(self, jobs: Sequence[Any]) -> None:
         """Cancel the jobs; Slurm ends them."""
