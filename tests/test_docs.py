@@ -37,6 +37,11 @@ import yaml
 import helpers
 from conftest import Command
 from labrun import cli
+from labrun.backends.base import Backend, Executor
+from labrun.data.reader import Reader
+from labrun.tasks.base import TaskType
+from labrun.tasks.task import ModelTask
+from labrun.tracking.base import Session, Tracker
 from pages import BLOCK, DOCS, TOP, Block, blocks, compare
 from servers import Server, azurite, azurite_command, moto
 
@@ -277,6 +282,15 @@ def test_names_in_the_architecture_page_exist() -> None:
         span for span in spans if "NAME" not in span and re.fullmatch(r"(src|tests|hydra_plugins|docs)/[\w./-]+", span)
     }
     assert {path for path in paths if not any((TOP / root / path).exists() for root in ("", "src"))} == set()
+
+
+@pytest.mark.parametrize("contract", [Backend, Executor, Tracker, Session, Reader, ModelTask, TaskType])
+def test_the_architecture_page_names_all_members_of_a_contract(contract: type) -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    tables = [table for table in text.split("\n\n") if re.search(rf"^\| `{contract.__name__}`", table, re.MULTILINE)]
+    named = {re.sub(r"\(.*", "", span) for table in tables for span in re.findall(r"`([^`\n]+)`", table)}
+    members = {name for name in {**vars(contract), **contract.__annotations__} if not name.startswith("_")}
+    assert members - named == set()
 
 
 def test_every_page_is_in_the_navigation() -> None:
