@@ -137,6 +137,9 @@ def test_a_failure_affects_only_its_job(executor: Callable[..., LabrunExecutor])
     with pytest.raises(UncompletedJobError, match=r"timeout_min=0\.05"):
         slow.result()
     assert fine.result() == 5
+    state, why = noted_state(gone.paths)
+    assert state == gone.state == "FAILED" and gone.get_info()["reason"] == why == "ended with exit code 7"
+    assert gone.end == "FAILED (ended with exit code 7)" and noted_state(fine.paths) == ("FINISHED", None)
 
 
 def test_parameters_may_change_between_submissions(executor: Callable[..., LabrunExecutor]) -> None:
@@ -454,7 +457,7 @@ def test_any_process_can_wait_for_a_job(executor: Callable[..., LabrunExecutor],
     wait_for(lambda: canceled.state == "RUNNING")
     cancel_file(canceled.paths).touch()  # as another process asks
     canceled.wait()
-    assert canceled.state == "CANCELLED" and not noted_state(canceled.paths).startswith("FAILED")
+    assert canceled.state == "CANCELLED" and noted_state(canceled.paths) == ("CANCELLED", None)
 
 
 def test_a_job_fails_if_its_supervisor_dies(tmp_path: Path) -> None:

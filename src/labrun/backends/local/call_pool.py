@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Sequence
 from typing import ClassVar
 
-from labrun.backends.local.calls import CANCELLED, Call, save_signal
+from labrun.backends.local.calls import CANCELLED, FAILED, Call, save_signal
 from labrun.backends.local.slots import Slots
 from labrun.backends.local.supervisor import Supervisor
 
@@ -58,7 +58,7 @@ class CallPool(Supervisor[Call]):
                 self._queue.extend(calls)
             else:
                 for call in calls:
-                    call.close("FAILED (the pool has ended)")
+                    call.close(FAILED, "the pool has ended")
         self._wake()
 
     def call(self, job_id: str) -> Call | None:

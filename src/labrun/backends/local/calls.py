@@ -40,8 +40,10 @@ from labrun.runs.record import process_identity, process_lives, process_start
 if TYPE_CHECKING:
     from labrun.backends.local.messages import CallTask
 
-PENDING, RUNNING, FINISHED, CANCELLED = "PENDING", "RUNNING", "FINISHED", "CANCELLED"
+PENDING, RUNNING, FINISHED, CANCELLED, FAILED = "PENDING", "RUNNING", "FINISHED", "CANCELLED", "FAILED"
 OPEN = (PENDING, RUNNING)
+UNKNOWN = "UNKNOWN"
+"""State of a call without a readable state file."""
 AT_START = ("PYTHON", "LD_", "DYLD_", "LC_", "LANG", "OMP_", "MKL_", "OPENBLAS_", "GOMP_", "KMP_", "MALLOC_")
 """Prefixes of variables that an interpreter and numpy's native libraries read only once, at startup."""
 
@@ -110,6 +112,8 @@ class Call(Payload):
     joined: bool = False
     """Whether its standard error goes to the file of its standard output."""
     state: str = PENDING
+    why: str | None = None
+    """Why it has failed."""
     warned: bool = False
     """Whether it was asked to save its state."""
     done: threading.Event = field(default_factory=threading.Event)
@@ -190,21 +194,24 @@ class Call(Payload):
             reason = f"ended by {recording.signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
         if reason is None and not all(self.paths(rank).result_pickle.exists() for rank in range(self.tasks)):
             reason = "its process ended before it was done"
-        self.close(FINISHED if reason is None else f"FAILED ({reason})")
+        self.close(FINISHED if reason is None else FAILED, reason)
         return None
 
     def on_server_death(self, is_guilty: bool) -> Requeue:
         """Mark it as failed: how far it got is unknown."""
-        self.close("FAILED (its fork server died)")
+        self.close(FAILED, "its fork server died")
         return None
 
     def on_skipped(self, why: str, is_refused: bool) -> None:
         """Mark it as failed or canceled."""
-        self.close(f"FAILED ({why})" if is_refused else CANCELLED)
+        if is_refused:
+            self.close(FAILED, why)
+        else:
+            self.close(CANCELLED)
 
-    def close(self, state: str) -> None:
+    def close(self, state: str, why: str | None = None) -> None:
         """Record its final state; a canceled call counts as canceled, however it ended."""
-        self.state = CANCELLED if self.canceled else state
+        self.state, self.why = (CANCELLED, None) if self.canceled else (state, why)
         self.note()
         self.done.set()
 
@@ -212,7 +219,7 @@ class Call(Payload):
         """Write its state file."""
         file, owner = state_file(self.paths()), process_identity().as_json()
         processes = [{**owner, "pid": pid, "start_time": process_start(pid)} for pid in self.living]
-        noted = {"state": self.state, "name": self.name, "owner": owner, "processes": processes}
+        noted = {"state": self.state, "why": self.why, "name": self.name, "owner": owner, "processes": processes}
         with contextlib.suppress(OSError), atomic_write(file) as written:  # waiters in this process do not need it
             written.write(json.dumps(noted).encode())
 
@@ -232,23 +239,21 @@ def cancel_file(paths: utils.JobPaths) -> Path:
     return Path(paths.folder) / f"{paths.job_id}_cancel"
 
 
-def noted_state(paths: utils.JobPaths) -> str:
-    """Return a call's state, for a process that does not manage it.
+def noted_state(paths: utils.JobPaths) -> tuple[str, str | None]:
+    """Return a call's state and why it has failed, for a process that does not manage it.
 
     Returns:
-        The recorded state; UNKNOWN if there is none; FAILED with the reason if its supervisor and processes are gone.
+        What is recorded; UNKNOWN if nothing is; FAILED if its supervisor and processes are gone.
     """
     try:
         noted = json.loads(state_file(paths).read_text(encoding="utf-8"))
         state, owner, processes = str(noted["state"]), noted["owner"], list(noted["processes"])
-    except FileNotFoundError:
-        return "UNKNOWN"
     except (OSError, ValueError, KeyError, TypeError):
-        return "UNKNOWN"
+        return UNKNOWN, None
     is_here = owner.get("host") == socket.gethostname()
     if state in OPEN and is_here and all(process_lives(Process.of(one)) is False for one in (owner, *processes)):
-        return "FAILED (it ended together with the process that submitted it)"
-    return state
+        return FAILED, "it ended together with the process that submitted it"
+    return state, noted.get("why")
 
 
 def tail(file: Path, lines: int = 40) -> str:

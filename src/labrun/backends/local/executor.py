@@ -24,7 +24,7 @@ from labrun.backends.base import Resources
 from labrun.backends.local import call_pool, calls
 from labrun.backends.local.call import REQUEUE
 from labrun.backends.local.call_pool import CallPool
-from labrun.backends.local.calls import FINISHED, OPEN, Call, Origin
+from labrun.backends.local.calls import FINISHED, OPEN, UNKNOWN, Call, Origin
 from labrun.backends.local.pickling import check_own
 from labrun.backends.local.slots import Slots
 from labrun.tasks.threads import VARIABLES
@@ -67,11 +67,10 @@ class LabrunJob(core.Job[Any]):  # type: ignore[misc]
     def get_info(self, mode: str = "force") -> dict[str, str]:
         """Return the state (`jobState`), as submitit's own jobs do, and the reason for a failure (`reason`), if any."""
         call = self._call()
-        state = calls.noted_state(self.paths) if call is None else call.state
-        if call is None and state in (*OPEN, "UNKNOWN") and self.paths.result_pickle.exists():
+        state, why = calls.noted_state(self.paths) if call is None else (call.state, call.why)
+        if call is None and state in (*OPEN, UNKNOWN) and self.paths.result_pickle.exists():
             state = FINISHED
-        word, _, reason = state.partition(" (")
-        return {"jobState": word, **({"reason": reason.removesuffix(")")} if reason else {})}
+        return {"jobState": state, **({"reason": why} if why else {})}
 
     @property
     def end(self) -> str:
@@ -332,6 +331,7 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
 def _why_unknown(key: str) -> str:
     from submitit.slurm.slurm import SlurmExecutor
 
+    # submitit lists the parameters of a plugin nowhere else
     if key in SlurmExecutor._valid_parameters():
         return 'only Slurm supports it (cluster="slurm"); this pool runs on this machine'
     return "no such parameter"
