@@ -57,6 +57,7 @@ class JobCallbacks(Callbacks):
         """Call the callbacks for a failed run. labrun then ends the process itself, so Hydra does not call them."""
         if cls.current is None:
             return
+        # HydraConfig holds only the `hydra` node; OmegaConf has no public way from a node to the config around it
         config = HydraConfig.instance().cfg.hydra._get_parent()  # type: ignore[union-attr]
         result = hydra_job.returned(config, JobStatus.FAILED, error)
         cls.current.on_job_end(config=config, job_return=result)

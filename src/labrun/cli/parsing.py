@@ -35,10 +35,10 @@ FIRST = ("runs", "data", "models", "compute", "warm")
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
-    """Help formatter that lists subcommands without a line for their metavar."""
+    """Help formatter that lists subcommands without a line for their metavar. argparse has no public method for it."""
 
     def _format_action(self, action: argparse.Action) -> str:
-        if not isinstance(action, argparse._SubParsersAction):
+        if not isinstance(action, Commands):
             return super()._format_action(action)
         return "".join(super(Help, self)._format_action(one) for one in action._get_subactions())
 
@@ -107,7 +107,10 @@ class _Built(UserDict[str, Any]):
 
 
 class Commands(argparse._SubParsersAction):  # type: ignore[type-arg]
-    """The nouns, or the verbs of a noun. The parser of each is built when it is called, or named in a mistake."""
+    """The nouns, or the verbs of a noun. The parser of each is built when it is called, or named in a mistake.
+
+    `add_subparsers` takes such a class, but argparse's own, which knows how to call a subparser, is private.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -174,10 +177,15 @@ def _end(text: str) -> NoReturn:
 
 def subparsers(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
     """Return the subparsers of a parser by name: the nouns, or the verbs of a noun."""
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
+    for action in _actions(parser):
+        if isinstance(action, Commands):
             return dict(action.choices)
     return {}
+
+
+def _actions(parser: argparse.ArgumentParser) -> Sequence[argparse.Action]:
+    """Return the options and positional arguments of a parser; argparse has no public list of them."""
+    return parser._actions
 
 
 class Words:
@@ -313,8 +321,8 @@ class Words:
             return f"{parser.prog}: {rest!r} is not expected. {_usage(parser)}"
         name = option.partition("=")[0]
         problem = f"{'' if parser is self.top else f'{parser.prog}: '}there is no option {name}"
-        options = [text for action in parser._actions for text in action.option_strings]
-        above = {text for action in self.top._actions for text in action.option_strings} - set(options)
+        options = [text for action in _actions(parser) for text in action.option_strings]
+        above = {text for action in _actions(self.top) for text in action.option_strings} - set(options)
         if name in above:
             return f"{name} comes before the noun: lab {name} ... {parser.prog.removeprefix('lab ')} ..."
         having = self._that_has(name)
@@ -325,7 +333,7 @@ class Words:
     def _that_has(self, name: str) -> str | None:
         for noun, parser in subparsers(self.top).items():
             for verb, inner in subparsers(parser).items():
-                if any(name in action.option_strings for action in inner._actions):
+                if any(name in action.option_strings for action in _actions(inner)):
                     return f"{noun} {verb}"
         return None
 
@@ -366,14 +374,10 @@ def hoisted(arguments: Sequence[str]) -> list[str]:
 
 def _required(parser: argparse.ArgumentParser) -> Iterator[tuple[str, Any]]:
     """Yield the required arguments of a command as in a usage line, positional ones first, each with its action."""
-    for action in parser._actions:
-        if (
-            not action.option_strings
-            and action.nargs in (None, "+")
-            and not isinstance(action, argparse._SubParsersAction)
-        ):
+    for action in _actions(parser):
+        if not action.option_strings and action.nargs in (None, "+") and not isinstance(action, Commands):
             yield str(action.metavar or action.dest).upper(), action
-    for action in parser._actions:
+    for action in _actions(parser):
         if action.option_strings and action.required:
             yield f"{action.option_strings[-1]} {action.metavar or action.dest.upper()}", action
 
@@ -382,7 +386,7 @@ def _usage(parser: argparse.ArgumentParser) -> str:
     """Return the usage of a command in one line: its words and required arguments."""
     required = {id(action): text for text, action in _required(parser)}
     words = [parser.prog]
-    for action in sorted(parser._actions, key=lambda one: bool(one.option_strings)):
+    for action in sorted(_actions(parser), key=lambda one: bool(one.option_strings)):
         if id(action) in required:
             words.append(required[id(action)])
         elif not action.option_strings and action.nargs in ("?", "*"):
@@ -391,7 +395,7 @@ def _usage(parser: argparse.ArgumentParser) -> str:
 
 
 def _value_of(parser: argparse.ArgumentParser, names: str) -> str:
-    for action in parser._actions:
+    for action in _actions(parser):
         if names.split("/")[0] in action.option_strings:
             what = "|".join(map(str, action.choices)) if action.choices else str(action.metavar or action.dest).upper()
             return f"{action.option_strings[-1]} {what}"

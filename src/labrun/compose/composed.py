@@ -119,6 +119,7 @@ def kept(node: Any) -> Any:
     """
     with _resolving(keep_environment=True):
         found = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    # OmegaConf has no public way to a node's own key
     problems = list(exact.unfit(found, node._get_full_key(None)))
     if problems:
         raise ConfigError([f"{where}, which no record can hold" for where in problems])

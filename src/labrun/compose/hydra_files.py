@@ -92,6 +92,7 @@ def texts(config: DictConfig, of_sweep: bool = False) -> dict[str, str]:
         config: the whole config, including the `hydra` node.
         of_sweep: return the `multirun.yaml` of a sweep.
     """
+    # `config[key]` would resolve an interpolation, and OmegaConf has no public access to the node itself
     own = {str(key): _unresolved(config._get_node(key)) for key in config if key != "hydra"}
     hydra = _unresolved(config.hydra)
     environment = (own.get("compute") or {}).get("environment") or {}

@@ -313,7 +313,7 @@ class _Published:
     def cfg(self) -> Any:
         config = self._lazily.composed
         hydra = OmegaConf.masked_copy(config, "hydra")
-        hydra.hydra._set_parent(config)
+        hydra.hydra._set_parent(config)  # as Hydra's `set_config` does
         return hydra
 
     def set_config(self, config: DictConfig) -> None:

@@ -2,7 +2,8 @@
 
 Hydra composes in three steps: it makes the defaults list, merges the configs in it, and applies the overrides. The
 first needs only the files' headers and own defaults. The second takes half of the time, and its result depends on
-nothing but the list and the content of its configs.
+nothing but the list and the content of its configs. Hydra has no public call for a single step, and OmegaConf none for
+the flags of a node.
 """
 
 from __future__ import annotations

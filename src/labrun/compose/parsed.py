@@ -92,7 +92,7 @@ def load_all(folder: Path) -> None:
 
 
 def _file_of(source: ConfigSource, config_path: str) -> str:
-    name = source._normalize_file_name(config_path)
+    name = source._normalize_file_name(config_path)  # Hydra names the file of a config nowhere public
     if source.scheme() == "pkg":
         return str(resources.files(source.path).joinpath(name))
     return os.path.realpath(os.path.join(source.path, name))

@@ -108,7 +108,7 @@ def can_be_set(config: DictConfig, one: Override) -> bool:
         parser = OverridesParser.create()
         sign = {OverrideType.ADD: "+", OverrideType.FORCE_ADD: "++"}.get(one.type, "")
         one = parser.parse_override(f"{sign}{one.key_or_group}=null")
-    try:
+    try:  # Hydra has no public call that applies overrides to a config
         ConfigLoaderImpl._apply_overrides_to_config([one], copy.deepcopy(config))
     except (HydraException, OmegaConfBaseException):
         return False

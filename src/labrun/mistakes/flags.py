@@ -35,6 +35,7 @@ class Split:
 @functools.cache
 def known() -> Mapping[str, argparse.Action]:
     """Return Hydra's flags, each under all its names."""
+    # argparse has no public list of a parser's options
     return {name: action for action in flags_parser()._actions for name in action.option_strings}
 
 

@@ -119,6 +119,7 @@ def with_further(node: Node, further: Sequence[tuple[str, Any]]) -> dict[str, An
 def _apply(overrides: Sequence[Override], config: DictConfig, group: str) -> None:
     OmegaConf.set_struct(config, True)
     _open(config, group)
+    # Hydra has no public call that applies overrides to a config
     ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)
 
 

@@ -375,6 +375,7 @@ class CheckpointKeeper:
 
     def _keep_midway(self, trainer: Any) -> None:
         """Use another callback's new checkpoint as the last one, too; save one if training ends within the epoch."""
+        # Lightning shows nowhere public whether gradients are being accumulated, and whether it may stop early
         found = None if self._files is None else self._files.midway
         if (
             found is not None
@@ -498,7 +499,7 @@ def checkpoint_keeper(
 @rank_zero_only
 def _warn_about_padding(trainer: Any, part: str, loop: Any) -> None:
     """Warn if samplers repeated samples because a split could not be divided evenly among the processes."""
-    combined = loop._combined_loader
+    combined = loop._combined_loader  # see `train_loaders`
     twice = sum(map(loaders.seen_twice, [] if combined is None else combined.flattened))
     if twice and trainer.world_size > 1:
         log.warning(
@@ -521,7 +522,7 @@ def _names_each_loader(module: Any) -> bool:
 
 def _validates_next(trainer: Any) -> bool:
     """Return whether this is the epoch's last batch or a validation follows, which Lightning would skip on resuming."""
-    loop = trainer.fit_loop
+    loop = trainer.fit_loop  # whose private methods alone know the rules for both
     ends = (trainer.should_stop and loop._can_stop_early) or 0 < trainer.max_steps <= trainer.global_step
     return trainer.is_last_batch or (not ends and loop.epoch_loop._should_check_val_fx(loop._data_fetcher))
 
@@ -542,7 +543,10 @@ def _take_turns(trainer: Any) -> bool:
 
 
 def train_loaders(trainer: Any) -> list[Any]:
-    """Return the training loaders as a flat list, whatever structure they came in."""
+    """Return the training loaders as a flat list, whatever structure they came in.
+
+    A trainer's public attributes of its loaders keep that structure.
+    """
     combined = trainer.fit_loop._combined_loader
     return [] if combined is None else list(combined.flattened)
 
@@ -664,7 +668,7 @@ class RandomStates(pl.Callback):
         random_states.restore(states[trainer.global_rank], self._generators(trainer))
 
     def _loaders(self, trainer: Any) -> list[Any]:
-        validation = trainer.fit_loop.epoch_loop.val_loop._combined_loader
+        validation = trainer.fit_loop.epoch_loop.val_loop._combined_loader  # see `train_loaders`
         return [*train_loaders(trainer), *([] if validation is None else validation.flattened)]
 
     def _generators(self, trainer: Any) -> list[Any]:
