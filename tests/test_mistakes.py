@@ -243,3 +243,11 @@ def test_an_experiment_with_groups_of_another_project_is_explained(workspace: Pa
     assert (
         "in experiment/theirs: 'override /data': there is no group 'data'" in said and "Did you mean 'dataset'?" in said
     )
+
+
+def test_the_file_that_names_a_missing_option_is_named(workspace: Path, refused_here: Refused) -> None:
+    (workspace / "conf" / "model" / "scheduler").mkdir(parents=True)
+    (workspace / "conf" / "model" / "scheduler" / "step.yaml").write_text("step_size: 3\n")
+    (workspace / "conf" / "model" / "mine.yaml").write_text("defaults:\n  - scheduler: steps\n")
+    said = refused_here("model=mine")
+    assert "in model/mine: there is no model/scheduler 'steps'. Did you mean 'step'?" in said

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from submitit.core.utils import FailedJobError
 
 from conftest import Command, Refused, Runner
 from helpers import devices, write_device_script
@@ -134,6 +135,13 @@ def test_interpolations_in_compute_are_resolved(run_here: Runner, refused_here: 
     assert run_here("compute=mine")[0].config["compute"]["cpus_per_run"] == 1
     asked = Compute.of({"setup": ["echo ${oc.env:CORES_WANTED} \\${HOME}"], "environment": {"A": "${oc.env:B}"}})
     assert asked.setup == ["echo 1 ${HOME}"] and asked.environment == {"A": "${oc.env:B}"}
+
+
+def test_sbatch_refuses_in_its_own_words() -> None:
+    said = "sbatch: warning: slow\nsbatch: error: invalid partition\nsbatch: error: Batch job submission failed\n"
+    told = "Slurm refused the jobs: sbatch: error: invalid partition sbatch: error: Batch job submission failed"
+    assert queue.refusal(FailedJobError(said)) == told
+    assert queue.refusal(FailedJobError("no sbatch here\n")) == "Slurm refused the jobs: no sbatch here"
 
 
 def test_the_last_lines_of_a_call_are_those_of_its_program(tmp_path: Path) -> None:

@@ -497,6 +497,25 @@ def test_every_login_shell_receives_the_same_words(login_shell: str) -> None:
     assert ssh.for_any_shell(["ls", "a b"]) == "exec ls 'a b'"
 
 
+@pytest.mark.parametrize(
+    "index, is_cut_off",
+    [
+        (("--default-index", "http://127.0.0.1:1/simple"), True),
+        (("--default-index", "http://no.such.host.invalid/simple"), True),
+        (("--no-index",), False),
+    ],
+)
+def test_a_machine_that_reaches_no_index_is_told_from_a_missing_package(
+    tmp_path: Path, index: tuple[str, ...], is_cut_off: bool
+) -> None:
+    uv = environment.local_uv()
+    assert uv is not None
+    command = [uv, "pip", "install", "--no-config", "--no-cache", "--python", sys.executable, "--target", tmp_path]
+    variables = {**os.environ, "UV_HTTP_RETRIES": "0"}
+    done = subprocess.run([*command, *index, "labrun-nowhere"], capture_output=True, text=True, env=variables)
+    assert done.returncode and bool(environment.NO_WAY_OUT.search(done.stderr)) is is_cut_off, done.stderr
+
+
 def test_ssh_errors_are_reported_in_one_line() -> None:
     remote = remotes.Remote("box", "me@host")
     for text, kind, words in (
