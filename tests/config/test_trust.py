@@ -245,6 +245,21 @@ def test_an_invalid_model_card_is_refused_in_one_message(ran: Path, tmp_path: Pa
         saved.load_model(ran)
 
 
+@pytest.mark.parametrize("kind", ["onnx", None, ["network"]])
+def test_a_card_of_an_unknown_kind_is_refused_wherever_it_is_read(
+    ran: Path, run_here: Runner, workspace: Path, kind: Any
+) -> None:
+    change_card(ran, kind=kind)
+    refusal = "kind is .*, and must be one of estimator, network, chainer, pickle, tensors, file, folder$"
+    with pytest.raises(DataError, match=refusal):
+        saved.load_model(ran)
+    with pytest.raises(DataError, match=refusal):
+        models.register(workspace, ran, "net")
+    for task in ("evaluate", "predict"):
+        with pytest.raises(DataError, match=refusal):
+            run_here(f"task={task}", f"from={ran}")
+
+
 def change_card_whole(run_dir: Path, card: dict[str, Any]) -> None:
     (run_dir / "outputs" / cards.NAME).write_text(json.dumps(card))
 
@@ -430,6 +445,10 @@ def test_a_seal_covers_keys_that_this_version_does_not_know(
     path.write_text(json.dumps(content))
     monkeypatch.setenv("XDG_STATE_HOME", str(workspace / "another machine"))
     assert seals.UNPROVEN in refused(own)
+    path.write_text(json.dumps({**content, "kind": "pickle"}))
+    local_seals.seal(own, record, Link("", "", "", is_own=True))
+    assert json.loads(path.read_text())["seal"] == content["seal"], "no run saves a pickle"
+    path.write_text(json.dumps(content))
     local_seals.seal(own, record, Link("", "", "", is_own=True))
     assert saved.load_model(own).card.content["later"] == {"key": [1, None]}
 

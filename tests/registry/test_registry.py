@@ -26,7 +26,7 @@ from labrun.compat.azureml.training import registered
 from labrun.errors import ConfigError, CorruptDataError, LabrunError, RecordError
 from labrun.registry import model_folder, models
 from labrun.runs import context, model_journal
-from labrun.runs.cards import Card
+from labrun.runs.cards import Card, CardKind
 from labrun.runs.groups import DataEntry
 from labrun.runs.record import COMPLETED, read_record
 from labrun.runs.recording import Recording
@@ -148,10 +148,10 @@ def test_a_versions_folder_equals_one_written_by_mlflow(root: Path, monkeypatch:
         assert found[0] == found[1], name
     columns = {"age": True, "town": False}
     schema = Schema([ColSpec(AnyType() if number else "string", name, False) for name, number in columns.items()])
-    card = Card({}, "model.skops", "0" * 64, columns=columns)
+    card = Card({}, "model.skops", "0" * 64, CardKind.ESTIMATOR, columns=columns)
     assert json.loads(str(model_folder._inputs(card))) == json.loads(schema.to_json())
     # An older run's card says nothing of the columns: the model looks at the table itself.
-    card = Card({}, "model.skops", "0" * 64, arguments={"preprocess": True}, input_shape=(3,))
+    card = Card({}, "model.skops", "0" * 64, CardKind.ESTIMATOR, arguments={"preprocess": True}, input_shape=(3,))
     assert model_folder._inputs(card) is None
 
 

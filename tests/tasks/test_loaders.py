@@ -22,7 +22,7 @@ from labrun.backends.local import worker
 from labrun.errors import ConfigError, DataError, RecordError, UnfitError
 from labrun.registry import models
 from labrun.runs import comparable, context
-from labrun.runs.cards import Card
+from labrun.runs.cards import Card, CardKind
 from labrun.runs.record import COMPLETED, QUEUED
 from labrun.submission import resume
 from labrun.tasks import batch_sources, estimator, monitored, own_loaders, predicting
@@ -206,7 +206,7 @@ def test_outputs_of_predict_step_become_a_row_per_sample(run_here: Runner, mine:
     assert len(rows) == 100 and set(rows[0]) == {"row", "prediction"} and rows[99]["row"] == "99"
     assert all(row["prediction"].startswith("digit ") for row in rows)
 
-    card = Card({}, "model.pt", "0" * 64)
+    card = Card({}, "model.pt", "0" * 64, CardKind.NETWORK)
 
     def columns(answer: object) -> dict[str, list[object]]:
         return {name: list(values) for name, values in predicting._columns(answer, card).items()}

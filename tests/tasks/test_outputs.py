@@ -20,7 +20,7 @@ from conftest import Command
 from labrun.data import loaders
 from labrun.errors import UnfitError
 from labrun.runs import context
-from labrun.runs.cards import Card
+from labrun.runs.cards import Card, CardKind
 from labrun.runs.record import Record, read_record
 from labrun.tasks import batch_sources, outputs
 from labrun.tasks.callbacks import RecordLogger
@@ -84,7 +84,7 @@ def test_a_plain_classifier_predicts_classes_and_its_data_can_be_changed(labrun_
 
 
 def card_of(learns: str, **more: Any) -> Card:
-    return Card({}, "model.pt", "0" * 64, learns=learns, **more)
+    return Card({}, "model.pt", "0" * 64, CardKind.NETWORK, learns=learns, **more)
 
 
 def test_scores_are_read_along_the_axis_of_their_classes() -> None:

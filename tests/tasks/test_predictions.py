@@ -16,7 +16,7 @@ from conftest import Command, Runner
 from labrun.errors import DataError, UnfitError
 from labrun.registry import models
 from labrun.runs import model_journal, store
-from labrun.runs.cards import Card
+from labrun.runs.cards import Card, CardKind
 from labrun.tasks import sample_files
 from labrun.tasks.saved import Saved, _load_pyfunc, load_model
 
@@ -296,7 +296,7 @@ def test_new_values_and_columns_in_a_later_table_are_reported(
 
 
 def test_unused_parts_of_an_archive_are_reported(tmp_path: Path) -> None:
-    path, saved = tmp_path / "parts.npz", Saved(None, Card({}, "model.pt", "0" * 64), "a model")
+    path, saved = tmp_path / "parts.npz", Saved(None, Card({}, "model.pt", "0" * 64, CardKind.NETWORK), "a model")
     np.savez(path, X_train=np.zeros((5, 2)), y_train=np.zeros(5), X_test=np.ones((3, 2)))
     told = ["predicted only for X_test, not for X_train"]
     whole = sample_files.read(path, saved)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun.errors import RecordError
-from labrun.runs.cards import Card
+from labrun.runs.cards import Card, CardKind
 from labrun.runs.groups import Host
 from labrun.runs.record import Record, cannot_write
 from labrun.tracking.mlflow import names
@@ -25,10 +25,10 @@ LOADER = "labrun.tasks.saved"
 """The module whose `_load_pyfunc` MLflow calls; it verifies the files, and unpickles only with consent."""
 DATA = Path("data", "model")
 NEEDED = {
-    "estimator": ("scikit-learn", "skops"),
-    "network": ("torch",),
-    "chainer": ("torch",),
-    "pickle": ("scikit-learn", "joblib"),
+    CardKind.ESTIMATOR: ("scikit-learn", "skops"),
+    CardKind.NETWORK: ("torch",),
+    CardKind.CHAINER: ("torch",),
+    CardKind.PICKLE: ("scikit-learn", "joblib"),
 }
 """Packages that loading each kind of model requires, in addition to labrun's own."""
 
@@ -47,7 +47,7 @@ def describe(folder: Path, card: Card, record: Record | None) -> None:
     import yaml
 
     packages = record.packages if record else {}
-    needed = ["mlflow", "labrun", "numpy", "pandas", *NEEDED.get(str(card.kind), ())]
+    needed = ["mlflow", "labrun", "numpy", "pandas", *NEEDED.get(card.kind, ())]
     pins = [f"{name}=={version}" for name in needed if (version := packages.get(name) or _installed(name))]
     host = (record.host if record else None) or Host()
     python = str(host.python or platform.python_version())

@@ -23,7 +23,7 @@ from labrun._io import file_sha256
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError, RecordError
 from labrun.registry import model_folder
 from labrun.runs import cards, context, model_journal, seals
-from labrun.runs.cards import Card
+from labrun.runs.cards import Card, CardKind
 from labrun.runs.model_journal import Version
 from labrun.runs.record import (
     PREEMPTED,
@@ -43,16 +43,16 @@ if TYPE_CHECKING:
 
 CARD = cards.NAME
 KINDS = {
-    ".skops": "estimator",
-    ".npz": "chainer",
-    ".pkl": "pickle",
-    ".pickle": "pickle",
-    ".joblib": "pickle",
-    ".pt": "tensors",
-    ".pth": "tensors",
+    ".skops": CardKind.ESTIMATOR,
+    ".npz": CardKind.CHAINER,
+    ".pkl": CardKind.PICKLE,
+    ".pickle": CardKind.PICKLE,
+    ".joblib": CardKind.PICKLE,
+    ".pt": CardKind.TENSORS,
+    ".pth": CardKind.TENSORS,
 }
 """Kind of a file without a card, by its suffix."""
-LOADABLE = frozenset({"estimator", "network", "chainer", "pickle"})
+LOADABLE = frozenset({CardKind.ESTIMATOR, CardKind.NETWORK, CardKind.CHAINER, CardKind.PICKLE})
 """Kinds that `labrun.load_model` can load."""
 ONGOING = frozenset({QUEUED, RUNNING, PREEMPTED, UNREACHABLE})
 
@@ -211,8 +211,8 @@ def describe(root: Path, reference: str, change: Callable[[About], About]) -> Ve
     return model_journal.find(root, version.title)
 
 
-def _kind(path: Path) -> str:
-    return "folder" if path.is_dir() else KINDS.get(path.suffix.lower(), "file")
+def _kind(path: Path) -> CardKind:
+    return CardKind.FOLDER if path.is_dir() else KINDS.get(path.suffix.lower(), CardKind.FILE)
 
 
 def _digest(path: Path, inside: Path | None = None) -> str:

@@ -18,7 +18,7 @@ from labrun._io import atomic_write, file_sha256
 from labrun.errors import DataError
 from labrun.remote.link import Link
 from labrun.runs import cards, seals, store
-from labrun.runs.cards import Card
+from labrun.runs.cards import Card, CardKind
 from labrun.runs.record import Record, RunPaths
 from labrun.submission import snapshot
 
@@ -53,9 +53,12 @@ def _is_ours(outputs: Path, card: Card, remote_seal: Mapping[str, Any], record: 
     is_known = all(local_code.get(name) == code[name] or _is_frozen(name, code[name], record) for name in code)
     if remote_seal.get("targets") != wanted or not is_known:
         return False
-    if card.kind == "network":
-        return set(seals.needed(outputs, card)) <= set(wanted)
-    return all(name.rpartition(".")[0] in code for name in seals.needed(outputs, card))
+    match card.kind:
+        case CardKind.NETWORK:
+            return set(seals.needed(outputs, card)) <= set(wanted)
+        case CardKind.ESTIMATOR:
+            return all(name.rpartition(".")[0] in code for name in seals.needed(outputs, card))
+    return False  # a run saves no other kind
 
 
 def _is_frozen(module: str, sha256: Any, record: Record) -> bool:

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ LARGEST = 2**26
 """Maximum size, bytes. A card with thousands of classes has a few hundred thousand."""
 TYPES: Mapping[str, type] = {
     "name": str,
-    "kind": str,
     "target": str,
     "arguments": dict,
     "columns": dict,
@@ -42,6 +42,24 @@ TYPES: Mapping[str, type] = {
 }
 """Types of the optional keys."""
 LISTS = ("also", "class_names", "input_shape", "class_weights")
+
+
+class CardKind(StrEnum):
+    """How to read a model's file: `labrun.tasks.model_files.load`."""
+
+    ESTIMATOR = "estimator"
+    """An estimator or a pipeline, saved by skops."""
+    NETWORK = "network"
+    """The weights of the network that the card describes."""
+    CHAINER = "chainer"
+    """The weights of Chainer's MNIST example in an `.npz`."""
+    PICKLE = "pickle"
+    TENSORS = "tensors"
+    """Weights of an unknown network."""
+    FILE = "file"
+    """Any other file, which labrun only stores."""
+    FOLDER = "folder"
+    """The same, a folder."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +95,9 @@ class Card:
     """Name of the model's file, or of its folder, next to the card."""
     sha256: str
     """Its digest."""
+    kind: CardKind
     format: int = 1
     """From 2 on, `arguments` are encoded with `labrun.config.exact`."""
-    kind: str | None = None
-    """How to read the file: `estimator`, `network`, `chainer`, `pickle`, `tensors`, `file`, `folder`."""
     name: str | None = None
     """The model's name in messages."""
     also: tuple[str, ...] = ()
@@ -125,6 +142,7 @@ class Card:
         _check(content)
         given = {key: content[key] for key in ("file", "sha256", *TYPES, *LISTS) if content.get(key) is not None}
         given |= {key: tuple(given[key]) for key in LISTS if key in given}
+        given["kind"] = CardKind(content["kind"])
         if "scaling" in given:
             given["scaling"] = InputScaling.of(given["scaling"])
         if "columns" in given:
@@ -185,8 +203,10 @@ def _check(content: Mapping[str, Any]) -> None:
         raise ValueError(f"file is {file!r:.100}, and must be the name of a file beside the card")
     if not checking.is_sha256(sha256):
         raise ValueError(f"sha256 is {sha256!r:.100}, and must be 64 hexadecimal digits")
-    for key, kind in TYPES.items():
-        if content.get(key) is not None and not isinstance(content[key], kind):
+    if content.get("kind") not in list(CardKind):
+        raise ValueError(f"kind is {content.get('kind')!r:.100}, and must be one of {', '.join(CardKind)}")
+    for key, of_type in TYPES.items():
+        if content.get(key) is not None and not isinstance(content[key], of_type):
             raise ValueError(f"{key} is {content[key]!r:.100}")
     shape = content.get("input_shape")
     if shape is not None and not (isinstance(shape, list) and all(type(n) is int and 0 < n < 2**31 for n in shape)):

@@ -27,6 +27,7 @@ from labrun._io import FileStamp, atomic_write, run_command
 from labrun.config import checking, exact
 from labrun.config.schema import Config, Node
 from labrun.errors import DamagedRecordError, RecordError
+from labrun.plugins import TASKS
 from labrun.runs import context, sdk_ids
 from labrun.runs.attempts import Attempt, Failure, Job, Process
 from labrun.runs.groups import (
@@ -224,7 +225,8 @@ class Record:
     @property
     def needs_hydra(self) -> bool:
         """Whether its process needs Hydra or OmegaConf; a script without references and Hydra settings does not."""
-        return self.task != "script" or bool(self.hydra) or "${" in repr(self.config)
+        task = TASKS.find(self.task)
+        return task is None or task.uses_hydra or bool(self.hydra) or "${" in repr(self.config)
 
     @property
     def finished(self) -> bool:
@@ -262,8 +264,6 @@ def is_named_safely(record: Record) -> bool:
 
 def is_scoring(task: str) -> bool:
     """Return whether a task scores the model of another run."""
-    from labrun.plugins import TASKS
-
     found = TASKS.find(task)
     return found is not None and bool(found.scores)
 

@@ -27,14 +27,14 @@ import sysconfig
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from labrun._io import FileStamp, atomic_write, file_sha256, read_once
 from labrun.config import exact, targets, trust
 from labrun.config.schema import Config, Node
 from labrun.errors import ConfigError
 from labrun.runs.attempts import Attempt
-from labrun.runs.cards import Card
+from labrun.runs.cards import Card, CardKind
 
 FIELD = "seal"
 UNSEALED = frozenset({FIELD, "dataset"})
@@ -310,11 +310,14 @@ def needed(folder: Path, card: Card) -> list[str]:
         folder: the folder that holds the model's file.
         card: the model's card.
     """
-    if card.kind == "network":
-        return foreign({**card.arguments, "_target_": str(card.target)})
-    if card.kind == "estimator":
-        return sorted(set(_skops_types(folder / card.file)))
-    return []
+    match card.kind:
+        case CardKind.NETWORK:
+            return foreign({**card.arguments, "_target_": str(card.target)})
+        case CardKind.ESTIMATOR:
+            return sorted(set(_skops_types(folder / card.file)))
+        case CardKind.CHAINER | CardKind.PICKLE | CardKind.TENSORS | CardKind.FILE | CardKind.FOLDER:
+            return []  # no class in them is built by its name; a pickle needs `allow_pickle`
+    assert_never(card.kind)
 
 
 def _skops_types(path: Path) -> Iterator[str]:

@@ -33,6 +33,7 @@ from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.messages import suggest
 from labrun.report import formatting
 from labrun.runs import model_journal, recording, seals, store
+from labrun.runs.cards import CardKind
 from labrun.runs.groups import Code, GitState, Host
 from labrun.runs.record import (
     COMPLETED,
@@ -394,7 +395,7 @@ def _resolve_references(config: dict[str, Any], overrides: list[str], root: Path
         card = tasks.load_card(RunPaths(run_dir), source.id)
         is_proven = source.imported is None and seals.has_read(root, card, source.id, source.typed)
         _inherit(config, source, overrides, is_proven, run_dir)
-        if card.kind != "estimator":  # an estimator's file is checked when it is loaded
+        if card.kind is CardKind.NETWORK:  # an estimator's classes are in its file, and are checked when it is loaded
             node = tasks.network_node(card)
 
             def check(names: Sequence[str] | None) -> None:

@@ -69,6 +69,8 @@ class TaskType(ABC):
     """Whether labrun reads a data set and builds a model for it, from `dataset` and `model`."""
     needs_targets: ClassVar[bool] = True
     """Whether the data must hold a target for each sample."""
+    uses_hydra: ClassVar[bool] = True
+    """Whether its work may need Hydra, even if the config has no references and no settings of Hydra."""
     part: ClassVar[str | None] = None
     """The split that it requires."""
 

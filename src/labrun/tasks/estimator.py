@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import numpy.typing as npt
 
 from labrun.config.schema import Config
 from labrun.data.arrays import Arrays, Part, float_rows
-from labrun.errors import ConfigError, LabrunError, UnfitError, UntrustedError
+from labrun.errors import ConfigError, DataError, UnfitError, UntrustedError
 from labrun.runs import context
+from labrun.runs.cards import CardKind
 from labrun.runs.groups import ThreadUse
 from labrun.runs.record import RunPaths
 from labrun.tasks import base, scoring, skops_io
@@ -161,14 +163,14 @@ class EstimatorTask(ModelTask):
             import joblib
 
             joblib.dump(model, paths.outputs / "model.pkl")
-        return {"kind": "estimator", "file": "model.skops"}
+        return {"kind": CardKind.ESTIMATOR, "file": "model.skops"}
 
     def weight_images(self) -> npt.NDArray[Any] | None:
         weights = getattr(self.model, "coef_", None)
         return np.asarray(weights) if weights is not None and np.ndim(weights) == 2 else None
 
 
-def load(path: Path, trusted: list[str] | None) -> Any:
+def load(path: Path, trusted: Sequence[str] | None) -> Any:
     """Load a model saved by skops, building only scikit-learn's types and those in `trusted`.
 
     Args:
@@ -177,7 +179,7 @@ def load(path: Path, trusted: list[str] | None) -> Any:
 
     Raises:
         UntrustedError: the file holds other types; the message lists them.
-        LabrunError: the file cannot be read.
+        DataError: the file cannot be read.
     """
     io = skops_io.load()
     try:
@@ -194,9 +196,9 @@ def load(path: Path, trusted: list[str] | None) -> Any:
     except ConfigError:
         raise
     except Exception as error:  # a damaged file can raise anything
-        raise LabrunError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise DataError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
     if not hasattr(type(model), "predict"):
-        raise LabrunError(f"{path} holds a {type(model).__name__}, which is not an estimator")
+        raise DataError(f"{path} holds a {type(model).__name__}, which is not an estimator")
     return model
 
 

@@ -76,19 +76,14 @@ def saved_model(config: Config, own_file: bool = False) -> Any:
     """
     source = config.scored
     paths = RunPaths(source.run_dir)
-    card = tasks.load_card(paths, source.id)
-    file = paths.outputs / card.file
+    card, title = tasks.load_card(paths, source.id), f"run {source.id}"
 
     def load(names: Sequence[str] | None) -> Any:
-        if card.kind == "estimator":
-            from labrun.tasks.estimator import load as load_estimator
-
-            return load_estimator(file, None if names is None else list(names))
-        return model_files.network(file, card, names)
+        return model_files.load(paths.outputs / card.file, card, title, names)
 
     def why() -> str:
         return seals.refusal(store.workspace(), card, source.id, read_record(paths.root).imported is not None)
 
     if own_file:
         return load(None)
-    return model_files.proven(load, config.trusted, why, f"run {source.id}", log.warning)
+    return model_files.proven(load, config.trusted, why, title, log.warning)

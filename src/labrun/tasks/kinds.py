@@ -87,6 +87,7 @@ class Script(TaskType):
 
     name = "script"
     reads = False
+    uses_hydra = False
 
     def problems(self, config: Node) -> Iterator[str]:
         """Yield mistakes in the script's node, and groups that cannot be combined with a script."""

@@ -33,7 +33,7 @@ from labrun.data.loaders import count
 from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.models.network import Network
 from labrun.runs import cards, context, direction, recording
-from labrun.runs.cards import Card
+from labrun.runs.cards import Card, CardKind
 from labrun.runs.groups import NotFinite, ThreadUse, Training
 from labrun.runs.record import RunPaths
 from labrun.tasks import base, monitored, packages, progress
@@ -598,7 +598,7 @@ class NetworkTask(ModelTask):
         torch.save(state, paths.outputs / "model.pt")
         extra = self.network.export(paths.outputs) if isinstance(self.network, Network) else []
         about = self._module.learns if isinstance(self._module, Learner) else {}
-        return {"kind": "network", "file": "model.pt", "also": [path.name for path in extra], **about}
+        return {"kind": CardKind.NETWORK, "file": "model.pt", "also": [path.name for path in extra], **about}
 
 
 @contextlib.contextmanager

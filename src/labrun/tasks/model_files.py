@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from labrun import garbage
 from labrun.config import schema, trust
 from labrun.config.instantiate import must_be_given
-from labrun.errors import ConfigError, DataError, LabrunError, UntrustedError
+from labrun.errors import DataError, UntrustedError
 from labrun.runs import seals
-from labrun.runs.cards import Card
+from labrun.runs.cards import Card, CardKind
 from labrun.tasks import task as tasks
 
 OLD_CODE = "The line 'code' of 'lab runs show RUN' says where the code that trained it is"
@@ -50,21 +50,48 @@ def proven(
     return found
 
 
-def estimator(file: Path, trusted: Sequence[str] | None) -> Any:
-    """Load a model saved by skops with types of scikit-learn, labrun and `trusted`; None trusts all types.
+def load(file: Path, card: Card, title: str, trusted: Sequence[str] | None, allow_pickle: bool = False) -> Any:
+    """Load a model's file according to its kind.
+
+    Args:
+        file: the file, whose digest the caller has checked.
+        card: its card.
+        title: the model's name in messages.
+        trusted: classes to trust in addition to those of scikit-learn, torch and labrun; None trusts all.
+        allow_pickle: whether to load a pickle, which can execute any code.
 
     Raises:
-        UntrustedError: the file holds other types; the message lists them.
-        DataError: the file is damaged.
+        UntrustedError: the model has other classes; the message lists them.
+        ConfigError: a class cannot be built.
+        DataError: the file is damaged, or is of a kind that labrun does not load.
     """
-    from labrun.tasks.estimator import load as load_estimator
+    match card.kind:
+        case CardKind.ESTIMATOR:
+            from labrun.tasks.estimator import load as load_estimator
 
-    try:
-        return load_estimator(file, None if trusted is None else list(trusted))
-    except ConfigError:
-        raise
-    except LabrunError as error:
-        raise DataError(str(error)) from error
+            return load_estimator(file, trusted)
+        case CardKind.NETWORK:
+            return network(file, card, trusted)
+        case CardKind.CHAINER:
+            return chainer(file)
+        case CardKind.PICKLE:
+            return pickled(file, title, allow_pickle)
+        case CardKind.TENSORS:
+            raise DataError(
+                f"{title}: {file.name} holds only weights, and does not say of which network. Train it with labrun, "
+                "whose card says so; or read it yourself with torch.load(..., weights_only=True)"
+            )
+        case CardKind.FILE:
+            raise DataError(
+                f"{title}: labrun does not load {file.name}, only .skops, .npz as Chainer writes it, .pkl and .joblib "
+                "with allow_pickle, and what its own runs save. 'lab models download' gives the file"
+            )
+        case CardKind.FOLDER:
+            raise DataError(
+                f"{title} is the folder {file.name}, which labrun does not load: 'lab models download' gives it, and "
+                "Model.get_model_path its path in a script"
+            )
+    assert_never(card.kind)
 
 
 def network(file: Path, card: Card, trusted: Sequence[str] | None) -> Any:
@@ -73,7 +100,7 @@ def network(file: Path, card: Card, trusted: Sequence[str] | None) -> Any:
     Args:
         file: the file with the weights.
         card: the card, with the network's class, its arguments and the shape of its samples.
-        trusted: further classes to trust; None trusts the card, if this command has just written it.
+        trusted: see `load`.
 
     Raises:
         ConfigError: the network's class is not trusted, or cannot be built.

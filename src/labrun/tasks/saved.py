@@ -25,7 +25,7 @@ from labrun.errors import BY_ARGUMENT, BY_VARIABLE, DataError, DoubtfulDecimalEr
 from labrun.messages import shape_text
 from labrun.registry import models
 from labrun.runs import cards, context, model_journal, seals, store
-from labrun.runs.cards import Card
+from labrun.runs.cards import Card, CardKind
 from labrun.runs.record import Record, RunPaths
 from labrun.tasks import model_files, outputs, scoring
 from labrun.tasks import task as tasks
@@ -421,40 +421,19 @@ def load(
         DataError, ConfigError: see `load_model`.
     """
     card = cards.read(folder, title) if card is None else card
-    if card.kind == "folder":
-        raise DataError(
-            f"{title} is the folder {card.file}, which labrun does not load: 'lab models download' gives it, and "
-            "Model.get_model_path its path in a script"
-        )
-    file = card.verified_file(folder, title)
-    if card.kind in ("estimator", "network"):
+    is_folder = card.kind is CardKind.FOLDER  # its digest is that of a list of files
+    file = folder / card.file if is_folder else card.verified_file(folder, title)
 
-        def load_with(names: Sequence[str] | None) -> Any:
-            if card.kind == "estimator":
-                return model_files.estimator(file, names)
-            return model_files.network(file, card, names)
+    def load_with(names: Sequence[str] | None) -> Any:
+        return model_files.load(file, card, title, names, allow_pickle)
 
-        def reason() -> str:
-            return seals.UNPROVEN if why is None else why(card)
+    def reason() -> str:
+        return seals.UNPROVEN if why is None else why(card)
 
-        try:
-            model = model_files.proven(load_with, trusted, reason, title, _warn)
-        except UntrustedError as error:
-            raise error.with_advice(way) from None
-        return Saved(model, card, title)
-    if card.kind == "chainer":
-        return Saved(model_files.chainer(file), card, title)
-    if card.kind == "pickle":
-        return Saved(model_files.pickled(file, title, allow_pickle), card, title)
-    if card.kind == "tensors":
-        raise DataError(
-            f"{title}: {file.name} holds only weights, and does not say of which network. Train it with labrun, "
-            "whose card says so; or read it yourself with torch.load(..., weights_only=True)"
-        )
-    raise DataError(
-        f"{title}: labrun does not load {file.name}, only .skops, .npz as Chainer writes it, .pkl and .joblib with "
-        "allow_pickle, and what its own runs save. 'lab models download' gives the file"
-    )
+    try:
+        return Saved(model_files.proven(load_with, trusted, reason, title, _warn), card, title)
+    except UntrustedError as error:
+        raise error.with_advice(way) from None
 
 
 class _Served:
