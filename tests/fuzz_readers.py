@@ -474,7 +474,7 @@ def readers(place: Place) -> Iterator[tuple[str, Callable[[], Any]]]:
             lambda d=run_dir: (ui_state.page(root, d), ui_state.mlflow_id(root, d), ui_state.ui_process(root)),
         )
         yield "rerun", lambda d=run_dir: rerun._check(read_record(d))
-    yield "plan", lambda: sweep_state.readable(folder, sweep_state.read_plan(folder))
+    yield "plan", lambda: store.of_plan(folder, sweep_state.read_plan(folder))
     yield "plan", lambda: sweep_state.never_submitted(folder, sweep_state.read_plan(folder))
     yield "plan", lambda: (lease.living(SweepState(folder)), takeover.is_ending(folder))
     yield "plan", lambda: queue.known_jobs(SweepState(folder).jobs)

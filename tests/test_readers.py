@@ -95,7 +95,7 @@ def test_impossible_file_names_are_ignored_or_refused(workspace: Path, lab_here:
     folder = workspace / "outputs" / "test"
     plan.write(folder)
     assert (
-        len(sweep_state.readable(folder, sweep_state.read_plan(folder))) == 1
+        len(store.of_plan(folder, sweep_state.read_plan(folder))) == 1
         and sweep_state.never_submitted(folder, plan) == 1
     )
     (Workspace(workspace).custom_locations).parent.mkdir(parents=True, exist_ok=True)

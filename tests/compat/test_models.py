@@ -21,7 +21,7 @@ from labrun.compat.azureml.exceptions import (
 from labrun.compat.azureml.training import model as training
 from labrun.compat.azureml.training import registered
 from labrun.registry import models
-from labrun.runs import model_journal
+from labrun.runs import model_journal, workspace
 from labrun.tasks import registering as run_models
 
 SCRIPT = """
@@ -194,3 +194,8 @@ def test_a_control_script_registers_a_folder_of_a_run(trained: Any, monkeypatch:
     with pytest.raises(WebserviceException, match="is not a valid model name"):
         run.register_model("not a name")
     assert registered.NAME.pattern == model_journal.NAME.pattern
+
+
+def test_scripts_and_labrun_agree_on_the_paths_of_the_registry() -> None:
+    paths = workspace.Workspace(Path())
+    assert (paths.models, paths.journal) == (training.MODELS_FOLDER, registered.JOURNAL)

@@ -18,8 +18,10 @@ from omegaconf import Container, DictConfig, Node, OmegaConf
 from omegaconf._utils import OmegaConfDumper
 
 from labrun.errors import ConfigError, RecordError
-from labrun.runs import context, custom_locations
+from labrun.runs import context
+from labrun.runs.context import HYDRA
 from labrun.runs.record import HIDDEN, cannot_write
+from labrun.runs.sweep_state import SweepState
 
 if TYPE_CHECKING:
     from labrun.config.schema import Variables
@@ -30,10 +32,6 @@ REFERENCE = re.compile(r"""(["']?)\$\{oc\.env:\s*\w+\s*\}\1""")
 
 VARIABLES = (("compute", "environment"), ("hydra", "job", "env_set"))
 """Nodes that set environment variables of a run: labrun's and Hydra's."""
-SUBFOLDER = ".hydra"
-"""Folder of Hydra's files in a run directory, unless `hydra.output_subdir` names another."""
-KEPT = Path(custom_locations.LAUNCH, "hydra")
-"""Folder of labrun's own copy in that case."""
 
 
 def hide_environment(overrides: Sequence[str]) -> list[str]:
@@ -142,7 +140,7 @@ def save(files: Mapping[str, str], folder: Path) -> None:
         raise RecordError(cannot_write(folder, error)) from error
 
 
-def save_of_run(files: Mapping[str, str], run_dir: Path, subfolder: str | None = SUBFOLDER) -> None:
+def save_of_run(files: Mapping[str, str], run_dir: Path, subfolder: str | None = HYDRA) -> None:
     """Write a run's files to `hydra.output_subdir`. If that is not `.hydra`, also write a copy for labrun.
 
     Args:
@@ -155,26 +153,27 @@ def save_of_run(files: Mapping[str, str], run_dir: Path, subfolder: str | None =
     """
     if subfolder:
         save(files, run_dir / subfolder)
-    if subfolder != SUBFOLDER:
-        save(files, run_dir / KEPT)
+    if subfolder != HYDRA:
+        save(files, SweepState(run_dir).hydra)
 
 
-def remove_of_run(run_dir: Path, subfolder: str | None = SUBFOLDER) -> None:
+def remove_of_run(run_dir: Path, subfolder: str | None = HYDRA) -> None:
     """Remove the files of `save_of_run`, and the run directory if it is then empty."""
-    for folder in {run_dir / (subfolder or SUBFOLDER), run_dir / KEPT}:
+    state = SweepState(run_dir)
+    for folder in {run_dir / (subfolder or HYDRA), state.hydra}:
         for name in ("config.yaml", "hydra.yaml", "overrides.yaml"):
             with contextlib.suppress(OSError):
                 (folder / name).unlink()
     with contextlib.suppress(OSError):
-        for folder in (run_dir / (subfolder or SUBFOLDER), run_dir / KEPT, run_dir / KEPT.parent, run_dir):
+        for folder in (run_dir / (subfolder or HYDRA), state.hydra, state.root, run_dir):
             if folder.exists():
                 folder.rmdir()
 
 
 def of_run(run_dir: Path) -> Path:
     """Return the folder with Hydra's files of a run."""
-    own = run_dir / KEPT
-    return own if own.is_dir() else run_dir / SUBFOLDER
+    own = SweepState(run_dir).hydra
+    return own if own.is_dir() else run_dir / HYDRA
 
 
 def command(hydra: DictConfig, overrides: Sequence[str]) -> str:

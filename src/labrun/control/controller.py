@@ -21,9 +21,9 @@ from labrun.backends.base import Executor, Head, resources
 from labrun.config import masking
 from labrun.control.lease import Lease, OvertakenError
 from labrun.errors import LabrunError, RecordError
-from labrun.runs import finalize
+from labrun.runs import finalize, store
 from labrun.runs.record import FAILED, PREEMPTED, QUEUED, RUNNING, Record, process_lives, read_record
-from labrun.runs.sweep_state import Plan, SweepState, note_given_up, read_plan, readable
+from labrun.runs.sweep_state import Plan, SweepState, note_given_up, read_plan
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def _pending(folder: Path, plan: Plan) -> list[Path]:
     """Return the runs to execute, in order; runs that a dead controller left behind are queued again."""
     pending = []
     outlives = registry.get(plan.target).outlives_controller
-    for run_dir, record in readable(folder, plan):
+    for run_dir, record in store.of_plan(folder, plan):
         if record.finished:
             continue
         if not outlives and record.status in (RUNNING, PREEMPTED):
@@ -201,7 +201,7 @@ def _stop(runner: Executor, view: View) -> None:
 
 def cancel_rest(folder: Path, plan: Plan, why: str) -> None:
     """Close the records of runs that will not start."""
-    for run_dir, record in readable(folder, plan):
+    for run_dir, record in store.of_plan(folder, plan):
         if record.status == QUEUED:
             finalize.close_unstarted(run_dir, why)
 

@@ -71,7 +71,7 @@ def take_over(
         runner = controller.run(folder, view, environment, head)
         try:
             view.update(running=False)
-            return results.print_summary(folder, sweep_state.run_dirs(folder, plan), runner.draw)
+            return results.print_summary(folder, store.dirs_of_plan(folder, plan), runner.draw)
         finally:
             runner.close()
 

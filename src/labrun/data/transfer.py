@@ -20,7 +20,7 @@ from labrun._io import FileStamp, append_line, atomic_write, file_sha256, partia
 from labrun.data import digests
 from labrun.data.digests import Entry
 from labrun.data.progress import View
-from labrun.data.stores.base import PARTIAL, Datastore, FileInfo, ProgressCallback
+from labrun.data.stores.base import PARTIAL, STATE, Datastore, FileInfo, ProgressCallback
 from labrun.errors import CorruptDataError, DataError, MissingDataError
 from labrun.messages import size_text
 from labrun.runs.record import process_start
@@ -153,7 +153,7 @@ def local_files(source: Path) -> dict[str, Path]:
             os.path.samefile(place, above) for above in Path(place).parents if above.is_relative_to(source)
         ):
             raise DataError(f"{place} is a link to {here}, one of its own parent folders: remove it")
-        folders[:] = sorted(f for f in folders if f != ".labrun")
+        folders[:] = sorted(f for f in folders if f != STATE)
         for name in sorted(names):
             path = Path(place) / name
             if not name.endswith(PARTIAL):

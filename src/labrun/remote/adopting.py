@@ -13,7 +13,7 @@ from labrun.remote import link as links
 from labrun.remote import mirror
 from labrun.remote.channel import Channel
 from labrun.remote.link import Link
-from labrun.runs import custom_locations, store, sweep_state
+from labrun.runs import context, custom_locations, store, sweep_state
 from labrun.runs.groups import Code
 from labrun.runs.record import read_record
 from labrun.runs.workspace import Workspace
@@ -96,7 +96,7 @@ def _begin(channel: Channel, one: Folder, root: Path, folder: Path) -> Link:
     runs, name = None if one.search else list(one.runs), channel.remote.name
     link = Link(name, one.workspace, one.folder, str(root), channel.root, links.STARTED, runs)
     link.place = channel.remote.folder
-    mirror.pull(channel, folder, one.folder, [str(sweep_state.RELATIVE.plan), ".hydra", "multirun.yaml"])
+    mirror.pull(channel, folder, one.folder, [str(sweep_state.RELATIVE.plan), context.HYDRA, "multirun.yaml"])
     plan, code = sweep_state.read_plan(folder), Workspace(root).code
     plan.target = links.CLUSTER  # the remote plan is for the remote controller
     plan.path = [entry for entry in link.to_local(plan.path, folder) if Path(entry).is_relative_to(code)]
@@ -111,7 +111,7 @@ def _begin(channel: Channel, one: Folder, root: Path, folder: Path) -> Link:
 def _take_rest(channel: Channel, run_dir: Path, folder: Path, link: Link) -> None:
     """Fetch what the sending laptop already has of a run: Hydra's files, and its code."""
     run = run_dir.relative_to(folder).as_posix()
-    mirror.pull(channel, run_dir, f"{link.folder}/{run}", [".hydra"])
+    mirror.pull(channel, run_dir, f"{link.folder}/{run}", [context.HYDRA])
     code = read_record(run_dir).code or Code()
     frozen = Workspace(Path(link.home)).code
     code_folders = [code.folder, None if code.script is None else code.script.folder]

@@ -56,7 +56,7 @@ def start_ahead(folder: Path) -> Server | None:
     """Start the pool's server, which imports while everything else is checked; None if none is needed."""
     try:
         plan = sweep_state.read_plan(folder)
-        record = next((one for _, one in sweep_state.readable(folder, plan) if not one.finished), None)
+        record = next((one for _, one in store.of_plan(folder, plan) if not one.finished), None)
         if record is None or not serves(record.typed.compute.target):
             return None
         threads = record.typed.compute.cpus_per_run
@@ -88,11 +88,11 @@ def prepare(folder: Path) -> None:
         ConfigError, DataError: this machine cannot meet the requests.
     """
     plan = sweep_state.read_plan(folder)
-    run_records = [record for _, record in sweep_state.readable(folder, plan)]
+    run_records = [record for _, record in store.of_plan(folder, plan)]
     unfinished = [record for record in run_records if not record.finished]
     if not unfinished:
         return
-    for run_dir, record in sweep_state.readable(folder, plan):
+    for run_dir, record in store.of_plan(folder, plan):
         if record.status == QUEUED:
             _adapt_environment(run_dir, record)
     backend = check(unfinished)

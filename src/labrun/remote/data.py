@@ -21,6 +21,7 @@ from labrun.config.schema import Config, Node
 from labrun.data import asset as assets
 from labrun.data import digests
 from labrun.data.asset import Asset
+from labrun.data.stores.base import STATE
 from labrun.data.stores.local import LocalDatastore
 from labrun.errors import DataError
 from labrun.messages import counted, size_text
@@ -250,7 +251,7 @@ def _named(store: LocalDatastore, name: str, version: Any) -> Iterator[Path]:
 def _of_asset(store: LocalDatastore, asset: Asset) -> Iterator[Path]:
     """Yield an asset's files and the files of its registration."""
     yield from (store.path(f"{asset.path}/{entry.path}".lstrip("/")) for entry in assets.manifest(store, asset))
-    state = store.folder / ".labrun"
+    state = store.folder / STATE
     registered = [
         *(state / "assets" / asset.name).glob(f"{asset.number}.*"),
         state / "manifests" / f"{asset.version}.json",

@@ -350,7 +350,7 @@ def _record(raw: bytes, run_dir: Path, folder: Path, link: Link) -> Record:
 
 def _finish(channel: Channel, folder: Path, link: Link, finished: Sequence[tuple[str, Record, Mark]]) -> None:
     """Fetch the files of ended runs, all in one answer; then write their records."""
-    parts = PARTS if link.runs is not None else (*PARTS, ".hydra")
+    parts = PARTS if link.runs is not None else (*PARTS, context.HYDRA)
     if finished:
         _pull(channel, {f"{link.folder}/{run}": folder / run for run, _, _ in finished}, parts)
     for run, record, mark in finished:

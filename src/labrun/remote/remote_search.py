@@ -20,7 +20,7 @@ from labrun.remote import link as links
 from labrun.remote.channel import Channel, retry_while_unreachable, with_start_advice
 from labrun.remote.link import Link
 from labrun.remote.ssh import UnreachableError
-from labrun.runs import finalize, sweep_state
+from labrun.runs import finalize, store, sweep_state
 from labrun.runs.groups import Code, plain
 from labrun.runs.record import Record, read_record
 from labrun.runs.sweep_state import RELATIVE, Plan, SweepState
@@ -265,7 +265,7 @@ def follow(folder: Path, view: View) -> bool:
 def cancel(folder: Path) -> None:
     """Write the requests that end a search; the next poll forwards them."""
     SweepState(folder).search_canceled.touch()
-    for run_dir, record in sweep_state.readable(folder, sweep_state.read_plan(folder)):
+    for run_dir, record in store.of_plan(folder, sweep_state.read_plan(folder)):
         if not record.finished:
             finalize.request(run_dir)
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from labrun.runs.custom_locations import LAUNCH
+from labrun.runs import context
 
 MANIFEST = "labrun-export.json"
 FORMAT = 1
-NOT_TAKEN = frozenset({LAUNCH, "heartbeat", "requests"})
+NOT_TAKEN = frozenset({context.LAUNCH, "heartbeat", "requests"})
 """Top-level entries of a run's folder that concern only its machine."""
 REPOSITORY = ".git"
 """Excluded at any depth: in such a folder, git executes commands from the repository's configuration."""

@@ -41,7 +41,6 @@ RATIO_FROM = 2**26
 """Unpacked bytes from which the compression ratio is limited."""
 ROOM = 2**26
 """Bytes to keep free on the disk."""
-FOLDER = "import-"
 MOVES = "moves.json"
 COMPRESSIONS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open))
 """Magic bytes of a compressed file, and the function that opens it."""
@@ -62,12 +61,11 @@ def import_(root: Path, source: Path, limits: Limits | None = None) -> tuple[lis
         RecordError: it is not an archive of labrun's, has unexpected content, is damaged or too large, or the workspace
             is not writable. Nothing was imported then.
     """
-    state = Workspace(root).state
     with _alone(root) as is_alone:
         if not is_alone:
             raise RecordError(f"another import into {root} is in progress: try again when it has finished")
         _finish(root)
-        place = state / f"{FOLDER}{uuid.uuid4().hex}"
+        place = Workspace(root).import_folder(uuid.uuid4().hex)
         try:
             place.mkdir(mode=0o700)
             return _Arrival(root, source, place, limits or Limits()).run()
@@ -105,21 +103,20 @@ def left(root: Path, finish: bool = False) -> list[Path]:
         root: the workspace.
         finish: first finish the imports whose list of moves was written.
     """
-    state = Workspace(root).state
-    if not any(state.glob(f"{FOLDER}*")):
+    if not _left(root):
         return []
     with _alone(root) as is_alone:
         if not is_alone:
             return []
-        return [path for path in _left(state) if not (finish and _make_moves(root, path))]
+        return [path for path in _left(root) if not (finish and _make_moves(root, path))]
 
 
-def _left(state: Path) -> list[Path]:
-    return sorted(path for path in state.glob(f"{FOLDER}*") if path.is_dir() and not path.is_symlink())
+def _left(root: Path) -> list[Path]:
+    return [path for path in Workspace(root).import_folders() if path.is_dir() and not path.is_symlink()]
 
 
 def _finish(root: Path) -> None:
-    for path in _left(Workspace(root).state):
+    for path in _left(root):
         _make_moves(root, path)
         shutil.rmtree(path, ignore_errors=True)
 

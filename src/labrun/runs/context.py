@@ -26,6 +26,8 @@ RUN_DIR_VARIABLE = "LABRUN_RUN_DIR"
 ATTEMPT_VARIABLE = "LABRUN_ATTEMPT"
 LAUNCH = ".launch"
 """Subfolder of a sweep or a run with the state of its launch (`labrun.runs.sweep_state`)."""
+HYDRA = ".hydra"
+"""Subfolder of a run with the files that Hydra saves of it, unless `hydra.output_subdir` names another."""
 STATE = Path("outputs", ".labrun")
 """The folder of labrun's internal state in a workspace (`labrun.runs.workspace.Workspace`)."""
 METRICS_FILE = "metrics.jsonl"

@@ -14,22 +14,19 @@ from pathlib import Path
 
 from labrun._io import append_line
 from labrun.runs import context
+from labrun.runs.sweep_state import SweepState
 from labrun.runs.workspace import Workspace
-
-LAUNCH = context.LAUNCH
-PLAN = Path(LAUNCH, "plan.json")
-"""The controller's plan for the folder (`sweep_state.Plan`)."""
 
 
 def is_of_runs(folder: Path) -> bool:
     """Return whether a folder is that of a run or a sweep, judging by Hydra's and labrun's files. Such folders are not
     code."""
-    hydra = folder / ".hydra"
-    if (folder / PLAN).is_file() or any((hydra / name).is_file() for name in ("hydra.yaml", "overrides.yaml")):
+    hydra = folder / context.HYDRA
+    if SweepState(folder).plan.is_file() or any((hydra / name).is_file() for name in ("hydra.yaml", "overrides.yaml")):
         return True
     if (folder / "run.json").is_file():  # may be a copy, or an unrelated file of the user's
         return any((folder / name).exists() for name in ("metrics.jsonl", "driver.log", "attempts"))
-    return (folder / "multirun.yaml").is_file() and any(folder.glob("*/.hydra"))
+    return (folder / "multirun.yaml").is_file() and any(folder.glob(f"*/{context.HYDRA}"))
 
 
 DEPTHS = {"outputs": 3, "multirun": 4}
@@ -86,7 +83,7 @@ def runs_in(folder: Path) -> list[Path]:
     if os.path.isfile(folder / "run.json"):  # False, not an error, if the name is invalid
         return [folder]
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        names = json.loads(context.content(folder / PLAN))["runs"]
+        names = json.loads(context.content(SweepState(folder).plan))["runs"]
         return [Path(os.path.normpath(folder / name)) for name in names if "\0" not in name]
     return []
 

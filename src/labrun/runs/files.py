@@ -12,7 +12,7 @@ from pathlib import Path
 from labrun._io import file_sha256
 from labrun.errors import RecordError
 from labrun.messages import suggest
-from labrun.runs.custom_locations import LAUNCH
+from labrun.runs import context
 from labrun.runs.record import Record
 from labrun.runs.workspace import Workspace
 
@@ -20,7 +20,7 @@ EMPTY = hashlib.sha256().hexdigest()
 """Digest of a folder without files."""
 COMPILED = "__pycache__"
 """Folder of Python's compiled bytecode."""
-OURS = frozenset({"attempts", "requests", "heartbeat", ".hydra", LAUNCH, "work"})
+OURS = frozenset({"attempts", "requests", "heartbeat", context.HYDRA, context.LAUNCH, "work"})
 """labrun's internal entries and a script's working folder, which are not results of the run."""
 
 

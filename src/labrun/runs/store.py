@@ -15,6 +15,7 @@ from labrun.errors import RecordError
 from labrun.runs import comparable, custom_locations, direction, index, sdk_ids
 from labrun.runs.direction import Direction
 from labrun.runs.record import COMPLETED, Record, read_record
+from labrun.runs.sweep_state import Plan
 from labrun.runs.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -227,6 +228,21 @@ def _suitable(
     if not suitable(run_dir, record):
         raise RecordError(f"run {record.id} in {run_dir} is not {wanted}")
     return run_dir, record
+
+
+def of_plan(folder: Path, plan: Plan) -> list[tuple[Path, Record]]:
+    """Return a plan's runs with a readable record; missing and damaged records are skipped with a warning.
+
+    Args:
+        folder: the plan's folder.
+        plan: the plan.
+    """
+    return readable([(folder / name).resolve() for name in plan.runs])
+
+
+def dirs_of_plan(folder: Path, plan: Plan) -> list[Path]:
+    """Return the folders of the runs that `of_plan` returns."""
+    return [run_dir for run_dir, _ in of_plan(folder, plan)]
 
 
 def readable(run_dirs: Sequence[Path]) -> list[tuple[Path, Record]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from labrun._io import append_line
 from labrun.errors import RecordError
-from labrun.runs import context, custom_locations, store
+from labrun.runs import context
 from labrun.runs.record import Record, cannot_write, replace_text
 
 LONGEST_ID = 1000
@@ -34,7 +34,7 @@ class SweepState:
     @property
     def root(self) -> Path:
         """The folder of these files. It is private, since the files decide what runs as this user."""
-        return self.folder / custom_locations.LAUNCH
+        return self.folder / context.LAUNCH
 
     def make(self) -> None:
         """Create the folder if it does not exist."""
@@ -43,12 +43,17 @@ class SweepState:
     @property
     def plan(self) -> Path:
         """The controller's plan (`Plan`)."""
-        return self.folder / custom_locations.PLAN
+        return self.root / "plan.json"
 
     @property
     def parent(self) -> Path:
         """Holds the ID of the run that the sweep belongs to; exists only if there is one."""
         return self.root / "parent"
+
+    @property
+    def hydra(self) -> Path:
+        """Hydra's files of a run; exists only if `hydra.output_subdir` is not `.hydra`."""
+        return self.root / "hydra"
 
     @property
     def submitted(self) -> Path:
@@ -245,16 +250,6 @@ def _check(plan: Plan) -> None:
     for number in (plan.parallel, plan.cores, plan.gpus_per_run, plan.runs_per_gpu, plan.max_failures):
         if not isinstance(number, int | None):
             raise ValueError(f"{number!r:.60} is not a whole number")
-
-
-def readable(folder: Path, plan: Plan) -> list[tuple[Path, Record]]:
-    """Return a plan's runs with a readable record; missing and damaged records are skipped with a warning."""
-    return store.readable([(folder / name).resolve() for name in plan.runs])
-
-
-def run_dirs(folder: Path, plan: Plan) -> list[Path]:
-    """Return the folders of the runs that `readable` returns."""
-    return [run_dir for run_dir, _ in readable(folder, plan)]
 
 
 def parent_of(folder: Path) -> str | None:

@@ -38,6 +38,14 @@ class Workspace:
         """Held while an archive is imported."""
         return self.state / "import.lock"
 
+    def import_folder(self, name: str) -> Path:
+        """Return the folder in which an archive is unpacked until its files move into the workspace."""
+        return self.state / f"import-{name}"
+
+    def import_folders(self) -> list[Path]:
+        """Return the existing ones, sorted by name; those of killed imports stay."""
+        return sorted(self.state.glob(self.import_folder("*").name))
+
     @property
     def code(self) -> Path:
         """Code snapshots: one folder each, named by its digest."""

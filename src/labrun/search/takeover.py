@@ -13,10 +13,10 @@ from pathlib import Path
 
 from labrun.compose.hydra_files import quoted, value_here, with_variables
 from labrun.remote import link as links
-from labrun.runs import context, custom_locations, sweep_state
+from labrun.runs import context, sweep_state
 from labrun.runs.attempts import Process
 from labrun.runs.record import process_identity, process_lives, replace_text
-from labrun.runs.sweep_state import SweepState
+from labrun.runs.sweep_state import RELATIVE, SweepState
 
 
 def begin(folder: Path) -> None:
@@ -62,7 +62,7 @@ def fresh(root: Path, since: str) -> Path | None:
         root: the workspace.
         since: ISO time; older searches are ignored.
     """
-    plans = [(path.stat().st_mtime, path) for path in (root / "multirun").glob(f"*/*/{custom_locations.PLAN}")]
+    plans = [(path.stat().st_mtime, path) for path in (root / "multirun").glob(f"*/*/{RELATIVE.plan}")]
     after = datetime.fromisoformat(since).timestamp() if since else 0.0
     for changed, path in sorted(plans, reverse=True):
         folder = path.parents[1]

@@ -23,10 +23,10 @@ from labrun.config.schema import Config, Node
 from labrun.data.digests import manifest_digest
 from labrun.data.mount import local_root, mount
 from labrun.errors import DataError, RecordError
-from labrun.runs import custom_locations, sweep_state
+from labrun.runs import custom_locations, store, sweep_state
 from labrun.runs.groups import Code, DataEntry, Host
 from labrun.runs.record import COMPLETED, Record, read_record
-from labrun.runs.sweep_state import SweepState
+from labrun.runs.sweep_state import RELATIVE, SweepState
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +59,10 @@ def find_sweep(root: Path, reference: str, name: str, composed: Path | None = No
                 )
             if SweepState(folder).plan.is_file():
                 return folder.resolve()
-        raise RecordError(f"sweep.resume={reference}: there is no sweep (it would contain {custom_locations.PLAN})")
+        raise RecordError(f"sweep.resume={reference}: there is no sweep (it would contain {RELATIVE.plan})")
     if composed is not None and _is_sweep(composed):
         return composed.resolve()
-    folders = [plan.parents[1] for plan in (root / "multirun" / name).glob(f"*/{custom_locations.PLAN}")]
+    folders = [plan.parents[1] for plan in (root / "multirun" / name).glob(f"*/{RELATIVE.plan}")]
     others = [folder for folder in custom_locations.noted(root) if folder not in folders]
     folders += [folder for folder in others if _is_sweep(folder) and _name(folder) == name]
     if not folders:
@@ -71,7 +71,7 @@ def find_sweep(root: Path, reference: str, name: str, composed: Path | None = No
 
 
 def _is_sweep(folder: Path) -> bool:
-    return (folder / custom_locations.PLAN).is_file() and not (folder / "run.json").exists()
+    return SweepState(folder).plan.is_file() and not (folder / "run.json").exists()
 
 
 def _name(folder: Path) -> str | None:
@@ -93,9 +93,7 @@ def _begun(folder: Path) -> str:
 
 def previous_runs(folder: Path) -> list[PreviousRun]:
     """Return the existing runs of a sweep."""
-    return [
-        PreviousRun(run_dir, record) for run_dir, record in sweep_state.readable(folder, sweep_state.read_plan(folder))
-    ]
+    return [PreviousRun(run_dir, record) for run_dir, record in store.of_plan(folder, sweep_state.read_plan(folder))]
 
 
 def match(

@@ -19,10 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from labrun.compose import composed
-from labrun.compose.hydra_files import SUBFOLDER
 from labrun.config import instantiate, schema
 from labrun.config.schema import Node
 from labrun.errors import ConfigError
+from labrun.runs import context
 
 GROUPS = ("dataset", "datastore")
 OPEN_PARTS = ("train", "validation", "test", "predict")
@@ -87,7 +87,7 @@ def consequences(run_dir: Path, group: str, typed: Sequence[str]) -> list[tuple[
     Returns:
         Each key, without the group, and its value in the form for a record.
     """
-    file = run_dir / SUBFOLDER / "config.yaml"
+    file = run_dir / context.HYDRA / "config.yaml"
     if not typed or not file.is_file():
         return []
     before, after = _loaded(file), _loaded(file)

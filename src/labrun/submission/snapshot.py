@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from labrun.errors import ConfigError, RecordError
-from labrun.runs import custom_locations, ignore_rules, store
+from labrun.runs import context, custom_locations, ignore_rules, store
 from labrun.runs.files import tree_digest
 from labrun.runs.groups import Code, ScriptCode
 from labrun.runs.ignore_rules import AMLIGNORE, LABIGNORE
@@ -269,7 +269,7 @@ def without_runs(base: Path, listed: Iterable[Path]) -> list[Path]:
     def is_of_runs(folder: Path) -> bool:
         if folder not in known:
             above = is_of_runs(folder.parent)
-            known[folder] = above or folder.name == ".labrun" or custom_locations.is_of_runs(base / folder)
+            known[folder] = above or folder.name == context.STATE.name or custom_locations.is_of_runs(base / folder)
         return known[folder]
 
     found = [path for path in listed if not is_of_runs(path.parent)]

@@ -21,7 +21,7 @@ from labrun.config import exact, schema, trust
 from labrun.config.schema import Config, Tracking
 from labrun.control import controller, lease, monitor, objective, results
 from labrun.errors import ConfigError, RecordError
-from labrun.runs import finalize, store, sweep_state
+from labrun.runs import context, finalize, store, sweep_state
 from labrun.runs.attempts import Failure
 from labrun.runs.groups import SweepMember
 from labrun.runs.record import (
@@ -55,7 +55,7 @@ class Job:
     run_dir: Path
     hydra: dict[str, str]
     environment: dict[str, str] = field(default_factory=dict)
-    subfolder: str | None = hydra_files.SUBFOLDER
+    subfolder: str | None = context.HYDRA
     """The subfolder for Hydra's files (`hydra.output_subdir`)."""
     is_done: bool = False
     """Whether it completed in an earlier session of this sweep."""

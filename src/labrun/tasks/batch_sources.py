@@ -20,7 +20,8 @@ from labrun.data.datasets import HOOKS, Parts
 from labrun.data.loaders import adopted, copyable
 from labrun.data.loading import BatchLoader, make_loader
 from labrun.errors import ConfigError
-from labrun.runs import context, custom_locations
+from labrun.runs import context
+from labrun.runs.sweep_state import SweepState
 from labrun.tasks import packages
 from labrun.tasks.task import is_named
 
@@ -236,7 +237,7 @@ def _nothing() -> None:
 @contextlib.contextmanager
 def _alone(run_dir: Path, name: str) -> Iterator[Path]:
     """Lock out other processes of a sweep or run. Yield the path of the file that marks the work as done."""
-    shared = run_dir.parent / custom_locations.LAUNCH
+    shared = SweepState(run_dir.parent).root
     folder = shared if shared.is_dir() else run_dir / "logs"
     folder.mkdir(parents=True, exist_ok=True)
     mark = folder / name

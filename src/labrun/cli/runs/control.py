@@ -77,7 +77,7 @@ def _watch(folder: Path, is_trusted: bool) -> int:
 
 
 def _watch_runs(folder: Path, plan: sweep_state.Plan, is_trusted: bool) -> int:
-    run_dirs = sweep_state.run_dirs(folder, plan)
+    run_dirs = store.dirs_of_plan(folder, plan)
     if not run_dirs:
         return 0
     with monitor.shown(folder, run_dirs) as view:
@@ -100,7 +100,7 @@ def _watch_runs(folder: Path, plan: sweep_state.Plan, is_trusted: bool) -> int:
 
 
 def _unfinished(folder: Path, plan: sweep_state.Plan) -> list[tuple[Path, Record]]:
-    return [(run_dir, record) for run_dir, record in sweep_state.readable(folder, plan) if not record.finished]
+    return [(run_dir, record) for run_dir, record in store.of_plan(folder, plan) if not record.finished]
 
 
 def _check_variables(folder: Path, plan: sweep_state.Plan) -> None:
@@ -128,13 +128,13 @@ def _watch_search(folder: Path, is_trusted: bool) -> int:
     while True:
         is_over = takeover.is_over(folder)
         plan = sweep_state.read_plan(folder)
-        run_dirs = sweep_state.run_dirs(folder, plan)
+        run_dirs = store.dirs_of_plan(folder, plan)
         _over(run_dirs, view, reported)
         if is_over:
             break
         if lease.living(SweepState(folder)) is None and not takeover.is_ending(folder):
             if not is_trusted:
-                ownership.check_plan(folder, sweep_state.readable(folder, plan))
+                ownership.check_plan(folder, store.of_plan(folder, plan))
             sys.stderr.write("lab: this search has no controller any more; it is resumed here\n")
             return takeover.take_over(folder)
         time.sleep(POLL_S)
@@ -142,7 +142,7 @@ def _watch_search(folder: Path, is_trusted: bool) -> int:
 
 
 def _print_search(folder: Path) -> int:
-    run_dirs = sweep_state.run_dirs(folder, sweep_state.read_plan(folder))
+    run_dirs = store.dirs_of_plan(folder, sweep_state.read_plan(folder))
     print(f"The search is over: {folder} (results.csv, report.html, best.yaml)")
     return int(any(read_record(run_dir).status == FAILED for run_dir in run_dirs))
 
@@ -201,7 +201,7 @@ def _meant(name: str) -> list[Path]:
     plan = sweep_state.read_plan(folder)
     if plan.command is not None:
         takeover.cancel(folder)
-    return sweep_state.run_dirs(folder, plan)
+    return store.dirs_of_plan(folder, plan)
 
 
 def rerun(options: argparse.Namespace) -> int:

@@ -11,9 +11,10 @@ from typing import Any, BinaryIO
 from labrun._io import atomic_write
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.notice import notify_once
+from labrun.runs import context
 
 OWN = {
-    ".hydra",
+    context.HYDRA,
     "attempts",
     "requests",
     "work",

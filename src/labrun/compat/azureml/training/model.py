@@ -18,7 +18,8 @@ CARD = "model.json"
 """The file that labrun writes next to a model; it names the registered file or folder."""
 
 MODELS_FOLDER = context.STATE / "models"
-"""The folder of registered models in the workspace, with the files in `<name>/<version>/`."""
+"""The folder of registered models in the workspace, with the files in `<name>/<version>/`: `Workspace.models`, whose
+module a script's own interpreter may be too old to import."""
 
 
 class _Framework:

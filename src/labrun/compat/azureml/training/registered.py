@@ -15,6 +15,7 @@ from labrun.runs import context
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 """The same pattern as in `labrun.runs.model_journal`."""
 JOURNAL = context.STATE / "registry.jsonl"
+"""`Workspace.journal`, whose module a script's own interpreter may be too old to import."""
 FRAMEWORK, FRAMEWORK_VERSION = "azureml.model_framework", "azureml.model_framework_version"
 """The properties that hold the SDK's arguments of these names."""
 
