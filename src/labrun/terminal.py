@@ -20,11 +20,6 @@ KEPT = frozenset("\u200c\u200d")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def confirms(question: str) -> bool:
-    """Ask the user a yes/no question, and return whether the answer is yes."""
-    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
-
-
 def plain(text: str, keep: str = "") -> str:
     """Replace control characters (C0, DEL, C1, thus all escape sequences), bidirectional controls and non-characters
     in a text with visible escapes such as `\\x1b` and `\\u202e`.

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from labrun.cli.confirm import agreed
 from labrun.cli.parsing import Commands, Deferred, Parser
 from labrun.compose import paths
 from labrun.data import asset as assets
@@ -22,7 +23,7 @@ from labrun.messages import counted, size_text
 from labrun.report import formatting
 from labrun.runs import store
 from labrun.submission import inputs
-from labrun.terminal import confirms, plain
+from labrun.terminal import plain
 
 MAX_LISTED = 20
 """Maximum number of files of an asset to list, unless the user asks for all."""
@@ -394,11 +395,7 @@ def _refuse_registered(datastore: Datastore, files: Sequence[str], leaving: Sequ
 
 
 def _ask(options: argparse.Namespace, what: str) -> None:
-    if options.yes:
-        return
-    if not sys.stdin.isatty():
-        raise ConfigError(f"this would {what}: use --yes")
-    if not confirms(f"{plain(what)}?"):
+    if not agreed(f"{plain(what)}?", options.yes, f"this would {what}"):
         raise ConfigError("nothing was changed")
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun import messages
+from labrun.cli.confirm import agreed
 from labrun.cli.parsing import Commands, Deferred, Parser
 from labrun.cli.runs import filters
 from labrun.errors import (
@@ -33,7 +34,6 @@ from labrun.report import formatting
 from labrun.runs import cards, files, model_journal, store
 from labrun.runs.model_journal import Version
 from labrun.runs.record import is_scoring
-from labrun.terminal import confirms
 from labrun.tracking.mlflow import ui_state
 
 WHICH = "name, name/version or name@alias"
@@ -427,11 +427,8 @@ def remove(options: argparse.Namespace) -> int:
             f"{name}@{aliases[0]} --remove), or use --force"
         )
     what = ", ".join(one.title for one in chosen)
-    if not options.yes:
-        if not sys.stdin.isatty():
-            raise ConfigError(f"this would remove {what}: use --yes")
-        if not confirms(f"Remove {what}?"):
-            return 1
+    if not agreed(f"Remove {what}?", options.yes, f"this would remove {what}"):
+        return 1
     models.remove(root, chosen)
     print(f"removed {what}")
     return 0

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from labrun import messages
+from labrun.cli.confirm import agreed
 from labrun.cli.parsing import Commands, Deferred, Parser
 from labrun.cli.runs import filters
 from labrun.errors import ConfigError, RecordError
@@ -184,8 +185,6 @@ def examine(options: argparse.Namespace) -> int:
 
 def collect(options: argparse.Namespace) -> int:
     """Remove folders on a machine that no run needs, after asking."""
-    from labrun.cli.runs.maintain import agreed
-
     with channel.Channel(remotes.get(options.name)) as conversation:
         unused = conversation.call("unused", quiet_s=removal.REMOVE_S)["unused"]
         if not unused:

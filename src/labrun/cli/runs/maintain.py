@@ -13,6 +13,7 @@ from pathlib import Path
 
 from labrun import messages
 from labrun.cli import bars
+from labrun.cli.confirm import agreed
 from labrun.cli.runs import filters
 from labrun.config.schema import Tracking
 from labrun.control import cancel, lease, query
@@ -24,7 +25,6 @@ from labrun.report import formatting
 from labrun.runs import archive_export, archive_format, archive_import, context, files, model_journal, removing, store
 from labrun.runs.record import COMPLETED, cannot_write, read_record, seconds_between, timestamp
 from labrun.runs.sweep_state import SweepState
-from labrun.terminal import confirms
 from labrun.tracking import feed
 from labrun.tracking import registry as trackers
 
@@ -162,16 +162,6 @@ def _list(going: Sequence[Pair], shown: StatusResolver) -> None:
         rows.append((record.id, record.name, shown.once(run_dir, record), old, size, str(run_dir)))
     if rows:
         print("\n".join(formatting.columns([("id", "experiment", "status", "age", "size", "folder"), *rows])))
-
-
-def agreed(question: str, yes: bool) -> bool:
-    """Ask the user a yes/no question, unless `--yes` was given, and return whether the user agrees."""
-    if yes:
-        return True
-    if not sys.stdin.isatty():
-        print(f"{question}  Nothing was done: use --yes")
-        return False
-    return confirms(question)
 
 
 def _remove(root: Path, going: Sequence[Pair]) -> None:
