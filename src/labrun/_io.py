@@ -8,10 +8,12 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 TRUSTED_AGE_NS = 2 * 10**9
 """Age, in nanoseconds, from which a file's times show any later change, even if its file system counts in seconds."""
+
+Result = TypeVar("Result")
 
 
 class FileStamp(NamedTuple):
@@ -43,7 +45,7 @@ class FileStamp(NamedTuple):
         return time.time_ns() - max(self.mtime_ns, self.ctime_ns) >= TRUSTED_AGE_NS
 
 
-def read_once(path: Path | str, held: dict[str, tuple[FileStamp, str]], read: Callable[[], str]) -> str:
+def read_once(path: Path | str, held: dict[str, tuple[FileStamp, Result]], read: Callable[[], Result]) -> Result:
     """Return what `read` makes of a file; it is not called again while the file's stamp stays the same.
 
     Args:

@@ -50,6 +50,9 @@ class Item:
 class DigestCache:
     """SHA-256 of datastore files that this workspace has sent or read; an entry is valid while the file's token is.
 
+    A line is appended for each file once it has been sent. A `JsonCache` is written as a whole: concurrent processes
+    would lose each other's entries, and a killed upload all of its own: the next one would read its files back.
+
     Args:
         store: the datastore.
     """
@@ -60,7 +63,7 @@ class DigestCache:
         self._known: dict[tuple[str, str, int], str] = {}
         with contextlib.suppress(OSError):
             for line in self._path.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError):  # a line truncated by a kill
+                with contextlib.suppress(ValueError, TypeError):  # a line truncated by a kill
                     name, token, size, sha256 = json.loads(line)
                     self._known[name, token, size] = sha256
 

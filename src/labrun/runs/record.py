@@ -23,7 +23,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labrun._io import FileStamp, atomic_write, run_command
+from labrun._io import FileStamp, atomic_write, read_once, run_command
 from labrun.config import checking, exact
 from labrun.config.schema import Config, Node
 from labrun.errors import DamagedRecordError, RecordError
@@ -749,15 +749,9 @@ def _identity(one: Distribution) -> tuple[str, str] | None:
     """Return a distribution's name and version, from a file that is read again only after it has changed."""
     path = f"{getattr(one, '_path', '')}/METADATA"  # no public attribute gives this folder
     try:
-        stamp = FileStamp.of(path)
+        return read_once(path, _IDENTITIES, functools.partial(_read_identity, one))
     except OSError:  # an egg, or inside an archive
         return _read_identity(one)
-    known = _IDENTITIES.get(path)
-    if known is None or known[0] != stamp:
-        known = stamp, _read_identity(one)
-        if stamp.is_old_enough():
-            _IDENTITIES[path] = known
-    return known[1]
 
 
 def _read_identity(one: Distribution) -> tuple[str, str] | None:
