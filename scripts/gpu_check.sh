@@ -36,10 +36,10 @@ SECONDS=0
 
 if [ "$dry" = true ]; then
   place=(compute=local trainer.accelerator=cpu) shared=(compute=local compute.max_parallel=4 trainer.accelerator=cpu) count=600 device=cpu
-  half=bf16-mixed name=CPUAccelerator epochs=1 pairs=1 size=(dataset.max_samples=400)
+  half=bf16-mixed name=CPU epochs=1 pairs=1 size=(dataset.max_samples=400)
 else
   place=(compute=gpu trainer.accelerator=gpu) shared=(compute=gpu compute.runs_per_gpu=4 trainer.accelerator=gpu) count=50000 device=cuda
-  half=16-mixed name=CUDAAccelerator epochs=3 pairs=2 size=()
+  half=16-mixed name=CUDA epochs=3 pairs=2 size=()
 fi
 
 # A network that is compiled, and the same without.

@@ -138,7 +138,7 @@ def test_a_table_is_read_with_its_columns_and_target(tmp_path: Path, separator: 
         (("5.1,", "tall,"), {}, r"sepal length holds? text \(such as 'tall'.*dataset.ignore=\[sepal length\]"),
         (("", ""), {"target": "specis"}, "no such column. Did you mean 'species'"),
         (("", ""), {"ignore": ["colour"]}, "dataset.ignore='colour'"),
-        (("", ""), {"separator": ";"}, "except the class"),
+        (("", ""), {"separator": ";"}, "except the target"),
         (("", ""), {"target": "sepal length"}, "a quantity, not a class|holds? text"),
     ],
 )
@@ -270,7 +270,7 @@ def test_a_sweep_reads_the_frozen_script(labrun: Command, workspace: Path) -> No
     [
         ("", "it is empty"),
         ("x,y,c\n", "no rows below it"),
-        ("c\na\nb\na\n", "except the class"),
+        ("c\na\nb\na\n", "except the target"),
         ("x,y,c\n0.1,1,a\nhello,2,b\n0.3,1,a\n", "such as 'hello' in 'x'"),
         ("x,c\n1,a\n2,a\n", "of one class, 'a'"),
     ],

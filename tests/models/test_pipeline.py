@@ -185,7 +185,7 @@ def test_unsupported_options_of_a_pipeline_are_refused(run_here: Runner, workspa
         run_here(*data(workspace, "one"))
     with pytest.raises(DataError, match="quantity.*dataset.regression=true"):
         run_here(*data(workspace, "quantity"))
-    with pytest.raises(UnfitError, match="classifier, and data set 'get_data' has a quantity"):
+    with pytest.raises(UnfitError, match="classifier, but data set 'get_data' has a numeric target"):
         run_here(*data(workspace, "quantity"), "dataset.regression=true", "model=logistic_regression")
     with pytest.raises(ConfigError, match="at least 2 folds"):
         run_here("model=pipeline", "model.folds=1")

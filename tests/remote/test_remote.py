@@ -85,7 +85,7 @@ def test_a_machine_is_added_examined_and_removed(box: far.Far, lab_here: Command
     assert "Choose another folder: lab remote add away box --folder PATH" in lab_here("remote", "doctor", "away").stderr
     assert lab_here("remote", "rm", "away").returncode == 0
     unknown = lab_here("remote", "doctor", "bxo")
-    assert unknown.returncode == 2 and "there is no machine of that name (box" in unknown.stderr
+    assert unknown.returncode == 2 and "there is no machine of that name (known: box" in unknown.stderr
 
 
 def test_adding_a_machine_again_keeps_the_other_settings(

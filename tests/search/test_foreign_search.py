@@ -117,7 +117,7 @@ def test_another_launcher_executes_the_trials_in_batches(run: Run) -> None:
         (("hydra.sweeper.max_trials=-1",), 2, "hydra.sweeper.max_trials=-1"),
         (("+hydra.sweeper.trials=3",), 2, "hydra.sweeper.trials: no such key"),
         (("hydra.sweeper.sampler=grid",), 2, "and hydra.sweeper.sampler=grid tries every one"),
-        (("hydra.sweeper.zip=[[x]]",), 2, "hydra.sweeper.zip=[[x]]: at least two keys"),
+        (("hydra.sweeper.zip=[[x]]",), 2, "hydra.sweeper.zip=[[x]]: give at least two keys"),
         (("hydra.sweeper.sampler={_target_: builtins.dict}",), 2, "hydra.sweeper.sampler._target_='builtins.dict'"),
         (("hydra.sweeper.sampler=null",), 2, "hydra.sweeper.max_trials applies only to a search"),
         (("hydra.sweeper.sampler=null", "hydra.sweeper.max_trials=null"), 2, "hydra.sweeper.sampler=tpe"),

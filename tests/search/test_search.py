@@ -436,7 +436,7 @@ def test_a_search_resumes_after_kill_9_of_its_controller(
     more = labrun(*asked[:-1], "sweep.max_trials=11", "sweep.resume=last")
     assert more.returncode == 0 and statuses(workspace) == ["completed"] * 11, "a larger budget continues the search"
     other = labrun_here(*asked, "script.arguments.steps=3", "sweep.resume=last")
-    assert other.returncode == 2 and "which cannot change on resuming" in other.stderr
+    assert other.returncode == 2 and "which cannot change when it is resumed" in other.stderr
 
 
 def test_an_interrupted_search_is_resumed(workspace: Path, labrun: Command) -> None:

@@ -87,9 +87,9 @@ def test_an_unknown_metric_is_refused_with_the_closest_name() -> None:
     scoring.check(["norm_macro_recall", "accuracy", "top_k_accuracy"], has_classes=True)
     with pytest.raises(ConfigError, match="Did you mean 'r2_score'"):
         scoring.check(["r2score"], has_classes=False)
-    with pytest.raises(ConfigError, match=r"'r2_score' is for quantities: set dataset\.regression=true"):
+    with pytest.raises(ConfigError, match=r"'r2_score' is for regression: set dataset\.regression=true"):
         scoring.check(["r2_score"], has_classes=True)
-    with pytest.raises(ConfigError, match="'accuracy' is for classes"):
+    with pytest.raises(ConfigError, match="'accuracy' is for classification"):
         scoring.check(["accuracy"], has_classes=False)
 
 

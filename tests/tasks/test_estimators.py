@@ -129,7 +129,7 @@ def test_a_model_that_is_neither_network_nor_estimator_is_refused(run_here: Runn
 
 def test_regressors_and_clusterers_are_refused(run_here: Runner) -> None:
     drop = ("~model.regularization", "~model.solver", "~model.backend", "~model.max_iter", "~model.tol")
-    with pytest.raises(ConfigError, match="is a regressor, and data set 'digits' has classes"):
+    with pytest.raises(ConfigError, match="is a regressor, but data set 'digits' has classes"):
         run_here("model._target_=sklearn.linear_model.Ridge", *drop)
     with pytest.raises(ConfigError, match="is a clusterer"):
         run_here("model._target_=sklearn.cluster.KMeans", *drop)
@@ -197,5 +197,5 @@ def test_class_weights_reach_estimators_also_in_pipelines(run_here: Runner) -> N
     assert own.status == COMPLETED
     with pytest.raises(UnfitError, match=r"model\.class_weight: .* does not support class weights"):
         run_here("model=pipeline", "model/estimator=knn", "+model.class_weight=balanced")
-    with pytest.raises(UnfitError, match="has 2 weights, and there are 10 classes"):
+    with pytest.raises(UnfitError, match="has 2 weights, but there are 10 classes"):
         run_here("+model.class_weight=[1,2]")

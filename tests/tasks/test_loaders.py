@@ -278,7 +278,7 @@ def test_masks_and_several_labels_are_learned_with_any_loss(run_here: Runner, ne
     labels, _ = run_here(*TORCH, *torch_sets("Labels"), "model=linear", "+model.lr=0.5", "trainer.max_epochs=15")
     assert labels.metrics["accuracy"] > 0.8 and labels.metrics["f1"] > 0.7
     floats = (*TORCH, *torch_sets("FloatLabels"), "model=linear", "+model.lr=0.5", "trainer.max_epochs=15")
-    with pytest.raises(UnfitError, match="may be labels or quantities: set model.loss._target_=torch.nn.BCEWithLogits"):
+    with pytest.raises(UnfitError, match="may be labels or numbers: set model.loss._target_=torch.nn.BCEWithLogits"):
         run_here(*floats)
     said, _ = run_here(*floats, "+model.loss._target_=torch.nn.BCEWithLogitsLoss")
     assert said.metrics["accuracy"] > 0.8 and said.metrics["test_loss"] == pytest.approx(labels.metrics["test_loss"])
@@ -416,9 +416,9 @@ def test_class_weights_change_the_loss_of_networks(run_here: Runner, mine: Path)
     )
     _, predicted = run_here("task=predict", f"from={told_so.id}", "dataset=unknown")
     assert len(predictions(predicted)) == 100
-    with pytest.raises(ConfigError, match="has 2 weights, and there are 10 classes"):
+    with pytest.raises(ConfigError, match="has 2 weights, but there are 10 classes"):
         run_here("model=mnist_dnn", "+model.class_weight=[1,2]")
-    with pytest.raises(UnfitError, match="there are 10 weights, and the network has 12 classes"):
+    with pytest.raises(UnfitError, match="there are 10 weights, but the network has 12 classes"):
         run_here(*DICTS, "+model.class_weight=balanced", "+model.num_classes=12")
 
 

@@ -205,7 +205,7 @@ class FiveScores(nn.Module):
 
 
 def test_a_wrong_number_of_scores_is_refused(run_here: Runner) -> None:
-    with pytest.raises(UnfitError, match=r"returns \(1, 5\) scores, and must return \(1, 10\)"):
+    with pytest.raises(UnfitError, match=r"returns \(1, 5\) scores, but must return \(1, 10\)"):
         run_here("model=mnist_dnn", f"model._target_={__name__}.FiveScores", "~model.units")
 
 

@@ -137,7 +137,7 @@ def test_shapes_of_equal_size_are_refused_unless_flattened() -> None:
         assert lesson.loss_of(target.reshape(shape), target) == 0
         assert lesson.loss_of(target, target.reshape(shape)) == 0
     for shape in ((4, 2, 5, 3), (4, 5, 6), (6, 20), (4, 3, 5)):
-        with pytest.raises(UnfitError, match="the shapes must be the same, or one the other flattened"):
+        with pytest.raises(UnfitError, match="the shapes must be the same, or one must be the other flattened"):
             lesson.loss_of(torch.rand(shape), target)
 
 
@@ -150,7 +150,7 @@ def test_whole_numbers_are_classes_labels_or_quantities() -> None:
         assert lesson.loss_of(given, target) == ((given - target.reshape(given.shape)) ** 2).mean()
     assert [inferred(scores, bits).kind, inferred(scores, bits, "MSELoss").kind] == ["labels", "quantity"]
     assert inferred(torch.rand(4, 8), counts).kind == "classes"
-    with pytest.raises(UnfitError, match="CrossEntropyLoss takes a score for each class, and the network returns"):
+    with pytest.raises(UnfitError, match="CrossEntropyLoss takes a score for each class, but the network returns"):
         inferred(scores, counts, "CrossEntropyLoss")
 
 

@@ -139,7 +139,7 @@ def test_colour_images_are_taken_in_either_layout(root: Path, ran: Ran) -> None:
     model = load_model(ran("cnn"))
     x = np.load(root / "images.npz")["X"]
     assert (model.predict(x) == model.predict(x.transpose(0, 3, 1, 2))).all()
-    with pytest.raises(UnfitError, match=r"takes samples of 3x32x32 .*and these are 28x28"):
+    with pytest.raises(UnfitError, match=r"takes samples of 3x32x32 .*but these are 28x28"):
         model.predict(np.zeros((1, 28, 28)))
 
 
@@ -168,7 +168,7 @@ def test_a_regression_predicts_quantities(root: Path, ran: Ran) -> None:
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (np.zeros((2, 63)), "takes samples of 1x8x8 .* and these are 63"),
+        (np.zeros((2, 63)), "takes samples of 1x8x8 .* but these are 63"),
         (np.zeros(64), "put a single sample into a list"),
         (np.full((1, 64), np.nan), "got NaN or infinity 64 times"),
         ([["a"] * 64], "takes numbers"),

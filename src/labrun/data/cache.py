@@ -251,7 +251,7 @@ class Cache:
         free = shutil.disk_usage(self.root).free
         if missing > free:
             raise DataError(
-                f"{size_text(missing)} have to be fetched to {self.root}, but only {size_text(free)} are free"
+                f"{size_text(missing)} must be downloaded to {self.root}, but only {size_text(free)} are free"
             )
 
     def _drop_unlisted(self, present: dict[str, int], keep: set[str]) -> None:

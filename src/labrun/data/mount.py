@@ -257,7 +257,7 @@ class Mounting:
         tried = " or ".join(repr("/" if place in ("", ".") else place) for place in self._candidates)
         raise MissingDataError(
             f"datastore '{self.store.name}' ({self.store.root}) has no asset '{self._name}' and nothing in {tried}. "
-            f"Registered there: {there}; its root has: {folders}. Send your files with: "
+            f"Registered there: {there}; its root has: {folders}. To upload your files: "
             f"lab data upload FOLDER --datastore {self.store.name} --name {self._name}"
         )
 

@@ -44,7 +44,7 @@ def not_numbers(table: Any, features: Sequence[str], where: object) -> str | Non
     gaps = {name: int(table[name].isna().sum()) for name in features if table[name].isna().any()}
     if gaps:
         listed = few([f"{name} ({count})" for name, count in gaps.items()])
-        return f"{where}: gaps: values are missing in the columns {listed}. {FILLED}"
+        return f"{where}: values are missing in the columns {listed}. {FILLED}"
     return None
 
 

@@ -335,7 +335,7 @@ def _checked(raw: RawData, origin: str) -> RawData:
             shape = parts["train"].x.shape[1:]
             raise DataError(f"{origin}: {name}: a sample has shape {part.x.shape[1:]}, but in train it is {shape}")
     if names and len(np.unique(parts["train"].y)) < 2:
-        raise DataError(f"{origin}: train: all samples are of one class; a classifier needs two")
+        raise DataError(f"{origin}: train: all samples are of one class; a classifier needs at least two")
     refusal = raw.refusal or next(filter(None, (unfit(part.x, origin) for part in parts.values())), None)
     return replace(
         raw,

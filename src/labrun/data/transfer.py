@@ -284,7 +284,7 @@ def download(store: Datastore, entries: Sequence[Item], overwrite: bool, view: V
         )
     needed = sum(item.size for item in wanted)
     if wanted and needed > (free := _free_bytes(wanted[0].local.parent)):
-        raise DataError(f"{size_text(needed)} have to be fetched, but only {size_text(free)} are free")
+        raise DataError(f"{size_text(needed)} must be downloaded, but only {size_text(free)} are free")
 
     def fetch(item: Item, on_progress: ProgressCallback) -> None:
         item.local.parent.mkdir(parents=True, exist_ok=True)

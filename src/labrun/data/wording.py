@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 FILLED = "Fill them, leave the columns out, or choose a model that fills them: model=pipeline model.preprocess=true"
-QUANTITY = "To predict a quantity, use dataset.regression=true model=pipeline"
+QUANTITY = "For regression, use dataset.regression=true model=pipeline"
 
 
 def option(key: str, names: Sequence[str]) -> str:

@@ -147,7 +147,8 @@ def get(name: str) -> Remote:
         return machines[name]
     names = ", ".join(sorted(machines)) or "none"
     raise ConfigError(
-        f"compute.host={name!r}: there is no machine of that name ({names}).{messages.suggest(name, sorted(machines))} "
+        f"compute.host={name!r}: there is no machine of that name (known: {names})."
+        f"{messages.suggest(name, sorted(machines))} "
         f"'lab remote add {name} ADDRESS' adds it; 'ssh ADDRESS' must reach it"
     )
 

@@ -76,7 +76,7 @@ def write_report(
         if weights:
             sections.append(
                 (
-                    f"Share of the differences in {objectives[0].metric} explained by each parameter",
+                    f"Parameter importance for {objectives[0].metric}",
                     _importance(weights),
                 )
             )

@@ -132,8 +132,8 @@ class Search:
             if changed:
                 lines = [f"{name}: then {then.get(name)}, now {definition[name]}" for name in changed]
                 raise ConfigError(
-                    f"the search in {self.trials.folder} had another configuration, which cannot change on resuming. "
-                    + "; ".join(lines)
+                    f"the search in {self.trials.folder} had a different configuration, which cannot change when it is "
+                    f"resumed. {'; '.join(lines)}"
                 )
         self._definition = definition
         self._write_state()

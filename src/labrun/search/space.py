@@ -307,7 +307,7 @@ def _pairs(
     for names in zipped:
         listed = f"{settings.key('zip')}=[[{','.join(names)}]]"
         if len(names) < 2:
-            raise ConfigError(f"{listed}: at least two keys are needed to advance together")
+            raise ConfigError(f"{listed}: give at least two keys to pair")
         for name in names:
             if plain_key(name) not in by_name:
                 why = "has one value" if any(plain_key(k) == plain_key(name) for k in fixed) else "is not swept"
@@ -326,9 +326,7 @@ def _together(overrides: Sequence[Override], settings: type[Sweep]) -> Choice:
         one = dimension(override)
         if isinstance(one, Numbers):
             if isinstance(override.value(), IntervalSweep):
-                raise ConfigError(
-                    f"{settings.key('zip')}: {one.key} is an interval; keys that advance together need lists"
-                )
+                raise ConfigError(f"{settings.key('zip')}: {one.key} is an interval; paired keys need lists")
             one = _choice(override)
         # Keep duplicates: zipped values are matched by position.
         lists.append([str(text) for text in override.sweep_string_iterator()])
@@ -337,7 +335,7 @@ def _together(overrides: Sequence[Override], settings: type[Sweep]) -> Choice:
             f"{plain_key(override.get_key_element())} has {len(values)}"
             for override, values in zip(overrides, lists, strict=True)
         )
-        raise ConfigError(f"{settings.key('zip')}: lists that advance together must be equally long, but {counts}")
+        raise ConfigError(f"{settings.key('zip')}: paired lists must be equally long, but {counts}")
     keys = tuple(override.get_key_element() for override in overrides)
     values = tuple(dict.fromkeys(zip(*lists, strict=True)))
     return Choice(" + ".join(plain_key(key) for key in keys), keys, values)

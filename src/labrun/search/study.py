@@ -94,7 +94,7 @@ class Study:
         except Exception as error:  # a damaged journal can raise anything
             raise RecordError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
         if [direction.name.lower() for direction in self._study.directions] != directions:
-            raise ConfigError(f"{settings.key('goal')}: the search in {path.parent} has other metrics or goals")
+            raise ConfigError(f"{settings.key('goal')}: the search in {path.parent} is for other metrics or goals")
         # A restarted sampler with the same seed would propose the same trials again.
         seed += len(self._study.get_trials(deepcopy=False))
         self._study.sampler = _sampler(sampler, seed, len(maximize), settings)

@@ -410,7 +410,9 @@ def _resolve_references(config: dict[str, Any], overrides: list[str], root: Path
     if resume is None:
         return None
     if typed.script is not None:
-        raise ConfigError("trainer.resume: a script resumes by itself, from its files in ./checkpoints")
+        raise ConfigError(
+            "trainer.resume: a script resumes by itself, from its files in ./checkpoints. Leave the key out"
+        )
     run_dir, source = store.find(root, str(resume), suitable=_has_checkpoint, wanted="a run with a checkpoint")
     parts = [("model", source.typed.model, typed.model)]
     parts += [("dataset", _what_is_read(source.typed), _what_is_read(typed))]
@@ -427,7 +429,7 @@ def _resolve_references(config: dict[str, Any], overrides: list[str], root: Path
     if edited and typed.trainer.resume_code == "same":
         raise ConfigError(
             f"trainer.resume={resume}: the model's code has changed since run {source.id} began ({', '.join(edited)}), "
-            "and its weights and best epoch belong to the old code. Restore that (it is in "
+            "and its weights and best epoch belong to the old code. Restore the old code (it is in "
             f"{(source.code or Code()).folder or 'its snapshot'}), use trainer.resume_code=new to resume with the "
             "weights and the new code, or start a new run"
         )
@@ -460,8 +462,8 @@ def _scored(root: Path, reference: str) -> tuple[Path, Record]:
         run_dir, record = store.find(root, version.run, suitable=suitable, wanted=wanted)
     except RecordError as error:
         raise RecordError(
-            f"from={reference}: model {version.title} belongs to run {version.run}, which no longer exists, and a task "
-            f"needs its record: lab models predict {version.title} does not"
+            f"from={reference}: model {version.title} belongs to run {version.run}, which no longer exists, but a task "
+            f"needs its record. Use 'lab models predict {version.title}', which does not"
         ) from error
     from labrun.tasks import task as tasks
 
@@ -469,7 +471,7 @@ def _scored(root: Path, reference: str) -> tuple[Path, Record]:
     if version.file != f"outputs/{card.file}" or file_sha256(run_dir / version.file) != version.sha256:
         raise RecordError(
             f"from={reference}: model {version.title} is the file {version.file} of run {record.id} at registration, "
-            f"not the run's present model: lab models predict {version.title} uses it"
+            f"not the run's current model: 'lab models predict {version.title}' uses that file"
         )
     log.info("Model %s belongs to run %s", version.title, record.id)
     return run_dir, record

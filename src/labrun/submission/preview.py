@@ -64,7 +64,7 @@ class Samples:
             ("samples", ", ".join(f"{len(part):,} {name}" for name, part in there.items())),
             ("each", f"{messages.shape_text(arrays.input_shape)}, {arrays.train.x.dtype}"),
             ("values", f"{min(low for low, _ in values):g} to {max(high for _, high in values):g}"),
-            ("classes", f"{arrays.num_classes or 'none: a quantity'}"),
+            ("classes", f"{arrays.num_classes or 'none: a numeric target'}"),
             *((f"  {arrays.class_names[label]}", _counts(there, label)) for label in range(arrays.num_classes)),
         ]
         return formatting.table(rows) + ("" if self.are_images else "\n" + self._rows())

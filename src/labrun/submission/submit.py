@@ -178,7 +178,7 @@ def execute_jobs(
     environment = {job.run_dir: job.environment for job in submitted}
     if config.compute.detach:
         controller.detach(folder, environment)
-        print(f"In the background: {len(runs)} run(s) in {folder}\n  lab runs watch {folder}")
+        print(f"In the background: {messages.counted(len(runs), 'run')} in {folder}\n  lab runs watch {folder}")
     else:
         _attached(folder, runs, environment, plan, head, next(iter(asked)) if len(asked) == 1 else None)
     return [_as_it_is(job) for job in submitted]
@@ -388,7 +388,7 @@ def _check_same(submitted: Sequence[Job], old: Sequence[resume.PreviousRun], fol
     names = {one.record.name for one in old}
     if names and not names & {job.record.name for job in submitted}:
         raise RecordError(
-            f"sweep.resume: the sweep in {folder} is of {', '.join(sorted(names))}, and this command's runs are of "
+            f"sweep.resume: the sweep in {folder} is of {', '.join(sorted(names))}, but this command's runs are of "
             f"{submitted[0].record.name}: leave sweep.resume out, or use name={min(names)} if they belong to it"
         )
 

@@ -66,7 +66,7 @@ def one(
         return _of_quantities(name, y.astype(np.float64), predicted.astype(np.float64), span)
     if name in NEED_CHANCES:
         if probabilities is None:
-            raise ValueError(f"{name} needs probabilities, and the model gives none")
+            raise ValueError(f"{name} needs probabilities, but the model gives none")
         return _of_probabilities(name, y, np.asarray(probabilities, np.float64), classes)
     return _of_labels(name, y, predicted, classes)
 

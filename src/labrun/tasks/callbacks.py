@@ -660,7 +660,7 @@ class RandomStates(pl.Callback):
         states = found["random_states"]
         if len(states) != trainer.world_size:
             log.warning(
-                "The checkpoint is of %d processes, and this training has %d: they draw different random numbers",
+                "The checkpoint is of %d processes, but this training has %d, so they draw different random numbers",
                 len(states),
                 trainer.world_size,
             )

@@ -84,7 +84,9 @@ class EpochState:
             if is_midway(checkpoint):
                 self._warn_about_own_state(module)
         elif is_midway(checkpoint):
-            log.warning("This epoch's training averages cover only its rest: what came before cannot be restored")
+            log.warning(
+                "This epoch's training averages cover only the rest of the epoch: what came before cannot be restored"
+            )
 
     @staticmethod
     def _warn_about_own_state(module: Any) -> None:

@@ -58,7 +58,7 @@ def around_saved(config: Config, arrays: Arrays, own_file: bool = False) -> tupl
     card = tasks.load_card(RunPaths(source.run_dir), source.id)
     if card.takes_batches:
         raise UnfitError(
-            f"model '{card.name}' of run {source.id} takes the batches of a data module, and data set "
+            f"model '{card.name}' of run {source.id} takes the batches of a data module, but data set "
             f"'{arrays.name}' is read into arrays: choose a data set with loaders (dataset=...)"
         )
     arrays = tasks.check_card(card, arrays, source.id)

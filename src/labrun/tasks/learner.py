@@ -87,7 +87,7 @@ def taken_apart(batch: Any, network: nn.Module, target: str | None) -> Batch:
         return _of_dict(batch, network, target)
     if not isinstance(batch, Sequence) or not batch or not all(isinstance(one, Tensor | Mapping) for one in batch):
         raise UnfitError(
-            f"a batch is a {type(batch).__name__}, and a plain network takes a tensor, a tuple (input, ..., target) or "
+            f"a batch is a {type(batch).__name__}, but a plain network takes a tensor, a tuple (input, ..., target) or "
             "a dict: set dataset.collate_fn, or use a LightningModule with its own training_step"
         )
     first = batch[0]
@@ -96,7 +96,7 @@ def taken_apart(batch: Any, network: nn.Module, target: str | None) -> Batch:
             raise UnfitError("model.target=input: the first part of a batch is not a tensor")
         return Batch((first,), {}, first)
     if not isinstance(batch[-1], Tensor):
-        raise UnfitError("the last part of a batch must be the target, and it is a dict")
+        raise UnfitError("the last part of a batch must be the target, but it is a dict")
     return Batch(tuple(batch[:-1]), {}, batch[-1])
 
 
@@ -116,7 +116,7 @@ def _inputs_of_dict(batch: Mapping[str, Any], network: nn.Module) -> tuple[tuple
     if len(inputs) == 1:
         return tuple(inputs.values()), {}
     raise UnfitError(
-        f"a batch has {', '.join(batch)}, and the network's forward() takes {', '.join(known) or 'nothing'}: name "
+        f"a batch has {', '.join(batch)}, but the network's forward() takes {', '.join(known) or 'nothing'}: name "
         "its parameters after the batch's keys"
     )
 
@@ -128,7 +128,7 @@ def _of_dict(batch: Mapping[str, Any], network: nn.Module, wanted: str | None) -
         value = next(iter([*args, *named.values()]))
         if key is None and wanted != "input":
             raise UnfitError(
-                f"a batch has {', '.join(batch)}, and no target ({', '.join(TARGET_KEYS)}). If the network reproduces "
+                f"a batch has {', '.join(batch)}, but no target ({', '.join(TARGET_KEYS)}). If the network reproduces "
                 "its input, set model.target=input"
             )
         return Batch(args, named, value)
@@ -150,7 +150,7 @@ def scores_of(output: Any) -> Tensor:
     elif isinstance(output, tuple | list) and output:
         output = output[0]
     if not isinstance(output, Tensor):
-        raise UnfitError(f"the network returns a {type(output).__name__}, and must return a tensor of scores")
+        raise UnfitError(f"the network returns a {type(output).__name__}, but must return a tensor of scores")
     return output
 
 
@@ -163,7 +163,7 @@ def classes_are_last(scores: Tensor, target: Tensor) -> bool | None:
     last, second = scores.shape[:-1] == target.shape, (scores.shape[:1] + scores.shape[2:]) == target.shape
     if not last and not second:
         raise UnfitError(
-            f"the network returns {tuple(scores.shape)} for a target of {tuple(target.shape)} class numbers, and must "
+            f"the network returns {tuple(scores.shape)} for a target of {tuple(target.shape)} class numbers, but must "
             "return a score for each class, (N, classes, ...) or (N, ..., classes)"
         )
     return last if scores.ndim == 2 or last != second else None
@@ -230,14 +230,14 @@ class LossAndMetrics:
         if known is TargetKind.CLASSES and self._weights is not None:
             if self._node.get("class_weight") == "balanced" and target.numel() != len(target):
                 raise UnfitError(
-                    "model.class_weight=balanced needs one class for each sample, and the target holds "
+                    "model.class_weight=balanced needs one class for each sample, but the target holds "
                     f"{target.numel() // len(target)} for each: give a weight for each class, "
                     "model.class_weight=[1.0,2.5]"
                 )
             count = self._second(scores, target).shape[1]
             if count != len(self._weights):
                 raise UnfitError(
-                    f"model.class_weight: there are {len(self._weights)} weights, and the network has {count} "
+                    f"model.class_weight: there are {len(self._weights)} weights, but the network has {count} "
                     "classes: give a weight for each, model.class_weight=[1.0,2.5]"
                 )
         node = self._node.get("loss")
@@ -248,7 +248,7 @@ class LossAndMetrics:
             log.info("Loss: %s, chosen by the first batch (%s)", type(self.loss).__name__, why)
         if isinstance(self.loss, OF_CLASSES) and known is not TargetKind.CLASSES and not target.is_floating_point():
             raise UnfitError(
-                f"model.loss: {type(self.loss).__name__} takes a score for each class, and the network returns "
+                f"model.loss: {type(self.loss).__name__} takes a score for each class, but the network returns "
                 f"{tuple(scores.shape)} for a target of {tuple(target.shape)} class numbers"
             )
         if isinstance(self.loss, nn.Module):
@@ -291,7 +291,11 @@ class LossAndMetrics:
         found = classes_are_last(scores, target)
         if found is not None and self._guessed is not None:
             if found != self.classes_last:
-                log.warning("Scores of %s were read along the wrong axis: %s shows", self._guessed, tuple(scores.shape))
+                log.warning(
+                    "Scores of %s were read along the wrong axis, as a later batch shows: %s",
+                    self._guessed,
+                    tuple(scores.shape),
+                )
             self._guessed, self.classes_last = None, found
         last = self.classes_last if found is None else found
         return scores.movedim(-1, 1) if last else scores
@@ -311,10 +315,10 @@ class LossAndMetrics:
         if target.is_floating_point() and named == "None" and _are_bits(target):
             raise UnfitError(
                 f"the target of the first batch, {tuple(target.shape)} {target.dtype}, holds only 0 and 1, which may "
-                "be labels or quantities: set model.loss._target_=torch.nn.BCEWithLogitsLoss, or torch.nn.MSELoss"
+                "be labels or numbers: set model.loss._target_=torch.nn.BCEWithLogitsLoss, or torch.nn.MSELoss"
             )
         if target.is_floating_point():
-            return TargetKind.QUANTITY, "its target holds quantities"
+            return TargetKind.QUANTITY, "its target holds numbers"
         if is_named(self._node.get("loss")):
             return TargetKind.OTHER, ""
         raise UnfitError(
@@ -390,7 +394,7 @@ class LossAndMetrics:
         found = self.loss(*pair)
         if found.ndim:
             raise ConfigError(
-                f"model.loss returns {tuple(found.shape)}, and must return one number: set reduction=mean"
+                f"model.loss returns {tuple(found.shape)}, but must return one number: set reduction=mean"
             )
         return found
 
@@ -431,7 +435,7 @@ def _alike(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         if not (_flattens(scores.shape, target.shape) or _flattens(target.shape, scores.shape)):
             raise UnfitError(
                 f"the network returns {tuple(scores.shape)} for a target of {tuple(target.shape)}: the shapes must "
-                "be the same, or one the other flattened"
+                "be the same, or one must be the other flattened"
             )
         scores = scores.reshape(target.shape)
     return scores, target if target.dtype == scores.dtype or scores.dtype == torch.long else target.to(scores.dtype)
@@ -560,7 +564,7 @@ def _numbers(name: str, value: Any, kind: str) -> Iterator[tuple[str, Tensor]]:
     else:
         shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ConfigError(
-            f"model.metrics.{name}: {kind} returns {shape}, and a record takes one number or a list of them"
+            f"model.metrics.{name}: {kind} returns {shape}, but a record takes one number or a list of them"
         )
 
 

@@ -138,7 +138,7 @@ class NetworkTask(ModelTask):
         counts = self._feed.class_counts()
         if isinstance(wanted, list):
             if counts is not None and len(wanted) != len(counts):
-                raise ConfigError(f"model.class_weight has {len(wanted)} weights, and there are {len(counts)} classes")
+                raise ConfigError(f"model.class_weight has {len(wanted)} weights, but there are {len(counts)} classes")
             return torch.tensor(wanted, dtype=torch.float32)
         if counts is None or not all(counts):
             raise UnfitError(
@@ -192,7 +192,7 @@ class NetworkTask(ModelTask):
             self._name,
             f"{sum(p.numel() for p in module.parameters() if not nn.parameter.is_lazy(p)):,}",
             self._feed.description,
-            type(trainer.accelerator).__name__,
+            type(trainer.accelerator).__name__.removesuffix("Accelerator"),
         )
         wanted = self._compute.gpus_per_run
         if wanted and isinstance(trainer.accelerator, self._package.part("accelerators").CPUAccelerator):
@@ -245,7 +245,7 @@ class NetworkTask(ModelTask):
         if best is None:
             if wanted == "best":
                 log.warning(
-                    "trainer.evaluate=best: no callback kept a best epoch's weights, so the last one's are tested"
+                    "trainer.evaluate=best: no callback kept a best epoch's weights, so the last epoch's are tested"
                 )
             return
         content = read_tensors(Path(best.best_model_path))
@@ -505,11 +505,11 @@ class NetworkTask(ModelTask):
             wanted = (
                 f"must return (1, {arrays.num_classes}), one per class"
                 if arrays.num_classes
-                else "must return (1,), the quantity"
+                else "must return (1,), one number"
             )
             raise UnfitError(
                 f"model '{self._name}' does not fit data set '{arrays.name}': for one sample of {shape} it returns "
-                f"{tuple(scores.shape)} scores, and {wanted}"
+                f"{tuple(scores.shape)} scores, but {wanted}"
             )
         return work, reports
 

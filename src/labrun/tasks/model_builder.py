@@ -75,9 +75,11 @@ def wrap(model: Any, config: Config, arrays: Arrays) -> ModelTask:
     if arrays.num_classes:
         reason = _not_a_classifier(model)
         if reason:
-            raise ConfigError(f"model '{name}' is {reason}, and data set '{arrays.name}' has classes")
+            raise ConfigError(f"model '{name}' is {reason}, but data set '{arrays.name}' has classes")
     elif _is_a_classifier(model):
-        raise UnfitError(f"model '{name}' is a classifier, and data set '{arrays.name}' has a quantity; {QUANTITY}")
+        raise UnfitError(
+            f"model '{name}' is a classifier, but data set '{arrays.name}' has a numeric target; {QUANTITY}"
+        )
     if is_pipeline(config.model):
         from labrun.tasks.pipeline import PipelineTask
 
@@ -119,10 +121,10 @@ def _weigh_classes(model: Any, node: Node, arrays: Arrays, name: str) -> None:
         return
     if not arrays.num_classes:
         raise UnfitError(
-            f"model.class_weight: data set '{arrays.name}' has a quantity, so there are no classes to weight"
+            f"model.class_weight: data set '{arrays.name}' has a numeric target, so there are no classes to weight"
         )
     if isinstance(wanted, list) and len(wanted) != arrays.num_classes:
-        raise UnfitError(f"model.class_weight has {len(wanted)} weights, and there are {arrays.num_classes} classes")
+        raise UnfitError(f"model.class_weight has {len(wanted)} weights, but there are {arrays.num_classes} classes")
     params = model.get_params(deep=True) if hasattr(model, "get_params") else {}
     places = [key for key in params if key.rpartition("__")[2] == "class_weight"]
     if not places:

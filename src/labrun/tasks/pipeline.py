@@ -127,7 +127,7 @@ class PipelineTask(EstimatorTask):
             return _Folds(rows, y, self._splits(arrays)), y
         if arrays.validation is None:
             raise UnfitError(
-                f"model.folds=1 compares pipelines on the validation part, and data set '{arrays.name}' has none: set "
+                f"model.folds=1 compares pipelines on the validation part, but data set '{arrays.name}' has none: set "
                 "dataset.validation_size=0.2, or model.folds=5"
             )
         held, target = float_rows(arrays.validation.x, arrays.scaling), arrays.validation.y
@@ -148,7 +148,10 @@ class PipelineTask(EstimatorTask):
                 raise UnfitError(self._too_few(arrays, counts))
             split: Any = StratifiedKFold(self._folds, shuffle=True, random_state=self._seed)
         elif len(y) < self._folds:
-            raise UnfitError(f"{self._folds}-fold cross-validation of {len(y)} training samples: set model.folds=2")
+            raise UnfitError(
+                f"model.folds={self._folds}: {len(y)} training samples cannot be split into {self._folds} folds: use "
+                "fewer folds, or more samples"
+            )
         else:
             split = KFold(self._folds, shuffle=True, random_state=self._seed)
         return list(split.split(np.zeros(len(y)), y))

@@ -214,7 +214,7 @@ def of_loaders(work: NetworkTask, feed: ModuleFeed, card: Card, paths: RunPaths)
 def _columns(answer: Any, card: Card) -> dict[str, Any]:
     """Return the output for one batch by column, with a row per sample."""
     if answer is None:
-        raise UnfitError("predict_step returns None for a batch, and must return a row for each sample")
+        raise UnfitError("predict_step returns None for a batch, but must return a row for each sample")
     found: dict[str, Any]
     if isinstance(answer, Mapping):
         found = dict(_named(answer))

@@ -101,12 +101,14 @@ def blocks(path: Path, saved: Saved) -> Iterator[Samples]:
             yield _of_cells(cells, [], path, saved, has_header=True)
         return
     if contents.is_table(path):
-        raise DataError(f"dataset.in_memory=false: {path} is read as a whole: leave it out, or write it as Parquet")
+        raise DataError(
+            f"dataset.in_memory=false: {path} is read as a whole: leave the key out, or write the table as Parquet"
+        )
     found = archive.arrays(path, ARRAYS)
     stored = {name: one for name, one in found.items() if isinstance(one, archive.Stored)}
     name = next((one for one in ARRAYS if one in stored), None)
     if name is None:
-        raise DataError(f"{path} has the arrays {', '.join(found)}: call the samples X")
+        raise DataError(f"{path} has the arrays {', '.join(found)}: name that of the samples X")
     for block in stored[name].rows().blocks(BATCH):
         yield Samples(block, notes=_others(name, found))
 
@@ -127,7 +129,7 @@ def _array(path: Path) -> Samples:
             if name is None and len(content.files) == 1:
                 name = content.files[0]
             if name is None:
-                raise DataError(f"{path} has the arrays {', '.join(content.files)}: call the samples X")
+                raise DataError(f"{path} has the arrays {', '.join(content.files)}: name that of the samples X")
             return Samples(np.asarray(content[name]), notes=_others(name, content.files))
     except DataError:
         raise
@@ -172,7 +174,7 @@ def _pixels(file: Path, shape: tuple[int, ...], title: str) -> npt.NDArray[np.ui
     except Exception as error:  # a damaged image can raise anything
         raise CorruptDataError(f"{file} cannot be read as an image: {error}") from error
     if size != shape[1:]:
-        raise UnfitError(f"{file} is {size[0]} high and {size[1]} wide, and {title} takes {shape_text(shape)}")
+        raise UnfitError(f"{file} is {size[0]} high and {size[1]} wide, but {title} takes {shape_text(shape)}")
     return pixels[None] if shape[0] == 1 else pixels.transpose(2, 0, 1)
 
 
@@ -200,7 +202,7 @@ def _of_cells(cells: Any, notes: list[str], path: Path, saved: Saved, has_header
     if saved.columns is None:
         words = [name for name in samples.columns if samples[name].dtype.kind not in "biuf"]
         if words:
-            raise UnfitError(f"{path}: the columns {', '.join(words[:5])} hold text, and {saved.title} takes numbers")
+            raise UnfitError(f"{path}: the columns {', '.join(words[:5])} hold text, but {saved.title} takes numbers")
         return Samples(samples.to_numpy(np.float64), inputs=inputs, notes=[*notes, *told])
     return Samples(samples.set_axis(list(saved.columns), axis=1), inputs=inputs, notes=[*notes, *told])
 
@@ -244,5 +246,5 @@ def _features(table: Any, saved: Saved, has_header: bool) -> tuple[Any, list[str
         notes.append(f"column {place}{f' ({column})' if has_header else ''} was left out: it is the target")
         return table.drop(columns=[column]), notes
     raise UnfitError(
-        f"the table has {table.shape[1]} columns, and {saved.title} takes {wanted} (or {wanted + 1}, with the target)"
+        f"the table has {table.shape[1]} columns, but {saved.title} takes {wanted} (or {wanted + 1}, with the target)"
     )

@@ -202,15 +202,15 @@ class Saved:
             values = np.asarray(x.to_numpy() if hasattr(x, "to_numpy") else x)
             values = values if values.dtype.kind in "biuf" else values.astype(np.float64)
         except (ValueError, TypeError) as error:
-            raise UnfitError(f"{self.title} takes numbers, and these samples are not numbers: {error}") from error
+            raise UnfitError(f"{self.title} takes numbers, but these samples are not numbers: {error}") from error
         if values.ndim < 2 or not len(values):
             raise UnfitError(
-                f"{self.title} takes samples of {self._wanted()}, and got the shape {values.shape}; put a single "
+                f"{self.title} takes samples of {self._wanted()}, but got the shape {values.shape}; put a single "
                 "sample into a list: [x]"
             )
         if not np.isfinite(values).all():
             raise UnfitError(
-                f"{self.title} takes numbers, and got NaN or infinity {int((~np.isfinite(values)).sum())} times"
+                f"{self.title} takes numbers, but got NaN or infinity {int((~np.isfinite(values)).sum())} times"
             )
         values = self._shaped(values)
         rows = float_rows(values, self._scaling)
@@ -222,7 +222,7 @@ class Saved:
             features = getattr(self.model, "n_features_in_", None)
             values = values.reshape(len(values), -1)
             if features is not None and values.shape[1] != features:
-                raise UnfitError(f"{self.title} takes {features} values a sample, and got {values.shape[1]}")
+                raise UnfitError(f"{self.title} takes {features} values per sample, but got {values.shape[1]}")
             return values
         given = values.shape[1:]
         if given == wanted:
@@ -231,7 +231,7 @@ class Saved:
             return values.transpose(0, 3, 1, 2)
         if given == (int(np.prod(wanted)),) or (len(wanted) == 3 and wanted[0] == 1 and given == wanted[1:]):
             return values.reshape(len(values), *wanted)
-        raise UnfitError(f"{self.title} takes samples of {self._wanted()}, and these are {shape_text(given)}")
+        raise UnfitError(f"{self.title} takes samples of {self._wanted()}, but these are {shape_text(given)}")
 
     def _wanted(self) -> str:
         return "numbers" if self.input_shape is None else shape_text(self.input_shape)
@@ -245,11 +245,11 @@ class Saved:
         if not hasattr(x, "iloc"):
             values = np.asarray(x)
             if values.ndim != 2 or values.shape[1] != len(names):
-                raise UnfitError(f"{self.title} takes a table of {len(names)} columns, and got {values.shape}")
+                raise UnfitError(f"{self.title} takes a table of {len(names)} columns, but got {values.shape}")
             x = pd.DataFrame(values, columns=names).infer_objects()
         elif getattr(x, "ndim", 2) != 2:
             raise UnfitError(
-                f"{self.title} takes a table with the columns {', '.join(names)}, and got one row or column"
+                f"{self.title} takes a table with the columns {', '.join(names)}, but got one row or column"
             )
         x = x.set_axis([" ".join(str(name).split()) for name in x.columns], axis=1)
         if all(str(name).isdigit() for name in x.columns) and x.shape[1] == len(names):
@@ -275,7 +275,7 @@ class Saved:
         gaps = [name for name in rows.columns if rows[name].isna().any()]
         if gaps:
             raise UnfitError(
-                f"{self.title} takes numbers, and values are missing in the columns {', '.join(gaps)}: fill them, or "
+                f"{self.title} takes numbers, but values are missing in the columns {', '.join(gaps)}: fill them, or "
                 "train a model that does (model=pipeline model.preprocess=true)"
             )
         return rows
@@ -287,7 +287,7 @@ class Saved:
         if not hasattr(x, "iloc"):
             values = np.asarray(x)
             if values.ndim != 2 or values.shape[1] != len(self.columns):
-                raise UnfitError(f"{self.title} takes a table of {len(self.columns)} columns, and got {values.shape}")
+                raise UnfitError(f"{self.title} takes a table of {len(self.columns)} columns, but got {values.shape}")
             x = pd.DataFrame(values, columns=list(self.columns)).infer_objects()
         x = x.set_axis([str(name) for name in x.columns], axis=1)
         missing = [name for name in self.columns if name not in x.columns]

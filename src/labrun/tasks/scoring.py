@@ -48,7 +48,9 @@ def check(names: Sequence[str], has_classes: bool) -> None:
     unknown = [name for name in names if name not in known]
     others = [*QUANTITIES, *automl_metrics.QUANTITIES, *STANDARD, *automl_metrics.CLASSES]
     for name in (name for name in unknown if name in others):
-        kind = "quantities: set dataset.regression=true" if has_classes else "classes: leave dataset.regression out"
+        kind = (
+            "regression: set dataset.regression=true" if has_classes else "classification: leave dataset.regression out"
+        )
         raise ConfigError(f"the metric {name!r} is for {kind}, or choose one of {', '.join(known)}")
     if not unknown:
         return

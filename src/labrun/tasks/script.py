@@ -101,7 +101,7 @@ def run(config: Config, inputs: Sequence[DataEntry], record: Record, paths: RunP
 
 def _of(config: Config) -> Script:
     if config.script is None:
-        raise ConfigError("task=script needs the script, and this run's config has none")
+        raise ConfigError("task=script needs the script, but this run's config has none")
     return config.script
 
 
@@ -228,7 +228,7 @@ def make_work_folder(paths: RunPaths, snapshot: Path, source: Path) -> Path:
         ConfigError: the frozen source is gone.
     """
     if not snapshot.is_dir():
-        raise ConfigError(f"the frozen source of the script, {snapshot}, is gone")
+        raise ConfigError(f"the frozen source of the script, {snapshot}, is gone: submit the run again")
     work = paths.root / WORK
     for folder, names, files in os.walk(snapshot):
         place = work / Path(folder).relative_to(snapshot)

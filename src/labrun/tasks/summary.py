@@ -41,7 +41,7 @@ def log_data(arrays: Arrays) -> None:
 def data_line(arrays: Arrays) -> str:
     """Describe a data set in one line: its splits, sample shape and classes."""
     held = "" if arrays.validation is None else f"{len(arrays.validation):,} validation, "
-    aim = f"{arrays.num_classes} classes" if arrays.num_classes else "a quantity"
+    aim = f"{arrays.num_classes} classes" if arrays.num_classes else "a numeric target"
     return (
         f"{arrays.name}: {len(arrays.train):,} train, {held}{len(arrays.test):,} test; "
         f"{messages.shape_text(arrays.input_shape)}, {aim}"

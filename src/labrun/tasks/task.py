@@ -38,7 +38,7 @@ scheduler once built, are passed to the target if it accepts them.)"""
 MODEL_CARD = cards.NAME
 CARD_FORMAT = 2
 """Format 2 encodes `arguments` with `labrun.config.exact`, including `_args_` and similar keys."""
-QUANTITY = "networks, model=pipeline and scikit-learn's regressors predict quantities"
+QUANTITY = "networks, model=pipeline and scikit-learn's regressors predict numbers"
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,9 @@ def quantities(y: npt.NDArray[Any], predicted: npt.NDArray[Any], name: str) -> S
         UnfitError: the predictions are not one finite number per sample.
     """
     if predicted.shape != y.shape or predicted.dtype.kind not in "biuf" or not np.isfinite(predicted).all():
-        raise UnfitError(f"model '{name}' does not predict one number per sample, but the shape {predicted.shape}")
+        raise UnfitError(
+            f"model '{name}' does not predict one number per sample, but values of the shape {predicted.shape}"
+        )
     errors = predicted - y
     spread = float(((y - y.mean()) ** 2).sum())
     r2 = 1 - float((errors**2).sum()) / spread if spread else 0.0
@@ -324,13 +326,13 @@ def check_card(card: Card, arrays: Arrays, run_id: str) -> Arrays:
     if shape != arrays.input_shape or bool(names) != bool(own) or (strange and len(own) != len(names)):
         raise UnfitError(
             f"model '{card.name}' of run {run_id} was trained on {messages.shape_text(shape)} {_kinds(names)}, "
-            f"and data set '{arrays.name}' has {messages.shape_text(arrays.input_shape)} {_kinds(own)}"
+            f"but data set '{arrays.name}' has {messages.shape_text(arrays.input_shape)} {_kinds(own)}"
         )
     if own == names:
         return arrays
     if strange and len(strange) < len(own):
         raise UnfitError(
-            f"model '{card.name}' of run {run_id} knows the classes {', '.join(names[:10])}, and data set "
+            f"model '{card.name}' of run {run_id} knows the classes {', '.join(names[:10])}, but data set "
             f"'{arrays.name}' also has {', '.join(strange[:10])}"
         )
     if strange:
@@ -351,7 +353,7 @@ def check_card(card: Card, arrays: Arrays, run_id: str) -> Arrays:
 
 
 def _kinds(names: Sequence[str]) -> str:
-    return f"in {len(names)} classes" if names else "with a quantity as the target"
+    return f"in {len(names)} classes" if names else "with a numeric target"
 
 
 def card_scaling(card: Card, own: Scaling) -> Scaling:

@@ -307,7 +307,7 @@ def _check_finite(found: Sequence[Numbers], where: Path) -> None:
     gaps = {one.name: one.gaps for one in found if one.gaps and one.gaps < one.count}
     if gaps:
         listed = few([f"{name} ({count})" for name, count in gaps.items()])
-        raise DataError(f"{where}: gaps: values are missing in the columns {listed}. {FILLED}")
+        raise DataError(f"{where}: values are missing in the columns {listed}. {FILLED}")
     infinite = [f"{one.name} ({one.infinite})" for one in found if one.infinite]
     if infinite:
         raise DataError(

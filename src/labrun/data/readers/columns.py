@@ -460,7 +460,7 @@ def _doubt(name: str, kept: list[str], numbers: list[str], units: set[str], colu
     if len(numbers) < len(kept) and all(number(value, other) is not None for value in kept):
         return (
             f"{next(v for v in kept if number(v, decimal) is None)!r} in the column {name!r} is a number if "
-            f"dataset.decimal={other!r}, and the decimal sign was taken to be {decimal!r}: say which, or "
+            f"dataset.decimal={other!r}, but the decimal sign was taken to be {decimal!r}: set dataset.decimal, or "
             f"{option('categories', [name])} if it holds no numbers"
         )
     share = float(column.isin(numbers).sum()) / max(1, int(column.isin(kept).sum()))

@@ -121,7 +121,7 @@ class Csv(Reader):
         known = None if self.known is None else self.known.schema
         known, targets, notes = columnar.infer_schema(parts, target, self.regression, self.settings, known)
         if not known.columns:
-            raise DataError(f"{paths[0]} has no column to learn from except the class ({known.line()})")
+            raise DataError(f"{paths[0]} has no column to learn from except the target ({known.line()})")
         for one, found in zip(parts, targets, strict=True):
             notes += [f"left out, as not table values: {', '.join(one.left_out[:10])}"] if one.left_out else []
             lost = f"left out: {counted(found.lost, 'row')} without a value of {target}, the target"
@@ -209,7 +209,7 @@ class Csv(Reader):
             known = kinds.infer_schema(whole, self.settings, paths[0], len(features[0]), quantity)
         if not known.columns:
             raise DataError(
-                f"{paths[0]} has no column{' to learn from' if features[0].shape[1] else ''} except the class: is "
+                f"{paths[0]} has no column{' to learn from' if features[0].shape[1] else ''} except the target: is "
                 f"dataset.separator={self._form['separator']!r} right?{f' ({known.line()})' if known.left_out else ''}"
             )
         arrays: dict[str, Any] = {}
@@ -249,7 +249,7 @@ class Csv(Reader):
         target = usual if self.target is None else str(self.target)
         for path, table in zip(paths, tables, strict=True):
             if set(table.columns) != set(columns):
-                raise DataError(f"{path} has other columns than {paths[0]}: {few(table.columns)}")
+                raise DataError(f"{path} has different columns from {paths[0]}: {few(table.columns)}")
         for key, names in (("target", [target]), ("ignore", self.settings.ignore)):
             for name in names:
                 if name not in columns:
@@ -289,7 +289,7 @@ class Csv(Reader):
             bad = [text for text, value in zip(texts, values, strict=True) if value is None]
             if bad:
                 raise DataError(
-                    f"{path}: the column {name!r} must be a quantity (dataset.regression=true), but {len(bad)} "
+                    f"{path}: the column {name!r} must be numeric (dataset.regression=true), but {len(bad)} "
                     f"values are not numbers, such as {bad[0]!r}"
                 )
             return np.array(values, np.float64)

@@ -286,7 +286,9 @@ def check_classes(classes: Sequence[Any], count: int, origin: str) -> None:
         DataError: they are not.
     """
     if len(classes) < 2:
-        raise DataError(f"{origin}: all {count} samples are of one class, {str(classes[0])!r}; a classifier needs two")
+        raise DataError(
+            f"{origin}: all {count} samples are of one class, {str(classes[0])!r}; a classifier needs at least two"
+        )
     if len(classes) > 2 and 2 * len(classes) > count:
         raise DataError(
             f"{origin}: {len(classes)} different values in {count} labels, from {str(classes[0])!r} to "

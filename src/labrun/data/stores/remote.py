@@ -323,7 +323,7 @@ class RemoteDatastore(Datastore):
 
     def _refuse_read_only(self) -> None:
         if self.is_read_only:
-            raise ConfigError(f"datastore '{self.name}' is read-only: files can be neither sent nor removed")
+            raise ConfigError(f"datastore '{self.name}' is read-only: files can be neither uploaded nor removed")
 
     @contextlib.contextmanager
     def _translating(self, what: str) -> Iterator[None]:
