@@ -126,6 +126,7 @@ def test_compute_ls_shows_targets_and_free_resources(workspace: Path, capsys: Ca
         "slurm",
         "slurm_gpu",
     }
+    assert out.count(" cores, ") >= 3 and "${" not in out, "auto, inline and local know this machine"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
     _, out, _ = run(capsys, monkeypatch, "compute", "ls")
     assert "Here: 2 GPUs (4, 5)" in out, "what each finds"

@@ -38,7 +38,9 @@ def ls(options: argparse.Namespace) -> int:
 def _summary(choice: Node) -> str:
     """Return a summary of the resources that an option would use; `auto` means this machine."""
     try:
-        compute = Compute.of({**asdict(DEFAULTS), **choice})
+        # Only a submission resolves ${labrun_cpus:}; until then, the default stands for it.
+        given = {key: value for key, value in choice.items() if not str(value).startswith("${labrun_")}
+        compute = Compute.of({**asdict(DEFAULTS), **given})
         return registry.chosen(compute, sweep=False).summary(compute)
     except ConfigError as error:
         return str(error)
