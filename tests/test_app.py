@@ -117,6 +117,11 @@ def test_a_mistake_ends_the_process_with_exit_code_2(labrun: Command) -> None:
     assert "model.regularization=-1: expected a number above 0" in done.stderr
 
 
+def test_a_search_without_m_is_reported(labrun_here: Command) -> None:
+    done = labrun_here("sweep=random")
+    assert done.returncode == 0 and "sweep=random: a search needs -m" in done.stderr
+
+
 def test_debug_shows_the_traceback(labrun: Command) -> None:
     done = labrun("--debug", "model.regularization=-1")
     assert done.returncode == 2 and "Traceback" in done.stderr

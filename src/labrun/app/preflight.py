@@ -36,8 +36,8 @@ class Preflight(Callback):
         HydraConfig.instance().set_config(config)
         with UserErrors():
             check_choices(config)
-            plain = composed.without_hydra(config)
-            resolved, _ = freeze.resolved_config(plain, composed.task_overrides(config.hydra), store.workspace())
+            plain, typed = composed.without_hydra(config), composed.task_overrides(config.hydra)
+            resolved, _ = freeze.resolved_config(plain, typed, store.workspace())
             freeze.check_targets(resolved)
             compute = resolved.compute
             registry.check(compute, sweep=False)
@@ -57,6 +57,9 @@ class Preflight(Callback):
                 hydra_job.make_log_folders(
                     composed.kept(config.hydra.job_logging), Path(config.hydra.runtime.output_dir)
                 )
+            unused = [word for word in typed if word.startswith("sweep=") and word != "sweep=grid"]
+            if unused:
+                sys.stderr.write(f"labrun: {unused[0]}: a search needs -m; without it, this is a single run\n")
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check that the sweep's folder can be created. Its runs are validated later, before the first one starts."""
