@@ -66,15 +66,15 @@ class Composer:
 
     def refusal(self, error: HydraException, overrides: Sequence[str]) -> ConfigError:
         """Return an error that explains why a job cannot be composed."""
-        cause = error.__cause__
-        unknown = f"{cause.full_key}." if isinstance(cause, ConfigAttributeError | ConfigKeyError) else None
-        keys = [text.partition("=")[0] for text in overrides]
-        key = next((one for one in keys if unknown and f"{one}.".startswith(unknown)), None)
+        cause, key = error.__cause__, None
+        if isinstance(cause, ConfigAttributeError | ConfigKeyError):
+            keys = [self._parse(text).key_or_group for text in overrides]
+            key = next((one for one in keys if f"{one}.".startswith(f"{cause.full_key}.")), None)
         if key is None:
             from labrun import mistakes
 
             return ConfigError(mistakes.in_short(error))
-        rest = [text for text in overrides if text.partition("=")[0] != key]
+        rest = [text for text in overrides if self._parse(text).key_or_group != key]
         try:
             config: Any = OmegaConf.to_container(self._loader.load_sweep_config(self.master, rest))
             known = list(checking.dotted({k: v for k, v in config.items() if k != "hydra"}, leaves=True))
