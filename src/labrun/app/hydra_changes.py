@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from labrun.compose import hydra_job
 from labrun.config import trust
-from labrun.config.hydra_versions import flags_parser
+from labrun.config.hydra_versions import any_help
 from labrun.submission import freeze
 from labrun.user_errors import UserErrors, for_terminal, refuse
 
@@ -180,7 +180,7 @@ def with_own_messages() -> Iterator[None]:
         return before(again)
 
     def parser() -> argparse.ArgumentParser:
-        made: Any = flags_parser()
+        made: Any = parsers()
         made.parse_args = made.parse_intermixed_args  # flags may stand between overrides
         found: argparse.ArgumentParser = made
         return found
@@ -191,7 +191,8 @@ def with_own_messages() -> Iterator[None]:
     for module in modules:
         module.run_and_report = report  # type: ignore[attr-defined]
     try:
-        yield
+        with any_help():
+            yield
     finally:
         entry.get_args_parser = parsers  # type: ignore[attr-defined]
         for module in modules:

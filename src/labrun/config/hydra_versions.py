@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -41,14 +42,23 @@ class _Parser(argparse.ArgumentParser):
         return action
 
 
-def flags_parser() -> argparse.ArgumentParser:
-    """Return Hydra's parser of a command line."""
-    from hydra._internal import utils  # nothing public makes this parser
+@contextlib.contextmanager
+def any_help() -> Iterator[None]:
+    """In the context, Hydra makes its parsers of command lines on every version of Python."""
+    from hydra._internal import utils  # nothing public makes these parsers
 
     module: Any = utils
     before = module.argparse
     module.argparse = SimpleNamespace(ArgumentParser=_Parser)
     try:
-        return utils.get_args_parser()
+        yield
     finally:
         module.argparse = before
+
+
+def flags_parser() -> argparse.ArgumentParser:
+    """Return Hydra's parser of command lines."""
+    from hydra._internal.utils import get_args_parser
+
+    with any_help():
+        return get_args_parser()
