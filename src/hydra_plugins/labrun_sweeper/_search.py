@@ -100,20 +100,7 @@ def settings_of(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[Setti
     rest, typed = _as_in_labrun(sweeper, arguments)
     other = _sweeper_translation.detect_sweeper(given)
     if other is not None:
-        found = _sweeper_translation.translate(other, given, params, sweeper.max_batch_size)
-        if found.refused:
-            raise ConfigError(
-                [
-                    f"hydra/sweeper={other} is not installed, and labrun cannot replace it: {why}"
-                    for why in found.refused
-                ]
-            )
-        own = {key: given[key] for key in ("resume", "timeout_min", "seed", "max_concurrent") if given.get(key)}
-        given, params = {**NODE, **own, **found.settings}, dict(found.space)
-        said = " ".join(f"{key}={value}" for key, value in found.settings.items())
-        log.info("hydra/sweeper=%s is not installed: labrun searches in its place (%s)", other, said)
-        for remark in found.remarks:
-            log.warning("hydra.sweeper.%s", remark)
+        given, params = _translated(other, given, params, sweeper.max_batch_size)
     elif sweeper.max_batch_size is not None and (typed.get("sampler") or given.get("sampler")):
         raise ConfigError(
             "hydra.sweeper.max_batch_size: the number of concurrent trials is hydra.sweeper.max_concurrent"
@@ -135,6 +122,44 @@ def settings_of(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[Setti
             )
         return None
     plain["sampler"] = _sampler(plain["sampler"])
+    problems = _problems(plain)
+    if problems:
+        raise ConfigError(problems)
+    if plain["sampler"] == "grid":
+        plain["sampler"] = None
+    settings = Settings(**{one.name: plain[one.name] for one in dataclasses.fields(Settings)})
+    return settings, [*(f"{key}={spaces.as_text(value)}" for key, value in params.items()), *rest]
+
+
+def _translated(
+    sweeper: str, given: dict[str, Any], params: dict[str, Any], most_at_once: int | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings and the space of another sweeper in labrun's terms.
+
+    Args:
+        sweeper: name of the sweeper, which is not installed.
+        given: its settings.
+        params: its space.
+        most_at_once: maximum number of concurrent trials; None: no limit.
+
+    Raises:
+        ConfigError: labrun cannot replace the sweeper; lists every reason.
+    """
+    found = _sweeper_translation.translate(sweeper, given, params, most_at_once)
+    if found.refused:
+        raise ConfigError(
+            [f"hydra/sweeper={sweeper} is not installed, and labrun cannot replace it: {why}" for why in found.refused]
+        )
+    own = {key: given[key] for key in ("resume", "timeout_min", "seed", "max_concurrent") if given.get(key)}
+    settings = " ".join(f"{key}={value}" for key, value in found.settings.items())
+    log.info("hydra/sweeper=%s is not installed: labrun searches in its place (%s)", sweeper, settings)
+    for remark in found.remarks:
+        log.warning("hydra.sweeper.%s", remark)
+    return {**NODE, **own, **found.settings}, dict(found.space)
+
+
+def _problems(plain: Mapping[str, Any]) -> list[str]:
+    """Return the mistakes in the settings of a search."""
     fields = {key: plain[key] for key in FIELDS}
     problems = list(check_fields(fields, Sweep, "hydra.sweeper"))
     if plain["goal"] not in ("minimize", "maximize"):
@@ -148,12 +173,7 @@ def settings_of(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[Setti
         problems.append(f"hydra.sweeper.max_failure_rate={rate!r}: expected a number from 0 to 1, or null")
     if not isinstance(plain["resume"], bool):
         problems.append(f"hydra.sweeper.resume={plain['resume']!r}: expected true or false")
-    if problems:
-        raise ConfigError(problems)
-    if plain["sampler"] == "grid":
-        plain["sampler"] = None
-    settings = Settings(**{one.name: plain[one.name] for one in dataclasses.fields(Settings)})
-    return settings, [*(f"{key}={spaces.as_text(value)}" for key, value in params.items()), *rest]
+    return problems
 
 
 def _own_keys() -> list[str]:

@@ -88,21 +88,16 @@ def submit(
         raise ConfigError(f"root={root}: there is no such folder")
     place = Workspace(workspace).submissions
     place.mkdir(parents=True, exist_ok=True)
-    told, refused, log = (place / f"{uuid.uuid4().hex}.{what}" for what in ("folder", "refusal", "log"))
+    published, refused, log = (place / f"{uuid.uuid4().hex}.{what}" for what in ("folder", "refusal", "log"))
     detached = ["compute.detach=true"] if detach else []
-    variables = {**os.environ, **(environment or {}), publish.VARIABLE: str(told), store.ROOT_VARIABLE: str(workspace)}
-    variables[refusal.VARIABLE] = str(refused)
-    variables.pop(publish.PARENT, None)
+    variables = {
+        **_inherited(environment or {}),
+        publish.VARIABLE: str(published),
+        refusal.VARIABLE: str(refused),
+        store.ROOT_VARIABLE: str(workspace),
+    }
     if parent is not None:
         variables[publish.PARENT] = parent.id if isinstance(parent, Run) else parent
-    for name in (
-        context.RUN_DIR_VARIABLE,
-        context.ATTEMPT_VARIABLE,
-        "MPLBACKEND",
-    ):  # a notebook's backend works only there
-        variables.pop(name, None)
-    if variables.get("PYTHONPATH") == "":  # for Python as good as none, but it would need a warm interpreter of its own
-        del variables["PYTHONPATH"]
     with open(log, "wb") as output:
         process = subprocess.Popen(
             [*_labrun(), *words, *detached],
@@ -113,18 +108,33 @@ def submit(
             start_new_session=True,
         )
     submission = Submission(process, log)
-    while not told.exists() and process.poll() is None:
+    while not published.exists() and process.poll() is None:
         time.sleep(0.02)
     if detach:
         process.wait()
-    if not told.exists() or (detach and process.returncode):
+    if not published.exists() or (detach and process.returncode):
         why = refusal.taken(refused)
         text = submission.output().strip() if why is None else why.message
         log.unlink(missing_ok=True)
         raise ConfigError(text or f"labrun ended with exit code {process.returncode} before anything was submitted")
-    folder = Path(told.read_text(encoding="utf-8"))
-    told.unlink()
+    folder = Path(published.read_text(encoding="utf-8"))
+    published.unlink()
     return _work(folder, None if detach else submission)
+
+
+def _inherited(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's environment with the given variables, less those that are for this process alone."""
+    variables = {**os.environ, **environment}
+    for name in (
+        publish.PARENT,
+        context.RUN_DIR_VARIABLE,
+        context.ATTEMPT_VARIABLE,
+        "MPLBACKEND",  # a notebook's backend works only there
+    ):
+        variables.pop(name, None)
+    if variables.get("PYTHONPATH") == "":  # for Python as good as none, but it would need a warm interpreter of its own
+        del variables["PYTHONPATH"]
+    return variables
 
 
 def _labrun() -> list[str]:

@@ -83,6 +83,14 @@ def fill(noun: Parser) -> None:
     verb.add_argument("model", metavar="MODEL", help=f"{WHICH}; with --remove: name@alias")
     verb.add_argument("alias", nargs="?", metavar="ALIAS", help="for example champion")
     verb.add_argument("--remove", action="store_true", help="remove the alias")
+    _add_predict(verbs)
+    verb = _verb(verbs, "rm", remove, "remove a version, or a whole model")
+    verb.add_argument("model", metavar="MODEL", help=WHICH)
+    verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    verb.add_argument("--force", action="store_true", help="also remove versions that an alias points to")
+
+
+def _add_predict(verbs: Commands) -> None:
     verb = _verb(verbs, "predict", predict, "predict samples with a model and write a CSV file")
     verb.add_argument("model", metavar="MODEL", help=f"{WHICH}; or run:ID")
     verb.add_argument(
@@ -112,10 +120,6 @@ def fill(noun: Parser) -> None:
         "--allow-pickle", action="store_true", help="load .pkl and .joblib files, which can run arbitrary code"
     )
     _trusted(verb)
-    verb = _verb(verbs, "rm", remove, "remove a version, or a whole model")
-    verb.add_argument("model", metavar="MODEL", help=WHICH)
-    verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    verb.add_argument("--force", action="store_true", help="also remove versions that an alias points to")
 
 
 def _verb(verbs: Commands, name: str, act: Any, text: str) -> Deferred:

@@ -222,16 +222,7 @@ def upload(
     def send(item: Item, on_progress: ProgressCallback) -> None:
         before = FileStamp.of(item.local)
         sha256 = digest(item.local)
-        try:
-            found = store.send(item.local, item.name, on_progress, only_new=item.name not in there)
-        except FileExistsError:  # another process has uploaded it meanwhile
-            now = store.find(item.name)
-            if now is None or now.size != item.size or remote_sha256(store, item.name) != sha256:
-                raise DataError(
-                    f"another process has meanwhile uploaded {item.name} to datastore '{store.name}', with other "
-                    "content; it was not changed. Use another target, or --overwrite"
-                ) from None
-            found = now
+        found = _sent(store, item, sha256, on_progress, only_new=item.name not in there)
         if found.size != item.size or FileStamp.of(item.local) != before:
             raise DataError(f"{item.local} changed while it was being sent. Try again once nothing writes to it")
         sums[names[item.name]], tokens[names[item.name]] = sha256, found.token
@@ -241,6 +232,20 @@ def upload(
     with digests.remembered([item.local for item in items]) as digest:
         transfer_all(store, items, send, view, workers)
     return [Entry(name, sizes[name], sums[name]) for name in files], tokens, len(files) - len(items)
+
+
+def _sent(store: Datastore, item: Item, sha256: str, on_progress: ProgressCallback, only_new: bool) -> FileInfo:
+    """Send a file. With `only_new`, another process may have uploaded it meanwhile, but only the same content."""
+    try:
+        return store.send(item.local, item.name, on_progress, only_new=only_new)
+    except FileExistsError:
+        found = store.find(item.name)
+        if found is None or found.size != item.size or remote_sha256(store, item.name) != sha256:
+            raise DataError(
+                f"another process has meanwhile uploaded {item.name} to datastore '{store.name}', with other "
+                "content; it was not changed. Use another target, or --overwrite"
+            ) from None
+        return found
 
 
 def _check_names(store: Datastore, names: Iterable[str]) -> None:

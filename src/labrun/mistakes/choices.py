@@ -330,21 +330,24 @@ class _Search:
 
     def _unknown_key(self, place: int, one: Override, config: DictConfig) -> Mistake:
         """Return the mistake for an unknown key, with the most likely correction."""
-        word, key = self.words[place], one.key_or_group
-        prefix = word[: len(word) - len(word.lstrip("+~"))]
-        tail = word.partition("=")[2]
-        equals = "=" if "=" in word else ""
-        known = [name for name in dotted(config) if one.type == OverrideType.DEL or not is_node(config, name)]
-        said = f"{word}: no such key" if one.type == OverrideType.DEL else f"{key}: no such key"
+        key = one.key_or_group
+        said = f"{self.words[place]}: no such key" if one.type == OverrideType.DEL else f"{key}: no such key"
+        note = f" {NOTES[key]}." if key in NOTES else ""
+        return (
+            self._meant_choice(place, one, config, said)
+            or self._meant_new_key(place, one, config, said)
+            or self._meant_other_key(place, one, config, said)
+            or self._meant_other_option(place, one, config)
+            or Mistake(f"{said}.{note} {self._there(config, key)}")
+        )
 
-        def fixed(name: str) -> str:
-            return f"{prefix}{name}{equals}{tail}"
-
-        choices = self._as_choice(one)
-        for group, value in choices:
+    def _meant_choice(self, place: int, one: Override, config: DictConfig, said: str) -> Mistake | None:
+        """Return the mistake if an unknown key may be the choice of an option."""
+        tail = self.words[place].partition("=")[2]
+        for group, value in self._as_choice(one):
             new = f"{group}={value}" if not one.is_sweep_override() else f"{group}={tail}"
             if self.there.compose([*self.chosen, f"{group}={value}"]) is not None:
-                return Mistake(f"{said}. Did you mean {new!r}? {self._there(config, key)}", {place: [new]})
+                return Mistake(f"{said}. Did you mean {new!r}? {self._there(config, one.key_or_group)}", {place: [new]})
             above = group.rpartition("/")[0]
             options = self._that_take(above, [f"{group}={value}"]) if above else []
             if options:
@@ -354,10 +357,15 @@ class _Search:
                     f"that has one: {above}={options[0]} {new}",
                     self._with_choice(place, above, options[0], [new]),
                 )
+        return None
+
+    def _meant_new_key(self, place: int, one: Override, config: DictConfig, said: str) -> Mistake | None:
+        """Return the mistake if an unknown key lacks its `+`: the target or the network takes it, the file lacks it."""
+        word, key = self.words[place], one.key_or_group
         above, _, name = key.rpartition(".")
         target = OmegaConf.select(config, f"{above}._target_") if above and one.type != OverrideType.DEL else None
         if isinstance(target, str) and targets.takes(target, name):
-            new = f"+{fixed(key).lstrip('+')}"
+            new = f"+{_renamed(word, key).lstrip('+')}"
             return Mistake(
                 f"{said}, and {above}={self._choice(above)} takes it: a key that its file does not list begins with "
                 f"'+'. Type {new!r}, or add {name} to the file",
@@ -368,35 +376,49 @@ class _Search:
             and one.type == OverrideType.CHANGE
             and key.split(".")[1] in validation.LEARNING
         ):
-            new = f"+{fixed(key)}"
+            new = f"+{_renamed(word, key)}"
             return Mistake(
                 f"{said} in the file of model={self._choice('model')}, and networks have it: a key that the file does "
                 f"not list begins with '+'. Did you mean {new!r}?",
                 {place: [new]},
             )
+        return None
+
+    def _meant_other_key(self, place: int, one: Override, config: DictConfig, said: str) -> Mistake | None:
+        """Return the mistake if an unknown key resembles a group or a key that exists."""
+        word, key = self.words[place], one.key_or_group
+        known = [name for name in dotted(config) if one.type == OverrideType.DEL or not is_node(config, name)]
         found = _nearby(key, known)
         tops = [group for group in self.there.groups if "/" not in group]
         meant = None if "." in key or one.type == OverrideType.DEL else _nearest(key, tops, cutoff=0.75)
         if meant is not None and (not found or "." in found[0]):
-            there = _listed(self.there.options(meant))
-            return Mistake(f"{said}. Did you mean {meant!r}? There is no {meant} {tail!r}; there are: {there}")
+            there, option = _listed(self.there.options(meant)), word.partition("=")[2]
+            return Mistake(f"{said}. Did you mean {meant!r}? There is no {meant} {option!r}; there are: {there}")
         if found and not self._is_closer_elsewhere(key, found[0]):
             near = found[0]
             also = f" (or {', '.join(found[1:4])})" if found[1:] else ""
-            return Mistake(f"{said}. Did you mean {near!r}?{also} {self._there(config, key)}", {place: [fixed(near)]})
-        for group, option, name in self._in_options(key):
-            own = self._choice(group)
-            new = fixed(name)
-            others = [o for g, o, n in self._in_options(key) if (g, n) == (group, name) and o != option]
-            also = f" (or {', '.join(f'{group}={o}' for o in others[:3])})" if others else ""
-            what = f"{group}={own} has no such key" if key == name else f"no such key, and {group}={own} has no {name}"
             return Mistake(
-                f"{key}: {what}. Choose {_kind(group, name)} that has it: {group}={option} {new}{also}. "
-                f"{self._there(config, name)}",
-                self._with_choice(place, group, option, [new]),
+                f"{said}. Did you mean {near!r}?{also} {self._there(config, key)}", {place: [_renamed(word, near)]}
             )
-        note = f" {NOTES[key]}." if key in NOTES else ""
-        return Mistake(f"{said}.{note} {self._there(config, key)}")
+        return None
+
+    def _meant_other_option(self, place: int, one: Override, config: DictConfig) -> Mistake | None:
+        """Return the mistake if options that are not chosen have an unknown key."""
+        key = one.key_or_group
+        found = self._in_options(key)
+        if not found:
+            return None
+        group, option, name = found[0]
+        own = self._choice(group)
+        new = _renamed(self.words[place], name)
+        others = [o for g, o, n in found if (g, n) == (group, name) and o != option]
+        also = f" (or {', '.join(f'{group}={o}' for o in others[:3])})" if others else ""
+        what = f"{group}={own} has no such key" if key == name else f"no such key, and {group}={own} has no {name}"
+        return Mistake(
+            f"{key}: {what}. Choose {_kind(group, name)} that has it: {group}={option} {new}{also}. "
+            f"{self._there(config, name)}",
+            self._with_choice(place, group, option, [new]),
+        )
 
     def _as_choice(self, one: Override) -> list[tuple[str, str]]:
         """Return the group choices that a key and its value may have meant, as pairs of group and option."""
@@ -469,6 +491,13 @@ class _Search:
             above = above.rpartition(".")[0]
         top = [*(group for group in self.there.groups if "/" not in group), *(str(name) for name in config)]
         return f"Groups and keys at the top: {_listed(name for name in dict.fromkeys(top) if name != 'hydra')}"
+
+
+def _renamed(word: str, key: str) -> str:
+    """Return an override of another key, with the same `+` or `~` and the same value."""
+    prefix = word[: len(word) - len(word.lstrip("+~"))]
+    _, equals, value = word.partition("=")
+    return f"{prefix}{key}{equals}{value}"
 
 
 def _may_hold(group: str, option: str, leaves: Sequence[str]) -> bool:

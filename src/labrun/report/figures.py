@@ -423,22 +423,16 @@ def predictions(true: npt.NDArray[Any], predicted: npt.NDArray[Any], path: Path,
         name: the name of the target.
     """
     import numpy as np
-    from matplotlib.ticker import SymmetricalLogLocator
 
     true, predicted = np.asarray(true, np.float64), np.asarray(predicted, np.float64)
     finite = np.isfinite(true) & np.isfinite(predicted)
     true, predicted = true[finite], predicted[finite]
     residuals = true - predicted
     shown = np.sort(np.random.default_rng(0).permutation(len(true))[:POINTS])
-    dots: dict[str, Any] = {
-        "s": 14 if len(shown) < 500 else 6,
-        "alpha": 0.7 if len(shown) < 500 else 0.3,
-        "linewidths": 0,
-    }
     of = f" {_short(name, 24)}" if name else ""
     figure = _figure(13.0, 4.2)
     axes = figure.add_subplot(1, 3, 1)
-    axes.scatter(true[shown], predicted[shown], **dots)
+    _dots(axes, true[shown], predicted[shown])
     both = np.concatenate([true, predicted]) if len(true) else np.array([0.0, 1.0])
     low, high = float(both.min()), float(both.max())
     axes.plot([low, high], [low, high], color="black", linewidth=0.8, label="perfect prediction")
@@ -453,7 +447,7 @@ def predictions(true: npt.NDArray[Any], predicted: npt.NDArray[Any], path: Path,
             set_scale("symlog", linthresh=float(true.min()))
     axes.legend(fontsize=8)
     axes = figure.add_subplot(1, 3, 2)
-    axes.scatter(predicted[shown], residuals[shown], **dots)
+    _dots(axes, predicted[shown], residuals[shown])
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xlabel(f"predicted{of}")
     axes.set_ylabel("residual (true - predicted)")
@@ -466,17 +460,30 @@ def predictions(true: npt.NDArray[Any], predicted: npt.NDArray[Any], path: Path,
     axes.set_ylabel("samples")
     axes.yaxis.get_major_locator().set_params(integer=True)
     for axes in figure.axes:
-        for axis in (axes.xaxis, axes.yaxis):
-            if axis.get_scale() == "linear":
-                axis.get_major_locator().set_params(nbins=6)
-                axis.get_major_formatter().set_powerlimits((-3, 4))
-            elif axis.get_scale() == "symlog":
-                axis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=float(true.min())))
-                axis.get_major_locator().set_params(numticks=7)
-        axes.grid(alpha=0.3)
-        axes.set_axisbelow(True)
-        axes.tick_params(labelsize=8)
+        _style(axes, true)
     return _save(figure, path, title)
+
+
+def _dots(axes: Any, x: npt.NDArray[Any], y: npt.NDArray[Any]) -> None:
+    """Draw a scatter plot, with smaller and fainter dots if there are many."""
+    is_sparse = len(x) < 500
+    axes.scatter(x, y, s=14 if is_sparse else 6, alpha=0.7 if is_sparse else 0.3, linewidths=0)
+
+
+def _style(axes: Any, true: npt.NDArray[Any]) -> None:
+    """Set the ticks and the grid of a plot of predictions; `true`, shape (N,), decides where symlog axes are linear."""
+    from matplotlib.ticker import SymmetricalLogLocator
+
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "linear":
+            axis.get_major_locator().set_params(nbins=6)
+            axis.get_major_formatter().set_powerlimits((-3, 4))
+        elif axis.get_scale() == "symlog":
+            axis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=float(true.min())))
+            axis.get_major_locator().set_params(numticks=7)
+    axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8)
 
 
 WIDE = 1000

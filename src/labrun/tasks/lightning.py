@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -417,12 +417,8 @@ class NetworkTask(ModelTask):
         for checkpoint in checkpoints:
             if isinstance(checkpoint, lightning.callbacks.ModelCheckpoint):
                 finite_alone(checkpoint)
-        for checkpoint in checkpoints if keeps else []:
-            # Lightning's own "last" is a copy of the newest best checkpoint.
-            if getattr(checkpoint, "save_last", None) and os.path.realpath(paths.checkpoints) == str(
-                checkpoint.dirpath
-            ):
-                checkpoint.save_last = False
+            if keeps:
+                _leave_last(checkpoint, paths)
         if not isinstance(self._module, Classifier) or any(not _is_quiet(callback) for callback in callbacks):
             callbacks.insert(0, LogPosition(record))
         if not isinstance(self._feed, ArraysFeed) and trains_on_processor(settings):
@@ -449,6 +445,17 @@ class NetworkTask(ModelTask):
             "num_sanity_val_steps": 0,
             "use_distributed_sampler": self._feed.uses_samplers,
         }
+        made = self._built({**arguments, **limits}, files)
+        self._trainer_made = made, record
+        return made
+
+    def _built(self, arguments: Mapping[str, Any], files: PlainCheckpoints | None) -> Any:
+        """Build the Trainer, with the user's `trainer.options` on top of the arguments.
+
+        Raises:
+            ConfigError: Lightning refuses them.
+        """
+        settings = self._settings
         for name in packages.NAMES:
             logging.getLogger(name).setLevel(logging.WARNING)
         with warnings.catch_warnings():
@@ -456,9 +463,7 @@ class NetworkTask(ModelTask):
                 warnings.filterwarnings("ignore", message=pattern)
             own = _processes(self._compute, self._package, files)
             try:
-                made = lightning.Trainer(**{**arguments, **own, **limits, **settings.options})
-                self._trainer_made = made, record
-                return made
+                return self._package.part().Trainer(**{**arguments, **own, **settings.options})
             except (
                 ImportError,
                 RuntimeError,
@@ -633,6 +638,12 @@ def make_logger(node: Node, name: str, paths: RunPaths) -> Any:
     """Build a Lightning logger that writes to the run's `logs/`."""
     paths.logs.mkdir(parents=True, exist_ok=True)
     return schema.build(node, f"logger.{name}", save_dir=str(paths.logs))
+
+
+def _leave_last(checkpoint: Any, paths: RunPaths) -> None:
+    """Leave `last.ckpt` to labrun: Lightning's own "last" is a copy of the newest best checkpoint."""
+    if getattr(checkpoint, "save_last", None) and os.path.realpath(paths.checkpoints) == str(checkpoint.dirpath):
+        checkpoint.save_last = False
 
 
 def _processes(compute: Compute, package: Package, files: PlainCheckpoints | None) -> dict[str, Any]:

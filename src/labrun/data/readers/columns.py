@@ -84,6 +84,10 @@ ID_NAME = re.compile(
 )
 TIME = re.compile(r"\d{1,3}:\d\d(?::\d\d)?(?:\.\d+)?(?: ?[aApP]\.?[mM]\.?)?")
 UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
+Uniques = dict[str, list[str]]
+"""The distinct texts of each column."""
+Plain = dict[str, npt.NDArray[np.float64] | None]
+"""The values of each column whose texts, apart from gaps, are plain numbers; None for the others."""
 
 
 @dataclass(frozen=True)
@@ -248,8 +252,8 @@ def infer_schema(
         DataError: a column is ambiguous; the message states the keys that decide.
     """
     check_keys(table, settings, where)
-    uniques: dict[str, list[str]] = {}
-    plain: dict[str, npt.NDArray[np.float64] | None] = {}
+    uniques: Uniques = {}
+    plain: Plain = {}
     for name in table.columns:
         if name not in settings.ignore:
             uniques[name], plain[name] = _values(table[name])
@@ -275,10 +279,7 @@ def infer_schema(
             columns.append(Column(name, CATEGORY, levels=len(set(values) - {""})))
         elif name in settings.numbers:
             columns.append(Column(name, NUMBER, lenient=True))
-            lost = [value for value in kept if number(value, decimal) is None]
-            if lost:
-                count = int(table[name].isin(lost).sum())
-                notes.append(f"{name}: {count} values are not numbers, such as {lost[0]!r}, and count as missing")
+            notes += _not_numbers(name, kept, table[name], decimal)
         elif name in settings.dates:
             columns.append(_date_column(name, kept, settings.dates[name], where))
         elif not kept and len([value for value in values if value]) < 2:
@@ -295,22 +296,43 @@ def infer_schema(
             del left_out[name]
             kept = _present(uniques[name])
             columns += _guessed(name, kept, uniques[name], table[name], plain[name], decimal, [], notes, where)
-    gaps = {one.name: _gaps(one, uniques[one.name], plain[one.name], table[one.name]) for one in columns}
-    if any(gaps.values()):
-        missing = [f"{name} ({count})" for name, count in gaps.items() if count]
-        notes.insert(0, f"missing values: {few(missing, MAX_LISTED)}")
-    same = [one.name for one in columns if all(value == uniques[one.name][0] for value in uniques[one.name])]
-    if same:
-        notes.append(f"the same in every row: {few(same)}")
+    notes = [*_missing_values(columns, uniques, plain, table), *notes, *_constant_columns(columns, uniques)]
     whole = {name: found for name, found in plain.items() if found is not None and len(found) == len(table)}
+    marks = settings.decimal is not None or _marks_thousands(columns, uniques, plain, decimal)
+    return TableSchema(columns, left_out, decimal, marks, notes, table, whole)
+
+
+def _not_numbers(name: str, kept: list[str], cells: Any, decimal: str) -> list[str]:
+    """Return the note on values that are not numbers in a column declared numeric, if there are any."""
+    lost = [value for value in kept if number(value, decimal) is None]
+    if not lost:
+        return []
+    count = int(cells.isin(lost).sum())
+    return [f"{name}: {count} values are not numbers, such as {lost[0]!r}, and count as missing"]
+
+
+def _missing_values(columns: Sequence[Column], uniques: Uniques, plain: Plain, table: Any) -> list[str]:
+    """Return the note on missing values, if there are any."""
+    counts = {one.name: _gaps(one, uniques[one.name], plain[one.name], table[one.name]) for one in columns}
+    missing = [f"{name} ({count})" for name, count in counts.items() if count]
+    return [f"missing values: {few(missing, MAX_LISTED)}"] if missing else []
+
+
+def _constant_columns(columns: Sequence[Column], uniques: Uniques) -> list[str]:
+    """Return the note on columns with one value in every row, if there are any."""
+    same = [one.name for one in columns if all(value == uniques[one.name][0] for value in uniques[one.name])]
+    return [f"the same in every row: {few(same)}"] if same else []
+
+
+def _marks_thousands(columns: Sequence[Column], uniques: Uniques, plain: Plain, decimal: str) -> bool:
+    """Return whether a number contains the separator that is not the decimal one."""
     other = "," if decimal == "." else "."
-    marks = settings.decimal is not None or any(
+    return any(
         other in value and number(value, decimal) is not None
         for one in columns
         if one.kind == NUMBER and plain[one.name] is None
         for value in uniques[one.name]
     )
-    return TableSchema(columns, left_out, decimal, marks, notes, table, whole)
 
 
 def _gaps(column: Column, values: list[str], plain: npt.NDArray[np.float64] | None, cells: Any) -> int:

@@ -47,11 +47,7 @@ def layout(folder: Path, given: Mapping[str, str] | bool | None) -> Layout:
         return Layout({"train": folder})
     top, notes = _below(folder)
     children = subfolders(top)
-    found: dict[str, list[Path]] = {part: [] for part in PARTS}
-    for child in children:
-        part = part_of(child.name)
-        if part is not None and _has_classes(_below(child)[0]):
-            found[part].append(child)
+    found = _by_part(children)
     named = [child for part in found.values() for child in part]
     rest = [child for child in children if child not in named and _first_image(child) is not None]
     unlabelled = [child for child in rest if part_of(child.name) is not None]
@@ -59,27 +55,7 @@ def layout(folder: Path, given: Mapping[str, str] | bool | None) -> Layout:
     if twice:
         raise DataError(_question(top, f"{_names(twice[0])} may each be the same part", twice[0]))
     if not found["train"]:
-        alike = _the_same_classes(children)
-        if alike:
-            raise DataError(
-                _question(
-                    top,
-                    f"{_names(alike)} hold no images themselves, but folders of images, the same ones in "
-                    f"each ({', '.join(sorted(names_in(_below(alike[0])[0]))[:5])})",
-                    alike,
-                )
-            )
-        if named:
-            raise DataError(
-                _question(top, f"{_names(named)} may be a part or a class, and there is no train/ next to it", named)
-            )
-        kinds = {part_of(child.name) for child in rest}
-        if len(kinds) > 1 and None not in kinds and "train" in kinds:
-            raise DataError(
-                f"{top}: {_names(rest)} hold images, but no folder per class, so the class of an image is unknown. Put "
-                "the images of each class into a separate folder below them; if they are the classes, set "
-                "dataset.parts=false; or set another folder with dataset.path"
-            )
+        _check_classes(top, children, named, rest)
         return Layout({"train": top}, [*notes, *_loose(top)])
     if rest != unlabelled and len(named) == 1:
         raise DataError(
@@ -96,11 +72,56 @@ def layout(folder: Path, given: Mapping[str, str] | bool | None) -> Layout:
             parts[part], _ = _below(path)
             notes += _loose(parts[part])
     if any(path != top / part for part, path in parts.items() if path != top / "val"):
-        told = ", ".join(f"{path.relative_to(folder)} ({part})" for part, path in parts.items())
-        notes.insert(0, f"parts: {told}")
+        listed = ", ".join(f"{path.relative_to(folder)} ({part})" for part, path in parts.items())
+        notes.insert(0, f"parts: {listed}")
     if rest:
         notes.append(f"left out: {_names(rest)}, which do not have one folder per class")
     return Layout(parts, [*notes, *_loose(top)])
+
+
+def _by_part(children: list[Path]) -> dict[str, list[Path]]:
+    """Return the folders that are named after each split and hold one folder per class."""
+    found: dict[str, list[Path]] = {part: [] for part in PARTS}
+    for child in children:
+        part = part_of(child.name)
+        if part is not None and _has_classes(_below(child)[0]):
+            found[part].append(child)
+    return found
+
+
+def _check_classes(top: Path, children: list[Path], named: list[Path], rest: list[Path]) -> None:
+    """Check that the subfolders can only be classes, where none is recognised as the training split.
+
+    Args:
+        top: the folder that holds them.
+        children: all subfolders.
+        named: those that look like another split.
+        rest: the others with images.
+
+    Raises:
+        DataError: some may be splits.
+    """
+    alike = _the_same_classes(children)
+    if alike:
+        raise DataError(
+            _question(
+                top,
+                f"{_names(alike)} hold no images themselves, but folders of images, the same ones in "
+                f"each ({', '.join(sorted(names_in(_below(alike[0])[0]))[:5])})",
+                alike,
+            )
+        )
+    if named:
+        raise DataError(
+            _question(top, f"{_names(named)} may be a part or a class, and there is no train/ next to it", named)
+        )
+    kinds = {part_of(child.name) for child in rest}
+    if len(kinds) > 1 and None not in kinds and "train" in kinds:
+        raise DataError(
+            f"{top}: {_names(rest)} hold images, but no folder per class, so the class of an image is unknown. Put "
+            "the images of each class into a separate folder below them; if they are the classes, set "
+            "dataset.parts=false; or set another folder with dataset.path"
+        )
 
 
 def _folders(folder: Path, given: Mapping[str, str]) -> dict[str, Path]:
