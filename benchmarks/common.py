@@ -50,10 +50,10 @@ def labrun_config(data: str, overrides: Sequence[str]) -> Config:
     """Return the config that `labrun OVERRIDES` composes, resolved and validated, with the data in a given folder."""
     from hydra import compose, initialize_config_dir
 
-    from labrun import app
+    from labrun.app.resolvers import register
     from labrun.compose import composed, paths
 
-    app.register()
+    register()
     own = ["name=benchmark", "tracking=none", f"datastore.root={Path(data).expanduser().resolve()}"]
     with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
         return composed.validated(compose("config", [*overrides, *own]))

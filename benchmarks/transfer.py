@@ -27,7 +27,7 @@ OWN = """
 import json, os, sys, time
 from pathlib import Path
 kind, verb, folder, root, workers = sys.argv[1:]
-from labrun.data import asset, stores, transfer
+from labrun.data import assets, stores, transfer
 from labrun.data.progress import Quiet
 from labrun.submission import inputs
 store = stores.make(inputs.load(kind, changes=(f"root={root}",)))
@@ -35,10 +35,10 @@ store.find("x")  # imports and opens
 began = time.perf_counter()
 if verb == "upload":
     entries, tokens, _ = transfer.upload(store, Path(folder), "set", False, Quiet(), int(workers))
-    asset.register(store, "set", "set", entries, tokens)
+    assets.register(store, "set", "set", entries, tokens)
 else:
-    found = asset.get(store, "set")
-    listed = asset.manifest(store, found)
+    found = assets.get(store, "set")
+    listed = assets.manifest(store, found)
     items = [transfer.Item(f"set/{e.path}", Path(folder, e.path), e.size, e.sha256) for e in listed]
     transfer.download(store, items, False, Quiet(), int(workers))
 print("SECONDS", time.perf_counter() - began)

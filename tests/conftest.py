@@ -31,6 +31,7 @@ import kinds
 import servers
 from helpers import Completed, Program, call_here, forget_hydra, run_labrun
 from labrun import app, cli, execute
+from labrun.app.resolvers import register
 from labrun.compose import composed, paths
 from labrun.runs.record import Record
 from labrun.submission import freeze, origin
@@ -269,7 +270,7 @@ def labrun(workspace: Path) -> Command:
 @pytest.fixture
 def registered() -> None:
     """Register labrun's resolvers with Hydra, as `labrun` does at start."""
-    app.register()
+    register()
 
 
 @pytest.fixture

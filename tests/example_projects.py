@@ -17,6 +17,7 @@ import pytest
 import labrun
 from helpers import call_here, run_labrun, start_labrun, wait_for
 from labrun import app
+from labrun.app.resolvers import register
 from labrun.runs.context import read_metrics
 from labrun.runs.record import COMPLETED, Record, read_record
 from labrun.tasks.saved import Saved
@@ -69,7 +70,7 @@ class Project:
 
     def run(self, *arguments: str) -> tuple[Record, Path]:
         """Execute a single run in this process, and return its record and directory."""
-        app.register()
+        register()
         before = set(self.folder.glob("outputs/*/*/run.json"))
         with self.script():
             assert call_here(app.main, "labrun", *arguments, "tracking=none", "report=none") == 0

@@ -37,7 +37,7 @@ from labrun import cli
 from labrun.api import handles, notebook
 from labrun.backends.slurm import queue
 from labrun.control import lease, monitor, query, results
-from labrun.data import asset as assets
+from labrun.data import assets
 from labrun.data.cache import Cache, Wanted
 from labrun.data.digests import Entry
 from labrun.data.stores.base import STATE
@@ -47,6 +47,7 @@ from labrun.registry import models
 from labrun.runs import (
     archive_export,
     archive_format,
+    archive_import,
     cards,
     context,
     custom_locations,
@@ -508,7 +509,7 @@ def readers(place: Place) -> Iterator[tuple[str, Callable[[], Any]]]:
         "import",
         lambda: (
             target.mkdir(exist_ok=True),
-            archive_export.import_(target, place.top / "deep" / "all.tar"),
+            archive_import.import_(target, place.top / "deep" / "all.tar"),
         ),
     )
     yield "export", lambda: archive_export.export(root, [(d, read_record(d)) for d in run_dirs[:3]], root / "out.tar")

@@ -23,6 +23,7 @@ from labrun import _io
 from labrun.compose import parsed, paths
 from labrun.compose.composed import validated, without_hydra
 from labrun.config import checking, schema
+from labrun.config.instantiate import build
 from labrun.errors import ConfigError
 
 CONF = paths.conf_dir()
@@ -146,19 +147,19 @@ def test_values_are_checked_for_type_and_range(value: object, hint: object, fits
 
 def test_build_binds_the_targets_arguments() -> None:
     with pytest.raises(ConfigError, match="takes no such argument. Did you mean 'hidden'"):
-        schema.build({"_target_": f"{__name__}.thing", "hiden": 3}, "model")
+        build({"_target_": f"{__name__}.thing", "hiden": 3}, "model")
 
 
 def test_build_passes_only_arguments_that_the_target_accepts_and_lacks() -> None:
     node = {"_target_": f"{__name__}.thing", "hidden": 3}
-    assert schema.build(node, "model", hidden=9, seed=1, classes=2) == (3, 2)
+    assert build(node, "model", hidden=9, seed=1, classes=2) == (3, 2)
     with pytest.raises(ConfigError, match="missing a required argument: 'hidden'"):
-        schema.build({"_target_": f"{__name__}.thing"}, "model")
+        build({"_target_": f"{__name__}.thing"}, "model")
 
 
 def test_a_missing_target_is_named() -> None:
     with pytest.raises(ConfigError, match=r"model\._target_='no_such_module.Net' cannot be imported"):
-        schema.build({"_target_": "no_such_module.Net"}, "model")
+        build({"_target_": "no_such_module.Net"}, "model")
 
 
 def thing(hidden: int, classes: int = 10) -> tuple[int, int]:
@@ -260,12 +261,12 @@ from typing import Any, Dict, List, Optional, Union
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
-from labrun import app
+from labrun.app.resolvers import register
 from labrun.compose import merged, parsed, paths, speedups
 
 apply, speedups.apply = speedups.apply, lambda: None
 remember, parsed.remember = parsed.remember, lambda: None
-app.register()
+register()
 parsed.remember = remember
 
 
@@ -369,8 +370,8 @@ AHEAD = """
 from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
-from labrun import app
 from labrun.app import ahead
+from labrun.app.resolvers import register
 from labrun.compose import merged, parsed, paths
 
 parsed.load_all(paths.conf_dir())
@@ -378,7 +379,7 @@ merged.held().clear()
 ahead.merge()
 before = set(merged.held())
 assert len(before) == 3 and Plugins not in Singleton._instances
-app.register()
+register()
 for overrides in ([], ["model=mnist_dnn"]):
     with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
         print(compose("config", overrides).model._target_)

@@ -74,7 +74,7 @@ WORDS = {
 @pytest.mark.parametrize("line", WORDS)
 def test_a_correction_is_suggested_for_an_unparsable_argument(line: str, workspace: Path) -> None:
     words = shlex.split(line)
-    found = grammar.check(words, flags.split(words).overrides)
+    found = grammar.check(words, flags.split_words(words).overrides)
     assert len(found) == 1, found
     assert words[0][:4].rstrip("=") in found[0].text.replace("\\u2014", "\u2014")
     assert not any(foreign in found[0].text for foreign in FOREIGN)

@@ -15,7 +15,7 @@ import fuzz_readers
 from conftest import Command
 from helpers import new, submitted
 from labrun.backends.slurm import queue
-from labrun.data import asset as assets
+from labrun.data import assets
 from labrun.data import cache as caches
 from labrun.data.cache import Cache, Wanted
 from labrun.data.digests import Entry

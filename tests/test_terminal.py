@@ -18,7 +18,7 @@ from helpers import submitted
 from labrun import terminal
 from labrun.config import masking
 from labrun.control import monitor, results
-from labrun.data import asset as assets
+from labrun.data import assets
 from labrun.data.digests import Entry
 from labrun.data.stores.base import STATE
 from labrun.data.stores.local import LocalDatastore

@@ -140,7 +140,7 @@ TRACKERS = Plugins(
     key="tracking.kind",
     also=["none"],
 )
-"""The trackers, which display records: see `labrun.tracking.registry`."""
+"""The trackers, which display records: see `labrun.tracking.trackers`."""
 TASKS = Plugins(
     "labrun.tasks",
     "labrun.tasks.base:TaskType",

@@ -23,7 +23,7 @@ from helpers import PLAIN, Completed, lab, new, run_labrun, submitted
 from labrun import cli
 from labrun.cli.runs import compare
 from labrun.errors import RecordError
-from labrun.remote import link as links
+from labrun.remote import links
 from labrun.runs import archive_export, context, index, recording, removing, store, sweep_state
 from labrun.runs.attempts import Failure
 from labrun.runs.context import RunContext, annotate

@@ -23,7 +23,7 @@ from labrun.config.schema import Config
 from labrun.errors import ConfigError, DataError, LabrunError, UntrustedError
 from labrun.registry import models
 from labrun.remote import local_seals
-from labrun.remote.link import Link
+from labrun.remote.links import Link
 from labrun.runs import cards, seals
 from labrun.runs.cards import Card
 from labrun.runs.groups import Imported

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from labrun.data import asset as assets
+from labrun.data import assets
 from labrun.data.digests import Entry, manifest_digest
 from labrun.data.stores.local import LocalDatastore
 from labrun.errors import MissingDataError

@@ -14,8 +14,7 @@ from scipy.sparse import coo_matrix
 from sklearn.datasets import load_iris
 
 from conftest import Command, Runner
-from labrun.data import asset as assets
-from labrun.data import reader, transfer
+from labrun.data import assets, reader, transfer
 from labrun.data.arrays import Arrays, Part, RawData
 from labrun.data.progress import Quiet
 from labrun.data.stores.local import LocalDatastore

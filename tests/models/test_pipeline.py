@@ -17,7 +17,7 @@ from sklearn.svm import SVC
 from conftest import Runner
 from labrun.compose import paths
 from labrun.errors import ConfigError, DataError, UnfitError
-from labrun.models import pipeline as pipelines
+from labrun.models import pipeline
 from labrun.tasks import estimator, scoring
 from labrun.tasks.pipeline import OUT_OF_FOLD
 
@@ -77,7 +77,7 @@ def data(workspace: Path, name: str) -> tuple[str, ...]:
 
 def saved(run_dir: Path) -> Any:
     """A run's model, built only from classes that are trusted by default."""
-    return estimator.load(run_dir / "outputs" / "model.skops", [])
+    return estimator.load_estimator(run_dir / "outputs" / "model.skops", [])
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
@@ -204,11 +204,11 @@ def test_any_scorer_of_scikit_learn_can_be_the_metric(run_here: Runner) -> None:
 def test_a_decision_function_gives_probabilities(shape: str) -> None:
     x, y = load_iris(return_X_y=True)
     plain = SVC(C=1.0, decision_function_shape=shape)
-    made = pipelines.Calibrated(plain, seed=0).fit(x, y)
+    made = pipeline.Calibrated(plain, seed=0).fit(x, y)
     chances = made.predict_proba(x)
     assert np.allclose(chances.sum(axis=1), 1) and (made.predict(x) == clone(plain).fit(x, y).predict(x)).all()
     assert roc_auc_score(y, chances, multi_class="ovr") > 0.99
-    two = pipelines.Calibrated(plain, seed=0).fit(x[y < 2], y[y < 2])
+    two = pipeline.Calibrated(plain, seed=0).fit(x[y < 2], y[y < 2])
     assert two.predict_proba(x[y < 2]).shape == (100, 2)
     assert ((two.predict_proba(x[y < 2])[:, 1] > 0.5) == (two.predict(x[y < 2]) == 1)).all()
 

@@ -22,8 +22,7 @@ from conftest import Command, Refused
 from far_project import SERVED, write_project
 from helpers import program, submitted, wait_for
 from labrun.errors import ConfigError
-from labrun.remote import channel, environment, remotes, shell, ssh
-from labrun.remote import link as links
+from labrun.remote import channel, environment, links, remotes, shell, ssh
 from labrun.runs.record import RUNNING, read_record
 from pseudo_terminal import Terminal
 

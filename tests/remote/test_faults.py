@@ -40,13 +40,13 @@ from labrun.remote import (
     dispatch,
     environment,
     helper,
+    links,
     mirror,
     packed,
     remote_search,
     remotes,
     ssh,
 )
-from labrun.remote import link as links
 from labrun.remote.ssh import UnreachableError
 from labrun.runs import sweep_state
 from labrun.runs.attempts import Attempt

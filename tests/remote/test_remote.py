@@ -24,8 +24,7 @@ from conftest import Command
 from helpers import PLAIN, new, wait_for
 from labrun.backends import registry
 from labrun.control import controller, lease
-from labrun.remote import backend, channel, editable, environment, helper, mirror, packed, remotes, shell, ssh
-from labrun.remote import link as links
+from labrun.remote import backend, channel, editable, environment, helper, links, mirror, packed, remotes, shell, ssh
 from labrun.runs import context, files, model_journal, sweep_state
 from labrun.runs.attempts import Job
 from labrun.runs.record import Record, read_record

@@ -67,7 +67,7 @@ def root(tmp_path: Path) -> Path:
 
 def refused(root: Path, source: Path, limits: archive_format.Limits | None = None) -> str:
     with pytest.raises(RecordError) as caught:
-        archive_export.import_(root, source, limits)
+        archive_import.import_(root, source, limits)
     assert list(root.rglob("run.json")) == []
     state = Workspace(root).state
     assert {path.name for path in state.iterdir()} <= {"import.lock", "index.json"}
@@ -122,7 +122,7 @@ def test_exported_runs_can_be_imported(root: Path, tmp_path: Path) -> None:
     archive_export.export(root, runs, tmp_path / "x.tar.gz")
     other = tmp_path / "other"
     other.mkdir()
-    new, known = archive_export.import_(other, tmp_path / "x.tar.gz")
+    new, known = archive_import.import_(other, tmp_path / "x.tar.gz")
     assert sorted(new) == ["aaaaaaa1", "aaaaaaa2", "aaaaaaa3"] and known == []
     for run_dir, before in runs:
         came = other / run_dir.relative_to(root)
@@ -132,12 +132,12 @@ def test_exported_runs_can_be_imported(root: Path, tmp_path: Path) -> None:
         assert after.status == ("failed" if before.status == "running" else before.status)
         assert after.code and Path(str(after.code.folder)).is_relative_to(other) and after.imported
         assert sorted(p.name for p in Path(str(after.code.folder)).iterdir()) == [".labignore", "a.py", "requests"]
-    assert archive_export.import_(other, tmp_path / "x.tar.gz")[1] == new
+    assert archive_import.import_(other, tmp_path / "x.tar.gz")[1] == new
     # And what came in goes out again.
     archive_export.export(other, [(d, read_record(d)) for d in store.run_dirs(other)], tmp_path / "y.tar")
     third = tmp_path / "third"
     third.mkdir()
-    assert len(archive_export.import_(third, tmp_path / "y.tar")[0]) == 3
+    assert len(archive_import.import_(third, tmp_path / "y.tar")[0]) == 3
 
 
 OTHER = "b" * 64
@@ -173,8 +173,8 @@ def test_values_that_labrun_never_writes_are_refused(root: Path, tmp_path: Path,
 
 def test_a_digest_without_a_code_folder_creates_none(root: Path, tmp_path: Path) -> None:
     """Otherwise every later run would take the folder, which lacks the files, for the code of that digest."""
-    archive_export.import_(root, one(tmp_path / "a.tar", code={"digest": OTHER, "files": 0}))
-    archive_export.import_(root, one(tmp_path / "a.tar", "aaaaaaa2", code={"digest": files.EMPTY, "files": 0}))
+    archive_import.import_(root, one(tmp_path / "a.tar", code={"digest": OTHER, "files": 0}))
+    archive_import.import_(root, one(tmp_path / "a.tar", "aaaaaaa2", code={"digest": files.EMPTY, "files": 0}))
     assert [path.name for path in (Workspace(root).code).iterdir()] == [files.EMPTY]
 
 
@@ -230,7 +230,7 @@ def test_git_repositories_are_neither_imported_nor_exported(root: Path, tmp_path
     archive_export.export(root, [(run_dir, read_record(run_dir))], tmp_path / "b.tar.gz")
     other = tmp_path / "other"
     other.mkdir()
-    archive_export.import_(other, tmp_path / "b.tar.gz")
+    archive_import.import_(other, tmp_path / "b.tar.gz")
     (came,) = other.glob("outputs/*/*/outputs")
     assert sorted(path.name for path in came.rglob("*")) == ["HEAD", "clone", "weights.pt"]
 
@@ -303,7 +303,7 @@ def test_exceeded_limits_name_the_option_that_raises_them(root: Path, tmp_path: 
     assert "--max-ratio" in refused(root, path)
     assert "--max-gb" in refused(root, path, archive_format.Limits(gb=0.01, ratio=1e9))
     assert "--max-files" in refused(root, path, archive_format.Limits(files=2, ratio=1e9))
-    assert archive_export.import_(root, path, archive_format.Limits(ratio=1e9))[0] == ["aaaaaaa1"]
+    assert archive_import.import_(root, path, archive_format.Limits(ratio=1e9))[0] == ["aaaaaaa1"]
 
 
 def test_a_header_with_a_huge_name_is_not_read(root: Path, tmp_path: Path) -> None:
@@ -350,7 +350,7 @@ def test_code_that_does_not_match_its_digest_is_refused(root: Path, tmp_path: Pa
         root, one(tmp_path / "a.tar", more={f"code/{digest}/a.py": b"y"})
     )
     compiled = {**good, f"code/{digest}/__pycache__/a.cpython-311.pyc": b"evil"}
-    archive_export.import_(root, one(tmp_path / "a.tar", more=compiled, code={"digest": digest}))
+    archive_import.import_(root, one(tmp_path / "a.tar", more=compiled, code={"digest": digest}))
     kept = Workspace(root).code / digest
     assert [path.name for path in kept.iterdir()] == ["a.py"], (
         "Python would run the compiled file in the source's place"
@@ -381,7 +381,7 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, root: Path, source: Path, renames
         patch.setattr(Path, "rename", one_less)
         patch.setattr("shutil.rmtree", lambda *_, **__: None)
         with pytest.raises(Killed):
-            archive_export.import_(root, source)
+            archive_import.import_(root, source)
 
 
 @pytest.mark.parametrize("renames", [0, 1, 7, 19])
@@ -394,7 +394,7 @@ def test_a_killed_import_is_finished_by_the_next_command(
     if renames == 7:
         assert archive_import.left(root, finish=True) == []  # as `lab runs gc` does
     else:
-        archive_export.import_(root, source)
+        archive_import.import_(root, source)
     assert len(list(store.run_dirs(root))) == 20 and not list(Workspace(root).state.glob("import-*"))
 
 
@@ -407,7 +407,7 @@ def test_an_import_killed_while_unpacking_is_removed(root: Path, tmp_path: Path)
     removing.remove_garbage(garbage)
     assert not (Workspace(root).state / "import-0123").exists()
     rest.mkdir(parents=True)
-    archive_export.import_(root, many(tmp_path / "a.tar"))
+    archive_import.import_(root, many(tmp_path / "a.tar"))
     assert not (Workspace(root).state / "import-0123").exists()
 
 

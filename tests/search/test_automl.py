@@ -42,11 +42,13 @@ def test_a_search_of_eight_pipelines_leaves_a_table_and_a_best_model(
         assert record.command.endswith(" hydra.mode=RUN") and record.model is None
     best = read_record(folder / "best")
     assert best.status == "completed" and best.metrics["test_AUC_weighted"] > 0.99
-    assert estimator.load(folder / "best" / "outputs" / "model.skops", []).predict(np.zeros((1, 64))).shape == (1,)
+    assert estimator.load_estimator(folder / "best" / "outputs" / "model.skops", []).predict(
+        np.zeros((1, 64))
+    ).shape == (1,)
     assert "best pipeline" in done.stdout and "on the test part" in done.stdout
     if (folder / "ensemble").exists():
         assert read_record(folder / "ensemble").status == "completed" and (folder / "ensemble.yaml").exists()
-        estimator.load(folder / "ensemble" / "outputs" / "model.skops", [])
+        estimator.load_estimator(folder / "ensemble" / "outputs" / "model.skops", [])
     scored = labrun("task=evaluate", f"from={folder / 'best'}", "tracking=none", "report=none")
     assert scored.returncode == 0, scored.stderr
     (run,) = workspace.glob("outputs/evaluate/*/run.json")

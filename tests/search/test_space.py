@@ -12,8 +12,17 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from labrun.compose import paths
 from labrun.errors import ConfigError
-from labrun.search import space as spaces
-from labrun.search.space import Choice, Numbers
+from labrun.search.space import (
+    Choice,
+    Numbers,
+    as_text,
+    component_dimensions,
+    component_nodes,
+    flattened,
+    grid_overrides,
+    parse_space,
+    values_of,
+)
 
 
 @pytest.fixture
@@ -40,29 +49,29 @@ def loader(registered: None) -> Iterator[Any]:
     ],
 )
 def test_spaces_are_parsed_from_hydras_grammar(loader: Any, text: str, wanted: object) -> None:
-    assert spaces.parse([text], loader).dimensions == (wanted,)
+    assert parse_space([text], loader).dimensions == (wanted,)
 
 
 def test_a_glob_over_a_group_skips_files_that_are_not_options(loader: Any) -> None:
-    (one,) = spaces.parse(["sweep=glob(*)"], loader).dimensions
+    (one,) = parse_space(["sweep=glob(*)"], loader).dimensions
     assert isinstance(one, Choice)
-    found = spaces.parse(["model/optimizer=glob(*,exclude=sgd*)"], loader).dimensions[0]
+    found = parse_space(["model/optimizer=glob(*,exclude=sgd*)"], loader).dimensions[0]
     assert isinstance(found, Choice) and found.name == "model.optimizer" and found.labels == ("adam", "adamw")
     assert found.overrides("adam") == ["model/optimizer=adam"]
 
 
 def test_later_definitions_of_a_dimension_take_precedence(loader: Any) -> None:
-    space = spaces.parse(["model.lr=0.1,0.2", "seed=1", "model.lr=0.3"], loader)
+    space = parse_space(["model.lr=0.1,0.2", "seed=1", "model.lr=0.3"], loader)
     assert space.dimensions == () and space.fixed == ("seed=1", "model.lr=0.3")
 
 
 def test_zipped_lists_form_one_dimension(loader: Any) -> None:
     texts = ["model.lr=0.1,0.2,0.2", "seed=1,2", "trainer.batch_size=16,32,64"]
-    space = spaces.parse(texts, loader, [["trainer.batch_size", "model.lr"]])
+    space = parse_space(texts, loader, [["trainer.batch_size", "model.lr"]])
     pair, seed = space.dimensions
     assert pair.name == "model.lr + trainer.batch_size" and isinstance(pair, Choice)
     assert pair.overrides(pair.labels[2]) == ["model.lr=0.2", "trainer.batch_size=64"]
-    jobs = spaces.grid(space)
+    jobs = grid_overrides(space)
     assert len(jobs) == 6 and jobs[1] == ["model.lr=0.1", "trainer.batch_size=16", "seed=2"]
     assert seed.name == "seed"
 
@@ -86,35 +95,35 @@ def test_zipped_lists_form_one_dimension(loader: Any) -> None:
 )
 def test_mistakes_in_a_space_are_reported(loader: Any, texts: list[str], zipped: list[list[str]], message: str) -> None:
     with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
-        spaces.parse(texts, loader, zipped)
+        parse_space(texts, loader, zipped)
 
 
 def test_a_grid_refuses_an_interval(loader: Any) -> None:
     with pytest.raises(ConfigError, match="sweep=grid tries every one"):
-        spaces.parse(["a=interval(0,1)"], loader, finite=True)
-    (one,) = spaces.parse(["a=range(0,1,0.5)"], loader, finite=True).dimensions
+        parse_space(["a=interval(0,1)"], loader, finite=True)
+    (one,) = parse_space(["a=range(0,1,0.5)"], loader, finite=True).dimensions
     assert isinstance(one, Choice) and one.labels == ("0.0", "0.5")
 
 
 def test_a_components_search_space_is_read(loader: Any) -> None:
     config = {"model": {"estimator": {"search_space": {"C": "tag(log,interval(1e-3,10))", "depth": [3, None], "k": 5}}}}
-    ((path, node),) = spaces.components(config)
+    ((path, node),) = component_nodes(config)
     parser = OverridesParser.create(config_loader=loader)
-    smooth, depth, fixed = spaces.of_component(node, path, parser, loader)
+    smooth, depth, fixed = component_dimensions(node, path, parser, loader)
     assert smooth == Numbers("model.estimator.C", "model.estimator.C", 1e-3, 10, log=True)
     assert isinstance(depth, Choice) and depth.labels == ("3", "null")
     assert isinstance(fixed, Choice) and fixed.labels == ("5",)
     with pytest.raises(ConfigError, match="expected keys and their values"):
-        list(spaces.of_component(["lr"], "model", parser, loader))
+        list(component_dimensions(["lr"], "model", parser, loader))
 
 
 def test_text_from_yaml_stays_text(loader: Any) -> None:
     values = ["a, b", "1", "null", "it's", "", "plain", "${seed}"]
-    (one,) = spaces.parse([f"name={spaces.as_text(values)}"], loader).dimensions
+    (one,) = parse_space([f"name={as_text(values)}"], loader).dimensions
     assert isinstance(one, Choice) and len(one.labels) == len(values)
     parser = OverridesParser.create(config_loader=loader)
     assert [parser.parse_override(f"name={label}").value() for label in one.labels] == values
-    assert dict(spaces.flat({"model": {"lr": [1, 2], "deep": {"x": "interval(0,1)"}}, "seed": 1})) == {
+    assert dict(flattened({"model": {"lr": [1, 2], "deep": {"x": "interval(0,1)"}}, "seed": 1})) == {
         "model.lr": [1, 2],
         "model.deep.x": "interval(0,1)",
         "seed": 1,
@@ -122,6 +131,6 @@ def test_text_from_yaml_stays_text(loader: Any) -> None:
 
 
 def test_a_range_lists_all_of_its_values() -> None:
-    assert spaces.values_of(Numbers("a", "a", 0, 0.75, step=0.25)) == [0, 0.25, 0.5, 0.75]
+    assert values_of(Numbers("a", "a", 0, 0.75, step=0.25)) == [0, 0.25, 0.5, 0.75]
     assert Numbers("a", "a", 1, 3, whole=True).overrides(2.0) == ["a=2"]
     assert Numbers("a", "a", 0, 1).overrides(0.1) == ["a=0.1"]

@@ -13,8 +13,7 @@ import pytest
 from labrun.control.objective import Objective
 from labrun.errors import ConfigError
 from labrun.search import pictures
-from labrun.search import space as spaces
-from labrun.search.space import Choice, Dimension, Numbers
+from labrun.search.space import Choice, Dimension, Numbers, combination_count, combinations
 from labrun.search.study import OVERRIDES, Study
 
 KIND = Choice("kind", ("kind",), (("a",), ("b",)))
@@ -124,8 +123,8 @@ def test_mistakes_of_a_study_are_reported(tmp_path: Path) -> None:
 def test_no_combination_is_suggested_twice(tmp_path: Path) -> None:
     steps = Numbers("steps", "steps", 0.0, 2.0, step=1.0, whole=True)
     both = [KIND, steps]
-    whole = list(spaces.combinations(both))
-    assert spaces.size(both) == len(whole) == 6 and spaces.size([KIND, SIZE]) is None
+    whole = list(combinations(both))
+    assert combination_count(both) == len(whole) == 6 and combination_count([KIND, SIZE]) is None
     study = opened(tmp_path / "journal")
 
     def dimensions(overrides: list[str]) -> Sequence[Dimension]:

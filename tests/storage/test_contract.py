@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from labrun.data import asset as assets
-from labrun.data import stores, transfer
+from labrun.data import assets, stores, transfer
 from labrun.data.progress import Quiet
 from labrun.data.stores import azure, base
 from labrun.data.stores.base import Datastore

@@ -16,8 +16,7 @@ import pytest
 
 from conftest import Command
 from helpers import wait_for
-from labrun.data import asset as assets
-from labrun.data import mount, stores, transfer
+from labrun.data import assets, mount, stores, transfer
 from labrun.data.progress import Quiet
 from labrun.data.readers.cifar import CHECKSUMS, FOLDER
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError

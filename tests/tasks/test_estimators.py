@@ -22,7 +22,7 @@ from labrun.tasks import estimator, skops_io
 
 def test_regularization_is_inverted_and_all_metrics_are_recorded(run_here: Runner) -> None:
     record, run_dir = run_here("model.regularization=0.5")
-    model = estimator.load(run_dir / "outputs" / "model.skops", [])
+    model = estimator.load_estimator(run_dir / "outputs" / "model.skops", [])
     assert type(model) is LogisticRegression and model.C == 2.0 and model.random_state == 42
     assert {"accuracy", "regularization rate", "test_loss"} == set(record.metrics)
     assert {line["name"] for line in context.read_metrics(run_dir)} == set(record.metrics)
@@ -52,7 +52,7 @@ def test_a_model_trained_with_intelex_is_saved_portably(run_here: Runner) -> Non
     plain, _ = run_here()
     fast, run_dir = run_here("model.backend=intelex")
     assert fast.metrics["accuracy"] == pytest.approx(plain.metrics["accuracy"], abs=0.02)
-    assert type(estimator.load(run_dir / "outputs" / "model.skops", [])) is LogisticRegression
+    assert type(estimator.load_estimator(run_dir / "outputs" / "model.skops", [])) is LogisticRegression
 
 
 def test_any_scikit_learn_classifier_is_a_target(run_here: Runner) -> None:
@@ -60,7 +60,7 @@ def test_any_scikit_learn_classifier_is_a_target(run_here: Runner) -> None:
         "model._target_=sklearn.svm.SVC", "+model.C=5.0", "~model.regularization", "~model.solver", "~model.backend"
     )
     assert record.metrics["accuracy"] > 0.97
-    assert isinstance(estimator.load(run_dir / "outputs" / "model.skops", []), sklearn.svm.SVC)
+    assert isinstance(estimator.load_estimator(run_dir / "outputs" / "model.skops", []), sklearn.svm.SVC)
     scored, _ = run_here("task=evaluate", "from=last")
     assert scored.metrics["accuracy"] == record.metrics["accuracy"]
 
@@ -82,14 +82,14 @@ def test_a_pickle_under_the_models_name_is_not_loaded(tmp_path: Path) -> None:
     path = tmp_path / "model.skops"
     path.write_bytes(pickle.dumps(Evil()))
     with pytest.raises(LabrunError, match="cannot be loaded"):
-        estimator.load(path, [])
+        estimator.load_estimator(path, [])
 
 
 def test_types_beyond_scikit_learn_are_named_and_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.skops"
     skops_io.load().dump({"a": Path("x")}, path)
     with pytest.raises(ConfigError, match="trusted=.*pathlib"):
-        estimator.load(path, [])
+        estimator.load_estimator(path, [])
 
 
 def test_a_model_just_saved_is_loaded_without_skops_lists_of_types(
@@ -99,7 +99,7 @@ def test_a_model_just_saved_is_loaded_without_skops_lists_of_types(
     model = make_pipeline(FunctionTransformer(np.log1p), LogisticRegression()).fit([[0.0], [1.0]], [0, 1])
     skops_io.load().dump(model, tmp_path / "model.skops")
     monkeypatch.setattr(skops_io, "load_lists", lambda: pytest.fail("the lists were made"))
-    assert list(estimator.load(tmp_path / "model.skops", None).predict([[0.0], [1.0]])) == [0, 1]
+    assert list(estimator.load_estimator(tmp_path / "model.skops", None).predict([[0.0], [1.0]])) == [0, 1]
     names = skops_io._Later("SKLEARN_ESTIMATOR_TYPE_NAMES")
     with skops_io.trusting():
         assert list(names) == []
@@ -112,7 +112,7 @@ def test_a_file_that_holds_no_estimator_is_refused(tmp_path: Path) -> None:
 
     skops.io.dump({"predict": [1]}, tmp_path / "model.skops")
     with pytest.raises(LabrunError, match="holds a dict, which is not an estimator"):
-        estimator.load(tmp_path / "model.skops", [])
+        estimator.load_estimator(tmp_path / "model.skops", [])
 
 
 def test_a_model_that_is_neither_network_nor_estimator_is_refused(run_here: Runner) -> None:

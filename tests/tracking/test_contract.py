@@ -23,7 +23,7 @@ from labrun.runs.context import RunContext
 from labrun.runs.record import read_record
 from labrun.runs.recording import Recording
 from labrun.runs.workspace import Workspace
-from labrun.tracking import feed, registry
+from labrun.tracking import feed, trackers
 from labrun.tracking.base import Fed, Tracker
 from labrun.tracking.mlflow import client as mlflow_client
 from labrun.tracking.mlflow import ui_state
@@ -96,7 +96,7 @@ WITH_PAGES = {"mlflow": "http://127.0.0.1:5999/", "json_lines": "file:///"}
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The package of another tracker is installed."""
-    with installed(TOY, registry.forget, monkeypatch):
+    with installed(TOY, trackers.forget, monkeypatch):
         yield
 
 
@@ -106,7 +106,7 @@ def view(request: pytest.FixtureRequest, workspace: Path, toy: None) -> View:
     if request.param == mlflow_client.KIND:
         request.getfixturevalue("read_migrations_once")
         copy_database(request.getfixturevalue("empty_mlflow"), workspace)
-    tracker = registry.get(request.param)
+    tracker = trackers.get(request.param)
     assert list(tracker.problems(Tracking(tracker.kind))) == []
     return View(workspace, tracker, lambda: READERS[request.param](workspace))
 
@@ -228,22 +228,22 @@ def test_a_page_is_known_for_runs_that_the_view_has(view: View) -> None:
 def test_a_runs_own_tracker_shows_its_page_first(toy: None, workspace: Path, lab_here: Command) -> None:
     run_dir = submitted(workspace, "aaaa0000", config={"tracking": {"kind": "json_lines"}})
     assert Run(run_dir).get_portal_url() == run_dir.as_uri()
-    tracker = registry.get("json_lines")
+    tracker = trackers.get("json_lines")
     feed.sync(workspace, tracker, tracker.address(workspace, Tracking("json_lines")))
     page = (workspace / "runs.jsonl").as_uri()
     assert Run(run_dir).get_portal_url() == page
     assert page in lab_here("runs", "show", "aaaa0000").stdout
     Workspace(workspace).tracking.write_text(json.dumps({"runs": {str(run_dir): {"experiment": 1, "mlflow_id": "f"}}}))
     ui_state.publish_address(workspace, "http://127.0.0.1:5999")
-    assert registry.page(workspace, run_dir, "json_lines") == page
+    assert trackers.page(workspace, run_dir, "json_lines") == page
     shown = f"http://127.0.0.1:5999/#/experiments/1/runs/f?{ui_state.TRAINING}"
     for own in (None, "none", "wandb", "mlflow", "not_installed"):
-        assert registry.page(workspace, run_dir, own) == shown
+        assert trackers.page(workspace, run_dir, own) == shown
 
 
 def test_the_command_that_updates_a_view_names_its_tracker(toy: None) -> None:
     addresses = {"mlflow": "http://there", "json_lines": "/a/runs.jsonl"}
-    assert [registry.sync_command(registry.get(kind), address) for kind, address in addresses.items()] == [
+    assert [trackers.sync_command(trackers.get(kind), address) for kind, address in addresses.items()] == [
         "lab runs sync --uri http://there",
         "lab runs sync --tracker json_lines --uri /a/runs.jsonl",
     ]
@@ -251,7 +251,7 @@ def test_the_command_that_updates_a_view_names_its_tracker(toy: None) -> None:
 
 def test_an_unknown_tracker_is_refused_with_the_known_ones(toy: None) -> None:
     with pytest.raises(ConfigError, match=r"'wadb': expected one of none, mlflow, wandb, json_lines. Did you mean"):
-        registry.get("wadb")
+        trackers.get("wadb")
 
 
 def test_a_package_adds_a_tracker(toy: None, lab_here: Command, workspace: Path) -> None:
@@ -288,7 +288,7 @@ def test_a_run_that_wandb_cannot_write_is_named_with_the_reason(
 
     monkeypatch.setattr(OfflineRuns, "_write", fails)
     run(workspace, "aaaa0000", 1.0)
-    (line,) = View(workspace, registry.get("wandb"), list).sync().left_out
+    (line,) = View(workspace, trackers.get("wandb"), list).sync().left_out
     assert line.endswith("ValueError: no such project")
 
 

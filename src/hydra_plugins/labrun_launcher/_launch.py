@@ -72,7 +72,7 @@ def _own(
     launcher: LabrunLauncher, composer: Composer, job_overrides: Sequence[Sequence[str]], first: int
 ) -> list[JobReturn]:
     from labrun.compose import hydra_files, hydra_job
-    from labrun.control import results as ends
+    from labrun.control.results import failure
     from labrun.runs.record import COMPLETED
     from labrun.submission import submit
 
@@ -100,7 +100,7 @@ def _own(
         on_its_way = record.typed.compute.detach and not record.finished
         fine = record.status == COMPLETED or on_its_way
         result.status = JobStatus.COMPLETED if fine else JobStatus.FAILED
-        result.return_value = record.metrics if fine else ends.failure(record)
+        result.return_value = record.metrics if fine else failure(record)
         results.append(result)
     failed = [result for result in results if result.status == JobStatus.FAILED]
     if failed:

@@ -28,7 +28,7 @@ from labrun.compose import paths
 from labrun.config.checking import check_fields
 from labrun.config.schema import Component, Sweep
 from labrun.errors import ConfigError
-from labrun.search import space as spaces
+from labrun.search.space import as_text, grid_overrides, parse_space
 from labrun.search.study import OVERRIDES, RUN, Study
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def settings_of(sweeper: LabrunSweeper, arguments: Sequence[str]) -> tuple[Setti
     if plain["sampler"] == "grid":
         plain["sampler"] = None
     settings = Settings(**{one.name: plain[one.name] for one in dataclasses.fields(Settings)})
-    return settings, [*(f"{key}={spaces.as_text(value)}" for key, value in params.items()), *rest]
+    return settings, [*(f"{key}={as_text(value)}" for key, value in params.items()), *rest]
 
 
 def _translated(
@@ -250,7 +250,7 @@ class Search:
         self.folder = Path(str(sweeper.config.hydra.sweep.dir)).resolve()
         is_grid = settings.sampler is None
         loader = sweeper.hydra_context.config_loader
-        self._space = spaces.parse(texts, loader, settings.zip, finite=is_grid, settings=SweeperSettings)
+        self._space = parse_space(texts, loader, settings.zip, finite=is_grid, settings=SweeperSettings)
         if not self._space.dimensions:
             raise ConfigError(
                 "there is nothing to search: give a key several values ('lr=tag(log, interval(1e-4, 1))'), or name "
@@ -322,7 +322,7 @@ class Search:
         return float(best.values[0]), int(best.user_attrs[RUN]), _Trial(best.number, list(best.user_attrs[OVERRIDES]))
 
     def _grid(self) -> Iterator[list[str]]:
-        yield from (combination[len(self._space.fixed) :] for combination in spaces.grid(self._space))
+        yield from (combination[len(self._space.fixed) :] for combination in grid_overrides(self._space))
 
     def _space_size(self) -> int:
         return sum(1 for _ in self._grid())

@@ -126,18 +126,18 @@ def _check_launcher(sweeper: LabrunSweeper) -> None:
 
 
 def _own(sweeper: LabrunSweeper, settings: Sweep, arguments: list[str]) -> Any:
-    from labrun.search import space as spaces
+    from labrun.search.space import as_text, flattened, grid_overrides, parse_space
 
     master = sweeper.config
     assert master is not None and sweeper.hydra_context is not None and sweeper.launcher is not None
     if sweeper.max_batch_size is not None:
         raise ConfigError("hydra.sweeper.max_batch_size: the number of concurrent runs is compute.max_parallel")
     loader: Any = sweeper.hydra_context.config_loader
-    texts = [f"{key}={spaces.as_text(value)}" for key, value in spaces.flat(settings.space)]
+    texts = [f"{key}={as_text(value)}" for key, value in flattened(settings.space)]
     texts += [f"{key}={value}" for key, value in sweeper.params.items()]
-    space = spaces.parse([*texts, *arguments], loader, settings.zip, finite=settings.sampler is None)
+    space = parse_space([*texts, *arguments], loader, settings.zip, finite=settings.sampler is None)
     if not any(getattr(settings, key) for key in SEARCHING) and not isinstance(settings.metric, list):
-        return sweeper.launch(spaces.grid(space) if texts or settings.zip else _products(sweeper, arguments))
+        return sweeper.launch(grid_overrides(space) if texts or settings.zip else _products(sweeper, arguments))
     _check_launcher(sweeper)
     if settings.sampler is None and not space.dimensions:
         raise ConfigError("sweep=grid: no key was given several values")

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from labrun.errors import ConfigError
-from labrun.search import space as spaces
+from labrun.search.space import as_element, as_text
 
 KEYS = {
     "optuna": {
@@ -181,7 +181,7 @@ def _nevergrad(given: dict[str, Any], found: Translation) -> None:
 def _add(found: Translation, key: str, node: Any) -> None:
     """Add the space of a parameter, given in the override grammar or in the format of one of the sweepers."""
     try:
-        found.space[key] = _space(node) if isinstance(node, Mapping) else spaces.as_text(node)
+        found.space[key] = _space(node) if isinstance(node, Mapping) else as_text(node)
     except (ConfigError, KeyError, TypeError, ValueError, IndexError) as error:
         found.refused.append(f"{key}: {node!r} is not a space that can be read ({type(error).__name__}: {error})")
 
@@ -189,9 +189,9 @@ def _add(found: Translation, key: str, node: Any) -> None:
 def _space(node: Mapping[str, Any]) -> str:
     kind = node.get("type")
     if kind in ("categorical", "choice") or "choices" in node or "values" in node:
-        return spaces.as_text(list(node.get("choices") or node["values"]))
+        return as_text(list(node.get("choices") or node["values"]))
     if kind == "fixed":
-        return spaces.element(node["value"])
+        return as_element(node["value"])
     bounds = node.get("bounds") or (node.get("low", node.get("lower")), node.get("high", node.get("upper")))
     low, high = bounds
     if low is None or high is None:

@@ -35,7 +35,7 @@ from labrun.runs.record import (
     sweep_folder,
 )
 from labrun.runs.sweep_state import SweepState
-from labrun.tracking import registry as trackers
+from labrun.tracking import trackers
 
 if TYPE_CHECKING:
     import pandas

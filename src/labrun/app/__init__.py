@@ -32,9 +32,9 @@ from labrun.app.hydra_changes import (
     with_own_messages,
     without_asking_for_mode,
 )
-from labrun.app.preflight import Preflight as Preflight
+from labrun.app.preflight import Preflight as Preflight  # `paths.PREFLIGHT`, in recorded configs too, names it here
 from labrun.app.preflight import tidy
-from labrun.app.resolvers import register as register
+from labrun.app.resolvers import register
 from labrun.backends import machine, registry
 from labrun.compose import composed, hydra_files, hydra_job, paths
 from labrun.config import hydra_versions, masking

@@ -19,7 +19,7 @@ from labrun.errors import ConfigError, RecordError
 from labrun.runs import store
 from labrun.runs.record import cannot_write, check_path_length
 from labrun.submission import freeze, origin, prerequisites
-from labrun.tracking import registry as trackers
+from labrun.tracking import trackers
 from labrun.user_errors import UserErrors
 
 PROBE_BYTES = 2**18

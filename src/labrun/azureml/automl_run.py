@@ -26,7 +26,7 @@ from labrun.compat.azureml.training import registered
 from labrun.errors import LabrunError
 from labrun.runs import direction
 from labrun.runs.record import COMPLETED, FAILED, LOST, read_record
-from labrun.search import automl as search
+from labrun.search.automl import BEST, short
 
 PICKLE, PACKAGES = automl_constants.MODEL_PATH, automl_constants.CONDA_ENV_FILE_PATH
 SCORING = (automl_constants.SCORING_FILE_PATH, "outputs/scoring_file_v_2_0_0.py")
@@ -107,7 +107,7 @@ class IterationRun(Run):
 
     def _parts(self) -> dict[str, str]:
         model = self._work.record.typed.model
-        return {f"run_{sdk}": search.short(model[key]) for sdk, key in PARTS.items()}
+        return {f"run_{sdk}": short(model[key]) for sdk, key in PARTS.items()}
 
     def get_file_names(self) -> list[str]:
         """Return its file names. As in the SDK, a completed iteration has its fitted pipeline and scoring files."""
@@ -286,7 +286,7 @@ class AutoMLRun(Run):
         """
         if not self._work.is_over:  # the best pipeline is fitted at the end of the search
             self._work.wait_for_completion(raise_on_error=False)
-        best = Path(self._work.folder) / search.BEST
+        best = Path(self._work.folder) / BEST
         is_best = (best / "run.json").is_file() and (is_best or run.id == self._best(None).id)
         if is_best and read_record(best).status == COMPLETED:
             return best

@@ -16,9 +16,8 @@ from labrun.azureml.data_reference import reference
 from labrun.azureml.datastore import Datastore
 from labrun.azureml.notices import notify_once
 from labrun.compat.azureml.exceptions import UserErrorException
-from labrun.data import asset as assets
-from labrun.data import digests, transfer
-from labrun.data.asset import Asset
+from labrun.data import assets, digests, transfer
+from labrun.data.assets import Asset
 from labrun.data.cache import Cache, Wanted
 from labrun.data.digests import Entry, manifest_digest
 from labrun.data.mount import Mounting, cache_folder

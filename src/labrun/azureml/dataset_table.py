@@ -17,7 +17,7 @@ from labrun.azureml.datastore import Datastore
 from labrun.azureml.workspace import Workspace
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training import registered, script_context, tables
-from labrun.data import asset as assets
+from labrun.data import assets
 from labrun.errors import DataError
 from labrun.runs.record import timestamp
 

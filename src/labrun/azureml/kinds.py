@@ -45,10 +45,10 @@ def type_of(sweep: Any) -> str:
     properties = folder.read_table(root_of(sweep.folder), SEARCHES).get(sweep.id) or {}
     if TYPE_TAG in properties:
         return str(properties[TYPE_TAG])
-    from labrun.search import automl as search  # here: it imports Optuna, which takes longer than most scripts
+    from labrun.search.automl import is_pipeline  # here: it imports Optuna, which takes longer than most scripts
 
     children = sweep.get_children()
-    return "automl" if children and search.is_pipeline(children[0].record.config) else "hyperdrive"
+    return "automl" if children and is_pipeline(children[0].record.config) else "hyperdrive"
 
 
 def id_of(work: Any) -> str:

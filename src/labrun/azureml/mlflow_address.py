@@ -14,8 +14,7 @@ from typing import Any
 
 from labrun.api import functions, handles, program
 from labrun.azureml import kinds
-from labrun.azureml.mlflow_models import NAMES as REGISTRY
-from labrun.azureml.mlflow_models import Registry
+from labrun.azureml.mlflow_models import REGISTRY, Registry
 from labrun.errors import LabrunError
 from labrun.runs import context
 from labrun.tasks import mlflow_runs

@@ -16,7 +16,7 @@ from labrun.runs import context, model_journal
 from labrun.runs.model_journal import Version
 from labrun.tasks.mlflow_endpoint import Answer, RefusedCallError, UnknownCallError
 
-NAMES = ("registered-models/", "model-versions/")
+REGISTRY = ("registered-models/", "model-versions/")
 """Prefixes of the API calls about registered models."""
 
 

@@ -368,7 +368,7 @@ class Workspace(Advising):
 
     def get_portal_url(self) -> str:
         """Return the address of `lab ui` while it is running, otherwise the folder's file URI."""
-        from labrun.tracking import registry as trackers
+        from labrun.tracking import trackers
 
         return trackers.page(self.folder) or self.folder.as_uri()
 

@@ -32,7 +32,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from labrun.backends.variables import known_here
-from labrun.config.schema import Compute, Node
+from labrun.config.instantiate import Node
+from labrun.config.schema import Compute
 from labrun.errors import ConfigError
 from labrun.runs.record import Record
 from labrun.runs.recording import measured_every_s

@@ -13,7 +13,8 @@ from labrun.backends import machine, registry
 from labrun.backends.machine import DEFAULTS
 from labrun.cli.parsing import Parser
 from labrun.compose import paths
-from labrun.config.schema import Compute, Node
+from labrun.config.instantiate import Node
+from labrun.config.schema import Compute
 from labrun.errors import ConfigError
 from labrun.runs import store
 from labrun.runs.record import RUNNING, process_lives

@@ -12,9 +12,8 @@ from typing import Any
 from labrun.cli.confirm import agreed
 from labrun.cli.parsing import Commands, Deferred, Parser
 from labrun.compose import paths
-from labrun.data import asset as assets
-from labrun.data import stores, transfer
-from labrun.data.asset import SHORT, Asset
+from labrun.data import assets, stores, transfer
+from labrun.data.assets import SHORT, Asset
 from labrun.data.digests import Entry
 from labrun.data.progress import ProgressDisplay
 from labrun.data.stores.base import Datastore, clean

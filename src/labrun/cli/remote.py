@@ -14,8 +14,7 @@ from labrun.cli.confirm import agreed
 from labrun.cli.parsing import Commands, Deferred, Parser
 from labrun.cli.runs import filters
 from labrun.errors import ConfigError, RecordError
-from labrun.remote import adopting, channel, doctor, environment, mirror, remotes, removal, ssh, wheels
-from labrun.remote import link as links
+from labrun.remote import adopting, channel, doctor, environment, links, mirror, remotes, removal, ssh, wheels
 from labrun.report import formatting
 from labrun.runs import store
 from labrun.terminal import plain

@@ -5,7 +5,7 @@ returns it as a `Config`. Both modules import only the standard library, Hydra's
 config is checked in milliseconds, before torch or scikit-learn is imported.
 
 A node whose `_target_` is not labrun's (the user's own model, any torch optimizer) is open: its keys are arguments of
-the target, and `build` binds them to the target's signature before calling it.
+the target, and `instantiate.build` binds them to the target's signature before calling it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,7 @@ from typing import Annotated, Any, Literal
 
 from labrun.config import exact, targets
 from labrun.config.checking import Range, SecretMark
-from labrun.config.instantiate import Node as Node
-from labrun.config.instantiate import build as build
-from labrun.config.instantiate import locate as locate
-from labrun.config.instantiate import parameters as parameters
-from labrun.config.instantiate import resolve_references
+from labrun.config.instantiate import Node, resolve_references
 from labrun.errors import ConfigError
 from labrun.plugins import BACKENDS, TASKS, TRACKERS
 

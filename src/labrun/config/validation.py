@@ -7,6 +7,7 @@ from typing import Any
 
 from labrun.config import targets
 from labrun.config.checking import check_fields, fits, literal_secrets, names_a_folder
+from labrun.config.instantiate import Node
 from labrun.config.schema import (
     DATASETS,
     DATASTORES,
@@ -17,7 +18,6 @@ from labrun.config.schema import (
     Ensemble,
     LogisticRegression,
     Model,
-    Node,
     Pipeline,
     Positive,
     RemoteDatastore,

@@ -11,8 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import Dataset, IterableDataset, RandomSampler, Sampler
 
-from labrun.config import schema
-from labrun.config.schema import Node
+from labrun.config.instantiate import Node, build, locate
 from labrun.data.loaders import Loader
 from labrun.errors import ConfigError, UnfitError
 
@@ -92,7 +91,7 @@ class Parts:
         if node is None:
             raise ConfigError(f"dataset.{part} is missing: set dataset.{part}._target_=...")
         if part not in self._made:
-            made = schema.build(node, f"dataset.{part}")
+            made = build(node, f"dataset.{part}")
             if not isinstance(made, Dataset) and not (hasattr(made, "__getitem__") and hasattr(made, "__len__")):
                 raise ConfigError(
                     f"dataset.{part}._target_={node['_target_']!r} returns a {type(made).__name__}, which is neither a "
@@ -140,10 +139,10 @@ class Parts:
     def _samplers(self, data: Any) -> dict[str, Any]:
         found: dict[str, Any] = {}
         if self._sampler is not None:
-            found["sampler"] = schema.build(self._sampler, "dataset.sampler", data_source=data, dataset=data)
+            found["sampler"] = build(self._sampler, "dataset.sampler", data_source=data, dataset=data)
         if self._batch_sampler is not None:
             sampler = found.pop("sampler", None) or RandomSampler(data)
-            found["batch_sampler"] = schema.build(
+            found["batch_sampler"] = build(
                 self._batch_sampler, "dataset.batch_sampler", sampler=sampler, data_source=data, dataset=data
             )
         return found
@@ -191,9 +190,9 @@ def _collate(node: Node | str | None) -> Any:
     if node is None:
         return None
     given = {"_target_": node} if isinstance(node, str) else dict(node)
-    found = schema.locate(str(given["_target_"]), "dataset.collate_fn")
+    found = locate(str(given["_target_"]), "dataset.collate_fn")
     if isinstance(found, type):
-        return schema.build(given, "dataset.collate_fn")
+        return build(given, "dataset.collate_fn")
     if set(given) <= {"_target_", "_partial_"}:
         return found
-    return schema.build({"_partial_": True, **given}, "dataset.collate_fn")
+    return build({"_partial_": True, **given}, "dataset.collate_fn")

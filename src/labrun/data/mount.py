@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labrun.config import schema
-from labrun.config.schema import Node
-from labrun.data import asset as assets
-from labrun.data import digests, stores
-from labrun.data.asset import Asset
+from labrun.config.instantiate import Node
+from labrun.data import assets, digests, stores
+from labrun.data.assets import Asset
 from labrun.data.cache import Cache, Wanted
 from labrun.data.digests import Entry
 from labrun.data.stores.base import Datastore, FileInfo, clean
@@ -34,8 +33,8 @@ from labrun.data.stores.local import LocalDatastore
 from labrun.data.transfer import WORKERS
 from labrun.errors import CorruptDataError, MissingDataError
 from labrun.messages import counted, size_text
-from labrun.runs import store as workspaces
 from labrun.runs.groups import DataEntry
+from labrun.runs.store import workspace
 from labrun.runs.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -327,7 +326,7 @@ def cache_folder(node: Node) -> Path:
     given = node.get("cache")
     if given:
         return Path(str(given)).expanduser().resolve()
-    return Workspace(workspaces.workspace()).cache
+    return Workspace(workspace()).cache
 
 
 def _contents_of(path: Path) -> str:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from labrun import garbage
-from labrun.config import schema
-from labrun.config.schema import Node
+from labrun.config.instantiate import Node, build, locate, parameters
 from labrun.data import digests
 from labrun.data.arrays import Arrays, Part, RawData, Scaling, stratified_split
 from labrun.data.digests import Entry
@@ -137,14 +136,14 @@ def make_reader(dataset: Node) -> Reader:
     Raises:
         ConfigError: it cannot be built, or is not a `Reader`.
     """
-    target = schema.locate(str(dataset["_target_"]), "dataset")
-    left = GENERAL_KEYS | (STREAMING - set(schema.parameters(target)))
+    target = locate(str(dataset["_target_"]), "dataset")
+    left = GENERAL_KEYS | (STREAMING - set(parameters(target)))
     own = {key: value for key, value in dataset.items() if key not in left}
     if isinstance(target, type) and not issubclass(target, Reader):
         raise ConfigError(_not_a_reader(str(dataset["_target_"]), target))
     if isinstance(target, type) and (missing := getattr(target, "__abstractmethods__", None)):
         raise ConfigError(f"dataset._target_={dataset['_target_']!r} lacks methods: {', '.join(sorted(missing))}")
-    reader = schema.build(own, "dataset")
+    reader = build(own, "dataset")
     if not isinstance(reader, Reader):
         raise ConfigError(_not_a_reader(str(dataset["_target_"]), type(reader), is_made=True))
     return reader

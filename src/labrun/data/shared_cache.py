@@ -16,7 +16,7 @@ from labrun.config import exact
 from labrun.data.memory import Reading
 
 if TYPE_CHECKING:  # a script reads nothing, and needs no NumPy
-    from labrun.config.schema import Node
+    from labrun.config.instantiate import Node
     from labrun.data.arrays import Arrays
     from labrun.data.digests import Entry
     from labrun.data.memory import Limit

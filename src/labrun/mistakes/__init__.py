@@ -48,7 +48,7 @@ def explained(error: BaseException, words: Sequence[str]) -> str:
         error: one of `HYDRAS`.
         words: the command-line arguments.
     """
-    values = flags.split(words).values
+    values = flags.split_words(words).values
     if isinstance(error, MissingConfigException) and values.get("--config-name") == error.missing_cfg_file:
         return (
             f"--config-name {error.missing_cfg_file}: there is no {error.missing_cfg_file}.yaml in {paths.conf_dir()}"
@@ -66,7 +66,7 @@ def explained(error: BaseException, words: Sequence[str]) -> str:
         lacking = LACKING.match(str(error))
         if lacking is None:
             return in_short(error)
-        groups = composed.composable(flags.split(words)).groups
+        groups = composed.composable(flags.split_words(words)).groups
         return (
             f"in {lacking[1]}: 'override /{lacking[2]}': there is no group {lacking[2]!r} among the defaults."
             f"{suggest(lacking[2], groups)} Groups: {', '.join(groups)}"
@@ -97,7 +97,7 @@ def unreadable(overrides: Sequence[str], error: BaseException) -> str:
 
 def _found(words: Sequence[str]) -> list[Mistake]:
     """Return the mistakes of a command line whose flags are correct."""
-    split = flags.split(words)
+    split = flags.split_words(words)
     return grammar.check(words, split.overrides) or choices.check(words, split)
 
 
@@ -110,7 +110,7 @@ def _answer(found: Sequence[Mistake], words: Sequence[str]) -> str:
             break
         more = flags.check(command) or _found(command)
         if not more:
-            unfit = choices.unfit(command, flags.split(command))
+            unfit = choices.unfit(command, flags.split_words(command))
             then += [Mistake(text) for text in unfit]
             command = None if unfit else command
             break

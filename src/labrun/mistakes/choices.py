@@ -22,8 +22,7 @@ from labrun.config import targets, validation
 from labrun.config.checking import pairs
 from labrun.errors import ConfigError
 from labrun.mistakes.composed import Composable, can_be_set, composable, dotted, is_a_value, is_node, misfit
-from labrun.mistakes.flags import Split
-from labrun.mistakes.flags import split as split_words
+from labrun.mistakes.flags import Split, split_words
 from labrun.mistakes.mistake import FRONT, Mistake
 
 SYNONYMS = pairs(

@@ -50,7 +50,7 @@ def flag_of(word: str) -> argparse.Action | None:
     return next(iter(found.values())) if len(found) == 1 else None
 
 
-def split(words: Sequence[str]) -> Split:
+def split_words(words: Sequence[str]) -> Split:
     """Split a command line into flags and overrides."""
     found = Split()
     place = 0
@@ -81,7 +81,7 @@ def split(words: Sequence[str]) -> Split:
 
 def check(words: Sequence[str]) -> list[Mistake]:
     """Return the mistakes in the flags of a command line. argparse finds them; this function explains them."""
-    found = split(words)
+    found = split_words(words)
     complaint = _complaint(words)
     mistakes = list(_refused(words, found)) if complaint is not None else []
     mistakes += _together(words, found)

@@ -12,8 +12,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin, clone
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import Pipeline
 
-from labrun.config.instantiate import build, locate, parameters
-from labrun.config.schema import Node
+from labrun.config.instantiate import Node, build, locate, parameters
 from labrun.errors import ConfigError
 from labrun.models import MOST_CATEGORIES
 

@@ -9,10 +9,9 @@ import dataclasses
 from pathlib import Path
 
 from labrun.errors import RecordError
-from labrun.remote import link as links
-from labrun.remote import mirror
+from labrun.remote import links, mirror
 from labrun.remote.channel import Channel
-from labrun.remote.link import Link
+from labrun.remote.links import Link
 from labrun.runs import context, custom_locations, store, sweep_state
 from labrun.runs.groups import Code
 from labrun.runs.record import read_record

@@ -16,10 +16,9 @@ from labrun.backends.base import Backend, Capacity, Head, Resources
 from labrun.config.schema import SPECIAL, Compute
 from labrun.control import controller
 from labrun.errors import ConfigError, LabrunError, RecordError
-from labrun.remote import channel, dispatch, doctor, environment, mirror, remote_cancel, remotes
-from labrun.remote import link as links
+from labrun.remote import channel, dispatch, doctor, environment, links, mirror, remote_cancel, remotes
 from labrun.remote.channel import Channel, retry_while_unreachable, with_start_advice
-from labrun.remote.link import Link
+from labrun.remote.links import Link
 from labrun.remote.mirror import GoneError
 from labrun.remote.remotes import Facts, Remote
 from labrun.remote.ssh import LoginError, UnreachableError

@@ -340,7 +340,7 @@ class Channel:
         return self._with_lifetime(ssh.error_of(self.remote, text, code))
 
 
-def digests(channel: Channel, files: Sequence[str]) -> dict[str, str | None]:
+def remote_digests(channel: Channel, files: Sequence[str]) -> dict[str, str | None]:
     """Return the SHA-256 of remote files, by path; None for a missing file."""
     by_path: dict[str, str | None] = {}
     for start in range(0, len(files), AT_ONCE):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from labrun.remote import link as links
-from labrun.remote.link import Link
+from labrun.remote import links
+from labrun.remote.links import Link
 from labrun.runs.record import Record
 
 

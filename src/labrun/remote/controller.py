@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from labrun.backends.local.server import Server, serves
 from labrun.config.schema import Compute, Config
 from labrun.errors import ConfigError, LabrunError, RecordError
-from labrun.remote.link import CARRIED_PATH
+from labrun.remote.links import CARRIED_PATH
 from labrun.runs import store, sweep_state
 from labrun.runs.groups import Code
 from labrun.runs.record import QUEUED, read_record, write_record

@@ -16,22 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from labrun.config import exact, schema
+from labrun.config.instantiate import Node
 from labrun.config.references import references, resolve_environment
-from labrun.config.schema import Config, Node
-from labrun.data import asset as assets
-from labrun.data import digests
-from labrun.data.asset import Asset
+from labrun.config.schema import Config
+from labrun.data import assets, digests
+from labrun.data.assets import Asset
 from labrun.data.stores.base import STATE
 from labrun.data.stores.local import LocalDatastore
 from labrun.errors import DataError
 from labrun.messages import counted, size_text
-from labrun.remote import link as links
-from labrun.remote.channel import AT_ONCE, Channel, Meter
-from labrun.remote.channel import digests as remote_digests
+from labrun.remote import links
+from labrun.remote.channel import AT_ONCE, Channel, Meter, remote_digests
 from labrun.remote.helper import RESUME_MIN_BYTES
-from labrun.remote.link import Link
-from labrun.runs import store as runs
+from labrun.remote.links import Link
 from labrun.runs.record import Record
+from labrun.runs.store import workspace
 from labrun.runs.workspace import Workspace
 from labrun.submission import environments
 
@@ -220,7 +219,7 @@ def _beside(script: Path) -> Iterator[Path]:
 
     In the folder of a script that labrun wrote (`azureml.automl_data`), all other files are its data.
     """
-    if script.parent.parent.name == "automl" and script.parent.is_relative_to(Workspace(runs.workspace()).state):
+    if script.parent.parent.name == "automl" and script.parent.is_relative_to(Workspace(workspace()).state):
         yield from (path for path in script.parent.iterdir() if path.is_file() and path != script)
         return
     for name in dict.fromkeys(QUOTED.findall(script.read_text(encoding="utf-8", errors="replace"))):

@@ -22,10 +22,9 @@ from typing import Any
 
 from labrun import refusal
 from labrun.config import masking
-from labrun.remote import clocks, data, editable, environment, inherited, packed
-from labrun.remote import link as links
+from labrun.remote import clocks, data, editable, environment, inherited, links, packed
 from labrun.remote.channel import Channel, RefusedError
-from labrun.remote.link import Link
+from labrun.remote.links import Link
 from labrun.report import formatting
 from labrun.runs import store
 from labrun.runs.groups import Code

@@ -15,7 +15,7 @@ from labrun.config.schema import Config
 from labrun.data import digests
 from labrun.remote import data, packed
 from labrun.remote.channel import Channel
-from labrun.remote.link import Link
+from labrun.remote.links import Link
 from labrun.runs import cards, seals, store
 from labrun.runs.record import Record, RunPaths, read_record, record_json
 

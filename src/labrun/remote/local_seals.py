@@ -16,7 +16,7 @@ from typing import Any
 
 from labrun._io import atomic_write, file_sha256
 from labrun.errors import DataError
-from labrun.remote.link import Link
+from labrun.remote.links import Link
 from labrun.runs import cards, seals, store
 from labrun.runs.cards import Card, CardKind
 from labrun.runs.record import Record, RunPaths

@@ -20,11 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from labrun.compat.azureml.training import pending_models
 from labrun.errors import LabrunError, RecordError
-from labrun.remote import clocks, local_seals, notes
-from labrun.remote import link as links
-from labrun.remote.channel import Channel, Meter
-from labrun.remote.channel import digests as remote_digests
-from labrun.remote.link import Link
+from labrun.remote import clocks, links, local_seals, notes
+from labrun.remote.channel import Channel, Meter, remote_digests
+from labrun.remote.links import Link
 from labrun.remote.partial_downloads import PartialDownloads
 from labrun.remote.ssh import UnreachableError
 from labrun.runs import children, context, store, sweep_state

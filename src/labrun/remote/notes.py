@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from labrun._io import append_line
-from labrun.remote import link as links
-from labrun.remote.link import Link
+from labrun.remote import links
+from labrun.remote.links import Link
 from labrun.runs import context
 from labrun.runs.record import Record, read_record
 

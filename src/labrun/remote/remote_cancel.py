@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from labrun.errors import RecordError
-from labrun.remote import dispatch, mirror
-from labrun.remote import link as links
+from labrun.remote import dispatch, links, mirror
 from labrun.remote.channel import Channel
-from labrun.remote.link import Link
+from labrun.remote.links import Link
 from labrun.runs import finalize, sweep_state
 from labrun.runs.record import read_record
 from labrun.runs.sweep_state import SweepState

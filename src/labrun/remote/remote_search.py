@@ -15,10 +15,9 @@ from typing import Any, Protocol
 
 from labrun.compose.hydra_files import quoted, value_here, with_variables
 from labrun.errors import ConfigError, LabrunError, RecordError
-from labrun.remote import data, dispatch, inherited, mirror, packed, remotes
-from labrun.remote import link as links
+from labrun.remote import data, dispatch, inherited, links, mirror, packed, remotes
 from labrun.remote.channel import Channel, retry_while_unreachable, with_start_advice
-from labrun.remote.link import Link
+from labrun.remote.links import Link
 from labrun.remote.ssh import UnreachableError
 from labrun.runs import finalize, store, sweep_state
 from labrun.runs.groups import Code, plain

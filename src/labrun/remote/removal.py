@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from labrun.errors import ConfigError
-from labrun.remote import link as links
-from labrun.remote import mirror
+from labrun.remote import links, mirror
 from labrun.remote.channel import Channel
-from labrun.remote.link import Link
+from labrun.remote.links import Link
 from labrun.runs.record import Record
 
 REMOVE_S = 600.0

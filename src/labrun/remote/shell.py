@@ -26,8 +26,7 @@ from labrun.backends import registry, variables
 from labrun.backends.base import Backend
 from labrun.config.schema import Script, Variables
 from labrun.errors import ConfigError, RecordError
-from labrun.remote import channel, relay, ssh
-from labrun.remote import link as links
+from labrun.remote import channel, links, relay, ssh
 from labrun.remote.channel import Channel, RefusedError
 from labrun.remote.remotes import Remote
 from labrun.remote.ssh import UnreachableError

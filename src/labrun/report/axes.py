@@ -19,7 +19,7 @@ def unit(lines: Lines) -> str:
     return BATCH if in_epochs(lines) is None else EPOCH
 
 
-def places(lines: Lines, counted: str) -> list[float]:
+def positions(lines: Lines, counted: str) -> list[float]:
     """Return the x-value of each line.
 
     Args:

@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labrun.report import axes as scales
-from labrun.report.axes import unit
+from labrun.report.axes import STEP, positions, unit
 from labrun.runs.metric_line import Point
 from labrun.terminal import plain
 
@@ -111,8 +110,8 @@ def learning_curves(metrics: Sequence[Point], path: Path, title: str) -> Path | 
     for place, ((shown, counted), names) in enumerate(frames.items(), start=1):
         axes = figure.add_subplot(down, across, place)
         for name in names:
-            places, values = scales.places(lines[name], counted), [line["value"] for line in lines[name]]
-            axes.plot(places, values, marker="o" if len(places) <= 30 else None, markersize=3, label=_short(name, 32))
+            at, values = positions(lines[name], counted), [line["value"] for line in lines[name]]
+            axes.plot(at, values, marker="o" if len(at) <= 30 else None, markersize=3, label=_short(name, 32))
         axes.set_xlabel(counted)
         axes.set_ylabel(_short(shown, 32))
         _fit_scale(axes, [line["value"] for name in names for line in lines[name]])
@@ -333,7 +332,7 @@ def terminal_curves(metrics: Sequence[Point], width: int = 78, height: int = 16)
         plotext.plotsize(width, height)
         plotext.title(name)
         plotext.xlabel(counted)
-        plotext.plot(scales.places(own, counted), [line["value"] for line in own], marker="braille")
+        plotext.plot(positions(own, counted), [line["value"] for line in own], marker="braille")
         texts.append(plotext.uncolorize(plotext.build()))
     return "\n\n".join(texts)
 
@@ -379,10 +378,10 @@ def compared_curves(runs: Mapping[str, Sequence[Point]], path: Path, title: str 
         axes = figure.add_subplot(down, across, place)
         own = {run: curves[name] for run, curves in found.items() if name in curves}
         units = {unit(lines) for lines in own.values()}
-        counted = units.pop() if len(units) == 1 else scales.STEP
+        counted = units.pop() if len(units) == 1 else STEP
         for (run, curves), colour in zip(found.items(), colours, strict=True):
             if name in curves:
-                at, values = scales.places(curves[name], counted), [line["value"] for line in curves[name]]
+                at, values = positions(curves[name], counted), [line["value"] for line in curves[name]]
                 marker = "o" if len(at) <= 30 else None
                 (line,) = axes.plot(at, values, marker=marker, markersize=3, color=colour, linewidth=1.2)
                 drawn.setdefault(run, line)

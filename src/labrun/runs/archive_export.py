@@ -20,7 +20,6 @@ from labrun.config import checking
 from labrun.errors import RecordError
 from labrun.runs import custom_locations
 from labrun.runs.archive_format import FORMAT, MANIFEST, NOT_TAKEN, REPOSITORY, SWEEP_FILES
-from labrun.runs.archive_import import import_ as import_
 from labrun.runs.files import COMPILED, tree_digest
 from labrun.runs.groups import Code, ScriptCode
 from labrun.runs.record import Record, is_named_safely

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from labrun._io import FileStamp, atomic_write, read_once, run_command
 from labrun.config import checking, exact
-from labrun.config.schema import Config, Node
+from labrun.config.instantiate import Node
+from labrun.config.schema import Config
 from labrun.errors import DamagedRecordError, RecordError
 from labrun.plugins import TASKS
 from labrun.runs import context, sdk_ids

@@ -31,7 +31,8 @@ from typing import Any, assert_never
 
 from labrun._io import FileStamp, atomic_write, file_sha256, read_once
 from labrun.config import exact, targets, trust
-from labrun.config.schema import Config, Node
+from labrun.config.instantiate import Node
+from labrun.config.schema import Config
 from labrun.errors import ConfigError
 from labrun.runs.attempts import Attempt
 from labrun.runs.cards import Card, CardKind

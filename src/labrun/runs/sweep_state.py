@@ -82,7 +82,7 @@ class SweepState:
 
     @property
     def remote_link(self) -> Path:
-        """The machine that executes the runs, and where they are on it (`labrun.remote.link`)."""
+        """The machine that executes the runs, and where they are on it (`labrun.remote.links`)."""
         return self.root / "remote.json"
 
     @property

@@ -24,7 +24,7 @@ from labrun.search.trial_result import TrialResult
 from labrun.submission import submit
 
 if TYPE_CHECKING:
-    from labrun.config.schema import Node
+    from labrun.config.instantiate import Node
     from labrun.search.search import Search
     from labrun.search.trials import Trials
 

@@ -28,12 +28,11 @@ from labrun.runs import context, finalize, sweep_state
 from labrun.runs.attempts import Failure
 from labrun.runs.record import CANCELED, COMPLETED, STOPPED, Record, RunPaths, read_record, replace_text
 from labrun.runs.sweep_state import SweepState
-from labrun.search import space as spaces
 from labrun.search import takeover
 from labrun.search.policies import Curve, Policy
 from labrun.search.previous import completed, folders
 from labrun.search.reports import Reports
-from labrun.search.space import Combination, Dimension
+from labrun.search.space import Combination, Dimension, combination_count, combinations, plain_key
 from labrun.search.study import OVERRIDES, RUN, Study
 from labrun.search.trials import Trials
 from labrun.submission import submit
@@ -180,19 +179,19 @@ class Search:
         self.study.enqueue_missing(whole)
 
     def _enqueue_grid(self) -> None:
-        total = spaces.size(self.trials.space.dimensions)
+        total = combination_count(self.trials.space.dimensions)
         assert total is not None, "an interval was rejected when the space was parsed"
         if total > LARGEST_GRID:
             raise ConfigError(
                 f"the grid has {total:,} combinations; use sweep=random with sweep.max_trials to try some of them"
             )
         self.budget = min(total, self.settings.max_trials or total)
-        combinations = spaces.combinations(self.trials.space.dimensions)
-        self.study.enqueue_missing(list(itertools.islice(combinations, self.budget)))
+        whole = combinations(self.trials.space.dimensions)
+        self.study.enqueue_missing(list(itertools.islice(whole, self.budget)))
 
     def _limit_to_space(self) -> None:
         """Limit the budget to the number of combinations of a discrete space, so that none is tried twice."""
-        total = spaces.size(self.trials.space.dimensions) if self.trials.is_whole else None
+        total = combination_count(self.trials.space.dimensions) if self.trials.is_whole else None
         if total is not None and total <= LARGEST_GRID:
             self._is_finite = True
             if total < self.budget:
@@ -203,7 +202,7 @@ class Search:
         """Return a random untried combination; None if the space is infinite or exhausted."""
         if not self._is_finite:
             return None
-        left = self.study.untried(list(spaces.combinations(self.trials.space.dimensions)))
+        left = self.study.untried(list(combinations(self.trials.space.dimensions)))
         return random.Random(f"{self.settings.seed} {len(left)}").choice(left) if left else None
 
     def _resume_trials(self) -> None:
@@ -456,7 +455,7 @@ class Search:
 def _defining(fixed: Sequence[str]) -> list[str]:
     """Return the overrides that define what is searched, not how or where."""
     ways = ("sweep", "compute", "tracking", "hydra", "report", "notes", "tags", "name")
-    return sorted(text for text in fixed if spaces.plain_key(text.partition("=")[0]).split(".")[0] not in ways)
+    return sorted(text for text in fixed if plain_key(text.partition("=")[0]).split(".")[0] not in ways)
 
 
 def policy(settings: Sweep) -> Policy | None:

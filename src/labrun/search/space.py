@@ -13,7 +13,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, Quote, QuotedString, RangeSweep
 from hydra.errors import HydraException
 
-from labrun.config.schema import Node, Sweep
+from labrun.config.instantiate import Node
+from labrun.config.schema import Sweep
 from labrun.errors import ConfigError
 
 SPACE_KEY = "search_space"
@@ -92,7 +93,7 @@ def plain_key(key: str) -> str:
     return key.lstrip("+~").partition("@")[0].replace("/", ".")
 
 
-def parse(
+def parse_space(
     texts: Sequence[str],
     loader: ConfigLoader,
     zipped: Sequence[Sequence[str]] = (),
@@ -142,7 +143,7 @@ def parse(
     return Space(tuple(fixed.values()), tuple(dimensions))
 
 
-def of_component(node: Any, path: str, parser: OverridesParser, loader: ConfigLoader) -> Iterator[Dimension]:
+def component_dimensions(node: Any, path: str, parser: OverridesParser, loader: ConfigLoader) -> Iterator[Dimension]:
     """Yield the dimensions of a component's own `search_space`.
 
     Args:
@@ -164,7 +165,7 @@ def of_component(node: Any, path: str, parser: OverridesParser, loader: ConfigLo
         yield dimension(_parsed(parser, f"{target}={as_text(value)}"))
 
 
-def components(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def component_nodes(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield path and search space of every component of a config (plain dicts) that has one, outermost first."""
     if not isinstance(config, Mapping):
         return
@@ -172,14 +173,14 @@ def components(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, config[SPACE_KEY]
     for key, value in config.items():
         if key != SPACE_KEY and not (not path and key in ("sweep", "hydra")):
-            yield from components(value, f"{path}.{key}" if path else str(key))
+            yield from component_nodes(value, f"{path}.{key}" if path else str(key))
 
 
-def flat(node: Node, path: str = "") -> Iterator[tuple[str, Any]]:
+def flattened(node: Node, path: str = "") -> Iterator[tuple[str, Any]]:
     """Flatten the keys of a space from YAML: `{model: {lr: ...}}` becomes `model.lr`."""
     for key, value in node.items():
         if isinstance(value, Mapping):
-            yield from flat(value, f"{path}{key}.")
+            yield from flattened(value, f"{path}{key}.")
         else:
             yield f"{path}{key}", value
 
@@ -194,8 +195,8 @@ def as_text(value: Any) -> str:
         if not value:
             raise ConfigError("a search space has an empty list: give at least one value")
         # Comma-separated, because choice() does not accept null.
-        return ",".join(element(item) for item in value)
-    return value if isinstance(value, str) else element(value)
+        return ",".join(as_element(item) for item in value)
+    return value if isinstance(value, str) else as_element(value)
 
 
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
@@ -203,16 +204,16 @@ WORDS = ("null", "true", "false", "nan", "inf")
 """Text that the grammar would not parse as a string."""
 
 
-def element(value: Any) -> str:
+def as_element(value: Any) -> str:
     """Convert one value to the override grammar, quoting text that would otherwise not parse as a string."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{element(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{as_element(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ",".join(element(item) for item in value) + "]"
+        return "[" + ",".join(as_element(item) for item in value) + "]"
     if isinstance(value, str) and not (PLAIN.fullmatch(value) and value.lower() not in WORDS):
         return QuotedString(value, Quote.single).with_quotes()
     return repr(value) if isinstance(value, float) else str(value)
@@ -341,7 +342,7 @@ def _together(overrides: Sequence[Override], settings: type[Sweep]) -> Choice:
     return Choice(" + ".join(plain_key(key) for key in keys), keys, values)
 
 
-def grid(space: Space) -> list[list[str]]:
+def grid_overrides(space: Space) -> list[list[str]]:
     """Return the overrides of every combination, in Hydra's order: the last key varies fastest.
 
     Raises:
@@ -356,7 +357,7 @@ def grid(space: Space) -> list[list[str]]:
     return [[*space.fixed, *itertools.chain(*combination)] for combination in itertools.product(*lists)]
 
 
-def size(dimensions: Sequence[Dimension]) -> int | None:
+def combination_count(dimensions: Sequence[Dimension]) -> int | None:
     """Return the number of combinations; None if an interval is continuous."""
     total = 1
     for one in dimensions:

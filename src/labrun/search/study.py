@@ -21,8 +21,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from labrun.config.instantiate import build
-from labrun.config.schema import Node, Sweep
+from labrun.config.instantiate import Node, build
+from labrun.config.schema import Sweep
 from labrun.errors import ConfigError, RecordError
 from labrun.search.space import Choice, Combination, Dimension
 

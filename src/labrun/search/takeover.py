@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from labrun.compose.hydra_files import quoted, value_here, with_variables
-from labrun.remote import link as links
+from labrun.remote import links
 from labrun.runs import context, sweep_state
 from labrun.runs.attempts import Process
 from labrun.runs.record import process_identity, process_lives, replace_text

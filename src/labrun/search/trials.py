@@ -14,11 +14,19 @@ from omegaconf import DictConfig, OmegaConf
 from labrun.compose.hydra_files import Origin
 from labrun.errors import ConfigError, LabrunError
 from labrun.runs.groups import Code
-from labrun.search import space as spaces
-from labrun.search.space import Choice, Combination, Dimension, Space
+from labrun.search.space import (
+    Choice,
+    Combination,
+    Dimension,
+    Space,
+    as_element,
+    component_dimensions,
+    component_nodes,
+    plain_key,
+)
 from labrun.submission import submit
 from labrun.submission.submit import Job
-from labrun.tasks import task as tasks
+from labrun.tasks.task import is_pipeline
 
 
 class Trials:
@@ -58,7 +66,7 @@ class Trials:
 
     def dimensions(self, overrides: list[str]) -> list[Dimension]:
         """Return the dimensions left to choose, given the choices so far."""
-        chosen = {spaces.plain_key(text.partition("=")[0]) for text in overrides}
+        chosen = {plain_key(text.partition("=")[0]) for text in overrides}
         if not overrides and self.space.dimensions:
             return list(self.space.dimensions)
         found = self._of_components(overrides) if self._with_components else []
@@ -76,15 +84,15 @@ class Trials:
         key = tuple(groups)
         if key not in self._known:
             found: dict[str, Dimension] = {}
-            for path, node in spaces.components(self._config(groups)):
+            for path, node in component_nodes(self._config(groups)):
                 spot = (path, repr(node))
                 if spot not in self._parts:
-                    self._parts[spot] = list(spaces.of_component(node, path, self._parser, self._loader))
+                    self._parts[spot] = list(component_dimensions(node, path, self._parser, self._loader))
                 for one in self._parts[spot]:
                     # Outer components take precedence: they know more about the whole.
                     found.setdefault(one.name, one)
             self._known[key] = list(found.values())
-        chosen = {spaces.plain_key(text.partition("=")[0]) for text in overrides} | self._space_keys
+        chosen = {plain_key(text.partition("=")[0]) for text in overrides} | self._space_keys
         open_ = [
             one.name
             for one in self._known[key]
@@ -120,7 +128,7 @@ class Trials:
                         raise ConfigError(f"sweep.portfolio: {one.name}={value!r} is not in the search space")
                 whole[one.name] = found
                 overrides += one.overrides(found)
-        fixed = {spaces.plain_key(text.partition("=")[0]): text.partition("=")[2] for text in self.space.fixed}
+        fixed = {plain_key(text.partition("=")[0]): text.partition("=")[2] for text in self.space.fixed}
         for name, value in left.items():
             if name not in fixed:
                 raise ConfigError(f"sweep.portfolio: {name} is not searched; the search has {', '.join(whole)}")
@@ -152,7 +160,7 @@ class Trials:
             made.record.code = self.code
         # A pipeline search scores trials by cross-validation; only the best is refitted to all data, at the end.
         model = made.record.config.get("model") or {}
-        if tasks.is_pipeline(model) and model["folds"]:
+        if is_pipeline(model) and model["folds"]:
             model["refit"] = False
         return made
 
@@ -208,7 +216,7 @@ def _at(config: Any, name: str) -> Any:
 def _within(one: Dimension, value: Any) -> Any:
     """Convert a value to the study's form; None if it lies outside the dimension."""
     if isinstance(one, Choice):
-        texts = [str(value), spaces.element(value)]
+        texts = [str(value), as_element(value)]
         if isinstance(value, str):  # quotes do not matter: 'adam' and adam are equal
             texts += [QuotedString(value, quote).with_quotes() for quote in Quote]
         if isinstance(value, list):

@@ -27,7 +27,8 @@ from labrun.backends import registry
 from labrun.compose.composed import validated_and_kept
 from labrun.compose.hydra_files import by_name, hide_environment, top_key
 from labrun.config import exact, schema, targets, trust, validation
-from labrun.config.schema import Config, Node
+from labrun.config.instantiate import Node, locate
+from labrun.config.schema import Config
 from labrun.control import objective
 from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.messages import suggest
@@ -215,9 +216,9 @@ def _check_ranks(config: Config, values: Config) -> None:
                 "script on each machine"
             )
     elif compute.ranks > 1 and not (task.trains and _is_network(str(values.model["_target_"]))):
-        from labrun.tasks import task as tasks
+        from labrun.tasks.task import model_name, refuse_ranks
 
-        tasks.refuse_ranks(compute, f"model={tasks.model_name(values.model)}" if task.trains else f"task={config.task}")
+        refuse_ranks(compute, f"model={model_name(values.model)}" if task.trains else f"task={config.task}")
 
 
 def _refuse_empty(config: DictConfig, overrides: Sequence[str]) -> None:
@@ -242,9 +243,9 @@ def _check_metrics(config: Config) -> None:
     """
     if base.of(config).trains:
         from labrun.tasks import scoring  # loads NumPy
-        from labrun.tasks import task as tasks
+        from labrun.tasks.task import is_pipeline
 
-        if tasks.is_pipeline(config.model):
+        if is_pipeline(config.model):
             scoring.check(scoring.wanted(config), not config.dataset.get("regression"))
 
 
@@ -296,7 +297,7 @@ def _is_network(target: str) -> bool:
     """
     if any(name.partition(".")[0] in NETWORKS for name in targets.ancestors(target)):
         return True
-    found = schema.locate(target, "model")
+    found = locate(target, "model")
     torch = sys.modules.get("torch")
     if torch is None:
         return False
@@ -389,14 +390,14 @@ def _resolve_references(config: dict[str, Any], overrides: list[str], root: Path
     typed = Config(config)
     if base.of(typed).scores:
         from labrun.tasks import model_files
-        from labrun.tasks import task as tasks
+        from labrun.tasks.task import load_card, network_node
 
         run_dir, source = _scored(root, str(config["from"]))
-        card = tasks.load_card(RunPaths(run_dir), source.id)
+        card = load_card(RunPaths(run_dir), source.id)
         is_proven = source.imported is None and seals.has_read(root, card, source.id, source.typed)
         _inherit(config, source, overrides, is_proven, run_dir)
         if card.kind is CardKind.NETWORK:  # an estimator's classes are in its file, and are checked when it is loaded
-            node = tasks.network_node(card)
+            node = network_node(card)
 
             def check(names: Sequence[str] | None) -> None:
                 if names is not None:
@@ -465,9 +466,9 @@ def _scored(root: Path, reference: str) -> tuple[Path, Record]:
             f"from={reference}: model {version.title} belongs to run {version.run}, which no longer exists, but a task "
             f"needs its record. Use 'lab models predict {version.title}', which does not"
         ) from error
-    from labrun.tasks import task as tasks
+    from labrun.tasks.task import load_card
 
-    card = tasks.load_card(RunPaths(run_dir), record.id)
+    card = load_card(RunPaths(run_dir), record.id)
     if version.file != f"outputs/{card.file}" or file_sha256(run_dir / version.file) != version.sha256:
         raise RecordError(
             f"from={reference}: model {version.title} is the file {version.file} of run {record.id} at registration, "

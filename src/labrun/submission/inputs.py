@@ -12,8 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 from labrun._io import FileStamp
 from labrun.compose import paths
 from labrun.config import exact, masking, schema, validation
+from labrun.config.instantiate import Node
 from labrun.config.references import guarded, references, resolve_environment, resolved
-from labrun.config.schema import Node
 from labrun.errors import ConfigError
 from labrun.messages import suggest
 
@@ -76,10 +76,10 @@ def make_absolute(dataset: dict[str, Any], node: Node) -> None:
     here = {key: Path.cwd() / path for key, path in given.items() if "${" not in path and Path(path).is_file()}
     if not here or not schema.is_local_datastore(node):
         return
-    from labrun.data import asset, stores
+    from labrun.data import assets, stores
 
     root = Path(str(node["root"])).expanduser()
-    if asset.find(stores.make({**node, "root": str(root.resolve())}), str(dataset["name"])) is not None:
+    if assets.find(stores.make({**node, "root": str(root.resolve())}), str(dataset["name"])) is not None:
         return
     dataset.update({key: str(path) for key, path in here.items() if not (root / given[key]).exists()})
 

@@ -17,10 +17,9 @@ from omegaconf import OmegaConf
 from labrun import messages
 from labrun.compose import paths
 from labrun.config import checking, instantiate, schema
+from labrun.config.instantiate import Node
 from labrun.config.references import resolve_environment
-from labrun.config.schema import Node
-from labrun.data import asset as assets
-from labrun.data import mount, reader, stores
+from labrun.data import assets, mount, reader, stores
 from labrun.data.arrays import AnyArray, Arrays, Part
 from labrun.data.readers import contents
 from labrun.errors import ConfigError, DataError, MissingDataError

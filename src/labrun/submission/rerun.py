@@ -29,7 +29,8 @@ from labrun.runs.workspace import Workspace
 from labrun.submission import freeze, origin, snapshot, submit
 
 if TYPE_CHECKING:
-    from labrun.config.schema import Node, Variables
+    from labrun.config.instantiate import Node
+    from labrun.config.schema import Variables
 
 
 @dataclass

@@ -18,8 +18,9 @@ from typing import Any
 from labrun import execute, messages
 from labrun.compose.hydra_files import top_key
 from labrun.config import masking, schema
+from labrun.config.instantiate import Node
 from labrun.config.references import resolve_environment
-from labrun.config.schema import Config, Node
+from labrun.config.schema import Config
 from labrun.data.digests import manifest_digest
 from labrun.data.mount import local_root, mount
 from labrun.errors import DataError, RecordError

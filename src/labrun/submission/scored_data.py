@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from labrun.compose import composed
 from labrun.config import instantiate, schema
-from labrun.config.schema import Node
+from labrun.config.instantiate import Node
 from labrun.errors import ConfigError
 from labrun.runs import context
 

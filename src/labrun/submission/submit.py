@@ -39,7 +39,7 @@ from labrun.runs.recording import terminating_politely
 from labrun.runs.sweep_state import WITH_HYDRA, SweepState
 from labrun.submission import freeze, origin, prerequisites, resume, snapshot
 from labrun.submission.publish import publish_location
-from labrun.tracking import registry as trackers
+from labrun.tracking import trackers
 from labrun.tracking.feed import follow
 
 log = logging.getLogger(__name__)

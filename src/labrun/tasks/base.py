@@ -18,7 +18,8 @@ from labrun.plugins import TASKS
 from labrun.runs.groups import DataEntry
 
 if TYPE_CHECKING:
-    from labrun.config.schema import Config, Node
+    from labrun.config.instantiate import Node
+    from labrun.config.schema import Config
     from labrun.runs.record import Record, RunPaths
     from labrun.runs.recording import Recording
 

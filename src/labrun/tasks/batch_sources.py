@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from labrun.config import exact, schema, targets
-from labrun.config.schema import Config, Node
+from labrun.config.instantiate import Node, build, locate, parameters
+from labrun.config.schema import Config
 from labrun.data import random_states
 from labrun.data.arrays import Arrays, Part
 from labrun.data.datasets import HOOKS, Parts
@@ -100,7 +101,7 @@ class ArraysFeed(Feed):
             self._settings.batch_size if train else self._settings.eval_batch_size,
             shuffle=train,
             seed=self._seed,
-            augmentation=schema.build(node, "dataset.augmentation") if train and node and is_named(node) else None,
+            augmentation=build(node, "dataset.augmentation") if train and node and is_named(node) else None,
             ranks=None if shared else 1,
             workers=self._workers,
         )
@@ -257,14 +258,14 @@ def make_module(dataset: Node, model: str = "") -> Any:
         ConfigError: the node cannot be built, or is not a data module.
     """
     target = str(dataset["_target_"])
-    found = schema.locate(target, "dataset")
-    known = schema.parameters(found)
+    found = locate(target, "dataset")
+    known = parameters(found)
     own = {key: value for key, value in dataset.items() if key not in ("name", "search_space") or key in known}
     if target == schema.DATASETS:
         own["_recursive_"] = False  # it builds each split on demand
         if any(name.startswith("lightning.") for name in targets.ancestors(model)):
             own["_target_"] = "labrun.data.datasets.of_lightning"
-    made = schema.build(own, "dataset")
+    made = build(own, "dataset")
     if packages.derived(made, "LightningDataModule") is None:
         raise ConfigError(f"dataset._target_={target!r} gives a {type(made).__name__}, not a LightningDataModule")
     return made

@@ -170,7 +170,7 @@ class EstimatorTask(ModelTask):
         return np.asarray(weights) if weights is not None and np.ndim(weights) == 2 else None
 
 
-def load(path: Path, trusted: Sequence[str] | None) -> Any:
+def load_estimator(path: Path, trusted: Sequence[str] | None) -> Any:
     """Load a model saved by skops, building only scikit-learn's types and those in `trusted`.
 
     Args:

@@ -15,9 +15,8 @@ from labrun.report.pictures import Pictures
 from labrun.runs import seals, store
 from labrun.runs.record import RunPaths, read_record
 from labrun.tasks import fitting, model_builder, model_files, own_loaders, reading, resume_checks, summary
-from labrun.tasks import task as tasks
 from labrun.tasks.base import Run
-from labrun.tasks.task import ModelTask
+from labrun.tasks.task import ModelTask, card_scaling, check_card, load_card
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +54,14 @@ def _evaluate_with_loaders(run: Run) -> None:
 def around_saved(config: Config, arrays: Arrays, own_file: bool = False) -> tuple[ModelTask, Arrays]:
     """Return the task for a finished run's model, and the data scaled as in its training; see `saved_model`."""
     source = config.scored
-    card = tasks.load_card(RunPaths(source.run_dir), source.id)
+    card = load_card(RunPaths(source.run_dir), source.id)
     if card.takes_batches:
         raise UnfitError(
             f"model '{card.name}' of run {source.id} takes the batches of a data module, but data set "
             f"'{arrays.name}' is read into arrays: choose a data set with loaders (dataset=...)"
         )
-    arrays = tasks.check_card(card, arrays, source.id)
-    arrays = dataclasses.replace(arrays, scaling=tasks.card_scaling(card, arrays.scaling))
+    arrays = check_card(card, arrays, source.id)
+    arrays = dataclasses.replace(arrays, scaling=card_scaling(card, arrays.scaling))
     log.info("Scoring %s of run %s on %s test samples", card.name, source.id, f"{len(arrays.test):,}")
     return model_builder.wrap(saved_model(config, own_file), config, arrays), arrays
 
@@ -76,7 +75,7 @@ def saved_model(config: Config, own_file: bool = False) -> Any:
     """
     source = config.scored
     paths = RunPaths(source.run_dir)
-    card, title = tasks.load_card(paths, source.id), f"run {source.id}"
+    card, title = load_card(paths, source.id), f"run {source.id}"
 
     def load(names: Sequence[str] | None) -> Any:
         return model_files.load(paths.outputs / card.file, card, title, names)

@@ -12,9 +12,8 @@ from labrun.report.pictures import Pictures
 from labrun.runs import seals, store
 from labrun.runs.record import RunPaths
 from labrun.tasks import model_builder, own_loaders, reading, resume_checks, summary, threads
-from labrun.tasks import task as tasks
 from labrun.tasks.base import Run
-from labrun.tasks.task import ModelTask
+from labrun.tasks.task import ModelTask, Scores, log_scores, model_name, refuse_ranks, taken_by, write_card
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +36,8 @@ def fit(run: Run) -> None:
     if work.is_final:
         scores = score(work, arrays, paths)
         paths.outputs.mkdir(parents=True, exist_ok=True)
-        saved, about = work.save(arrays, paths), tasks.taken_by(arrays)
-        record.model = tasks.write_card(paths, saved, config, about, record.typed.model, proof)
+        saved, about = work.save(arrays, paths), taken_by(arrays)
+        record.model = write_card(paths, saved, config, about, record.typed.model, proof)
         summary.show_scores(work, scores, arrays, record, paths, run.pictures)
     summary.print_result(record, summary.data_line(arrays), time.monotonic() - began, paths)
 
@@ -57,7 +56,7 @@ def _fit_with_loaders(run: Run) -> None:
     work.test_steps(paths)
     paths.outputs.mkdir(parents=True, exist_ok=True)
     saved, about = work.save_network(paths), own_loaders.taken_by(feed, offered)
-    record.model = tasks.write_card(paths, saved, config, about, record.typed.model, proof)
+    record.model = write_card(paths, saved, config, about, record.typed.model, proof)
     if summary.draws(config, run.pictures):
         Pictures(summary.title(record)).draw(paths.root)
     summary.print_result(record, feed.description, time.monotonic() - began, paths)
@@ -85,12 +84,12 @@ def note_threads(work: ModelTask, run: Run) -> None:
             log.info("Threads: %s", threads.describe(run.record.threads))
 
 
-def score(work: ModelTask, arrays: Arrays, paths: RunPaths) -> tasks.Scores | None:
+def score(work: ModelTask, arrays: Arrays, paths: RunPaths) -> Scores | None:
     """Score a model on the test split and log the scores; None if only its own test steps can score it."""
     with work.limited_threads():
         scores = work.test(arrays, paths)
     if scores is not None:
-        tasks.log_scores(scores, work.tested)
+        log_scores(scores, work.tested)
     return scores
 
 
@@ -105,7 +104,7 @@ def _begin(run: Run) -> seals.Proof:
 def _make(config: Config, arrays: Arrays) -> ModelTask:
     work = model_builder.make(config, arrays)
     if not work.is_shared:
-        tasks.refuse_ranks(config.compute, f"model={tasks.model_name(config.model)}")
+        refuse_ranks(config.compute, f"model={model_name(config.model)}")
     return work
 
 

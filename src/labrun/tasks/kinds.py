@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from labrun.config import schema, validation
-from labrun.config.schema import Node
+from labrun.config.instantiate import Node
 from labrun.runs.groups import DataEntry
 from labrun.tasks.base import Run, TaskType
 

@@ -19,15 +19,14 @@ import torchmetrics
 from torch import Tensor, nn
 from torchmetrics import classification, regression
 
-from labrun.config import schema
-from labrun.config.schema import Config, Node
+from labrun.config.instantiate import Node, build, locate, parameters
+from labrun.config.schema import Config
 from labrun.errors import ConfigError, UnfitError
 from labrun.tasks import outputs
-from labrun.tasks import task as tasks
 from labrun.tasks.callbacks import OF_A_LOADER
 from labrun.tasks.epoch_state import metric_state, take_metric_state
 from labrun.tasks.outputs import TargetKind
-from labrun.tasks.task import is_named
+from labrun.tasks.task import is_named, optimizer_of, scheduler_of
 
 log = logging.getLogger(__name__)
 
@@ -366,12 +365,12 @@ class LossAndMetrics:
         offered: dict[str, Any] = {"num_classes": count, "num_labels": count}
         if key == "model.loss":
             offered["weight"] = self._weights
-            if self._weights is not None and "weight" not in schema.parameters(schema.locate(node["_target_"], key)):
+            if self._weights is not None and "weight" not in parameters(locate(node["_target_"], key)):
                 raise ConfigError(f"model.class_weight: {node['_target_']} takes no class weights")
-        found = schema.locate(str(node["_target_"]), key)
+        found = locate(str(node["_target_"]), key)
         if not isinstance(found, type):
-            return schema.build({"_partial_": True, **node}, key)  # a function, such as those of torch.nn.functional
-        made = schema.build(node, key, **{name: value for name, value in offered.items() if value is not None})
+            return build({"_partial_": True, **node}, key)  # a function, such as those of torch.nn.functional
+        made = build(node, key, **{name: value for name, value in offered.items() if value is not None})
         if key != "model.loss" and not isinstance(made, torchmetrics.Metric):
             raise ConfigError(
                 f"{key}._target_={node['_target_']!r} gives a {type(made).__name__}, not a torchmetrics.Metric"
@@ -571,9 +570,9 @@ def _numbers(name: str, value: Any, kind: str) -> Iterator[tuple[str, Tensor]]:
 def optimizers(parameters: Any, node: Node, max_epochs: int) -> Any:
     """Return the optimizer and scheduler of a model's config, in the form that Lightning expects."""
     lr = node.get("lr")
-    optimizer = tasks.optimizer_of(node.get("optimizer") or {**DEFAULT_OPTIMIZER, "lr": lr or DEFAULT_LR})(parameters)
+    optimizer = optimizer_of(node.get("optimizer") or {**DEFAULT_OPTIMIZER, "lr": lr or DEFAULT_LR})(parameters)
     scheduler = node.get("scheduler")
-    made = tasks.scheduler_of(scheduler, max_epochs)
+    made = scheduler_of(scheduler, max_epochs)
     if made is None or scheduler is None:
         return optimizer
     interval = scheduler.get("interval", "epoch")

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from labrun import messages
 from labrun._io import environ_overlay
-from labrun.config import schema, validation
-from labrun.config.schema import Compute, Config, Node, Trainer
+from labrun.config import validation
+from labrun.config.instantiate import Node, build, locate, parameters
+from labrun.config.schema import Compute, Config, Trainer
 from labrun.data.arrays import Arrays, Part
 from labrun.data.loaders import count
 from labrun.errors import ConfigError, DataError, UnfitError
@@ -90,7 +91,7 @@ class NetworkTask(ModelTask):
             key: config.model[key]
             for key in validation.LEARNING
             if config.model.get(key) is not None
-            and key not in schema.parameters(schema.locate(str(config.model["_target_"]), "model"))
+            and key not in parameters(locate(str(config.model["_target_"]), "model"))
         }
         if self._is_own and self._learning:
             raise ConfigError(
@@ -353,7 +354,7 @@ class NetworkTask(ModelTask):
             if not is_named(node):
                 continue
             key, node = f"callbacks.{name}", {**node, "_target_": self._package.target(str(node["_target_"]))}
-            known = schema.parameters(schema.locate(node["_target_"], key))
+            known = parameters(locate(node["_target_"], key))
             offered = {"dirpath": str(paths.checkpoints)}
             if "monitor" in known and not monitored.keeps_newest(node):
                 monitor, mode = node.get("monitor") or self._settings.monitor, None
@@ -365,7 +366,7 @@ class NetworkTask(ModelTask):
                     watched[monitor] = direction.words(mode)
                 offered |= {"monitor": monitor, **({} if mode is None else {"mode": mode})}
                 node = {key: value for key, value in node.items() if (key, value) != ("monitor", monitored.AUTO)}
-            made.append(self._of_the_package(schema.build(node, key, **offered), key))
+            made.append(self._of_the_package(build(node, key, **offered), key))
         for monitor, words in watched.items() if self._task.trains else ():
             log.info("Watching %s: %s", monitor, words)
         return made
@@ -637,7 +638,7 @@ def _add_metrics_of_others(trainer: Any) -> int:
 def make_logger(node: Node, name: str, paths: RunPaths) -> Any:
     """Build a Lightning logger that writes to the run's `logs/`."""
     paths.logs.mkdir(parents=True, exist_ok=True)
-    return schema.build(node, f"logger.{name}", save_dir=str(paths.logs))
+    return build(node, f"logger.{name}", save_dir=str(paths.logs))
 
 
 def _leave_last(checkpoint: Any, paths: RunPaths) -> None:

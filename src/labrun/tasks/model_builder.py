@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from labrun import garbage
-from labrun.config import schema, targets, validation
-from labrun.config.schema import Config, Node
+from labrun.config import targets, validation
+from labrun.config.instantiate import Node, build, locate, parameters
+from labrun.config.schema import Config
 from labrun.data.arrays import Arrays
 from labrun.errors import ConfigError, UnfitError
 from labrun.tasks import base
@@ -36,11 +37,11 @@ def make(config: Config, arrays: Arrays) -> ModelTask:
         UnfitError: the model does not fit the data.
     """
     node = config.model
-    target = schema.locate(str(node["_target_"]), "model")
+    target = locate(str(node["_target_"]), "model")
     own = own_arguments(node, target)
     seed_everything(config.seed)
     _check_fit(target, own, arrays, model_name(node))
-    model = schema.build(
+    model = build(
         own,
         "model",
         input_shape=arrays.input_shape,
@@ -100,7 +101,7 @@ def _refuse_learning(node: Node, name: str) -> None:
     Raises:
         ConfigError: it has one.
     """
-    known = schema.parameters(schema.locate(str(node["_target_"]), "model"))
+    known = parameters(locate(str(node["_target_"]), "model"))
     of_networks = [key for key in validation.LEARNING if key != "class_weight"]
     idle = [key for key in of_networks if node.get(key) is not None and key not in known]
     if idle:
@@ -116,7 +117,7 @@ def _weigh_classes(model: Any, node: Node, arrays: Arrays, name: str) -> None:
         UnfitError: there are no classes, no part accepts it, or the number of weights is wrong.
     """
     wanted = node.get("class_weight")
-    own = schema.parameters(schema.locate(str(node["_target_"]), "model"))
+    own = parameters(locate(str(node["_target_"]), "model"))
     if wanted is None or "class_weight" in own:
         return
     if not arrays.num_classes:
@@ -138,7 +139,7 @@ def _check_fit(target: Any, own: Mapping[str, Any], arrays: Arrays, name: str) -
     if module is None or not (isinstance(target, type) and issubclass(target, module.Network)):
         return
     check = cast(Any, target).check
-    given = {key: value for key, value in own.items() if key in schema.parameters(check)}
+    given = {key: value for key, value in own.items() if key in parameters(check)}
     reason = check(input_shape=arrays.input_shape, num_classes=arrays.num_classes, **given)
     if reason:
         raise UnfitError(f"model '{name}' does not fit data set '{arrays.name}': {reason}")

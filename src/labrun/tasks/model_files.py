@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from labrun import garbage
-from labrun.config import schema, trust
-from labrun.config.instantiate import must_be_given
+from labrun.config import trust
+from labrun.config.instantiate import build, locate, must_be_given, parameters
 from labrun.errors import DataError, UntrustedError
 from labrun.runs import seals
 from labrun.runs.cards import Card, CardKind
-from labrun.tasks import task as tasks
+from labrun.tasks.task import is_network, network_node
 
 OLD_CODE = "The line 'code' of 'lab runs show RUN' says where the code that trained it is"
 PICKLE_VARIABLE = "LABRUN_ALLOW_PICKLE"
@@ -67,7 +67,7 @@ def load(file: Path, card: Card, title: str, trusted: Sequence[str] | None, allo
     """
     match card.kind:
         case CardKind.ESTIMATOR:
-            from labrun.tasks.estimator import load as load_estimator
+            from labrun.tasks.estimator import load_estimator
 
             return load_estimator(file, trusted)
         case CardKind.NETWORK:
@@ -109,21 +109,21 @@ def network(file: Path, card: Card, trusted: Sequence[str] | None) -> Any:
     with garbage.loading():
         from labrun.tasks.weights import load_weights
 
-    node = tasks.network_node(card)
+    node = network_node(card)
     if trusted is not None:
         trust.check_model(node, "model", trusted)
-    target = schema.locate(node["_target_"], "model")
-    if "lr" not in schema.parameters(target):
+    target = locate(node["_target_"], "model")
+    if "lr" not in parameters(target):
         node.pop("lr", None)
     offered = {
         **_offered(card),
         **{part: None for part in ("optimizer", "scheduler") if must_be_given(target, part)},  # only for training
     }
     if trusted is None:
-        network = schema.build(node, "model", **offered)
+        network = build(node, "model", **offered)
     else:
         network = trust.build_model(node, "model", trusted, **offered)
-    if not tasks.is_network(network):
+    if not is_network(network):
         raise DataError(f"the card's {node['_target_']} gave a {type(network).__name__}, which is not a network")
     load_weights(network, file)
     return network.eval()

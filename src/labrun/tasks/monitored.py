@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from labrun.config import schema, targets
-from labrun.config.schema import Config, Node, Trainer
+from labrun.config.instantiate import Node
+from labrun.config.schema import Config, Trainer
 from labrun.errors import ConfigError
 from labrun.runs import direction
 from labrun.runs.direction import Direction

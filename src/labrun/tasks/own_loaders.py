@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from labrun import garbage
 from labrun.config import exact, schema, targets
-from labrun.config.instantiate import must_be_given
+from labrun.config.instantiate import Node, build, locate, must_be_given, parameters
 from labrun.config.references import references
-from labrun.config.schema import Config, Node
+from labrun.config.schema import Config
 from labrun.data import reader
 from labrun.data.digests import manifest_digest
 from labrun.errors import ConfigError
 from labrun.runs import recording, seals
 from labrun.runs.groups import DataEntry
-from labrun.tasks import task as tasks
+from labrun.tasks.task import is_network, model_name, own_arguments, seed_everything, training_parts
 
 if TYPE_CHECKING:
     from labrun.tasks.base import Run
@@ -48,7 +48,7 @@ def make_feed(config: Config, run_dir: Path) -> ModuleFeed:
         targets.say("Lightning")
     from labrun.tasks.batch_sources import ModuleFeed, make_module
 
-    tasks.seed_everything(config.seed)
+    seed_everything(config.seed)
     made = make_module(config.dataset, str(config.model["_target_"]))
     feed = ModuleFeed(made, str(config.dataset["name"]))
     feed.prepared(run_dir, config.dataset)
@@ -72,15 +72,15 @@ def make(config: Config, feed: ModuleFeed) -> tuple[NetworkTask, dict[str, Any]]
         ConfigError: the model cannot be built, or is not a torch module.
     """
     node = config.model
-    target = schema.locate(str(node["_target_"]), "model")
+    target = locate(str(node["_target_"]), "model")
     offered = _offered(target, node, feed)
-    tasks.seed_everything(config.seed)
-    model = schema.build(
-        tasks.own_arguments(node, target),
+    seed_everything(config.seed)
+    model = build(
+        own_arguments(node, target),
         "model",
         seed=config.seed,
         **offered,
-        **tasks.training_parts(target, config),
+        **training_parts(target, config),
     )
     return wrap(model, config, feed), offered
 
@@ -95,8 +95,8 @@ def wrap(model: Any, config: Config, feed: ModuleFeed) -> NetworkTask:
         from labrun.tasks import packages
         from labrun.tasks.lightning import NetworkTask
 
-    name = tasks.model_name(config.model)
-    if not tasks.is_network(model):
+    name = model_name(config.model)
+    if not is_network(model):
         raise ConfigError(
             f"model '{name}' is a {type(model).__name__}, and dataset={feed.name} has its own loaders, which "
             "only torch modules accept: choose a network, or a data set that is read into arrays"
@@ -111,7 +111,7 @@ def wrap(model: Any, config: Config, feed: ModuleFeed) -> NetworkTask:
 
 
 def _offered(target: Any, node: Node, feed: ModuleFeed) -> dict[str, Any]:
-    wanted = [name for name in OFFERED if name in schema.parameters(target) and node.get(name) is None]
+    wanted = [name for name in OFFERED if name in parameters(target) and node.get(name) is None]
     # The splits of `dataset=torch` are the user's own; the data module around them is labrun's.
     source = feed.module.dataset("train") if wanted and feed.parts else feed.module
     if source is feed.module and any(getattr(source, name, None) is None for name in wanted):
@@ -125,7 +125,7 @@ def _offered(target: Any, node: Node, feed: ModuleFeed) -> dict[str, Any]:
     for name in wanted:
         if name not in offered and must_be_given(target, name):
             raise ConfigError(
-                f"model: {tasks.model_name(node)} needs {name}, and {type(source).__name__} of dataset={feed.name} "
+                f"model: {model_name(node)} needs {name}, and {type(source).__name__} of dataset={feed.name} "
                 f"has no attribute {name} that is a whole number or a tuple: add it, or set "
                 f"{'' if name in node else '+'}model.{name}=..."
             )

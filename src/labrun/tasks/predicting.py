@@ -23,14 +23,14 @@ from labrun.runs.cards import Card
 from labrun.runs.groups import DataEntry
 from labrun.runs.record import RunPaths, read_record
 from labrun.tasks import evaluating, outputs, own_loaders, reading, resume_checks, sample_files, saved, summary
-from labrun.tasks import task as tasks
 from labrun.tasks.base import Run
 from labrun.tasks.saved import Saved
+from labrun.tasks.task import load_card
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from labrun.config.schema import Node
+    from labrun.config.instantiate import Node
     from labrun.tasks.batch_sources import ModuleFeed
     from labrun.tasks.lightning import NetworkTask
 
@@ -75,7 +75,7 @@ def _predict_with_loaders(run: Run) -> None:
     resume_checks.check_scoring(config, run.record, is_split=False)
     work = own_loaders.wrap(evaluating.saved_model(config), config, feed)
     run.recording.leave_if_forked()
-    card = tasks.load_card(RunPaths(source.run_dir), source.id)
+    card = load_card(RunPaths(source.run_dir), source.id)
     _finish(run, of_loaders(work, feed, card, run.paths), feed.description, began)
 
 

@@ -15,7 +15,7 @@ from labrun.runs import cards
 from labrun.runs.groups import DataEntry
 from labrun.runs.record import RunPaths
 from labrun.tasks import base, summary
-from labrun.tasks import task as tasks
+from labrun.tasks.task import is_pipeline
 
 if TYPE_CHECKING:
     from labrun.data.readers.columns import KnownTable
@@ -43,7 +43,7 @@ def arrays_of(config: Config) -> Arrays:
 def taken(config: Config) -> dict[str, Any]:
     """Return which data a run's model takes besides arrays in memory: tables, sparse matrices, samples on disk."""
     model = config.model  # configs that only show the data have none
-    own = tasks.is_pipeline(model)
+    own = is_pipeline(model)
     streams = bool(model) and not schema.is_estimator(str(model.get("_target_")))
     limit = memory.limit(config.compute) if streams else None
     return {"tables": own and bool(model.get("preprocess")), "sparse": own, "limit": limit}

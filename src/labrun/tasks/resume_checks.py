@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from labrun.config import exact
-from labrun.config.schema import Config, Node
+from labrun.config.instantiate import Node
+from labrun.config.schema import Config
 from labrun.errors import ConfigError
 from labrun.runs import seals
 from labrun.runs.groups import DataEntry

@@ -28,8 +28,8 @@ from labrun.runs import cards, context, model_journal, seals, store
 from labrun.runs.cards import Card, CardKind
 from labrun.runs.record import Record, RunPaths
 from labrun.tasks import model_files, outputs, scoring
-from labrun.tasks import task as tasks
 from labrun.tasks.outputs import TargetKind
+from labrun.tasks.task import is_network
 
 BATCH = 1000
 RUN = "run:"
@@ -97,7 +97,7 @@ class Saved:
     def predict_numbers(self, x: Any) -> npt.NDArray[Any]:
         """Predict like `predict`, but return (N,) indices into `class_names` instead of labels."""
         rows = self._rows(x)
-        if tasks.is_network(self.model):
+        if is_network(self.model):
             scores = self._scores(rows)
             if self._gives_quantities:
                 return outputs.predicted(scores, self.card)
@@ -122,7 +122,7 @@ class Saved:
         if self.card.takes_batches:
             return outputs.probabilities(self._forward_scores(x), self.card)
         rows = self._rows(x)
-        if tasks.is_network(self.model):
+        if is_network(self.model):
             return scoring.softmax(self._scores(rows))
         if not self.class_names:
             return np.asarray(self._call("predict_proba", rows))
@@ -133,7 +133,7 @@ class Saved:
     @property
     def has_probabilities(self) -> bool:
         """Whether `predict_proba` works for the model."""
-        if tasks.is_network(self.model):
+        if is_network(self.model):
             if self.card.takes_batches:
                 return outputs.has_probabilities(self.card)
             return bool(self.class_names) and not self._gives_quantities
@@ -214,7 +214,7 @@ class Saved:
             )
         values = self._shaped(values)
         rows = float_rows(values, self._scaling)
-        return rows.reshape(values.shape) if tasks.is_network(self.model) else rows
+        return rows.reshape(values.shape) if is_network(self.model) else rows
 
     def _shaped(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         wanted = self.input_shape
@@ -457,9 +457,7 @@ def answers(saved: Saved, x: Any) -> Any:
             "dataset=..., or labrun.load_model(...).predict(batch) in Python"
         )
     table: dict[str, Any] = dict(outputs.columns("prediction", saved.predict(x)))
-    if saved.has_probabilities and (
-        saved.class_names or tasks.is_network(saved.model) or hasattr(saved.model, "classes_")
-    ):
+    if saved.has_probabilities and (saved.class_names or is_network(saved.model) or hasattr(saved.model, "classes_")):
         probabilities = saved.predict_proba(x)
         labels = saved.class_names or [
             str(one) for one in getattr(saved.model, "classes_", range(probabilities.shape[1]))

@@ -14,7 +14,7 @@ from labrun.report.pictures import Pictures
 from labrun.runs import context, store
 from labrun.runs.record import Record, RunPaths, seconds_between, timestamp
 from labrun.runs.recording import red
-from labrun.tracking import registry as trackers
+from labrun.tracking import trackers
 
 if TYPE_CHECKING:  # a script has neither, and needs no NumPy
     from labrun.data.arrays import Arrays

@@ -20,8 +20,8 @@ import numpy.typing as npt
 from labrun import messages
 from labrun._io import file_sha256
 from labrun.config import exact, schema, validation
-from labrun.config.instantiate import must_be_given, resolve_references
-from labrun.config.schema import Config, Node
+from labrun.config.instantiate import Node, build, locate, must_be_given, parameters, resolve_references
+from labrun.config.schema import Config
 from labrun.data.arrays import Arrays, Part, Scaling
 from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.runs import cards, context, seals
@@ -114,14 +114,14 @@ class ModelTask(ABC):
 
 def own_arguments(node: Node, target: Callable[..., Any]) -> dict[str, Any]:
     """Return the part of a model's node that is passed to its class; the rest configures its training."""
-    known = schema.parameters(target)
+    known = parameters(target)
     left = {key for key in ("lr", *validation.LEARNING) if key not in known}
     return {key: value for key, value in node.items() if key not in TRAINING_KEYS and key not in left}
 
 
 def training_parts(target: Callable[..., Any], config: Config) -> dict[str, Any]:
     """Return the config's optimizer and scheduler for a module that trains itself and accepts them as arguments."""
-    known, node = schema.parameters(target), config.model
+    known, node = parameters(target), config.model
     parts: dict[str, Any] = {"scheduler": None} if must_be_given(target, "scheduler") else {}
     if "optimizer" in known and is_named(node.get("optimizer")):
         parts["optimizer"] = optimizer_of(node["optimizer"])
@@ -154,7 +154,7 @@ def is_named(node: Any) -> bool:
 
 def optimizer_of(node: Node) -> Any:
     """Return a factory that builds the optimizer from the parameters to optimize."""
-    return schema.build({"_partial_": True, **node}, "model.optimizer")
+    return build({"_partial_": True, **node}, "model.optimizer")
 
 
 def scheduler_of(node: Node | None, max_epochs: int) -> Any:
@@ -162,7 +162,7 @@ def scheduler_of(node: Node | None, max_epochs: int) -> Any:
     if not is_named(node):
         return None
     own = {key: value for key, value in (node or {}).items() if key != "interval"}
-    return schema.build({"_partial_": True, **own}, "model.scheduler", T_max=max_epochs)
+    return build({"_partial_": True, **own}, "model.scheduler", T_max=max_epochs)
 
 
 def is_pipeline(node: Node) -> bool:
@@ -277,7 +277,7 @@ def write_card(
         The card's content, without its seal.
     """
     node = config.model
-    own = own_arguments(node, schema.locate(str(node["_target_"]), "model"))
+    own = own_arguments(node, locate(str(node["_target_"]), "model"))
     content = {
         "format": CARD_FORMAT,
         "name": model_name(node),

@@ -9,7 +9,7 @@ process at a time (`feed.py`). Every tracker guarantees the following, checked b
 4. *Interruptible*: `must_end` is checked before each run, and what was sent by then need not be sent again.
 5. *Removed runs disappear*: a run removed with `lab runs rm` is no longer shown, even if labrun's notes were lost.
 
-Third-party trackers are found through the entry point group `labrun.trackers` (`registry.py`).
+Third-party trackers are found through the entry point group `labrun.trackers` (`trackers.py`).
 """
 
 from __future__ import annotations

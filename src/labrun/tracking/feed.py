@@ -25,7 +25,7 @@ from labrun.errors import RecordError
 from labrun.runs import removing
 from labrun.runs.record import replace_text
 from labrun.runs.workspace import Workspace
-from labrun.tracking import registry
+from labrun.tracking import trackers
 from labrun.tracking.base import Fed, ProgressCallback, Session, Tracker
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def follow(root: Path, settings: Tracking) -> Iterator[None]:
         root: the workspace.
         settings: the config's `tracking`.
     """
-    tracker = registry.named(settings)
+    tracker = trackers.named(settings)
     if tracker is None or not tracker.follows(settings):
         if settings.wait:
             log.warning("tracking.wait=true waits for the server of tracking.uri, which is not set: lab runs sync")
@@ -59,7 +59,7 @@ def follow(root: Path, settings: Tracking) -> Iterator[None]:
             tracker.label,
             address,
             why,
-            registry.sync_command(tracker, address),
+            trackers.sync_command(tracker, address),
         )
     process, output = _start(root, tracker, address)
     try:
@@ -209,7 +209,7 @@ def forget(root: Path, gone: Sequence[tuple[str, Path]]) -> None:
     """
     state = Workspace(root).state
     has_notes = any(state.glob("tracking*.json")) or any(state.glob("round*.json"))
-    if has_notes or any(tracker.has_view(root) for tracker in registry.all_known()):
+    if has_notes or any(tracker.has_view(root) for tracker in trackers.all_known()):
         removing.note(root, gone)
 
 

@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 from labrun.errors import RecordError
-from labrun.tracking import feed, registry
+from labrun.tracking import feed, trackers
 from labrun.tracking.base import Fed
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ def main(root: Path, kind: str, address: str) -> None:
     threading.Thread(target=_await_end, args=(ended,), daemon=True).start()
     try:
         feed.feed(
-            root, registry.get(kind), address, ended, failed=lambda error: log.warning("%s", error), done=_log_left_out
+            root, trackers.get(kind), address, ended, failed=lambda error: log.warning("%s", error), done=_log_left_out
         )
     except RecordError as error:
         sys.exit(f"{error}")

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the server starts with the standard library alone
     from labrun.backends.local.messages import Task
-    from labrun.config.schema import Node
+    from labrun.config.instantiate import Node
 
 PR_SET_PDEATHSIG = 1
 MADV_COLLAPSE = 25

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NotRequired, TypedDict, final
 
 if TYPE_CHECKING:
-    from labrun.config.schema import Node
+    from labrun.config.instantiate import Node
 
 
 class Process(TypedDict):

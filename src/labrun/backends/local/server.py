@@ -22,7 +22,7 @@ from labrun.config import targets
 from labrun.warm import zygote
 
 if TYPE_CHECKING:
-    from labrun.config.schema import Node
+    from labrun.config.instantiate import Node
 
 Process = subprocess.Popen[bytes] | zygote.Child
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labrun import execute
-from labrun.backends.local import threads as limits
+from labrun.backends.local.threads import limit_run, own_variables
 from labrun.config import instantiate, masking, schema
+from labrun.config.instantiate import Node
 from labrun.config.references import references, resolve_environment
-from labrun.config.schema import Node
 from labrun.data import shared_cache
 from labrun.data.mount import local_root
 from labrun.errors import ConfigError, LabrunError
@@ -42,7 +42,7 @@ def preload(targets: Sequence[str]) -> None:
         import labrun.compose.hydra_job  # wraps each run but plain scripts
     for name in targets:
         with contextlib.suppress(ConfigError, SystemExit, KeyboardInterrupt):
-            target = schema.locate(name, "model")
+            target = instantiate.locate(name, "model")
             instantiate.signature(target)
             if name == WITH_HYDRA or _is_file_system(target):
                 continue
@@ -98,7 +98,7 @@ def run_task(message: RunTask | GatherTask) -> int:
     """Execute the message sent to a forked process of the pool. Return the exit code."""
     set_before = os.environ.get("OMP_NUM_THREADS")
     os.environ.update(message["environment"])
-    limits.limit_run(message["threads"], message["environment"], set_before)
+    limit_run(message["threads"], message["environment"], set_before)
     if "gather" in message:
         return gather(message["run"], message["gather"])
     if message["rank"]:
@@ -131,7 +131,7 @@ def assist(run_dir: str, threads: int) -> int:
     """Train as a further process of a run with several processes. Return the exit code."""
     wait_asleep()
     record = read_record(run_dir)
-    limits.limit_run(threads, limits.own_variables(record.typed.compute))
+    limit_run(threads, own_variables(record.typed.compute))
 
     def work() -> None:
         with _as_its_job(Path(run_dir)):

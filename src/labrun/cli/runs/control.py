@@ -15,8 +15,7 @@ from labrun.cli.runs import filters, inspect
 from labrun.control import detached, lease, monitor, results
 from labrun.control.cancel import end_runs
 from labrun.errors import ConfigError, RecordError
-from labrun.remote import link as links
-from labrun.remote import mirror, remote_search
+from labrun.remote import links, mirror, remote_search
 from labrun.runs import ownership, store, sweep_state
 from labrun.runs.record import COMPLETED, FAILED, QUEUED, RUNNING, Record, read_record, sweep_folder
 from labrun.runs.sweep_state import SweepState
@@ -206,12 +205,12 @@ def _meant(name: str) -> list[Path]:
 
 def rerun(options: argparse.Namespace) -> int:
     """Repeat runs from their frozen config and code, with overrides."""
-    from labrun.submission import rerun as again
+    from labrun.submission.rerun import prepare
 
     names = [word for word in options.words if "=" not in word.lstrip("~+") and not word.startswith("~")]
     overrides = [word for word in options.words if word not in names]
     chosen = filters.select(argparse.Namespace(**{**vars(options), "run": names}), default=None)
-    plans = [again.prepare(run_dir, overrides, new_code=options.code == "new") for run_dir, _ in chosen]
+    plans = [prepare(run_dir, overrides, new_code=options.code == "new") for run_dir, _ in chosen]
     worst = 0
     for one in plans:
         record = one.execute()

@@ -20,8 +20,7 @@ from labrun.control import lease, monitor
 from labrun.control.query import StatusResolver
 from labrun.errors import RecordError
 from labrun.messages import suggest
-from labrun.remote import link as links
-from labrun.remote import mirror
+from labrun.remote import links, mirror
 from labrun.report import figures, formatting
 from labrun.runs import context, files, store
 from labrun.runs.metric_line import MetricLine

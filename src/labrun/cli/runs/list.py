@@ -25,7 +25,7 @@ from labrun.runs.groups import Code, DataEntry, plain
 from labrun.runs.record import LOST, QUEUED, Record, RunPaths, read_record, seconds_between, sweep_folder, timestamp
 from labrun.runs.sweep_state import SweepState
 from labrun.tasks import threads
-from labrun.tracking import registry as trackers
+from labrun.tracking import trackers
 
 USUAL = ("accuracy", "r2", "AUC_weighted", "val_accuracy", "val_loss", "test_loss", "loss", "score")
 """Metrics for the table, in order of preference, if none is given."""

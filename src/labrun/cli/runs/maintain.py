@@ -25,8 +25,7 @@ from labrun.report import formatting
 from labrun.runs import archive_export, archive_format, archive_import, context, files, model_journal, removing, store
 from labrun.runs.record import COMPLETED, cannot_write, read_record, seconds_between, timestamp
 from labrun.runs.sweep_state import SweepState
-from labrun.tracking import feed
-from labrun.tracking import registry as trackers
+from labrun.tracking import feed, trackers
 
 NAMED = 20
 """Maximum number of incompletely synced runs and models to list; the others are only counted."""
@@ -282,7 +281,7 @@ def import_(options: argparse.Namespace) -> int:
     """Import runs from archives."""
     limits = archive_format.Limits(options.max_gb, options.max_ratio, options.max_files)
     for source in options.archive:
-        new, known = archive_export.import_(store.workspace(), source, limits)
+        new, known = archive_import.import_(store.workspace(), source, limits)
         print(
             f"{source}: {len(new)} {'run' if len(new) == 1 else 'runs'} imported"
             + (f": {', '.join(new)}" if new else "")

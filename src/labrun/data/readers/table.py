@@ -16,10 +16,9 @@ from labrun.data.arrays import AnyArray, Part, RawData
 from labrun.data.numeric import not_numbers, too_close
 from labrun.data.reader import Reader
 from labrun.data.readers import columnar, delimited, sheets
-from labrun.data.readers import columns as kinds
 from labrun.data.readers.apply_schema import NAMES, apply_schema
 from labrun.data.readers.checks import is_absolute
-from labrun.data.readers.columns import KnownTable, Settings
+from labrun.data.readers.columns import GAPS, KnownTable, Settings, check_keys, infer_schema, sign_of
 from labrun.data.readers.number_parsing import DECIMALS, number
 from labrun.data.readers.user_arrays import check_classes, from_arrays, in_order, must_exist, place_of
 from labrun.data.wording import QUANTITY, few
@@ -117,7 +116,7 @@ class Csv(Reader):
         parts = [columnar.Parquet(path) for path in paths]
         tables = [SimpleNamespace(columns=one.columns) for one in parts]
         target = self._target(tables, paths)
-        kinds.check_keys(SimpleNamespace(columns=[n for n in parts[0].columns if n != target]), self.settings, paths[0])
+        check_keys(SimpleNamespace(columns=[n for n in parts[0].columns if n != target]), self.settings, paths[0])
         known = None if self.known is None else self.known.schema
         known, targets, notes = columnar.infer_schema(parts, target, self.regression, self.settings, known)
         if not known.columns:
@@ -198,7 +197,7 @@ class Csv(Reader):
             known = self.known.schema
         else:
             if len(features) > 1:  # splits with different decimal separators are read one by one
-                signs = [kinds.sign_of(table, self.settings, path) for table, path in zip(features, paths, strict=True)]
+                signs = [sign_of(table, self.settings, path) for table, path in zip(features, paths, strict=True)]
                 alike = None in signs or len(set(signs)) == 1
                 if not alike:
                     first, second = (f"{NAMES[str(sign)]} in {p.name}" for sign, p in zip(signs, paths, strict=True))
@@ -206,7 +205,7 @@ class Csv(Reader):
             whole = pd.concat(features, ignore_index=True) if len(features) > 1 and alike else features[0]
             whole.attrs = dict(tables[0].attrs)
             quantity = tables[0][target] if self.regression else None
-            known = kinds.infer_schema(whole, self.settings, paths[0], len(features[0]), quantity)
+            known = infer_schema(whole, self.settings, paths[0], len(features[0]), quantity)
         if not known.columns:
             raise DataError(
                 f"{paths[0]} has no column{' to learn from' if features[0].shape[1] else ''} except the target: is "
@@ -266,7 +265,7 @@ class Csv(Reader):
             DataError: no row has one.
         """
         texts = table[target].tolist()
-        kept = [bool(text) and not (self.regression and text.lower() in kinds.GAPS) for text in texts]
+        kept = [bool(text) and not (self.regression and text.lower() in GAPS) for text in texts]
         if all(kept):
             return table, None
         if not any(kept):
@@ -324,7 +323,7 @@ class _Named:
 def _doubts(counts: Counter[str], target: str) -> list[str]:
     """Return notes on suspicious labels of a classifier."""
     notes = []
-    gaps = [label for label in counts if label.lower() in kinds.GAPS]
+    gaps = [label for label in counts if label.lower() in GAPS]
     if gaps:
         listed = few([f"{label!r} ({counts[label]} rows)" for label in gaps])
         notes.append(f"{target}: {listed}: treated as an ordinary class")

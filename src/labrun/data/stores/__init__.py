@@ -8,7 +8,7 @@ from __future__ import annotations
 import pkgutil
 
 from labrun.config import schema
-from labrun.config.schema import Node
+from labrun.config.instantiate import Node
 from labrun.data.stores.base import Datastore
 from labrun.data.stores.local import LocalDatastore
 

@@ -10,7 +10,7 @@ from labrun.data.stores.remote import REACH_S, RemoteDatastore
 from labrun.errors import ConfigError
 
 if TYPE_CHECKING:
-    from labrun.config.schema import Node
+    from labrun.config.instantiate import Node
 
 PATIENCE_S = 60
 """Read timeout, seconds."""

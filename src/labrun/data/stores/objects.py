@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from labrun.data.stores.remote import REACH_S, RemoteDatastore
 
 if TYPE_CHECKING:
-    from labrun.config.schema import Node
+    from labrun.config.instantiate import Node
 
 PORTS = {"http": 80, "https": 443}
 

@@ -27,7 +27,7 @@ from labrun.data.stores.base import (
 from labrun.errors import ConfigError, DataError, LabrunError, MissingDataError, MissingExtraError
 
 if TYPE_CHECKING:
-    from labrun.config.schema import Node
+    from labrun.config.instantiate import Node
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from labrun.data.stores.remote import RemoteDatastore
 from labrun.errors import DataError
 
 if TYPE_CHECKING:
-    from labrun.config.schema import Node
+    from labrun.config.instantiate import Node
 
 PIECE_BYTES = 2**15
 """Bytes that SFTP returns per request."""

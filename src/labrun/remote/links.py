@@ -27,7 +27,7 @@ from labrun.runs.sweep_state import SweepState
 from labrun.runs.workspace import Workspace
 
 if TYPE_CHECKING:
-    from labrun.config.schema import Node
+    from labrun.config.instantiate import Node
 
 
 class State(StrEnum):
