@@ -411,7 +411,7 @@ def _doc(thing: Any) -> Iterator[str]:
         else:
             joined = re.sub(r"\n +", " ", text)
             yield f"{name}:\n"
-            yield re.sub(r"(?m)^([\w*]+): ", r"- `\1`: ", joined)
+            yield re.sub(r"(?m)^([\w*]+(?:, [\w*]+)*): ", r"- `\1`: ", joined)
         yield ""
 
 

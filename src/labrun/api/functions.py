@@ -81,7 +81,7 @@ def submit(
         ConfigError: the command failed; the message is its own error message.
     """
     if isinstance(overrides, str) or not isinstance(overrides, Sequence):
-        raise ConfigError(f"submit takes a list of arguments, as in submit(['seed=1']), and was given {overrides!r}")
+        raise ConfigError(f"submit takes a list of arguments, as in submit(['seed=1']), but was given {overrides!r}")
     words = [str(word) for word in overrides]
     workspace = store.workspace() if root is None else Path(root).expanduser().resolve()
     if not workspace.is_dir():
@@ -267,8 +267,9 @@ def load_model(
         allow_pickle: load `.pkl` and `.joblib` files, which can execute arbitrary code.
 
     Returns:
-        An object with `predict(x)` (labels, or quantities), `predict_proba(x)` and `class_names`. `x` is unscaled, as
-        stored; it is scaled as in training.
+        An object with `predict(x)`, which returns (N,) labels or, for regression, numbers; `predict_proba(x)`, which
+        returns (N, classes) probabilities; and `class_names`. `x` holds N samples (an array, a tensor, lists, a
+        DataFrame) as they are stored: they are scaled as in training.
 
     Raises:
         LabrunError: there is no such model, its files were changed, or it may not be built.

@@ -62,7 +62,7 @@ class RunContext:
             TypeError, ValueError: the value is not a number, or the name is empty or not printable.
         """
         if not isinstance(name, str) or not name.strip() or not name.isprintable():
-            raise ValueError(f"a metric's name must be printable text, and {name!r} is not")
+            raise ValueError(f"a metric's name must be printable text, but {name!r} is not")
         number = float(value)
         if step is None:
             step = self._steps.get(name, -1) + 1
@@ -169,7 +169,15 @@ def leave(run: RunContext) -> None:
 def log(name: str, value: SupportsFloat, step: int | None = None, epoch: int | None = None) -> None:
     """Log one value of a metric to the current run; outside a run, print it.
 
-    Args and errors: see `RunContext.log`.
+    Args:
+        name: the metric's name; any text without control characters.
+        value: anything that `float` accepts, also NaN and infinities.
+        step: the value's position on the curve; None: the metric's previous step plus one.
+        epoch: the pass over the data, starting at 1, for display where steps count something else.
+
+    Raises:
+        TypeError: the value is not a number.
+        ValueError: the value is text that is not a number, or the name is empty or not printable.
     """
     run = _entered[-1] if _entered else current()
     if run is None:

@@ -77,9 +77,9 @@ class Saved:
 
         Returns:
             (N,) labels from `class_names`, as integers if all names are integers (`7`, but not `07`), else as text; for
-            regression, quantities. For a model trained on a data module's batches: the output of a LightningModule's
+            regression, numbers. For a model trained on a data module's batches: the output of a LightningModule's
             `predict_step` or `forward`; of a plain network, the class of each sample or of each position in a sequence
-            or image, 0 or 1 for each of several labels, or quantities.
+            or image, 0 or 1 for each of several labels, or numbers.
 
         Raises:
             UnfitError: the samples do not fit the model.
