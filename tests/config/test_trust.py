@@ -250,7 +250,7 @@ def test_a_card_of_an_unknown_kind_is_refused_wherever_it_is_read(
     ran: Path, run_here: Runner, workspace: Path, kind: Any
 ) -> None:
     change_card(ran, kind=kind)
-    refusal = "kind is .*, and must be one of estimator, network, chainer, pickle, tensors, file, folder$"
+    refusal = "kind is .*, but must be one of estimator, network, chainer, pickle, tensors, file, folder$"
     with pytest.raises(DataError, match=refusal):
         saved.load_model(ran)
     with pytest.raises(DataError, match=refusal):

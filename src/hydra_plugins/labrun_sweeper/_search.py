@@ -391,7 +391,7 @@ class Search:
         rate = self._settings.max_failure_rate
         if rate is not None and self._failed > rate * self._most:
             raise CompactHydraException(
-                f"labrun: {self._failed} of {self._ended} trials have failed, and hydra.sweeper.max_failure_rate="
+                f"labrun: {self._failed} of {self._ended} trials have failed, but hydra.sweeper.max_failure_rate="
                 f"{rate:g} allows {math.floor(rate * self._most)} of {self._most}: the search ends"
             )
 

@@ -74,7 +74,7 @@ def _take_options(options: argparse.Namespace) -> None:
     rest.add_argument("--output", type=Path)
     found, unknown = rest.parse_known_args(options.words)
     if unknown:
-        raise ConfigError(f"lab azureml run: a notebook takes no arguments, and was given {' '.join(unknown)}")
+        raise ConfigError(f"lab azureml run: a notebook takes no arguments, but was given {' '.join(unknown)}")
     for name, value in vars(found).items():
         if value is not None:
             setattr(options, name, value)

@@ -328,13 +328,16 @@ def rm(options: argparse.Namespace) -> int:
     files = sorted({f"{one.path}/{e.path}".strip("/") for one in chosen for e in assets.manifest(datastore, one)})
     if options.files:
         _refuse_registered(datastore, files, chosen)
-    _ask(options, f"forget {gone}" + (f" and remove its {len(files)} file(s)" if options.files else "; its files stay"))
+    _ask(
+        options,
+        f"unregister {gone}" + (f" and remove its {len(files)} file(s)" if options.files else "; its files stay"),
+    )
     for one in chosen:
         assets.unregister(datastore, one)
     for file in files if options.files else ():
         datastore.remove(file)
     print(
-        f"forgotten: {gone}"
+        f"unregistered: {gone}"
         + (
             f"; {len(files)} file(s) removed"
             if options.files
@@ -389,7 +392,7 @@ def _refuse_registered(datastore: Datastore, files: Sequence[str], leaving: Sequ
                 if wanted & held:
                     raise ConfigError(
                         f"{len(wanted & held)} of these files belong to asset {other.title}, for example "
-                        f"{min(wanted & held)}. Forget it first: lab data rm {name}@{other.number}"
+                        f"{min(wanted & held)}. Unregister it first: lab data rm {name}@{other.number}"
                     )
 
 

@@ -324,7 +324,7 @@ class Words:
         options = [text for action in _actions(parser) for text in action.option_strings]
         above = {text for action in _actions(self.top) for text in action.option_strings} - set(options)
         if name in above:
-            return f"{name} comes before the noun: lab {name} ... {parser.prog.removeprefix('lab ')} ..."
+            return f"{name} comes before the command: lab {name} ... {parser.prog.removeprefix('lab ')} ..."
         having = self._that_has(name)
         hint = _near(name, options, 0.6) or (f" 'lab {having}' has it." if having else "")
         shown = [text for text in options if text.startswith("--")] or options

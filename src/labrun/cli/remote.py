@@ -154,7 +154,7 @@ def remove(options: argparse.Namespace) -> int:
         )
     ssh.close(remotes.get(options.name))
     remotes.forget(options.name)
-    print(f"{options.name} is forgotten")
+    print(f"{options.name} is no longer in the list")
     return 0
 
 

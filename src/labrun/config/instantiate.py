@@ -89,7 +89,7 @@ def locate(target: str, key: str) -> Callable[..., Any]:
         reason = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
         how = ""
         if isinstance(cause, ModuleNotFoundError) and cause.name == "lightning":
-            how = " The package lightning is not installed; pytorch_lightning has the same classes, and is."
+            how = " The package lightning is not installed; pytorch_lightning has the same classes, and is installed."
         raise ConfigError(
             f"{key}._target_={target!r} cannot be imported ({reason}). labrun looks in the installed "
             f"packages and in the folder where the command was started.{how}"

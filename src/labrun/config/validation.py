@@ -77,7 +77,7 @@ def validate(config: Node) -> Config:
         )
     trainer, callbacks = config.get("trainer"), config.get("callbacks")
     if isinstance(trainer, Mapping) and trainer.get("evaluate") == "best" and not callbacks:
-        problems.append("trainer.evaluate=best needs a checkpoint of the best epoch, and callbacks=none keeps none")
+        problems.append("trainer.evaluate=best needs a checkpoint of the best epoch, but callbacks=none keeps none")
     problems += list(_check_threads(config))
     model = config.get("model")
     if isinstance(model, Mapping) and TARGETS.get(str(model.get("_target_"))) in (Pipeline, Ensemble):
@@ -85,7 +85,7 @@ def validate(config: Node) -> Config:
         told = dataset if isinstance(dataset, Mapping) else {}
         if model.get("folds") == 1 and not told.get("validation_size") and told.get("_target_") not in VALIDATED:
             problems.append(
-                "model.folds=1 compares pipelines on the validation part, and there is none: set "
+                "model.folds=1 compares pipelines on the validation part, but there is none: set "
                 "dataset.validation_size=0.2. A cross-validation has at least 2 folds; 0 leaves it out"
             )
         if not model.get("folds") and not model.get("refit", True):
@@ -174,7 +174,7 @@ def learning_mistakes(node: Node) -> Iterator[str]:
             yield f"{key}={one}: say which class it is, as in {key}._target_=torch.nn.MSELoss"
     weights = node.get("class_weight")
     if not (weights in (None, "balanced") or (isinstance(weights, list) and fits(weights, list[Positive]))):
-        yield f"model.class_weight={weights}: expected balanced, or a list of a weight above 0 for each class"
+        yield f"model.class_weight={weights}: expected balanced, or a list with a weight above 0 for each class"
     if node.get("target") not in (None, "data", "input"):
         yield f"model.target={node['target']}: expected data, or input for a network that reproduces its input"
 

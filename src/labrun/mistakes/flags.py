@@ -115,7 +115,7 @@ def _refused(words: Sequence[str], found: Split) -> Iterator[Mistake]:
     for flag, value in found.values.items():
         action = known()[flag]
         if action.nargs == 0 and value:
-            yield Mistake(f"{flag} takes no value, and was given {value!r}")
+            yield Mistake(f"{flag} takes no value, but was given {value!r}")
         elif action.choices and value not in ("", *action.choices):
             yield Mistake(f"{flag} {value}: expected one of {', '.join(action.choices)}")
 

@@ -215,7 +215,7 @@ def _without_equals(words: Sequence[str], positions: Sequence[int], number: int)
         new = "-" * (2 if len(word.lstrip(DASHES)) > 1 else 1) + word.lstrip(DASHES)
         return Mistake(f"{word!r} begins with a typographic dash. Did you mean {new!r}?", {position: [new]})
     if word in RUN_WORDS:
-        return Mistake(f"{what}: labrun takes no verb", {position: []})
+        return Mistake(f"{what}: leave it out", {position: []})
     if word in TASK_WORDS:
         return Mistake(f"{what}. Did you mean {TASK_WORDS[word]!r}?", {position: TASK_WORDS[word].split()})
     if word in LAB_WORDS:

@@ -312,7 +312,7 @@ class _Arrival:
             raise RecordError(f"{self._source}: the record {folder}/run.json is missing") from error
         if record.id != run_id:
             raise RecordError(
-                f"{self._source} is damaged: {folder} holds run {record.id!r:.60}, and should hold {run_id}"
+                f"{self._source} is damaged: {folder} holds run {record.id!r:.60}, but should hold {run_id}"
             )
         if not Path(os.path.realpath(target)).is_relative_to(os.path.realpath(self._root)):
             raise RecordError(f"{target} leads out of the workspace through a link")
@@ -355,7 +355,7 @@ class _Arrival:
         }
         for key, digest in told.items():
             if digest is not None and not checking.is_sha256(digest):
-                wrong = f"{key}={digest!r:.100}, and a digest has 64 hexadecimal digits"
+                wrong = f"{key}={digest!r:.100}, but a digest has 64 hexadecimal digits"
         if wrong:
             raise self._refused(f"holds the record {folder}/run.json with {wrong}")
 

@@ -81,7 +81,7 @@ class InputScaling:
         mean, std = content.get("mean"), content.get("std")
         are_lists = isinstance(mean, list) and isinstance(std, list)
         if not (are_lists and mean and std and all(map(_is_number, [scale, *mean, *std]))):
-            raise ValueError(f"scaling is {content!r:.100}, and must have a scale, a mean and a std in numbers")
+            raise ValueError(f"scaling is {content!r:.100}, but must have a scale, a mean and a std in numbers")
         return cls(float(scale), tuple(map(float, mean)), tuple(map(float, std)))
 
 
@@ -138,7 +138,7 @@ class Card:
             ValueError: the content is not a card, or a value has the wrong type; the message says which.
         """
         if not isinstance(content, dict):
-            raise ValueError(f"it holds a {type(content).__name__}, and a card is a JSON object")
+            raise ValueError(f"it holds a {type(content).__name__}, but a card is a JSON object")
         _check(content)
         given = {key: content[key] for key in ("file", "sha256", *TYPES, *LISTS) if content.get(key) is not None}
         given |= {key: tuple(given[key]) for key in LISTS if key in given}
@@ -200,22 +200,22 @@ def _reason(error: Exception) -> str:
 def _check(content: Mapping[str, Any]) -> None:
     file, sha256 = content.get("file"), content.get("sha256")
     if not checking.is_file_name(file):
-        raise ValueError(f"file is {file!r:.100}, and must be the name of a file beside the card")
+        raise ValueError(f"file is {file!r:.100}, but must be the name of a file beside the card")
     if not checking.is_sha256(sha256):
-        raise ValueError(f"sha256 is {sha256!r:.100}, and must be 64 hexadecimal digits")
+        raise ValueError(f"sha256 is {sha256!r:.100}, but must be 64 hexadecimal digits")
     if content.get("kind") not in list(CardKind):
-        raise ValueError(f"kind is {content.get('kind')!r:.100}, and must be one of {', '.join(CardKind)}")
+        raise ValueError(f"kind is {content.get('kind')!r:.100}, but must be one of {', '.join(CardKind)}")
     for key, of_type in TYPES.items():
         if content.get(key) is not None and not isinstance(content[key], of_type):
             raise ValueError(f"{key} is {content[key]!r:.100}")
     shape = content.get("input_shape")
     if shape is not None and not (isinstance(shape, list) and all(type(n) is int and 0 < n < 2**31 for n in shape)):
-        raise ValueError(f"input_shape is {shape!r:.100}, and must be a list of whole numbers")
+        raise ValueError(f"input_shape is {shape!r:.100}, but must be a list of whole numbers")
     if not all(isinstance(name, str) for name in [*(content.get("class_names") or []), *(content.get("also") or [])]):
         raise ValueError("class_names and also must hold only text")
     weights = content.get("class_weights")
     if weights is not None and not (isinstance(weights, list) and all(map(_is_number, weights))):
-        raise ValueError(f"class_weights is {weights!r:.100}, and must be a list of numbers")
+        raise ValueError(f"class_weights is {weights!r:.100}, but must be a list of numbers")
 
 
 def _is_number(value: Any) -> bool:

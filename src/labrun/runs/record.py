@@ -412,7 +412,7 @@ def _check(record: Record) -> None:
             if not isinstance(getattr(record, name), kind):
                 raise ValueError(f"{name} is {getattr(record, name)!r:.60}")
     if record.status not in STATUSES:
-        raise ValueError(f"status is {record.status!r}, and must be one of {', '.join(sorted(STATUSES))}")
+        raise ValueError(f"status is {record.status!r}, but must be one of {', '.join(sorted(STATUSES))}")
     record.status = Status(record.status)
     for name in ("created", "started", "ended"):
         time_text = getattr(record, name)
@@ -516,12 +516,12 @@ def check_path_length(run_dir: Path) -> None:
     for part in run_dir.parts:
         if (size := len(os.fsencode(part))) > LONGEST_NAME:
             raise RecordError(
-                f"the run's folder would have a name of {size} bytes, and file systems allow {LONGEST_NAME}: "
+                f"the run's folder would have a name of {size} bytes, but file systems allow {LONGEST_NAME}: "
                 f"{part[:80]!r}... Leave keys out of it (hydra.job.config.override_dirname.exclude_keys=[KEY,...]), or "
                 "set hydra.sweep.subdir='${hydra.job.num}' or another name=..."
             )
     if (size := len(os.fsencode(str(run_dir)))) > LONGEST_PATH:
-        raise RecordError(f"the run's folder would have a path of {size} bytes, and file systems allow 4096: {run_dir}")
+        raise RecordError(f"the run's folder would have a path of {size} bytes, but file systems allow 4096: {run_dir}")
 
 
 def cannot_write(folder: Path, error: OSError) -> str:

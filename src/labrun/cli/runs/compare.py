@@ -23,7 +23,7 @@ def compare(options: argparse.Namespace) -> int:
     """Compare runs: differences of their configs, their metrics, and their curves in one picture."""
     chosen = [(run_dir, read_record(run_dir)) for run_dir, _ in filters.select(options, default=None)]
     if len(chosen) < 2:
-        raise RecordError(f"compare takes two runs or more, and only {chosen[0][1].id} was chosen")
+        raise RecordError(f"compare takes two runs or more, but only {chosen[0][1].id} was chosen")
     if options.over:
         return _over(chosen, options)
     head = ("", *(record.id for _, record in chosen))

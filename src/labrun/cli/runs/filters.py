@@ -155,7 +155,7 @@ def select(
     mirror.refresh(root)
     if not names and not is_filtered(options):
         if default is None:
-            raise RecordError(f"say which runs: {NAMES}; or filters (--status, --experiment, --where, --tag)")
+            raise RecordError(f"name the runs: {NAMES}; or use filters (--status, --experiment, --where, --tag)")
         names = [default]
     pairs = [pair for name in names for pair in query.named(root, name)] if names else listed(root).runs
     pairs = list({pair[0]: pair for pair in pairs}.values())
