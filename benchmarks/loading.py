@@ -105,7 +105,7 @@ def written(folder: str, batch_size: int) -> Loading:
 def labrun(folder: str, batch_size: int, in_memory: bool) -> Loading:
     """Measure the loader of `labrun dataset=image_folder dataset.in_memory=...`."""
     from labrun.data import memory, reader
-    from labrun.tasks.batch_sources import ArraysFeed
+    from labrun.tasks.networks.batch_sources import ArraysFeed
 
     own = ["dataset=image_folder", "model=cifar10_cnn", f"dataset.mean={MEAN}", f"dataset.std={MEAN}"]
     told = [f"dataset.in_memory={str(in_memory).lower()}", f"dataset.num_workers={WORKERS}"]

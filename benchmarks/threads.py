@@ -177,7 +177,7 @@ def size_of(config: Config, arrays: Any) -> int:
     """Return the multiply-adds of the average layer for one batch."""
     import torch
 
-    from labrun.tasks.forward_cost import try_out
+    from labrun.tasks.networks.forward_cost import try_out
 
     work = try_out(task(config, ONE, arrays).network.eval(), torch.zeros(1, *arrays.input_shape))[1]
     assert work is not None

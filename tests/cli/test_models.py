@@ -132,7 +132,7 @@ def test_python_loads_a_registered_model_without_mlflow(place: Path, monkeypatch
 
 def test_a_network_is_loaded_without_lightning(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its import takes twice as long as PyTorch's."""
-    monkeypatch.delitem(sys.modules, "labrun.tasks.lightning", raising=False)
+    monkeypatch.delitem(sys.modules, "labrun.tasks.networks.lightning", raising=False)
     monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
     dnn = next(record.id for _, record in store.runs(place) if record.name == "dnn")
     assert load_model(f"run:{dnn}", root=place).predict([[0.0] * 64]).shape == (1,)

@@ -22,7 +22,7 @@ from labrun.compat.azureml.training import model as training
 from labrun.compat.azureml.training import registered
 from labrun.registry import models
 from labrun.runs import model_journal, workspace
-from labrun.tasks import registering as run_models
+from labrun.tasks.script import registering as run_models
 
 SCRIPT = """
 import sys

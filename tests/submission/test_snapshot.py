@@ -14,7 +14,7 @@ from labrun.errors import ConfigError
 from labrun.runs.groups import Code, ScriptCode
 from labrun.runs.record import RunPaths
 from labrun.submission import freeze, snapshot
-from labrun.tasks import script as script_task
+from labrun.tasks.script import script as script_task
 
 
 def git(folder: Path, *arguments: str) -> None:

@@ -25,7 +25,8 @@ from labrun.runs import comparable, context
 from labrun.runs.cards import Card, CardKind
 from labrun.runs.record import COMPLETED, QUEUED
 from labrun.submission import resume
-from labrun.tasks import batch_sources, estimator, monitored, own_loaders, predicting
+from labrun.tasks import estimator, monitored, predicting
+from labrun.tasks.networks import batch_sources, own_loaders
 
 pytestmark = pytest.mark.long
 

@@ -22,9 +22,10 @@ from labrun.errors import UnfitError
 from labrun.runs import context
 from labrun.runs.cards import Card, CardKind
 from labrun.runs.record import Record, read_record
-from labrun.tasks import batch_sources, outputs
+from labrun.tasks import outputs
 from labrun.tasks.callbacks import RecordLogger
-from labrun.tasks.learner import LossAndMetrics
+from labrun.tasks.networks import batch_sources
+from labrun.tasks.networks.learner import LossAndMetrics
 
 DATA = """
 defaults: [torch, _self_]

@@ -21,8 +21,8 @@ from labrun.runs import context, definition, model_journal, store
 from labrun.runs.record import RunPaths
 from labrun.runs.recording import PREEMPT_SIGNAL, Preempted
 from labrun.submission import pythons
-from labrun.tasks import ranks, script
-from labrun.tasks.script import Ended
+from labrun.tasks.script import ranks, script
+from labrun.tasks.script.script import Ended
 
 TRAIN = """
 import argparse, os, sys, time

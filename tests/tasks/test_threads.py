@@ -26,7 +26,7 @@ from labrun.runs import context
 from labrun.runs.groups import ThreadChoice
 from labrun.runs.record import read_record
 from labrun.tasks import threads
-from labrun.tasks.forward_cost import try_out
+from labrun.tasks.networks.forward_cost import try_out
 from labrun.tasks.threads import PER_THREAD, ForwardCost
 
 CNN, DNN = ForwardCost(651_720, 5), ForwardCost(89_400, 3)

@@ -48,7 +48,7 @@ from labrun.runs.record import (
 )
 from labrun.runs.recording import Capture
 from labrun.submission import origin, snapshot
-from labrun.tasks import registering
+from labrun.tasks.script import registering
 
 log = logging.getLogger(__name__)
 

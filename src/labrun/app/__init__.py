@@ -47,7 +47,7 @@ from labrun.user_errors import USER_ERROR, UserErrors, for_terminal
 
 log = logging.getLogger(__name__)
 EXIT_CANCELED = 130
-RUN_HERE = {"labrun.tasks.estimator", "labrun.tasks.lightning"}
+RUN_HERE = {"labrun.tasks.estimator", "labrun.tasks.networks.lightning"}
 """Modules that are loaded if this process has executed a run itself, and thus user code."""
 
 

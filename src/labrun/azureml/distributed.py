@@ -15,7 +15,7 @@ from labrun.azureml.overrides import override
 from labrun.backends import registry
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compose import paths
-from labrun.tasks.ranks import TF_VARIABLE
+from labrun.tasks.script.ranks import TF_VARIABLE
 
 COMMUNICATORS = ("Mpi", "IntelMpi", "OpenMpi", "Nccl", "Gloo")
 """Communicators of an old-style `RunConfiguration`, whose `mpi` holds the number of processes."""

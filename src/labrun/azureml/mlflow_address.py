@@ -17,8 +17,8 @@ from labrun.azureml import kinds
 from labrun.azureml.mlflow_models import REGISTRY, Registry
 from labrun.errors import LabrunError
 from labrun.runs import context
-from labrun.tasks import mlflow_runs
-from labrun.tasks.mlflow_endpoint import (
+from labrun.tasks.script import mlflow_runs
+from labrun.tasks.script.mlflow_endpoint import (
     MLFLOWS_ID,
     Answer,
     Endpoint,

@@ -14,7 +14,7 @@ from labrun.registry import models
 from labrun.registry.models import About
 from labrun.runs import context, model_journal
 from labrun.runs.model_journal import Version
-from labrun.tasks.mlflow_endpoint import Answer, RefusedCallError, UnknownCallError
+from labrun.tasks.script.mlflow_endpoint import Answer, RefusedCallError, UnknownCallError
 
 REGISTRY = ("registered-models/", "model-versions/")
 """Prefixes of the API calls about registered models."""

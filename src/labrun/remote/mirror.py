@@ -38,7 +38,7 @@ from labrun.runs.record import (
     write_record,
 )
 from labrun.runs.sweep_state import RELATIVE, SweepState
-from labrun.tasks import registering
+from labrun.tasks.script import registering
 
 if TYPE_CHECKING:
     from labrun.remote.news import FolderNews, Mark, RunNews

@@ -258,14 +258,14 @@ found = {"digest": digest, "content": made.content}
 MAKE_LOADED = """
 from labrun import execute
 from labrun.config.schema import Config
-from labrun.tasks import batch_sources, own_loaders
+from labrun.tasks.networks import batch_sources, own_loaders
 config, inputs = execute.mount_inputs(Config(given))
 feed = batch_sources.ModuleFeed(batch_sources.make_module(config.dataset), str(config.dataset["name"]))
 found = {"digest": own_loaders.described(Config(given), feed, inputs).digest}
 """
 MODULES = {
     MAKE: ("labrun.data.reader", "labrun.data.digests"),
-    MAKE_LOADED: ("labrun.execute", "labrun.tasks.batch_sources", "labrun.tasks.own_loaders"),
+    MAKE_LOADED: ("labrun.execute", "labrun.tasks.networks.batch_sources", "labrun.tasks.networks.own_loaders"),
 }
 """Modules that the code imports, for all questions at once."""
 LONGEST_S = 900

@@ -27,11 +27,11 @@ from labrun.data import loaders, random_states
 from labrun.errors import ConfigError, RunFailedError
 from labrun.runs import context, recording
 from labrun.runs.groups import EarlyStop, NotFinite
-from labrun.tasks.epoch_state import EpochState, gathers
-from labrun.tasks.forward_cost import Watch
 from labrun.tasks.monitored import VALIDATION
+from labrun.tasks.networks.epoch_state import EpochState, gathers
+from labrun.tasks.networks.forward_cost import Watch
+from labrun.tasks.networks.progress import is_of_an_epochs_end
 from labrun.tasks.packages import Package
-from labrun.tasks.progress import is_of_an_epochs_end
 from labrun.tasks.threads import ForwardCost
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,9 @@ from labrun.errors import UnfitError
 from labrun.report.pictures import Pictures
 from labrun.runs import seals, store
 from labrun.runs.record import RunPaths, read_record
-from labrun.tasks import fitting, model_builder, model_files, own_loaders, reading, resume_checks, summary
+from labrun.tasks import fitting, model_builder, model_files, reading, resume_checks, summary
 from labrun.tasks.base import Run
+from labrun.tasks.networks import own_loaders
 from labrun.tasks.task import ModelTask, card_scaling, check_card, load_card
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,9 @@ from labrun.data.arrays import Arrays
 from labrun.report.pictures import Pictures
 from labrun.runs import seals, store
 from labrun.runs.record import RunPaths
-from labrun.tasks import model_builder, own_loaders, reading, resume_checks, summary, threads
+from labrun.tasks import model_builder, reading, resume_checks, summary, threads
 from labrun.tasks.base import Run
+from labrun.tasks.networks import own_loaders
 from labrun.tasks.task import ModelTask, Scores, log_scores, model_name, refuse_ranks, taken_by, write_card
 
 log = logging.getLogger(__name__)

@@ -120,7 +120,8 @@ class Script(TaskType):
 
     def run(self, run: Run) -> None:
         """See `script`."""
-        from labrun.tasks import registering, script, summary
+        from labrun.tasks import summary
+        from labrun.tasks.script import registering, script
 
         run.note_data()
         with script.with_children(run.paths):
@@ -131,6 +132,6 @@ class Script(TaskType):
 
     def assist(self, paths: RunPaths, record: Record, config: schema.Config, inputs: list[DataEntry]) -> None:
         """Start the script's processes on this machine, too."""
-        from labrun.tasks import script
+        from labrun.tasks.script import script
 
         script.assist(config, inputs, record, paths)

@@ -63,8 +63,8 @@ def wrap(model: Any, config: Config, arrays: Arrays) -> ModelTask:
         if "pytorch_lightning" not in sys.modules:
             targets.say("Lightning")
         with garbage.loading():
-            from labrun.tasks.batch_sources import ArraysFeed
-            from labrun.tasks.lightning import NetworkTask
+            from labrun.tasks.networks.batch_sources import ArraysFeed
+            from labrun.tasks.networks.lightning import NetworkTask
 
         return NetworkTask(model, config, ArraysFeed(arrays, config), name)
     if arrays.are_streamed:

@@ -107,7 +107,7 @@ def network(file: Path, card: Card, trusted: Sequence[str] | None) -> Any:
         DataError: the weights are damaged, or do not fit the network.
     """
     with garbage.loading():
-        from labrun.tasks.weights import load_weights
+        from labrun.tasks.networks.weights import load_weights
 
     node = network_node(card)
     if trusted is not None:

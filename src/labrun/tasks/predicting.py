@@ -22,8 +22,9 @@ from labrun.runs import seals, store
 from labrun.runs.cards import Card
 from labrun.runs.groups import DataEntry
 from labrun.runs.record import RunPaths, read_record
-from labrun.tasks import evaluating, outputs, own_loaders, reading, resume_checks, sample_files, saved, summary
+from labrun.tasks import evaluating, outputs, reading, resume_checks, sample_files, saved, summary
 from labrun.tasks.base import Run
+from labrun.tasks.networks import own_loaders
 from labrun.tasks.saved import Saved
 from labrun.tasks.task import load_card
 
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from labrun.config.instantiate import Node
-    from labrun.tasks.batch_sources import ModuleFeed
-    from labrun.tasks.lightning import NetworkTask
+    from labrun.tasks.networks.batch_sources import ModuleFeed
+    from labrun.tasks.networks.lightning import NetworkTask
 
 log = logging.getLogger(__name__)
 

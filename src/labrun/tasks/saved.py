@@ -163,7 +163,7 @@ class Saved:
         """Return a plain network's scores for a data module's batch."""
         import torch
 
-        from labrun.tasks.learner import forward_scores
+        from labrun.tasks.networks.learner import forward_scores
 
         self.model.eval()
         with torch.inference_mode():

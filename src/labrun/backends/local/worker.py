@@ -56,8 +56,8 @@ def preload(targets: Sequence[str]) -> None:
     import psutil  # noqa: F401 - each run records its process
 
     import labrun.tasks.kinds
-    import labrun.tasks.registering
-    import labrun.tasks.script
+    import labrun.tasks.script.registering
+    import labrun.tasks.script.script
     import labrun.tasks.summary
 
     if reads:
@@ -65,7 +65,7 @@ def preload(targets: Sequence[str]) -> None:
     torch = sys.modules.get("torch")
     networks = [torch is not None and isinstance(m, type) and issubclass(m, torch.nn.Module) for m in models]
     if torch is not None:
-        import labrun.tasks.lightning  # noqa: F401
+        import labrun.tasks.networks.lightning  # noqa: F401
     if not all(networks):
         from labrun.tasks import estimator
 

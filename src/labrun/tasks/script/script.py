@@ -27,8 +27,9 @@ from labrun.runs import children, context, definition, ignore_rules, store
 from labrun.runs.groups import DataEntry, ScriptCode
 from labrun.runs.record import Record, RunPaths
 from labrun.runs.recording import Preempted, signal_name
-from labrun.tasks import nodes, threads
-from labrun.tasks.mlflow_endpoint import Endpoint, ScriptRunState
+from labrun.tasks import threads
+from labrun.tasks.script import nodes
+from labrun.tasks.script.mlflow_endpoint import Endpoint, ScriptRunState
 
 log = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from labrun.tasks.task import is_network, model_name, own_arguments, seed_everyt
 
 if TYPE_CHECKING:
     from labrun.tasks.base import Run
-    from labrun.tasks.batch_sources import ModuleFeed
-    from labrun.tasks.lightning import NetworkTask
+    from labrun.tasks.networks.batch_sources import ModuleFeed
+    from labrun.tasks.networks.lightning import NetworkTask
 
 UNSIGNED = frozenset({"name", "num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "seed"}) | {
     *("batch_size", "eval_batch_size", "shuffle", "drop_last", "sampler", "batch_sampler"),
@@ -46,7 +46,7 @@ def make_feed(config: Config, run_dir: Path) -> ModuleFeed:
     """
     if "pytorch_lightning" not in sys.modules:
         targets.say("Lightning")
-    from labrun.tasks.batch_sources import ModuleFeed, make_module
+    from labrun.tasks.networks.batch_sources import ModuleFeed, make_module
 
     seed_everything(config.seed)
     made = make_module(config.dataset, str(config.model["_target_"]))
@@ -93,7 +93,7 @@ def wrap(model: Any, config: Config, feed: ModuleFeed) -> NetworkTask:
     """
     with garbage.loading():
         from labrun.tasks import packages
-        from labrun.tasks.lightning import NetworkTask
+        from labrun.tasks.networks.lightning import NetworkTask
 
     name = model_name(config.model)
     if not is_network(model):

@@ -24,7 +24,7 @@ from labrun.compat.azureml.training import pending_models
 from labrun.errors import RecordError
 from labrun.runs import context, store
 from labrun.runs.record import Record
-from labrun.tasks import mlflow_runs
+from labrun.tasks.script import mlflow_runs
 from labrun.tracking.mlflow.search import searched
 
 log = logging.getLogger(__name__)

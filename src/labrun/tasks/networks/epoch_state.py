@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MaxMetric, Metric, MetricCollection, MinMetric
 
-from labrun.tasks.batch_sources import overrides
-from labrun.tasks.progress import is_midway
+from labrun.tasks.networks.batch_sources import overrides
+from labrun.tasks.networks.progress import is_midway
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from labrun.config.schema import Config
 from labrun.runs import context
 from labrun.tasks.callbacks import validates_by_epoch
-from labrun.tasks.learner import optimizers
+from labrun.tasks.networks.learner import optimizers
 
 log = logging.getLogger(__name__)
 

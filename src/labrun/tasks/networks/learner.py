@@ -1,8 +1,8 @@
 """Trains plain networks of any kind: takes batches apart, and chooses the loss and the metrics.
 
-`labrun.tasks.classifier.Classifier` trains networks that classify labrun's own arrays, and is faster. This module takes
-batches of any structure, any loss and any metrics. Whatever the config leaves open is chosen by the first batch and
-logged.
+`labrun.tasks.networks.classifier.Classifier` trains networks that classify labrun's own arrays, and is faster. This
+module takes batches of any structure, any loss and any metrics. Whatever the config leaves open is chosen by the first
+batch and logged.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from labrun.config.schema import Config
 from labrun.errors import ConfigError, UnfitError
 from labrun.tasks import outputs
 from labrun.tasks.callbacks import OF_A_LOADER
-from labrun.tasks.epoch_state import metric_state, take_metric_state
+from labrun.tasks.networks.epoch_state import metric_state, take_metric_state
 from labrun.tasks.outputs import TargetKind
 from labrun.tasks.task import is_named, optimizer_of, scheduler_of
 

@@ -37,8 +37,7 @@ from labrun.runs import cards, context, direction, recording
 from labrun.runs.cards import Card, CardKind
 from labrun.runs.groups import NotFinite, ThreadUse, Training
 from labrun.runs.record import RunPaths
-from labrun.tasks import base, monitored, packages, progress
-from labrun.tasks.batch_sources import ArraysFeed, Feed, overrides
+from labrun.tasks import base, monitored, packages
 from labrun.tasks.callbacks import (
     CheckpointKeeper,
     FirstBatch,
@@ -51,14 +50,16 @@ from labrun.tasks.callbacks import (
     plain_checkpoints,
     unusual,
 )
-from labrun.tasks.classifier import OWN, Classifier
-from labrun.tasks.forward_cost import try_out
-from labrun.tasks.learner import Learner, LossAndMetrics
+from labrun.tasks.networks import progress
+from labrun.tasks.networks.batch_sources import ArraysFeed, Feed, overrides
+from labrun.tasks.networks.classifier import OWN, Classifier
+from labrun.tasks.networks.forward_cost import try_out
+from labrun.tasks.networks.learner import Learner, LossAndMetrics
+from labrun.tasks.networks.weights import read_tensors
 from labrun.tasks.outputs import TargetKind
 from labrun.tasks.packages import Package
 from labrun.tasks.task import ModelTask, Scores, confusion, is_named, quantities
 from labrun.tasks.threads import ForwardCost, Threads, choose, from_environment
-from labrun.tasks.weights import read_tensors
 
 log = logging.getLogger(__name__)
 
