@@ -269,10 +269,10 @@ def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_fewer_than_two_classes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds 0 class folder\(s\); a classifier needs at least two"):
+    with pytest.raises(DataError, match="holds 0 class folders; a classifier needs at least two"):
         ImageFolder().read(tmp_path)
     write_classes(tmp_path, cat=2)
-    with pytest.raises(DataError, match=r"holds 1 class folder\(s\): cat; a classifier needs at least two"):
+    with pytest.raises(DataError, match="holds 1 class folder: cat; a classifier needs at least two"):
         ImageFolder().read(tmp_path)
 
 

@@ -113,7 +113,7 @@ def test_identical_files_are_skipped_and_changed_ones_refused(store: Datastore, 
     before = {name: store.read(name) for name in store.files()}
     (source / "sub/1.bin").write_bytes(os.urandom(1001))
     (source / "new").write_text("new")
-    with pytest.raises(DataError, match=r"1 file\(s\) with other content.*set/sub/1\.bin.*Nothing was sent"):
+    with pytest.raises(DataError, match=r"1 file with different content.*set/sub/1\.bin.*Nothing was sent"):
         send(store, source)
     assert {name: store.read(name) for name in store.files()} == before, "nothing was sent, not even the new file"
     view, there = send(store, source, overwrite=True)

@@ -102,14 +102,14 @@ def test_data_are_sent_listed_verified_fetched_and_removed(data: Lab, source: Pa
     assert re.search(r"^mine +1 +[0-9a-f]{12} +9 +7\.\d KB ", data("ls"), re.MULTILINE)
     assert data("ls", "/").splitlines() == ["mine/"] and data("ls", "mine/sub").split()[:2] == ["0.bin", "1.bin"]
     shown = data("show", "mine@1")
-    assert "sub/7.bin" in shown and "versions    1 (" in shown and "read by 0 run(s)" in shown
+    assert "sub/7.bin" in shown and "versions    1 (" in shown and "read by 0 runs" in shown
     assert "as it was registered" in data("verify", "mine")
     assert "9 files" in data("download", "mine", "back") and content(workspace / "back") == content(source)
     assert "9 of 9 were already there" in data("download", "mine", "back")
     data("download", "mine/sub/3.bin", "three.bin")
     assert (workspace / "three.bin").read_bytes() == (source / "sub/3.bin").read_bytes()
     assert "its files stay" in data("rm", "mine", "--yes") and "no assets are registered" in data("ls")
-    assert "removed 9 file(s)" in data("rm", "mine", "--yes")
+    assert "removed 9 files" in data("rm", "mine", "--yes")
     assert "there is nothing in" in data("ls", "mine", code=2)
 
 
@@ -122,7 +122,7 @@ def test_mistakes_with_data_are_refused(data: Lab, source: Path, workspace: Path
     data("upload", "source", "--name", "mine")
     (source / "sub/1.bin").write_bytes(b"other")
     refused = data("upload", "source", "--name", "mine", code=2)
-    assert "1 file(s) with other content exist in datastore" in refused and "--overwrite" in refused
+    assert "already has 1 file with different content" in refused and "--overwrite" in refused
     assert "registered mine version 2" in data("upload", "source", "--name", "mine", "--overwrite")
     assert "has other content" in data("verify", "mine@1", code=2)
     assert "no asset 'mein' is registered" in data("show", "mein", code=2)

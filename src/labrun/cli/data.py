@@ -270,7 +270,7 @@ def show(options: argparse.Namespace) -> int:
         for run_dir, record in store.runs(store.workspace())
         if any(entry.version == asset.version for entry in record.data)
     ]
-    print(f"read by {len(users)} run(s) of this workspace")
+    print(f"read by {counted(len(users), 'run')} of this workspace")
     for record, run_dir in sorted(users, key=lambda pair: pair[0].created)[-10:]:
         print(f"  {record.id}  {record.name}  {record.status}  {run_dir}")
     return 0
@@ -318,19 +318,20 @@ def rm(options: argparse.Namespace) -> int:
         if not files:
             raise MissingDataError(f"datastore '{datastore.name}' has neither an asset nor a file or folder '{path}'")
         _refuse_registered(datastore, files, [])
-        _ask(options, f"remove {len(files)} file(s) of {_where(datastore, path)}")
+        _ask(options, f"remove {counted(len(files), 'file')} of {_where(datastore, path)}")
         for file in files:
             datastore.remove(file)
-        print(f"removed {len(files)} file(s) of {_where(datastore, path)}")
+        print(f"removed {counted(len(files), 'file')} of {_where(datastore, path)}")
         return 0
     chosen = [asset] if version else assets.versions(datastore, name)
-    gone = f"{name}, {len(chosen)} version(s)" if not version else asset.title
+    gone = f"{name}, {counted(len(chosen), 'version')}" if not version else asset.title
     files = sorted({f"{one.path}/{e.path}".strip("/") for one in chosen for e in assets.manifest(datastore, one)})
     if options.files:
         _refuse_registered(datastore, files, chosen)
     _ask(
         options,
-        f"unregister {gone}" + (f" and remove its {len(files)} file(s)" if options.files else "; its files stay"),
+        f"unregister {gone}"
+        + (f" and remove its {counted(len(files), 'file')}" if options.files else "; its files stay"),
     )
     for one in chosen:
         assets.unregister(datastore, one)
@@ -339,7 +340,7 @@ def rm(options: argparse.Namespace) -> int:
     print(
         f"unregistered: {gone}"
         + (
-            f"; {len(files)} file(s) removed"
+            f"; {counted(len(files), 'file')} removed"
             if options.files
             else f"; its files stay in {_where(datastore, asset.path)}"
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labrun import garbage
+from labrun import garbage, messages
 from labrun.config.instantiate import Node, build, locate, parameters
 from labrun.data import digests
 from labrun.data.arrays import Arrays, Part, RawData, Scaling, stratified_split
@@ -409,8 +409,8 @@ def _scaling(dataset: Node, channels: int) -> Scaling:
         values[key] = tuple(float(v) for v in value) if isinstance(value, list | tuple) else (float(value),)
         if len(values[key]) not in (1, channels):
             raise ConfigError(
-                f"dataset.{key} has {len(values[key])} values, but the data have {channels} channel(s): "
-                f"give one value, or one per channel"
+                f"dataset.{key} has {len(values[key])} values, but the data have "
+                f"{messages.counted(channels, 'channel')}: give one value, or one per channel"
             )
     return Scaling(float(dataset.get("scale") or 255.0), values["mean"], values["std"])
 

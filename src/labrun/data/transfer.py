@@ -22,7 +22,7 @@ from labrun.data.digests import Entry
 from labrun.data.progress import View
 from labrun.data.stores.base import PARTIAL, STATE, Datastore, FileInfo, ProgressCallback
 from labrun.errors import CorruptDataError, DataError, MissingDataError
-from labrun.messages import size_text
+from labrun.messages import counted, size_text
 from labrun.runs.record import process_start
 from labrun.runs.store import workspace
 from labrun.runs.workspace import Workspace
@@ -214,8 +214,8 @@ def upload(
     other = [item.name for item in items if item.name in there]
     if other and not overwrite:
         raise DataError(
-            f"{len(other)} file(s) with other content exist in datastore '{store.name}': {_few(other)}. Nothing was "
-            "sent. Use --overwrite to replace them, or another target"
+            f"datastore '{store.name}' already has {counted(len(other), 'file')} with different content: "
+            f"{_few(other)}. Nothing was sent. Use --overwrite to replace them, or another target"
         )
     names = {full[name]: name for name in files}
 
@@ -255,7 +255,7 @@ def _check_names(store: Datastore, names: Iterable[str]) -> None:
     ]
     if bad:
         raise DataError(
-            f"{len(bad)} file(s) have names that not every datastore can store (line ends and other control "
+            f"not every datastore can store the names of {counted(len(bad), 'file')} (line ends and other control "
             f"characters, backslashes): {_few([repr(name) for name in bad])}. Rename them; nothing was sent"
         )
 
@@ -284,8 +284,8 @@ def download(store: Datastore, entries: Sequence[Item], overwrite: bool, view: V
         wanted.append(item)
     if other and not overwrite:
         raise DataError(
-            f"{len(other)} file(s) with other content exist: {_few(other)}. Nothing was fetched. Use --overwrite to "
-            "replace them, or another folder"
+            f"the folder already has {counted(len(other), 'file')} with different content: {_few(other)}. Nothing was "
+            "fetched. Use --overwrite to replace them, or another folder"
         )
     needed = sum(item.size for item in wanted)
     if wanted and needed > (free := _free_bytes(wanted[0].local.parent)):

@@ -210,8 +210,8 @@ def _class_folders(folder: Path, must: bool = True) -> list[str]:
     names = [path.name for path in subfolders(folder)]
     if must and len(names) < 2:
         raise DataError(
-            f"{folder} holds {len(names)} class folder(s){': ' + names[0] if names else ''}; a classifier needs at "
-            "least two: one folder per class, each with its images"
+            f"{folder} holds {messages.counted(len(names), 'class folder')}{': ' + names[0] if names else ''}; a "
+            "classifier needs at least two: one folder per class, each with its images"
         )
     return names
 
