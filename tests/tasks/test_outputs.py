@@ -23,9 +23,9 @@ from labrun.runs import context
 from labrun.runs.cards import Card, CardKind
 from labrun.runs.record import Record, read_record
 from labrun.tasks import outputs
-from labrun.tasks.callbacks import RecordLogger
 from labrun.tasks.networks import batch_sources
 from labrun.tasks.networks.learner import LossAndMetrics
+from labrun.tasks.networks.record_logger import RecordLogger
 
 DATA = """
 defaults: [torch, _self_]

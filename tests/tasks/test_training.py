@@ -20,7 +20,7 @@ from labrun.errors import ConfigError, RunFailedError
 from labrun.runs import context, recording, store
 from labrun.runs.groups import NotFinite, Training
 from labrun.runs.record import COMPLETED, FAILED, QUEUED, cannot_write, read_record, write_record
-from labrun.tasks.callbacks import plain_checkpoints
+from labrun.tasks.networks.checkpoints import plain_checkpoints
 from labrun.tasks.packages import Package
 
 pytestmark = pytest.mark.long

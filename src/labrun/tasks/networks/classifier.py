@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from labrun.config.schema import Config
 from labrun.runs import context
-from labrun.tasks.callbacks import validates_by_epoch
 from labrun.tasks.networks.learner import optimizers
+from labrun.tasks.networks.record_logger import validates_by_epoch
 
 log = logging.getLogger(__name__)
 

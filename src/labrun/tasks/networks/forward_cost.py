@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode  # the import path in PyTorch's manual, "Extending PyTorch"
@@ -111,3 +112,29 @@ def try_out(network: nn.Module, sample: Tensor) -> tuple[Tensor, ForwardCost | N
     except Exception:  # noqa: BLE001 - not every network can be counted; if the network itself is at fault, it fails again
         with torch.no_grad():
             return network(sample), None
+
+
+class FirstBatch(pl.Callback):
+    """Counts the work of a network's first batch, and reports it before the second.
+
+    Args:
+        on_work: called once with the work of the whole batch, or None if it cannot be counted.
+    """
+
+    def __init__(self, on_work: Callable[[ForwardCost | None], None]) -> None:
+        self._on_work: Callable[[ForwardCost | None], None] | None = on_work
+        self._watch: Watch | None = None
+
+    def _begin(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        if self._on_work is not None and self._watch is None:
+            self._watch = Watch(pl_module)
+
+    def _end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        if self._on_work is not None and self._watch is not None:
+            on_work, self._on_work = self._on_work, None
+            on_work(self._watch.end())
+
+    on_train_batch_start = on_test_batch_start = on_predict_batch_start = _begin  # type: ignore[assignment]
+    # Before the backward pass, so that it already uses the new number of threads. Manual optimization may skip it.
+    on_before_backward = on_train_batch_end = _end  # type: ignore[assignment]
+    on_test_batch_end = on_predict_batch_end = _end  # type: ignore[assignment]

@@ -23,8 +23,8 @@ from labrun.config.instantiate import Node, build, locate, parameters
 from labrun.config.schema import Config
 from labrun.errors import ConfigError, UnfitError
 from labrun.tasks import outputs
-from labrun.tasks.callbacks import OF_A_LOADER
 from labrun.tasks.networks.epoch_state import metric_state, take_metric_state
+from labrun.tasks.networks.metric_names import OF_A_LOADER
 from labrun.tasks.outputs import TargetKind
 from labrun.tasks.task import is_named, optimizer_of, scheduler_of
 

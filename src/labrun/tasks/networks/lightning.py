@@ -38,23 +38,21 @@ from labrun.runs.cards import Card, CardKind
 from labrun.runs.groups import NotFinite, ThreadUse, Training
 from labrun.runs.record import RunPaths
 from labrun.tasks import base, monitored, packages
-from labrun.tasks.callbacks import (
+from labrun.tasks.networks import progress
+from labrun.tasks.networks.batch_sources import ArraysFeed, Feed, overrides
+from labrun.tasks.networks.checkpoints import (
     CheckpointKeeper,
-    FirstBatch,
-    LogPosition,
     PlainCheckpoints,
-    RandomStates,
-    RecordLogger,
     checkpoint_keeper,
     finite_alone,
     plain_checkpoints,
     unusual,
 )
-from labrun.tasks.networks import progress
-from labrun.tasks.networks.batch_sources import ArraysFeed, Feed, overrides
 from labrun.tasks.networks.classifier import OWN, Classifier
-from labrun.tasks.networks.forward_cost import try_out
+from labrun.tasks.networks.forward_cost import FirstBatch, try_out
 from labrun.tasks.networks.learner import Learner, LossAndMetrics
+from labrun.tasks.networks.record_logger import LogPosition, RecordLogger
+from labrun.tasks.networks.resumption import RandomStates
 from labrun.tasks.networks.weights import read_tensors
 from labrun.tasks.outputs import TargetKind
 from labrun.tasks.packages import Package
