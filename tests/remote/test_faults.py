@@ -656,7 +656,7 @@ def test_missing_resources_of_a_machine_are_checked_again(box: far.Far) -> None:
     assert list(backend.RemoteBackend().problems(Compute("local", host="box"))) == []
     noted = remotes.get("box").facts
     assert noted is not None and noted.cores > 0
-    lacking = backend.RemoteBackend()._lacking(Compute("slurm", host="box"), dataclasses.replace(facts, sbatch=None))
+    lacking = backend.RemoteBackend()._lacking(Compute("slurm", host="box"), dataclasses.replace(facts, programs={}))
     assert list(lacking) == ["compute.target=slurm: box has no sbatch on its PATH"]
 
 
@@ -666,11 +666,12 @@ def test_facts_of_another_version_are_queried_again(tmp_path: Path, monkeypatch:
     content |= {"disk_gb": 1.5, "uv": None, "sbatch": "/bin/sbatch", "gpus": ["A", "A"], "partitions": "main up 2 4"}
     content |= {"python": {"version": "3.12", "packages": {"torch": "2"}}}
     facts = remotes.Facts.of({**content, "home": "/home/me"})
+    assert not facts.has("sbatch"), "it was written before backends' programs were queried"
     for name in ("new", "asked"):
         remotes.put(remotes.Remote(name, "there"))
     remotes.note_facts("asked", facts)
     saved = json.loads(remotes.file().read_text())
-    assert saved["new"]["facts"] == {} and saved["asked"]["facts"] == content
+    assert saved["new"]["facts"] == {} and saved["asked"]["facts"] == {**content, "programs": {}}
     assert remotes.get("new").facts is None and remotes.get("asked").facts == facts
     del saved["asked"]["facts"]["gpus"]
     remotes.file().write_text(json.dumps(saved))

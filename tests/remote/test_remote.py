@@ -21,9 +21,11 @@ import pytest
 
 import far
 from conftest import Command
-from helpers import PLAIN, new, wait_for
+from helpers import PLAIN, installed, new, wait_for
 from labrun.backends import registry
+from labrun.config.schema import Compute
 from labrun.control import controller, lease
+from labrun.errors import ConfigError
 from labrun.remote import backend, channel, editable, environment, helper, links, mirror, packed, remotes, shell, ssh
 from labrun.runs import context, files, model_journal, sweep_state
 from labrun.runs.attempts import Job
@@ -100,6 +102,31 @@ def test_adding_a_machine_again_keeps_the_other_settings(
     assert link.machine.folder == "~/.labrun", "where its runs lie"
     lab_here("remote", "add", "box", "other", "--python", "", "--data", "x=")
     assert (remotes.get("box").python, remotes.get("box").data, remotes.get("box").folder) == (None, {}, "/scratch")
+
+
+def test_a_third_party_backend_needs_its_program_only_on_the_machine(
+    box: far.Far, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "queued.py").write_text(
+        "from labrun.backends.inline import Inline\n"
+        "class Queued(Inline):\n    name, program, in_process = 'queued', 'qsub-of-box', False\n"
+    )
+    (tmp_path / "queued-1.0.dist-info").mkdir()
+    (tmp_path / "queued-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: queued\nVersion: 1.0\n")
+    (tmp_path / "queued-1.0.dist-info" / "entry_points.txt").write_text("[labrun.backends]\nqueued = queued:Queued\n")
+    compute, home = Compute("queued", host="box"), f"/home/{far.USER}"
+    with installed(tmp_path, registry.forget, monkeypatch):
+        with pytest.raises(ConfigError, match="compute.target=queued: box has no qsub-of-box on its PATH"):
+            registry.check(compute, sweep=True)
+        box.inside(f"cd {home} && mkdir bin && printf '#!/bin/sh\n' > bin/qsub-of-box && chmod +x bin/qsub-of-box")
+        box.inside(f"echo 'PATH=$HOME/bin:$PATH' > {home}/.bashrc")
+        try:
+            registry.check(compute, sweep=True)
+        finally:
+            box.inside(f"rm -r {home}/bin {home}/.bashrc")
+    facts = remotes.get("box").facts
+    assert facts is not None and facts.programs == {"qsub-of-box": f"{home}/bin/qsub-of-box", "sbatch": facts.sbatch}
+    assert shutil.which("qsub-of-box") is None
 
 
 def test_the_first_remote_sweep_brings_its_records_back(

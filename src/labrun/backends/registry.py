@@ -40,6 +40,11 @@ def all_known() -> Iterator[Backend]:
     yield from BACKENDS.all_known()
 
 
+def programs() -> list[str]:
+    """Return the programs that backends need on the PATH of their machines."""
+    return sorted({backend.program for backend in all_known() if backend.program is not None})
+
+
 def chosen(compute: Compute, sweep: bool) -> Backend:
     """Return the backend that executes the runs.
 

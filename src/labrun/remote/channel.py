@@ -175,8 +175,11 @@ class Channel:
             UnreachableError: the connection is lost.
             RefusedError: the request is refused.
         """
-        remote = self.remote
-        return Facts.of(self.call("hello", root=remote.folder, facts=True, full=full, python=remote.python)["facts"])
+        from labrun.backends import registry  # asks every backend for its program, so it loads all of them
+
+        remote, programs = self.remote, registry.programs()
+        hello = self.call("hello", root=remote.folder, facts=True, full=full, python=remote.python, programs=programs)
+        return Facts.of({**hello["facts"], "programs": hello["programs"]})
 
     def ask(self, do: str, quiet_s: float | None = None, **arguments: Any) -> tuple[dict[str, Any], int]:
         """Send a request. Return its answer and the number of bytes that follow it (`read`)."""

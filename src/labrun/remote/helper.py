@@ -130,7 +130,7 @@ class Helper:
     # State of the machine
 
     def do_hello(self, request: Request, payload: _Payload) -> Answer:
-        """Set the root folder; with `facts`, return this machine's facts."""
+        """Set the root folder; with `facts`, return this machine's facts, and with `programs`, their paths."""
         self.root = os.path.realpath(os.path.expanduser(os.path.expandvars(request["root"])))
         os.makedirs(self.root, mode=0o700, exist_ok=True)
         python = request.get("python")

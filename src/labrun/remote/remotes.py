@@ -34,7 +34,7 @@ class Interpreter:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a remote machine has (`helper.facts`)."""
+    """What a remote machine has (`Channel.facts`)."""
 
     host: str
     system: str
@@ -57,10 +57,12 @@ class Facts:
     """After a full query: the interpreter `Remote.python`, or why it cannot be used."""
     partitions: str | None = None
     """After a full query: lines of Slurm's sinfo."""
+    programs: dict[str, str | None] = field(default_factory=dict)
+    """Paths of the programs of all backends that were installed here at the query; None: not on its PATH."""
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Facts:
-        """Build from the helper's answer or an entry of the file.
+        """Build from the helper's facts or an entry of the file.
 
         Raises:
             KeyError, TypeError: a fact is missing.
@@ -72,7 +74,7 @@ class Facts:
 
     def has(self, program: str) -> bool:
         """Return whether a program is known to be there."""
-        return bool({"sbatch": self.sbatch, "uv": self.uv}.get(program))
+        return bool(self.programs.get(program))
 
 
 @dataclass(frozen=True)
