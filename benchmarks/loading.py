@@ -108,8 +108,8 @@ def labrun(folder: str, batch_size: int, in_memory: bool) -> Loading:
     from labrun.tasks.networks.batch_sources import ArraysFeed
 
     own = ["dataset=image_folder", "model=cifar10_cnn", f"dataset.mean={MEAN}", f"dataset.std={MEAN}"]
-    told = [f"dataset.in_memory={str(in_memory).lower()}", f"dataset.num_workers={WORKERS}"]
-    config = common.labrun_config(folder, [*own, *told, f"trainer.batch_size={batch_size}"])
+    settings = [f"dataset.in_memory={str(in_memory).lower()}", f"dataset.num_workers={WORKERS}"]
+    config = common.labrun_config(folder, [*own, *settings, f"trainer.batch_size={batch_size}"])
     arrays = reader.read(config.dataset, Path(folder), limit=memory.limit(config.compute))
     feed = ArraysFeed(arrays, config)
     return passed(lambda: feed.loader(arrays.train, train=True))

@@ -115,8 +115,8 @@ def main() -> None:
                     cold.append(carried_out(command, place, warm=False))
                     warm.append(carried_out(command, place, warm=True))
             clients = client_s(place, 4 * options.rounds)
-            told = subprocess.run([lab, "warm", "status"], check=True, cwd=place, capture_output=True, text=True)
-            memory, core = idle(int(told.stdout.splitlines()[1].split()[0]))
+            status = subprocess.run([lab, "warm", "status"], check=True, cwd=place, capture_output=True, text=True)
+            memory, core = idle(int(status.stdout.splitlines()[1].split()[0]))
         mlflow = sorted(path.name for path in (place / "outputs" / ".labrun").glob("mlflow*"))
     rows = [row(command, cold, warm) for command, (cold, warm) in sides.items()]
     words = ["", "cold: first line", "end", "warm: first line", "end", "warm is faster by", "bar"]

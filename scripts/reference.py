@@ -259,7 +259,7 @@ def commands() -> Iterator[str]:
         text = str(parser.description or cli.NOUNS[noun])
         yield text[:1].upper() + text[1:].rstrip(".") + "."
         yield ""
-        verbs, told = _below(parser), _told(parser)
+        verbs, helps = _below(parser), _helps(parser)
         yield from _options(list(_own(parser, bool(verbs))))
         own = [group for group in parser._action_groups if group.title == FILTERS]
         filters = [action for group in own for action in group._group_actions]
@@ -271,7 +271,7 @@ def commands() -> Iterator[str]:
             words = [_word(action) for action in verb._actions if not action.option_strings]
             yield f"#### lab {noun} {name}"
             yield ""
-            yield f"`{' '.join(['lab', noun, name, *words])}`: {_sentence(verb.description or told[name])}"
+            yield f"`{' '.join(['lab', noun, name, *words])}`: {_sentence(verb.description or helps[name])}"
             yield ""
             yield from _options(list(_own(verb, False)))
 
@@ -286,7 +286,7 @@ def _below(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser
     return {}
 
 
-def _told(parser: argparse.ArgumentParser) -> dict[str, str]:
+def _helps(parser: argparse.ArgumentParser) -> dict[str, str]:
     """Return the help text of each verb."""
     found = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
     return {choice.dest: str(choice.help) for action in found for choice in action._choices_actions}

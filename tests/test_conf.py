@@ -366,17 +366,17 @@ def test_labruns_faster_parts_of_hydra_compose_the_same_configs(tmp_path: Path) 
     assert done.returncode == 0 and "the same" in done.stdout, done.stderr
 
 
-AHEAD = """
+DEFAULT_CONFIG = """
 from hydra import compose, initialize_config_dir
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
-from labrun.app import ahead
+from labrun.app import default_config
 from labrun.app.resolvers import register
 from labrun.compose import merged, parsed, paths
 
 parsed.load_all(paths.conf_dir())
 merged.held().clear()
-ahead.merge()
+default_config.merge()
 before = set(merged.held())
 assert len(before) == 3 and Plugins not in Singleton._instances
 register()
@@ -389,7 +389,7 @@ for overrides in ([], ["model=mnist_dnn"]):
 
 def test_a_warm_interpreter_has_merged_the_default_config(tmp_path: Path) -> None:
     """Nothing new is held after the default config, and only the finished one after another."""
-    (tmp_path / "ahead.py").write_text(AHEAD)
+    (tmp_path / "ahead.py").write_text(DEFAULT_CONFIG)
     done = subprocess.run(program("python", "ahead.py"), cwd=tmp_path, capture_output=True, text=True, check=False)
     targets = ("labrun.models.logistic_regression.logistic_regression", "labrun.models.mnist_dnn.MnistDNN")
     assert done.stdout.split() == [targets[0], "0", targets[1], "1"], done.stdout + done.stderr

@@ -75,7 +75,7 @@ def execute(
     Raises:
         BaseException: the error of the run; it is also in the record.
     """
-    with Recording(run_dir, capture, announced=False, to_disk=to_disk) as recording:
+    with Recording(run_dir, capture, writes_on_entry=False, to_disk=to_disk) as recording:
         _execute_task(recording, pictures, around)
     return recording.record
 
@@ -94,7 +94,7 @@ def _execute_task(recording: Recording, pictures: bool, around: Around) -> None:
         config, inputs = mount_inputs(signed)
         deferral.install()
         if config.dataset:
-            targets.announce(*(str(node["_target_"]) for node in (config.dataset, config.model) if node))
+            targets.report_loading(*(str(node["_target_"]) for node in (config.dataset, config.model) if node))
         sign = functools.partial(signature, signed, code=record.code)
         base.of(config).run(base.Run(recording, signed, config, inputs, pictures, sign))
 
@@ -118,8 +118,8 @@ def mount_inputs(config: Config) -> tuple[Config, list[DataEntry]]:
     """
     named = dict.fromkeys(references(config.raw))
     found = {text: mount_reference(text, config.datastore, config.datastores) for text in named}
-    told = [one.described(DataEntry(input=text, path=str(one.path))) for text, one in found.items()]
-    return Config(resolved(config.raw, lambda text: str(found[text].path))), told
+    entries = [one.described(DataEntry(input=text, path=str(one.path))) for text, one in found.items()]
+    return Config(resolved(config.raw, lambda text: str(found[text].path))), entries
 
 
 def assist(run_dir: Path) -> None:

@@ -91,16 +91,16 @@ def test_a_long_import_is_announced(
     nets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "modules", {k: m for k, m in sys.modules.items() if k.partition(".")[0] != "torch"})
-    targets.announce("flat.Net")
-    targets.announce("nets.deep.net.Net")
-    targets.announce("dynamic.Net")
+    targets.report_loading("flat.Net")
+    targets.report_loading("nets.deep.net.Net")
+    targets.report_loading("dynamic.Net")
     assert capsys.readouterr().out == "Loading PyTorch ...\n" * 2
 
 
 def test_a_loaded_library_is_not_announced(capsys: pytest.CaptureFixture[str]) -> None:
     import torch.nn
 
-    targets.announce("torch.nn.Linear")
+    targets.report_loading("torch.nn.Linear")
     assert torch.nn and capsys.readouterr().out == ""
 
 

@@ -84,14 +84,14 @@ def _drop_own_frame(error: BaseException) -> None:
 
 def trace_of(error: BaseException) -> str:
     """Return a traceback as Hydra shows it: without Hydra's frames at the top and OmegaConf's at the bottom."""
-    told = traceback.TracebackException.from_exception(error)
-    frames = list(told.stack)
+    trace = traceback.TracebackException.from_exception(error)
+    frames = list(trace.stack)
     start = max((place for place, one in enumerate(frames) if one.name in ("run_job", "_run_job")), default=-1)
     frames = frames[start + 1 :]
     inner = next((place for place, one in enumerate(frames) if f"{os.sep}omegaconf{os.sep}" in one.filename), None)
     kept = frames[:inner] or frames
-    told.stack = traceback.StackSummary.from_list(kept)
-    return "".join(told.format()).rstrip()
+    trace.stack = traceback.StackSummary.from_list(kept)
+    return "".join(trace.format()).rstrip()
 
 
 def run_in_process(payload: bytes) -> Ended:

@@ -24,21 +24,21 @@ class MainModule:
 
     Attributes:
         own: functions and classes that the module defines, and small plain values.
-        elsewhere: imported names, each with its source module and its name in that module (None: the module itself).
+        imported: imported names, each with its source module and its name in that module (None: the module itself).
     """
 
     own: dict[str, Any] = field(default_factory=dict)
-    elsewhere: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+    imported: dict[str, tuple[str, str | None]] = field(default_factory=dict)
 
     def restore(self) -> None:
         """Make this the `__main__` module of this process. Imported names are imported on first use."""
         module = ModuleType("__main__")
-        elsewhere = self.elsewhere
+        imported = self.imported
 
         def find(name: str) -> Any:
-            if name not in elsewhere:
+            if name not in imported:
                 raise AttributeError(f"module '__main__' has no attribute {name!r}")
-            source, inner = elsewhere[name]
+            source, inner = imported[name]
             found = importlib.import_module(source)
             return found if inner is None else reduce(getattr, inner.split("."), found)
 
@@ -56,12 +56,12 @@ def capture() -> MainModule | None:
         if name.startswith("__"):
             continue
         if isinstance(value, ModuleType):
-            found.elsewhere[name] = (value.__name__, None)
+            found.imported[name] = (value.__name__, None)
             continue
         source, inner = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
         is_own = source == "__main__"  # for an instance, the module of its class
         if not is_own and isinstance(inner, str) and isinstance(source, str) and "<locals>" not in inner:
-            found.elsewhere[name] = (source, inner)
+            found.imported[name] = (source, inner)
         elif is_own or isinstance(value, PLAIN):
             try:
                 size = len(cloudpickle.dumps(value))

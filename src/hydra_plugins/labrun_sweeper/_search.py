@@ -300,16 +300,16 @@ class Search:
             "space": [repr(one) for one in self._space.dimensions],
             "goal": self._settings.goal,
         }
-        told = [str(one) for one in self._space.dimensions]
+        dimensions = [str(one) for one in self._space.dimensions]
         if not file.exists():
-            file.write_text(json.dumps({**now, "told": told}), encoding="utf-8")
+            file.write_text(json.dumps({**now, "told": dimensions}), encoding="utf-8")
             return
         try:
             then = dict(json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
             raise ConfigError(f"{file} is damaged or cannot be read: {error}") from error
         changed = [key for key, value in now.items() if then.get(key) != value]
-        now, then = {**now, "space": told}, {**then, "space": then.get("told") or then.get("space")}
+        now, then = {**now, "space": dimensions}, {**then, "space": then.get("told") or then.get("space")}
         changed = [f"{key}: then {_listed(then.get(key))}, now {_listed(now[key])}" for key in changed]
         if changed:
             raise ConfigError(f"the search in {self.folder} had another configuration. {'; '.join(changed)}")

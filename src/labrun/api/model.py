@@ -17,8 +17,8 @@ class Model:
 
     def __repr__(self) -> str:
         names = self.needs_trusted
-        told = f", trusted={names!r} where it is not trusted automatically" if names else ""
-        return f"Model({self.name}/{self.version}{told})"
+        trusting = f", trusted={names!r} where it is not trusted automatically" if names else ""
+        return f"Model({self.name}/{self.version}{trusting})"
 
     @property
     def needs_trusted(self) -> list[str]:

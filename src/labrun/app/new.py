@@ -233,23 +233,26 @@ def table() -> str:
 def _source() -> str:
     """Return the uv source of the installed labrun, as TOML; empty if it came from a package index."""
     try:
-        told = json.loads(metadata.distribution("labrun").read_text("direct_url.json") or "{}")
-        address = str(told.get("url") or "")
+        direct_url = json.loads(metadata.distribution("labrun").read_text("direct_url.json") or "{}")
+        address = str(direct_url.get("url") or "")
     except (metadata.PackageNotFoundError, ValueError, AttributeError):
         return ""
     if not address:
         return ""
     keys: dict[str, Any] = {}
     local = urlsplit(address)
-    if told.get("vcs_info"):
-        keys = {"git": _without_password(address), "rev": told["vcs_info"].get("commit_id")}
+    if direct_url.get("vcs_info"):
+        keys = {"git": _without_password(address), "rev": direct_url["vcs_info"].get("commit_id")}
     elif local.scheme == "file":
         from urllib.request import url2pathname
 
-        keys = {"path": url2pathname(local.path), "editable": (told.get("dir_info") or {}).get("editable") or None}
+        keys = {
+            "path": url2pathname(local.path),
+            "editable": (direct_url.get("dir_info") or {}).get("editable") or None,
+        }
     else:
         keys = {"url": _without_password(address)}
-    keys["subdirectory"] = told.get("subdirectory")
+    keys["subdirectory"] = direct_url.get("subdirectory")
     values = ", ".join(f"{key} = {json.dumps(value)}" for key, value in keys.items() if value)
     return f"\n[tool.uv.sources]\nlabrun = {{ {values} }}  # the labrun that wrote this file\n"
 

@@ -355,7 +355,7 @@ class FileDataset(AbstractDataset):
             raise UserErrorException(
                 f"filter({expression!r}): give a comparison, such as data.file_metadata('Size') > 1000"
             )
-        taken = steps.truth(self._known_of_files(), expression.told)
+        taken = steps.truth(self._known_of_files(), expression.tree)
         return self._only(lambda index: bool(taken.iloc[index]))
 
     def _known_of_files(self) -> Any:

@@ -306,8 +306,8 @@ class Words:
             return f"{problem}. Did you mean {_without_noun_twice(command, noun)!r}? Actions: {', '.join(verbs)}"
         if "show" in verbs and _is_there(noun, word):
             return f"{problem}. Did you mean 'lab {noun} show {word}'? Actions: {', '.join(verbs)}"
-        elsewhere = [one for one in FIRST if word in self.verbs.get(one, ())]
-        hint = f" Did you mean 'lab {elsewhere[0]} {word}'?" if elsewhere else ""
+        nouns = [one for one in FIRST if word in self.verbs.get(one, ())]
+        hint = f" Did you mean 'lab {nouns[0]} {word}'?" if nouns else ""
         return f"{problem}.{hint} Actions: {', '.join(verbs)}"
 
     def _listed(self, parser: argparse.ArgumentParser) -> str:

@@ -214,11 +214,13 @@ def origin(hydra: DictConfig, is_closed: bool) -> Origin:
         is_closed: see `Origin`.
     """
     given = flags(hydra)
-    told = dict(zip(given[::2], given[1::2], strict=True))
-    extra = told.get("--config-dir")
+    options = dict(zip(given[::2], given[1::2], strict=True))
+    extra = options.get("--config-dir")
     places = [*([f"file://{extra}"] if extra else []), *map(str, hydra.searchpath or ())]
     own = [text for text in own_overrides(hydra) if not text.startswith("hydra.searchpath=")]
-    return Origin(told.get("--config-name", "config"), told.get("--config-path"), tuple(places), tuple(own), is_closed)
+    return Origin(
+        options.get("--config-name", "config"), options.get("--config-path"), tuple(places), tuple(own), is_closed
+    )
 
 
 def flags(hydra: DictConfig) -> list[str]:

@@ -162,9 +162,9 @@ def around(record: Record, run_dir: Path) -> Iterator[None]:
     Raises:
         ConfigError: its logging or one of its callbacks cannot be set up.
     """
-    told = record.hydra or {}
+    features = record.hydra or {}
     config = _Lazily(record, run_dir)
-    with config.published(), folder(told, run_dir), _logging(told, run_dir), _callbacks(told, config):
+    with config.published(), folder(features, run_dir), _logging(features, run_dir), _callbacks(features, config):
         yield
 
 
@@ -176,9 +176,9 @@ def along(record: Record, run_dir: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def folder(told: HydraFeatures, run_dir: Path) -> Iterator[None]:
+def folder(features: HydraFeatures, run_dir: Path) -> Iterator[None]:
     """In the context, work in the run directory if `hydra.job.chdir` is set; the workspace stays the same."""
-    if not told.get("chdir"):
+    if not features.get("chdir"):
         yield
         return
     with environ_overlay({store.ROOT_VARIABLE: str(store.workspace())}), contextlib.chdir(run_dir):
@@ -186,9 +186,9 @@ def folder(told: HydraFeatures, run_dir: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _logging(told: HydraFeatures, run_dir: Path) -> Iterator[None]:
+def _logging(features: HydraFeatures, run_dir: Path) -> Iterator[None]:
     """In the context, apply the logging config of the job."""
-    wanted, verbose = told.get("job_logging"), told.get("verbose", False)
+    wanted, verbose = features.get("job_logging"), features.get("verbose", False)
     if wanted is None and not verbose:
         yield
         return
@@ -214,9 +214,9 @@ def _logging(told: HydraFeatures, run_dir: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _callbacks(told: HydraFeatures, config: _Lazily) -> Iterator[None]:
+def _callbacks(features: HydraFeatures, config: _Lazily) -> Iterator[None]:
     """Call the callbacks' `on_job_start` before the context and `on_job_end` after it; a failure is only a warning."""
-    nodes = resolve_environment(told["callbacks"]) if told.get("callbacks") else {}
+    nodes = resolve_environment(features["callbacks"]) if features.get("callbacks") else {}
     if not nodes:
         yield
         return

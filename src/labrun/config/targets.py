@@ -371,7 +371,7 @@ def _bound(node: ast.AST) -> Iterator[str]:
         yield from _bound(inner)
 
 
-def announce(*targets: str) -> None:
+def report_loading(*targets: str) -> None:
     """Print that a library is being loaded, if importing the targets will take seconds."""
     wanted = set()
     for target in targets:

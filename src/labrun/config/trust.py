@@ -63,11 +63,11 @@ def check_model(node: Node, key: str, trusted: Sequence[str], may_import: bool =
         if target not in trusted and (why := refusal(target, may_import))
     }
     if unknown:
-        told = "; ".join(
+        reasons = "; ".join(
             f"the model is a {target}, which is not labrun's own ({why})" for target, why in unknown.items()
         )
         raise UntrustedError(
-            f"{told}. Building it would run code that the file names", [*dict.fromkeys([*trusted, *unknown])]
+            f"{reasons}. Building it would run code that the file names", [*dict.fromkeys([*trusted, *unknown])]
         )
 
 

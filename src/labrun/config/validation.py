@@ -82,8 +82,8 @@ def validate(config: Node) -> Config:
     model = config.get("model")
     if isinstance(model, Mapping) and TARGETS.get(str(model.get("_target_"))) in (Pipeline, Ensemble):
         dataset = config.get("dataset")
-        told = dataset if isinstance(dataset, Mapping) else {}
-        if model.get("folds") == 1 and not told.get("validation_size") and told.get("_target_") not in VALIDATED:
+        data = dataset if isinstance(dataset, Mapping) else {}
+        if model.get("folds") == 1 and not data.get("validation_size") and data.get("_target_") not in VALIDATED:
             problems.append(
                 "model.folds=1 compares pipelines on the validation part, but there is none: set "
                 "dataset.validation_size=0.2. A cross-validation has at least 2 folds; 0 leaves it out"

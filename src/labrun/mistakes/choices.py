@@ -207,11 +207,11 @@ class _Search:
         stem = text.removesuffix(".yaml").removesuffix(".yml").rpartition("/")[2]
         stem = stem if stem in options else OPTIONS.get((group, stem), stem)
         near = stem if stem in options else next((o for o in options if o.lower() == stem.lower()), None)
-        elsewhere = [other for other, names in self.there.groups.items() if stem in names and other != group]
+        others = [other for other, names in self.there.groups.items() if stem in names and other != group]
         near = near or _nearest(stem, options)
-        if elsewhere and (near is None or stem not in options):
-            listed = " or ".join([*(f"{other}={stem}" for other in elsewhere), *([f"{group}={near}"] if near else [])])
-            fix = {place: [f"{elsewhere[0]}={stem}"]} if len(elsewhere) == 1 and near is None else {}
+        if others and (near is None or stem not in options):
+            listed = " or ".join([*(f"{other}={stem}" for other in others), *([f"{group}={near}"] if near else [])])
+            fix = {place: [f"{others[0]}={stem}"]} if len(others) == 1 and near is None else {}
             return Mistake(f"{said}. Did you mean {listed}? Of {group} there are: {_listed(options)}", fix)
         if near is None or one.is_sweep_override():
             hint = "" if near is None else f" Did you mean {near!r}?"
@@ -393,7 +393,7 @@ class _Search:
         if meant is not None and (not found or "." in found[0]):
             there, option = _listed(self.there.options(meant)), word.partition("=")[2]
             return Mistake(f"{said}. Did you mean {meant!r}? There is no {meant} {option!r}; there are: {there}")
-        if found and not self._is_closer_elsewhere(key, found[0]):
+        if found and not self._is_closer_in_another_option(key, found[0]):
             near = found[0]
             also = f" (or {', '.join(found[1:4])})" if found[1:] else ""
             return Mistake(
@@ -436,7 +436,7 @@ class _Search:
             ordered = [group for group in holding if group != "experiment"] or holding
         return [(group, value) for group in dict.fromkeys(ordered)]
 
-    def _is_closer_elsewhere(self, key: str, near: str) -> bool:
+    def _is_closer_in_another_option(self, key: str, near: str) -> bool:
         """Whether an option that is not chosen has the key, and the close match only resembles it or has no effect."""
         if near.startswith("sweep.") and not self.is_sweep:  # a single run ignores it
             return bool(self._in_options(key))

@@ -206,8 +206,8 @@ def describe(root: Path, reference: str, change: Callable[[About], About]) -> Ve
     with _changing(root, version):
         version = model_journal.find(root, reference)
         new = change(About(version.tags, version.properties, version.description))
-        told = {"tags": dict(new.tags), "properties": dict(new.properties), "description": new.description}
-        model_journal.append(root, model_journal.DESCRIBED, version.name, version.number, **told)
+        described = {"tags": dict(new.tags), "properties": dict(new.properties), "description": new.description}
+        model_journal.append(root, model_journal.DESCRIBED, version.name, version.number, **described)
     return model_journal.find(root, version.title)
 
 

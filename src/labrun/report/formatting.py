@@ -71,8 +71,8 @@ def number(value: float) -> str:
 
 def tested(training: Training) -> str:
     """Describe which epoch's weights were tested: `7 of 12, the best by val/acc (the larger the better)`."""
-    told = f"{training.tested} of {training.epochs}, {training.why}"
-    return f"{told}; stopped early" if training.stopped_early is not None else told
+    text = f"{training.tested} of {training.epochs}, {training.why}"
+    return f"{text}; stopped early" if training.stopped_early is not None else text
 
 
 RESUME_KEYS = re.compile(r"\+{0,2}trainer\.(resume|resume_code)=")

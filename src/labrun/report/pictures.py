@@ -87,9 +87,9 @@ class Pictures:
         """Save the content to a file."""
         import numpy as np
 
-        told = {key: value for key, value in vars(self).items() if key not in ARRAYS}
+        fields = {key: value for key, value in vars(self).items() if key not in ARRAYS}
         arrays = {key: getattr(self, key) for key in ARRAYS if getattr(self, key) is not None}
-        np.savez(path, told=np.array(json.dumps(told)), **arrays)
+        np.savez(path, told=np.array(json.dumps(fields)), **arrays)
 
 
 def load(path: Path) -> Pictures:
@@ -102,7 +102,7 @@ def load(path: Path) -> Pictures:
 
     try:
         with np.load(path, allow_pickle=False) as file:
-            told = json.loads(str(file["told"]))
-            return Pictures(**told, **{key: file[key] for key in file.files if key in ARRAYS})
+            fields = json.loads(str(file["told"]))
+            return Pictures(**fields, **{key: file[key] for key in file.files if key in ARRAYS})
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise RecordError(f"{path} cannot be read: {error}") from error

@@ -43,7 +43,7 @@ def export(root: Path, chosen: Sequence[tuple[Path, Record]], target: Path) -> i
     if target.exists():
         raise RecordError(f"{target} already exists: choose another file with -o")
     files = dict(_files(root, chosen))
-    told: dict[str, Any] = {}
+    digests: dict[str, Any] = {}
     try:
         mode: Literal["w:gz", "w"] = "w:gz" if target.suffix in (".gz", ".tgz") else "w"
         with atomic_write(target) as output, tarfile.open(fileobj=output, mode=mode) as archive:
@@ -54,9 +54,9 @@ def export(root: Path, chosen: Sequence[tuple[Path, Record]], target: Path) -> i
                     entry = tarfile.TarInfo(name)
                     entry.size, entry.mtime, entry.mode = size, int(os.fstat(file.fileno()).st_mtime), 0o644
                     archive.addfile(entry, content)
-                    told[name] = {"sha256": content.digest.hexdigest(), "size": size}
+                    digests[name] = {"sha256": content.digest.hexdigest(), "size": size}
             runs = [{"id": r.id, "name": r.name, "folder": _place(root, d, r)} for d, r in chosen]
-            text = json.dumps({"format": FORMAT, "runs": runs, "files": told}, indent=1).encode()
+            text = json.dumps({"format": FORMAT, "runs": runs, "files": digests}, indent=1).encode()
             entry = tarfile.TarInfo(MANIFEST)
             entry.size = len(text)
             archive.addfile(entry, io.BytesIO(text))

@@ -255,7 +255,7 @@ class _Arrival:
             )
         try:
             expected = {str(name): str(entry["sha256"]) for name, entry in manifest["files"].items()}
-            told = [(run["id"], run["folder"]) for run in manifest["runs"]]
+            listed = [(run["id"], run["folder"]) for run in manifest["runs"]]
         except (KeyError, TypeError, AttributeError) as error:
             raise RecordError(f"{self._source}: its {MANIFEST} is damaged") from error
         wrong = sorted(name for name in {*expected, *digests} if expected.get(name) != digests.get(name))
@@ -264,7 +264,7 @@ class _Arrival:
                 f"{self._source} is damaged: {wrong[0]} is not what was exported ({len(wrong)} files differ)"
             )
         runs: dict[str, PurePosixPath] = {}
-        for run_id, folder in told:
+        for run_id, folder in listed:
             if not is_id(run_id) or run_id in runs:
                 raise self._refused(f"holds a run with the id {run_id!r:.100}, which is invalid or used twice")
             if not _is_place(folder) or PurePosixPath(folder) in runs.values():
@@ -346,14 +346,14 @@ class _Arrival:
         if damaged := code.more.get("script"):
             wrong = f"code.script={damaged!r:.100}"
         node = record.config.get("script") or {}
-        told = {
+        digests = {
             "code.digest": code.digest,
             "code.sources": code.sources,
             "code.environment": code.environment,
             "code.script.digest": script.digest,
             "script.environment": node.get("environment") if isinstance(node, dict) else node,
         }
-        for key, digest in told.items():
+        for key, digest in digests.items():
             if digest is not None and not checking.is_sha256(digest):
                 wrong = f"{key}={digest!r:.100}, but a digest has 64 hexadecimal digits"
         if wrong:

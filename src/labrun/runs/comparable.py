@@ -41,8 +41,8 @@ def is_compared(key: str) -> bool:
 
 def mixture(found: Sequence[Record], metric: str) -> str | None:
     """Return why the runs' values of a metric are not comparable, or None if they are, according to the records."""
-    told = reason(found, metric)
-    return f"{metric} is not comparable between these runs: {told}" if told else None
+    why = reason(found, metric)
+    return f"{metric} is not comparable between these runs: {why}" if why else None
 
 
 def reason(found: Sequence[Record], metric: str) -> str:
@@ -55,18 +55,18 @@ def _several_data(found: Sequence[Record], metric: str) -> list[str]:
     having = [record for record in found if record.data]
     # Records of older versions lack `own_test`, and the content digest of what the user's own code returned.
     whole = {_files(record) for record in having if record.data[0].own_test}
-    untold = {record.data[0].name for record in having if not record.data[0].content}
+    without_content = {record.data[0].name for record in having if not record.data[0].content}
     runs: dict[str, list[Record]] = {}
     for record in having:
-        is_split, is_told = _files(record) not in whole, record.data[0].name not in untold
-        runs.setdefault(_scored_on(record, metric, is_split, is_told), []).append(record)
+        is_split, has_content = _files(record) not in whole, record.data[0].name not in without_content
+        runs.setdefault(_scored_on(record, metric, is_split, has_content), []).append(record)
     if len(runs) < 2:
         return []
     kinds = list(runs.values())
     names = [str(records[0].data[0].name) for records in kinds]
     is_one = len(set(names)) == 1
-    told = [_as_in(records, "" if is_one else f"{name}: ") for name, records in zip(names, kinds, strict=True)]
-    listed = ", ".join([*told[:MAX_LISTED], *(["..."] if told[MAX_LISTED:] else [])])
+    described = [_as_in(records, "" if is_one else f"{name}: ") for name, records in zip(names, kinds, strict=True)]
+    listed = ", ".join([*described[:MAX_LISTED], *(["..."] if described[MAX_LISTED:] else [])])
     if is_one:
         return [f"{names[0]} was not the same in all of them, or was split differently ({listed})"]
     return [f"they read different data ({listed})"]
@@ -94,14 +94,14 @@ def _files(record: Record) -> tuple[str, str]:
     return str(record.data[0].name), str(record.data[0].digest)
 
 
-def _scored_on(record: Record, metric: str, is_split: bool, is_told: bool) -> str:
+def _scored_on(record: Record, metric: str, is_split: bool, has_content: bool) -> str:
     """Return a key for what a run's metric was measured on: the data and the split.
 
     Args:
         record: the run's record.
         metric: the metric's name.
         is_split: whether labrun split the test part off the data.
-        is_told: whether all runs on data of that name recorded the content digest of what the user's code returned.
+        has_content: whether all runs on data of that name recorded the content digest of what the user's code returned.
     """
     config, entry = record.config.get("dataset"), record.data[0]
     if entry.signed_by:  # the data has its own loaders, and its digest covers all that they read
@@ -112,7 +112,7 @@ def _scored_on(record: Record, metric: str, is_split: bool, is_told: bool) -> st
     if not is_of_training:
         unlike |= {"validation_size"} if is_split else OF_A_SPLIT
     kept = sorted((key, repr(value)) for key, value in dataset.items() if key not in unlike and value not in NOTHING)
-    return repr((entry.name, entry.content if is_told else entry.digest, kept))
+    return repr((entry.name, entry.content if has_content else entry.digest, kept))
 
 
 def _several_ways(found: Sequence[Record], metric: str) -> list[str]:
@@ -123,8 +123,8 @@ def _several_ways(found: Sequence[Record], metric: str) -> list[str]:
         ways.setdefault(_folds(record), []).append(record)
     if len(ways) < 2:
         return []
-    told = [f"{_way(folds)} in {len(ways[folds])} of them (such as {ways[folds][0].id})" for folds in sorted(ways)]
-    return [f"it is {', and '.join(told)}. Give all of them the same model.folds"]
+    counted = [f"{_way(folds)} in {len(ways[folds])} of them (such as {ways[folds][0].id})" for folds in sorted(ways)]
+    return [f"it is {', and '.join(counted)}. Give all of them the same model.folds"]
 
 
 def _way(folds: int) -> str:

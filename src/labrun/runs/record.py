@@ -278,9 +278,9 @@ def sweep_folder(run_dir: str | os.PathLike[str], record: Record) -> Path | None
     if record.sweep is None:
         return None
     run_dir = Path(os.path.realpath(run_dir))
-    told = record.sweep.folder
-    if isinstance(told, str) and told and "\0" not in told:
-        folder = Path(os.path.realpath(told))
+    given = record.sweep.folder
+    if isinstance(given, str) and given and "\0" not in given:
+        folder = Path(os.path.realpath(given))
         near = run_dir.parents[:HIGHEST]
         tops = [place for place, parent in enumerate(near) if parent.name in ("outputs", "multirun")]
         if folder in near[: tops[0] if tops else HIGHEST]:
@@ -584,9 +584,9 @@ def note_claimed_attempts(run_dir: str | os.PathLike[str], record: Record, befor
         before: add only attempts older than this one; None adds all.
     """
     record.attempts = [one for one in record.attempts if one.number]
-    told = {attempt.number for attempt in record.attempts}
+    known = {attempt.number for attempt in record.attempts}
     for number in range(1, (before or newest_attempt(run_dir) + 1)):
-        if number not in told:
+        if number not in known:
             record.attempts.append(Attempt(number, status=LOST, reason="ended as it began"))
     record.attempts.sort(key=lambda attempt: attempt.number)
 

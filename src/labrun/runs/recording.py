@@ -126,20 +126,20 @@ class Recording:
     Args:
         run_dir: the run's directory, with a record written by the submitter.
         capture: also copy this process's output to `driver.log` (for runs in the user's own process).
-        announced: write `running` on entry; otherwise the work writes the record once it has more to add.
+        writes_on_entry: write `running` on entry; otherwise the work writes the record once it has more to add.
         to_disk: flush the final record to disk (fsync); otherwise the parent process does.
 
     Raises:
         RecordError: the record is missing, another process claimed the attempt, or the folder is not writable.
     """
 
-    def __init__(self, run_dir: Path, capture: bool = True, announced: bool = True, to_disk: bool = True) -> None:
+    def __init__(self, run_dir: Path, capture: bool = True, writes_on_entry: bool = True, to_disk: bool = True) -> None:
         self.paths = RunPaths(Path(run_dir))
         self.record: Record = read_record(run_dir)
         masking.note_config(self.record.config)
         self.attempt = 0
         self._capture = Capture(self.paths.root, measured_every_s(self.record)) if capture else None
-        self._announced, self._to_disk = announced, to_disk
+        self._writes_on_entry, self._to_disk = writes_on_entry, to_disk
         self._politely = contextlib.ExitStack()
         self._before: Any = None
 
@@ -163,7 +163,7 @@ class Recording:
         job = os.environ.get(JOB_VARIABLE)
         if job:
             record.job = record.attempts[-1].job = Job.of(json.loads(job))
-        if self._announced:
+        if self._writes_on_entry:
             self.write()
         os.environ[context.RUN_DIR_VARIABLE] = str(self.paths.root)
         os.environ[context.ATTEMPT_VARIABLE] = str(self.attempt)
@@ -218,8 +218,8 @@ class Recording:
             run.close()
         peer_errors.add_cause(self.paths.root, record)
         trouble = disk_trouble(error)
-        told = isinstance(error, LabrunError) or trouble is not None
-        if details is not None and status == FAILED and not told:
+        is_explained = isinstance(error, LabrunError) or trouble is not None
+        if details is not None and status == FAILED and not is_explained:
             sys.stderr.write(details.traceback)
         self._politely.close()
         os.environ.pop(context.RUN_DIR_VARIABLE, None)

@@ -181,8 +181,8 @@ def resolve_sdk_id(root: Path, reference: str) -> str:
     if folder is not None and os.path.isfile(folder / str(number) / "run.json"):
         return str(folder / str(number))
     for run_dir, record in listing(root).runs:
-        told = record.sweep
-        if told is not None and told.number == number and str(told.folder).endswith(f"-{search}"):
+        sweep = record.sweep
+        if sweep is not None and sweep.number == number and str(sweep.folder).endswith(f"-{search}"):
             return str(run_dir)
     return reference
 

@@ -135,8 +135,8 @@ class Gpus:
     def _visible(self) -> list[str] | None:
         from labrun.runs import nvml
 
-        told = os.environ.get("CUDA_VISIBLE_DEVICES")
-        return None if told is None else list(nvml.listed(told))
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return None if visible is None else list(nvml.listed(visible))
 
     def close(self) -> None:
         """Release the driver."""

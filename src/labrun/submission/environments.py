@@ -34,13 +34,13 @@ class Plan:
         file: the requirements file.
         python: the interpreter that the environment is built for.
         lines: the requirements; None: the file itself is a pip requirements file.
-        told: warnings about differences from the file.
+        notices: warnings about differences from the file.
     """
 
     file: Path
     python: str
     lines: tuple[str, ...] | None = None
-    told: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -75,16 +75,16 @@ def plan(file: Path, azureml: bool = False) -> Plan:
         return Plan(file, sys.executable)
     wanted = conda.read(file, azureml)
     python = pythons.find(wanted.python) if wanted.python else sys.executable
-    told = []
+    notices = []
     if python is None:
         minor = ".".join(re.findall(r"\d+", wanted.python or "")[:2])
-        told.append(
+        notices.append(
             f"python{wanted.python} is not installed, so the environment is built for {platform.python_version()} "
             f"(pyenv install {minor}, or uv python install {minor})"
         )
     if wanted.left_out:
-        told.append(f"left out, because they are not on PyPI: {', '.join(wanted.left_out)}")
-    return Plan(file, python or sys.executable, tuple(wanted.lines), tuple(told))
+        notices.append(f"left out, because they are not on PyPI: {', '.join(wanted.left_out)}")
+    return Plan(file, python or sys.executable, tuple(wanted.lines), tuple(notices))
 
 
 def _python_name(python: str) -> str:
@@ -172,7 +172,7 @@ def build(wanted: Plan) -> Path:
         if (target / COMPLETE).exists():
             os.utime(target)  # mark it as in use, so that a clean-up keeps it
             return target
-        for line in wanted.told:
+        for line in wanted.notices:
             log.warning("%s: %s", wanted.file.name, line)
         for_ = "" if wanted.python == sys.executable else f" for {wanted.python}"
         log.info("Building the environment of %s%s, once: %s", wanted.file, for_, output)

@@ -75,8 +75,8 @@ def capture_provenance(root: Path, all_of_it: bool = False) -> Provenance:
         ConfigError, RecordError: see `snapshot.take`.
     """
     if carried := os.environ.get(snapshot.CARRIED):
-        told = json.loads(carried)
-        git, code = None if told["git"] is None else GitState.of(told["git"]), Code.of(told["code"])
+        content = json.loads(carried)
+        git, code = None if content["git"] is None else GitState.of(content["git"]), Code.of(content["code"])
     else:
         git, code = git_state(Path.cwd(), root), snapshot.take(Path.cwd(), root)
     if not all_of_it:

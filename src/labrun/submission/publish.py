@@ -10,7 +10,7 @@ from labrun.runs import store
 from labrun.runs.record import replace_text
 from labrun.runs.sweep_state import SweepState
 
-VARIABLE = "LABRUN_ANNOUNCE"
+VARIABLE = "LABRUN_PUBLISH"
 """Variable with the file to which the folder's path is written."""
 PARENT = "LABRUN_PARENT"
 """Variable with the id of the parent run."""

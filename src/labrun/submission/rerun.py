@@ -163,13 +163,13 @@ def _as_it_was(old: Record, root: Path) -> freeze.Provenance:
 
 def _kept(code: Code | ScriptCode, root: Path, old: Record) -> Path:
     """Return the folder of a snapshot: in this workspace, or the recorded folder if it matches the digest."""
-    digest, told = str(code.digest), Path(str(code.folder or ""))
+    digest, recorded = str(code.digest), Path(str(code.folder or ""))
     if checking.is_sha256(digest):
         own = Workspace(root).code / digest
         if own.is_dir():
             return own
-        if told.is_absolute() and told.is_dir() and files.is_tree(told, digest):
-            return told
+        if recorded.is_absolute() and recorded.is_dir() and files.is_tree(recorded, digest):
+            return recorded
     raise RecordError(
         f"the code of run {old.id} is gone ({code.folder or 'none was kept'}): use --code new to run it with the "
         "current code"

@@ -288,15 +288,16 @@ def _answers(questions: Sequence[Question], path: Sequence[str]) -> list[DataEnt
     # Sent through a pipe, because it contains values of variables.
     written = json.dumps([[*path], modules, LONGEST_S, [[one.code, one.given] for one in questions]])
     command, limit = [sys.executable, "-c", FRAME], LONGEST_S * (len(questions) + 1)
-    told: list[tuple[int, str, list[str]]] = []
+    answers: list[tuple[int, str, list[str]]] = []
     try:
         done = subprocess.run(command, input=written, capture_output=True, text=True, timeout=limit, check=False)
         why = next(iter(done.stderr.strip().splitlines()[-1:]), f"exit code {done.returncode}")
-        told = json.loads(done.stdout) if done.returncode == 0 else []
+        answers = json.loads(done.stdout) if done.returncode == 0 else []
     except (subprocess.TimeoutExpired, ValueError) as error:
         why = str(error)
     return [
-        _answer(one, *answer) for one, answer in zip(questions, told or [(1, "", [why])] * len(questions), strict=True)
+        _answer(one, *answer)
+        for one, answer in zip(questions, answers or [(1, "", [why])] * len(questions), strict=True)
     ]
 
 

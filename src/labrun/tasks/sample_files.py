@@ -189,22 +189,22 @@ def _table(path: Path, saved: Saved, form: Mapping[str, Any]) -> Samples:
 def _of_cells(cells: Any, notes: list[str], path: Path, saved: Saved, has_header: bool) -> Samples:
     known = list(saved.table.names if saved.table is not None else saved.columns or ())
     if saved.table is not None:
-        samples, told = (cells, []) if has_header else _features(cells, saved, has_header)
+        samples, own_notes = (cells, []) if has_header else _features(cells, saved, has_header)
         if not has_header:
             samples = samples.set_axis(known, axis=1)
-        return Samples(samples, inputs=cells if has_header else None, notes=[*notes, *told])
+        return Samples(samples, inputs=cells if has_header else None, notes=[*notes, *own_notes])
     # The model is from before labrun stored how its table was read, or was not trained on a table.
     typed = _typed(cells)
     inputs = cells if has_header else None
     if saved.columns is not None and has_header:
         return Samples(typed, inputs=inputs, notes=notes)
-    samples, told = _features(typed, saved, has_header)
+    samples, own_notes = _features(typed, saved, has_header)
     if saved.columns is None:
         words = [name for name in samples.columns if samples[name].dtype.kind not in "biuf"]
         if words:
             raise UnfitError(f"{path}: the columns {', '.join(words[:5])} hold text, but {saved.title} takes numbers")
-        return Samples(samples.to_numpy(np.float64), inputs=inputs, notes=[*notes, *told])
-    return Samples(samples.set_axis(list(saved.columns), axis=1), inputs=inputs, notes=[*notes, *told])
+        return Samples(samples.to_numpy(np.float64), inputs=inputs, notes=[*notes, *own_notes])
+    return Samples(samples.set_axis(list(saved.columns), axis=1), inputs=inputs, notes=[*notes, *own_notes])
 
 
 def _typed(cells: Any) -> Any:

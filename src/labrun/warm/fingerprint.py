@@ -153,8 +153,8 @@ def _offered(place: str) -> list[tuple[str, Stamp]]:
             if name == "__pycache__" or name.startswith("."):
                 continue
             inner = "RECORD" if name.endswith(".dist-info") else "PKG-INFO" if name.endswith(".egg-info") else None
-            is_told = inner is not None or name.endswith((".pth", ".egg-link"))
-            found.append((name, stamp(os.path.join(place, name, inner or "")) if is_told else None))
+            is_stamped = inner is not None or name.endswith((".pth", ".egg-link"))
+            found.append((name, stamp(os.path.join(place, name, inner or "")) if is_stamped else None))
     return found
 
 

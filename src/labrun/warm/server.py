@@ -201,7 +201,7 @@ def _import_all() -> None:
     importlib.import_module("labrun.compose.parsed").load_all(conf)
     importlib.import_module("labrun.app.command_line").checked_texts(conf)
     importlib.import_module("labrun.config.targets").read_own(conf)
-    importlib.import_module("labrun.app.ahead").merge()
+    importlib.import_module("labrun.app.default_config").merge()
     importlib.import_module("hydra.core.override_parser.overrides_parser").OverridesParser.create().parse_overrides(
         [*OVERRIDES]
     )

@@ -240,7 +240,7 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
         self._pool.slots.limit(most or sys.maxsize, None if most else machine.cores())
         if not self._pool.slots.carries(cpus * tasks, gpus):
             raise ValueError(f"gpus_per_node={gpus}: more than were visible when this executor started")
-        is_told = "cpus_per_task" in wanted or VARIABLES[0] not in os.environ
+        is_given = "cpus_per_task" in wanted or VARIABLES[0] not in os.environ
         path = calls.import_path(self.imports_from_cwd)
         modules, setup = (tuple(wanted.get(key, ())) for key in ("modules", "setup"))
         origin = Origin(os.getcwd(), tuple(path), dict(os.environ), modules, setup, self.python)
@@ -270,7 +270,7 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
                     origin=origin,
                     name=wanted.get("name", "submitit"),
                     signal_delay_s=wanted.get("signal_delay_s", SIGNAL_DELAY_S),
-                    threads=cpus if is_told else None,
+                    threads=cpus if is_given else None,
                     joined=wanted.get("stderr_to_stdout", False),
                 )
             )

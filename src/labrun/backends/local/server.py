@@ -94,7 +94,7 @@ class Server:
     def _interpreter(self, variables: Mapping[str, str]) -> tuple[Process, socket.socket]:
         """Start a new interpreter."""
         if self.kind == RUN and not self.in_job:
-            targets.announce(*self.preload)
+            targets.report_loading(*self.preload)
         ours, theirs = socket.socketpair()
         script = frozen_file(self.path, "local/forkserver.py")
         command = [self.python or sys.executable, str(script), str(theirs.fileno())]

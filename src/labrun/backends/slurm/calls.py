@@ -48,7 +48,7 @@ class OnCluster:
         self.function, self.timeout_min = function, timeout_min
 
     def __call__(self, payload: bytes) -> Any:
-        from labrun.backends.slurm.job import Why, job_id, shown_job, time_of, why_signaled
+        from labrun.backends.slurm.job import StopReason, job_id, shown_job, time_of, why_signaled
 
         leave: Any = signal.getsignal(signal.SIGUSR2)
         timers: list[threading.Timer] = []
@@ -65,7 +65,7 @@ class OnCluster:
 
         def on_signal(number: int, frame: Any) -> None:
             shown = shown_job(job_id())
-            if why_signaled(signal.SIGUSR2, shown) == Why.TIMEOUT and not is_due.is_set():
+            if why_signaled(signal.SIGUSR2, shown) == StopReason.TIMEOUT and not is_due.is_set():
                 left_s = time_of(shown.get("EndTime")) - LEAVING_S - time.time()  # Slurm's warning comes early
                 if left_s > 0:
                     due_in(left_s)
@@ -92,9 +92,9 @@ class OnCluster:
         """
         from submitit.helpers import DelayedSubmission
 
-        from labrun.backends.slurm.job import Why, job_id, shown_job, why_signaled
+        from labrun.backends.slurm.job import StopReason, job_id, shown_job, why_signaled
 
-        if why_signaled(signal.SIGUSR2, shown_job(job_id())) == Why.TIMEOUT:
+        if why_signaled(signal.SIGUSR2, shown_job(job_id())) == StopReason.TIMEOUT:
             limit = "its partition's time limit" if self.timeout_min is None else f"timeout_min={self.timeout_min:g}"
             raise TimeoutError(f"ended by {limit}")
         return DelayedSubmission(self, payload)

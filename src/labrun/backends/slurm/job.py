@@ -26,7 +26,7 @@ SAVE_S = 25.0
 """Maximum time for a run to save its state, in seconds."""
 
 
-class Why(StrEnum):
+class StopReason(StrEnum):
     """Why the runs of a job must stop."""
 
     PREEMPTED = "preempted"
@@ -201,30 +201,30 @@ class JobSupervisor:
             note_interrupted(run, record, "its Slurm job was requeued")
         return True
 
-    def _stop_reason(self) -> Why | None:
+    def _stop_reason(self) -> StopReason | None:
         """Return why the runs must stop now (see `why_signaled`), or None: Slurm warns of the time limit early."""
         if self.signaled is not None:
             number, self.signaled = self.signaled, None
             shown = shown_job(self.job)
             why = why_signaled(number, shown)
             if (
-                why == Why.CANCELED
+                why == StopReason.CANCELED
                 and int(os.environ.get("SLURM_NTASKS", "1")) > 1
                 and shown.get("JobState") == "RUNNING"
             ):
-                why = Why.BROKEN  # the job was not canceled: srun ends the other processes when one has failed
+                why = StopReason.BROKEN  # the job was not canceled: srun ends the other processes when one has failed
             print(f"signal {number.name}: {why}", flush=True)
-            if why != Why.TIMEOUT or number != signal.SIGUSR2:
+            if why != StopReason.TIMEOUT or number != signal.SIGUSR2:
                 return why
             self.due = min(self.due or math.inf, time_of(shown.get("EndTime")) - self.manifest["signal_delay_s"])
-        return None if self.due is None or time.time() < self.due else Why.TIMEOUT
+        return None if self.due is None or time.time() < self.due else StopReason.TIMEOUT
 
-    def _stop_runs(self, pool: Any, mine: list[Path], why: Why) -> None:
+    def _stop_runs(self, pool: Any, mine: list[Path], why: StopReason) -> None:
         """Save the runs' state and requeue the job on preemption or timeout; otherwise end the runs."""
         from labrun.runs.finalize import close
         from labrun.runs.record import FAILED, PREEMPTED, EndReason, RunPaths, read_record
 
-        if why == Why.CANCELED:
+        if why == StopReason.CANCELED:
             for run in mine:
                 if not read_record(run).finished:
                     (RunPaths(run).requests / "cancel").write_text(f"Slurm job {self.job} was canceled\n")
@@ -232,7 +232,7 @@ class JobSupervisor:
             while pool.busy:
                 pool.poll()
             return
-        if why == Why.BROKEN:
+        if why == StopReason.BROKEN:
             for run in {*pool.drop(), *mine}:
                 record = read_record(run)
                 if not record.finished:
@@ -245,15 +245,15 @@ class JobSupervisor:
             pool.poll(0.1)
         for run in pool.drop():
             self._put_back(run, why)
-        if why == Why.TIMEOUT:
+        if why == StopReason.TIMEOUT:
             for run in mine:
                 record = read_record(run)
                 if record.status == PREEMPTED and not self._has_advanced(run, mine):
                     self._over_time(run, record)
-        if any(not read_record(run).finished for run in mine) and why != Why.REQUEUED:
+        if any(not read_record(run).finished for run in mine) and why != StopReason.REQUEUED:
             ask("scontrol", "requeue", self.job)
 
-    def _put_back(self, run: Path, why: Why) -> None:
+    def _put_back(self, run: Path, why: StopReason) -> None:
         """Mark a run that had to be killed as preempted; it starts again, from its last checkpoint if it has one."""
         from labrun.runs.record import PREEMPTED, read_record, timestamp, write_record
 
@@ -294,7 +294,7 @@ def shown_job(job: str) -> dict[str, str]:
     return dict(re.findall(r"(\w+)=(\S+)", ask("scontrol", "show", "job", job)))
 
 
-def why_signaled(number: signal.Signals, shown: Mapping[str, str]) -> Why:
+def why_signaled(number: signal.Signals, shown: Mapping[str, str]) -> StopReason:
     """Return the meaning of a signal to a job.
 
     Args:
@@ -302,12 +302,12 @@ def why_signaled(number: signal.Signals, shown: Mapping[str, str]) -> Why:
         shown: the fields that scontrol shows for the job (`shown_job`).
     """
     if int(shown.get("Restarts", "0")) > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
-        return Why.REQUEUED
+        return StopReason.REQUEUED
     if shown.get("JobState") == "PREEMPTED" or shown.get("PreemptTime", "None") not in ("None", "Unknown"):
-        return Why.PREEMPTED
+        return StopReason.PREEMPTED
     if number == signal.SIGUSR2 or shown.get("JobState") == "TIMEOUT":
-        return Why.TIMEOUT
-    return Why.CANCELED
+        return StopReason.TIMEOUT
+    return StopReason.CANCELED
 
 
 def time_of(shown: str | None) -> float:

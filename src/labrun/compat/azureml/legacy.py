@@ -135,12 +135,12 @@ def _extend_numpy(numpy: ModuleType) -> None:
         except AttributeError:
             pass
         if name in BUILTINS:
-            value, told = getattr(builtins, BUILTINS[name]), f"1.24; using the builtin {BUILTINS[name]}"
+            value, advice = getattr(builtins, BUILTINS[name]), f"1.24; using the builtin {BUILTINS[name]}"
         else:
-            value, told = getattr(numpy, RENAMED[name]), f"2.0; using np.{RENAMED[name]}"
+            value, advice = getattr(numpy, RENAMED[name]), f"2.0; using np.{RENAMED[name]}"
         # Stored, so that the next access does not come here and the warning is printed only once.
         setattr(numpy, name, value)
-        warn(f"np.{name} was removed in NumPy {told} instead")
+        warn(f"np.{name} was removed in NumPy {advice} instead")
         return value
 
     numpy.__dict__["__getattr__"] = look_up

@@ -78,8 +78,8 @@ def _extend_method(kind: Any, name: str, tell: Any) -> None:
         more = dict(zip(named, args[count:]))  # noqa: B905 (Python 3.6)
         if more and len(more) == len(args) - count and not kwargs.keys() & more.keys():
             args, kwargs = args[:count], {**kwargs, **more}
-            told = ", ".join(f"{key}={value!r}" for key, value in more.items())
-            tell(f"{kind.__name__}.{name}() requires keyword arguments since pandas 2.0; using {told}")
+            keywords = ", ".join(f"{key}={value!r}" for key, value in more.items())
+            tell(f"{kind.__name__}.{name}() requires keyword arguments since pandas 2.0; using {keywords}")
         return method(*args, **kwargs)  # type: ignore[misc]
 
     setattr(kind, name, old)

@@ -168,7 +168,7 @@ def _found_cells(
 def _text_rows(
     content: bytes, path: Path, separator: str | None, encoding: str | None, skip_rows: int
 ) -> tuple[list[list[str]], str, list[str]]:
-    text, told = contents.decoded(content, path, encoding)
+    text, note = contents.decoded(content, path, encoding)
     hint = EXCELS_HINT.match(text)
     if hint:
         text = text[hint.end() :]
@@ -177,7 +177,7 @@ def _text_rows(
         text = text[end.end() :] if (end := next(ends, None)) else ""
     found = hint[1] if hint and not separator and _share(text[:SAMPLE_CHARACTERS], hint[1]) else None
     sign = _given(separator) if separator else found or _found(text, path)
-    notes = [] if told is None else [told]
+    notes = [] if note is None else [note]
     if not separator and sign != ",":
         notes.append(f"columns are separated by {WORDS.get(sign, sign)}{', as its first line says' if found else ''}")
     return _rows(text, sign, path), sign, notes

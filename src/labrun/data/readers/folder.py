@@ -90,7 +90,7 @@ class ImageFolder(Reader):
         return self._raw(root, self._unread)
 
     def _raw(self, root: Path, load: Callable[[list[tuple[Path, int]]], Part]) -> RawData:
-        names, files, told = self._listed(root)
+        names, files, found_notes = self._listed(root)
         everything = [path for part in files.values() for path, _ in part]
         notes = self._decide(everything)
         if load == self._load:
@@ -102,7 +102,7 @@ class ImageFolder(Reader):
             tuple(map(storable, names)),
             tuple(everything),
             parts.get("validation"),
-            (*notes, *told),
+            (*notes, *found_notes),
         )
 
     def _listed(self, root: Path) -> FolderListing:

@@ -186,7 +186,7 @@ class Csv(Reader):
 
         paths = self.files(root)
         found = [delimited.read(path, **self._form) for path in paths]  # type: ignore[arg-type]
-        tables, notes = [table for table, _ in found], [note for _, told in found for note in told]
+        tables, notes = [table for table, _ in found], [note for _, own_notes in found for note in own_notes]
         alike = True
         target = self._target(tables, paths)
         for place, path in enumerate(paths):
@@ -217,9 +217,9 @@ class Csv(Reader):
             known_decimal = known.decimal if alike or part == "train" else None
             if self.known is not None:
                 known_decimal = self.settings.decimal
-            samples, decimal, told = apply_schema(known, values, path, known_decimal)
+            samples, decimal, own_notes = apply_schema(known, values, path, known_decimal)
             y = self._labels(table[target], path, decimal)
-            notes += told if alike else []
+            notes += own_notes if alike else []
             refusal = refusal or not_numbers(samples, known.names, path)
             empty = samples.isna().all(axis=1).to_numpy()
             if len(known.columns) >= SEVERAL and empty.any() and not empty.all():

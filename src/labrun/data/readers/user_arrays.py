@@ -341,10 +341,10 @@ def _samples(value: Any, what: str) -> tuple[AnyArray, list[str], str | None]:
     if x.dtype.kind == "f":
         wrong = ~np.isfinite(x.reshape(len(x), -1))
         if wrong.any():
-            told = _not_finite(what, int(wrong.sum()), np.flatnonzero(wrong.any(axis=0)).tolist())
+            problem = _not_finite(what, int(wrong.sum()), np.flatnonzero(wrong.any(axis=0)).tolist())
             if x.ndim > 2 or np.isinf(x).any():
-                raise DataError(told)
-            return _as_table(x), [], f"{told}. {FILLED}"
+                raise DataError(problem)
+            return _as_table(x), [], f"{problem}. {FILLED}"
     layout, notes = _layout(x.shape, what)
     if layout == GREY:
         x = x[:, None]
@@ -359,8 +359,8 @@ def _streamed(value: archive.Stored, what: str) -> tuple[Any, list[str], str | N
     """Like `_samples`, for an array that stays on disk."""
     scan = value.scan
     if scan.wrong:
-        told = _not_finite(what, scan.wrong, scan.columns)
-        raise DataError(told if value.ndim > 2 or scan.has_infinity else f"{told}. {FILLED}")
+        problem = _not_finite(what, scan.wrong, scan.columns)
+        raise DataError(problem if value.ndim > 2 or scan.has_infinity else f"{problem}. {FILLED}")
     layout, notes = _layout(value.shape, what)
     if scan.closeness is not None and (coarse := scan.closeness.warning([str(p) for p in range(value.shape[1])])):
         notes.append(f"{what}: {coarse}")

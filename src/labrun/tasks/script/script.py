@@ -96,8 +96,8 @@ def run(config: Config, inputs: Sequence[DataEntry], record: Record, paths: RunP
         raise RunFailedError(f"{ended.message(name)}{_way_out(ended, script)}", ended.trace)
     if count > 1 and (failure := nodes.wait_for_others(paths, count)):
         raise RunFailedError(failure)
-    if script.command and (told := _reported_failure(paths)):
-        raise RunFailedError(told)
+    if script.command and (reported := _reported_failure(paths)):
+        raise RunFailedError(reported)
 
 
 def _of(config: Config) -> Script:

@@ -91,9 +91,9 @@ class TabularDatasetFactory:
         partition_format: Any = None,
     ) -> TabularDataset:
         """Return a data set of the rows in Parquet files."""
-        told = common(set_column_types, include_path, partition_format)
+        shared = common(set_column_types, include_path, partition_format)
         paths = _local("Dataset.Tabular.from_parquet_files()", path)
-        return TabularDataset(_checked(paths, validate), {"format": "parquet", **told})
+        return TabularDataset(_checked(paths, validate), {"format": "parquet", **shared})
 
     @staticmethod
     def from_json_lines_files(

@@ -52,11 +52,11 @@ def values(text: str, path: str) -> dict[str, Any]:
     found = re.search(_pattern(text), "/" + path.lstrip("/"))
     if found is None:
         raise UserErrorException(f"partition_format={text!r}: the end of the path {path!r} does not match it")
-    told: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for place, (name, date) in enumerate(KEY.findall(text)):
         part = found.group(f"g{place}")
-        told[name] = part if not date else _date(text, date, part)
-    return told
+        values[name] = part if not date else _date(text, date, part)
+    return values
 
 
 def _pattern(text: str) -> str:
@@ -103,11 +103,11 @@ def of_files(partition: Any, files: Any) -> list[dict[str, Any]]:
     return [values(partition["format"], name) for name in names]
 
 
-def add(frame: Any, told: Any) -> None:
+def add(frame: Any, values: Any) -> None:
     """Add one file's values to its rows, as its first columns."""
     import pandas
 
-    for place, (name, value) in enumerate(told.items()):
+    for place, (name, value) in enumerate(values.items()):
         if name in frame.columns:
             raise UserErrorException(f"partition_format: the files already have a column {name}")
         is_date = isinstance(value, datetime.datetime)
@@ -130,5 +130,5 @@ def different(partition: Any, files: Any, names: Any) -> list[dict[str, Any]]:
                 ", ".join(map(str, unknown)) or "nothing", ", ".join(there) or "none"
             )
         )
-    found = [{name: told[name] for name in wanted} for told in of_files(partition, files)]
+    found = [{name: values[name] for name in wanted} for values in of_files(partition, files)]
     return [one for place, one in enumerate(found) if one not in found[:place]]

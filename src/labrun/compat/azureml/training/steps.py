@@ -220,17 +220,17 @@ class Column:
 class Condition:
     """A comparison, or several joined by `&`, `|` and `~`."""
 
-    def __init__(self, told: Any) -> None:
-        self.told = told
+    def __init__(self, tree: Any) -> None:
+        self.tree = tree
 
     def __and__(self, other: Condition) -> Condition:
-        return Condition(["and", self.told, other.told])
+        return Condition(["and", self.tree, other.tree])
 
     def __or__(self, other: Condition) -> Condition:
-        return Condition(["or", self.told, other.told])
+        return Condition(["or", self.tree, other.tree])
 
     def __invert__(self) -> Condition:
-        return Condition(["not", self.told])
+        return Condition(["not", self.tree])
 
     def __bool__(self) -> bool:
         raise UserErrorException("filter: join comparisons with & and |, each in parentheses")

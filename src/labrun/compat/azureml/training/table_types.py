@@ -12,8 +12,8 @@ from labrun.compat.azureml.training import partitions
 class DataType:
     """A column's type, for `set_column_types`."""
 
-    def __init__(self, **told: Any) -> None:
-        self.labrun_type = told
+    def __init__(self, **parts: Any) -> None:
+        self.labrun_type = parts
 
     def __repr__(self) -> str:
         return "DataType({})".format(self.labrun_type["type"])
@@ -127,8 +127,8 @@ def json_lines(
     """
     if invalid_lines not in ("error", "drop"):
         raise UserErrorException(f"invalid_lines={invalid_lines!r}: choose 'error' or 'drop'")
-    told = common(set_column_types, include_path, partition_format)
-    return {"format": "json", "invalid_lines": invalid_lines, "encoding": encoding, **told}
+    shared = common(set_column_types, include_path, partition_format)
+    return {"format": "json", "invalid_lines": invalid_lines, "encoding": encoding, **shared}
 
 
 def common(set_column_types: Any = None, include_path: bool = False, partition_format: Any = None) -> Any:

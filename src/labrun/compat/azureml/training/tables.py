@@ -257,8 +257,8 @@ def _joined(frames: Any, files: Any, definition: Any, free: bool = False) -> Any
     import pandas
 
     partition = definition.get("partition")
-    told = partitions.of_files(partition, files) if partition else [{}] * len(frames)
-    for (_, shown), frame, own in zip(files, frames, told):  # noqa: B905
+    values_of_files = partitions.of_files(partition, files) if partition else [{}] * len(frames)
+    for (_, shown), frame, own in zip(files, frames, values_of_files):  # noqa: B905
         if len(frame.columns):
             partitions.add(frame, own)
         if definition["include_path"]:

@@ -162,7 +162,7 @@ class Tabular:
         """Keep only the rows that satisfy a comparison: `data.filter(data['age'] > 30)`."""
         if not isinstance(expression, steps.Condition):
             raise UserErrorException(f"filter({expression!r}): give a comparison, such as data['age'] > 30")
-        return self._step("filter", expression.told)
+        return self._step("filter", expression.tree)
 
     def column(self, name: str) -> Any:
         """Return a column for `filter`."""
