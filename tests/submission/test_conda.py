@@ -81,7 +81,7 @@ def test_a_missing_python_version_is_reported(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(pythons, "_version_of", lambda path: None)
     plan = environments.plan(file)
     assert plan.python == sys.executable and plan.lines == ("six",)
-    assert "python==3.6.* is not installed" in plan.told[0] and "mkl" in plan.told[1]
+    assert "python==3.6.* is not installed" in plan.notices[0] and "mkl" in plan.notices[1]
 
 
 def test_interpreters_are_found_by_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import pickle
 import sys
 import warnings
-from contextlib import suppress
 
 from hydra import compose, initialize_config_dir
 
 from labrun.app.resolvers import register
 from labrun.compose import merged, paths
 from labrun.config import hydra_versions
+from labrun.fork import Fork
 
 
 def merge() -> None:
@@ -21,24 +20,15 @@ def merge() -> None:
     In a fork, because Hydra finds plug-ins only once per process, and a command's folder may have some. This is safe:
     what was merged is held by the content of the configs.
     """
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.close(reading)
-            os.chdir("/")
-            sys.path[:] = [entry for entry in sys.path if entry]
-            with open(writing, "wb") as pipe:
-                pickle.dump(_merged(), pipe, pickle.HIGHEST_PROTOCOL)
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with open(reading, "rb") as pipe, suppress(EOFError, pickle.UnpicklingError):
-        merged.hold(pickle.load(pipe))  # noqa: S301 - from this process's own fork
-    os.waitpid(pid, 0)
+    with Fork(_merged) as fork:
+        found = fork.result()
+    if found is not None:
+        merged.hold(found[0])
 
 
 def _merged() -> merged.Merged:
+    os.chdir("/")
+    sys.path[:] = [entry for entry in sys.path if entry]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         register()

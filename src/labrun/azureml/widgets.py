@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import sys
 import threading
 import time
@@ -64,15 +63,20 @@ class _Live:
             self._view.update(self._html(functions.page(self._work, self._mark)))
 
 
+TABLE = """
+{%- macro cell(text) -%}
+{%- if text.startswith(("http://", "https://", "file://")) -%}
+<a href="{{ text }}" target="_blank" rel="noopener">{{ text }}</a>
+{%- else -%}{{ text }}{%- endif -%}
+{%- endmacro -%}
+<table style="width:100%"><tr>{% for name in names %}<th>{{ name }}</th>{% endfor %}</tr>
+{%- for row in rows %}<tr>{% for text in row %}<td>{{ cell(text) }}</td>{% endfor %}</tr>{% endfor -%}
+</table>"""
+
+
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows as an HTML table, with addresses as links."""
-    heads = "".join(f"<th>{html.escape(str(name))}</th>" for name in rows[0])
-    lines = "".join("<tr>" + "".join(f"<td>{_cell(value)}</td>" for value in row.values()) + "</tr>" for row in rows)
-    return f'<table style="width:100%"><tr>{heads}</tr>{lines}</table>'
+    from jinja2 import Environment, StrictUndefined  # here: scripts import this module, and few show a table
 
-
-def _cell(value: Any) -> str:
-    text = html.escape(str(value))
-    if str(value).startswith(("http://", "https://", "file://")):
-        return f'<a href="{text}" target="_blank" rel="noopener">{text}</a>'
-    return text
+    template = Environment(autoescape=True, undefined=StrictUndefined).from_string(TABLE)
+    return template.render(names=list(rows[0]), rows=[[str(value) for value in row.values()] for row in rows])

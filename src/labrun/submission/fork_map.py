@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import itertools
 import logging
 import os
 import pickle
-import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
+
+from labrun.fork import Fork
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,47 +40,23 @@ def fork_map(
     count = max(1, min(cores, len(items) // least))
     bounds = [len(items) * place // count for place in range(count + 1)]
     parts = [items[start:end] for start, end in itertools.pairwise(bounds)]
-    forks: list[tuple[int, int]] = []
-    try:
-        for part in parts[:-1]:
-            forks.append(_forked(part, work, state))
+    with contextlib.ExitStack() as running:
+        forks = [running.enter_context(Fork(functools.partial(_quiet, part, work, state))) for part in parts[:-1]]
         last = work(parts[-1])
-        answers = [_answer(pipe) for _, pipe in forks]
-    finally:
-        for pid, pipe in forks:
-            os.close(pipe)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+        answers = [fork.result() for fork in forks]
     return [*(work(part) if answer is None else answer[0] for part, answer in zip(parts, answers, strict=False)), last]
 
 
-def _forked(
-    part: Sequence[Item], work: Callable[[Sequence[Item]], Result], state: Callable[[], Any]
-) -> tuple[int, int]:
-    """Fork a process that works on a part. Return its pid and the pipe for its result."""
-    theirs, ours = os.pipe()
-    pid = os.fork()
-    if pid:
-        os.close(ours)
-        return pid, theirs
-    try:
-        os.close(theirs)
-        said, before = io.StringIO(), pickle.dumps(state())
-        sys.stdout = sys.stderr = said
-        logging.getLogger().handlers[:] = [logging.StreamHandler(said)]
-        result = work(part)
-        if not said.getvalue() and pickle.dumps(state()) == before:
-            with open(ours, "wb") as pipe:
-                pickle.dump((result,), pipe)
-    finally:
-        os._exit(0)
+def _quiet(part: Sequence[Item], work: Callable[[Sequence[Item]], Result], state: Callable[[], Any]) -> Result:
+    """Return the result for a part, in a fork.
 
-
-def _answer(pipe: int) -> tuple[Any] | None:
-    with open(pipe, "rb", closefd=False) as file:
-        try:
-            found: tuple[Any] = pickle.load(file)  # noqa: S301 - written by a fork of this process
-            return found
-        except (EOFError, pickle.UnpicklingError):
-            return None
+    Raises:
+        RuntimeError: the work printed something or changed the state, which would be lost with the fork.
+    """
+    output, before = io.StringIO(), pickle.dumps(state())
+    sys.stdout = sys.stderr = output
+    logging.getLogger().handlers[:] = [logging.StreamHandler(output)]
+    result = work(part)
+    if output.getvalue() or pickle.dumps(state()) != before:
+        raise RuntimeError("output or changes of state would be lost")
+    return result

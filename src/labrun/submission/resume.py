@@ -28,6 +28,7 @@ from labrun.runs import custom_locations, store, sweep_state
 from labrun.runs.groups import Code, DataEntry, Host
 from labrun.runs.record import COMPLETED, Record, read_record
 from labrun.runs.sweep_state import RELATIVE, SweepState
+from labrun.submission import own_data
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +181,7 @@ def _data_now(configs: Sequence[Node], path: Sequence[str] | None) -> dict[str, 
         if not nodes:
             continue
         if schema.has_loaders(nodes["dataset"]):
-            asked[key] = Question(str(nodes["dataset"].get("name")), MAKE_LOADED, nodes)
+            asked[key] = Question(str(nodes["dataset"].get("name")), own_data.LOADERS, nodes)
             continue
         from labrun.data import reader  # loads NumPy
 
@@ -190,7 +191,7 @@ def _data_now(configs: Sequence[Node], path: Sequence[str] | None) -> dict[str, 
             root = local_root(mounted.datastore, mounted.dataset)
             place = root or mount(mounted.datastore, mounted.dataset, made).path
             if made.is_own_code:
-                asked[key] = Question(str(mounted.dataset.get("name")), MAKE, [mounted.dataset, str(place)])
+                asked[key] = Question(str(mounted.dataset.get("name")), own_data.READER, [mounted.dataset, str(place)])
             else:
                 known[key] = [DataEntry(digest=manifest_digest(reader.manifest(made.files(place))))]
     for key, answer in zip(asked, _answers(list(asked.values()), path or sys.path), strict=True):
@@ -204,70 +205,12 @@ class Question:
 
     dataset: str
     """The data set's name, for messages."""
-    code: str
-    """Code that computes `found` from `given`; its first lines import what all such questions share."""
+    kind: str
+    """`own_data.READER` or `own_data.LOADERS`."""
     given: Any
-    """Plain values."""
+    """Plain values; see `own_data`."""
 
 
-FRAME = """
-import atexit, gc, importlib, json, os, signal, sys, tempfile, traceback
-answers = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)  # what the code prints is not an answer
-sys.path[:], modules, limit, questions = json.load(sys.stdin)
-for name in modules:
-    importlib.import_module(name)
-told = []
-gc.freeze()
-for code, given in questions:
-    with tempfile.TemporaryFile("w+") as answer, tempfile.TemporaryFile("w+", errors="replace") as said:
-        child = os.fork()
-        if child == 0:
-            os.dup2(said.fileno(), 2)
-            os.dup2(2, 1)
-            signal.alarm(limit)  # also ends code that holds the interpreter
-            failed, scope = 1, {"given": given}
-            try:
-                exec(code, scope)
-                json.dump(scope["found"], answer)
-                failed = 0
-            except BaseException:
-                traceback.print_exc()
-            atexit._run_exitfuncs()  # the user's; cleaning up PyTorch's modules would take seconds
-            for stream in (answer, sys.stdout, sys.stderr):
-                stream.flush()
-            os._exit(failed)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        answer.seek(0)
-        said.seek(0)
-        told.append([status, answer.read(), said.read().strip().splitlines()[-1:]])
-json.dump(told, answers)
-answers.close()
-os._exit(0)
-"""
-"""Answers all questions, each in a fork: the libraries are imported once, and no data set's code affects another's."""
-MAKE = """
-import pathlib
-from labrun.data import reader
-from labrun.data.digests import manifest_digest
-dataset, place = given
-made = reader.read(dataset, pathlib.Path(place), tables=True, sparse=True)
-digest = manifest_digest(reader.manifest(made.files))
-found = {"digest": digest, "content": made.content}
-"""
-MAKE_LOADED = """
-from labrun import execute
-from labrun.config.schema import Config
-from labrun.tasks.networks import batch_sources, own_loaders
-config, inputs = execute.mount_inputs(Config(given))
-feed = batch_sources.ModuleFeed(batch_sources.make_module(config.dataset), str(config.dataset["name"]))
-found = {"digest": own_loaders.described(Config(given), feed, inputs).digest}
-"""
-MODULES = {
-    MAKE: ("labrun.data.reader", "labrun.data.digests"),
-    MAKE_LOADED: ("labrun.execute", "labrun.tasks.networks.batch_sources", "labrun.tasks.networks.own_loaders"),
-}
-"""Modules that the code imports, for all questions at once."""
 LONGEST_S = 900
 """Time limit for the user's own code to produce the data of one data set, seconds."""
 
@@ -284,10 +227,9 @@ def _answers(questions: Sequence[Question], path: Sequence[str]) -> list[DataEnt
     """
     if not questions:
         return []
-    modules = list(dict.fromkeys(name for one in questions for name in MODULES[one.code]))
     # Sent through a pipe, because it contains values of variables.
-    written = json.dumps([[*path], modules, LONGEST_S, [[one.code, one.given] for one in questions]])
-    command, limit = [sys.executable, "-c", FRAME], LONGEST_S * (len(questions) + 1)
+    written = json.dumps([[*path], LONGEST_S, [[one.kind, one.given] for one in questions]])
+    command, limit = [sys.executable, "-P", own_data.__file__], LONGEST_S * (len(questions) + 1)
     answers: list[tuple[int, str, list[str]]] = []
     try:
         done = subprocess.run(command, input=written, capture_output=True, text=True, timeout=limit, check=False)
