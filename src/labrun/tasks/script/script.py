@@ -43,7 +43,7 @@ INTERRUPT_S = 8.0
 DECISION_S = 40.0
 """How long a job's supervisor may take to ask Slurm why the job was signaled, seconds."""
 TAIL_LINES = 400
-COMPAT = Path(__file__).parents[1] / "compat"
+COMPAT = Path(__file__).parents[2] / "compat"
 
 
 def run(config: Config, inputs: Sequence[DataEntry], record: Record, paths: RunPaths) -> None:
