@@ -51,6 +51,7 @@ from labrun.runs import (
     cards,
     context,
     custom_locations,
+    end_requests,
     model_journal,
     recording,
     removing,
@@ -61,7 +62,6 @@ from labrun.runs.attempts import Attempt
 from labrun.runs.groups import Code, DataEntry, GitState, SweepMember, ThreadChoice, ThreadUse
 from labrun.runs.record import (
     Record,
-    RunPaths,
     claim_attempt,
     newest_attempt,
     process_identity,
@@ -465,7 +465,7 @@ def readers(place: Place) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield "card", lambda d=run_dir: cards.read(d / "outputs", "it")
         yield "card", lambda d=run_dir: models.described(d, read_record(d), None)
         yield "record", lambda d=run_dir: sweep_folder(d, read_record(d))
-        yield "requests", lambda d=run_dir: (newest_attempt(d), recording.stop_reason(RunPaths(d)))
+        yield "requests", lambda d=run_dir: (newest_attempt(d), end_requests.stop_reason(d))
         yield (
             "python",
             lambda d=run_dir: (repr(handles.Run(d)), handles.Run(d).get_details(), handles.Run(d).log_text()),

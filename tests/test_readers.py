@@ -23,9 +23,10 @@ from labrun.data.stores.base import STATE
 from labrun.data.stores.local import LocalDatastore
 from labrun.data.stores.remote import RemoteDatastore
 from labrun.errors import CorruptDataError, LabrunError, RecordError
-from labrun.runs import context, custom_locations, files, model_journal, recording, removing, store, sweep_state
+from labrun.runs import context, custom_locations, files, model_journal, removing, store, sweep_state
+from labrun.runs.end_requests import Request, read_request
 from labrun.runs.groups import Code, SweepMember
-from labrun.runs.record import RunPaths, read_record, sweep_folder
+from labrun.runs.record import read_record, sweep_folder
 from labrun.runs.sweep_state import SweepState
 from labrun.runs.workspace import Workspace
 from labrun.submission import rerun
@@ -176,7 +177,9 @@ def test_pipes_in_place_of_files_do_not_block(workspace: Path, lab_here: Command
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         os.mkfifo(path)
-    assert recording.stop_reason(RunPaths(run_dir)) is None
+    for request in Request:
+        with pytest.raises(OSError, match="plain file"):
+            read_request(run_dir, request)
     for read in (
         lambda: sweep_state.read_plan(folder),
         lambda: queue.known_jobs(SweepState(folder).jobs),

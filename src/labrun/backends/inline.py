@@ -14,6 +14,7 @@ from labrun.backends.local import threads, worker
 from labrun.backends.machine import DEFAULTS
 from labrun.config.schema import Compute
 from labrun.runs import finalize, recording
+from labrun.runs.end_requests import end_requested
 from labrun.runs.record import read_record
 from labrun.runs.sweep_state import Plan
 from labrun.tasks.threads import wait_asleep
@@ -76,7 +77,7 @@ class InlineExecutor:
         if not self._queue:
             return ended
         run_dir, needs = self._queue.pop(0)
-        if finalize.end_requested(run_dir):
+        if end_requested(run_dir):
             finalize.close_unstarted(run_dir, "canceled")
             return [*ended, run_dir]
         from labrun.compose import hydra_job
@@ -93,7 +94,7 @@ class InlineExecutor:
                 threads.limit_run(needs.cpus, needs.environment)
                 execute.execute(run_dir, pictures=needs.pictures, around=hydra_job.around)
         except KeyboardInterrupt:
-            if not finalize.end_requested(run_dir):
+            if not end_requested(run_dir):
                 raise
             log.info("This run was canceled; the others continue")
         except (Exception, SystemExit) as error:  # noqa: BLE001 - its record holds the error; the others go on

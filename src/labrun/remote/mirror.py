@@ -199,9 +199,9 @@ def _requests(folder: Path, link: Link) -> tuple[dict[str, str], list[str]]:
                     texts[f"{run}/requests/{path.name}"] = path.read_text(encoding="utf-8", errors="replace")
                     marks.append(mark)
     canceled = SweepState(folder).search_canceled
-    if link.runs is None and canceled.exists() and "cancel" not in link.left:
+    if link.runs is None and canceled.exists() and RELATIVE.search_canceled.name not in link.left:
         texts[str(RELATIVE.search_canceled)] = ""
-        marks.append("cancel")
+        marks.append(RELATIVE.search_canceled.name)
     return texts, marks
 
 

@@ -12,6 +12,7 @@ from labrun.remote import dispatch, links, mirror
 from labrun.remote.channel import Channel
 from labrun.remote.links import Link
 from labrun.runs import finalize, sweep_state
+from labrun.runs.end_requests import end_requested
 from labrun.runs.record import read_record
 from labrun.runs.sweep_state import SweepState
 
@@ -76,7 +77,7 @@ def follow(
         while True:
             left = [run_dir for run_dir in mirror.unfinished(folder, link) if only is None or run_dir in only]
             for run_dir in left if ends is not None else ():
-                if not finalize.end_requested(run_dir):
+                if not end_requested(run_dir):
                     finalize.request(run_dir, ends or "")
             _, lives = mirror.bring(conversation, folder, link)
             if is_done(lives) or link.state == links.OVER:

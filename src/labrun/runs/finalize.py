@@ -8,9 +8,9 @@ import signal
 import time
 from pathlib import Path
 
-from labrun._io import atomic_write
 from labrun.runs import context, recording
 from labrun.runs.attempts import Failure
+from labrun.runs.end_requests import Request, forget_requests, read_request, stop_reason, write_request
 from labrun.runs.record import (
     CANCELED,
     FAILED,
@@ -20,7 +20,6 @@ from labrun.runs.record import (
     STOPPED,
     EndReason,
     Record,
-    RunPaths,
     Status,
     note_claimed_attempts,
     process_lives,
@@ -72,7 +71,7 @@ def close_ended(run_dir: Path, status: int, reason: str | None, canceled: bool) 
 
 def _reason_in_request(run_dir: Path, otherwise: str = "asked to end") -> str:
     with contextlib.suppress(OSError):
-        return recording.read_request(RunPaths(run_dir), "cancel") or otherwise
+        return read_request(run_dir, Request.CANCEL) or otherwise
     return otherwise
 
 
@@ -84,8 +83,8 @@ def close_requested(run_dir: Path, record: Record, why: str) -> Record:
         record: its current record.
         why: reason for a cancellation; the reason for a stop is in the request.
     """
-    stopped = recording.stop_reason(RunPaths(run_dir))
-    if stopped is not None and not (RunPaths(run_dir).requests / "cancel").exists():
+    stopped = stop_reason(run_dir)
+    if stopped is not None:
         return close(run_dir, record, STOPPED, EndReason.STOPPED, stopped)
     return close(run_dir, record, CANCELED, EndReason.CANCELED, why)
 
@@ -115,7 +114,7 @@ def close_unstarted(run_dir: Path, why: str) -> None:
     if record.attempts:  # it ran before and was waiting to resume
         close_requested(run_dir, record, _reason_in_request(run_dir, why))
         return
-    stopped = recording.stop_reason(RunPaths(run_dir))
+    stopped = stop_reason(run_dir)
     record.status, record.ended = CANCELED if stopped is None else STOPPED, timestamp()
     kind = EndReason.CANCELED if stopped is None else EndReason.STOPPED
     record.error = Failure(kind, stopped or cancel_reason(record, why))
@@ -137,12 +136,6 @@ def requeue(run_dir: Path, record: Record) -> None:
     write_record(run_dir, record)
 
 
-def forget_requests(run_dir: Path) -> None:
-    """Remove a run's requests to end, so that it can run again."""
-    for name in ("cancel", "stop"):
-        (RunPaths(run_dir).requests / name).unlink(missing_ok=True)
-
-
 def note_interrupted(run_dir: Path, record: Record, why: str) -> None:
     """Put a run whose attempt ended through no fault of its own back in the queue."""
     note_claimed_attempts(run_dir, record)
@@ -159,21 +152,13 @@ def wait_gone(run_dir: Path, timeout_s: float = 10.0) -> None:
         time.sleep(0.02)
 
 
-def request(run_dir: Path, why: str = "", name: str = "cancel") -> None:
-    """Request that a run end; its supervisor obeys within seconds.
+def request(run_dir: Path, why: str = "", what: Request = Request.CANCEL) -> None:
+    """Request that a run end, if its folder is writable; its supervisor obeys within seconds.
 
     Args:
         run_dir: the run's directory.
         why: the reason, for its record.
-        name: `cancel`, or `stop` for a run that did not fail and should not run again.
+        what: what is requested.
     """
-    folder = RunPaths(run_dir).requests
     with contextlib.suppress(OSError):
-        folder.mkdir(exist_ok=True)
-        with atomic_write(folder / name) as file:  # so that the request never appears without its reason
-            file.write(why.encode())
-
-
-def end_requested(run_dir: Path) -> bool:
-    """Return whether a run's folder holds a request to cancel or stop it."""
-    return recording.end_requested(RunPaths(run_dir))
+        write_request(run_dir, what, why)

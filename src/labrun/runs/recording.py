@@ -22,6 +22,7 @@ from labrun.config import masking
 from labrun.errors import LabrunError, RecordError, RunFailedError
 from labrun.runs import context, peer_errors
 from labrun.runs.attempts import Attempt, Failure, Job
+from labrun.runs.end_requests import Request, end_requested, read_request, request_path, stop_reason
 from labrun.runs.record import (
     CANCELED,
     COMPLETED,
@@ -51,9 +52,6 @@ log = logging.getLogger(__name__)
 
 JOB_VARIABLE = "LABRUN_JOB"
 """Set in a cluster job: the record's `job`, as JSON."""
-
-
-LARGEST_REQUEST = 2**16
 
 
 class Terminated(KeyboardInterrupt):
@@ -180,7 +178,7 @@ class Recording:
             self._before = signal.signal(PREEMPT_SIGNAL, _on_preempt)
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 signal.signal(signal.SIGINT, _interrupt)
-        if end_requested(self.paths):  # the signal may have arrived before the handlers were installed
+        if end_requested(self.paths.root):  # the signal may have arrived before the handlers were installed
             raise KeyboardInterrupt
 
     def leave_if_forked(self) -> None:
@@ -201,7 +199,7 @@ class Recording:
             signal.signal(PREEMPT_SIGNAL, self._before)
             if signal.getsignal(signal.SIGINT) is _interrupt:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
-        if error is None and _was_interrupted and end_requested(self.paths):
+        if error is None and _was_interrupted and end_requested(self.paths.root):
             # The run's code swallowed the interrupt, so its result is incomplete.
             error = KeyboardInterrupt()
         status, details = outcome(error, self.paths)
@@ -265,11 +263,11 @@ def outcome(error: BaseException | None, paths: RunPaths) -> tuple[Status, Failu
     if isinstance(error, Preempted):
         return PREEMPTED, None
     if isinstance(error, KeyboardInterrupt):
-        why = stop_reason(paths)
-        if why is not None and not (paths.requests / "cancel").exists():
+        why = stop_reason(paths.root)
+        if why is not None:
             return STOPPED, Failure(EndReason.STOPPED, why)
         try:
-            why = read_request(paths, "cancel") or "asked by requests/cancel"
+            why = read_request(paths.root, Request.CANCEL) or "asked by requests/cancel"
         except OSError:
             why = masking.masked(str(error)) or "Ctrl-C"
         return CANCELED, Failure(type(error).__name__, why)
@@ -280,28 +278,6 @@ def outcome(error: BaseException | None, paths: RunPaths) -> tuple[Status, Failu
     kind = masking.masked(storable(type(error).__name__))
     from_labrun = isinstance(error, LabrunError) and not isinstance(error, RunFailedError)
     return FAILED, Failure(kind, message_of(error), trace, from_labrun)
-
-
-def end_requested(paths: RunPaths) -> bool:
-    """Return whether a run's folder holds a request to cancel or stop it."""
-    return any((paths.requests / name).exists() for name in ("cancel", "stop"))
-
-
-def read_request(paths: RunPaths, name: str) -> str:
-    """Return the text of a request. Any user may have written it, so its size is limited.
-
-    Raises:
-        OSError: there is no such request, or it is not a plain file.
-    """
-    return context.content(paths.requests / name, LARGEST_REQUEST).decode(errors="replace").strip()
-
-
-def stop_reason(paths: RunPaths) -> str | None:
-    """Return why a run was stopped early without having failed, or None if it was not."""
-    try:
-        return read_request(paths, "stop") or "asked by requests/stop"
-    except OSError:
-        return None
 
 
 def _trace(error: BaseException) -> str:
@@ -390,6 +366,7 @@ class Capture:
             str(err_read),
             str(attempt),
             str(self._measured_every_s or 0),
+            *(str(request_path(self._run_dir, request)) for request in Request),
         ]
         # A notebook kernel ends its process group before it exits, and is killed if that takes too long.
         own_group = -1 if prints else 0

@@ -4,9 +4,10 @@ Started by path under a bare interpreter (`python -IS sidecar.py ...`), so it im
 separate process so that output reaches `driver.log` even when the run is killed, and so that a run that holds the
 interpreter lock for minutes still has a heartbeat.
 
-Usage: sidecar.py RUN_DIR PARENT_PID OUT_FD ERR_FD ATTEMPT EVERY_S
+Usage: sidecar.py RUN_DIR PARENT_PID OUT_FD ERR_FD ATTEMPT EVERY_S REQUEST...
 The descriptors are the read ends of pipes for the run's standard output and standard error. The run's resource usage is
 measured every EVERY_S seconds (`system_metrics.py`), or never if it is 0.
+Each REQUEST is the path of a file that ends the run once it exists.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def _ignores_interrupts(pid: int) -> bool:
     return bool(int(ignored, 16) >> (signal.SIGINT - 1) & 1)
 
 
-def main(run_dir: str, parent: int, out_fd: int, err_fd: int, attempt: int, every_s: float) -> None:
+def main(
+    run_dir: str, parent: int, out_fd: int, err_fd: int, attempt: int, every_s: float, requests: list[str]
+) -> None:
     """Copy both streams to the log and to the terminal until the run ends."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
@@ -56,7 +59,7 @@ def main(run_dir: str, parent: int, out_fd: int, err_fd: int, attempt: int, ever
                 os.kill(parent, signal.SIGKILL)
             else:
                 _touch(os.path.join(run_dir, "heartbeat"))
-        if not asked and alive and _asked_to_end(run_dir):
+        if not asked and alive and any(map(os.path.exists, requests)):
             asked = True
             os.kill(parent, signal.SIGTERM if _ignores_interrupts(parent) else signal.SIGINT)
         ready = streams.select(timeout=0.5 if alive else 0.1)
@@ -85,10 +88,6 @@ def _measured(run_dir: str, parent: int, attempt: int, every_s: float) -> System
     return measured
 
 
-def _asked_to_end(run_dir: str) -> bool:
-    return any(os.path.exists(os.path.join(run_dir, "requests", name)) for name in ("cancel", "stop"))
-
-
 def _overtaken(run_dir: str, attempt: int) -> bool:
     try:
         return any(name.isdecimal() and int(name) > attempt for name in os.listdir(os.path.join(run_dir, "attempts")))
@@ -113,4 +112,5 @@ def _write(fd: int, data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]), float(sys.argv[6]))
+    pid, out, err, number = map(int, sys.argv[2:6])
+    main(sys.argv[1], pid, out, err, number, float(sys.argv[6]), sys.argv[7:])

@@ -26,6 +26,7 @@ from labrun.control.objective import Objective
 from labrun.errors import ConfigError, RecordError
 from labrun.runs import context, finalize, sweep_state
 from labrun.runs.attempts import Failure
+from labrun.runs.end_requests import Request
 from labrun.runs.record import CANCELED, COMPLETED, STOPPED, Record, RunPaths, read_record, replace_text
 from labrun.runs.sweep_state import SweepState
 from labrun.search import takeover
@@ -423,7 +424,7 @@ class Search:
 
     def _stop(self, one: _Trial, why: str) -> None:
         one.stop = why
-        finalize.request(one.run_dir, why, "stop")
+        finalize.request(one.run_dir, why, Request.STOP)
 
     def close(self) -> None:
         """Start no more trials: too many have failed."""

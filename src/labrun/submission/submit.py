@@ -23,6 +23,7 @@ from labrun.control import controller, lease, monitor, objective, results
 from labrun.errors import ConfigError, RecordError
 from labrun.runs import context, finalize, store, sweep_state
 from labrun.runs.attempts import Failure
+from labrun.runs.end_requests import forget_requests
 from labrun.runs.groups import SweepMember
 from labrun.runs.record import (
     CANCELED,
@@ -356,7 +357,7 @@ def _resume(submitted: Sequence[Job], folder: Path, backend: Backend) -> list[Pa
         if not (job.is_done or (one.run_dir in held and not then.finished)):
             if then.finished:
                 finalize.requeue(one.run_dir, then)
-            finalize.forget_requests(one.run_dir)
+            forget_requests(one.run_dir)
             then.config["compute"] = job.record.config["compute"]
             then.overrides = resume.with_compute(then.overrides, job.record.overrides)
             then.code = job.record.code if fresh_code else then.code

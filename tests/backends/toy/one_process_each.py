@@ -15,6 +15,7 @@ from labrun.backends import machine
 from labrun.backends.base import Backend, Capacity, Head, Resources
 from labrun.config.schema import Compute
 from labrun.runs import finalize
+from labrun.runs.end_requests import end_requested
 from labrun.runs.record import FAILED, RunPaths
 from labrun.runs.sweep_state import Plan
 from labrun.runs.system_metrics import SystemMetrics
@@ -70,7 +71,7 @@ class Processes:
         ended, self._canceled = self._canceled, []
         while self._queue and len(self._running) < self._plan.parallel:
             run_dir, needs = self._queue.popleft()
-            if finalize.end_requested(run_dir):
+            if end_requested(run_dir):
                 finalize.close_unstarted(run_dir, "canceled")
                 ended.append(run_dir)
                 continue
@@ -83,7 +84,7 @@ class Processes:
                 self._system.watch(run_dir, process.pid, needs.measured_every_s)
         time.sleep(0 if ended else timeout_s)
         for run_dir, (process, needs) in list(self._running.items()):
-            is_canceled = finalize.end_requested(run_dir)
+            is_canceled = end_requested(run_dir)
             if process.poll() is None:
                 RunPaths(run_dir).heartbeat.write_text("")
                 if is_canceled:

@@ -27,11 +27,11 @@ from labrun.backends.local.supervisor import Payload, Requeue, Supervisor
 from labrun.config import masking
 from labrun.errors import LabrunError, RecordError
 from labrun.runs import context, peer_errors, recording
+from labrun.runs.end_requests import end_requested
 from labrun.runs.finalize import (
     close,
     close_ended,
     close_unstarted,
-    end_requested,
     note_interrupted,
     request,
     requeue,

@@ -37,12 +37,12 @@ from labrun.backends.slurm.queue import (
 )
 from labrun.backends.slurm.sbatch import minutes_asked, signal_delay_s
 from labrun.config.schema import SPECIAL, Compute
+from labrun.runs.end_requests import end_requested
 from labrun.runs.finalize import (
     cancel_reason,
     close,
     close_requested,
     close_unstarted,
-    end_requested,
     note_interrupted,
     request,
     requeue,

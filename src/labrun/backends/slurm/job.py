@@ -173,7 +173,8 @@ class JobSupervisor:
             run: the run's folder.
             newest: the token of each run's latest submission.
         """
-        from labrun.runs.finalize import close_unstarted, end_requested, note_interrupted
+        from labrun.runs.end_requests import end_requested
+        from labrun.runs.finalize import close_unstarted, note_interrupted
         from labrun.runs.record import (
             PREEMPTED,
             RUNNING,
@@ -221,13 +222,13 @@ class JobSupervisor:
 
     def _stop_runs(self, pool: Any, mine: list[Path], why: StopReason) -> None:
         """Save the runs' state and requeue the job on preemption or timeout; otherwise end the runs."""
-        from labrun.runs.finalize import close
-        from labrun.runs.record import FAILED, PREEMPTED, EndReason, RunPaths, read_record
+        from labrun.runs.finalize import close, request
+        from labrun.runs.record import FAILED, PREEMPTED, EndReason, read_record
 
         if why == StopReason.CANCELED:
             for run in mine:
                 if not read_record(run).finished:
-                    (RunPaths(run).requests / "cancel").write_text(f"Slurm job {self.job} was canceled\n")
+                    request(run, f"Slurm job {self.job} was canceled")
             pool.cancel_all()
             while pool.busy:
                 pool.poll()

@@ -18,6 +18,7 @@ from labrun.compat.azureml.training.metrics import FOLDER, Metrics, read
 from labrun.compat.azureml.training.offline import _OfflineRun
 from labrun.runs import context, definition, sdk_ids
 from labrun.runs.context import RunContext
+from labrun.runs.end_requests import Request, write_request
 
 __all__ = ["Run", "_OfflineRun", "_SubmittedRun"]
 
@@ -391,9 +392,7 @@ class Run(RunFacts, RunBase):
 
     def cancel(self) -> None:
         """Request that the run be canceled; its supervisor does so within seconds."""
-        requests = self._run.run_dir / "requests"
-        requests.mkdir(exist_ok=True)
-        (requests / "cancel").write_text("the script canceled its own run\n", encoding="utf-8")
+        write_request(self._run.run_dir, Request.CANCEL, "the script canceled its own run\n")
 
 
 class ChildRun(Run):
