@@ -33,6 +33,7 @@ from helpers import Completed, Program, call_here, forget_hydra, run_labrun
 from labrun import app, cli, execute
 from labrun.app.resolvers import register
 from labrun.compose import composed, paths
+from labrun.config import hydra_versions
 from labrun.runs.record import Record
 from labrun.submission import freeze, origin
 from labrun.tracking.mlflow import client
@@ -161,6 +162,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def _restore_environment() -> None:
     for name in set(os.environ) - set(helpers.START):
         del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def plain_hydra() -> None:
+    """Skip tests of applications that do not use labrun's command where Hydra itself cannot start."""
+    if sys.version_info >= (3, 14) and hydra_versions.is_1_3():
+        pytest.skip("Hydra 1.3 cannot start on Python 3.14: argparse refuses its help of --shell-completion")
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,9 @@
-"""Every error that labrun raises on purpose.
+"""The errors that users see, as one tree.
 
     LabrunError                   root; the user can act on it; shown as one message, without a traceback
     |-- ConfigError               the configuration is invalid
-    |   `-- UntrustedError        a saved model has classes that need the user's trust to be built
+    |   |-- UntrustedError        a saved model has classes that need the user's trust to be built
+    |   `-- NoClusterError        no Slurm cluster responds on this machine (`backends.slurm.partitions`)
     |-- DataError                 the data cannot be used
     |   |-- DoubtfulDecimalError  numbers of a table can be read with either decimal sign
     |   |-- MissingDataError      required files are missing
@@ -11,10 +12,17 @@
     |-- MissingExtraError         a required optional package is not installed
     |-- RecordError               a run's record cannot be found, read or written
     |   |-- ControlledError       another controller holds the runs
-    |   `-- DamagedRecordError    the record exists, but cannot be read
-    `-- RunFailedError            the run's own code failed
+    |   |   `-- OvertakenError    another controller has taken over this one's runs (`control.lease`)
+    |   |-- DamagedRecordError    the record exists, but cannot be read
+    |   `-- FolderGoneError       a folder no longer exists on its machine (`remote.mirror`)
+    |-- RunFailedError            the run's own code failed
+    |-- RequestRefusedError       another machine refuses or cannot fulfill a request (`remote.channel`)
+    |-- UnreachableError          another machine cannot be reached now (`remote.ssh`)
+    |   `-- LoginError            another machine requires an interactive login (`remote.ssh`)
+    `-- NoWayOutError             another machine cannot reach a package index (`remote.environment`)
 
-Each message says what was given, what was expected, and what to do.
+Each message says what was given, what was expected, and what to do. Errors outside the tree are for callers inside
+labrun, which handle them.
 """
 
 from __future__ import annotations

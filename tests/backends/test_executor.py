@@ -193,7 +193,7 @@ def test_pickles_that_others_can_write_are_not_loaded(executor: Callable[..., La
 
 
 @pytest.fixture(scope="module")
-def application(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def application(tmp_path_factory: pytest.TempPathFactory, plain_hydra: None) -> Path:
     folder = tmp_path_factory.mktemp("application")
     (folder / "app.py").write_text(APPLICATION)
     return folder
@@ -311,7 +311,7 @@ if __name__ == "__main__":
 
 
 @pytest.fixture(scope="module")
-def careful(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def careful(tmp_path_factory: pytest.TempPathFactory, plain_hydra: None) -> Path:
     folder = tmp_path_factory.mktemp("careful")
     (folder / "app.py").write_text(CAREFUL)
     return folder

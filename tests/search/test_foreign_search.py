@@ -38,7 +38,11 @@ def square(config: Any) -> Any:
 
 @pytest.fixture
 def run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], hydra_restore_singletons: None
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    hydra_restore_singletons: None,
+    plain_hydra: None,
 ) -> Run:
     """Run `square` as an application in this process; return its exit code and output."""
 

@@ -19,7 +19,7 @@ from labrun.errors import ConfigError, LabrunError, RecordError
 from labrun.remote import channel, dispatch, doctor, environment, links, mirror, remote_cancel, remotes
 from labrun.remote.channel import Channel, retry_while_unreachable, with_start_advice
 from labrun.remote.links import Link
-from labrun.remote.mirror import GoneError
+from labrun.remote.mirror import FolderGoneError
 from labrun.remote.remotes import Facts, Remote
 from labrun.remote.ssh import LoginError, UnreachableError
 from labrun.runs import finalize
@@ -175,7 +175,7 @@ class RemoteBackend(Backend):
         try:
             why = "canceled"
             remote_cancel.follow(folder, link, lambda _: read_record(run_dir).finished, ENDING_S, why, only=[run_dir])
-        except GoneError:
+        except FolderGoneError:
             mirror.give_up(folder, link, os.path.relpath(run_dir, folder))
             return True
         except UnreachableError as error:
@@ -395,7 +395,7 @@ class RemoteExecutor:
         assert self._link is not None
         if self._missed is None:
             self._missed = time.monotonic()
-            goes_on = "" if isinstance(error, GoneError) else "; the runs continue there"
+            goes_on = "" if isinstance(error, FolderGoneError) else "; the runs continue there"
             self._tell(f"{error}{goes_on}", once=False)
         if isinstance(error, LoginError):
             self._tell(str(error))

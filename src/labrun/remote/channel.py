@@ -48,7 +48,7 @@ Progress = Callable[[int], None]
 Result = TypeVar("Result")
 
 
-class RefusedError(LabrunError):
+class RequestRefusedError(LabrunError):
     """The other side refuses or cannot fulfill a request.
 
     Args:
@@ -97,7 +97,7 @@ class Channel:
 
     Raises:
         UnreachableError: there is no connection.
-        RefusedError: the machine has no suitable Python.
+        RequestRefusedError: the machine has no suitable Python.
     """
 
     def __init__(self, remote: Remote, quiet_s: float | None = None) -> None:
@@ -162,7 +162,7 @@ class Channel:
 
         Raises:
             UnreachableError: the connection is lost.
-            RefusedError: the request is refused.
+            RequestRefusedError: the request is refused.
         """
         answer, count = self.ask(do, quiet_s, **arguments)
         self._read(count)
@@ -173,7 +173,7 @@ class Channel:
 
         Raises:
             UnreachableError: the connection is lost.
-            RefusedError: the request is refused.
+            RequestRefusedError: the request is refused.
         """
         from labrun.backends import registry  # asks every backend for its program, so it loads all of them
 
@@ -248,21 +248,21 @@ class Channel:
         if not answer["ok"]:
             if answer["kind"] == "full":
                 raise self.no_room(f"the disk of {self.remote.name} is full: {answer['why']}")
-            raise RefusedError(f"{self.remote.name}: {answer['why']}", file=answer.get("file"))
+            raise RequestRefusedError(f"{self.remote.name}: {answer['why']}", file=answer.get("file"))
         return answer, answer["bytes"]
 
     def _hello(self) -> tuple[dict[str, Any], int]:
         try:
             return self._answer(None)
-        except RefusedError as error:
+        except RequestRefusedError as error:
             if error.is_full:
                 raise
-            raise RefusedError(f"{error}. Choose {self._another_folder()}") from error
+            raise RequestRefusedError(f"{error}. Choose {self._another_folder()}") from error
 
-    def no_room(self, why: str) -> RefusedError:
+    def no_room(self, why: str) -> RequestRefusedError:
         """Return the error for a remote disk that is full or too small."""
         message = f"{self.remote.name}: {why}. Free some space there, or choose {self._another_folder()}"
-        return RefusedError(message, is_full=True)
+        return RequestRefusedError(message, is_full=True)
 
     def _another_folder(self) -> str:
         return f"another folder: lab remote add {self.remote.name} {self.remote.address} --folder PATH"
@@ -336,7 +336,7 @@ class Channel:
         self._errors.seek(0)
         text = (self._said + b"\n" + self._errors.read()).decode(errors="replace")  # nologin explains itself on stdout
         if code == 96 or "labrun-no-python" in text:
-            return RefusedError(
+            return RequestRefusedError(
                 f"{self.remote.name} has no Python 3.8 or later on its PATH: install python3 there, or load its module "
                 "in the login shell's profile"
             )

@@ -161,7 +161,7 @@ def send_missing(channel: Channel, name: str, by_digest: Mapping[str, Path], wha
     """Send files, by digest, that the remote store does not have.
 
     Raises:
-        RefusedError: the remote disk has no room for them.
+        RequestRefusedError: the remote disk has no room for them.
     """
     paths = {f"{STORE}/{digest[:2]}/{digest}": digest for digest in by_digest}
     have, free = set[str](), 0

@@ -23,7 +23,7 @@ from typing import Any
 from labrun import refusal
 from labrun.config import masking
 from labrun.remote import clocks, data, editable, environment, inherited, links, packed
-from labrun.remote.channel import Channel, RefusedError
+from labrun.remote.channel import Channel, RequestRefusedError
 from labrun.remote.links import Link
 from labrun.report import formatting
 from labrun.runs import store
@@ -121,7 +121,7 @@ def _send_tree(channel: Channel, folder: Path, remote_path: str, bases: Mapping[
     found = [(name, *packed.changes(folder, base)) for name, base in bases.items()]
     name, new, gone = min(found, key=lambda one: _bytes(one[1]), default=("", {}, []))
     if name and 2 * _bytes(new) < _bytes(files):
-        with contextlib.suppress(RefusedError):  # the earlier snapshot has changed there: send everything
+        with contextlib.suppress(RequestRefusedError):  # the earlier snapshot has changed there: send everything
             put(channel, new, remote_path, marked=True, base=name, gone=gone, digest=folder.name)
             return
     put(channel, files, remote_path, marked=True)
@@ -275,7 +275,7 @@ def start(
     """Start the remote controller unless one is active. Return once it has taken over the runs.
 
     Raises:
-        RefusedError: it reports that it cannot; nothing has run then.
+        RequestRefusedError: it reports that it cannot; nothing has run then.
         UnreachableError: the connection is lost; whether it was started is unknown.
     """
     run_records = [read_record(folder / run) for run in link.runs or ()]
@@ -335,10 +335,10 @@ def begin(
             cwd=cwd or link.workspace,
             stdin=stdin,
         )
-    except RefusedError as error:
+    except RequestRefusedError as error:
         if error.file != command[0]:
             raise
-        raise RefusedError(f"{error}. {lacks}") from error
+        raise RequestRefusedError(f"{error}. {lacks}") from error
     text, end = "", time.monotonic() + BEGIN_S
     while True:
         text += state["log"]
@@ -348,10 +348,10 @@ def begin(
             why = refusal.parsed(state["refusal"])
             if why is None:  # Python itself failed: it cannot import labrun, for example
                 last = next((line for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
-                raise RefusedError(f"{link.remote}: {last}. {lacks}")
+                raise RequestRefusedError(f"{link.remote}: {last}. {lacks}")
             if why.is_controlled:
                 return  # an earlier attempt has succeeded
-            raise RefusedError(f"{link.remote}: {why.message}")
+            raise RequestRefusedError(f"{link.remote}: {why.message}")
         if time.monotonic() > end:
             return
         state = channel.call("wait", **waiting, seen=state["seen"])
@@ -361,7 +361,7 @@ def run_command(channel: Channel, link: Link, command: Sequence[str], variables:
     """Run a command on a remote folder, and wait until it has ended.
 
     Raises:
-        RefusedError: it takes too long.
+        RequestRefusedError: it takes too long.
     """
     state_files = SweepState(Path(link.folder))
     claim, output = str(state_files.remote_errand), str(state_files.controller_log)
@@ -377,4 +377,4 @@ def run_command(channel: Channel, link: Link, command: Sequence[str], variables:
     end = time.monotonic() + ERRAND_S
     while channel.call("wait", claim=claim, file=f"{claim}.never", log=output, seen=0, patience_s=10.0)["lives"]:
         if time.monotonic() > end:
-            raise RefusedError(f"{link.remote}: it takes longer than {ERRAND_S:.0f} s; see {output} there")
+            raise RequestRefusedError(f"{link.remote}: it takes longer than {ERRAND_S:.0f} s; see {output} there")

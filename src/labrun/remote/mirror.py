@@ -84,7 +84,7 @@ QUIET_S = 6.0
 """How long a command that only reads waits for a machine, in seconds."""
 
 
-class GoneError(RecordError):
+class FolderGoneError(RecordError):
     """A folder no longer exists on its machine."""
 
 
@@ -96,7 +96,7 @@ def bring(channel: Channel, folder: Path, link: Link) -> tuple[list[str], bool]:
 
     Raises:
         UnreachableError: the machine does not answer.
-        GoneError: the folder no longer exists there.
+        FolderGoneError: the folder no longer exists there.
         RecordError: a record cannot be written locally, or is invalid.
     """
     try:
@@ -122,7 +122,7 @@ def _bring(channel: Channel, folder: Path, link: Link) -> tuple[list[str], bool]
         link.said |= sizes
         news: FolderNews = answer["folders"][link.folder]
         if not news["there"] and link.state == links.STARTED:
-            raise GoneError(
+            raise FolderGoneError(
                 f"{link.root}/{link.folder} is not on {link.remote} any more: it was removed, or its disk is "
                 f"not mounted. 'lab runs cancel {folder}' gives up its runs"
             )
@@ -387,7 +387,7 @@ def close_if_over(folder: Path, link: Link) -> bool:
         try:
             with Channel(link.machine) as conversation:
                 _, lives = bring(conversation, folder, link)
-        except GoneError:
+        except FolderGoneError:
             lives = False
         if link.state != links.OVER and (lives or unfinished(folder, link)):
             return False
@@ -397,7 +397,7 @@ def close_if_over(folder: Path, link: Link) -> bool:
 
 
 def give_up(folder: Path, link: Link, run: str) -> None:
-    """Record that a run will have no more changes; see `GoneError`."""
+    """Record that a run will have no more changes; see `FolderGoneError`."""
     link.pulled.append(run)
     if not set(runs_of(folder, link)) - set(link.pulled):
         link.state = links.OVER

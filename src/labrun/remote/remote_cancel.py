@@ -37,7 +37,7 @@ def release(folder: Path, link: Link, why: str) -> None:
             is_over = follow(
                 folder, link, lambda lives: not lives and not mirror.unfinished(folder, link), RELEASE_S, why
             )
-        except mirror.GoneError:  # nothing of it is active
+        except mirror.FolderGoneError:  # nothing of it is active
             return links.drop(folder)
         if not is_over:
             raise RecordError(

@@ -333,7 +333,7 @@ class _Poller:
     def _miss(self, error: LabrunError, link: Link) -> None:
         if not self._is_missed:
             self._is_missed = True
-            _tell(f"{error}{'' if isinstance(error, mirror.GoneError) else '; the search continues there'}")
+            _tell(f"{error}{'' if isinstance(error, mirror.FolderGoneError) else '; the search continues there'}")
         link.why, link.tried = str(error), time.time()
         with contextlib.suppress(RecordError):
             links.write(self._folder, link)

@@ -27,7 +27,7 @@ from labrun.backends.base import Backend
 from labrun.config.schema import Script, Variables
 from labrun.errors import ConfigError, RecordError
 from labrun.remote import channel, links, relay, ssh
-from labrun.remote.channel import Channel, RefusedError
+from labrun.remote.channel import Channel, RequestRefusedError
 from labrun.remote.remotes import Remote
 from labrun.remote.ssh import UnreachableError
 from labrun.runs import store, sweep_state
@@ -296,7 +296,7 @@ def forwarded(location: RunLocation, forwards: Sequence[Forward]) -> Iterator[No
 
     Raises:
         ConfigError: a local port is not available.
-        UnreachableError, RefusedError: the machine cannot be reached.
+        UnreachableError, RequestRefusedError: the machine cannot be reached.
     """
     with contextlib.ExitStack() as stack:
         sockets = [(stack.enter_context(_listening(one)), one.remote) for one in forwards]
@@ -321,7 +321,9 @@ def forwarded(location: RunLocation, forwards: Sequence[Forward]) -> Iterator[No
         deadline = time.monotonic() + READY_S
         while not ready.wait(0.05):
             if process.poll() is not None:
-                raise RefusedError(f"ports of {location.where} cannot be reached: see 'lab shell {location.record.id}'")
+                raise RequestRefusedError(
+                    f"ports of {location.where} cannot be reached: see 'lab shell {location.record.id}'"
+                )
             if time.monotonic() > deadline:
                 raise UnreachableError(f"{location.where} does not answer")
         for listening, port in sockets:

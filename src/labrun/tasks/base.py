@@ -3,8 +3,8 @@
 A task receives a run whose mounts are in place. It reads the data, notes that in the record, does its work, and
 finally prints the summary table. It never knows where it runs.
 
-Tasks of other packages are found by their entry point in the group `labrun.tasks` (`labrun.plugins`). This module
-imports only the standard library and the schema, because checking a config imports it.
+Tasks of other packages are found by their entry point in the group `labrun.tasks` (`labrun.plugins`). Checking a config
+imports this module, so it imports no library, and of labrun only modules that import none.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ on the network and the batch size, never on the clock or the machine's load, so 
 cores always gets the same number of threads. For an estimator, whose work is unknown, the rule depends on the size of
 the data.
 
-Uses only the standard library, since processes limit their threads before they import anything else.
+Imports no library, since processes limit their threads before they import one.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from typing import Any
 from labrun.garbage import gc_disabled
 from labrun.warm import identity, session, wire, zygote
 from labrun.warm.fingerprint import Fingerprint, Reads, kernel_settings
-from labrun.warm.session import RefusedError
+from labrun.warm.session import ForkRefusedError
 
 log = logging.getLogger(__name__)
 
@@ -343,7 +343,7 @@ class Server:
             wire.send(connection, self._state())
             if request["ask"] == "stop":
                 self._end()
-        except RefusedError as error:
+        except ForkRefusedError as error:
             log.info("Refused: %s", error)
             with contextlib.suppress(OSError):
                 wire.send(connection, {"refused": str(error)})
@@ -368,20 +368,20 @@ class Server:
         """Check that a fork of this process can execute a command.
 
         Raises:
-            RefusedError: it cannot.
+            ForkRefusedError: it cannot.
         """
         if request["facts"] != self._facts:
-            raise RefusedError("another interpreter")
+            raise ForkRefusedError("another interpreter")
         if (changed := self._fingerprint.changed()) is not None:
             self._end()
-            raise RefusedError(f"{changed} has changed since it was imported")
+            raise ForkRefusedError(f"{changed} has changed since it was imported")
         environment = {os.fsdecode(key): os.fsdecode(value) for key, value in request["environment"]}
         if (name := self._reads.differing(environment)) is not None:
             self._end()
-            raise RefusedError(f"{name} was read by an import, and has another value")
+            raise ForkRefusedError(f"{name} was read by an import, and has another value")
         there = kernel_settings(peer)
         if differing := [key for key in there if there[key] != self._here.get(key)]:
-            raise RefusedError(f"the command runs under other conditions: {', '.join(differing)}")
+            raise ForkRefusedError(f"the command runs under other conditions: {', '.join(differing)}")
         session.check(request, peer)
 
     def _fork(self, connection: socket.socket, request: dict[str, Any], descriptors: list[int], peer: int) -> None:

@@ -33,7 +33,7 @@ IGNORED_BY_PYTHON = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
 LIMITS = tuple(sorted(value for name, value in vars(resource).items() if name.startswith("RLIMIT_")))
 
 
-class RefusedError(Exception):
+class ForkRefusedError(Exception):
     """A fork of this process cannot execute a command; the message says why."""
 
 
@@ -45,19 +45,19 @@ def check(request: dict[str, Any], peer: int) -> None:
         peer: its pid.
 
     Raises:
-        RefusedError: it cannot.
+        ForkRefusedError: it cannot.
     """
     taken = [number for number in request["descriptors"] if number > 2 and (number in _held or number >= HIGH)]
     if taken:
-        raise RefusedError(f"descriptor {taken[0]} is in use here")
+        raise ForkRefusedError(f"descriptor {taken[0]} is in use here")
     if os.getpriority(os.PRIO_PROCESS, peer) < os.getpriority(os.PRIO_PROCESS, 0):
-        raise RefusedError("the command has a higher priority")
+        raise ForkRefusedError("the command has a higher priority")
     for number, (_, hard) in limits_of(peer).items():
         mine = resource.getrlimit(number)[1]
         if mine != resource.RLIM_INFINITY and (hard == resource.RLIM_INFINITY or hard > mine):
-            raise RefusedError("the command has wider limits")
+            raise ForkRefusedError("the command has wider limits")
     if os.path.exists(f"/proc/{peer}/cwd/matplotlibrc"):
-        raise RefusedError("matplotlib reads the matplotlibrc of the working folder when it is imported")
+        raise ForkRefusedError("matplotlib reads the matplotlibrc of the working folder when it is imported")
 
 
 _held: frozenset[int] = frozenset()

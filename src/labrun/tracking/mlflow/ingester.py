@@ -35,7 +35,7 @@ from labrun.runs.run_names import RunNames
 from labrun.runs.workspace import Workspace
 from labrun.tracking.base import LeftOut, ProgressCallback, stamp_of
 from labrun.tracking.mlflow import client, names, run_sender, sending
-from labrun.tracking.mlflow.run_sender import GoneError, RunSender, Sent
+from labrun.tracking.mlflow.run_sender import RunGoneError, RunSender, Sent
 
 SAVE_S = 2.0
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
@@ -160,7 +160,7 @@ class Ingester:
         try:
             try:
                 return self._send(run_dir)
-            except GoneError:  # deleted in MLflow but has news: create it again
+            except RunGoneError:  # deleted in MLflow but has news: create it again
                 del self._sent[str(run_dir)]
                 return self._send(run_dir)
         except RecordError as error:
@@ -176,7 +176,7 @@ class Ingester:
         """Send what is new of one run; return whether there was anything.
 
         Raises:
-            GoneError: the run was deleted in MLflow.
+            RunGoneError: the run was deleted in MLflow.
         """
         stamp, key = stamp_of(run_dir), str(run_dir)
         record = read_record(run_dir)

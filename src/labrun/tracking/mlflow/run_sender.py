@@ -50,7 +50,7 @@ class Sent:
     """Items that MLflow refused, with their counts."""
 
 
-class GoneError(Exception):
+class RunGoneError(Exception):
     """The run was deleted in MLflow."""
 
 
@@ -87,11 +87,11 @@ class RunSender:
         """Send or queue a part; note an error in it.
 
         Raises:
-            GoneError: the run was deleted in MLflow.
+            RunGoneError: the run was deleted in MLflow.
         """
         try:
             send()
-        except GoneError:
+        except RunGoneError:
             raise
         except Exception as error:  # noqa: BLE001 - the other parts are still sent
             self._check(error)
@@ -101,7 +101,7 @@ class RunSender:
         if self._must_stop(error):
             raise error
         if not is_there(self._client, self._sent.mlflow_id, self._must_stop):
-            raise GoneError(self._sent.mlflow_id) from error
+            raise RunGoneError(self._sent.mlflow_id) from error
 
     def _left_out(self, what: str) -> None:
         left_out = self._sent.left_out
