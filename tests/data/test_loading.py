@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import product
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from labrun.data.arrays import Part, Scaling
+from labrun.data.datasets import Datasets
 from labrun.data.loading import BatchLoader, Compose, RandomCrop, RandomFlip
 
 PLAIN = Scaling(1.0)
@@ -199,3 +201,11 @@ def test_augmentation_is_reproducible_and_keeps_the_samples() -> None:
     assert sorted(labels.tolist()) == list(range(100))
     assert not torch.equal(first, gather(loader)[0])
     assert (part.x == before).all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux's processes can be forked safely")
+def test_loaders_of_named_data_sets_fork_their_processes_whatever_pythons_default() -> None:
+    samples = {"_target_": "torch.utils.data.TensorDataset", "_args_": [[1]]}
+    for workers in (0, 2):
+        made = Datasets(train=samples, num_workers=workers)._common["multiprocessing_context"]
+        assert made == ("fork" if workers else None)

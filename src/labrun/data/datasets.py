@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, IterableDataset, RandomSampler, Sampler
 
 from labrun.config.instantiate import Node, build, locate
 from labrun.data.loaders import Loader
+from labrun.data.loading import start_method
 from labrun.errors import ConfigError, UnfitError
 
 HOOKS = {
@@ -75,6 +76,7 @@ class Parts:
         self._sampler, self._batch_sampler = sampler, batch_sampler
         self._common: dict[str, Any] = {
             "num_workers": num_workers,
+            "multiprocessing_context": start_method(num_workers),
             "pin_memory": pin_memory,
             "persistent_workers": num_workers > 0,
             "collate_fn": _collate(collate_fn),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
@@ -181,6 +182,7 @@ class StreamedLoader(BatchLoader):
             batch_size=None,
             collate_fn=_tensor_or_error,
             num_workers=self._workers,
+            multiprocessing_context=start_method(self._workers),
             prefetch_factor=PREFETCH if self._workers else None,
             worker_init_fn=_leave_interrupts,
             generator=torch.Generator(),  # keeps the workers' seeds off the training's generator
@@ -189,6 +191,18 @@ class StreamedLoader(BatchLoader):
         for of_one in pieces:
             found = [_given(next(read)) for _ in of_one]
             yield found[0] if len(found) == 1 else torch.cat(found)
+
+
+def start_method(workers: int) -> str | None:
+    """Return how labrun's own loaders start their processes; None: as Python does by default.
+
+    A forked process shares the samples and the loaded libraries with the run, and ends with it. Since Python 3.14,
+    forking is no longer Linux's default.
+
+    Args:
+        workers: number of processes; 0: the loader has none.
+    """
+    return "fork" if workers and sys.platform == "linux" else None
 
 
 class _Pieces(Dataset[Any]):
