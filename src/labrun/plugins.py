@@ -119,6 +119,10 @@ def _load(place: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+POOL = "local"
+"""The backend of runs without a user at a terminal, and of sweeps, unless the config names another one."""
+IN_PROCESS = "inline"
+"""The backend of a single run at a terminal, unless the config names another one: the process that composes it."""
 BACKENDS = Plugins(
     "labrun.backends",
     "labrun.backends.base:Backend",

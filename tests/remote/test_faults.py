@@ -28,9 +28,10 @@ from conftest import Command
 from far_project import only_tinything, small_uv
 from helpers import PLAIN, call_here, program, wait_for
 from labrun import app, cli
+from labrun.backends import registry
 from labrun.config.schema import Compute
 from labrun.control import lease
-from labrun.errors import DataError, LabrunError
+from labrun.errors import ConfigError, DataError, LabrunError
 from labrun.remote import (
     adopting,
     backend,
@@ -658,6 +659,21 @@ def test_missing_resources_of_a_machine_are_checked_again(box: far.Far) -> None:
     assert noted is not None and noted.cores > 0
     lacking = backend.RemoteBackend()._lacking(Compute("slurm", host="box"), dataclasses.replace(facts, programs={}))
     assert list(lacking) == ["compute.target=slurm: box has no sbatch on its PATH"]
+
+
+def test_a_machine_does_not_execute_runs_of_this_process(workspace: Path) -> None:
+    needed = "compute.host needs one of compute=gpu, compute=local, compute=slurm, compute=slurm_gpu"
+    with pytest.raises(ConfigError, match=f"compute=inline is this process: {needed}"):
+        list(backend.RemoteBackend().problems(Compute("inline", host="box")))
+
+
+def test_an_environment_is_built_only_by_a_backend_with_jobs() -> None:
+    environment.check_build("slurm --partition=cpu")
+    for build in ("local", "inline --x", "pbs", " "):
+        with pytest.raises(ConfigError, match=f"--build '{build}': give slurm, with options"):
+            environment.check_build(build)
+    words = ["/opt/bin/srun", "--ntasks=1", "--job-name=a", "--time=5"]
+    assert registry.get("slurm").blocking_job("a", ["--time=5"], "/opt/bin") == words
 
 
 def test_facts_of_another_version_are_queried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

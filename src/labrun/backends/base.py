@@ -283,6 +283,19 @@ class Backend(ABC):
         """
         return None
 
+    def blocking_job(self, name: str, options: Sequence[str], programs: str = "") -> list[str] | None:
+        """Return the words that, before a command, execute it in a job of its own and wait for it.
+
+        Args:
+            name: name of the job.
+            options: the backend's options for the job, from the user.
+            programs: as for `step`.
+
+        Returns:
+            None: this backend has no such jobs.
+        """
+        return None
+
     def cancel_unpolled(self, folder: Path, run_dir: Path) -> bool | None:
         """Cancel a run that no controller polls.
 

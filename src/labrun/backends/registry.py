@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from labrun.backends.base import Backend
 from labrun.backends.machine import DEFAULTS
 from labrun.compose import paths
 from labrun.config.schema import SPECIAL, Compute
 from labrun.errors import ConfigError
-from labrun.plugins import BACKENDS
+from labrun.plugins import BACKENDS, IN_PROCESS, POOL
 from labrun.runs.attempts import Job
-
-POOL = "local"
-"""The backend of runs without a user at a terminal, and of sweeps, unless the config names another one."""
 
 names, values, forget = BACKENDS.names, BACKENDS.values, BACKENDS.forget
 
@@ -62,7 +59,7 @@ def chosen(compute: Compute, sweep: bool) -> Backend:
     from labrun.backends.inline import SUPERVISED
 
     held = any(getattr(compute, key) != getattr(DEFAULTS, key) for key in (*SUPERVISED, "tasks_per_node"))
-    return get(POOL if sweep or held else "inline")
+    return get(POOL if sweep or held else IN_PROCESS)
 
 
 def unattended(compute: Compute, sweep: bool) -> Backend:
@@ -83,6 +80,14 @@ def may_be_in_process(target: str) -> bool:
         return target == "auto" or get(target).in_process
     except ConfigError:  # its package is no longer installed
         return False
+
+
+def choices(compute: Compute, fits: Callable[[Backend], bool]) -> list[str]:
+    """Return the choices of `compute=` that name a suitable backend, as the user writes them."""
+    targets = {name: paths.option("compute", name).get("target") for name in paths.groups().get("compute", {})}
+    backends = {name: BACKENDS.find(target) for name, target in targets.items()}
+    suitable = [name for name, backend in backends.items() if backend is not None and fits(backend)]
+    return list(dict.fromkeys(compute.choice(name, str(targets[name])) for name in suitable))
 
 
 def check(compute: Compute, sweep: bool) -> None:
@@ -121,21 +126,10 @@ def check(compute: Compute, sweep: bool) -> None:
 
 def _who_knows(compute: Compute, key: str) -> str:
     """Say which choices of `compute=` have a backend that supports a key."""
-    targets = {name: str(paths.option("compute", name).get("target")) for name in paths.groups().get("compute", {})}
-    knowing = list(
-        dict.fromkeys(
-            compute.choice(name, target)
-            for name, target in targets.items()
-            if BACKENDS.holds(target) and _knows(target, key)
-        )
-    )
+    knowing = choices(compute, lambda backend: key in backend.settings)
     if not knowing:
         return f"no choice of {compute.choice()} supports it"
     return f"only {' and '.join(knowing)} support{'s' if len(knowing) == 1 else ''} it"
-
-
-def _knows(target: str, key: str) -> bool:
-    return target != "auto" and key in get(target).settings
 
 
 def _has_labrun(python: str) -> bool:

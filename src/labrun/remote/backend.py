@@ -64,7 +64,8 @@ class RemoteBackend(Backend):
         if host is None:
             raise ConfigError("compute.target=remote: name the machine instead, as in compute.host=NAME")
         if (backend := _remote_backend(compute)) is not None and backend.in_process:
-            raise ConfigError(f"compute={backend.name} is this process: compute.host needs compute=local, gpu or slurm")
+            others = ", ".join(registry.choices(compute, lambda one: not one.in_process))
+            raise ConfigError(f"compute={backend.name} is this process: compute.host needs one of {others}")
         remote = remotes.get(host)
         known_facts = facts(remote)
         if remote.python is None:

@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 from labrun._io import run_command
+from labrun.backends import registry
 from labrun.errors import ConfigError, LabrunError
 from labrun.remote import packed, remotes, wheels
 from labrun.remote.channel import Channel, Meter
@@ -45,6 +46,7 @@ may build at the same time if its file system has no locks. A build touches its 
 check.
 """
 NO_PYTHON = "labrun: no Python"
+JOB_NAME = "labrun-build"
 PASSED_ON = (
     "UV_INDEX_URL",
     "UV_DEFAULT_INDEX",
@@ -160,25 +162,31 @@ def check_build(build: str) -> None:
     """Check the setting `Remote.build`.
 
     Raises:
-        ConfigError: it names no way to build an environment.
+        ConfigError: it names no backend that can build an environment in a job.
     """
-    if build.split()[:1] != ["slurm"]:
-        raise ConfigError(f"--build {build}: give slurm, or 'slurm' with options of srun")
+    name = "".join(build.split()[:1])
+    builders = [one.name for one in registry.all_known() if one.blocking_job(JOB_NAME, []) is not None]
+    if name not in builders:
+        known = " or ".join(builders)
+        raise ConfigError(f"--build {build!r}: give {known}, with options for its job if it needs any")
 
 
 def _builder(channel: Channel, facts: Facts) -> list[str]:
-    """Return the command prefix for the remote build: none, or srun.
+    """Return the command prefix for the remote build: none, or what executes it in a job.
 
     Raises:
-        ConfigError: the machine has no Slurm.
+        ConfigError: the machine lacks the program for jobs.
     """
     build = channel.remote.build
     if build is None:
         return []
-    if not facts.sbatch:
-        raise ConfigError(f"--build slurm: {channel.remote.name} has no Slurm on its PATH")
-    options = build.split()[1:]
-    return [os.path.join(os.path.dirname(facts.sbatch), "srun"), "--ntasks=1", "--job-name=labrun-build", *options]
+    check_build(build)
+    name, *options = build.split()
+    backend = registry.get(name)
+    path = "" if backend.program is None else facts.programs.get(backend.program)
+    if path is None:
+        raise ConfigError(f"--build {name}: {channel.remote.name} has no {backend.program} on its PATH")
+    return backend.blocking_job(JOB_NAME, options, os.path.dirname(path)) or []
 
 
 def check_platform(name: str, facts: Facts) -> None:

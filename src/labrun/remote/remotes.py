@@ -91,7 +91,8 @@ class Remote:
     ssh_config: str | None = None
     """A file for `ssh -F`; None: ssh's default."""
     build: str | None = None
-    """How environments are built: None: directly; `slurm` and options of `srun`: in a job, if login nodes forbid it."""
+    """How environments are built, as login nodes may forbid it: None: directly; a backend and its options: in a job,
+    such as `slurm --time=5`."""
     wheelhouse: str | None = None
     """A local folder with wheels to send instead of using a package index; `auto`: build the wheels locally."""
     data: dict[str, str] = field(default_factory=dict)

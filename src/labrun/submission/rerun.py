@@ -22,6 +22,7 @@ from labrun.compose import composed, hydra_files, paths
 from labrun.config import checking, hydra_versions
 from labrun.config.references import keep_mounts
 from labrun.errors import ConfigError, RecordError
+from labrun.plugins import POOL
 from labrun.runs import files, store
 from labrun.runs.groups import Code, ScriptCode
 from labrun.runs.record import HIDDEN, Record, describe_host, installed_packages, read_record
@@ -71,7 +72,7 @@ def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> 
         composed["trainer"] = {**composed["trainer"], "resume": composed["trainer"]["resume"]["id"]}
     compute = {**composed["compute"], "environment": _environment(composed["compute"]["environment"], overrides)}
     if registry.may_be_in_process(compute["target"]):
-        compute |= {"target": registry.POOL, "cpus_per_run": min(compute["cpus_per_run"], machine.cores())}
+        compute |= {"target": POOL, "cpus_per_run": min(compute["cpus_per_run"], machine.cores())}
     composed["compute"] = compute
     script = None if old.code is None else old.code.script
     if script is not None and not new_code:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from labrun.backends.local.forkserver import RUN, Channel
 from labrun.config import targets
+from labrun.plugins import IN_PROCESS, POOL
 from labrun.warm import zygote
 
 if TYPE_CHECKING:
@@ -166,9 +167,9 @@ class Server:
 def serves(target: str) -> bool:
     """Return whether the pool executes the runs with this `compute.target` if no user is at a terminal.
 
-    It goes by labrun's own names: `registry.unattended`, which asks the backends, imports them first.
+    This needs no imports, unlike `registry.unattended`, which asks the backends.
     """
-    return target in ("auto", "inline", "local")
+    return target in ("auto", IN_PROCESS, POOL)
 
 
 BEFORE = {"local/forkserver.py": "forkserver.py", "slurm/job.py": "cluster_job.py"}

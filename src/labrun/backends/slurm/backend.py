@@ -476,6 +476,10 @@ class Slurm(Backend):
         number = f"job=$({shlex.quote(squeue)} --noheader --jobs={shlex.quote(job)} --format=%A)"
         return ["sh", "-c", f'{number} && exec {shlex.quote(srun)} --jobid="$job" "$@"', "srun", *options]
 
+    def blocking_job(self, name: str, options: Sequence[str], programs: str = "") -> list[str]:
+        """Return `srun` with its options."""
+        return [os.path.join(programs, "srun"), "--ntasks=1", f"--job-name={name}", *options]
+
     def cancel_unpolled(self, folder: Path, run_dir: Path) -> bool | None:
         """Cancel a pending job; the supervisor of a running one obeys the request itself."""
         ledger = SweepState(folder).jobs
