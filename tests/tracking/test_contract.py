@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -94,8 +95,9 @@ WITH_PAGES = {"mlflow": "http://127.0.0.1:5999/", "json_lines": "file:///"}
 
 
 @pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The package of another tracker is installed."""
+def toy(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Install the package of a third-party tracker, and a user's `conf/tracking/` file that selects it."""
+    shutil.copytree(TOY / "conf", workspace / "conf", dirs_exist_ok=True)
     with installed(TOY, trackers.forget, monkeypatch):
         yield
 
@@ -254,11 +256,17 @@ def test_an_unknown_tracker_is_refused_with_the_known_ones(toy: None) -> None:
         trackers.get("wadb")
 
 
-def test_a_package_adds_a_tracker(toy: None, lab_here: Command, workspace: Path) -> None:
-    run(workspace, "aaaa0000", 1.0)
+def test_a_package_adds_a_tracker(toy: None, labrun: Command, lab_here: Command, workspace: Path) -> None:
+    begun = labrun("tracking=json_lines", "dataset.max_samples=50", "report=none", cold=True)
+    assert begun.returncode == 0, begun.stderr
+    assert re.search(r"JSON lines +lab runs sync --tracker json_lines", begun.stdout)
+    (path,) = workspace.glob("outputs/*/*/run.json")
+    record = read_record(path.parent)
+    assert record.config["tracking"]["kind"] == "json_lines"
     done = lab_here("runs", "sync", "--tracker", "json_lines")
     assert done.returncode == 0 and f"1 run updated in JSON lines at {workspace}/runs.jsonl" in done.stdout
-    assert [one["id"] for one in _json_lines(workspace)] == ["aaaa0000"]
+    assert [(one["id"], one["metrics"]) for one in _json_lines(workspace)] == [(record.id, record.metrics)]
+    assert Run(path.parent).get_portal_url() == (workspace / "runs.jsonl").as_uri()
 
 
 def test_wandb_shows_the_whole_history_and_only_runs_that_name_it(
