@@ -25,11 +25,13 @@ sys.path.append(runner.SITE)
 NAMES = Path(__file__).with_name("azureml_names.txt")
 WITHOUT_EFFECT = ("labrun.azureml.accepted", "labrun.azureml.authentication")
 """Modules whose classes and functions have no effect."""
+SUPPORTED, ACCEPTED, NOT_SUPPORTED = "Supported", "Accepted, no effect", "Not supported"
 HEAD = """# Names of the Azure ML SDK v1
 
-This page lists every public class and function of the SDK. **Here**: labrun implements it; the table lists members that
-are missing and raise an error when they are used. **Accepted**: it can be called, but has no effect. **Not here**: it
-can be imported; using it raises an error that says what labrun has instead. Error classes can always be caught.
+This page lists every public class and function of the SDK. **Supported**: labrun implements it; the table lists members
+that are missing and raise an error when they are used. **Accepted, no effect**: it can be called, but does nothing.
+**Not supported**: it can be imported; using it raises an error that says what labrun has instead. Error classes can
+always be caught.
 [Coming from the Azure ML SDK v1](../coming-from-azureml.md) explains how to use labrun with the SDK.
 """
 
@@ -57,15 +59,15 @@ def state(name: Name) -> tuple[str, str]:
     """Return labrun's support for a name, and a remark."""
     thing = finder.find(name.module, name.name)
     if isinstance(thing, type) and issubclass(thing, BaseException):
-        return "Here", ""
+        return SUPPORTED, ""
     # An unknown lower-case name is taken for a module, so a missing function looks like one.
     if isinstance(thing, absent.Absent | ModuleType):
         advice = absent.advice(name.module, name.name)
-        return "Not here", "" if advice == absent.GENERAL else advice
+        return NOT_SUPPORTED, "" if advice == absent.GENERAL else advice
     if thing.__module__ in WITHOUT_EFFECT:
-        return "Accepted", ""
+        return ACCEPTED, ""
     missing = [member for member in name.members if not member.isupper() and not has(thing, member)]
-    return "Here", f"without {', '.join(f'`{member}`' for member in missing)}" if missing else ""
+    return SUPPORTED, f"without {', '.join(f'`{member}`' for member in missing)}" if missing else ""
 
 
 def has(thing: Any, member: str) -> bool:
@@ -102,7 +104,7 @@ def _lines() -> Iterator[str]:
     for _, what, _ in rows:
         counts[what] = counts.get(what, 0) + 1
     yield ""
-    yield ", ".join(f"{what.lower()}: {count}" for what, count in sorted(counts.items())).capitalize() + "."
+    yield "; ".join(f"{what}: {counts[what]}" for what in (SUPPORTED, ACCEPTED, NOT_SUPPORTED)) + "."
     for name, what, more in rows:
         if name.module != module:
             module = name.module

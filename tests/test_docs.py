@@ -230,6 +230,22 @@ def test_the_reference_pages_match_the_code() -> None:
     assert done.returncode == 0, done.stderr
 
 
+SETTING_OTHERS = ("debug", "experiment")
+"""Groups whose files set keys of other groups, on whose pages the keys are explained."""
+
+
+def test_the_reference_explains_every_key_and_argument() -> None:
+    for page in sorted((DOCS / "reference").glob("*.md")):
+        if page.stem in SETTING_OTHERS:
+            continue
+        text = page.read_text(encoding="utf-8")
+        for table in re.findall(r"(?m)^\| (?:Key|Group|Argument|Member) .*\n(?:\|.*\n)+", text):
+            head, _, *rows = table.splitlines()
+            assert head.endswith(" | Meaning |"), f"{page.name}: nothing explains {rows[0]}"
+            for row in rows:
+                assert not row.endswith("|  |"), f"{page.name}: nothing explains {row}"
+
+
 def test_every_link_of_a_page_has_a_target() -> None:
     for page in [README, *PAGES]:
         text = BLOCK.sub("", (DOCS / page).read_text(encoding="utf-8"))
