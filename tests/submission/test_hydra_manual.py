@@ -245,7 +245,7 @@ ONCE = "applies to the whole sweep"
         ),
         pytest.param(["hydra.job.env_copy=[NOT_THERE]"], "NOT_THERE, which is not set", id="copied"),
         pytest.param(["--experimental-rerun", "x.pickle"], "'lab runs rerun RUN' repeats a run", id="rerun"),
-        pytest.param([f"name={'x' * 256}"], "a name of 256 bytes, and file systems allow 255", id="long name"),
+        pytest.param([f"name={'x' * 256}"], "a name of 256 bytes, but file systems allow 255", id="long name"),
         pytest.param(
             ["-m", f"notes={'x' * 256}", "seed=1,2", "hydra.sweep.subdir=${hydra.job.override_dirname}"],
             "hydra.job.config.override_dirname.exclude_keys",
