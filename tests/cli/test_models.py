@@ -200,7 +200,7 @@ def test_mistakes_are_refused_in_one_message(place: Path, tmp_path: Path) -> Non
     Image.new("RGB", (28, 28)).save(tmp_path / "large.png")
     (tmp_path / "none").mkdir()
     for name, message in (
-        ("narrow.csv", "has 2 columns, and model digits/1 takes 64"),
+        ("narrow.csv", "has 2 columns, but model digits/1 takes 64"),
         ("words.csv", "hold text"),
         ("empty.csv", "is not a readable CSV file"),
         ("bad.npz", "cannot be read as arrays"),
