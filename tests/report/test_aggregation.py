@@ -18,7 +18,8 @@ from labrun.report import aggregation, figures, mean_curves
 from labrun.runs import recording
 from labrun.runs.context import RunContext
 from labrun.runs.groups import Code, DataEntry, SweepMember
-from labrun.runs.record import Record, Status, write_record
+from labrun.runs.record import Record, write_record
+from labrun.runs.status import Status
 
 Values = Sequence[tuple[int, float | str | None]]
 SWEEP = SweepMember("/sweep", 0)

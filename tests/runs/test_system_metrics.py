@@ -20,7 +20,8 @@ from helpers import Completed, new, submitted, wait_for
 from labrun.api.handles import Run
 from labrun.runs import context, finalize, nvml, processes, recording, system_metrics
 from labrun.runs.context import RunContext
-from labrun.runs.record import FAILED, EndReason, read_record
+from labrun.runs.record import FAILED, read_record
+from labrun.runs.status import EndReason
 from labrun.runs.system_metrics import Cpu, SystemMetrics, Watched
 
 BUSY = """

@@ -15,6 +15,7 @@ from typing import Any
 
 from labrun.errors import RunFailedError
 from labrun.runs import context, store
+from labrun.runs.status import Status
 
 POLL_S = 0.5
 
@@ -49,7 +50,7 @@ class Handle:
         self.submission = submission
 
     @property
-    def status(self) -> str:
+    def status(self) -> Status:
         """The current status."""
         raise NotImplementedError
 
@@ -58,7 +59,7 @@ class Handle:
         """Whether it has ended."""
         raise NotImplementedError
 
-    def get_status(self) -> str:
+    def get_status(self) -> Status:
         """Return `status`."""
         return self.status
 

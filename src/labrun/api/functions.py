@@ -20,6 +20,7 @@ from labrun.control.query import StatusResolver
 from labrun.errors import ConfigError, RecordError
 from labrun.remote import mirror
 from labrun.runs import context, store
+from labrun.runs.status import Status
 from labrun.runs.sweep_state import SweepState
 from labrun.runs.workspace import Workspace
 from labrun.submission import publish
@@ -245,7 +246,8 @@ def runs(
     if isinstance(tags, Mapping):
         tags = [f"{key}={value}" for key, value in tags.items()]
     mirror.refresh(workspace)
-    wanted = query.Filters(experiment, status, conditions, [tags] if isinstance(tags, str) else tags, sort, limit)
+    tags = [tags] if isinstance(tags, str) else tags
+    wanted = query.Filters(experiment, Status(status) if status else None, conditions, tags, sort, limit)
     found = store.listing(workspace).runs
     return [Run(run_dir) for run_dir, _ in query.filtered(found, wanted, StatusResolver())] if found else []
 

@@ -34,6 +34,7 @@ from labrun.runs.record import (
     read_record,
     sweep_folder,
 )
+from labrun.runs.status import Status
 from labrun.runs.sweep_state import SweepState
 from labrun.tracking import trackers
 
@@ -80,7 +81,7 @@ class Run(Handle):
         return self._last.name
 
     @property
-    def status(self) -> str:
+    def status(self) -> Status:
         """`queued`, `running`, `completed`, `failed`, `canceled`, `stopped`, `preempted`, `lost` or `unreachable`."""
         return StatusResolver()(self.folder, self.record)
 
@@ -354,7 +355,7 @@ class Sweep(Handle):
         return sorted(found, key=lambda run: (*_place(run._last), run.folder.name))  # each has just been read
 
     @property
-    def status(self) -> str:
+    def status(self) -> Status:
         """`queued`, then `running` until all of it has ended; then `failed` if any run failed, `canceled` if any run
         was canceled, else `completed`.
         """
@@ -366,7 +367,7 @@ class Sweep(Handle):
                 return FAILED if status == LOST else status
         return COMPLETED
 
-    def _has_ended(self, states: Sequence[str]) -> bool:
+    def _has_ended(self, states: Sequence[Status]) -> bool:
         from labrun.control import lease
         from labrun.search import takeover
 

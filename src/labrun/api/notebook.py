@@ -35,11 +35,12 @@ from labrun.runs.record import (
     seconds_between,
     timestamp,
 )
+from labrun.runs.status import Status
 
 LOG_LINES = 30
 DETAILED = 60
 """Maximum number of a sweep's runs shown with their config and log."""
-COLOURS: Mapping[str, str] = {
+COLOURS: Mapping[Status, str] = {
     COMPLETED: "#1a7f37",
     FAILED: "#cf222e",
     LOST: "#cf222e",
@@ -62,7 +63,7 @@ class RunView(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def status(self) -> str: ...
+    def status(self) -> Status: ...
     @property
     def record(self) -> Record: ...
     @property
@@ -80,7 +81,7 @@ class SweepView(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def status(self) -> str: ...
+    def status(self) -> Status: ...
     @property
     def metric(self) -> str: ...
     def get_children(self) -> Sequence[RunView]: ...
@@ -173,7 +174,7 @@ def _render(name: str, **values: Any) -> Markup:
     return Markup(_templates().get_template(name).render(**values).strip())
 
 
-def _status(status: str) -> Markup:
+def _status(status: Status) -> Markup:
     return Markup('<b style="color: {}">{}</b>').format(COLOURS.get(status, "inherit"), status)
 
 
@@ -279,7 +280,7 @@ def _count(run: RunView) -> str:
     return str(run.id if run.record.number is None else run.record.number)
 
 
-def _children(children: Sequence[RunView], states: Sequence[str], metric: str) -> Markup:
+def _children(children: Sequence[RunView], states: Sequence[Status], metric: str) -> Markup:
     state_of = dict(zip((run.id for run in children), states, strict=True))
     rows = []
     for run in _best_first(children, metric):

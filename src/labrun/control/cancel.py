@@ -10,7 +10,8 @@ from labrun.backends import registry
 from labrun.control import lease
 from labrun.control.query import StatusResolver
 from labrun.runs import finalize
-from labrun.runs.record import CANCELED, RUNNING, UNREACHABLE, EndReason, Record, read_record, sweep_folder
+from labrun.runs.record import CANCELED, RUNNING, UNREACHABLE, Record, read_record, sweep_folder
+from labrun.runs.status import EndReason
 from labrun.runs.sweep_state import SweepState
 
 POLL_S = 0.5

@@ -29,6 +29,7 @@ from labrun.runs.record import (
     shown_status,
     timestamp,
 )
+from labrun.runs.status import Status
 from labrun.runs.sweep_state import SweepState
 
 log = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class Filters:
     """Filters for the selection of runs, and their order."""
 
     experiment: str | None = None
-    status: str | None = None
+    status: Status | None = None
     where: Sequence[Condition] = ()
     tags: Sequence[str] = ()
     """`key` or `key=value`."""
@@ -137,12 +138,12 @@ class StatusResolver:
 
     def __init__(self) -> None:
         self._over: dict[tuple[str, str], bool | None] = {}
-        self._known: dict[Path, str] = {}
+        self._known: dict[Path, Status] = {}
 
-    def __call__(self, run_dir: Path, record: Record) -> str:
+    def __call__(self, run_dir: Path, record: Record) -> Status:
         return shown_status(run_dir, record, self._is_over)
 
-    def once(self, run_dir: Path, record: Record) -> str:
+    def once(self, run_dir: Path, record: Record) -> Status:
         """Return the status that was first resolved for a run."""
         if record.finished:  # true of most runs, and hashing a path takes as long as the rest of a row
             return record.status

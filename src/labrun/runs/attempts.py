@@ -9,6 +9,7 @@ from typing import Any
 from labrun import errors
 from labrun.errors import RunFailedError
 from labrun.runs.groups import Group, Sparse
+from labrun.runs.status import Status
 
 FLAGS = ("from_labrun", "with_peer")
 """Keys of `Failure` that are true, false or, if None, not in the record."""
@@ -75,7 +76,7 @@ class Attempt(Sparse):
 
     number: int = 0
     started: str | None = None
-    status: str | None = None
+    status: Status | None = None
     process: Process | None = None
     job: Job | None = None
     model_code: dict[str, str] | None = None
@@ -91,6 +92,6 @@ class Attempt(Sparse):
         number = content.get("number")
         return {**content, "number": number if type(number) is int else 0}
 
-    def end(self, status: str, reason: str | None, ended: str) -> None:
+    def end(self, status: Status, reason: str | None, ended: str) -> None:
         """Note how and when it ended; None keeps the reason that is there."""
         self.status, self.reason, self.ended = status, reason or self.reason, ended

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from labrun.errors import RecordError
 from labrun.runs import context, custom_locations, finalize, recording
-from labrun.runs.record import CANCELED, COMPLETED, PREEMPTED, RUNNING, EndReason, RunPaths, read_record, write_record
+from labrun.runs.record import CANCELED, COMPLETED, PREEMPTED, RUNNING, RunPaths, read_record, write_record
+from labrun.runs.status import EndReason
 
 log = logging.getLogger(__name__)
 

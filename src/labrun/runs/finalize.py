@@ -18,9 +18,7 @@ from labrun.runs.record import (
     PREEMPTED,
     QUEUED,
     STOPPED,
-    EndReason,
     Record,
-    Status,
     note_claimed_attempts,
     process_lives,
     read_record,
@@ -28,6 +26,7 @@ from labrun.runs.record import (
     timestamp,
     write_record,
 )
+from labrun.runs.status import EndReason, Status
 
 OWN_FAULTS = frozenset(
     {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS, signal.SIGTRAP}

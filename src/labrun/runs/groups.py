@@ -1,7 +1,8 @@
 """Groups of keys in a run's record: how the record's dataclasses are read from its file and written to it.
 
 A key that this version does not know comes from a later one, and is written back as it was read. So is a group or list
-that the file holds as a value of another type: its field is then empty. Plain values are not checked.
+that the file holds as a value of another type, and a status that does not exist: the field is then empty. Plain values
+are not checked.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self, TypedDict, get_args, get_type_hints
+from enum import StrEnum
+from typing import Any, NamedTuple, Self, TypedDict, get_args, get_type_hints
 
 
 @dataclass
@@ -23,7 +25,7 @@ class Group:
     def of(cls, content: object) -> Self:
         """Return the group that a record holds; an empty one if it holds something else."""
         known = dict(cls._typed(content)) if isinstance(content, Mapping) else {}
-        names, groups = layout(cls)
+        names, groups, enums = layout(cls)
         more = {key: known.pop(key) for key in [key for key in known if key not in names]}
         for name, kind in groups.items():
             value = known.get(name)
@@ -31,6 +33,12 @@ class Group:
                 known[name] = kind.of(value)
             elif value is not None:
                 more[name] = known.pop(name)
+        for name, words in enums.items():
+            if known.get(name) is not None:
+                try:
+                    known[name] = words(known[name])
+                except ValueError:
+                    more[name] = known.pop(name)
         return cls(**known, more=more)
 
     @classmethod
@@ -40,24 +48,32 @@ class Group:
 
     def as_json(self) -> dict[str, Any]:
         """Return the group as a record holds it."""
-        return {**{name: plain(getattr(self, name)) for name in layout(type(self))[0]}, **self.more}
+        return {**{name: plain(getattr(self, name)) for name in layout(type(self)).types}, **self.more}
 
 
-_LAYOUTS: dict[type[Any], tuple[dict[str, Any], dict[str, type[Group]]]] = {}
+class Layout(NamedTuple):
+    """The fields of a dataclass."""
+
+    types: dict[str, Any]
+    """The type of each, in the order of the record."""
+    groups: dict[str, type[Group]]
+    """The kinds of those that are groups. `Job | None` is a group of the kind `Job`; so is each item of `list[Job]`."""
+    enums: dict[str, type[StrEnum]]
+    """The kinds of those that hold one of a set of words."""
+
+
+_LAYOUTS: dict[type[Any], Layout] = {}
 """Records are read by the ten thousand, and the types of a class are slow to find."""
 
 
-def layout(kind: type[Any]) -> tuple[dict[str, Any], dict[str, type[Group]]]:
-    """Return the types of a dataclass's fields in the order of the record, and the kinds of those that are groups.
-
-    `Job | None` is a group of the kind `Job`; so is each item of `list[Job]`.
-    """
+def layout(kind: type[Any]) -> Layout:
+    """Return the fields of a dataclass."""
     if kind not in _LAYOUTS:
         hints = get_type_hints(kind)
         types = {one.name: hints[one.name] for one in dataclasses.fields(kind) if one.name != "more"}
-        parts = [(name, part) for name, hint in types.items() for part in get_args(hint)]
-        groups = {name: part for name, part in parts if isinstance(part, type) and issubclass(part, Group)}
-        _LAYOUTS[kind] = types, groups
+        parts = [(name, part) for name, hint in types.items() for part in get_args(hint) if isinstance(part, type)]
+        groups = {name: part for name, part in parts if issubclass(part, Group)}
+        _LAYOUTS[kind] = Layout(types, groups, {name: part for name, part in parts if issubclass(part, StrEnum)})
     return _LAYOUTS[kind]
 
 
@@ -74,7 +90,7 @@ class Sparse(Group):
 
     def as_json(self) -> dict[str, Any]:
         """See `Group.as_json`."""
-        values = ((name, getattr(self, name)) for name in layout(type(self))[0])
+        values = ((name, getattr(self, name)) for name in layout(type(self)).types)
         return {**{name: plain(value) for name, value in values if value is not None}, **self.more}
 
 

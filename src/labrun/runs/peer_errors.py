@@ -12,7 +12,8 @@ import re
 import time
 from pathlib import Path
 
-from labrun.runs.record import FAILED, EndReason, Record
+from labrun.runs.record import FAILED, Record
+from labrun.runs.status import EndReason
 
 VARIABLE = "LABRUN_OTHER_LOGS"
 """Set in a multi-process run: the sizes of the other processes' logs before this attempt, as JSON."""

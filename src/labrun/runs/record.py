@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,45 +43,13 @@ from labrun.runs.groups import (
     layout,
     plain,
 )
+from labrun.runs.status import Status
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution
 
 FORMAT = 2
 """Format 2 encodes `config` with `config.exact`; format 1 turned NaN and keys that were not strings into strings."""
-
-
-class Status(StrEnum):
-    """State of a run."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    PREEMPTED = "preempted"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELED = "canceled"
-    STOPPED = "stopped"
-    LOST = "lost"
-    """Derived by readers, never written: the process is gone."""
-    UNREACHABLE = "unreachable"
-    """Derived by readers, never written: the heartbeat is overdue."""
-
-
-class EndReason(StrEnum):
-    """Error types of runs that ended for a reason other than an error in their own code."""
-
-    CANCELED = "Canceled"
-    STOPPED = "Stopped"
-    KILLED = "Killed"
-    """By a signal from outside the process."""
-    CRASHED = "Crashed"
-    """By a signal that the process itself caused, such as SIGSEGV."""
-    EXITED = "Exited"
-    LIMIT_EXCEEDED = "LimitExceeded"
-    JOB_ENDED = "JobEnded"
-    NO_DEVICE = "NoDevice"
-    PROCESS_FAILED = "ProcessFailed"
-    """Another process of a multi-process run failed."""
 
 
 QUEUED, RUNNING, PREEMPTED = Status.QUEUED, Status.RUNNING, Status.PREEMPTED
@@ -363,7 +330,7 @@ STATUSES = frozenset({QUEUED, RUNNING, PREEMPTED}) | FINISHED
 
 def parse_groups(record: Record) -> None:
     """Parse a record's groups of keys, which its file holds as plain mappings."""
-    for name, kind in layout(Record)[1].items():
+    for name, kind in layout(Record).groups.items():
         content = getattr(record, name)
         if isinstance(content, list):
             setattr(record, name, [kind.of(one) for one in content])

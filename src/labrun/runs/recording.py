@@ -31,10 +31,8 @@ from labrun.runs.record import (
     QUEUED,
     RUNNING,
     STOPPED,
-    EndReason,
     Record,
     RunPaths,
-    Status,
     cannot_write,
     claim_attempt,
     describe_host,
@@ -47,6 +45,7 @@ from labrun.runs.record import (
     timestamp,
     write_record,
 )
+from labrun.runs.status import EndReason, Status
 
 log = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from labrun.errors import RecordError
 from labrun.runs import context, custom_locations, index, store
 from labrun.runs.groups import Code, ScriptCode
 from labrun.runs.record import PREEMPTED, QUEUED, RUNNING, UNREACHABLE, Record, is_scoring, sweep_folder
+from labrun.runs.status import Status
 from labrun.runs.workspace import Workspace
 
 REMOVED = ".removed-"
@@ -39,7 +40,7 @@ class Reason:
 def reasons(
     root: Path,
     chosen: Sequence[tuple[Path, Record]],
-    shown: Callable[[Path, Record], str],
+    shown: Callable[[Path, Record], Status],
     registered: Mapping[str, Sequence[str]],
     has_controller: Callable[[Path], bool],
 ) -> dict[Path, Reason]:

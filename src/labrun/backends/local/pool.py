@@ -37,7 +37,8 @@ from labrun.runs.finalize import (
     requeue,
     wait_gone,
 )
-from labrun.runs.record import COMPLETED, FAILED, PREEMPTED, EndReason, Record, RunPaths, flush_record, read_record
+from labrun.runs.record import COMPLETED, FAILED, PREEMPTED, Record, RunPaths, flush_record, read_record
+from labrun.runs.status import EndReason
 from labrun.runs.system_metrics import SystemMetrics
 
 if TYPE_CHECKING:

@@ -48,7 +48,8 @@ from labrun.runs.finalize import (
     requeue,
 )
 from labrun.runs.ownership import foreign_writer
-from labrun.runs.record import FAILED, PREEMPTED, RUNNING, EndReason, Record, RunPaths, read_record, replace_text
+from labrun.runs.record import FAILED, PREEMPTED, RUNNING, Record, RunPaths, read_record, replace_text
+from labrun.runs.status import EndReason
 from labrun.runs.sweep_state import Plan, SweepState
 
 log = logging.getLogger(__name__)

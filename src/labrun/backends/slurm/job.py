@@ -223,7 +223,8 @@ class JobSupervisor:
     def _stop_runs(self, pool: Any, mine: list[Path], why: StopReason) -> None:
         """Save the runs' state and requeue the job on preemption or timeout; otherwise end the runs."""
         from labrun.runs.finalize import close, request
-        from labrun.runs.record import FAILED, PREEMPTED, EndReason, read_record
+        from labrun.runs.record import FAILED, PREEMPTED, read_record
+        from labrun.runs.status import EndReason
 
         if why == StopReason.CANCELED:
             for run in mine:
@@ -276,7 +277,8 @@ class JobSupervisor:
 
     def _over_time(self, run: Path, record: Any) -> None:
         from labrun.runs.finalize import close
-        from labrun.runs.record import FAILED, EndReason
+        from labrun.runs.record import FAILED
+        from labrun.runs.status import EndReason
 
         limit = record.typed.compute.timeout_min
         reason = f"compute.timeout_min={limit:g}" if limit is not None else "the job's time limit"

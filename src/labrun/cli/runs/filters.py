@@ -15,6 +15,7 @@ from labrun.control.query import Pair, StatusResolver
 from labrun.errors import RecordError
 from labrun.remote import mirror
 from labrun.runs import index, store
+from labrun.runs.status import Status
 
 NAMES = "'last', 'best:METRIC', the beginning of a run's id, its folder, or a sweep's folder"
 FILTERS = ("experiment", "status", "where", "tag", "sort", "n")
@@ -97,8 +98,9 @@ def condition(text: str) -> query.Condition:
 def filters(options: argparse.Namespace) -> query.Filters:
     """Return the filters of a command line."""
     values = {name: getattr(options, name, None) for name in FILTERS}
+    status = Status(values["status"]) if values["status"] else None
     return query.Filters(
-        values["experiment"], values["status"], values["where"] or (), values["tag"] or (), values["sort"], values["n"]
+        values["experiment"], status, values["where"] or (), values["tag"] or (), values["sort"], values["n"]
     )
 
 

@@ -23,6 +23,7 @@ from labrun.report import formatting
 from labrun.runs import comparable, context, store, sweep_state
 from labrun.runs.groups import Code, DataEntry, plain
 from labrun.runs.record import LOST, QUEUED, Record, RunPaths, read_record, seconds_between, sweep_folder, timestamp
+from labrun.runs.status import Status
 from labrun.runs.sweep_state import SweepState
 from labrun.tasks import threads
 from labrun.tracking import trackers
@@ -160,7 +161,7 @@ def show(options: argparse.Namespace) -> int:
     return code
 
 
-def _rows(run_dir: Path, record: Record, status: str) -> Iterator[tuple[str, str]]:
+def _rows(run_dir: Path, record: Record, status: Status) -> Iterator[tuple[str, str]]:
     yield "run", f"{record.name}  {record.id}"
     yield "status", status
     yield "submitted", record.created

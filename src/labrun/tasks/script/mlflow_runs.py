@@ -10,9 +10,10 @@ from typing import Any
 from labrun.runs import context
 from labrun.runs.metric_line import MetricLine
 from labrun.runs.record import CANCELED, COMPLETED, FAILED, LOST, QUEUED, STOPPED, Record
+from labrun.runs.status import Status
 
 Answer = dict[str, Any]
-STATUSES: dict[str, str] = {
+STATUSES: dict[Status, str] = {
     COMPLETED: "FINISHED",
     FAILED: "FAILED",
     LOST: "FAILED",
@@ -23,7 +24,7 @@ STATUSES: dict[str, str] = {
 """MLflow's statuses for labrun's; any other status means that the run is in progress."""
 
 
-def shown(run_dir: Path, record: Record, status: str, run_id: str, experiment_id: str) -> Answer:
+def shown(run_dir: Path, record: Record, status: Status, run_id: str, experiment_id: str) -> Answer:
     """Convert a run.
 
     Args:

@@ -33,6 +33,7 @@ from labrun.runs.record import (
     shown_status,
 )
 from labrun.runs.run_names import RunNames
+from labrun.runs.status import Status
 from labrun.runs.workspace import Workspace
 from labrun.tracking.base import LeftOut, ProgressCallback, Session, Tracker, stamp_of
 
@@ -157,7 +158,7 @@ class OfflineRuns:
         self._save()
         return True
 
-    def _write(self, record: Record, run_dir: Path, status: str, shown: str) -> str:
+    def _write(self, record: Record, run_dir: Path, status: Status, shown: str) -> str:
         """Write the offline run; return its folder's name."""
         import wandb
 
