@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,8 +19,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
 from conftest import Command
-from helpers import installed, run_cold, wait_for
-from labrun.backends import registry
+from helpers import installed, new, run_cold, wait_for
+from labrun.backends import machine, registry
 from labrun.backends.base import Backend, resources
 from labrun.backends.local.server import frozen_file
 from labrun.compose import composed, paths
@@ -27,10 +29,14 @@ from labrun.control import controller
 from labrun.control.cancel import end_runs
 from labrun.control.query import StatusResolver
 from labrun.errors import ConfigError
+from labrun.remote import links
+from labrun.remote.links import Link
 from labrun.runs import context, finalize
+from labrun.runs.context import RunContext
 from labrun.runs.groups import SweepMember
 from labrun.runs.record import RUNNING, UNREACHABLE, Record, read_record
-from labrun.runs.sweep_state import read_plan
+from labrun.runs.recording import Recording
+from labrun.runs.sweep_state import Plan, read_plan
 from labrun.submission import freeze, origin, submit
 
 MODEL = """
@@ -53,6 +59,15 @@ if sys.argv[2:] == ["killed"]:
     time.sleep(60)
 sys.exit("the first attempt" if sys.argv[2:] == ["second"] and os.environ["LABRUN_ATTEMPT"] == "1" else 0)
 """
+
+
+OWN_PYTHON = {"python": sys.executable}
+STATUS = {"slurm": r"(?s)main\*? .*your jobs: ", "remote": r"box +(not queried yet|\d+ cores)"}
+"""Pattern of the status of backends that use other machines."""
+UNUSABLE_FOLDERS = {"slurm": {"half%j"}, "remote": {"sent"}}
+"""Folders that backends refuse, by the backend's name: see `test_unusable_folders_are_refused`."""
+DRAWING = ("inline", "local", "slurm")
+"""Backends that draw pictures of runs that they have not executed."""
 
 
 class Seen:
@@ -149,6 +164,72 @@ def test_available_resources_are_summarized_in_a_line(backend: Backend) -> None:
     assert backend.capacity([(1, 0)] * 3, composed_compute(backend)).parallel >= 1
     limited = composed_compute(backend) if backend.in_process else composed_compute(backend, max_parallel=2)
     assert backend.capacity([(1, 0)] * 3, limited).parallel <= 2
+
+
+def test_only_resources_of_other_machines_have_a_status(backend: Backend) -> None:
+    lines = backend.status()
+    assert all(line.strip() and line.isprintable() for line in lines)
+    if (shown := STATUS.get(backend.name)) is None:
+        assert lines == [], "'lab compute status' shows this machine itself"
+    else:
+        assert not lines[0].startswith(" ") and all(line.startswith("  ") for line in lines[1:])
+        assert re.search(shown, "\n".join(lines[1:]))
+
+
+def test_limits_on_trials_and_calls_are_respected(backend: Backend, workspace: Path) -> None:
+    default, limited = composed_compute(backend), composed_compute(backend, max_parallel=2)
+
+    def trials(wanted: int | None, compute: Compute) -> int:
+        parallel = backend.capacity([(1, 0)] * 50, compute).parallel
+        plan = Plan(backend.name, [], [], [], str(workspace), "test", {}, parallel)
+        return backend.trials(wanted, plan, compute)
+
+    assert trials(1, default) == 1 and 1 <= trials(50, default) <= 50
+    assert 1 <= trials(None, default) <= max(10, machine.cores()), "later trials learn from earlier ones"
+    assert trials(5, limited) == trials(None, limited) == (1 if backend.in_process else 2)
+    try:
+        backend.calls(workspace / "calls", default, []).close()
+    except ConfigError as refused:
+        assert "executes only labrun's own runs" in str(refused) and backend.room(default) == 1
+    else:
+        assert backend.room(default) == trials(None, default) and backend.room(limited) == 2
+
+
+def test_unusable_folders_are_refused(backend: Backend, workspace: Path) -> None:
+    folders = {name: workspace / "multirun" / name for name in ("plain", "a b", "half%j", "sent")}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    links.write(folders["sent"], Link("other", "w", "w/sent", state=links.STARTED, runs=["0"]))
+    freeze.submit(new("aaaa0000"), folders["sent"] / "0")
+    found = {name: backend.folder_problem(path / "0", composed_compute(backend)) for name, path in folders.items()}
+    refused = {name: why for name, why in found.items() if why is not None}
+    assert set(refused) == UNUSABLE_FOLDERS.get(backend.name, set())
+    assert all(str(folders[name]) in why for name, why in refused.items())
+
+
+def test_runs_with_what_a_backend_lacks_are_refused(backend: Backend, workspace: Path) -> None:
+    (run_dir,) = sweep(backend, workspace / "multirun" / "test" / "usual", [[0]])
+    record = read_record(run_dir)
+    assert list(backend.run_problems(record)) == []
+    record = dataclasses.replace(record, config={**record.config, "script": {**record.config["script"], **OWN_PYTHON}})
+    expected = [f"script.python={sys.executable} is an interpreter of this machine"] if backend.is_remote else []
+    problems = list(backend.run_problems(record))
+    assert [problem.partition(":")[0] for problem in problems] == expected
+
+
+def test_a_finished_runs_pictures_are_drawn_or_declined(backend: Backend, workspace: Path) -> None:
+    folder = workspace / "multirun" / "test" / "drawn"
+    (run_dir,) = sweep(backend, folder, [[0]])
+    with Recording(run_dir, capture=False):
+        for step in range(3):
+            RunContext(run_dir).log("loss", 1.0, step=step)
+    assert list((run_dir / "outputs").glob("*.png")) == []
+    executor = backend.executor(folder, read_plan(folder), 1)
+    try:
+        is_drawn = executor.draw(run_dir)
+    finally:
+        executor.close()
+    assert is_drawn == (backend.name in DRAWING) == any((run_dir / "outputs").glob("*.png"))
 
 
 def test_each_run_is_executed_once_and_a_failure_affects_no_other(backend: Backend, workspace: Path) -> None:

@@ -118,7 +118,11 @@ class Executor(Protocol):
         """
 
     def draw(self, run_dir: Path) -> bool:
-        """Draw a finished run's pictures. Return whether that succeeded."""
+        """Draw a finished run's pictures. Return whether that succeeded.
+
+        Raises:
+            LabrunError, OSError, ValueError: the reason for failure, if it is not in the run's log.
+        """
 
     def close(self) -> None:
         """Release all resources."""
