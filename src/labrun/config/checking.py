@@ -1,4 +1,4 @@
-"""Checks of plain values against a dataclass: types, ranges, unknown keys. Each mistake is reported as a sentence."""
+"""Checks of plain values against a class: types, ranges, unknown keys. Each mistake is reported as a sentence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
@@ -73,7 +73,7 @@ def literal_secrets(node: Mapping[str, Any], cls: type | None, path: str) -> Ite
 
     Args:
         node: the keys and their values, with references unresolved.
-        cls: the dataclass that marks the secret fields; None: recognize them by name, at any depth.
+        cls: the class that marks the secret keys; None: recognize them by name, at any depth.
         path: the dotted key of the group.
     """
     hints = {} if cls is None else typing.get_type_hints(cls, include_extras=True)
@@ -107,15 +107,16 @@ def check_fields(node: Mapping[str, Any], cls: type, path: str, open_ended: bool
 
     Args:
         node: the keys and their values.
-        cls: the dataclass that defines the allowed keys and values; its field `from_` stands for the key `from`.
+        cls: the class whose annotations are the allowed keys, with their values; `from_` stands for the key `from`.
+            A key without a default is required.
         path: the dotted key of the group; empty at the top level.
         open_ended: allow keys that the dataclass does not have.
     """
-    hints, known = _keys(cls)
+    known, required = _keys(cls)
     for key, value in node.items():
         full_key = f"{path}.{key}" if path else str(key)
         if key in known:
-            yield from _check(value, hints[known[key].name], full_key)
+            yield from _check(value, known[key], full_key)
         elif not path and key in ("experiment", "debug", "local"):
             yield f"{key}: the file chosen for it must begin with the line '# @package _global_' and hold keys"
         elif not open_ended:
@@ -124,9 +125,8 @@ def check_fields(node: Mapping[str, Any], cls: type, path: str, open_ended: bool
                 yield f"{full_key}: {advice}"
                 continue
             yield f"{full_key}: no such key.{suggest(str(key), known)} Keys here: {', '.join(sorted(known))}.{own}"
-    for key, f in known.items():
-        required = f.default is MISSING and f.default_factory is MISSING
-        if required and key not in node:
+    for key in required:
+        if key not in node:
             yield f"{path + '.' if path else ''}{key} is missing"
 
 
@@ -162,10 +162,12 @@ def _trainer_key_advice(key: str) -> str | None:
 
 
 @functools.cache
-def _keys(cls: type) -> tuple[dict[str, Any], dict[str, Field[Any]]]:
-    """Return a dataclass's type hints by field name, and its fields by key. Cached for the many runs of a sweep."""
-    known = {f.name.removesuffix("_") if f.name == "from_" else f.name: f for f in fields(cls)}
-    return typing.get_type_hints(cls, include_extras=True), known
+def _keys(cls: type) -> tuple[dict[str, Any], list[str]]:
+    """Return a class's type hints by key, and the required keys. Cached for the many runs of a sweep."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    made = {f.name for f in fields(cls) if f.default_factory is not MISSING} if is_dataclass(cls) else set()
+    required = [name for name in hints if name not in made and not hasattr(cls, name)]
+    return {"from" if name == "from_" else name: hint for name, hint in hints.items()}, required
 
 
 def _check(value: Any, hint: Any, path: str) -> Iterator[str]:

@@ -45,20 +45,18 @@ Fraction = Annotated[float, Range(above=0, below=1)]
 Size = Annotated[float, Range(at_least=0)]
 """Size of a split: a fraction if below 1, otherwise a number of samples; 0 means no such split."""
 
-description = dataclass(init=False, repr=False, eq=False)
-"""Decorates a class that only describes a node and has no instances. Its methods would delay the start of commands."""
+LEFT_OUT: Any = None
+"""Marks a list or dict among a target's arguments as optional; the target has its own default."""
 
 
-@description
-class Dataset:
-    """Keys common to all data sets (`conf/dataset/`)."""
+@dataclass(frozen=True)
+class GeneralSettings:
+    """What labrun itself does with every data set that is read into arrays."""
 
-    _target_: str
     name: str
     asset: str | None = None
     version: str | int | float | None = None
     download: bool = True
-    verify: bool = True
     validation_size: Size = 0
     split_seed: CountOrZero = 0
     max_samples: Count | None = None
@@ -67,71 +65,89 @@ class Dataset:
     std: Positive | list[Positive] = 1.0
     augmentation: Component | None = None
 
+    @property
+    def place(self) -> str:
+        """Name of its asset, or of its folder in the datastore."""
+        return self.asset or self.name
 
-@description
-class Digits(Dataset):
-    """The 1,797 images of 8x8 pixels that ship with scikit-learn."""
+
+@dataclass(frozen=True)
+class SplitSettings(GeneralSettings):
+    """The same for a data set that may come without a test split."""
 
     test_size: Fraction = 0.2
 
 
-@description
-class ImageFolder(Dataset):
+@dataclass(frozen=True)
+class DatasetSettings(SplitSettings):
+    """The same for a data set that may stay on the disk: all keys of `dataset` that are not the reader's arguments."""
+
+    in_memory: bool | Literal["auto"] = "auto"
+    num_workers: CountOrZero | None = None
+
+    @classmethod
+    def of(cls, node: Node) -> DatasetSettings:
+        """Build from a resolved node; a key that is missing or null has its default."""
+        return cls(**{key: value for key, value in _known(cls, node).items() if value is not None})
+
+
+# The classes from here to `Cifar10CNN` only describe nodes and have no instances. They are not dataclasses: creating
+# the methods of each would delay the start of commands.
+
+
+class Dataset(GeneralSettings):
+    """Keys common to all data sets (`conf/dataset/`)."""
+
+    _target_: str
+    verify: bool = True
+
+
+class Digits(Dataset, SplitSettings):
+    """The 1,797 images of 8x8 pixels that ship with scikit-learn."""
+
+
+class ImageFolder(Dataset, DatasetSettings):
     """Images in one folder per class, optionally below `train/` and `test/`."""
 
     path: str | None = None
-    test_size: Fraction = 0.2
     parts: dict[str, str] | Literal[False] | None = None
     image_size: Count | list[Count] | None = None
     channels: Literal[1, 3] | None = None
-    in_memory: bool | Literal["auto"] = "auto"
-    num_workers: CountOrZero | None = None
 
 
-@description
-class Npz(Dataset):
+class Npz(Dataset, DatasetSettings):
     """Arrays in an `.npz` file."""
 
     path: str = ""
-    test_size: Fraction = 0.2
     regression: bool = False
-    in_memory: bool | Literal["auto"] = "auto"
-    num_workers: CountOrZero | None = None
 
 
-@description
-class Csv(Dataset):
+class Csv(Dataset, DatasetSettings):
     """A table (CSV, Parquet, Excel) with one target column: a class label or a quantity."""
 
     path: str = ""
     target: str | None = None
     separator: str | None = None
     test_path: str | None = None
-    ignore: list[str] = field(default_factory=list)
-    numbers: list[str] = field(default_factory=list)
-    categories: list[str] = field(default_factory=list)
+    ignore: list[str] = LEFT_OUT
+    numbers: list[str] = LEFT_OUT
+    categories: list[str] = LEFT_OUT
     dates: dict[str, str] | None = None
     decimal: Literal[".", ",", "point", "comma"] | None = None
     encoding: str | None = None
     header: bool | None = None
     sheet: str | int | None = None
     skip_rows: Count | None = None
-    test_size: Fraction = 0.2
     regression: bool = False
-    in_memory: bool | Literal["auto"] = "auto"
-    num_workers: CountOrZero | None = None
 
 
-@description
-class GetData(Dataset):
+class GetData(Dataset, SplitSettings):
     """A Python file with a function `get_data()`."""
 
     script: str = "get_data.py"
-    test_size: Fraction = 0.2
     regression: bool = False
 
 
-@description
 class DataModule:
     """A `LightningDataModule`, which has its own loaders. labrun reads these keys; all others are its arguments."""
 
@@ -141,7 +157,6 @@ class DataModule:
     validation_size: Any = None
 
 
-@description
 class TorchDatasets(DataModule):
     """One `torch.utils.data.Dataset` per split, and the batching options (`conf/dataset/torch.yaml`)."""
 
@@ -159,10 +174,9 @@ class TorchDatasets(DataModule):
     sampler: Component | None = None
     batch_sampler: Component | None = None
     seed: CountOrZero = 0
-    vars: dict[str, Any] = field(default_factory=dict)
+    vars: dict[str, Any] = LEFT_OUT
 
 
-@description
 class Datastore:
     """A datastore (`conf/datastore/`); this class is a local folder."""
 
@@ -171,7 +185,6 @@ class Datastore:
     _target_: str = LOCAL_DATASTORE
 
 
-@description
 class RemoteDatastore(Datastore):
     """Keys common to all datastores that are reached through fsspec."""
 
@@ -180,7 +193,6 @@ class RemoteDatastore(Datastore):
     workers: Count = 8
 
 
-@description
 class AzureBlob(RemoteDatastore):
     """Azure Blob Storage."""
 
@@ -195,7 +207,6 @@ class AzureBlob(RemoteDatastore):
     anon: bool | None = None
 
 
-@description
 class S3(RemoteDatastore):
     """Amazon S3, or any server with an S3-compatible API."""
 
@@ -208,7 +219,6 @@ class S3(RemoteDatastore):
     anon: bool = False
 
 
-@description
 class Sftp(RemoteDatastore):
     """A folder on a machine reachable over SSH."""
 
@@ -222,14 +232,12 @@ class Sftp(RemoteDatastore):
     timeout: Positive | None = None
 
 
-@description
 class Http(RemoteDatastore):
     """A folder on a web server, read-only."""
 
     token: Secret | None = None
 
 
-@description
 class Model:
     """Keys common to all models (`conf/model/`): the training options. Other keys are arguments of the target."""
 
@@ -245,7 +253,6 @@ class Model:
     search_space: dict[str, Any] | None = None
 
 
-@description
 class LogisticRegression(Model):
     """scikit-learn's logistic regression, parameterized by its regularization rate."""
 
@@ -256,12 +263,11 @@ class LogisticRegression(Model):
     backend: Literal["sklearn", "intelex"] = "sklearn"
 
 
-@description
 class Pipeline(Model):
     """A scikit-learn pipeline, scored by cross-validation."""
 
-    preprocessor: Component = field(default_factory=dict)
-    estimator: Component = field(default_factory=dict)
+    preprocessor: Component = LEFT_OUT
+    estimator: Component = LEFT_OUT
     preprocess: bool = False
     folds: CountOrZero = 5
     cv_samples: Annotated[int, Range(at_least=10)] | None = None
@@ -270,12 +276,11 @@ class Pipeline(Model):
     _recursive_: bool = False
 
 
-@description
 class Ensemble(Model):
     """A soft-voting ensemble of pipelines."""
 
-    members: list[dict[str, Any]] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
+    members: list[dict[str, Any]] = LEFT_OUT
+    weights: list[float] = LEFT_OUT
     preprocess: bool = False
     folds: CountOrZero = 5
     cv_samples: Annotated[int, Range(at_least=10)] | None = None
@@ -284,14 +289,12 @@ class Ensemble(Model):
     _recursive_: bool = False
 
 
-@description
 class MnistDNN(Model):
     """The multi-layer perceptron of Chainer's MNIST example."""
 
     units: Count = 100
 
 
-@description
 class Cifar10CNN(Model):
     """The convolutional network of PyTorch's CIFAR-10 tutorial."""
 
@@ -713,6 +716,11 @@ class Config:
     def model(self) -> Node:
         """Empty if the task has no model."""
         return self._node("model")
+
+    @cached_property
+    def dataset_settings(self) -> DatasetSettings:
+        """What labrun itself does with the data set, which has no loaders of its own."""
+        return DatasetSettings.of(self.dataset)
 
     @property
     def datastore(self) -> Node:

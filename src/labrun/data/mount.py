@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from labrun.config import schema
 from labrun.config.instantiate import Node
+from labrun.config.schema import DatasetSettings
 from labrun.data import assets, digests, stores
 from labrun.data.assets import Asset
 from labrun.data.cache import Cache, Wanted
@@ -77,18 +78,22 @@ def mount(datastore: Node, dataset: Node, reader: Reader | None = None) -> Mount
         CorruptDataError: a file of the asset has changed since it was registered.
         DataError: the datastore cannot be reached, or the cache has no room.
     """
-    name = str(dataset.get("asset") or dataset["name"])
+    settings = DatasetSettings.of(dataset)
     known = reader.candidates() if reader is not None else ()
-    if known is None and not dataset.get("asset") and dataset.get("version") is None:
+    if known is None and not settings.asset and settings.version is None:
         # Nothing of the datastore is read, unless an asset has the data set's own name.
         store = stores.make(datastore)
         if isinstance(store, LocalDatastore):
-            wanted = Mounting(datastore, name, None, [], of_data_set=True)
+            wanted = Mounting(datastore, settings.name, None, [], of_data_set=True)
             return Mounted(store.folder, None, 0, store.name) if wanted.find_asset() is None else wanted.mount()
         return Mounted(Path.cwd(), None, 0, str(datastore["name"]))
-    candidates = [name, *(known or ())]
-    wanted = Mounting(datastore, name, dataset.get("version"), candidates, bool(dataset.get("asset")), of_data_set=True)
-    return wanted.mount()
+    return of_dataset(datastore, settings, [settings.place, *(known or ())]).mount()
+
+
+def of_dataset(datastore: Node, settings: DatasetSettings, candidates: Sequence[str]) -> Mounting:
+    """Return the `Mounting` of a data set; for the candidates see `Mounting`."""
+    must_be_asset = bool(settings.asset)
+    return Mounting(datastore, settings.place, settings.version, candidates, must_be_asset, of_data_set=True)
 
 
 def mount_reference(text: str, datastore: Node, others: Mapping[str, Node]) -> Mounted:
@@ -119,9 +124,8 @@ def local_root(datastore: Node, dataset: Node) -> Path | None:
     """Like `mount` for a local folder, but without checking its files; None for a remote datastore."""
     if not schema.is_local_datastore(datastore):
         return None
-    name = str(dataset.get("asset") or dataset["name"])
     store = LocalDatastore(str(datastore["name"]), str(datastore["root"]))
-    asset = Mounting(datastore, name, dataset.get("version"), [], bool(dataset.get("asset"))).find_asset()
+    asset = of_dataset(datastore, DatasetSettings.of(dataset), []).find_asset()
     return store.folder if asset is None else store.path(asset.path)
 
 

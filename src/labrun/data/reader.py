@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from labrun import garbage, messages
 from labrun.config.instantiate import Node, build, locate, parameters
+from labrun.config.schema import DatasetSettings
 from labrun.data import digests
 from labrun.data.arrays import Arrays, Part, RawData, Scaling, stratified_split
 from labrun.data.digests import Entry
@@ -25,29 +26,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-GENERAL_KEYS = frozenset(
-    {
-        "name",
-        "asset",
-        "version",
-        "download",
-        "validation_size",
-        "test_size",
-        "split_seed",
-        "max_samples",
-        "scale",
-        "mean",
-        "std",
-    }
-    | {"augmentation", "search_space"}
-)
-"""Keys of `dataset` that labrun handles itself; all others are passed to the reader."""
 STREAMING = frozenset({"in_memory", "num_workers"})
 """Keys that labrun handles unless the reader has arguments of these names."""
-
-
-AUTO = "auto"
-"""Value of `dataset.in_memory` that leaves the decision to labrun."""
+GENERAL_KEYS = frozenset({*(f.name for f in fields(DatasetSettings)), "search_space"} - STREAMING)
+"""Keys of `dataset` that labrun handles itself; all others are passed to the reader."""
 
 
 class Reader(ABC):
@@ -197,7 +179,7 @@ def prepare(dataset: Node, root: Path) -> None:
         MissingDataError: they are missing and cannot be downloaded.
     """
     reader = make_reader(dataset)
-    if dataset.get("download", True) and not reader.find(root):
+    if DatasetSettings.of(dataset).download and not reader.find(root):
         reader.fetch(root)
     if not reader.find(root):
         reader.read(root)  # raises and lists what is missing
@@ -225,39 +207,37 @@ def read(
     Raises:
         DataError, ConfigError: see `Reader.read`; a split would be empty; mean or std do not match the channels.
     """
-    reader = make_reader(dataset)
+    settings, reader = DatasetSettings.of(dataset), make_reader(dataset)
     if known is not None:
         reader.known = known
-    how = reading(reader, dataset, root, limit)
+    how = reading(reader, settings.in_memory, root, limit)
     raw = _read(reader, root) if how is None or how.in_memory else reader.stream(root)
     content = None
     if reader.is_own_code:
-        raw = _checked(raw, f"dataset={dataset['name']}: {type(reader).__name__}.read()")
+        raw = _checked(raw, f"dataset={settings.name}: {type(reader).__name__}.read()")
         content = raw.digest()
     if raw.refusal is not None and not tables:
         raise DataError(raw.refusal)
     if not sparse:
         raw = _dense(raw)
-    seed = int(dataset.get("split_seed") or 0)
+    seed = settings.split_seed
     train, test = raw.train, raw.test
     # Regression has no classes to stratify by: put all samples in one stratum.
     strata = train.y if raw.class_names else np.zeros(len(train), np.int64)
     if test is None:
-        kept, held = stratified_split(strata, float(dataset.get("test_size") or 0.2), seed)
+        kept, held = stratified_split(strata, settings.test_size, seed)
         strata = strata[kept]
         train, test = train.take(kept), train.take(held)
-    validation, size = raw.validation, float(dataset.get("validation_size") or 0)
+    validation, size = raw.validation, settings.validation_size
     if validation is None and size:
         kept, held = stratified_split(strata, size, seed)
         train, validation = train.take(kept), train.take(held)
-    limit = dataset.get("max_samples")
-    if limit:
-        train, test = _limited(train, limit, seed), _limited(test, limit, seed)
-        validation = None if validation is None else _limited(validation, limit, seed)
-    scaling = _scaling(dataset, raw.train.x.shape[1])
-    name = str(dataset["name"])
+    if most := settings.max_samples:
+        train, test = _limited(train, most, seed), _limited(test, most, seed)
+        validation = None if validation is None else _limited(validation, most, seed)
+    scaling = _scaling(settings, raw.train.x.shape[1])
     return Arrays(
-        name,
+        settings.name,
         train,
         validation,
         test,
@@ -272,22 +252,21 @@ def read(
     )
 
 
-def reading(reader: Reader, dataset: Node, root: Path, limit: Limit | None) -> Reading | None:
+def reading(reader: Reader, in_memory: bool | str, root: Path, limit: Limit | None) -> Reading | None:
     """Decide whether a data set is held in memory; None if the caller or the reader cannot stream.
 
     Args:
         reader: the data set's reader.
-        dataset: the config's node, resolved.
+        in_memory: `dataset.in_memory`.
         root: the mounted folder.
         limit: see `read`.
     """
-    setting = dataset.get("in_memory", AUTO)
     if limit is None:
         return None
-    if setting is False:
-        return decide(setting, 0, limit)
+    if in_memory is False:
+        return decide(in_memory, 0, limit)
     needed = reader.needed(root)
-    return None if needed is None else decide(setting, needed, limit)
+    return None if needed is None else decide(in_memory, needed, limit)
 
 
 def _read(reader: Reader, root: Path) -> RawData:
@@ -402,17 +381,16 @@ def _limited(part: Part, limit: int, seed: int) -> Part:
     return part.take(np.random.default_rng(seed).permutation(len(part))[:limit])
 
 
-def _scaling(dataset: Node, channels: int) -> Scaling:
+def _scaling(settings: DatasetSettings, channels: int) -> Scaling:
     values = {}
-    for key, default in (("mean", 0.0), ("std", 1.0)):
-        value = dataset.get(key, default)
+    for key, value in (("mean", settings.mean), ("std", settings.std)):
         values[key] = tuple(float(v) for v in value) if isinstance(value, list | tuple) else (float(value),)
         if len(values[key]) not in (1, channels):
             raise ConfigError(
                 f"dataset.{key} has {len(values[key])} values, but the data have "
                 f"{messages.counted(channels, 'channel')}: give one value, or one per channel"
             )
-    return Scaling(float(dataset.get("scale") or 255.0), values["mean"], values["std"])
+    return Scaling(float(settings.scale), values["mean"], values["std"])
 
 
 def manifest(files: Sequence[Path]) -> list[Entry]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from labrun._io import FileStamp
 from labrun.config import exact
+from labrun.config.schema import DatasetSettings
 from labrun.data.memory import Reading
 
 if TYPE_CHECKING:  # a script reads nothing, and needs no NumPy
@@ -55,7 +56,7 @@ def hold(dataset: Node, root: Path) -> bool:
     from labrun.data import reader
 
     made = reader.make_reader(dataset)
-    if not made.may_be_held or dataset.get("in_memory") is False or not made.find(root):
+    if not made.may_be_held or DatasetSettings.of(dataset).in_memory is False or not made.find(root):
         return False
     stamps = _stamps(made.files(root))
     if max(sum(stamp.size for stamp in stamps.values()), made.needed(root) or 0) > HELD_BYTES:

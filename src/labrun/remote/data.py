@@ -196,10 +196,11 @@ def _files(stores: Mapping[str, LocalDatastore], resolved: Config, config: Confi
     store, dataset = stores.get(""), resolved.dataset
     if store is None or not dataset or resolved.has_loaders:
         return
-    if dataset.get("asset") or dataset.get("version"):
-        yield from _named(store, str(dataset.get("asset") or dataset["name"]), dataset.get("version"))
+    settings = resolved.dataset_settings
+    if settings.asset or settings.version:
+        yield from _named(store, settings.place, settings.version)
         return
-    asset = assets.find(store, str(dataset["name"]))
+    asset = assets.find(store, settings.name)
     if asset is not None:
         yield from _of_asset(store, asset)
         return

@@ -70,7 +70,8 @@ def make_absolute(dataset: dict[str, Any], node: Node) -> None:
     """
     if not str(dataset.get("_target_", "")).startswith("labrun.data.readers."):
         return
-    if dataset.get("asset") or dataset.get("version") is not None:
+    settings = schema.DatasetSettings.of(dataset)
+    if settings.asset or settings.version is not None:
         return
     given = {key: str(dataset[key]) for key in ("path", "test_path") if isinstance(dataset.get(key), str)}
     here = {key: Path.cwd() / path for key, path in given.items() if "${" not in path and Path(path).is_file()}
@@ -79,7 +80,7 @@ def make_absolute(dataset: dict[str, Any], node: Node) -> None:
     from labrun.data import assets, stores
 
     root = Path(str(node["root"])).expanduser()
-    if assets.find(stores.make({**node, "root": str(root.resolve())}), str(dataset["name"])) is not None:
+    if assets.find(stores.make({**node, "root": str(root.resolve())}), settings.name) is not None:
         return
     dataset.update({key: str(path) for key, path in here.items() if not (root / given[key]).exists()})
 
@@ -87,13 +88,11 @@ def make_absolute(dataset: dict[str, Any], node: Node) -> None:
 def _look_up_version(node: dict[str, Any], dataset: dict[str, Any], made: Any, pinned: dict[str, Any]) -> int | None:
     from labrun.data import mount
 
-    name = str(dataset.get("asset") or dataset["name"])
-    key = exact.canonical([node, name, dataset.get("version"), dataset.get("path")])
+    settings = schema.DatasetSettings.of(dataset)
+    key = exact.canonical([node, settings.place, settings.version, dataset.get("path")])
     if key not in pinned:
-        candidates = [name, *((made.candidates() or ()) if made is not None else ())]
-        wanted = mount.Mounting(
-            node, name, dataset.get("version"), candidates, bool(dataset.get("asset")), of_data_set=True
-        )
+        candidates = [settings.place, *((made.candidates() or ()) if made is not None else ())]
+        wanted = mount.of_dataset(node, settings, candidates)
         asset = wanted.find_asset()
         if asset is None:
             wanted.look()

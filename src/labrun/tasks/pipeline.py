@@ -60,7 +60,7 @@ class PipelineTask(EstimatorTask):
         self._folds = int(config.model.get("folds", 5))
         self.is_final = bool(config.model.get("refit", True))
         self._most = config.model.get("cv_samples")
-        self._seed = int(config.dataset.get("split_seed") or 0)
+        self._seed = config.dataset_settings.split_seed
         self._wanted = scoring.wanted(config)
 
     def fit(self, arrays: Arrays, paths: RunPaths, resume_from: Path | None) -> None:

@@ -51,6 +51,7 @@ def predict(run: Run) -> None:
         _predict_with_loaders(run)
         return
     config, dataset, source = run.config, run.config.dataset, run.config.scored
+    settings = config.dataset_settings
     mounted = mount(config.datastore, dataset, made := reader.make_reader(dataset))
     folder, title = RunPaths(source.run_dir), f"the model of run {source.id}"
     is_foreign = read_record(folder.root).imported is not None
@@ -59,14 +60,14 @@ def predict(run: Run) -> None:
     began, taken = time.monotonic(), reading.taken(config)
     if dataset["_target_"] in FILES:
         files = [file_of(dataset, mounted.path)]
-        rule = reader.reading(made, dataset, mounted.path, taken["limit"])
+        rule = reader.reading(made, settings.in_memory, mounted.path, taken["limit"])
         table = of_file(model, dataset, mounted.path, streams=rule is not None and not rule.in_memory)
-        entry = DataEntry(name=dataset["name"], digest=manifest_digest(reader.manifest(files)))
+        entry = DataEntry(name=settings.name, digest=manifest_digest(reader.manifest(files)))
     else:
         arrays = reader.read(dataset, mounted.path, **taken, known=reading.known_table(config))
         table, entry = of_arrays(model, arrays), reading.described(arrays)
     run.note_data(mounted.described(entry))
-    _finish(run, table, f"{dataset['name']} ({type(made).__name__})", began)
+    _finish(run, table, f"{settings.name} ({type(made).__name__})", began)
 
 
 def _predict_with_loaders(run: Run) -> None:

@@ -64,9 +64,9 @@ class ArraysFeed(Feed):
     def __init__(self, arrays: Arrays, config: Config) -> None:
         self.arrays = arrays
         self._settings, self._seed = config.trainer, config.seed
-        self._augmentation = config.dataset.get("augmentation")
-        asked, cores = config.dataset.get("num_workers"), config.compute.cpus_per_run
-        self._workers = int(asked) if asked is not None else cores if cores > 1 else 0
+        self._augmentation = config.dataset_settings.augmentation
+        asked, cores = config.dataset_settings.num_workers, config.compute.cpus_per_run
+        self._workers = asked if asked is not None else cores if cores > 1 else 0
 
     @property
     def description(self) -> str:
