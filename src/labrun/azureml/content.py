@@ -16,16 +16,17 @@ from labrun.azureml.data_reference import reference
 from labrun.azureml.datastore import Datastore
 from labrun.azureml.notices import notify_once
 from labrun.compat.azureml.exceptions import UserErrorException
+from labrun.config.schema import DatastoreSettings
 from labrun.data import assets, digests, transfer
 from labrun.data.assets import Asset
-from labrun.data.cache import Cache, Wanted
+from labrun.data.cache import Wanted
 from labrun.data.digests import Entry, manifest_digest
-from labrun.data.mount import Mounting, cache_folder
+from labrun.data.mount import Mounting, cache_of
 from labrun.data.progress import Quiet
 from labrun.data.stores.base import Datastore as Store
 from labrun.data.stores.base import FileInfo, ProgressCallback
 from labrun.data.stores.local import LocalDatastore
-from labrun.data.transfer import WORKERS, DigestCache, Item
+from labrun.data.transfer import DigestCache, Item
 from labrun.errors import DataError
 
 MANAGED = "managed-dataset"
@@ -136,14 +137,14 @@ class Content:
         if isinstance(store, LocalDatastore):
             return store.path(self.base)
         assert self.datastore is not None
-        node, mark = self.datastore.node, store.identity
+        mark = store.identity
         wanted = [
             Wanted(self.below(name), name, info.size, "", info.token and f"{mark}|{info.token}")
             for name, info in self.files.items()
         ]
         key = hashlib.sha256(json.dumps([mark, *([one.source, one.size, one.token] for one in wanted)]).encode())
-        cache = Cache(cache_folder(node), node.get("cache_gb"))
-        return cache.view(key.hexdigest()[:32], wanted, store, int(node.get("workers") or WORKERS))[0]
+        settings = DatastoreSettings.of(self.datastore.node)
+        return cache_of(settings).view(key.hexdigest()[:32], wanted, store, settings.workers)[0]
 
     def mount(self, default: Datastore) -> str:
         """Return the text that stands for the files in a run's config: a mount (versioned if registered), or a path.

@@ -12,6 +12,7 @@ from typing import Any
 from labrun.cli.confirm import agreed
 from labrun.cli.parsing import Commands, Deferred, Parser
 from labrun.compose import paths
+from labrun.config.schema import DatastoreSettings
 from labrun.data import assets, stores, transfer
 from labrun.data.assets import SHORT, Asset
 from labrun.data.digests import Entry
@@ -403,7 +404,7 @@ def _ask(options: argparse.Namespace, what: str) -> None:
 
 
 def _number(options: argparse.Namespace, node: dict[str, Any]) -> int:
-    return int(options.workers or node.get("workers") or transfer.WORKERS)
+    return int(options.workers or DatastoreSettings.of(node).workers)
 
 
 def _where(datastore: Datastore, path: str) -> str:

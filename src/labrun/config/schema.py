@@ -88,7 +88,38 @@ class DatasetSettings(SplitSettings):
     @classmethod
     def of(cls, node: Node) -> DatasetSettings:
         """Build from a resolved node; a key that is missing or null has its default."""
-        return cls(**{key: value for key, value in _known(cls, node).items() if value is not None})
+        return cls(**_given(cls, node))
+
+
+@dataclass(frozen=True)
+class DatastoreSettings:
+    """Keys of `datastore` that labrun handles itself; the others are arguments of the file system."""
+
+    name: str
+    root: str
+    cache: str | None = None
+    cache_gb: Positive | None = None
+    workers: Count = 8
+
+    @classmethod
+    def of(cls, node: Node) -> DatastoreSettings:
+        """Build from a resolved node, as `DatasetSettings.of` does."""
+        return cls(**_given(cls, node))
+
+
+@dataclass(frozen=True)
+class PipelineSettings:
+    """How a pipeline is cross-validated. Its `model` node also holds what it consists of."""
+
+    folds: CountOrZero = 5
+    cv_samples: Annotated[int, Range(at_least=10)] | None = None
+    metric: str | None = None
+    refit: bool = True
+
+    @classmethod
+    def of(cls, node: Node) -> PipelineSettings:
+        """Build from a resolved node, as `DatasetSettings.of` does."""
+        return cls(**_given(cls, node))
 
 
 # The classes from here to `Cifar10CNN` only describe nodes and have no instances. They are not dataclasses: creating
@@ -178,19 +209,17 @@ class TorchDatasets(DataModule):
 
 
 class Datastore:
-    """A datastore (`conf/datastore/`); this class is a local folder."""
+    """A datastore (`conf/datastore/`) that is a local folder."""
 
     name: str
     root: str
     _target_: str = LOCAL_DATASTORE
 
 
-class RemoteDatastore(Datastore):
+class RemoteDatastore(DatastoreSettings):
     """Keys common to all datastores that are reached through fsspec."""
 
-    cache: str | None = None
-    cache_gb: Positive | None = None
-    workers: Count = 8
+    _target_: str
 
 
 class AzureBlob(RemoteDatastore):
@@ -263,29 +292,21 @@ class LogisticRegression(Model):
     backend: Literal["sklearn", "intelex"] = "sklearn"
 
 
-class Pipeline(Model):
+class Pipeline(Model, PipelineSettings):
     """A scikit-learn pipeline, scored by cross-validation."""
 
     preprocessor: Component = LEFT_OUT
     estimator: Component = LEFT_OUT
     preprocess: bool = False
-    folds: CountOrZero = 5
-    cv_samples: Annotated[int, Range(at_least=10)] | None = None
-    metric: str | None = None
-    refit: bool = True
     _recursive_: bool = False
 
 
-class Ensemble(Model):
+class Ensemble(Model, PipelineSettings):
     """A soft-voting ensemble of pipelines."""
 
     members: list[dict[str, Any]] = LEFT_OUT
     weights: list[float] = LEFT_OUT
     preprocess: bool = False
-    folds: CountOrZero = 5
-    cv_samples: Annotated[int, Range(at_least=10)] | None = None
-    metric: str | None = None
-    refit: bool = True
     _recursive_: bool = False
 
 
@@ -391,6 +412,11 @@ class Source:
 def _known(cls: type, node: Node) -> dict[str, Any]:
     """Return a node's values for the fields of a dataclass."""
     return {f.name: node[f.name] for f in fields(cls) if f.name in node}
+
+
+def _given(cls: type, node: Node) -> dict[str, Any]:
+    """Return a node's values for the fields of a dataclass, without those that are null."""
+    return {key: value for key, value in _known(cls, node).items() if value is not None}
 
 
 def _resolved_fields(cls: type, node: Node) -> dict[str, Any]:
@@ -721,6 +747,11 @@ class Config:
     def dataset_settings(self) -> DatasetSettings:
         """What labrun itself does with the data set, which has no loaders of its own."""
         return DatasetSettings.of(self.dataset)
+
+    @cached_property
+    def pipeline_settings(self) -> PipelineSettings:
+        """How the model, a pipeline, is cross-validated."""
+        return PipelineSettings.of(self.model)
 
     @property
     def datastore(self) -> Node:

@@ -24,14 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 from labrun.config import schema
 from labrun.config.instantiate import Node
-from labrun.config.schema import DatasetSettings
+from labrun.config.schema import DatasetSettings, DatastoreSettings
 from labrun.data import assets, digests, stores
 from labrun.data.assets import Asset
 from labrun.data.cache import Cache, Wanted
 from labrun.data.digests import Entry
 from labrun.data.stores.base import Datastore, FileInfo, clean
 from labrun.data.stores.local import LocalDatastore
-from labrun.data.transfer import WORKERS
 from labrun.errors import CorruptDataError, MissingDataError
 from labrun.messages import counted, size_text
 from labrun.runs.groups import DataEntry
@@ -86,7 +85,7 @@ def mount(datastore: Node, dataset: Node, reader: Reader | None = None) -> Mount
         if isinstance(store, LocalDatastore):
             wanted = Mounting(datastore, settings.name, None, [], of_data_set=True)
             return Mounted(store.folder, None, 0, store.name) if wanted.find_asset() is None else wanted.mount()
-        return Mounted(Path.cwd(), None, 0, str(datastore["name"]))
+        return Mounted(Path.cwd(), None, 0, store.name)
     return of_dataset(datastore, settings, [settings.place, *(known or ())]).mount()
 
 
@@ -124,8 +123,9 @@ def local_root(datastore: Node, dataset: Node) -> Path | None:
     """Like `mount` for a local folder, but without checking its files; None for a remote datastore."""
     if not schema.is_local_datastore(datastore):
         return None
-    store = LocalDatastore(str(datastore["name"]), str(datastore["root"]))
-    asset = of_dataset(datastore, DatasetSettings.of(dataset), []).find_asset()
+    wanted = of_dataset(datastore, DatasetSettings.of(dataset), [])
+    store, asset = wanted.store, wanted.find_asset()
+    assert isinstance(store, LocalDatastore)
     return store.folder if asset is None else store.path(asset.path)
 
 
@@ -150,7 +150,8 @@ class Mounting:
         must_be_asset: bool = False,
         of_data_set: bool = False,
     ) -> None:
-        self._node, self._name, self._version, self._candidates = node, name, version, list(dict.fromkeys(candidates))
+        self._settings, self._name, self._version = DatastoreSettings.of(node), name, version
+        self._candidates = list(dict.fromkeys(candidates))
         self._must_be_asset, self._of_data_set = must_be_asset, of_data_set
         self.store = stores.make(node)
 
@@ -209,7 +210,7 @@ class Mounting:
         if not more:
             return store.path(asset.path)
         key = hashlib.sha256(json.dumps([store.identity, asset.path, asset.version]).encode()).hexdigest()[:32]
-        folder = cache_folder(self._node) / "links" / key
+        folder = cache_folder(self._settings) / "links" / key
         log.info(
             "%s in the folder are not registered (such as %s) and are left out",
             counted(len(more), "file"),
@@ -227,8 +228,7 @@ class Mounting:
         return folder
 
     def _cached(self, asset: Asset | None) -> Mounted:
-        cache = Cache(cache_folder(self._node), self._node.get("cache_gb"))
-        workers = int(self._node.get("workers") or WORKERS)
+        cache, workers = cache_of(self._settings), self._settings.workers
         if asset is not None:
             entries = assets.manifest(self.store, asset)
             self._check_listed(asset, entries)
@@ -325,11 +325,15 @@ def changed(asset: Asset, store: Datastore, name: str, what: str) -> CorruptData
     )
 
 
-def cache_folder(node: Node) -> Path:
-    """Return the cache folder for files of a remote datastore."""
-    given = node.get("cache")
-    if given:
-        return Path(str(given)).expanduser().resolve()
+def cache_of(settings: DatastoreSettings) -> Cache:
+    """Return the cache for files of a remote datastore."""
+    return Cache(cache_folder(settings), settings.cache_gb)
+
+
+def cache_folder(settings: DatastoreSettings) -> Path:
+    """Return the folder of that cache."""
+    if settings.cache:
+        return Path(settings.cache).expanduser().resolve()
     return Workspace(workspace()).cache
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from labrun._io import FileStamp, append_line, atomic_write, file_sha256, partial_of
+from labrun.config.schema import DatastoreSettings
 from labrun.data import digests
 from labrun.data.digests import Entry
 from labrun.data.progress import View
@@ -27,7 +28,6 @@ from labrun.runs.record import process_start
 from labrun.runs.store import workspace
 from labrun.runs.workspace import Workspace
 
-WORKERS = 8
 LEFT_S = 60
 """Age from which an unchanged partial file counts as abandoned."""
 CHUNKS = 8
@@ -90,7 +90,7 @@ def transfer_all(
     items: Sequence[Item],
     work: Callable[[Item, ProgressCallback], None],
     view: View,
-    workers: int = WORKERS,
+    workers: int = DatastoreSettings.workers,
 ) -> None:
     """Process the files of a datastore in parallel; the first error aborts the rest and is raised.
 
@@ -178,7 +178,7 @@ def upload(
     target: str,
     overwrite: bool,
     view: View,
-    workers: int = WORKERS,
+    workers: int = DatastoreSettings.workers,
     memory: DigestCache | None = None,
 ) -> tuple[list[Entry], dict[str, str], int]:
     """Upload a folder's files, or a single file.
@@ -260,7 +260,9 @@ def _check_names(store: Datastore, names: Iterable[str]) -> None:
         )
 
 
-def download(store: Datastore, entries: Sequence[Item], overwrite: bool, view: View, workers: int = WORKERS) -> int:
+def download(
+    store: Datastore, entries: Sequence[Item], overwrite: bool, view: View, workers: int = DatastoreSettings.workers
+) -> int:
     """Download files to the local paths of their items.
 
     Returns:

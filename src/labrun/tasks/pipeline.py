@@ -57,9 +57,8 @@ class PipelineTask(EstimatorTask):
 
     def __init__(self, model: Any, config: Config, name: str, arrays: Arrays) -> None:
         super().__init__(model, config, name, arrays)
-        self._folds = int(config.model.get("folds", 5))
-        self.is_final = bool(config.model.get("refit", True))
-        self._most = config.model.get("cv_samples")
+        settings = config.pipeline_settings
+        self._folds, self._most, self.is_final = settings.folds, settings.cv_samples, settings.refit
         self._seed = config.dataset_settings.split_seed
         self._wanted = scoring.wanted(config)
 

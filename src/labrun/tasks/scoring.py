@@ -34,7 +34,7 @@ QUANTITIES = ("r2", "rmse", "mae")
 def wanted(config: Config) -> list[str]:
     """Return the metrics in a pipeline's config, the primary one last; empty if all are `auto`."""
     metric = config.sweep.metric if "sweep" in config.raw else None
-    named = [config.model.get("metric"), *(metric if isinstance(metric, list) else [metric])]
+    named = [config.pipeline_settings.metric, *(metric if isinstance(metric, list) else [metric])]
     return [str(one) for one in dict.fromkeys(named) if one not in (None, "auto")]
 
 

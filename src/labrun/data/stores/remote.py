@@ -8,11 +8,13 @@ import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 from labrun.config import instantiate
 from labrun.config.checking import is_secret
+from labrun.config.schema import DatastoreSettings
 from labrun.data.stores.base import (
     CHUNK_BYTES,
     PARTIAL,
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-OWN_KEYS = ("_target_", "name", "root", "cache", "cache_gb", "workers")
+OWN_KEYS = frozenset({"_target_", *(f.name for f in fields(DatastoreSettings))})
 """Keys that labrun handles itself; the others are arguments of the file system."""
 PLACE_KEYS = ("account_name", "endpoint_url", "host", "port")
 """Keys that identify the server."""
