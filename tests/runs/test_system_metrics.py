@@ -18,7 +18,7 @@ import pytest
 
 from helpers import Completed, new, submitted, wait_for
 from labrun.api.handles import Run
-from labrun.runs import context, finalize, nvml, processes, recording, system_metrics
+from labrun.runs import context, finalize, nvml, processes, system_metrics
 from labrun.runs.context import RunContext
 from labrun.runs.record import FAILED, read_record
 from labrun.runs.status import EndReason
@@ -291,9 +291,9 @@ def test_a_large_folder_is_walked_less_often(tmp_path: Path, monkeypatch: pytest
 
 def test_the_interval_of_measurements_is_configurable(refused_here: Any) -> None:
     config: dict[str, Any] = {"tracking": {"kind": "none", "system": True, "system_every_s": 2}}
-    assert recording.measured_every_s(new(config=config)) == 2.0
-    assert recording.measured_every_s(new(config={"tracking": {"system": False}})) is None
-    assert recording.measured_every_s(new()) is None  # of an older version
+    assert new(config=config).typed.measured_every_s == 2.0
+    assert new(config={"tracking": {"system": False}}).typed.measured_every_s is None
+    assert new().typed.measured_every_s is None  # of an older version
     assert "tracking.system_every_s=0.5" in refused_here("tracking.system=true", "tracking.system_every_s=0.5")
 
 

@@ -36,7 +36,6 @@ from labrun.config.instantiate import Node
 from labrun.config.schema import Compute
 from labrun.errors import ConfigError
 from labrun.runs.record import Record
-from labrun.runs.recording import measured_every_s
 from labrun.runs.sweep_state import Plan
 
 
@@ -86,7 +85,7 @@ def resources(
         environment=environment,
         pictures=draws_pictures(record),
         data={key: record.config[key] for key in ("dataset", "datastore")} if record.typed.dataset else None,
-        measured_every_s=measured_every_s(record),
+        measured_every_s=record.typed.measured_every_s,
     )
 
 

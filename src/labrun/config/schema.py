@@ -644,10 +644,12 @@ OPEN = "vars"
 
 @dataclass(frozen=True, eq=False)
 class Config:
-    """A validated configuration with typed parts.
+    """A configuration with typed parts.
 
-    Each part is parsed on first access, so an unset environment variable is an error only for code that needs it. Keys
-    that the config's version did not have yet get their defaults; keys of later versions are ignored.
+    It is one that `validation.validate` returned, the config of a record, or the groups of either that the code reads.
+    Each part is parsed on first access, so an unset environment variable is an error only for code that needs it, and a
+    group may be missing. Keys that the config's version did not have yet get their defaults; keys of later versions are
+    ignored.
     """
 
     raw: Node
@@ -702,6 +704,12 @@ class Config:
     def tracker(self) -> str:
         """The tracker's kind. Unlike `tracking`, this resolves no references."""
         return str(self._node("tracking").get("kind", NO_TRACKER))
+
+    @property
+    def measured_every_s(self) -> float | None:
+        """How often a run's supervisor measures the resources in use, seconds; None: never. Resolves no references."""
+        node = self._node("tracking")
+        return float(node.get("system_every_s", Tracking.system_every_s)) if node.get("system") else None
 
     @cached_property
     def sweep(self) -> Sweep:

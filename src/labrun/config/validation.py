@@ -19,6 +19,7 @@ from labrun.config.schema import (
     LogisticRegression,
     Model,
     Pipeline,
+    PipelineSettings,
     Positive,
     RemoteDatastore,
     Root,
@@ -83,12 +84,13 @@ def validate(config: Node) -> Config:
     if isinstance(model, Mapping) and TARGETS.get(str(model.get("_target_"))) in (Pipeline, Ensemble):
         dataset = config.get("dataset")
         data = dataset if isinstance(dataset, Mapping) else {}
-        if model.get("folds") == 1 and not data.get("validation_size") and data.get("_target_") not in VALIDATED:
+        settings = PipelineSettings.of(model)
+        if settings.folds == 1 and not data.get("validation_size") and data.get("_target_") not in VALIDATED:
             problems.append(
                 "model.folds=1 compares pipelines on the validation part, but there is none: set "
                 "dataset.validation_size=0.2. A cross-validation has at least 2 folds; 0 leaves it out"
             )
-        if not model.get("folds") and not model.get("refit", True):
+        if not settings.folds and not settings.refit:
             problems.append("model.folds=0 model.refit=false: nothing would be fitted; leave one of the two out")
     problems += _check_parts(config.get("dataset"), None if task is None else task.part)
     if isinstance(model, Mapping):

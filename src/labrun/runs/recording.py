@@ -135,7 +135,7 @@ class Recording:
         self.record: Record = read_record(run_dir)
         masking.note_config(self.record.config)
         self.attempt = 0
-        self._capture = Capture(self.paths.root, measured_every_s(self.record)) if capture else None
+        self._capture = Capture(self.paths.root, self.record.typed.measured_every_s) if capture else None
         self._writes_on_entry, self._to_disk = writes_on_entry, to_disk
         self._politely = contextlib.ExitStack()
         self._before: Any = None
@@ -321,18 +321,12 @@ def disk_trouble(error: BaseException | None) -> OSError | None:
     return None
 
 
-def measured_every_s(record: Record) -> float | None:
-    """Return the interval at which a run's supervisor measures resource usage, seconds; None means never."""
-    tracking = record.config.get("tracking") or {}
-    return float(tracking.get("system_every_s", 10)) if tracking.get("system") else None
-
-
 class Capture:
     """Redirects this process's output, including that of native code, through the sidecar to `driver.log`.
 
     Args:
         run_dir: the run's directory.
-        measured_every_s: see the function of the same name.
+        measured_every_s: see `Config.measured_every_s`.
     """
 
     def __init__(self, run_dir: Path, measured_every_s: float | None = None) -> None:

@@ -166,6 +166,7 @@ class Plan:
     cwd: str
     name: str
     tracking: dict[str, Any]
+    """The config's node as it is: a file must not hold the values of the environment variables that it refers to."""
     parallel: int = 1
     cores: int | None = None
     """CPU cores that the runs share, unless `compute.max_parallel` sets how many run at once."""

@@ -80,7 +80,7 @@ def finish(search: Search, runner: Executor, folder: Path) -> None:
         folder: the sweep's folder.
     """
     tried = [one for one in gather(search) if one.values is not None and is_pipeline(one.record)]
-    if not tried or tried[0].record.typed.model["refit"]:
+    if not tried or tried[0].record.typed.pipeline_settings.refit:
         return
     best, objective = tried[0], search.objectives[0]
     made = {BEST: _refit(search, best, folder / BEST, dict(best.record.typed.model))}
@@ -240,7 +240,7 @@ def _print_result(
 
     assert best.values is not None
     rows = [("best pipeline", f"run {best.run}: {pipeline_name(best.record)}")]
-    is_held = best.record.typed.model["folds"] == 1
+    is_held = best.record.typed.pipeline_settings.folds == 1
     where = "on the validation part" if is_held else "in cross-validation"
     rows += [(f"  {where}", f"{objective.metric} {formatting.number(best.values[0])}")]
     rows += _tested(folder / BEST, objective, QUANTITIES)
