@@ -105,14 +105,14 @@ def written(folder: str, batch_size: int) -> Loading:
 def labrun(folder: str, batch_size: int, in_memory: bool) -> Loading:
     """Measure the loader of `labrun dataset=image_folder dataset.in_memory=...`."""
     from labrun.data import memory, reader
-    from labrun.tasks.networks.batch_sources import ArraysFeed
+    from labrun.tasks.networks.batch_sources import ArrayBatches
 
     own = ["dataset=image_folder", "model=cifar10_cnn", f"dataset.mean={MEAN}", f"dataset.std={MEAN}"]
     settings = [f"dataset.in_memory={str(in_memory).lower()}", f"dataset.num_workers={WORKERS}"]
     config = common.labrun_config(folder, [*own, *settings, f"trainer.batch_size={batch_size}"])
     arrays = reader.read(config.dataset, Path(folder), limit=memory.limit(config.compute))
-    feed = ArraysFeed(arrays, config)
-    return passed(lambda: feed.loader(arrays.train, train=True))
+    batches = ArrayBatches(arrays, config)
+    return passed(lambda: batches.loader(arrays.train, train=True))
 
 
 def passed(make: Callable[[], Any]) -> Loading:

@@ -127,7 +127,7 @@ def sweep(backend: Backend, folder: Path, runs: Sequence[list[Any] | str], *comp
             freeze.capture_provenance(Path.cwd()),
         )
         record.sweep = SweepMember(str(folder), number)
-        jobs.append(submit.Job(record, folder / str(number), {}, freeze.environment(config)))
+        jobs.append(submit.FrozenJob(record, folder / str(number), {}, freeze.environment(config)))
     assert submit.check(jobs) is backend
     run_dirs = [job.run_dir for job in jobs]
     submit.make_plan(jobs, folder, run_dirs, backend).write(folder)

@@ -50,7 +50,7 @@ def submit(fake_slurm: Path, workspace: Path) -> Submit:
     """Submit runs with these settings together; return the options in the batch file of each array or job."""
 
     def run(*wishes: dict[str, Any]) -> list[dict[str, str]]:
-        pool = backend.SlurmJobs(backend.Settings(SweepState(workspace), "nice", [], [], str(workspace)))
+        pool = backend.SlurmJobs(backend.JobSettings(SweepState(workspace), "nice", [], [], str(workspace)))
         for number, wish in enumerate(wishes):
             compute = {**dataclasses.asdict(Compute(target="slurm")), **wish}
             run_dir = submitted(workspace, f"a000000{number}", config={"compute": compute, "report": "none"})

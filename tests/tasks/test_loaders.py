@@ -489,13 +489,13 @@ def test_data_of_every_run_of_a_sweep_are_prepared(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv(loader_parts.NOTES, str(tmp_path / "notes"))
     (tmp_path / ".launch").mkdir()
     for number, size in enumerate((32, 32, 64)):
-        feed = batch_sources.ModuleFeed(loader_parts.DigitsModule(size), "mine")
-        feed.prepared(tmp_path / str(number), {"batch_size": size})
+        batches = batch_sources.ModuleBatches(loader_parts.DigitsModule(size), "mine")
+        batches.prepared(tmp_path / str(number), {"batch_size": size})
     assert (tmp_path / "notes").read_text() == "prepared\n" * 2
     monkeypatch.setenv(context.RUN_DIR_VARIABLE, str(tmp_path / "0"))
     monkeypatch.setenv(context.ATTEMPT_VARIABLE, "2")
     for _ in range(2):  # both processes of an attempt, before which the disk may have been cleared
-        batch_sources.ModuleFeed(loader_parts.DigitsModule(32), "mine").prepared(tmp_path / "0", {"batch_size": 32})
+        batch_sources.ModuleBatches(loader_parts.DigitsModule(32), "mine").prepared(tmp_path / "0", {"batch_size": 32})
     assert (tmp_path / "notes").read_text() == "prepared\n" * 3
 
 

@@ -119,7 +119,7 @@ def _of(runs: Sequence[str]) -> str:
 class _Part:
     """Result of freezing some of a sweep's runs."""
 
-    jobs: list[submit.Job] = field(default_factory=list)
+    jobs: list[submit.FrozenJob] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
     """Mistakes, as pairs of message and run."""
     not_composed: list[HydraException] = field(default_factory=list)
@@ -128,7 +128,7 @@ class _Part:
 
 def _frozen(
     freezer: submit.Freezer, composer: Composer, job_overrides: Sequence[Sequence[str]], first: int
-) -> list[submit.Job]:
+) -> list[submit.FrozenJob]:
     """Freeze every job before the first one starts; report all mistakes together.
 
     Raises:

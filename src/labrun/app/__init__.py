@@ -91,7 +91,7 @@ def _run(config: DictConfig, hydra_config: Any) -> dict[str, Any]:
         if not registry.chosen(record.typed.compute, sweep=False).in_process:
             from labrun.submission import submit
 
-            job = submit.Job(record, run_dir, files, variables, hydra_config.output_subdir)
+            job = submit.FrozenJob(record, run_dir, files, variables, hydra_config.output_subdir)
             ended = submit.execute_jobs([job], run_dir)[0]
             submit.answer(ended, run_dir)
             return ended.metrics

@@ -191,7 +191,7 @@ def command(hydra: DictConfig, overrides: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Origin:
+class ConfigOrigin:
     """Sources of a sweep's configs, for a config file that builds on them."""
 
     primary: str = "config"
@@ -206,19 +206,19 @@ class Origin:
     """Whether the primary config sets the search path, so that no other file can build on it."""
 
 
-def origin(hydra: DictConfig, is_closed: bool) -> Origin:
+def origin(hydra: DictConfig, is_closed: bool) -> ConfigOrigin:
     """Return the sources of a sweep's configs.
 
     Args:
         hydra: the `hydra` node of the sweep.
-        is_closed: see `Origin`.
+        is_closed: see `ConfigOrigin`.
     """
     given = flags(hydra)
     options = dict(zip(given[::2], given[1::2], strict=True))
     extra = options.get("--config-dir")
     places = [*([f"file://{extra}"] if extra else []), *map(str, hydra.searchpath or ())]
     own = [text for text in own_overrides(hydra) if not text.startswith("hydra.searchpath=")]
-    return Origin(
+    return ConfigOrigin(
         options.get("--config-name", "config"), options.get("--config-path"), tuple(places), tuple(own), is_closed
     )
 

@@ -228,7 +228,7 @@ def _texts(source: Path, stamp: FileStamp) -> tuple[str, Mapping[str, str]]:
 
 
 @dataclass(frozen=True)
-class Source:
+class Definitions:
     """Top-level definitions in the source of a module.
 
     Args:
@@ -246,7 +246,7 @@ class Source:
     signatures: Mapping[str, tuple[str, ...] | None]
 
 
-def _read(named: Named) -> Source | None:
+def _read(named: Named) -> Definitions | None:
     """Parse the source of a module; None if there is none, or it cannot be read."""
     if named.source is None:
         return None
@@ -257,7 +257,7 @@ def _read(named: Named) -> Source | None:
 
 
 @functools.lru_cache(maxsize=256)
-def _parsed(source: Path, module: str, stamp: FileStamp) -> Source:
+def _parsed(source: Path, module: str, stamp: FileStamp) -> Definitions:
     """Parse a source file. Cached by the file's stamp, because a sweep needs it for each of its runs.
 
     Raises:
@@ -265,7 +265,7 @@ def _parsed(source: Path, module: str, stamp: FileStamp) -> Source:
     """
     body = ast.parse(source.read_text(encoding="utf-8")).body
     tops = [one for one in reversed(body) if isinstance(one, ast.ClassDef | ast.FunctionDef)]
-    return Source(
+    return Definitions(
         _names(body, source, module),
         {one.name: [ast.unparse(base).strip("'\"") for base in _derived_from(one)] for one in reversed(tops)},
         {one.name: _arguments(one) for one in tops},  # the first definition of a name wins

@@ -41,7 +41,7 @@ class View(Protocol):
         """Handle the end of a run."""
 
 
-class Feed(Protocol):
+class RunSource(Protocol):
     """Supplies the runs of a search, one by one."""
 
     @property
@@ -73,7 +73,7 @@ def run(
     view: View,
     environment: Mapping[Path, Mapping[str, str]] | None = None,
     head: Head | None = None,
-    feed: Feed | None = None,
+    source: RunSource | None = None,
 ) -> Executor:
     """Execute all unfinished runs of a folder.
 
@@ -82,7 +82,7 @@ def run(
         view: is notified of events.
         environment: the runs' own variables, which records do not hold.
         head: result of `Backend.start_ahead`.
-        feed: supplies further runs while these are active.
+        source: supplies further runs while these are active.
 
     Returns:
         The executor, for use after the runs; the caller closes it.
@@ -96,12 +96,12 @@ def run(
     lease = Lease(SweepState(folder))
     try:
         pending = _pending(folder, plan)
-        count = plan.parallel if feed else len(pending)
+        count = plan.parallel if source else len(pending)
         runner = registry.get(plan.target).executor(folder, plan, count, head)
         try:
-            _drive(runner, folder, plan, pending, view, lease, environment or {}, feed)
-            if feed is not None:
-                feed.done()
+            _drive(runner, folder, plan, pending, view, lease, environment or {}, source)
+            if source is not None:
+                source.done()
         except BaseException:
             runner.close()
             raise
@@ -140,35 +140,35 @@ def _drive(
     view: View,
     lease: Lease,
     environment: Mapping[Path, Mapping[str, str]],
-    feed: Feed | None = None,
+    source: RunSource | None = None,
 ) -> None:
     for run_dir in pending:
         runner.submit(run_dir, resources(read_record(run_dir), environment.get(run_dir)))
     failures, stopped = 0, False
     try:
-        while runner.busy or (feed is not None and feed.is_open):
+        while runner.busy or (source is not None and source.is_open):
             lease.beat()
-            for run_dir, variables in feed.more() if feed is not None else ():
+            for run_dir, variables in source.more() if source is not None else ():
                 runner.submit(run_dir, resources(read_record(run_dir), variables))
-            patience_s = 0.5 if feed is None else feed.patience_s
+            patience_s = 0.5 if source is None else source.patience_s
             for run_dir in runner.poll(patience_s) if runner.busy else ():
                 record = read_record(run_dir)
                 if record.status == FAILED and record.typed.compute.retries:
                     note_given_up(folder, record)
-                if feed is not None:
-                    feed.ended(run_dir, record)
+                if source is not None:
+                    source.ended(run_dir, record)
                 view.ended(run_dir, record)
                 failures += record.status == FAILED
-            if feed is not None:
-                feed.look()
+            if source is not None:
+                source.look()
             if plan.max_failures is not None and failures > plan.max_failures and not stopped:
                 stopped = True
                 log.error(
                     "%d runs failed, and compute.max_failures=%d: canceling the rest", failures, plan.max_failures
                 )
                 why = f"more than compute.max_failures={plan.max_failures} runs failed"
-                if feed is not None:
-                    feed.close()
+                if source is not None:
+                    source.close()
                 runner.cancel_all(why=why)
             view.update()
     except KeyboardInterrupt:

@@ -12,7 +12,7 @@ from labrun import terminal
 from labrun.messages import counted, size_text
 
 
-class View(Protocol):
+class TransferView(Protocol):
     """Receives the progress of a transfer, from any thread."""
 
     def begin(self, files: int, size: int) -> None:

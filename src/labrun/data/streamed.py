@@ -1,6 +1,6 @@
 """Samples that stay on disk: they take the place of arrays and are read block by block.
 
-`Rows` holds only positions, so splitting, limiting and sharding need no memory; its `Source` reads the samples.
+`Rows` holds only positions, so splitting, limiting and sharding need no memory; its `SampleSource` reads the samples.
 Several processes may read from a source at once.
 """
 
@@ -29,7 +29,7 @@ BLOCK_BYTES = 8 * 2**20
 FOLDER_VARIABLE = "TMPDIR"
 
 
-class Source(ABC):
+class SampleSource(ABC):
     """Reads samples of one shape by their positions.
 
     Args:
@@ -53,7 +53,7 @@ class Source(ABC):
 class Rows:
     """Ordered selection of a source's samples. `rows[index]` reads them; `pick` only selects."""
 
-    def __init__(self, source: Source, order: npt.NDArray[np.int64] | None = None) -> None:
+    def __init__(self, source: SampleSource, order: npt.NDArray[np.int64] | None = None) -> None:
         self._source, self._order = source, order
 
     def __len__(self) -> int:
@@ -111,12 +111,12 @@ class Rows:
         return found
 
 
-class Files(Source):
+class Files(SampleSource):
     """Source with one file per sample.
 
     Args:
         paths: the files.
-        shape, dtype: see `Source`.
+        shape, dtype: see `SampleSource`.
         load: reads one file.
     """
 
@@ -163,7 +163,7 @@ def _received(passed: Any) -> SharedFile:
     return found
 
 
-class Records(Source):
+class Records(SampleSource):
     """Samples stored contiguously in a file, in the layout of a NumPy array.
 
     Args:

@@ -20,7 +20,7 @@ from labrun._io import FileStamp, append_line, atomic_write, file_sha256, partia
 from labrun.config.schema import DatastoreSettings
 from labrun.data import digests
 from labrun.data.digests import Entry
-from labrun.data.progress import View
+from labrun.data.progress import TransferView
 from labrun.data.stores.base import PARTIAL, STATE, Datastore, FileInfo, ProgressCallback
 from labrun.errors import CorruptDataError, DataError, MissingDataError
 from labrun.messages import counted, size_text
@@ -89,7 +89,7 @@ def transfer_all(
     store: Datastore,
     items: Sequence[Item],
     work: Callable[[Item, ProgressCallback], None],
-    view: View,
+    view: TransferView,
     workers: int = DatastoreSettings.workers,
 ) -> None:
     """Process the files of a datastore in parallel; the first error aborts the rest and is raised.
@@ -177,7 +177,7 @@ def upload(
     source: Path,
     target: str,
     overwrite: bool,
-    view: View,
+    view: TransferView,
     workers: int = DatastoreSettings.workers,
     memory: DigestCache | None = None,
 ) -> tuple[list[Entry], dict[str, str], int]:
@@ -261,7 +261,11 @@ def _check_names(store: Datastore, names: Iterable[str]) -> None:
 
 
 def download(
-    store: Datastore, entries: Sequence[Item], overwrite: bool, view: View, workers: int = DatastoreSettings.workers
+    store: Datastore,
+    entries: Sequence[Item],
+    overwrite: bool,
+    view: TransferView,
+    workers: int = DatastoreSettings.workers,
 ) -> int:
     """Download files to the local paths of their items.
 

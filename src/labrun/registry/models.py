@@ -58,7 +58,7 @@ ONGOING = frozenset({QUEUED, RUNNING, PREEMPTED, UNREACHABLE})
 
 
 @dataclass
-class Origin:
+class VersionOrigin:
     """Source of a version's files.
 
     Attributes:
@@ -127,7 +127,7 @@ def register(
         raise RecordError(f"run {record.id} is {record.status}: its files may still change; register it once it ends")
     path, card = described(run_dir, record, file)
     metrics = context.last_values(run_dir) if by_run else record.metrics
-    origin = Origin(path, path.relative_to(run_dir).as_posix(), card, record, run_dir, metrics)
+    origin = VersionOrigin(path, path.relative_to(run_dir).as_posix(), card, record, run_dir, metrics)
     uri = client.models_address(root, record.typed.tracking)
     return _add(root, name, origin, uri, about or About(tags or {}), exclude)
 
@@ -143,11 +143,13 @@ def register_local(root: Path, path: Path, name: str, about: About | None = None
     if not path.exists():
         raise MissingDataError(f"cannot register {name}: there is no file or folder {path}")
     content = {"format": 1, "name": path.stem, "kind": _kind(path), "file": path.name, "sha256": _digest(path)}
-    return _add(root, name, Origin(path, path.name, Card.of(content)), client.database_uri(root), about or About())[0]
+    return _add(
+        root, name, VersionOrigin(path, path.name, Card.of(content)), client.database_uri(root), about or About()
+    )[0]
 
 
 def _add(
-    root: Path, name: str, origin: Origin, uri: str, about: About, exclude: Collection[int] | None = ()
+    root: Path, name: str, origin: VersionOrigin, uri: str, about: About, exclude: Collection[int] | None = ()
 ) -> tuple[Version, bool]:
     server = "" if uri == client.database_uri(root) else uri
     if origin.path.is_file() and origin.path.name == CARD and not origin.card.target:
@@ -250,7 +252,9 @@ def _on_server(root: Path, uri: str) -> Iterator[Ingester]:
         registry_sync.restore(root, ingester, is_alone=True)
 
 
-def _known(root: Path, name: str, origin: Origin, server: str, exclude: Collection[int] | None) -> Version | None:
+def _known(
+    root: Path, name: str, origin: VersionOrigin, server: str, exclude: Collection[int] | None
+) -> Version | None:
     """Return the existing version of this file of this run, if any; local files always make a new version.
 
     Raises:

@@ -31,7 +31,7 @@ DEAD_POLLS = 3
 MAX_RESTARTS = 5
 
 
-class View(Protocol):
+class TrialView(Protocol):
     """Displays the progress of the trials."""
 
     def ended(self, run_dir: Path, record: Record) -> None:
@@ -238,7 +238,7 @@ def _changed(local: Any, remote: Any, key: str) -> Iterator[tuple[str, str]]:
         yield key, remote
 
 
-def follow(folder: Path, view: View) -> bool:
+def follow(folder: Path, view: TrialView) -> bool:
     """Mirror a search's changes until it is over; ask it to stop on Ctrl-C.
 
     Returns:
@@ -272,7 +272,7 @@ def cancel(folder: Path) -> None:
 class _Poller:
     """Polls a remote search."""
 
-    def __init__(self, folder: Path, reported: set[str], view: View) -> None:
+    def __init__(self, folder: Path, reported: set[str], view: TrialView) -> None:
         self._folder, self._reported, self._view = folder, reported, view
         self._dead_polls = self._restarts = 0
         self._is_missed = False

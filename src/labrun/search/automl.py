@@ -110,7 +110,7 @@ def finish(search: Search, runner: Executor, folder: Path) -> None:
     runner.draw(folder / BEST)
 
 
-def _refit(search: Search, best: TrialResult, run_dir: Path, model: dict[str, Any]) -> submit.Job:
+def _refit(search: Search, best: TrialResult, run_dir: Path, model: dict[str, Any]) -> submit.FrozenJob:
     overrides = [text for text in best.record.overrides if text not in search.trials.space.fixed]
     job = search.trials.job(overrides, 0, run_dir.name)
     record = job.record
@@ -123,7 +123,7 @@ def _refit(search: Search, best: TrialResult, run_dir: Path, model: dict[str, An
     return job
 
 
-def _submit(job: submit.Job, runner: Executor) -> None:
+def _submit(job: submit.FrozenJob, runner: Executor) -> None:
     """Submit the job, unless it completed before the search was resumed."""
     if (job.run_dir / "run.json").exists():
         record = read_record(job.run_dir)
@@ -135,7 +135,7 @@ def _submit(job: submit.Job, runner: Executor) -> None:
     runner.submit(job.run_dir, resources(job.record, job.environment))
 
 
-def _write_vote(job: submit.Job, folder: Path, trials: Trials) -> None:
+def _write_vote(job: submit.FrozenJob, folder: Path, trials: Trials) -> None:
     """Write a config file equivalent to the ensemble's command."""
     record, config = job.record, job.record.typed
     record.overrides = [text for text in record.overrides if not text.startswith("model")]

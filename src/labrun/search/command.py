@@ -143,7 +143,7 @@ def run(
     return _attended(search, folder, plan, freezer)
 
 
-def _check(trials: Trials, settings: Sweep, resumed: bool) -> tuple[list[submit.Job], Backend]:
+def _check(trials: Trials, settings: Sweep, resumed: bool) -> tuple[list[submit.FrozenJob], Backend]:
     """Check a search before anything is written; a resumed one takes its frozen code.
 
     Returns:

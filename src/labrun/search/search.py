@@ -1,7 +1,7 @@
 """A search: asks the study for trials, submits them, stops unpromising ones, and reports their results to the study.
 
-It is a feed of `controller.run`: when one trial ends, the next begins. Runs and search communicate only through files:
-metrics and records in one direction, stop requests in the other.
+It supplies the runs of `controller.run`: when one trial ends, the next begins. Runs and search communicate only through
+files: metrics and records in one direction, stop requests in the other.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from labrun.search.space import Combination, Dimension, combination_count, combi
 from labrun.search.study import OVERRIDES, RUN, Study
 from labrun.search.trials import Trials
 from labrun.submission import submit
-from labrun.submission.submit import Job
+from labrun.submission.submit import FrozenJob
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class _Trial:
 
 @dataclass
 class Search:
-    """The feed of a search.
+    """The runs of a search, for the controller (`controller.RunSource`).
 
     Args:
         trials: creates the trials.
@@ -229,7 +229,7 @@ class Search:
         self.plan.runs = [run for run in runs if (self.trials.folder / run / "run.json").exists()]
         self.plan.write(self.trials.folder)
 
-    # ---- the feed
+    # ---- the source of runs
 
     @property
     def is_open(self) -> bool:
@@ -270,7 +270,7 @@ class Search:
             number += 1
         return str(number)
 
-    def _made(self, overrides: Sequence[str], number: int, run_dir: Path) -> Job | None:
+    def _made(self, overrides: Sequence[str], number: int, run_dir: Path) -> FrozenJob | None:
         try:
             made = self.trials.job(overrides, int(run_dir.name))
         except ConfigError as error:

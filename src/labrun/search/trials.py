@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
-from labrun.compose.hydra_files import Origin
+from labrun.compose.hydra_files import ConfigOrigin
 from labrun.errors import ConfigError, LabrunError
 from labrun.runs.groups import Code
 from labrun.search.space import (
@@ -25,7 +25,7 @@ from labrun.search.space import (
     plain_key,
 )
 from labrun.submission import submit
-from labrun.submission.submit import Job
+from labrun.submission.submit import FrozenJob
 from labrun.tasks.task import is_pipeline
 
 
@@ -60,7 +60,7 @@ class Trials:
         self._configs: dict[tuple[str, ...], Any] = {}
         self.is_chosen: Callable[[str], bool] = lambda group: bool(loader.get_group_options(group))
         """Returns whether a name is that of a config group."""
-        self.origin = Origin()
+        self.origin = ConfigOrigin()
         self.code: Code | None = None
         """Code that runs import, if not the current code."""
 
@@ -143,7 +143,7 @@ class Trials:
             self._groups[name] = self.is_chosen(name)
         return self._groups[name]
 
-    def job(self, overrides: Sequence[str], number: int, name: str | None = None) -> Job:
+    def job(self, overrides: Sequence[str], number: int, name: str | None = None) -> FrozenJob:
         """Compose and freeze the job of a trial.
 
         Args:
@@ -164,7 +164,7 @@ class Trials:
             model["refit"] = False
         return made
 
-    def probes(self) -> list[Job]:
+    def probes(self) -> list[FrozenJob]:
         """Create a job for the space's first values and one per group option, to find mistakes before anything runs.
 
         Raises:

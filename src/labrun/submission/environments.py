@@ -27,7 +27,7 @@ COMPLETE = ".complete"
 
 
 @dataclass(frozen=True)
-class Plan:
+class EnvironmentPlan:
     """The inputs of an environment.
 
     Args:
@@ -61,7 +61,7 @@ class Plan:
         return total.hexdigest()
 
 
-def plan(file: Path, azureml: bool = False) -> Plan:
+def plan(file: Path, azureml: bool = False) -> EnvironmentPlan:
     """Return the plan of the environment for a file.
 
     Args:
@@ -72,7 +72,7 @@ def plan(file: Path, azureml: bool = False) -> Plan:
         ConfigError: the file cannot be read.
     """
     if not conda.is_conda(file) and not (azureml and "azureml" in file.read_text(encoding="utf-8", errors="replace")):
-        return Plan(file, sys.executable)
+        return EnvironmentPlan(file, sys.executable)
     wanted = conda.read(file, azureml)
     python = pythons.find(wanted.python) if wanted.python else sys.executable
     notices = []
@@ -84,7 +84,7 @@ def plan(file: Path, azureml: bool = False) -> Plan:
         )
     if wanted.left_out:
         notices.append(f"left out, because they are not on PyPI: {', '.join(wanted.left_out)}")
-    return Plan(file, python or sys.executable, tuple(wanted.lines), tuple(notices))
+    return EnvironmentPlan(file, python or sys.executable, tuple(wanted.lines), tuple(notices))
 
 
 def _python_name(python: str) -> str:
@@ -157,7 +157,7 @@ def prepare(script: Script) -> None:
         build(plan(Path(script.requirements).expanduser().resolve(), script.azureml))
 
 
-def build(wanted: Plan) -> Path:
+def build(wanted: EnvironmentPlan) -> Path:
     """Build an environment unless it exists. Return its folder.
 
     Raises:
@@ -182,7 +182,7 @@ def build(wanted: Plan) -> Path:
     return target
 
 
-def _build(wanted: Plan, target: Path, output: Path) -> None:
+def _build(wanted: EnvironmentPlan, target: Path, output: Path) -> None:
     python, requirements = str(target / "bin" / "python"), wanted.file
     if wanted.lines is not None:
         requirements = target.with_suffix(".txt")

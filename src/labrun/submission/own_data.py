@@ -83,8 +83,8 @@ def _load(given: Any) -> dict[str, Any]:
     from labrun.tasks.networks import batch_sources, own_loaders
 
     config, inputs = execute.mount_inputs(Config(given))
-    feed = batch_sources.ModuleFeed(batch_sources.make_module(config.dataset), str(config.dataset["name"]))
-    return {"digest": own_loaders.described(Config(given), feed, inputs).digest}
+    batches = batch_sources.ModuleBatches(batch_sources.make_module(config.dataset), str(config.dataset["name"]))
+    return {"digest": own_loaders.described(Config(given), batches, inputs).digest}
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 class Rerun:
     """A rerun that is ready to be submitted."""
 
-    job: submit.Job
+    job: submit.FrozenJob
 
     @property
     def run_dir(self) -> Path:
@@ -97,7 +97,7 @@ def prepare(run_dir: Path, overrides: Sequence[str], new_code: bool = False) -> 
     record.command = shlex.join(["lab", "runs", "rerun", old.id, *overrides])
     record.hydra = old.hydra
     files = hydra_files.plain(record.config, typed, hydra_files.of_run(run_dir))
-    return Rerun(submit.Job(record, target, files, freeze.environment(config)))
+    return Rerun(submit.FrozenJob(record, target, files, freeze.environment(config)))
 
 
 @contextlib.contextmanager

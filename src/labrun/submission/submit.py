@@ -49,7 +49,7 @@ EXIT_CANCELED = 130
 
 
 @dataclass
-class Job:
+class FrozenJob:
     """A run that is about to be submitted: its record, its folder, Hydra's files for it, and its variables."""
 
     record: Record
@@ -85,7 +85,7 @@ class Freezer:
         """Return the state that one job leaves for the jobs frozen after it."""
         return self._around.pinned, self.head is None
 
-    def freeze(self, config: DictConfig, run_dir: Path | None = None) -> Job:
+    def freeze(self, config: DictConfig, run_dir: Path | None = None) -> FrozenJob:
         """Freeze one composed job, whose config must be set in `HydraConfig`.
 
         Args:
@@ -107,7 +107,7 @@ class Freezer:
         record.sweep = SweepMember(str(self._sweep_dir), hydra.job.num)
         record.hydra = hydra_job.settings(hydra)
         record.command = hydra_files.command(hydra, record.overrides)
-        job = Job(record, run_dir, hydra_files.texts(config), variables, hydra.output_subdir)
+        job = FrozenJob(record, run_dir, hydra_files.texts(config), variables, hydra.output_subdir)
         compute = record.typed.compute
         backend = registry.chosen(compute, sweep=True)
         early = self.head is None and record.typed.sweep.resume is None and not compute.detach
@@ -118,7 +118,7 @@ class Freezer:
         return job
 
 
-def targets(submitted: Sequence[Job]) -> list[str]:
+def targets(submitted: Sequence[FrozenJob]) -> list[str]:
     """Return the targets that the runs' processes import."""
     configs = [job.record.typed for job in submitted]
     nodes = [config.dataset for config in configs]
@@ -135,7 +135,7 @@ def _is_models(config: Config) -> bool:
 
 
 def execute_jobs(
-    submitted: Sequence[Job], folder: Path, head: Head | None = None, prepare: Callable[[], None] | None = None
+    submitted: Sequence[FrozenJob], folder: Path, head: Head | None = None, prepare: Callable[[], None] | None = None
 ) -> list[Record]:
     """Submit and execute every job; the failure of one does not affect the others.
 
@@ -185,7 +185,7 @@ def execute_jobs(
     return [_as_it_is(job) for job in submitted]
 
 
-def _as_it_is(job: Job) -> Record:
+def _as_it_is(job: FrozenJob) -> Record:
     """Return a run's current record, or the submitted one if the run has been removed since."""
     try:
         return read_record(job.run_dir)
@@ -193,13 +193,13 @@ def _as_it_is(job: Job) -> Record:
         return job.record
 
 
-def write(job: Job) -> None:
+def write(job: FrozenJob) -> None:
     """Write a frozen run to its folder, which from then on describes the work completely."""
     freeze.submit(job.record, job.run_dir)
     hydra_files.save_of_run(job.hydra, job.run_dir, job.subfolder)
 
 
-def check(submitted: Sequence[Job]) -> Backend:
+def check(submitted: Sequence[FrozenJob]) -> Backend:
     """Check that the requests of a sweep's runs can be met and are compatible with each other.
 
     Returns:
@@ -267,7 +267,7 @@ def _cancel(folder: Path, plan: sweep_state.Plan, runs: Sequence[Path] = ()) -> 
     sys.exit(EXIT_CANCELED)
 
 
-def make_plan(submitted: Sequence[Job], folder: Path, runs: Sequence[Path], backend: Backend) -> sweep_state.Plan:
+def make_plan(submitted: Sequence[FrozenJob], folder: Path, runs: Sequence[Path], backend: Backend) -> sweep_state.Plan:
     """Return the plan for the controller of a sweep's folder.
 
     Args:
@@ -301,7 +301,7 @@ def make_plan(submitted: Sequence[Job], folder: Path, runs: Sequence[Path], back
     )
 
 
-def _check_folders(submitted: Sequence[Job], fresh: bool) -> None:
+def _check_folders(submitted: Sequence[FrozenJob], fresh: bool) -> None:
     folders = [job.run_dir for job in submitted]
     taken = [d for d in folders if fresh and (d / "run.json").exists()]
     if taken:
@@ -325,7 +325,7 @@ def controller_lease(folder: Path, backend: Backend, fresh: bool = False) -> Ite
         own.release()
 
 
-def _resume(submitted: Sequence[Job], folder: Path, backend: Backend) -> list[Path]:
+def _resume(submitted: Sequence[FrozenJob], folder: Path, backend: Backend) -> list[Path]:
     """Assign each job the run that it repeats, and queue all incomplete runs again.
 
     Returns:
@@ -385,7 +385,7 @@ def _move(record: Record, old: Path, new: Path) -> None:
     record.config, record.hydra = moved(record.config), moved(record.hydra)
 
 
-def _check_same(submitted: Sequence[Job], old: Sequence[resume.PreviousRun], folder: Path) -> None:
+def _check_same(submitted: Sequence[FrozenJob], old: Sequence[resume.PreviousRun], folder: Path) -> None:
     names = {one.record.name for one in old}
     if names and not names & {job.record.name for job in submitted}:
         raise RecordError(

@@ -41,15 +41,15 @@ def evaluate(run: Run) -> None:
 
 def _evaluate_with_loaders(run: Run) -> None:
     config, record, paths = run.config, run.record, run.paths
-    feed = own_loaders.feed_of_run(run)
+    batches = own_loaders.batches_of_run(run)
     began = time.monotonic()
     resume_checks.check_scoring(config, record, is_split=False)
-    work = own_loaders.wrap(saved_model(config), config, feed)
+    work = own_loaders.wrap(saved_model(config), config, batches)
     run.recording.leave_if_forked()
     work.test_steps(paths)
     if summary.draws(config, run.pictures):
         Pictures(summary.title(record)).draw(paths.root)
-    summary.print_result(record, feed.description, time.monotonic() - began, paths)
+    summary.print_result(record, batches.description, time.monotonic() - began, paths)
 
 
 def around_saved(config: Config, arrays: Arrays, own_file: bool = False) -> tuple[ModelTask, Arrays]:

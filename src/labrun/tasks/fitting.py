@@ -46,9 +46,9 @@ def fit(run: Run) -> None:
 def _fit_with_loaders(run: Run) -> None:
     """Do the same for a data set with its own loaders: Lightning runs the module's own steps."""
     config, record, paths = run.config, run.record, run.paths
-    feed = own_loaders.feed_of_run(run)
+    batches = own_loaders.batches_of_run(run)
     began = time.monotonic()
-    work, offered = own_loaders.make(config, feed)
+    work, offered = own_loaders.make(config, batches)
     proof = _begin(run)
     work.train(paths, _resumed(config, paths))
     record.training, record.threads = work.training, work.threads  # known after the first batch
@@ -56,17 +56,17 @@ def _fit_with_loaders(run: Run) -> None:
     run.recording.leave_if_forked()
     work.test_steps(paths)
     paths.outputs.mkdir(parents=True, exist_ok=True)
-    saved, about = work.save_network(paths), own_loaders.taken_by(feed, offered)
+    saved, about = work.save_network(paths), own_loaders.taken_by(batches, offered)
     record.model = write_card(paths, saved, config, about, record.typed.model, proof)
     if summary.draws(config, run.pictures):
         Pictures(summary.title(record)).draw(paths.root)
-    summary.print_result(record, feed.description, time.monotonic() - began, paths)
+    summary.print_result(record, batches.description, time.monotonic() - began, paths)
 
 
 def assist(config: Config, paths: RunPaths) -> None:
     """Take part in training as a process other than the first."""
     if config.has_loaders:
-        network, _ = own_loaders.make(config, own_loaders.make_feed(config, paths.root))
+        network, _ = own_loaders.make(config, own_loaders.make_batches(config, paths.root))
         network.train(paths, _resumed(config, paths))
         network.test_steps(paths)
         return

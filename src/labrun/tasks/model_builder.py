@@ -63,10 +63,10 @@ def wrap(model: Any, config: Config, arrays: Arrays) -> ModelTask:
         if "pytorch_lightning" not in sys.modules:
             targets.say("Lightning")
         with garbage.loading():
-            from labrun.tasks.networks.batch_sources import ArraysFeed
+            from labrun.tasks.networks.batch_sources import ArrayBatches
             from labrun.tasks.networks.lightning import NetworkTask
 
-        return NetworkTask(model, config, ArraysFeed(arrays, config), name)
+        return NetworkTask(model, config, ArrayBatches(arrays, config), name)
     if arrays.are_streamed:
         why = "" if arrays.reading is None else f" ({arrays.reading.why})"
         raise ConfigError(f"{validation.IN_MEMORY_ALONE.format(name)}{why}")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from labrun.config.instantiate import Node
-    from labrun.tasks.networks.batch_sources import ModuleFeed
+    from labrun.tasks.networks.batch_sources import ModuleBatches
     from labrun.tasks.networks.lightning import NetworkTask
 
 log = logging.getLogger(__name__)
@@ -72,13 +72,13 @@ def predict(run: Run) -> None:
 
 def _predict_with_loaders(run: Run) -> None:
     config, source = run.config, run.config.scored
-    feed = own_loaders.feed_of_run(run)
+    batches = own_loaders.batches_of_run(run)
     began = time.monotonic()
     resume_checks.check_scoring(config, run.record, is_split=False)
-    work = own_loaders.wrap(evaluating.saved_model(config), config, feed)
+    work = own_loaders.wrap(evaluating.saved_model(config), config, batches)
     run.recording.leave_if_forked()
     card = load_card(RunPaths(source.run_dir), source.id)
-    _finish(run, of_loaders(work, feed, card, run.paths), feed.description, began)
+    _finish(run, of_loaders(work, batches, card, run.paths), batches.description, began)
 
 
 def _finish(run: Run, table: Any, data: str, began: float) -> None:
@@ -168,12 +168,12 @@ def _scaled_alike(model: Saved, arrays: Arrays, x: Any) -> Any:
     return x.astype(np.float32) * np.float32(wanted / arrays.scaling.scale)
 
 
-def of_loaders(work: NetworkTask, feed: ModuleFeed, card: Card, paths: RunPaths) -> pd.DataFrame:
+def of_loaders(work: NetworkTask, batches: ModuleBatches, card: Card, paths: RunPaths) -> pd.DataFrame:
     """Predict the batches of a data module with the model's own `predict_step`.
 
     Args:
         work: the task with the model.
-        feed: the data module.
+        batches: the data module.
         card: the model's card.
         paths: the paths of the predicting run.
 
@@ -186,13 +186,13 @@ def of_loaders(work: NetworkTask, feed: ModuleFeed, card: Card, paths: RunPaths)
     """
     import pandas as pd
 
-    part = "predict" if feed.has("predict") else "test"
-    if not feed.has(part):
-        raise UnfitError(f"dataset={feed.name} has neither a predict_dataloader nor a test_dataloader")
+    part = "predict" if batches.has("predict") else "test"
+    if not batches.has(part):
+        raise UnfitError(f"dataset={batches.name} has neither a predict_dataloader nor a test_dataloader")
     if part == "test":
-        log.info("Data: %s has no predict_dataloader: predicting for the test part", feed.name)
-        feed.module.setup("test")  # Lightning itself only calls setup("predict")
-        feed.module.predict_dataloader = feed.module.test_dataloader
+        log.info("Data: %s has no predict_dataloader: predicting for the test part", batches.name)
+        batches.module.setup("test")  # Lightning itself only calls setup("predict")
+        batches.module.predict_dataloader = batches.module.test_dataloader
     tables = []
     for answers, count in work.predict_steps(paths):
         if answers:

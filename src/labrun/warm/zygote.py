@@ -204,5 +204,5 @@ def _serve(question: dict[str, Any], descriptors: list[int]) -> None:
         if isinstance(places, list):
             places[:] = [directions["frozen"].get(place, place) for place in places]
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        forkserver.serve(forkserver.Channel(channel), None)
+        forkserver.serve(forkserver.JsonSocket(channel), None)
     os._exit(0)

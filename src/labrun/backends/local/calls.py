@@ -49,7 +49,7 @@ AT_START = ("PYTHON", "LD_", "DYLD_", "LC_", "LANG", "OMP_", "MKL_", "OPENBLAS_"
 
 
 @dataclass(frozen=True)
-class Origin:
+class CallOrigin:
     """The part of the submitting process's state that its calls depend on."""
 
     cwd: str
@@ -103,7 +103,7 @@ class Call(Payload):
     """One call. Its result is stored in a file; its state in another file and in this object."""
 
     folder: Path
-    origin: Origin
+    origin: CallOrigin
     name: str = "submitit"
     signal_delay_s: float = 30.0
     """How long before its timeout it is asked to save its state (SIGUSR2)."""

@@ -24,7 +24,7 @@ from labrun.backends.base import Resources
 from labrun.backends.local import call_pool, calls
 from labrun.backends.local.call import REQUEUE
 from labrun.backends.local.call_pool import CallPool
-from labrun.backends.local.calls import FINISHED, OPEN, UNKNOWN, Call, Origin
+from labrun.backends.local.calls import FINISHED, OPEN, UNKNOWN, Call, CallOrigin
 from labrun.backends.local.pickling import check_own
 from labrun.backends.local.slots import Slots
 from labrun.tasks.threads import VARIABLES
@@ -243,7 +243,7 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
         is_given = "cpus_per_task" in wanted or VARIABLES[0] not in os.environ
         path = calls.import_path(self.imports_from_cwd)
         modules, setup = (tuple(wanted.get(key, ())) for key in ("modules", "setup"))
-        origin = Origin(os.getcwd(), tuple(path), dict(os.environ), modules, setup, self.python)
+        origin = CallOrigin(os.getcwd(), tuple(path), dict(os.environ), modules, setup, self.python)
         submissions = list(delayed_submissions)
         made: list[Call] = []
         jobs: list[LabrunJob] = []

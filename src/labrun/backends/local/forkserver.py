@@ -37,7 +37,7 @@ RUN, CALL, PROGRAM = "run", "call", "program"
 """Kinds of servers, by what their children execute: labrun's runs, calls of any function, or separate programs."""
 
 
-class Channel:
+class JsonSocket:
     """Lines of JSON over a socket."""
 
     def __init__(self, connection: socket.socket) -> None:
@@ -81,14 +81,14 @@ class Children:
     def __init__(self, own_group: bool, closed: Sequence[int]) -> None:
         self._own_group, self._closed = own_group, closed
         self._pids: set[int] = set()
-        self.spare: tuple[int, Channel] | None = None
+        self.spare: tuple[int, JsonSocket] | None = None
 
     def fork_ahead(self) -> None:
         """Fork a spare process for the next task."""
         ours, theirs = socket.socketpair()
         pid = fork(lambda: first_message(theirs), self._own_group, [*self._closed, ours.fileno()])
         theirs.close()
-        self.spare = pid, Channel(ours)
+        self.spare = pid, JsonSocket(ours)
 
     def forget_spare(self) -> None:
         """Kill the spare process, because the server's state has changed since it was forked."""
@@ -137,7 +137,7 @@ class Children:
 def first_message(connection: socket.socket) -> Task:
     """Wait for a task and return it; exit the process if the other end is closed."""
     with connection:
-        channel = Channel(connection)
+        channel = JsonSocket(connection)
         while True:  # a long message arrives in parts
             received = channel.receive()
             if received is None:
@@ -147,7 +147,7 @@ def first_message(connection: socket.socket) -> Task:
                 return task
 
 
-def serve(channel: Channel, parent: int | None, own_group: bool = True) -> None:
+def serve(channel: JsonSocket, parent: int | None, own_group: bool = True) -> None:
     """Process messages until the controller is gone.
 
     Args:
@@ -349,5 +349,5 @@ def print_to(out: str, err: str) -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the controller exited first
-        serve(Channel(socket.socket(fileno=int(sys.argv[1]))), os.getppid(), own_group=sys.argv[2:] != ["in-job"])
+        serve(JsonSocket(socket.socket(fileno=int(sys.argv[1]))), os.getppid(), own_group=sys.argv[2:] != ["in-job"])
     os._exit(0)  # skip the cleanup of imported libraries

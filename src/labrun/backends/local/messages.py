@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from labrun.config.instantiate import Node
 
 
-class Process(TypedDict):
-    """What every task has."""
+class TaskMessage(TypedDict):
+    """The keys of every task."""
 
     run: str
     """Id of the run or call."""
@@ -23,7 +23,7 @@ class Process(TypedDict):
 
 
 @final
-class RunTask(Process):
+class RunTask(TaskMessage):
     """Execute one process of a run; `run` is its folder (`worker.run_task`)."""
 
     environment: dict[str, str]
@@ -37,7 +37,7 @@ class RunTask(Process):
 
 
 @final
-class GatherTask(Process):
+class GatherTask(TaskMessage):
     """Write the data for the pictures of a finished run to a file; `run` is its folder (`worker.run_task`)."""
 
     environment: dict[str, str]
@@ -47,7 +47,7 @@ class GatherTask(Process):
 
 
 @final
-class CallTask(Process):
+class CallTask(TaskMessage):
     """Execute one process of a call (`call.run_task`), or start a program for it."""
 
     call: str

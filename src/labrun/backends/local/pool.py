@@ -42,7 +42,7 @@ from labrun.runs.status import EndReason
 from labrun.runs.system_metrics import SystemMetrics
 
 if TYPE_CHECKING:
-    from labrun.backends.local.messages import GatherTask, Process, RunTask
+    from labrun.backends.local.messages import GatherTask, RunTask, TaskMessage
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ class Gathering(Payload):
         return {**_logged(self, self.run_dir, rank), "environment": {}, "threads": 1, "gather": str(self.file)}
 
 
-def _logged(payload: Payload, run_dir: Path, rank: int) -> Process:
+def _logged(payload: Payload, run_dir: Path, rank: int) -> TaskMessage:
     """Return the part of a message that sends a process's output to its log in the run's folder."""
     log_file = str(run_dir / (f"driver.{rank}.log" if rank else "driver.log"))
     return {"run": payload.id, "rank": rank, "out": log_file, "err": log_file}

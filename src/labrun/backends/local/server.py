@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labrun.backends.local.forkserver import RUN, Channel
+from labrun.backends.local.forkserver import RUN, JsonSocket
 from labrun.config import targets
 from labrun.plugins import IN_PROCESS, POOL
 from labrun.warm import zygote
@@ -25,7 +25,7 @@ from labrun.warm import zygote
 if TYPE_CHECKING:
     from labrun.config.instantiate import Node
 
-Process = subprocess.Popen[bytes] | zygote.Child
+ServerProcess = subprocess.Popen[bytes] | zygote.Child
 
 log = logging.getLogger(__name__)
 
@@ -78,10 +78,10 @@ class Server:
         self.held.clear()
         variables = {**os.environ, "PYTHONSAFEPATH": "1"} if self.environment is None else dict(self.environment)
         self.process, connection = self._from_zygote(variables) or self._interpreter(variables)
-        self.channel = Channel(connection)
+        self.channel = JsonSocket(connection)
         self.import_ahead(self.preload)
 
-    def _from_zygote(self, variables: Mapping[str, str]) -> tuple[Process, socket.socket] | None:
+    def _from_zygote(self, variables: Mapping[str, str]) -> tuple[ServerProcess, socket.socket] | None:
         """Fork the warm interpreter; None if there is none, or if it has imported other code than the frozen code."""
         if self.kind != RUN or self.python is not None or self.in_job:
             return None
@@ -92,7 +92,7 @@ class Server:
             log.info("The warm interpreter could not be forked for the pool (%s): starting a new one", error)
             return None
 
-    def _interpreter(self, variables: Mapping[str, str]) -> tuple[Process, socket.socket]:
+    def _interpreter(self, variables: Mapping[str, str]) -> tuple[ServerProcess, socket.socket]:
         """Start a new interpreter."""
         if self.kind == RUN and not self.in_job:
             targets.report_loading(*self.preload)

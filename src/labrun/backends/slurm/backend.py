@@ -70,7 +70,7 @@ class _Active:
 
 
 @dataclass
-class Settings:
+class JobSettings:
     """Settings that a sweep's jobs share.
 
     Args:
@@ -92,7 +92,7 @@ class Settings:
 class SlurmJobs:
     """Runs submitted runs on a Slurm cluster; see `Executor`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: JobSettings) -> None:
         self._settings = settings
         self._waiting: list[tuple[Path, Resources]] = []
         self._active: dict[Path, _Active] = {}
@@ -356,7 +356,9 @@ def _slots(compute: Compute, runs: int) -> int:
     return min(slots, runs, compute.max_parallel or runs)
 
 
-def _parameters(compute: Compute, jobs: int, runs: int, slots: int, settings: Settings, token: str) -> dict[str, Any]:
+def _parameters(
+    compute: Compute, jobs: int, runs: int, slots: int, settings: JobSettings, token: str
+) -> dict[str, Any]:
     """Return the parameters for submitit's executor."""
     options: dict[str, Any] = {"chdir": settings.cwd, "requeue": True, **partitions.sbatch_options(compute.extra)}
     if compute.environment and str(options.get("export", "ALL")).upper() != "ALL":  # pass the run's variables through
@@ -444,7 +446,7 @@ class Slurm(Backend):
 
     def executor(self, folder: Path, plan: Plan, count: int, head: Head | None = None) -> SlurmJobs:
         """See `Backend.executor`."""
-        return SlurmJobs(Settings(SweepState(folder), plan.name, plan.path, plan.preload, plan.cwd, plan.python))
+        return SlurmJobs(JobSettings(SweepState(folder), plan.name, plan.path, plan.preload, plan.cwd, plan.python))
 
     def attached(self, folder: Path) -> set[Path]:
         """Return the runs whose jobs from an earlier session are pending or running."""

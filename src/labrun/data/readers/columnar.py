@@ -27,7 +27,7 @@ from labrun.data.readers.columns import (
     LOOKS_LIKE_ID,
     NUMBER,
     Column,
-    Settings,
+    ColumnSettings,
     TableSchema,
 )
 from labrun.data.streamed import Records, Rows, SharedFile, spool
@@ -242,7 +242,7 @@ def needed(path: Path) -> int:
 
 
 def infer_schema(
-    files: Sequence[Parquet], target: str, is_quantity: bool, settings: Settings, known: TableSchema | None
+    files: Sequence[Parquet], target: str, is_quantity: bool, settings: ColumnSettings, known: TableSchema | None
 ) -> tuple[TableSchema, list[Target], list[str]]:
     """Determine how to read the columns of a table's splits; the first split is the training data.
 
@@ -287,7 +287,7 @@ def _tells_rows_apart(column: Numbers, file: Parquet) -> bool:
     )
 
 
-def _check_numbers(files: Sequence[Parquet], names: Sequence[str], settings: Settings) -> None:
+def _check_numbers(files: Sequence[Parquet], names: Sequence[str], settings: ColumnSettings) -> None:
     for file in files:
         others = [name for name in names if name not in file.columns]
         if others:
@@ -316,7 +316,7 @@ def _check_finite(found: Sequence[Numbers], where: Path) -> None:
 
 
 def _schema(
-    first: Parquet, names: Sequence[str], found: Mapping[str, Numbers], ids: set[str], settings: Settings
+    first: Parquet, names: Sequence[str], found: Mapping[str, Numbers], ids: set[str], settings: ColumnSettings
 ) -> TableSchema:
     left_out = {
         name: IGNORED_ID if name in ids or (name not in found and ID_NAME.search(name)) else IGNORED

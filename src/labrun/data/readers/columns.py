@@ -91,7 +91,7 @@ Plain = dict[str, npt.NDArray[np.float64] | None]
 
 
 @dataclass(frozen=True)
-class Settings:
+class ColumnSettings:
     """The user's settings for a table's columns.
 
     Args:
@@ -236,7 +236,7 @@ def _described(column: Column) -> str:
 
 
 def infer_schema(
-    table: Any, settings: Settings, where: object, first: int | None = None, quantity: Any = None
+    table: Any, settings: ColumnSettings, where: object, first: int | None = None, quantity: Any = None
 ) -> TableSchema:
     """Determine what each column of a table of text holds.
 
@@ -359,7 +359,7 @@ def of_frame(frame: Any) -> TableSchema:
     return TableSchema(columns, {}, notes=notes)
 
 
-def check_keys(table: Any, settings: Settings, where: object) -> None:
+def check_keys(table: Any, settings: ColumnSettings, where: object) -> None:
     """Check that the user's settings refer to existing columns, each under one key only.
 
     Raises:
@@ -550,7 +550,7 @@ def decimal_of(known: TableSchema, table: Any, where: object) -> tuple[str | Non
             if len(texts):
                 written[column.name], plain[column.name] = _values(texts)
     separator = table.attrs.get("separator")
-    found, doubt = _decimal(written, plain, Settings(), where, separator)
+    found, doubt = _decimal(written, plain, ColumnSettings(), where, separator)
     if found is not None or doubt is not None or known.decimal == ".":
         return found, doubt
     for name, texts in written.items():
@@ -562,7 +562,7 @@ def decimal_of(known: TableSchema, table: Any, where: object) -> tuple[str | Non
     return None, None
 
 
-def sign_of(table: Any, settings: Settings, where: object) -> str | None:
+def sign_of(table: Any, settings: ColumnSettings, where: object) -> str | None:
     """Detect the decimal separator of a table from its content alone; None without clear evidence."""
     found = {name: _values(table[name]) for name in table.columns if name not in settings.ignore}
     written, plain = ({name: pair[place] for name, pair in found.items()} for place in (0, 1))
@@ -571,7 +571,11 @@ def sign_of(table: Any, settings: Settings, where: object) -> str | None:
 
 
 def _decimal(
-    uniques: Mapping[str, list[str]], plain: Mapping[str, Any], settings: Settings, where: object, separator: str | None
+    uniques: Mapping[str, list[str]],
+    plain: Mapping[str, Any],
+    settings: ColumnSettings,
+    where: object,
+    separator: str | None,
 ) -> tuple[str | None, str | None]:
     """Return the decimal separator, None without evidence; and any ambiguity, the decimal point reading first."""
     if settings.decimal is not None:

@@ -18,7 +18,7 @@ from labrun.data.reader import Reader
 from labrun.data.readers import columnar, delimited, sheets
 from labrun.data.readers.apply_schema import NAMES, apply_schema
 from labrun.data.readers.checks import is_absolute
-from labrun.data.readers.columns import GAPS, KnownTable, Settings, check_keys, infer_schema, sign_of
+from labrun.data.readers.columns import GAPS, ColumnSettings, KnownTable, check_keys, infer_schema, sign_of
 from labrun.data.readers.number_parsing import DECIMALS, number
 from labrun.data.readers.user_arrays import check_classes, from_arrays, in_order, must_exist, place_of
 from labrun.data.wording import QUANTITY, few
@@ -46,7 +46,7 @@ class Csv(Reader):
         test_path: a second file with the test data.
         ignore: columns to exclude (identifiers, dates).
         regression: whether the target is a quantity instead of a class.
-        numbers, categories, dates, decimal: column types, see `columns.Settings`.
+        numbers, categories, dates, decimal: column types, see `columns.ColumnSettings`.
         encoding, header, sheet, skip_rows: see `delimited.read`.
     """
 
@@ -72,7 +72,7 @@ class Csv(Reader):
         self.regression = regression
         self.path, self.target, self.test_path = path, target, test_path
         decimal = DECIMALS.get(str(decimal), decimal)
-        self.settings = Settings(list(ignore), list(numbers), list(categories), dict(dates or {}), decimal)
+        self.settings = ColumnSettings(list(ignore), list(numbers), list(categories), dict(dates or {}), decimal)
         self._form = {
             "separator": separator,
             "encoding": encoding,

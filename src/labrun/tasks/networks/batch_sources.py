@@ -29,7 +29,7 @@ from labrun.tasks.task import is_named
 log = logging.getLogger(__name__)
 
 
-class Feed(ABC):
+class BatchSource(ABC):
     """Source of a network's batches."""
 
     uses_samplers = False
@@ -53,7 +53,7 @@ class Feed(ABC):
         return None
 
 
-class ArraysFeed(Feed):
+class ArrayBatches(BatchSource):
     """Batches from arrays in memory, or from samples on disk.
 
     Args:
@@ -113,7 +113,7 @@ class ArraysFeed(Feed):
         return np.bincount(self.arrays.train.y, minlength=classes).tolist() if classes else None
 
 
-class ModuleFeed(Feed):
+class ModuleBatches(BatchSource):
     """The loaders of a `LightningDataModule`.
 
     Args:

@@ -39,7 +39,7 @@ from labrun.runs.groups import NotFinite, ThreadUse, Training
 from labrun.runs.record import RunPaths
 from labrun.tasks import base, monitored, packages
 from labrun.tasks.networks import progress
-from labrun.tasks.networks.batch_sources import ArraysFeed, Feed, overrides
+from labrun.tasks.networks.batch_sources import ArrayBatches, BatchSource, overrides
 from labrun.tasks.networks.checkpoints import (
     CheckpointKeeper,
     PlainCheckpoints,
@@ -68,7 +68,7 @@ class NetworkTask(ModelTask):
     Args:
         network: a plain network, or a LightningModule of either package.
         config: the run's config.
-        feed: the source of its batches.
+        batches: the source of its batches.
         name: its name in messages.
 
     Raises:
@@ -78,11 +78,11 @@ class NetworkTask(ModelTask):
 
     is_shared = logs_threads = True
 
-    def __init__(self, network: nn.Module, config: Config, feed: Feed, name: str) -> None:
+    def __init__(self, network: nn.Module, config: Config, batches: BatchSource, name: str) -> None:
         own = packages.of(network, name)
         self.network = network
         self._package, self._is_own = own or Package(), own is not None
-        self._config, self._feed, self._name = config, feed, name
+        self._config, self._batches, self._name = config, batches, name
         self._settings, self._compute = config.trainer, config.compute
         self._resumed = config.resumed
         self._task = base.of(config)
@@ -102,7 +102,7 @@ class NetworkTask(ModelTask):
         self._training_done: Training | None = None
         self._trainer_made: tuple[Any, RecordLogger] | None = None
         self._allowed = min(self._compute.cpus_per_run, torch.get_num_threads())
-        work, self._reports = self._try_out(feed.arrays) if isinstance(feed, ArraysFeed) else (None, None)
+        work, self._reports = self._try_out(batches.arrays) if isinstance(batches, ArrayBatches) else (None, None)
         is_classifier = self._reports is TargetKind.CLASSES and not self._learning
         self._module = self._made_module(is_classifier)
         self._training = self._threads(work, self._settings.batch_size)
@@ -115,7 +115,7 @@ class NetworkTask(ModelTask):
             return self.network
         if is_classifier:
             return Classifier(self.network, self._config)
-        classes = self._feed.arrays.num_classes if isinstance(self._feed, ArraysFeed) else None
+        classes = self._batches.arrays.num_classes if isinstance(self._batches, ArrayBatches) else None
         loss_and_metrics = LossAndMetrics(self._config.model, classes or None, self._class_weights())
         if (card := self._card) is not None:
             loss_and_metrics.known_last = card.classes_last
@@ -135,7 +135,7 @@ class NetworkTask(ModelTask):
         known = card.class_weights if card is not None else ()  # the weights from training apply to any data
         if known or not self._task.needs_targets:
             return torch.tensor(known, dtype=torch.float32) if known else None
-        counts = self._feed.class_counts()
+        counts = self._batches.class_counts()
         if isinstance(wanted, list):
             if counts is not None and len(wanted) != len(counts):
                 raise ConfigError(f"model.class_weight has {len(wanted)} weights, but there are {len(counts)} classes")
@@ -172,7 +172,7 @@ class NetworkTask(ModelTask):
         self.train(paths, resume_from)
 
     def train(self, paths: RunPaths, resume_from: Path | None) -> None:
-        """Train on the feed's batches; see `ModelTask.fit`."""
+        """Train on its batches; see `ModelTask.fit`."""
         with limited(self._training.count):
             self._train(paths, resume_from)
 
@@ -191,7 +191,7 @@ class NetworkTask(ModelTask):
             "Training %s (%s parameters) on %s, on %s",
             self._name,
             f"{sum(p.numel() for p in module.parameters() if not nn.parameter.is_lazy(p)):,}",
-            self._feed.description,
+            self._batches.description,
             type(trainer.accelerator).__name__.removesuffix("Accelerator"),
         )
         wanted = self._compute.gpus_per_run
@@ -214,12 +214,12 @@ class NetworkTask(ModelTask):
         ended = own.epochs or (trainer.num_training_batches == 0 and trainer.limit_train_batches != 0)
         if ended and not loop.epoch_loop.batch_progress.total.ready:
             raise DataError(
-                f"{self._feed.description}: the training part has no batch, so {self._name} has learned nothing. "
+                f"{self._batches.description}: the training part has no batch, so {self._name} has learned nothing. "
                 "Either its data set is empty (check its folder and arguments), or drop_last drops its only batch"
             )
 
     def _validates(self) -> bool:
-        if self._settings.limit_val_batches == 0 or not self._feed.has("validation"):
+        if self._settings.limit_val_batches == 0 or not self._batches.has("validation"):
             return False
         return not self._is_own or overrides(self._module, "validation_step", "LightningModule")
 
@@ -278,7 +278,7 @@ class NetworkTask(ModelTask):
             with self._looping(*([] if self._names_monitor else [NO_LOSS])):
                 trainer.fit(
                     module,
-                    **self._feed.given("train", has_validation),
+                    **self._batches.given("train", has_validation),
                     ckpt_path=None if resume_from is None else str(resume_from),
                     weights_only=True if resume_from is not None else None,
                 )
@@ -421,7 +421,7 @@ class NetworkTask(ModelTask):
                 _leave_last(checkpoint, paths)
         if not isinstance(self._module, Classifier) or any(not _is_quiet(callback) for callback in callbacks):
             callbacks.insert(0, LogPosition(record))
-        if not isinstance(self._feed, ArraysFeed) and trains_on_processor(settings):
+        if not isinstance(self._batches, ArrayBatches) and trains_on_processor(settings):
             callbacks.insert(0, FirstBatch(self._weighed))
         callbacks.insert(0, RandomStates(self._config.seed, same))
         last = paths.checkpoints / "last.ckpt"
@@ -443,7 +443,7 @@ class NetworkTask(ModelTask):
             "enable_progress_bar": any(isinstance(c, lightning.callbacks.ProgressBar) for c in callbacks),
             "enable_model_summary": any(isinstance(c, lightning.callbacks.ModelSummary) for c in callbacks),
             "num_sanity_val_steps": 0,
-            "use_distributed_sampler": self._feed.uses_samplers,
+            "use_distributed_sampler": self._batches.uses_samplers,
         }
         made = self._built({**arguments, **limits}, files)
         self._trainer_made = made, record
@@ -538,7 +538,7 @@ class NetworkTask(ModelTask):
         if isinstance(self._module, Classifier):
             return
         has_step = not self._is_own or overrides(self._module, "test_step", "LightningModule")
-        if not has_step or not self._feed.has("test"):
+        if not has_step or not self._batches.has("test"):
             if self._reports is None:
                 missing = "test_step" if not has_step else "test part"
                 log.warning("Nothing scores the test part: there is no %s", missing)
@@ -549,7 +549,7 @@ class NetworkTask(ModelTask):
         trainer, record = self._trainer_made
         record.position.epoch = 1 if self._training_done is None else max(1, self._training_done.tested or 1)
         with limited(self._scoring.count), self._looping():
-            trainer.test(self._module, **self._feed.given("test"), verbose=False)
+            trainer.test(self._module, **self._batches.given("test"), verbose=False)
         if trainer.num_test_batches and not sum(trainer.num_test_batches) and trainer.limit_test_batches != 0:
             log.warning("Nothing scores the test part: it has no batch. Its data set is empty, or drop_last drops it")
         _add_metrics_of_others(trainer)
@@ -563,7 +563,7 @@ class NetworkTask(ModelTask):
         assert self._trainer_made is not None
         with limited(self._scoring.count), self._looping():
             trainer = self._trainer_made[0]
-            found = trainer.predict(self._module, **self._feed.given("predict"))
+            found = trainer.predict(self._module, **self._batches.given("predict"))
         # For a single loader, Lightning returns a flat list of batches, and a batch's output may itself be a list.
         # `trainer.predict_dataloaders` keeps their structure; only the private loader has them in Lightning's order.
         counts = [count(loader) for loader in trainer.predict_loop._combined_loader.flattened]
@@ -573,12 +573,12 @@ class NetworkTask(ModelTask):
         return list(zip(answers, counts, strict=True))
 
     def score(self, part: Part, arrays: Arrays) -> Scores:
-        assert isinstance(self._feed, ArraysFeed)
+        assert isinstance(self._batches, ArrayBatches)
         self.network.eval()
         device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
         found, losses = [], 0.0
         with torch.inference_mode(), limited(self._scoring.count):
-            for x, y in self._feed.loader(part, train=False, shared=False):
+            for x, y in self._batches.loader(part, train=False, shared=False):
                 scores = self.network(x.to(device)).float().cpu()
                 if arrays.num_classes:
                     losses += float(nn.functional.cross_entropy(scores, y, reduction="sum"))

@@ -23,7 +23,7 @@ from labrun.tasks.task import is_network, model_name, own_arguments, seed_everyt
 
 if TYPE_CHECKING:
     from labrun.tasks.base import Run
-    from labrun.tasks.networks.batch_sources import ModuleFeed
+    from labrun.tasks.networks.batch_sources import ModuleBatches
     from labrun.tasks.networks.lightning import NetworkTask
 
 UNSIGNED = frozenset({"name", "num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "seed"}) | {
@@ -38,7 +38,7 @@ OFFERED = ("num_classes", "input_shape", "vocab_size", "input_size", "output_siz
 """Arguments of a model that the data's attribute of the same name supplies."""
 
 
-def make_feed(config: Config, run_dir: Path) -> ModuleFeed:
+def make_batches(config: Config, run_dir: Path) -> ModuleBatches:
     """Build the data module of a config and prepare its data.
 
     Raises:
@@ -46,23 +46,23 @@ def make_feed(config: Config, run_dir: Path) -> ModuleFeed:
     """
     if "pytorch_lightning" not in sys.modules:
         targets.say("Lightning")
-    from labrun.tasks.networks.batch_sources import ModuleFeed, make_module
+    from labrun.tasks.networks.batch_sources import ModuleBatches, make_module
 
     seed_everything(config.seed)
     made = make_module(config.dataset, str(config.model["_target_"]))
-    feed = ModuleFeed(made, str(config.dataset["name"]))
-    feed.prepared(run_dir, config.dataset)
-    return feed
+    batches = ModuleBatches(made, str(config.dataset["name"]))
+    batches.prepared(run_dir, config.dataset)
+    return batches
 
 
-def feed_of_run(run: Run) -> ModuleFeed:
+def batches_of_run(run: Run) -> ModuleBatches:
     """Do the same for a run, and describe the data in its record."""
-    feed = make_feed(run.config, run.paths.root)
-    run.note_data(described(run.signed, feed, run.inputs))
-    return feed
+    batches = make_batches(run.config, run.paths.root)
+    run.note_data(described(run.signed, batches, run.inputs))
+    return batches
 
 
-def make(config: Config, feed: ModuleFeed) -> tuple[NetworkTask, dict[str, Any]]:
+def make(config: Config, batches: ModuleBatches) -> tuple[NetworkTask, dict[str, Any]]:
     """Build the model of a config.
 
     Returns:
@@ -73,7 +73,7 @@ def make(config: Config, feed: ModuleFeed) -> tuple[NetworkTask, dict[str, Any]]
     """
     node = config.model
     target = locate(str(node["_target_"]), "model")
-    offered = _offered(target, node, feed)
+    offered = _offered(target, node, batches)
     seed_everything(config.seed)
     model = build(
         own_arguments(node, target),
@@ -82,10 +82,10 @@ def make(config: Config, feed: ModuleFeed) -> tuple[NetworkTask, dict[str, Any]]
         **offered,
         **training_parts(target, config),
     )
-    return wrap(model, config, feed), offered
+    return wrap(model, config, batches), offered
 
 
-def wrap(model: Any, config: Config, feed: ModuleFeed) -> NetworkTask:
+def wrap(model: Any, config: Config, batches: ModuleBatches) -> NetworkTask:
     """Return the task for a model that is already built.
 
     Raises:
@@ -98,23 +98,23 @@ def wrap(model: Any, config: Config, feed: ModuleFeed) -> NetworkTask:
     name = model_name(config.model)
     if not is_network(model):
         raise ConfigError(
-            f"model '{name}' is a {type(model).__name__}, and dataset={feed.name} has its own loaders, which "
+            f"model '{name}' is a {type(model).__name__}, and dataset={batches.name} has its own loaders, which "
             "only torch modules accept: choose a network, or a data set that is read into arrays"
         )
-    own, of_data = packages.of(model, name), packages.derived(feed.module, "LightningDataModule")
+    own, of_data = packages.of(model, name), packages.derived(batches.module, "LightningDataModule")
     if own is not None and of_data is not None and own != of_data:
         raise ConfigError(
-            f"model '{name}' is a LightningModule of {own.name}, and dataset={feed.name} a LightningDataModule of "
+            f"model '{name}' is a LightningModule of {own.name}, and dataset={batches.name} a LightningDataModule of "
             f"{of_data.name}: a Trainer takes only those of its own package. Derive both from the same package"
         )
-    return NetworkTask(model, config, feed, name)
+    return NetworkTask(model, config, batches, name)
 
 
-def _offered(target: Any, node: Node, feed: ModuleFeed) -> dict[str, Any]:
+def _offered(target: Any, node: Node, batches: ModuleBatches) -> dict[str, Any]:
     wanted = [name for name in OFFERED if name in parameters(target) and node.get(name) is None]
     # The splits of `dataset=torch` are the user's own; the data module around them is labrun's.
-    source = feed.module.dataset("train") if wanted and feed.parts else feed.module
-    if source is feed.module and any(getattr(source, name, None) is None for name in wanted):
+    source = batches.module.dataset("train") if wanted and batches.parts else batches.module
+    if source is batches.module and any(getattr(source, name, None) is None for name in wanted):
         source.setup("fit")  # some data modules set these attributes only in setup()
     found = {name: getattr(source, name, None) for name in wanted}
     offered = {
@@ -125,26 +125,26 @@ def _offered(target: Any, node: Node, feed: ModuleFeed) -> dict[str, Any]:
     for name in wanted:
         if name not in offered and must_be_given(target, name):
             raise ConfigError(
-                f"model: {model_name(node)} needs {name}, and {type(source).__name__} of dataset={feed.name} "
+                f"model: {model_name(node)} needs {name}, and {type(source).__name__} of dataset={batches.name} "
                 f"has no attribute {name} that is a whole number or a tuple: add it, or set "
                 f"{'' if name in node else '+'}model.{name}=..."
             )
     return offered
 
 
-def described(signed: Config, feed: ModuleFeed, inputs: Sequence[DataEntry]) -> DataEntry:
+def described(signed: Config, batches: ModuleBatches, inputs: Sequence[DataEntry]) -> DataEntry:
     """Return the record's entry on the data, which includes a digest and its source.
 
     Args:
         signed: the run's config, with mounts still as references.
-        feed: the data module.
+        batches: the data module.
         inputs: the record's entries on the mounts.
     """
     node = signed.dataset
-    prints = {name: _print(one, name) for name, one in _printed(feed)}
+    prints = {name: _print(one, name) for name, one in _printed(batches)}
     mounted = [one for one in inputs if one.input in set(references(node))]
     if prints:
-        silent = [part for part in READ if feed.parts.get(part) and not prints.keys() & {"", part}]
+        silent = [part for part in READ if batches.parts.get(part) and not prints.keys() & {"", part}]
         others = {part: node[part] for part in silent}
         own = [_content(one) for one in mounted if one.input in set(references(others))]
         signed_by, digest = "fingerprint()", _digest([prints, of_config(others), own] if others else prints)
@@ -152,7 +152,7 @@ def described(signed: Config, feed: ModuleFeed, inputs: Sequence[DataEntry]) -> 
         signed_by, digest = "files", _digest([_content(one) for one in mounted])
     else:
         signed_by, digest = "config and code", of_config(node)
-    return DataEntry(name=feed.name, kind=str(node["_target_"]), digest=digest, signed_by=signed_by)
+    return DataEntry(name=batches.name, kind=str(node["_target_"]), digest=digest, signed_by=signed_by)
 
 
 def of_config(node: Node) -> str:
@@ -164,9 +164,9 @@ def of_config(node: Node) -> str:
     return _digest([exact.canonical(kept), seals.code_of(own)])
 
 
-def _printed(feed: ModuleFeed) -> list[tuple[str, Any]]:
-    parts = [(part, feed.module.dataset(part)) for part in READ if feed.parts.get(part)]
-    return [(name, one) for name, one in [("", feed.module), *parts] if callable(getattr(one, "fingerprint", None))]
+def _printed(batches: ModuleBatches) -> list[tuple[str, Any]]:
+    parts = [(part, batches.module.dataset(part)) for part in READ if batches.parts.get(part)]
+    return [(name, one) for name, one in [("", batches.module), *parts] if callable(getattr(one, "fingerprint", None))]
 
 
 def _print(found: Any, part: str) -> str:
@@ -198,14 +198,14 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(exact.canonical(value).encode()).hexdigest()
 
 
-def taken_by(feed: ModuleFeed, offered: Mapping[str, Any]) -> dict[str, Any]:
+def taken_by(batches: ModuleBatches, offered: Mapping[str, Any]) -> dict[str, Any]:
     """Return a card's entries on the input that a model takes."""
-    names = next((v for v in (getattr(feed.module, name, None) for name in ("class_names", "classes")) if v), ())
+    names = next((v for v in (getattr(batches.module, name, None) for name in ("class_names", "classes")) if v), ())
     listed = list(names) if isinstance(names, list | tuple) else []
     is_text = all(isinstance(name, str) for name in listed)
     return {
         "feed": LOADERS,
         "offered": dict(offered),
         "class_names": listed if is_text else [],
-        "data": feed.name,
+        "data": batches.name,
     }
