@@ -223,7 +223,7 @@ def test_only_valid_job_ids_reach_slurm_commands(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(queue, "run_command", asked.append)
     queue.scancel(["17", "17_3", "--user=me", "17;ls", "", "-1"])
     assert asked == [["scancel", "17"], ["scancel", "17_3"]]
-    ledger = tmp_path / "jobs.jsonl"
+    journal = tmp_path / "jobs.jsonl"
     for line in (
         {"token": "a", "jobs": [["x"]]},
         {"token": "a", "job": "--all", "array": False},
@@ -232,9 +232,9 @@ def test_only_valid_job_ids_reach_slurm_commands(tmp_path: Path, monkeypatch: py
         {"token": "b", "jobs": [["y"]]},
         {"token": "b", "job": "18", "array": False},
     ):
-        with open(ledger, "a") as file:
+        with open(journal, "a") as file:
             file.write(json.dumps(line) + "\n")
-    assert queue.known_jobs(ledger) == {Path("y"): "18"}
+    assert queue.known_jobs(journal) == {Path("y"): "18"}
 
 
 def test_code_must_match_its_digest_wherever_it_is_stored(tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ def test_a_submission_without_a_recorded_id_is_found_again(workspace: Path, labr
     wait_for(lambda: len(squeue()) == 2)
     sweep.kill()
     sweep.communicate()
-    ledger = sweep_dir(workspace) / ".launch" / "jobs.jsonl"
-    ledger.write_text(ledger.read_text().splitlines()[0] + "\n")
+    journal = sweep_dir(workspace) / ".launch" / "jobs.jsonl"
+    journal.write_text(journal.read_text().splitlines()[0] + "\n")
     again = labrun(*values, "sweep.resume=last")
     assert again.returncode == 0, again.stdout + again.stderr
     assert statuses(workspace) == ["completed"] * 2

@@ -70,14 +70,14 @@ def test_only_the_users_own_runs_are_continued(
 
 def test_a_job_named_by_another_user_is_not_canceled(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_dir = submitted(workspace)
-    ledger = SweepState(run_dir).jobs
-    ledger.parent.mkdir()
+    journal = SweepState(run_dir).jobs
+    journal.parent.mkdir()
     ended: list[str] = []
-    monkeypatch.setattr(queue, "known_jobs", lambda path: {run_dir: "7"} if path == ledger else {})
+    monkeypatch.setattr(queue, "known_jobs", lambda path: {run_dir: "7"} if path == journal else {})
     monkeypatch.setattr(queue, "states", lambda jobs: dict.fromkeys(jobs, "PENDING"))
     monkeypatch.setattr(queue, "scancel", ended.extend)
-    ledger.write_text("")
-    ledger.chmod(0o666)
-    assert ownership.foreign_writer([ledger]) is not None
+    journal.write_text("")
+    journal.chmod(0o666)
+    assert ownership.foreign_writer([journal]) is not None
     assert cancel.end_runs([run_dir]) == [] and ended == []
     assert read_record(run_dir).status == CANCELED

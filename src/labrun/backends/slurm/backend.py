@@ -314,7 +314,7 @@ class SlurmJobs:
             "preload": list(settings.preload),
             "own_python": settings.python is not None,
             "parallel": slots,
-            "ledger": str(settings.state.jobs),
+            "ledger": str(settings.state.jobs),  # its name in earlier versions' manifests
             "signal_delay_s": parameters["signal_delay_s"],
             "timeout_min": compute.timeout_min,
             "gpus_per_run": compute.gpus_per_run,
@@ -456,11 +456,11 @@ class Slurm(Backend):
 
     def release(self, folder: Path, unfinished: Callable[[], set[Path]]) -> list[str]:
         """Cancel jobs of an earlier session, which Slurm may still run or requeue."""
-        ledger = SweepState(folder).jobs
-        if not ledger.exists():
+        journal = SweepState(folder).jobs
+        if not journal.exists():
             return []
         left = unfinished()
-        return sorted(end_jobs({job for run, job in known_jobs(ledger).items() if run in left}))
+        return sorted(end_jobs({job for run, job in known_jobs(journal).items() if run in left}))
 
     def is_over(self, job: str) -> bool | None:
         """Return whether a job has ended, according to squeue or accounting; None if unknown."""
@@ -485,9 +485,9 @@ class Slurm(Backend):
 
     def cancel_unpolled(self, folder: Path, run_dir: Path) -> bool | None:
         """Cancel a pending job; the supervisor of a running one obeys the request itself."""
-        ledger = SweepState(folder).jobs
-        # Another user who can write the ledger could insert any of this user's jobs.
-        job = known_jobs(ledger).get(run_dir) if foreign_writer([ledger]) is None else None
+        journal = SweepState(folder).jobs
+        # Another user who can write the journal could insert any of this user's jobs.
+        job = known_jobs(journal).get(run_dir) if foreign_writer([journal]) is None else None
         if job is None:
             return None
         state = states([job]).get(job, "GONE")

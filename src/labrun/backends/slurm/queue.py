@@ -32,17 +32,17 @@ def is_job(job: object) -> bool:
     return isinstance(job, str) and re.fullmatch(r"[0-9]+([_+][0-9]+)?", job) is not None
 
 
-def note_submission(ledger: Path, token: str, runs: Sequence[Sequence[str]]) -> None:
+def note_submission(journal: Path, token: str, runs: Sequence[Sequence[str]]) -> None:
     """Add to a journal that runs, grouped by job, are about to be submitted under this token."""
-    append_line(ledger, json.dumps({"token": token, "jobs": runs}), mode=0o600)
+    append_line(journal, json.dumps({"token": token, "jobs": runs}), mode=0o600)
 
 
-def note_job(ledger: Path, token: str, job: str, is_array: bool) -> None:
+def note_job(journal: Path, token: str, job: str, is_array: bool) -> None:
     """Add to a journal the job, or array of jobs, that Slurm has made of a submission."""
-    append_line(ledger, json.dumps({"token": token, "job": job, "array": is_array}), mode=0o600)
+    append_line(journal, json.dumps({"token": token, "job": job, "array": is_array}), mode=0o600)
 
 
-def read_journal(ledger: Path) -> tuple[dict[str, list[list[str]]], dict[str, tuple[str, bool]]]:
+def read_journal(journal: Path) -> tuple[dict[str, list[list[str]]], dict[str, tuple[str, bool]]]:
     """Read a journal, keyed by the submissions' tokens, oldest first. Incomplete lines are skipped.
 
     Returns:
@@ -51,11 +51,11 @@ def read_journal(ledger: Path) -> tuple[dict[str, list[list[str]]], dict[str, tu
     intents: dict[str, list[list[str]]] = {}
     ids: dict[str, tuple[str, bool]] = {}
     try:
-        text = context.content(ledger)
+        text = context.content(journal)
     except FileNotFoundError:
         return intents, ids
     except OSError as error:
-        raise RecordError(f"{ledger} cannot be read: {error.strerror or error}") from error
+        raise RecordError(f"{journal} cannot be read: {error.strerror or error}") from error
     for raw in text.splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             line = json.loads(raw)
@@ -67,15 +67,15 @@ def read_journal(ledger: Path) -> tuple[dict[str, list[list[str]]], dict[str, tu
     return intents, ids
 
 
-def newest_submission(ledger: Path) -> dict[Path, str]:
+def newest_submission(journal: Path) -> dict[Path, str]:
     """Return the token of each run's latest submission."""
-    intents, _ = read_journal(ledger)
+    intents, _ = read_journal(journal)
     return {Path(run): token for token, jobs in intents.items() for members in jobs for run in members}
 
 
-def known_jobs(ledger: Path) -> dict[Path, str]:
+def known_jobs(journal: Path) -> dict[Path, str]:
     """Return each run's latest job from the journal; look up submissions without a recorded id in squeue."""
-    intents, ids = read_journal(ledger)
+    intents, ids = read_journal(journal)
     if set(intents) - set(ids):
         for found in (run_command(["squeue", "-h", "-t", "all", "-o", "%A|%F|%k"]) or "").splitlines():
             single, array, token = (part.strip() for part in found.split("|"))
