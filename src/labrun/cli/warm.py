@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 import psutil
 
@@ -16,6 +16,9 @@ from labrun.cli.parsing import Parser
 from labrun.errors import RecordError
 from labrun.report import formatting
 from labrun.warm import client, identity, wire
+
+if TYPE_CHECKING:
+    from labrun.warm.messages import ControlRequest, State
 
 START_S = 180.0
 ANSWER_S = 10.0
@@ -37,18 +40,18 @@ def fill(noun: Parser) -> None:
 
 def status(options: argparse.Namespace) -> int:
     """Print a line for each warm interpreter."""
-    servers = list(_answers("status"))
+    servers = list(_answers(wire.STATUS))
     if not servers:
         print("no warm interpreter is running: the first command at a terminal starts one, or 'lab warm start'")
         return 0
     rows = [("process", "up for", "commands", "running", "memory", "processor time", "interpreter")]
-    for _, one in servers:
-        process = psutil.Process(int(one["process"]))
+    for one in servers:
+        process = psutil.Process(one["process"])
         memory, used = process.memory_full_info(), process.cpu_times()
         rows.append(
             (
                 str(one["process"]),
-                formatting.duration(time.time() - float(one["since"])),
+                formatting.duration(time.time() - one["since"]),
                 str(one["served"]),
                 str(len(one["running"])),
                 messages.size_text(getattr(memory, "pss", memory.rss)),
@@ -62,7 +65,7 @@ def status(options: argparse.Namespace) -> int:
 
 def stop(options: argparse.Namespace) -> int:
     """Stop every warm interpreter of this user."""
-    servers = list(_answers("stop"))
+    servers = list(_answers(wire.STOP))
     print(f"stopped {messages.counted(len(servers), 'warm interpreter')}")
     return 0
 
@@ -96,8 +99,8 @@ def start(options: argparse.Namespace) -> int:
     return 0
 
 
-def _answers(what: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the name and the answer of each listening server."""
+def _answers(what: Literal["status", "stop"]) -> Iterator[State]:
+    """Send a request to each listening server, and yield their answers."""
     folder = identity.folder()
     for path in sorted(Path(folder).glob("*.sock")) if folder else []:
         connection = wire.connect(str(path.parent), path.stem)
@@ -106,9 +109,10 @@ def _answers(what: str) -> Iterator[tuple[str, dict[str, Any]]]:
         with connection:
             connection.settimeout(ANSWER_S)
             try:
-                wire.send(connection, {"ask": what})
+                request: ControlRequest = {"ask": what}
+                wire.send(connection, request)
                 answer = wire.receive(connection)
             except OSError:
                 continue
             if answer is not None:
-                yield path.stem, answer[0]
+                yield answer[0]

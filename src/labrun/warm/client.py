@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
+    from labrun.warm.messages import End, Ready, Refused, RunRequest
+
 COLD = frozenset({"warm", "ui", "shell", "connect"})
 """Subcommands of `lab` that never run in a warm interpreter: `warm` controls it, `ui` is a server itself, and a shell
 and ssh's prompts need this terminal as their controlling terminal, which a warm interpreter's processes lack."""
@@ -154,8 +156,8 @@ def _ask(place: str, facts: dict[str, object], module: str) -> tuple[socket.sock
         return None
     connection.settimeout(ANSWER_S)
     descriptors = list(_inherited(connection.fileno()))
-    message: dict[str, object] = {
-        "ask": "run",
+    message: RunRequest = {
+        "ask": wire.RUN,
         "facts": facts,
         "module": module,
         "arguments": sys.argv,
@@ -169,10 +171,10 @@ def _ask(place: str, facts: dict[str, object], module: str) -> tuple[socket.sock
                 wire.send(connection, message, [here, *descriptors])
             finally:
                 os.close(here)
-            answer = wire.receive(connection)
-            if answer is not None and "pid" in answer[0]:
+            received: tuple[Ready | Refused, list[int]] | None = wire.receive(connection)
+            if received is not None and "pid" in (answer := received[0]):
                 connection.settimeout(None)
-                return connection, int(str(answer[0]["pid"])), answer[1][0]
+                return connection, answer["pid"], received[1][0]
     except OSError:
         pass
     connection.close()  # a process that was forked nevertheless exits without having done anything
@@ -218,7 +220,9 @@ def _follow(connection: socket.socket, pid: int, pidfd: int) -> None:
         connection.sendall(b"!")
     except OSError:  # the process was killed while it waited
         pass
-    code = status = None
+    code: int | None = None
+    status: int | None = None
+    answer: tuple[End, list[int]] | None
     while (answer := wire.receive(connection)) is not None:
         code = answer[0].get("code", code)
         status = answer[0].get("status", status)
@@ -226,12 +230,12 @@ def _follow(connection: socket.socket, pid: int, pidfd: int) -> None:
             break
     select.select([pidfd], [], [])
     if code is not None:
-        os._exit(int(str(code)))
+        os._exit(code)
     if status is None:
         # The command and the server are both gone, so its status is unknown.
         os.write(2, b"labrun: the command was killed, together with its warm interpreter\n")
         os._exit(128 + signal.SIGKILL)
-    _end_as(int(str(status)))
+    _end_as(status)
 
 
 def _end_as(status: int) -> None:

@@ -26,12 +26,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labrun.garbage import gc_disabled
 from labrun.warm import identity, session, wire, zygote
 from labrun.warm.fingerprint import Fingerprint, Reads, kernel_settings
 from labrun.warm.session import ForkRefusedError
+
+if TYPE_CHECKING:
+    from labrun.warm.messages import Request, RunRequest, State
 
 log = logging.getLogger(__name__)
 
@@ -335,13 +338,14 @@ class Server:
             received = wire.receive(connection) if uid == os.getuid() else None
             if received is None:
                 return
-            request, descriptors = received
-            if request["ask"] == "run":
+            descriptors = received[1]
+            request: Request = received[0]
+            if request["ask"] == wire.RUN:
                 self._check(request, peer)
                 self._fork(connection, request, descriptors, peer)
                 return
             wire.send(connection, self._state())
-            if request["ask"] == "stop":
+            if request["ask"] == wire.STOP:
                 self._end()
         except ForkRefusedError as error:
             log.info("Refused: %s", error)
@@ -355,7 +359,7 @@ class Server:
             if not any(command.connection is connection for command in self._commands.values()):
                 connection.close()
 
-    def _state(self) -> dict[str, object]:
+    def _state(self) -> State:
         return {
             "process": os.getpid(),
             "since": self._since,
@@ -364,7 +368,7 @@ class Server:
             "running": [command.arguments for command in self._commands.values()],
         }
 
-    def _check(self, request: dict[str, Any], peer: int) -> None:
+    def _check(self, request: RunRequest, peer: int) -> None:
         """Check that a fork of this process can execute a command.
 
         Raises:
@@ -384,7 +388,7 @@ class Server:
             raise ForkRefusedError(f"the command runs under other conditions: {', '.join(differing)}")
         session.check(request, peer)
 
-    def _fork(self, connection: socket.socket, request: dict[str, Any], descriptors: list[int], peer: int) -> None:
+    def _fork(self, connection: socket.socket, request: RunRequest, descriptors: list[int], peer: int) -> None:
         limits = session.limits_of(peer)
         gc.disable()
         pid = os.fork()

@@ -11,6 +11,13 @@ import os
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Mapping
+    from typing import Any, Final
+
+RUN: Final = "run"
+STATUS: Final = "status"
+STOP: Final = "stop"
+"""What a client asks for (`messages.Request`)."""
 
 MOST_DESCRIPTORS = 200
 """Maximum number of descriptors per message."""
@@ -29,7 +36,7 @@ def connect(place: str, name: str) -> socket.socket | None:
     return connection
 
 
-def send(connection: socket.socket, message: dict[str, object], descriptors: list[int] | None = None) -> None:
+def send(connection: socket.socket, message: Mapping[str, object], descriptors: list[int] | None = None) -> None:
     """Send one message: its length, then its content in `marshal` format, as both sides run the same interpreter.
 
     Raises:
@@ -38,7 +45,7 @@ def send(connection: socket.socket, message: dict[str, object], descriptors: lis
     import array
     import socket
 
-    data = marshal.dumps(message, 2)
+    data = marshal.dumps(dict(message), 2)
     data = len(data).to_bytes(4, "big") + data
     ancillary = []
     if descriptors:
@@ -48,7 +55,7 @@ def send(connection: socket.socket, message: dict[str, object], descriptors: lis
         connection.sendall(data[sent:])
 
 
-def receive(connection: socket.socket) -> tuple[dict[str, object], list[int]] | None:
+def receive(connection: socket.socket) -> tuple[Any, list[int]] | None:
     """Receive one message and its descriptors; None once the other end is closed.
 
     Raises:

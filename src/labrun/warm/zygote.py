@@ -18,11 +18,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from labrun.warm import session, wire
 from labrun.warm.fingerprint import Fingerprint
 from labrun.warm.identity import read, stamp
+
+if TYPE_CHECKING:
+    from labrun.warm.messages import PoolDirections, PoolRequest
 
 LIGHT, FULL = "light", "full"
 """The zygote with scikit-learn, and the one with PyTorch and everything else."""
@@ -103,12 +106,12 @@ def begin(
     life, held = socket.socketpair()
     here = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
     numbers = [number for number, stream in ((1, sys.__stdout__), (2, sys.__stderr__)) if stream is not None]
-    question = marshal.dumps({"peer": os.getpid(), "descriptors": numbers})
-    socket.send_fds(available[kind], [question], [theirs.fileno(), held.fileno(), here, *numbers])
+    request: PoolRequest = {"peer": os.getpid(), "descriptors": numbers}
+    socket.send_fds(available[kind], [marshal.dumps(dict(request))], [theirs.fileno(), held.fileno(), here, *numbers])
     for end in (theirs, held):
         end.close()
     os.close(here)
-    directions: dict[str, object] = {
+    directions: PoolDirections = {
         "environment": dict(environment),
         "folder": folder or os.getcwd(),
         "frozen": frozen,
@@ -178,15 +181,15 @@ def _answer(connection: socket.socket) -> None:
             os.close(descriptor)
 
 
-def _serve(question: dict[str, Any], descriptors: list[int]) -> None:
+def _serve(request: PoolRequest, descriptors: list[int]) -> None:
     """Act as a fork server for the requesting command, with its descriptors, signals and limits."""
     forkserver = importlib.import_module("labrun.backends.local.forkserver")
     channel, life = (socket.socket(fileno=session.moved(descriptor)) for descriptor in descriptors[:2])
     os.setsid()
-    session.take_signals(read(f"/proc/{question['peer']}/status"))
+    session.take_signals(read(f"/proc/{request['peer']}/status"))
     here, *outputs = descriptors[2:]
-    session.take_descriptors([here, os.open(os.devnull, os.O_RDONLY), *outputs], [0, *question["descriptors"]])
-    session.take_limits(question["peer"], session.limits_of(question["peer"]))
+    session.take_descriptors([here, os.open(os.devnull, os.O_RDONLY), *outputs], [0, *request["descriptors"]])
+    session.take_limits(request["peer"], session.limits_of(request["peer"]))
     session.forget_main()
     pidfd = os.pidfd_open(os.getpid())
     wire.send(life, {}, [pidfd])
@@ -195,7 +198,7 @@ def _serve(question: dict[str, Any], descriptors: list[int]) -> None:
     received = wire.receive(channel)
     if received is None:
         os._exit(0)
-    directions: dict[str, Any] = received[0]
+    directions: PoolDirections = received[0]
     os.environ.clear()
     os.environ.update(directions["environment"])
     os.chdir(directions["folder"])

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labrun.backends.base import Backend, Calls, Capacity, Head, Resources
 from labrun.backends.local import worker
@@ -51,6 +51,9 @@ from labrun.runs.ownership import foreign_writer
 from labrun.runs.record import FAILED, PREEMPTED, RUNNING, Record, RunPaths, read_record, replace_text
 from labrun.runs.status import EndReason
 from labrun.runs.sweep_state import Plan, SweepState
+
+if TYPE_CHECKING:
+    from labrun.backends.slurm.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
@@ -305,9 +308,9 @@ class SlurmJobs:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         slots = _slots(compute, max(len(members) for members in jobs))
         runs = [[str(run_dir) for run_dir, _ in members] for members in jobs]
-        manifest = folder / f"{token}.json"
+        file = folder / f"{token}.json"
         parameters = _parameters(compute, len(jobs), max(map(len, jobs)), slots, settings, token)
-        content = {
+        manifest: Manifest = {
             "token": token,
             "jobs": runs,
             "path": list(settings.path),
@@ -320,11 +323,11 @@ class SlurmJobs:
             "gpus_per_run": compute.gpus_per_run,
             "runs_per_gpu": compute.runs_per_gpu,
         }
-        replace_text(manifest, json.dumps(content) + "\n")
+        replace_text(file, json.dumps(manifest) + "\n")
         note_submission(settings.state.jobs, token, runs)
         script = frozen_file(settings.path, "slurm/job.py")
         python = shlex.quote(settings.python or sys.executable)
-        command = f"{python} -P -u {shlex.quote(str(script))} {shlex.quote(str(manifest))}"
+        command = f"{python} -P -u {shlex.quote(str(script))} {shlex.quote(str(file))}"
         variables = {**jobs[0][0][1].environment, "PYTHONSAFEPATH": "1"}
         from labrun.backends.slurm.batch import submit  # submitit takes a while to import
 

@@ -20,7 +20,10 @@ import time
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from labrun.backends.slurm.manifest import Manifest
 
 SAVE_S = 25.0
 """Maximum time for a run to save its state, in seconds."""
@@ -40,7 +43,7 @@ class StopReason(StrEnum):
 
 def main(manifest_path: str) -> int:
     """Execute this job's part of the manifest. Return the exit code."""
-    manifest = json.loads(Path(manifest_path).read_text(encoding="utf-8"))
+    manifest: Manifest = json.loads(Path(manifest_path).read_text(encoding="utf-8"))
     sys.path[:] = [*manifest["path"], *sys.path] if manifest["own_python"] else manifest["path"]
     runs = manifest["jobs"][int(os.environ["SLURM_ARRAY_TASK_ID"]) if len(manifest["jobs"]) > 1 else 0]
     ranks, rank = int(os.environ.get("SLURM_NTASKS", "1")), int(os.environ.get("SLURM_PROCID", "0"))
@@ -102,7 +105,7 @@ class JobSupervisor:
         ranks: number of processes of its run.
     """
 
-    def __init__(self, manifest: dict[str, Any], runs: list[Path], ranks: int = 1) -> None:
+    def __init__(self, manifest: Manifest, runs: list[Path], ranks: int = 1) -> None:
         self.manifest, self.runs, self.ranks, self.job = manifest, runs, ranks, job_id()
         self.signaled: signal.Signals | None = None
         self.began = time.time()
