@@ -12,6 +12,7 @@ from labrun.errors import ControlledError, LabrunError
 from labrun.refusal import Refusal
 
 USER_ERROR = 2
+EXIT_CANCELED = 130
 
 
 class UserErrors:

@@ -14,10 +14,10 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
-from hydra_plugins.labrun_launcher._job import trace_of
 from labrun import mistakes
 from labrun.app import hydra_changes, resolvers
 from labrun.config import hydra_versions
+from labrun.submission.plain_app.job import trace_of
 
 
 @pytest.mark.usefixtures("registered")

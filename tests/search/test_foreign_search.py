@@ -16,7 +16,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import CompactHydraException
 from omegaconf import OmegaConf
 
-from hydra_plugins.labrun_sweeper import _search, _sweeper_translation
+from hydra_plugins.labrun_sweeper import _sweeper_translation
+from labrun.search.plain_app.search import objective
 
 pytestmark = pytest.mark.long
 
@@ -137,9 +138,9 @@ def test_problems_of_a_search_are_reported(run: Run, arguments: tuple[str, ...],
 
 
 def test_a_list_of_one_number_is_accepted_as_an_objective() -> None:
-    assert _search.objective(0, [3.0]) == 3.0
+    assert objective(0, [3.0]) == 3.0
     with pytest.raises(CompactHydraException, match="a bool"):
-        _search.objective(0, True)
+        objective(0, True)
 
 
 OPTUNA = """

@@ -18,7 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from conftest import Command, Refused
 from helpers import PLAIN, lab, start, start_labrun, statuses, sweep_dir, wait_for, write_climber
-from hydra_plugins.labrun_sweeper._sweep import HeldFiles
+from labrun.compose.held_files import HeldFiles
 from labrun.runs.record import Record, read_record
 from labrun.runs.sweep_state import SweepState
 from labrun.search.study import Study

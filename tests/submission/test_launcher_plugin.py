@@ -18,10 +18,12 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from helpers import program
-from hydra_plugins.labrun_launcher import _foreign, _job
-from hydra_plugins.labrun_launcher._compose import Composer
 from hydra_plugins.labrun_launcher.launcher import LabrunLauncher
 from labrun.compose import paths
+from labrun.errors import LabrunError
+from labrun.submission.composer import Composer
+from labrun.submission.plain_app import jobs
+from labrun.submission.plain_app.job import Ended
 
 
 def test_hydra_discovers_the_launcher() -> None:
@@ -83,16 +85,23 @@ def job(folder: Path, *outcomes: bytes) -> SimpleNamespace:
     return SimpleNamespace(num_tasks=len(tasks), task=tasks.__getitem__)
 
 
+def test_results_of_earlier_versions_are_readable_but_their_queued_jobs_are_refused() -> None:
+    assert pickle.loads(b"chydra_plugins.labrun_launcher._job\nEnded\n.") is Ended
+    queued = pickle.loads(b"chydra_plugins.labrun_launcher._job\nrun_in_process\n.")
+    with pytest.raises(LabrunError, match="queued by an earlier version of labrun; submit it again"):
+        queued(b"")
+
+
 def test_a_result_of_a_job_that_cannot_be_read_is_its_failure(tmp_path: Path) -> None:
     config = OmegaConf.create({"hydra": {"overrides": {"task": ["x=1"]}}})
-    fine = pickle.dumps(("success", _job.Ended(status=JobStatus.COMPLETED, _return_value=3)))
+    fine = pickle.dumps(("success", Ended(status=JobStatus.COMPLETED, _return_value=3)))
     trace = pickle.dumps(("error", "Traceback (most recent call last):\n  File ...\nValueError: - You can check x\n\n"))
-    assert _foreign._ended(job(tmp_path, fine, fine), config, 4, None).return_value == 3
+    assert jobs._ended(job(tmp_path, fine, fine), config, 4, None).return_value == 3
     for outcomes, told in (
         ((fine, trace), "job 4 (x=1): ValueError: - You can check x"),
         ((b"cnowhere\nThing\n.",), "job 4 (x=1): ModuleNotFoundError: No module named 'nowhere'"),
     ):
-        ended = _foreign._ended(job(tmp_path, *outcomes), config, 4, None)
+        ended = jobs._ended(job(tmp_path, *outcomes), config, 4, None)
         assert ended.status == JobStatus.FAILED and str(ended._return_value) == told
 
 

@@ -43,10 +43,9 @@ from labrun.runs import recording, store
 from labrun.runs.record import QUEUED, Record, read_record
 from labrun.submission import freeze, origin, publish
 from labrun.submission.publish import publish_location
-from labrun.user_errors import USER_ERROR, UserErrors, for_terminal
+from labrun.user_errors import EXIT_CANCELED, USER_ERROR, UserErrors, for_terminal
 
 log = logging.getLogger(__name__)
-EXIT_CANCELED = 130
 RUN_HERE = {"labrun.tasks.estimator", "labrun.tasks.networks.lightning"}
 """Modules that are loaded if this process has executed a run itself, and thus user code."""
 

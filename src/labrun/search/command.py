@@ -30,6 +30,7 @@ from labrun.search.trials import Trials
 from labrun.submission import snapshot, submit
 from labrun.submission.publish import publish_location
 from labrun.tracking.feed import follow
+from labrun.user_errors import EXIT_CANCELED
 
 log = logging.getLogger(__name__)
 
@@ -243,4 +244,4 @@ def _finished(search: Search, runner: Executor, folder: Path) -> bool:
 def _say_canceled(folder: Path) -> NoReturn:
     where = shlex.quote(str(folder))
     sys.stderr.write(f"labrun: canceled; the records are in {folder}, and sweep.resume={where} resumes the search\n")
-    sys.exit(submit.EXIT_CANCELED)
+    sys.exit(EXIT_CANCELED)

@@ -34,15 +34,13 @@ from labrun.search.policies import Curve, Policy
 from labrun.search.previous import completed, folders
 from labrun.search.reports import Reports
 from labrun.search.space import Combination, Dimension, combination_count, combinations, plain_key
-from labrun.search.study import OVERRIDES, RUN, Study
+from labrun.search.study import OVERRIDES, RUN, TRIALS, Study
 from labrun.search.trials import Trials
 from labrun.submission import submit
 from labrun.submission.submit import FrozenJob
 
 log = logging.getLogger(__name__)
 
-TRIALS = 20
-"""Default trial budget."""
 CLOCK_S = 5.0
 LARGEST_GRID = 100_000
 

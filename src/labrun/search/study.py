@@ -29,6 +29,8 @@ from labrun.search.space import Choice, Combination, Dimension
 log = logging.getLogger(__name__)
 
 NAME = "labrun"
+TRIALS = 20
+"""Default trial budget."""
 RUN, OVERRIDES, LABELS, REPLACED, WHY = "run", "overrides", "parameters", "replaced", "why"
 """User attributes of a trial in the journal: its run's folder, its overrides, its parameters for display, whether
 another trial replaces it, and why it failed."""

@@ -38,14 +38,13 @@ from labrun.runs.record import (
 )
 from labrun.runs.recording import terminating_politely
 from labrun.runs.sweep_state import WITH_HYDRA, SweepState
-from labrun.submission import freeze, origin, prerequisites, resume, snapshot
+from labrun.submission import freeze, origin, prerequisites, resume, snapshot, sweep_wide
 from labrun.submission.publish import publish_location
 from labrun.tracking import trackers
 from labrun.tracking.feed import follow
+from labrun.user_errors import EXIT_CANCELED
 
 log = logging.getLogger(__name__)
-
-EXIT_CANCELED = 130
 
 
 @dataclass
@@ -213,13 +212,8 @@ def check(submitted: Sequence[FrozenJob]) -> Backend:
         objective.check(record.typed)
     first = submitted[0].record.typed.compute
     backend = registry.chosen(first, is_sweep)
-    once = ("target", "host", "detach", "python", "max_parallel", "max_failures", *backend.once_per_sweep)
     raw = [job.record.config for job in submitted]
-    for group, keys in (("compute", once), ("tracking", raw[0]["tracking"])):
-        for key in keys:
-            found = sorted({str(one[group].get(key)) for one in raw})
-            if len(found) > 1:
-                raise ConfigError(f"{group}.{key} applies to the whole sweep, but its runs have {' and '.join(found)}")
+    sweep_wide.check_frozen(raw, backend.once_per_sweep)
     if (why := backend.folder_problem(submitted[0].run_dir, first)) is not None:
         raise ConfigError(why)
     if problems := dict.fromkeys(why for job in submitted for why in backend.run_problems(job.record)):

@@ -97,9 +97,16 @@ LIGHT = (
     "matplotlib.backends.backend_agg",
 )
 """Modules that runs without PyTorch need, too; they are imported first."""
-NOT_OURS = ("labrun.compat.azureml.site", "labrun.compat.standalone", "labrun.warm")
-"""labrun's modules that are not imported: replacements of other packages, and this package. Its plug-ins for Hydra are
-not imported either, since Hydra finds the user's only while it imports all of them."""
+NOT_OURS = (
+    "labrun.compat.azureml.site",
+    "labrun.compat.standalone",
+    "labrun.search.plain_app",
+    "labrun.submission.plain_app",
+    "labrun.warm",
+)
+"""labrun's modules that are not imported: replacements of other packages, this package, and those for plain
+applications, which make Hydra import every plug-in. Hydra finds the user's plug-ins only then, so labrun's own are not
+imported either."""
 OVERRIDES = ("a/b=c,d", "+a.b.c=1.5", "~a", "++a=[b,-1,null]", "a={b:true}", "a='b c'", "a=range(1,3)", "a=${b:c}")
 """Overrides of each form. The parser builds its automata while it reads them."""
 HIGH = 300

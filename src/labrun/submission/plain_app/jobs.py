@@ -1,110 +1,88 @@
-"""Jobs of a plain Hydra application that does not use labrun: any function under `@hydra.main`."""
+"""Runs the jobs of a plain Hydra application, as many at once as the launcher's settings allow."""
 
 from __future__ import annotations
 
 import logging
 import os
 import pickle
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus, filter_overrides
+from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, setup_globals
 from hydra.errors import CompactHydraException
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.labrun_launcher import _main
-from hydra_plugins.labrun_launcher._job import Ended, restore, run_in_process, run_one
 from labrun._io import environ_overlay
 from labrun.backends import registry
 from labrun.backends.base import Calls
 from labrun.config.schema import Compute
-from labrun.errors import ConfigError, LabrunError
-
-if TYPE_CHECKING:
-    from hydra_plugins.labrun_launcher.launcher import LabrunLauncher
+from labrun.errors import LabrunError
+from labrun.submission.plain_app import main_module
+from labrun.submission.plain_app.job import Ended, restore, run_in_process, run_one
+from labrun.submission.plain_app.output import Output
+from labrun.user_errors import EXIT_CANCELED
 
 log = logging.getLogger(__name__)
 
-EXIT_CANCELED = 130
-SUBMITIT = re.compile(rb"submitit (INFO|WARNING|ERROR) \(|\[[^]]*\]\[submitit\]\[INFO\] - ")
-"""Matches submitit's own lines in the log of a job."""
-OF_OTHERS = {
-    "n_jobs": "max_parallel",
-    "array_parallelism": "max_parallel",
-    "cpus_per_task": "cpus_per_run",
-    "gpus_per_node": "gpus_per_run",
-    "additional_parameters": "extra",
-}
-"""Settings of Hydra's joblib and submitit launchers, with the names of labrun's equivalents."""
-KEPT = 2**16
-"""Length of the end of a job's output that is searched for its traceback, in characters."""
 
+@dataclass(frozen=True)
+class Application:
+    """A plain Hydra application in a sweep: the objects that Hydra passes to a launcher's `setup`."""
 
-class LauncherSettings(Compute):
-    """The settings of `hydra.launcher`, which are those of `compute`."""
+    context: HydraContext
+    function: TaskFunction
+    config: DictConfig
+    """Config of the sweep."""
 
-    @classmethod
-    def key(cls, name: str) -> str:
-        """See `Compute.key`."""
-        return f"hydra.launcher.{name}"
-
-    @classmethod
-    def choice(cls, option: str = "", target: str | None = None) -> str:
-        """See `Compute.choice`."""
-        return cls.key(f"target={target or option}")
-
-
-def launch_foreign(launcher: LabrunLauncher, composed: Sequence[DictConfig], first: int) -> list[JobReturn]:
-    """Run all jobs in the pool, on Slurm or inline. A job that dies gives a failed result; the others continue.
-
-    Args:
-        launcher: the launcher, after `setup`.
-        composed: configs of the jobs.
-        first: number of the first job in the sweep.
-    """
-    with Jobs(launcher) as jobs:
-        jobs.submit(dict(enumerate(composed, start=first)))
-        found = {}
-        while jobs.busy:
-            found.update(jobs.ended())
-        return [found[number] for number in sorted(found)]
+    def prepare(self) -> ConfigLoader:
+        """Create the sweep folder, and return the loader to compose the jobs."""
+        hydra = self.config.hydra
+        setup_globals()
+        configure_log(hydra.hydra_logging, hydra.verbose)
+        sweep_dir = Path(str(hydra.sweep.dir))
+        sweep_dir.mkdir(parents=True, exist_ok=True)
+        if OmegaConf.select(self.config, "hydra.sweep.mode") is not None:
+            sweep_dir.chmod(int(str(hydra.sweep.mode), 8))
+        return self.context.config_loader
 
 
 class Jobs:
-    """Runs jobs of an application, as many at once as the launcher's settings allow.
+    """Runs jobs of an application. A job that dies gives a failed result; the others continue.
 
     Args:
-        launcher: the launcher, after `setup`.
+        application: the application.
+        compute: the launcher's settings, after they were checked.
+        shows_output: print the output of the jobs as it arrives.
         shows_all: also show the traceback of the first job that fails inline, which Hydra's own sweeper shows itself.
 
     Raises:
-        CompactHydraException: a setting is invalid or not available; Hydra shows the error without a traceback.
+        CompactHydraException: a user error; Hydra shows it without a traceback.
         SystemExit: the context was ended by Ctrl-C; the jobs are canceled.
     """
 
-    def __init__(self, launcher: LabrunLauncher, shows_all: bool = False) -> None:
-        assert launcher.hydra_context is not None and launcher.task_function is not None
-        assert launcher.config is not None
-        self._compute, self._shows_output = checked(launcher.settings)
-        self._backend = registry.get(self._compute.target, LauncherSettings.key("target"))
-        self._context, self._function = launcher.hydra_context, launcher.task_function
-        self._folder = Path(str(launcher.config.hydra.sweep.dir)).resolve() / ".submitit"
+    def __init__(self, application: Application, compute: Compute, shows_output: bool, shows_all: bool = False) -> None:
+        self._compute, self._shows_output = compute, shows_output
+        self._backend = registry.get(compute.target, compute.key("target"))
+        self._context, self._function = application.context, application.function
+        self._folder = Path(str(application.config.hydra.sweep.dir)).resolve() / ".submitit"
         self._state = Singleton.get_state()
-        self._main = None if self._backend.in_process else _main.capture()
+        self._main = None if self._backend.in_process else main_module.capture()
         self._shows_next = shows_all or not self._backend.in_process
         self._calls: Calls | None = None
         self._open: dict[int, Any] = {}
         """submitit's jobs, by number."""
         self._configs: dict[int, DictConfig] = {}
         self._done: dict[int, JobReturn] = {}
-        self._outputs: dict[int, _Output] = {}
+        self._outputs: dict[int, Output] = {}
         self._printed: dict[str, int] = {}
         """Tracebacks already shown, each with the number of its job."""
         self._politely: AbstractContextManager[Any] = nullcontext()
@@ -140,6 +118,14 @@ class Jobs:
         """Maximum number of concurrent jobs."""
         return self._backend.room(self._compute)
 
+    def run(self, composed: Mapping[int, DictConfig]) -> list[JobReturn]:
+        """Run jobs, given as configs by number, to their end; return their results by number."""
+        self.submit(composed)
+        found: dict[int, JobReturn] = {}
+        while self.busy:
+            found.update(self.ended())
+        return [found[number] for number in sorted(found)]
+
     def submit(self, composed: Mapping[int, DictConfig]) -> None:
         """Submit jobs, given as configs by number. Inline jobs are run immediately."""
         self._configs.update(composed)
@@ -163,7 +149,7 @@ class Jobs:
             submitted = self._calls.submit(run_in_process, payloads)
         self._open.update(zip(composed, submitted, strict=True))
         if self._shows_output:
-            self._outputs.update((number, _Output(number, self._open[number])) for number in composed)
+            self._outputs.update((number, Output(number, self._open[number])) for number in composed)
 
     def _payload(self, config: DictConfig) -> bytes:
         from labrun.backends.local.pickling import dumps
@@ -226,45 +212,6 @@ class Jobs:
         self._open.clear()
 
 
-class _Output:
-    """Prints the output of a job as it arrives, each line prefixed with the number of the job.
-
-    Args:
-        number: number of the job.
-        job: submitit's job.
-    """
-
-    def __init__(self, number: int, job: Any) -> None:
-        self._mark = f"[{number}] ".encode()
-        self._files = {path: 0 for task in range(job.num_tasks) for path in _logs(job.task(task))}
-        self._rest: dict[Path, bytes] = {}
-        self._last = ""
-
-    def has_shown(self, trace: str) -> bool:
-        """Whether the end of the job's output contains a traceback."""
-        return bool(trace) and trace.splitlines()[-1] in self._last
-
-    def show(self, at_end: bool = False) -> None:
-        """Print new output in whole lines; at the end, also an incomplete last line."""
-        for path, position in self._files.items():
-            with suppress(OSError), open(path, "rb") as file:
-                file.seek(position)
-                content = file.read()
-                self._files[path] += len(content)
-                *lines, rest = (self._rest.get(path, b"") + content).split(b"\n")
-                self._rest[path] = b"" if at_end else rest
-                lines += [rest] if at_end and rest else []
-                lines = [line for line in lines if not SUBMITIT.match(line)]
-                text = b"".join(self._mark + line + b"\n" for line in lines).decode("utf-8", "replace")
-                self._last = (self._last + text)[-KEPT:]
-                sys.stdout.write(text)
-        sys.stdout.flush()
-
-
-def _logs(job: Any) -> list[Path]:
-    return [job.paths.stdout, job.paths.stderr]
-
-
 def _is_fine(result: JobReturn) -> bool:
     return result.status == JobStatus.COMPLETED
 
@@ -274,39 +221,6 @@ def _importable() -> Iterator[None]:
     """In the context, make child processes find the same modules as this process."""
     with environ_overlay({"PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path)}):
         yield
-
-
-def checked(settings: Mapping[str, Any]) -> tuple[Compute, bool]:
-    """Check the settings of `hydra.launcher`. Return them, and whether the output of the jobs is shown.
-
-    Raises:
-        CompactHydraException: a setting is invalid or not available; Hydra shows the error without a traceback.
-    """
-    from labrun.config.checking import check_fields
-
-    given = {key: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for key, v in settings.items()}
-    shows = given.pop("show_output", False)
-    known = [name for name in registry.values() if name != "auto"]
-    if given["target"] not in known:
-        *names, last = known
-        problems = [f"hydra.launcher.target={given['target']!r}: allowed are {', '.join(names)} and {last}"]
-    else:
-        problems = list(check_fields(given, LauncherSettings, "hydra.launcher"))
-        problems += [
-            f"hydra.launcher.{key}, of another launcher, is called hydra.launcher.{ours} here"
-            for key, ours in OF_OTHERS.items()
-            if key in given
-        ]
-    if not isinstance(shows, bool):
-        problems.append(f"hydra.launcher.show_output={shows!r}: expected true or false")
-    if not problems:
-        try:
-            compute = LauncherSettings.of(given)
-            registry.check(compute, sweep=True)
-            return compute, bool(shows)
-        except ConfigError as error:
-            problems = error.problems
-    raise CompactHydraException("labrun: " + "\n".join(problems))
 
 
 def _ended(job: Any, config: DictConfig, number: int, why: str | None) -> Ended:
@@ -364,9 +278,9 @@ def _with_reason(number: int, overrides: Sequence[str], why: str) -> CompactHydr
     return CompactHydraException(f"job {number} ({', '.join(overrides)}): {why}")
 
 
-def _modules(function: Callable[..., Any], main: _main.MainModule | None) -> list[str]:
+def _modules(function: Callable[..., Any], main: main_module.MainModule | None) -> list[str]:
     """Return the modules that the application imports at the top level, to be imported once for all its jobs."""
-    names = ["hydra_plugins.labrun_launcher._job"]
+    names = [run_in_process.__module__]
     sources = [getattr(function, "__module__", None), *([] if main is None else ["__main__"])]
     for own in [sys.modules[name] for name in sources if name in sys.modules]:
         if own.__name__ != "__main__":

@@ -1,12 +1,12 @@
-"""Settings that apply once per sweep: a run whose configuration has another value is refused.
+"""Settings that apply to a whole sweep: a run that has another value is refused.
 
-They come from the sweep's own configuration, which is composed without the options that vary. Without this check, their
-values in a swept experiment would be silently ignored.
+They come from the sweep's own configuration, which is composed without the options that vary, or from the first run.
+Without these checks, their values in the other runs would be silently ignored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -16,9 +16,11 @@ from labrun.errors import ConfigError
 
 OF_HYDRA = (("sweep", "dir"), ("sweeper",), ("launcher",))
 """Such settings in Hydra's node."""
+OF_COMPUTE = ("target", "host", "detach", "python", "max_parallel", "max_failures")
+"""Such keys of `compute`, for every backend."""
 
 
-def check(master: DictConfig, config: DictConfig) -> None:
+def check_composed(master: DictConfig, config: DictConfig) -> None:
     """Check that a run's configuration has the same sweep settings as the sweep's configuration.
 
     Args:
@@ -48,6 +50,23 @@ def check(master: DictConfig, config: DictConfig) -> None:
             )
     if problems:
         raise ConfigError(problems)
+
+
+def check_frozen(configs: Sequence[Mapping[str, Any]], of_backend: Sequence[str]) -> None:
+    """Check that the runs of a sweep have the same tracking, and the same limits and place in `compute`.
+
+    Args:
+        configs: the configs in the runs' records.
+        of_backend: further keys of `compute` that the backend reads once per sweep (`Backend.once_per_sweep`).
+
+    Raises:
+        ConfigError: two runs have different values.
+    """
+    for group, keys in (("compute", (*OF_COMPUTE, *of_backend)), ("tracking", configs[0]["tracking"])):
+        for key in keys:
+            found = sorted({str(one[group].get(key)) for one in configs})
+            if len(found) > 1:
+                raise ConfigError(f"{group}.{key} applies to the whole sweep, but its runs have {' and '.join(found)}")
 
 
 def _refused(now: str, then: str) -> str:
