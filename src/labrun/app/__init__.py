@@ -35,7 +35,7 @@ from labrun.app.hydra_changes import (
 from labrun.app.preflight import Preflight as Preflight  # `paths.PREFLIGHT`, in recorded configs too, names it here
 from labrun.app.preflight import tidy
 from labrun.app.resolvers import register
-from labrun.backends import machine, registry
+from labrun.backends import registry
 from labrun.compose import composed, hydra_files, hydra_job, paths
 from labrun.config import hydra_versions, masking
 from labrun.errors import LabrunError, RunFailedError
@@ -129,16 +129,11 @@ def _whole(config: DictConfig) -> DictConfig:
 
 def execute_run(record: Record, run_dir: Path, root: Path) -> Record:
     """Execute a submitted run in this process, and feed its tracker."""
-    from labrun.backends.local import threads
+    from labrun.backends import inline
     from labrun.execute import execute
-    from labrun.tasks.threads import wait_asleep
     from labrun.tracking.feed import follow
 
-    wait_asleep()
-    compute = record.typed.compute
-    own = threads.own_variables(compute)
-    if own or compute.cpus_per_run < machine.cores():
-        threads.limit_run(compute.cpus_per_run, own)
+    inline.limit_threads(record.typed.compute)  # before the feeder starts, which inherits the limits
     with follow(root, record.typed.tracking):
         try:
             with hydra_job.folder(record.hydra or {}, run_dir):

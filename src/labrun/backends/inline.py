@@ -53,6 +53,18 @@ class Inline(Backend):
         return InlineExecutor(plan)
 
 
+def limit_threads(compute: Compute) -> None:
+    """Limit the libraries to the threads of a run that is the only one of this process.
+
+    If it may use every core, there is nothing to limit: the libraries are not even asked, which takes time. Runs of a
+    sweep are always limited (`InlineExecutor`), because the previous run may have had another limit.
+    """
+    wait_asleep()
+    own = threads.own_variables(compute)
+    if own or compute.cpus_per_run < machine.cores():
+        threads.limit_run(compute.cpus_per_run, own)
+
+
 class InlineExecutor:
     """See `Executor`: `poll` executes the next run to its end."""
 
