@@ -94,7 +94,7 @@ def _watch_runs(folder: Path, plan: sweep_state.Plan, is_trusted: bool) -> int:
             links.note_reader(folder)
             view.update()
             time.sleep(POLL_S)
-    _wait_for_books(folder, run_dirs)
+    _print_results(folder, run_dirs)
     return _code(run_dirs)
 
 
@@ -154,7 +154,7 @@ def _over(run_dirs: Sequence[Path], view: Any, reported: set[Path]) -> bool:
     return len(reported) == len(run_dirs)
 
 
-def _wait_for_books(folder: Path, run_dirs: Sequence[Path], patience_s: float = 60.0) -> None:
+def _print_results(folder: Path, run_dirs: Sequence[Path], patience_s: float = 60.0) -> None:
     """Print the final table, once the controller has written its results or has ended."""
     end = time.monotonic() + patience_s
     while lease.living(SweepState(folder)) is not None and time.monotonic() < end:
