@@ -226,6 +226,10 @@ def test_an_invalid_model_card_is_refused_in_one_message(ran: Path, tmp_path: Pa
         {"table": [1]},
         {"classes_last": "no"},
         {"gives": 1},
+        {"gives": "logits"},
+        {"learns": "ranks"},
+        {"learns": ["classes"]},
+        {"feed": "pipe"},
     ):
         change_card(ran, **{**card, **values})
         with pytest.raises(LabrunError):

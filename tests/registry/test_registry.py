@@ -319,7 +319,7 @@ def test_a_kill_at_any_moment_leaves_a_consistent_registry(root: Path) -> None:
 def test_a_torn_line_of_the_journal_is_left_out(root: Path) -> None:
     models.register(root, run_with(root, "aaaa0000"), "net")
     models.register(root, run_with(root, "bbbb0000", b"others"), "net")
-    model_journal.append(root, model_journal.ALIASED, "net", 2, alias="champion")
+    model_journal.append(root, model_journal.Event.ALIAS, "net", 2, alias="champion")
     with open(model_journal.path(root), "ab") as file:
         file.write(b'{"event": "alias", "name": "net", "numb')  # torn
     mlflow_sync(root)

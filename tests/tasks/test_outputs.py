@@ -20,7 +20,7 @@ from conftest import Command
 from labrun.data import loaders
 from labrun.errors import UnfitError
 from labrun.runs import context
-from labrun.runs.cards import Card, CardKind
+from labrun.runs.cards import Card, CardKind, Outputs, TargetKind
 from labrun.runs.record import Record, read_record
 from labrun.tasks import outputs
 from labrun.tasks.networks import batch_sources
@@ -84,25 +84,25 @@ def test_a_plain_classifier_predicts_classes_and_its_data_can_be_changed(labrun_
     assert [one.config["dataset"]["test"]["first"] for one in found] == [480, 490], done.stderr
 
 
-def card_of(learns: str, **more: Any) -> Card:
+def card_of(learns: TargetKind, **more: Any) -> Card:
     return Card({}, "model.pt", "0" * 64, CardKind.NETWORK, learns=learns, **more)
 
 
 def test_scores_are_read_along_the_axis_of_their_classes() -> None:
     likely = np.array([[0.1, 0.9, 0.2, 0.3], [0.8, 0.2, 0.1, 0.9]])  # 2 classes at 4 places
-    second, last = card_of("classes", classes_last=False), card_of("classes", classes_last=True)
+    second, last = card_of(TargetKind.CLASSES, classes_last=False), card_of(TargetKind.CLASSES, classes_last=True)
     assert outputs.predicted(likely[None], second).tolist() == [[1, 0, 0, 1]]
     assert outputs.predicted(likely.T[None], last).tolist() == [[1, 0, 0, 1]]
-    assert outputs.predicted(likely.T[None], card_of("classes")).tolist() == [[1, 0, 0, 1]], "an older card"
+    assert outputs.predicted(likely.T[None], card_of(TargetKind.CLASSES)).tolist() == [[1, 0, 0, 1]], "an older card"
     assert outputs.probabilities(likely[None], second).shape == (1, 4, 2)
-    named = card_of("classes", classes_last=True, class_names=("no", "yes"))
+    named = card_of(TargetKind.CLASSES, classes_last=True, class_names=("no", "yes"))
     assert outputs.predicted(np.array([[0.1, 2.0]]), named).tolist() == ["yes"]
-    scores, labels = np.array([[-1.0, 0.6]]), card_of("labels")
+    scores, labels = np.array([[-1.0, 0.6]]), card_of(TargetKind.LABELS)
     assert outputs.predicted(scores, labels).tolist() == [[0, 1]]
     assert outputs.probabilities(scores, labels)[0, 0] == pytest.approx(0.2689, abs=1e-4)
-    sure = card_of("labels", gives="probabilities")
+    sure = card_of(TargetKind.LABELS, gives=Outputs.PROBABILITIES)
     assert outputs.predicted(np.array([[0.4, 0.6]]), sure).tolist() == [[0, 1]]
-    assert outputs.predicted(np.array([[1.5], [2.5]]), card_of("quantity")).tolist() == [1.5, 2.5]
+    assert outputs.predicted(np.array([[1.5], [2.5]]), card_of(TargetKind.QUANTITY)).tolist() == [1.5, 2.5]
 
 
 def inferred(scores: torch.Tensor, target: torch.Tensor, loss: str | None = None) -> LossAndMetrics:

@@ -14,6 +14,7 @@ import numpy as np
 from labrun.azureml import automl_data, compute
 from labrun.azureml.automl_run import NEEDED, AutoMLRun
 from labrun.azureml.featurization import FeaturizationConfig
+from labrun.azureml.kinds import RunType
 from labrun.azureml.notices import notify_once
 from labrun.azureml.overrides import override
 from labrun.azureml.submitting import Config, submit
@@ -165,7 +166,7 @@ class AutoMLConfig(Config):
         NotInLabrun: the task is neither classification nor regression.
     """
 
-    run_type = "automl"
+    run_type = RunType.AUTOML
 
     def __init__(self, task: str, path: Any = None, **settings: Any) -> None:
         if task not in PRIMARY:

@@ -16,6 +16,7 @@ import numpy as np
 from labrun.api import functions, handles
 from labrun.azureml import automl_constants, automl_data, fitted_steps
 from labrun.azureml.conda_dependencies import CondaDependencies
+from labrun.azureml.kinds import RunType
 from labrun.azureml.notices import notify_once
 from labrun.azureml.overrides import override
 from labrun.azureml.run import Run
@@ -147,7 +148,7 @@ class IterationRun(Run):
                 self.upload_file(name, made)
 
     def _search(self) -> AutoMLRun:
-        return AutoMLRun(self._experiment, work=self._work.parent, run_type="automl")
+        return AutoMLRun(self._experiment, work=self._work.parent, run_type=RunType.AUTOML)
 
     def _registered(self, model_name: str, model_path: str | None, about: Mapping[str, Any]) -> Any:
         """Register its fitted pipeline (the SDK's `outputs/model.pkl`) or another of its files."""

@@ -66,7 +66,7 @@ class HyperDriveConfig(Config):
         UserErrorException: the script or the metric is missing, or an argument has the wrong type.
     """
 
-    run_type = "hyperdrive"
+    run_type = kinds.RunType.HYPERDRIVE
 
     def __init__(
         self,

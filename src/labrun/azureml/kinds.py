@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any
 
 from labrun.api import handles
@@ -12,13 +14,20 @@ from labrun.azureml.tags import SEARCHES
 from labrun.compat.azureml.training.run import TYPE_TAG
 from labrun.runs import sdk_ids
 
-INTERACTIVE = "azureml.interactive"
-"""The type of a run that consists of the program that started it."""
 
-CLASSES = {
-    "hyperdrive": ("hyperdrive", "HyperDriveRun"),
-    "automl": ("automl_run", "AutoMLRun"),
-    INTERACTIVE: ("interactive", "InteractiveRun"),
+class RunType(StrEnum):
+    """The SDK's types of runs that have a class of their own. A run's type is any text."""
+
+    HYPERDRIVE = "hyperdrive"
+    AUTOML = "automl"
+    INTERACTIVE = "azureml.interactive"
+    """The run consists of the program that started it."""
+
+
+CLASSES: Mapping[str, tuple[str, str]] = {
+    RunType.HYPERDRIVE: ("hyperdrive", "HyperDriveRun"),
+    RunType.AUTOML: ("automl_run", "AutoMLRun"),
+    RunType.INTERACTIVE: ("interactive", "InteractiveRun"),
 }
 """The module and class for a run type; every other type is a `Run`.
 
@@ -48,12 +57,12 @@ def type_of(sweep: Any) -> str:
     from labrun.search.automl import is_pipeline  # here: it imports Optuna, which takes longer than most scripts
 
     children = sweep.get_children()
-    return "automl" if children and is_pipeline(children[0].record.config) else "hyperdrive"
+    return str(RunType.AUTOML if children and is_pipeline(children[0].record.config) else RunType.HYPERDRIVE)
 
 
 def id_of(work: Any) -> str:
     """Return the id of a labrun run or sweep in the SDK's form."""
     if isinstance(work, handles.Sweep):
-        return sdk_ids.of_search(work.id, type_of(work) == "automl")
+        return sdk_ids.of_search(work.id, type_of(work) == RunType.AUTOML)
     record = work.record
     return str(record.sdk_id)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from labrun.api import program
 from labrun.azureml import kinds
+from labrun.azureml.kinds import RunType
 from labrun.compat.azureml import arguments
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training import children
@@ -53,8 +54,8 @@ def start(
     except ConfigError as error:
         raise UserErrorException(f"start_logging: {error}") from error
     own = {str(key): str(value) for key, value in (properties or {}).items()}
-    context.annotate(work.folder, properties={**own, TYPE_TAG: kinds.INTERACTIVE})
-    run: InteractiveRun = kinds.wrapped(experiment, work, kinds.INTERACTIVE)
+    context.annotate(work.folder, properties={**own, TYPE_TAG: RunType.INTERACTIVE})
+    run: InteractiveRun = kinds.wrapped(experiment, work, RunType.INTERACTIVE)
     if outputs is None or outputs is True:
         run._outputs = Path.cwd() / "outputs", (work.folder / "run.json").stat().st_mtime
     elif outputs is not False:

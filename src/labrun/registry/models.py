@@ -209,7 +209,7 @@ def describe(root: Path, reference: str, change: Callable[[About], About]) -> Ve
         version = model_journal.find(root, reference)
         new = change(About(version.tags, version.properties, version.description))
         described = {"tags": dict(new.tags), "properties": dict(new.properties), "description": new.description}
-        model_journal.append(root, model_journal.DESCRIBED, version.name, version.number, **described)
+        model_journal.append(root, model_journal.Event.DESCRIBE, version.name, version.number, **described)
     return model_journal.find(root, version.title)
 
 
@@ -417,7 +417,7 @@ def alias(root: Path, reference: str, name: str) -> Version:
     version = model_journal.find(root, reference)
     with _changing(root, version):
         version = model_journal.find(root, reference)
-        model_journal.append(root, model_journal.ALIASED, version.name, version.number, alias=name)
+        model_journal.append(root, model_journal.Event.ALIAS, version.name, version.number, alias=name)
     return version
 
 
@@ -433,7 +433,7 @@ def unalias(root: Path, reference: str) -> Version:
     version = model_journal.find(root, reference)
     with _changing(root, version):
         version = model_journal.find(root, reference)
-        model_journal.append(root, model_journal.UNALIASED, model, version.number, alias=name)
+        model_journal.append(root, model_journal.Event.UNALIAS, model, version.number, alias=name)
     return version
 
 
@@ -445,7 +445,7 @@ def remove(root: Path, versions: list[Version]) -> None:
     """
     with _changing(root, versions[0]):
         for version in versions:
-            model_journal.append(root, model_journal.REMOVE, version.name, version.number, uri=version.uri)
+            model_journal.append(root, model_journal.Event.REMOVE, version.name, version.number, uri=version.uri)
         _tidy(root, versions[0].name)
         base = model_journal.folder(root, versions[0].name, 0).parent
         if base.is_dir() and not any(base.iterdir()):

@@ -32,13 +32,10 @@ TYPES: Mapping[str, type] = {
     "dataset": dict,
     "scaling": dict,
     "seal": dict,
-    "feed": str,
-    "learns": str,
     "offered": dict,
     "format": int,
     "table": dict,
     "classes_last": bool,
-    "gives": str,
 }
 """Types of the optional keys."""
 LISTS = ("also", "class_names", "input_shape", "class_weights")
@@ -60,6 +57,35 @@ class CardKind(StrEnum):
     """Any other file, which labrun only stores."""
     FOLDER = "folder"
     """The same, a folder."""
+
+
+class Feed(StrEnum):
+    """What a model takes, if not arrays or tables."""
+
+    LOADERS = "loaders"
+    """The batches of a data module."""
+
+
+class TargetKind(StrEnum):
+    """What a network learns from a target."""
+
+    CLASSES = "classes"
+    """One of several classes, for each sample or each position."""
+    LABELS = "labels"
+    """0 or 1 for each of several labels."""
+    QUANTITY = "quantity"
+    OTHER = "other"
+    """Only the config's loss knows."""
+
+
+class Outputs(StrEnum):
+    """What a network returns, if not raw scores."""
+
+    PROBABILITIES = "probabilities"
+
+
+ENUMS: Mapping[str, type[StrEnum]] = {"kind": CardKind, "feed": Feed, "learns": TargetKind, "gives": Outputs}
+"""Keys that hold one of a set of words. Another word would change how the model is read or scored, so it is refused."""
 
 
 @dataclass(frozen=True)
@@ -113,16 +139,15 @@ class Card:
     """Of a pipeline that takes a table: maps each column to whether it is numeric."""
     table: Mapping[str, Any] | None = None
     """How the training table was read, see `labrun.data.readers.columns.TableSchema`; None without a table."""
-    feed: str | None = None
-    """`loaders` if the model takes a data module's batches."""
+    feed: Feed | None = None
     offered: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of such a model's constructor that came from the data module."""
-    learns: str | None = None
-    """Of a plain network with such batches or a loss of its own: a `labrun.tasks.outputs.TargetKind`."""
+    learns: TargetKind | None = None
+    """Of a plain network with such batches or a loss of its own."""
     classes_last: bool | None = None
     """Whether the scores of one that learns classes are (N, ..., classes), not (N, classes, ...); None in old cards."""
-    gives: str | None = None
-    """`probabilities` if such a network's outputs are not raw scores."""
+    gives: Outputs | None = None
+    """Of such a network."""
     class_weights: tuple[float, ...] = ()
     """The classes' weights in such a network's loss; empty if all are equal."""
     dataset: Mapping[str, Any] = field(default_factory=dict)
@@ -142,7 +167,7 @@ class Card:
         _check(content)
         given = {key: content[key] for key in ("file", "sha256", *TYPES, *LISTS) if content.get(key) is not None}
         given |= {key: tuple(given[key]) for key in LISTS if key in given}
-        given["kind"] = CardKind(content["kind"])
+        given |= {key: words(content[key]) for key, words in ENUMS.items() if content.get(key)}
         if "scaling" in given:
             given["scaling"] = InputScaling.of(given["scaling"])
         if "columns" in given:
@@ -203,8 +228,11 @@ def _check(content: Mapping[str, Any]) -> None:
         raise ValueError(f"file is {file!r:.100}, but must be the name of a file beside the card")
     if not checking.is_sha256(sha256):
         raise ValueError(f"sha256 is {sha256!r:.100}, but must be 64 hexadecimal digits")
-    if content.get("kind") not in list(CardKind):
-        raise ValueError(f"kind is {content.get('kind')!r:.100}, but must be one of {', '.join(CardKind)}")
+    for key, words in ENUMS.items():
+        word = content.get(key)
+        is_missing = word in (None, "") and key != "kind"  # old cards hold "" for a target that no batch has shown
+        if word not in list(words) and not is_missing:
+            raise ValueError(f"{key} is {word!r:.100}, but must be one of {', '.join(words)}")
     for key, of_type in TYPES.items():
         if content.get(key) is not None and not isinstance(content[key], of_type):
             raise ValueError(f"{key} is {content[key]!r:.100}")

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,18 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 ALIAS = re.compile(r"(?!latest$|v\d+$)[A-Za-z][A-Za-z0-9_-]{0,99}", re.I)
 MOST = 2**31
 """Exclusive upper bound of version numbers."""
-REGISTER, REMOVE, ALIASED, UNALIASED, DESCRIBED = "register", "remove", "alias", "unalias", "describe"
 LOCAL = "local file"
 """Origin of a version that was not registered from a run."""
+
+
+class Event(StrEnum):
+    """What a line of the journal says."""
+
+    REGISTER = "register"
+    REMOVE = "remove"
+    ALIAS = "alias"
+    UNALIAS = "unalias"
+    DESCRIBE = "describe"
 
 
 @dataclass(frozen=True)
@@ -149,24 +159,24 @@ def _apply(state: RegistryState, line: Mapping[str, Any]) -> None:
     kind, name, number = line["event"], line["name"], line["number"]
     if not NAME.fullmatch(name) or type(number) is not int or not 0 < number < MOST:
         raise ValueError(f"invalid name or version number: {line!r:.100}")
-    if kind in (ALIASED, UNALIASED) and not ALIAS.fullmatch(line["alias"]):
+    if kind in (Event.ALIAS, Event.UNALIAS) and not ALIAS.fullmatch(line["alias"]):
         raise ValueError(f"invalid alias: {line!r:.100}")
     versions, aliases = state.versions.setdefault(name, {}), state.aliases.setdefault(name, {})
-    if kind == REGISTER:
+    if kind == Event.REGISTER:
         versions[number] = _version(line)
         state.highest[name] = max(number, state.highest.get(name, 0))
-    elif kind == REMOVE:
+    elif kind == Event.REMOVE:
         versions.pop(number, None)
         state.removed.setdefault(name, {})[number] = str(line.get("uri", ""))
         for alias in [a for a, n in aliases.items() if n == number]:
             del aliases[alias]
-    elif kind == ALIASED:
+    elif kind == Event.ALIAS:
         aliases[str(line["alias"])] = number
         state.unaliased.setdefault(name, set()).discard(str(line["alias"]))
-    elif kind == DESCRIBED:
+    elif kind == Event.DESCRIBE:
         if number in versions:
             versions[number] = _described(versions[number], line)
-    elif kind == UNALIASED:
+    elif kind == Event.UNALIAS:
         aliases.pop(str(line["alias"]), None)
         state.unaliased.setdefault(name, set()).add(str(line["alias"]))
 
@@ -216,7 +226,7 @@ def _is_file(item: tuple[Any, Any]) -> bool:
     return checking.is_below(name) and checking.is_sha256(sha256)
 
 
-def append(root: Path, event: str, name: str, number: int, **more: Any) -> None:
+def append(root: Path, event: Event, name: str, number: int, **more: Any) -> None:
     """Append a line and flush it to disk.
 
     Raises:
@@ -237,7 +247,7 @@ def add(root: Path, version: Version) -> None:
         RecordError: the journal cannot be written.
     """
     own = {key: value for key, value in asdict(version).items() if key not in ("name", "number", "time")}
-    append(root, REGISTER, version.name, version.number, **own)
+    append(root, Event.REGISTER, version.name, version.number, **own)
 
 
 def check_name(name: str) -> str:

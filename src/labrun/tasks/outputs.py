@@ -1,32 +1,15 @@
-"""Interprets the scores of a plain network that was trained on a data module's batches, according to its card.
-
-A card's `learns` is a `TargetKind`.
-"""
+"""Interprets the scores of a plain network that was trained on a data module's batches, according to its card."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from labrun.runs.cards import Card
+from labrun.runs.cards import Card, Outputs, TargetKind
 from labrun.tasks import scoring
-
-
-class TargetKind(StrEnum):
-    """What a network learns from a target."""
-
-    CLASSES = "classes"
-    """One of several classes, for each sample or each position."""
-    LABELS = "labels"
-    """0 or 1 for each of several labels."""
-    QUANTITY = "quantity"
-    OTHER = "other"
-    """Only the config's loss knows."""
-
 
 OF_PROBABILITIES = ("BCELoss", "binary_cross_entropy")
 """Losses of networks that end in a sigmoid, whose outputs are probabilities."""
@@ -44,7 +27,7 @@ def described(kind: TargetKind, classes_last: bool, loss: str) -> dict[str, Any]
     if kind is TargetKind.CLASSES:
         about["classes_last"] = classes_last
     if kind is TargetKind.LABELS and loss in OF_PROBABILITIES:
-        about["gives"] = "probabilities"
+        about["gives"] = Outputs.PROBABILITIES.value
     return about
 
 
@@ -60,11 +43,11 @@ def probabilities(scores: npt.NDArray[Any], card: Card) -> npt.NDArray[np.float6
         scores: (N, ..., classes) or (N, classes, ...), according to the card; (N, labels), or (N,).
         returns: (N, ..., classes); (N, labels).
     """
-    if card.learns == TargetKind.CLASSES:
+    if card.learns is TargetKind.CLASSES:
         last = np.moveaxis(scores, 1 if not _classes_last(scores, card) else -1, -1)
         return scoring.softmax(last.reshape(-1, last.shape[-1])).reshape(last.shape)
     raised = scores.astype(np.float64)
-    return raised if card.gives == "probabilities" else 1 / (1 + np.exp(-raised))
+    return raised if card.gives is Outputs.PROBABILITIES else 1 / (1 + np.exp(-raised))
 
 
 def predicted(scores: npt.NDArray[Any], card: Card) -> npt.NDArray[Any]:
@@ -77,7 +60,7 @@ def predicted(scores: npt.NDArray[Any], card: Card) -> npt.NDArray[Any]:
     if not has_probabilities(card):
         return scores.reshape(-1) if scores.size == len(scores) else scores
     likely = probabilities(scores, card)
-    if card.learns == TargetKind.LABELS:
+    if card.learns is TargetKind.LABELS:
         return (likely > 0.5).astype(np.int64)
     names, found = card.class_names, likely.argmax(axis=-1)
     return np.asarray(np.array(names)[found] if len(names) == likely.shape[-1] else found)

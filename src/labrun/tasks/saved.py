@@ -25,10 +25,9 @@ from labrun.errors import BY_ARGUMENT, BY_VARIABLE, DataError, DoubtfulDecimalEr
 from labrun.messages import shape_text
 from labrun.registry import models
 from labrun.runs import cards, context, model_journal, seals, store
-from labrun.runs.cards import Card, CardKind
+from labrun.runs.cards import Card, CardKind, TargetKind
 from labrun.runs.record import Record, RunPaths
 from labrun.tasks import model_files, outputs, scoring
-from labrun.tasks.outputs import TargetKind
 from labrun.tasks.task import is_network
 
 BATCH = 1000
@@ -142,7 +141,7 @@ class Saved:
     @property
     def _gives_quantities(self) -> bool:
         """Whether it is a network that learned quantities; with `model.target=input`, its data may have classes."""
-        return self.card.learns == TargetKind.QUANTITY
+        return self.card.learns is TargetKind.QUANTITY
 
     def _answer(self, batch: Any) -> Any:
         """Predict a data module's batch with the model's `predict_step`, or with `forward` if it has none."""

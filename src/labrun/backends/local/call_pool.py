@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Sequence
 from typing import ClassVar
 
-from labrun.backends.local.calls import CANCELLED, FAILED, Call, save_signal
+from labrun.backends.local.calls import Call, CallState, save_signal
 from labrun.backends.local.slots import Slots
 from labrun.backends.local.supervisor import Supervisor
 
@@ -58,7 +58,7 @@ class CallPool(Supervisor[Call]):
                 self._queue.extend(calls)
             else:
                 for call in calls:
-                    call.close(FAILED, "the pool has ended")
+                    call.close(CallState.FAILED, "the pool has ended")
         self._wake()
 
     def call(self, job_id: str) -> Call | None:
@@ -121,7 +121,7 @@ class CallPool(Supervisor[Call]):
                 for call in self._calls.values():
                     if not call.done.is_set():
                         call.kill()
-                        call.close(CANCELLED)
+                        call.close(CallState.CANCELLED)
 
     def _close_idle(self) -> None:
         """End idle servers, except the most recently used ones."""

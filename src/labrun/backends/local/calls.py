@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ from submitit.core.job_environment import JobEnvironment
 from labrun._io import atomic_write
 from labrun.backends import machine
 from labrun.backends.local.call import REQUEUE
-from labrun.backends.local.forkserver import CALL, PROGRAM
+from labrun.backends.local.forkserver import ServerKind
 from labrun.backends.local.server import Server
 from labrun.backends.local.supervisor import Payload, Requeue
 from labrun.runs import recording
@@ -40,12 +41,23 @@ from labrun.runs.record import process_identity, process_lives, process_start
 if TYPE_CHECKING:
     from labrun.backends.local.messages import CallTask
 
-PENDING, RUNNING, FINISHED, CANCELLED, FAILED = "PENDING", "RUNNING", "FINISHED", "CANCELLED", "FAILED"
-OPEN = (PENDING, RUNNING)
-UNKNOWN = "UNKNOWN"
-"""State of a call without a readable state file."""
 AT_START = ("PYTHON", "LD_", "DYLD_", "LC_", "LANG", "OMP_", "MKL_", "OPENBLAS_", "GOMP_", "KMP_", "MALLOC_")
 """Prefixes of variables that an interpreter and numpy's native libraries read only once, at startup."""
+
+
+class CallState(StrEnum):
+    """State of a call, in submitit's words."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    FINISHED = "FINISHED"
+    CANCELLED = "CANCELLED"
+    FAILED = "FAILED"
+    UNKNOWN = "UNKNOWN"
+    """It has no readable state file."""
+
+
+OPEN = (CallState.PENDING, CallState.RUNNING)
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,7 @@ class CallOrigin:
     def key(self) -> tuple[Any, ...]:
         """The key of the server: calls with the same key may be forked from the same server."""
         if self.starts_interpreter:
-            return (PROGRAM,)
+            return (ServerKind.PROGRAM,)
         at_start = [
             (name, value) for name, value in self.environment.items() if self.modules or name.startswith(AT_START)
         ]
@@ -86,8 +98,8 @@ class CallOrigin:
         """
         if self.starts_interpreter:  # the variables may be meant for another Python
             plain = {name: value for name, value in self.environment.items() if not name.startswith("PYTHON")}
-            return Server([], [], kind=PROGRAM, environment=plain)
-        return Server(self.path, self.modules, cwd=self.cwd, kind=CALL, environment=self.environment)
+            return Server([], [], kind=ServerKind.PROGRAM, environment=plain)
+        return Server(self.path, self.modules, cwd=self.cwd, kind=ServerKind.CALL, environment=self.environment)
 
     def command(self, folder: Path) -> list[str]:
         """Return the command that starts an interpreter for a task of a call in that folder."""
@@ -111,7 +123,7 @@ class Call(Payload):
     """Threads that the libraries may use; None: as its variables say."""
     joined: bool = False
     """Whether its standard error goes to the file of its standard output."""
-    state: str = PENDING
+    state: CallState = CallState.PENDING
     why: str | None = None
     """Why it has failed."""
     warned: bool = False
@@ -163,10 +175,10 @@ class Call(Payload):
 
     def beat(self) -> None:
         """Record its processes, and ask it to save its state shortly before its timeout."""
-        if self.state == PENDING and len(self.pids) == self.tasks:
-            self.state, self.warned = RUNNING, False
+        if self.state == CallState.PENDING and len(self.pids) == self.tasks:
+            self.state, self.warned = CallState.RUNNING, False
             self.note()
-        if self.reason is not None or self.canceled or self.state == PENDING:
+        if self.reason is not None or self.canceled or self.state == CallState.PENDING:
             return
         if REQUEUE in self.codes:  # it is resumed with all its tasks
             self.kill()
@@ -185,7 +197,7 @@ class Call(Payload):
         if self.server is not None:
             self.server.deaths = 0
         if self.reason is None and not self.canceled and REQUEUE in self.codes:
-            self.state = PENDING
+            self.state = CallState.PENDING
             self.note()
             return "last"
         code = next((code for code in self.codes if code), 0)
@@ -194,24 +206,24 @@ class Call(Payload):
             reason = f"ended by {recording.signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
         if reason is None and not all(self.paths(rank).result_pickle.exists() for rank in range(self.tasks)):
             reason = "its process ended before it was done"
-        self.close(FINISHED if reason is None else FAILED, reason)
+        self.close(CallState.FINISHED if reason is None else CallState.FAILED, reason)
         return None
 
     def on_server_death(self, is_guilty: bool) -> Requeue:
         """Mark it as failed: how far it got is unknown."""
-        self.close(FAILED, "its fork server died")
+        self.close(CallState.FAILED, "its fork server died")
         return None
 
     def on_skipped(self, why: str, is_refused: bool) -> None:
         """Mark it as failed or canceled."""
         if is_refused:
-            self.close(FAILED, why)
+            self.close(CallState.FAILED, why)
         else:
-            self.close(CANCELLED)
+            self.close(CallState.CANCELLED)
 
-    def close(self, state: str, why: str | None = None) -> None:
+    def close(self, state: CallState, why: str | None = None) -> None:
         """Record its final state; a canceled call counts as canceled, however it ended."""
-        self.state, self.why = (CANCELLED, None) if self.canceled else (state, why)
+        self.state, self.why = (CallState.CANCELLED, None) if self.canceled else (state, why)
         self.note()
         self.done.set()
 
@@ -239,7 +251,7 @@ def cancel_file(paths: utils.JobPaths) -> Path:
     return Path(paths.folder) / f"{paths.job_id}_cancel"
 
 
-def noted_state(paths: utils.JobPaths) -> tuple[str, str | None]:
+def noted_state(paths: utils.JobPaths) -> tuple[CallState, str | None]:
     """Return a call's state and why it has failed, for a process that does not manage it.
 
     Returns:
@@ -247,12 +259,12 @@ def noted_state(paths: utils.JobPaths) -> tuple[str, str | None]:
     """
     try:
         noted = json.loads(state_file(paths).read_text(encoding="utf-8"))
-        state, owner, processes = str(noted["state"]), noted["owner"], list(noted["processes"])
+        state, owner, processes = CallState(noted["state"]), noted["owner"], list(noted["processes"])
     except (OSError, ValueError, KeyError, TypeError):
-        return UNKNOWN, None
+        return CallState.UNKNOWN, None
     is_here = owner.get("host") == socket.gethostname()
     if state in OPEN and is_here and all(process_lives(Process.of(one)) is False for one in (owner, *processes)):
-        return FAILED, "it ended together with the process that submitted it"
+        return CallState.FAILED, "it ended together with the process that submitted it"
     return state, noted.get("why")
 
 

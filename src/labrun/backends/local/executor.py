@@ -24,7 +24,7 @@ from labrun.backends.base import Resources
 from labrun.backends.local import call_pool, calls
 from labrun.backends.local.call import REQUEUE
 from labrun.backends.local.call_pool import CallPool
-from labrun.backends.local.calls import FINISHED, OPEN, UNKNOWN, Call, CallOrigin
+from labrun.backends.local.calls import OPEN, Call, CallOrigin, CallState
 from labrun.backends.local.pickling import check_own
 from labrun.backends.local.slots import Slots
 from labrun.tasks.threads import VARIABLES
@@ -68,8 +68,8 @@ class LabrunJob(core.Job[Any]):  # type: ignore[misc]
         """Return the state (`jobState`), as submitit's own jobs do, and the reason for a failure (`reason`), if any."""
         call = self._call()
         state, why = calls.noted_state(self.paths) if call is None else (call.state, call.why)
-        if call is None and state in (*OPEN, UNKNOWN) and self.paths.result_pickle.exists():
-            state = FINISHED
+        if call is None and state in (*OPEN, CallState.UNKNOWN) and self.paths.result_pickle.exists():
+            state = CallState.FINISHED
         return {"jobState": state, **({"reason": why} if why else {})}
 
     @property

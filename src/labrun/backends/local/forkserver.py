@@ -24,6 +24,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the server starts with the standard library alone
@@ -33,8 +34,14 @@ if TYPE_CHECKING:  # the server starts with the standard library alone
 PR_SET_PDEATHSIG = 1
 MADV_COLLAPSE = 25
 LARGE_PAGE = 2**21
-RUN, CALL, PROGRAM = "run", "call", "program"
-"""Kinds of servers, by what their children execute: labrun's runs, calls of any function, or separate programs."""
+
+
+class ServerKind(StrEnum):
+    """What a server's children execute: labrun's runs, calls of any function, or separate programs."""
+
+    RUN = "run"
+    CALL = "call"
+    PROGRAM = "program"
 
 
 class JsonSocket:
@@ -197,7 +204,7 @@ def serve(channel: JsonSocket, parent: int | None, own_group: bool = True) -> No
 
 
 def preload(
-    path: list[str], preload: list[str], keep: bool = False, threads: int | None = None, kind: str = RUN
+    path: list[str], preload: list[str], keep: bool = False, threads: int | None = None, kind: str = ServerKind.RUN
 ) -> float:
     """Import modules in advance. If an import fails, the run or call that needs the module reports the error.
 
@@ -219,11 +226,11 @@ def preload(
         set_variables(threads)
         wait_asleep()
     gc.disable()  # collections during the imports would take a quarter of the time
-    if kind == RUN:
+    if kind == ServerKind.RUN:
         from labrun.backends.local import worker
 
         worker.preload(preload)
-    elif kind == CALL:
+    elif kind == ServerKind.CALL:
         from labrun.backends.local import call
 
         call.preload(preload)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labrun.backends.local.forkserver import RUN, JsonSocket
+from labrun.backends.local.forkserver import JsonSocket, ServerKind
 from labrun.config import targets
 from labrun.plugins import IN_PROCESS, POOL
 from labrun.warm import zygote
@@ -44,7 +44,7 @@ class Server:
         cwd: its working folder; the caller's by default.
         in_job: inside a cluster job, where no process gets its own process group, which would outlive the job.
         threads: threads that the libraries may use; None: as their variables say.
-        kind: what its children execute (`forkserver.RUN`, `CALL`, `PROGRAM`).
+        kind: what its children execute.
         environment: its environment variables; the caller's by default.
 
     Raises:
@@ -57,7 +57,7 @@ class Server:
     cwd: str | None = None
     in_job: bool = False
     threads: int | None = None
-    kind: str = RUN
+    kind: ServerKind = ServerKind.RUN
     environment: Mapping[str, str] | None = None
     is_ready: bool = field(default=False, init=False)
     is_broken: bool = field(default=False, init=False)
@@ -83,7 +83,7 @@ class Server:
 
     def _from_zygote(self, variables: Mapping[str, str]) -> tuple[ServerProcess, socket.socket] | None:
         """Fork the warm interpreter; None if there is none, or if it has imported other code than the frozen code."""
-        if self.kind != RUN or self.python is not None or self.in_job:
+        if self.kind != ServerKind.RUN or self.python is not None or self.in_job:
             return None
         kind = zygote.FULL if any(map(targets.needs_torch, self.preload)) else zygote.LIGHT
         try:
@@ -94,7 +94,7 @@ class Server:
 
     def _interpreter(self, variables: Mapping[str, str]) -> tuple[ServerProcess, socket.socket]:
         """Start a new interpreter."""
-        if self.kind == RUN and not self.in_job:
+        if self.kind == ServerKind.RUN and not self.in_job:
             targets.report_loading(*self.preload)
         ours, theirs = socket.socketpair()
         script = frozen_file(self.path, "local/forkserver.py")
@@ -119,7 +119,7 @@ class Server:
         """Make the server import these targets or modules."""
         self.preload = list(preload)
         message = {"path": list(self.path), "preload": self.preload, "keep": self.python is not None}
-        message |= {"threads": self.threads} if self.kind == RUN else {"kind": self.kind}
+        message |= {"threads": self.threads} if self.kind == ServerKind.RUN else {"kind": self.kind}
         self.send(message)
 
     @property

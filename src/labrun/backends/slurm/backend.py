@@ -27,6 +27,7 @@ from labrun.backends.slurm import partitions
 from labrun.backends.slurm.queue import (
     ASK_S,
     OVER,
+    JobState,
     end_jobs,
     known_jobs,
     last_lines,
@@ -113,7 +114,7 @@ class SlurmJobs:
     def submit(self, run_dir: Path, needs: Resources) -> None:
         """Queue a run, whose record is written, for submission by the next poll, or track its existing job again."""
         job = self._known.pop(run_dir, None)
-        state = states([job]).get(job, "GONE") if job else "GONE"
+        state = states([job])[job] if job else JobState.GONE
         if job and state not in OVER:
             log.info("Run %s is already in Slurm job %s (%s)", run_dir.name, job, state.lower())
             self._active[run_dir] = _Active(run_dir, needs, job)
@@ -199,7 +200,7 @@ class SlurmJobs:
         for active in self._active.values():
             by_job.setdefault(active.job, []).append(active)
         for job, members in by_job.items():
-            if present.get(job) == "PENDING" and all(member.canceled for member in members):
+            if present[job] == JobState.PENDING and all(member.canceled for member in members):
                 scancel([job])
                 for member in members:
                     del self._active[member.run_dir]
@@ -223,7 +224,7 @@ class SlurmJobs:
         for active in list(self._active.values()):
             if not active.canceled and end_requested(active.run_dir):
                 self.cancel(active.run_dir)
-            state = present.get(active.job, "GONE")
+            state = present[active.job]
             if active.run_dir not in self._active:
                 continue
             if state not in OVER:
@@ -246,10 +247,10 @@ class SlurmJobs:
         if record.finished:
             return [active.run_dir]
         ending = f"its Slurm job {active.job} ended as {state}"
-        if state == "GONE" and not record.attempts:  # a pending array task that is canceled leaves no trace
+        if state == JobState.GONE and not record.attempts:  # a pending array task that is canceled leaves no trace
             ending = f"Slurm no longer knows its job {active.job}, which never started"
             active.canceled = True
-        if active.canceled or state == "CANCELLED":
+        if active.canceled or state == JobState.CANCELLED:
             close_requested(active.run_dir, record, ending)
             return [active.run_dir]
         again = record.status == PREEMPTED or (len(record.attempts) <= active.needs.retries and record.attempts)
@@ -455,7 +456,7 @@ class Slurm(Backend):
         """Return the runs whose jobs from an earlier session are pending or running."""
         known = known_jobs(SweepState(folder).jobs)
         found = states(known.values())
-        return {run for run, job in known.items() if found.get(job, "GONE") not in OVER}
+        return {run for run, job in known.items() if found[job] not in OVER}
 
     def release(self, folder: Path, unfinished: Callable[[], set[Path]]) -> list[str]:
         """Cancel jobs of an earlier session, which Slurm may still run or requeue."""
@@ -469,8 +470,8 @@ class Slurm(Backend):
         """Return whether a job has ended, according to squeue or accounting; None if unknown."""
         if shutil.which("squeue") is None:
             return None
-        state = states([job]).get(job, "GONE")
-        return None if state == "UNKNOWN" else state in OVER
+        state = states([job])[job]
+        return None if state == JobState.UNKNOWN else state in OVER
 
     def step(self, job: str, node: str | None, programs: str = "", tty: bool = False) -> list[str]:
         """Return `srun` with its options; for an array task, a shell first asks Slurm for the job's number."""
@@ -493,8 +494,8 @@ class Slurm(Backend):
         job = known_jobs(journal).get(run_dir) if foreign_writer([journal]) is None else None
         if job is None:
             return None
-        state = states([job]).get(job, "GONE")
-        if state == "PENDING":
+        state = states([job])[job]
+        if state == JobState.PENDING:
             scancel([job])
             return True
         return None if state in OVER else False

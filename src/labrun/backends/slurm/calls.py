@@ -16,7 +16,7 @@ from submitit.slurm.slurm import SlurmExecutor
 
 from labrun.backends.local.pickling import check_own
 from labrun.backends.slurm import partitions
-from labrun.backends.slurm.queue import ASK_S, OVER, last_lines, refusal, states
+from labrun.backends.slurm.queue import ASK_S, OVER, JobState, last_lines, refusal, states
 from labrun.backends.slurm.sbatch import minutes_asked, submitting
 from labrun.config.schema import Compute
 from labrun.errors import LabrunError
@@ -136,7 +136,7 @@ class SlurmCalls:
             self._states = states({job.job_id for job in jobs.values()})
         found: dict[int, str | None] = {}
         for number, job in jobs.items():
-            state = self._states.get(job.job_id, "GONE")
+            state = self._states.get(job.job_id, JobState.GONE)
             if all(job.task(task).paths.result_pickle.exists() for task in range(job.num_tasks)):
                 found[number] = None
             elif state not in OVER:

@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Sequence
+from enum import StrEnum
 from pathlib import Path
 
 from labrun._io import append_line, run_command
@@ -16,12 +17,30 @@ from labrun.runs import context
 
 ASK_S = 5.0
 """Interval between calls of squeue, in seconds."""
-OVER = frozenset(
-    {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
-    | {"PREEMPTED", "REVOKED", "GONE"}
-)
-"""Final states of a job (GONE: Slurm no longer knows it)."""
 
+
+class JobState(StrEnum):
+    """The states of Slurm's jobs that labrun tells apart. Slurm has more: a job's state is any text."""
+
+    PENDING = "PENDING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    TIMEOUT = "TIMEOUT"
+    NODE_FAIL = "NODE_FAIL"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    BOOT_FAIL = "BOOT_FAIL"
+    DEADLINE = "DEADLINE"
+    PREEMPTED = "PREEMPTED"
+    REVOKED = "REVOKED"
+    GONE = "GONE"
+    """labrun's own: Slurm no longer knows the job."""
+    UNKNOWN = "UNKNOWN"
+    """labrun's own: the cluster does not respond."""
+
+
+OVER = frozenset(JobState) - {JobState.PENDING, JobState.UNKNOWN}
+"""Final states of a job."""
 
 FOLLOWING = re.compile(r"slurmstepd|srun: (error: .*[Ee]xited with|launch/slurm|got |Terminating|Job step|Force)")
 """Lines of Slurm's own programs that only report the end of a job's process."""
@@ -93,21 +112,20 @@ def states(jobs: Iterable[str]) -> dict[str, str]:
     """Return the states of jobs from squeue, or from sacct (if there is accounting) for jobs that squeue has forgotten.
 
     Returns:
-        The state of each job; jobs that Slurm no longer knows are left out. If the cluster does not respond, every job
-        is `UNKNOWN`, rather than gone.
+        The state of each job. If the cluster does not respond, every job is `UNKNOWN`, rather than `GONE`.
     """
-    wanted = set(filter(is_job, jobs))
+    found: dict[str, str] = dict.fromkeys(jobs, JobState.GONE)
+    wanted = set(filter(is_job, found))
     if not wanted:
-        return {}
+        return found
     answer = run_command(["squeue", "-h", "-r", "-t", "all", "-u", str(os.getuid()), "-o", "%i|%T"])
     if answer is None:
-        return dict.fromkeys(wanted, "UNKNOWN")
-    found = {}
+        return found | dict.fromkeys(wanted, JobState.UNKNOWN)
     for line in answer.splitlines():
         job, _, state = line.strip().partition("|")
         if job in wanted:
             found[job] = state
-    missing = wanted - set(found)
+    missing = {job for job in wanted if found[job] == JobState.GONE}
     if missing:
         tops = sorted({job.partition("_")[0] for job in missing})
         listed = run_command(["sacct", "-n", "-X", "-P", "-o", "JobID,State", "-j", ",".join(tops)])

@@ -22,10 +22,10 @@ from torchmetrics import classification, regression
 from labrun.config.instantiate import Node, build, locate, parameters
 from labrun.config.schema import Config
 from labrun.errors import ConfigError, UnfitError
+from labrun.runs.cards import TargetKind
 from labrun.tasks import outputs
 from labrun.tasks.networks.epoch_state import metric_state, take_metric_state
 from labrun.tasks.networks.metric_names import OF_A_LOADER
-from labrun.tasks.outputs import TargetKind
 from labrun.tasks.task import is_named, optimizer_of, scheduler_of
 
 log = logging.getLogger(__name__)

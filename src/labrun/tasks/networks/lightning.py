@@ -34,7 +34,7 @@ from labrun.data.loaders import count
 from labrun.errors import ConfigError, DataError, UnfitError
 from labrun.models.network import Network
 from labrun.runs import cards, context, direction, recording
-from labrun.runs.cards import Card, CardKind
+from labrun.runs.cards import Card, CardKind, TargetKind
 from labrun.runs.groups import NotFinite, ThreadUse, Training
 from labrun.runs.record import RunPaths
 from labrun.tasks import base, monitored, packages
@@ -54,7 +54,6 @@ from labrun.tasks.networks.learner import Learner, LossAndMetrics
 from labrun.tasks.networks.record_logger import LogPosition, RecordLogger
 from labrun.tasks.networks.resumption import RandomStates
 from labrun.tasks.networks.weights import read_tensors
-from labrun.tasks.outputs import TargetKind
 from labrun.tasks.packages import Package
 from labrun.tasks.task import ModelTask, Scores, confusion, is_named, quantities
 from labrun.tasks.threads import ForwardCost, Threads, choose, from_environment

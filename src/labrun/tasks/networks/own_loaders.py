@@ -18,6 +18,7 @@ from labrun.data import reader
 from labrun.data.digests import manifest_digest
 from labrun.errors import ConfigError
 from labrun.runs import recording, seals
+from labrun.runs.cards import Feed
 from labrun.runs.groups import DataEntry
 from labrun.tasks.task import is_network, model_name, own_arguments, seed_everything, training_parts
 
@@ -30,7 +31,6 @@ UNSIGNED = frozenset({"name", "num_workers", "pin_memory", "persistent_workers",
     *("batch_size", "eval_batch_size", "shuffle", "drop_last", "sampler", "batch_sampler"),
 }
 """Arguments of a data module or its loaders that do not affect the samples."""
-LOADERS = "loaders"
 """Value of `feed` in the card of a model that takes the batches of a data module."""
 READ = ("train", "validation", "test")
 """The splits that training and its test read."""
@@ -204,7 +204,7 @@ def taken_by(batches: ModuleBatches, offered: Mapping[str, Any]) -> dict[str, An
     listed = list(names) if isinstance(names, list | tuple) else []
     is_text = all(isinstance(name, str) for name in listed)
     return {
-        "feed": LOADERS,
+        "feed": Feed.LOADERS.value,
         "offered": dict(offered),
         "class_names": listed if is_text else [],
         "data": batches.name,

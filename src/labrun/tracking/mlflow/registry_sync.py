@@ -297,10 +297,10 @@ class _ModelSync:
         if mine == before and not is_taken_away:  # changed only there
             if other in self._own and other in self._there:
                 ours[alias] = other
-                model_journal.append(self._root, model_journal.ALIASED, self._name, other, alias=alias)
+                model_journal.append(self._root, model_journal.Event.ALIAS, self._name, other, alias=alias)
             elif mine is not None and (other is not None or mine in self._there):  # else the version was deleted there
                 del ours[alias]
-                model_journal.append(self._root, model_journal.UNALIASED, self._name, mine, alias=alias)
+                model_journal.append(self._root, model_journal.Event.UNALIAS, self._name, mine, alias=alias)
         elif mine is not None and mine in self._there:
             self._client.set_registered_model_alias(self._name, alias, str(mine))
         elif mine is None and (before is not None or is_taken_away) and other in self._own:
