@@ -243,6 +243,12 @@ def test_a_plain_network_learns_from_batches_that_are_dicts(run_here: Runner, mi
     assert table.filter(like="probability_").sum(axis=1).to_numpy() == pytest.approx(np.ones(100))
 
 
+def test_arguments_of_a_network_are_not_taken_for_its_loss_and_target(run_here: Runner, mine: Path) -> None:
+    own = ("model._target_=loader_parts.OwnNames", "+model.loss=focal", "+model.target=input")
+    record, _ = run_here(*BRIEF, *own)
+    assert {"train_loss", "accuracy"} <= set(record.metrics)
+
+
 def test_a_users_collate_function_and_sampler_are_used(run_here: Runner, mine: Path) -> None:
     record, _ = run_here(
         *DICTS,

@@ -17,6 +17,7 @@ from torchvision.datasets import ImageFolder
 import labrun
 import loader_parts
 from conftest import Command
+from labrun.config.schema import LearningSettings
 from labrun.data import loaders
 from labrun.errors import UnfitError
 from labrun.runs import context
@@ -106,7 +107,7 @@ def test_scores_are_read_along_the_axis_of_their_classes() -> None:
 
 
 def inferred(scores: torch.Tensor, target: torch.Tensor, loss: str | None = None) -> LossAndMetrics:
-    lesson = LossAndMetrics({"loss": {"_target_": f"torch.nn.{loss}"}} if loss else {}, None, None)
+    lesson = LossAndMetrics(LearningSettings({"_target_": f"torch.nn.{loss}"} if loss else None), None, None)
     lesson.infer(scores, target, computes_own=False)
     return lesson
 
@@ -125,7 +126,7 @@ def test_square_scores_are_read_along_the_axis_seen_before(caplog: pytest.LogCap
     lesson.loss_of(likely, target)
     assert lesson.loss_of(*square) == torch.nn.functional.cross_entropy(*square) and not lesson.classes_last
     assert "read along the wrong axis" in caplog.text
-    saved = LossAndMetrics({}, None, None)
+    saved = LossAndMetrics(LearningSettings(), None, None)
     saved.known_last = False
     saved.infer(*square, computes_own=False)
     assert saved.loss_of(*square) == torch.nn.functional.cross_entropy(*square)
@@ -168,9 +169,11 @@ def test_classes_are_counted_as_batches_contain_them(tmp_path: Path) -> None:
 
 def test_balanced_weights_are_refused_for_several_targets_per_sample() -> None:
     likely, target, weights = torch.randn(2, 5, 7), torch.randint(5, (2, 7)), torch.ones(5)
-    LossAndMetrics({"class_weight": [1.0] * 5}, None, weights).infer(likely, target, computes_own=False)
+    LossAndMetrics(LearningSettings(class_weight=[1.0] * 5), None, weights).infer(likely, target, computes_own=False)
     with pytest.raises(UnfitError, match="the target holds 7 for each: give a weight for each class"):
-        LossAndMetrics({"class_weight": "balanced"}, None, weights).infer(likely, target, computes_own=False)
+        LossAndMetrics(LearningSettings(class_weight="balanced"), None, weights).infer(
+            likely, target, computes_own=False
+        )
 
 
 def test_values_of_a_test_epoch_keep_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

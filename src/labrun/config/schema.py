@@ -10,7 +10,7 @@ the target, and `instantiate.build` binds them to the target's signature before 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -120,6 +120,31 @@ class PipelineSettings:
     def of(cls, node: Node) -> PipelineSettings:
         """Build from a resolved node, as `DatasetSettings.of` does."""
         return cls(**_given(cls, node))
+
+
+@dataclass(frozen=True)
+class LearningSettings:
+    """How labrun trains a plain network: keys of `model`, except those that the network's class takes itself."""
+
+    loss: Component | None = None
+    metrics: dict[str, Component | None] | None = None
+    class_weight: Literal["balanced"] | list[Positive] | None = None
+    target: Literal["data", "input"] | None = None
+
+    @classmethod
+    def of(cls, node: Node, own: Container[str]) -> LearningSettings:
+        """Build from a resolved `model` node.
+
+        Args:
+            node: the node; `validation.learning_mistakes` checks its values.
+            own: the arguments of the network's class.
+        """
+        return cls(**{key: value for key, value in _given(cls, node).items() if key not in own})
+
+    @property
+    def given(self) -> list[str]:
+        """The keys that are set."""
+        return [f.name for f in fields(self) if getattr(self, f.name) is not None]
 
 
 # The classes from here to `Cifar10CNN` only describe nodes and have no instances. They are not dataclasses: creating

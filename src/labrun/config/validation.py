@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 from labrun.config import targets
@@ -16,6 +17,7 @@ from labrun.config.schema import (
     DataModule,
     Dataset,
     Ensemble,
+    LearningSettings,
     LogisticRegression,
     Model,
     Pipeline,
@@ -143,7 +145,7 @@ def _check_parts(node: Any, wanted: str | None) -> Iterator[str]:
             yield f"dataset.{part} is missing: set dataset.{part}._target_=my_data.MyDataset"
 
 
-LEARNING = ("loss", "metrics", "class_weight", "target")
+LEARNING = tuple(f.name for f in fields(LearningSettings))
 """Keys of a model node that configure the training of a plain network. A class with such parameters receives them."""
 
 
@@ -161,12 +163,13 @@ def _check_learning(node: Node) -> Iterator[str]:
     if idle and TARGETS.get(target) in (LogisticRegression, Pipeline, Ensemble):
         yield f"{', '.join(f'model.{key}' for key in idle)}: only networks have that, and this model is not one"
         return
-    yield from learning_mistakes({key: node.get(key) for key in LEARNING if not targets.takes(target, key)})
+    yield from learning_mistakes(node, [key for key in LEARNING if targets.takes(target, key)])
 
 
-def learning_mistakes(node: Node) -> Iterator[str]:
-    """Yield the mistakes in `loss`, `metrics`, `class_weight` and `target` of a plain network."""
-    parts, metrics = {"model.loss": node.get("loss")}, node.get("metrics")
+def learning_mistakes(node: Node, own: Container[str]) -> Iterator[str]:
+    """Yield the mistakes in a plain network's `LEARNING` keys, except those that are its own arguments."""
+    given = {key: node.get(key) for key in LEARNING if key not in own}
+    parts, metrics = {"model.loss": given.get("loss")}, given.get("metrics")
     if metrics is not None and not isinstance(metrics, Mapping):
         yield "model.metrics: name each, as in model.metrics.f1._target_=torchmetrics.classification.MulticlassF1Score"
     elif metrics is not None:
@@ -174,11 +177,11 @@ def learning_mistakes(node: Node) -> Iterator[str]:
     for key, one in parts.items():
         if one is not None and not (isinstance(one, Mapping) and isinstance(one.get("_target_"), str)):
             yield f"{key}={one}: say which class it is, as in {key}._target_=torch.nn.MSELoss"
-    weights = node.get("class_weight")
+    weights = given.get("class_weight")
     if not (weights in (None, "balanced") or (isinstance(weights, list) and fits(weights, list[Positive]))):
         yield f"model.class_weight={weights}: expected balanced, or a list with a weight above 0 for each class"
-    if node.get("target") not in (None, "data", "input"):
-        yield f"model.target={node['target']}: expected data, or input for a network that reproduces its input"
+    if given.get("target") not in (None, "data", "input"):
+        yield f"model.target={given['target']}: expected data, or input for a network that reproduces its input"
 
 
 def _check_threads(config: Node) -> Iterator[str]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torchmetrics import classification, regression
 
 from labrun.config.instantiate import Node, build, locate, parameters
-from labrun.config.schema import Config
+from labrun.config.schema import Config, LearningSettings
 from labrun.errors import ConfigError, UnfitError
 from labrun.runs.cards import TargetKind
 from labrun.tasks import outputs
@@ -196,13 +196,13 @@ class LossAndMetrics:
     """A plain network's loss and metrics: those of the config, or chosen by the first batch.
 
     Args:
-        node: the config's `model`, without the keys that the network takes itself.
+        settings: the config's loss and metrics.
         classes: number of classes in the data, if known.
         weights: class weights of the loss; None weighs all classes equally.
     """
 
-    def __init__(self, node: Node, classes: int | None, weights: Tensor | None) -> None:
-        self._node, self._classes, self._weights = node, classes, weights
+    def __init__(self, settings: LearningSettings, classes: int | None, weights: Tensor | None) -> None:
+        self.settings, self._classes, self._weights = settings, classes, weights
         self.weights = None if weights is None else weights.tolist()
         self.is_inferred = False
         self.loss: Any = None
@@ -227,7 +227,7 @@ class LossAndMetrics:
         if known is TargetKind.CLASSES:
             self._find_class_axis(scores, target)
         if known is TargetKind.CLASSES and self._weights is not None:
-            if self._node.get("class_weight") == "balanced" and target.numel() != len(target):
+            if self.settings.class_weight == "balanced" and target.numel() != len(target):
                 raise UnfitError(
                     "model.class_weight=balanced needs one class for each sample, but the target holds "
                     f"{target.numel() // len(target)} for each: give a weight for each class, "
@@ -239,7 +239,7 @@ class LossAndMetrics:
                     f"model.class_weight: there are {len(self._weights)} weights, but the network has {count} "
                     "classes: give a weight for each, model.class_weight=[1.0,2.5]"
                 )
-        node = self._node.get("loss")
+        node = self.settings.loss
         if node is not None and is_named(node):
             self.loss = self._built(node, "model.loss", scores, target)
         elif not computes_own:
@@ -252,12 +252,11 @@ class LossAndMetrics:
             )
         if isinstance(self.loss, nn.Module):
             self.loss.to(scores.device)
-        given = self._node.get("metrics")
-        if given:
+        if given := self.settings.metrics:
             self.metrics = {
                 str(name): self._built(one, f"model.metrics.{name}", scores, target)
                 for name, one in given.items()
-                if is_named(one)
+                if one is not None and is_named(one)
             }
         else:
             self.metrics = self._default_metrics(known, scores, target)
@@ -300,7 +299,7 @@ class LossAndMetrics:
         return scores.movedim(-1, 1) if last else scores
 
     def _kind_of(self, scores: Tensor, target: Tensor) -> tuple[TargetKind, str]:
-        named = str((self._node.get("loss") or {}).get("_target_")).rpartition(".")[2]
+        named = str((self.settings.loss or {}).get("_target_")).rpartition(".")[2]
         if named in OF_QUANTITIES:
             return TargetKind.QUANTITY, ""
         is_whole, is_one_each = not target.is_floating_point(), scores.numel() == target.numel()
@@ -318,7 +317,7 @@ class LossAndMetrics:
             )
         if target.is_floating_point():
             return TargetKind.QUANTITY, "its target holds numbers"
-        if is_named(self._node.get("loss")):
+        if is_named(self.settings.loss):
             return TargetKind.OTHER, ""
         raise UnfitError(
             f"the network returns {tuple(scores.shape)} for a target of {tuple(target.shape)} {target.dtype}, and "
@@ -326,9 +325,7 @@ class LossAndMetrics:
         )
 
     def _has_metrics_of_labels(self) -> bool:
-        named = [
-            str((one or {}).get("_target_")).rpartition(".")[2] for one in (self._node.get("metrics") or {}).values()
-        ]
+        named = [str((one or {}).get("_target_")).rpartition(".")[2] for one in (self.settings.metrics or {}).values()]
         return any(one.startswith(("Multilabel", "Binary")) for one in named)
 
     def _default(self, kind: TargetKind) -> Any:
@@ -452,7 +449,7 @@ class Learner(pl.LightningModule):
         super().__init__()
         self.network = network
         self._node, self._settings = config.model, config.trainer
-        self._target = self._node.get("target")
+        self._target = loss_and_metrics.settings.target
         self._loss_and_metrics = loss_and_metrics
         self._metrics: dict[tuple[str, int], dict[str, Any]] = {}
         self._before: dict[str, Any] = {}

@@ -28,7 +28,7 @@ from labrun import messages
 from labrun._io import environ_overlay
 from labrun.config import validation
 from labrun.config.instantiate import Node, build, locate, parameters
-from labrun.config.schema import Compute, Config, Trainer
+from labrun.config.schema import Compute, Config, LearningSettings, Trainer
 from labrun.data.arrays import Arrays, Part
 from labrun.data.loaders import count
 from labrun.errors import ConfigError, DataError, UnfitError
@@ -85,24 +85,20 @@ class NetworkTask(ModelTask):
         self._settings, self._compute = config.trainer, config.compute
         self._resumed = config.resumed
         self._task = base.of(config)
-        self._learning = {
-            key: config.model[key]
-            for key in validation.LEARNING
-            if config.model.get(key) is not None
-            and key not in parameters(locate(str(config.model["_target_"]), "model"))
-        }
-        if self._is_own and self._learning:
+        arguments = parameters(locate(str(config.model["_target_"]), "model"))
+        self._learning = LearningSettings.of(config.model, arguments)
+        if self._is_own and (given := self._learning.given):
             raise ConfigError(
-                f"{', '.join(f'model.{key}' for key in self._learning)}: {name} is a LightningModule, whose own steps "
+                f"{', '.join(f'model.{key}' for key in given)}: {name} is a LightningModule, whose own steps "
                 "define its loss and its metrics; these keys are for plain networks"
             )
-        if mistakes := list(validation.learning_mistakes(self._learning)):
+        if mistakes := list(validation.learning_mistakes(config.model, arguments)):
             raise ConfigError(mistakes)
         self._training_done: Training | None = None
         self._trainer_made: tuple[Any, RecordLogger] | None = None
         self._allowed = min(self._compute.cpus_per_run, torch.get_num_threads())
         work, self._reports = self._try_out(batches.arrays) if isinstance(batches, ArrayBatches) else (None, None)
-        is_classifier = self._reports is TargetKind.CLASSES and not self._learning
+        is_classifier = self._reports is TargetKind.CLASSES and not self._learning.given
         self._module = self._made_module(is_classifier)
         self._training = self._threads(work, self._settings.batch_size)
         self._scoring = self._threads(work, self._settings.eval_batch_size)
@@ -115,7 +111,7 @@ class NetworkTask(ModelTask):
         if is_classifier:
             return Classifier(self.network, self._config)
         classes = self._batches.arrays.num_classes if isinstance(self._batches, ArrayBatches) else None
-        loss_and_metrics = LossAndMetrics(self._config.model, classes or None, self._class_weights())
+        loss_and_metrics = LossAndMetrics(self._learning, classes or None, self._class_weights())
         if (card := self._card) is not None:
             loss_and_metrics.known_last = card.classes_last
         return Learner(self.network, self._config, loss_and_metrics)
@@ -127,7 +123,7 @@ class NetworkTask(ModelTask):
         return cards.read(RunPaths(source.run_dir).outputs, f"run {source.id}") if source else None
 
     def _class_weights(self) -> Tensor | None:
-        wanted = self._learning.get("class_weight")
+        wanted = self._learning.class_weight
         if wanted is None:
             return None
         card = self._card
@@ -505,7 +501,7 @@ class NetworkTask(ModelTask):
         finally:
             self.network.train()
         reports = self._report_of(scores, arrays)
-        if reports is None and not self._is_own and not self._learning:
+        if reports is None and not self._is_own and not self._learning.given:
             wanted = (
                 f"must return (1, {arrays.num_classes}), one per class"
                 if arrays.num_classes
@@ -519,7 +515,7 @@ class NetworkTask(ModelTask):
 
     def _report_of(self, scores: Any, arrays: Arrays) -> TargetKind | None:
         """Return what labrun can score by itself in a test: classes, a quantity, or None."""
-        if not isinstance(scores, Tensor) or self._learning.get("target") == "input":
+        if not isinstance(scores, Tensor) or self._learning.target == "input":
             return None
         if arrays.num_classes:
             return TargetKind.CLASSES if tuple(scores.shape) == (1, arrays.num_classes) else None
@@ -590,7 +586,7 @@ class NetworkTask(ModelTask):
         if not arrays.num_classes:
             return quantities(part.y, guesses, self._name)
         accuracy = float((guesses == part.y).mean())
-        loss = losses / len(part) if "loss" not in self._learning else None
+        loss = losses / len(part) if self._learning.loss is None else None
         return Scores(accuracy, loss, confusion(part.y, guesses, arrays.num_classes))
 
     def save(self, arrays: Arrays, paths: RunPaths) -> dict[str, Any]:
