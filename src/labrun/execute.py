@@ -42,11 +42,11 @@ UNSIGNED_DATASET = ("asset", "version", "in_memory", "num_workers")
 """Keys of the `dataset` node that are not signed: the data digest covers the asset's content, and the way the data are
 read changes no sample."""
 LATER = ("numbers", "categories", "dates", "decimal", "encoding", "header", "sheet", "skip_rows", "parts")
-"""`dataset` keys added in later versions. They are signed only if set, so that older signatures stay valid."""
+"""`dataset` keys that older records lack. They are signed only if set, so that the signatures of those stay valid."""
 UNSIGNED = ("source", "python", "requirements")
 """Keys of the `script` node that hold paths. Digests cover the content of those files."""
 LATER_OF_SCRIPTS = ("command", "inputs", "processes", "tables")
-"""`script` keys added in later versions; see `LATER`."""
+"""`script` keys that older records lack; see `LATER`."""
 
 
 Around = Callable[[Record, Path], AbstractContextManager[None]]

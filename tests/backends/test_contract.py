@@ -410,12 +410,13 @@ def test_only_backends_that_start_early_are_checked_early(
         assert len(asked) == count, target
 
 
-def test_code_frozen_in_the_old_layout_is_found(tmp_path: Path) -> None:
-    old = tmp_path / "labrun" / "launch" / "forkserver.py"
+@pytest.mark.parametrize("name, former", [("local/forkserver.py", "forkserver.py"), ("slurm/job.py", "cluster_job.py")])
+def test_code_frozen_in_the_old_layout_is_found(name: str, former: str, tmp_path: Path) -> None:
+    old = tmp_path / "labrun" / "launch" / former
     old.parent.mkdir(parents=True)
     old.touch()
-    assert frozen_file([str(tmp_path)], "local/forkserver.py") == old
-    assert frozen_file([], "local/forkserver.py").is_file() and frozen_file([], "slurm/job.py").is_file()
+    assert frozen_file([str(tmp_path)], name) == old
+    assert frozen_file([], name).is_file()
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones(toy: None) -> None:

@@ -157,7 +157,7 @@ def test_a_subfolder_uses_the_datastores_and_configs_of_its_workspace(
     (workspace / "outputs" / ".labrun").mkdir(parents=True)
     (workspace / "conf" / "datastore").mkdir(parents=True)
     (workspace / "conf" / "datastore" / "mine.yaml").write_text(
-        "_target_: labrun.data.datastore.LocalDatastore\nname: mine\nroot: stuff\n"
+        "_target_: labrun.data.stores.local.LocalDatastore\nname: mine\nroot: stuff\n"
     )
     below = workspace / "notebooks" / "deep"
     below.mkdir(parents=True)

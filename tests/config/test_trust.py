@@ -433,6 +433,20 @@ def test_forged_or_foreign_records_are_not_trusted(
     assert seals.Proof(workspace, "00000000", Config({"model": {"_target_": "own_net.Net"}})).seal(card) is None
 
 
+def test_a_seal_that_does_not_name_the_data_proves_only_the_model(own: Path, workspace: Path) -> None:
+    """The oldest seals have no `reads`."""
+    path, record = own / "outputs" / cards.NAME, read_record(own)
+    content = json.loads(path.read_text())
+    assert seals.has_read(workspace, cards.Card.of(content), record.id, record.typed)
+    seal = {key: content["seal"][key] for key in ("run", "targets", "code")}
+    key = seals._key(make=False)
+    assert key is not None
+    content["seal"] = {**seal, "mac": seals._mac(key, workspace, content, seal)}
+    path.write_text(json.dumps(content))
+    assert saved.load_model(own).card.target == "own_net.Net"
+    assert not seals.has_read(workspace, cards.Card.of(content), record.id, record.typed)
+
+
 def test_a_seal_covers_keys_that_this_version_does_not_know(
     own: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ from labrun.plugins import BACKENDS, TASKS, TRACKERS
 
 LOCAL_DATASTORE = "labrun.data.stores.local.LocalDatastore"
 FORMER_DATASTORES = {"labrun.data.datastore.LocalDatastore": LOCAL_DATASTORE}
-"""Targets of datastores in records and configs of earlier versions, mapped to their current names."""
+"""Former targets of datastores, mapped to their current names. Records keep them, since seals cover their text."""
 DATASETS = "labrun.data.datasets.Datasets"
 """Target of a data set built from `torch.utils.data.Dataset`s."""
 
@@ -558,7 +558,7 @@ class Sweep:
     @classmethod
     def of(cls, node: Node) -> Sweep:
         """Build from a frozen `sweep` node; its environment references stay references."""
-        first = {"metric": "accuracy", "goal": "maximize"}  # before there was a choice, records did not hold them
+        first = {"metric": "accuracy", "goal": "maximize"}  # the oldest records lack these keys
         return cls(**{**first, **_known(cls, node)})
 
     @classmethod

@@ -127,7 +127,7 @@ def _proven(root: Path, card: Card) -> dict[str, Any] | None:
     if given is None or not isinstance(given.get("mac"), str):
         return None
     seal = {key: given.get(key) for key in ("run", "targets", "code")}
-    seal |= {key: given[key] for key in ("reads",) if key in given}  # missing in seals of older versions
+    seal |= {key: given[key] for key in ("reads",) if key in given}  # the oldest seals lack it
     key = _key(make=False)
     if key is None or not hmac.compare_digest(given["mac"].encode(), _mac(key, root, card.content, seal).encode()):
         return None

@@ -180,7 +180,7 @@ class Plan:
     command: list[str] | None = None
     """A search's command-line arguments, from which a new controller composes its next runs."""
     is_marked: bool = False
-    """Whether a file next to the plan marks that all runs have records (`note_submitted`)."""
+    """Whether a file next to the plan marks that all runs have records (`note_submitted`); false in old plans."""
 
     def write(self, folder: Path) -> None:
         """Write the plan to its folder.

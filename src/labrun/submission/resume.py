@@ -153,7 +153,10 @@ def _signature(record: Record, data: list[DataEntry]) -> str:
 
 
 def _of_before(record: Record, data: list[DataEntry]) -> str:
-    """Return the signature in older versions, whose records have no digest of data produced by the user's code."""
+    """Return the signature of a run whose record does not hold the digest of arrays that the user's code produced.
+
+    Records have held it since 28 November 2026.
+    """
     return _signature(record, [DataEntry(digest=entry.digest) for entry in data])
 
 
