@@ -12,11 +12,12 @@ from submitit.core.utils import FailedJobError
 
 from conftest import Command, Refused, Runner
 from helpers import devices, write_device_script
-from labrun.backends import machine, registry
+from labrun.backends import registry
 from labrun.backends.local.server import serves
 from labrun.backends.slurm import partitions, queue
 from labrun.config.schema import Compute
 from labrun.errors import ConfigError
+from labrun.runs import machine, ownership
 
 
 def wish(**values: Any) -> Compute:
@@ -92,13 +93,13 @@ def test_a_missing_gpu_is_refused_before_anything_is_written(refused_here: Refus
 def test_only_own_files_are_trusted(tmp_path: Path) -> None:
     own = tmp_path / "own"
     own.touch(mode=0o600)
-    assert machine.same_owner(own)
+    assert ownership.is_own(own.stat())
     own.chmod(0o662)
-    assert not machine.same_owner(own)
+    assert not ownership.is_own(own.stat())
     if os.getuid() == 0:
         own.chmod(0o600)
         os.chown(own, 12345, 12345)
-        assert not machine.same_owner(own)
+        assert not ownership.is_own(own.stat())
 
 
 def test_each_run_sees_its_own_gpu(labrun_here: Command, workspace: Path) -> None:

@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from conftest import Command
 from helpers import installed, new, run_cold, wait_for
-from labrun.backends import machine, registry
+from labrun.backends import registry
 from labrun.backends.base import Backend, resources
 from labrun.backends.local.server import frozen_file
 from labrun.compose import composed, paths
@@ -31,7 +31,7 @@ from labrun.control.query import StatusResolver
 from labrun.errors import ConfigError
 from labrun.remote import links
 from labrun.remote.links import Link
-from labrun.runs import context, finalize
+from labrun.runs import context, finalize, machine
 from labrun.runs.context import RunContext
 from labrun.runs.groups import SweepMember
 from labrun.runs.record import RUNNING, UNREACHABLE, Record, read_record

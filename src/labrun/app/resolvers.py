@@ -15,10 +15,10 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from labrun.backends import machine
 from labrun.compose import composed, parsed, paths, speedups
 from labrun.config import hydra_versions, masking
 from labrun.errors import LabrunError
+from labrun.runs import machine
 from labrun.runs.record import is_scoring
 from labrun.submission import origin
 

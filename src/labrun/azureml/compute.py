@@ -20,6 +20,7 @@ from labrun.compat.azureml import arguments
 from labrun.compat.azureml.exceptions import ComputeTargetException, UserErrorException
 from labrun.compose import paths
 from labrun.remote import remotes
+from labrun.runs import machine
 
 TABLE = "compute"
 VARIABLE = "LABRUN_AZUREML_COMPUTE"
@@ -412,9 +413,7 @@ class ComputeTarget(Advising):
     @staticmethod
     def supported_vmsizes(workspace: Any, location: Any = None) -> Any:
         """Return a single size: this machine."""
-        import psutil
-
-        memory = round(psutil.virtual_memory().total / 2**30, 1)
+        memory = round(machine.memory_gb(), 1)
         return [{"name": "this_machine", "vCPUs": os.cpu_count(), "gpus": 0, "memoryGB": memory}]
 
 
@@ -614,7 +613,5 @@ def _ssh_config(name: str, key: str) -> Path:
 
 def _notify_of_missing_gpus(name: str, size: str) -> None:
     """Print a notice if a target with GPUs stands for a machine without any."""
-    from labrun.backends import machine
-
     if stands_for() == DEFAULT and not machine.gpu_names():
         notify_once(f"{name}: {size} has GPUs, but this machine has none: its runs use the CPU")

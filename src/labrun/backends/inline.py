@@ -8,12 +8,12 @@ from pathlib import Path
 
 from labrun import execute
 from labrun._io import environ_restored
-from labrun.backends import machine
+from labrun.backends import this_machine
 from labrun.backends.base import Backend, Capacity, Head, Resources
 from labrun.backends.local import threads, worker
-from labrun.backends.machine import DEFAULTS
+from labrun.backends.this_machine import DEFAULTS
 from labrun.config.schema import Compute
-from labrun.runs import finalize, recording
+from labrun.runs import finalize, machine, recording
 from labrun.runs.end_requests import end_requested
 from labrun.runs.record import read_record
 from labrun.runs.sweep_state import Plan
@@ -34,7 +34,7 @@ class Inline(Backend):
 
     def problems(self, compute: Compute) -> Iterator[str]:
         """Yield a message for everything that this machine lacks, or that needs a supervisor."""
-        yield from machine.problems(compute)
+        yield from this_machine.problems(compute)
         for key in (*SUPERVISED, "max_parallel"):
             if getattr(compute, key) != getattr(DEFAULTS, key):
                 request, local = f"{compute.key(key)}={getattr(compute, key)}", compute.choice("local")
@@ -42,7 +42,7 @@ class Inline(Backend):
 
     def summary(self, compute: Compute) -> str:
         """Describe this machine's cores and memory, or its GPUs."""
-        return machine.summary(compute)
+        return this_machine.summary(compute)
 
     def capacity(self, needs: Sequence[tuple[int, int]], compute: Compute) -> Capacity:
         """Return 1: runs are executed one after another."""

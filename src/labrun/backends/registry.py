@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 
 from labrun.backends.base import Backend
-from labrun.backends.machine import DEFAULTS
+from labrun.backends.this_machine import DEFAULTS
 from labrun.compose import paths
 from labrun.config.schema import SPECIAL, Compute
 from labrun.errors import ConfigError

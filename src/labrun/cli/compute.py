@@ -8,15 +8,14 @@ from dataclasses import asdict
 
 import psutil
 
-from labrun._io import run_command
-from labrun.backends import machine, registry
-from labrun.backends.machine import DEFAULTS
+from labrun.backends import registry
+from labrun.backends.this_machine import DEFAULTS
 from labrun.cli.parsing import Parser
 from labrun.compose import paths
 from labrun.config.instantiate import Node
 from labrun.config.schema import Compute
 from labrun.errors import ConfigError
-from labrun.runs import store
+from labrun.runs import machine, store
 from labrun.runs.record import RUNNING, process_lives
 
 
@@ -72,13 +71,10 @@ def _gpus() -> str:
     names = machine.gpu_names()
     if not names:
         return "none"
-    used = run_command(
-        ["nvidia-smi", "--query-gpu=index,memory.used,memory.total,utilization.gpu", "--format=csv,noheader,nounits"]
-    )
-    shown = {}
-    for line in (used or "").splitlines():
-        index, taken, total, busy = (part.strip() for part in line.split(","))
-        shown[index] = f"{int(taken) / 1024:.1f} of {int(total) / 1024:.1f} GB used, {busy} % busy"
+    shown = {
+        index: f"{int(taken) / 1024:.1f} of {int(total) / 1024:.1f} GB used, {busy} % busy"
+        for index, taken, total, busy in machine.gpu_table("index", "memory.used", "memory.total", "utilization.gpu")
+    }
     visible = machine.visible_gpus()
     lines = [
         f"{index}: {name} ({shown.get(index, '?')}{'' if index in visible else '; not in CUDA_VISIBLE_DEVICES'})"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from labrun.config.schema import Compute
 from labrun.messages import size_text
-from labrun.runs import allocation
+from labrun.runs import allocation, machine
 from labrun.runs.groups import SampleReading
 
 SHARE = 0.5
@@ -80,8 +80,7 @@ def decide(setting: bool | str, needed: int, limit: Limit) -> Reading:
 
 
 def _part(compute: Compute) -> float:
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(1.0, compute.cpus_per_run / (allocation.cores() or here))
+    return min(1.0, compute.cpus_per_run / (allocation.cores() or machine.cores()))
 
 
 def _shared() -> Iterator[Limit]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from labrun.errors import LabrunError
 from labrun.remote.remotes import Remote
+from labrun.runs import ownership
 
 CONNECT_S = 15
 ALIVE_S = 15
@@ -42,17 +43,16 @@ def sockets() -> Path:
     Raises:
         LabrunError: it is not private to this user.
     """
-    uid = os.getuid()
     runtime = f"{os.environ.get('XDG_RUNTIME_DIR', '')}/labrun-ssh"
-    usual = runtime if runtime.startswith("/") and len(runtime) <= LONGEST else f"/tmp/labrun-ssh-{uid}"
+    usual = runtime if runtime.startswith("/") and len(runtime) <= LONGEST else f"/tmp/labrun-ssh-{os.getuid()}"
     folder = Path(os.environ.get(SOCKET_VARIABLE) or usual)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        stat = folder.lstat()
+        found = folder.lstat()
     except OSError:
         folder = Path(tempfile.mkdtemp(prefix="labrun-"))
-        stat = folder.lstat()
-    if stat.st_uid != uid or stat.st_mode & 0o077 or folder.is_symlink():
+        found = folder.lstat()
+    if not ownership.is_private(found) or folder.is_symlink():
         raise LabrunError(f"{folder} is not private to you: remove it, or set {SOCKET_VARIABLE} to another folder")
     return folder
 

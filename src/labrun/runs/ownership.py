@@ -1,4 +1,7 @@
-"""Checks that nobody but the user could have written the files of a folder, before labrun executes what they say."""
+"""Checks that nobody but the user could have written files, before labrun executes or believes what they say.
+
+The warm interpreter has its own check, since its client imports next to nothing (`labrun.warm.identity`).
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,25 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from labrun.errors import ConfigError
-from labrun.runs.record import Record
-from labrun.runs.sweep_state import SweepState
+
+def is_own(found: os.stat_result) -> bool:
+    """Return whether a file or folder belongs to this user and nobody else may write it."""
+    return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def is_private(found: os.stat_result) -> bool:
+    """Return whether a file or folder belongs to this user and nobody else has access to it."""
+    return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+
+
+def is_out_of_reach(path: Path) -> bool:
+    """Return whether a file of this user that its group may write (a common umask) is safe in a private folder."""
+    found = path.stat()
+    return found.st_uid == os.getuid() and not found.st_mode & stat.S_IWOTH and is_private(path.parent.stat())
 
 
 def foreign_writer(paths: Sequence[Path]) -> str | None:
-    """Return why another user may have written one of the files, or None if only this user may have."""
+    """Return why another user may have written one of the files, or None; their group may do so (a common umask)."""
     for path in paths:
         try:
             found = os.stat(path)
@@ -24,26 +39,6 @@ def foreign_writer(paths: Sequence[Path]) -> str | None:
         if found.st_mode & stat.S_IWOTH:
             return f"everyone may write to {path}"
     return None
-
-
-def check_plan(folder: Path, unfinished: Sequence[tuple[Path, Record]]) -> None:
-    """Check that it is safe to execute a folder's plan and its unfinished runs.
-
-    A plan defines the interpreter, the modules and the code folders, and a record the objects to build. Their author
-    can therefore execute any code.
-
-    Raises:
-        ConfigError: another user may have written them.
-    """
-    state = SweepState(folder)
-    why = foreign_writer([state.root, state.plan, *(run_dir / "run.json" for run_dir, _ in unfinished)])
-    if why is None and any(record.imported is not None for _, record in unfinished):
-        why = "they came from an archive"
-    if why is not None:
-        raise ConfigError(
-            f"the runs in {folder} no longer have a controller, and continuing them executes what their files say, "
-            f"as you: {why}. Check them first, then add --take-over"
-        )
 
 
 def _name(uid: int) -> str:

@@ -22,13 +22,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labrun._io import FileStamp, atomic_write, read_once, run_command
+from labrun._io import FileStamp, atomic_write, read_once
 from labrun.config import checking, exact
 from labrun.config.instantiate import Node
 from labrun.config.schema import Config
 from labrun.errors import DamagedRecordError, RecordError
 from labrun.plugins import TASKS
-from labrun.runs import context, sdk_ids
+from labrun.runs import context, machine, sdk_ids
 from labrun.runs.attempts import Attempt, Failure, Job, Process
 from labrun.runs.groups import (
     Code,
@@ -675,28 +675,16 @@ def file_age_s(path: Path) -> float | None:
 
 def describe_host() -> Host:
     """Describe this machine."""
-    import psutil
-
     return Host(
         name=socket.gethostname(),
         platform=platform.platform(),
         machine=platform.machine(),
-        cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        memory_gb=round(psutil.virtual_memory().total / 2**30, 1),
-        gpus=_gpu_names(),
+        cpus=machine.cores(),
+        memory_gb=round(machine.memory_gb(), 1),
+        gpus=[name for _, name in machine.gpu_names()],
         python=platform.python_version(),
         executable=sys.executable,
     )
-
-
-def _gpu_names() -> list[str]:
-    import shutil
-
-    if shutil.which("nvidia-smi") is None:
-        return []
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    answer = run_command(query, timeout_s=10) or ""
-    return [line.strip() for line in answer.splitlines() if line.strip()]
 
 
 _IDENTITIES: dict[str, tuple[FileStamp, tuple[str, str] | None]] = {}

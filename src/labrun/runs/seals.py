@@ -34,6 +34,7 @@ from labrun.config import exact, targets, trust
 from labrun.config.instantiate import Node
 from labrun.config.schema import Config
 from labrun.errors import ConfigError
+from labrun.runs import ownership
 from labrun.runs.attempts import Attempt
 from labrun.runs.cards import Card, CardKind
 
@@ -187,13 +188,12 @@ def _key(make: bool) -> bytes | None:
     try:
         if make and not os.path.lexists(path):
             _make_key(path)
-        if path.parent.stat().st_uid != os.getuid() or path.parent.stat().st_mode & 0o022:
+        if not ownership.is_own(path.parent.stat()):
             return None
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:
             found = os.fstat(descriptor)
-            is_private = stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
-            key = file.read(KEY_BYTES) if is_private else b""
+            key = file.read(KEY_BYTES) if stat.S_ISREG(found.st_mode) and ownership.is_private(found) else b""
     except OSError:
         return None
     return key if len(key) == KEY_BYTES else None

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from labrun.fork import Fork
+from labrun.runs import machine
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,7 +37,7 @@ def fork_map(
         state: returns the state that one item leaves for the next ones; changes in a fork are lost.
         least: minimum number of items per part.
     """
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" and threading.active_count() == 1 else 1
+    cores = machine.cores() if sys.platform == "linux" and threading.active_count() == 1 else 1
     count = max(1, min(cores, len(items) // least))
     bounds = [len(items) * place // count for place in range(count + 1)]
     parts = [items[start:end] for start, end in itertools.pairwise(bounds)]

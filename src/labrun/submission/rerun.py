@@ -17,13 +17,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from labrun import messages
-from labrun.backends import machine, registry, variables
+from labrun.backends import registry, variables
 from labrun.compose import composed, hydra_files, paths
 from labrun.config import checking, hydra_versions
 from labrun.config.references import keep_mounts
 from labrun.errors import ConfigError, RecordError
 from labrun.plugins import POOL
-from labrun.runs import files, store
+from labrun.runs import files, machine, store
 from labrun.runs.groups import Code, ScriptCode
 from labrun.runs.record import HIDDEN, Record, describe_host, installed_packages, read_record
 from labrun.runs.workspace import Workspace

@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from labrun.backends import machine
+from labrun.backends import this_machine
 from labrun.backends.base import Backend, Capacity, Head, Resources
 from labrun.config.schema import Compute
-from labrun.runs import finalize
+from labrun.runs import finalize, machine
 from labrun.runs.end_requests import end_requested
 from labrun.runs.record import FAILED, RunPaths
 from labrun.runs.sweep_state import Plan
@@ -28,14 +28,14 @@ class OneProcessEach(Backend):
 
     def problems(self, compute: Compute) -> Iterator[str]:
         """Yield resources that this machine lacks, and features that this backend does not support."""
-        yield from machine.problems(compute)
+        yield from this_machine.problems(compute)
         for key, plain in (("mem_gb", None), ("timeout_min", None), ("gpus_per_run", 0)):
             if getattr(compute, key) != plain:
                 yield f"{compute.key(key)}={getattr(compute, key)}: {self.name} does not hold runs to it"
 
     def summary(self, compute: Compute) -> str:
         """Return the cores and the memory."""
-        return machine.summary(compute)
+        return this_machine.summary(compute)
 
     def capacity(self, needs: Sequence[tuple[int, int]], compute: Compute) -> Capacity:
         """Return as many slots as the cores allow."""

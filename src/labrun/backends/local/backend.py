@@ -10,12 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from labrun.backends import machine
+from labrun.backends import this_machine
 from labrun.backends.base import Backend, Calls, Capacity, Head
 from labrun.backends.local.pool import LocalPool
 from labrun.backends.local.server import Server
 from labrun.backends.local.slots import Slots
 from labrun.config.schema import Compute
+from labrun.runs import machine
 from labrun.runs.sweep_state import Plan
 
 log = logging.getLogger(__name__)
@@ -30,11 +31,11 @@ class Local(Backend):
 
     def problems(self, compute: Compute) -> Iterator[str]:
         """Yield a message for everything that this machine lacks."""
-        return machine.problems(compute)
+        return this_machine.problems(compute)
 
     def summary(self, compute: Compute) -> str:
         """Describe this machine's cores and memory, or its GPUs."""
-        return machine.summary(compute)
+        return this_machine.summary(compute)
 
     def capacity(self, needs: Sequence[tuple[int, int]], compute: Compute) -> Capacity:
         """Return as many runs as the cores and GPUs allow, or `max_parallel` if it is set."""

@@ -29,12 +29,11 @@ from submitit.core import utils
 from submitit.core.job_environment import JobEnvironment
 
 from labrun._io import atomic_write
-from labrun.backends import machine
 from labrun.backends.local.call import REQUEUE
 from labrun.backends.local.forkserver import ServerKind
 from labrun.backends.local.server import Server
 from labrun.backends.local.supervisor import Payload, Requeue
-from labrun.runs import recording
+from labrun.runs import machine, recording
 from labrun.runs.attempts import Process
 from labrun.runs.record import process_identity, process_lives, process_start
 

@@ -19,7 +19,6 @@ from typing import Any
 from submitit.core import core, utils
 from submitit.core.job_environment import JobEnvironment
 
-from labrun.backends import machine
 from labrun.backends.base import Resources
 from labrun.backends.local import call_pool, calls
 from labrun.backends.local.call import REQUEUE
@@ -27,6 +26,7 @@ from labrun.backends.local.call_pool import CallPool
 from labrun.backends.local.calls import OPEN, Call, CallOrigin, CallState
 from labrun.backends.local.pickling import check_own
 from labrun.backends.local.slots import Slots
+from labrun.runs import machine
 from labrun.tasks.threads import VARIABLES
 
 POLL_S = 0.2

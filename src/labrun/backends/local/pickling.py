@@ -7,7 +7,6 @@ written is never loaded (`check_own`).
 from __future__ import annotations
 
 import io
-import os
 import types
 from collections import ChainMap
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Any, ClassVar
 import cloudpickle
 from cloudpickle.cloudpickle import _code_reduce
 
-from labrun.backends import machine
 from labrun.errors import LabrunError
+from labrun.runs import ownership
 
 NAMELESS = "<dynamic-code>"
 
@@ -49,11 +48,6 @@ def check_own(path: Path) -> None:
         LabrunError: the file or its folder belongs to another user, or others may write it.
     """
     for checked in (path.parent, path):
-        if checked.exists() and not machine.same_owner(checked) and not (checked == path and _is_out_of_reach(path)):
+        is_safe = not checked.exists() or ownership.is_own(checked.stat())
+        if not is_safe and not (checked == path and ownership.is_out_of_reach(path)):
             raise LabrunError(f"{checked} is not loaded: it is not yours, or others may write it (chmod go-w)")
-
-
-def _is_out_of_reach(path: Path) -> bool:
-    """Return whether a file is safe although its group may write it (a common umask): its folder is private."""
-    status = path.stat()
-    return status.st_uid == os.getuid() and not status.st_mode & 0o002 and machine.is_private(path.parent)

@@ -118,9 +118,9 @@ class JobSupervisor:
         from labrun.backends.local.pool import LocalPool
         from labrun.backends.local.server import Server
         from labrun.backends.local.slots import Slots
-        from labrun.backends.machine import visible_gpus
         from labrun.backends.slurm.queue import newest_submission
         from labrun.runs import peer_errors
+        from labrun.runs.machine import visible_gpus
         from labrun.runs.record import COMPLETED, FAILED, RUNNING, read_record, write_record
         from labrun.runs.recording import JOB_VARIABLE
 

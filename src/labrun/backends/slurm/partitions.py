@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from labrun._io import run_command
-from labrun.backends import machine
 from labrun.config.schema import Compute
 from labrun.errors import ConfigError
+from labrun.runs import machine
 
 
 @dataclass(frozen=True)

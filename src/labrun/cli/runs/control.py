@@ -86,7 +86,7 @@ def _watch_runs(folder: Path, plan: sweep_state.Plan, is_trusted: bool) -> int:
                 if _over(run_dirs, view, reported):
                     break
                 if not is_trusted:
-                    ownership.check_plan(folder, _unfinished(folder, plan))
+                    _check_plan(folder, _unfinished(folder, plan))
                 _check_variables(folder, plan)
                 sys.stderr.write("lab: these runs have no controller any more; continuing them from here\n")
                 detached.take_over(folder, {}, view)
@@ -100,6 +100,26 @@ def _watch_runs(folder: Path, plan: sweep_state.Plan, is_trusted: bool) -> int:
 
 def _unfinished(folder: Path, plan: sweep_state.Plan) -> list[tuple[Path, Record]]:
     return [(run_dir, record) for run_dir, record in store.of_plan(folder, plan) if not record.finished]
+
+
+def _check_plan(folder: Path, unfinished: Sequence[tuple[Path, Record]]) -> None:
+    """Check that it is safe to execute a folder's plan and its unfinished runs.
+
+    A plan defines the interpreter, the modules and the code folders, and a record the objects to build. Their author
+    can therefore execute any code.
+
+    Raises:
+        ConfigError: another user may have written them.
+    """
+    state = SweepState(folder)
+    why = ownership.foreign_writer([state.root, state.plan, *(run_dir / "run.json" for run_dir, _ in unfinished)])
+    if why is None and any(record.imported is not None for _, record in unfinished):
+        why = "they came from an archive"
+    if why is not None:
+        raise ConfigError(
+            f"the runs in {folder} no longer have a controller, and continuing them executes what their files say, "
+            f"as you: {why}. Check them first, then add --take-over"
+        )
 
 
 def _check_variables(folder: Path, plan: sweep_state.Plan) -> None:
@@ -133,7 +153,7 @@ def _watch_search(folder: Path, is_trusted: bool) -> int:
             break
         if lease.living(SweepState(folder)) is None and not takeover.is_ending(folder):
             if not is_trusted:
-                ownership.check_plan(folder, store.of_plan(folder, plan))
+                _check_plan(folder, store.of_plan(folder, plan))
             sys.stderr.write("lab: this search has no controller any more; it is resumed here\n")
             return takeover.take_over(folder)
         time.sleep(POLL_S)
