@@ -114,7 +114,7 @@ def test_local_files_and_folders_are_registered_as_models(
     net.download(target_dir="got", exist_ok=True)
     net.download(target_dir="got", exists_ok=True)  # its name of 2019
     version = model_journal.find(tmp_path, "net")
-    assert model_journal.check(tmp_path, version).is_dir() and version.sha256 == model_journal.tree_digest(
+    assert model_journal.check(tmp_path, version).is_dir() and version.sha256 == model_journal.checksums_digest(
         model_journal.below(version.files, "net")
     )
 

@@ -221,7 +221,7 @@ def _digest(path: Path, inside: Path | None = None) -> str:
     """Return the SHA-256 of a file, or of a folder's files."""
     if path.is_file():
         return file_sha256(path)
-    return model_journal.tree_digest({name: file_sha256(path / name) for name in _files(path, inside)})
+    return model_journal.checksums_digest({name: file_sha256(path / name) for name in _files(path, inside)})
 
 
 def _files(folder: Path, inside: Path | None = None) -> list[str]:

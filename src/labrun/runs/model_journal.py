@@ -78,9 +78,9 @@ class Version:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the registered file; for a folder, `tree_digest` of its files."""
+        """SHA-256 of the registered file; for a folder, `checksums_digest` of its files."""
         name = Path(self.file).name
-        return self.files[name] if name in self.files else tree_digest(below(self.files, name))
+        return self.files[name] if name in self.files else checksums_digest(below(self.files, name))
 
 
 def below(files: Mapping[str, str], folder: str) -> dict[str, str]:
@@ -88,8 +88,8 @@ def below(files: Mapping[str, str], folder: str) -> dict[str, str]:
     return {name[len(folder) + 1 :]: sha256 for name, sha256 in files.items() if name.startswith(f"{folder}/")}
 
 
-def tree_digest(files: Mapping[str, str]) -> str:
-    """Return the SHA-256 over the paths and digests of a folder's files.
+def checksums_digest(files: Mapping[str, str]) -> str:
+    """Return the SHA-256 of the list of a folder's files, by path, with their digests, as `sha256sum` prints it.
 
     Raises:
         ValueError: there are no files.
