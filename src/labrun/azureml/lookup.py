@@ -63,7 +63,7 @@ def _parent_of(work: Any) -> Any:
 def below(root: Path, run: handles.Run) -> list[Any]:
     """Return the child runs and sweeps of a run, oldest first: those whose records name it and those noted in it."""
     found: dict[Path, Any] = {work.folder: work for work in run.get_children()}
-    for folder in children.folders(run.folder, root):
+    for folder in children.folders(root, run.folder):
         found.setdefault(folder.resolve(), None)
     return sorted((work or functions.get_run(folder) for folder, work in found.items()), key=_created)
 

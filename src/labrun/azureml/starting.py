@@ -12,11 +12,10 @@ from labrun.azureml import kinds
 from labrun.azureml.kinds import RunType
 from labrun.compat.azureml import arguments
 from labrun.compat.azureml.exceptions import UserErrorException
-from labrun.compat.azureml.training import children
 from labrun.compat.azureml.training.children import ASSIGNED, DISPLAY_NAME
 from labrun.compat.azureml.training.run import TYPE_TAG
 from labrun.errors import ConfigError
-from labrun.runs import context
+from labrun.runs import child_list, context
 
 if TYPE_CHECKING:
     from labrun.azureml.interactive import InteractiveRun
@@ -88,4 +87,4 @@ def child(
 
 def note(run: Run, made: Run) -> None:
     """Note a child run in its parent."""
-    children.note(run._folder, made._folder, run.experiment.workspace.folder)
+    child_list.add(run.experiment.workspace.folder, run._folder, made._folder)

@@ -25,7 +25,7 @@ from labrun.remote.channel import Channel, Meter, remote_digests
 from labrun.remote.links import Link
 from labrun.remote.partial_downloads import PartialDownloads
 from labrun.remote.ssh import UnreachableError
-from labrun.runs import children, context, store, sweep_state
+from labrun.runs import child_list, children, context, store, sweep_state
 from labrun.runs.attempts import Job, Process
 from labrun.runs.record import (
     COMPLETED,
@@ -164,7 +164,7 @@ def has_requests(folder: Path, link: Link) -> bool:
 def _seen_of(run_dir: Path, key: str, link: Link) -> dict[str, Any]:
     names = [name for name in _names(run_dir) if name.startswith("driver") and name.endswith(".log")]
     sizes: dict[str, Any] = {
-        name: _size(os.path.join(run_dir, name)) for name in ("metrics.jsonl", str(children.FILE), *names)
+        name: _size(os.path.join(run_dir, name)) for name in ("metrics.jsonl", child_list.FILE, *names)
     }
     if key in link.marks:
         sizes["run.json"] = link.marks[key]
@@ -195,7 +195,7 @@ def _requests(folder: Path, link: Link) -> tuple[dict[str, str], list[str]]:
         for path in (Path(requests, name) for name in _names(requests)) if run not in pulled else ():
             with contextlib.suppress(OSError):
                 mark = f"{run}/{path.name}/{path.stat().st_mtime_ns}"
-                if mark not in link.left and not path.name.startswith(".") and path.name != children.FILE.name:
+                if mark not in link.left and not path.name.startswith(".") and path.name != child_list.NAME:
                     texts[f"{run}/requests/{path.name}"] = path.read_text(encoding="utf-8", errors="replace")
                     marks.append(mark)
     canceled = SweepState(folder).search_canceled

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from pathlib import Path
 
 from labrun.errors import RecordError
-from labrun.runs import context, custom_locations, finalize, recording
+from labrun.runs import child_list, custom_locations, finalize, recording
 from labrun.runs.record import CANCELED, COMPLETED, PREEMPTED, RUNNING, RunPaths, read_record, write_record
 from labrun.runs.status import EndReason
 
 log = logging.getLogger(__name__)
 
-FILE = Path("requests", "children.jsonl")
-LARGEST = 2**24
-
 
 def folders(root: Path, run_dir: Path) -> list[Path]:
     """Return the folders of a run's child runs, oldest first."""
-    return [root / name for name in _noted(run_dir) if (root / name / "run.json").is_file()]
+    return [root / name for name in child_list.read(run_dir) if (root / name / "run.json").is_file()]
 
 
 def names(root: Path, run_dir: Path) -> list[str]:
@@ -28,7 +23,7 @@ def names(root: Path, run_dir: Path) -> list[str]:
     found: list[str] = []
     left = [run_dir]
     while left:
-        new = [name for name in _noted(left.pop()) if name not in found and _is_place(name)]
+        new = [name for name in child_list.read(left.pop()) if name not in found and _is_place(name)]
         found += dict.fromkeys(new)
         left += [root / name for name in new]
     return found
@@ -37,20 +32,6 @@ def names(root: Path, run_dir: Path) -> list[str]:
 def _is_place(name: str) -> bool:
     parts = Path(name).parts
     return ".." not in parts and custom_locations.is_usual(parts)
-
-
-def _noted(run_dir: Path) -> list[str]:
-    try:
-        raw = context.content(os.path.join(run_dir, FILE), LARGEST)
-    except OSError:
-        return []
-    found = []
-    for text in raw.splitlines():
-        try:
-            found.append(str(json.loads(text)["folder"]))
-        except (ValueError, KeyError, TypeError):
-            continue  # a torn line of a killed process
-    return found
 
 
 def end_open(root: Path, run_dir: Path, error: BaseException | None) -> None:

@@ -7,7 +7,6 @@ import functools
 import io
 import itertools
 import logging
-import os
 import pickle
 import sys
 import threading

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 import uuid
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from labrun._io import append_line, atomic_write
+from labrun._io import atomic_write
 from labrun.compat.azureml.exceptions import UserErrorException
 from labrun.compat.azureml.training import script_context, values
-from labrun.runs import context
+from labrun.runs import child_list, context
 
 ASSIGNED = "labrun assigns the id, run.id"
 """Why a run's requested id is not used."""
 DISPLAY_NAME = "display_name"
 """The tag that holds a run's display name."""
 TASK = "program"
-FILE = os.path.join("requests", "children.jsonl")
-"""The file in a run's folder that lists its children's folders, one per line, relative to the workspace."""
 COPIED = ("name", "host", "packages", "git", "code", "job", "process", "format")
 """The keys of a parent's record that are copied to its children."""
 
@@ -58,7 +55,7 @@ def begin(run_dir: Path, name: Any = None, tags: Any = None) -> Path:
         "attempts": [{"number": 1, "started": now, "status": "running", "process": above.get("process")}],
     }
     _write(folder, record)
-    note(run_dir, folder)
+    child_list.add(script_context.workspace(), run_dir, folder)
     return folder
 
 
@@ -71,13 +68,6 @@ def tags_of(count: Any, tag_key: Any, tag_values: Any) -> list[dict[str, Any]]:
     if (count is None) == (tag_key is None or tag_values is None):
         raise UserErrorException("create_children: give either count, or tag_key and tag_values")
     return [{}] * int(count) if count is not None else [{tag_key: value} for value in tag_values]
-
-
-def note(run_dir: Path, child: Path, workspace: Path | None = None) -> None:
-    """Note a child run in its parent's folder."""
-    (run_dir / "requests").mkdir(exist_ok=True)
-    below = os.path.relpath(str(child), str(workspace or script_context.workspace()))
-    append_line(run_dir / FILE, json.dumps({"folder": below}))
 
 
 def close(run_dir: Path, status: str, message: str | None = None) -> None:
@@ -97,23 +87,10 @@ def close(run_dir: Path, status: str, message: str | None = None) -> None:
     _write(run_dir, record)
 
 
-def folders(run_dir: Path, workspace: Path) -> list[Path]:
+def folders(root: Path, run_dir: Path) -> list[Path]:
     """Return the folders of a run's child runs and sweeps, oldest first."""
-    named = []
-    for text in _content(run_dir / FILE).splitlines():
-        try:
-            named.append(str(json.loads(text)["folder"]))
-        except (ValueError, KeyError, TypeError):
-            continue  # a partial line of a killed process
-    found = [workspace / name for name in named]
+    found = [root / name for name in child_list.read(run_dir)]
     return [one for one in found if (one / "run.json").is_file() or (one / context.LAUNCH).is_dir()]
-
-
-def _content(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
-        return ""
 
 
 def _read(run_dir: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from labrun.compat.azureml.training import children, files, model, registered, s
 from labrun.compat.azureml.training.base import RunBase, RunFacts, failure_text, sdk_status
 from labrun.compat.azureml.training.metrics import FOLDER, Metrics, read
 from labrun.compat.azureml.training.offline import _OfflineRun
-from labrun.runs import context, definition, sdk_ids
+from labrun.runs import child_list, context, definition, sdk_ids
 from labrun.runs.context import RunContext
 from labrun.runs.end_requests import Request, write_request
 
@@ -360,7 +360,7 @@ class Run(RunFacts, RunBase):
 
     def _children(self) -> list[Any]:
         """Return the child runs, newest first, including sweeps if the script's interpreter has labrun."""
-        found = reversed(children.folders(self._run.run_dir, script_context.workspace()))
+        found = reversed(children.folders(script_context.workspace(), self._run.run_dir))
         return [child for child in map(self._child, found) if child is not None]
 
     def _child(self, folder: Path) -> Any:
@@ -380,7 +380,7 @@ class Run(RunFacts, RunBase):
             not_here("run.submit_child() in an interpreter without labrun", "run.child_run(), or a control script")
         experiment = whole.find("azureml.core", "Experiment")(None, self.experiment.name)
         child = experiment.submit(config, tags, parent=ids(self._run)[1], **kwargs)
-        children.note(self._run.run_dir, child._folder)
+        child_list.add(script_context.workspace(), self._run.run_dir, child._folder)
         return child
 
     def fail(self, error_details: Any = None, error_code: Any = None, _set_status: bool = True) -> None:
