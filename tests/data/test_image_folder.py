@@ -70,14 +70,14 @@ def test_train_and_test_folders_are_read_with_the_classes_in_order(tmp_path: Pat
 @pytest.mark.parametrize(
     ("train", "test", "told"),
     [
-        ("Training", "Testing", "parts: Training (train), Testing (test)"),
-        ("Train", "Test", "parts: Train (train), Test (test)"),
-        ("TRAIN", "TEST", "parts: TRAIN (train), TEST (test)"),
-        ("training_set", "test_set", "parts: training_set (train), test_set (test)"),
-        ("seg_train/seg_train", "seg_test/seg_test", "parts: seg_train/seg_train (train), seg_test/seg_test (test)"),
+        ("Training", "Testing", "splits: Training (train), Testing (test)"),
+        ("Train", "Test", "splits: Train (train), Test (test)"),
+        ("TRAIN", "TEST", "splits: TRAIN (train), TEST (test)"),
+        ("training_set", "test_set", "splits: training_set (train), test_set (test)"),
+        ("seg_train/seg_train", "seg_test/seg_test", "splits: seg_train/seg_train (train), seg_test/seg_test (test)"),
         ("archive/train", "archive/test", "read below archive"),
-        ("training", "evaluation", "parts: training (train), evaluation (test)"),
-        ("train/train", "test", "parts: train/train (train), test (test)"),
+        ("training", "evaluation", "splits: training (train), evaluation (test)"),
+        ("train/train", "test", "splits: train/train (train), test (test)"),
     ],
 )
 def test_splits_with_other_names_and_in_subfolders_are_found(tmp_path: Path, train: str, test: str, told: str) -> None:
@@ -111,7 +111,7 @@ def test_a_class_may_have_the_name_of_a_split(tmp_path: Path) -> None:
     [
         ({"A": "cd", "B": "cd"}, r"A, B hold no images themselves.*\(c, d\).*dataset.parts={train: A, test: B}"),
         ({"test": "cd", "valid": "cd"}, "dataset.parts={train: "),
-        ({"train": "cd", "Training": "cd"}, "may each be the same part"),
+        ({"train": "cd", "Training": "cd"}, "may each be the same split"),
         (
             {"train": "cd", "car": ""},
             r"train holds folders of images, and car images, too.*dataset.parts={train: train}",

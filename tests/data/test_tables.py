@@ -49,7 +49,7 @@ def text(separator: str = ",", end: str = "\n", **columns: Sequence[Any]) -> str
 
 
 def column(found: Arrays, name: str) -> list[Any]:
-    """Of a table, in the order of the file: training and test part were split by a seed."""
+    """Of a table, in the order of the file: the seed decides which samples are in the test split."""
     assert found.table is not None
     place = [one["name"] for one in found.table["columns"]].index(name)
     parts = (found.train.x, found.test.x)

@@ -64,7 +64,7 @@ def test_the_user_must_give_an_unknown_direction(workspace: Path, lab_here: Comm
 
 
 def scored(number: int, **values: Any) -> Record:
-    """A completed run of the data set t, whose accuracy is of the test part."""
+    """A completed run of the data set t, whose accuracy is of the test split."""
     data = DataEntry(name="t", digest=values.pop("digest", "d"), content=values.pop("content", None))
     own = {key: values.pop(key) for key in ("split_seed", "target", "path", "validation_size") if key in values}
     data.own_test = values.pop("own_test", None)
@@ -81,8 +81,8 @@ def scored(number: int, **values: Any) -> Record:
         ({"split_seed": 1}, "or was split differently"),
         ({"target": "another"}, "t was not the same in all of them"),
         ({"path": "moved", "validation_size": 0.2}, None),
-        ({"folds": 5}, "of the test part in 1 of them .such as a0000001., and the mean of 5 folds in 1"),
-        ({"folds": 1, "validation_size": 0.2}, "and of the validation part in 1 of them .such as a0000002"),
+        ({"folds": 5}, "of the test split in 1 of them .such as a0000001., and the mean of 5 folds in 1"),
+        ({"folds": 1, "validation_size": 0.2}, "and of the validation split in 1 of them .such as a0000002"),
     ],
 )
 def test_scores_that_do_not_compare_are_reported(other: dict[str, Any], why: str | None) -> None:
@@ -97,7 +97,7 @@ def test_several_numbers_of_folds_are_reported() -> None:
     five, six = scored(1, folds=5), scored(2, folds=5)
     assert comparable.mixture([five, six], "accuracy") is None
     told = comparable.mixture([five, scored(2, folds=1)], "accuracy") or ""
-    assert "of the validation part in 1 of them (such as a0000002), and the mean of 5 folds in 1" in told
+    assert "of the validation split in 1 of them (such as a0000002), and the mean of 5 folds in 1" in told
     smaller = scored(2, folds=5, validation_size=0.3)
     assert "split differently" in (comparable.mixture([five, smaller], "accuracy") or "")
     assert comparable.mixture([five, smaller], "test_accuracy") is None
@@ -128,7 +128,7 @@ def test_the_digest_of_arrays_made_by_code_counts_if_recorded() -> None:
 
 def test_the_split_matters_only_if_it_decides_what_is_scored() -> None:
     own = [scored(1, own_test=True), scored(2, own_test=True, split_seed=1)]
-    assert comparable.mixture(own, "accuracy") is None, "the data have a test part of their own"
+    assert comparable.mixture(own, "accuracy") is None, "the data have a test split of their own"
     validated = [scored(1), scored(2, validation_size=0.3)]
     for record in validated:
         record.metrics["val_accuracy"] = 0.5
@@ -137,6 +137,6 @@ def test_the_split_matters_only_if_it_decides_what_is_scored() -> None:
 
 
 def test_facts_missing_in_older_records_are_not_compared() -> None:
-    """Older versions did not record the test part, or the digest of arrays made by code."""
+    """Older versions did not record the test split, or the digest of arrays made by code."""
     old, now = scored(1), scored(2, own_test=True, content="c", split_seed=1)
     assert comparable.mixture([old, now], "accuracy") is None

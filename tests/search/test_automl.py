@@ -45,7 +45,7 @@ def test_a_search_of_eight_pipelines_leaves_a_table_and_a_best_model(
     assert estimator.load_estimator(folder / "best" / "outputs" / "model.skops", []).predict(
         np.zeros((1, 64))
     ).shape == (1,)
-    assert "best pipeline" in done.stdout and "on the test part" in done.stdout
+    assert "best pipeline" in done.stdout and "on the test split" in done.stdout
     if (folder / "ensemble").exists():
         assert read_record(folder / "ensemble").status == "completed" and (folder / "ensemble.yaml").exists()
         estimator.load_estimator(folder / "ensemble" / "outputs" / "model.skops", [])

@@ -92,7 +92,7 @@ def test_changed_data_are_refused_by_resume_and_by_scoring(run_here: Runner, wor
     (workspace / "draw").write_text("2")
     with pytest.raises(ConfigError, match=r"get_data gives other arrays.*restore them"):
         run_here(*COMMON, *DROP, "trainer.max_epochs=2", f"trainer.resume={trained.id}")
-    with pytest.raises(ConfigError, match=r"would hold samples that the model was trained on"):
+    with pytest.raises(ConfigError, match=r"would contain samples that the model was trained on"):
         run_here("task=evaluate", f"from={trained.id}")
 
 
@@ -105,7 +105,7 @@ def test_a_changed_script_with_the_same_arrays_counts_as_the_same_data(
     run_here("task=evaluate", "from=last", "dataset.max_samples=250")
     run_here(*COMMON, *DROP, "trainer.max_epochs=2", f"trainer.resume={trained.id}")
     (workspace / "draw").write_text("2")
-    with pytest.raises(ConfigError, match=r"would hold samples that the model was trained on"):
+    with pytest.raises(ConfigError, match=r"would contain samples that the model was trained on"):
         run_here("task=evaluate", f"from={trained.id}", "dataset.max_samples=250")
 
 

@@ -91,7 +91,7 @@ def test_a_modules_steps_run_and_their_logged_values_are_recorded(run_here: Runn
     }  # fmt: skip
     assert [step for step, _ in told(run_dir, "val/acc")] == [1, 2]
     assert [step for step, _ in told(run_dir, "train/loss_step")] == [5, 10, 15, 20]
-    # The second test loader is the validation part: it is scored with the weights that were the best there.
+    # The second test loader is the validation split: it is scored with the weights that were the best there.
     assert record.metrics["test/acc/dataloader_idx_1"] == pytest.approx(max(v for _, v in told(run_dir, "val/acc")))
     assert record.training is not None and record.training.hyperparameters == {
         "num_classes": 10, "width": 32, "lr": 0.01
@@ -365,7 +365,7 @@ def test_the_signature_covers_the_settings_of_a_data_module(run_here: Runner, mi
     tested, _ = run_here(*BRIEF, "dataset.train._target_=loader_parts.Printed", "dataset.test.last=450")
     with pytest.raises(ConfigError, match=r"dataset.train: Printed.fingerprint\(\) fails in .*: ZeroDivisionError"):
         run_here(*BRIEF, "dataset.train._target_=loader_parts.Printed", "dataset.train.last=0")
-    assert tested.data[0].digest != printed.data[0].digest, "the test part has no fingerprint"
+    assert tested.data[0].digest != printed.data[0].digest, "the test split has no fingerprint"
     with pytest.raises(ConfigError, match="the data have changed since that run read them"):
         Path("data/offset.bin").write_bytes(b"abcd")
         run_here(*BRIEF, *mounted, "trainer.max_epochs=3", f"trainer.resume={second.id}")
@@ -431,11 +431,11 @@ def test_class_weights_change_the_loss_of_networks(run_here: Runner, mine: Path)
 
 def test_a_training_without_a_batch_is_refused(run_here: Runner, mine: Path, caplog: pytest.LogCaptureFixture) -> None:
     for train in ("{_target_: loader_parts.Noisy, count: 9}", "{_target_: loader_parts.NoisyStream, count: 0}"):
-        with pytest.raises(DataError, match="the training part has no batch"):
+        with pytest.raises(DataError, match="the training split has no batch"):
             run_here(*TORCH, "model=lit", "+model.num_classes=10", f"dataset.train={train}", "dataset.drop_last=true")
     untested = "dataset.test={_target_: loader_parts.Noisy, count: 0}"
     run_here(*TORCH, "model=lit", "+model.num_classes=10", "dataset.train._target_=loader_parts.Noisy", untested)
-    assert "Nothing scores the test part: it has no batch" in caplog.text
+    assert "Nothing scores the test split: it has no batch" in caplog.text
 
 
 def test_conflicting_settings_are_reported_before_training(

@@ -125,7 +125,7 @@ def test_a_loaded_model_takes_raw_values_and_returns_labels(
 
 
 def test_a_loaded_model_has_the_exact_score_of_its_run(root: Path, ran: Ran) -> None:
-    """The test part, read and split as in the run, gives the accuracy in the record."""
+    """The test split, read and split as in the run, gives the accuracy in the record."""
     from labrun.tasks import reading
 
     for name in ("lr", "dnn", "cnn"):

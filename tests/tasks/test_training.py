@@ -99,7 +99,7 @@ class Namesake(Said):
 
 def test_a_metric_named_like_the_test_score_is_reported(run_here: Runner, caplog: pytest.LogCaptureFixture) -> None:
     record, run_dir = run_here(*own("Namesake"), VALIDATED, "trainer.monitor=val_err", "trainer.max_epochs=2")
-    assert "own code has logged accuracy, which is labrun's name for the score of the test part" in caplog.text
+    assert "own code has logged accuracy, which is labrun's name for the score of the test split" in caplog.text
     assert record.metrics["accuracy"] == lines(run_dir, "accuracy")[-1][1]
     caplog.clear()
     run_here(*own("Said"), VALIDATED, "trainer.monitor=val_err", "trainer.max_epochs=2")

@@ -85,7 +85,7 @@ def draw(forecast: Tensor, coming: Tensor, path: Path) -> None:
     for start, line in enumerate(forecast):
         axes.plot(range(start, start + len(line)), line, color="tab:orange", alpha=0.4, lw=1)
     axes.plot([], [], color="tab:orange", label="forecasts, each from its first year")
-    axes.set_xlabel("years since the start of the test part")
+    axes.set_xlabel("years since the start of the test split")
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)

@@ -89,7 +89,7 @@ def validate(config: Node) -> Config:
         settings = PipelineSettings.of(model)
         if settings.folds == 1 and not data.get("validation_size") and data.get("_target_") not in VALIDATED:
             problems.append(
-                "model.folds=1 compares pipelines on the validation part, but there is none: set "
+                "model.folds=1 compares pipelines on the validation split, but there is none: set "
                 "dataset.validation_size=0.2. A cross-validation has at least 2 folds; 0 leaves it out"
             )
         if not settings.folds and not settings.refit:

@@ -302,7 +302,7 @@ def _checked(raw: RawData, origin: str) -> RawData:
     if isinstance(files, str) or not all(isinstance(file, Path) for file in _listed(files, f"{origin}: files")):
         raise DataError(f"{origin}: files must be a tuple of pathlib.Path; it is {files!r}")
     if raw.train is None:
-        raise DataError(f"{origin} returned no train part")
+        raise DataError(f"{origin} returned no train split")
     parts = {
         name: _checked_part(part, names, f"{origin}: {name}")
         for name, part in (("train", raw.train), ("validation", raw.validation), ("test", raw.test))

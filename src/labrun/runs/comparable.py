@@ -100,7 +100,7 @@ def _scored_on(record: Record, metric: str, is_split: bool, has_content: bool) -
     Args:
         record: the run's record.
         metric: the metric's name.
-        is_split: whether labrun split the test part off the data.
+        is_split: whether labrun held out the test split.
         has_content: whether all runs on data of that name recorded the content digest of what the user's code returned.
     """
     config, entry = record.config.get("dataset"), record.data[0]
@@ -128,7 +128,7 @@ def _several_ways(found: Sequence[Record], metric: str) -> list[str]:
 
 
 def _way(folds: int) -> str:
-    return ("of the test part", "of the validation part")[folds] if folds < 2 else f"the mean of {folds} folds"
+    return ("of the test split", "of the validation split")[folds] if folds < 2 else f"the mean of {folds} folds"
 
 
 def _folds(record: Record) -> int:

@@ -281,7 +281,7 @@ class DataEntry(Sparse):
     reading: SampleReading | None = None
     """For a network: whether the samples were held in memory."""
     own_test: bool | None = None
-    """Whether the data set has a test part of its own; None in older records."""
+    """Whether the data set has a test split of its own; None in older records."""
     datastore: str | None = None
     """Name of its datastore."""
     moved_bytes: int | None = None

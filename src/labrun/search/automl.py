@@ -241,7 +241,7 @@ def _print_result(
     assert best.values is not None
     rows = [("best pipeline", f"run {best.run}: {pipeline_name(best.record)}")]
     is_held = best.record.typed.pipeline_settings.folds == 1
-    where = "on the validation part" if is_held else "in cross-validation"
+    where = "on the validation split" if is_held else "in cross-validation"
     rows += [(f"  {where}", f"{objective.metric} {formatting.number(best.values[0])}")]
     rows += _tested(folder / BEST, objective, QUANTITIES)
     if vote is None:
@@ -269,4 +269,4 @@ def _tested(run_dir: Path, objective: Objective, quantities: Sequence[str]) -> l
         if name in record.metrics
     }
     listed = ", ".join(f"{name} {value}" for name, value in found.items())
-    return [("  on the test part", listed), ("  model", str(RunPaths(run_dir).outputs / "model.skops"))]
+    return [("  on the test split", listed), ("  model", str(RunPaths(run_dir).outputs / "model.skops"))]

@@ -80,7 +80,7 @@ class PipelineTask(EstimatorTask):
         said = np.full((len(y), max(1, arrays.num_classes)), np.nan, np.float32)
         primary = self._primary(bool(arrays.num_classes))
         found: list[dict[str, float]] = []
-        how = f"{len(rounds)} folds of" if self._folds > 1 else f"{len(y):,} samples of the validation part, fitted to"
+        how = f"{len(rounds)} folds of" if self._folds > 1 else f"{len(y):,} samples of the validation split, fitted to"
         log.info("Cross-validating %s: %s %s samples", self._name, how, f"{len(arrays.train):,}")
         for number, (rows, own_y, held, held_y, places) in enumerate(rounds, start=1):
             with warnings.catch_warnings():
@@ -126,7 +126,7 @@ class PipelineTask(EstimatorTask):
             return _Folds(rows, y, self._splits(arrays)), y
         if arrays.validation is None:
             raise UnfitError(
-                f"model.folds=1 compares pipelines on the validation part, but data set '{arrays.name}' has none: set "
+                f"model.folds=1 compares pipelines on the validation split, but data set '{arrays.name}' has none: set "
                 "dataset.validation_size=0.2, or model.folds=5"
             )
         held, target = float_rows(arrays.validation.x, arrays.scaling), arrays.validation.y

@@ -190,7 +190,7 @@ def of_loaders(work: NetworkTask, batches: ModuleBatches, card: Card, paths: Run
     if not batches.has(part):
         raise UnfitError(f"dataset={batches.name} has neither a predict_dataloader nor a test_dataloader")
     if part == "test":
-        log.info("Data: %s has no predict_dataloader: predicting for the test part", batches.name)
+        log.info("Data: %s has no predict_dataloader: predicting for the test split", batches.name)
         batches.module.setup("test")  # Lightning itself only calls setup("predict")
         batches.module.predict_dataloader = batches.module.test_dataloader
     tables = []

@@ -104,7 +104,7 @@ def check_scoring(config: Config, record: Record, is_split: bool) -> None:
     Args:
         config: the resolved config.
         record: record of the scoring run, with the data that it has read.
-        is_split: whether labrun splits the test part off the data.
+        is_split: whether labrun holds out the test split.
 
     Raises:
         ConfigError: the data have changed, so labrun would split them differently than for training.
@@ -118,8 +118,8 @@ def check_scoring(config: Config, record: Record, is_split: bool) -> None:
     if differing and is_split and is_same_place:
         raise ConfigError(
             f"task=evaluate: the data have changed since run {source.id} was trained ({differing}), and labrun "
-            "splits the test part off them: it would hold samples that the model was trained on. Restore the data, "
-            "or score it on a data set of samples that it has not seen (dataset=...)"
+            "holds out the test split of them: it would contain samples that the model was trained on. Restore the "
+            "data, or score it on a data set of samples that it has not seen (dataset=...)"
         )
     if differing:
         log.warning("The data have changed since run %s was trained: %s", source.id, differing)

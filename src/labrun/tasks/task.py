@@ -216,8 +216,8 @@ def log_scores(scores: Scores, tested: Collection[str] = ()) -> None:
     shared = [name for name in found if run is not None and run.has_logged(name)]
     if shared:
         log.warning(
-            "The model's own code has logged %s, which is labrun's name for the score of the test part: its last value "
-            "in the record is that score. Give the model's metric another name",
+            "The model's own code has logged %s, which is labrun's name for the score of the test split: its last "
+            "value in the record is that score. Give the model's metric another name",
             " and ".join(shared),
         )
     for name, value in found.items():

@@ -220,7 +220,7 @@ def _image_files(folder: Path, names: tuple[str, ...]) -> list[tuple[Path, int]]
     present = set(_class_folders(folder, must=False))
     if present != set(names):
         raise DataError(
-            f"the classes in {folder} are not those of the training part: missing {sorted(set(names) - present)}, "
+            f"the classes in {folder} are not those of the training split: missing {sorted(set(names) - present)}, "
             f"unknown {sorted(present - set(names))}"
         )
     found = []

@@ -53,7 +53,7 @@ def layout(folder: Path, given: Mapping[str, str] | bool | None) -> Layout:
     unlabelled = [child for child in rest if part_of(child.name) is not None]
     twice = [paths for paths in found.values() if len(paths) > 1]
     if twice:
-        raise DataError(_question(top, f"{_names(twice[0])} may each be the same part", twice[0]))
+        raise DataError(_question(top, f"{_names(twice[0])} may each be the same split", twice[0]))
     if not found["train"]:
         _check_classes(top, children, named, rest)
         return Layout({"train": top}, [*notes, *_loose(top)])
@@ -61,7 +61,7 @@ def layout(folder: Path, given: Mapping[str, str] | bool | None) -> Layout:
         raise DataError(
             _question(
                 top,
-                f"{_names(named)} holds folders of images, and {_names(rest)} images, too: a part, or a "
+                f"{_names(named)} holds folders of images, and {_names(rest)} images, too: a split, or a "
                 "class among others",
                 [*named, *rest],
             )
@@ -73,7 +73,7 @@ def layout(folder: Path, given: Mapping[str, str] | bool | None) -> Layout:
             notes += _loose(parts[part])
     if any(path != top / part for part, path in parts.items() if path != top / "val"):
         listed = ", ".join(f"{path.relative_to(folder)} ({part})" for part, path in parts.items())
-        notes.insert(0, f"parts: {listed}")
+        notes.insert(0, f"splits: {listed}")
     if rest:
         notes.append(f"left out: {_names(rest)}, which do not have one folder per class")
     return Layout(parts, [*notes, *_loose(top)])
@@ -113,7 +113,7 @@ def _check_classes(top: Path, children: list[Path], named: list[Path], rest: lis
         )
     if named:
         raise DataError(
-            _question(top, f"{_names(named)} may be a part or a class, and there is no train/ next to it", named)
+            _question(top, f"{_names(named)} may be a split or a class, and there is no train/ next to it", named)
         )
     kinds = {part_of(child.name) for child in rest}
     if len(kinds) > 1 and None not in kinds and "train" in kinds:
@@ -147,7 +147,7 @@ def _question(folder: Path, what: str, folders: list[Path]) -> str:
         parts = {"train": others[0], **(parts or {"test": others[1] if len(others) > 1 else "..."})}
     pairs = ", ".join(f"{part}: {name}" for part, name in parts.items())
     return (
-        f"{folder}: {what}. If these are parts of the data, set 'dataset.parts={{{pairs}}}' (train, validation, test); "
+        f"{folder}: {what}. If these are splits, set 'dataset.parts={{{pairs}}}' (train, validation, test); "
         "if they are classes, dataset.parts=false; or set another folder with dataset.path"
     )
 

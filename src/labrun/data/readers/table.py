@@ -176,7 +176,7 @@ class Csv(Reader):
         strange = sorted({label for part in labels for label in part.tolist()} - set(place))
         if strange:
             raise DataError(
-                f"{paths[-1]}: {few(map(repr, strange))} are not classes of the training part: {few(classes)}"
+                f"{paths[-1]}: {few(map(repr, strange))} are not classes of the training split: {few(classes)}"
             )
         ranks = [np.array([place[label] for label in part.tolist()], np.int64) for part in labels]
         return [one[found.codes] for one, found in zip(ranks, targets, strict=True)], tuple(map(str, classes))

@@ -191,7 +191,7 @@ def _warning_of_random_draws(setup: Callable[..., None], name: str) -> Callable[
             has_warned = True
             log.warning(
                 "%s.setup draws from the global random generators, which the model has used before it: if it splits "
-                "the data with them, another model gets another test part. A separate generator keeps the split: "
+                "the data with them, another model gets another test split. A separate generator keeps the split: "
                 "random_split(..., generator=torch.Generator().manual_seed(0))",
                 name,
             )

@@ -347,7 +347,7 @@ class CheckpointKeeper:
         asked |= {"trainer.limit_train_batches": trainer.limit_train_batches}
         longer = [f"{key}={value}" for key, value in asked.items() if isinstance(value, int) and value > batches]
         log.warning(
-            "The validation part was never used%s",
+            "The validation split was never used%s",
             f": an epoch had {batches} batches, and {' and '.join(longer)} requires more. Use at most that number"
             if longer
             else "",

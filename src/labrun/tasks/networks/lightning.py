@@ -209,7 +209,7 @@ class NetworkTask(ModelTask):
         ended = own.epochs or (trainer.num_training_batches == 0 and trainer.limit_train_batches != 0)
         if ended and not loop.epoch_loop.batch_progress.total.ready:
             raise DataError(
-                f"{self._batches.description}: the training part has no batch, so {self._name} has learned nothing. "
+                f"{self._batches.description}: the training split has no batch, so {self._name} has learned nothing. "
                 "Either its data set is empty (check its folder and arguments), or drop_last drops its only batch"
             )
 
@@ -535,8 +535,8 @@ class NetworkTask(ModelTask):
         has_step = not self._is_own or overrides(self._module, "test_step", "LightningModule")
         if not has_step or not self._batches.has("test"):
             if self._reports is None:
-                missing = "test_step" if not has_step else "test part"
-                log.warning("Nothing scores the test part: there is no %s", missing)
+                missing = "test_step" if not has_step else "test split"
+                log.warning("Nothing scores the test split: there is no %s", missing)
             return
         if self._trainer_made is None:
             self._trainer(paths, has_validation=False)
@@ -546,7 +546,7 @@ class NetworkTask(ModelTask):
         with limited(self._scoring.count), self._looping():
             trainer.test(self._module, **self._batches.given("test"), verbose=False)
         if trainer.num_test_batches and not sum(trainer.num_test_batches) and trainer.limit_test_batches != 0:
-            log.warning("Nothing scores the test part: it has no batch. Its data set is empty, or drop_last drops it")
+            log.warning("Nothing scores the test split: it has no batch. Its data set is empty, or drop_last drops it")
         _add_metrics_of_others(trainer)
         self._module.eval()
         self.tested = {name: float(value) for name, value in trainer.callback_metrics.items()}
