@@ -85,7 +85,9 @@ def test_a_signal_cancels_the_run(tmp_path: Path, number: signal.Signals) -> Non
     wait_for(lambda: logged(run_dir) > 2)
     run.send_signal(number)
     run.communicate(timeout=30)
-    assert read_record(run_dir).status == "canceled"
+    record = read_record(run_dir)
+    assert record.status == "canceled" and record.error is not None and record.error.type == "Canceled"
+    assert record.error.message == {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "signal SIGTERM"}[number]
 
 
 @pytest.mark.parametrize("in_background", [False, True])

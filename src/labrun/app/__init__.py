@@ -114,7 +114,7 @@ def _taken_back(run_dir: Path, subfolder: str | None) -> Iterator[None]:
         elif not isinstance(end, LabrunError) and read_record(run_dir).status == QUEUED:
             from labrun.runs import finalize
 
-            finalize.close_unstarted(run_dir, "canceled")
+            finalize.close_unstarted(run_dir)
         raise
 
 

@@ -90,7 +90,7 @@ class InlineExecutor:
             return ended
         run_dir, needs = self._queue.pop(0)
         if end_requested(run_dir):
-            finalize.close_unstarted(run_dir, "canceled")
+            finalize.close_unstarted(run_dir)
             return [*ended, run_dir]
         from labrun.compose import hydra_job
 

@@ -30,6 +30,7 @@ from labrun.runs.archive_format import FORMAT, MANIFEST, NOT_TAKEN, REPOSITORY, 
 from labrun.runs.attempts import Failure
 from labrun.runs.groups import Code, Imported, ScriptCode
 from labrun.runs.record import FAILED, Record, cannot_write, is_id, read_record, replace_text, timestamp, write_record
+from labrun.runs.status import EndReason
 from labrun.runs.workspace import Workspace
 
 LARGEST_MANIFEST = 2**28
@@ -329,7 +330,7 @@ class _Arrival:
         if record.sweep is not None:
             record.sweep.folder = str(target.parent)
         if not record.finished:
-            record.error = Failure("Lost", f"it was {record.status} when it was exported")
+            record.error = Failure(EndReason.LOST, f"it was {record.status} when it was exported")
             record.status, record.ended = FAILED, record.ended or record.started or record.created
         record.imported = Imported(self._source.name, timestamp())
         write_record(run_dir, record, to_disk=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from labrun.errors import RecordError
 from labrun.runs import child_list, custom_locations, finalize, recording
-from labrun.runs.record import CANCELED, COMPLETED, PREEMPTED, RUNNING, RunPaths, read_record, write_record
+from labrun.runs.record import CANCELED, COMPLETED, PREEMPTED, RUNNING, STOPPED, RunPaths, read_record, write_record
 from labrun.runs.status import EndReason
 
 log = logging.getLogger(__name__)
@@ -45,12 +45,13 @@ def end_open(root: Path, run_dir: Path, error: BaseException | None) -> None:
     status, _ = recording.outcome(error, RunPaths(run_dir))
     if status == PREEMPTED:
         status = CANCELED
+    kind = {CANCELED: EndReason.CANCELED, STOPPED: EndReason.STOPPED}.get(status, EndReason.EXITED)
     for folder in folders(root, run_dir):
         try:
             record = read_record(folder)
             if not record.is_of_program or record.status != RUNNING:
                 continue
-            closed = finalize.close(folder, record, status, EndReason.EXITED, "its parent run ended like this")
+            closed = finalize.close(folder, record, status, kind, "its parent run ended like this")
             if status == COMPLETED:
                 closed.error = None
                 write_record(folder, closed)

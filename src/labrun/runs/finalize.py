@@ -102,7 +102,7 @@ def close(run_dir: Path, record: Record, status: Status, kind: EndReason, messag
     return record
 
 
-def close_unstarted(run_dir: Path, why: str) -> None:
+def close_unstarted(run_dir: Path, why: str = "canceled") -> None:
     """Cancel a run that is not running, or stop it if its request says so.
 
     Args:

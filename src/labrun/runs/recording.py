@@ -269,7 +269,7 @@ def outcome(error: BaseException | None, paths: RunPaths) -> tuple[Status, Failu
             why = read_request(paths.root, Request.CANCEL) or "asked by requests/cancel"
         except OSError:
             why = masking.masked(str(error)) or "Ctrl-C"
-        return CANCELED, Failure(type(error).__name__, why)
+        return CANCELED, Failure(EndReason.CANCELED, why)
     if isinstance(error, SystemExit):
         message = masking.masked(f"the run's code ended the process with exit code {error.code!r} before it was done")
         return FAILED, Failure("SystemExit", message, _trace(error))

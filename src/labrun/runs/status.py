@@ -26,6 +26,8 @@ class EndReason(StrEnum):
 
     CANCELED = "Canceled"
     STOPPED = "Stopped"
+    LOST = "Lost"
+    """The run was in progress when it was exported."""
     KILLED = "Killed"
     """By a signal from outside the process."""
     CRASHED = "Crashed"

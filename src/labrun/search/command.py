@@ -235,7 +235,7 @@ def _finished(search: Search, runner: Executor, folder: Path) -> bool:
         automl.finish(search, runner, folder)
         return True
     except KeyboardInterrupt:
-        runner.cancel_all(why="canceled")
+        runner.cancel_all()
         while runner.busy:
             runner.poll()
         return False

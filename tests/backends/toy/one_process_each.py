@@ -72,7 +72,7 @@ class Processes:
         while self._queue and len(self._running) < self._plan.parallel:
             run_dir, needs = self._queue.popleft()
             if end_requested(run_dir):
-                finalize.close_unstarted(run_dir, "canceled")
+                finalize.close_unstarted(run_dir)
                 ended.append(run_dir)
                 continue
             variables = {**os.environ, **needs.environment, "PYTHONPATH": os.pathsep.join(self._plan.path)}

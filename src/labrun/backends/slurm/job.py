@@ -199,7 +199,7 @@ class JobSupervisor:
                 print(f"{run} is running elsewhere; this job skips it", flush=True)
                 return False
         if end_requested(run):
-            close_unstarted(run, "canceled")
+            close_unstarted(run)
             return False
         if record.status in (RUNNING, PREEMPTED):
             note_interrupted(run, record, "its Slurm job was requeued")

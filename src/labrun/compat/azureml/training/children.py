@@ -83,7 +83,8 @@ def close(run_dir: Path, status: str, message: str | None = None) -> None:
         name: value if abs(value) < float("inf") else str(value) for name, value in context.last_values(run_dir).items()
     }
     if message is not None:
-        record["error"] = {"type": "RunFailedError", "message": message, "traceback": ""}
+        kind = "Canceled" if status == "canceled" else "RunFailedError"
+        record["error"] = {"type": kind, "message": message, "traceback": ""}
     _write(run_dir, record)
 
 
