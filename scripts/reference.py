@@ -3,7 +3,7 @@
     python scripts/reference.py           check that the pages match the code
     python scripts/reference.py --write   write the pages
 
-Options and comments come from conf/, types from schema.py, verbs from the parser of `lab`, the rest from docstrings.
+Options and comments come from conf/, types from schema.py, commands from the parser of `lab`, the rest from docstrings.
 """
 
 from __future__ import annotations
@@ -253,27 +253,27 @@ def commands() -> Iterator[str]:
     yield f"{top.description} Options before the command:"
     yield ""
     yield from _options([action for action in top._actions if action.option_strings])
-    for noun, parser in _below(top).items():
-        yield f"### lab {noun}"
+    for command, parser in _below(top).items():
+        yield f"### lab {command}"
         yield ""
-        text = str(parser.description or cli.NOUNS[noun])
+        text = str(parser.description or cli.COMMANDS[command])
         yield text[:1].upper() + text[1:].rstrip(".") + "."
         yield ""
-        verbs, helps = _below(parser), _helps(parser)
-        yield from _options(list(_own(parser, bool(verbs))))
+        actions, helps = _below(parser), _helps(parser)
+        yield from _options(list(_own(parser, bool(actions))))
         own = [group for group in parser._action_groups if group.title == FILTERS]
         filters = [action for group in own for action in group._group_actions]
         if filters:
             yield "The filters, for `lab runs` itself and for every action that takes runs:"
             yield ""
             yield from _options(filters)
-        for name, verb in verbs.items():
-            words = [_word(action) for action in verb._actions if not action.option_strings]
-            yield f"#### lab {noun} {name}"
+        for name, inner in actions.items():
+            words = [_word(action) for action in inner._actions if not action.option_strings]
+            yield f"#### lab {command} {name}"
             yield ""
-            yield f"`{' '.join(['lab', noun, name, *words])}`: {_sentence(verb.description or helps[name])}"
+            yield f"`{' '.join(['lab', command, name, *words])}`: {_sentence(inner.description or helps[name])}"
             yield ""
-            yield from _options(list(_own(verb, False)))
+            yield from _options(list(_own(inner, False)))
 
 
 FILTERS = "which runs"
@@ -287,16 +287,16 @@ def _below(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser
 
 
 def _helps(parser: argparse.ArgumentParser) -> dict[str, str]:
-    """Return the help text of each verb."""
+    """Return the help text of each action."""
     found = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
     return {choice.dest: str(choice.help) for action in found for choice in action._choices_actions}
 
 
-def _own(parser: argparse.ArgumentParser, is_noun: bool) -> Iterator[argparse.Action]:
-    """Yield the arguments of a command, without the filters that all verbs have."""
+def _own(parser: argparse.ArgumentParser, has_actions: bool) -> Iterator[argparse.Action]:
+    """Yield the arguments of a command, without the filters that all actions have."""
     for group in parser._action_groups:
         for action in group._group_actions:
-            is_words = not action.option_strings and is_noun
+            is_words = not action.option_strings and has_actions
             if group.title != FILTERS and not is_words and not isinstance(action, argparse._SubParsersAction):
                 yield action
 
@@ -440,13 +440,13 @@ def pages() -> dict[str, str]:
         for key in found
         if key != "index" and not key.startswith(("lab-", "python", "azureml"))
     ]
-    verbs = [f"- [`{key.replace('-', ' ')}`]({key}.md)" for key in found if key.startswith("lab-")]
+    lab_pages = [f"- [`{key.replace('-', ' ')}`]({key}.md)" for key in found if key.startswith("lab-")]
     at = found["index"].index("## lab")
     found["index"][at:at] = ["A page for each group:", "", *listed, ""]
     found["index"] += [
         "A page for each command:",
         "",
-        *verbs,
+        *lab_pages,
         "",
         "## Python",
         "",

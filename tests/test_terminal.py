@@ -1,4 +1,4 @@
-"""Control characters are shown as escapes by every verb except `logs`; JSON and CSV stay exact."""
+"""Control characters are shown as escapes by every action except `logs`; JSON and CSV stay exact."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ VERBS = [
 
 
 @pytest.mark.parametrize("words", VERBS, ids=str)
-def test_no_verb_prints_control_characters_of_a_record(evil: Path, lab_here: Command, words: tuple[str, ...]) -> None:
+def test_no_action_prints_control_characters_of_a_record(evil: Path, lab_here: Command, words: tuple[str, ...]) -> None:
     done = lab_here("runs", *words)
     found = obeyed(done.stdout + done.stderr)
     if "--csv" in words:

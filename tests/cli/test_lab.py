@@ -86,11 +86,11 @@ def test_show_and_logs_describe_one_run(runs: Path, capsys: Capture, monkeypatch
     assert code == 2 and "has printed nothing yet" in err
 
 
-@pytest.mark.parametrize("verb", ["show", "logs", "watch", "cancel"])
+@pytest.mark.parametrize("action", ["show", "logs", "watch", "cancel"])
 def test_an_unknown_run_is_refused_with_the_known_ones(
-    runs: Path, verb: str, capsys: Capture, monkeypatch: Patch
+    runs: Path, action: str, capsys: Capture, monkeypatch: Patch
 ) -> None:
-    code, _, err = run(capsys, monkeypatch, "runs", verb, "zzz")
+    code, _, err = run(capsys, monkeypatch, "runs", action, "zzz")
     assert code == 2 and "no run is called 'zzz'" in err and "b2222222" in err
 
 

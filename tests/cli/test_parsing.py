@@ -48,11 +48,11 @@ def test_a_mistake_is_refused_in_one_message(line: str, lab_here: Command) -> No
     assert not any(word in done.stderr for word in ("usage:", "invalid choice", "unrecognized", "lab: lab"))
 
 
-def test_the_option_root_may_follow_the_noun(lab_here: Command) -> None:
+def test_the_option_root_may_follow_the_command(lab_here: Command) -> None:
     assert lab_here("runs", "--root", ".").stdout.startswith("no runs in")
 
 
-def test_a_folder_may_have_the_name_of_a_noun(lab_here: Command) -> None:
+def test_a_folder_may_have_the_name_of_a_command(lab_here: Command) -> None:
     Path("data").mkdir()
     assert lab_here("runs", "ls", "--root", "data").stdout.startswith("no runs in")
 

@@ -1,4 +1,4 @@
-"""Every verb of `lab runs`, in a workspace with every kind of run, an empty one, and one with a damaged record."""
+"""Every action of `lab runs`, in a workspace with every kind of run, an empty one, and one with a damaged record."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_the_table_is_filtered_sorted_and_printed_as_json_and_csv(all_kinds: Pat
         "compare",
     ],
 )
-def test_verbs_report_that_there_is_no_run_yet(workspace: Path, run: Lab, word: str) -> None:
+def test_actions_report_that_there_is_no_run_yet(workspace: Path, run: Lab, word: str) -> None:
     code, out, err = run("runs", word, *(["last"] if word not in ("watch", "logs", "show") else []))
     assert code == 2 and not out and "there is no run yet" in err
 
@@ -157,7 +157,7 @@ def test_an_empty_folder_has_nothing_to_list_or_to_remove(workspace: Path, run: 
 @pytest.mark.parametrize(
     "word", ["show", "logs", "metrics", "files", "download", "tag", "note", "rm", "export", "cancel"]
 )
-def test_a_damaged_record_is_reported_by_every_verb(all_kinds: Path, run: Lab, word: str) -> None:
+def test_a_damaged_record_is_reported_by_every_action(all_kinds: Path, run: Lab, word: str) -> None:
     code, _, err = run("runs", word, str(all_kinds / "outputs/test/now-f7777777"))
     assert code == 2 and "damaged" in err and (all_kinds / "outputs/test/now-f7777777/run.json").exists()
 
@@ -492,7 +492,9 @@ def test_cancel_takes_a_filter(workspace: Path, run: Lab) -> None:
     make(workspace, "b1111111")
     code, out, _ = run("runs", "cancel", "--status", "queued")
     assert code == 0 and out.count("canceled") == 3
-    assert run("runs", "--status", "queued", "cancel")[0] == 2  # none is left; a filter before the verb counts as well
+    assert (
+        run("runs", "--status", "queued", "cancel")[0] == 2
+    )  # none is left; a filter before the action counts as well
 
 
 def test_rerun_uses_the_frozen_config_and_code(workspace: Path) -> None:

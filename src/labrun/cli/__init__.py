@@ -1,4 +1,4 @@
-"""The command `lab`: everything before and after a run. One module per noun."""
+"""The command `lab`: everything before and after a run. One module per command."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ USER_ERROR = 2
 CANCELED = 130
 
 
-NOUNS = {
+COMMANDS = {
     "runs": "list, inspect, compare and control runs",
     "data": "upload, download and inspect data; datastores and assets",
     "compute": "compute targets and their free resources",
@@ -35,9 +35,9 @@ NOUNS = {
     "warm": "the warm interpreter, which makes commands start faster",
     "ui": "show runs and models in the MLflow UI, updated live",
 }
-"""The nouns, each with its help text. Each is also the name of its module."""
+"""The commands, each with its help text. Each is also the name of its module."""
 TAKES_COMMAND = "shell"
-"""The noun that takes a user's command after `--`."""
+"""The command that takes a user's command after `--`."""
 
 
 EXAMPLES = """examples:
@@ -53,7 +53,7 @@ EXAMPLES = """examples:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Build the parser of the command line. The module of a noun is loaded when the noun is called."""
+    """Build the parser of the command line. The module of a command is loaded when the command is called."""
     top = parsing.Parser(prog="lab", description="Inspect and manage runs, data, models and machines.", epilog=EXAMPLES)
     top.add_argument("--version", action="store_true", help="show labrun's version")
     top.add_argument(
@@ -63,14 +63,14 @@ def parser() -> argparse.ArgumentParser:
         "(default: LABRUN_ROOT, or the current folder, or the nearest parent folder with runs)",
     )
     top.add_argument("--debug", action="store_true", help="show the traceback behind a message")
-    nouns = top.add_commands(title="commands", metavar="COMMAND")
-    for name, text in NOUNS.items():
-        nouns.add(name, help=text).then(functools.partial(_fill, name))
+    commands = top.add_commands(title="commands", metavar="COMMAND")
+    for name, text in COMMANDS.items():
+        commands.add(name, help=text).then(functools.partial(_fill, name))
     return top
 
 
-def _fill(name: str, noun: argparse.ArgumentParser) -> None:
-    importlib.import_module(f"labrun.cli.{name}").fill(noun)
+def _fill(name: str, command: argparse.ArgumentParser) -> None:
+    importlib.import_module(f"labrun.cli.{name}").fill(command)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -80,10 +80,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         SystemExit: the command line has a mistake, which is reported in one message.
     """
     arguments = parsing.hoisted(arguments)
-    top, command = parser(), []
-    if _noun(arguments) == TAKES_COMMAND and "--" in arguments:
+    top, after = parser(), []
+    if _named_command(arguments) == TAKES_COMMAND and "--" in arguments:
         at = arguments.index("--")
-        arguments, command = arguments[:at], arguments[at + 1 :]
+        arguments, after = arguments[:at], arguments[at + 1 :]
     try:
         options, rest = top.parse_known_args(arguments)
     except parsing.WrongError as error:
@@ -93,18 +93,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         parsing.refuse_rest(top, arguments, rest)
     if isinstance(words, list):
         words += rest
-    if command:
-        options.command = command
+    if after:
+        options.command = after
     return options
 
 
-def _noun(arguments: Sequence[str]) -> str | None:
-    """Return the first noun in the arguments. The value of `--root` is none, even if the folder has the name of one."""
+def _named_command(arguments: Sequence[str]) -> str | None:
+    """Return the first command in the arguments. The value of `--root` is none, whatever its name."""
     words = iter(arguments)
     for word in words:
         if word == "--root":
             next(words, None)
-        elif word in NOUNS:
+        elif word in COMMANDS:
             return word
     return None
 
@@ -134,7 +134,7 @@ def _main() -> None:
         print(version.text())
         return
     if not hasattr(options, "act"):
-        parsing.refuse_nothing(NOUNS)
+        parsing.refuse_nothing(COMMANDS)
     with contextlib.suppress(OSError):  # the folder may be gone
         if str(Path.cwd()) not in sys.path:  # last, as in `labrun`; a rerun imports the user's modules
             sys.path.append(str(Path.cwd()))

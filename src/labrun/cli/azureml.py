@@ -14,28 +14,28 @@ from labrun.compat.azureml import notice
 from labrun.errors import ConfigError
 
 
-def fill(noun: Parser) -> None:
-    """Add the description, options and verbs to the parser of the noun."""
-    noun.description = "Run scripts and notebooks of the Azure ML SDK v1 that submit runs."
-    verbs = noun.add_commands(title="actions", metavar="ACTION", required=True)
-    verb = verbs.add("run", help="run a script, or a notebook from first to last cell")
-    verb.add_argument("file", type=Path, metavar="FILE", help="FILE.py, or FILE.ipynb")
-    verb.add_argument("words", nargs=argparse.REMAINDER, metavar="ARGUMENTS", help="arguments of the script")
-    verb.add_argument(
+def fill(command: Parser) -> None:
+    """Add the description, options and actions to the parser of the command."""
+    command.description = "Run scripts and notebooks of the Azure ML SDK v1 that submit runs."
+    actions = command.add_commands(title="actions", metavar="ACTION", required=True)
+    action = actions.add("run", help="run a script, or a notebook from first to last cell")
+    action.add_argument("file", type=Path, metavar="FILE", help="FILE.py, or FILE.ipynb")
+    action.add_argument("words", nargs=argparse.REMAINDER, metavar="ARGUMENTS", help="arguments of the script")
+    action.add_argument(
         "--compute", metavar="NAME", help="compute config to use for the script's compute targets (default: local)"
     )
-    verb.add_argument(
+    action.add_argument(
         "--environments",
         choices=[environment.CURRENT, environment.BUILD],
         help="interpreter of the runs: the current one (default), or one built from their Environment",
     )
-    verb.add_argument(
+    action.add_argument(
         "--output", type=Path, metavar="FILE", help="file for the executed notebook (default: overwrite it)"
     )
-    verb.set_defaults(act=run)
-    verb = verbs.add("kernel", help="install a Jupyter kernel in which azureml can be imported")
-    verb.add_argument("--name", default="labrun-azureml", help="name of the kernel (default: labrun-azureml)")
-    verb.set_defaults(act=kernel)
+    action.set_defaults(act=run)
+    action = actions.add("kernel", help="install a Jupyter kernel in which azureml can be imported")
+    action.add_argument("--name", default="labrun-azureml", help="name of the kernel (default: labrun-azureml)")
+    action.set_defaults(act=kernel)
 
 
 def run(options: argparse.Namespace) -> int:

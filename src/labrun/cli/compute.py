@@ -19,13 +19,13 @@ from labrun.runs import machine, store
 from labrun.runs.record import RUNNING, process_lives
 
 
-def fill(noun: Parser) -> None:
-    """Add the verbs to the parser of the noun."""
-    verbs = noun.add_commands(title="actions", metavar="ACTION", required=True)
-    verb = verbs.add("ls", help="list the options of compute=, and what each finds on this machine")
-    verb.set_defaults(act=ls)
-    verb = verbs.add("status", help="show the load of this machine and the cluster")
-    verb.set_defaults(act=status)
+def fill(command: Parser) -> None:
+    """Add the actions to the parser of the command."""
+    actions = command.add_commands(title="actions", metavar="ACTION", required=True)
+    action = actions.add("ls", help="list the options of compute=, and what each finds on this machine")
+    action.set_defaults(act=ls)
+    action = actions.add("status", help="show the load of this machine and the cluster")
+    action.set_defaults(act=status)
 
 
 def ls(options: argparse.Namespace) -> int:

@@ -35,79 +35,83 @@ EXAMPLES = """examples:
 """
 
 
-def fill(noun: Parser) -> None:
-    """Add the verbs to the parser of the noun."""
-    noun.epilog = EXAMPLES
-    verbs = noun.add_commands(title="actions", metavar="ACTION", required=True)
+def fill(command: Parser) -> None:
+    """Add the actions to the parser of the command."""
+    command.epilog = EXAMPLES
+    actions = command.add_commands(title="actions", metavar="ACTION", required=True)
 
-    verb = _verb(verbs, "upload", upload, "upload a folder or a file to a datastore")
-    verb.add_argument("source", type=Path, metavar="SRC", help="the folder, or the file")
-    verb.add_argument(
+    action = _action(actions, "upload", upload, "upload a folder or a file to a datastore")
+    action.add_argument("source", type=Path, metavar="SRC", help="the folder, or the file")
+    action.add_argument(
         "target",
         nargs="?",
         metavar="TARGET",
         help="the folder in the datastore (default: the asset's name, or the source's)",
     )
-    verb.add_argument("--name", metavar="ASSET", help="also register the upload as a version of this asset")
-    verb.add_argument("--overwrite", action="store_true", help="overwrite files that differ")
-    _workers(verb)
+    action.add_argument("--name", metavar="ASSET", help="also register the upload as a version of this asset")
+    action.add_argument("--overwrite", action="store_true", help="overwrite files that differ")
+    _workers(action)
 
-    verb = _verb(verbs, "download", download, "download an asset, or a folder of a datastore")
-    _what(verb)
-    verb.add_argument("target", nargs="?", type=Path, metavar="TARGET", help="the local folder (default: the name)")
-    verb.add_argument("--overwrite", action="store_true", help="overwrite files that differ")
-    _workers(verb)
+    action = _action(actions, "download", download, "download an asset, or a folder of a datastore")
+    _what(action)
+    action.add_argument("target", nargs="?", type=Path, metavar="TARGET", help="the local folder (default: the name)")
+    action.add_argument("--overwrite", action="store_true", help="overwrite files that differ")
+    _workers(action)
 
-    verb = _verb(verbs, "ls", ls, "list the assets of a datastore, or the contents of a folder")
-    verb.add_argument("folder", nargs="?", metavar="FOLDER", help="a folder of the datastore; '/' is its root")
+    action = _action(actions, "ls", ls, "list the assets of a datastore, or the contents of a folder")
+    action.add_argument("folder", nargs="?", metavar="FOLDER", help="a folder of the datastore; '/' is its root")
 
-    verb = _verb(verbs, "show", show, "show an asset: versions, files, size, runs that read it")
-    _what(verb, "ASSET[@VERSION]")
-    verb.add_argument("--all", action="store_true", help=f"list every file, not only {MAX_LISTED}")
+    action = _action(actions, "show", show, "show an asset: versions, files, size, runs that read it")
+    _what(action, "ASSET[@VERSION]")
+    action.add_argument("--all", action="store_true", help=f"list every file, not only {MAX_LISTED}")
 
-    verb = _verb(verbs, "verify", verify, "read every byte of an asset and check it against the manifest")
-    _what(verb, "ASSET[@VERSION]")
-    _workers(verb)
+    action = _action(actions, "verify", verify, "read every byte of an asset and check it against the manifest")
+    _what(action, "ASSET[@VERSION]")
+    _workers(action)
 
-    verb = _verb(verbs, "rm", rm, "remove an asset or a version from the list of assets; or remove a folder or file")
-    _what(verb)
-    verb.add_argument("--files", action="store_true", help="also remove the asset's files")
-    verb.add_argument("--yes", action="store_true", help="do not ask")
+    action = _action(
+        actions, "rm", rm, "remove an asset or a version from the list of assets; or remove a folder or file"
+    )
+    _what(action)
+    action.add_argument("--files", action="store_true", help="also remove the asset's files")
+    action.add_argument("--yes", action="store_true", help="do not ask")
 
-    verb = _verb(verbs, "samples", samples, "plot random samples and describe the data")
-    verb.add_argument("name", metavar="NAME", help="a data set (labrun --help lists them), or an asset")
-    verb.add_argument(
+    action = _action(actions, "samples", samples, "plot random samples and describe the data")
+    action.add_argument("name", metavar="NAME", help="a data set (labrun --help lists them), or an asset")
+    action.add_argument(
         "--key",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         help="a value of one of the data set's keys, for example path=table.csv",
     )
-    verb.add_argument("-n", type=_count, default=30, dest="count", metavar="N", help="samples (default: %(default)s)")
-    verb.add_argument("--seed", type=int, default=None, help="seed of the selection (default: a new one each time)")
-    verb.add_argument("-o", "--output", type=Path, metavar="FILE", help="file for the plot (default: NAME-samples.png)")
+    action.add_argument("-n", type=_count, default=30, dest="count", metavar="N", help="samples (default: %(default)s)")
+    action.add_argument("--seed", type=int, default=None, help="seed of the selection (default: a new one each time)")
+    action.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="file for the plot (default: NAME-samples.png)"
+    )
 
 
-def _verb(verbs: Commands, name: str, act: Any, text: str) -> Deferred:
-    verb = verbs.add(name, help=text)
-    verb.add_argument("--datastore", metavar="NAME", help="an option of conf/datastore (default: the config's)")
-    verb.add_argument(
+def _action(actions: Commands, name: str, act: Any, text: str) -> Deferred:
+    action = actions.add(name, help=text)
+    action.add_argument("--datastore", metavar="NAME", help="an option of conf/datastore (default: the config's)")
+    action.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         help="another value of one of the datastore's keys, for example root=my-container/folder",
     )
-    verb.set_defaults(act=act)
-    return verb
+    action.set_defaults(act=act)
+    return action
 
 
-def _what(verb: Deferred, metavar: str = "ASSET[@VERSION]|PATH") -> None:
-    verb.add_argument("what", metavar=metavar, help="an asset; or a folder or file of the datastore")
+def _what(action: Deferred, metavar: str = "ASSET[@VERSION]|PATH") -> None:
+    action.add_argument("what", metavar=metavar, help="an asset; or a folder or file of the datastore")
 
 
-def _workers(verb: Deferred) -> None:
-    verb.add_argument("--workers", type=_count, default=None, metavar="N", help="files to transfer at the same time")
+def _workers(action: Deferred) -> None:
+    action.add_argument("--workers", type=_count, default=None, metavar="N", help="files to transfer at the same time")
 
 
 def _count(text: str) -> int:

@@ -47,89 +47,89 @@ EXAMPLES = """examples:
 """
 
 
-def fill(noun: Parser) -> None:
-    """Add the description, options and verbs to the parser of the noun."""
-    noun.description = "Registered models: named, versioned copies of runs' models, which outlive their runs."
-    noun.epilog = EXAMPLES
-    noun.set_defaults(act=ls, name=None, json=False)
-    verbs = noun.add_commands(title="actions", metavar="ACTION")
-    verb = _verb(verbs, "register", register, "register a run's model as the next version")
-    verb.add_argument(
+def fill(command: Parser) -> None:
+    """Add the description, options and actions to the parser of the command."""
+    command.description = "Registered models: named, versioned copies of runs' models, which outlive their runs."
+    command.epilog = EXAMPLES
+    command.set_defaults(act=ls, name=None, json=False)
+    actions = command.add_commands(title="actions", metavar="ACTION")
+    action = _action(actions, "register", register, "register a run's model as the next version")
+    action.add_argument(
         "run",
         metavar="RUN",
         help="'last' (except with task=evaluate), 'best:METRIC', the beginning of a run's id, or its folder",
     )
-    verb.add_argument(
+    action.add_argument(
         "file",
         nargs="?",
         metavar="FILE",
         help="a file of the run, such as outputs/model.npz (default: its model)",
     )
-    verb.add_argument("--name", required=True, help="name of the model")
-    verb.add_argument(
+    action.add_argument("--name", required=True, help="name of the model")
+    action.add_argument(
         "--tag", action="append", default=[], metavar="KEY=VALUE", help="a tag of the version; may be repeated"
     )
-    verb.add_argument("--alias", action="append", default=[], metavar="ALIAS", help="also give it this alias")
-    verb = _verb(verbs, "ls", ls, "list the registered models (the default)")
-    verb.add_argument("name", nargs="?", metavar="NAME", help="only the versions of this model")
-    verb.add_argument("--json", action="store_true", help="one JSON object per line")
-    verb = _verb(verbs, "show", show, "show a model or a version")
-    verb.add_argument("model", metavar="MODEL", help=WHICH)
-    verb.add_argument("--json", action="store_true", help="as JSON")
-    verb = _verb(verbs, "download", download, "download the files of a version and verify them")
-    verb.add_argument("model", metavar="MODEL", help=WHICH)
-    verb.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: ./<name>-<version>")
-    verb = _verb(verbs, "alias", alias, "point an alias at a version")
-    verb.add_argument("model", metavar="MODEL", help=f"{WHICH}; with --remove: name@alias")
-    verb.add_argument("alias", nargs="?", metavar="ALIAS", help="for example champion")
-    verb.add_argument("--remove", action="store_true", help="remove the alias")
-    _add_predict(verbs)
-    verb = _verb(verbs, "rm", remove, "remove a version, or a whole model")
-    verb.add_argument("model", metavar="MODEL", help=WHICH)
-    verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    verb.add_argument("--force", action="store_true", help="also remove versions that an alias points to")
+    action.add_argument("--alias", action="append", default=[], metavar="ALIAS", help="also give it this alias")
+    action = _action(actions, "ls", ls, "list the registered models (the default)")
+    action.add_argument("name", nargs="?", metavar="NAME", help="only the versions of this model")
+    action.add_argument("--json", action="store_true", help="one JSON object per line")
+    action = _action(actions, "show", show, "show a model or a version")
+    action.add_argument("model", metavar="MODEL", help=WHICH)
+    action.add_argument("--json", action="store_true", help="as JSON")
+    action = _action(actions, "download", download, "download the files of a version and verify them")
+    action.add_argument("model", metavar="MODEL", help=WHICH)
+    action.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: ./<name>-<version>")
+    action = _action(actions, "alias", alias, "point an alias at a version")
+    action.add_argument("model", metavar="MODEL", help=f"{WHICH}; with --remove: name@alias")
+    action.add_argument("alias", nargs="?", metavar="ALIAS", help="for example champion")
+    action.add_argument("--remove", action="store_true", help="remove the alias")
+    _add_predict(actions)
+    action = _action(actions, "rm", remove, "remove a version, or a whole model")
+    action.add_argument("model", metavar="MODEL", help=WHICH)
+    action.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    action.add_argument("--force", action="store_true", help="also remove versions that an alias points to")
 
 
-def _add_predict(verbs: Commands) -> None:
-    verb = _verb(verbs, "predict", predict, "predict samples with a model and write a CSV file")
-    verb.add_argument("model", metavar="MODEL", help=f"{WHICH}; or run:ID")
-    verb.add_argument(
+def _add_predict(actions: Commands) -> None:
+    action = _action(actions, "predict", predict, "predict samples with a model and write a CSV file")
+    action.add_argument("model", metavar="MODEL", help=f"{WHICH}; or run:ID")
+    action.add_argument(
         "file", type=Path, metavar="FILE", help=".csv, .parquet, .xlsx, .npz, .npy, an image, a folder of images"
     )
-    verb.add_argument("-o", "--output", type=Path, metavar="CSV", help="default: FILE.predictions.csv")
-    verb.add_argument(
+    action.add_argument("-o", "--output", type=Path, metavar="CSV", help="default: FILE.predictions.csv")
+    action.add_argument(
         "--inputs",
         action="store_true",
         help="keep all columns next to the predictions (default: only those that identify rows, such as an id)",
     )
-    verb.add_argument(
+    action.add_argument(
         "--separator",
         metavar="SIGN",
         help="column separator: a character, or tab, comma, semicolon, pipe, blanks (default: detected)",
     )
-    verb.add_argument("--encoding", metavar="NAME", help="encoding of a table, such as cp1252 (default: detected)")
-    verb.add_argument(
+    action.add_argument("--encoding", metavar="NAME", help="encoding of a table, such as cp1252 (default: detected)")
+    action.add_argument(
         "--decimal",
         metavar="SIGN",
         choices=("point", "comma", ".", ","),
         help="decimal sign of a table: point or comma (default: detected)",
     )
-    verb.add_argument("--sheet", metavar="NAME", help="a sheet of an Excel file (default: the only one with values)")
-    verb.add_argument("--skip-rows", type=filters.count, metavar="N", help="lines above a table (default: none)")
-    verb.add_argument(
+    action.add_argument("--sheet", metavar="NAME", help="a sheet of an Excel file (default: the only one with values)")
+    action.add_argument("--skip-rows", type=filters.count, metavar="N", help="lines above a table (default: none)")
+    action.add_argument(
         "--allow-pickle", action="store_true", help="load .pkl and .joblib files, which can run arbitrary code"
     )
-    _trusted(verb)
+    _trusted(action)
 
 
-def _verb(verbs: Commands, name: str, act: Any, text: str) -> Deferred:
-    verb = verbs.add(name, help=text)
-    verb.set_defaults(act=act)
-    return verb
+def _action(actions: Commands, name: str, act: Any, text: str) -> Deferred:
+    action = actions.add(name, help=text)
+    action.set_defaults(act=act)
+    return action
 
 
-def _trusted(verb: Deferred) -> None:
-    verb.add_argument(
+def _trusted(action: Deferred) -> None:
+    action.add_argument(
         "--trusted",
         action="append",
         default=[],

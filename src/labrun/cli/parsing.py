@@ -21,17 +21,17 @@ SYNONYMS = pairs(
     "push:upload put:upload follow:watch attach:watch retry:rerun restart:rerun clean:gc prune:gc "
     "archive:export serve:show ps:ls annotate:note file:files"
 )
-"""Names that other tools use for verbs."""
-OTHER_NOUNS = pairs(
+"""Names that other tools use for actions."""
+OTHER_COMMANDS = pairs(
     "run:runs experiment:runs experiments:runs job:runs jobs:runs history:runs dataset:data datasets:data "
     "datastore:data asset:data assets:data model:models registry:models target:compute machines:compute "
     "cluster:compute mlflow:ui dashboard:ui"
 )
-"""Names that other tools use for nouns."""
+"""Names that other tools use for commands."""
 OF_NAMED_RUNS = ("rm", "cancel", "compare", "export", "tag", "note")
-"""Verbs of `lab runs` without a default run."""
+"""Actions of `lab runs` without a default run."""
 FIRST = ("runs", "data", "models", "compute", "warm")
-"""Nouns in the order of preference for a verb that several of them have."""
+"""Commands in the order of preference for an action that several of them have."""
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
@@ -107,7 +107,7 @@ class _Built(UserDict[str, Any]):
 
 
 class Commands(argparse._SubParsersAction):  # type: ignore[type-arg]
-    """The nouns, or the verbs of a noun. The parser of each is built when it is called, or named in a mistake.
+    """The commands, or the actions of a command. The parser of each is built when it is called, or named in a mistake.
 
     `add_subparsers` takes such a class, but argparse's own, which knows how to call a subparser, is private.
     """
@@ -120,7 +120,7 @@ class Commands(argparse._SubParsersAction):  # type: ignore[type-arg]
         """Add a command.
 
         Args:
-            name: its noun or verb.
+            name: of the command or action.
             help: its line in the help of the parser above, and the first sentence of its own help.
             options: further arguments of the parser.
         """
@@ -135,7 +135,7 @@ class WrongError(Exception):
     """A mistake, and the parser that found it.
 
     Args:
-        parser: the parser of the noun or verb.
+        parser: the parser of the command or action.
         message: the message of argparse.
     """
 
@@ -148,7 +148,7 @@ def refuse(top: argparse.ArgumentParser, arguments: Sequence[str], error: WrongE
     """Report a mistake in one message, and exit with code 2.
 
     Args:
-        top: the parser, with all nouns and verbs.
+        top: the parser, with all commands and actions.
         arguments: the command-line arguments.
         error: the mistake.
 
@@ -165,9 +165,9 @@ def refuse_rest(top: argparse.ArgumentParser, arguments: Sequence[str], rest: Se
     _end(words.explain(words.deepest(), f"unrecognized arguments: {' '.join(rest)}"))
 
 
-def refuse_nothing(nouns: Sequence[str] | Mapping[str, str]) -> NoReturn:
-    """As `refuse`, for a command without a noun."""
-    _end(f"name a command: {', '.join(f'lab {noun}' for noun in nouns)}. lab --help says more")
+def refuse_nothing(commands: Sequence[str] | Mapping[str, str]) -> NoReturn:
+    """As `refuse`, for a command line without a command."""
+    _end(f"name a command: {', '.join(f'lab {command}' for command in commands)}. lab --help says more")
 
 
 def _end(text: str) -> NoReturn:
@@ -176,14 +176,14 @@ def _end(text: str) -> NoReturn:
 
 
 def subparsers(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
-    """Return the subparsers of a parser by name: the nouns, or the verbs of a noun."""
-    for action in _actions(parser):
-        if isinstance(action, Commands):
-            return dict(action.choices)
+    """Return the subparsers of a parser by name: the commands, or the actions of a command."""
+    for argument in _arguments(parser):
+        if isinstance(argument, Commands):
+            return dict(argument.choices)
     return {}
 
 
-def _actions(parser: argparse.ArgumentParser) -> Sequence[argparse.Action]:
+def _arguments(parser: argparse.ArgumentParser) -> Sequence[argparse.Action]:
     """Return the options and positional arguments of a parser; argparse has no public list of them."""
     return parser._actions
 
@@ -192,16 +192,16 @@ class Words:
     """A command line of `lab` with a mistake, and its possible corrections.
 
     Args:
-        top: the parser, with all nouns and verbs.
+        top: the parser, with all commands and actions.
         arguments: the command-line arguments.
     """
 
     def __init__(self, top: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
         self.top, self.arguments = top, list(arguments)
-        self.verbs = {noun: list(subparsers(parser)) for noun, parser in subparsers(top).items()}
+        self.actions = {command: list(subparsers(parser)) for command, parser in subparsers(top).items()}
 
     def deepest(self) -> argparse.ArgumentParser:
-        """Return the parser of the noun or verb in the arguments."""
+        """Return the parser of the command or action in the arguments."""
         parser = self.top
         for word in self.arguments:
             parser = subparsers(parser).get(word, parser)
@@ -217,7 +217,7 @@ class Words:
     def explain(self, parser: argparse.ArgumentParser, message: str) -> str:
         """Return labrun's message for a message of argparse, which passes its errors on only as text."""
         if match := re.match(r"argument (COMMAND|ACTION): invalid choice: '(.*?)' \(choose from", message, re.DOTALL):
-            return self._noun(match[2]) if match[1] == "COMMAND" else self._verb(parser, match[2])
+            return self._unknown_command(match[2]) if match[1] == "COMMAND" else self._unknown_action(parser, match[2])
         if message.startswith("the following arguments are required: ACTION"):
             return f"name an action: {self._listed(parser)}. {parser.prog} --help says more"
         if match := re.match(r"the following arguments are required: (.*)", message):
@@ -242,49 +242,51 @@ class Words:
         """Return the arguments before a word, which are options of `lab` itself."""
         return self.arguments[: self.arguments.index(word)] if word in self.arguments else []
 
-    def _noun(self, word: str) -> str:
-        """Return the message for an unknown noun: a verb without its noun, a typo, or an argument of `labrun`."""
+    def _unknown_command(self, word: str) -> str:
+        """Return the message for an unknown command: a typo, or an action or argument of another command."""
         problem = f"there is no 'lab {word}'"
-        nouns = f"There are {', '.join(f'lab {noun}' for noun in self.verbs)}"
+        commands = f"There are {', '.join(f'lab {command}' for command in self.actions)}"
         rest = self._rest(word)
         if word == "help":
             return f"{problem}. Did you mean 'lab --help'?"
         if word == "version":
             return f"{problem}. Did you mean 'lab --version'?"
         if "=" in word or word in ("train", "fit", "sweep", "submit"):
-            command = shlex.join(["labrun", *(one for one in [word, *rest] if "=" in one or one == "-m")])
-            return f"{problem}: experiments are run by labrun. Did you mean '{command}'?"
-        noun = OTHER_NOUNS.get(word) or next(iter(difflib.get_close_matches(word, list(self.verbs), 1, 0.7)), None)
-        verb = SYNONYMS.get(word, word)
-        having = [one for one in FIRST if verb in self.verbs.get(one, ())]
+            corrected = shlex.join(["labrun", *(one for one in [word, *rest] if "=" in one or one == "-m")])
+            return f"{problem}: experiments are run by labrun. Did you mean '{corrected}'?"
+        command = OTHER_COMMANDS.get(word) or next(
+            iter(difflib.get_close_matches(word, list(self.actions), 1, 0.7)), None
+        )
+        action = SYNONYMS.get(word, word)
+        having = [one for one in FIRST if action in self.actions.get(one, ())]
         first = rest[0] if rest else ""
-        if having and (first in self.verbs or OTHER_NOUNS.get(first) in self.verbs):  # lab ls models
-            noun, rest = OTHER_NOUNS.get(first, first), [verb, *rest[1:]]
-        elif noun is None and word == "status":
-            return f"{problem}. Did you mean 'lab runs'? 'lab compute status' shows free resources. {nouns}"
-        elif noun is None and having:
-            commands = [self._command(word, [one, verb, *rest]) for one in having]
-            return f"{problem}. Did you mean {' or '.join(map(repr, commands))}? {nouns}"
-        if noun is None:
+        if having and (first in self.actions or OTHER_COMMANDS.get(first) in self.actions):  # lab ls models
+            command, rest = OTHER_COMMANDS.get(first, first), [action, *rest[1:]]
+        elif command is None and word == "status":
+            return f"{problem}. Did you mean 'lab runs'? 'lab compute status' shows free resources. {commands}"
+        elif command is None and having:
+            corrections = [self._corrected(word, [one, action, *rest]) for one in having]
+            return f"{problem}. Did you mean {' or '.join(map(repr, corrections))}? {commands}"
+        if command is None:
             alike = [
                 (one, v)
                 for one in FIRST
-                for v in self.verbs.get(one, ())
+                for v in self.actions.get(one, ())
                 if difflib.get_close_matches(word, [v], 1, 0.75)
             ]
             if alike:
-                commands = [self._command(word, [*pair, *rest]) for pair in alike[:2]]
-                return f"{problem}. Did you mean {' or '.join(map(repr, commands))}? {nouns}"
-            return f"{problem}. {nouns}"
-        return f"{problem}. Did you mean {self._command(word, [noun, *self._mended(noun, rest)])!r}? {nouns}"
+                corrections = [self._corrected(word, [*pair, *rest]) for pair in alike[:2]]
+                return f"{problem}. Did you mean {' or '.join(map(repr, corrections))}? {commands}"
+            return f"{problem}. {commands}"
+        return f"{problem}. Did you mean {self._corrected(word, [command, *self._mended(command, rest)])!r}? {commands}"
 
-    def _mended(self, noun: str, rest: Sequence[str]) -> list[str]:
-        """Return the arguments after a noun, with a synonym replaced by its verb."""
-        if rest and rest[0] not in self.verbs[noun] and SYNONYMS.get(rest[0]) in self.verbs[noun]:
+    def _mended(self, command: str, rest: Sequence[str]) -> list[str]:
+        """Return the arguments after a command, with a synonym replaced by its action."""
+        if rest and rest[0] not in self.actions[command] and SYNONYMS.get(rest[0]) in self.actions[command]:
             return [SYNONYMS[rest[0]], *rest[1:]]
         return list(rest)
 
-    def _command(self, word: str, words: Sequence[str]) -> str:
+    def _corrected(self, word: str, words: Sequence[str]) -> str:
         """Return the corrected command for one with an unknown word. Missing arguments are in capitals."""
         parser: argparse.ArgumentParser = self.top
         for one in words:
@@ -294,24 +296,24 @@ class Words:
         needed += ["RUN"] if words[0] == "runs" and words[1:2] and words[1] in OF_NAMED_RUNS and not arguments else []
         return " ".join([shlex.join(["lab", *self._before(word), *words]), *needed])
 
-    def _verb(self, parser: argparse.ArgumentParser, word: str) -> str:
-        """Return the message for an unknown verb."""
-        noun = parser.prog.split()[-1]
+    def _unknown_action(self, parser: argparse.ArgumentParser, word: str) -> str:
+        """Return the message for an unknown action."""
+        command = parser.prog.split()[-1]
         problem = f"there is no '{parser.prog} {word}'"
-        verbs = self.verbs[noun]
-        verb = SYNONYMS.get(word)
-        near = verb if verb in verbs else next(iter(difflib.get_close_matches(word, verbs, 1, 0.6)), None)
+        actions = self.actions[command]
+        action = SYNONYMS.get(word)
+        near = action if action in actions else next(iter(difflib.get_close_matches(word, actions, 1, 0.6)), None)
         if near is not None:
-            command = self._command(word, [noun, near, *self._rest(word)])
-            return f"{problem}. Did you mean {_without_noun_twice(command, noun)!r}? Actions: {', '.join(verbs)}"
-        if "show" in verbs and _is_there(noun, word):
-            return f"{problem}. Did you mean 'lab {noun} show {word}'? Actions: {', '.join(verbs)}"
-        nouns = [one for one in FIRST if word in self.verbs.get(one, ())]
-        hint = f" Did you mean 'lab {nouns[0]} {word}'?" if nouns else ""
-        return f"{problem}.{hint} Actions: {', '.join(verbs)}"
+            corrected = self._corrected(word, [command, near, *self._rest(word)])
+            return f"{problem}. Did you mean {_without_repetition(corrected, command)!r}? Actions: {', '.join(actions)}"
+        if "show" in actions and _is_there(command, word):
+            return f"{problem}. Did you mean 'lab {command} show {word}'? Actions: {', '.join(actions)}"
+        commands = [one for one in FIRST if word in self.actions.get(one, ())]
+        hint = f" Did you mean 'lab {commands[0]} {word}'?" if commands else ""
+        return f"{problem}.{hint} Actions: {', '.join(actions)}"
 
     def _listed(self, parser: argparse.ArgumentParser) -> str:
-        return ", ".join(f"{parser.prog} {verb}" for verb in subparsers(parser))
+        return ", ".join(f"{parser.prog} {action}" for action in subparsers(parser))
 
     def _unknown(self, parser: argparse.ArgumentParser, rest: str) -> str:
         """Return the message for unknown options or superfluous arguments."""
@@ -321,8 +323,8 @@ class Words:
             return f"{parser.prog}: {rest!r} is not expected. {_usage(parser)}"
         name = option.partition("=")[0]
         problem = f"{'' if parser is self.top else f'{parser.prog}: '}there is no option {name}"
-        options = [text for action in _actions(parser) for text in action.option_strings]
-        above = {text for action in _actions(self.top) for text in action.option_strings} - set(options)
+        options = [text for argument in _arguments(parser) for text in argument.option_strings]
+        above = {text for argument in _arguments(self.top) for text in argument.option_strings} - set(options)
         if name in above:
             return f"{name} comes before the command: lab {name} ... {parser.prog.removeprefix('lab ')} ..."
         having = self._that_has(name)
@@ -331,32 +333,32 @@ class Words:
         return f"{problem}.{hint} Options: {', '.join(shown)}"
 
     def _that_has(self, name: str) -> str | None:
-        for noun, parser in subparsers(self.top).items():
-            for verb, inner in subparsers(parser).items():
-                if any(name in action.option_strings for action in _actions(inner)):
-                    return f"{noun} {verb}"
+        for command, parser in subparsers(self.top).items():
+            for action, inner in subparsers(parser).items():
+                if any(name in argument.option_strings for argument in _arguments(inner)):
+                    return f"{command} {action}"
         return None
 
 
-def _is_there(noun: str, word: str) -> bool:
+def _is_there(command: str, word: str) -> bool:
     """Whether a word is a reference to an existing run or registered model."""
     from labrun.control import query
     from labrun.runs import model_journal, store
 
     try:
-        if noun == "runs":
+        if command == "runs":
             return bool(query.named(store.workspace(), word))
-        return noun == "models" and bool(model_journal.find(store.workspace(), word))
+        return command == "models" and bool(model_journal.find(store.workspace(), word))
     except (LabrunError, OSError):
         return False
 
 
-def _without_noun_twice(command: str, noun: str) -> str:
-    return command.replace(f"lab {noun} {noun} ", f"lab {noun} ", 1)
+def _without_repetition(corrected: str, command: str) -> str:
+    return corrected.replace(f"lab {command} {command} ", f"lab {command} ", 1)
 
 
 def hoisted(arguments: Sequence[str]) -> list[str]:
-    """Move `--root FOLDER` and `--debug` to the front, so that they may also be typed after the noun."""
+    """Move `--root FOLDER` and `--debug` to the front, so that they may also be typed after the command."""
     front: list[str] = []
     rest: list[str] = []
     words = iter(arguments)
@@ -373,32 +375,36 @@ def hoisted(arguments: Sequence[str]) -> list[str]:
 
 
 def _required(parser: argparse.ArgumentParser) -> Iterator[tuple[str, Any]]:
-    """Yield the required arguments of a command as in a usage line, positional ones first, each with its action."""
-    for action in _actions(parser):
-        if not action.option_strings and action.nargs in (None, "+") and not isinstance(action, Commands):
-            yield str(action.metavar or action.dest).upper(), action
-    for action in _actions(parser):
-        if action.option_strings and action.required:
-            yield f"{action.option_strings[-1]} {action.metavar or action.dest.upper()}", action
+    """Yield the required arguments of a command as in a usage line, positional first, each with argparse's object."""
+    for argument in _arguments(parser):
+        if not argument.option_strings and argument.nargs in (None, "+") and not isinstance(argument, Commands):
+            yield str(argument.metavar or argument.dest).upper(), argument
+    for argument in _arguments(parser):
+        if argument.option_strings and argument.required:
+            yield f"{argument.option_strings[-1]} {argument.metavar or argument.dest.upper()}", argument
 
 
 def _usage(parser: argparse.ArgumentParser) -> str:
     """Return the usage of a command in one line: its words and required arguments."""
-    required = {id(action): text for text, action in _required(parser)}
+    required = {id(argument): text for text, argument in _required(parser)}
     words = [parser.prog]
-    for action in sorted(_actions(parser), key=lambda one: bool(one.option_strings)):
-        if id(action) in required:
-            words.append(required[id(action)])
-        elif not action.option_strings and action.nargs in ("?", "*"):
-            words.append(f"[{action.metavar or action.dest}]")
+    for argument in sorted(_arguments(parser), key=lambda one: bool(one.option_strings)):
+        if id(argument) in required:
+            words.append(required[id(argument)])
+        elif not argument.option_strings and argument.nargs in ("?", "*"):
+            words.append(f"[{argument.metavar or argument.dest}]")
     return f"Say {' '.join(words)}" + ("" if len(words) > 1 else f" without more words; {parser.prog} --help")
 
 
 def _value_of(parser: argparse.ArgumentParser, names: str) -> str:
-    for action in _actions(parser):
-        if names.split("/")[0] in action.option_strings:
-            what = "|".join(map(str, action.choices)) if action.choices else str(action.metavar or action.dest).upper()
-            return f"{action.option_strings[-1]} {what}"
+    for argument in _arguments(parser):
+        if names.split("/")[0] in argument.option_strings:
+            what = (
+                "|".join(map(str, argument.choices))
+                if argument.choices
+                else str(argument.metavar or argument.dest).upper()
+            )
+            return f"{argument.option_strings[-1]} {what}"
     return names
 
 

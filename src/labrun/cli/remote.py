@@ -28,60 +28,64 @@ EXAMPLES = """examples:
 """
 
 
-def fill(noun: Parser) -> None:
-    """Add the description, options and verbs to the parser of the noun."""
-    noun.description = "Machines reached over SSH, for compute.host."
-    noun.epilog = EXAMPLES
-    noun.set_defaults(act=ls)
-    verbs = noun.add_commands(title="actions", metavar="ACTION")
-    verb = _verb(verbs, "add", add_one, "add a machine, or change some of its settings ('': the default)", named=True)
-    verb.add_argument("address", metavar="ADDRESS", help="what 'ssh ADDRESS' reaches: HOST, USER@HOST or an alias")
-    verb.add_argument("--folder", metavar="PATH", help="labrun's folder on the machine (default: ~/.labrun)")
-    verb.add_argument(
+def fill(command: Parser) -> None:
+    """Add the description, options and actions to the parser of the command."""
+    command.description = "Machines reached over SSH, for compute.host."
+    command.epilog = EXAMPLES
+    command.set_defaults(act=ls)
+    actions = command.add_commands(title="actions", metavar="ACTION")
+    action = _action(
+        actions, "add", add_one, "add a machine, or change some of its settings ('': the default)", named=True
+    )
+    action.add_argument("address", metavar="ADDRESS", help="what 'ssh ADDRESS' reaches: HOST, USER@HOST or an alias")
+    action.add_argument("--folder", metavar="PATH", help="labrun's folder on the machine (default: ~/.labrun)")
+    action.add_argument(
         "--python",
         metavar="PATH",
         help="an interpreter on the machine that has the packages (default: labrun builds an environment)",
     )
-    verb.add_argument(
+    action.add_argument(
         "--build",
         metavar="'slurm ...'",
         help="build the environment in a Slurm job, with these options of srun: 'slurm --partition=cpu'",
     )
-    verb.add_argument(
+    action.add_argument(
         "--wheelhouse",
         metavar="PATH",
         help="send the wheels in this folder, or 'auto': wheels made locally, instead of using a package index",
     )
-    verb.add_argument("--ssh-config", metavar="FILE", help="a configuration for ssh -F")
-    verb.add_argument(
+    action.add_argument("--ssh-config", metavar="FILE", help="a configuration for ssh -F")
+    action.add_argument(
         "--data",
         action="append",
         metavar="HERE=THERE",
         help="a remote folder with the same contents as a local folder; HERE= removes the entry",
     )
-    _verb(verbs, "ls", ls, "list the machines (the default)")
-    _verb(verbs, "rm", remove, "remove a machine from the list; its files stay", named=True)
-    _verb(verbs, "connect", connect, "log in once interactively; commands share the connection", named=True)
-    _verb(verbs, "doctor", examine, "check what the machine has, what labrun will use, and what is missing", named=True)
-    verb = _verb(
-        verbs, "gc", collect, "remove files that no run on the machine needs; lists first, then asks", named=True
+    _action(actions, "ls", ls, "list the machines (the default)")
+    _action(actions, "rm", remove, "remove a machine from the list; its files stay", named=True)
+    _action(actions, "connect", connect, "log in once interactively; commands share the connection", named=True)
+    _action(
+        actions, "doctor", examine, "check what the machine has, what labrun will use, and what is missing", named=True
     )
-    verb.add_argument("--yes", action="store_true", help="do not ask")
-    _verb(verbs, "runs", list_runs, "list the machine's runs, including those of other laptops", named=True)
-    verb = _verb(verbs, "fetch", fetch, "mirror runs that another laptop submitted", named=True)
-    verb.add_argument("folders", nargs="+", metavar="RUN", help="a folder from 'lab remote runs', or a run's id")
-    verb = _verb(verbs, "pull", pull, "download more files of a run, such as checkpoints")
-    verb.add_argument(
+    action = _action(
+        actions, "gc", collect, "remove files that no run on the machine needs; lists first, then asks", named=True
+    )
+    action.add_argument("--yes", action="store_true", help="do not ask")
+    _action(actions, "runs", list_runs, "list the machine's runs, including those of other laptops", named=True)
+    action = _action(actions, "fetch", fetch, "mirror runs that another laptop submitted", named=True)
+    action.add_argument("folders", nargs="+", metavar="RUN", help="a folder from 'lab remote runs', or a run's id")
+    action = _action(actions, "pull", pull, "download more files of a run, such as checkpoints")
+    action.add_argument(
         "words", nargs="+", metavar="RUN [FILE ...]", help=f"a run: {filters.NAMES}; then files or folders"
     )
 
 
-def _verb(verbs: Commands, name: str, act: Act, text: str, named: bool = False) -> Deferred:
-    verb = verbs.add(name, help=text)
-    verb.set_defaults(act=act)
+def _action(actions: Commands, name: str, act: Act, text: str, named: bool = False) -> Deferred:
+    action = actions.add(name, help=text)
+    action.set_defaults(act=act)
     if named:
-        verb.add_argument("name", metavar="NAME", help="name of the machine, as in compute.host")
-    return verb
+        action.add_argument("name", metavar="NAME", help="name of the machine, as in compute.host")
+    return action
 
 
 def add_one(options: argparse.Namespace) -> int:

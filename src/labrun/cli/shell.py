@@ -20,14 +20,14 @@ EXAMPLES = """examples:
 """
 
 
-def fill(noun: Parser) -> None:
-    """Add the description and options to the parser of the noun."""
-    noun.description = "Open a shell in a run's folder, with its environment, on its node; forward its ports."
-    noun.epilog = EXAMPLES
-    noun.usage = "lab shell [-h] [-L [LOCAL:]REMOTE] [RUN] [-- COMMAND ...]"
-    noun.set_defaults(act=act, command=[])
-    noun.add_argument("run", nargs="?", default="last", metavar="RUN", help=f"{filters.NAMES} (default: last)")
-    noun.add_argument(
+def fill(command: Parser) -> None:
+    """Add the description and options to the parser of the command."""
+    command.description = "Open a shell in a run's folder, with its environment, on its node; forward its ports."
+    command.epilog = EXAMPLES
+    command.usage = "lab shell [-h] [-L [LOCAL:]REMOTE] [RUN] [-- COMMAND ...]"
+    command.set_defaults(act=act, command=[])
+    command.add_argument("run", nargs="?", default="last", metavar="RUN", help=f"{filters.NAMES} (default: last)")
+    command.add_argument(
         "-L",
         dest="forward",
         action="append",

@@ -36,14 +36,14 @@ LAST_S = 5.0
 """Time limit for the last update at exit, in seconds; the next `lab ui` continues from there."""
 
 
-def fill(noun: Parser) -> None:
-    """Add the description and options to the parser of the noun."""
-    noun.description = "Show runs and models in the MLflow UI, updated live. Ctrl-C ends it."
-    noun.add_argument(
+def fill(command: Parser) -> None:
+    """Add the description and options to the parser of the command."""
+    command.description = "Show runs and models in the MLflow UI, updated live. Ctrl-C ends it."
+    command.add_argument(
         "--port", type=_port, metavar="N", help=f"port of the server (default: the first free one from {FIRST_PORT} on)"
     )
-    noun.add_argument("--open", action="store_true", help="also open a browser")
-    noun.set_defaults(act=ui)
+    command.add_argument("--open", action="store_true", help="also open a browser")
+    command.set_defaults(act=ui)
 
 
 def _port(text: str) -> int:

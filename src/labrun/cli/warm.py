@@ -25,17 +25,17 @@ ANSWER_S = 10.0
 POLL_S, RETRY_S = 0.1, 1.0
 
 
-def fill(noun: Parser) -> None:
-    """Add the description, options and verbs to the parser of the noun."""
-    noun.description = "The warm interpreter, which makes commands start faster. It ends after ten idle minutes."
-    noun.set_defaults(act=status)
-    verbs = noun.add_commands(title="actions", metavar="ACTION")
+def fill(command: Parser) -> None:
+    """Add the description, options and actions to the parser of the command."""
+    command.description = "The warm interpreter, which makes commands start faster. It ends after ten idle minutes."
+    command.set_defaults(act=status)
+    actions = command.add_commands(title="actions", metavar="ACTION")
     for name, act, help_text in (
         ("status", status, "list this user's warm interpreters (the default)"),
         ("stop", stop, "stop this user's warm interpreters; commands that they have started continue"),
         ("start", start, "start a warm interpreter now, and wait until it is ready"),
     ):
-        verbs.add(name, help=help_text).set_defaults(act=act)
+        actions.add(name, help=help_text).set_defaults(act=act)
 
 
 def status(options: argparse.Namespace) -> int:

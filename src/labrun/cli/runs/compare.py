@@ -1,4 +1,4 @@
-"""The verb `compare`: runs side by side or, with `--over`, settings side by side with the means of their runs."""
+"""The action `compare`: runs side by side or, with `--over`, settings side by side with the means of their runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Selection of runs by reference and by filters, the same for every verb of `lab runs`."""
+"""Selection of runs by reference and by filters, the same for every action of `lab runs`."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def add_filters(parser: argparse.ArgumentParser, top: bool = False) -> None:
     """Add the filter options to a parser.
 
     Args:
-        parser: the parser of a verb, or of `lab runs`.
-        top: whether it is the parser of `lab runs`, whose values the defaults of a verb must not overwrite.
+        parser: the parser of an action, or of `lab runs`.
+        top: whether it is the parser of `lab runs`, whose values the defaults of an action must not overwrite.
     """
     default = None if top else argparse.SUPPRESS
     group = parser.add_argument_group("which runs")

@@ -1,4 +1,4 @@
-"""The verbs `ls` and `show`: the table of runs, and the details of one."""
+"""The actions `ls` and `show`: the table of runs, and the details of one."""
 
 from __future__ import annotations
 
