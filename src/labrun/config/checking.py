@@ -10,7 +10,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import PurePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 from labrun.messages import suggest
 
@@ -283,6 +283,11 @@ def is_file_name(text: object) -> bool:
 def is_below(text: object) -> bool:
     """Whether a value is a relative path, with `/` as separator, that stays within its folder."""
     return isinstance(text, str) and bool(text) and all(is_file_name(part) for part in text.split("/"))
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value of a JSON or YAML file is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_sha256(text: object) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from labrun.terminal import plain
 
@@ -67,6 +67,11 @@ def tags(given: Mapping[str, str]) -> str:
 def number(value: float) -> str:
     """Format a number with four significant digits, without an exponent where possible."""
     return f"{value:.4f}" if 0.01 <= abs(value) < 1 else f"{value + 0.0:.4g}"  # + 0.0 turns -0.0 into 0.0
+
+
+def parameter(value: Any) -> str:
+    """Format a parameter's value for a table."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def tested(training: Training) -> str:

@@ -7,7 +7,6 @@ A card travels with its run, so other users may have written it: `Card.of` check
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -106,7 +105,7 @@ class InputScaling:
         scale: Any = content.get("scale")
         mean, std = content.get("mean"), content.get("std")
         are_lists = isinstance(mean, list) and isinstance(std, list)
-        if not (are_lists and mean and std and all(map(_is_number, [scale, *mean, *std]))):
+        if not (are_lists and mean and std and all(map(checking.is_number, [scale, *mean, *std]))):
             raise ValueError(f"scaling is {content!r:.100}, but must have a scale, a mean and a std in numbers")
         return cls(float(scale), tuple(map(float, mean)), tuple(map(float, std)))
 
@@ -242,9 +241,5 @@ def _check(content: Mapping[str, Any]) -> None:
     if not all(isinstance(name, str) for name in [*(content.get("class_names") or []), *(content.get("also") or [])]):
         raise ValueError("class_names and also must hold only text")
     weights = content.get("class_weights")
-    if weights is not None and not (isinstance(weights, list) and all(map(_is_number, weights))):
+    if weights is not None and not (isinstance(weights, list) and all(map(checking.is_number, weights))):
         raise ValueError(f"class_weights is {weights!r:.100}, but must be a list of numbers")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -117,7 +117,7 @@ DIRECTIONS: Mapping[str, Direction] = {direction.MAX: direction.MAX, direction.M
 def score(record: Record, metric: str, wanted: Direction) -> float:
     """Return a run's value of a metric as a score: higher is better, and -inf if it has no finite value."""
     value = record.metrics.get(metric)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not checking.is_number(value):
         return -math.inf
     return float(value) if wanted == direction.MAX else -value
 

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optuna
 
+from labrun.config.checking import is_number
 from labrun.control.objective import Objective
-from labrun.report.formatting import number
+from labrun.report.formatting import number, parameter
 from labrun.runs.groups import DataEntry
 from labrun.runs.record import STOPPED, Record
 from labrun.terminal import plain
@@ -106,15 +107,11 @@ def scales_of(study: optuna.Study, done: Sequence[TrialResult]) -> dict[str, boo
     found = {}
     for name in dict.fromkeys(name for one in done for name in one.parameters):
         values = [one.parameters[name] for one in done if name in one.parameters]
-        numbers = [float(v) for v in values if _is_number(v)]
+        numbers = [float(v) for v in values if is_number(v)]
         positive = len(numbers) == len(values) and min(numbers) > 0
         wide = positive and max(numbers) / min(numbers) > 50
         found[name] = positive and searched.get(name, wide)
     return found
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def importance(study: optuna.Study, objectives: Sequence[Objective]) -> dict[str, float]:
@@ -190,7 +187,7 @@ def _history(objectives: Sequence[Objective], tried: Sequence[TrialResult]) -> s
         early = [
             (int(t.run), float(t.record.metrics[one.metric]))
             for t in ordered
-            if t.record.status == STOPPED and _is_number(t.record.metrics.get(one.metric))
+            if t.record.status == STOPPED and is_number(t.record.metrics.get(one.metric))
         ]
         if early:
             axes.scatter(*zip(*early, strict=True), s=18, color=GREY, marker="x", label="stopped early")
@@ -247,7 +244,7 @@ def _axis(values: Sequence[Any], is_log: bool = False) -> tuple[list[float], lis
         values: values of one parameter; a mix of text and numbers is treated as text.
         is_log: whether the axis is logarithmic; the values must then be above 0.
     """
-    if not all(map(_is_number, values)):
+    if not all(map(is_number, values)):
         labels = sorted({str(value) for value in values})
         step = 1 / max(1, len(labels) - 1)
         positions = {label: index * step if len(labels) > 1 else 0.5 for index, label in enumerate(labels)}
@@ -323,7 +320,7 @@ def _slices(objective: Objective, done: Sequence[TrialResult], order: Sequence[s
         having = [one for one in done if name in one.parameters and one.values]
         values = [one.parameters[name] for one in having]
         heights = [one.values[0] for one in having if one.values]
-        if all(map(_is_number, values)):
+        if all(map(is_number, values)):
             axes.scatter(values, heights, s=16, color=BLUE)
             if scales.get(name, False):
                 axes.set_xscale("log")
@@ -412,7 +409,7 @@ def _cells(one: TrialResult, metrics: Sequence[str], names: Sequence[str]) -> li
     values: list[Any] = [*one.values] if one.values else [one.record.metrics.get(metric) for metric in metrics]
     cells = [one.run, one.record.status, "" if one.record.duration_s is None else f"{one.record.duration_s:.1f}"]
     cells += [number(float(value)) if isinstance(value, int | float) else "" for value in values]
-    return cells + [_cell(one.parameters.get(name, "")) for name in names] + [one.why]
+    return cells + [parameter(one.parameters.get(name, "")) for name in names] + [one.why]
 
 
 def _data(record: Record) -> list[str]:
@@ -422,7 +419,3 @@ def _data(record: Record) -> list[str]:
     if any(type(count) is not int for count in counts.values()):
         return []
     return [f"Data: {entry.name} ({', '.join(f'{count:,} {word}' for word, count in counts.items())} samples)"]
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -148,7 +148,7 @@ def _table(search: Search, tried: Sequence[TrialResult]) -> str:
         cells = "".join(f"{text:<{width}}" for text, width in zip(numbers, widths, strict=True))
         mark = f"{'*' if one.on_front else '':<7}" if several else ""
         why = "" if one.values is not None else f"   ({one.why})"
-        listed = " ".join(f"{name}={shown(value)}" for name, value in one.parameters.items())
+        listed = " ".join(f"{name}={formatting.parameter(value)}" for name, value in one.parameters.items())
         rows.append((one.run, f"{one.record.status:<10}  {cells}{mark}{listed}{why}"))
     if len(tried) > MAX_LISTED:
         rows.append(("...", f"{len(tried) - MAX_LISTED} more in results.csv"))
@@ -158,11 +158,6 @@ def _table(search: Search, tried: Sequence[TrialResult]) -> str:
 def _last(one: TrialResult, metric: str) -> float | None:
     value = one.record.metrics.get(metric)
     return float(value) if isinstance(value, int | float) else None
-
-
-def shown(value: Any) -> str:
-    """Format a parameter's value for a table."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def varied(record: Record, space: Space) -> list[str]:

@@ -644,6 +644,6 @@ def _has_checkpoint(run_dir: Path, record: Record) -> bool:
 
 
 def submit(record: Record, run_dir: Path) -> None:
-    """Write a frozen run to its folder, which from then on describes the work completely."""
+    """Write a frozen run's record to its folder: from then on, the folder describes what the run will do."""
     recording.create(run_dir, record)
     store.keep_out_of_git(store.workspace())

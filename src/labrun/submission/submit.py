@@ -193,7 +193,7 @@ def _as_it_is(job: FrozenJob) -> Record:
 
 
 def write(job: FrozenJob) -> None:
-    """Write a frozen run to its folder, which from then on describes the work completely."""
+    """Write a frozen run's record and the files that Hydra would save to its folder."""
     freeze.submit(job.record, job.run_dir)
     hydra_files.save_of_run(job.hydra, job.run_dir, job.subfolder)
 
