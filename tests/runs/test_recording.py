@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from helpers import submitted
-from labrun.runs import context, recording
+from labrun.runs import context, finalize, recording
+from labrun.runs.end_requests import Request, end_requested
 from labrun.runs.record import LOST, claim_attempt, process_start, read_record, shown_status
 
 SCRIPT = """
@@ -105,6 +106,23 @@ def test_a_request_to_cancel_is_obeyed_within_seconds(tmp_path: Path, in_backgro
     run.communicate(timeout=10)
     record = read_record(run_dir)
     assert record.status == "canceled" and record.error is not None and "requests/cancel" in record.error.message
+
+
+@pytest.mark.parametrize("requests", [[Request.CANCEL], [Request.STOP], [Request.STOP, Request.CANCEL]])
+def test_a_request_decides_how_a_run_that_has_not_begun_ends(tmp_path: Path, requests: list[Request]) -> None:
+    run_dir = submitted(tmp_path)
+    for request in requests:
+        finalize.request(run_dir, f"to {request.value}", request)
+    assert sorted(os.listdir(run_dir / "requests")) == sorted(request.value for request in requests)
+    finalize.close_unstarted(run_dir)
+    record = read_record(run_dir)
+    assert record.error is not None
+    if Request.CANCEL in requests:
+        assert (record.status, record.error.type, record.reason) == ("canceled", "Canceled", "canceled before it began")
+    else:
+        assert (record.status, record.error.type, record.reason) == ("stopped", "Stopped", "to stop")
+    finalize.requeue(run_dir, record)
+    assert not end_requested(run_dir)
 
 
 def test_the_sidecar_ends_with_its_run(tmp_path: Path) -> None:
