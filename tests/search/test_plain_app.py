@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Callable
@@ -79,6 +80,18 @@ def test_a_search_finds_the_best_and_is_resumed(run: Run, tmp_path: Path) -> Non
     code, printed = run(*SEARCH[:2], "hydra.sweeper.max_trials=12", "hydra.sweeper.resume=true", "+x=interval(0,2)")
     assert code == 2 and "another configuration" in printed
     assert "space: then x: 0 to 1, n: 0 | 1 | 2, now x: 0 to 2" in printed, printed
+    state = tmp_path / "out" / ".labrun" / "search.json"
+    content = json.loads(state.read_text())
+    assert content["space"] == [
+        "Numbers(name='x', key='+x', low=0.0, high=1.0, step=None, log=False, whole=False)",
+        "Choice(name='n', keys=('+n',), values=(('0',), ('1',), ('2',)))",
+    ], "searches of older versions hold this text, and are resumed only with the same"
+    del content["told"]  # the oldest searches lack it
+    state.write_text(json.dumps(content))
+    code, printed = run(*SEARCH[:2], "hydra.sweeper.max_trials=11", "hydra.sweeper.resume=true", *space)
+    assert code == 0 and "#10 : " in printed, printed
+    code, printed = run(*SEARCH[:2], "hydra.sweeper.max_trials=12", "hydra.sweeper.resume=true", "+x=interval(0,2)")
+    assert code == 2 and "another configuration" in printed, printed
 
 
 @pytest.mark.parametrize("arguments", [("hydra.sweeper.sampler=grid",), ("+sweep=grid", "+sweep.seed=3")])

@@ -126,6 +126,7 @@ class Search:
         except (OSError, ValueError) as error:
             raise ConfigError(f"{file} is damaged or cannot be read: {error}") from error
         changed = [key for key, value in now.items() if then.get(key) != value]
+        # For the message, a readable form of the space, which the oldest files lack.
         now, then = {**now, "space": dimensions}, {**then, "space": then.get("told") or then.get("space")}
         changed = [f"{key}: then {_listed(then.get(key))}, now {_listed(now[key])}" for key in changed]
         if changed:
