@@ -1,12 +1,13 @@
-"""The resources of this machine: cores, memory, GPUs. Reading them loads no library of a run, such as torch."""
+"""The resources of this machine: cores, memory, GPUs. Reading them loads no library of a run, such as torch.
+
+Every command imports this module, and few ask it, so each function imports what it needs.
+"""
 
 from __future__ import annotations
 
 import os
-import shutil
 
 from labrun._io import run_command
-from labrun.runs import nvml
 
 
 def cores() -> int:
@@ -26,6 +27,8 @@ def visible_gpus() -> list[str]:
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is None:
         return [index for index, _ in gpu_names()]
+    from labrun.runs import nvml
+
     visible = []
     present = {index for index, _ in gpu_names()}
     for entry in nvml.listed(listed):
@@ -43,6 +46,8 @@ def gpu_names() -> list[tuple[str, str]]:
 
 def gpu_table(*columns: str) -> list[list[str]]:
     """Return a row for each NVIDIA GPU of this machine, with columns of `nvidia-smi`, in its units; [] without GPUs."""
+    import shutil
+
     if shutil.which("nvidia-smi") is None:
         return []
     answer = run_command(["nvidia-smi", f"--query-gpu={','.join(columns)}", "--format=csv,noheader,nounits"]) or ""
