@@ -183,6 +183,14 @@ def test_a_config_of_another_version_gets_default_parts() -> None:
     assert frozen.script is not None and frozen.script.shown_name == "t.py"
 
 
+def test_missing_keys_of_a_data_set_and_a_pipeline_have_their_defaults() -> None:
+    node = {"name": "a", "scale": None, "in_memory": False, "later": 1}
+    data = schema.Config({"dataset": node}).dataset_settings
+    assert (data.test_size, data.scale, data.in_memory, data.download, data.place) == (0.2, 255.0, False, True, "a")
+    pipeline = composed("model=pipeline", "~model.folds", "model.refit=false").pipeline_settings
+    assert (pipeline.folds, pipeline.refit) == (5, False)
+
+
 def test_composing_does_not_change_hydras_store(registered: None) -> None:
     """Hydra's copies of its sources share the store of configs, but each config loaded from it is a copy."""
     store = ConfigStore.instance()

@@ -48,8 +48,10 @@ Size = Annotated[float, Range(at_least=0)]
 LEFT_OUT: Any = None
 """Marks a list or dict among a target's arguments as optional; the target has its own default."""
 
+# The settings that follow go without the methods that nothing calls: creating them would delay the start of commands.
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class GeneralSettings:
     """What labrun itself does with every data set that is read into arrays."""
 
@@ -71,14 +73,14 @@ class GeneralSettings:
         return self.asset or self.name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class SplitSettings(GeneralSettings):
     """The same for a data set that may come without a test split."""
 
     test_size: Fraction = 0.2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class DatasetSettings(SplitSettings):
     """The same for a data set that may stay on the disk: all keys of `dataset` that are not the reader's arguments."""
 
@@ -91,7 +93,7 @@ class DatasetSettings(SplitSettings):
         return cls(**_given(cls, node))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class DatastoreSettings:
     """Keys of `datastore` that labrun handles itself; the others are arguments of the file system."""
 
@@ -107,7 +109,7 @@ class DatastoreSettings:
         return cls(**_given(cls, node))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class PipelineSettings:
     """How a pipeline is cross-validated. Its `model` node also holds what it consists of."""
 
@@ -122,7 +124,7 @@ class PipelineSettings:
         return cls(**_given(cls, node))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class LearningSettings:
     """How labrun trains a plain network: keys of `model`, except those that the network's class takes itself."""
 
@@ -147,8 +149,8 @@ class LearningSettings:
         return [f.name for f in fields(self) if getattr(self, f.name) is not None]
 
 
-# The classes from here to `Cifar10CNN` only describe nodes and have no instances. They are not dataclasses: creating
-# the methods of each would delay the start of commands.
+# The classes from here to `Cifar10CNN` only describe nodes and have no instances. For the same reason, they are not
+# dataclasses.
 
 
 class Dataset(GeneralSettings):

@@ -194,7 +194,7 @@ def _data_now(configs: Sequence[Node], path: Sequence[str] | None) -> dict[str, 
             root = local_root(mounted.datastore, mounted.dataset)
             place = root or mount(mounted.datastore, mounted.dataset, made).path
             if made.is_own_code:
-                asked[key] = Question(str(mounted.dataset.get("name")), own_data.READER, [mounted.dataset, str(place)])
+                asked[key] = Question(mounted.dataset_settings.name, own_data.READER, [mounted.dataset, str(place)])
             else:
                 known[key] = [DataEntry(digest=manifest_digest(reader.manifest(made.files(place))))]
     for key, answer in zip(asked, _answers(list(asked.values()), path or sys.path), strict=True):
