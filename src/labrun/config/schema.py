@@ -1,6 +1,6 @@
-"""Schema of the configuration: a dataclass per conf group.
+"""Schema of the configuration: a class per conf group, and dataclasses of what labrun reads.
 
-Hydra composes the YAML files. `validation.validate` then checks the composed config against the dataclasses below, and
+Hydra composes the YAML files. `validation.validate` then checks the composed config against the classes below, and
 returns it as a `Config`. Both modules import only the standard library, Hydra's `instantiate` and OmegaConf, so a
 config is checked in milliseconds, before torch or scikit-learn is imported.
 
@@ -831,7 +831,7 @@ TARGETS: dict[str, type] = {
     "labrun.models.mnist_dnn.MnistDNN": MnistDNN,
     "labrun.models.cifar10_cnn.Cifar10CNN": Cifar10CNN,
 }
-"""labrun's own targets, each with the dataclass of its keys."""
+"""labrun's own targets, each with the class that describes its keys."""
 
 DATASTORES: dict[str, type] = {
     LOCAL_DATASTORE: Datastore,
