@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -27,6 +27,7 @@ from labrun.config.schema import Compute
 from labrun.control import controller, lease
 from labrun.errors import ConfigError
 from labrun.remote import backend, channel, editable, environment, helper, links, mirror, packed, remotes, shell, ssh
+from labrun.remote.messages import Do
 from labrun.runs import context, files, model_journal, sweep_state
 from labrun.runs.attempts import Job
 from labrun.runs.record import Record, read_record
@@ -378,6 +379,10 @@ def test_the_helper_and_labrun_agree_on_the_paths_of_a_launch() -> None:
     )
     assert own == tuple(map(str, others))
     assert (context.LAUNCH, str(context.STATE)) == (helper.LAUNCH, helper.STATE)
+
+
+def test_the_helper_has_a_method_for_each_request() -> None:
+    assert {name for name in vars(helper.Helper) if name.startswith("do_")} == {f"do_{do}" for do in get_args(Do)}
 
 
 def test_the_helper_runs_under_python_3_8() -> None:

@@ -15,13 +15,16 @@ import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 from labrun.errors import LabrunError
 from labrun.messages import size_text
 from labrun.remote import remotes, ssh
 from labrun.remote.remotes import Facts, Remote
 from labrun.remote.ssh import UnreachableError
+
+if TYPE_CHECKING:
+    from labrun.remote.messages import Do, Failure, Hello, Watch
 
 CHUNK = 1 << 16
 QUIET_S = 60.0
@@ -119,20 +122,21 @@ class Channel:
         nonce = uuid.uuid4().hex
         try:
             began = time.time()
-            greeting = {"do": "hello", "bytes": 0, "root": remote.folder, "python": remote.python}
+            hello: Hello = {"root": remote.folder, "python": remote.python}
+            lines = ({"nonce": nonce}, {"do": "hello", "bytes": 0, **hello})
             # Send all at once, which saves a round trip.
-            self._write(b"".join([source, *(json.dumps(one).encode() + b"\n" for one in ({"nonce": nonce}, greeting))]))
+            self._write(b"".join([source, *(json.dumps(one).encode() + b"\n" for one in lines)]))
             self._wait_for(f"\n#labrun {nonce}#\n".encode())
             received = time.time()
-            hello, _ = self._hello()
-            ahead_s = hello["now"] - received
+            answer, _ = self._hello()
+            ahead_s = answer["now"] - received
             self.ahead_s: float = ahead_s if abs(ahead_s) > received - began else 0.0
             """How far the remote clock is ahead of the local one, in seconds."""
         except BaseException:
             self.close()
             raise
-        self.root: str = hello["root"]
-        self.python: str | None = hello["python"]
+        self.root: str = answer["root"]
+        self.python: str | None = answer["python"]
         """The remote path of `remote.python`."""
 
     def __enter__(self) -> Channel:
@@ -157,8 +161,8 @@ class Channel:
             self._process.stdout.close()
         self._errors.close()
 
-    def call(self, do: str, quiet_s: float | None = None, **arguments: Any) -> dict[str, Any]:
-        """Send a request, and return its answer, ignoring any bytes after it.
+    def call(self, do: Do, quiet_s: float | None = None, **arguments: Any) -> Any:
+        """Send a request, and return its answer (see `messages`), ignoring any bytes after it.
 
         Raises:
             UnreachableError: the connection is lost.
@@ -181,7 +185,7 @@ class Channel:
         hello = self.call("hello", root=remote.folder, facts=True, full=full, python=remote.python, programs=programs)
         return Facts.of({**hello["facts"], "programs": hello["programs"]})
 
-    def ask(self, do: str, quiet_s: float | None = None, **arguments: Any) -> tuple[dict[str, Any], int]:
+    def ask(self, do: Do, quiet_s: float | None = None, **arguments: Any) -> tuple[dict[str, Any], int]:
         """Send a request. Return its answer and the number of bytes that follow it (`read`)."""
         self._write(json.dumps({"do": do, "bytes": 0, **arguments}).encode() + b"\n")
         return self._answer(quiet_s)
@@ -191,7 +195,7 @@ class Channel:
 
         Any other request ends the watch.
         """
-        arguments = {"patience_s": patience_s, "gather_s": gather_s, "folders": list(folders)}
+        arguments: Watch = {"patience_s": patience_s, "gather_s": gather_s, "folders": list(folders)}
         self._write(json.dumps({"do": "watch", "bytes": 0, **arguments}).encode() + b"\n")
         self.is_watching = True
 
@@ -213,7 +217,7 @@ class Channel:
             self._answer(None)
 
     def send(
-        self, do: str, file: BinaryIO, size: int, progress: Progress | None = None, /, **arguments: Any
+        self, do: Do, file: BinaryIO, size: int, progress: Progress | None = None, /, **arguments: Any
     ) -> dict[str, Any]:
         """Send a request followed by the bytes of a file. Return its answer."""
         self._write(json.dumps({"do": do, "bytes": size, **arguments}).encode() + b"\n")
@@ -246,9 +250,10 @@ class Channel:
         self._end_watch()
         answer: dict[str, Any] = json.loads(self._line(quiet_s or self._quiet_s))
         if not answer["ok"]:
-            if answer["kind"] == "full":
-                raise self.no_room(f"the disk of {self.remote.name} is full: {answer['why']}")
-            raise RequestRefusedError(f"{self.remote.name}: {answer['why']}", file=answer.get("file"))
+            failure = cast("Failure", answer)
+            if failure["full"]:
+                raise self.no_room(f"the disk of {self.remote.name} is full: {failure['why']}")
+            raise RequestRefusedError(f"{self.remote.name}: {failure['why']}", file=failure["file"])
         return answer, answer["bytes"]
 
     def _hello(self) -> tuple[dict[str, Any], int]:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labrun import refusal
 from labrun.config import masking
@@ -32,6 +32,9 @@ from labrun.runs.record import Record, read_record, record_json
 from labrun.runs.sweep_state import RELATIVE, Plan, SweepState
 from labrun.runs.workspace import Workspace
 from labrun.submission import environments, snapshot
+
+if TYPE_CHECKING:
+    from labrun.remote.messages import Waited
 
 log = logging.getLogger(__name__)
 
@@ -326,7 +329,7 @@ def begin(
     }
     lacks = f"{command[0]} cannot be used for runs there: 'lab remote doctor {link.remote}' shows what it lacks"
     try:
-        state = channel.call(
+        state: Waited = channel.call(
             "begin",
             **waiting,
             fresh=waiting["file"],

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from labrun._io import run_command
 from labrun.backends import registry
@@ -23,6 +24,9 @@ from labrun.remote import packed, remotes, wheels
 from labrun.remote.channel import Channel, Meter
 from labrun.remote.remotes import Facts
 from labrun.runs.record import installed_packages
+
+if TYPE_CHECKING:
+    from labrun.remote.messages import Spawned, Waited
 
 log = logging.getLogger(__name__)
 
@@ -225,7 +229,7 @@ def _build(channel: Channel, wanted: Environment, uv: str, facts: Facts, wheelho
     output = f"env/{wanted.key}.log"
     variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     variables |= {"UV_CACHE_DIR": f"{channel.root}/cache/uv"}
-    answer = channel.call(
+    begun: Spawned = channel.call(
         "spawn",
         claim=claim,
         built=f"env/{wanted.key}",
@@ -234,9 +238,9 @@ def _build(channel: Channel, wanted: Environment, uv: str, facts: Facts, wheelho
         environment=variables,
         stdin="\n".join(wanted.requirements) + "\n",
     )
-    seen, text = answer["seen"], ""
+    seen, text = begun["seen"], ""
     while True:
-        state = channel.call(
+        state: Waited = channel.call(
             "wait", claim=claim, file=f"env/{wanted.key}/bin/python", log=output, seen=seen, patience_s=10.0
         )
         seen, text = state["seen"], (text + state["log"])[-4000:]

@@ -5,8 +5,8 @@ followed by as many raw bytes as the line announces. Answers have the same forma
 mark, for which the caller waits, because the login shell's output comes before it. It exits when its standard input is
 closed.
 
-Every path in a request is relative to the folder given by the request `hello`. A folder that is sent takes its place by
-one rename, so an existing folder is always complete.
+`messages.py` describes them. Every path in a request is relative to the folder given by the request `hello`. A folder
+that is sent takes its place by one rename, so an existing folder is always complete.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import tarfile
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 CHUNK = 1 << 16
@@ -61,11 +61,11 @@ ENDED = ("completed", "failed", "canceled", "stopped")
 
 
 if TYPE_CHECKING:
-    from labrun.remote.news import FolderNews, Grown, RunNews
+    from labrun.remote import messages
+    from labrun.remote.messages import FolderNews, Grown, Known, RunNews
 
-    Request = dict[str, Any]
     Part = bytes | tuple[str, int, int]  # bytes, or a part of a file: path, start, length
-    Answer = tuple[dict[str, Any], list[Part]]
+    Answer = tuple[Mapping[str, Any], list[Part]]
 
 
 class RefusedError(Exception):
@@ -77,7 +77,7 @@ class Helper:
 
     def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
         self.source, self.sink, self.root = source, sink, ""
-        self.last_seen: dict[str, tuple[Request, list[Any]]] = {}
+        self.last_seen: dict[str, tuple[Known, list[Any]]] = {}
         self.ended: dict[str, Any] = {}
 
     def serve(self) -> None:
@@ -88,25 +88,19 @@ class Helper:
                 return
             request = json.loads(line.decode("utf-8"))
             left = _Payload(self.source, request.get("bytes", 0))
+            answer: Mapping[str, Any]
             try:
                 answer, files = getattr(self, "do_" + request["do"])(request, left)
-                answer["ok"] = True
-            except RefusedError as error:
-                answer, files = {"ok": False, "kind": "refused", "why": str(error)}, []
-            except OSError as error:
-                why = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-                full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-                kind = "full" if full else "failed"
-                answer, files = {"ok": False, "kind": kind, "why": why, "file": error.filename}, []
+                answer = {"ok": True, **answer}
             except Exception as error:  # noqa: BLE001 - the other side reports it
-                answer, files = {"ok": False, "kind": "failed", "why": f"{type(error).__name__}: {error}"}, []
+                answer, files = failure(error), []
             left.skip()
             self.answer(answer, files)
 
-    def answer(self, answer: Request, files: list[Part]) -> None:
+    def answer(self, answer: Mapping[str, Any], files: list[Part]) -> None:
         """Send an answer, followed by the bytes of `files`: `(file, start, count)` or bytes."""
-        answer["bytes"] = sum(len(one) if isinstance(one, bytes) else one[2] for one in files)
-        self.sink.write(json.dumps(answer).encode("utf-8") + b"\n")
+        size = sum(len(one) if isinstance(one, bytes) else one[2] for one in files)
+        self.sink.write(json.dumps({**answer, "bytes": size}).encode("utf-8") + b"\n")
         for one in files:
             if isinstance(one, bytes):
                 self.sink.write(one)
@@ -129,13 +123,13 @@ class Helper:
 
     # State of the machine
 
-    def do_hello(self, request: Request, payload: _Payload) -> Answer:
+    def do_hello(self, request: messages.Hello, payload: _Payload) -> Answer:
         """Set the root folder; with `facts`, return this machine's facts, and with `programs`, their paths."""
         self.root = os.path.realpath(os.path.expanduser(os.path.expandvars(request["root"])))
         os.makedirs(self.root, mode=0o700, exist_ok=True)
         python = request.get("python")
         python = None if python is None else program(python)
-        answer = {"root": self.root, "now": time.time(), "python": python}
+        answer: dict[str, Any] = {"root": self.root, "now": time.time(), "python": python}
         if request.get("packages") and python is not None:
             answer["packages"] = interpreter(python)
         if "programs" in request:
@@ -144,14 +138,14 @@ class Helper:
             answer["facts"] = facts(self.root, python, request.get("full", False))
         return answer, []
 
-    def do_have(self, request: Request, payload: _Payload) -> Answer:
+    def do_have(self, request: messages.Paths, payload: _Payload) -> Answer:
         """Return which paths exist, folders that were put `marked` only if complete; and the disk's free bytes."""
         have = [name for name in request["paths"] if is_whole(self.path(name))]
         for name in have:
             note_use(self.path(name))
         return {"have": have, "free": shutil.disk_usage(self.root).free}, []
 
-    def do_built(self, request: Request, payload: _Payload) -> Answer:
+    def do_built(self, request: messages.Folder, payload: _Payload) -> Answer:
         """Return whether a complete environment exists."""
         built = is_built(self.path(request["folder"]))
         if built:
@@ -160,13 +154,10 @@ class Helper:
 
     # Files sent to the machine
 
-    def do_put(self, request: Request, payload: _Payload) -> Answer:
+    def do_put(self, request: messages.Put, payload: _Payload) -> Answer:
         """Unpack an archive as a new folder; leave an existing one unchanged.
 
-        With `base`, an existing folder, the new folder also contains the files of that one, except those in the archive
-        and those in `gone`; `digest` is the expected digest of the result (`labrun.runs.files.tree_digest`).
-        `mark` lists files of a new folder whose marks, as in `do_news`, are returned.
-        With `marked`, a list of its files is stored next to it, and files that were removed since are restored.
+        The answer tells whether the folder is new, and has the marks of the files in `mark`, as in `do_news`.
         """
         target = self.path(request["to"])
         marked = request.get("marked", False)
@@ -196,11 +187,8 @@ class Helper:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
-    def do_renew(self, request: Request, payload: _Payload) -> Answer:
-        """Unpack an archive over an existing folder without a controller, replacing files of the same names.
-
-        Paths in `without` are removed first.
-        """
+    def do_renew(self, request: messages.Renew, payload: _Payload) -> Answer:
+        """Unpack an archive over an existing folder without a controller, replacing files of the same names."""
         target = self.path(request["to"])
         if is_controlled(target):
             raise RefusedError(f"{target} is controlled by a process there")
@@ -224,7 +212,7 @@ class Helper:
             shutil.rmtree(partial, ignore_errors=True)
         return {}, []
 
-    def do_link(self, request: Request, payload: _Payload) -> Answer:
+    def do_link(self, request: messages.LinkFiles, payload: _Payload) -> Answer:
         """Create a folder of files from the store, by digest; replace an existing folder."""
         store, target = self.path(request["store"]), self.path(request["to"])
         partial = partial_beside(target)
@@ -245,12 +233,12 @@ class Helper:
             shutil.rmtree(partial, ignore_errors=True)
         return {}, []
 
-    def do_begun(self, request: Request, payload: _Payload) -> Answer:
+    def do_begun(self, request: messages.Digests, payload: _Payload) -> Answer:
         """Return the number of bytes received of files with an interrupted transfer, by digest."""
         parts_by_digest = {digest: parts_of(self.path(request["store"]), digest) for digest in request["digests"]}
         return {"begun": {digest: parts[0][0] for digest, parts in parts_by_digest.items() if parts}}, []
 
-    def do_store(self, request: Request, payload: _Payload) -> Answer:
+    def do_store(self, request: messages.Store, payload: _Payload) -> Answer:
         """Store a file by its digest; with `start`, resume after the bytes received before an interruption."""
         import hashlib
 
@@ -289,7 +277,7 @@ class Helper:
                     os.unlink(path)
         return {}, []
 
-    def do_digests(self, request: Request, payload: _Payload) -> Answer:
+    def do_digests(self, request: messages.Files, payload: _Payload) -> Answer:
         """Return the SHA-256 of files on this machine, None for missing ones; cached until a file changes."""
         memory = self.path("digests.json")
         digests: dict[str, str | None] = {}
@@ -317,14 +305,8 @@ class Helper:
 
     # Processes on the machine
 
-    def do_spawn(self, request: Request, payload: _Payload) -> Answer:
-        """Start a process that outlives the connection, unless one with the same claim is active.
-
-        `claim` is the path of the claim file. `built` is the environment that the process builds: if it is complete, no
-        process is started; otherwise its remains are removed. `fresh` is a file that only the new process may create,
-        `refusal` one in which it says why it ends; both are removed first. `seen` in the answer is the size of the log
-        of earlier processes.
-        """
+    def do_spawn(self, request: messages.Spawn, payload: _Payload) -> Answer:
+        """Start a process that outlives the connection, unless one with the same claim is active."""
         claim, log = self.path(request["claim"]), self.path(request["log"])
         os.makedirs(os.path.dirname(claim), mode=0o700, exist_ok=True)
         with open(claim + ".lock", "w") as lock:
@@ -334,19 +316,19 @@ class Helper:
                 pass
             built = request.get("built")
             if built is not None and is_built(self.path(built)):
-                return {"state": "done", "seen": 0}, []
+                return spawned("done"), []
             if process_lives(claim):
-                return {"state": "running", "seen": 0}, []
+                return spawned("running"), []
             if built is not None:
                 clear_built(self.path(built))
-            for name in ("fresh", "refusal"):
-                if request.get(name) and os.path.exists(self.path(request[name])):
-                    os.unlink(self.path(request[name]))
+            for name in (request.get("fresh"), request.get("refusal")):
+                if name and os.path.exists(self.path(name)):
+                    os.unlink(self.path(name))
             old = os.path.getsize(log) if os.path.exists(log) else 0
             self.spawn(request, claim, log)
-        return {"state": "started", "seen": old}, []
+        return spawned("started", old), []
 
-    def spawn(self, request: Request, claim: str, log: str) -> None:
+    def spawn(self, request: messages.Spawn, claim: str, log: str) -> None:
         """Start a process, and write its claim file."""
         variables = dict(os.environ)
         variables["PATH"] = os.pathsep.join([variables.get("PATH", os.defpath), os.path.join(self.root, "bin")])
@@ -376,14 +358,15 @@ class Helper:
         except OSError:  # the process has ended; its log says why
             pass
 
-    def do_begin(self, request: Request, payload: _Payload) -> Answer:
+    def do_begin(self, request: messages.Begin, payload: _Payload) -> Answer:
         """Start a process, as in `do_spawn`, and wait for its file, as in `do_wait`, in one request."""
-        answer, files = self.do_spawn(request, payload)
-        if answer["state"] != "done":
-            answer.update(self.do_wait({**request, "seen": answer["seen"]}, payload)[0])
-        return answer, files
+        begun = self.do_spawn(request, payload)[0]
+        if begun["state"] == "done":
+            return begun, []
+        waiting: messages.Begin = {**request, "seen": begun["seen"]}
+        return {**begun, **self.do_wait(waiting, payload)[0]}, []
 
-    def do_wait(self, request: Request, payload: _Payload) -> Answer:
+    def do_wait(self, request: messages.Wait, payload: _Payload) -> Answer:
         """Wait a while until a file exists, or a spawned process has ended."""
         claim, wanted = self.path(request["claim"]), self.path(request["file"])
         end = time.monotonic() + request["patience_s"]
@@ -393,7 +376,8 @@ class Helper:
             if is_there or not lives or time.monotonic() > end:
                 log = self.path(request["log"])
                 text, size = added(log, request.get("seen", 0))
-                answer = {"there": os.path.exists(wanted), "lives": process_lives(claim), "log": text, "seen": size}
+                is_there, lives = os.path.exists(wanted), process_lives(claim)
+                answer: messages.Waited = {"there": is_there, "lives": lives, "log": text, "seen": size}
                 if request.get("refusal"):
                     answer["refusal"] = read(self.path(request["refusal"])).decode("utf-8", "replace")
                 return answer, []
@@ -401,7 +385,7 @@ class Helper:
 
     # Files fetched from the machine
 
-    def do_news(self, request: Request, payload: _Payload) -> Answer:
+    def do_news(self, request: messages.News, payload: _Payload) -> Answer:
         """Return the changes of runs since the last request, after writing the caller's requests and annotations."""
         for name, entries in request.get("leave", {}).items():
             for entry, content in entries.items():
@@ -431,7 +415,7 @@ class Helper:
             answer[name] = {"there": there, "living": living, "over": over, "runs": runs, "files": parts}
         return {"folders": answer, "more": room <= 0}, files
 
-    def do_watch(self, request: Request, payload: _Payload) -> Answer:
+    def do_watch(self, request: messages.Watch, payload: _Payload) -> Answer:
         """Wait for a change in folders since their last `do_news`, or for another request.
 
         A change within `gather_s` waits for further ones, unless no run is active after it.
@@ -464,7 +448,7 @@ class Helper:
             os.set_blocking(descriptor, True)
         return bool(select.select([descriptor], [], [], seconds)[0])
 
-    def goes_on(self, folder: str, known: Request) -> bool:
+    def goes_on(self, folder: str, known: Known) -> bool:
         """Return whether a run of a folder has not ended, according to its record."""
         for run in names_of(folder, known):
             path = os.path.join(folder, run, "run.json")
@@ -476,7 +460,7 @@ class Helper:
         return False
 
     def run_news(
-        self, folder: str, seen: Request, files: list[Part], room: int, given_up: set[str] | None
+        self, folder: str, seen: dict[str, Any], files: list[Part], room: int, given_up: set[str] | None
     ) -> tuple[RunNews | None, int]:
         """Return the changes of one run, None if there are none, and the remaining room.
 
@@ -503,7 +487,7 @@ class Helper:
             return None, room
         return news, room
 
-    def do_pull(self, request: Request, payload: _Payload) -> Answer:
+    def do_pull(self, request: messages.Pull, payload: _Payload) -> Answer:
         """Return the files below folders that the caller lacks, or has in another version.
 
         Links are followed, except those to a folder outside, which are listed in `left`. Each file has a name, a size,
@@ -517,17 +501,17 @@ class Helper:
             folder, answer[name] = self.path(name), []
             for path in (one for top in request["parts"] for one in reached(os.path.join(folder, top), folder, left)):
                 stat = os.stat(path)
-                entry = [os.path.relpath(path, folder), stat.st_size, int(stat.st_mtime)]
-                if known.get(entry[0]) != entry[1:]:
-                    part = request.get("begun", {}).get(name, {}).get(entry[0])
+                file, version = os.path.relpath(path, folder), [stat.st_size, int(stat.st_mtime)]
+                if known.get(file) != version:
+                    part = request.get("begun", {}).get(name, {}).get(file)
                     start = part[2] if part and part[:2] == [stat.st_size, stat.st_mtime_ns] else 0
-                    answer[name].append([*entry, stat.st_mtime_ns, start])
+                    answer[name].append([file, *version, stat.st_mtime_ns, start])
                     files.append((path, start, stat.st_size - start))
         return {"folders": answer, "left": left}, files
 
-    def do_folders(self, request: Request, payload: _Payload) -> Answer:
+    def do_folders(self, request: object, payload: _Payload) -> Answer:
         """Return the folders of runs that were sent to this machine, by any other machine."""
-        run_folders = []
+        run_folders: list[messages.SentFolder] = []
         for plan in sorted(glob.glob(os.path.join(self.root, "workspaces", "*", "*", "*", "*", PLAN))):
             folder = os.path.dirname(os.path.dirname(plan))
             try:
@@ -550,12 +534,12 @@ class Helper:
             )
         return {"folders": run_folders}, []
 
-    def do_remove(self, request: Request, payload: _Payload) -> Answer:
+    def do_remove(self, request: messages.Folder, payload: _Payload) -> Answer:
         """Remove a folder."""
         shutil.rmtree(self.path(request["folder"]), ignore_errors=True)
         return {}, []
 
-    def do_unused(self, request: Request, payload: _Payload) -> Answer:
+    def do_unused(self, request: messages.Unused, payload: _Payload) -> Answer:
         """Return what no run on this machine needs, by name: a description, and its bytes. Remove those in `remove`."""
         by_name = unused(self.root)
         for name in request.get("remove", ()):
@@ -567,13 +551,23 @@ class Helper:
         answer = {name: [what, sum(map(size_of, paths))] for name, (what, paths) in by_name.items()}
         return {"unused": answer}, []
 
-    def do_offer(self, request: Request, payload: _Payload) -> Answer:
+    def do_offer(self, request: messages.Offer, payload: _Payload) -> Answer:
         """Offer a text to the first reader of a pipe, so that it is in no file and on no command line."""
         pipe = os.path.join(tempfile.mkdtemp(prefix=".offer-", dir=self.root), "pipe")
         os.mkfifo(pipe, 0o600)
         if os.fork() == 0:
             offer(pipe, request["text"].encode("utf-8"))
         return {"pipe": pipe}, []
+
+
+def failure(error: Exception) -> messages.Failure:
+    """Return the answer to a request that has raised an error."""
+    if isinstance(error, OSError):
+        why = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return {"ok": False, "why": why, "full": is_full, "file": error.filename}
+    why = str(error) if isinstance(error, RefusedError) else f"{type(error).__name__}: {error}"
+    return {"ok": False, "why": why, "full": False, "file": None}
 
 
 class _Payload:
@@ -592,6 +586,11 @@ class _Payload:
     def skip(self) -> None:
         while self.left:
             self.read(CHUNK)
+
+
+def spawned(state: messages.State, seen: int = 0) -> messages.Spawned:
+    """Return the answer to `spawn`."""
+    return {"state": state, "seen": seen}
 
 
 def parts_of(store: str, digest: str) -> list[tuple[int, str]]:
@@ -1063,7 +1062,7 @@ def runs_in(folder: str) -> list[str]:
         return []
 
 
-def names_of(folder: str, known: Request) -> list[str]:
+def names_of(folder: str, known: Known) -> list[str]:
     """Return the requested runs of a folder."""
     names = known["runs"] if known["runs"] is not None else runs_in(folder)
     return [run for run in names if run not in known.get("without", ())]
@@ -1078,14 +1077,14 @@ def mark_of(path: str | int) -> list[int] | None:
     return [stat.st_mtime_ns, stat.st_size, stat.st_ino]
 
 
-def state_of(folder: str, known: Request) -> list[Any]:
+def state_of(folder: str, known: Known) -> list[Any]:
     """Return a value that changes with the status of a folder's runs, but not with their output and metrics."""
     names = names_of(folder, known)
     marks = [mark_of(os.path.join(folder, name)) for name in (OVER, GIVEN_UP)]
     return [is_controlled(folder), *marks, *(mark_of(os.path.join(folder, run, "run.json")) for run in names)]
 
 
-def grown(folder: str, seen: Request, files: list[Part], room: int, names: list[str]) -> tuple[Grown, int]:
+def grown(folder: str, seen: dict[str, Any], files: list[Part], room: int, names: list[str]) -> tuple[Grown, int]:
     """Return the new ends of files and the remaining room; resend shrunk files completely."""
     parts = {}
     for name in names:

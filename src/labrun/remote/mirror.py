@@ -41,7 +41,7 @@ from labrun.runs.sweep_state import RELATIVE, SweepState
 from labrun.tasks.script import registering
 
 if TYPE_CHECKING:
-    from labrun.remote.news import FolderNews, Mark, RunNews
+    from labrun.remote.messages import FolderNews, Mark, RunNews
 
 log = logging.getLogger(__name__)
 
