@@ -18,6 +18,7 @@ from labrun.backends.slurm import partitions, queue
 from labrun.config.schema import Compute
 from labrun.errors import ConfigError
 from labrun.runs import machine, ownership
+from labrun.runs.record import describe_host
 
 
 def wish(**values: Any) -> Compute:
@@ -88,6 +89,17 @@ def test_a_missing_gpu_is_refused_before_anything_is_written(refused_here: Refus
     for arguments in (("compute=gpu",), ("-m", "compute=gpu", "seed=1,2")):
         for visible in ("", "NoDevFiles"):
             assert "no GPU is visible here" in refused_here(*arguments, CUDA_VISIBLE_DEVICES=visible)
+
+
+@pytest.mark.process
+def test_gpus_are_read_from_the_drivers_tool(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = workspace / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho '0, NVIDIA A, B'\necho '1, NVIDIA C'\necho 'a warning'\n")
+    tool.chmod(0o700)
+    monkeypatch.setenv("PATH", str(workspace), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert machine.gpu_names() == [("0", "NVIDIA A, B"), ("1", "NVIDIA C")]
+    assert machine.visible_gpus() == ["0", "1"] and describe_host().gpus == ["NVIDIA A, B", "NVIDIA C"]
 
 
 def test_only_own_files_are_trusted(tmp_path: Path) -> None:
