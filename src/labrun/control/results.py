@@ -77,7 +77,7 @@ def print_summary(
         return finished
     best_dir = run_dirs[order[0]]
     if best.typed.report == "auto" and draw is not None:
-        _draw_best(best_dir, draw)
+        draw_best(best_dir, draw)
     drawn = any((best_dir / "outputs").glob("*.png"))
     say(f"folder: {folder}   ({files}{f'; pictures of the best run: {best_dir}/outputs' if drawn else ''})")
     return finished
@@ -129,7 +129,8 @@ def say(text: str) -> None:
             sys.stderr.write(f"labrun: standard output cannot be written: {error.strerror}\n")
 
 
-def _draw_best(run_dir: Path, draw: Callable[[Path], object]) -> None:
+def draw_best(run_dir: Path, draw: Callable[[Path], object]) -> None:
+    """Draw a sweep's best run unless it has its pictures; log why they could not be drawn. `draw`: `Executor.draw`."""
     if any((run_dir / "outputs" / name).exists() for name in ("confusion_matrix.png", "predictions.png")):
         return
     try:

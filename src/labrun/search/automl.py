@@ -107,7 +107,7 @@ def finish(search: Search, runner: Executor, folder: Path) -> None:
     while runner.busy:
         runner.poll()
     _print_result(best, vote, single, objective, tried, folder)
-    runner.draw(folder / BEST)
+    results.draw_best(folder / BEST, runner.draw)
 
 
 def _refit(search: Search, best: TrialResult, run_dir: Path, model: dict[str, Any]) -> submit.FrozenJob:

@@ -14,7 +14,6 @@ from optuna.trial import TrialState
 
 from labrun.compose import hydra_files
 from labrun.control import results
-from labrun.errors import LabrunError
 from labrun.report import formatting
 from labrun.runs import comparable
 from labrun.runs.record import Record, read_record
@@ -95,10 +94,7 @@ def print_summary(search: Search, folder: Path, draw: Callable[[Path], object], 
     over_seed = results.print_over_seed([one.record for one in tried], search.objectives[0], folder)
     _report(search, tried, folder)
     if best.record.typed.report == "auto" and (folder / best.run / "outputs" / "model.json").exists():
-        try:
-            draw(folder / best.run)
-        except (LabrunError, OSError, ValueError) as error:
-            log.warning("The best run's plots could not be drawn: %s", error)
+        results.draw_best(folder / best.run, draw)
     several = " (the first of the Pareto front)" if len(search.objectives) > 1 else ""
     value = "" if best.values is None else f", {search.objectives[0].metric} {formatting.number(best.values[0])}"
     results.say(f"best{several}: run {best.run}{value}\n  {best.record.command}")
