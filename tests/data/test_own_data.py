@@ -14,6 +14,7 @@ from scipy.sparse import coo_matrix
 from sklearn.datasets import load_iris
 
 from conftest import Command, Runner
+from labrun.config.validation import validate
 from labrun.data import assets, reader, transfer
 from labrun.data.arrays import Arrays, Part, RawData
 from labrun.data.progress import Quiet
@@ -377,3 +378,23 @@ class Unfinished(reader.Reader):
 def test_a_reader_without_its_methods_is_refused() -> None:
     with pytest.raises(ConfigError, match="lacks methods: read"):
         reader.make_reader({"_target_": f"{__name__}.Unfinished", "name": "mine"})
+
+
+@pytest.mark.parametrize(("key", "value"), [("test_size", 0), ("test_size", "big"), ("num_workers", -1)])
+def test_what_labrun_does_with_the_samples_of_a_users_reader_is_checked(
+    key: str, value: object, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But an argument of the reader itself is the reader's own."""
+    (workspace / "readers_of_mine.py").write_text(
+        f"class Plain:\n    def __init__(self): ...\nclass Taking:\n    def __init__(self, {key}): ...\n"
+    )
+    monkeypatch.syspath_prepend(str(workspace))
+    model = {"_target_": "labrun.models.logistic_regression.logistic_regression", "name": "mine"}
+    problems = {}
+    for name in ("Plain", "Taking"):
+        dataset = {"_target_": f"readers_of_mine.{name}", "name": "mine", key: value}
+        with pytest.raises(ConfigError) as caught:
+            validate({"dataset": dataset, "model": model, "trainer": {"max_epochs": 0}})
+        problems[name] = str(caught.value)
+    assert f"dataset.{key}={value}" in problems["Plain"].replace("'", "")
+    assert f"dataset.{key}" not in problems["Taking"]

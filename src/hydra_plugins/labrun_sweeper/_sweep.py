@@ -75,12 +75,12 @@ def _search_plain(sweeper: LabrunSweeper, settings: Settings, texts: Sequence[st
     from hydra_plugins.labrun_launcher._launch import application, jobs_of
     from hydra_plugins.labrun_launcher.launcher import LabrunLauncher  # Hydra may have re-executed the module
     from labrun.search.plain_app import runner
-    from labrun.search.plain_app.search import Search
+    from labrun.search.plain_app.search import AppSearch
 
     config, launcher = sweeper.config, sweeper.launcher
     assert config is not None and sweeper.hydra_context is not None and launcher is not None
     folder = Path(str(config.hydra.sweep.dir)).resolve()
-    search = Search(folder, settings, texts, sweeper.hydra_context.config_loader)
+    search = AppSearch(folder, settings, texts, sweeper.hydra_context.config_loader)
     if isinstance(launcher, LabrunLauncher):
         app, jobs = application(launcher), partial(jobs_of, launcher, shows_all=True)
         runner.run(search, config, partial(runner.at_once, application=app, make_jobs=jobs))

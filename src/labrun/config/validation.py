@@ -16,7 +16,9 @@ from labrun.config.schema import (
     Config,
     DataModule,
     Dataset,
+    DatasetSettings,
     Ensemble,
+    GeneralSettings,
     LearningSettings,
     LogisticRegression,
     Model,
@@ -69,6 +71,8 @@ def validate(config: Node) -> Config:
             if group == "dataset" and "name" not in node and target is None and usual is Dataset:
                 problems += list(_not_there(node["_target_"]))  # a data module needs no `name`
             found = check_fields(node, target or usual, group, open_ended=target is None)
+            if usual is Dataset and target is None:
+                problems += _check_settings(node)
             problems += [f"{one} {OWN_VALUES}" if target is TorchDatasets and NO_KEY in one else one for one in found]
         elif isinstance(node, Mapping):
             problems.append(f"{group}._target_ is missing: it names the Python class or function to use")
@@ -143,6 +147,14 @@ def _check_parts(node: Any, wanted: str | None) -> Iterator[str]:
             yield f"dataset.{part} names no class: set dataset.{part}._target_=my_data.MyDataset"
         elif not given and part == wanted:
             yield f"dataset.{part} is missing: set dataset.{part}._target_=my_data.MyDataset"
+
+
+def _check_settings(node: Node) -> Iterator[str]:
+    """Check what labrun does with the samples of a user's own reader, except for keys that the reader takes itself."""
+    general = {f.name for f in fields(GeneralSettings)}
+    given = {f.name for f in fields(DatasetSettings)} - general
+    found = {key: node[key] for key in given if key in node and not targets.takes(node["_target_"], key)}
+    yield from check_fields({"name": "", **found}, DatasetSettings, "dataset")
 
 
 LEARNING = tuple(f.name for f in fields(LearningSettings))

@@ -45,7 +45,7 @@ CLOCK_S = 5.0
 LARGEST_GRID = 100_000
 
 
-class EndReason(StrEnum):
+class SearchEnd(StrEnum):
     """Why a search starts no more trials."""
 
     REACHED = "reached"
@@ -100,7 +100,7 @@ class Search:
         self._curves: dict[int, Curve] = {}
         self.variables: dict[Path, Mapping[str, str]] = {}
         """Environment variables of runs that an earlier controller requested but did not start."""
-        self._closed: EndReason | None = None
+        self._closed: SearchEnd | None = None
         self._is_finite = False
         """Whether the space has a known, finite number of combinations."""
         self._is_measured = self._is_begun = self._is_warned = False
@@ -304,7 +304,7 @@ class Search:
             self.study.stop(one.number, one.reports.values, record.reason)
         elif record.status == CANCELED:
             if self._closed is None:
-                self.study.fail(one.number, EndReason.CANCELED, replaced=self.settings.replace_canceled)
+                self.study.fail(one.number, SearchEnd.CANCELED, replaced=self.settings.replace_canceled)
         elif finalize.was_killed(record):  # the trial stays open, like a run of a grid
             log.warning("Trial %s: %s. sweep.resume=last retries it", run_dir.name, record.reason)
         else:
@@ -358,7 +358,7 @@ class Search:
             return
         why = f"{first.metric}={value:.6g} has reached sweep.stop_at={limit:g}"
         log.info("%s: no more trials are started, and running ones are stopped", why)
-        self._closed = EndReason.REACHED
+        self._closed = SearchEnd.REACHED
         for one in self._trials.values():
             self._stop(one, why)
 
@@ -372,7 +372,7 @@ class Search:
             return
         if max(scores[:-patience], default=-math.inf) >= max(scores[-patience:]) and max(scores) > -math.inf:
             log.info("%d trials in a row are no better (sweep.patience): no more trials are started", patience)
-            self._closed = EndReason.PATIENCE
+            self._closed = SearchEnd.PATIENCE
 
     def look(self) -> None:
         """Stop unpromising trials and those past their time limit; handle cancellation and the search's timeout."""
@@ -385,12 +385,12 @@ class Search:
         now = time.monotonic()
         if self._closed is None and takeover.is_canceled(self.trials.folder):
             log.info("Canceled: no more trials are started")
-            self._closed = EndReason.CANCELED
+            self._closed = SearchEnd.CANCELED
         limit = self.settings.timeout_min
         if limit is not None and self._closed is None and self._elapsed_s() > 60 * limit:
             why = f"sweep.timeout_min={limit:g}"
             log.info("%s: no more trials are started, and running ones are stopped", why)
-            self._closed = EndReason.TIMEOUT
+            self._closed = SearchEnd.TIMEOUT
             for one in self._trials.values():
                 self._stop(one, why)
         if now >= self._next_clock:
@@ -426,7 +426,7 @@ class Search:
 
     def close(self) -> None:
         """Start no more trials: too many have failed."""
-        self._closed = EndReason.FAILURES
+        self._closed = SearchEnd.FAILURES
 
     def done(self) -> None:
         """Mark that the results are being written, so that readers see no gap after the last trial."""
@@ -439,7 +439,7 @@ class Search:
     @property
     def is_canceled(self) -> bool:
         """Whether the search was canceled."""
-        return self._closed is EndReason.CANCELED
+        return self._closed is SearchEnd.CANCELED
 
     # ---- time
 

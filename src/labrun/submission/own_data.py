@@ -7,6 +7,7 @@ program is given: that of the frozen code. Until then it imports the standard li
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import importlib
 import json
@@ -32,7 +33,8 @@ def main() -> None:
     os.dup2(2, 1)  # what the code prints is not an answer
     sys.path[:], limit_s, questions = json.load(sys.stdin)
     for name in dict.fromkeys(name for kind, _ in questions for name in MODULES[kind]):
-        importlib.import_module(name)
+        with contextlib.suppress(ModuleNotFoundError):  # not in code that was frozen earlier; see `_load`
+            importlib.import_module(name)
     gc.freeze()
     answers = [_answer_in_fork(kind, given, limit_s) for kind, given in questions]
     json.dump(answers, answers_file)
@@ -80,11 +82,20 @@ def _load(given: Any) -> dict[str, Any]:
     """Return the digest of a data module's data: the nodes of the run's config are given."""
     from labrun import execute
     from labrun.config.schema import Config
-    from labrun.tasks.networks import batch_sources, own_loaders
 
+    sources: Any
+    try:
+        from labrun.tasks.networks import batch_sources, own_loaders
+
+        sources, make = own_loaders, batch_sources.ModuleBatches
+        module = batch_sources.make_module
+    except ModuleNotFoundError:  # the code was frozen before `tasks.networks` existed
+        earlier: Any = importlib.import_module("labrun.tasks.batch_sources")
+        sources, make = importlib.import_module("labrun.tasks.own_loaders"), earlier.ModuleFeed
+        module = earlier.make_module
     config, inputs = execute.mount_inputs(Config(given))
-    batches = batch_sources.ModuleBatches(batch_sources.make_module(config.dataset), str(config.dataset["name"]))
-    return {"digest": own_loaders.described(Config(given), batches, inputs).digest}
+    batches = make(module(config.dataset), str(config.dataset["name"]))
+    return {"digest": sources.described(Config(given), batches, inputs).digest}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Verbs that control runs: `watch`, `cancel`, `rerun`."""
+"""Actions that control runs: `watch`, `cancel`, `rerun`."""
 
 from __future__ import annotations
 

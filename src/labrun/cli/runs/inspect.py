@@ -1,4 +1,4 @@
-"""Verbs that inspect the output of runs: `logs`, `metrics`, `files`, `download`."""
+"""Actions that inspect the output of runs: `logs`, `metrics`, `files`, `download`."""
 
 from __future__ import annotations
 

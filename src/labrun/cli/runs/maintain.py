@@ -1,4 +1,4 @@
-"""Verbs for maintenance: `tag`, `note`, `rm`, `gc`, `sync`, `export`, `import`."""
+"""Actions for maintenance: `tag`, `note`, `rm`, `gc`, `sync`, `export`, `import`."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from hydra.errors import CompactHydraException
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from labrun.search.plain_app.search import Search
+from labrun.search.plain_app.search import AppSearch
 from labrun.submission.composer import Composer
 from labrun.submission.plain_app.job import trace_of
 from labrun.submission.plain_app.jobs import Application, Jobs
@@ -22,7 +22,7 @@ from labrun.user_errors import EXIT_CANCELED
 log = logging.getLogger(__name__)
 
 
-def run(search: Search, config: DictConfig, run_trials: Callable[[Search], None]) -> None:
+def run(search: AppSearch, config: DictConfig, run_trials: Callable[[AppSearch], None]) -> None:
     """Search to the end.
 
     Args:
@@ -31,7 +31,7 @@ def run(search: Search, config: DictConfig, run_trials: Callable[[Search], None]
         run_trials: runs every trial of the search: `at_once` or `in_batches`.
 
     Raises:
-        CompactHydraException: see `Search.tell` and `Search.finish`.
+        CompactHydraException: see `AppSearch.tell` and `AppSearch.finish`.
         SystemExit: after Ctrl-C (130).
     """
     search.folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def run(search: Search, config: DictConfig, run_trials: Callable[[Search], None]
     search.finish()
 
 
-def at_once(search: Search, application: Application, make_jobs: Callable[[], Jobs]) -> None:
+def at_once(search: AppSearch, application: Application, make_jobs: Callable[[], Jobs]) -> None:
     """Run trials concurrently, starting the next one whenever one ends.
 
     Args:
@@ -69,7 +69,7 @@ def at_once(search: Search, application: Application, make_jobs: Callable[[], Jo
                 search.tell(number, result)
 
 
-def in_batches(search: Search, launcher: Launcher) -> None:
+def in_batches(search: AppSearch, launcher: Launcher) -> None:
     """Run trials in batches with another launcher, which waits for all jobs of a batch."""
     while True:
         batch: dict[int, list[str]] = {}

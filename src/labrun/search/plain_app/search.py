@@ -1,4 +1,4 @@
-"""A search: asks the study for trials, and reports their results to it. `runner` runs the trials."""
+"""The search of a plain application: asks the study for trials, and reports their results to it. `runner` runs them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _Best:
     overrides: list[str]
 
 
-class Search:
+class AppSearch:
     """A search of an application other than labrun.
 
     It shares the study and the space with searches of labrun's own runs, but neither controller nor records: its jobs

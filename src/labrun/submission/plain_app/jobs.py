@@ -268,7 +268,7 @@ def _result(path: Path) -> Ended:
     check_own(path)
     outcome, value = pickle.loads(path.read_bytes())  # noqa: S301 - checked
     if outcome == "error":  # submitit has kept the error only as a traceback
-        raise LabrunError(value.strip().splitlines()[-1])
+        raise LabrunError(next(iter(value.strip().splitlines()[-1:]), "it failed without a message"))
     ended: Ended = value
     return ended
 

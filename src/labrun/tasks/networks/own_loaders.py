@@ -31,7 +31,6 @@ UNSIGNED = frozenset({"name", "num_workers", "pin_memory", "persistent_workers",
     *("batch_size", "eval_batch_size", "shuffle", "drop_last", "sampler", "batch_sampler"),
 }
 """Arguments of a data module or its loaders that do not affect the samples."""
-"""Value of `feed` in the card of a model that takes the batches of a data module."""
 READ = ("train", "validation", "test")
 """The splits that training and its test read."""
 OFFERED = ("num_classes", "input_shape", "vocab_size", "input_size", "output_size")
