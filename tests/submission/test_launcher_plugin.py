@@ -20,7 +20,6 @@ from omegaconf import OmegaConf
 from helpers import program
 from hydra_plugins.labrun_launcher.launcher import LabrunLauncher
 from labrun.compose import paths
-from labrun.errors import LabrunError
 from labrun.submission.composer import Composer
 from labrun.submission.plain_app import jobs
 from labrun.submission.plain_app.job import Ended
@@ -83,13 +82,6 @@ def job(folder: Path, *outcomes: bytes) -> SimpleNamespace:
         (folder / f"{task}.pkl").write_bytes(outcome)
     tasks = [SimpleNamespace(paths=SimpleNamespace(result_pickle=folder / f"{n}.pkl")) for n in range(len(outcomes))]
     return SimpleNamespace(num_tasks=len(tasks), task=tasks.__getitem__)
-
-
-def test_results_of_earlier_versions_are_readable_but_their_queued_jobs_are_refused() -> None:
-    assert pickle.loads(b"chydra_plugins.labrun_launcher._job\nEnded\n.") is Ended
-    queued = pickle.loads(b"chydra_plugins.labrun_launcher._job\nrun_in_process\n.")
-    with pytest.raises(LabrunError, match="queued by an earlier version of labrun; submit it again"):
-        queued(b"")
 
 
 def test_a_result_of_a_job_that_cannot_be_read_is_its_failure(tmp_path: Path) -> None:

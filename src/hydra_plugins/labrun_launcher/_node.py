@@ -22,4 +22,4 @@ NODE: dict[str, Any] = {
     "srun_args": [],
     "show_output": False,
 }
-"""Settings for applications other than labrun. labrun's own runs use `compute`."""
+"""Settings for plain Hydra applications. labrun's own runs use `compute`."""

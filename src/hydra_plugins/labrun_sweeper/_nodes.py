@@ -20,7 +20,7 @@ NODE: dict[str, Any] = {
     "resume": False,
     "max_failure_rate": None,
 }
-"""Settings for applications other than labrun. labrun's own runs use `sweep`."""
+"""Settings for plain Hydra applications. labrun's own runs use `sweep`."""
 OPTUNA: dict[str, Any] = {
     "_target_": TARGET,
     "_recursive_": False,

@@ -27,7 +27,7 @@ SEARCHING = ("sampler", "max_trials", "max_concurrent", "timeout_min", "trial_ti
 
 
 def settings_of(config: DictConfig) -> Sweep | None:
-    """Return the checked `sweep` node of a config; None in an application other than labrun.
+    """Return the checked `sweep` node of a config; None in a plain Hydra application.
 
     Raises:
         ConfigError: lists every mistake in the node.
@@ -55,7 +55,7 @@ def sweep(sweeper: LabrunSweeper, arguments: Sequence[str]) -> Any:
 
 
 def _plain(sweeper: LabrunSweeper, arguments: list[str]) -> Any:
-    """Run a search, or Hydra's own grid, of an application other than labrun."""
+    """Run a search, or Hydra's own grid, of a plain Hydra application."""
     found = search_settings(sweeper, arguments)
     if found is not None:
         return _search_plain(sweeper, *found)

@@ -42,7 +42,7 @@ class LabrunSweeper(BasicSweeper):
         return sweep(self, arguments)
 
     def grid(self, arguments: Sequence[str]) -> Any:
-        """Run a full grid with Hydra's own sweeper, in an application other than labrun."""
+        """Run a full grid with Hydra's own sweeper, in a plain Hydra application."""
         return super().sweep(list(arguments))
 
     def launch(self, jobs: Sequence[Sequence[str]]) -> Any:

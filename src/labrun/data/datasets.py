@@ -67,6 +67,7 @@ class Parts:
         super().__init__()
         given = (train or None, validation or None, test or None, predict or test or None)
         self.nodes: dict[str, Node | None] = dict(zip(HOOKS, given, strict=True))
+        # By name, since it may be that of `lightning` or of `pytorch_lightning`.
         base = next(one for one in type(self).__mro__ if one.__name__ == "LightningDataModule")
         for part, hook in HOOKS.items():
             if self.nodes[part] is None:  # with its own method in place, Lightning assumes there is no such loader

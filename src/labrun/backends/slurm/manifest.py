@@ -9,7 +9,7 @@ class Manifest(TypedDict):
     """What the jobs of one submission execute, and how; stored as JSON."""
 
     token: str
-    """Identifies the submission in the ledger."""
+    """Identifies the submission in the journal."""
     jobs: list[list[str]]
     """The folders of each job's runs."""
     path: list[str]

@@ -48,7 +48,7 @@ class _Best:
 
 
 class AppSearch:
-    """A search of an application other than labrun.
+    """A search of a plain Hydra application.
 
     It shares the study and the space with searches of labrun's own runs, but neither controller nor records: its jobs
     have none, so the journal alone says what was tried.
