@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import gc
 import importlib
+import importlib.util
 import json
 import os
 import signal
@@ -20,9 +21,10 @@ from typing import Any
 
 READER, LOADERS = "reader", "loaders"
 """Kinds of data: a data set for a reader, or a data module that makes its own loaders."""
+NETWORKS = "labrun.tasks.networks"
 MODULES = {
     READER: ("labrun.data.reader", "labrun.data.digests"),
-    LOADERS: ("labrun.execute", "labrun.tasks.networks.batch_sources", "labrun.tasks.networks.own_loaders"),
+    LOADERS: ("labrun.execute", f"{NETWORKS}.batch_sources", f"{NETWORKS}.own_loaders"),
 }
 """Modules that the kinds need, imported once for all questions."""
 
@@ -83,19 +85,13 @@ def _load(given: Any) -> dict[str, Any]:
     from labrun import execute
     from labrun.config.schema import Config
 
-    sources: Any
-    try:
-        from labrun.tasks.networks import batch_sources, own_loaders
-
-        sources, make = own_loaders, batch_sources.ModuleBatches
-        module = batch_sources.make_module
-    except ModuleNotFoundError:  # the code was frozen before `tasks.networks` existed
-        earlier: Any = importlib.import_module("labrun.tasks.batch_sources")
-        sources, make = importlib.import_module("labrun.tasks.own_loaders"), earlier.ModuleFeed
-        module = earlier.make_module
+    # Without `tasks.networks` in code that was frozen before that package existed.
+    room = NETWORKS if importlib.util.find_spec(NETWORKS) else "labrun.tasks"
+    sources, loaders = (importlib.import_module(f"{room}.{name}") for name in ("batch_sources", "own_loaders"))
+    kind = sources.ModuleBatches if room == NETWORKS else sources.ModuleFeed
     config, inputs = execute.mount_inputs(Config(given))
-    batches = make(module(config.dataset), str(config.dataset["name"]))
-    return {"digest": sources.described(Config(given), batches, inputs).digest}
+    batches = kind(sources.make_module(config.dataset), str(config.dataset["name"]))
+    return {"digest": loaders.described(Config(given), batches, inputs).digest}
 
 
 if __name__ == "__main__":
