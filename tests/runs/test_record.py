@@ -260,6 +260,17 @@ def test_ctrl_c_cancels_the_run(tmp_path: Path) -> None:
     assert read_record(run_dir).status == "canceled"
 
 
+def test_an_error_that_a_preemption_became_is_no_failure(tmp_path: Path) -> None:
+    run_dir = submitted(tmp_path)
+    with pytest.raises(recording.Preempted), Recording(run_dir, capture=False):
+        try:
+            raise recording.Preempted("preempted")
+        except recording.Preempted as preempted:
+            raise ValueError("not a valid buffer format") from preempted
+    record = read_record(run_dir)
+    assert (record.status, record.error) == ("preempted", None)
+
+
 def test_a_folder_holds_one_run(tmp_path: Path) -> None:
     run_dir = submitted(tmp_path)
     with pytest.raises(RecordError, match="already holds a run"):

@@ -91,6 +91,49 @@ def test_a_signal_cancels_the_run(tmp_path: Path, number: signal.Signals) -> Non
     assert record.error.message == {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "signal SIGTERM"}[number]
 
 
+CONVERTS = """
+import signal, sys, time
+from pathlib import Path
+from labrun.runs.end_requests import Request, write_request
+from labrun.runs.recording import Recording
+run_dir, way, request = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+with Recording(run_dir):
+    if request != "none":
+        write_request(run_dir, Request(request), "a better one exists")
+    try:
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(10)
+    except BaseException as interrupt:
+        if way == "cause":
+            raise ValueError("not a valid buffer format") from interrupt
+        if way == "context":
+            {}["missing"]
+        if way == "exit":
+            sys.exit(3)
+    raise ValueError("the rest of the code fails")
+"""
+
+
+@pytest.mark.parametrize("way", ["cause", "context", "exit", "later"])
+@pytest.mark.parametrize("request_", ["cancel", "stop", "none"])
+def test_an_error_that_an_interrupt_became_is_no_failure(tmp_path: Path, way: str, request_: str) -> None:
+    """NumPy turns an interrupt into a ValueError while it reads the format of a buffer, for example."""
+    run_dir = submitted(tmp_path)
+    ended = subprocess.run(
+        [sys.executable, "-c", CONVERTS, str(run_dir), way, request_], capture_output=True, text=True
+    )
+    record = read_record(run_dir)
+    assert record.error is not None
+    if way == "later" and request_ == "none":  # the code caught Ctrl-C, and goes on
+        assert (record.status, record.error.type, ended.returncode) == ("failed", "ValueError", 1)
+        return
+    expected = {"cancel": "a better one exists", "stop": "a better one exists", "none": "Ctrl-C"}[request_]
+    assert (record.status, record.error.message) == ("stopped" if request_ == "stop" else "canceled", expected)
+    raised = {"cause": "not a valid buffer", "context": "KeyError", "exit": "SystemExit", "later": "the rest of the"}
+    assert raised[way] in (run_dir / "driver.log").read_text(), "the error is not lost"
+    assert ended.returncode == -signal.SIGINT
+
+
 @pytest.mark.parametrize("in_background", [False, True])
 def test_a_request_to_cancel_is_obeyed_within_seconds(tmp_path: Path, in_background: bool) -> None:
     """Even by a run started in the background of a shell, which ignores interrupts."""

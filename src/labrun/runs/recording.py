@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from labrun import causes
 from labrun.config import masking
 from labrun.errors import LabrunError, RecordError, RunFailedError
 from labrun.runs import context, peer_errors
@@ -198,10 +199,11 @@ class Recording:
             signal.signal(PREEMPT_SIGNAL, self._before)
             if signal.getsignal(signal.SIGINT) is _interrupt:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
-        if error is None and _was_interrupted and end_requested(self.paths.root):
-            # The run's code swallowed the interrupt, so its result is incomplete.
-            error = KeyboardInterrupt()
-        status, details = outcome(error, self.paths)
+        end = interrupt_in(error)
+        if end is None and _was_interrupted and end_requested(self.paths.root):
+            # The run's code caught the interrupt: its result is incomplete, its error a consequence.
+            end = KeyboardInterrupt()
+        status, details = outcome(end or error, self.paths)
         record = self.record
         record.status, record.ended, record.error = status, timestamp(), details
         record.duration_s = seconds_between(record.started or record.ended, record.ended)
@@ -218,6 +220,9 @@ class Recording:
         is_explained = isinstance(error, LabrunError) or trouble is not None
         if details is not None and status == FAILED and not is_explained:
             sys.stderr.write(details.traceback)
+        hidden = end if error is not end and error is not None else None
+        if error is not None and hidden is not None:
+            sys.stderr.write(f"The run was interrupted; its code then raised:\n{_trace(error)}")
         self._politely.close()
         os.environ.pop(context.RUN_DIR_VARIABLE, None)
         os.environ.pop(context.ATTEMPT_VARIABLE, None)
@@ -229,6 +234,8 @@ class Recording:
                 self._capture.stop()
         if trouble is not None:
             raise RecordError(cannot_write(self.paths.root, trouble)) from error
+        if hidden is not None:
+            raise type(hidden)(*hidden.args) from error
 
 
 @contextlib.contextmanager
@@ -257,6 +264,7 @@ def terminating_politely() -> Iterator[None]:
 
 def outcome(error: BaseException | None, paths: RunPaths) -> tuple[Status, Failure | None]:
     """Return the status and the record's `error` for the exception that ended a run, or for None."""
+    error = interrupt_in(error) or error
     if error is None:
         return COMPLETED, None
     if isinstance(error, Preempted):
@@ -277,6 +285,14 @@ def outcome(error: BaseException | None, paths: RunPaths) -> tuple[Status, Failu
     kind = masking.masked(storable(type(error).__name__))
     from_labrun = isinstance(error, LabrunError) and not isinstance(error, RunFailedError)
     return FAILED, Failure(kind, message_of(error), trace, from_labrun)
+
+
+def interrupt_in(error: BaseException | None) -> KeyboardInterrupt | Preempted | None:
+    """Return the interrupt that an error is or was raised for, or None.
+
+    A library may turn an interrupt into an error of its own, as NumPy does while it reads the format of a buffer.
+    """
+    return next((one for one in causes.chain(error) if isinstance(one, (KeyboardInterrupt, Preempted))), None)
 
 
 def _trace(error: BaseException) -> str:
@@ -312,12 +328,9 @@ def signal_name(number: int) -> str:
 
 def disk_trouble(error: BaseException | None) -> OSError | None:
     """Return the error in a chain of causes that reports a full disk or a read-only folder, or None."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
-            return error
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__  # torch wraps it in an exception of its own
+    for one in causes.chain(error):  # torch wraps it in an exception of its own
+        if isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
+            return one
     return None
 
 

@@ -9,6 +9,7 @@ import functools
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from labrun import causes
 from labrun.data.stores.base import CHUNK_BYTES, ProgressCallback
 from labrun.data.stores.objects import ObjectDatastore
 from labrun.data.stores.remote import RemoteDatastore
@@ -89,11 +90,10 @@ class S3Datastore(ObjectDatastore):
 
 def _code(error: BaseException | None) -> str:
     """Return the code in S3's answer, which an error has or was raised for; "" without one."""
-    while error is not None:
-        answer = getattr(error, "response", None)
+    for one in causes.chain(error):
+        answer = getattr(one, "response", None)
         if isinstance(answer, dict):
             return str(answer.get("Error", {}).get("Code", ""))
-        error = error.__cause__ or error.__context__  # boto3 raises S3UploadFailedError without a cause
     return ""
 
 

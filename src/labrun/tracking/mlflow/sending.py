@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
+
+from labrun import causes
 
 Item = TypeVar("Item")
 
@@ -53,7 +55,7 @@ def is_database_broken(error: BaseException) -> bool:
     """Return whether an error means that the database is unusable."""
     broken = (*loaded("sqlalchemy.exc", *BROKEN), *loaded("sqlite3", *BROKEN))
     return (
-        any(type(one) in broken for one in _chain(error))
+        any(type(one) in broken for one in causes.chain(error))
         or getattr(error, "error_code", None) == "TEMPORARILY_UNAVAILABLE"
     )
 
@@ -61,19 +63,10 @@ def is_database_broken(error: BaseException) -> bool:
 def is_unreachable(error: BaseException) -> bool:
     """Return whether an error is a failed connection or HTTP request to a server."""
     of_http = (*loaded("requests", "RequestException"), *loaded("urllib3.exceptions", "HTTPError"))
-    return any(isinstance(one, (ConnectionError, TimeoutError, *of_http)) for one in _chain(error))
+    return any(isinstance(one, (ConnectionError, TimeoutError, *of_http)) for one in causes.chain(error))
 
 
 def loaded(module: str, *names: str) -> tuple[type[BaseException], ...]:
     """Return classes of errors of a module; none if it is not loaded, since then it cannot have raised any."""
     found = sys.modules.get(module)
     return () if found is None else tuple(getattr(found, name) for name in names)
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: list[BaseException] = []
-    at: BaseException | None = error
-    while at is not None and at not in seen:
-        seen.append(at)
-        yield at
-        at = at.__cause__ or at.__context__

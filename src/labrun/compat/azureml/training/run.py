@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any
 
+from labrun import causes
 from labrun.compat.azureml import arguments, finder
 from labrun.compat.azureml.absent import not_here
 from labrun.compat.azureml.exceptions import RunEnvironmentException
@@ -417,7 +418,7 @@ class ChildRun(Run):
         """End the run: completed, canceled on Ctrl-C, or failed if another exception ends the block."""
         if error is None:
             self.complete()
-        elif isinstance(error, KeyboardInterrupt):
+        elif any(isinstance(one, KeyboardInterrupt) for one in causes.chain(error)):
             self.cancel()
         else:
             self.fail(f"{type(error).__name__}: {error}")
