@@ -43,7 +43,7 @@ def small_uv(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "local_uv", lambda: folder / "uv")
 
 
-def only_tinything(folder: Path, monkeypatch: pytest.MonkeyPatch, more: str = "") -> environment.Environment:
+def only_tinything(folder: Path, monkeypatch: pytest.MonkeyPatch, more: str = "") -> environment.RequiredPackages:
     """Make the local environment appear to have a single package, whose wheel pip finds only in a local folder.
 
     Args:
@@ -60,7 +60,7 @@ def only_tinything(folder: Path, monkeypatch: pytest.MonkeyPatch, more: str = ""
         file.writestr("tinything-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tinything\nVersion: 1.0\n")
         file.writestr("tinything-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\nRoot-Is-Purelib: true\n")
         file.writestr("tinything-1.0.dist-info/RECORD", "")
-    wanted = environment.Environment(f"{sys.version_info.major}.{sys.version_info.minor}", ("tinything==1.0",))
+    wanted = environment.RequiredPackages(f"{sys.version_info.major}.{sys.version_info.minor}", ("tinything==1.0",))
     monkeypatch.setattr(environment, "present", lambda: wanted)
     for name, value in (("PIP_NO_INDEX", "1"), ("PIP_FIND_LINKS", str(house)), ("UV_PYTHON_DOWNLOADS", "never")):
         monkeypatch.setenv(name, value)

@@ -695,7 +695,7 @@ def test_facts_of_another_version_are_queried_again(tmp_path: Path, monkeypatch:
 
 
 def test_a_remote_sweep_is_found_by_the_id_in_its_folders_name() -> None:
-    folder = adopting.Folder("w", "w/multirun/x/2026-11-29_07-57-17-bb9e0781", {}, False, False)
+    folder = adopting.RemoteFolder("w", "w/multirun/x/2026-11-29_07-57-17-bb9e0781", {}, False, False)
     assert folder.matches("bb9e0781") and not folder.matches("9e0781")
 
 

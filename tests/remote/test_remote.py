@@ -342,7 +342,7 @@ def test_a_small_environment_is_built_remotely_once(
         file.writestr("tinything-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\nRoot-Is-Purelib: true\n")
         file.writestr("tinything-1.0.dist-info/RECORD", "")
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    wanted = environment.Environment(version, ("tinything==1.0",))
+    wanted = environment.RequiredPackages(version, ("tinything==1.0",))
     monkeypatch.setattr(environment, "present", lambda: wanted)
     remote = remotes.Remote("box", "box", ssh_config=str(box.ssh_config), folder="~/it's$x`y`")
     with channel.Channel(remote) as conversation:
@@ -357,11 +357,11 @@ def test_a_small_environment_is_built_remotely_once(
         before = box.inside(f"stat -c %i {python.rpartition('/bin')[0]}")
         assert environment.ensure(conversation) == python
         assert box.inside(f"stat -c %i {python.rpartition('/bin')[0]}") == before
-        broken = environment.Environment(version, ("nosuchthing==1.0",))
+        broken = environment.RequiredPackages(version, ("nosuchthing==1.0",))
         monkeypatch.setattr(environment, "present", lambda: broken)
         with pytest.raises(Exception, match="could not be built on box"):
             environment.ensure(conversation)
-        monkeypatch.setattr(environment, "present", lambda: environment.Environment("3.99", ("tinything==1.0",)))
+        monkeypatch.setattr(environment, "present", lambda: environment.RequiredPackages("3.99", ("tinything==1.0",)))
         with pytest.raises(Exception, match=r"box has no Python 3.99, like this machine, and uv cannot fetch"):
             environment.ensure(conversation)
 

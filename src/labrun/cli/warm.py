@@ -18,7 +18,7 @@ from labrun.report import formatting
 from labrun.warm import client, identity, wire
 
 if TYPE_CHECKING:
-    from labrun.warm.messages import ControlRequest, State
+    from labrun.warm.messages import ControlRequest, ServerState
 
 START_S = 180.0
 ANSWER_S = 10.0
@@ -99,7 +99,7 @@ def start(options: argparse.Namespace) -> int:
     return 0
 
 
-def _answers(what: Literal["status", "stop"]) -> Iterator[State]:
+def _answers(what: Literal["status", "stop"]) -> Iterator[ServerState]:
     """Send a request to each listening server, and yield their answers."""
     folder = identity.folder()
     for path in sorted(Path(folder).glob("*.sock")) if folder else []:

@@ -19,7 +19,7 @@ from labrun.runs.workspace import Workspace
 
 
 @dataclasses.dataclass(frozen=True)
-class Folder:
+class RemoteFolder:
     """A folder of runs on a remote machine."""
 
     workspace: str
@@ -49,20 +49,22 @@ class Folder:
         return is_part or is_end or any(one.startswith(text) for one in ids)
 
 
-def folders(channel: Channel) -> list[Folder]:
+def folders(channel: Channel) -> list[RemoteFolder]:
     """Return the folders of runs on a machine, newest first."""
     answer = channel.call("folders")
-    run_folders = [Folder(**{key: one[key] for key in Folder.__dataclass_fields__}) for one in answer["folders"]]
+    run_folders = [
+        RemoteFolder(**{key: one[key] for key in RemoteFolder.__dataclass_fields__}) for one in answer["folders"]
+    ]
     return sorted(run_folders, key=lambda one: one.created, reverse=True)
 
 
-def is_mirrored(one: Folder, root: Path) -> bool:
+def is_mirrored(one: RemoteFolder, root: Path) -> bool:
     """Return whether this workspace already mirrors a folder."""
     link = links.read(root / one.name)
     return link is not None and link.folder == one.folder
 
 
-def take(channel: Channel, one: Folder, root: Path) -> list[Path]:
+def take(channel: Channel, one: RemoteFolder, root: Path) -> list[Path]:
     """Mirror a remote folder locally: its runs, their code, and all later changes.
 
     Returns:
@@ -89,7 +91,7 @@ def take(channel: Channel, one: Folder, root: Path) -> list[Path]:
     return run_dirs
 
 
-def _begin(channel: Channel, one: Folder, root: Path, folder: Path) -> Link:
+def _begin(channel: Channel, one: RemoteFolder, root: Path, folder: Path) -> Link:
     if any(folder.glob("run.json")) or any(folder.glob("*/run.json")):
         raise RecordError(f"{folder} contains other runs, which did not come from {channel.remote.name}")
     runs, name = None if one.search else list(one.runs), channel.remote.name

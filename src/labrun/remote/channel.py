@@ -24,7 +24,7 @@ from labrun.remote.remotes import Facts, Remote
 from labrun.remote.ssh import UnreachableError
 
 if TYPE_CHECKING:
-    from labrun.remote.messages import Do, Failure, Hello, Watch
+    from labrun.remote.messages import Do, FailureAnswer, HelloRequest, WatchRequest
 
 CHUNK = 1 << 16
 QUIET_S = 60.0
@@ -122,7 +122,7 @@ class Channel:
         nonce = uuid.uuid4().hex
         try:
             began = time.time()
-            hello: Hello = {"root": remote.folder, "python": remote.python}
+            hello: HelloRequest = {"root": remote.folder, "python": remote.python}
             lines = ({"nonce": nonce}, {"do": "hello", "bytes": 0, **hello})
             # Send all at once, which saves a round trip.
             self._write(b"".join([source, *(json.dumps(one).encode() + b"\n" for one in lines)]))
@@ -195,7 +195,7 @@ class Channel:
 
         Any other request ends the watch.
         """
-        arguments: Watch = {"patience_s": patience_s, "gather_s": gather_s, "folders": list(folders)}
+        arguments: WatchRequest = {"patience_s": patience_s, "gather_s": gather_s, "folders": list(folders)}
         self._write(json.dumps({"do": "watch", "bytes": 0, **arguments}).encode() + b"\n")
         self.is_watching = True
 
@@ -250,7 +250,7 @@ class Channel:
         self._end_watch()
         answer: dict[str, Any] = json.loads(self._line(quiet_s or self._quiet_s))
         if not answer["ok"]:
-            failure = cast("Failure", answer)
+            failure = cast("FailureAnswer", answer)
             if failure["full"]:
                 raise self.no_room(f"the disk of {self.remote.name} is full: {failure['why']}")
             raise RequestRefusedError(f"{self.remote.name}: {failure['why']}", file=failure["file"])

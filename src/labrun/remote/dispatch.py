@@ -34,7 +34,7 @@ from labrun.runs.workspace import Workspace
 from labrun.submission import environments, snapshot
 
 if TYPE_CHECKING:
-    from labrun.remote.messages import Waited
+    from labrun.remote.messages import WaitAnswer
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def send_code(channel: Channel, link: Link, run_records: Sequence[Record], plan:
 
 def _send_tree(channel: Channel, folder: Path, remote_path: str, bases: Mapping[str, Path]) -> None:
     """Send frozen code, or only its differences from an earlier snapshot on the machine if they are smaller."""
-    files: packed.Files = packed.plain_files(folder)
+    files: packed.Entries = packed.plain_files(folder)
     found = [(name, *packed.changes(folder, base)) for name, base in bases.items()]
     name, new, gone = min(found, key=lambda one: _bytes(one[1]), default=("", {}, []))
     if name and 2 * _bytes(new) < _bytes(files):
@@ -130,11 +130,11 @@ def _send_tree(channel: Channel, folder: Path, remote_path: str, bases: Mapping[
     put(channel, files, remote_path, marked=True)
 
 
-def _bytes(files: packed.Files) -> int:
+def _bytes(files: packed.Entries) -> int:
     return sum(len(one) if isinstance(one, bytes) else one.stat().st_size for one in files.values())
 
 
-def put(channel: Channel, files: packed.Files, remote_path: str, **arguments: Any) -> dict[str, Any]:
+def put(channel: Channel, files: packed.Entries, remote_path: str, **arguments: Any) -> dict[str, Any]:
     """Put files into a remote folder; `arguments` are those of the request (`Helper.do_put`)."""
     file, size = packed.archive(files)
     with file:
@@ -162,7 +162,7 @@ def _code(run_records: Sequence[Record]) -> list[Path]:
     return [Path(one) for one in sorted(filter(None, folders))]
 
 
-def _own_packages(plan: Plan) -> dict[str, packed.Files]:
+def _own_packages(plan: Plan) -> dict[str, packed.Entries]:
     """Return the metadata of packages that are installed locally as folders of code, by their remote folder."""
     files = editable.metadata_files() if plan.python is None else {}
     return {f"told/{packed.digest(files)[:16]}": files} if files else {}
@@ -216,7 +216,7 @@ def _send_folder(channel: Channel, folder: Path, link: Link, plan: Plan, pairs: 
     put_folder(channel, link, parts, [os.path.relpath(run_dir, folder) for run_dir, _ in pairs])
 
 
-def put_folder(channel: Channel, link: Link, parts: packed.Files, runs: Sequence[str]) -> None:
+def put_folder(channel: Channel, link: Link, parts: packed.Entries, runs: Sequence[str]) -> None:
     """Send a folder; if it exists there and its runs have not started, or must start again, renew its files."""
     file, size = packed.archive(parts)
     with file:
@@ -329,7 +329,7 @@ def begin(
     }
     lacks = f"{command[0]} cannot be used for runs there: 'lab remote doctor {link.remote}' shows what it lacks"
     try:
-        state: Waited = channel.call(
+        state: WaitAnswer = channel.call(
             "begin",
             **waiting,
             fresh=waiting["file"],

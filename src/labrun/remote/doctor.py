@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from labrun.errors import ConfigError
 from labrun.remote import environment
-from labrun.remote.remotes import Facts, Interpreter, Remote
+from labrun.remote.remotes import Facts, InterpreterFacts, Remote
 
 LOW_GB = 12.0
 """Disk space for an environment with torch and its cache, in GB."""
@@ -47,7 +47,7 @@ def _interpreter(remote: Remote, facts: Facts) -> str:
     interpreter = facts.python
     if remote.python is None:
         return f"an environment with the local packages, Python {sys.version_info.major}.{sys.version_info.minor}"
-    if not isinstance(interpreter, Interpreter):
+    if not isinstance(interpreter, InterpreterFacts):
         return f"{remote.python}, which cannot be used"
     differing = environment.differences(interpreter.packages)
     other = f", other versions: {', '.join(differing)}" if differing else ""
@@ -69,7 +69,7 @@ def _slurm_use(remote: Remote, facts: Facts) -> str:
 def _problems(remote: Remote, facts: Facts) -> Iterator[str]:
     interpreter = facts.python
     if remote.python is not None:
-        if not isinstance(interpreter, Interpreter):
+        if not isinstance(interpreter, InterpreterFacts):
             add = f"lab remote add {remote.name} {remote.address} --python PATH"
             yield f"an interpreter: {interpreter}. Another one: {add}"
         elif lacking := environment.differences(interpreter.packages, only_missing=True):

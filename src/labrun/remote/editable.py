@@ -27,7 +27,7 @@ def distributions() -> list[metadata.Distribution]:
     return found
 
 
-def metadata_files() -> packed.Files:
+def metadata_files() -> packed.Entries:
     """Return their metadata files, laid out as in an installation."""
     files: dict[str, Path | bytes] = {}
     for one in distributions():

@@ -26,7 +26,7 @@ from labrun.remote.remotes import Facts
 from labrun.runs.record import installed_packages
 
 if TYPE_CHECKING:
-    from labrun.remote.messages import Spawned, Waited
+    from labrun.remote.messages import SpawnAnswer, WaitAnswer
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ INFLUENTIAL = ("hydra-core", "numpy", "omegaconf", "pytorch-lightning", "scikit-
 
 
 @dataclass(frozen=True)
-class Environment:
+class RequiredPackages:
     """The packages that give a remote run the same environment as a local one."""
 
     version: str
@@ -83,7 +83,7 @@ class Environment:
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def present() -> Environment:
+def present() -> RequiredPackages:
     """Return this interpreter's packages, without labrun, which is sent separately, and without folders of code.
 
     Raises:
@@ -115,7 +115,7 @@ def present() -> Environment:
             "Name an interpreter that has them there: lab remote add NAME ADDRESS --python PATH"
         )
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return Environment(version, tuple(sorted(set(requirements), key=str.lower)))
+    return RequiredPackages(version, tuple(sorted(set(requirements), key=str.lower)))
 
 
 def ensure(channel: Channel) -> str:
@@ -208,7 +208,7 @@ def check_platform(name: str, facts: Facts) -> None:
         )
 
 
-def _build(channel: Channel, wanted: Environment, uv: str, facts: Facts, wheelhouse: str | None) -> None:
+def _build(channel: Channel, wanted: RequiredPackages, uv: str, facts: Facts, wheelhouse: str | None) -> None:
     index_options = ""
     if wheelhouse is not None:
         is_made = wheelhouse == wheels.AUTO
@@ -229,7 +229,7 @@ def _build(channel: Channel, wanted: Environment, uv: str, facts: Facts, wheelho
     output = f"env/{wanted.key}.log"
     variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     variables |= {"UV_CACHE_DIR": f"{channel.root}/cache/uv"}
-    begun: Spawned = channel.call(
+    begun: SpawnAnswer = channel.call(
         "spawn",
         claim=claim,
         built=f"env/{wanted.key}",
@@ -240,7 +240,7 @@ def _build(channel: Channel, wanted: Environment, uv: str, facts: Facts, wheelho
     )
     seen, text = begun["seen"], ""
     while True:
-        state: Waited = channel.call(
+        state: WaitAnswer = channel.call(
             "wait", claim=claim, file=f"env/{wanted.key}/bin/python", log=output, seen=seen, patience_s=10.0
         )
         seen, text = state["seen"], (text + state["log"])[-4000:]

@@ -62,7 +62,7 @@ ENDED = ("completed", "failed", "canceled", "stopped")
 
 if TYPE_CHECKING:
     from labrun.remote import messages
-    from labrun.remote.messages import FolderNews, Grown, Known, RunNews
+    from labrun.remote.messages import FolderNews, Grown, KnownFolder, RunNews
 
     Part = bytes | tuple[str, int, int]  # bytes, or a part of a file: path, start, length
     Answer = tuple[Mapping[str, Any], list[Part]]
@@ -77,7 +77,7 @@ class Helper:
 
     def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
         self.source, self.sink, self.root = source, sink, ""
-        self.last_seen: dict[str, tuple[Known, list[Any]]] = {}
+        self.last_seen: dict[str, tuple[KnownFolder, list[Any]]] = {}
         self.ended: dict[str, Any] = {}
 
     def serve(self) -> None:
@@ -123,7 +123,7 @@ class Helper:
 
     # State of the machine
 
-    def do_hello(self, request: messages.Hello, payload: _Payload) -> Answer:
+    def do_hello(self, request: messages.HelloRequest, payload: _Payload) -> Answer:
         """Set the root folder; with `facts`, return this machine's facts, and with `programs`, their paths."""
         self.root = os.path.realpath(os.path.expanduser(os.path.expandvars(request["root"])))
         os.makedirs(self.root, mode=0o700, exist_ok=True)
@@ -138,14 +138,14 @@ class Helper:
             answer["facts"] = facts(self.root, python, request.get("full", False))
         return answer, []
 
-    def do_have(self, request: messages.Paths, payload: _Payload) -> Answer:
+    def do_have(self, request: messages.HaveRequest, payload: _Payload) -> Answer:
         """Return which paths exist, folders that were put `marked` only if complete; and the disk's free bytes."""
         have = [name for name in request["paths"] if is_whole(self.path(name))]
         for name in have:
             note_use(self.path(name))
         return {"have": have, "free": shutil.disk_usage(self.root).free}, []
 
-    def do_built(self, request: messages.Folder, payload: _Payload) -> Answer:
+    def do_built(self, request: messages.FolderRequest, payload: _Payload) -> Answer:
         """Return whether a complete environment exists."""
         built = is_built(self.path(request["folder"]))
         if built:
@@ -154,7 +154,7 @@ class Helper:
 
     # Files sent to the machine
 
-    def do_put(self, request: messages.Put, payload: _Payload) -> Answer:
+    def do_put(self, request: messages.PutRequest, payload: _Payload) -> Answer:
         """Unpack an archive as a new folder; leave an existing one unchanged.
 
         The answer tells whether the folder is new, and has the marks of the files in `mark`, as in `do_news`.
@@ -187,7 +187,7 @@ class Helper:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
-    def do_renew(self, request: messages.Renew, payload: _Payload) -> Answer:
+    def do_renew(self, request: messages.RenewRequest, payload: _Payload) -> Answer:
         """Unpack an archive over an existing folder without a controller, replacing files of the same names."""
         target = self.path(request["to"])
         if is_controlled(target):
@@ -212,7 +212,7 @@ class Helper:
             shutil.rmtree(partial, ignore_errors=True)
         return {}, []
 
-    def do_link(self, request: messages.LinkFiles, payload: _Payload) -> Answer:
+    def do_link(self, request: messages.LinkRequest, payload: _Payload) -> Answer:
         """Create a folder of files from the store, by digest; replace an existing folder."""
         store, target = self.path(request["store"]), self.path(request["to"])
         partial = partial_beside(target)
@@ -233,12 +233,12 @@ class Helper:
             shutil.rmtree(partial, ignore_errors=True)
         return {}, []
 
-    def do_begun(self, request: messages.Digests, payload: _Payload) -> Answer:
+    def do_begun(self, request: messages.BegunRequest, payload: _Payload) -> Answer:
         """Return the number of bytes received of files with an interrupted transfer, by digest."""
         parts_by_digest = {digest: parts_of(self.path(request["store"]), digest) for digest in request["digests"]}
         return {"begun": {digest: parts[0][0] for digest, parts in parts_by_digest.items() if parts}}, []
 
-    def do_store(self, request: messages.Store, payload: _Payload) -> Answer:
+    def do_store(self, request: messages.StoreRequest, payload: _Payload) -> Answer:
         """Store a file by its digest; with `start`, resume after the bytes received before an interruption."""
         import hashlib
 
@@ -277,7 +277,7 @@ class Helper:
                     os.unlink(path)
         return {}, []
 
-    def do_digests(self, request: messages.Files, payload: _Payload) -> Answer:
+    def do_digests(self, request: messages.DigestsRequest, payload: _Payload) -> Answer:
         """Return the SHA-256 of files on this machine, None for missing ones; cached until a file changes."""
         memory = self.path("digests.json")
         digests: dict[str, str | None] = {}
@@ -305,7 +305,7 @@ class Helper:
 
     # Processes on the machine
 
-    def do_spawn(self, request: messages.Spawn, payload: _Payload) -> Answer:
+    def do_spawn(self, request: messages.SpawnRequest, payload: _Payload) -> Answer:
         """Start a process that outlives the connection, unless one with the same claim is active."""
         claim, log = self.path(request["claim"]), self.path(request["log"])
         os.makedirs(os.path.dirname(claim), mode=0o700, exist_ok=True)
@@ -328,7 +328,7 @@ class Helper:
             self.spawn(request, claim, log)
         return spawned("started", old), []
 
-    def spawn(self, request: messages.Spawn, claim: str, log: str) -> None:
+    def spawn(self, request: messages.SpawnRequest, claim: str, log: str) -> None:
         """Start a process, and write its claim file."""
         variables = dict(os.environ)
         variables["PATH"] = os.pathsep.join([variables.get("PATH", os.defpath), os.path.join(self.root, "bin")])
@@ -358,15 +358,15 @@ class Helper:
         except OSError:  # the process has ended; its log says why
             pass
 
-    def do_begin(self, request: messages.Begin, payload: _Payload) -> Answer:
+    def do_begin(self, request: messages.BeginRequest, payload: _Payload) -> Answer:
         """Start a process, as in `do_spawn`, and wait for its file, as in `do_wait`, in one request."""
         begun = self.do_spawn(request, payload)[0]
         if begun["state"] == "done":
             return begun, []
-        waiting: messages.Begin = {**request, "seen": begun["seen"]}
+        waiting: messages.BeginRequest = {**request, "seen": begun["seen"]}
         return {**begun, **self.do_wait(waiting, payload)[0]}, []
 
-    def do_wait(self, request: messages.Wait, payload: _Payload) -> Answer:
+    def do_wait(self, request: messages.WaitRequest, payload: _Payload) -> Answer:
         """Wait a while until a file exists, or a spawned process has ended."""
         claim, wanted = self.path(request["claim"]), self.path(request["file"])
         end = time.monotonic() + request["patience_s"]
@@ -377,7 +377,7 @@ class Helper:
                 log = self.path(request["log"])
                 text, size = added(log, request.get("seen", 0))
                 is_there, lives = os.path.exists(wanted), process_lives(claim)
-                answer: messages.Waited = {"there": is_there, "lives": lives, "log": text, "seen": size}
+                answer: messages.WaitAnswer = {"there": is_there, "lives": lives, "log": text, "seen": size}
                 if request.get("refusal"):
                     answer["refusal"] = read(self.path(request["refusal"])).decode("utf-8", "replace")
                 return answer, []
@@ -385,7 +385,7 @@ class Helper:
 
     # Files fetched from the machine
 
-    def do_news(self, request: messages.News, payload: _Payload) -> Answer:
+    def do_news(self, request: messages.NewsRequest, payload: _Payload) -> Answer:
         """Return the changes of runs since the last request, after writing the caller's requests and annotations."""
         for name, entries in request.get("leave", {}).items():
             for entry, content in entries.items():
@@ -415,7 +415,7 @@ class Helper:
             answer[name] = {"there": there, "living": living, "over": over, "runs": runs, "files": parts}
         return {"folders": answer, "more": room <= 0}, files
 
-    def do_watch(self, request: messages.Watch, payload: _Payload) -> Answer:
+    def do_watch(self, request: messages.WatchRequest, payload: _Payload) -> Answer:
         """Wait for a change in folders since their last `do_news`, or for another request.
 
         A change within `gather_s` waits for further ones, unless no run is active after it.
@@ -448,7 +448,7 @@ class Helper:
             os.set_blocking(descriptor, True)
         return bool(select.select([descriptor], [], [], seconds)[0])
 
-    def goes_on(self, folder: str, known: Known) -> bool:
+    def goes_on(self, folder: str, known: KnownFolder) -> bool:
         """Return whether a run of a folder has not ended, according to its record."""
         for run in names_of(folder, known):
             path = os.path.join(folder, run, "run.json")
@@ -487,7 +487,7 @@ class Helper:
             return None, room
         return news, room
 
-    def do_pull(self, request: messages.Pull, payload: _Payload) -> Answer:
+    def do_pull(self, request: messages.PullRequest, payload: _Payload) -> Answer:
         """Return the files below folders that the caller lacks, or has in another version.
 
         Links are followed, except those to a folder outside, which are listed in `left`. Each file has a name, a size,
@@ -534,12 +534,12 @@ class Helper:
             )
         return {"folders": run_folders}, []
 
-    def do_remove(self, request: messages.Folder, payload: _Payload) -> Answer:
+    def do_remove(self, request: messages.FolderRequest, payload: _Payload) -> Answer:
         """Remove a folder."""
         shutil.rmtree(self.path(request["folder"]), ignore_errors=True)
         return {}, []
 
-    def do_unused(self, request: messages.Unused, payload: _Payload) -> Answer:
+    def do_unused(self, request: messages.UnusedRequest, payload: _Payload) -> Answer:
         """Return what no run on this machine needs, by name: a description, and its bytes. Remove those in `remove`."""
         by_name = unused(self.root)
         for name in request.get("remove", ()):
@@ -551,7 +551,7 @@ class Helper:
         answer = {name: [what, sum(map(size_of, paths))] for name, (what, paths) in by_name.items()}
         return {"unused": answer}, []
 
-    def do_offer(self, request: messages.Offer, payload: _Payload) -> Answer:
+    def do_offer(self, request: messages.OfferRequest, payload: _Payload) -> Answer:
         """Offer a text to the first reader of a pipe, so that it is in no file and on no command line."""
         pipe = os.path.join(tempfile.mkdtemp(prefix=".offer-", dir=self.root), "pipe")
         os.mkfifo(pipe, 0o600)
@@ -560,7 +560,7 @@ class Helper:
         return {"pipe": pipe}, []
 
 
-def failure(error: Exception) -> messages.Failure:
+def failure(error: Exception) -> messages.FailureAnswer:
     """Return the answer to a request that has raised an error."""
     if isinstance(error, OSError):
         why = f"{error.filename}: {error.strerror}" if error.filename else str(error)
@@ -588,7 +588,7 @@ class _Payload:
             self.read(CHUNK)
 
 
-def spawned(state: messages.State, seen: int = 0) -> messages.Spawned:
+def spawned(state: messages.SpawnState, seen: int = 0) -> messages.SpawnAnswer:
     """Return the answer to `spawn`."""
     return {"state": state, "seen": seen}
 
@@ -1062,7 +1062,7 @@ def runs_in(folder: str) -> list[str]:
         return []
 
 
-def names_of(folder: str, known: Known) -> list[str]:
+def names_of(folder: str, known: KnownFolder) -> list[str]:
     """Return the requested runs of a folder."""
     names = known["runs"] if known["runs"] is not None else runs_in(folder)
     return [run for run in names if run not in known.get("without", ())]
@@ -1077,7 +1077,7 @@ def mark_of(path: str | int) -> list[int] | None:
     return [stat.st_mtime_ns, stat.st_size, stat.st_ino]
 
 
-def state_of(folder: str, known: Known) -> list[Any]:
+def state_of(folder: str, known: KnownFolder) -> list[Any]:
     """Return a value that changes with the status of a folder's runs, but not with their output and metrics."""
     names = names_of(folder, known)
     marks = [mark_of(os.path.join(folder, name)) for name in (OVER, GIVEN_UP)]

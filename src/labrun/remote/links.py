@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from labrun.config.instantiate import Node
 
 
-class State(StrEnum):
-    """State of a folder."""
+class LinkState(StrEnum):
+    """State of a linked folder."""
 
     CARRYING = "carrying"
     """Being transferred."""
@@ -42,7 +42,7 @@ class State(StrEnum):
     """Ended and completely mirrored."""
 
 
-CARRYING, STARTING, STARTED, OVER = State
+CARRYING, STARTING, STARTED, OVER = LinkState
 CARRIED_PATH = "LABRUN_CARRIED_PATH"
 """Remote variable with the runs' import path that precedes the interpreter's own folders."""
 OF_DATA = ("dataset", "datastore", "datastores", "script")
@@ -66,7 +66,7 @@ class Link:
     """The local workspace."""
     root: str = ""
     """The absolute path of the remote's folder."""
-    state: State = CARRYING
+    state: LinkState = CARRYING
     runs: list[str] | None = field(default_factory=list)
     """The runs that were sent; None: all runs in the remote folder (a search)."""
     is_own: bool = False
@@ -218,7 +218,7 @@ def read(folder: Path) -> Link | None:
         content = json.loads(context.content(file(folder)))
         names = {entry.name for entry in dataclasses.fields(Link)}
         link = Link(**{key: value for key, value in content.items() if key in names})
-        link.state = State(link.state)
+        link.state = LinkState(link.state)
         return link
     except (FileNotFoundError, NotADirectoryError):
         return None

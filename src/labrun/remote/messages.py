@@ -2,7 +2,8 @@
 
 A request is a line of JSON with `do`, the name of the request, `bytes`, the number of raw bytes that follow, and the
 keys of its class below. Paths are relative to labrun's folder on the machine. An answer is a line with `ok` and
-`bytes`, and the keys of its class, or those of `Failure`. Helper and client are always of the same version of labrun.
+`bytes`, and the keys of its class, or those of `FailureAnswer`. The client sends the helper, so both are always of the
+same version of labrun.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ Do = Literal[
 """The requests: `Helper` has a method `do_...` for each."""
 
 
-State = Literal["done", "running", "started"]
+SpawnState = Literal["done", "running", "started"]
 """Of a process to start. `done`: the environment that it builds is complete; `running`: an earlier one is active."""
 
 
-class Failure(TypedDict):
+class FailureAnswer(TypedDict):
     """The answer to a request that is refused or cannot be fulfilled."""
 
     ok: Literal[False]
@@ -48,7 +49,7 @@ class Failure(TypedDict):
     """The file that cannot be used, if it is one."""
 
 
-class Hello(TypedDict):
+class HelloRequest(TypedDict):
     """See `Helper.do_hello`."""
 
     root: str
@@ -65,19 +66,19 @@ class Hello(TypedDict):
     """With `facts`: include the interpreter's packages and the cluster's partitions."""
 
 
-class Paths(TypedDict):
+class HaveRequest(TypedDict):
     """See `Helper.do_have`."""
 
     paths: list[str]
 
 
-class Folder(TypedDict):
+class FolderRequest(TypedDict):
     """See `Helper.do_built` and `Helper.do_remove`."""
 
     folder: str
 
 
-class Put(TypedDict):
+class PutRequest(TypedDict):
     """See `Helper.do_put`; the bytes are the archive."""
 
     to: str
@@ -93,7 +94,7 @@ class Put(TypedDict):
     """Store a list of the files next to the folder, and restore files that were removed since."""
 
 
-class Renew(TypedDict):
+class RenewRequest(TypedDict):
     """See `Helper.do_renew`; the bytes are the archive."""
 
     to: str
@@ -101,7 +102,7 @@ class Renew(TypedDict):
     """Paths in the folder to remove first."""
 
 
-class LinkFiles(TypedDict):
+class LinkRequest(TypedDict):
     """See `Helper.do_link`."""
 
     store: str
@@ -110,14 +111,14 @@ class LinkFiles(TypedDict):
     """The digests of the files, by name."""
 
 
-class Digests(TypedDict):
+class BegunRequest(TypedDict):
     """See `Helper.do_begun`."""
 
     store: str
     digests: list[str]
 
 
-class Store(TypedDict):
+class StoreRequest(TypedDict):
     """See `Helper.do_store`; the bytes are the file's, from `start` on."""
 
     store: str
@@ -125,14 +126,14 @@ class Store(TypedDict):
     start: NotRequired[int]
 
 
-class Files(TypedDict):
+class DigestsRequest(TypedDict):
     """See `Helper.do_digests`."""
 
     files: list[str]
     """Absolute paths."""
 
 
-class Spawn(TypedDict):
+class SpawnRequest(TypedDict):
     """See `Helper.do_spawn`."""
 
     claim: str
@@ -152,7 +153,7 @@ class Spawn(TypedDict):
     """A file in which the process says why it ends; it is removed first."""
 
 
-class Wait(TypedDict):
+class WaitRequest(TypedDict):
     """See `Helper.do_wait`."""
 
     claim: str
@@ -165,23 +166,23 @@ class Wait(TypedDict):
     refusal: NotRequired[str]
 
 
-class Begin(Spawn):
-    """See `Helper.do_begin`: a `Spawn` and a `Wait` in one."""
+class BeginRequest(SpawnRequest):
+    """See `Helper.do_begin`: a `SpawnRequest` and a `WaitRequest` in one."""
 
     file: str
     patience_s: float
     seen: NotRequired[int]
 
 
-class Spawned(TypedDict):
+class SpawnAnswer(TypedDict):
     """The answer to `spawn`."""
 
-    state: State
+    state: SpawnState
     seen: int
     """Size of the log of earlier processes."""
 
 
-class Waited(TypedDict):
+class WaitAnswer(TypedDict):
     """The answer to `wait`, and to `begin` unless the environment was complete."""
 
     there: bool
@@ -196,7 +197,7 @@ class Waited(TypedDict):
     """The content of the process's `refusal`."""
 
 
-class Known(TypedDict):
+class KnownFolder(TypedDict):
     """What the client knows of a folder."""
 
     runs: list[str] | None
@@ -207,17 +208,17 @@ class Known(TypedDict):
     """By run, and by name of its file: the size of a growing file that was received, or the mark of another one."""
 
 
-class News(TypedDict):
+class NewsRequest(TypedDict):
     """See `Helper.do_news`."""
 
-    folders: dict[str, Known]
+    folders: dict[str, KnownFolder]
     leave: NotRequired[dict[str, dict[str, str]]]
     """Requests to write: by folder, then by path in it, the content."""
     said: NotRequired[dict[str, dict[str, list[str]]]]
     """Annotations to add: by folder, then by run, the lines."""
 
 
-class Watch(TypedDict):
+class WatchRequest(TypedDict):
     """See `Helper.do_watch`."""
 
     folders: list[str]
@@ -227,7 +228,7 @@ class Watch(TypedDict):
     """How long a change waits for further ones."""
 
 
-class Pull(TypedDict):
+class PullRequest(TypedDict):
     """See `Helper.do_pull`."""
 
     folders: dict[str, dict[str, list[int]]]
@@ -238,13 +239,13 @@ class Pull(TypedDict):
     """Files of which the client has a part, by folder and name: size, time in nanoseconds, size of the part."""
 
 
-class Unused(TypedDict):
+class UnusedRequest(TypedDict):
     """See `Helper.do_unused`."""
 
     remove: NotRequired[list[str]]
 
 
-class Offer(TypedDict):
+class OfferRequest(TypedDict):
     """See `Helper.do_offer`."""
 
     text: str

@@ -18,11 +18,11 @@ from typing import BinaryIO
 from labrun.compose import paths
 from labrun.runs import context
 
-Files = Mapping[str, Path | bytes]
+Entries = Mapping[str, Path | bytes]
 """Files or contents, by name in the archive."""
 
 
-def digest(files: Files) -> str:
+def digest(files: Entries) -> str:
     """Return a SHA-256 over names and contents."""
     total = hashlib.sha256()
     for name, source in sorted(files.items()):
@@ -32,7 +32,7 @@ def digest(files: Files) -> str:
     return total.hexdigest()
 
 
-def archive(files: Files) -> tuple[BinaryIO, int]:
+def archive(files: Entries) -> tuple[BinaryIO, int]:
     """Return a compressed archive as a temporary file, and its size.
 
     A file with two names (`last.ckpt` may be a hard link to the best one) is added twice, as the helper refuses links.
@@ -123,6 +123,6 @@ def run_files(run_dir: Path, record: bytes) -> dict[str, Path | bytes]:
     return found
 
 
-def prefixed(name: str, files: Files) -> dict[str, Path | bytes]:
+def prefixed(name: str, files: Entries) -> dict[str, Path | bytes]:
     """Return files with their names moved into a folder of the archive."""
     return {f"{name}/{entry}" if name != "." else entry: source for entry, source in files.items()}

@@ -24,7 +24,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 
 
 @dataclass(frozen=True)
-class Interpreter:
+class InterpreterFacts:
     """A remote interpreter that can be used."""
 
     version: str
@@ -53,7 +53,7 @@ class Facts:
     """Path of Slurm's sbatch."""
     gpus: tuple[str, ...]
     """Names of the GPUs."""
-    python: Interpreter | str | None = None
+    python: InterpreterFacts | str | None = None
     """After a full query: the interpreter `Remote.python`, or why it cannot be used."""
     partitions: str | None = None
     """After a full query: lines of Slurm's sinfo."""
@@ -69,7 +69,7 @@ class Facts:
         """
         known = {one.name: content[one.name] for one in dataclasses.fields(cls) if one.name in content}
         python = content.get("python")
-        interpreter = Interpreter(python["version"], python["packages"]) if isinstance(python, Mapping) else python
+        interpreter = InterpreterFacts(python["version"], python["packages"]) if isinstance(python, Mapping) else python
         return cls(**{**known, "gpus": tuple(content["gpus"]), "python": interpreter})
 
     def has(self, program: str) -> bool:

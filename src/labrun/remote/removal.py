@@ -14,13 +14,13 @@ from labrun.runs.record import Record
 
 REMOVE_S = 600.0
 """Time for the removal of a folder, in seconds."""
-Copies = dict[str, dict[Path, list[Path]]]
+CopiesByMachine = dict[str, dict[Path, list[Path]]]
 """Local folders by machine, each with its runs to remove."""
 
 
-def copies(chosen: Sequence[tuple[Path, Record]]) -> Copies:
+def copies(chosen: Sequence[tuple[Path, Record]]) -> CopiesByMachine:
     """Return the remote machines that also have the given runs."""
-    copies_by_machine: Copies = {}
+    copies_by_machine: CopiesByMachine = {}
     for run_dir, record in chosen:
         folder = links.folder_of(run_dir, record)
         link = None if folder is None else links.read(folder)
@@ -29,7 +29,7 @@ def copies(chosen: Sequence[tuple[Path, Record]]) -> Copies:
     return copies_by_machine
 
 
-def remove(copies_by_machine: Copies) -> None:
+def remove(copies_by_machine: CopiesByMachine) -> None:
     """Remove runs from their remote machines; remove a folder completely if no other run is left in it.
 
     Raises:

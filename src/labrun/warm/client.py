@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-    from labrun.warm.messages import End, Ready, Refused, RunRequest
+    from labrun.warm.messages import CommandEnd, CommandReady, CommandRefused, CommandRequest
 
 COLD = frozenset({"warm", "ui", "shell", "connect"})
 """Subcommands of `lab` that never run in a warm interpreter: `warm` controls it, `ui` is a server itself, and a shell
@@ -156,7 +156,7 @@ def _ask(place: str, facts: dict[str, object], module: str) -> tuple[socket.sock
         return None
     connection.settimeout(ANSWER_S)
     descriptors = list(_inherited(connection.fileno()))
-    message: RunRequest = {
+    message: CommandRequest = {
         "ask": wire.RUN,
         "facts": facts,
         "module": module,
@@ -171,7 +171,7 @@ def _ask(place: str, facts: dict[str, object], module: str) -> tuple[socket.sock
                 wire.send(connection, message, [here, *descriptors])
             finally:
                 os.close(here)
-            received: tuple[Ready | Refused, list[int]] | None = wire.receive(connection)
+            received: tuple[CommandReady | CommandRefused, list[int]] | None = wire.receive(connection)
             if received is not None and "pid" in (answer := received[0]):
                 connection.settimeout(None)
                 return connection, answer["pid"], received[1][0]
@@ -222,7 +222,7 @@ def _follow(connection: socket.socket, pid: int, pidfd: int) -> None:
         pass
     code: int | None = None
     status: int | None = None
-    answer: tuple[End, list[int]] | None
+    answer: tuple[CommandEnd, list[int]] | None
     while (answer := wire.receive(connection)) is not None:
         code = answer[0].get("code", code)
         status = answer[0].get("status", status)

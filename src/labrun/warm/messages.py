@@ -9,7 +9,7 @@ from typing import Literal, TypedDict, final
 
 
 @final
-class RunRequest(TypedDict):
+class CommandRequest(TypedDict):
     """Execute a command. The client's working folder and its open descriptors come along."""
 
     ask: Literal["run"]
@@ -24,30 +24,30 @@ class RunRequest(TypedDict):
 
 @final
 class ControlRequest(TypedDict):
-    """Answer with the `State`; with `stop`, also accept no more commands."""
+    """Answer with the `ServerState`; with `stop`, also accept no more commands."""
 
     ask: Literal["status", "stop"]
 
 
-Request = RunRequest | ControlRequest
+ClientRequest = CommandRequest | ControlRequest
 
 
 @final
-class Ready(TypedDict):
+class CommandReady(TypedDict):
     """The process of a command was forked; its pidfd comes along."""
 
     pid: int
 
 
 @final
-class Refused(TypedDict):
+class CommandRefused(TypedDict):
     """No process was forked for the command."""
 
     refused: str
     """Why."""
 
 
-class End(TypedDict, total=False):
+class CommandEnd(TypedDict, total=False):
     """A command's process has ended. One of the values is present."""
 
     code: int
@@ -56,7 +56,7 @@ class End(TypedDict, total=False):
     """Its wait status, from the server."""
 
 
-class State(TypedDict):
+class ServerState(TypedDict):
     """The state of a warm interpreter."""
 
     process: int

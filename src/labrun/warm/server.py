@@ -34,7 +34,7 @@ from labrun.warm.fingerprint import Fingerprint, Reads, kernel_settings
 from labrun.warm.session import ForkRefusedError
 
 if TYPE_CHECKING:
-    from labrun.warm.messages import Request, RunRequest, State
+    from labrun.warm.messages import ClientRequest, CommandRequest, ServerState
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ def main() -> None:
         log.info("Not used: %s has changed meanwhile", changed or "a GPU's state")
         os._exit(0)
     log.info("Warm after %.1f s, %d modules", time.monotonic() - began, len(sys.modules))
-    Server(place, facts, fingerprint, reads, zygotes, session.moved(lock, HIGH)).serve()
+    WarmServer(place, facts, fingerprint, reads, zygotes, session.moved(lock, HIGH)).serve()
 
 
 def _log_to_stderr() -> None:
@@ -252,7 +252,7 @@ def _has_device() -> bool:
     return torch is not None and bool(torch.cuda.is_initialized())
 
 
-class Server:
+class WarmServer:
     """Answers requests.
 
     Args:
@@ -346,7 +346,7 @@ class Server:
             if received is None:
                 return
             descriptors = received[1]
-            request: Request = received[0]
+            request: ClientRequest = received[0]
             if request["ask"] == wire.RUN:
                 self._check(request, peer)
                 self._fork(connection, request, descriptors, peer)
@@ -366,7 +366,7 @@ class Server:
             if not any(command.connection is connection for command in self._commands.values()):
                 connection.close()
 
-    def _state(self) -> State:
+    def _state(self) -> ServerState:
         return {
             "process": os.getpid(),
             "since": self._since,
@@ -375,7 +375,7 @@ class Server:
             "running": [command.arguments for command in self._commands.values()],
         }
 
-    def _check(self, request: RunRequest, peer: int) -> None:
+    def _check(self, request: CommandRequest, peer: int) -> None:
         """Check that a fork of this process can execute a command.
 
         Raises:
@@ -395,7 +395,7 @@ class Server:
             raise ForkRefusedError(f"the command runs under other conditions: {', '.join(differing)}")
         session.check(request, peer)
 
-    def _fork(self, connection: socket.socket, request: RunRequest, descriptors: list[int], peer: int) -> None:
+    def _fork(self, connection: socket.socket, request: CommandRequest, descriptors: list[int], peer: int) -> None:
         limits = session.limits_of(peer)
         gc.disable()
         pid = os.fork()

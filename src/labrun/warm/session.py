@@ -26,7 +26,7 @@ from labrun.warm import wire
 from labrun.warm.identity import read
 
 if TYPE_CHECKING:
-    from labrun.warm.messages import RunRequest
+    from labrun.warm.messages import CommandRequest
 
 F_SETSIG = 10
 HIGH = 400
@@ -40,7 +40,7 @@ class ForkRefusedError(Exception):
     """A fork of this process cannot execute a command; the message says why."""
 
 
-def check(request: RunRequest, peer: int) -> None:
+def check(request: CommandRequest, peer: int) -> None:
     """Check that a fork of this process can take over the command's descriptors, priority and limits.
 
     Args:
@@ -79,7 +79,7 @@ def limits_of(peer: int) -> dict[int, tuple[int, int]]:
 
 def become(
     connection: socket.socket,
-    request: RunRequest,
+    request: CommandRequest,
     descriptors: list[int],
     limits: dict[int, tuple[int, int]],
     held: list[int],
@@ -155,7 +155,7 @@ def take_descriptors(given: list[int], numbers: list[int]) -> None:
             getattr(sys, name).reconfigure(line_buffering=number == 2 or os.isatty(number))
 
 
-def _take_place(request: RunRequest, peer: int, limits: dict[int, tuple[int, int]]) -> None:
+def _take_place(request: CommandRequest, peer: int, limits: dict[int, tuple[int, int]]) -> None:
     os.environ.clear()
     for key, value in request["environment"]:
         os.environb[key] = value

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 RUN: Final = "run"
 STATUS: Final = "status"
 STOP: Final = "stop"
-"""What a client asks for (`messages.Request`)."""
+"""What a client asks for (`messages.ClientRequest`)."""
 
 MOST_DESCRIPTORS = 200
 """Maximum number of descriptors per message."""

@@ -3,9 +3,9 @@
 The server computes nothing. It is started by path in a new interpreter, with only the standard library; the first
 message holds the import path (the frozen code), so that edits made while runs wait have no effect.
 
-Messages are lines of JSON over a socket. To the server: the arguments of `preload`, then a `messages.Task` for each
-process to fork; `{"many": true}` before a large number of tasks. From it: a `messages.Answer`. When the socket closes,
-every child is killed.
+Messages are lines of JSON over a socket. To the server: the arguments of `preload`, then a `messages.ServerTask` for
+each process to fork; `{"many": true}` before a large number of tasks. From it: a `messages.ServerAnswer`. When the
+socket closes, every child is killed.
 
 An idle server forks a spare process in advance, for the next task.
 """
@@ -28,7 +28,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the server starts with the standard library alone
-    from labrun.backends.local.messages import Task
+    from labrun.backends.local.messages import ServerTask
     from labrun.config.instantiate import Node
 
 PR_SET_PDEATHSIG = 1
@@ -105,13 +105,13 @@ class Children:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
 
-    def start(self, message: Task) -> int:
+    def start(self, message: ServerTask) -> int:
         """Assign a task to the spare process, or fork one. Return its pid."""
         pid = self._use_spare(message) or fork(lambda: message, self._own_group, self._closed)
         self._pids.add(pid)
         return pid
 
-    def _use_spare(self, message: Task) -> int | None:
+    def _use_spare(self, message: ServerTask) -> int | None:
         if self.spare is None:
             return None
         (pid, channel), self.spare = self.spare, None
@@ -141,7 +141,7 @@ class Children:
             os.kill(pid, signal.SIGKILL)
 
 
-def first_message(connection: socket.socket) -> Task:
+def first_message(connection: socket.socket) -> ServerTask:
     """Wait for a task and return it; exit the process if the other end is closed."""
     with connection:
         channel = JsonSocket(connection)
@@ -150,7 +150,7 @@ def first_message(connection: socket.socket) -> Task:
             if received is None:
                 os._exit(0)
             if received:
-                task: Task = received[0]
+                task: ServerTask = received[0]
                 return task
 
 
@@ -277,7 +277,7 @@ def hold(data: Mapping[str, Node]) -> None:
     gc.freeze()
 
 
-def fork(said: Callable[[], Task], own_group: bool, closed: Sequence[int]) -> int:
+def fork(said: Callable[[], ServerTask], own_group: bool, closed: Sequence[int]) -> int:
     """Fork one task's process. Return its pid, in the server.
 
     Args:
@@ -316,7 +316,7 @@ def fork(said: Callable[[], Task], own_group: bool, closed: Sequence[int]) -> in
         os._exit(code)
 
 
-def child(message: Task) -> int:
+def child(message: ServerTask) -> int:
     """Execute one task in this process. Return the exit code."""
     print_to(message["out"], message["err"])
     if "command" in message:

@@ -61,11 +61,11 @@ class CallTask(TaskMessage):
     """The program that replaces the process."""
 
 
-Task = RunTask | GatherTask | CallTask
+ServerTask = RunTask | GatherTask | CallTask
 
 
 @final
-class Ready(TypedDict):
+class ServerReady(TypedDict):
     """The server has finished its imports."""
 
     ready: float
@@ -73,7 +73,7 @@ class Ready(TypedDict):
 
 
 @final
-class Forked(TypedDict):
+class TaskForked(TypedDict):
     """A task's process was started."""
 
     run: str
@@ -83,7 +83,7 @@ class Forked(TypedDict):
 
 
 @final
-class Ended(TypedDict):
+class TaskEnded(TypedDict):
     """A task's process has ended."""
 
     pid: int
@@ -91,4 +91,4 @@ class Ended(TypedDict):
     """Its wait status."""
 
 
-Answer = Ready | Forked | Ended
+ServerAnswer = ServerReady | TaskForked | TaskEnded

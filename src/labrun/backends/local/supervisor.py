@@ -26,7 +26,7 @@ from labrun.backends.local.server import Server
 from labrun.backends.local.slots import Slot, Slots
 
 if TYPE_CHECKING:
-    from labrun.backends.local.messages import Answer, Task
+    from labrun.backends.local.messages import ServerAnswer, ServerTask
 
 GRACE_S = 10.0
 """Time between the request to stop and the killing of a payload, in seconds."""
@@ -73,7 +73,7 @@ class Payload(ABC):
     # ---- its work and its outcome
 
     @abstractmethod
-    def message(self, rank: int) -> Task:
+    def message(self, rank: int) -> ServerTask:
         """Return the message for the process of a task (`forkserver.child`)."""
 
     def end_requested(self) -> bool:
@@ -169,7 +169,7 @@ class Supervisor(Generic[P]):
         self._running: dict[str, P] = {}
         self._over: list[P] = []
         """Payloads that have ended, or will not start, and were not yet returned by `step`."""
-        self._unheard: deque[tuple[Server, Answer | None]] = deque()
+        self._unheard: deque[tuple[Server, ServerAnswer | None]] = deque()
         self._next_look = 0.0
 
     @property
@@ -280,7 +280,7 @@ class Supervisor(Generic[P]):
         elif payload in self._queue:
             self._skip(payload, why, is_refused=False)
 
-    def _hear(self, server: Server, message: Answer | None) -> None:
+    def _hear(self, server: Server, message: ServerAnswer | None) -> None:
         """Process a server's message; None: the server is dead."""
         if message is None:
             self._died(server)

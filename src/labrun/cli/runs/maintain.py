@@ -110,7 +110,7 @@ def remove(options: argparse.Namespace) -> int:
     return int(len(going) < len(chosen))
 
 
-def _agreed_copies(going: Sequence[Pair], yes: bool) -> removal.Copies:
+def _agreed_copies(going: Sequence[Pair], yes: bool) -> removal.CopiesByMachine:
     """Return the copies on other machines that the user agrees to remove, too."""
     copies = removal.copies(going)
     count = {name: sum(map(len, folders.values())) for name, folders in copies.items()}
@@ -121,7 +121,7 @@ def _agreed_copies(going: Sequence[Pair], yes: bool) -> removal.Copies:
     }
 
 
-def _remove_copies(copies: removal.Copies) -> None:
+def _remove_copies(copies: removal.CopiesByMachine) -> None:
     try:
         removal.remove(copies)
     except UnreachableError as error:
