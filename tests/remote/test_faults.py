@@ -39,6 +39,7 @@ from labrun.remote import (
     clocks,
     data,
     dispatch,
+    doctor,
     environment,
     helper,
     links,
@@ -679,17 +680,26 @@ def test_an_environment_is_built_only_by_a_backend_with_jobs() -> None:
 def test_facts_of_another_version_are_queried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(remotes.VARIABLE, str(tmp_path / "remotes.json"))
     content = {"host": "h", "system": "Linux", "machine": "m", "helper": "3.12.1", "cores": 4, "memory_gb": None}
-    content |= {"disk_gb": 1.5, "uv": None, "sbatch": "/bin/sbatch", "gpus": ["A", "A"], "partitions": "main up 2 4"}
-    content |= {"python": {"version": "3.12", "packages": {"torch": "2"}}}
-    facts = remotes.Facts.of({**content, "home": "/home/me"})
-    assert not facts.has("sbatch"), "it was written before backends' programs were queried"
+    content |= {"disk_gb": 1.5, "uv": None, "gpus": ["A", "A"], "programs": {"sbatch": "/bin/sbatch", "qsub": None}}
+    content |= {
+        "surveys": {"slurm": "main*|up|2|4|2048|gpu:1|1:00"},
+        "python": {"version": "3.12", "packages": {"torch": "2"}},
+    }
+    facts = remotes.Facts.of({**content, "sbatch": "/bin/sbatch", "partitions": "main up 2 4"})
+    assert facts.has("sbatch") and not facts.has("qsub")
+    assert doctor.describe(facts) == "4 cores, 2 GPUs (A), sbatch"
+    report = "\n".join(doctor.report(remotes.Remote("box", "there", python="p"), facts)[0])
+    assert "  slurm     main (2 nodes of up to 4 cores, 2.0 GB, 1 GPUs)" in report
+    silent = dataclasses.replace(facts, surveys={"slurm": None})
+    report = "\n".join(doctor.report(remotes.Remote("box", "there", python="p"), silent)[0])
+    assert "  slurm     sbatch exists, but sinfo fails" in report
     for name in ("new", "asked"):
         remotes.put(remotes.Remote(name, "there"))
     remotes.note_facts("asked", facts)
     saved = json.loads(remotes.file().read_text())
-    assert saved["new"]["facts"] == {} and saved["asked"]["facts"] == {**content, "programs": {}}
+    assert saved["new"]["facts"] == {} and saved["asked"]["facts"] == content
     assert remotes.get("new").facts is None and remotes.get("asked").facts == facts
-    del saved["asked"]["facts"]["gpus"]
+    del saved["asked"]["facts"]["programs"]
     remotes.file().write_text(json.dumps(saved))
     assert remotes.get("asked").facts is None
 

@@ -187,6 +187,8 @@ class Backend(ABC):
     """Whether the runs are on another machine, whose programs and data cannot be inspected locally."""
     program: ClassVar[str | None] = None
     """A program on the PATH of every machine where this backend works."""
+    survey: ClassVar[Sequence[str]] = ()
+    """A command that lists a machine's resources for `describe_survey`; empty if there is none."""
     settings: ClassVar[frozenset[str]] = frozenset()
     """Backend-specific keys of `compute` that this backend supports (`labrun.config.schema.SPECIAL`)."""
     once_per_sweep: ClassVar[tuple[str, ...]] = ("runs_per_gpu",)
@@ -285,6 +287,10 @@ class Backend(ABC):
             None: a job cannot have further processes.
         """
         return None
+
+    def describe_survey(self, output: str) -> str:
+        """Describe a machine's resources from the output of `survey` there (`lab remote doctor`)."""
+        return output.strip()
 
     def blocking_job(self, name: str, options: Sequence[str], programs: str = "") -> list[str] | None:
         """Return the words that, before a command, execute it in a job of its own and wait for it.

@@ -37,9 +37,9 @@ def all_known() -> Iterator[Backend]:
     yield from BACKENDS.all_known()
 
 
-def programs() -> list[str]:
-    """Return the programs that backends need on the PATH of their machines."""
-    return sorted({backend.program for backend in all_known() if backend.program is not None})
+def with_programs() -> Iterator[tuple[str, Backend]]:
+    """Yield the backends that need a program on the PATH of their machines, each with that program."""
+    yield from ((backend.program, backend) for backend in all_known() if backend.program is not None)
 
 
 def chosen(compute: Compute, sweep: bool) -> Backend:

@@ -46,8 +46,8 @@ def fill(command: Parser) -> None:
     )
     action.add_argument(
         "--build",
-        metavar="'slurm ...'",
-        help="build the environment in a Slurm job, with these options of srun: 'slurm --partition=cpu'",
+        metavar="'BACKEND ...'",
+        help="build the environment in a backend's job, with these options for it: 'slurm --partition=cpu'",
     )
     action.add_argument(
         "--wheelhouse",

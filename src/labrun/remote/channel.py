@@ -173,17 +173,25 @@ class Channel:
         return answer
 
     def facts(self, full: bool = False) -> Facts:
-        """Query the machine's facts; with `full`, include the packages of `remote.python` and the cluster.
+        """Query the machine's facts; with `full`, include the packages of `remote.python` and the backends' surveys.
 
         Raises:
             UnreachableError: the connection is lost.
             RequestRefusedError: the request is refused.
         """
-        from labrun.backends import registry  # asks every backend for its program, so it loads all of them
+        from labrun.backends import registry  # `with_programs` loads every backend
 
-        remote, programs = self.remote, registry.programs()
-        hello = self.call("hello", root=remote.folder, facts=True, full=full, python=remote.python, programs=programs)
-        return Facts.of({**hello["facts"], "programs": hello["programs"]})
+        remote, backends = self.remote, list(registry.with_programs())
+        hello = self.call(
+            "hello",
+            root=remote.folder,
+            facts=True,
+            full=full,
+            python=remote.python,
+            programs=sorted({program for program, _ in backends}),
+            commands={one.name: list(one.survey) for _, one in backends if full and one.survey},
+        )
+        return Facts.of({**hello["facts"], "programs": hello["programs"], "surveys": hello["outputs"]})
 
     def ask(self, do: Do, quiet_s: float | None = None, **arguments: Any) -> tuple[dict[str, Any], int]:
         """Send a request. Return its answer and the number of bytes that follow it (`read`)."""

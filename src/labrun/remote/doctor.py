@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
+from labrun.backends import registry
 from labrun.errors import ConfigError
 from labrun.remote import environment
 from labrun.remote.remotes import Facts, InterpreterFacts, Remote
@@ -17,7 +18,8 @@ def describe(facts: Facts) -> str:
     """Describe a machine in a few words."""
     gpus = f", {len(facts.gpus)} GPU{'s' * (len(facts.gpus) > 1)} ({', '.join(sorted(set(facts.gpus)))})"
     memory = f", {facts.memory_gb:.1f} GB of memory" if facts.memory_gb else ""
-    return f"{facts.cores} cores{memory}{gpus if facts.gpus else ''}{', Slurm' if facts.sbatch else ''}"
+    programs = "".join(f", {name}" for name in sorted(facts.programs) if facts.has(name))
+    return f"{facts.cores} cores{memory}{gpus if facts.gpus else ''}{programs}"
 
 
 def report(remote: Remote, facts: Facts) -> tuple[list[str], bool]:
@@ -28,6 +30,7 @@ def report(remote: Remote, facts: Facts) -> tuple[list[str], bool]:
         facts: its facts from a full query just made.
     """
     problems = list(_problems(remote, facts))
+    offers = list(_offers(facts))
     lines = [
         f"{remote.name} ({remote.address})",
         f"  machine   {facts.host}: {facts.system} {facts.machine}, {describe(facts)}",
@@ -36,10 +39,11 @@ def report(remote: Remote, facts: Facts) -> tuple[list[str], bool]:
         f"  runs      {_interpreter(remote, facts)}",
         f"  uv        {facts.uv or 'none; the local one is sent when needed'}",
         f"  GPUs      {', '.join(facts.gpus) or 'none'}",
-        f"  Slurm     {_slurm(facts)}",
+        *(f"  {name:<9} {what}" for name, what, _ in offers),
     ]
     lines += [f"  missing   {problem}" for problem in problems]
-    lines += [] if problems else [f"  use       compute.host={remote.name}{_slurm_use(remote, facts)}"]
+    uses = ["", *(f"compute={name} " for name, _, is_usable in offers if is_usable)]
+    lines += [] if problems else [f"  use       {', or '.join(f'{use}compute.host={remote.name}' for use in uses)}"]
     return lines, not problems
 
 
@@ -54,16 +58,18 @@ def _interpreter(remote: Remote, facts: Facts) -> str:
     return f"{remote.python}, Python {interpreter.version}{other}"
 
 
-def _slurm(facts: Facts) -> str:
-    if not facts.sbatch:
-        return "none"
-    lines = [line.split() for line in (facts.partitions or "").splitlines()]
-    names = [f"{line[0]} ({line[2]} nodes of {line[3]} cores)" for line in lines if len(line) > 3]
-    return ", ".join(names) or "sbatch exists, but sinfo does not answer"
-
-
-def _slurm_use(remote: Remote, facts: Facts) -> str:
-    return f", or compute=slurm compute.host={remote.name}" if facts.partitions else ""
+def _offers(facts: Facts) -> Iterator[tuple[str, str, bool]]:
+    """Yield the backends that need a program: the name, what the machine has for it, and whether runs can use it."""
+    for program, backend in registry.with_programs():
+        path, output = facts.programs.get(program), facts.surveys.get(backend.name)
+        if path is None:
+            yield backend.name, "none", False
+        elif not backend.survey:
+            yield backend.name, path, True
+        elif output is None:
+            yield backend.name, f"{program} exists, but {backend.survey[0]} fails", False
+        else:
+            yield backend.name, backend.describe_survey(output), True
 
 
 def _problems(remote: Remote, facts: Facts) -> Iterator[str]:

@@ -124,7 +124,7 @@ class Helper:
     # State of the machine
 
     def do_hello(self, request: messages.HelloRequest, payload: _Payload) -> Answer:
-        """Set the root folder; with `facts`, return this machine's facts, and with `programs`, their paths."""
+        """Set the root folder. Return what the request asks about this machine."""
         self.root = os.path.realpath(os.path.expanduser(os.path.expandvars(request["root"])))
         os.makedirs(self.root, mode=0o700, exist_ok=True)
         python = request.get("python")
@@ -134,6 +134,8 @@ class Helper:
             answer["packages"] = interpreter(python)
         if "programs" in request:
             answer["programs"] = {name: shutil.which(name) for name in request["programs"]}
+        if "commands" in request:
+            answer["outputs"] = {name: output(command) for name, command in request["commands"].items()}
         if request.get("facts"):
             answer["facts"] = facts(self.root, python, request.get("full", False))
         return answer, []
@@ -1136,8 +1138,8 @@ def reached(top: str, home: str, left: list[str]) -> Iterator[str]:
 
 
 def facts(root: str, python: str | None, full: bool) -> dict[str, Any]:
-    """Return this machine's facts; with `full`, also the interpreter's packages and the cluster's partitions."""
-    machine_facts = {
+    """Return this machine's facts; with `full`, also the interpreter's packages."""
+    return {
         "host": socket.gethostname(),
         "system": platform.system(),
         "machine": platform.machine(),
@@ -1146,13 +1148,9 @@ def facts(root: str, python: str | None, full: bool) -> dict[str, Any]:
         "memory_gb": memory_gb(),
         "disk_gb": shutil.disk_usage(root).free / 2.0**30,
         "uv": found_program("uv", root),
-        "sbatch": shutil.which("sbatch"),
         "gpus": gpus(),
         "python": None if python is None or not full else interpreter(python),
     }
-    if machine_facts["sbatch"] and full:
-        machine_facts["partitions"] = output(["sinfo", "--noheader", "--format=%P %a %D %c %m %G"])
-    return machine_facts
 
 
 def program(name: str) -> str:

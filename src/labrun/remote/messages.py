@@ -60,10 +60,12 @@ class HelloRequest(TypedDict):
     """List its packages."""
     programs: NotRequired[list[str]]
     """Find these programs on the PATH."""
+    commands: NotRequired[dict[str, list[str]]]
+    """Execute these commands, and return their output by the same names."""
     facts: NotRequired[bool]
     """Return the machine's facts."""
     full: NotRequired[bool]
-    """With `facts`: include the interpreter's packages and the cluster's partitions."""
+    """With `facts`: include the interpreter's packages."""
 
 
 class HaveRequest(TypedDict):

@@ -49,16 +49,14 @@ class Facts:
     """Free space of the disk with `Remote.folder`, in GiB."""
     uv: str | None
     """Path of uv."""
-    sbatch: str | None
-    """Path of Slurm's sbatch."""
     gpus: tuple[str, ...]
     """Names of the GPUs."""
+    programs: dict[str, str | None]
+    """Paths of the programs of all backends that were installed here at the query; None: not on its PATH."""
     python: InterpreterFacts | str | None = None
     """After a full query: the interpreter `Remote.python`, or why it cannot be used."""
-    partitions: str | None = None
-    """After a full query: lines of Slurm's sinfo."""
-    programs: dict[str, str | None] = field(default_factory=dict)
-    """Paths of the programs of all backends that were installed here at the query; None: not on its PATH."""
+    surveys: dict[str, str | None] = field(default_factory=dict)
+    """After a full query: the output of each `Backend.survey`, by the backend's name; None: the command failed."""
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Facts:
@@ -74,7 +72,7 @@ class Facts:
 
     def has(self, program: str) -> bool:
         """Return whether a program is known to be there."""
-        return bool(self.programs.get(program))
+        return self.programs.get(program) is not None
 
 
 @dataclass(frozen=True)

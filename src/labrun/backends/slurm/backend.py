@@ -416,6 +416,7 @@ class Slurm(Backend):
 
     name = "slurm"
     program = "sbatch"
+    survey = partitions.SINFO
     outlives_controller = True
     settings = frozenset(SPECIAL)
     once_per_sweep = ()  # each job has its own settings
@@ -482,6 +483,10 @@ class Slurm(Backend):
             return [srun, f"--jobid={job}", *options]
         number = f"job=$({shlex.quote(squeue)} --noheader --jobs={shlex.quote(job)} --format=%A)"
         return ["sh", "-c", f'{number} && exec {shlex.quote(srun)} --jobid="$job" "$@"', "srun", *options]
+
+    def describe_survey(self, output: str) -> str:
+        """Describe the partitions."""
+        return ", ".join(map(partitions.describe, partitions.parsed(output))) or "no partitions"
 
     def blocking_job(self, name: str, options: Sequence[str], programs: str = "") -> list[str]:
         """Return `srun` with its options."""

@@ -47,6 +47,9 @@ class NoClusterError(ConfigError):
         super().__init__(f"{compute.choice('slurm')}: {why}. {way}")
 
 
+SINFO = ["sinfo", "-h", "-e", "-o", "%P|%a|%D|%c|%m|%G|%l"]
+
+
 def partitions(compute: Compute) -> list[Partition]:
     """Return the cluster's partitions, according to sinfo.
 
@@ -64,11 +67,16 @@ def partitions(compute: Compute) -> list[Partition]:
                 f"Start the command where there is one, or choose {compute.choice('local')} (here: {machine.cores()} "
                 "cores)",
             )
-    answer = run_command(["sinfo", "-h", "-e", "-o", "%P|%a|%D|%c|%m|%G|%l"])
+    answer = run_command(SINFO)
     if answer is None:
         raise NoClusterError(compute, "sbatch exists, but no cluster answers (sinfo failed)", "Is slurmctld up?")
+    return parsed(answer)
+
+
+def parsed(output: str) -> list[Partition]:
+    """Return the partitions from the output of `SINFO`."""
     found: dict[str, Partition] = {}
-    for line in answer.splitlines():
+    for line in output.splitlines():
         name, up, nodes, cpus, memory, gres, limit = (part.strip() for part in line.split("|"))
         one = Partition(
             name.rstrip("*"),
