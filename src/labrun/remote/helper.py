@@ -38,7 +38,8 @@ RESUME_MIN_BYTES = 1 << 20
 """Smallest size of a file whose interrupted transfer is resumed, in bytes."""
 ANSWER_MAX_BYTES = 4 << 20
 """Maximum size of the changes in one answer, in bytes."""
-TAIL = 4000
+LOG_MAX_BYTES = 4000
+"""Maximum size of the part of a log in one answer, in bytes."""
 LAUNCH = ".launch"
 """As in `labrun.runs.context`, which cannot be imported here; the paths below are those of `sweep_state.RELATIVE`."""
 PLAN, CONTROLLER, CONTROLLERS = f"{LAUNCH}/plan.json", f"{LAUNCH}/far", f"{LAUNCH}/controllers"
@@ -116,10 +117,7 @@ class Helper:
 
     def path(self, name: str) -> str:
         """Return the full path of a name below the root."""
-        full = os.path.normpath(os.path.join(self.root, name))
-        if not (full + os.sep).startswith(self.root + os.sep):
-            raise RefusedError(f"{name!r} is not in {self.root}")
-        return full
+        return inside(self.root, name)
 
     # State of the machine
 
@@ -165,14 +163,10 @@ class Helper:
         marked = request.get("marked", False)
         if os.path.exists(target) and not (marked and not is_whole(target)):
             return {"new": False}, []
-        partial = partial_beside(target)
-        try:
+        with partial_beside(target) as partial:
             if request.get("base"):
                 copy_files(self.path(request["base"]), partial, set(request["gone"]))
             unpack(payload, partial)
-            payload.skip()
-            if payload.is_short:
-                raise RefusedError("the connection ended before the archive did")
             if request.get("base") and tree_digest(partial) != request["digest"]:
                 raise RefusedError(f"{request['base']} has changed there")
             if marked:
@@ -185,44 +179,29 @@ class Helper:
                 if marked:
                     fill(partial, target)
                 return {"new": False}, []
-            return {"new": True, "marks": [mark_of(os.path.join(target, name)) for name in request.get("mark", ())]}, []
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        return {"new": True, "marks": [mark_of(os.path.join(target, name)) for name in request.get("mark", ())]}, []
 
     def do_renew(self, request: messages.RenewRequest, payload: _Payload) -> Answer:
         """Unpack an archive over an existing folder without a controller, replacing files of the same names."""
         target = self.path(request["to"])
         if is_controlled(target):
             raise RefusedError(f"{target} is controlled by a process there")
-        partial = partial_beside(target)
-        try:
+        with partial_beside(target) as partial:
             unpack(payload, partial)
-            payload.skip()
-            if payload.is_short:
-                raise RefusedError("the connection ended before the archive did")
             for name in request["without"]:
-                path = self.path(os.path.join(request["to"], name))
-                if os.path.isdir(path):
-                    shutil.rmtree(path)
-                elif os.path.exists(path):
-                    os.unlink(path)
+                remove(inside(target, name))
             for path in sorted(walk(partial), key=lambda path: path.endswith("run.json")):
                 goal = os.path.join(target, os.path.relpath(path, partial))
                 os.makedirs(os.path.dirname(goal), exist_ok=True)
                 os.replace(path, goal)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
         return {}, []
 
     def do_link(self, request: messages.LinkRequest, payload: _Payload) -> Answer:
         """Create a folder of files from the store, by digest; replace an existing folder."""
         store, target = self.path(request["store"]), self.path(request["to"])
-        partial = partial_beside(target)
-        try:
+        with partial_beside(target) as partial:
             for name, digest in request["files"].items():
-                path = os.path.normpath(os.path.join(partial, name))
-                if not path.startswith(partial + os.sep):
-                    raise RefusedError(f"{name!r} leads out of its folder")
+                path = inside(partial, name)
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 source = os.path.join(store, digest[:2], digest)
                 try:
@@ -231,8 +210,6 @@ class Helper:
                     shutil.copyfile(source, path)
             set_aside(target)
             os.rename(partial, target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
         return {}, []
 
     def do_begun(self, request: messages.BegunRequest, payload: _Payload) -> Answer:
@@ -282,12 +259,8 @@ class Helper:
     def do_digests(self, request: messages.DigestsRequest, payload: _Payload) -> Answer:
         """Return the SHA-256 of files on this machine, None for missing ones; cached until a file changes."""
         memory = self.path("digests.json")
+        known = parsed(memory)
         digests: dict[str, str | None] = {}
-        try:
-            with open(memory, "rb") as file:
-                known = json.loads(file.read().decode("utf-8"))
-        except (OSError, ValueError):
-            known = {}
         for path in request["files"]:
             try:
                 stat = os.stat(path)
@@ -324,8 +297,8 @@ class Helper:
             if built is not None:
                 clear_built(self.path(built))
             for name in (request.get("fresh"), request.get("refusal")):
-                if name and os.path.exists(self.path(name)):
-                    os.unlink(self.path(name))
+                if name:
+                    remove(self.path(name))
             old = os.path.getsize(log) if os.path.exists(log) else 0
             self.spawn(request, claim, log)
         return spawned("started", old), []
@@ -399,40 +372,25 @@ class Helper:
             for run, lines in said.items():
                 say(self.path(os.path.join(name, run)), lines)
         answer: dict[str, FolderNews] = {}
-        files: list[Part] = []
-        room = ANSWER_MAX_BYTES
+        changes = _Changes()
         for name, known in request["folders"].items():
             folder = self.path(name)
             self.last_seen[name] = known, state_of(folder, known)
-            there, living = os.path.isdir(folder), is_controlled(folder)
-            names, runs = names_of(folder, known), {}
-            given_up = lines_of(os.path.join(folder, GIVEN_UP)) if living else None
-            for run in names:
-                path, seen = os.path.join(folder, run), known["seen"].get(run, {})
-                news, room = self.run_news(path, seen, files, room, given_up)
-                if news is not None:
-                    runs[run] = news
-            parts, room = grown(folder, known["seen"].get("", {}), files, room, top_files(folder))
-            over = os.path.exists(os.path.join(folder, OVER))
-            answer[name] = {"there": there, "living": living, "over": over, "runs": runs, "files": parts}
-        return {"folders": answer, "more": room <= 0}, files
+            answer[name] = changes.of_folder(folder, known)
+        return {"folders": answer, "more": changes.room <= 0}, changes.files
 
     def do_watch(self, request: messages.WatchRequest, payload: _Payload) -> Answer:
         """Wait for a change in folders since their last `do_news`, or for another request.
 
         A change within `gather_s` waits for further ones, unless no run is active after it.
         """
+        watched = [(self.path(name), *self.last_seen[name]) for name in request["folders"] if name in self.last_seen]
         begun = calm = time.monotonic()
         while not self.has_request():
             now = time.monotonic()
-            watched = [
-                (self.path(name), *self.last_seen[name]) for name in request["folders"] if name in self.last_seen
-            ]
             if all(state_of(folder, known) == state for folder, known, state in watched):
                 calm = now
-            elif now - begun > request["gather_s"] or not any(
-                self.goes_on(folder, known) for folder, known, _ in watched
-            ):
+            elif now - begun > request["gather_s"] or not any(self.has_live_runs(*one[:2]) for one in watched):
                 break
             if now - begun > request["patience_s"]:
                 break
@@ -450,7 +408,7 @@ class Helper:
             os.set_blocking(descriptor, True)
         return bool(select.select([descriptor], [], [], seconds)[0])
 
-    def goes_on(self, folder: str, known: KnownFolder) -> bool:
+    def has_live_runs(self, folder: str, known: KnownFolder) -> bool:
         """Return whether a run of a folder has not ended, according to its record."""
         for run in names_of(folder, known):
             path = os.path.join(folder, run, "run.json")
@@ -460,34 +418,6 @@ class Helper:
                     return True
                 self.ended[path] = mark
         return False
-
-    def run_news(
-        self, folder: str, seen: dict[str, Any], files: list[Part], room: int, given_up: set[str] | None
-    ) -> tuple[RunNews | None, int]:
-        """Return the changes of one run, None if there are none, and the remaining room.
-
-        A record with the status "failed" is held back while the controller may retry the run, that is, until the run is
-        in `given_up`, or no controller is active (None).
-        """
-        path, content = os.path.join(folder, "run.json"), b""
-        mark = mark_of(path)
-        if mark is None:
-            return None, room
-        if mark != seen.get("run.json"):
-            with open(path, "rb") as file:  # the path may be replaced at any time
-                mark, content = mark_of(file.fileno()), file.read()
-        parts, room = grown(folder, seen, files, room, run_files(folder))  # after the record: complete for ended runs
-        news: RunNews = {"files": parts, "age": age(os.path.join(folder, "heartbeat"))}
-        if mark is not None and mark != seen.get("run.json") and room > 0 and not is_tried_again(content, given_up):
-            files.append(content)
-            news["record"], news["mark"] = len(content), mark
-        annotations = said_of(folder)
-        if annotations is not None and annotations[1] != seen.get(ANNOTATIONS):
-            files.append(annotations[0])
-            news["said"], news["said_mark"] = len(annotations[0]), annotations[1]
-        if not parts and not {"record", "said"} & set(news) and news["age"] is None:
-            return None, room
-        return news, room
 
     def do_pull(self, request: messages.PullRequest, payload: _Payload) -> Answer:
         """Return the files below folders that the caller lacks, or has in another version.
@@ -515,11 +445,8 @@ class Helper:
         """Return the folders of runs that were sent to this machine, by any other machine."""
         run_folders: list[messages.SentFolder] = []
         for plan in sorted(glob.glob(os.path.join(self.root, "workspaces", "*", "*", "*", "*", PLAN))):
-            folder = os.path.dirname(os.path.dirname(plan))
-            try:
-                with open(plan, "rb") as file:
-                    content = json.loads(file.read().decode("utf-8"))
-            except (OSError, ValueError):
+            folder, content = os.path.dirname(os.path.dirname(plan)), parsed(plan)
+            if not content:
                 continue
             is_search = content.get("command") is not None
             names = [one for one in content["runs"] if os.path.isfile(os.path.join(folder, one, "run.json"))]
@@ -590,6 +517,74 @@ class _Payload:
             self.read(CHUNK)
 
 
+class _Changes:
+    """The changes in folders of runs for one answer: the bytes that follow it, and the room that is left for more."""
+
+    def __init__(self) -> None:
+        self.files: list[Part] = []
+        self.room = ANSWER_MAX_BYTES
+
+    def of_folder(self, folder: str, known: KnownFolder) -> FolderNews:
+        """Return the changes of a folder of runs, and add their bytes."""
+        living, runs = is_controlled(folder), {}
+        given_up = lines_of(os.path.join(folder, GIVEN_UP)) if living else None
+        for run in names_of(folder, known):
+            news = self.of_run(os.path.join(folder, run), known["seen"].get(run, {}), given_up)
+            if news is not None:
+                runs[run] = news
+        return {
+            "there": os.path.isdir(folder),
+            "living": living,
+            "over": os.path.exists(os.path.join(folder, OVER)),
+            "runs": runs,
+            "files": self.grown(folder, known["seen"].get("", {}), [CONTROLLER_LOG]),
+        }
+
+    def of_run(self, folder: str, seen: dict[str, Any], given_up: set[str] | None) -> RunNews | None:
+        """Return the changes of one run, and add their bytes; None if there are none.
+
+        A record with the status "failed" is held back while the controller may retry the run, that is, until the run is
+        in `given_up`, or no controller is active (None).
+        """
+        path, content = os.path.join(folder, "run.json"), b""
+        mark = mark_of(path)
+        if mark is None:
+            return None
+        if mark != seen.get("run.json"):
+            with open(path, "rb") as file:  # the path may be replaced at any time
+                mark, content = mark_of(file.fileno()), file.read()
+        parts = self.grown(folder, seen, run_files(folder))  # after the record, so that an ended run's are complete
+        news: RunNews = {"files": parts, "age": age(os.path.join(folder, "heartbeat"))}
+        if mark is not None and mark != seen.get("run.json") and self.room > 0 and not may_retry(content, given_up):
+            self.files.append(content)
+            news["record"], news["mark"] = len(content), mark
+        annotations = said_of(folder)
+        if annotations is not None and annotations[1] != seen.get(ANNOTATIONS):
+            self.files.append(annotations[0])
+            news["said"], news["said_mark"] = len(annotations[0]), annotations[1]
+        if not parts and not {"record", "said"} & set(news) and news["age"] is None:
+            return None
+        return news
+
+    def grown(self, folder: str, seen: dict[str, Any], names: list[str]) -> Grown:
+        """Return the new ends of files, and add their bytes while there is room; send shrunk files from their start."""
+        parts = {}
+        for name in names:
+            path = os.path.join(folder, name)
+            try:
+                size = os.path.getsize(path)
+            except OSError:
+                continue
+            start = seen.get(name, 0)
+            start = 0 if start > size else start
+            count = min(size - start, self.room)
+            if count > 0 or (size == 0 and seen.get(name, 0)):
+                parts[name] = [start, count]
+                self.files.append((path, start, count))
+                self.room -= count
+        return parts
+
+
 def spawned(state: messages.SpawnState, seen: int = 0) -> messages.SpawnAnswer:
     """Return the answer to `spawn`."""
     return {"state": state, "seen": seen}
@@ -614,8 +609,9 @@ def chunks(file: BinaryIO, count: int) -> Iterator[bytes]:
         count -= len(data)
 
 
-def partial_beside(target: str) -> str:
-    """Create a temporary folder next to a target; remove old ones that interrupted transfers have left."""
+@contextlib.contextmanager
+def partial_beside(target: str) -> Iterator[str]:
+    """Provide a temporary folder next to a target; remove old ones that interrupted transfers have left."""
     top = os.path.dirname(target)
     os.makedirs(top, mode=0o700, exist_ok=True)
     for name in os.listdir(top):
@@ -623,15 +619,35 @@ def partial_beside(target: str) -> str:
             seconds = age(os.path.join(top, name))
             if seconds is not None and seconds > LEFT_S:
                 shutil.rmtree(os.path.join(top, name), ignore_errors=True)
-    return tempfile.mkdtemp(prefix=".partial-", dir=top)
+    partial = tempfile.mkdtemp(prefix=".partial-", dir=top)
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def inside(folder: str, name: str) -> str:
+    """Return the path of a name in a folder.
+
+    Raises:
+        RefusedError: the path leads out of the folder.
+    """
+    path = os.path.normpath(os.path.join(folder, name))
+    if not (path + os.sep).startswith(folder + os.sep):
+        raise RefusedError(f"{name!r} is not in {folder}")
+    return path
 
 
 def unpack(payload: _Payload, folder: str) -> None:
-    """Unpack an archive that contains only plain files and folders, none of them outside the folder."""
+    """Unpack an archive that contains only plain files and folders, none of them outside the folder.
+
+    Raises:
+        RefusedError: the archive contains anything else, or is incomplete.
+    """
     with tarfile.open(fileobj=cast("BinaryIO", payload), mode="r|*") as archive:
         for member in archive:
-            path = os.path.normpath(os.path.join(folder, member.name))
-            if not (member.isfile() or member.isdir()) or not (path + os.sep).startswith(folder + os.sep):
+            path = inside(folder, member.name)
+            if not (member.isfile() or member.isdir()):
                 raise RefusedError(f"the archive contains {member.name!r}")
             if member.isdir():
                 os.makedirs(path, exist_ok=True)
@@ -640,6 +656,9 @@ def unpack(payload: _Payload, folder: str) -> None:
             with open(path, "wb") as file:
                 shutil.copyfileobj(cast("BinaryIO", archive.extractfile(member)), file, CHUNK)
             os.chmod(path, member.mode & 0o755 | 0o600)
+    payload.skip()
+    if payload.is_short:
+        raise RefusedError("the connection ended before the archive did")
 
 
 def is_whole(path: str) -> bool:
@@ -658,8 +677,16 @@ def fill(source: str, target: str) -> None:
             os.replace(path, goal)
 
 
+def remove(path: str) -> None:
+    """Remove a file or a folder if it exists."""
+    if os.path.isdir(path):
+        shutil.rmtree(path)
+    elif os.path.exists(path):
+        os.unlink(path)
+
+
 def set_aside(path: str) -> None:
-    """Remove a folder if it exists: rename it first, then delete its files."""
+    """Remove a folder if it exists, by renaming it first, so that it never exists in part."""
     if os.path.lexists(path):
         aside = tempfile.mkdtemp(prefix=".old-", dir=os.path.dirname(path))
         os.rename(path, os.path.join(aside, "it"))
@@ -684,7 +711,7 @@ def needed(root: str) -> tuple[bytes, bytes]:
         all_of_them += [record, *controller]
         if is_live(record):
             live.append(record)
-        if LAUNCH in names and goes_on(top, controller[0], names):
+        if LAUNCH in names and is_unfinished(top, controller[0], names):
             live += controller
         if "run.json" in files:
             names[:] = []
@@ -696,7 +723,7 @@ def fail(error: OSError) -> None:
     raise error
 
 
-def goes_on(folder: str, plan: bytes, names: list[str]) -> bool:
+def is_unfinished(folder: str, plan: bytes, names: list[str]) -> bool:
     """Return whether a folder of runs is active or unfinished, including a search that is not over."""
     if is_controlled(folder) or any(is_live(read(folder, name, "run.json")) for name in ["", *names]):
         return True
@@ -710,6 +737,14 @@ def read(*parts: str) -> bytes:
             return file.read()
     except (FileNotFoundError, NotADirectoryError):
         return b""
+
+
+def parsed(path: str) -> dict[str, Any]:
+    """Return the content of a JSON file; empty if it does not exist or is damaged."""
+    try:
+        return cast("dict[str, Any]", json.loads(read(path).decode("utf-8")))
+    except (OSError, ValueError):
+        return {}
 
 
 def is_live(record: bytes) -> bool:
@@ -726,7 +761,7 @@ def unused(root: str) -> dict[str, tuple[str, list[str]]]:
     Code and data are kept while any run refers to them; tools for executing runs only while an unfinished run does.
     """
     live, named = needed(root)
-    by_folder_name: dict[str, tuple[str, list[str]]] = {}
+    found: dict[str, tuple[str, list[str]]] = {}
     for pattern, what, text in (
         ("labrun/*", "labrun", live),
         ("told/*", "package metadata", live),
@@ -737,39 +772,45 @@ def unused(root: str) -> dict[str, tuple[str, list[str]]]:
         ("datastores/*", "data", named),
         ("inherited/*", "another run's files", named),
     ):
-        by_name: dict[str, list[str]] = {}
-        for path in sorted(glob.glob(os.path.join(glob.escape(root), pattern))):
-            by_name.setdefault(os.path.basename(path).partition(".")[0], []).append(path)
-        for name, paths in by_name.items():
-            building = any(path.endswith(".build") and process_lives(path) for path in paths)
-            if name.encode("utf-8") not in text and not building and all(map(is_old, paths)):
-                by_folder_name[os.path.relpath(os.path.join(os.path.dirname(paths[0]), name), root)] = (what, paths)
-    is_building = any(map(process_lives, glob.glob(os.path.join(glob.escape(root), "env", "*.build"))))
-    removed_links = Counter(inode for _, paths in by_folder_name.values() for path in paths for inode in inodes(path))
-    store = [
-        path
-        for path in walk(os.path.join(root, "store"))
-        if os.stat(path).st_nlink - removed_links[os.stat(path).st_ino] < 2
-    ]
-    for name, what, paths in (
-        ("store", "data", store),
-        ("cache", "packages that uv keeps", [] if is_building else [os.path.join(root, "cache")]),
-    ):
-        paths = [path for path in paths if os.path.exists(path) and is_old(path)]
-        if paths:
-            by_folder_name[name] = (what, paths)
-    return by_folder_name
+        for stem, paths in by_stem(glob.glob(os.path.join(glob.escape(root), pattern))).items():
+            is_needed = os.path.basename(stem).encode("utf-8") in text or any(map(is_building, paths))
+            if not is_needed and all(map(is_old, paths)):
+                found[os.path.relpath(stem, root)] = what, paths
+    store = unlinked(os.path.join(root, "store"), [path for _, paths in found.values() for path in paths])
+    builds = glob.glob(os.path.join(glob.escape(root), "env", "*.build"))
+    cache = [] if any(map(is_building, builds)) else [os.path.join(root, "cache")]
+    for name, what, paths in (("store", "data", store), ("cache", "packages that uv keeps", cache)):
+        old = list(filter(is_old, paths))
+        if old:
+            found[name] = what, old
+    return found
+
+
+def by_stem(paths: list[str]) -> dict[str, list[str]]:
+    """Group paths by the part before the first dot of their names: a folder, with its log and its list of files."""
+    groups: dict[str, list[str]] = {}
+    for path in sorted(paths):
+        folder, name = os.path.split(path)
+        groups.setdefault(os.path.join(folder, name.partition(".")[0]), []).append(path)
+    return groups
+
+
+def is_building(path: str) -> bool:
+    """Return whether a path is the claim file of an environment that is being built."""
+    return path.endswith(".build") and process_lives(path)
+
+
+def unlinked(store: str, removed: list[str]) -> list[str]:
+    """Return the files of a store that have no other link, not counting those in folders to be removed."""
+    links = Counter(os.stat(path).st_ino for folder in removed for path in walk(folder))
+    stats = ((path, os.stat(path)) for path in walk(store))
+    return [path for path, stat in stats if stat.st_nlink - links[stat.st_ino] < 2]
 
 
 def is_old(path: str) -> bool:
     """Return whether a path was not used for a day."""
     seconds = age(path)
     return seconds is not None and seconds > LEFT_S
-
-
-def inodes(path: str) -> Iterator[int]:
-    """Yield the inodes of a folder's files."""
-    return (os.stat(one).st_ino for one in walk(path))
 
 
 def size_of(path: str) -> float:
@@ -823,8 +864,7 @@ def is_built(folder: str) -> bool:
 def clear_built(folder: str) -> None:
     """Remove the remains of an environment and of earlier attempts to build it."""
     set_aside(folder)
-    if os.path.exists(folder + ".files"):
-        os.unlink(folder + ".files")
+    remove(folder + ".files")
     top, name = os.path.split(folder)
     for left in glob.glob(os.path.join(glob.escape(top), f".{name}.*")):
         shutil.rmtree(left, ignore_errors=True) if os.path.isdir(left) else os.unlink(left)
@@ -850,12 +890,12 @@ def added(log: str, seen: int) -> tuple[str, int]:
     if not size:
         return "", 0
     with open(log, "rb") as file:
-        file.seek(max(seen, size - TAIL))
+        file.seek(max(seen, size - LOG_MAX_BYTES))
         return file.read().decode("utf-8", "replace"), size
 
 
-def is_tried_again(content: bytes, given_up: set[str] | None) -> bool:
-    """Return whether a run has failed, according to its record, and its controller may retry it."""
+def may_retry(content: bytes, given_up: set[str] | None) -> bool:
+    """Return whether a run has failed, according to its record, but its controller may retry it; see `of_run`."""
     if given_up is None or b'"failed"' not in content:
         return False
     record = json.loads(content.decode("utf-8"))
@@ -976,10 +1016,8 @@ def process_lives(claim: str) -> bool:
     On another host (a cluster has several), it counts as alive if it touches the file regularly and the file is recent;
     a process that does not touch its file counts as dead.
     """
-    try:
-        with open(claim) as file:
-            process = json.load(file)
-    except (OSError, ValueError):
+    process = parsed(claim)
+    if not process:
         return False
     if process["host"] != socket.gethostname():
         seconds = age(claim)
@@ -1003,14 +1041,12 @@ def controller_lives(folder: str) -> bool:
     except OSError:
         return False
     newest = os.path.join(controllers, str(max([int(name) for name in names if name.isdigit()] or [0])))
-    try:
-        with open(newest) as file:
-            holder = json.load(file)
-        seconds = age(newest)
-    except (OSError, ValueError):
+    holder = parsed(newest)
+    if not holder:
         return False
     if holder.get("host") == socket.gethostname() and os.path.isdir("/proc/self"):
         return boot_id() in (None, holder.get("boot_id")) and start_of(holder["pid"]) is not None
+    seconds = age(newest)
     return seconds is not None and seconds < STALE_S
 
 
@@ -1036,12 +1072,8 @@ def age(path: str) -> float | None:
 
 def summary(folder: str) -> list[str | None]:
     """Return a run's id, status and submission time, as far as its record can be read."""
-    try:
-        with open(os.path.join(folder, "run.json"), "rb") as file:
-            content = json.loads(file.read().decode("utf-8"))
-        return [content.get("id"), content.get("status"), content.get("created")]
-    except (OSError, ValueError):
-        return [None, None, None]
+    content = parsed(os.path.join(folder, "run.json"))
+    return [content.get(name) for name in ("id", "status", "created")]
 
 
 def run_files(folder: str) -> list[str]:
@@ -1049,11 +1081,6 @@ def run_files(folder: str) -> list[str]:
     names = ["metrics.jsonl", "requests/children.jsonl"]
     names += [name for name in os.listdir(folder) if name.startswith("driver") and name.endswith(".log")]
     return names
-
-
-def top_files(folder: str) -> list[str]:
-    """Return the names of a sweep's growing files."""
-    return [CONTROLLER_LOG]
 
 
 def runs_in(folder: str) -> list[str]:
@@ -1084,25 +1111,6 @@ def state_of(folder: str, known: KnownFolder) -> list[Any]:
     names = names_of(folder, known)
     marks = [mark_of(os.path.join(folder, name)) for name in (OVER, GIVEN_UP)]
     return [is_controlled(folder), *marks, *(mark_of(os.path.join(folder, run, "run.json")) for run in names)]
-
-
-def grown(folder: str, seen: dict[str, Any], files: list[Part], room: int, names: list[str]) -> tuple[Grown, int]:
-    """Return the new ends of files and the remaining room; resend shrunk files completely."""
-    parts = {}
-    for name in names:
-        path = os.path.join(folder, name)
-        try:
-            size = os.path.getsize(path)
-        except OSError:
-            continue
-        start = seen.get(name, 0)
-        start = 0 if start > size else start
-        count = min(size - start, room)
-        if count > 0 or (size == 0 and seen.get(name, 0)):
-            parts[name] = [start, count]
-            files.append((path, start, count))
-            room -= count
-    return parts, room
 
 
 def walk(top: str) -> Iterator[str]:
