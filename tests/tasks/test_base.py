@@ -39,6 +39,6 @@ def test_a_package_adds_a_task(toy: None, labrun_here: Command, refused_here: Re
 
 def test_an_unknown_task_is_refused_with_the_known_ones(toy: None, refused_here: Refused) -> None:
     known = "fit, evaluate, predict, script, count_classes"
-    assert f"task='evaluat': expected one of {known}" in refused_here("task=evaluat")
+    assert f"task='evaluat': expected one of {known}. Did you mean 'evaluate'?" in refused_here("task=evaluat")
     with pytest.raises(ConfigError, match=rf"'evaluat': expected one of {known}\. Did you mean 'evaluate'"):
         TASKS.get("evaluat")

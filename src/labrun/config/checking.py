@@ -177,7 +177,7 @@ def _check(value: Any, hint: Any, path: str) -> Iterator[str]:
         return
     if not fits(value, hint):
         shown = "***" if "SecretMark" in repr(hint) else _show(value)
-        yield f"{path}={shown}: expected {expectation(hint)}{_of_the_shell(value)}"
+        yield f"{path}={shown}: expected {expectation(hint)}{_of_the_shell(value) or _near(value, hint)}"
         return
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     for option in options:
@@ -255,6 +255,13 @@ def _of_the_shell(value: Any) -> str:
     if isinstance(value, str) and (found := re.fullmatch(r"\$\{?(\w+)\}?", value)):
         return f". The shell has not replaced {value}: leave out the quotes, or write ${{oc.env:{found[1]}}}"
     return ""
+
+
+def _near(value: Any, hint: Any) -> str:
+    """Return a sentence that suggests an allowed value, if the value looks like a misspelling of it."""
+    words = [one for one in _alternatives(hint) if " " not in one]
+    near = suggest(value, words) if isinstance(value, str) else ""
+    return near and f".{near}"
 
 
 def _show(value: Any) -> str:

@@ -244,7 +244,8 @@ def sync(options: argparse.Namespace) -> int:
     """Update a tracker from the records: the default one, unless another is given."""
     root, kind = store.workspace(), trackers.DEFAULT if options.tracker is None else options.tracker
     if kind not in trackers.names():
-        raise ConfigError(f"--tracker {kind}: expected one of {', '.join(trackers.names())}")
+        known = trackers.names()
+        raise ConfigError(f"--tracker {kind}: expected one of {', '.join(known)}.{messages.suggest(kind, known)}")
     tracker, settings = trackers.get(kind), Tracking(kind, options.uri)
     if problems := list(tracker.problems(settings)):
         raise ConfigError(problems)
