@@ -229,7 +229,7 @@ def test_a_finished_runs_pictures_are_drawn_or_declined(backend: Backend, worksp
         is_drawn = executor.draw(run_dir)
     finally:
         executor.close()
-    assert is_drawn == (backend.name in DRAWING) == any((run_dir / "outputs").glob("*.png"))
+    assert bool(is_drawn) == (backend.name in DRAWING) == any((run_dir / "outputs").glob("*.png"))
 
 
 def test_each_run_is_executed_once_and_a_failure_affects_no_other(backend: Backend, workspace: Path) -> None:

@@ -20,6 +20,8 @@ def test_the_best_run_is_drawn_once_and_a_failure_is_reported(tmp_path: Path, ca
     def lacks_data(run_dir: Path) -> bool:
         raise DataError("the data have changed since")
 
+    results.draw_best(tmp_path, lambda run_dir: None)
+    assert not caplog.text, "the backend never draws"
     results.draw_best(tmp_path, fails)
     assert asked == [tmp_path] and f"{tmp_path / 'driver.log'} says why" in caplog.text
     results.draw_best(tmp_path, lacks_data)

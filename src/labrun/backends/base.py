@@ -116,8 +116,8 @@ class Executor(Protocol):
             why: the reason; `runs.finalize` adds to it whether a run had begun.
         """
 
-    def draw(self, run_dir: Path) -> bool:
-        """Draw a finished run's pictures. Return whether that succeeded.
+    def draw(self, run_dir: Path) -> bool | None:
+        """Draw a finished run's pictures. Return whether that succeeded; None: this backend never draws.
 
         Raises:
             LabrunError, OSError, ValueError: the reason for failure, if it is not in the run's log.

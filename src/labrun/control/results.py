@@ -35,7 +35,7 @@ def print_summary(
     Args:
         folder: the folder of the sweep, or of a single run, which gets no table.
         run_dirs: the runs, in order.
-        draw: draws one run's pictures, and returns False on failure; None: no pictures.
+        draw: draws one run's pictures (`Executor.draw`); None: no pictures.
         wanted: the objective by which they are compared; None: their common one.
 
     Returns:

@@ -116,9 +116,8 @@ class Processes:
             if at_once:
                 process.kill()
 
-    def draw(self, run_dir: Path) -> bool:
-        """Return False: only the runs themselves draw pictures, if at all."""
-        return False
+    def draw(self, run_dir: Path) -> None:
+        """Return None: only the runs themselves draw pictures, if at all."""
 
     def close(self) -> None:
         """Kill all remaining processes."""
