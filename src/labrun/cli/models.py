@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -37,9 +36,6 @@ from labrun.runs.record import is_scoring
 from labrun.tracking.mlflow import ui_state
 
 WHICH = "name, name/version or name@alias"
-FORM = ("separator", "encoding", "sheet", "skip_rows")
-"""Settings for reading a table: options of `predict`, and keys of the data set in a run."""
-AS_KEY = re.compile(r"\bdataset\.(separator|encoding|sheet|skip_rows|decimal)\b")
 EXAMPLES = """examples:
   lab models register best:accuracy --name digits   register the best run's model
   lab models alias digits/1 champion                a name that can move to another version
@@ -348,13 +344,9 @@ def alias(options: argparse.Namespace) -> int:
     return 0
 
 
-def _as_options(text: str) -> str:
-    """Replace `dataset` keys with options of `predict` in a message about a table."""
-    return AS_KEY.sub(lambda key: f"--{key[1].replace('_', '-')}", text)
-
-
 def predict(options: argparse.Namespace) -> int:
     """Write a model's predictions for samples to a CSV file."""
+    from labrun.data.readers.table_form import OF_FILE, TableForm
     from labrun.tasks import sample_files, saved
 
     source = options.file.expanduser()
@@ -375,7 +367,7 @@ def predict(options: argparse.Namespace) -> int:
         raise error.with_advice(BY_OPTION) from None
     if options.decimal:
         model.decimal = options.decimal
-    form = {name: value for name in FORM if (value := getattr(options, name)) is not None}
+    form = TableForm(**{name: getattr(options, name) for name in OF_FILE}, way=BY_OPTION)
     notes: list[str] = []
     model.on_note = notes.append
     try:
@@ -383,8 +375,6 @@ def predict(options: argparse.Namespace) -> int:
         table = saved.answers(model, fed.samples)
     except DoubtfulDecimalError as error:
         raise error.with_advice(BY_OPTION) from None
-    except (ConfigError, DataError) as error:
-        raise type(error)(_as_options(str(error))) from error
     predicted = table["prediction"].tolist()
     if fed.names:
         table.insert(0, "file", list(fed.names))
@@ -399,7 +389,7 @@ def predict(options: argparse.Namespace) -> int:
         raise ConfigError(f"--inputs: {source} has no columns with names that could be kept")
     table.to_csv(files.ready(output), index=False)
     for note in dict.fromkeys([*fed.notes, *notes]):
-        print(_as_options(note))
+        print(note)
     print(f"{len(table):,} predictions of {model.title}: {output}")
     print("\n".join(_counted(predicted, bool(model.class_names))))
     return 0

@@ -16,6 +16,7 @@ from labrun.data import reader
 from labrun.data.arrays import Arrays
 from labrun.data.digests import manifest_digest
 from labrun.data.mount import mount
+from labrun.data.readers.table_form import OF_FILE, TableForm
 from labrun.data.readers.user_arrays import place_of
 from labrun.errors import BY_OVERRIDE, UnfitError
 from labrun.runs import seals, store
@@ -42,7 +43,6 @@ FILES = frozenset({"labrun.data.readers.Csv", "labrun.data.readers.Npz"})
 """Readers of a single file, which is predicted as a whole and needs no target."""
 PLAIN = (bool, int, float, str, list, dict, type(None), np.bool_, np.integer, np.floating, np.str_)
 """Types that a cell of the table may hold."""
-FORM = ("separator", "encoding", "sheet", "skip_rows")
 
 
 def predict(run: Run) -> None:
@@ -115,10 +115,10 @@ def of_file(model: Saved, dataset: Node, root: Path, streams: bool = False) -> p
     model.on_note = table_notes.append
     if dataset.get("decimal"):
         model.decimal = str(dataset["decimal"])
-    form = {key: dataset[key] for key in FORM if dataset.get(key) is not None}
+    about: dict[str, Any] = {name: dataset.get(name) for name in OF_FILE}
     path = file_of(dataset, root)
     tables, notes = [], list[str]()
-    for fed in sample_files.blocks(path, model) if streams else [sample_files.read(path, model, form)]:
+    for fed in sample_files.blocks(path, model) if streams else [sample_files.read(path, model, TableForm(**about))]:
         one = saved.answers(model, fed.samples)
         names = fed.identifiers(model)
         for place, name in enumerate(names):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from labrun.data.readers import archive, columnar, contents, delimited, user_arrays
 from labrun.data.readers.columns import GAPS, ID_NAME, IGNORED_ID, LOOKS_LIKE_ID
+from labrun.data.readers.table_form import TableForm
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError, UnfitError
 from labrun.messages import shape_text
 from labrun.tasks.saved import BATCH, Saved
@@ -52,21 +53,22 @@ class Samples:
         ]
 
 
-def read(path: Path, saved: Saved, form: Mapping[str, Any] | None = None) -> Samples:
+def read(path: Path, saved: Saved, form: TableForm | None = None) -> Samples:
     """Read the samples of a file or a folder of images.
 
     Args:
         path: a table (see `delimited.read`), an `.npz` or `.npy` file, an image, or a folder of images.
         saved: the model for the samples.
-        form: `separator`, `encoding`, `sheet` and `skip_rows` of a table for `delimited.read`, where known.
+        form: what the user says about a table; not `header`, which the model's columns decide.
 
     Raises:
         DataError: the file does not exist, cannot be read, or holds nothing that the model takes.
         ConfigError: `form` does not apply to the file.
     """
-    form = form or {}
-    if form and not (path.is_file() and contents.is_table(path)):
-        raise ConfigError(f"{path} is not a table, and only tables have a {' and a '.join(form)}")
+    form = form or TableForm()
+    given = form.given()
+    if given and not (path.is_file() and contents.is_table(path)):
+        raise ConfigError(f"{path} is not a table, and only tables have a {' and a '.join(given)}")
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
         if not files:
@@ -178,11 +180,11 @@ def _pixels(file: Path, shape: tuple[int, ...], title: str) -> npt.NDArray[np.ui
     return pixels[None] if shape[0] == 1 else pixels.transpose(2, 0, 1)
 
 
-def _table(path: Path, saved: Saved, form: Mapping[str, Any]) -> Samples:
+def _table(path: Path, saved: Saved, form: TableForm) -> Samples:
     known = list(saved.table.names if saved.table is not None else saved.columns or ())
-    names = [" ".join(cell.split()) for cell in delimited.first_row(path, **form)]
+    names = [" ".join(cell.split()) for cell in delimited.first_row(path, form)]
     has_header = bool(set(names) & set(known)) if known else any(not delimited.is_number(name) for name in names)
-    cells, notes = delimited.read(path, **form, header=has_header)
+    cells, notes = delimited.read(path, replace(form, header=has_header))
     return _of_cells(cells, notes, path, saved, has_header)
 
 

@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
+from labrun.data.readers.table_form import TableForm
 from labrun.errors import ConfigError, CorruptDataError, DataError
 
 TEXT, PARQUET, EXCEL = "text", "Parquet", "Excel"
@@ -122,13 +123,16 @@ def _only_member(content: bytes, path: Path) -> bytes:
             raise DataError(f"{path}: {error}: unpack it first") from error
 
 
-def decoded(content: bytes, path: Path, encoding: str | None = None) -> tuple[str, str | None]:
+def decoded(content: bytes, path: Path, form: TableForm) -> tuple[str, str | None]:
     """Decode bytes to text.
+
+    Without a given encoding, it is that of the byte order mark, else UTF-8, UTF-16 or UTF-32 without a mark, else
+    cp1252.
 
     Args:
         content: content of the file.
         path: path of the file, for messages.
-        encoding: None: that of the byte order mark, else UTF-8, UTF-16 or UTF-32 without a mark, else cp1252.
+        form: what the user says about the file.
 
     Returns:
         The text; a note on the encoding if it is not UTF-8.
@@ -139,8 +143,9 @@ def decoded(content: bytes, path: Path, encoding: str | None = None) -> tuple[st
         ConfigError: there is no such encoding.
     """
     mark = next((name for mark, name in BOMS if content.startswith(mark)), None)
-    if encoding is not None:
-        return _as_said(content, path, encoding, mark), None
+    key = form.key("encoding")
+    if form.encoding is not None:
+        return _as_said(content, path, key, form.encoding, mark), None
     if mark is not None:
         try:
             text = content.decode(mark)
@@ -148,7 +153,7 @@ def decoded(content: bytes, path: Path, encoding: str | None = None) -> tuple[st
             raise CorruptDataError(f"{path} is not text in {mark}, as its first bytes say: {error}") from error
         return text, None if mark == "utf-8-sig" else f"{mark.upper()}, as its first bytes say"
     if b"\0" in content:
-        return _with_zeros(content, path)
+        return _with_zeros(content, path, key)
     try:
         return content.decode("utf-8"), None
     except UnicodeDecodeError:
@@ -156,38 +161,36 @@ def decoded(content: bytes, path: Path, encoding: str | None = None) -> tuple[st
     try:
         text = content.decode("cp1252")
     except UnicodeDecodeError as error:
-        raise CorruptDataError(f"{path} is neither UTF-8 nor cp1252: set dataset.encoding") from error
+        raise CorruptDataError(f"{path} is neither UTF-8 nor cp1252: set {key}") from error
     example = next((word for word in re.findall(WORD, text) if not word.isascii()), "")[:MAX_LISTED]
     if _is_doubtful(text):
         raise DataError(
             f"{path} is not UTF-8, and its encoding is unclear: as cp1252 (Windows, Western Europe) it would read "
-            f"{_odd_word(text)!r}. Set dataset.encoding: cp1252, cp1250 or iso8859-2 (Central Europe), cp1251 or "
+            f"{_odd_word(text)!r}. Set {key}: cp1252, cp1250 or iso8859-2 (Central Europe), cp1251 or "
             "koi8-r (Cyrillic), cp850 or cp437 (DOS), mac_roman, shift_jis, gbk, ..."
         )
-    return text, f"not UTF-8, read as cp1252 (Windows), such as {example!r}; dataset.encoding sets another"
+    return text, f"not UTF-8, read as cp1252 (Windows), such as {example!r}; {key} sets another"
 
 
-def _as_said(content: bytes, path: Path, encoding: str, mark: str | None) -> str:
+def _as_said(content: bytes, path: Path, key: str, encoding: str, mark: str | None) -> str:
     try:
         name = codecs.lookup(encoding).name
     except (LookupError, ValueError):
-        raise ConfigError(
-            f"dataset.encoding={encoding!r}: there is no such encoding; use utf-8, cp1252, utf-16, ..."
-        ) from None
+        raise ConfigError(f"{key}={encoding!r}: there is no such encoding; use utf-8, cp1252, utf-16, ...") from None
     if mark is not None and name.partition("-")[2][:2] != mark.partition("-")[2][:2]:
         raise ConfigError(
-            f"dataset.encoding={encoding}: {path} begins with the byte order mark of "
-            f"{mark.removesuffix('-sig').upper()}: leave dataset.encoding out"
+            f"{key}={encoding}: {path} begins with the byte order mark of "
+            f"{mark.removesuffix('-sig').upper()}: leave {key} out"
         )
     try:
         return content.decode("utf-8-sig" if name == "utf-8" else encoding).removeprefix("\ufeff")
     except LookupError:
-        raise ConfigError(f"dataset.encoding={encoding!r}: that is not an encoding of text") from None
+        raise ConfigError(f"{key}={encoding!r}: that is not an encoding of text") from None
     except UnicodeError as error:
-        raise CorruptDataError(f"{path} is not text in dataset.encoding={encoding}: {error}") from error
+        raise CorruptDataError(f"{path} is not text in {key}={encoding}: {error}") from error
 
 
-def _with_zeros(content: bytes, path: Path) -> tuple[str, str]:
+def _with_zeros(content: bytes, path: Path, key: str) -> tuple[str, str]:
     """Decode UTF-16 or UTF-32 without a byte order mark, detected by the position of zero bytes."""
     sample = content[:SAMPLE_BYTES]
     for name, width, highest, lowest in (
@@ -206,7 +209,7 @@ def _with_zeros(content: bytes, path: Path) -> tuple[str, str]:
         if text.partition("\n")[0].rstrip("\r").replace("\t", " ").isprintable():
             return text, f"{name.upper()}, without a mark"
     raise CorruptDataError(
-        f"{path} is not text: it holds zero bytes. If it is UTF-16 without a mark, set dataset.encoding=utf-16-le"
+        f"{path} is not text: it holds zero bytes. If it is UTF-16 without a mark, set {key}=utf-16-le"
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun.data.readers import contents, sheets
+from labrun.data.readers.table_form import TableForm
 from labrun.errors import ConfigError, CorruptDataError, DataError
 from labrun.messages import counted
 
@@ -39,34 +40,25 @@ EXCELS_HINT = re.compile(r'"?sep=(.)"?[ ;,]*(?:\r\n|\r|\n)', re.I)
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
-def read(
-    path: Path,
-    separator: str | None = None,
-    encoding: str | None = None,
-    header: bool | None = None,
-    sheet: str | int | None = None,
-    skip_rows: int | None = None,
-) -> tuple[Any, list[str]]:
+def read(path: Path, form: TableForm) -> tuple[Any, list[str]]:
     """Read the stripped cells of a file.
+
+    Without a given encoding, it is that of the byte order mark, else UTF-8, UTF-16, else cp1252 with a note. Without
+    `header`, the first line holds the column names, but if it looks like the lines below it, the user is asked.
 
     Args:
         path: the file: text (possibly compressed), Parquet or Excel.
-        separator: column separator; None: detect it. `\\t`, `\\s+` and names such as `comma` are accepted too.
-        encoding: text encoding; None: that of the byte order mark, else UTF-8, UTF-16, else cp1252 with a note.
-        header: whether the first line holds the column names; None: it does, but if it looks like the lines below it,
-            the user is asked.
-        sheet: sheet of an Excel file; None: the only one with values.
-        skip_rows: number of lines, or rows of an Excel file, above the table.
+        form: what the user says about it.
 
     Returns:
         A pandas.DataFrame of text, empty for empty cells, with the separator in `attrs`; notes for the user.
 
     Raises:
         CorruptDataError, DataError: the file is not a table; its lines differ in length.
-        ConfigError: `separator`, `encoding` or `sheet` is invalid or does not apply to this file.
+        ConfigError: a setting of `form` is invalid or does not apply to this file.
         MissingExtraError: the package that reads it is not installed.
     """
-    found = _found_cells(path, separator, encoding, sheet, skip_rows)
+    found, header = _found_cells(path, form), form.header
     cells, notes = found.rows, found.notes
     if found.kind == contents.PARQUET:
         if header is False:
@@ -89,7 +81,7 @@ def read(
     kept = [place for place, name in enumerate(given) if name or any(columns[place])]
     if len(kept) < len(given):
         notes.append(f"left out: {counted(len(given) - len(kept), 'column')} without a name or a value")
-    names = _names([given[place] for place in kept], path, is_sure=header is not None)
+    names = _names([given[place] for place in kept], path, form, is_sure=header is not None)
     table = pd.DataFrame(
         {name: pd.Series(list(columns[place]), dtype=object) for name, place in zip(names, kept, strict=True)}
     )
@@ -97,19 +89,13 @@ def read(
     return table, notes
 
 
-def first_row(
-    path: Path,
-    separator: str | None = None,
-    encoding: str | None = None,
-    sheet: str | int | None = None,
-    skip_rows: int | None = None,
-) -> list[str]:
+def first_row(path: Path, form: TableForm) -> list[str]:
     """Return the cells of a file's first row: names, or values.
 
     Raises:
         As `read`.
     """
-    return _found_cells(path, separator, encoding, sheet, skip_rows).rows[0]
+    return _found_cells(path, form).rows[0]
 
 
 @dataclass
@@ -129,68 +115,68 @@ class _Cells:
     notes: list[str]
 
 
-def _found_cells(
-    path: Path, separator: str | None, encoding: str | None, sheet: str | int | None, skip_rows: int | None
-) -> _Cells:
+def _found_cells(path: Path, form: TableForm) -> _Cells:
     content = contents.unpacked(path)
     kind = contents.kind(content, path) if content else contents.TEXT
     for key, value, is_fit in (
-        ("separator", separator, kind == contents.TEXT),
-        ("encoding", encoding, kind == contents.TEXT),
-        ("sheet", sheet, kind == contents.EXCEL),
+        ("separator", form.separator, kind == contents.TEXT),
+        ("encoding", form.encoding, kind == contents.TEXT),
+        ("sheet", form.sheet, kind == contents.EXCEL),
     ):
         if value is not None and not is_fit:
             what = "a text file" if kind == contents.TEXT else f"of the kind {kind}"
-            raise ConfigError(f"dataset.{key}={value!r}: {path} is {what}, which has none: leave it out")
+            raise ConfigError(f"{form.key(key)}={value!r}: {path} is {what}, which has none: leave it out")
     sign: str | None = None
+    skip_rows = form.skip_rows or 0
     if kind == contents.TEXT:
-        rows, sign, notes = _text_rows(content, path, separator, encoding, skip_rows or 0)
+        rows, sign, notes = _text_rows(content, path, form)
     else:
-        rows, notes = sheets.parquet(content, path) if kind == contents.PARQUET else sheets.excel(content, path, sheet)
+        rows, notes = sheets.parquet(content, path) if kind == contents.PARQUET else sheets.excel(content, path, form)
         notes = ["; ".join([f"read as {kind}", *notes[:1]]), *notes[1:]]
         if skip_rows and kind == contents.PARQUET:
             raise ConfigError(
-                f"dataset.skip_rows={skip_rows}: {path} is a Parquet file, which has nothing above its rows"
+                f"{form.key('skip_rows')}={skip_rows}: {path} is a Parquet file, which has nothing above its rows"
             )
-        rows = rows[skip_rows or 0 :]
+        rows = rows[skip_rows:]
     while rows and not any(rows[0]):
         rows.pop(0)
     if not rows:
-        below = f" below the first {counted(skip_rows, 'line')} (dataset.skip_rows)" if skip_rows else ""
+        below = f" below the first {counted(skip_rows, 'line')} ({form.key('skip_rows')})" if skip_rows else ""
         raise CorruptDataError(f"{path} is not a readable CSV file: it is empty{below}")
     if any(not name.replace("\n", " ").isprintable() for name in rows[0]):
         raise CorruptDataError(f"{path} is not text: its first line holds control characters")
     if sign is not None:
-        _check_widths(rows, path, sign)
+        _check_widths(rows, path, sign, form)
     return _Cells(rows, kind, sign, notes)
 
 
-def _text_rows(
-    content: bytes, path: Path, separator: str | None, encoding: str | None, skip_rows: int
-) -> tuple[list[list[str]], str, list[str]]:
-    text, note = contents.decoded(content, path, encoding)
+def _text_rows(content: bytes, path: Path, form: TableForm) -> tuple[list[list[str]], str, list[str]]:
+    text, note = contents.decoded(content, path, form)
+    separator = form.separator
     hint = EXCELS_HINT.match(text)
     if hint:
         text = text[hint.end() :]
-    if skip_rows:
-        ends = itertools.islice(re.finditer(r"\r\n|\r|\n", text), skip_rows - 1, None)
+    if form.skip_rows:
+        ends = itertools.islice(re.finditer(r"\r\n|\r|\n", text), form.skip_rows - 1, None)
         text = text[end.end() :] if (end := next(ends, None)) else ""
     found = hint[1] if hint and not separator and _share(text[:SAMPLE_CHARACTERS], hint[1]) else None
-    sign = _given(separator) if separator else found or _found(text, path)
+    sign = _given(separator, form) if separator else found or _found(text, path, form)
     notes = [] if note is None else [note]
     if not separator and sign != ",":
         notes.append(f"columns are separated by {WORDS.get(sign, sign)}{', as its first line says' if found else ''}")
     return _rows(text, sign, path), sign, notes
 
 
-def _given(separator: str) -> str:
+def _given(separator: str, form: TableForm) -> str:
     sign = NAMED_SEPARATORS.get(separator, separator)
     if len(sign) != 1 or sign in '"\r\n':
-        raise ConfigError(rf"dataset.separator={separator!r}: one character, or tab, comma, semicolon, pipe, blanks")
+        raise ConfigError(
+            f"{form.key('separator')}={separator!r}: one character, or tab, comma, semicolon, pipe, blanks"
+        )
     return sign
 
 
-def _found(text: str, path: Path) -> str:
+def _found(text: str, path: Path, form: TableForm) -> str:
     """Find the separator that splits a file's first lines into equally many values, more than one.
 
     Raises:
@@ -203,7 +189,7 @@ def _found(text: str, path: Path) -> str:
     if not shares:
         if _share(sample, SPACES) >= ALIKE:
             return SPACES
-        _check_above(sample, path)
+        _check_above(sample, path, form)
         return ","
     sure = [sign for sign, share in shares.items() if share >= ALIKE]
     if len(sure) < 2 or "\t" in sure:
@@ -214,12 +200,12 @@ def _found(text: str, path: Path) -> str:
         first, second = (next(word for word, sign in NAMED_SEPARATORS.items() if sign == one) for one in best[:2])
         raise DataError(
             f"{path}: its columns may be separated by {WORDS[best[0]]} or by {WORDS[best[1]]}: set "
-            f"dataset.separator={first} or dataset.separator={second}"
+            f"{form.key('separator')}={first} or {form.key('separator')}={second}"
         )
     return best[0]
 
 
-def _check_above(sample: str, path: Path) -> None:
+def _check_above(sample: str, path: Path, form: TableForm) -> None:
     """Check that the table starts in the first line.
 
     Raises:
@@ -237,7 +223,7 @@ def _check_above(sample: str, path: Path) -> None:
         if width > 1 and above and sum(len(row) == width for _, row in table) >= ALIKE * len(table) > 1:
             raise DataError(
                 f"{path}: {counted(line, 'line')} above the table, such as {sign.join(rows[0][1])[:80]!r}: set "
-                f"dataset.skip_rows={line}, or delete them"
+                f"{form.key('skip_rows')}={line}, or delete them"
             )
 
 
@@ -282,7 +268,7 @@ def _rows(text: str, sign: str, path: Path) -> list[list[str]]:
     return rows
 
 
-def _check_widths(rows: list[list[str]], path: Path, sign: str) -> None:
+def _check_widths(rows: list[list[str]], path: Path, sign: str, form: TableForm) -> None:
     """Check that all lines have equally many values; drop the empty column made by trailing separators."""
     width, below = len(rows[0]), Counter(map(len, rows[1:]))
     if set(below) <= {width}:
@@ -302,19 +288,19 @@ def _check_widths(rows: list[list[str]], path: Path, sign: str) -> None:
         raise CorruptDataError(
             f"{path} is not a readable CSV file: row {place} below the first line has {len(wrong)} values, but the "
             f"first line has {width} ({count} such rows; the first one: {sign.join(wrong)[:80]!r}). The separator was "
-            f"assumed to be {sign!r}: dataset.separator sets another"
+            f"assumed to be {sign!r}: {form.key('separator')} sets another"
         )
     for row in rows[1:]:
         row += [""] * (width - len(row))
 
 
-def _names(first: Sequence[str], path: Path, is_sure: bool) -> list[str]:
+def _names(first: Sequence[str], path: Path, form: TableForm, is_sure: bool) -> list[str]:
     unnamed = sum(not name.strip() for name in first)
     if not is_sure and unnamed > 1 and 2 * unnamed >= len(first):
         raise DataError(
             f"{path}: the first line names {len(first) - unnamed} of {len(first)} columns "
-            f"({', '.join(filter(None, first))[:80]}): set dataset.skip_rows=N if there are N lines above the names, "
-            "name the columns, or set dataset.header=true to use it unchanged"
+            f"({', '.join(filter(None, first))[:80]}): set {form.key('skip_rows')}=N if there are N lines above the "
+            "names, name the columns, or set dataset.header=true to use it unchanged"
         )
     names = [" ".join(name.split()) or f"Unnamed: {place}" for place, name in enumerate(first)]
     twice = [repr(name) for name, count in Counter(names).items() if count > 1]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from labrun.data.readers import contents
+from labrun.data.readers.table_form import TableForm
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingExtraError
 from labrun.messages import counted, suggest
 
@@ -57,13 +58,13 @@ def parquet(content: bytes, path: Path) -> Cells:
     return rows, [f"left out, as not table values: {', '.join(left_out[:10])}"] if left_out else []
 
 
-def excel(content: bytes, path: Path, sheet: str | int | None = None) -> Cells:
+def excel(content: bytes, path: Path, form: TableForm) -> Cells:
     """Return the rows of a sheet of an Excel file, padded to the widest row; and notes for the user.
 
     Args:
         content: content of the file.
         path: path of the file, for messages.
-        sheet: name or number of the sheet, counting from 1; None: the only one with values.
+        form: what the user says about the file; without a sheet, it is the only one with values.
 
     Raises:
         MissingExtraError: openpyxl is not installed.
@@ -78,7 +79,7 @@ def excel(content: bytes, path: Path, sheet: str | int | None = None) -> Cells:
     try:
         book = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
         seen = {one.title: one for one in book.worksheets}
-        wanted = _named(sheet, list(seen), path)
+        wanted = _named(form, list(seen), path)
         shown = [wanted] if wanted else [name for name, one in seen.items() if one.sheet_state == "visible"]
         found = {name: rows for name in shown if any(map(any, (rows := _rows(seen[name]))))}
     except (ConfigError, DataError):
@@ -88,7 +89,9 @@ def excel(content: bytes, path: Path, sheet: str | int | None = None) -> Cells:
         raise CorruptDataError(f"{path} is not a readable Excel file: {type(error).__name__}: {reason}") from error
     if len(found) > 1:
         listed = ", ".join(map(repr, found))
-        raise DataError(f"{path} has several sheets with values ({listed}): set dataset.sheet='{next(iter(found))}'")
+        raise DataError(
+            f"{path} has several sheets with values ({listed}): set {form.key('sheet')}='{next(iter(found))}'"
+        )
     if not found:
         raise DataError(f"{path} has no sheet with values" if wanted is None else f"{path}: {wanted!r} has no values")
     ((name, rows),) = found.items()
@@ -133,13 +136,15 @@ class _Error(str):
 ERROR = _Error("#ERROR")
 
 
-def _named(sheet: str | int | None, names: list[str], path: Path) -> str | None:
+def _named(form: TableForm, names: list[str], path: Path) -> str | None:
+    sheet = form.sheet
     if sheet is None or sheet in names:
         return None if sheet is None else str(sheet)
     if isinstance(sheet, int) and 1 <= sheet <= len(names):
         return names[sheet - 1]
     raise ConfigError(
-        f"dataset.sheet={sheet!r}: {path} has no such sheet.{suggest(str(sheet), names)} It has: {', '.join(names)}"
+        f"{form.key('sheet')}={sheet!r}: {path} has no such sheet.{suggest(str(sheet), names)} "
+        f"It has: {', '.join(names)}"
     )
 
 

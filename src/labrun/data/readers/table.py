@@ -20,6 +20,7 @@ from labrun.data.readers.apply_schema import NAMES, apply_schema
 from labrun.data.readers.checks import is_absolute
 from labrun.data.readers.columns import GAPS, ColumnSettings, KnownTable, check_keys, infer_schema, sign_of
 from labrun.data.readers.number_parsing import DECIMALS, number
+from labrun.data.readers.table_form import TableForm
 from labrun.data.readers.user_arrays import check_classes, from_arrays, in_order, must_exist, place_of
 from labrun.data.wording import QUANTITY, few
 from labrun.errors import ConfigError, DataError
@@ -47,7 +48,7 @@ class Csv(Reader):
         ignore: columns to exclude (identifiers, dates).
         regression: whether the target is a quantity instead of a class.
         numbers, categories, dates, decimal: column types, see `columns.ColumnSettings`.
-        encoding, header, sheet, skip_rows: see `delimited.read`.
+        encoding, header, sheet, skip_rows: see `TableForm`.
     """
 
     may_be_held = True
@@ -73,13 +74,7 @@ class Csv(Reader):
         self.path, self.target, self.test_path = path, target, test_path
         decimal = DECIMALS.get(str(decimal), decimal)
         self.settings = ColumnSettings(list(ignore), list(numbers), list(categories), dict(dates or {}), decimal)
-        self._form = {
-            "separator": separator,
-            "encoding": encoding,
-            "header": header,
-            "sheet": sheet,
-            "skip_rows": skip_rows,
-        }
+        self._form = TableForm(separator, encoding, header, sheet, skip_rows)
         self.known: KnownTable | None = None
 
     @staticmethod
@@ -144,9 +139,8 @@ class Csv(Reader):
                     "to find out what its columns hold: leave it out, or write the table as Parquet "
                     "(docs/howto/larger-than-memory.md)"
                 )
-            for key in ("separator", "encoding", "sheet", "skip_rows"):
-                if self._form[key] is not None:
-                    raise ConfigError(f"dataset.{key}: {path} is a Parquet file, which has none: leave it out")
+            if given := self._form.given():
+                raise ConfigError(f"dataset.{given[0]}: {path} is a Parquet file, which has none: leave it out")
 
     def _coded(
         self, targets: Sequence[columnar.Target], target: str, paths: Sequence[Path]
@@ -185,7 +179,7 @@ class Csv(Reader):
         import pandas as pd
 
         paths = self.files(root)
-        found = [delimited.read(path, **self._form) for path in paths]  # type: ignore[arg-type]
+        found = [delimited.read(path, self._form) for path in paths]
         tables, notes = [table for table, _ in found], [note for _, own_notes in found for note in own_notes]
         alike = True
         target = self._target(tables, paths)
@@ -209,7 +203,7 @@ class Csv(Reader):
         if not known.columns:
             raise DataError(
                 f"{paths[0]} has no column{' to learn from' if features[0].shape[1] else ''} except the target: is "
-                f"dataset.separator={self._form['separator']!r} right?{f' ({known.line()})' if known.left_out else ''}"
+                f"dataset.separator={self._form.separator!r} right?{f' ({known.line()})' if known.left_out else ''}"
             )
         arrays: dict[str, Any] = {}
         refusal = None
