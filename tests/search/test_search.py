@@ -18,7 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from conftest import Command, Refused
 from helpers import PLAIN, lab, start, start_labrun, statuses, sweep_dir, wait_for, write_climber
-from labrun.compose.held_files import HeldFiles
+from labrun.compose.config_snapshot import ConfigSnapshot
 from labrun.runs.record import Record, read_record
 from labrun.runs.sweep_state import SweepState
 from labrun.search.study import Study
@@ -217,12 +217,12 @@ def test_edits_during_a_search_change_nothing(workspace: Path) -> None:
     assert statuses(workspace) == ["completed"] * 6
 
 
-def test_copies_of_held_files_share_them_but_not_their_configs(workspace: Path) -> None:
+def test_copies_of_a_config_snapshot_share_them_but_not_their_configs(workspace: Path) -> None:
     file = workspace / "conf" / "model" / "one.yaml"
     file.parent.mkdir(parents=True)
     file.write_text("a: 1\n")
     with initialize_config_dir(str(workspace / "conf"), version_base="1.3"):
-        held = HeldFiles(GlobalHydra.instance().config_loader().repository)  # type: ignore[attr-defined]
+        held = ConfigSnapshot(GlobalHydra.instance().config_loader().repository)  # type: ignore[attr-defined]
     file.write_text("a: 2\n")
     loaded = [one.load_config("model/one") for one in (held, copy.deepcopy(held), held)]
     configs = [one.config for one in loaded if one is not None]

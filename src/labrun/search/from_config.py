@@ -14,7 +14,7 @@ from hydra.errors import CompactHydraException, HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from labrun.compose import hydra_files, hydra_job
-from labrun.compose.held_files import HeldFiles
+from labrun.compose.config_snapshot import ConfigSnapshot
 from labrun.config.schema import Sweep
 from labrun.control.objective import rank
 from labrun.errors import ConfigError
@@ -22,7 +22,7 @@ from labrun.runs.record import FAILED, Record
 from labrun.search import command
 from labrun.search.space import Space
 from labrun.search.trials import Trials
-from labrun.submission import sweep_wide
+from labrun.submission import sweep_settings
 from labrun.submission.composer import Composer, options
 from labrun.submission.submit import Freezer
 
@@ -51,7 +51,7 @@ def search(master: DictConfig, settings: Sweep, space: Space, loader: Any) -> No
     setup_globals()
     hydra_job.configure_own_log(master.hydra)
     # A search composes until its end: edits meanwhile must have no effect.
-    loader.repository = HeldFiles(loader.repository)
+    loader.repository = ConfigSnapshot(loader.repository)
     composer = Composer(loader, master, in_place=True)
 
     def compose(overrides: Sequence[str], number: int) -> DictConfig:
@@ -62,7 +62,7 @@ def search(master: DictConfig, settings: Sweep, space: Space, loader: Any) -> No
 
             raise ConfigError(mistakes.explained(error, sys.argv[1:])) from error
         HydraConfig.instance().cfg = config  # type: ignore[assignment]
-        sweep_wide.check_composed(master, config)
+        sweep_settings.check_composed(master, config)
         return config
 
     with Freezer(folder) as freezer:

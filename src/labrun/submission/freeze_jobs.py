@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 
 from labrun.compose import hydra_files
 from labrun.errors import ConfigError, LabrunError
-from labrun.submission import submit, sweep_wide
+from labrun.submission import submit, sweep_settings
 from labrun.submission.composer import Composer
 from labrun.submission.fork_map import fork_map
 
@@ -73,7 +73,7 @@ def _part(freezer: submit.Freezer, composer: Composer, some: Sequence[tuple[int,
             config = composer.compose(overrides, number)
             # like `set_config`, but without a copy
             HydraConfig.instance().cfg = config  # type: ignore[assignment]
-            sweep_wide.check_composed(composer.master, config)
+            sweep_settings.check_composed(composer.master, config)
             part.jobs.append(freezer.freeze(config))
         except (LabrunError, HydraException) as raised:
             error: Exception = raised

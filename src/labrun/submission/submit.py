@@ -38,7 +38,7 @@ from labrun.runs.record import (
 )
 from labrun.runs.recording import terminating_politely
 from labrun.runs.sweep_state import WITH_HYDRA, SweepState
-from labrun.submission import freeze, origin, prerequisites, resume, snapshot, sweep_wide
+from labrun.submission import freeze, origin, prerequisites, resume, snapshot, sweep_settings
 from labrun.submission.publish import publish_location
 from labrun.tracking import trackers
 from labrun.tracking.feed import follow
@@ -213,7 +213,7 @@ def check(submitted: Sequence[FrozenJob]) -> Backend:
     first = submitted[0].record.typed.compute
     backend = registry.chosen(first, is_sweep)
     raw = [job.record.config for job in submitted]
-    sweep_wide.check_frozen(raw, backend.once_per_sweep)
+    sweep_settings.check_frozen(raw, backend.once_per_sweep)
     if (why := backend.folder_problem(submitted[0].run_dir, first)) is not None:
         raise ConfigError(why)
     if problems := dict.fromkeys(why for job in submitted for why in backend.run_problems(job.record)):

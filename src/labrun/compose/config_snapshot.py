@@ -1,4 +1,4 @@
-"""Config files whose later edits have no effect."""
+"""A snapshot of the config files, which later edits do not change."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult
 
 
-class HeldFiles(CachingConfigRepository):
+class ConfigSnapshot(CachingConfigRepository):
     """Every config file as it is now.
 
     Hydra copies its repository for each composition and each look-up of a group. Copies share the files, and each load
@@ -35,7 +35,7 @@ class HeldFiles(CachingConfigRepository):
             return copy.deepcopy(self._held[config_path])
         return super().load_config(config_path)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> HeldFiles:
+    def __deepcopy__(self, memo: dict[int, Any]) -> ConfigSnapshot:
         copied = copy.copy(self)
         copied.delegate, copied.cache = copy.deepcopy(self.delegate, memo), copy.deepcopy(self.cache, memo)
         return copied
