@@ -14,6 +14,14 @@ def suggest(word: str, choices: Iterable[str]) -> str:
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
+def without_details(error: BaseException) -> str:
+    """Return what an error of OmegaConf's or Hydra's says, without the lines that it adds on keys, types and syntax.
+
+    Their errors have no attribute with this alone: `msg` of OmegaConf's holds all of the lines.
+    """
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def size_text(count: float) -> str:
     """Format a number of bytes, as in `31.0 MB`; a KB is 1,024 bytes."""
     for unit, name in UNITS:

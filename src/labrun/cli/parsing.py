@@ -162,7 +162,7 @@ def refuse(top: argparse.ArgumentParser, arguments: Sequence[str], error: WrongE
 def refuse_rest(top: argparse.ArgumentParser, arguments: Sequence[str], rest: Sequence[str]) -> NoReturn:
     """As `refuse`, for arguments that no parser accepts."""
     words = Words(top, arguments)
-    _end(words.explain(words.deepest(), f"unrecognized arguments: {' '.join(rest)}"))
+    _end(words.unknown_arguments(words.deepest(), rest))
 
 
 def refuse_nothing(commands: Sequence[str] | Mapping[str, str]) -> NoReturn:
@@ -215,15 +215,17 @@ class Words:
         return parser
 
     def explain(self, parser: argparse.ArgumentParser, message: str) -> str:
-        """Return labrun's message for a message of argparse, which passes its errors on only as text."""
+        """Return labrun's message for a message of argparse.
+
+        argparse passes only text to `Parser.error`. Its ArgumentError has the argument's name, but the refused value
+        and the choices are in its text alone, and there is none for a missing argument.
+        """
         if match := re.match(r"argument (COMMAND|ACTION): invalid choice: '(.*?)' \(choose from", message, re.DOTALL):
             return self._unknown_command(match[2]) if match[1] == "COMMAND" else self._unknown_action(parser, match[2])
         if message.startswith("the following arguments are required: ACTION"):
             return f"name an action: {self._listed(parser)}. {parser.prog} --help says more"
         if match := re.match(r"the following arguments are required: (.*)", message):
             return f"{parser.prog}: {match[1]} is missing. {_usage(parser)}"
-        if match := re.match(r"unrecognized arguments: (.*)", message, re.DOTALL):
-            return self._unknown(parser, match[1])
         if match := re.match(r"argument ([^:]+): invalid choice: '(.*?)' \(choose from (.*)\)", message, re.DOTALL):
             options = re.findall(r"'([^']*)'", match[3]) or match[3].split(", ")
             problem = f"{parser.prog}: {match[1]} {match[2]!r}: expected one of {', '.join(options)}"
@@ -315,12 +317,11 @@ class Words:
     def _listed(self, parser: argparse.ArgumentParser) -> str:
         return ", ".join(f"{parser.prog} {action}" for action in subparsers(parser))
 
-    def _unknown(self, parser: argparse.ArgumentParser, rest: str) -> str:
+    def unknown_arguments(self, parser: argparse.ArgumentParser, rest: Sequence[str]) -> str:
         """Return the message for unknown options or superfluous arguments."""
-        words = rest.split()
-        option = next((word for word in words if word.startswith("-") and word != "-"), None)
+        option = next((word for word in rest if word.startswith("-") and word != "-"), None)
         if option is None:
-            return f"{parser.prog}: {rest!r} is not expected. {_usage(parser)}"
+            return f"{parser.prog}: {' '.join(rest)!r} is not expected. {_usage(parser)}"
         name = option.partition("=")[0]
         problem = f"{'' if parser is self.top else f'{parser.prog}: '}there is no option {name}"
         options = [text for argument in _arguments(parser) for text in argument.option_strings]

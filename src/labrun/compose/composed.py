@@ -20,6 +20,7 @@ from labrun.config import exact, hydra_versions, masking, schema, validation
 from labrun.config.references import keep_mounts
 from labrun.config.schema import Config
 from labrun.errors import ConfigError
+from labrun.messages import without_details
 
 
 def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:
@@ -97,8 +98,8 @@ def _resolving(keep_environment: bool) -> Iterator[None]:
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key} has no value yet: set {error.full_key}=...") from error
     except OmegaConfBaseException as error:
-        reason = str(error.__cause__ or error).splitlines()[0].strip("\"'")
-        # an InterpolationKeyError names the key that refers, but not the one that it refers to
+        reason = without_details(error.__cause__ or error).strip("\"'")
+        # an InterpolationKeyError's attributes name the key that refers; only its text names the key that is missing
         if unknown := re.fullmatch(r"Interpolation key '(.+)' not found", reason):
             name = unknown[1]
             also = f"; a variable of the environment is ${{oc.env:{name}}}" if re.fullmatch(r"\w+", name) else ""

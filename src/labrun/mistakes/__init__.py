@@ -24,7 +24,8 @@ HYDRAS = (HydraException, OmegaConfBaseException)
 MAX_ROUNDS = 3
 """Maximum number of times a corrected command is checked for further mistakes."""
 NOISE = ("See https://", "To append to", "Config search path", "\t", "full_key:", "object_type=", "reference_type=")
-"""Beginnings of lines in Hydra's messages that do not help the user."""
+"""Beginnings of lines in Hydra's and OmegaConf's messages that do not help the user; their errors have no attribute for
+the others."""
 LACKING = re.compile(
     r"In '([^']+)': (?:Could not override '(?=[^']+'\. No match)|Invalid Defaults List override .+\n.+ for ')([^'@]+)'"
 )

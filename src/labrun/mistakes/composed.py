@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from labrun.compose import paths
 from labrun.config import checking
+from labrun.messages import without_details
 from labrun.mistakes.flags import Split
 
 
@@ -122,7 +123,7 @@ def misfit(config: DictConfig, one: Override) -> str | None:
     try:
         OmegaConf.update(copy.deepcopy(config), one.key_or_group, one.value(), merge=True)
     except ValidationError as error:
-        return str(error).splitlines()[0]
+        return without_details(error)
     except OmegaConfBaseException:
         return None
     return None

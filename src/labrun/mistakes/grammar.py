@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 
 from labrun.compose import hydra_files, paths
 from labrun.config.checking import is_secret
+from labrun.messages import without_details
 from labrun.mistakes.mistake import Mistake
 
 VALUES = "a number, a word, 'text in quotes', [a,b], {k: v}; for a sweep several: a,b or range(1,4)"
@@ -172,12 +173,12 @@ def _alone(words: Sequence[str], positions: Sequence[int], number: int) -> Mista
         )
     error = _error(word)
     cause = None if error is None else error.__cause__
-    if cause is not None and not hasattr(cause, "recognizer"):  # not the parser's: a function of the value failed
+    if error and cause and not hasattr(cause, "recognizer"):  # not the parser's: a function of the value failed
         unknown = re.match(r"Unknown function '(\w+)'", str(cause))  # Hydra gives the name only in its text
         if unknown:
             names = ", ".join(sorted(create_functions().functions))
             return _quoted(word, position, f"there is no function {unknown[1]}(); there are {names}")
-        return Mistake(f"{word!r}: {str(error).splitlines()[0]}")
+        return Mistake(f"{word!r}: {without_details(error)}")
     for why, repair in REPAIRS:
         new = repair(word)
         if new != word and is_readable(new):

@@ -22,7 +22,7 @@ LONGEST = 2**24
 LOG_WAIT_S = 5.0
 """Time that the processes of a failed run have to log their errors, seconds."""
 LEFT = re.compile(r"Connection (closed|reset) by peer", re.I)
-"""Gloo's and NCCL's text; torch raises it as a `RuntimeError` like any other."""
+"""Gloo's and NCCL's text. torch raises it as a plain `RuntimeError`, or as NCCL's `DistBackendError` of any cause."""
 KILLED = "; another process of the run had ended without an error message, as if killed or out of memory"
 
 

@@ -272,7 +272,7 @@ class Search:
         try:
             made = self.trials.job(overrides, int(run_dir.name))
         except ConfigError as error:
-            why = str(error).splitlines()[0]
+            why = "; ".join(error.problems)
             log.error("Trial %s cannot be run (%s): %s", run_dir.name, " ".join(overrides), why)
             self.study.fail(number, why)
             return None

@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from labrun.config.instantiate import Node
 from labrun.config.schema import Sweep
 from labrun.errors import ConfigError
+from labrun.messages import without_details
 
 SPACE_KEY = "search_space"
 """Key of a component's file that defines how its keys may vary."""
@@ -257,7 +258,7 @@ def _choice(override: Override) -> Choice:
     try:
         texts = list(dict.fromkeys(override.sweep_string_iterator()))
     except HydraException as error:
-        raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{key}: {without_details(error)}") from error
     if not texts:
         raise ConfigError(f"{key}: nothing to choose from: no option matches")
     return Choice(plain_key(key), (key,), tuple((text,) for text in texts))

@@ -81,5 +81,6 @@ def _part(freezer: submit.Freezer, composer: Composer, some: Sequence[tuple[int,
                 part.not_composed.append(raised)
                 error = composer.refusal(raised, overrides)
             typed = hydra_files.hide_environment(filter_overrides(overrides))
-            part.problems.append((str(error), f"run {number - first} ({', '.join(typed)})"))
+            problems = error.problems if isinstance(error, ConfigError) else [str(error)]
+            part.problems += [(problem, f"run {number - first} ({', '.join(typed)})") for problem in problems]
     return part

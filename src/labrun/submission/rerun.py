@@ -212,7 +212,7 @@ def apply(config: Any, overrides: Sequence[str]) -> None:
                     raise ConfigError(f"{key}: no such key in the run's config.{near} To add it: +{one.input_line}")
                 OmegaConf.update(config, key, value, merge=False, force_add=True)
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{one.input_line}: {str(error).splitlines()[0]}") from error
+            raise ConfigError(f"{one.input_line}: {messages.without_details(error)}") from error
 
 
 def _delete(config: Any, key: str) -> None:

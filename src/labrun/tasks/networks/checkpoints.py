@@ -263,16 +263,14 @@ class CheckpointKeeper:
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self._warn_if_unvalidated(trainer)
-        # `stopped_epoch` is 0 for a stop after the first epoch, but also without a stop; older versions give no reason.
-        ended = [
-            callback
-            for callback in trainer.early_stopping_callbacks
-            if callback.stopped_epoch or getattr(callback, "stopping_reason_message", None)
-        ]
-        for callback in ended if self.epochs < (trainer.max_epochs or 0) else []:
-            self.stopped = EarlyStop(self.epochs, callback.monitor, callback.patience)
-            why = str(callback.stopping_reason_message or f"{callback.monitor} was watched").partition(" Signaling")[0]
-            log.info("Stopped early, after epoch %d of %d: %s", self.epochs, trainer.max_epochs, why)
+        for callback in trainer.early_stopping_callbacks if self.epochs < (trainer.max_epochs or 0) else ():
+            # `stopped_epoch` is 0 for a stop after the first epoch, but also without a stop.
+            said = getattr(callback, "stopping_reason_message", None)  # older versions do not have it
+            if callback.stopped_epoch or said:
+                self.stopped = EarlyStop(self.epochs, callback.monitor, callback.patience)
+                # the values that decided are only in this text, which ends in what Lightning does next
+                why = (said or f"{callback.monitor} was watched").removesuffix(" Signaling Trainer to stop.")
+                log.info("Stopped early, after epoch %d of %d: %s", self.epochs, trainer.max_epochs, why)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs

@@ -231,7 +231,7 @@ class NetworkTask(ModelTask):
         if self._trainer_made is not None and self._trainer_made[1].hyperparameters:
             done.hyperparameters = self._trainer_made[1].hyperparameters
         wanted = self._settings.evaluate
-        if wanted == "auto" and any(base.__name__ == AVERAGING for c in trainer.callbacks for base in type(c).__mro__):
+        if wanted == "auto" and any(packages.derived(one, AVERAGING) for one in trainer.callbacks):
             done.why = f"averaged by {AVERAGING}"
             return
         best = self._best_of(trainer)
@@ -380,10 +380,10 @@ class NetworkTask(ModelTask):
             ConfigError: it is a checkpoint or early stopping callback of the other package.
         """
         own = self._package.part("callbacks")
-        kinds = {base.__name__ for base in type(callback).__mro__} & {"Checkpoint", "EarlyStopping"}
-        if kinds and not isinstance(callback, (own.Checkpoint, own.EarlyStopping)):
+        kind = next((one for one in ("Checkpoint", "EarlyStopping") if packages.derived(callback, one)), None)
+        if kind is not None and not isinstance(callback, getattr(own, kind)):
             raise ConfigError(
-                f"{key}: {type(callback).__name__} is derived from the {min(kinds)} of a different package than the "
+                f"{key}: {type(callback).__name__} is derived from the {kind} of a different package than the "
                 f"Trainer, which would not recognize it. Derive it from {self._package.name}.callbacks"
             )
         return callback
@@ -658,7 +658,7 @@ def _processes(compute: Compute, package: Package, files: PlainCheckpoints | Non
 def _end_wandb(loggers: Sequence[Any]) -> None:
     """End wandb's run with the training, or the process's next run, as in an inline sweep, would continue it."""
     wandb = sys.modules.get("wandb")
-    if wandb is not None and any(type(one).__name__ == "WandbLogger" for one in loggers):
+    if wandb is not None and any(packages.derived(one, "WandbLogger") for one in loggers):
         try:
             wandb.finish(exit_code=int(sys.exc_info()[0] is not None))
         except Exception as error:  # noqa: BLE001 - an additional logger is no reason for a run to fail
@@ -693,9 +693,9 @@ UNUSED = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 def _is_quiet(callback: Any) -> bool:
     """Return whether a callback logs nothing: labrun's own, checkpoints, early stopping, weight averaging."""
-    names = {base.__name__ for base in type(callback).__mro__}
-    mine = type(callback).__module__.startswith("labrun.")
-    return mine or bool(names & {"Checkpoint", "EarlyStopping", "WeightAveraging"})
+    if type(callback).__module__.startswith("labrun."):
+        return True
+    return any(packages.derived(callback, kind) for kind in ("Checkpoint", "EarlyStopping", "WeightAveraging"))
 
 
 class _NoProfiler(pl.profilers.PassThroughProfiler):

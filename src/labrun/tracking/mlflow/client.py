@@ -17,7 +17,7 @@ from labrun.config.schema import NO_TRACKER, Tracking
 from labrun.errors import RecordError
 from labrun.runs import recording
 from labrun.runs.workspace import Workspace
-from labrun.tracking.mlflow.sending import loaded
+from labrun.tracking.mlflow.sending import loaded, reason
 
 KIND = "mlflow"
 """Value of `tracking.kind` for MLflow."""
@@ -137,11 +137,10 @@ def translate_errors(uri: str) -> Iterator[None]:
         )
         if not isinstance(error, kinds):
             raise
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         more = ""
         if is_database(uri):
             more = ". The view can be rebuilt from the records: move the file away, then run 'lab runs sync'"
-        raise RecordError(f"MLflow at {uri} refused: {lines[0][:500]}{more}") from error
+        raise RecordError(f"MLflow at {uri} refused: {reason(error)}{more}") from error
 
 
 def key(root: Path, uri: str) -> str:
