@@ -21,7 +21,7 @@ from labrun.config.schema import LearningSettings
 from labrun.data import loaders
 from labrun.errors import UnfitError
 from labrun.runs import context
-from labrun.runs.cards import Card, CardKind, Outputs, TargetKind
+from labrun.runs.cards import PROBABILITIES, Card, CardKind, TargetKind
 from labrun.runs.record import Record, read_record
 from labrun.tasks import outputs
 from labrun.tasks.networks import batch_sources
@@ -101,7 +101,7 @@ def test_scores_are_read_along_the_axis_of_their_classes() -> None:
     scores, labels = np.array([[-1.0, 0.6]]), card_of(TargetKind.LABELS)
     assert outputs.predicted(scores, labels).tolist() == [[0, 1]]
     assert outputs.probabilities(scores, labels)[0, 0] == pytest.approx(0.2689, abs=1e-4)
-    sure = card_of(TargetKind.LABELS, gives=Outputs.PROBABILITIES)
+    sure = card_of(TargetKind.LABELS, gives=PROBABILITIES)
     assert outputs.predicted(np.array([[0.4, 0.6]]), sure).tolist() == [[0, 1]]
     assert outputs.predicted(np.array([[1.5], [2.5]]), card_of(TargetKind.QUANTITY)).tolist() == [1.5, 2.5]
 

@@ -7,7 +7,7 @@ A card travels with its run, so other users may have written it: `Card.of` check
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -58,13 +58,6 @@ class CardKind(StrEnum):
     """The same, a folder."""
 
 
-class Feed(StrEnum):
-    """What a model takes, if not arrays or tables."""
-
-    LOADERS = "loaders"
-    """The batches of a data module."""
-
-
 class TargetKind(StrEnum):
     """What a network learns from a target."""
 
@@ -77,13 +70,16 @@ class TargetKind(StrEnum):
     """Only the config's loss knows."""
 
 
-class Outputs(StrEnum):
-    """What a network returns, if not raw scores."""
-
-    PROBABILITIES = "probabilities"
-
-
-ENUMS: Mapping[str, type[StrEnum]] = {"kind": CardKind, "feed": Feed, "learns": TargetKind, "gives": Outputs}
+LOADERS = "loaders"
+"""`feed` of a model that takes the batches of a data module."""
+PROBABILITIES = "probabilities"
+"""`gives` of a network that returns probabilities."""
+WORDS: Mapping[str, Sequence[str]] = {
+    "kind": list(CardKind),
+    "feed": [LOADERS],
+    "learns": list(TargetKind),
+    "gives": [PROBABILITIES],
+}
 """Keys that hold one of a set of words. Another word would change how the model is read or scored, so it is refused."""
 
 
@@ -138,15 +134,16 @@ class Card:
     """Of a pipeline that takes a table: maps each column to whether it is numeric."""
     table: Mapping[str, Any] | None = None
     """How the training table was read, see `labrun.data.readers.columns.TableSchema`; None without a table."""
-    feed: Feed | None = None
+    feed: str | None = None
+    """`LOADERS`, or None for a model that takes arrays or tables."""
     offered: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of such a model's constructor that came from the data module."""
     learns: TargetKind | None = None
     """Of a plain network with such batches or a loss of its own."""
     classes_last: bool | None = None
     """Whether the scores of one that learns classes are (N, ..., classes), not (N, classes, ...); None in old cards."""
-    gives: Outputs | None = None
-    """Of such a network."""
+    gives: str | None = None
+    """Of such a network: `PROBABILITIES`, or None for raw scores."""
     class_weights: tuple[float, ...] = ()
     """The classes' weights in such a network's loss; empty if all are equal."""
     dataset: Mapping[str, Any] = field(default_factory=dict)
@@ -166,7 +163,10 @@ class Card:
         _check(content)
         given = {key: content[key] for key in ("file", "sha256", *TYPES, *LISTS) if content.get(key) is not None}
         given |= {key: tuple(given[key]) for key in LISTS if key in given}
-        given |= {key: words(content[key]) for key, words in ENUMS.items() if content.get(key)}
+        given |= {key: content[key] for key in WORDS if content.get(key)}
+        given["kind"] = CardKind(given["kind"])
+        if "learns" in given:
+            given["learns"] = TargetKind(given["learns"])
         if "scaling" in given:
             given["scaling"] = InputScaling.of(given["scaling"])
         if "columns" in given:
@@ -227,10 +227,10 @@ def _check(content: Mapping[str, Any]) -> None:
         raise ValueError(f"file is {file!r:.100}, but must be the name of a file beside the card")
     if not checking.is_sha256(sha256):
         raise ValueError(f"sha256 is {sha256!r:.100}, but must be 64 hexadecimal digits")
-    for key, words in ENUMS.items():
+    for key, words in WORDS.items():
         word = content.get(key)
         is_missing = word in (None, "") and key != "kind"  # old cards hold "" for a target that no batch has shown
-        if word not in list(words) and not is_missing:
+        if word not in words and not is_missing:
             raise ValueError(f"{key} is {word!r:.100}, but must be one of {', '.join(words)}")
     for key, of_type in TYPES.items():
         if content.get(key) is not None and not isinstance(content[key], of_type):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from labrun.runs.cards import Card, Outputs, TargetKind
+from labrun.runs.cards import PROBABILITIES, Card, TargetKind
 from labrun.tasks import scoring
 
 OF_PROBABILITIES = ("BCELoss", "binary_cross_entropy")
@@ -27,7 +27,7 @@ def described(kind: TargetKind, classes_last: bool, loss: str) -> dict[str, Any]
     if kind is TargetKind.CLASSES:
         about["classes_last"] = classes_last
     if kind is TargetKind.LABELS and loss in OF_PROBABILITIES:
-        about["gives"] = Outputs.PROBABILITIES.value
+        about["gives"] = PROBABILITIES
     return about
 
 
@@ -47,7 +47,7 @@ def probabilities(scores: npt.NDArray[Any], card: Card) -> npt.NDArray[np.float6
         last = np.moveaxis(scores, 1 if not _classes_last(scores, card) else -1, -1)
         return scoring.softmax(last.reshape(-1, last.shape[-1])).reshape(last.shape)
     raised = scores.astype(np.float64)
-    return raised if card.gives is Outputs.PROBABILITIES else 1 / (1 + np.exp(-raised))
+    return raised if card.gives == PROBABILITIES else 1 / (1 + np.exp(-raised))
 
 
 def predicted(scores: npt.NDArray[Any], card: Card) -> npt.NDArray[Any]:

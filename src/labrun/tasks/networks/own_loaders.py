@@ -18,7 +18,7 @@ from labrun.data import reader
 from labrun.data.digests import manifest_digest
 from labrun.errors import ConfigError
 from labrun.runs import recording, seals
-from labrun.runs.cards import Feed
+from labrun.runs.cards import LOADERS
 from labrun.runs.groups import DataEntry
 from labrun.tasks.task import is_network, model_name, own_arguments, seed_everything, training_parts
 
@@ -203,7 +203,7 @@ def taken_by(batches: ModuleBatches, offered: Mapping[str, Any]) -> dict[str, An
     listed = list(names) if isinstance(names, list | tuple) else []
     is_text = all(isinstance(name, str) for name in listed)
     return {
-        "feed": Feed.LOADERS.value,
+        "feed": LOADERS,
         "offered": dict(offered),
         "class_names": listed if is_text else [],
         "data": batches.name,
