@@ -165,8 +165,8 @@ def test_a_parquet_table_is_read_as_in_memory(tmp_path: Path) -> None:
     given = {"path": "t.parquet", "ignore": ["site", "dose"], "target": "label", "validation_size": 0.1}
     held, streams = both("Csv", tmp_path, **given)
     assert_same_table(held, streams)
-    assert streams.class_names == ("10", "9", "x") and list(held.table["left_out"]) == list(streams.table["left_out"])
-    assert {"looks like an id", "without any value", "ignored"} == set(streams.table["left_out"].values())
+    assert streams.class_names == ("10", "9", "x") and list(held.table.left_out) == list(streams.table.left_out)
+    assert {"looks like an id", "without any value", "ignored"} == set(streams.table.left_out.values())
     quantity = {"path": "t.parquet", "ignore": ["site", "label"], "target": "dose", "regression": True}
     assert_same_table(*both("Csv", tmp_path, **quantity))
     table[:200].to_parquet(tmp_path / "a.parquet")

@@ -51,14 +51,14 @@ def text(separator: str = ",", end: str = "\n", **columns: Sequence[Any]) -> str
 def column(found: Arrays, name: str) -> list[Any]:
     """Of a table, in the order of the file: the seed decides which samples are in the test split."""
     assert found.table is not None
-    place = [one["name"] for one in found.table["columns"]].index(name)
+    place = found.table.names.index(name)
     parts = (found.train.x, found.test.x)
     return [v for x in parts for v in (x.iloc[:, place] if hasattr(x, "iloc") else x[:, place]).tolist()]
 
 
 def kinds(found: Arrays) -> dict[str, str]:
     assert found.table is not None
-    return {one["name"]: one["kind"] for one in found.table["columns"]}
+    return {one.name: one.kind for one in found.table.columns}
 
 
 def test_blanks_in_a_column_of_numbers_count_as_missing(read: Read) -> None:
@@ -97,7 +97,7 @@ def test_ids_and_names_are_left_out_of_a_table(read: Read) -> None:
         target="Survived",
     )
     assert found.class_names == ("0", "1")
-    assert found.table is not None and set(found.table["left_out"]) == {"PassengerId", "Name"}
+    assert found.table is not None and set(found.table.left_out) == {"PassengerId", "Name"}
     assert set(column(found, "Cabin")) == {None, "C85"} and set(column(found, "y")) == {"S", "C", None}
     kept = read(
         text(PassengerId=range(1, COUNT + 1), Pclass=["1", "2"]), numbers=["PassengerId"], categories=["Pclass"]
@@ -358,13 +358,13 @@ def test_only_certain_ids_are_detected(read: Read) -> None:
         "store_id": [1, 2, 3],
     }
     found = read(text(**values))
-    assert found.table is not None and found.table["left_out"] == {}
+    assert found.table is not None and found.table.left_out == {}
     assert kinds(found)["zip"] == "category" and kinds(found)["weight"] == "category"
     for name in ("id", "user_id", "UserId", "customerID", "Unnamed: 0", "index"):
         left = read(text(**{name: [i * 7 for i in range(COUNT)], "x": [0.5, 1.5]})).table
-        assert left is not None and list(left["left_out"]) == [name]
+        assert left is not None and list(left.left_out) == [name]
     counted = read(text(no=range(COUNT), x=[0.5, 1.5])).table
-    assert counted is not None and list(counted["left_out"]) == ["no"], "it counts the rows"
+    assert counted is not None and list(counted.left_out) == ["no"], "it counts the rows"
     assert kinds(read(text(id=range(COUNT)))) == {"id": "number"}, "no other column to learn from"
 
 
@@ -521,7 +521,7 @@ def test_a_later_table_may_have_the_other_decimal_sign(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(text(";", a=["0,5", "1,25"]))
     table = made.read(tmp_path).table
     assert table is not None
-    made.known = KnownTable(TableSchema.of(table), table["target"], tuple(AB))
+    made.known = KnownTable(TableSchema.of(table.content()), tuple(AB))
     (tmp_path / "t.csv").write_text(text(a=[0.5, 1.25]))
     found = made.read(tmp_path)
     assert set(found.train.x[:, 0].tolist()) == {0.5, 1.25}

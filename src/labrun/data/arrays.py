@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from labrun.data.memory import Reading
 from labrun.errors import DataError
+
+if TYPE_CHECKING:
+    from labrun.data.readers.columns import TableSchema
 
 AnyArray = npt.NDArray[Any]
 BLOCK = 4096
@@ -55,8 +58,8 @@ class RawData:
     """Notes for the user: conversions made, checks that could not be done."""
     refusal: str | None = None
     """Why models that accept only numbers cannot use these samples: text columns, missing values."""
-    table: Mapping[str, Any] | None = None
-    """For a table: how its columns were read (`labrun.data.readers.columns`), and which one is the target."""
+    table: TableSchema | None = None
+    """For a table: how its columns were read, and which one is the target."""
 
     def digest(self) -> str:
         """Return the SHA-256 over all samples and labels as they are in memory."""
@@ -93,7 +96,7 @@ class Arrays:
     scaling: Scaling
     files: tuple[Path, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
-    table: Mapping[str, Any] | None = None
+    table: TableSchema | None = None
     """See `RawData.table`."""
     is_split: bool = False
     """Whether labrun held out the test split, because the data came without one."""

@@ -182,10 +182,10 @@ def resolved_config(
     if _has_a_process_for_each_gpu(Config(kept)):
         kept["compute"]["tasks_per_node"] = kept["compute"]["gpus_per_run"]
     _check_ranks(Config(kept), values)
-    if kept.get("script"):
+    if values.script is not None:
         from labrun.submission import scripts
 
-        scripts.resolve_paths(kept["script"], values.raw["script"])
+        scripts.resolve_paths(kept["script"], values.script)
     # References to runs are resolved now, even if they come from the environment.
     kept["from"], kept["trainer"]["resume"] = values.raw.get("from"), values.raw["trainer"].get("resume")
     parent = _resolve_references(kept, overrides, root)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from labrun.config.schema import Script
 from labrun.errors import ConfigError
 from labrun.submission import environments
 
@@ -13,70 +14,74 @@ NO_SOURCES = frozenset(map(Path, ("/", "/etc", "/home", "/opt", "/root", "/tmp",
 """Folders that may contain a script but must not be copied."""
 
 
-def resolve_paths(kept: dict[str, Any], values: Mapping[str, Any]) -> None:
+def resolve_paths(kept: dict[str, Any], script: Script) -> None:
     """Make the paths in a script's config absolute, and the script's own path relative to its source folder.
 
     Args:
         kept: the node `script` for the record; changed in place.
-        values: the same node, resolved.
+        script: the same, resolved.
 
     Raises:
         ConfigError: a file is missing or invalid.
     """
     problems = []
-    source = Path(values["source"]).expanduser().resolve() if values.get("source") else None
-    if values.get("command"):
+    source = Path(script.source).expanduser().resolve() if script.source else None
+    if script.command:
         source = source or Path.cwd()
         kept["source"] = str(source)
-        problems += _problems_of_source(source, values)
+        problems += _problems_of_source(source, script)
     else:
-        places = [*([source / values["path"]] if source else []), Path(values["path"]).expanduser()]
-        script = next((path.resolve() for path in places if path.is_file()), None)
+        assert script.path is not None
+        places = [*([source / script.path] if source else []), Path(script.path).expanduser()]
+        file = next((path.resolve() for path in places if path.is_file()), None)
         if source is not None and not source.is_dir():
-            problems += _problems_of_source(source, values)
-        elif script is None:
-            problems.append(f"script.path={values['path']}: there is no such file below {source or Path.cwd()}")
+            problems += _problems_of_source(source, script)
+        elif file is None:
+            problems.append(f"script.path={script.path}: there is no such file below {source or Path.cwd()}")
         else:
-            source = source or script.parent
-            problems += _problems_of_source(source, values)
-            if not script.is_relative_to(source):
-                problems.append(f"script.path={values['path']} is not in script.source={source}")
+            source = source or file.parent
+            problems += _problems_of_source(source, script)
+            if not file.is_relative_to(source):
+                problems.append(f"script.path={script.path} is not in script.source={source}")
             else:
-                kept["path"], kept["source"] = script.relative_to(source).as_posix(), str(source)
-    if values.get("python"):
-        python = environments.interpreter(str(values["python"]))
-        if python is None:
+                kept["path"], kept["source"] = file.relative_to(source).as_posix(), str(source)
+    if script.python:
+        kept["python"] = environments.interpreter(script.python)
+        if kept["python"] is None:
             problems.append(
-                f"script.python={values['python']}: neither an interpreter nor the folder of a virtual environment"
+                f"script.python={script.python}: neither an interpreter nor the folder of a virtual environment"
             )
-        kept["python"] = python
-    if values.get("requirements"):
-        file = Path(values["requirements"]).expanduser()
-        if not file.is_file():
-            problems.append(f"script.requirements={values['requirements']}: there is no such file")
+    if script.requirements:
+        requirements = Path(script.requirements).expanduser()
+        if not requirements.is_file():
+            problems.append(f"script.requirements={script.requirements}: there is no such file")
         else:
-            kept["requirements"] = str(file.resolve())
-            kept["environment"] = environments.digest_of(file, bool(values.get("azureml")))
+            kept["requirements"] = str(requirements.resolve())
+            kept["environment"] = environments.digest_of(requirements, script.azureml)
     kept["inputs"] = {name: _mounted(text) for name, text in (kept.get("inputs") or {}).items()}
-    for name, value in {**(values.get("arguments") or {})}.items():
-        if not str(name).strip() or any(c.isspace() or c == "\0" for c in str(name)):
-            problems.append(f"script.arguments: {name!r} is not an argument name")
-        if any("\0" in str(word) for word in (value if isinstance(value, list) else [value])):
-            problems.append(f"script.arguments.{name}: a command line cannot hold a null character")
+    problems += _problems_of_arguments(script)
     if problems:
         raise ConfigError(problems)
 
 
-def _problems_of_source(source: Path, values: Mapping[str, Any]) -> list[str]:
+def _problems_of_source(source: Path, script: Script) -> list[str]:
     """Return why a folder cannot be the source folder, of which each run gets a copy; empty if it can."""
     if not source.is_dir():
-        return [f"script.source={values['source']}: there is no such folder"]
+        return [f"script.source={script.source}: there is no such folder"]
     if source in NO_SOURCES or source == Path.home():
         return [
             f"script.source={source} is not a source folder: each run gets a copy of it. Put the script in a "
             "separate folder, or name one with script.source"
         ]
     return []
+
+
+def _problems_of_arguments(script: Script) -> Iterator[str]:
+    for name, value in script.arguments.items():
+        if not str(name).strip() or any(c.isspace() or c == "\0" for c in str(name)):
+            yield f"script.arguments: {name!r} is not an argument name"
+        if any("\0" in str(word) for word in (value if isinstance(value, list) else [value])):
+            yield f"script.arguments.{name}: a command line cannot hold a null character"
 
 
 def _mounted(text: Any) -> str:

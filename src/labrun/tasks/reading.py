@@ -62,8 +62,7 @@ def known_table(config: Config) -> KnownTable | None:
         return None
     from labrun.data.readers.columns import KnownTable, TableSchema  # most runs read no table
 
-    target = card.table.get("target")
-    return KnownTable(TableSchema.of(card.table), None if target is None else str(target), tuple(card.class_names))
+    return KnownTable(TableSchema.of(card.table), tuple(card.class_names))
 
 
 def described(arrays: Arrays) -> DataEntry:
@@ -83,7 +82,7 @@ def _description(arrays: Arrays, manifest: Sequence[Entry]) -> DataEntry:
         validation=0 if arrays.validation is None else len(arrays.validation),
         test=len(arrays.test),
         class_names=list(arrays.class_names[:NAMED]) or None,
-        table=None if arrays.table is None else dict(arrays.table),
+        table=None if arrays.table is None else arrays.table.content(),
         notes=list(arrays.notes) or None,
         content=arrays.content or None,
         reading=None if arrays.reading is None else arrays.reading.recorded(),

@@ -60,7 +60,7 @@ def gather(work: ModelTask, scores: Scores | None, arrays: Arrays, record: Recor
         shown.confusion, shown.accuracy = scores.confusion, float(scores.accuracy)
     if scores.predicted is not None:
         shown.true, shown.predicted = arrays.test.y, scores.predicted
-        shown.quantity = str((arrays.table or {}).get("target") or "")
+        shown.quantity = (arrays.table.target if arrays.table is not None else None) or ""
     weights = work.weight_images()
     if weights is not None and len(arrays.input_shape) == 3 and arrays.input_shape[0] == 1:
         shown.weights, shown.image_shape = weights, tuple(arrays.input_shape)

@@ -260,7 +260,7 @@ def write_card(
     saved: Mapping[str, Any],
     config: Config,
     about: Mapping[str, Any],
-    kept: Mapping[str, Any],
+    kept: Node,
     proof: seals.Proof | None = None,
 ) -> dict[str, Any]:
     """Write a saved model's card, which tells how to load the model and what input it takes.
@@ -310,7 +310,7 @@ def taken_by(arrays: Arrays) -> dict[str, Any]:
             "std": list(arrays.scaling.std),
         },
         "data": arrays.name,
-        **({"table": dict(arrays.table)} if arrays.table is not None else {}),
+        **({"table": arrays.table.content()} if arrays.table is not None else {}),
     }
 
 

@@ -143,6 +143,8 @@ class TableSchema:
     looked_at: Any = field(default=None, repr=False, compare=False)
     """The analysed table; `numbers` holds its plain numeric columns, so that they need not be parsed twice."""
     numbers: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict, repr=False, compare=False)
+    target: str | None = None
+    """The column with the class or the quantity; None if it was not in the table."""
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> TableSchema:
@@ -154,7 +156,9 @@ class TableSchema:
         try:
             columns = [Column(**column) for column in content["columns"]]
             decimal = str(content.get("decimal") or ".")
-            return cls(columns, dict(content.get("left_out") or {}), decimal, content.get("marks_thousands") is True)
+            target = None if content.get("target") is None else str(content["target"])
+            marks = content.get("marks_thousands") is True
+            return cls(columns, dict(content.get("left_out") or {}), decimal, marks, target=target)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"the stored description of the table's columns is damaged: {error}") from error
 
@@ -162,7 +166,12 @@ class TableSchema:
         """Return the content for a card or record; see `of`."""
         columns = [{key: value for key, value in asdict(one).items() if value} for one in self.columns]
         marks = {"marks_thousands": True} if self.marks_thousands else {}
-        return {"columns": columns, "left_out": self.left_out, "decimal": self.decimal, **marks}
+        target = {} if self.target is None else {"target": self.target}
+        return {"columns": columns, "left_out": self.left_out, "decimal": self.decimal, **marks, **target}
+
+    def of_target(self, target: str) -> TableSchema:
+        """Return the schema of the whole table, without the analysed one, which it would keep in memory."""
+        return replace(self, looked_at=None, numbers={}, target=target)
 
     @property
     def names(self) -> list[str]:
@@ -223,8 +232,6 @@ class KnownTable:
     """The training table of a model, for which a later table is read in the same way."""
 
     schema: TableSchema
-    target: str | None
-    """The column with the class or the quantity."""
     classes: tuple[str, ...]
     """Empty for a quantity."""
 

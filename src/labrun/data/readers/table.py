@@ -127,9 +127,8 @@ class Csv(Reader):
             Part(cast(Any, columnar.rows(one, known.names, target, self.regression)), labels)
             for one, labels in zip(parts, y, strict=True)
         ]
-        content = {**known.content(), "target": target}
         test = made[1] if len(made) > 1 else None
-        return RawData(made[0], test, classes, tuple(paths), notes=tuple(notes), table=content)
+        return RawData(made[0], test, classes, tuple(paths), notes=tuple(notes), table=known.of_target(target))
 
     def _check_streams(self, paths: Sequence[Path]) -> None:
         for path in paths:
@@ -228,16 +227,15 @@ class Csv(Reader):
             arrays |= {name: value.to_numpy(np.float64) for name, value in arrays.items() if name.startswith("X_")}
         doubts = [] if self.regression else _doubts(Counter(arrays["y_train"].tolist()), target)
         notes = [known.line(), *known.notes, *([coarse] if coarse else []), *notes, *doubts]
-        content = {**known.content(), "target": target}
         if self.known is not None and self.known.classes and not self.regression:
             raw = _of_known_classes(arrays, self.known.classes, tuple(paths), refusal, paths[0])
         else:
             raw = from_arrays(arrays, str(paths[0]), tuple(paths), self.regression, refusal)
-        return replace(raw, notes=tuple(notes), table=content)
+        return replace(raw, notes=tuple(notes), table=known.of_target(target))
 
     def _target(self, tables: Sequence[Any], paths: Sequence[Path]) -> str:
         columns = list(tables[0].columns)
-        own = None if self.known is None else self.known.target
+        own = None if self.known is None else self.known.schema.target
         usual = own if own is not None and own in columns else str(columns[-1])
         target = usual if self.target is None else str(self.target)
         for path, table in zip(paths, tables, strict=True):

@@ -18,7 +18,7 @@ from labrun.data.numeric import not_numbers, too_close
 from labrun.data.reader import Reader
 from labrun.data.readers import archive
 from labrun.data.readers.checks import is_absolute
-from labrun.data.readers.columns import of_frame
+from labrun.data.readers.columns import TableSchema, of_frame
 from labrun.data.readers.delimited import is_number
 from labrun.data.wording import FILLED, QUANTITY, few
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError
@@ -224,7 +224,7 @@ def _find_parts(arrays: Mapping[str, Any], origin: str) -> dict[str, tuple[_Name
 
 def _aligned(
     parts: dict[str, tuple[Any, Any]], origin: str, may_be_text: bool
-) -> tuple[dict[str, tuple[Any, Any]], dict[str, Any] | None, list[str]]:
+) -> tuple[dict[str, tuple[Any, Any]], TableSchema | None, list[str]]:
     """Give all splits the columns of the training split.
 
     Args:
@@ -249,7 +249,7 @@ def _aligned(
     schema = of_frame(train)
     names = {kind: origin if kind == "train" else f"{origin}: X_{kind}" for kind in parts}
     parts = {kind: (schema.apply(x, names[kind]), y) for kind, (x, y) in parts.items()}
-    return parts, schema.content(), [schema.line(), *schema.notes]
+    return parts, schema, [schema.line(), *schema.notes]
 
 
 def _coded(parts: dict[str, tuple[Any, Any]], origin: str) -> tuple[tuple[str, ...], dict[str, tuple[Any, Any]]]:
