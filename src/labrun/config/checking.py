@@ -102,7 +102,9 @@ def _literal(value: Any, path: str, marked: bool) -> Iterator[str]:
         )
 
 
-def check_fields(node: Mapping[str, Any], cls: type, path: str, open_ended: bool = False) -> Iterator[str]:
+def check_fields(
+    node: Mapping[str, Any], cls: type, path: str, open_ended: bool = False, own_values: str = ""
+) -> Iterator[str]:
     """Yield a message for each mistake in a group of keys.
 
     Args:
@@ -111,6 +113,7 @@ def check_fields(node: Mapping[str, Any], cls: type, path: str, open_ended: bool
             A key without a default is required.
         path: the dotted key of the group; empty at the top level.
         open_ended: allow keys that the dataclass does not have.
+        own_values: for the message about such a key: where the user can put values of their own, as a sentence.
     """
     known, required = _keys(cls)
     for key, value in node.items():
@@ -120,11 +123,11 @@ def check_fields(node: Mapping[str, Any], cls: type, path: str, open_ended: bool
         elif not path and key in ("experiment", "debug", "local"):
             yield f"{key}: the file chosen for it must begin with the line '# @package _global_' and hold keys"
         elif not open_ended:
-            own = "" if path else " Put your own values, for '${vars.NAME}', below vars"
             if (advice := _trainer_key_advice(full_key)) is not None:
                 yield f"{full_key}: {advice}"
                 continue
-            yield f"{full_key}: no such key.{suggest(str(key), known)} Keys here: {', '.join(sorted(known))}.{own}"
+            listed = f"Keys here: {', '.join(sorted(known))}."
+            yield f"{full_key}: no such key.{suggest(str(key), known)} {listed} {own_values}".rstrip()
     for key in required:
         if key not in node:
             yield f"{path + '.' if path else ''}{key} is missing"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -40,8 +40,8 @@ VALIDATED = ("labrun.data.readers.GetData", "labrun.data.readers.Npz")
 
 
 DEFAULTS = {"dataset": "digits", "model": "logistic_regression"}
-NO_KEY = ": no such key."
-OWN_VALUES = "Put your own values below dataset.vars, and refer to them as ${dataset.vars.NAME}"
+OWN_VALUES = "Put your own values, for '${vars.NAME}', below vars"
+OWN_VALUES_OF_DATA = "Put your own values below dataset.vars, and refer to them as ${dataset.vars.NAME}"
 
 
 def validate(config: Node) -> Config:
@@ -53,29 +53,15 @@ def validate(config: Node) -> Config:
     Raises:
         ConfigError: lists every mistake: the key, the value given, the values allowed.
     """
-    problems = list(check_fields(config, Root, ""))
+    problems = list(check_fields(config, Root, "", own_values=OWN_VALUES))
     task = TASKS.find(config.get("task", "fit"))
     if task is not None:
         problems += task.problems(config)
     if config.get("script") and (task is None or task.reads):
         problems.append("script: only task=script runs a script; use experiment=script")
-    for group, general in (("dataset", Dataset), ("model", Model)):
-        node = config.get(group)
-        if task is not None and not task.reads:
-            continue
-        if node is None:
-            problems.append(f"{group} is missing: choose one, as in {group}={DEFAULTS[group]}")
-        if isinstance(node, Mapping) and isinstance(node.get("_target_"), str):
-            target = TARGETS.get(node["_target_"])
-            usual = DataModule if group == "dataset" and has_loaders(node) else general
-            if group == "dataset" and "name" not in node and target is None and usual is Dataset:
-                problems += list(_not_there(node["_target_"]))  # a data module needs no `name`
-            found = check_fields(node, target or usual, group, open_ended=target is None)
-            if usual is Dataset and target is None:
-                problems += _check_settings(node)
-            problems += [f"{one} {OWN_VALUES}" if target is TorchDatasets and NO_KEY in one else one for one in found]
-        elif isinstance(node, Mapping):
-            problems.append(f"{group}._target_ is missing: it names the Python class or function to use")
+    if task is None or task.reads:
+        problems += _check_component("dataset", config.get("dataset"), _check_dataset)
+        problems += _check_component("model", config.get("model"), _check_model)
     problems += list(check_datastore(config.get("datastore")))
     name = config.get("name")
     if isinstance(name, str) and not names_a_folder(name):
@@ -86,24 +72,58 @@ def validate(config: Node) -> Config:
     if isinstance(trainer, Mapping) and trainer.get("evaluate") == "best" and not callbacks:
         problems.append("trainer.evaluate=best needs a checkpoint of the best epoch, but callbacks=none keeps none")
     problems += list(_check_threads(config))
-    model = config.get("model")
-    if isinstance(model, Mapping) and TARGETS.get(str(model.get("_target_"))) in (Pipeline, Ensemble):
-        dataset = config.get("dataset")
-        data = dataset if isinstance(dataset, Mapping) else {}
-        settings = PipelineSettings.of(model)
-        if settings.folds == 1 and not data.get("validation_size") and data.get("_target_") not in VALIDATED:
-            problems.append(
-                "model.folds=1 compares pipelines on the validation split, but there is none: set "
-                "dataset.validation_size=0.2. A cross-validation has at least 2 folds; 0 leaves it out"
-            )
-        if not settings.folds and not settings.refit:
-            problems.append("model.folds=0 model.refit=false: nothing would be fitted; leave one of the two out")
-    problems += _check_parts(config.get("dataset"), None if task is None else task.part)
+    dataset, model = config.get("dataset"), config.get("model")
     if isinstance(model, Mapping):
-        problems += list(_check_learning(model))
+        problems += _check_folds(model, dataset if isinstance(dataset, Mapping) else {})
+    problems += _check_parts(dataset, None if task is None else task.part)
+    if isinstance(model, Mapping):
+        problems += _check_learning(model)
     if problems:
         raise ConfigError(problems)
     return Config(config)
+
+
+def _check_component(group: str, node: Any, check: Callable[[Node], Iterator[str]]) -> Iterator[str]:
+    """Yield the mistakes in the node of a group that the task needs; `check` finds those in its keys."""
+    if node is None:
+        yield f"{group} is missing: choose one, as in {group}={DEFAULTS[group]}"
+    elif isinstance(node, Mapping) and isinstance(node.get("_target_"), str):
+        yield from check(node)
+    elif isinstance(node, Mapping):
+        yield f"{group}._target_ is missing: it names the Python class or function to use"
+
+
+def _check_dataset(node: Node) -> Iterator[str]:
+    known = TARGETS.get(node["_target_"])
+    if known is not None:
+        own_values = OWN_VALUES_OF_DATA if known is TorchDatasets else ""
+        yield from check_fields(node, known, "dataset", own_values=own_values)
+    elif has_loaders(node):
+        yield from check_fields(node, DataModule, "dataset", open_ended=True)
+    else:
+        if "name" not in node:  # perhaps it was to be a data module, which needs none
+            yield from _not_there(node["_target_"])
+        yield from _check_settings(node)
+        yield from check_fields(node, Dataset, "dataset", open_ended=True)
+
+
+def _check_model(node: Node) -> Iterator[str]:
+    known = TARGETS.get(node["_target_"])
+    yield from check_fields(node, known or Model, "model", open_ended=known is None)
+
+
+def _check_folds(model: Node, dataset: Node) -> Iterator[str]:
+    """Yield the mistakes in the cross-validation of a pipeline."""
+    if TARGETS.get(str(model.get("_target_"))) not in (Pipeline, Ensemble):
+        return
+    settings = PipelineSettings.of(model)
+    if settings.folds == 1 and not dataset.get("validation_size") and dataset.get("_target_") not in VALIDATED:
+        yield (
+            "model.folds=1 compares pipelines on the validation split, but there is none: set "
+            "dataset.validation_size=0.2. A cross-validation has at least 2 folds; 0 leaves it out"
+        )
+    if not settings.folds and not settings.refit:
+        yield "model.folds=0 model.refit=false: nothing would be fitted; leave one of the two out"
 
 
 def _not_there(target: str) -> Iterator[str]:
