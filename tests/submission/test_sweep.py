@@ -307,6 +307,9 @@ def test_a_mistake_shared_by_many_runs_is_one_line(refused_here: Refused) -> Non
     said = refused_here("-m", "seed=range(0,20)", "compute.cpus_per_run=999")
     assert len(said.splitlines()) == 1
     assert "run 0 (seed=0, compute.cpus_per_run=999) and 19 more: compute.cpus_per_run=999" in said
+    said = refused_here("-m", "seed=1,2", "trainer.max_epochs=0", "trainer.batch_size=0")
+    assert said.count("mistakes in the configuration:") == 1, "no list within a list"
+    assert said.count("- run 0 (") == said.count(" and 1 more: ") == 2
 
 
 def test_a_sweep_continues_when_standard_output_is_full(workspace: Path, two_scripts: tuple[str, ...]) -> None:

@@ -19,7 +19,7 @@ import torch
 from conftest import Command, Runner
 from labrun.config.schema import Config
 from labrun.submission import freeze
-from labrun.tasks.packages import Package, spare_clouds, spare_moves, spare_searches
+from labrun.tasks.packages import Package, derived, spare_clouds, spare_moves, spare_searches
 
 pytestmark = pytest.mark.long
 
@@ -135,6 +135,14 @@ def test_a_module_is_trained_by_the_trainer_of_its_package(
     assert "Traceback" not in refused.stderr
     paired = labrun_here("model=three", "dataset=torch", *sets, *common[4:7], "callbacks=none")
     assert paired.returncode == 0 and "trained by lightning.pytorch" in paired.stdout, paired.stdout + paired.stderr
+
+
+def test_a_users_own_class_may_have_a_name_of_lightnings() -> None:
+    class EarlyStopping(pytorch_lightning.Callback):
+        """Not derived from Lightning's."""
+
+    assert derived(EarlyStopping(), "EarlyStopping") is None
+    assert derived(pytorch_lightning.callbacks.EarlyStopping("loss"), "EarlyStopping") == Package()
 
 
 def test_names_of_either_lightning_package_work(run_here: Runner) -> None:
