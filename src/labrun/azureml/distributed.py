@@ -84,12 +84,8 @@ def overrides(config: Any, run_config: Any, target: Sequence[str]) -> list[str]:
         UserErrorException: the processes cannot be distributed over the nodes, or parameter servers are requested.
     """
     nodes = int(run_config.node_count or 1)
-    if config is None and run_config.communicator in ("Nccl", "Gloo") and run_config.pytorch.process_count is not None:
-        config = PyTorchConfiguration(run_config.communicator, run_config.pytorch.process_count, nodes)
-    if config is None and run_config.communicator in COMMUNICATORS:
-        config = MpiConfiguration(run_config.mpi.process_count_per_node, nodes)
-    if config is None and run_config.communicator == "ParameterServer":
-        config = run_config.tensorflow
+    if config is None:
+        config = _of_communicator(run_config, nodes)
     is_tensorflow = isinstance(config, TensorflowConfiguration)
     if is_tensorflow and config.servers is None and config.worker_count > 1:
         notify_once(f"{config.worker_count} workers run without a parameter server, as with parameter_server_count=0")
@@ -122,6 +118,16 @@ def overrides(config: Any, run_config: Any, target: Sequence[str]) -> list[str]:
         *([f"compute.gpus_per_run={count // nodes}"] if is_gpu else []),
         *([override(f"+compute.environment.{TF_VARIABLE}", "worker")] if is_tensorflow else []),
     ]
+
+
+def _of_communicator(run_config: Any, nodes: int) -> Any:
+    """Return what the old style, `run_config.communicator`, stands for; None for a single process."""
+    communicator = run_config.communicator
+    if communicator in ("Nccl", "Gloo") and run_config.pytorch.process_count is not None:
+        return PyTorchConfiguration(communicator, run_config.pytorch.process_count, nodes)
+    if communicator in COMMUNICATORS:
+        return MpiConfiguration(run_config.mpi.process_count_per_node, nodes)
+    return run_config.tensorflow if communicator == "ParameterServer" else None
 
 
 def _has_nodes(nodes: int, count: int, target: Sequence[str], is_tensorflow: bool) -> bool:

@@ -149,19 +149,28 @@ class ScriptRunConfig(Config):
 
     def _run_overrides(self, inputs: ScriptInputs) -> list[str]:
         """Return the arguments that describe the script and its arguments, or the command."""
+        if self.command is None:
+            return self._script_overrides(self.script, self.arguments, inputs)
         several = isinstance(self.command, (list, tuple))
-        words = list(self.command) if several else str(self.command or "").split()
+        words = list(self.command) if several else str(self.command).split()
         is_script = len(words) > 1 and str(words[0]) in PYTHONS and str(words[1]).endswith(".py")
         plain = [str(value) for value in words if not hasattr(value, "labrun_mount")]
-        raw = plain if several else [str(self.command or "")]  # splitting a string would lose its line breaks
+        raw = plain if several else [str(self.command)]  # splitting a string would lose its line breaks
         needs_shell = any(mark in text for text in plain for mark in SHELL) or any(
             mark in text for text in raw for mark in "\n#~()?[]{}!"
         )
-        if self.command is not None and (not is_script or needs_shell):
-            texts = [inputs.argument(value) for value in words] if several else [str(self.command)]
-            quoted = [f"'{text}'" if isinstance(text, Reference) else exact.escaped(text) for text in texts]
-            return [override("script.command", Reference(" ".join(quoted)))]
-        script, arguments = (words[1], words[2:]) if self.command is not None else (self.script, self.arguments)
+        if is_script and not needs_shell:
+            return self._script_overrides(words[1], words[2:], inputs)
+        texts = [inputs.argument(value) for value in words] if several else [str(self.command)]
+        quoted = [f"'{text}'" if isinstance(text, Reference) else exact.escaped(text) for text in texts]
+        return [override("script.command", Reference(" ".join(quoted)))]
+
+    def _script_overrides(self, script: Any, arguments: Sequence[Any], inputs: ScriptInputs) -> list[str]:
+        """Return the arguments that describe a script, or the command that executes a notebook.
+
+        Raises:
+            UserErrorException: there is no such file.
+        """
         if not Path(self.source_directory, str(script)).is_file():
             raise UserErrorException(
                 f"ScriptRunConfig: there is no script {script} in the source directory {self.source_directory} "

@@ -318,39 +318,35 @@ def rm(options: argparse.Namespace) -> int:
     if asset is None and version:
         assets.get(datastore, name, version)
     if asset is None:
-        path = clean(options.what.strip("/"))
-        files = sorted(datastore.files(path)) or ([path] if path and datastore.find(path) else [])
-        if not files:
-            raise MissingDataError(f"datastore '{datastore.name}' has neither an asset nor a file or folder '{path}'")
-        _refuse_registered(datastore, files, [])
-        _ask(options, f"remove {counted(len(files), 'file')} of {_where(datastore, path)}")
-        for file in files:
-            datastore.remove(file)
-        print(f"removed {counted(len(files), 'file')} of {_where(datastore, path)}")
+        _remove_files(options, datastore)
         return 0
     chosen = [asset] if version else assets.versions(datastore, name)
     gone = f"{name}, {counted(len(chosen), 'version')}" if not version else asset.title
     files = sorted({f"{one.path}/{e.path}".strip("/") for one in chosen for e in assets.manifest(datastore, one)})
     if options.files:
         _refuse_registered(datastore, files, chosen)
-    _ask(
-        options,
-        f"unregister {gone}"
-        + (f" and remove its {counted(len(files), 'file')}" if options.files else "; its files stay"),
-    )
+    count = counted(len(files), "file")
+    _ask(options, f"unregister {gone}{f' and remove its {count}' if options.files else '; its files stay'}")
     for one in chosen:
         assets.unregister(datastore, one)
     for file in files if options.files else ():
         datastore.remove(file)
-    print(
-        f"unregistered: {gone}"
-        + (
-            f"; {counted(len(files), 'file')} removed"
-            if options.files
-            else f"; its files stay in {_where(datastore, asset.path)}"
-        )
-    )
+    then = f"{count} removed" if options.files else f"its files stay in {_where(datastore, asset.path)}"
+    print(f"unregistered: {gone}; {then}")
     return 0
+
+
+def _remove_files(options: argparse.Namespace, datastore: Datastore) -> None:
+    """Remove a file or a folder that no asset holds."""
+    path = clean(options.what.strip("/"))
+    files = sorted(datastore.files(path)) or ([path] if path and datastore.find(path) else [])
+    if not files:
+        raise MissingDataError(f"datastore '{datastore.name}' has neither an asset nor a file or folder '{path}'")
+    _refuse_registered(datastore, files, [])
+    _ask(options, f"remove {counted(len(files), 'file')} of {_where(datastore, path)}")
+    for file in files:
+        datastore.remove(file)
+    print(f"removed {counted(len(files), 'file')} of {_where(datastore, path)}")
 
 
 def samples(options: argparse.Namespace) -> int:

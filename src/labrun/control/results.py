@@ -48,20 +48,9 @@ def print_summary(
     wanted = wanted or objective.common(finished)
     order = sorted(range(len(finished)), key=lambda i: -objective.rank(finished[i], wanted))
     by = wanted.metric
-    rows = [("run", f"status      {by:<8}  overrides")]
     overrides, common = formatting.differing([record.overrides for record in finished])
-    for place in order:
-        record = finished[place]
-        value = record.metrics.get(by)
-        shown = formatting.number(value) if isinstance(value, float) else "-"
-        reason = record.reason or formatting.trouble(record.training)
-        if not record.finished and not os.access(run_dirs[place], os.W_OK):
-            reason = "its folder cannot be written"
-        number = str(record.number)
-        output = run_dirs[place] / "driver.log"
-        where = f"  ({output})" if output.exists() else ""
-        why = f"   {reason}{where}" if reason else ""
-        rows.append((number, f"{record.status:<10}  {shown:<{max(8, len(by))}}  {' '.join(overrides[place])}{why}"))
+    rows = [("run", f"status      {by:<8}  overrides")]
+    rows += [_row(run_dirs[place], finished[place], by, overrides[place]) for place in order]
     rows += [("all", f"{'':<10}  {'':<{max(8, len(by))}}  {' '.join(common)}")] if common else []
     try:
         write_csv(finished, folder / "results.csv")
@@ -81,6 +70,19 @@ def print_summary(
     drawn = any((best_dir / "outputs").glob("*.png"))
     say(f"folder: {folder}   ({files}{f'; pictures of the best run: {best_dir}/outputs' if drawn else ''})")
     return finished
+
+
+def _row(run_dir: Path, record: Record, by: str, overrides: Sequence[str]) -> tuple[str, str]:
+    """Return a run's row: its number; its status, its value of the metric `by`, its overrides, and what went wrong."""
+    value = record.metrics.get(by)
+    shown = formatting.number(value) if isinstance(value, float) else "-"
+    reason = record.reason or formatting.trouble(record.training)
+    if not record.finished and not os.access(run_dir, os.W_OK):
+        reason = "its folder cannot be written"
+    output = run_dir / "driver.log"
+    where = f"  ({output})" if output.exists() else ""
+    why = f"   {reason}{where}" if reason else ""
+    return str(record.number), f"{record.status:<10}  {shown:<{max(8, len(by))}}  {' '.join(overrides)}{why}"
 
 
 def print_over_seed(finished: Sequence[Record], wanted: objective.Objective, folder: Path) -> str:

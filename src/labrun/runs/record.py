@@ -208,10 +208,8 @@ class Record:
         """
         if self.error is None:
             return ""
-        line, kind = (
-            next((line.strip() for line in self.error.message.splitlines() if line.strip()), ""),
-            self.error.type,
-        )
+        kind = self.error.type
+        line = next((line.strip() for line in self.error.message.splitlines() if line.strip()), "")
         return f"{kind}: {line}".removesuffix(": ") if not line or kind in TELLING else line
 
 

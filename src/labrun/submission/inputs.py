@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from labrun.config import exact, masking, schema, validation
 from labrun.config.instantiate import Node
 from labrun.config.references import guarded, references, resolve_environment, resolved
 from labrun.errors import ConfigError
-from labrun.messages import suggest
+from labrun.messages import suggest, without_details
 
 OWN = "datastore"
 
@@ -141,13 +142,7 @@ def load(name: str, keep_environment: bool = False, changes: tuple[str, ...] = (
         assert isinstance(node, DictConfig)
         if "defaults" in node:
             raise ConfigError(f"{path}: a datastore's file is read alone, so it cannot have a list of defaults")
-        known = [str(key) for key in node]
-        is_ours = "_target_" in node and schema.datastore_target(node) in schema.DATASTORES
-        for change in changes:
-            key, equals, _ = change.partition("=")
-            if not equals or (key.partition(".")[0] not in known and is_ours):
-                raise ConfigError(f"{change!r} is not a key=value of datastore '{name}'. Its keys: {', '.join(known)}")
-        node = OmegaConf.merge(node, OmegaConf.from_dotlist(list(changes)))
+        node = _changed(node, changes, name)
         plain = OmegaConf.to_container(node, resolve=False)
         assert isinstance(plain, dict)
         missing = [str(key) for key, value in plain.items() if value == "???"]
@@ -159,7 +154,7 @@ def load(name: str, keep_environment: bool = False, changes: tuple[str, ...] = (
         found = OmegaConf.to_container(OmegaConf.create(kept), resolve=True)
         assert isinstance(found, dict)
     except OmegaConfBaseException as error:
-        reason = str(error.__cause__ or error).splitlines()[0].strip("\"'")
+        reason = without_details(error.__cause__ or error).strip("\"'")
         raise ConfigError(f"{path}, {getattr(error, 'full_key', None) or 'a key'}: {reason}") from error
     values = {str(key): value for key, value in found.items()}
     problems = list(validation.check_datastore(values))
@@ -170,6 +165,21 @@ def load(name: str, keep_environment: bool = False, changes: tuple[str, ...] = (
         root = Path(values["root"]).expanduser()
         kept["root"] = values["root"] = str((root if is_typed else paths.home() / root).resolve())
     return kept if keep_environment else values
+
+
+def _changed(node: DictConfig, changes: Sequence[str], name: str) -> Any:
+    """Return a datastore's node with overrides of its keys.
+
+    Raises:
+        ConfigError: an override is not `key=value`, or labrun's own class of datastore has no such key.
+    """
+    known = [str(key) for key in node]
+    is_ours = "_target_" in node and schema.datastore_target(node) in schema.DATASTORES
+    for change in changes:
+        key, equals, _ = change.partition("=")
+        if not equals or (key.partition(".")[0] not in known and is_ours):
+            raise ConfigError(f"{change!r} is not a key=value of datastore '{name}'. Its keys: {', '.join(known)}")
+    return OmegaConf.merge(node, OmegaConf.from_dotlist(list(changes)))
 
 
 def default_name() -> str:

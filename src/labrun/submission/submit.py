@@ -335,34 +335,44 @@ def _resume(submitted: Sequence[FrozenJob], folder: Path, backend: Backend) -> l
     matched = resume.match([job.record for job in submitted], old, frozen)
     for job, one in zip(submitted, matched, strict=True):
         if one is None:
-            number = len(runs)
-            while (folder / str(number)).exists() or folder / str(number) in runs:
-                number += 1
-            _move(job.record, job.run_dir, folder / str(number))
-            job.run_dir, job.record.sweep = folder / str(number), SweepMember(str(folder), number)
+            _add(job, folder, runs)
             if old and not fresh_code:
                 job.record.code = old[0].record.code
-            runs.append(job.run_dir)
-            continue
-        # Read the record again: hashing the data took a while, and a Slurm run may have ended since.
-        job.run_dir, then = one.run_dir, read_record(one.run_dir)
-        job.is_done = then.status in (COMPLETED, STOPPED)
-        taken += job.is_done
-        if not (job.is_done or (one.run_dir in held and not then.finished)):
-            if then.finished:
-                finalize.requeue(one.run_dir, then)
-            forget_requests(one.run_dir)
-            then.config["compute"] = job.record.config["compute"]
-            then.overrides = resume.with_compute(then.overrides, job.record.overrides)
-            then.code = job.record.code if fresh_code else then.code
-            write_record(one.run_dir, then)
-        job.record = then
+        else:
+            _repeat(job, one.run_dir, is_held=one.run_dir in held, fresh_code=fresh_code)
+            taken += job.is_done
     log.info("Resuming %s: %d of %d runs are done", folder, taken, len(submitted))
     asked = {job.run_dir for job in submitted}
     others = sum(not one.record.finished and one.run_dir not in asked for one in old)
     if others:
         log.info("%s of the sweep that this command does not include will also run", messages.counted(others, "run"))
     return runs
+
+
+def _add(job: FrozenJob, folder: Path, runs: list[Path]) -> None:
+    """Give a new job the next free number of a sweep that it continues, and add its folder to the sweep's runs."""
+    number = len(runs)
+    while (folder / str(number)).exists() or folder / str(number) in runs:
+        number += 1
+    _move(job.record, job.run_dir, folder / str(number))
+    job.run_dir, job.record.sweep = folder / str(number), SweepMember(str(folder), number)
+    runs.append(job.run_dir)
+
+
+def _repeat(job: FrozenJob, run_dir: Path, is_held: bool, fresh_code: bool) -> None:
+    """Let a job be the run that it repeats; queue that again unless it is done, or the backend still holds it."""
+    # Read the record again: hashing the data took a while, and a Slurm run may have ended since.
+    job.run_dir, then = run_dir, read_record(run_dir)
+    job.is_done = then.status in (COMPLETED, STOPPED)
+    if not (job.is_done or (is_held and not then.finished)):
+        if then.finished:
+            finalize.requeue(run_dir, then)
+        forget_requests(run_dir)
+        then.config["compute"] = job.record.config["compute"]
+        then.overrides = resume.with_compute(then.overrides, job.record.overrides)
+        then.code = job.record.code if fresh_code else then.code
+        write_record(run_dir, then)
+    job.record = then
 
 
 def _move(record: Record, old: Path, new: Path) -> None:

@@ -217,21 +217,33 @@ def _old(options: argparse.Namespace, pairs: Sequence[Pair], shown: StatusResolv
     if options.older_than is not None:
         chosen = [(d, r) for d, r in chosen if seconds_between(r.ended or r.created, now) > options.older_than]
     chosen = [(d, r) for d, r in chosen if shown.once(d, r) not in removing.LIVE]
-    best: set[Path] = set()
     named, _ = store.parse_metric(options.metric or "", [record for _, record in pairs])
     filters.check_metric(named, pairs)
+    best: set[Path] = set()
     for name in sorted({record.name for _, record in chosen}) if options.keep_best else ():
         completed = [(d, r) for d, r in pairs if r.name == name and r.status == COMPLETED]
-        metric, wanted = store.parse_metric(options.metric or _usual(completed) or "", [r for _, r in completed])
-        if wanted is None and any(metric in r.metrics for _, r in completed):
-            raise RecordError(store.unknown_direction_message(metric, "--metric "))  # never guess: removal is final
-        ranked = [(store.score(r, metric, wanted), d) for d, r in completed] if wanted else []
-        ranked = sorted((pair for pair in ranked if pair[0] > -math.inf), key=lambda pair: -pair[0])
+        ranked = _ranked(completed, options.metric)
         if completed and not ranked:
             print(f"kept: all {len(completed)} completed runs of {name}: no metric shows which of them are best")
             best |= {d for d, _ in completed}
-        best |= {d for _, d in ranked[: options.keep_best]}
+        best |= set(ranked[: options.keep_best])
     return [(d, r) for d, r in chosen if d not in best]
+
+
+def _ranked(completed: Sequence[Pair], metric: str | None) -> list[Path]:
+    """Return the folders of the runs that have the metric, the best first; without `metric`, it is a usual one.
+
+    Raises:
+        RecordError: nothing says whether the metric is to be high or low; removal is final, so labrun does not guess.
+    """
+    metric, wanted = store.parse_metric(metric or _usual(completed) or "", [record for _, record in completed])
+    if wanted is None:
+        if any(metric in record.metrics for _, record in completed):
+            raise RecordError(store.unknown_direction_message(metric, "--metric "))
+        return []
+    scores = [(store.score(record, metric, wanted), run_dir) for run_dir, record in completed]
+    scored = [pair for pair in scores if pair[0] > -math.inf]
+    return [run_dir for _, run_dir in sorted(scored, key=lambda pair: -pair[0])]
 
 
 def _usual(pairs: Sequence[Pair]) -> str | None:

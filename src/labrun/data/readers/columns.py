@@ -572,65 +572,76 @@ def decimal_of(known: TableSchema, table: Any, where: object) -> tuple[str | Non
 def sign_of(table: Any, settings: ColumnSettings, where: object) -> str | None:
     """Detect the decimal separator of a table from its content alone; None without clear evidence."""
     found = {name: _values(table[name]) for name in table.columns if name not in settings.ignore}
-    written, plain = ({name: pair[place] for name, pair in found.items()} for place in (0, 1))
-    sign, doubt = _decimal(written, plain, replace(settings, decimal=None), where, table.attrs.get("separator"))  # type: ignore[arg-type]
+    written, plain = {name: texts for name, (texts, _) in found.items()}, {name: n for name, (_, n) in found.items()}
+    sign, doubt = _decimal(written, plain, replace(settings, decimal=None), where, table.attrs.get("separator"))
     return sign if doubt is None else None
 
 
+@dataclass
+class _Evidence:
+    """Values of columns that show a table's decimal separator: of each such column, the first one."""
+
+    comma: dict[str, str] = field(default_factory=dict)
+    """Values that have a decimal comma."""
+    point: dict[str, str] = field(default_factory=dict)
+    """Values that have a decimal point."""
+    either: dict[str, str] = field(default_factory=dict)
+    """Values that have a comma, which may also mark thousands."""
+
+
 def _decimal(
-    uniques: Mapping[str, list[str]],
-    plain: Mapping[str, Any],
-    settings: ColumnSettings,
-    where: object,
-    separator: str | None,
+    uniques: Uniques, plain: Plain, settings: ColumnSettings, where: object, separator: str | None
 ) -> tuple[str | None, str | None]:
     """Return the decimal separator, None without evidence; and any ambiguity, the decimal point reading first."""
     if settings.decimal is not None:
         return settings.decimal, None
-    comma: dict[str, str] = {}
-    point: dict[str, str] = {}
-    either: dict[str, str] = {}
-    for name, values in uniques.items():
-        if name in settings.categories or name in settings.dates:
-            continue
-        kept = values  # plain numbers are evidence only if one has an unambiguous decimal point
-        forms = [(point, SURELY_POINT)]
-        if plain[name] is None:
-            present = [bare_of(value)[0] for value in _present(values)]
-            kept = [one for one in present if WITH_POINT.fullmatch(one) or WITH_COMMA.fullmatch(one)]
-            if len(kept) <= (0 if name in settings.numbers else HALF) * len(
-                present
-            ):  # text beside numbers is reported later
-                continue
-            forms += [(comma, SURELY_COMMA), (either, EITHER)]
-        elif not (plain[name] % 1 != 0).any():
-            continue
-        for found, form in forms:
-            value = next((one for one in kept if form.fullmatch(one)), None)
-            if value is not None:
-                found[name] = value
-    if comma and point:
-        (one, first), (other, second) = next(iter(comma.items())), next(iter(point.items()))
+    free = {name: values for name, values in uniques.items() if name not in {*settings.categories, *settings.dates}}
+    seen = _evidence(free, plain, settings)
+    if seen.comma and seen.point:
+        (one, first), (other, second) = next(iter(seen.comma.items())), next(iter(seen.point.items()))
         return ",", (
             f"{where}: there are decimal points ({second!r} in {other!r}) and commas ({first!r} in {one!r}; if that "
             f"column holds no numbers, {option('categories', [one])})"
         )
-    if comma:
+    if seen.comma:
         return ",", None
+    if seen.point:
+        return ".", None
     # If commas separate the columns, a comma within a number marks thousands.
-    if either and not point and separator != ",":
-        name, value = next(iter(either.items()))
+    if seen.either and separator != ",":
+        name, value = next(iter(seen.either.items()))
         return ".", (
             f"{where}: {value!r} in the column {name!r} may be {value.replace(',', '')} or {value.replace(',', '.')}"
         )
-    if separator == ";" and not point:  # typical of files with decimal commas
-        for name, values in uniques.items():
-            if plain[name] is None or name in settings.categories or name in settings.dates:
+    if separator == ";":  # typical of files with decimal commas, where a point marks thousands
+        for name, values in free.items():
+            pointed = next((one for one in values if "." in one), None)
+            if plain[name] is not None and pointed and all(map(EITHER_POINT.fullmatch, _present(values))):
+                whole = pointed.replace(".", "")
+                return ".", f"{where}: {pointed!r} in the column {name!r} may be {pointed} or {whole}"
+    return None, None
+
+
+def _evidence(uniques: Uniques, plain: Plain, settings: ColumnSettings) -> _Evidence:
+    """Search the columns that may hold numbers for values that show the decimal separator."""
+    seen = _Evidence()
+    for name, values in uniques.items():
+        kept, forms = values, [(seen.point, SURELY_POINT)]
+        numbers = plain[name]
+        if numbers is None:
+            present = [bare_of(value)[0] for value in _present(values)]
+            kept = [one for one in present if WITH_POINT.fullmatch(one) or WITH_COMMA.fullmatch(one)]
+            share = 0 if name in settings.numbers else HALF
+            if len(kept) <= share * len(present):  # text beside numbers is reported later
                 continue
-            value = next((one for one in values if "." in one), None)
-            if value is not None and all(map(EITHER_POINT.fullmatch, _present(values))):
-                return ".", (f"{where}: {value!r} in the column {name!r} may be {value} or {value.replace('.', '')}")
-    return "." if point else None, None
+            forms += [(seen.comma, SURELY_COMMA), (seen.either, EITHER)]
+        elif not (numbers % 1 != 0).any():
+            continue  # plain numbers are evidence only if one has a fraction
+        for found, form in forms:
+            value = next((one for one in kept if form.fullmatch(one)), None)
+            if value is not None:
+                found[name] = value
+    return seen
 
 
 def _date_column(name: str, kept: list[str], form: str, where: object) -> Column:

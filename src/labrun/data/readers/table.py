@@ -18,7 +18,15 @@ from labrun.data.reader import Reader
 from labrun.data.readers import columnar, delimited, sheets
 from labrun.data.readers.apply_schema import NAMES, apply_schema
 from labrun.data.readers.checks import is_absolute
-from labrun.data.readers.columns import GAPS, ColumnSettings, KnownTable, check_keys, infer_schema, sign_of
+from labrun.data.readers.columns import (
+    GAPS,
+    ColumnSettings,
+    KnownTable,
+    TableSchema,
+    check_keys,
+    infer_schema,
+    sign_of,
+)
 from labrun.data.readers.number_parsing import DECIMALS, number
 from labrun.data.readers.table_form import TableForm
 from labrun.data.readers.user_arrays import check_classes, from_arrays, in_order, must_exist, place_of
@@ -175,30 +183,22 @@ class Csv(Reader):
         return [one[found.codes] for one, found in zip(ranks, targets, strict=True)], tuple(map(str, classes))
 
     def read(self, root: Path) -> RawData:
-        import pandas as pd
-
         paths = self.files(root)
         found = [delimited.read(path, self._form) for path in paths]
         tables, notes = [table for table, _ in found], [note for _, own_notes in found for note in own_notes]
-        alike = True
         target = self._target(tables, paths)
         for place, path in enumerate(paths):
             tables[place], left_out = self._with_target(tables[place], target, path)
             notes += [f"{left_out}{f' ({path.name})' if len(paths) > 1 else ''}"] if left_out else []
         features = [table.drop(columns=[target]) for table in tables]
+        differing = self._differing_signs(features, paths)
+        notes += [] if differing is None else [differing]
         if self.known is not None:
             known = self.known.schema
         else:
-            if len(features) > 1:  # splits with different decimal separators are read one by one
-                signs = [sign_of(table, self.settings, path) for table, path in zip(features, paths, strict=True)]
-                alike = None in signs or len(set(signs)) == 1
-                if not alike:
-                    first, second = (f"{NAMES[str(sign)]} in {p.name}" for sign, p in zip(signs, paths, strict=True))
-                    notes.append(f"decimal {second}, {first}")
-            whole = pd.concat(features, ignore_index=True) if len(features) > 1 and alike else features[0]
-            whole.attrs = dict(tables[0].attrs)
             quantity = tables[0][target] if self.regression else None
-            known = infer_schema(whole, self.settings, paths[0], len(features[0]), quantity)
+            whole = features[:1] if differing else features
+            known = self._inferred(whole, quantity, tables[0].attrs, paths[0])
         if not known.columns:
             raise DataError(
                 f"{paths[0]} has no column{' to learn from' if features[0].shape[1] else ''} except the target: is "
@@ -207,12 +207,12 @@ class Csv(Reader):
         arrays: dict[str, Any] = {}
         refusal = None
         for part, table, values, path in zip(("train", "test"), tables, features, paths, strict=False):
-            known_decimal = known.decimal if alike or part == "train" else None
+            sign = None if differing and part == "test" else known.decimal
             if self.known is not None:
-                known_decimal = self.settings.decimal
-            samples, decimal, own_notes = apply_schema(known, values, path, known_decimal)
+                sign = self.settings.decimal
+            samples, decimal, own_notes = apply_schema(known, values, path, sign)
             y = self._labels(table[target], path, decimal)
-            notes += own_notes if alike else []
+            notes += [] if differing else own_notes
             refusal = refusal or not_numbers(samples, known.names, path)
             empty = samples.isna().all(axis=1).to_numpy()
             if len(known.columns) >= SEVERAL and empty.any() and not empty.all():
@@ -232,6 +232,24 @@ class Csv(Reader):
         else:
             raw = from_arrays(arrays, str(paths[0]), tuple(paths), self.regression, refusal)
         return replace(raw, notes=tuple(notes), table=known.of_target(target))
+
+    def _differing_signs(self, features: Sequence[Any], paths: Sequence[Path]) -> str | None:
+        """Return a note if the splits have different decimal separators, and so must be read one by one."""
+        if self.known is not None or len(features) < 2:
+            return None
+        signs = [sign_of(table, self.settings, path) for table, path in zip(features, paths, strict=True)]
+        if None in signs or len(set(signs)) == 1:
+            return None
+        first, second = (f"{NAMES[str(sign)]} in {path.name}" for sign, path in zip(signs, paths, strict=True))
+        return f"decimal {second}, {first}"
+
+    def _inferred(self, features: Sequence[Any], quantity: Any, attrs: Mapping[Any, Any], where: Path) -> TableSchema:
+        """Return the schema of the splits together, the training split first; see `infer_schema`."""
+        import pandas as pd
+
+        whole = pd.concat(features, ignore_index=True) if len(features) > 1 else features[0]
+        whole.attrs = dict(attrs)
+        return infer_schema(whole, self.settings, where, len(features[0]), quantity)
 
     def _target(self, tables: Sequence[Any], paths: Sequence[Path]) -> str:
         columns = list(tables[0].columns)

@@ -250,14 +250,18 @@ class NetworkTask(ModelTask):
         log.info("Scoring the best epoch's weights: epoch %d, %s", epoch, done.why)
         run = context.current()
         if run is not None and trainer.is_global_zero:
-            resumed = [] if self._resumed is None else [self._resumed.run_dir]  # the epoch may be from that run
-            for folder in [run.run_dir, *resumed]:
-                lines = [line for line in context.read_metrics(folder) if line.get("epoch") == epoch]
-                # If the epoch had several validations, those after the checkpoint measured other weights.
-                lines = [line for line in lines if line["step"] <= max(content["global_step"], epoch)]
-                if lines:
-                    run.summary.update({line["name"]: line["value"] for line in lines})
-                    break
+            self._summarize(run, epoch, content["global_step"])
+
+    def _summarize(self, run: context.RunContext, epoch: int, step: int) -> None:
+        """Put the metrics of an epoch, up to a checkpoint's step, into the run's summary."""
+        resumed = [] if self._resumed is None else [self._resumed.run_dir]  # the epoch may be from that run
+        for folder in [run.run_dir, *resumed]:
+            lines = [line for line in context.read_metrics(folder) if line.get("epoch") == epoch]
+            # If the epoch had several validations, those after the checkpoint measured other weights.
+            lines = [line for line in lines if line["step"] <= max(step, epoch)]
+            if lines:
+                run.summary.update({line["name"]: line["value"] for line in lines})
+                return
 
     def _best_of(self, trainer: Any) -> Any:
         """Return the callback that kept the best epoch's weights, or None."""

@@ -65,18 +65,7 @@ def run(config: Config, inputs: Sequence[DataEntry], record: Record, paths: RunP
     work = make_work_folder(paths, Path(str(code.folder)), Path(str(code.base)))
     words = definition.words(script.positional, script.arguments)
     frozen = _of(record.typed)  # references to the environment stay references in messages
-    positional = [_as_meant(value) for value in frozen.positional]
-    arguments = {name: _as_meant(value) for name, value in frozen.arguments.items()}
-    before = definition.words(positional, arguments)
-    shown = definition.words(
-        [_shown(*pair) for pair in zip(positional, script.positional, strict=True)],
-        {name: _shown(value, script.arguments[name]) for name, value in arguments.items()},
-    )
-    name = frozen.shown_name
-    log.info("Script: %s", _line(name, before))
-    expanded = _shown(name, script.command) if script.command else name
-    if (name, before) != (expanded, shown):
-        log.info("Expanded: %s", _line(expanded, shown))
+    _log_command(frozen, script)
     if script.environment:
         _keep_build_log(script.environment, paths)
     if (count := nodes.machines(config)) > 1:
@@ -93,11 +82,27 @@ def run(config: Config, inputs: Sequence[DataEntry], record: Record, paths: RunP
                 run_context.summary.update(context.last_values(paths.root))
             record.data += read_by_name(paths, record.data)
     if ended.code != 0:
-        raise RunFailedError(f"{ended.message(name)}{_way_out(ended, script)}", ended.trace)
+        raise RunFailedError(f"{ended.message(frozen.shown_name)}{_way_out(ended, script)}", ended.trace)
     if count > 1 and (failure := nodes.wait_for_others(paths, count)):
         raise RunFailedError(failure)
     if script.command and (reported := _reported_failure(paths)):
         raise RunFailedError(reported)
+
+
+def _log_command(frozen: Script, script: Script) -> None:
+    """Log the command line of a script as the record has it, and as it is executed, where that differs."""
+    positional = [_as_meant(value) for value in frozen.positional]
+    arguments = {name: _as_meant(value) for name, value in frozen.arguments.items()}
+    before = definition.words(positional, arguments)
+    shown = definition.words(
+        [_shown(*pair) for pair in zip(positional, script.positional, strict=True)],
+        {name: _shown(value, script.arguments[name]) for name, value in arguments.items()},
+    )
+    name = frozen.shown_name
+    log.info("Script: %s", _line(name, before))
+    expanded = _shown(name, script.command) if script.command else name
+    if (name, before) != (expanded, shown):
+        log.info("Expanded: %s", _line(expanded, shown))
 
 
 def _of(config: Config) -> Script:
