@@ -19,6 +19,17 @@ from labrun.app import command_line
 from labrun.errors import ConfigError
 
 HEAVY = ("torch", "pytorch_lightning", "sklearn", "matplotlib", "mlflow", "pandas")
+FAILING_READER = """
+from labrun.data.reader import Reader
+
+class Failing(Reader):
+    def find(self, root):
+        if root.name == "conf":
+            return False
+        raise RuntimeError("no such volume")
+    def read(self, root):
+        return open(root / "missing")
+"""
 
 
 def test_a_run_that_is_interrupted_before_it_begins_is_canceled(tmp_path: Path) -> None:
@@ -125,6 +136,26 @@ def test_a_search_without_m_is_reported(labrun_here: Command) -> None:
 def test_debug_shows_the_traceback(labrun: Command) -> None:
     done = labrun("--debug", "model.regularization=-1")
     assert done.returncode == 2 and "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("refused", ["compute=inline compute.mem_gb=3", "-m sweep.resume=last"])
+def test_debug_executes_nothing_that_is_refused_otherwise(labrun: Command, workspace: Path, refused: str) -> None:
+    done = labrun("--debug", "tracking=none", *refused.split())
+    assert done.returncode == 2 and "Traceback" in done.stderr and done.stdout == ""
+    assert not list(workspace.glob("outputs/*/*")) and not list(workspace.glob("multirun/*/*"))
+
+
+def test_a_failure_of_the_checks_ends_the_command(labrun: Command, workspace: Path) -> None:
+    (workspace / "failing.py").write_text(FAILING_READER)
+    (workspace / "conf" / "dataset").mkdir(parents=True)
+    (workspace / "conf" / "dataset" / "failing.yaml").write_text("_target_: failing.Failing\nname: failing\n")
+    done = labrun("dataset=failing", "tracking=none", "datastore.root=.")
+    assert done.returncode == 1 and "in find" in done.stderr and "RuntimeError: no such volume" in done.stderr
+    assert not list(workspace.glob("outputs/*/*"))
+    done = labrun("dataset=failing", "tracking=none", f"datastore.root={workspace / 'conf'}")
+    missing = f"dataset=failing: Failing finds no data in {workspace / 'conf'}: set datastore.root"
+    assert done.returncode == 2 and missing in done.stderr and "Traceback" not in done.stderr
+    assert not list(workspace.glob("outputs/*/*"))
 
 
 def test_data_too_small_for_a_network_are_refused_with_both_sizes(labrun: Command, workspace: Path) -> None:

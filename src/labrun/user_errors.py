@@ -26,6 +26,14 @@ class UserErrors:
             refuse(error)
 
 
+def show_traceback(error: Exception) -> NoReturn:
+    """Print an error with its traceback, secrets masked, and exit: with code 2 for a `LabrunError`, otherwise 1."""
+    import traceback
+
+    sys.stderr.write(for_terminal("".join(traceback.format_exception(error))))
+    sys.exit(USER_ERROR if isinstance(error, LabrunError) else 1)
+
+
 def for_terminal(text: str) -> str:
     """Return a text for the terminal, with secrets masked and control characters escaped."""
     return terminal.lines(masking.masked(text))

@@ -9,8 +9,6 @@ import logging
 import os
 import re
 import sys
-import traceback
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,7 +41,7 @@ from labrun.runs import recording, store
 from labrun.runs.record import QUEUED, Record, read_record
 from labrun.submission import freeze, origin, publish
 from labrun.submission.publish import publish_location
-from labrun.user_errors import EXIT_CANCELED, USER_ERROR, UserErrors, for_terminal
+from labrun.user_errors import EXIT_CANCELED, UserErrors, for_terminal, show_traceback
 
 log = logging.getLogger(__name__)
 RUN_HERE = {"labrun.tasks.estimator", "labrun.tasks.networks.lightning"}
@@ -162,8 +160,6 @@ def main() -> None:
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
         os.environ["LABRUN_DEBUG"] = os.environ["HYDRA_FULL_ERROR"] = "1"
-        # Hydra would print an error that labrun shows anyway, masked.
-        warnings.filterwarnings("ignore", message=r"Callback Preflight\.", category=UserWarning)
     open_standard_streams()
     if "--version" in sys.argv[1:]:
         print(version.text())
@@ -193,8 +189,7 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("LABRUN_DEBUG") != "1":
             raise
-        sys.stderr.write(for_terminal("".join(traceback.format_exception(error))))
-        sys.exit(USER_ERROR if isinstance(error, LabrunError) else 1)
+        show_traceback(error)
     finally:
         tidy()
         if not RUN_HERE & set(sys.modules):

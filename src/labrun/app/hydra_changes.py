@@ -27,7 +27,7 @@ from labrun.compose import hydra_job
 from labrun.config import trust
 from labrun.config.hydra_versions import any_help
 from labrun.submission import freeze
-from labrun.user_errors import UserErrors, for_terminal, refuse
+from labrun.user_errors import UserErrors, for_terminal, refuse, show_traceback
 
 
 class JobCallbacks(Callbacks):
@@ -197,6 +197,17 @@ def with_own_messages() -> Iterator[None]:
         entry.get_args_parser = parsers  # type: ignore[attr-defined]
         for module in modules:
             module.run_and_report = before  # type: ignore[attr-defined]
+
+
+class CallbackErrors(UserErrors):
+    """Ends the command with any error of a callback. Hydra would only warn of it, and go on without the checks."""
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        super().__exit__(kind, error, trace)
+        if isinstance(error, (HydraException, OmegaConfBaseException)) and os.environ.get("HYDRA_FULL_ERROR") != "1":
+            explain_hydra_error(error)
+        if isinstance(error, Exception):
+            show_traceback(error)
 
 
 def explain_hydra_error(error: Exception) -> NoReturn:

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from labrun.app.hydra_changes import JobCallbacks
+from labrun.app.hydra_changes import CallbackErrors, JobCallbacks
 from labrun.backends import registry
 from labrun.compose import composed, hydra_job, paths
 from labrun.errors import ConfigError, RecordError
@@ -20,7 +20,6 @@ from labrun.runs import store
 from labrun.runs.record import cannot_write, check_path_length
 from labrun.submission import freeze, origin, prerequisites
 from labrun.tracking import trackers
-from labrun.user_errors import UserErrors
 
 PROBE_BYTES = 2**18
 """Minimum disk space that a run needs, in bytes: configs, record, log."""
@@ -34,7 +33,7 @@ class Preflight(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Validate the config, prepare the data, and check that the run directory can be created."""
         HydraConfig.instance().set_config(config)
-        with UserErrors():
+        with CallbackErrors():
             check_choices(config)
             plain, typed = composed.without_hydra(config), composed.task_overrides(config.hydra)
             resolved, _ = freeze.resolved_config(plain, typed, store.workspace())
@@ -64,7 +63,7 @@ class Preflight(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check that the sweep's folder can be created. Its runs are validated later, before the first one starts."""
         HydraConfig.instance().set_config(config)
-        with UserErrors():
+        with CallbackErrors():
             check_choices(config)
             if OmegaConf.select(config, "sweep.resume") is not None:
                 from labrun.submission import resume

@@ -19,7 +19,7 @@ from labrun.data.arrays import Arrays, Part, RawData, Scaling, stratified_split
 from labrun.data.digests import Entry
 from labrun.data.memory import Limit, Reading, decide
 from labrun.data.numeric import unfit
-from labrun.errors import ConfigError, DataError
+from labrun.errors import ConfigError, DataError, LabrunError, MissingDataError
 
 if TYPE_CHECKING:
     from labrun.data.readers.columns import KnownTable
@@ -182,8 +182,21 @@ def prepare(dataset: Node, root: Path) -> None:
     if DatasetSettings.of(dataset).download and not reader.find(root):
         reader.fetch(root)
     if not reader.find(root):
-        reader.read(root)  # raises and lists what is missing
+        _raise_missing(reader, str(dataset.get("name")), root)
     reader.check_packages(root)
+
+
+def _raise_missing(reader: Reader, name: str, root: Path) -> None:
+    """Have a reader say which files are missing; its own code may raise any error."""
+    try:
+        reader.read(root)
+    except LabrunError:
+        raise
+    except Exception as error:
+        raise MissingDataError(
+            f"dataset={name}: {type(reader).__name__} finds no data in {root}: set datastore.root to the folder that "
+            f"holds the files ({type(error).__name__}: {error})"
+        ) from error
 
 
 def read(
