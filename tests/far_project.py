@@ -61,7 +61,7 @@ def only_tinything(folder: Path, monkeypatch: pytest.MonkeyPatch, more: str = ""
         file.writestr("tinything-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\nRoot-Is-Purelib: true\n")
         file.writestr("tinything-1.0.dist-info/RECORD", "")
     wanted = environment.RequiredPackages(f"{sys.version_info.major}.{sys.version_info.minor}", ("tinything==1.0",))
-    monkeypatch.setattr(environment, "present", lambda: wanted)
+    monkeypatch.setattr(environment, "required_packages", lambda: wanted)
     for name, value in (("PIP_NO_INDEX", "1"), ("PIP_FIND_LINKS", str(house)), ("UV_PYTHON_DOWNLOADS", "never")):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))

@@ -191,17 +191,17 @@ def test_a_command_skips_the_teardown_of_pytorch(
         raise ValueError
 
     monkeypatch.setitem(sys.modules, "torch", sys)
-    client.ended(fail)
+    client.run_and_exit(fail)
     assert left == [2]
-    client.ended(stumble)
+    client.run_and_exit(stumble)
     assert left == [2, 1] and "ValueError" in capfd.readouterr().err
-    client.ended(lambda: None)
+    client.run_and_exit(lambda: None)
     assert left == [2, 1, 0]
     monkeypatch.delitem(sys.modules, "torch")
-    client.ended(lambda: None)
+    client.run_and_exit(lambda: None)
     assert left == [2, 1, 0]
     with pytest.raises(SystemExit):
-        client.ended(fail)
+        client.run_and_exit(fail)
 
 
 def test_output_of_native_code_is_flushed_on_exit() -> None:

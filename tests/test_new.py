@@ -98,7 +98,7 @@ def test_wrong_arguments_are_refused_in_one_message(
         assert done.stderr.count("\n") == 1 and not list(workspace.iterdir())
     monkeypatch.setattr(sys, "argv", ["labrun", "new", "a"])
     monkeypatch.setenv("LABRUN_WARM", "1")
-    assert not client._wanted("labrun.app"), "it is not worth a warm interpreter"
+    assert not client._uses_warm("labrun.app"), "it is not worth a warm interpreter"
 
 
 def test_a_project_depends_on_labrun_from_its_installed_source(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@
     |-- RequestRefusedError       another machine refuses or cannot fulfill a request (`remote.channel`)
     |-- UnreachableError          another machine cannot be reached now (`remote.ssh`)
     |   `-- LoginError            another machine requires an interactive login (`remote.ssh`)
-    `-- NoWayOutError             another machine cannot reach a package index (`remote.environment`)
+    `-- NoIndexError              another machine cannot reach a package index (`remote.environment`)
 
 Each message says what was given, what was expected, and what to do. Errors outside the tree are for callers inside
 labrun, which handle them.

@@ -16,6 +16,6 @@ if sys.argv[1:2] != ["warm"]:
     starting.start = lambda *arguments: None
 if name == "python":
     sys.argv[1:1] = ["-o", os.devnull, os.path.join(os.path.dirname(os.path.abspath(__file__)), "as_main.py")]
-    client.ended(lambda: client._command("cProfile"))
+    client.run_and_exit(lambda: client._command("cProfile"))
 else:
     {"labrun": client.labrun, "lab": client.lab}[name]()

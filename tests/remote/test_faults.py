@@ -315,7 +315,7 @@ def test_a_submit_given_up_during_a_build_starts_nothing(
 ) -> None:
     box = unbuilt
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backend, "SENDING_S", 0.0)
+        patch.setattr(dispatch, "SENDING_S", 0.0)
         Cutting(box, ("wait",), patch, returns=False)
         given_up = labrun_here(*WORDS, "seed=0")
     box.set_link(up=True)
@@ -773,7 +773,7 @@ def test_times_from_a_machine_with_a_fast_clock_are_corrected() -> None:
     clocks.note(link, 7200.4)
     clocks.note(link, 7201.0)
     assert link.ahead_s == 7200.4
-    clocks.turn(record, -7200.0)
+    clocks.shift(record, -7200.0)
     assert record.started == record.attempts[0].started == "2026-01-01T10:00:05.000+00:00"
     assert record.created == "2026-01-01T10:00:00.000+00:00"
     clocks.note(link, 0.3)

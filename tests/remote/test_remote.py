@@ -343,7 +343,7 @@ def test_a_small_environment_is_built_remotely_once(
         file.writestr("tinything-1.0.dist-info/RECORD", "")
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     wanted = environment.RequiredPackages(version, ("tinything==1.0",))
-    monkeypatch.setattr(environment, "present", lambda: wanted)
+    monkeypatch.setattr(environment, "required_packages", lambda: wanted)
     remote = remotes.Remote("box", "box", ssh_config=str(box.ssh_config), folder="~/it's$x`y`")
     with channel.Channel(remote) as conversation:
         sent, size = packed.archive({wheel.name: wheel})
@@ -358,11 +358,13 @@ def test_a_small_environment_is_built_remotely_once(
         assert environment.ensure(conversation) == python
         assert box.inside(f"stat -c %i {python.rpartition('/bin')[0]}") == before
         broken = environment.RequiredPackages(version, ("nosuchthing==1.0",))
-        monkeypatch.setattr(environment, "present", lambda: broken)
+        monkeypatch.setattr(environment, "required_packages", lambda: broken)
         with pytest.raises(Exception, match="could not be built on box"):
             environment.ensure(conversation)
-        monkeypatch.setattr(environment, "present", lambda: environment.RequiredPackages("3.99", ("tinything==1.0",)))
-        with pytest.raises(Exception, match=r"box has no Python 3.99, like this machine, and uv cannot fetch"):
+        monkeypatch.setattr(
+            environment, "required_packages", lambda: environment.RequiredPackages("3.99", ("tinything==1.0",))
+        )
+        with pytest.raises(Exception, match=r"box has no Python 3.99, which this machine has, and uv cannot fetch"):
             environment.ensure(conversation)
 
 
@@ -500,7 +502,7 @@ def test_ctrl_c_during_an_answer_closes_the_connection(workspace: Path, monkeypa
     executor = backend.RemoteExecutor(folder, sweep_state.Plan("remote", [], [], [], str(workspace), "x", {}))
     executor._channel = SimpleNamespace(close=lambda: closed.append(True))  # type: ignore[assignment]
     with pytest.raises(KeyboardInterrupt):
-        executor._look()
+        executor._mirror()
     assert closed == [True] and executor._channel is None
     executor.close()
 
@@ -544,7 +546,7 @@ def test_a_machine_that_reaches_no_index_is_told_from_a_missing_package(
     command = [uv, "pip", "install", "--no-config", "--no-cache", "--python", sys.executable, "--target", tmp_path]
     variables = {**os.environ, "UV_HTTP_RETRIES": "0"}
     done = subprocess.run([*command, *index, "labrun-nowhere"], capture_output=True, text=True, env=variables)
-    assert done.returncode and bool(environment.NO_WAY_OUT.search(done.stderr)) is is_cut_off, done.stderr
+    assert done.returncode and bool(environment.NO_INDEX.search(done.stderr)) is is_cut_off, done.stderr
 
 
 def test_ssh_errors_are_reported_in_one_line() -> None:

@@ -206,14 +206,14 @@ def test_a_warm_interpreter_is_used_only_at_a_terminal(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(os, "isatty", lambda descriptor: terminal)
     monkeypatch.setattr(sys, "path", ["/one"])
-    assert client._wanted("labrun.app") is wanted
+    assert client._uses_warm("labrun.app") is wanted
 
 
 def test_lab_warm_never_runs_in_a_warm_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABRUN_WARM", "1")
     monkeypatch.setattr(sys, "path", ["/one"])
     monkeypatch.setattr(sys, "argv", ["lab", "warm", "stop"])
-    assert not client._wanted("labrun.cli") and client._wanted("labrun.app")
+    assert not client._uses_warm("labrun.cli") and client._uses_warm("labrun.app")
 
 
 def test_a_second_server_of_the_same_kind_ends(bench: Bench) -> None:

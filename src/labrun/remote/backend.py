@@ -34,15 +34,10 @@ POLL_FRACTION = 0.1
 """Interval between polls as a fraction of the time since the last change."""
 IDLE_POLL_S, WATCHED_S = 30.0, 15.0
 """Poll interval of a detached controller while nobody reads its runs; and how long a reader counts after a read."""
-SENDING_S = 120.0
-"""How long a machine may be unreachable before the runs are submitted, in seconds."""
 ENDING_S = 20.0
 """Time for a run without a local controller to stop, in seconds."""
-DEAD_POLLS = 3
-"""Number of polls in a row that must find a controller dead."""
-MAX_RESTARTS = 5
-"""How often a dead remote controller is restarted."""
 LONGEST_PAUSE_S = 60.0
+"""Longest interval between two polls, in seconds."""
 
 
 def facts(remote: Remote) -> Facts:
@@ -174,8 +169,9 @@ class RemoteBackend(Backend):
         if link is None or link.state not in (links.STARTING, links.STARTED):
             return None
         try:
-            why = "canceled"
-            remote_cancel.follow(folder, link, lambda _: read_record(run_dir).finished, ENDING_S, why, only=[run_dir])
+            remote_cancel.follow(
+                folder, link, lambda _: read_record(run_dir).finished, ENDING_S, ends="canceled", only=[run_dir]
+            )
         except FolderGoneError:
             mirror.give_up(folder, link, os.path.relpath(run_dir, folder))
             return True
@@ -208,9 +204,9 @@ class RemoteExecutor:
         self._channel: Channel | None = None
         self._next = 0.0
         self._pause = FAST_S
-        self._begun = self._changed = self._looked = time.monotonic()
+        self._begun = self._changed = self._mirrored_at = time.monotonic()
         self._is_detached = controller.DETACHED in os.environ
-        self._missed: float | None = None
+        self._failing_since: float | None = None
         self._reported: set[str] = set()
         self._restarts = self._dead_polls = 0
         self._is_given_up = False
@@ -235,13 +231,13 @@ class RemoteExecutor:
         elif self._link.state == links.OVER and self._runs:
             self._begin_anew(self._link)
             self._send()
-        is_slow = self._missed is None and self._pause > SLOW_S
-        if is_slow and links.last_read_s(self._folder) < time.monotonic() - self._looked:
+        is_slow = self._failing_since is None and self._pause > SLOW_S
+        if is_slow and links.last_read_s(self._folder) < time.monotonic() - self._mirrored_at:
             self._next = 0.0
         wait_s = self._next - time.monotonic()
         if wait_s > 0 and not self._rest(wait_s, timeout_s):
             return []
-        self._look()
+        self._mirror()
         return self._ended()
 
     def _rest(self, wait_s: float, timeout_s: float) -> bool:
@@ -256,7 +252,7 @@ class RemoteExecutor:
             has_answer = self._channel.has_answer(rest_s)
         except LabrunError as error:
             self._drop_channel()
-            self._miss(error)
+            self._note_failure(error)
             return False
         return has_answer or wait_s <= timeout_s or mirror.has_requests(self._folder, self._link)
 
@@ -292,14 +288,14 @@ class RemoteExecutor:
                 raise
 
         try:
-            retry_while_unreachable(attempt, SENDING_S, self._tell)
+            retry_while_unreachable(attempt, dispatch.SENDING_S, self._tell)
         except LabrunError as error:
             if self._link is None or self._link.state == links.CARRYING:
                 self._forget()
                 raise with_start_advice(error) from None
             if self._link.state != links.STARTING or not isinstance(error, UnreachableError):
                 raise
-            self._missed = time.monotonic()  # it may have started there: the next poll will show
+            self._failing_since = time.monotonic()  # it may have started there: the next poll will show
 
     def _forget(self) -> None:
         """Restore the previous link, since nothing of this submission has started; earlier runs stay on the machine."""
@@ -342,7 +338,7 @@ class RemoteExecutor:
         link.state, link.reached = links.STARTED, time.time()
         links.write(self._folder, link)
 
-    def _look(self) -> None:
+    def _mirror(self) -> None:
         """Mirror changes. Report what prevents this; the runs continue remotely.
 
         Raises:
@@ -354,18 +350,18 @@ class RemoteExecutor:
             changed, lives = mirror.bring(self._channel, self._folder, self._link)
         except LabrunError as error:
             self._drop_channel()
-            self._miss(error)
+            self._note_failure(error)
             return
         except BaseException:  # Ctrl-C in the middle of an answer: the rest must not be read as the next one
             self._drop_channel()
             raise
-        if self._missed is not None:
+        if self._failing_since is not None:
             self._tell(f"{self._link.remote} answers again", once=False)
-            self._missed, self._pause = None, FAST_S
+            self._failing_since, self._pause = None, FAST_S
         if self._restarts and any(read_record(self._folder / run).finished for run in changed):
             self._restarts = 0  # it makes progress
-        self._see_through(lives)
-        self._looked = now = time.monotonic()
+        self._restart_if_dead(lives)
+        self._mirrored_at = now = time.monotonic()
         self._changed = now if changed else self._changed
         self._pause = self._pause_s(now)
         self._next = now + self._pause
@@ -376,26 +372,26 @@ class RemoteExecutor:
         shortest, longest = (IDLE_POLL_S, LONGEST_PAUSE_S) if is_alone else (self._fast_s, SLOW_S)
         return min(longest, max(shortest, POLL_FRACTION * (now - self._changed)))
 
-    def _see_through(self, lives: bool) -> None:
+    def _restart_if_dead(self, lives: bool) -> None:
         """Restart the remote controller if it has died before its runs have ended."""
         assert self._link is not None
         is_left = not lives and self._link.state == links.STARTED and bool(set(self._runs) - set(self._link.pulled))
         self._dead_polls = self._dead_polls + 1 if is_left else 0
-        if self._dead_polls < DEAD_POLLS:
+        if self._dead_polls < mirror.DEAD_POLLS:
             return
         self._dead_polls, self._restarts = 0, self._restarts + 1
-        if self._restarts > MAX_RESTARTS:
+        if self._restarts > dispatch.MAX_RESTARTS:
             raise LabrunError(
-                f"the controller on {self._link.remote} has died {MAX_RESTARTS} times: see "
+                f"the controller on {self._link.remote} has died {dispatch.MAX_RESTARTS} times: see "
                 f"{SweepState(self._folder).controller_log}"
             )
         self._tell(f"the controller on {self._link.remote} ended before its runs: restarting it", once=False)
         self._send()
 
-    def _miss(self, error: LabrunError) -> None:
+    def _note_failure(self, error: LabrunError) -> None:
         assert self._link is not None
-        if self._missed is None:
-            self._missed = time.monotonic()
+        if self._failing_since is None:
+            self._failing_since = time.monotonic()
             goes_on = "" if isinstance(error, FolderGoneError) else "; the runs continue there"
             self._tell(f"{error}{goes_on}", once=False)
         if isinstance(error, LoginError):

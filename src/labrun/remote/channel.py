@@ -116,7 +116,7 @@ class Channel:
             raise UnreachableError(f"ssh cannot be started: {error}") from error
         self.sent = self.received = 0
         self._began = self._moved = time.monotonic()
-        self._left = self._said = b""
+        self._unread = self._shell_output = b""
         self.is_watching = False
         """Whether the answer to `watch` is outstanding."""
         nonce = uuid.uuid4().hex
@@ -214,7 +214,7 @@ class Channel:
             UnreachableError: the connection is lost.
         """
         assert self._process.stdout is not None
-        if not self._left and not select.select([self._process.stdout], [], [], seconds)[0]:
+        if not self._unread and not select.select([self._process.stdout], [], [], seconds)[0]:
             return False
         self._end_watch()
         return True
@@ -297,8 +297,8 @@ class Channel:
                 raise self._gone() from None
 
     def _read_some(self, count: int, quiet_s: float) -> bytes:
-        if self._left:
-            data, self._left = self._left[:count], self._left[count:]
+        if self._unread:
+            data, self._unread = self._unread[:count], self._unread[count:]
             return data
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
@@ -322,17 +322,17 @@ class Channel:
         data = b""
         while b"\n" not in data:
             data += self._read_some(CHUNK, quiet_s)
-        line, _, self._left = data.partition(b"\n")
+        line, _, self._unread = data.partition(b"\n")
         return line
 
     def _wait_for(self, mark: bytes) -> None:
         """Skip the output of the login shell."""
         data, end = b"", time.monotonic() + 2 * self._quiet_s
         while mark not in data:
-            self._said = data = data[-(1 << 16) :] + self._read_some(CHUNK, self._quiet_s)
+            self._shell_output = data = data[-(1 << 16) :] + self._read_some(CHUNK, self._quiet_s)
             if time.monotonic() > end:
                 raise self._silent()
-        self._left, self._said = data.partition(mark)[2], b""
+        self._unread, self._shell_output = data.partition(mark)[2], b""
 
     def _silent(self) -> UnreachableError:
         return self._with_lifetime(UnreachableError(f"{self.remote.name} ({self.remote.address}) does not answer"))
@@ -347,7 +347,9 @@ class Channel:
         except subprocess.TimeoutExpired:
             code = None
         self._errors.seek(0)
-        text = (self._said + b"\n" + self._errors.read()).decode(errors="replace")  # nologin explains itself on stdout
+        text = (self._shell_output + b"\n" + self._errors.read()).decode(
+            errors="replace"
+        )  # nologin explains itself on stdout
         if code == 96 or "labrun-no-python" in text:
             return RequestRefusedError(
                 f"{self.remote.name} has no Python 3.8 or later on its PATH: install python3 there, or load its module "

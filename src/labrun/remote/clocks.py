@@ -19,7 +19,7 @@ def note(link: Link, ahead_s: float) -> None:
         link.ahead_s = ahead_s if abs(ahead_s) > links.CLOCKS_S else 0.0
 
 
-def turn(record: Record, seconds: float, created: bool = False) -> None:
+def shift(record: Record, seconds: float, created: bool = False) -> None:
     """Convert a record's times to a clock that is ahead of their own clock by some seconds.
 
     Args:
@@ -29,14 +29,14 @@ def turn(record: Record, seconds: float, created: bool = False) -> None:
     """
     if not seconds:
         return
-    record.started, record.ended = _turned(record.started, seconds), _turned(record.ended, seconds)
+    record.started, record.ended = _shifted(record.started, seconds), _shifted(record.ended, seconds)
     if created:
-        record.created = _turned(record.created, seconds) or record.created
+        record.created = _shifted(record.created, seconds) or record.created
     for one in record.attempts:
-        one.started, one.ended = _turned(one.started, seconds), _turned(one.ended, seconds)
+        one.started, one.ended = _shifted(one.started, seconds), _shifted(one.ended, seconds)
 
 
-def _turned(moment: str | None, seconds: float) -> str | None:
+def _shifted(moment: str | None, seconds: float) -> str | None:
     if moment is None:
         return None
     return (datetime.fromisoformat(moment) + timedelta(seconds=seconds)).isoformat(timespec="milliseconds")

@@ -53,7 +53,7 @@ def send(channel: Channel, link: Link, run_records: Sequence[Record], keep: bool
         remote_folders = [link.data_folder(Path(base)) for base in link.bases]
         if set(channel.call("have", paths=remote_folders)["have"]) == set(remote_folders):
             return
-    configs = {exact.canonical(read_of(record)): read_of(record) for record in run_records}
+    configs = {exact.canonical(data_nodes(record)): data_nodes(record) for record in run_records}
     files_by_base: dict[Path, dict[str, str]] = {}
     for config in configs.values():
         _send_of(channel, link, config, files_by_base)
@@ -62,13 +62,13 @@ def send(channel: Channel, link: Link, run_records: Sequence[Record], keep: bool
     link.bases = sorted({*link.bases, *map(str, files_by_base)})
 
 
-def read_of(record: Record) -> dict[str, Any]:
+def data_nodes(record: Record) -> dict[str, Any]:
     """Return the nodes of a run's config that may refer to data."""
-    return {key: record.config[key] for key in links.OF_DATA if record.config.get(key)}
+    return {key: record.config[key] for key in links.DATA_NODES if record.config.get(key)}
 
 
 def resolved_nodes(config: Node) -> dict[str, Any]:
-    """Return these nodes with local variables resolved, without `script`."""
+    """Return a config's nodes that may refer to data, with local variables resolved, without `script`."""
     return resolve_environment({key: value for key, value in config.items() if key != "script"})
 
 

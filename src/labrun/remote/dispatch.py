@@ -38,11 +38,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SENDING_S = 120.0
+"""How long a machine may be unreachable before the runs are submitted, in seconds."""
+MAX_RESTARTS = 5
+"""How often a dead remote controller is restarted."""
 PREVIOUS = 4
 """Number of previous code snapshots to compare, in order to send only differences."""
 BEGIN_S = 600.0
 """Time for the remote controller to check everything, including fetching data, in seconds."""
-
 ERRAND_S = 120.0
 """Time to end remote runs without a controller, in seconds."""
 
@@ -210,9 +213,8 @@ def _send_folder(channel: Channel, folder: Path, link: Link, plan: Plan, pairs: 
     remote_plan = dataclasses.replace(plan, cwd=link.to_remote(plan.cwd, folder), path=[], python=plan.python)
     parts[str(RELATIVE.plan)] = (json.dumps(dataclasses.asdict(remote_plan), indent=1) + "\n").encode()
     parts[str(RELATIVE.submitted)] = b""
-    for name in ("multirun.yaml",):
-        if (folder / name).is_file():
-            parts[name] = folder / name
+    if (folder / "multirun.yaml").is_file():
+        parts["multirun.yaml"] = folder / "multirun.yaml"
     put_folder(channel, link, parts, [os.path.relpath(run_dir, folder) for run_dir, _ in pairs])
 
 
@@ -249,12 +251,12 @@ def _remote_record(record: Record, folder: Path, link: Link) -> bytes:
     """Return a record's text with remote paths."""
     copy = dataclasses.replace(
         record,
-        config=link.remote_config(record.config, folder, data.resolved_nodes(data.read_of(record))),
+        config=link.remote_config(record.config, folder, data.resolved_nodes(data.data_nodes(record))),
         sweep=link.to_remote(record.sweep, folder),
         hydra=link.to_remote(record.hydra, folder),
         code=remote_code(record.code, folder, link),
     )
-    clocks.turn(copy, link.ahead_s)
+    clocks.shift(copy, link.ahead_s)
     copy.config["trusted"] = inherited.remote_trusted(record)
     script = copy.config.get("script")
     if script and copy.code is not None and copy.code.script is not None:
@@ -349,12 +351,11 @@ def begin(
             return
         if not state["lives"]:
             why = refusal.parsed(state["refusal"])
-            if why is None:  # Python itself failed: it cannot import labrun, for example
-                last = next((line for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
-                raise RequestRefusedError(f"{link.remote}: {last}. {lacks}")
-            if why.is_controlled:
-                return  # an earlier attempt has succeeded
-            raise RequestRefusedError(f"{link.remote}: {why.message}")
+            if why is not None and why.is_controlled:  # an earlier attempt has succeeded
+                return
+            # Without a reason, Python itself has failed: it cannot import labrun, for example.
+            last = next((line for line in reversed(text.splitlines()) if line.strip()), "it printed nothing")
+            raise RequestRefusedError(f"{link.remote}: {f'{last}. {lacks}' if why is None else why.message}")
         if time.monotonic() > end:
             return
         state = channel.call("wait", **waiting, seen=state["seen"])
@@ -368,6 +369,7 @@ def run_command(channel: Channel, link: Link, command: Sequence[str], variables:
     """
     state_files = SweepState(Path(link.folder))
     claim, output = str(state_files.remote_errand), str(state_files.controller_log)
+    never = f"{claim}.never"  # a file that nobody creates: wait for the end of the command
     channel.call(
         "spawn",
         claim=claim,
@@ -378,6 +380,8 @@ def run_command(channel: Channel, link: Link, command: Sequence[str], variables:
         stdin=stdin,
     )
     end = time.monotonic() + ERRAND_S
-    while channel.call("wait", claim=claim, file=f"{claim}.never", log=output, seen=0, patience_s=10.0)["lives"]:
+    while channel.call("wait", claim=claim, file=never, log=output, seen=0, patience_s=10.0)["lives"]:
         if time.monotonic() > end:
-            raise RequestRefusedError(f"{link.remote}: it takes longer than {ERRAND_S:.0f} s; see {output} there")
+            raise RequestRefusedError(
+                f"{link.remote}: the command takes longer than {ERRAND_S:.0f} s; see {link.root}/{output} there"
+            )

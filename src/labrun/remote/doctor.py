@@ -83,7 +83,7 @@ def _problems(remote: Remote, facts: Facts) -> Iterator[str]:
         return
     try:
         environment.check_platform(remote.name, facts)
-        environment.present()
+        environment.required_packages()
     except ConfigError as error:
         yield str(error)
     if not facts.uv and environment.local_uv() is None:

@@ -39,7 +39,7 @@ own="$PWD/env/.{key}.$(uname -n).$$"
 trap 'rm -rf "$own" "$own.txt"' EXIT
 (while kill -0 $$ 2>/dev/null; do touch {claim}; sleep 5; done) &
 cat > "$own.txt"
-{uv} venv --quiet --relocatable --python {version} "$own" || {{ echo "{no_python}"; exit 1; }}
+{uv} venv --quiet --relocatable --python {version} "$own" || {{ [ $? -gt 125 ] || echo "{no_python}"; exit 1; }}
 {uv} pip install {wheels}--no-deps --python "$own/bin/python" -r "$own.txt"
 [ -e env/{key} ] || mv "$own" env/{key}
 """
@@ -47,7 +47,7 @@ cat > "$own.txt"
 
 Each build has its own folder, and the first to finish takes the name: a cluster's login nodes, which share the disk,
 may build at the same time if its file system has no locks. A build touches its claim file regularly, which other hosts
-check.
+check. Exit codes above 125 mean that uv itself could not be executed.
 """
 NO_PYTHON = "labrun: no Python"
 JOB_NAME = "labrun-build"
@@ -83,7 +83,7 @@ class RequiredPackages:
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def present() -> RequiredPackages:
+def required_packages() -> RequiredPackages:
     """Return this interpreter's packages, without labrun, which is sent separately, and without folders of code.
 
     Raises:
@@ -128,7 +128,7 @@ def ensure(channel: Channel) -> str:
     if remote.python is not None:
         _tell_differences(channel)
         return channel.python or remote.python
-    wanted = present()
+    wanted = required_packages()
     python = f"env/{wanted.key}/bin/python"
     if channel.call("built", folder=f"env/{wanted.key}")["built"]:
         return f"{channel.root}/{python}"
@@ -139,22 +139,22 @@ def ensure(channel: Channel) -> str:
     wheelhouse = remote.wheelhouse
     try:
         _build(channel, wanted, uv, facts, wheelhouse)
-    except NoWayOutError as error:
+    except NoIndexError as error:
         if wheelhouse is not None or os.environ.get("UV_OFFLINE"):
             raise
         log.info("%s cannot reach a package index: building wheels here and sending them", remote.name)
         try:
             _build(channel, wanted, uv, facts, wheels.AUTO)
         except ConfigError as trouble:
-            raise LabrunError(f"{error}\nNor with wheels from here: {trouble}") from trouble
+            raise LabrunError(f"{error}\nIt cannot be built with wheels from here either: {trouble}") from trouble
     return f"{channel.root}/{python}"
 
 
-class NoWayOutError(LabrunError):
-    """An environment could not be built because the machine cannot reach a package index."""
+class NoIndexError(LabrunError):
+    """An environment could not be built, because the machine cannot reach a package index."""
 
 
-NO_WAY_OUT = re.compile(
+NO_INDEX = re.compile(
     r"dns error|failed to lookup|error sending request|tcp connect error|Connection refused|Network is unreachable|"
     r"No route to host|operation timed out|Failed to fetch|Could not connect",
     re.IGNORECASE,
@@ -215,59 +215,65 @@ def _build(channel: Channel, wanted: RequiredPackages, uv: str, facts: Facts, wh
         folder = wheels.made(wanted.key, wanted.requirements, local_uv()) if is_made else Path(wheelhouse).expanduser()
         wheels.send(channel, folder, f"env/{wanted.key}.wheels")
         index_options = f"--no-index --find-links env/{wanted.key}.wheels "
-    claim = f"env/{wanted.key}.build"
-    root, uv = shlex.quote(channel.root), shlex.quote(uv)
-    script = BUILD.format(
-        root=root,
-        key=wanted.key,
-        uv=uv,
-        version=wanted.version,
-        claim=claim,
-        wheels=index_options,
-        no_python=NO_PYTHON,
-    )
-    output = f"env/{wanted.key}.log"
-    variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    variables |= {"UV_CACHE_DIR": f"{channel.root}/cache/uv"}
-    begun: SpawnAnswer = channel.call(
-        "spawn",
-        claim=claim,
-        built=f"env/{wanted.key}",
-        log=output,
-        command=[*_builder(channel, facts), "sh", "-c", script],
-        environment=variables,
-        stdin="\n".join(wanted.requirements) + "\n",
-    )
-    seen, text = begun["seen"], ""
+    seen, text = _start_build(channel, wanted, uv, facts, index_options), ""
+    built = f"env/{wanted.key}"
     while True:
         state: WaitAnswer = channel.call(
-            "wait", claim=claim, file=f"env/{wanted.key}/bin/python", log=output, seen=seen, patience_s=10.0
+            "wait", claim=f"{built}.build", file=f"{built}/bin/python", log=f"{built}.log", seen=seen, patience_s=10.0
         )
         seen, text = state["seen"], (text + state["log"])[-4000:]
         for line in state["log"].splitlines():
             if line.strip() and not line.startswith((" + ", NO_PYTHON)):  # uv lists each package at the end
                 log.info("  %s", line)
         if state["there"]:
-            channel.call("built", folder=f"env/{wanted.key}")  # records its files while it is complete
+            channel.call("built", folder=built)  # records its files while it is complete
             return
         if not state["lives"]:
-            if NO_PYTHON in text:
-                errors = [line for line in text.splitlines() if line.startswith("error: ")]
-                raise LabrunError(
-                    f"{channel.remote.name} has no Python {wanted.version}, like this machine, and uv cannot "
-                    f"fetch it there ({''.join(errors[-1:]).removeprefix('error: ')}). Install Python {wanted.version} "
-                    f"there, or name an interpreter that has the packages: lab remote add {channel.remote.name} "
-                    f"{channel.remote.address} --python PATH"
-                )
-            lines = [line for line in text.strip().splitlines() if line.strip()][-6:]
-            ending = "\n".join(f"  {line}" for line in lines)
-            kind = NoWayOutError if NO_WAY_OUT.search(text) else LabrunError
-            raise kind(
-                f"the environment could not be built on {channel.remote.name}. The last lines of "
-                f"{channel.root}/{output} there:\n{ending}\nNo access to a package index there? Send wheels "
-                "(lab remote add NAME ADDRESS --wheelhouse auto), or name an interpreter that has the packages "
-                "(--python PATH)"
-            )
+            raise _build_error(channel, wanted, text)
+
+
+def _start_build(channel: Channel, wanted: RequiredPackages, uv: str, facts: Facts, index_options: str) -> int:
+    """Start a build, unless one is active. Return the size of the log of earlier builds."""
+    script = BUILD.format(
+        root=shlex.quote(channel.root),
+        key=wanted.key,
+        uv=shlex.quote(uv),
+        version=wanted.version,
+        claim=f"env/{wanted.key}.build",
+        wheels=index_options,
+        no_python=NO_PYTHON,
+    )
+    variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    begun: SpawnAnswer = channel.call(
+        "spawn",
+        claim=f"env/{wanted.key}.build",
+        built=f"env/{wanted.key}",
+        log=f"env/{wanted.key}.log",
+        command=[*_builder(channel, facts), "sh", "-c", script],
+        environment={**variables, "UV_CACHE_DIR": f"{channel.root}/cache/uv"},
+        stdin="\n".join(wanted.requirements) + "\n",
+    )
+    return begun["seen"]
+
+
+def _build_error(channel: Channel, wanted: RequiredPackages, text: str) -> LabrunError:
+    """Return the error for a build that has failed, from the end of its log."""
+    remote = channel.remote
+    if NO_PYTHON in text:
+        errors = [line for line in text.splitlines() if line.startswith("error: ")]
+        return LabrunError(
+            f"{remote.name} has no Python {wanted.version}, which this machine has, and uv cannot fetch it there "
+            f"({''.join(errors[-1:]).removeprefix('error: ')}). Install Python {wanted.version} there, or name an "
+            f"interpreter that has the packages: lab remote add {remote.name} {remote.address} --python PATH"
+        )
+    lines = [line for line in text.strip().splitlines() if line.strip()][-6:]
+    ending = "\n".join(f"  {line}" for line in lines)
+    kind = NoIndexError if NO_INDEX.search(text) else LabrunError
+    return kind(
+        f"the environment could not be built on {remote.name}. The last lines of "
+        f"{channel.root}/env/{wanted.key}.log there:\n{ending}\nNo access to a package index there? Send wheels "
+        "(lab remote add NAME ADDRESS --wheelhouse auto), or name an interpreter that has the packages (--python PATH)"
+    )
 
 
 def local_uv() -> Path | None:

@@ -5,8 +5,8 @@ followed by as many raw bytes as the line announces. Answers have the same forma
 mark, for which the caller waits, because the login shell's output comes before it. It exits when its standard input is
 closed.
 
-`messages.py` describes them. Every path in a request is relative to the folder given by the request `hello`. A folder
-that is sent takes its place by one rename, so an existing folder is always complete.
+`messages.py` describes requests and answers. Every path in a request is relative to the folder given by the request
+`hello`. A folder that is sent appears at its path by one rename, so an existing folder is always complete.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ class Helper:
     def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
         self.source, self.sink, self.root = source, sink, ""
         self.last_seen: dict[str, tuple[KnownFolder, list[Any]]] = {}
+        """By folder: what the client knew at the last request `news`, and the folder's state then."""
         self.ended: dict[str, Any] = {}
+        """Marks of the records of ended runs, by path."""
 
     def serve(self) -> None:
         """Answer requests until there are no more."""
@@ -88,14 +90,14 @@ class Helper:
             if not line:
                 return
             request = json.loads(line.decode("utf-8"))
-            left = _Payload(self.source, request.get("bytes", 0))
+            payload = _Payload(self.source, request.get("bytes", 0))
             answer: Mapping[str, Any]
             try:
-                answer, files = getattr(self, "do_" + request["do"])(request, left)
+                answer, files = getattr(self, "do_" + request["do"])(request, payload)
                 answer = {"ok": True, **answer}
             except Exception as error:  # noqa: BLE001 - the other side reports it
                 answer, files = failure(error), []
-            left.skip()
+            payload.skip()
             self.answer(answer, files)
 
     def answer(self, answer: Mapping[str, Any], files: list[Part]) -> None:
@@ -342,7 +344,7 @@ class Helper:
         return {**begun, **self.do_wait(waiting, payload)[0]}, []
 
     def do_wait(self, request: messages.WaitRequest, payload: _Payload) -> Answer:
-        """Wait a while until a file exists, or a spawned process has ended."""
+        """Wait until a file exists or a spawned process has ended, at most for `patience_s`."""
         claim, wanted = self.path(request["claim"]), self.path(request["file"])
         end = time.monotonic() + request["patience_s"]
         while True:
@@ -350,7 +352,7 @@ class Helper:
             is_there, lives = os.path.exists(wanted), process_lives(claim)
             if is_there or not lives or time.monotonic() > end:
                 log = self.path(request["log"])
-                text, size = added(log, request.get("seen", 0))
+                text, size = log_end(log, request.get("seen", 0))
                 is_there, lives = os.path.exists(wanted), process_lives(claim)
                 answer: messages.WaitAnswer = {"there": is_there, "lives": lives, "log": text, "seen": size}
                 if request.get("refusal"):
@@ -370,7 +372,7 @@ class Helper:
                     leave(path, content.encode("utf-8"))
         for name, said in request.get("said", {}).items():
             for run, lines in said.items():
-                say(self.path(os.path.join(name, run)), lines)
+                annotate(self.path(os.path.join(name, run)), lines)
         answer: dict[str, FolderNews] = {}
         changes = _Changes()
         for name, known in request["folders"].items():
@@ -380,9 +382,9 @@ class Helper:
         return {"folders": answer, "more": changes.room <= 0}, changes.files
 
     def do_watch(self, request: messages.WatchRequest, payload: _Payload) -> Answer:
-        """Wait for a change in folders since their last `do_news`, or for another request.
+        """Wait for a change in folders since their last `do_news`, or for another request, at most for `patience_s`.
 
-        A change within `gather_s` waits for further ones, unless no run is active after it.
+        A change in the first `gather_s` is not reported before others may have joined it, unless all runs have ended.
         """
         watched = [(self.path(name), *self.last_seen[name]) for name in request["folders"] if name in self.last_seen]
         begun = calm = time.monotonic()
@@ -558,7 +560,7 @@ class _Changes:
         if mark is not None and mark != seen.get("run.json") and self.room > 0 and not may_retry(content, given_up):
             self.files.append(content)
             news["record"], news["mark"] = len(content), mark
-        annotations = said_of(folder)
+        annotations = annotations_of(folder)
         if annotations is not None and annotations[1] != seen.get(ANNOTATIONS):
             self.files.append(annotations[0])
             news["said"], news["said_mark"] = len(annotations[0]), annotations[1]
@@ -884,7 +886,7 @@ def write_lines(path: str, lines: set[str]) -> None:
     write(path, os.fsencode("\n".join(sorted(line for line in lines if "\n" not in line))))
 
 
-def added(log: str, seen: int) -> tuple[str, int]:
+def log_end(log: str, seen: int) -> tuple[str, int]:
     """Return the unseen end of a log, limited in length, and the log's size."""
     size = os.path.getsize(log) if os.path.exists(log) else 0
     if not size:
@@ -907,7 +909,7 @@ def may_retry(content: bytes, given_up: set[str] | None) -> bool:
 ANNOTATIONS = "annotations.jsonl"
 
 
-def said_of(folder: str) -> tuple[bytes, list[int]] | None:
+def annotations_of(folder: str) -> tuple[bytes, list[int]] | None:
     """Return the annotations of a run, and a mark that changes with them; None if there are none."""
     try:
         with open(os.path.join(folder, ANNOTATIONS), "rb") as file:
@@ -917,11 +919,11 @@ def said_of(folder: str) -> tuple[bytes, list[int]] | None:
         return None
 
 
-def say(folder: str, lines: list[str]) -> None:
+def annotate(folder: str, lines: list[str]) -> None:
     """Add annotations of a run from another machine, each line once."""
     if not os.path.isfile(os.path.join(folder, "run.json")):
         return
-    present = said_of(folder)
+    present = annotations_of(folder)
     known = set(present[0].decode("utf-8", "replace").splitlines()) if present is not None else set()
     new = "".join(line + "\n" for line in lines if line not in known)
     if new:
@@ -1205,7 +1207,7 @@ def output(command: list[str]) -> str | None:
     return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else None
 
 
-ASK = """
+QUERY = """
 import json, platform
 from importlib import metadata
 found = {d.metadata["Name"]: d.version for d in metadata.distributions() if d.metadata["Name"]}
@@ -1217,7 +1219,7 @@ print(json.dumps({"version": platform.python_version(), "packages": named}))
 def interpreter(python: str) -> str | dict[str, Any]:
     """Return an interpreter's version and packages, or a text that says why it cannot be used."""
     try:
-        done = subprocess.run([python, "-c", ASK], capture_output=True, timeout=60, check=False)
+        done = subprocess.run([python, "-c", QUERY], capture_output=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return "{}: {}".format(python, getattr(error, "strerror", None) or error)
     if done.returncode:

@@ -43,7 +43,7 @@ def send(channel: Channel, folder: Path, link: Link, run_records: Sequence[Recor
         files = [path for name, path in packed.plain_files(run_dir / part).items() if not name.startswith("before-")]
         sums = dict(zip(files, digests.of(files), strict=True))
         source = read_record(run_dir)
-        source.config = link.remote_config(source.config, folder, data.resolved_nodes(data.read_of(source)))
+        source.config = link.remote_config(source.config, folder, data.resolved_nodes(data.data_nodes(source)))
         content = record_json(source).encode()
         wanted = {path.relative_to(run_dir).as_posix(): digest for path, digest in sums.items()}
         wanted["run.json"] = hashlib.sha256(content).hexdigest()

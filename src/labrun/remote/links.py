@@ -45,7 +45,7 @@ class LinkState(StrEnum):
 CARRYING, STARTING, STARTED, OVER = LinkState
 CARRIED_PATH = "LABRUN_CARRIED_PATH"
 """Remote variable with the runs' import path that precedes the interpreter's own folders."""
-OF_DATA = ("dataset", "datastore", "datastores", "script")
+DATA_NODES = ("dataset", "datastore", "datastores", "script")
 """Nodes of a config in which a path may refer to data."""
 CLOCKS_S = 5.0
 """Clock difference that is ignored, in seconds."""
@@ -152,7 +152,7 @@ class Link:
         moving += [(local, f"{self.root}/{remote}") for local, remote in self.inherited.items()]
         moving.sort(key=lambda pair: -len(pair[0]))
         return {
-            key: moved_with(value, resolved.get(key, value), data) if key in OF_DATA else moved(value, moving)
+            key: moved_with(value, resolved.get(key, value), data) if key in DATA_NODES else moved(value, moving)
             for key, value in config.items()
         }
 
@@ -304,7 +304,7 @@ def note_reader(folder: Path) -> None:
 
 
 def last_read_s(folder: Path) -> float:
-    """Return how long ago a folder's runs were last read (`ask`), in seconds."""
+    """Return how long ago a folder's runs were last read (`note_reader`), in seconds."""
     try:
         return max(0.0, time.time() - _read_mark(folder).stat().st_mtime)
     except OSError:

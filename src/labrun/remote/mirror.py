@@ -74,8 +74,12 @@ TOP = (
 """Files of a sweep other than its runs."""
 WITHOUT_HOST = "compute.host=null"
 """Last argument of a search that was transferred."""
+DEAD_POLLS = 3
+"""Number of polls in a row that must find a controller dead."""
 EVERY_S = 5.0
+"""Shortest interval at which commands that only read mirror a folder, in seconds."""
 RETRY_S = 30.0
+"""The same after a machine did not answer."""
 REFRESH_S = 2.0
 """How long a command that only reads waits for changes from a controller, in seconds."""
 SILENT_S = 15.0
@@ -325,24 +329,26 @@ def _record(raw: bytes, run_dir: Path, folder: Path, link: Link) -> Record:
     record.job = Job(links.CLUSTER, f"{link.remote}:{run_dir}", job.node or process.host)
     try:
         frozen = read_record(run_dir)
-    except RecordError:  # a trial, which was created there
-        clocks.turn(record, -link.ahead_s, created=True)
-        for name in ("config", "sweep", "code", "hydra"):
-            setattr(record, name, link.to_local(getattr(record, name), folder))
-        host = f"compute.host={link.remote}"  # composed on the remote machine, without a host
-        if "compute" not in record.config:  # a run that a script has started below its own
-            return record
-        words = {**link.words, WITHOUT_HOST: host}
-        words_here = (words.get(text, text) for text in record.overrides)
-        record.overrides = [text for text in words_here if text]
-        record.command = shlex.join(["labrun", *record.overrides])
-        record.config["compute"]["host"] = link.remote
-        return record
+    except RecordError:
+        return _created_remotely(record, folder, link)
     if frozen.id != record.id:
         raise RecordError(f"{run_dir} is run {frozen.id} here, but run {record.id} on {link.remote}")
-    clocks.turn(record, -link.ahead_s)
+    clocks.shift(record, -link.ahead_s)
     for name in FROZEN:
         setattr(record, name, getattr(frozen, name))
+    return record
+
+
+def _created_remotely(record: Record, folder: Path, link: Link) -> Record:
+    """Convert the rest of the record of a trial or of a script's child run, which was created on the remote machine."""
+    clocks.shift(record, -link.ahead_s, created=True)
+    for name in ("config", "sweep", "code", "hydra"):
+        setattr(record, name, link.to_local(getattr(record, name), folder))
+    if "compute" in record.config:  # a trial, which was composed without a host
+        local_words = {**link.words, WITHOUT_HOST: f"compute.host={link.remote}"}
+        record.overrides = [word for text in record.overrides if (word := local_words.get(text, text))]
+        record.command = shlex.join(["labrun", *record.overrides])
+        record.config["compute"]["host"] = link.remote
     return record
 
 
@@ -373,7 +379,7 @@ def unfinished(folder: Path, link: Link) -> list[Path]:
 def close_if_over(folder: Path, link: Link) -> bool:
     """Return whether a folder's runs are over. If all have ended locally, ask the machine, and close the link.
 
-    This is so if the local controller ended while the remote one had died: it canceled the runs that were queued.
+    They have if the local controller ended while the remote one was dead, and canceled the queued runs.
 
     Raises:
         UnreachableError: the machine does not answer.

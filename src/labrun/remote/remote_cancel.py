@@ -17,8 +17,7 @@ from labrun.runs.record import read_record
 from labrun.runs.sweep_state import SweepState
 
 POLL_S = 0.5
-DEAD_POLLS = 3
-"""Number of polls in a row that must find a controller dead."""
+"""Interval between polls, in seconds."""
 RELEASE_S = 90.0
 """Time for runs to stop before those that are still active are reported, in seconds."""
 
@@ -83,7 +82,7 @@ def follow(
             if is_done(lives) or link.state == links.OVER:
                 return is_done(lives)
             alone = 0 if lives else alone + 1
-            if ends is not None and alone >= DEAD_POLLS and not was_ended:
+            if ends is not None and alone >= mirror.DEAD_POLLS and not was_ended:
                 was_ended = True
                 end_remotely(conversation, folder, link, left)
                 continue

@@ -26,9 +26,7 @@ from labrun.runs.sweep_state import RELATIVE, Plan, SweepState
 from labrun.submission import snapshot
 
 FAST_S, SLOW_S, LONGEST_S = 0.7, 5.0, 60.0
-SENDING_S = 120.0
-DEAD_POLLS = 3
-MAX_RESTARTS = 5
+"""Intervals between polls, in seconds: after a change; without changes; while the machine is unreachable."""
 
 
 class TrialView(Protocol):
@@ -62,7 +60,7 @@ def begin(folder: Path, run_records: Sequence[Record], plan: Plan, words: Sequen
         LabrunError: nothing has started.
     """
     name = str(run_records[0].typed.compute.host)
-    problems = sorted({why for record in run_records for why in _of_runs(record)})
+    problems = sorted({why for record in run_records for why in _inherited_problems(record)})
     if problems:
         raise ConfigError([f"{why}: leave compute.host={name} out" for why in problems])
     state, before = SweepState(folder), links.read(folder)
@@ -95,7 +93,7 @@ def begin(folder: Path, run_records: Sequence[Record], plan: Plan, words: Sequen
             )
 
     try:
-        retry_while_unreachable(attempt, SENDING_S, _tell)
+        retry_while_unreachable(attempt, dispatch.SENDING_S, _tell)
     except LabrunError as error:
         link = links.read(folder)
         if link is not None and link.state == links.STARTING and isinstance(error, UnreachableError):
@@ -107,7 +105,7 @@ def begin(folder: Path, run_records: Sequence[Record], plan: Plan, words: Sequen
         raise with_start_advice(error) if link is None or link.state == links.CARRYING else error from None
 
 
-def _of_runs(record: Record) -> Iterator[str]:
+def _inherited_problems(record: Record) -> Iterator[str]:
     for run_dir in inherited.of(record.typed):
         yield f"the trials resume from run {run_dir.name}, which is on this machine"
 
@@ -196,8 +194,8 @@ def _remote_words(words: Sequence[str], folder: Path, link: Link, run_records: S
     Raises:
         ConfigError: the search varies a key that refers to local data.
     """
-    remote_paths = _placed(folder, link, run_records[0])
-    if any(_placed(folder, link, record) != remote_paths for record in run_records[1:]):
+    remote_paths = _data_paths(folder, link, run_records[0])
+    if any(_data_paths(folder, link, record) != remote_paths for record in run_records[1:]):
         raise ConfigError(
             "the trials read local files outside the datastore, and not all of them read the same ones: make "
             f"each a data set of the datastore, or leave compute.host={link.remote} out"
@@ -211,7 +209,7 @@ def _remote_words(words: Sequence[str], folder: Path, link: Link, run_records: S
                 f"{key}: a search over local data cannot be sent to another machine: make each a data set "
                 f"of the datastore, and search over dataset=..., or leave compute.host={link.remote} out"
             )
-        translated = link.to_remote(value, folder, plain.partition(".")[0] in links.OF_DATA)
+        translated = link.to_remote(value, folder, plain.partition(".")[0] in links.DATA_NODES)
         remote_words.append(
             f"{key}={quoted(remote_paths.pop(plain))}" if plain in remote_paths else f"{key}{equals}{translated}"
         )
@@ -221,16 +219,16 @@ def _remote_words(words: Sequence[str], folder: Path, link: Link, run_records: S
     return [*remote_words, *link.added()]
 
 
-def _placed(folder: Path, link: Link, record: Record) -> dict[str, str]:
+def _data_paths(folder: Path, link: Link, record: Record) -> dict[str, str]:
     """Return the keys that refer to local data, with their remote paths."""
-    config = data.read_of(record)
+    config = data.data_nodes(record)
     if "script" in config:  # its source is sent as code
         config["script"] = {key: value for key, value in config["script"].items() if key == "requirements"}
     return dict(_changed(config, link.remote_config(config, folder, data.resolved_nodes(config)), ""))
 
 
 def _changed(local: Any, remote: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Yield the keys whose values differ, with the remote values."""
+    """Yield the keys below a key whose values differ, with the remote values."""
     if isinstance(local, Mapping):
         for name, value in local.items():
             yield from _changed(value, remote[name], f"{key}.{name}" if key else str(name))
@@ -275,7 +273,7 @@ class _Poller:
     def __init__(self, folder: Path, reported: set[str], view: TrialView) -> None:
         self._folder, self._reported, self._view = folder, reported, view
         self._dead_polls = self._restarts = 0
-        self._is_missed = False
+        self._is_failing = False
         self.pause_s = FAST_S
 
     def once(self) -> bool:
@@ -296,13 +294,13 @@ class _Poller:
             with links.locked(self._folder, wait=True), Channel(link.machine) as conversation:
                 changed, lives = mirror.bring(conversation, self._folder, link)
         except LabrunError as error:
-            self._miss(error, link)
+            self._note_failure(error, link)
             return
         self._dead_polls = 0 if lives or link.state == links.OVER else self._dead_polls + 1
-        if self._dead_polls >= DEAD_POLLS:
+        if self._dead_polls >= mirror.DEAD_POLLS:
             self._restart(link)
-        if self._is_missed:
-            self._is_missed = False
+        if self._is_failing:
+            self._is_failing = False
             _tell(f"{link.remote} answers again")
         self._restarts = 0 if changed else self._restarts
         self.pause_s = FAST_S if changed else min(SLOW_S, 1.3 * self.pause_s)
@@ -311,7 +309,7 @@ class _Poller:
         """Restart a search that has died on the remote machine."""
         self._dead_polls, self._restarts = 0, self._restarts + 1
         plan = sweep_state.read_plan(self._folder)
-        if self._restarts > MAX_RESTARTS or not plan.runs:
+        if self._restarts > dispatch.MAX_RESTARTS or not plan.runs:
             raise LabrunError(f"the search on {link.remote} has died: see {SweepState(self._folder).controller_log}")
         _tell(f"the search on {link.remote} ended unexpectedly: restarting it")
         record = read_record(self._folder / plan.runs[0])
@@ -326,13 +324,13 @@ class _Poller:
                 _start(conversation, self._folder, link, [record], interpreter, words)
 
         try:
-            retry_while_unreachable(attempt, SENDING_S, _tell)
+            retry_while_unreachable(attempt, dispatch.SENDING_S, _tell)
         except UnreachableError as error:
-            self._miss(error, link)
+            self._note_failure(error, link)
 
-    def _miss(self, error: LabrunError, link: Link) -> None:
-        if not self._is_missed:
-            self._is_missed = True
+    def _note_failure(self, error: LabrunError, link: Link) -> None:
+        if not self._is_failing:
+            self._is_failing = True
             _tell(f"{error}{'' if isinstance(error, mirror.FolderGoneError) else '; the search continues there'}")
         link.why, link.tried = str(error), time.time()
         with contextlib.suppress(RecordError):

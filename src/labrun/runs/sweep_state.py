@@ -87,7 +87,7 @@ class SweepState:
 
     @property
     def remote_read(self) -> Path:
-        """Touched whenever that machine has been read."""
+        """Touched whenever a command reads these runs, which are on another machine."""
         return self.root / "looked"
 
     @property

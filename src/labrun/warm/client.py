@@ -42,20 +42,20 @@ def started_with() -> dict[str, object]:
 def labrun() -> None:
     """Entry point of the command `labrun`."""
     if "--version" in sys.argv[1:]:
-        _say_version()
+        _print_version()
     else:
-        ended(lambda: _command("labrun.app"))
+        run_and_exit(lambda: _command("labrun.app"))
 
 
 def lab() -> None:
     """Entry point of the command `lab`."""
     if sys.argv[1:2] == ["--version"]:
-        _say_version()
+        _print_version()
     else:
-        ended(lambda: _command("labrun.cli"))
+        run_and_exit(lambda: _command("labrun.cli"))
 
 
-def ended(work: Callable[[], None]) -> None:
+def run_and_exit(work: Callable[[], None]) -> None:
     """Run a command, and exit without the interpreter's cleanup if PyTorch is loaded.
 
     The cleanup takes a third of a second, and PyTorch's native libraries would report every object that an error or
@@ -80,7 +80,7 @@ def ended(work: Callable[[], None]) -> None:
     session.leave(end)
 
 
-def _say_version() -> None:
+def _print_version() -> None:
     """Print the version at once, without importing Hydra."""
     from labrun import version
 
@@ -89,7 +89,7 @@ def _say_version() -> None:
 
 def _command(module: str) -> None:
     global _facts
-    wanted = sys.platform == "linux" and _wanted(module)
+    wanted = sys.platform == "linux" and _uses_warm(module)
     place = identity.folder() if wanted else None
     if place is None:
         if sys.argv[1:2] == ["warm"]:
@@ -126,7 +126,7 @@ def execute_here(module: str) -> None:
     main()
 
 
-def _wanted(module: str) -> bool:
+def _uses_warm(module: str) -> bool:
     """Return whether to use a warm interpreter: by default at a terminal, unless `LABRUN_WARM` says otherwise."""
     if module == "labrun.cli" and COLD.intersection(sys.argv):
         return False

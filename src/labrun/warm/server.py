@@ -97,7 +97,7 @@ LIGHT = (
     "matplotlib.backends.backend_agg",
 )
 """Modules that runs without PyTorch need, too; they are imported first."""
-NOT_OURS = (
+EXCLUDED = (
     "labrun.compat.azureml.site",
     "labrun.compat.standalone",
     "labrun.search.plain_app",
@@ -129,13 +129,9 @@ def main() -> None:
     _log_to_stderr()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     place, facts = str(given["place"]), dict(given["facts"])
-    lock = os.open(f"{place}/{identity.name_of(facts)}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return  # another server is active, or is starting
-    os.ftruncate(lock, 0)
-    os.write(lock, str(os.getpid()).encode())
+    lock = _locked(f"{place}/{identity.name_of(facts)}.lock")
+    if lock is None:
+        return
     own = identity.facts(dict(os.environ))
     sys.path[:] = facts["path"]
     differing = [key for key in own if key not in ("path",) and own[key] != facts.get(key)]
@@ -154,9 +150,9 @@ def main() -> None:
     zygotes = {}
     if given.get("modules") is None:
         watch(_import_light)
-        zygotes[zygote.LIGHT] = zygote.keep([lock])
+        zygotes[zygote.LIGHT] = zygote.fork([lock])
         watch(_import_all)
-        zygotes[zygote.FULL] = zygote.keep([lock, zygotes[zygote.LIGHT].fileno()])
+        zygotes[zygote.FULL] = zygote.fork([lock, zygotes[zygote.LIGHT].fileno()])
     else:
         watch(functools.partial(_import, given["modules"]))
     changed = fingerprint.close()
@@ -165,6 +161,18 @@ def main() -> None:
         os._exit(0)
     log.info("Warm after %.1f s, %d modules", time.monotonic() - began, len(sys.modules))
     WarmServer(place, facts, fingerprint, reads, zygotes, session.moved(lock, HIGH)).serve()
+
+
+def _locked(path: str) -> int | None:
+    """Lock a file, and write this process's pid into it. Return its descriptor; None if another server holds it."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+    os.ftruncate(lock, 0)
+    os.write(lock, str(os.getpid()).encode())
+    return lock
 
 
 def _log_to_stderr() -> None:
@@ -194,7 +202,7 @@ def _import_light() -> None:
     importlib.import_module("labrun.tasks.threads").wait_asleep()
     _import(LIGHT)
     importlib.import_module("labrun.tasks.estimator").warm()
-    importlib.import_module("labrun.runs.record").installed_packages()  # keeps what it reads
+    importlib.import_module("labrun.runs.record").installed_packages()  # caches them
     _look_for_thread_pools()
     _prepare_for_forks()
 
@@ -204,9 +212,8 @@ def _import_all() -> None:
     _import((*LIBRARIES, *_own_modules()))
     importlib.import_module("labrun.report.figures").warm()
     importlib.import_module("labrun.tasks.skops_io").load_lists()
-    importlib.import_module("labrun.runs.seals").code_of(
-        ["labrun.execute.execute"]
-    )  # keeps the digests of labrun's files
+    # caches the digests of labrun's files
+    importlib.import_module("labrun.runs.seals").code_of(["labrun.execute.execute"])
     conf = importlib.import_module("labrun.compose.paths").conf_dir()
     importlib.import_module("labrun.compose.parsed").load_all(conf)
     importlib.import_module("labrun.app.command_line").checked_texts(conf)
@@ -224,7 +231,7 @@ def _import(names: Iterable[str]) -> None:
         for name in names:
             try:
                 importlib.import_module(name)
-            except Exception as error:  # noqa: BLE001 - who needs it meets the error, and tells
+            except Exception as error:  # noqa: BLE001 - a command that needs it reports the error
                 log.info("%s: %s: %s", name, type(error).__name__, error)
 
 
@@ -244,7 +251,7 @@ def _look_for_thread_pools() -> None:
 def _own_modules() -> list[str]:
     package = importlib.import_module("labrun")
     found = [module.name for module in pkgutil.walk_packages(package.__path__, "labrun.", onerror=lambda name: None)]
-    return [name for name in found if not name.startswith(NOT_OURS) and not name.endswith("__main__")]
+    return [name for name in found if not name.startswith(EXCLUDED) and not name.endswith("__main__")]
 
 
 def _has_device() -> bool:

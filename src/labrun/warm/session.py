@@ -100,7 +100,7 @@ def become(
     os.setsid()
     take_signals(read(f"/proc/{peer}/status"))
     take_descriptors(descriptors, list(request["descriptors"]))
-    _take_place(request, peer, limits)
+    _take_state(request, peer, limits)
     pidfd = os.pidfd_open(os.getpid())
     wire.send(connection, {"pid": os.getpid()}, [pidfd])
     os.close(pidfd)
@@ -155,7 +155,8 @@ def take_descriptors(given: list[int], numbers: list[int]) -> None:
             getattr(sys, name).reconfigure(line_buffering=number == 2 or os.isatty(number))
 
 
-def _take_place(request: CommandRequest, peer: int, limits: dict[int, tuple[int, int]]) -> None:
+def _take_state(request: CommandRequest, peer: int, limits: dict[int, tuple[int, int]]) -> None:
+    """Adopt the client's variables, limits and arguments."""
     os.environ.clear()
     for key, value in request["environment"]:
         os.environb[key] = value

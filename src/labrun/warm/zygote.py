@@ -66,7 +66,7 @@ class Child:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
 
-def keep(closed: Sequence[int]) -> socket.socket:
+def fork(closed: Sequence[int]) -> socket.socket:
     """Fork a zygote with the current state of this process. Return the connection for requests.
 
     Args:
