@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from labrun.warm.messages import ControlRequest, ServerState
 
 START_S = 180.0
+"""How long to wait for a new warm interpreter, in seconds."""
 ANSWER_S = 10.0
+"""How long to wait for an answer from one that listens, in seconds."""
 POLL_S, RETRY_S = 0.1, 1.0
+"""Intervals between checks whether it listens, and between attempts to start it, in seconds."""
 
 
 def fill(command: Parser) -> None:
@@ -86,7 +89,7 @@ def start(options: argparse.Namespace) -> int:
     while (connection := wire.connect(folder, name)) is None:
         if time.monotonic() - began > START_S:
             is_loading = process is not None and process.poll() is None
-            what = "is still loading; 'lab warm status' lists it once it is ready" if is_loading else "did not come up"
+            what = "is still loading; 'lab warm status' lists it once it is ready" if is_loading else "did not start"
             raise RecordError(f"after {START_S:.0f} s a warm interpreter {what}. Its log: {folder}/{name}.log")
         if process is None or process.poll() is not None:  # for example, an imported file has just been changed
             process = starting.spawn(folder, facts, environment, niceness=0)
@@ -95,7 +98,7 @@ def start(options: argparse.Namespace) -> int:
     if process is not None:
         process.returncode = 0  # it outlives this process
     connection.close()
-    print(f"a warm interpreter is up ({time.monotonic() - began:.1f} s)")
+    print(f"a warm interpreter is ready ({time.monotonic() - began:.1f} s)")
     return 0
 
 

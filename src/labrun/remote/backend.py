@@ -169,8 +169,8 @@ class RemoteBackend(Backend):
         if link is None or link.state not in (links.STARTING, links.STARTED):
             return None
         try:
-            remote_cancel.follow(
-                folder, link, lambda _: read_record(run_dir).finished, ENDING_S, ends="canceled", only=[run_dir]
+            remote_cancel.end(
+                folder, link, "canceled", lambda _: read_record(run_dir).finished, ENDING_S, only=[run_dir]
             )
         except FolderGoneError:
             mirror.give_up(folder, link, os.path.relpath(run_dir, folder))

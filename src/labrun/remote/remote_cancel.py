@@ -33,9 +33,7 @@ def release(folder: Path, link: Link, why: str) -> None:
         if link.runs is None:
             SweepState(folder).search_canceled.touch()
         try:
-            is_over = follow(
-                folder, link, lambda lives: not lives and not mirror.unfinished(folder, link), RELEASE_S, why
-            )
+            is_over = end(folder, link, why, lambda lives: not lives and not mirror.unfinished(folder, link), RELEASE_S)
         except mirror.FolderGoneError:  # nothing of it is active
             return links.drop(folder)
         if not is_over:
@@ -49,44 +47,46 @@ def release(folder: Path, link: Link, why: str) -> None:
     links.drop(folder)
 
 
-def follow(
+def end(
     folder: Path,
     link: Link,
+    why: str,
     is_done: Callable[[bool], bool],
     patience_s: float,
-    ends: str | None = None,
     only: Sequence[Path] | None = None,
 ) -> bool:
-    """Mirror a folder's changes until a condition holds. Return False if it does not hold in time.
+    """End unfinished runs, and mirror their changes until a condition holds. Return False if it does not hold in time.
+
+    The remote controller is asked to stop them; without one, they are ended (`end_remotely`).
 
     Args:
         folder: the folder of the runs.
         link: the folder's link.
+        why: the reason.
         is_done: the condition, checked after each poll; its argument tells whether the remote controller is alive.
         patience_s: maximum time, in seconds.
-        ends: reason for asking unfinished runs to stop; runs without a controller are ended. None: do not ask.
         only: limit this to some runs; None: all.
 
     Raises:
         UnreachableError: the machine does not answer.
     """
-    end, alone, was_ended = time.monotonic() + patience_s, 0, False
+    end_s, dead_polls, was_ended = time.monotonic() + patience_s, 0, False
     with links.locked(folder, wait=True), Channel(link.machine) as conversation:
         link = links.read(folder) or link
         while True:
             left = [run_dir for run_dir in mirror.unfinished(folder, link) if only is None or run_dir in only]
-            for run_dir in left if ends is not None else ():
+            for run_dir in left:
                 if not end_requested(run_dir):
-                    finalize.request(run_dir, ends or "")
+                    finalize.request(run_dir, why)
             _, lives = mirror.bring(conversation, folder, link)
             if is_done(lives) or link.state == links.OVER:
                 return is_done(lives)
-            alone = 0 if lives else alone + 1
-            if ends is not None and alone >= mirror.DEAD_POLLS and not was_ended:
+            dead_polls = 0 if lives else dead_polls + 1
+            if dead_polls >= mirror.DEAD_POLLS and not was_ended:
                 was_ended = True
                 end_remotely(conversation, folder, link, left)
                 continue
-            if time.monotonic() > end:
+            if time.monotonic() > end_s:
                 return False
             time.sleep(POLL_S)
 
