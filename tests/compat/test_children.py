@@ -172,8 +172,9 @@ with experiment.start_logging(snapshot_directory=None) as run:
         run_config=ScriptRunConfig(".", "inner.py", environment=env)))
     early = one.get_metrics()
     one.download_file("outputs/done.txt", "done.txt")
-    waited = [early["score"], json.dumps(early), one.status]
+    waited = [early["score"], json.dumps(early)]
     details = one.wait_for_completion()
+    waited.append(one.status)
     search.wait_for_completion()
 json.dump({
     "parents": [one.parent == run, search.parent == run, [c.parent == search for c in search.get_children()]],

@@ -5,6 +5,8 @@ The login node also has its own network namespace, and reaches the cluster over 
 
 from __future__ import annotations
 
+import stat
+import sys
 import sysconfig
 import urllib.request
 from collections.abc import Iterator
@@ -29,6 +31,8 @@ SMALL = (*SERVED, "compute=slurm", "compute.host=box", "tracking=none", "report=
 def login_node(tmp_path_factory: pytest.TempPathFactory, cluster: None) -> Iterator[tuple[far.Far, Path]]:
     if (why := far.why_unavailable()) is not None:
         pytest.skip(why)
+    if private := [str(one) for one in Path(sys.base_prefix).parents if not one.stat().st_mode & stat.S_IXOTH]:
+        pytest.skip(f"the cluster's user has no access to this Python: {private[-1]} is private")
     folder = tmp_path_factory.mktemp("login")
     with (
         far.shared_folder(far.free_number(), USER) as shared,
