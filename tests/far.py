@@ -78,6 +78,11 @@ cd /
 sleep infinity &
 wait
 """
+FOUND = """
+mkdir {stage}/games
+ln -s /opt/python/bin/python3* {stage}/games
+mount --bind {stage}/games /usr/games
+"""
 CONFIG = """ListenAddress {address}
 HostKey /opt/ssh/host
 PidFile none
@@ -202,8 +207,8 @@ class Far:
             leftovers=" ".join(p.name for p in Path(site.getsitepackages()[0]).glob("labrun*") if p.is_dir()),
             more=self.more,
             library=_library(),
-            # Elsewhere, uv and others look for it on the PATH, which ends with this folder.
-            found="" if sys.base_prefix == "/usr" else "mount --bind /opt/python/bin /usr/games",
+            # Elsewhere, uv and others look for it on the PATH, which ends with this folder, and holds no uv.
+            found="" if sys.base_prefix == "/usr" else FOUND.format(stage=stage),
             uv=f"touch {stage}/opt/uv\nmount --bind {UV} {stage}/opt/uv" if UV else "",
         )
         script = self.folder / "setup.sh"
