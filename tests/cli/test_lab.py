@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from conftest import Command
 from helpers import lab, new, submitted
 from labrun import cli
+from labrun.backends.local.backend import Local
 from labrun.runs.context import RunContext
 from labrun.runs.record import CANCELED, read_record, timestamp, write_record
 
@@ -132,6 +134,18 @@ def test_compute_ls_shows_targets_and_free_resources(workspace: Path, capsys: Ca
     assert "Here: 2 GPUs (4, 5)" in out, "what each finds"
     code, out, _ = run(capsys, monkeypatch, "compute", "status")
     assert code == 0 and "cores" in out and "GPUs" in out and "Slurm" in out
+
+
+def test_a_broken_backend_hides_no_other(workspace: Path, capsys: Capture, monkeypatch: Patch) -> None:
+    def broken(self: Local, *settings: object) -> NoReturn:
+        raise ZeroDivisionError("not here")
+
+    monkeypatch.setattr(Local, "summary", broken)
+    monkeypatch.setattr(Local, "status", broken)
+    code, out, _ = run(capsys, monkeypatch, "compute", "ls")
+    assert code == 0 and "its summary fails: ZeroDivisionError: not here" in out and "slurm" in out
+    code, out, _ = run(capsys, monkeypatch, "compute", "status")
+    assert code == 0 and "local: its status fails: ZeroDivisionError: not here" in out and "Slurm" in out
 
 
 def test_a_thousand_runs_are_listed_without_heavy_imports(workspace: Path) -> None:

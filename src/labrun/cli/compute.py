@@ -44,6 +44,8 @@ def _summary(choice: Node) -> str:
         return registry.chosen(compute, sweep=False).summary(compute)
     except ConfigError as error:
         return str(error)
+    except Exception as error:  # noqa: BLE001 - a third-party backend must not hide the others
+        return f"its summary fails: {type(error).__name__}: {error}"
 
 
 def status(options: argparse.Namespace) -> int:
