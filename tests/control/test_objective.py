@@ -100,6 +100,8 @@ def test_a_missing_best_run_is_explained() -> None:
     runs = [new("a0000000", status=COMPLETED, metrics={"accuracy": 1.0}, config=config)]
     told = "no best run: no run logged val/acc. They logged accuracy: set sweep.metric=NAME"
     assert objective.no_best(runs, "val/acc") == told
+    silent = [new("b0000000", status=COMPLETED, config=config)]
+    assert objective.no_best(silent, "val/acc") == "no best run: no run logged a metric"
     runs[0].metrics["val/acc"] = float("nan")
     assert objective.no_best(runs, "val/acc") == "no best run: no completed run has a finite value of val/acc"
     runs[0].status = FAILED

@@ -159,7 +159,9 @@ def no_best(finished: Sequence[Record], metric: str) -> str:
         return "no best run: no run is completed"
     if any(metric in record.metrics for record in completed):
         return f"no best run: no completed run has a finite value of {metric}"
-    logged = ", ".join(sorted({name for record in completed for name in record.metrics})) or "nothing"
+    logged = ", ".join(sorted({name for record in completed for name in record.metrics}))
+    if not logged:
+        return "no best run: no run logged a metric"
     return f"no best run: no run logged {metric}. They logged {logged}: set sweep.metric=NAME"
 
 
