@@ -19,7 +19,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -228,30 +228,48 @@ class Cache:
             self._clean()
             present, used = self._objects(), self._used()
             digests_of = [w.sha256 or _text(self._index(w)) if w.sha256 or w.token else "" for w in files]
-            known = set(digests_of)
             missing = sum(w.size for w, sha256 in zip(files, digests_of, strict=True) if sha256 not in present)
-            if self._limit is not None and all(other == key or self._list(other).exists() for other in used):
-                self._drop_unlisted(present, known)
-            coming = sum(size for other, size in used.items() if other != key and not self._list(other).exists())
-            total = sum(present.values()) + missing + coming
             if self._limit is not None:
-                for old in sorted((p for p in (self.root / "views").glob("*.json")), key=lambda p: p.stat().st_mtime):
-                    if total <= self._limit:
-                        break
-                    if old.stem not in used and old.stem != key:
-                        total -= self._evict(old.stem, known)
-                if total > self._limit:
-                    others = size_text(sum(size for other, size in used.items() if other != key))
-                    raise DataError(
-                        f"the cache in {self.root} is limited to {size_text(self._limit)}, and other runs use {others} "
-                        f"of it: no room for {size_text(missing)} more. Raise datastore.cache_gb, or wait for them"
-                    )
+                others = {other: size for other, size in used.items() if other != key}
+                self._evict_beyond(self._limit, present, missing, others, key, set(digests_of))
             if all(wanted.sha256 for wanted in files):  # from now on nobody evicts these objects
                 self._note(key, {wanted.path: wanted.sha256 for wanted in files})
         free = shutil.disk_usage(self.root).free
         if missing > free:
             raise DataError(
                 f"{size_text(missing)} must be downloaded to {self.root}, but only {size_text(free)} are free"
+            )
+
+    def _evict_beyond(
+        self, limit: int, present: dict[str, int], missing: int, others: Mapping[str, int], key: str, keep: set[str]
+    ) -> None:
+        """Evict views until the missing bytes fit into the limit.
+
+        Args:
+            limit: maximum size of the cache, bytes.
+            present: its objects, with their sizes.
+            missing: size of the objects that the view `key` lacks.
+            others: the other views in use, with their sizes.
+            key: the view that needs the room.
+            keep: its objects.
+
+        Raises:
+            DataError: they do not fit.
+        """
+        coming = {other: size for other, size in others.items() if not self._list(other).exists()}
+        if not coming:
+            self._drop_unlisted(present, keep)
+        total = sum(present.values()) + missing + sum(coming.values())
+        for old in sorted((self.root / "views").glob("*.json"), key=lambda path: path.stat().st_mtime):
+            if total <= limit:
+                return
+            if old.stem not in others and old.stem != key:
+                total -= self._evict(old.stem, keep)
+        if total > limit:
+            raise DataError(
+                f"the cache in {self.root} is limited to {size_text(limit)}, and other runs use "
+                f"{size_text(sum(others.values()))} of it: no room for {size_text(missing)} more. Raise "
+                "datastore.cache_gb, or wait for them"
             )
 
     def _drop_unlisted(self, present: dict[str, int], keep: set[str]) -> None:

@@ -289,18 +289,7 @@ def described(run_dir: Path, record: Record, file: str | None) -> tuple[Path, Ca
     else:
         with contextlib.suppress(DataError):  # an explicitly given file needs no card
             card = cards.read(outputs, f"run {record.id}")
-    if file is not None:
-        path = _inside(run_dir, record, file)
-    elif card is not None:
-        path = outputs / card.file
-    else:
-        made = sorted(p.relative_to(run_dir).as_posix() for p in outputs.rglob("*") if p.suffix in KINDS)
-        raise RecordError(
-            f"run {record.id} has saved no model with a card ({CARD}): specify the file to register. "
-            f"Files that may be models: {', '.join(made[:10]) or 'none'}"
-        )
-    if file is None and path.exists() and not path.resolve().is_relative_to(outputs.resolve()):
-        raise CorruptDataError(f"{path} is not a plain file: it leads to {path.resolve()}. Nothing was registered")
+    path = _model_of(run_dir, record, card) if file is None else _inside(run_dir, record, file)
     if not path.is_file() and (file is None or not path.is_dir() or path == run_dir):
         raise MissingDataError(f"run {record.id} has no file {path.relative_to(run_dir)}: 'lab runs files' lists them")
     sha256 = _digest(path, run_dir)
@@ -319,6 +308,21 @@ def described(run_dir: Path, record: Record, file: str | None) -> tuple[Path, Ca
     dataset = record.typed.dataset
     content["dataset"] = {key: dataset[key] for key in ("target", "ignore") if key in dataset}
     return path, Card.of(content)
+
+
+def _model_of(run_dir: Path, record: Record, card: Card | None) -> Path:
+    """Return the file of a run's model, which its card names."""
+    outputs = run_dir / "outputs"
+    if card is None:
+        made = sorted(p.relative_to(run_dir).as_posix() for p in outputs.rglob("*") if p.suffix in KINDS)
+        raise RecordError(
+            f"run {record.id} has saved no model with a card ({CARD}): specify the file to register. "
+            f"Files that may be models: {', '.join(made[:10]) or 'none'}"
+        )
+    path = outputs / card.file
+    if path.exists() and not path.resolve().is_relative_to(outputs.resolve()):
+        raise CorruptDataError(f"{path} is not a plain file: it leads to {path.resolve()}. Nothing was registered")
+    return path
 
 
 def _inside(run_dir: Path, record: Record, file: str) -> Path:
