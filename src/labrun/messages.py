@@ -14,6 +14,13 @@ def suggest(word: str, choices: Iterable[str]) -> str:
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
+def first_line(text: str) -> str:
+    """Return the first line of a text that is not blank; with the next one if it ends in a colon, as before a list."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    announces = lines[0].endswith(":") if lines else False
+    return " ".join([*lines[:1], *(line.removeprefix("- ") for line in lines[1 : 1 + announces])])
+
+
 def without_details(error: BaseException) -> str:
     """Return what an error of OmegaConf's or Hydra's says, without the lines that it adds on keys, types and syntax.
 

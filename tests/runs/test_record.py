@@ -260,6 +260,22 @@ def test_ctrl_c_cancels_the_run(tmp_path: Path) -> None:
     assert read_record(run_dir).status == "canceled"
 
 
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("", ""),
+        (" \n no\n details", "no"),
+        ("2 mistakes in the configuration:\n  - a is wrong\n  - b is", "2 mistakes in the configuration: a is wrong"),
+        ("Error(s) in loading state_dict:\n\n\tsize mismatch", "Error(s) in loading state_dict: size mismatch"),
+        ("ends in a colon:", "ends in a colon:"),
+    ],
+)
+def test_the_reason_of_a_failure_is_a_line_that_says_something(message: str, reason: str) -> None:
+    record = new()
+    record.error = Failure("ValueError", message)
+    assert record.reason == (reason or "ValueError")
+
+
 def test_an_error_that_a_preemption_became_is_no_failure(tmp_path: Path) -> None:
     run_dir = submitted(tmp_path)
     with pytest.raises(recording.Preempted), Recording(run_dir, capture=False):

@@ -27,6 +27,7 @@ from labrun.config import checking, exact
 from labrun.config.instantiate import Node
 from labrun.config.schema import Config
 from labrun.errors import DamagedRecordError, RecordError
+from labrun.messages import first_line
 from labrun.plugins import TASKS
 from labrun.runs import context, machine, sdk_ids
 from labrun.runs.attempts import Attempt, Failure, Job, Process
@@ -202,14 +203,14 @@ class Record:
 
     @property
     def reason(self) -> str:
-        """Why the run did not complete: the first line of its error, or "" if it has none.
+        """Why the run did not complete: the `first_line` of its error, or "" if it has none.
 
         The error's type is put first where the line alone says little, as for a bare `assert` or a `KeyError`.
         """
         if self.error is None:
             return ""
         kind = self.error.type
-        line = next((line.strip() for line in self.error.message.splitlines() if line.strip()), "")
+        line = first_line(self.error.message)
         return f"{kind}: {line}".removesuffix(": ") if not line or kind in TELLING else line
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from labrun import causes
+from labrun import causes, messages
 from labrun.config import masking
 from labrun.errors import LabrunError, RecordError, RunFailedError
 from labrun.runs import context, peer_errors
@@ -309,8 +309,8 @@ def message_of(error: BaseException) -> str:
 
 def first_line(error: BaseException) -> str:
     """Return an error's type and the first line of its message, if any."""
-    words = message_of(error).strip().splitlines()
-    return ": ".join([masking.masked(type(error).__name__), *words[:1]])
+    line = messages.first_line(message_of(error))
+    return ": ".join([masking.masked(type(error).__name__), *([line] if line else [])])
 
 
 def storable(text: str) -> str:
