@@ -19,12 +19,14 @@ from labrun.tasks import monitored
 NETWORK = "labrun.models.mnist_dnn.MnistDNN"
 
 
-def config_of(target: str = NETWORK, metric: Any = "auto", goal: Any = "auto", **trainer: str) -> dict[str, Any]:
+def config_of(
+    target: str = NETWORK, metric: Any = "auto", goal: Any = "auto", regression: bool = False, **trainer: str
+) -> dict[str, Any]:
     """A config with its metrics and goals."""
     config: dict[str, Any] = {
         "task": "fit",
         "model": {"_target_": target},
-        "dataset": {"validation_size": 0.2},
+        "dataset": {"validation_size": 0.2, "regression": regression},
         "callbacks": None,
         "trainer": {"monitor": "auto", "monitor_mode": "auto", **trainer},
         "sweep": {"metric": metric, "goal": goal},
@@ -44,6 +46,7 @@ def config_of(target: str = NETWORK, metric: Any = "auto", goal: Any = "auto", *
         (config_of(monitor="odd"), "odd", "auto"),
         (config_of(monitor="val/acc", metric="fid"), "fid", "minimize"),
         (config_of("sklearn.svm.SVC", monitor="val/acc"), "val_accuracy", "maximize"),
+        (config_of("sklearn.svm.SVR", regression=True), "val_r2", "maximize"),
         (config_of(metric=["acc", "odd"], goal=["auto", "minimize"]), ["acc", "odd"], ["maximize", "minimize"]),
     ],
 )

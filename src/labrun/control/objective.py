@@ -100,7 +100,8 @@ def _usual(config: Config) -> str:
         return config.trainer.monitor
     if config.has_loaders:
         return monitored.loss_of(str(model["_target_"]), has_validation=True)
-    return "val_accuracy" if config.dataset.get("validation_size") else "accuracy"
+    score = "r2" if config.dataset.get("regression") else "accuracy"
+    return f"val_{score}" if config.dataset.get("validation_size") else score
 
 
 def of(config: Config) -> list[Objective]:
