@@ -6,6 +6,7 @@ function or a result is never loaded if another user owns the file or may write 
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import signal
@@ -244,6 +245,20 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
         path = calls.import_path(self.imports_from_cwd)
         modules, setup = (tuple(wanted.get(key, ())) for key in ("modules", "setup"))
         origin = CallOrigin(os.getcwd(), tuple(path), dict(os.environ), modules, setup, self.python)
+        timeout_s = None if minutes is None else 60 * minutes
+        call = functools.partial(
+            Call,
+            needs=Resources(cpus * tasks, gpus, timeout_s=timeout_s, mem_gb=wanted.get("mem_gb")),
+            key=origin.key,
+            tasks=tasks,
+            among=among,
+            folder=self.folder,
+            origin=origin,
+            name=wanted.get("name", "submitit"),
+            signal_delay_s=wanted.get("signal_delay_s", SIGNAL_DELAY_S),
+            threads=cpus if is_given else None,
+            joined=wanted.get("stderr_to_stdout", False),
+        )
         submissions = list(delayed_submissions)
         made: list[Call] = []
         jobs: list[LabrunJob] = []
@@ -254,26 +269,7 @@ class LabrunExecutor(core.PicklingExecutor):  # type: ignore[misc]
             delayed.dump(job.paths.submitted_pickle)
             if not jobs:
                 self._check_size(job.paths.submitted_pickle, len(submissions))
-            made.append(
-                Call(
-                    id=job.job_id,
-                    needs=Resources(
-                        cpus * tasks,
-                        gpus,
-                        timeout_s=None if minutes is None else 60 * minutes,
-                        mem_gb=wanted.get("mem_gb"),
-                    ),
-                    key=origin.key,
-                    tasks=tasks,
-                    among=among,
-                    folder=self.folder,
-                    origin=origin,
-                    name=wanted.get("name", "submitit"),
-                    signal_delay_s=wanted.get("signal_delay_s", SIGNAL_DELAY_S),
-                    threads=cpus if is_given else None,
-                    joined=wanted.get("stderr_to_stdout", False),
-                )
-            )
+            made.append(call(id=job.job_id))
             jobs.append(job)
         self._pool.submit(made)
         return jobs
