@@ -108,6 +108,8 @@ COMMANDS = {
     "'model.x=$y'": ("model.x: no such key. Keys of model: _target_, name", None),
     "'seed=$y'": ("The shell has not replaced $y", None),
     "'seed=${y}'": ("a variable of the environment is ${oc.env:y}", None),
+    "'seed=${oc.env:NOT_SET}'": ("seed: the environment variable NOT_SET is not set on this machine", None),
+    "'hydra.run.dir=${oc.env:NOT_SET}'": ("labrun: the environment variable NOT_SET is not set", None),
     "seed=": ("is a shell variable empty?", None),
     "--model x": ("set without dashes, as in model=x", None),
     "--lr 0.1": ("set without dashes", "model=mnist_dnn model.lr=0.1"),

@@ -142,7 +142,7 @@ def test_interpolations_in_compute_are_resolved(run_here: Runner, refused_here: 
     option = workspace / "conf" / "compute" / "mine.yaml"
     option.parent.mkdir(parents=True)
     option.write_text("# Mine.\ndefaults: [inline, _self_]\ncpus_per_run: ${oc.decode:${oc.env:CORES_WANTED}}\n")
-    assert "'CORES_WANTED' not found" in refused_here("compute=mine", "tracking=none")
+    assert "variable CORES_WANTED is not set" in refused_here("compute=mine", "tracking=none")
     assert "cpus_per_run=4096: this machine" in refused_here("compute=mine", "tracking=none", CORES_WANTED="4096")
     os.environ["CORES_WANTED"] = "1"
     assert run_here("compute=mine")[0].config["compute"]["cpus_per_run"] == 1

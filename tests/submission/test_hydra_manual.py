@@ -272,7 +272,7 @@ def test_suggested_commands_of_a_search_refer_to_variables(
     assert "'+hydra.job.env_set.MINE=${oc.env:MINE}'" in told and "***" not in told, done.stdout
     (best,) = Path().glob("multirun/*/*/best.yaml")
     again = ("--config-dir", str(best.parent), "--config-name", "best", "tracking=none", "report=none")
-    assert "'OTHER' not found" in labrun_here(*again).stderr
+    assert "variable OTHER is not set" in labrun_here(*again).stderr
     assert "MINE=one" not in best.read_text()
     monkeypatch.setenv("OTHER", "two")
     assert " one " in labrun_here(*again, MINE="one").stdout

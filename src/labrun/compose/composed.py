@@ -20,7 +20,6 @@ from labrun.config import exact, hydra_versions, masking, schema, validation
 from labrun.config.references import keep_mounts
 from labrun.config.schema import Config
 from labrun.errors import ConfigError
-from labrun.messages import without_details
 
 
 def resolved(config: DictConfig, keep_environment: bool) -> dict[str, Any]:
@@ -98,7 +97,7 @@ def _resolving(keep_environment: bool) -> Iterator[None]:
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key} has no value yet: set {error.full_key}=...") from error
     except OmegaConfBaseException as error:
-        reason = without_details(error.__cause__ or error).strip("\"'")
+        reason = masking.reason(error)
         # an InterpolationKeyError's attributes name the key that refers; only its text names the key that is missing
         if unknown := re.fullmatch(r"Interpolation key '(.+)' not found", reason):
             name = unknown[1]

@@ -15,7 +15,7 @@ from typing import Any
 from labrun import garbage
 from labrun.config import exact, masking
 from labrun.errors import ConfigError, LabrunError
-from labrun.messages import suggest, without_details
+from labrun.messages import suggest
 
 Node = Mapping[str, Any]
 """A node of a config: its `_target_` and that target's arguments, which only the target knows; or a part of a config
@@ -45,7 +45,7 @@ def resolve_references(node: Node) -> dict[str, Any]:
     try:
         values = OmegaConf.to_container(OmegaConf.create(dict(node)), resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(masking.masked(without_details(error))) from error
+        raise ConfigError(masking.masked(masking.reason(error))) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 

@@ -21,7 +21,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from labrun import terminal
+from labrun.causes import chain
 from labrun.config import hydra_versions
+from labrun.errors import ConfigError, LabrunError
+from labrun.messages import without_details
 
 STARS = "***"
 SHORTEST = 4
@@ -193,10 +196,22 @@ def forget() -> None:
 
 
 def env(key: str, *default: Any) -> Any:
-    """Resolve `oc.env` as OmegaConf does, and note the value."""
+    """Resolve `oc.env` as OmegaConf does, and note the value.
+
+    Raises:
+        ConfigError: the variable is not set, and there is no default. OmegaConf wraps this error: see `reason`.
+    """
     from omegaconf.resolvers import oc
 
+    if key not in os.environ and not default:
+        raise ConfigError(f"the environment variable {key} is not set on this machine")
     found = oc.env(key, *default)
     if key in os.environ and found is not None:
         note(key, found)
     return found
+
+
+def reason(error: BaseException) -> str:
+    """Return why OmegaConf cannot resolve a reference: labrun's own error if there is one, otherwise OmegaConf's."""
+    own = next((one for one in chain(error) if isinstance(one, LabrunError)), None)
+    return without_details(error.__cause__ or error).strip("\"'") if own is None else str(own)

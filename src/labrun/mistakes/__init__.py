@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from hydra.errors import HydraException, MissingConfigException, SearchPathException
 from omegaconf.errors import OmegaConfBaseException
 
+from labrun.causes import chain
 from labrun.compose import paths
-from labrun.errors import ConfigError
+from labrun.config import masking
+from labrun.errors import ConfigError, LabrunError
 from labrun.messages import suggest
 from labrun.mistakes import choices, composed, flags, grammar
 from labrun.mistakes.mistake import Mistake, mended, message
@@ -130,6 +132,8 @@ def in_short(error: BaseException) -> str:
         said = "" if where is None or where[1] in ("config", "hydra/config") else f"in {where[1]}: "
         shown = [option for option in error.options if not option.startswith("_")]
         return f"{said}there is no {group} {name!r}.{suggest(name, shown)} There are: {', '.join(shown)}"
+    if any(isinstance(one, LabrunError) for one in chain(error)):
+        return masking.reason(error)
     texts = [str(error)]
     cause = error.__cause__
     while cause is not None:

@@ -16,7 +16,7 @@ from labrun.config import exact, masking, schema, validation
 from labrun.config.instantiate import Node
 from labrun.config.references import guarded, references, resolve_environment, resolved
 from labrun.errors import ConfigError
-from labrun.messages import suggest, without_details
+from labrun.messages import suggest
 
 OWN = "datastore"
 
@@ -154,8 +154,8 @@ def load(name: str, keep_environment: bool = False, changes: tuple[str, ...] = (
         found = OmegaConf.to_container(OmegaConf.create(kept), resolve=True)
         assert isinstance(found, dict)
     except OmegaConfBaseException as error:
-        reason = without_details(error.__cause__ or error).strip("\"'")
-        raise ConfigError(f"{path}, {getattr(error, 'full_key', None) or 'a key'}: {reason}") from error
+        key = getattr(error, "full_key", None) or "a key"
+        raise ConfigError(f"{path}, {key}: {masking.reason(error)}") from error
     values = {str(key): value for key, value in found.items()}
     problems = list(validation.check_datastore(values))
     if problems:
