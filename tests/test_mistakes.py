@@ -105,6 +105,7 @@ COMMANDS = {
     "-m modle=mnist_dnn,cifar10_cnn": ("no such key", "-m model=mnist_dnn,cifar10_cnn"),
     "seed=1, 2": ("the shell splits words at spaces", "-m seed=1,2"),
     "seed=[1, 2]": ("expected a whole number", None),
+    "seed=null": ("seed=null: expected a whole number", None),
     "'model.x=$y'": ("model.x: no such key. Keys of model: _target_, name", None),
     "'seed=$y'": ("The shell has not replaced $y", None),
     "'seed=${y}'": ("a variable of the environment is ${oc.env:y}", None),

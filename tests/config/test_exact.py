@@ -221,6 +221,8 @@ def test_values_that_no_record_can_hold_are_refused_by_name() -> None:
         said = rf"model\.lr: \$\{{{key}\}} refers to the key {key} of the config, which does not exist{hint}"
         with pytest.raises(ConfigError, match=said):
             composed.resolved(OmegaConf.create({"model": {"lr": f"${{{key}}}"}}), keep_environment=True)
+    with pytest.raises(ConfigError, match=r"model\.lr: \$\{double:\.\.\.\}: there is no resolver double; "):
+        composed.resolved(OmegaConf.create({"model": {"lr": "${double:3}"}}), keep_environment=True)
 
 
 @pytest.fixture

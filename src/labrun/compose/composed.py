@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, UnsupportedInterpolationType
 from omegaconf.resolvers import oc
 
 from labrun.compose.hydra_files import quoted
@@ -103,6 +103,9 @@ def _resolving(keep_environment: bool) -> Iterator[None]:
             name = unknown[1]
             also = f"; a variable of the environment is ${{oc.env:{name}}}" if re.fullmatch(r"\w+", name) else ""
             reason = f"${{{name}}} refers to the key {name} of the config, which does not exist{also}"
+        if isinstance(error, UnsupportedInterpolationType):
+            name = reason.rpartition(" ")[2]  # the error has no attribute with it
+            reason = f"${{{name}:...}}: there is no resolver {name}; ${{oc.env:NAME}} is a variable of the environment"
         raise ConfigError(f"{getattr(error, 'full_key', None) or 'the configuration'}: {reason}") from error
     finally:
         if keep_environment:

@@ -268,7 +268,7 @@ def _near(value: Any, hint: Any) -> str:
 
 
 def _show(value: Any) -> str:
-    text = repr(value) if isinstance(value, str) else str(value)
+    text = repr(value) if isinstance(value, str) else "null" if value is None else str(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 

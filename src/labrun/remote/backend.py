@@ -424,11 +424,11 @@ class RemoteExecutor:
                 f"labrun: the runs on {self._link.remote} were not waited for; 'lab runs' shows when they have ended\n"
             )
 
-    def draw(self, run_dir: Path) -> bool:
+    def draw(self, run_dir: Path) -> bool | None:
         """Fetch the pictures, which the remote controller draws."""
         link, end = self._link, time.monotonic() + ENDING_S
         if link is None:
-            return False
+            return None
         try:
             conversation = self._channel = self._channel or Channel(link.machine)
             while mirror.bring(conversation, self._folder, link)[1] and time.monotonic() < end:
