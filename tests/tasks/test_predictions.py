@@ -295,6 +295,44 @@ def test_new_values_and_columns_in_a_later_table_are_reported(
     assert "use --decimal point for the first" in lab_here("models", "predict", "m", "asked.csv").stderr
 
 
+def test_a_first_line_is_read_as_names_or_values_and_that_is_said(run_here: Runner, workspace: Path) -> None:
+    """Without names, columns count from 0, and so may values: a row must not be lost, nor a column moved."""
+    values = np.random.default_rng(0).integers(0, 4, size=(60, 3))
+    named = pd.DataFrame(values, columns=["a", "b", "c"]).assign(y=values[:, 0] > 1)
+    named.to_csv(workspace / "named.csv", index=False)
+    named.to_csv(workspace / "counted.csv", index=False, header=False)
+    of_counted, of_named = (
+        load_model(run_here("dataset=csv", f"dataset.path={workspace}/{path}", f"dataset.header={header}")[1])
+        for path, header in (("counted.csv", "false"), ("named.csv", "null"))
+    )
+    rows = "2,1,3\n1,0,2\n3,3,0\n"
+    for model in (of_counted, of_named):
+        for first, expected, note in (
+            ("1,0,2", ["False", "True", "False", "True"], "the first line (1, 0, 2) is read as values"),
+            ("0,1,2", ["True", "False", "True"], "the first line only counts the columns"),
+        ):
+            (workspace / "new.csv").write_text(f"{first}\n{rows}")
+            fed = sample_files.read(workspace / "new.csv", model)
+            assert list(map(str, model.predict(fed.samples))) == expected and note in " ".join(fed.notes)
+    (workspace / "new.csv").write_text(f"c,b,a\n{rows}")
+    fed = sample_files.read(workspace / "new.csv", of_named)
+    assert list(map(str, of_named.predict(fed.samples))) == ["True", "True", "False"] and not fed.notes
+    frame = pd.DataFrame(values, columns=["a", "b", "c"])
+    predicted = of_named.predict(frame)
+    for names in (range(3), range(1, 4)):  # a frame without names, and one whose first column was taken out
+        assert (of_named.predict(frame.set_axis(names, axis=1)) == predicted).all()
+    frame.set_axis(["0", "1", "2"], axis=1).to_parquet(workspace / "new.parquet")
+    fed = sample_files.read(workspace / "new.parquet", of_named)
+    assert (of_named.predict(fed.samples) == predicted).all() and "read as a, b, c" in " ".join(fed.notes)
+    frame.set_axis(["u", "v", "w"], axis=1).to_parquet(workspace / "new.parquet")
+    fed = sample_files.read(workspace / "new.parquet", of_named)
+    for unclear in (fed.samples, frame.set_axis([2, 0, 1], axis=1), frame.set_axis(["²", "0", "1"], axis=1)):
+        with pytest.raises(UnfitError, match="there is no a, b, c"):
+            of_named.predict(unclear)
+    with pytest.raises(UnfitError, match="there is no 0"):
+        of_counted.predict(frame.set_axis([1, 2, 3], axis=1))
+
+
 def test_unused_parts_of_an_archive_are_reported(tmp_path: Path) -> None:
     path, saved = tmp_path / "parts.npz", Saved(None, Card({}, "model.pt", "0" * 64, CardKind.NETWORK), "a model")
     np.savez(path, X_train=np.zeros((5, 2)), y_train=np.zeros(5), X_test=np.ones((3, 2)))

@@ -13,13 +13,16 @@ import numpy.typing as npt
 from labrun.data.readers import archive, columnar, contents, delimited, user_arrays
 from labrun.data.readers.columns import GAPS, ID_NAME, IGNORED_ID, LOOKS_LIKE_ID
 from labrun.data.readers.table_form import TableForm
+from labrun.data.wording import few
 from labrun.errors import ConfigError, CorruptDataError, DataError, MissingDataError, UnfitError
 from labrun.messages import shape_text
-from labrun.tasks.saved import BATCH, Saved
+from labrun.tasks.saved import BATCH, Saved, are_positions
 
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 ARRAYS = ("X", "x", "data", "images", "X_test", "x_test", "test_images", "test_data")
 """Names that the samples may have in an `.npz`, the most likely first."""
+LEAST_COUNTED = 3
+"""Fewest columns for which a first line of 0, 1, 2, ..., which pandas writes for a frame without names, is a header."""
 SAMPLES = ("x", "x_train", "x_valid", "x_test")
 """The keys of `user_arrays.NAMES` that stand for samples."""
 
@@ -182,9 +185,20 @@ def _pixels(file: Path, shape: tuple[int, ...], title: str) -> npt.NDArray[np.ui
 
 def _table(path: Path, saved: Saved, form: TableForm) -> Samples:
     known = list(saved.table.names if saved.table is not None else saved.columns or ())
-    names = [" ".join(cell.split()) for cell in delimited.first_row(path, form)]
-    has_header = bool(set(names) & set(known)) if known else any(not delimited.is_number(name) for name in names)
+    first, is_named = delimited.first_row(path, form)
+    names = [" ".join(cell.split()) for cell in first]
+    counts = are_positions(names)
+    if counts or are_positions(known):  # such names are numbers, as values are
+        looks_named = counts and len(names) >= LEAST_COUNTED
+    else:
+        looks_named = bool(set(names) & set(known)) if known else not all(map(delimited.is_number, names))
+    has_header = is_named or looks_named
     cells, notes = delimited.read(path, replace(form, header=has_header))
+    if not has_header:
+        notes.append(f"the first line ({few(names)}) is read as values")
+    elif counts:
+        then = f", which are read as {few(known)}" if known and not are_positions(known) else ""
+        notes.append(f"the first line only counts the columns{then}")
     return _of_cells(cells, notes, path, saved, has_header)
 
 

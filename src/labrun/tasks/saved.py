@@ -251,8 +251,10 @@ class Saved:
                 f"{self.title} takes a table with the columns {', '.join(names)}, but got one row or column"
             )
         x = x.set_axis([" ".join(str(name).split()) for name in x.columns], axis=1)
-        if all(str(name).isdigit() for name in x.columns) and x.shape[1] == len(names):
-            x = x.set_axis(names, axis=1)  # the columns' names are only their positions
+        numbers = [int(name) for name in x.columns if name.isdecimal()]
+        is_counted = numbers == sorted(set(numbers)) and len(numbers) == x.shape[1] == len(names)
+        if is_counted and not are_positions(names):  # a frame without names, perhaps without its first columns
+            x = x.set_axis(names, axis=1)
         missing = [name for name in names if name not in x.columns]
         if missing:
             raise UnfitError(
@@ -318,6 +320,11 @@ def _holds_numbers(value: Any) -> bool:
     while isinstance(value, list | tuple) and value:
         value = value[0]
     return isinstance(value, int | float)
+
+
+def are_positions(names: Sequence[str]) -> bool:
+    """Return whether columns have only their positions as names, as in a table without a header."""
+    return bool(names) and list(names) == [str(place) for place in range(len(names))]
 
 
 def _warn_of_table(note: str) -> None:

@@ -89,13 +89,14 @@ def read(path: Path, form: TableForm) -> tuple[Any, list[str]]:
     return table, notes
 
 
-def first_row(path: Path, form: TableForm) -> list[str]:
-    """Return the cells of a file's first row: names, or values.
+def first_row(path: Path, form: TableForm) -> tuple[list[str], bool]:
+    """Return the cells of a file's first row, names or values; and whether they are surely names, as in Parquet.
 
     Raises:
         As `read`.
     """
-    return _found_cells(path, form).rows[0]
+    found = _found_cells(path, form)
+    return found.rows[0], found.kind == contents.PARQUET
 
 
 @dataclass
