@@ -249,7 +249,8 @@ class Far:
         """
         repository = Path(__file__).parents[1]
         own = {str(repository), str(repository / "tests")}
-        monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in own])
+        monkeypatch.syspath_prepend(str(repository))  # it notes the path to restore; a test may call it again
+        sys.path[:] = [entry for entry in sys.path if entry not in own]
         monkeypatch.setenv(remotes.VARIABLE, str(self.folder / "remotes.json"))
         monkeypatch.setenv(ssh.SOCKET_VARIABLE, str(self.sockets))
         known = {"python": PYTHON, "ssh_config": str(self.ssh_config), **settings}
