@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pickle
 import shutil
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -233,6 +236,26 @@ def test_leftovers_of_a_killed_process_are_reused_or_evicted(azure: Server, tmp_
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     shutil.rmtree(workspace / "cache/uses")
     assert digest_of(mount.mount_reference("other", node, {}).path) == digest_of(tmp_path / "other")
+
+
+def test_sftp_connections_end_with_their_threads_and_their_datastore(sftp_server: Server) -> None:
+    """The threads that paramiko starts would keep them open for as long as the process lives."""
+    import paramiko
+
+    def connections() -> set[threading.Thread]:
+        gc.collect()
+        return {one for one in threading.enumerate() if isinstance(one, paramiko.Transport)}
+
+    before = connections()
+    datastore = stores.make(sftp_server.node)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda one: len(list(one.files())), [datastore] * 6))
+        assert connections() - before
+    wait_for(lambda: not connections() - before)
+    list(datastore.files())
+    assert connections() - before
+    del datastore
+    wait_for(lambda: not connections() - before)
 
 
 @pytest.mark.parametrize("known", ["this key", "another key", "no key"])

@@ -7,6 +7,7 @@ import functools
 import random
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -24,7 +25,9 @@ WAIT_S = 0.5
 
 
 class SFTPDatastore(RemoteDatastore):
-    """Files on another machine. Each thread has its own connection, because paramiko's are not thread-safe."""
+    """Files on another machine. Each thread has its own connection, which ends with the thread or the datastore:
+    paramiko's are not thread-safe.
+    """
 
     package, extra = "paramiko", "sftp"
     tokens = ("mtime",)
@@ -99,9 +102,12 @@ def _file_system() -> Any:
                     raise
                 except (paramiko.SSHException, EOFError, ConnectionResetError):
                     # sshd drops some of many simultaneous connections (MaxStartups).
+                    self.client.close()
                     if not left:
                         raise
                     time.sleep(random.uniform(0.5, 1.5) * WAIT_S)
+            # The thread that paramiko starts would keep the connection open for as long as this process lives.
+            weakref.finalize(self, self.client.close).atexit = False
             self.ftp = self.client.open_sftp()
 
     return KnowingSFTP
