@@ -97,7 +97,7 @@ from pathlib import Path
 from labrun.runs.end_requests import Request, write_request
 from labrun.runs.recording import Recording
 run_dir, way, request = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-with Recording(run_dir):
+with Recording(run_dir, capture=False):  # without a sidecar, which would interrupt it as well
     if request != "none":
         write_request(run_dir, Request(request), "a better one exists")
     try:
@@ -130,8 +130,30 @@ def test_an_error_that_an_interrupt_became_is_no_failure(tmp_path: Path, way: st
     expected = {"cancel": "a better one exists", "stop": "a better one exists", "none": "Ctrl-C"}[request_]
     assert (record.status, record.error.message) == ("stopped" if request_ == "stop" else "canceled", expected)
     raised = {"cause": "not a valid buffer", "context": "KeyError", "exit": "SystemExit", "later": "the rest of the"}
-    assert raised[way] in (run_dir / "driver.log").read_text(), "the error is not lost"
+    _, said, trace = ended.stderr.partition("The run was interrupted; its code then raised:")
+    assert said and raised[way] in trace, "the error is not lost"
     assert ended.returncode == -signal.SIGINT
+
+
+INTERRUPTED_TWICE = """
+import signal, sys
+from pathlib import Path
+from labrun.runs import recording
+write = recording.write_record
+def interrupted(run_dir, record, **options):
+    if record.finished:
+        signal.raise_signal(signal.SIGINT)
+    write(run_dir, record, **options)
+recording.write_record = interrupted
+with recording.Recording(Path(sys.argv[1]), capture=False):
+    signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_a_second_interrupt_does_not_leave_the_record_open(tmp_path: Path) -> None:
+    run_dir = submitted(tmp_path)
+    ended = subprocess.run([sys.executable, "-c", INTERRUPTED_TWICE, str(run_dir)], capture_output=True)
+    assert read_record(run_dir).status == "canceled" and ended.returncode == -signal.SIGINT
 
 
 @pytest.mark.parametrize("in_background", [False, True])

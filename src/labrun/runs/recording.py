@@ -195,10 +195,14 @@ class Recording:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.leave_if_forked()
-        if self._before is not None:
+        if self._before is None:
+            self._close(error)
+            return
+        with _ignoring_interrupts():
             signal.signal(PREEMPT_SIGNAL, self._before)
-            if signal.getsignal(signal.SIGINT) is _interrupt:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
+            self._close(error)
+
+    def _close(self, error: BaseException | None) -> None:
         end = interrupt_in(error)
         if end is None and _was_interrupted and end_requested(self.paths.root):
             # The run's code caught the interrupt: its result is incomplete, its error a consequence.
@@ -236,6 +240,20 @@ class Recording:
             raise RecordError(cannot_write(self.paths.root, trouble)) from error
         if hidden is not None:
             raise type(hidden)(*hidden.args) from error
+
+
+@contextlib.contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    """Ignore interrupts while a record is closed, then handle them as Python does; a second one would leave it open.
+
+    A run that is to end gets several: from its supervisor, its sidecar, the terminal.
+    """
+    # Not SIG_IGN: to a process that ignores interrupts, the sidecar sends SIGTERM.
+    before = signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler if before in (None, _interrupt) else before)
 
 
 @contextlib.contextmanager
