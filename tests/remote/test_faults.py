@@ -101,7 +101,9 @@ def runs_of(workspace: Path) -> list[Record]:
 
 
 def ledger(box: far.Far) -> list[str]:
-    return sorted(box.inside(f"cat /home/{far.USER}/ledger; rm -f /home/{far.USER}/ledger").splitlines())
+    """Return the lines that runs have written since the last call, and remove them."""
+    file = f"/home/{far.USER}/ledger"  # not removed while it is empty: a run may be about to write its line
+    return sorted(box.inside(f"if [ -s {file} ]; then mv {file} {file}.read; cat {file}.read; fi").splitlines())
 
 
 LONG_CUT_S = 120.0
