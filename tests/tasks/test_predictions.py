@@ -333,6 +333,16 @@ def test_a_first_line_is_read_as_names_or_values_and_that_is_said(run_here: Runn
         of_counted.predict(frame.set_axis([1, 2, 3], axis=1))
 
 
+def test_columns_whose_names_are_numbers_are_matched_by_name(run_here: Runner, workspace: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 4, size=(60, 3))
+    table = pd.DataFrame(values, columns=["2023", "2022", "2021"])
+    table.assign(y=values[:, 0] > 1).to_csv(workspace / "years.csv", index=False)
+    model = load_model(run_here("dataset=csv", f"dataset.path={workspace}/years.csv", "dataset.header=true")[1])
+    predicted = model.predict(table)
+    assert len(set(predicted)) == 2 and (model.predict(table[sorted(table)]) == predicted).all()
+    assert (model.predict(table.set_axis(range(3), axis=1)) == predicted).all(), "a frame without names"
+
+
 def test_unused_parts_of_an_archive_are_reported(tmp_path: Path) -> None:
     path, saved = tmp_path / "parts.npz", Saved(None, Card({}, "model.pt", "0" * 64, CardKind.NETWORK), "a model")
     np.savez(path, X_train=np.zeros((5, 2)), y_train=np.zeros(5), X_test=np.ones((3, 2)))

@@ -251,11 +251,11 @@ class Saved:
                 f"{self.title} takes a table with the columns {', '.join(names)}, but got one row or column"
             )
         x = x.set_axis([" ".join(str(name).split()) for name in x.columns], axis=1)
+        missing = [name for name in names if name not in x.columns]
         numbers = [int(name) for name in x.columns if name.isdecimal()]
         is_counted = numbers == sorted(set(numbers)) and len(numbers) == x.shape[1] == len(names)
-        if is_counted and not are_positions(names):  # a frame without names, perhaps without its first columns
-            x = x.set_axis(names, axis=1)
-        missing = [name for name in names if name not in x.columns]
+        if missing and is_counted and not are_positions(names):  # no names, perhaps without the first columns
+            x, missing = x.set_axis(names, axis=1), []
         if missing:
             raise UnfitError(
                 f"{self.title} takes a table with the columns {', '.join(names)}; there is no {', '.join(missing)}"
